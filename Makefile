@@ -1,0 +1,66 @@
+# Every chore is one verb, the same for hand and CI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types contracts proto proto-check unit bench demo-model demo-accuracy test-docker clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+
+$(VENV)/run.stamp: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --progress-bar on -e ".[trunk,client]"
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --progress-bar on -e ".[dev]"
+	@touch $(VENV)/run.stamp $@
+
+run: $(VENV)/run.stamp ## set up, start trunk and client, stream a sample; PROMPT="..." prints one completion and exits
+	@$(BIN)/splitlearn up deploy/demo_model --port $(PORT) $(if $(PROMPT),--prompt "$$PROMPT")
+export PROMPT
+
+test: lint types contracts proto-check unit ## everything that needs no GPU and no docker
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev.stamp ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+contracts: $(VENV)/dev.stamp
+	$(BIN)/lint-imports
+
+proto: $(VENV)/dev.stamp ## regenerate the stubs from proto/
+	$(BIN)/python proto/generate.py
+
+proto-check: $(VENV)/dev.stamp
+	$(BIN)/python proto/generate.py --check
+
+unit: $(VENV)/dev.stamp
+	$(BIN)/pytest
+
+bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interleaved
+	$(BIN)/python -m tests.benchmarks.split_against_whole
+
+demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
+	$(BIN)/python -m cleangpt.demo_model --out deploy/demo_model
+
+demo-accuracy: $(VENV)/dev.stamp ## ask the shipped model every question that it was trained on
+	$(BIN)/python -m cleangpt.demo_model --evaluate deploy/demo_model
+
+test-docker: $(VENV)/dev.stamp ## build the images, start compose, ask through the openai package
+	$(BIN)/pytest -m docker tests/deploy --timeout 1800
+
+clean: ## remove what the verbs made
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

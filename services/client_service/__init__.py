@@ -1,0 +1,1 @@
+"""The client service: text, token ids and logits stay here."""

@@ -1,0 +1,1 @@
+"""One `splitlearn` command; verbs are imported when they are called."""

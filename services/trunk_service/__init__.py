@@ -1,0 +1,1 @@
+"""The trunk worker: hidden states in, hidden states out."""

@@ -1,0 +1,1 @@
+"""Train small models that the rest of the project cuts and serves."""

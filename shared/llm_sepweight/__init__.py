@@ -1,0 +1,1 @@
+"""Weights of a language model, one file per layer."""

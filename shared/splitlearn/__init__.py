@@ -1,0 +1,1 @@
+"""Cut a Hugging Face causal language model into parts and run them."""
