@@ -1,1 +1,66 @@
 """Weights of a language model, one file per layer."""
+
+from llm_sepweight.dumping import SepweightWriter, TensorSource, dump
+from llm_sepweight.errors import (
+    BadDecisionError,
+    BadSectionError,
+    BadTensorError,
+    ContentError,
+    CorruptFileError,
+    DirectoryError,
+    FileError,
+    InvalidManifestError,
+    LayersOutOfRangeError,
+    MalformedPartSpecError,
+    ManifestError,
+    MissingFileError,
+    MissingSectionError,
+    NoInputFilesError,
+    OccupiedDirectoryError,
+    PartSpecError,
+    SepweightError,
+    UnfinishedDirectoryError,
+    UnsupportedFormatError,
+    UntrustedPickle,
+    WrongDigestError,
+    WrongSizeError,
+)
+from llm_sepweight.extraction import extract
+from llm_sepweight.loading import PartStateDict, load, verify
+from llm_sepweight.manifest import FileEntry, Manifest
+from llm_sepweight.part_spec import PartSpec
+
+__all__ = [
+    "BadDecisionError",
+    "BadSectionError",
+    "BadTensorError",
+    "ContentError",
+    "CorruptFileError",
+    "DirectoryError",
+    "FileEntry",
+    "FileError",
+    "InvalidManifestError",
+    "LayersOutOfRangeError",
+    "MalformedPartSpecError",
+    "Manifest",
+    "ManifestError",
+    "MissingFileError",
+    "MissingSectionError",
+    "NoInputFilesError",
+    "OccupiedDirectoryError",
+    "PartSpec",
+    "PartSpecError",
+    "PartStateDict",
+    "SepweightError",
+    "SepweightWriter",
+    "TensorSource",
+    "UnfinishedDirectoryError",
+    "UnsupportedFormatError",
+    "UntrustedPickle",
+    "WrongDigestError",
+    "WrongSizeError",
+    "dump",
+    "extract",
+    "load",
+    "verify",
+]

@@ -1,0 +1,72 @@
+"""Errors as OpenAI's error bodies; the one place where they become HTTP."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from client_service.errors import RequestError
+
+log = structlog.get_logger()
+
+
+def body(error: RequestError) -> dict[str, Any]:
+    """The JSON that OpenAI's clients expect."""
+    return _body(str(error), error.kind, error.code, error.param)
+
+
+def install(app: FastAPI) -> None:
+    """Maps every error that a route can raise."""
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def _request_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestError):
+        raise error
+    headers = {"Retry-After": "1"} if error.status == 503 else None
+    return JSONResponse(body(error), error.status, headers)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "")
+        text = f"the body is not valid JSON: {reason} at character {first['loc'][-1]}"
+        return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
+    names = [str(part) for part in first["loc"] if part != "body"]
+    param = ".".join(names) or None
+    text = f"{param}: {_plain(first)}" if param else _plain(first)
+    return JSONResponse(_body(text, "invalid_request_error", "invalid_value", param), 400)
+
+
+def _plain(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "this field is not supported here; leave it out"
+    if problem["type"] == "missing":
+        return "this field is required"
+    return str(problem["msg"])
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    return JSONResponse(_body(str(error.detail), kind, "http_error"), error.status_code)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("request failed", path=request.url.path, error=repr(error), exc_info=error)
+    text = f"the service failed on this request ({type(error).__name__}); its log says more"
+    return JSONResponse(_body(text, "server_error", "internal_error"), 500)

@@ -1,0 +1,108 @@
+"""Replies in OpenAI's shapes, for both kinds of completion, whole or streamed."""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from client_service.generation import Piece, Report
+from client_service.sampling import Choice
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReplyShape:
+    """How one request's pieces become JSON. `chat` decides between the two kinds."""
+
+    chat: bool
+    model: str
+    token_text: Callable[[int], str]
+    created: int = field(default_factory=lambda: int(time.time()))
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def chunk(self, piece: Piece, *, first: bool) -> Json:
+        """One event of a stream."""
+        logprobs = self._logprobs([piece.choice] if piece.choice else [])
+        choice: Json = {"index": 0, "finish_reason": piece.finish_reason, "logprobs": logprobs}
+        if self.chat:
+            choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": piece.text}
+        else:
+            choice["text"] = piece.text
+        return self._envelope(".chunk" if self.chat else "", [choice])
+
+    def closing(self, report: Report, *, include_usage: bool) -> Json:
+        """The last event: usage if asked for, and always where time and bytes went."""
+        body = self._envelope(".chunk" if self.chat else "", [])
+        if include_usage:
+            body["usage"] = usage(report)
+        return body | {"splitlearn": measurements(report)}
+
+    def whole(self, pieces: Sequence[Piece], report: Report) -> Json:
+        """The reply to a request without streaming."""
+        text = "".join(piece.text for piece in pieces)
+        logprobs = self._logprobs([piece.choice for piece in pieces if piece.choice])
+        choice: Json = {"index": 0, "finish_reason": pieces[-1].finish_reason, "logprobs": logprobs}
+        if self.chat:
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+        body = self._envelope("", [choice])
+        return body | {"usage": usage(report), "splitlearn": measurements(report)}
+
+    def _envelope(self, suffix: str, choices: list[Json]) -> Json:
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.identity}",
+            "object": kind + suffix,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def _logprobs(self, choices: list[Choice]) -> Json | None:
+        choices = [choice for choice in choices if choice.logprob is not None]
+        if not choices:
+            return None
+        if self.chat:
+            return {"content": [self._chat_logprob(choice) for choice in choices], "refusal": None}
+        texts = [self.token_text(choice.token) for choice in choices]
+        offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
+        tops = [{self.token_text(t): value for t, value in choice.alternatives} for choice in choices]
+        return {
+            "tokens": texts,
+            "token_logprobs": [choice.logprob for choice in choices],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
+
+    def _chat_logprob(self, choice: Choice) -> Json:
+        return self._token(choice.token, choice.logprob) | {
+            "top_logprobs": [self._token(token, value) for token, value in choice.alternatives]
+        }
+
+    def _token(self, token: int, logprob: float | None) -> Json:
+        text = self.token_text(token)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def usage(report: Report) -> Json:
+    """Token counts as OpenAI reports them."""
+    return {
+        "prompt_tokens": report.prompt_tokens,
+        "completion_tokens": report.completion_tokens,
+        "total_tokens": report.prompt_tokens + report.completion_tokens,
+    }
+
+
+def measurements(report: Report) -> Json:
+    """This service's own addition: speed, bytes on the wire, and the seconds spent in each station."""
+    return {
+        "completion_tokens": report.completion_tokens,
+        "time_to_first_token_seconds": report.time_to_first_token,
+        "tokens_per_second": report.tokens_per_second,
+        "wire_bytes_sent": report.wire_bytes_sent,
+        "wire_bytes_received": report.wire_bytes_received,
+        "seconds": report.split,
+    }

@@ -1,0 +1,168 @@
+"""The endpoints."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from client_service.api import error_replies
+from client_service.api.disconnect import unless_disconnected
+from client_service.api.replies import ReplyShape
+from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
+from client_service.errors import BadRequest, RequestError, UnknownModel
+from client_service.generation import GenerationRequest, Generator, Piece, Report
+from client_service.metrics import ClientMetrics
+from client_service.tokenizer import TextCodec
+from client_service.trunk_link import TrunkLink
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the endpoints need; built by the composition root."""
+
+    model: str
+    created: int
+    codec: TextCodec
+    generator: Generator
+    link: TrunkLink
+    metrics: ClientMetrics
+
+
+def router(service: Service) -> APIRouter:
+    """Every endpoint of the client service."""
+    routes = APIRouter()
+
+    @routes.post("/v1/chat/completions")
+    async def chat_completions(fields: ChatFields, request: Request) -> Response:
+        prompt = service.codec.encode_chat([message.plain() for message in fields.messages])
+        tops = (fields.top_logprobs or 0) if fields.logprobs else None
+        asked = _asked(fields, prompt, fields.max_completion_tokens or fields.max_tokens, tops)
+        return await _answer(service, fields, asked, request, chat=True)
+
+    @routes.post("/v1/completions")
+    async def completions(fields: CompletionFields, request: Request) -> Response:
+        asked = _asked(fields, _prompt_ids(service.codec, fields.prompt), fields.max_tokens, fields.logprobs)
+        return await _answer(service, fields, asked, request, chat=False)
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(service)]}
+
+    @routes.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        _check_model(service, name)
+        return _model(service)
+
+    @routes.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        if service.link.trouble is not None:
+            return JSONResponse({"status": "not ready", "reason": service.link.trouble}, 503)
+        ends = service.link.ends
+        return JSONResponse({"status": "ready", "fingerprint": ends.fingerprint, "layers": ends.plan.layers})
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        service.metrics.trunk_ready.set(service.link.trouble is None)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/", response_class=HTMLResponse)
+    async def page() -> str:
+        return files("client_service").joinpath("page/index.html").read_text(encoding="utf-8")
+
+    return routes
+
+
+def _asked(
+    fields: GenerationFields, prompt: list[int], max_tokens: int | None, top_logprobs: int | None
+) -> GenerationRequest:
+    return GenerationRequest(tuple(prompt), max_tokens, fields.sampling(top_logprobs), fields.stops)
+
+
+async def _answer(
+    service: Service, fields: GenerationFields, asked: GenerationRequest, request: Request, *, chat: bool
+) -> Response:
+    _check_model(service, fields.model)
+    shape = ReplyShape(chat, fields.model, service.codec.piece)
+    report = Report()
+    pieces = _measured(service, asked, report)
+    if not fields.stream:
+        collected = await unless_disconnected(request, _collect(pieces))
+        return JSONResponse(shape.whole(collected, report))
+    # the first piece is awaited before the status line goes out, so that refusals keep their status
+    first = await unless_disconnected(request, anext(pieces))
+    include_usage = fields.stream_options is not None and fields.stream_options.include_usage
+    events = _events(shape, first, pieces, report, include_usage=include_usage)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
+    """The generator's pieces, with the request's life counted around them."""
+    reason = "cancelled"
+    try:
+        with service.metrics.running.track_inprogress():
+            async with aclosing(service.generator.generate(asked, report)) as pieces:
+                async for piece in pieces:
+                    reason = piece.finish_reason or reason
+                    yield piece
+    except RequestError as error:
+        reason = error.code
+        raise
+    finally:
+        service.metrics.finished.labels(reason).inc()
+        service.metrics.prompt_tokens.inc(report.prompt_tokens)
+        service.metrics.generation_tokens.inc(report.completion_tokens)
+        if report.last_token is not None:
+            service.metrics.request.observe(report.last_token - report.began)
+
+
+async def _collect(pieces: AsyncIterator[Piece]) -> list[Piece]:
+    return [piece async for piece in pieces]
+
+
+async def _events(
+    shape: ReplyShape, first: Piece, rest: AsyncIterator[Piece], report: Report, *, include_usage: bool
+) -> AsyncIterator[str]:
+    yield _event(shape.chunk(first, first=True))
+    try:
+        async for piece in rest:
+            yield _event(shape.chunk(piece, first=False))
+    except RequestError as error:
+        yield _event(error_replies.body(error))
+        return
+    yield _event(shape.closing(report, include_usage=include_usage))
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _prompt_ids(codec: TextCodec, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        ids = codec.encode(prompt)
+        if not ids:
+            raise BadRequest("the prompt has no tokens", "prompt")
+        return ids
+    wrong = [i for i in prompt if not 0 <= i < codec.size]
+    if wrong:
+        raise BadRequest(f"token id {wrong[0]} does not exist; ids go from 0 to {codec.size - 1}", "prompt")
+    return prompt
+
+
+def _check_model(service: Service, name: str) -> None:
+    if name != service.model:
+        raise UnknownModel(f"the model {name!r} is not served here; the one that is is {service.model!r}", "model")
+
+
+def _model(service: Service) -> dict[str, Any]:
+    return {"id": service.model, "object": "model", "created": service.created, "owned_by": "splitlearn"}

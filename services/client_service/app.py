@@ -1,0 +1,116 @@
+"""Composition root of the client service: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from llm_sepweight import Manifest
+from splitlearn.anatomy import config_from_dict
+from splitlearn.engine import DeviceThread
+from splitlearn.plan import SplitPlan
+from splitlearn_comm import AsyncGRPCComputeClient
+from transformers import PretrainedConfig
+
+from client_service.api import error_replies
+from client_service.api.routes import Service, router
+from client_service.ends import Ends
+from client_service.generation import Generator
+from client_service.metrics import ClientMetrics
+from client_service.settings import ClientSettings
+from client_service.tokenizer import TextCodec
+from client_service.trunk_link import TrunkLink
+
+log = structlog.get_logger()
+
+
+def run(settings: ClientSettings) -> None:
+    """Serves until a signal; raises SepweightError, SplitError or OSError if it cannot start."""
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: ClientSettings) -> None:
+    """The whole life of one client service."""
+    async with AsyncExitStack() as stack:
+        service = await build(settings, stack)
+        listening = stack.enter_context(socket.create_server((settings.host, settings.port)))
+        host, port = listening.getsockname()[:2]
+        config = uvicorn.Config(
+            application(service),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(settings.grace)),
+        )
+        server = _Server(config)
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, server.stop)
+        log.info("serving", address=f"{host}:{port}", page=f"http://{host}:{port}/", model=service.model)
+        await server.serve(sockets=[listening])
+    log.info("stopped")
+
+
+async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
+    """Every object of the service; `stack` takes them down again."""
+    manifest = Manifest.read(settings.weights)
+    config = config_from_dict(manifest.config)
+    codec = TextCodec(settings.weights, config)
+    metrics = ClientMetrics()
+    thread = stack.enter_context(DeviceThread(settings.threads))
+
+    async def load_ends(plan: SplitPlan) -> Ends:
+        def load() -> Ends:
+            return Ends.load(settings.weights, plan, thread, device=settings.device, dtype=settings.dtype)
+
+        ends, timing = await thread.run(load)
+        log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
+        return ends
+
+    client = await stack.enter_async_context(AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout))
+    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends)
+    watching = asyncio.create_task(link.watch())
+    stack.push_async_callback(_end, watching)
+    generator = Generator(link, codec, thread, metrics, end_tokens(config, codec))
+    name = settings.model_name or manifest.model_name
+    return Service(name, int(time.time()), codec, generator, link, metrics)
+
+
+def application(service: Service) -> FastAPI:
+    """The ASGI application around a built service."""
+    app = FastAPI(title="SplitLearn client service", docs_url="/docs", redoc_url=None)
+    app.include_router(router(service))
+    error_replies.install(app)
+    return app
+
+
+def end_tokens(config: PretrainedConfig, codec: TextCodec) -> frozenset[int]:
+    """Ids that end an answer: those of the config and the tokenizer's own."""
+    found: list[int] = []
+    for value in (config.get_text_config(decoder=True).eos_token_id, codec.end_token):
+        found += value if isinstance(value, list) else [] if value is None else [value]
+    return frozenset(found)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to the composition root."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        """Finishes running requests within the grace period; a second signal drops them."""
+        self.force_exit = self.should_exit
+        self.should_exit = True

@@ -1,0 +1,83 @@
+"""What a request to the client service can run into, with the HTTP status that each becomes.
+
+RequestError                 everything below: status, OpenAI error type and code
+├── BadRequest               400, the caller: a field that cannot be honoured
+├── PromptTooLong            400, the caller: the prompt leaves no room in the model's context
+├── NoChatTemplate           400, the caller: chat asked of a model without a chat template
+├── UnknownModel             404, the caller: a model that is not served here
+├── TrunkNotReady            503, the operator: no trunk answers, or it holds something else
+├── TrunkFailed              502, the operator or the network: the trunk failed in the middle
+└── BrokenNumbers            500, the operator: the model's logits are not finite
+"""
+
+from splitlearn_comm import CommError, Overloaded, SessionTooLong, TimedOut, Unreachable
+
+
+class RequestError(Exception):
+    """Root of this package's errors."""
+
+    status = 500
+    kind = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class BadRequest(RequestError):
+    """A field that cannot be honoured."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_value"
+
+
+class PromptTooLong(BadRequest):
+    """The prompt leaves no room for an answer."""
+
+    code = "context_length_exceeded"
+
+
+class NoChatTemplate(BadRequest):
+    """The model's tokenizer carries no chat template."""
+
+    code = "no_chat_template"
+
+
+class UnknownModel(BadRequest):
+    """The model named is not served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class TrunkNotReady(RequestError):
+    """No trunk that fits can be reached."""
+
+    status = 503
+    code = "trunk_not_ready"
+
+
+class TrunkFailed(RequestError):
+    """The trunk failed while it served this request."""
+
+    status = 502
+    code = "trunk_failed"
+
+
+class BrokenNumbers(RequestError):
+    """The logits hold NaN or infinity; the weights or the dtype are at fault."""
+
+    code = "broken_numbers"
+
+
+def from_wire(error: CommError) -> RequestError:
+    """The HTTP side of an error that came over the wire."""
+    if isinstance(error, SessionTooLong):
+        return PromptTooLong(str(error))
+    if isinstance(error, Unreachable | Overloaded):
+        return TrunkNotReady(str(error))
+    if isinstance(error, TimedOut):
+        return TrunkFailed(f"the trunk did not answer in time: {error}")
+    return TrunkFailed(f"the trunk failed: {error}")

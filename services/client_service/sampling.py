@@ -1,0 +1,98 @@
+"""From logits to a token, with transformers' own logits processors.
+
+Shapes: V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from client_service.errors import BrokenNumbers
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Named as in the OpenAI API and transformers; temperature 0 takes the most likely token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    top_logprobs: int | None = None
+    """How many alternatives to report beside the chosen token; None reports no log-probabilities."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The token taken, and log-probabilities under the unchanged distribution if they were asked for."""
+
+    token: int
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """Chooses the tokens of one request; with a seed the same logits give the same tokens."""
+
+    def __init__(self, settings: SamplingSettings) -> None:
+        self._settings = settings
+        self._processors = _processors(settings)
+        self._generator = torch.Generator()
+        if settings.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(settings.seed)
+
+    def choose(self, logits_V: torch.Tensor, ids: list[int]) -> Choice:
+        """The next token after `ids`.
+
+        Raises:
+            BrokenNumbers: NaN or infinity among the logits.
+        """
+        scores_1V = logits_V.float()[None]
+        if bool(torch.isnan(scores_1V).any()) or not bool(torch.isfinite(scores_1V.max())):
+            raise BrokenNumbers(
+                "the model's logits hold NaN or infinity; check the weights with `splitlearn inspect --verify`, "
+                "or run both ends in another dtype"
+            )
+        processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
+        if self._settings.temperature == 0:
+            token = int(processed_1V.argmax())
+        else:
+            probabilities_1V = processed_1V.softmax(dim=-1)
+            token = int(torch.multinomial(probabilities_1V, 1, generator=self._generator))
+        return self._report(token, scores_1V[0])
+
+    def _report(self, token: int, scores_V: torch.Tensor) -> Choice:
+        wanted = self._settings.top_logprobs
+        if wanted is None:
+            return Choice(token)
+        logprobs_V = scores_V.log_softmax(dim=-1)
+        values, indices = logprobs_V.topk(min(wanted, logprobs_V.shape[0]))
+        alternatives = tuple(zip(indices.tolist(), values.tolist(), strict=True))
+        return Choice(token, float(logprobs_V[token]), alternatives)
+
+
+def _processors(settings: SamplingSettings) -> LogitsProcessorList:
+    processors = LogitsProcessorList()
+    if settings.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.temperature not in (0.0, 1.0):
+        processors.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.temperature != 0.0 and settings.top_k > 0:
+        processors.append(TopKLogitsWarper(settings.top_k))
+    if settings.temperature != 0.0 and settings.top_p < 1.0:
+        processors.append(TopPLogitsWarper(settings.top_p))
+    if settings.temperature != 0.0 and settings.min_p > 0.0:
+        processors.append(MinPLogitsWarper(settings.min_p))
+    return processors

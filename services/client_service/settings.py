@@ -1,0 +1,27 @@
+"""The client service's settings: each is a flag of `splitlearn client` and an environment variable."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ClientSettings(BaseSettings):
+    """Parsed once at start; a bad value stops the process before anything is loaded."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
+
+    weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
+    trunk: str = Field("127.0.0.1:50051", description="HOST:PORT of the trunk; a name may have several addresses.")
+    layers: str | None = Field(
+        None,
+        description="Layers that the trunk must serve, START-END. Default: whatever the trunk says it serves.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the port to the network.")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
+    model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
+    threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
+    trunk_timeout: float = Field(60.0, gt=0, description="Seconds to wait for one reply of the trunk.")
+    grace: float = Field(5.0, ge=0, description="Seconds that running requests get to end after SIGTERM.")

@@ -1,0 +1,95 @@
+"""Text to token ids and back; the only room that knows the tokenizer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PretrainedConfig
+
+from client_service.errors import BadRequest, NoChatTemplate
+
+
+class TextCodec:
+    """The served model's tokenizer, read from its sepweight directory.
+
+    Raises:
+        OSError, ValueError: the directory holds no tokenizer that transformers can read.
+    """
+
+    def __init__(self, weights: Path, config: PretrainedConfig) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(weights, config=config, local_files_only=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt, with whatever the tokenizer puts in front."""
+        return list(self._tokenizer.encode(text))
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Ids of a conversation through the model's chat template, up to where the answer begins.
+
+        Raises:
+            NoChatTemplate: the tokenizer has none.
+            BadRequest: the template refuses these messages.
+        """
+        if not self._tokenizer.chat_template:
+            raise NoChatTemplate(
+                "this model's tokenizer has no chat template; ask /v1/completions with a plain prompt instead"
+            )
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def piece(self, token: int) -> str:
+        """One token as text by itself, for log-probabilities."""
+        return str(self._tokenizer.decode([token]))
+
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's own end-of-sequence id."""
+        value = self._tokenizer.eos_token_id
+        return None if value is None else int(value)
+
+    @property
+    def size(self) -> int:
+        """Number of ids that the tokenizer knows."""
+        return len(self._tokenizer)
+
+    def decoder(self, prompt: Sequence[int]) -> "IncrementalText":
+        """Turns the tokens that follow `prompt` into text, one at a time."""
+        return IncrementalText(self.decode, prompt)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class IncrementalText:
+    """Text token by token; characters whose bytes are not complete yet wait for the next token.
+
+    Each step decodes a short window that begins a few tokens back, because a token's text depends on its
+    neighbours (leading spaces, characters spread over several tokens).
+    """
+
+    # enough of the prompt's end to see whether the first token continues a word
+    _CONTEXT = 6
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> None:
+        self._decode = decode
+        self._ids = list(prompt[-self._CONTEXT :])
+        self._done = self._decode(self._ids)
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes; may be empty."""
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        piece = text[len(self._done) :]
+        self._ids = self._ids[-self._CONTEXT :]
+        self._done = self._decode(self._ids)
+        return piece
+
+    def flush(self) -> str:
+        """What is left when no more tokens come, incomplete characters included."""
+        return self._decode(self._ids)[len(self._done) :]

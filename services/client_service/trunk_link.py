@@ -1,0 +1,91 @@
+"""The link to the trunk: watches whether one that fits answers, and opens sessions on it."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+
+import structlog
+from splitlearn.errors import SplitError
+from splitlearn.plan import SplitPlan
+from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, CommError, ServiceInfo, SessionOpening
+
+from client_service.ends import Ends
+from client_service.errors import TrunkNotReady
+
+log = structlog.get_logger()
+
+WAITING_SECONDS = 0.5
+WATCHING_SECONDS = 2.0
+
+
+class TrunkLink:
+    """Knows the trunk's state at any time; `watch` keeps it true and must run as a task.
+
+    Args:
+        client: connection to the trunk's address.
+        n_layers: of the model whose ends this client holds.
+        layers: the cut to insist on; None takes the cut that the trunk serves.
+        load_ends: loads bottom and top for a plan.
+    """
+
+    def __init__(
+        self,
+        client: AsyncGRPCComputeClient,
+        n_layers: int,
+        layers: str | None,
+        load_ends: Callable[[SplitPlan], Awaitable[Ends]],
+    ) -> None:
+        self._client = client
+        self._n_layers = n_layers
+        self._wanted = SplitPlan.parse(layers, n_layers) if layers else None
+        self._load_ends = load_ends
+        self._ends: Ends | None = None
+        self.trouble: str | None = "no trunk has been asked yet"
+        """Why requests cannot be served now; None when they can."""
+
+    @property
+    def ends(self) -> Ends:
+        """The parts that fit the trunk.
+
+        Raises:
+            TrunkNotReady: with the reason, until a trunk that fits has answered.
+        """
+        if self.trouble is not None or self._ends is None:
+            raise TrunkNotReady(self.trouble or "bottom and top are still loading")
+        return self._ends
+
+    def open_stream(self, ends: Ends, max_length: int) -> ClientStream:
+        """A session on one of the trunk's replicas, not sent before its first frame."""
+        return self._client.stream(SessionOpening(uuid.uuid4().hex, ends.fingerprint, max_length))
+
+    async def watch(self) -> None:
+        """Asks the trunk again and again; runs until cancelled."""
+        while True:
+            before = self.trouble
+            self.trouble = await self._ask()
+            if self.trouble != before:
+                log.info("trunk ready" if self.trouble is None else "trunk not ready", reason=self.trouble)
+            await asyncio.sleep(WAITING_SECONDS if self.trouble else WATCHING_SECONDS)
+
+    async def _ask(self) -> str | None:
+        try:
+            info = await self._client.service_info()
+            ends = await self._fitting_ends(info)
+        except (CommError, SplitError) as error:
+            return str(error)
+        if info.fingerprint != ends.fingerprint:
+            return (
+                f"the trunk serves [{info.fingerprint}], this client holds [{ends.fingerprint}]; "
+                "give both the same weights, layers and dtype"
+            )
+        self._ends = ends
+        return None
+
+    async def _fitting_ends(self, info: ServiceInfo) -> Ends:
+        # a trunk of another depth is another model: keep the own cut and let the fingerprints say so
+        same_depth = info.attributes.get("n_layers") == str(self._n_layers)
+        offered = info.attributes.get("layers") if same_depth else None
+        plan = self._wanted or SplitPlan.parse(offered, self._n_layers)
+        if self._ends is not None and self._ends.plan == plan:
+            return self._ends
+        return await self._load_ends(plan)

@@ -1,0 +1,118 @@
+"""Command-line flags out of a pydantic-settings class, so that every setting is declared once.
+
+typer splits the command line into words; the settings class reads the environment, converts and checks.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from splitlearn_cli.errors import BadUsage
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Marks a field without default as a flag instead of a positional argument: `Annotated[Path, Flag("-o")]`."""
+
+    short: str
+
+
+def from_settings(settings_class: type[S], run: Callable[[S], int | None]) -> Callable[..., int | None]:
+    """A function that typer can make a command of, and that calls `run` with the settings.
+
+    Fields without default become positional arguments, all others flags. Each is also read from the
+    environment; the command line wins, and an empty variable counts as not set.
+
+    Raises (when called):
+        BadUsage: a value is missing or not allowed; the message names the flag and the variable.
+    """
+
+    def command(**given: Any) -> int | None:
+        return run(settings_from(settings_class, given))
+
+    command.__signature__ = inspect.Signature(parameters(settings_class))  # type: ignore[attr-defined]
+    return command
+
+
+def settings_from(settings_class: type[S], given: Mapping[str, Any]) -> S:
+    """Settings from what stood on the command line (None: nothing) and the environment. Raises BadUsage."""
+    try:
+        return settings_class(
+            _env_ignore_empty=True, **{name: value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        complaints = [_complaint(settings_class, dict(detail)) for detail in error.errors()]
+        raise BadUsage("; ".join(complaints)) from error
+
+
+def parameters(settings_class: type[BaseSettings]) -> list[inspect.Parameter]:
+    """One keyword parameter for each field, with typer's description of it as its default."""
+    return [_parameter(settings_class, name, field) for name, field in settings_class.model_fields.items()]
+
+
+def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) -> inspect.Parameter:
+    info: Any
+    help_text = f"{field.description} [{_origins(settings_class, name, field)}]"
+    is_bool = field.annotation is bool
+    if _is_positional(field):
+        info = typer.Argument(None, metavar=name.upper(), help=help_text, show_default=False)
+    elif is_bool:
+        info = typer.Option(None, f"{_flag(name)}/--no-{_flag(name)[2:]}", help=help_text, show_default=False)
+    else:
+        spelled = [mark.short for mark in field.metadata if isinstance(mark, Flag)] + [_flag(name)]
+        info = typer.Option(None, *spelled, metavar=_metavar(field.annotation), help=help_text, show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool | None if is_bool else str | None
+    )
+
+
+def _is_positional(field: FieldInfo) -> bool:
+    return field.is_required() and not any(isinstance(mark, Flag) for mark in field.metadata)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(settings_class: type[BaseSettings], name: str) -> str:
+    return f"{settings_class.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def _origins(settings_class: type[BaseSettings], name: str, field: FieldInfo) -> str:
+    origins = [f"env: {_variable(settings_class, name)}"]
+    if field.is_required():
+        origins.append("required")
+    elif field.default is not None and field.default is not False:
+        origins.append(f"default: {field.default}")
+    return "; ".join(origins)
+
+
+def _metavar(annotation: Any) -> str:
+    """How the help names a flag's value: INT, PATH, auto|console|json."""
+    if get_origin(annotation) in (Union, UnionType):
+        return "|".join(_metavar(kind) for kind in get_args(annotation) if kind is not NoneType)
+    if get_origin(annotation) is Literal:
+        return "|".join(str(choice) for choice in get_args(annotation))
+    return "TEXT" if annotation is str else str(annotation.__name__).upper()
+
+
+def _complaint(settings_class: type[BaseSettings], detail: Mapping[str, Any]) -> str:
+    name = str(detail["loc"][0]) if detail["loc"] else ""
+    field = settings_class.model_fields.get(name)
+    if field is None:
+        return str(detail["msg"])
+    spelled = name.upper() if _is_positional(field) else _flag(name)
+    variable = _variable(settings_class, name)
+    if detail["type"] == "missing":
+        return f"{spelled} is missing; give it on the command line or as {variable}: {field.description}"
+    message = str(detail["msg"])
+    return f"{spelled} (or {variable}): {message[0].lower()}{message[1:]}, got {detail['input']!r}"

@@ -1,0 +1,82 @@
+"""Where log lines go and how they look; the services only call `structlog.get_logger()`.
+
+Lines of libraries that use the standard logging module take the same way.
+"""
+
+import logging
+import sys
+from typing import Final, Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+# They report each request and each file at info, which is noise beside what the services say themselves.
+_CHATTY: Final = ("httpx", "httpcore", "filelock", "urllib3", "huggingface_hub", "asyncio")
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Looks up sys.stderr for each line, because a progress bar or a test may have replaced it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+def configure(log_format: LogFormat, level: LogLevel) -> None:
+    """Sends all log lines of this process to stderr; a second call replaces what the first one set.
+
+    Args:
+        log_format: "console" for people, "json" for one object a line; "auto" chooses by whether stderr is a
+            terminal.
+        level: the least severe lines to show.
+    """
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = _StderrHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(console)],
+        )
+    )
+    root = logging.getLogger()
+    for earlier in [old for old in root.handlers if isinstance(old, _StderrHandler)]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else "WARNING")
+
+
+def _renderers(console: bool) -> list[Processor]:
+    if console:
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]

@@ -1,0 +1,99 @@
+"""Composition root of the trunk worker: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+import uvloop
+from llm_sepweight import Manifest, verify
+from prometheus_client import start_http_server
+from splitlearn.engine import DeviceThread, Engine
+from splitlearn.loading import load_part, resolve_device
+from splitlearn.part import Part
+from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
+
+from trunk_service.endpoint import TrunkHost
+from trunk_service.metrics import TrunkMetrics
+from trunk_service.settings import TrunkSettings
+
+log = structlog.get_logger()
+
+
+def run(settings: TrunkSettings) -> None:
+    """Serves until a signal; raises SepweightError, SplitError or CommError if it cannot start."""
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: TrunkSettings, ready: asyncio.Event | None = None) -> None:
+    """The whole life of one worker; sets `ready` once it answers."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with AsyncExitStack() as stack:
+        thread = stack.enter_context(DeviceThread(settings.threads))
+        began = time.perf_counter()
+        manifest = Manifest.read(settings.weights)
+        plan = SplitPlan.parse(settings.layers, manifest.n_layers)
+        if settings.verify:
+            verify(settings.weights, plan.trunk)
+        part, _ = await thread.run(_load, settings, plan)
+        log.info("loaded", layers=plan.layers, of=plan.n_layers, seconds=round(time.perf_counter() - began, 2))
+        metrics = TrunkMetrics()
+        exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+        stack.callback(exporter.server_close)
+        stack.callback(exporter.shutdown)
+        server = AsyncGRPCComputeServer(
+            host=settings.host,
+            port=settings.port,
+            session_host=TrunkHost(
+                Engine(part, thread),
+                fingerprint(manifest, plan, _dtype_name(part)),
+                _service_info(manifest, plan, part),
+                metrics,
+            ),
+            observer=metrics,
+        )
+        port = await server.start()
+        log.info(
+            "serving",
+            address=f"{settings.host}:{port}",
+            metrics=f"http://{settings.host}:{exporter.server_port}/metrics",
+            fingerprint=fingerprint(manifest, plan, _dtype_name(part)),
+            device=str(part.device),
+        )
+        if ready is not None:
+            ready.set()
+        await stop.wait()
+        log.info("stopping", grace=settings.grace)
+        await server.stop(settings.grace)
+    log.info("stopped")
+
+
+def _load(settings: TrunkSettings, plan: SplitPlan) -> Part:
+    return load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
+
+
+def _dtype_name(part: Part) -> str:
+    return str(part.dtype).removeprefix("torch.")
+
+
+def _service_info(manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
+    return ServiceInfo(
+        service_name="splitlearn-trunk",
+        version=version("splitlearn"),
+        device=str(part.device),
+        fingerprint=fingerprint(manifest, plan, _dtype_name(part)),
+        attributes={
+            "model": manifest.model_name,
+            "layers": plan.layers,
+            "n_layers": str(plan.n_layers),
+            "dtype": _dtype_name(part),
+            "hidden_size": str(part.hidden_size),
+        },
+    )

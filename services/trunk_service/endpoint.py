@@ -1,0 +1,103 @@
+"""The session protocol of the trunk: a frame comes in, the engine runs its rows, a reply goes out.
+
+The only place where the engine's errors become errors of the wire.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import torch
+from splitlearn import errors as split
+from splitlearn.engine import Engine, EngineSession
+from splitlearn_comm import (
+    CommError,
+    FingerprintMismatch,
+    Frame,
+    InvalidTensor,
+    PositionNotReached,
+    Reply,
+    ServiceInfo,
+    SessionOpening,
+    SessionTooLong,
+)
+
+from trunk_service.metrics import TrunkMetrics
+
+log = structlog.get_logger()
+
+_ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
+    split.BadRows: InvalidTensor,
+    split.PositionNotReached: PositionNotReached,
+    split.ContextExceeded: SessionTooLong,
+}
+
+
+class TrunkHost:
+    """Opens sessions on one engine for clients that hold the same model, cut in the same place."""
+
+    def __init__(self, engine: Engine, fingerprint: str, info: ServiceInfo, metrics: TrunkMetrics) -> None:
+        self._engine = engine
+        self._fingerprint = fingerprint
+        self._info = info
+        self._metrics = metrics
+
+    def info(self) -> ServiceInfo:
+        return self._info
+
+    async def open(self, opening: SessionOpening) -> "TrunkSession":
+        """Raises:
+        FingerprintMismatch: the client holds another model, cut or dtype.
+        """
+        with self._counted():
+            if opening.fingerprint != self._fingerprint:
+                raise FingerprintMismatch(
+                    f"this trunk serves [{self._fingerprint}], the client expects [{opening.fingerprint}]; "
+                    "give both the same weights, layers and dtype"
+                )
+        session = TrunkSession(self._engine, self._engine.open(opening.max_length or None), self._metrics)
+        log.info("session opened", session=opening.session_id, max_length=opening.max_length)
+        return session
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except CommError as error:
+            self._metrics.refusals.labels(type(error).__name__).inc()
+            raise
+
+
+class TrunkSession:
+    """One client's stream of frames; owns the KV cache until it is closed."""
+
+    def __init__(self, engine: Engine, session: EngineSession, metrics: TrunkMetrics) -> None:
+        self._engine = engine
+        self._session = session
+        self._metrics = metrics
+
+    async def step(self, frame: Frame) -> Reply:
+        """Raises InvalidTensor, PositionNotReached or SessionTooLong; the session then stays as it was."""
+        arrived = time.perf_counter()
+        rows_TD = frame.rows if frame.rows is not None else self._no_rows()
+        try:
+            step = await self._engine.step(self._session, frame.position, rows_TD)
+        except tuple(_ON_THE_WIRE) as error:
+            refusal = _ON_THE_WIRE[type(error)]
+            self._metrics.refusals.labels(refusal.__name__).inc()
+            raise refusal(str(error)) from error
+        self._metrics.rows.inc(rows_TD.shape[0])
+        self._metrics.queue_seconds.observe(step.timing.queue_seconds)
+        self._metrics.step_seconds.observe(step.timing.compute_seconds)
+        self._metrics.request_seconds.observe(time.perf_counter() - arrived)
+        reply = Frame(frame.position, step.output if frame.rows is not None else None)
+        return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
+
+    async def close(self) -> None:
+        """Gives the KV cache back; a step that is still running keeps it until it ends."""
+        log.info("session closed", rows=self._session.reached)
+        self._session = self._engine.open()
+
+    def _no_rows(self) -> torch.Tensor:
+        return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)

@@ -1,0 +1,207 @@
+"""Questions about Python with the answers that the running interpreter's own documentation gives.
+
+Sources: docstrings of the standard library and `pydoc_data.topics`. Nothing is stored: another
+Python version gives other words. Pure and deterministic: the order never depends on hashing or time.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pydoc_data.topics import topics
+from typing import Literal
+
+from cleangpt.errors import DocumentationMissingError
+from cleangpt.small_talk import SMALL_TALK, UNKNOWN_ANSWER, UNKNOWN_EVERY
+
+Kind = Literal["function", "class", "module", "topic", "talk", "unknown"]
+
+MIN_ANSWER_CHARS = 12
+MAX_ANSWER_CHARS = 200
+
+# Modules that exist on every platform and whose text has hardly moved between Python 3.11 and 3.14.
+_MODULE_NAMES = """
+    abc argparse ast base64 bisect bz2 calendar cmath codecs collections colorsys configparser
+    contextlib copy csv dataclasses datetime decimal difflib dis enum filecmp fileinput fnmatch
+    fractions functools gc getpass glob graphlib gzip hashlib heapq hmac html http.client inspect io
+    ipaddress itertools json keyword linecache logging lzma math mimetypes operator os pathlib pickle
+    pkgutil platform plistlib pprint pstats queue random re reprlib sched secrets shelve shlex shutil
+    socketserver sqlite3 statistics string struct subprocess sysconfig tarfile tempfile textwrap
+    threading time timeit tokenize traceback tracemalloc types typing unicodedata urllib.parse
+    urllib.request uuid warnings wave weakref webbrowser zipfile zlib
+"""
+MODULES = tuple(_MODULE_NAMES.split())
+# Classes that people ask about method by method.
+_CLASS_NAMES = """
+    builtins.dict builtins.float builtins.int builtins.list builtins.set builtins.str builtins.tuple
+    argparse.ArgumentParser collections.Counter collections.OrderedDict collections.deque
+    configparser.ConfigParser datetime.date datetime.datetime fractions.Fraction logging.Logger
+    pathlib.Path queue.Queue string.Template subprocess.Popen threading.Event threading.Thread
+    zipfile.ZipFile
+"""
+CLASSES = tuple(_CLASS_NAMES.split())
+
+_NAMED = ("what is {}", "what does {} do", "Tell me about {}.", "{}")
+_PHRASINGS: dict[Kind, tuple[str, ...]] = {
+    "function": ("What does {} do?", "What is {}?", *_NAMED),
+    "class": ("What is {}?", "What does {} do?", *_NAMED),
+    "module": ("What is the {} module for?", "What is {}?", *_NAMED),
+    "topic": ("Explain {}.", "explain {}", "Tell me about {}.", "What is {}?", "{}"),
+    "talk": ("{}",),
+    "unknown": ("What does {} do?", "What is {}?", *_NAMED),
+}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(`])")
+_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|Inc|Dr|Mr|No|Sec)|\b[A-Z])\.$")
+_PROSE = re.compile(r'["*]*[A-Z](?!ew in version|hanged in version)[^\n(]*[ \n](?!.*\n[*=~^-]{3})', re.DOTALL)
+# the call itself, an arrow, and what stands behind the arrow if that is a lone type
+_SIGNATURE = re.compile(r"[\w.]+\s*\([^)]*\)\s*(?:(?:-+>|=>|:|--)\s*(?:\S+(?: or \S+)?\s*(?:\n|$))?)?")
+_ARROW = re.compile(r"^[\w\[\], ]*-> ")
+_UNUSABLE = re.compile(r">>>|::=|===|---|->|\*\*\w|^@|^\w+ = |:$|^An enumeration\.$")
+_TYPEWRITER = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": "-", "–": "-", "…": "..."})
+_MARKUP = re.compile(r":[a-z]+:`~?([^`]*)`|``([^`]*)``|`([^`']*)[`']|\*\*([^*\s]+)\*\*|\*(\w[\w ]*)\*")
+_BROKEN_HYPHEN = re.compile(r"(?<=\w)- (?!and |or )(?=\w)")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing that can be asked, in every phrasing that is trained, and the one right answer."""
+
+    subject: str
+    kind: Kind
+    answer: str
+
+    @property
+    def phrasings(self) -> tuple[str, ...]:
+        """The ways to ask it, the first one the form to show to people."""
+        return tuple(form.format(self.subject) for form in _PHRASINGS[self.kind])
+
+
+def collect_questions() -> tuple[Question, ...]:
+    """Every question that this interpreter can answer, no phrasing twice, always in the same order.
+
+    Raises DocumentationMissingError where docstrings were stripped (`python -OO`, PYTHONOPTIMIZE=2).
+    """
+    if not collect_questions.__doc__ or not importlib.import_module("shutil").copyfile.__doc__:
+        raise DocumentationMissingError(
+            "the standard library of this interpreter carries no docstrings; "
+            "run python without -OO and without PYTHONOPTIMIZE=2"
+        )
+    documented = _without_repeats([*_modules(), *_members(), *_builtins(), *_methods(), *_topics()])
+    talk = [Question(subject, "talk", answer) for subject, answer in SMALL_TALK]
+    return tuple(_without_repeats([*talk, *documented, *_unknown(documented)]))
+
+
+def first_words(documentation: str | None, name: str = "") -> str | None:
+    """The first sentences of a docstring that fit into one short paragraph of plain text.
+
+    A leading signature of `name` is skipped, markup and typographic characters are dropped, the first
+    letter is raised and the last sentence gets its full stop. None where nothing usable remains: no
+    text, a first sentence longer than MAX_ANSWER_CHARS, a mere signature, grammar or a session.
+    """
+    text = inspect.cleandoc(documentation or "").strip()
+    if name and re.match(rf"(?:[\w.]+\.)?{re.escape(name)}\s*\(", text):
+        text = _SIGNATURE.sub("", text, count=1).strip()
+    paragraph = " ".join(_MARKUP.sub(_bare, text.split("\n\n", 1)[0]).split()).translate(_TYPEWRITER)
+    paragraph = _ARROW.sub("", _BROKEN_HYPHEN.sub("-", paragraph))
+    taken = ""
+    for sentence in _sentences(paragraph):
+        longer = f"{taken} {sentence}".strip()
+        if len(longer) > MAX_ANSWER_CHARS:
+            break
+        taken = longer
+    if len(taken) < MIN_ANSWER_CHARS or _UNUSABLE.search(taken) or taken.count("(") != taken.count(")"):
+        return None
+    if re.match(r"[a-z]+ ", taken):
+        taken = taken[0].upper() + taken[1:]
+    return taken if taken[-1] in ".!?" else f"{taken}."
+
+
+def _bare(marked: re.Match[str]) -> str:
+    return next(group for group in marked.groups() if group is not None)
+
+
+def _sentences(paragraph: str) -> Iterator[str]:
+    pending = ""
+    for piece in _SENTENCE_END.split(paragraph):
+        pending = f"{pending} {piece}".strip()
+        if not _ABBREVIATION.search(pending):
+            yield pending
+            pending = ""
+    if pending:
+        yield pending
+
+
+def _modules() -> Iterator[Question]:
+    for name in MODULES:
+        answer = first_words(importlib.import_module(name).__doc__)
+        if answer and answer.split()[0] != name:
+            yield Question(name, "module", answer)
+
+
+def _members() -> Iterator[Question]:
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for member in sorted(getattr(module, "__all__", None) or vars(module)):
+            value = getattr(module, member, None)
+            owner = (getattr(value, "__module__", None) or name).lstrip("_")
+            if not member.startswith("_") and owner.split(".")[0] == name.split(".")[0]:
+                yield from _described(f"{name}.{member}", member, value)
+
+
+def _builtins() -> Iterator[Question]:
+    for name, value in sorted(vars(importlib.import_module("builtins")).items()):
+        if not name.startswith("_") and getattr(value, "__module__", None) == "builtins":
+            yield from _described(name, name, value)
+
+
+def _methods() -> Iterator[Question]:
+    for path in CLASSES:
+        module, _, class_name = path.rpartition(".")
+        owner = getattr(importlib.import_module(module), class_name)
+        for member in sorted(vars(owner)):
+            if not member.startswith("_") and callable(getattr(owner, member)):
+                subject = f"{path}.{member}".removeprefix("builtins.")
+                yield from _described(subject, member, getattr(owner, member))
+
+
+def _described(subject: str, name: str, value: object) -> Iterator[Question]:
+    if not inspect.isclass(value) and not inspect.isroutine(value):
+        return
+    # only a class's own words count: an inherited docstring describes its parent
+    own = vars(value).get("__doc__") if inspect.isclass(value) else getattr(value, "__doc__", None)
+    answer = first_words(own if isinstance(own, str) else None, name)
+    if answer and not answer.startswith(f"{name}("):
+        yield Question(subject, "class" if inspect.isclass(value) else "function", answer)
+
+
+def _topics() -> Iterator[Question]:
+    for _, text in sorted(topics.items()):
+        title, *paragraphs = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
+        subject = title.split("\n", 1)[0].replace('"', "").strip().translate(_TYPEWRITER).lower()
+        prose = (part.replace('"', "") for part in paragraphs if _PROSE.match(part))
+        # a grammar or a table follows the colon; the sentence stands without it
+        answers = (first_words(re.sub(r":$", ".", part)) for part in prose)
+        answer = next((found for found in answers if found), None)
+        if answer:
+            yield Question(subject, "topic", answer)
+
+
+def _unknown(documented: Iterable[Question]) -> Iterator[Question]:
+    """Names that do not exist: a real member under a module that lacks it."""
+    members = [q.subject for q in documented if q.kind == "function" and "." in q.subject]
+    for index in range(0, len(members), UNKNOWN_EVERY):
+        member = members[index].rpartition(".")[2]
+        module = MODULES[index * 7 % len(MODULES)]
+        if not hasattr(importlib.import_module(module), member):
+            yield Question(f"{module}.{member}", "unknown", UNKNOWN_ANSWER)
+
+
+def _without_repeats(questions: Iterable[Question]) -> list[Question]:
+    asked: set[str] = set()
+    kept = []
+    for question in questions:
+        if asked.isdisjoint(question.phrasings):
+            asked.update(question.phrasings)
+            kept.append(question)
+    return kept

@@ -1,0 +1,196 @@
+"""Writing weight directories: section by section from any source, or a whole state dict at once."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_sepweight.errors import BadDecisionError, BadSectionError, BadTensorError
+from llm_sepweight.layout import (
+    BEGIN,
+    END,
+    MANIFEST_FILE,
+    file_name,
+    layer_count,
+    place,
+    section_name,
+    split_place,
+)
+from llm_sepweight.manifest import FORMAT_VERSION, FileEntry, Manifest
+from llm_sepweight.mapped_file import checked_path, map_tensors
+from llm_sepweight.publishing import (
+    claim_directory,
+    discard_temporary_files,
+    publish,
+    temporary,
+    withdraw_manifest,
+)
+from llm_sepweight.tensor_file import TensorSource, write_tensor_file
+
+__all__ = ["Decider", "SepweightWriter", "TensorSource", "common_dtype", "dump", "placed"]
+
+# key of a state dict -> ["start" or "begin", name], ["mid", "3", name] or ["end", name]
+Decider = Callable[[str], Sequence[str]]
+
+
+class SepweightWriter:
+    """Writes one weight directory. It owns the directory from construction to `commit`.
+
+    The manifest comes last: until `commit` nothing loads, and a run that was killed is cleaned up by the
+    next one. Files that are not of this format are never touched.
+    """
+
+    def __init__(self, out_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Claim `out_path`. Raises OccupiedDirectoryError if it is finished and `overwrite` is not set."""
+        self._directory = Path(out_path)
+        self._names: dict[str, frozenset[str]] = {}
+        self._entries: dict[str, FileEntry] = {}
+        self._committed = False
+        claim_directory(self._directory, overwrite=overwrite)
+
+    def write_section(
+        self, section: str, tensors: Sequence[TensorSource], progress: Callable[[int], None] | None = None
+    ) -> FileEntry:
+        """Write the file of one section, reading one tensor at a time.
+
+        `progress` gets the bytes of each piece as it goes out. Raises BadSectionError, BadTensorError.
+        """
+        if self._committed:
+            raise BadSectionError(f"section {section!r} comes after the commit: start a new writer")
+        if section in self._entries:
+            raise BadSectionError(f"section {section!r} was written before: hand over its tensors at once")
+        entry = _write_beside(self._directory, section, tensors, progress)
+        publish(self._directory / entry.file)
+        self._entries[section] = entry
+        self._names[section] = frozenset(source.name for source in tensors)
+        return entry
+
+    def commit(
+        self, *, model_name: str, config: dict[str, Any], dtype: str, n_layers: int, tied: Mapping[str, str]
+    ) -> Manifest:
+        """Write the manifest, which makes the directory loadable. The fields are those of `Manifest`.
+
+        Raises BadSectionError on a second commit, BadTensorError if a tie leads nowhere,
+        InvalidManifestError if the fields contradict what was written.
+        """
+        if self._committed:
+            raise BadSectionError("the directory was committed before: start a new writer")
+        for tied_place, home in tied.items():
+            self._check_tie(tied_place, home)
+        files = dict(self._entries)
+        manifest = Manifest(FORMAT_VERSION, model_name, config, dtype, n_layers, files, dict(tied))
+        manifest.write(self._directory)
+        self._committed = True
+        return manifest
+
+    def _check_tie(self, tied_place: str, home: str) -> None:
+        section, name = split_place(home)
+        if name not in self._names.get(section, frozenset()):
+            raise BadTensorError(f"{tied_place!r} is tied to {home!r}, which was not written")
+        section, name = split_place(tied_place)
+        if name in self._names.get(section, frozenset()):
+            raise BadTensorError(f"{tied_place!r} is tied to {home!r}, but was written itself as well")
+
+
+def dump(
+    *, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: str | os.PathLike[str]
+) -> None:
+    """Write a state dict as a weight directory, or add it to a finished one.
+
+    `decider` says for each key where its tensor goes. Tensors that are already there under the same name are
+    replaced; all others stay. A killed call leaves the directory as it was before, or, in the short
+    moment when files are swapped, without manifest.
+
+    Raises BadDecisionError, BadTensorError.
+    """
+    if not state_dict:
+        raise BadTensorError("the state dict is empty: there is nothing to write")
+    out = Path(out_path)
+    sections = placed(decider, (TensorSource.of(key, tensor) for key, tensor in state_dict.items()))
+    if (out / MANIFEST_FILE).exists():
+        _add(out, sections, Manifest.read(out))
+        return
+    writer = SepweightWriter(out)
+    for section, sources in sections.items():
+        writer.write_section(section, sources)
+    writer.commit(
+        model_name="", config={}, dtype=common_dtype(sections), n_layers=layer_count(sections), tied={}
+    )
+
+
+def placed(decider: Decider, sources: Iterable[TensorSource]) -> dict[str, list[TensorSource]]:
+    """Sort sources into sections, renamed to what they are called there.
+
+    Raises BadDecisionError, and BadTensorError where two sources get the same place.
+    """
+    sections: dict[str, dict[str, TensorSource]] = {}
+    for source in sources:
+        section, name = _decide(decider, source.name)
+        tensors = sections.setdefault(section, {})
+        if name in tensors:
+            raise BadTensorError(f"{source.name!r} is the second tensor for {place(section, name)!r}")
+        tensors[name] = replace(source, name=name)
+    return {section: list(tensors.values()) for section, tensors in sections.items()}
+
+
+def common_dtype(sections: Mapping[str, Sequence[TensorSource]], *known: str) -> str:
+    """Torch's name of the one dtype that all sources have, and that is `known` from before, or "mixed"."""
+    dtypes = {source.dtype for sources in sections.values() for source in sources}
+    names = {str(dtype).removeprefix("torch.") for dtype in dtypes} | {*known}
+    return names.pop() if len(names) == 1 else "mixed"
+
+
+def _decide(decider: Decider, key: str) -> tuple[str, str]:
+    decision = decider(key)
+    match decision:
+        case ["start" | "begin", str(name)]:
+            return BEGIN, name
+        case ["end", str(name)]:
+            return END, name
+        case ["mid", str(layer), str(name)] if layer.isascii() and layer.isdecimal() and len(layer) < 10:
+            return section_name(int(layer)), name
+    raise BadDecisionError(key, decision)
+
+
+def _write_beside(
+    directory: Path,
+    section: str,
+    sources: Sequence[TensorSource],
+    progress: Callable[[int], None] | None = None,
+) -> FileEntry:
+    """Write a section's file under its temporary name."""
+    name = file_name(section)
+    size, sha256 = write_tensor_file(temporary(directory / name), sources, progress)
+    return FileEntry(name, size, sha256)
+
+
+def _add(out: Path, sections: Mapping[str, Sequence[TensorSource]], manifest: Manifest) -> None:
+    """Merge sections into a finished directory: write all new files beside the old, then swap them."""
+    discard_temporary_files(out)
+    entries = {}
+    for section, sources in sections.items():
+        merged = {source.name: source for source in _stored(out, section, manifest)}
+        merged |= {source.name: source for source in sources}
+        entries[section] = _write_beside(out, section, list(merged.values()))
+    untied = {place(section, source.name) for section, sources in sections.items() for source in sources}
+    merged_manifest = replace(
+        manifest,
+        dtype=common_dtype(sections, manifest.dtype),
+        n_layers=max(manifest.n_layers, layer_count(sections)),
+        files={**manifest.files, **entries},
+        tied={tied: home for tied, home in manifest.tied.items() if tied not in untied},
+    )
+    withdraw_manifest(out)
+    for entry in entries.values():
+        publish(out / entry.file)
+    merged_manifest.write(out)
+
+
+def _stored(out: Path, section: str, manifest: Manifest) -> list[TensorSource]:
+    entry = manifest.files.get(section)
+    if entry is None:
+        return []
+    return [TensorSource.of(name, tensor) for name, tensor in map_tensors(checked_path(out, entry)).items()]

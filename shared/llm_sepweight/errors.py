@@ -1,0 +1,196 @@
+"""Everything that can go wrong with a weight directory, and whose fault it is.
+
+SepweightError
+├── PartSpecError                  the caller: the part that was asked for
+│   ├── MalformedPartSpecError         the text or the ranges make no sense
+│   └── LayersOutOfRangeError          the model has fewer layers
+├── ContentError                   the caller: what was handed over to be written
+│   ├── BadSectionError                no such section, or written twice
+│   ├── BadDecisionError               the decider's answer cannot be used
+│   └── BadTensorError                 name, dtype or shape does not fit
+├── DirectoryError                 the caller or the disk: the directory as a whole
+│   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or it is another directory
+│   ├── OccupiedDirectoryError         the output directory holds something that would be lost
+│   ├── MissingSectionError            the directory never had the section
+│   └── NoInputFilesError              nothing to convert
+├── ManifestError                  the manifest
+│   ├── InvalidManifestError           damaged, or made by something else
+│   └── UnsupportedFormatError         made by another version of this package
+└── FileError                      the disk or the transfer: one file, named by `file`
+    ├── MissingFileError
+    ├── WrongSizeError
+    ├── WrongDigestError
+    ├── CorruptFileError               the right size, but not readable as tensors
+    └── UntrustedPickle                holds more than tensors, so it was not read
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class SepweightError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class PartSpecError(SepweightError, ValueError):
+    """The part that was asked for cannot be had."""
+
+
+class MalformedPartSpecError(PartSpecError):
+    """The part spec is not one."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(
+            f"part spec {text!r}: {reason}; write 'f' for all, or any of 'b', half-open layer ranges and 'e' "
+            "in this order, as in 'b 0-5', '7-12' or '75-80 e'"
+        )
+        self.text = text
+
+
+class LayersOutOfRangeError(PartSpecError):
+    """The part spec names layers that the model does not have."""
+
+    def __init__(self, text: str, n_layers: int) -> None:
+        has = f"{n_layers} layers (0-{n_layers})" if n_layers else "no layers"
+        super().__init__(f"part spec {text!r} asks for layers past the end: the model has {has}")
+        self.text = text
+        self.n_layers = n_layers
+
+
+class ContentError(SepweightError, ValueError):
+    """What was handed over to be written does not fit the format."""
+
+
+class BadSectionError(ContentError):
+    """A section that does not exist, is written twice, or comes after the commit."""
+
+
+class BadDecisionError(ContentError):
+    """The decider returned something that names no place."""
+
+    def __init__(self, key: str, decision: object) -> None:
+        super().__init__(
+            f"the decider returned {decision!r} for {key!r}; expected ['start', name], ['mid', '3', name] "
+            "or ['end', name]"
+        )
+        self.key = key
+        self.decision = decision
+
+
+class BadTensorError(ContentError):
+    """A tensor whose name, dtype, layout or shape cannot be written."""
+
+
+class DirectoryError(SepweightError):
+    """The directory as a whole cannot be used."""
+
+
+class UnfinishedDirectoryError(DirectoryError):
+    """There is no manifest, so nothing in the directory can be trusted to be whole."""
+
+    def __init__(self, directory: Path) -> None:
+        found = "has no manifest.json" if directory.is_dir() else "is not a directory"
+        super().__init__(
+            f"{directory} is not a finished sepweight directory (it {found}): run `splitlearn convert` again"
+        )
+        self.directory = directory
+
+
+class OccupiedDirectoryError(DirectoryError):
+    """The output directory holds a finished model or a file of someone else."""
+
+
+class MissingSectionError(DirectoryError):
+    """The part needs a section that was never written."""
+
+    def __init__(self, section: str, known: Sequence[str]) -> None:
+        has = ", ".join(known) or "none"
+        super().__init__(f"section {section!r} is wanted, but there is only: {has}; add it, or ask for less")
+        self.section = section
+
+
+class NoInputFilesError(DirectoryError):
+    """The directory to convert has no file with the expected extension."""
+
+    def __init__(self, directory: Path, pattern: str) -> None:
+        super().__init__(f"{directory} has no {pattern} files to convert: check the path and the extension")
+        self.directory = directory
+
+
+class ManifestError(SepweightError):
+    """The manifest cannot be used."""
+
+
+class InvalidManifestError(ManifestError):
+    """The manifest is damaged, contradicts itself, or was not made by this package."""
+
+
+class UnsupportedFormatError(ManifestError):
+    """The manifest has a format version that this package does not know."""
+
+    def __init__(self, manifest: Path, found: object, known: int) -> None:
+        super().__init__(
+            f"{manifest}: format version {found!r}, but this version of splitlearn reads {known}: "
+            "upgrade splitlearn, or convert the model again"
+        )
+        self.found = found
+        self.known = known
+
+
+class FileError(SepweightError):
+    """One file is not what it should be; `file` names it."""
+
+    def __init__(self, file: Path, message: str) -> None:
+        super().__init__(f"{file}: {message}")
+        self.file = file
+
+
+class MissingFileError(FileError):
+    """The file is not there. `expected` is its size in bytes, None where no manifest tells it."""
+
+    def __init__(self, file: Path, expected: int | None) -> None:
+        size = "the file" if expected is None else f"{expected} bytes"
+        super().__init__(file, f"expected {size}, found no file: copy it again or convert the model again")
+        self.expected = expected
+
+
+class WrongSizeError(FileError):
+    """The file is shorter or longer than the manifest says. Sizes are in bytes."""
+
+    def __init__(self, file: Path, expected: int, found: int) -> None:
+        super().__init__(
+            file,
+            f"expected {expected} bytes, found {found} bytes: copy it again or convert the model again",
+        )
+        self.expected = expected
+        self.found = found
+
+
+class WrongDigestError(FileError):
+    """The file's bytes are not those that were written. Digests are sha256 in hex."""
+
+    def __init__(self, file: Path, expected: str, found: str) -> None:
+        super().__init__(
+            file,
+            f"expected sha256 {expected}, found {found}: copy it again or convert the model again",
+        )
+        self.expected = expected
+        self.found = found
+
+
+class CorruptFileError(FileError):
+    """The file cannot be read as a set of tensors."""
+
+
+class UntrustedPickle(FileError):  # noqa: N818 - it is what the file is, not a failure to read it
+    """The pickle names something else than tensors. It was not read, because reading could run its code."""
+
+    def __init__(self, file: Path, unsafe: Sequence[str]) -> None:
+        names = f" ({', '.join(unsafe)})" if unsafe else ""
+        super().__init__(
+            file,
+            f"holds more than tensors{names}, and was not read, because unpickling it could run code. "
+            "Safe ways out: use the safetensors edition of the model; or open the file in a sandbox that you "
+            "can throw away, and save only its tensors there with safetensors.torch.save_file",
+        )
+        self.unsafe = tuple(unsafe)

@@ -1,0 +1,47 @@
+"""Copying just the files of a part to another directory, for a machine that holds nothing else."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_sepweight.errors import OccupiedDirectoryError
+from llm_sepweight.manifest import FileEntry, Manifest
+from llm_sepweight.mapped_file import checked_chunks, checked_path
+from llm_sepweight.part_spec import PartSpec
+from llm_sepweight.publishing import claim_directory, publish, synced_file, temporary
+
+
+def extract(
+    path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    part_spec: str | PartSpec,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Copy the files of a part, and of the tensors tied into it, with the whole model's manifest.
+
+    Each file is compared with its size and digest on the way. The manifest comes last, and is the same, so
+    that the copy has the digest of the original. `progress` gets the bytes of each chunk.
+
+    Raises PartSpecError, DirectoryError, ManifestError, FileError.
+    """
+    source, out = Path(path), Path(out_path)
+    manifest = Manifest.read(source)
+    entries = manifest.entries(PartSpec.of(part_spec))
+    if out.exists() and out.samefile(source):
+        raise OccupiedDirectoryError(f"{out} is what would be copied: choose another directory")
+    for entry in entries.values():
+        checked_path(source, entry)
+    claim_directory(out, overwrite=overwrite)
+    for entry in entries.values():
+        _copy(source, out, entry, progress)
+    manifest.write(out)
+
+
+def _copy(source: Path, out: Path, entry: FileEntry, progress: Callable[[int], None] | None) -> None:
+    target = out / entry.file
+    with synced_file(temporary(target)) as file:
+        for chunk in checked_chunks(source, entry, progress):
+            file.write(chunk)
+    publish(target)

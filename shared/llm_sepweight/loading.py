@@ -1,0 +1,109 @@
+"""Loading the wanted part of a model by mapping its files, and checking them against the manifest."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm_sepweight.errors import CorruptFileError, MissingFileError
+from llm_sepweight.layout import (
+    BEGIN,
+    END,
+    LEGACY_SUFFIX,
+    MANIFEST_FILE,
+    file_name,
+    layer_count,
+    layer_of,
+    section_of_file,
+    split_place,
+)
+from llm_sepweight.manifest import Manifest
+from llm_sepweight.mapped_file import checked_chunks, checked_path, map_tensors, open_pickle
+from llm_sepweight.part_spec import PartSpec
+
+
+@dataclass(frozen=True)
+class PartStateDict:
+    """The tensors of a part. `begin` and `end` are None, and layers absent, where the part lacks them."""
+
+    begin: dict[str, torch.Tensor] | None
+    mid: dict[int, dict[str, torch.Tensor]]
+    end: dict[str, torch.Tensor] | None
+
+    def to_dict(self) -> dict[str, torch.Tensor]:
+        """All tensors under flat keys: `begin.x`, `mid.3.x`, `end.x`."""
+        groups = {f"mid.{layer}": tensors for layer, tensors in self.mid.items()}
+        groups = {BEGIN: self.begin or {}, **groups, END: self.end or {}}
+        return {
+            f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()
+        }
+
+
+def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDict:
+    """Load a part of the model in the directory `path`.
+
+    The files are mapped, not copied: memory is used when a tensor is first touched, and shared between
+    processes. A tied tensor is the same object in all its places. A directory of the older form
+    (`begin.pth`, `mid.00000.pth`, `end.pth`, no manifest) loads too; its pickles are read weights-only.
+
+    Raises PartSpecError, UnfinishedDirectoryError, MissingSectionError, ManifestError, FileError.
+    """
+    directory = Path(path)
+    spec = PartSpec.of(part_spec)
+    if not (directory / MANIFEST_FILE).exists() and (legacy := _legacy_sections(directory)):
+        return _load_legacy(directory, spec, legacy)
+    manifest = Manifest.read(directory)
+    # sizes first, all of them: a part that cannot be loaded whole is not begun
+    paths = {section: checked_path(directory, entry) for section, entry in manifest.entries(spec).items()}
+    stored = {section: map_tensors(file) for section, file in paths.items()}
+    wanted = {section: stored[section] for section in spec.sections(manifest.n_layers)}
+    for tied, home in manifest.tied.items():
+        section, name = split_place(tied)
+        if section in wanted:
+            home_section, home_name = split_place(home)
+            if home_name not in stored[home_section]:
+                raise CorruptFileError(paths[home_section], f"lacks {home_name!r}, which {tied!r} is tied to")
+            wanted[section][name] = stored[home_section][home_name]
+    return _by_kind(wanted)
+
+
+def verify(
+    path: str | os.PathLike[str],
+    part_spec: str | PartSpec = "f",
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Read every byte of a part's files and compare sizes and digests with the manifest.
+
+    `progress` gets the bytes of each chunk. Raises what `load` raises, and WrongDigestError.
+    """
+    directory = Path(path)
+    entries = Manifest.read(directory).entries(PartSpec.of(part_spec)).values()
+    for entry in entries:
+        checked_path(directory, entry)
+    for entry in entries:
+        for _ in checked_chunks(directory, entry, progress):
+            pass
+
+
+def _by_kind(sections: Mapping[str, dict[str, torch.Tensor]]) -> PartStateDict:
+    mid = {
+        layer: tensors for section, tensors in sections.items() if (layer := layer_of(section)) is not None
+    }
+    return PartStateDict(begin=sections.get(BEGIN), mid=mid, end=sections.get(END))
+
+
+def _legacy_sections(directory: Path) -> set[str]:
+    if not directory.is_dir():
+        return set()
+    return {section for file in directory.iterdir() if (section := section_of_file(file.name, LEGACY_SUFFIX))}
+
+
+def _load_legacy(directory: Path, spec: PartSpec, present: set[str]) -> PartStateDict:
+    wanted = spec.sections(layer_count(present))
+    paths = {section: directory / file_name(section, LEGACY_SUFFIX) for section in wanted}
+    for section, file in paths.items():
+        if section not in present:
+            raise MissingFileError(file, None)
+    return _by_kind({section: open_pickle(file) for section, file in paths.items()})

@@ -1,0 +1,184 @@
+"""The manifest: what a weight directory holds, written last, so that its presence means "finished"."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_sepweight.errors import (
+    BadSectionError,
+    InvalidManifestError,
+    MissingSectionError,
+    UnfinishedDirectoryError,
+    UnsupportedFormatError,
+)
+from llm_sepweight.layout import MANIFEST_FILE, file_name, layer_of, section_order, split_place
+from llm_sepweight.part_spec import PartSpec
+from llm_sepweight.publishing import publish, synced_file, temporary
+
+FORMAT_VERSION = 1
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FIELDS: dict[str, type] = {
+    "model_name": str,
+    "config": dict,
+    "dtype": str,
+    "n_layers": int,
+    "files": dict,
+    "tied": dict,
+}
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One section's file: its name, its size in bytes and the sha256 of its bytes in hex."""
+
+    file: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.size) or not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise InvalidManifestError(
+                f"file {self.file!r}: size {self.size!r} or sha256 {self.sha256!r} is not one"
+            )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory holds. It lists all sections of the model, also where only some files were copied.
+
+    `dtype` is torch's name ("bfloat16") or "mixed". `config` is the model's own configuration, kept as it is.
+    `tied` maps a place to the place that stores its tensor:
+    `{"end/lm_head.weight": "begin/embed_tokens.weight"}`.
+
+    Raises InvalidManifestError if the fields contradict each other.
+    """
+
+    format_version: int
+    model_name: str
+    config: dict[str, Any]
+    dtype: str
+    n_layers: int
+    files: dict[str, FileEntry]
+    tied: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.n_layers):
+            raise InvalidManifestError(f"n_layers is {self.n_layers!r}, expected a number of layers")
+        try:
+            for section, entry in self.files.items():
+                self._check_file(section, entry)
+            for tied, home in self.tied.items():
+                self._check_tie(tied, home)
+        except BadSectionError as error:
+            raise InvalidManifestError(str(error)) from error
+
+    def _check_file(self, section: str, entry: FileEntry) -> None:
+        # a directory may come from a stranger: its manifest must not point at files elsewhere
+        if entry.file != file_name(section):
+            raise InvalidManifestError(
+                f"section {section!r} is in {entry.file!r}, expected {file_name(section)!r}"
+            )
+        layer = layer_of(section)
+        if layer is not None and layer >= self.n_layers:
+            raise InvalidManifestError(f"section {section!r} is past the last of {self.n_layers} layers")
+
+    def _check_tie(self, tied: str, home: str) -> None:
+        split_place(tied)
+        section, _ = split_place(home)
+        if section not in self.files:
+            raise InvalidManifestError(f"{tied!r} is tied to {home!r}, but there is no section {section!r}")
+        if home in self.tied:
+            raise InvalidManifestError(f"{tied!r} is tied to {home!r}, which is itself tied")
+
+    @property
+    def digest(self) -> str:
+        """One sha256 in hex for all weights: that of the files table as canonical JSON.
+
+        It needs no weight file, so a machine with only its own files computes the same.
+        """
+        table = {section: _entry_json(entry) for section, entry in self.files.items()}
+        text = json.dumps(table, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def entries(self, spec: PartSpec) -> dict[str, FileEntry]:
+        """The files that a part needs, by section, with those that store its tied tensors.
+
+        Raises LayersOutOfRangeError, MissingSectionError.
+        """
+        wanted = set(spec.sections(self.n_layers))
+        homes = {split_place(home)[0] for tied, home in self.tied.items() if split_place(tied)[0] in wanted}
+        needed = sorted(wanted | homes, key=section_order)
+        for section in needed:
+            if section not in self.files:
+                raise MissingSectionError(section, sorted(self.files, key=section_order))
+        return {section: self.files[section] for section in needed}
+
+    @classmethod
+    def read(cls, directory: str | os.PathLike[str]) -> "Manifest":
+        """Read the manifest of a directory.
+
+        Raises UnfinishedDirectoryError, UnsupportedFormatError, InvalidManifestError.
+        """
+        path = Path(directory) / MANIFEST_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UnfinishedDirectoryError(Path(directory)) from error
+        except ValueError as error:
+            raise InvalidManifestError(f"{path} is not JSON ({error}): convert the model again") from error
+        if not isinstance(content, dict) or "format_version" not in content:
+            raise InvalidManifestError(f"{path} was not made by this package: choose a sepweight directory")
+        version = content["format_version"]
+        if version != FORMAT_VERSION:
+            raise UnsupportedFormatError(path, version, FORMAT_VERSION)
+        try:
+            return cls(format_version=version, **_checked_fields(content))
+        except InvalidManifestError as error:
+            raise InvalidManifestError(f"{path}: {error}: convert the model again") from error
+
+    def write(self, directory: str | os.PathLike[str]) -> None:
+        """Write the manifest in one step: readers see the old one, none, or this one whole."""
+        path = Path(directory) / MANIFEST_FILE
+        content = {
+            "format_version": self.format_version,
+            "model_name": self.model_name,
+            "dtype": self.dtype,
+            "n_layers": self.n_layers,
+            "tied": dict(sorted(self.tied.items())),
+            "files": {name: _entry_json(self.files[name]) for name in sorted(self.files, key=section_order)},
+            "config": self.config,
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        with synced_file(temporary(path)) as file:
+            file.write(text.encode())
+        publish(path)
+
+
+def _entry_json(entry: FileEntry) -> dict[str, str | int]:
+    return {"file": entry.file, "size": entry.size, "sha256": entry.sha256}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _checked_fields(content: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Manifest` from parsed JSON, each of the type that it should have."""
+    for name, kind in _FIELDS.items():
+        if not isinstance(content.get(name), kind):
+            raise InvalidManifestError(f"{name!r} is {content.get(name)!r}, expected {kind.__name__}")
+    if not all(isinstance(home, str) for home in content["tied"].values()):
+        raise InvalidManifestError("'tied' must map places to places")
+    files = {section: _entry(section, entry) for section, entry in content["files"].items()}
+    return {name: content[name] for name in _FIELDS} | {"files": files}
+
+
+def _entry(section: str, entry: object) -> FileEntry:
+    if not isinstance(entry, dict) or entry.keys() != {"file", "size", "sha256"}:
+        raise InvalidManifestError(f"section {section!r} is {entry!r}, expected file, size and sha256")
+    return FileEntry(**entry)

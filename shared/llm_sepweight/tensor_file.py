@@ -1,0 +1,144 @@
+"""Writing one safetensors file as a stream, one tensor in memory at a time.
+
+Source of the format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length,
+JSON header, raw row-major little-endian tensors without gaps).
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm_sepweight.errors import BadTensorError
+from llm_sepweight.publishing import synced_file
+
+SLICE_BYTES = 64 * 2**20
+# the data starts on this boundary, so that mapped tensors are aligned for any dtype and for vector loads
+_ALIGNMENT = 64
+_METADATA_KEY = "__metadata__"
+
+_FORMAT_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor that is to be written, and how to get it.
+
+    `name` is relative to its section. `read` is called once, when the tensor's turn comes; what it returns
+    must have `shape`, is cast to `dtype` where it differs, and is released before the next one is read.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor) -> "TensorSource":
+        """A tensor that is already at hand."""
+        return cls(name, tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+
+def write_tensor_file(
+    path: Path, sources: Sequence[TensorSource], progress: Callable[[int], None] | None = None
+) -> tuple[int, str]:
+    """Write `sources` to `path`, sync it, and return its size in bytes and its sha256 in hex.
+
+    The bytes depend on names and content only, not on the order of `sources`. Memory is bounded by the
+    largest tensor that `read` makes, plus SLICE_BYTES where it must be cast. `progress` gets the bytes of
+    each piece as it goes out; their sum is the size. If it fails, no file stays.
+
+    Raises BadTensorError for a name, dtype, layout or shape that cannot be written.
+    """
+    ordered = _in_file_order(sources)
+    digest = hashlib.sha256()
+    size = 0
+    with synced_file(path) as file:
+        for piece in _pieces(ordered):
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
+            if progress is not None:
+                progress(len(piece))
+            # a piece keeps its whole tensor alive, which must be gone before the next one is read
+            del piece
+    return size, digest.hexdigest()
+
+
+def _in_file_order(sources: Sequence[TensorSource]) -> list[TensorSource]:
+    """Wide dtypes first: with no gaps between them, tensors then start on a multiple of their item size."""
+    names: set[str] = set()
+    for source in sources:
+        if source.name in names:
+            raise BadTensorError(f"tensor {source.name!r} is given twice for one section")
+        if source.name in ("", _METADATA_KEY):
+            raise BadTensorError(f"a tensor cannot be called {source.name!r}")
+        if source.dtype not in _FORMAT_DTYPES:
+            raise BadTensorError(f"tensor {source.name!r} is {source.dtype}, which the format cannot store")
+        names.add(source.name)
+    return sorted(sources, key=lambda source: (-source.dtype.itemsize, source.name))
+
+
+def _header(ordered: Sequence[TensorSource]) -> bytes:
+    table = {}
+    offset = 0
+    for source in ordered:
+        table[source.name] = {
+            "dtype": _FORMAT_DTYPES[source.dtype],
+            "shape": list(source.shape),
+            "data_offsets": [offset, offset + source.size],
+        }
+        offset += source.size
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _pieces(ordered: Sequence[TensorSource]) -> Iterator[bytes | memoryview]:
+    yield _header(ordered)
+    for source in ordered:
+        yield from _tensor_pieces(source)
+
+
+def _tensor_pieces(source: TensorSource) -> Iterator[memoryview]:
+    tensor = source.read().detach()
+    if tuple(tensor.shape) != source.shape:
+        raise BadTensorError(
+            f"tensor {source.name!r} was announced as {source.shape}, but read as {tuple(tensor.shape)}"
+        )
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise BadTensorError(f"tensor {source.name!r} is sparse or has no data: make it a dense one")
+    # one name for both: a copy that reshape had to make must not keep the original alive
+    tensor = tensor.reshape(-1)
+    step = SLICE_BYTES // max(tensor.element_size(), source.dtype.itemsize)
+    for start in range(0, tensor.numel(), step):
+        piece = tensor[start : start + step].to(device="cpu", dtype=source.dtype)
+        yield piece.view(torch.uint8).numpy().data

@@ -1,0 +1,43 @@
+"""What can go wrong when a model is cut, loaded or run.
+
+SplitError                    everything below; the message says what to do
+├── UnsupportedModel          the operator: this architecture cannot be cut, with the reason
+├── BadCheckpoint             the operator: the checkpoint lacks or contradicts what its config promises
+├── BadPlan                   the operator: cut points that the model does not have
+├── BadDevice                 the operator: a device or dtype that this machine does not offer
+├── PositionNotReached        the caller: rows for a position that the session has not come to yet
+├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
+└── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
+"""
+
+
+class SplitError(Exception):
+    """Root of this package's errors."""
+
+
+class UnsupportedModel(SplitError):
+    """The architecture cannot be cut; the message gives the reason."""
+
+
+class BadCheckpoint(SplitError):
+    """The checkpoint's tensors do not match its config."""
+
+
+class BadPlan(SplitError):
+    """Cut points outside the model, or in the wrong order."""
+
+
+class BadDevice(SplitError):
+    """The device or dtype asked for is not available here."""
+
+
+class PositionNotReached(SplitError):
+    """Rows were sent for a position beyond the session's end."""
+
+
+class ContextExceeded(SplitError):
+    """The rows would not fit into the context."""
+
+
+class BadRows(SplitError):
+    """The rows' shape, dtype or values are not what the part takes."""

@@ -1,0 +1,146 @@
+"""A part: a contiguous range of a causal model's layers, with or without the embeddings before and the head behind.
+
+The part keeps the Hugging Face model's own forward: modules that belong to other parts are replaced by ones
+that change nothing, so masks, rotary tables, scales and soft caps stay where their authors wrote them.
+
+Shapes: T rows, D hidden size, V vocabulary.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from llm_sepweight import PartSpec
+from torch import nn
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+
+from splitlearn.anatomy import Anatomy, build_on_meta, study
+from splitlearn.errors import BadPlan
+
+
+class Part(nn.Module):
+    """Runs `spec`'s layers of one model; built on the meta device by `cut`, filled by `splitlearn.loading`."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, spec: PartSpec, layers: range) -> None:
+        super().__init__()
+        self.model = model
+        self.anatomy = anatomy
+        self.spec = spec
+        self.layers = layers
+        decoder = model.get_submodule(anatomy.decoder)
+        self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.model.config
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def context_length(self) -> int | None:
+        """The number of positions that the model was made for; None where its config names none."""
+        value = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return int(value) if value else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    def new_cache(self) -> DynamicCache:
+        """An empty KV cache for one session.
+
+        Made without the config on purpose: layers with a sliding window then keep all their rows (the mask
+        applies the window), which is what makes truncation to any position exact.
+        """
+        return DynamicCache()
+
+    @torch.inference_mode()
+    def forward(self, rows: torch.Tensor, position: int, cache: DynamicCache) -> torch.Tensor:
+        """Appends rows to one session.
+
+        Args:
+            rows: token ids [T] for a part that begins the model, else hidden states [T, D].
+            position: number of rows that the session holds already.
+            cache: the session's cache; grows by T rows.
+
+        Returns:
+            Hidden states [T, D]; for a part that ends the model the last row's logits [V].
+        """
+        key = "input_ids" if self.spec.begin else "inputs_embeds"
+        inputs: dict[str, Any] = {key: rows[None], "past_key_values": cache, "use_cache": True}
+        if self._takes_positions:
+            inputs["position_ids"] = torch.arange(position, position + rows.shape[0], device=rows.device)[None]
+        if self.spec.end:
+            logits_1TV = self.model(**inputs, logits_to_keep=1).logits
+            return torch.as_tensor(logits_1TV[0, -1])
+        decoder = self.model.get_submodule(self.anatomy.decoder)
+        return torch.as_tensor(decoder(**inputs).last_hidden_state[0])
+
+
+class _AddsNothing(nn.Module):
+    """Stands in for a position embedding that an earlier part has added already."""
+
+    def forward(self, *_: object, **__: object) -> torch.Tensor:
+        return torch.zeros(())
+
+
+class _PassesOn(nn.Module):
+    """Stands in for a norm or projection that another part applies."""
+
+    def forward(self, hidden: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return hidden
+
+
+def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
+    """The part of a model that `spec` names, on the meta device.
+
+    Raises:
+        UnsupportedModel: this architecture cannot be cut.
+        BadPlan: the part's layers are not one contiguous range, or it is empty.
+    """
+    model = build_on_meta(config)
+    anatomy = study(model)
+    indices = spec.layer_indices(anatomy.n_layers)
+    layers = range(indices[0], indices[-1] + 1) if indices else range(0)
+    if len(layers) != len(indices):
+        raise BadPlan(f"a part runs one contiguous range of layers, not {spec}")
+    spec = PartSpec(begin=spec.begin or spec.full, layers=(layers,) if layers else (), end=spec.end or spec.full)
+    _keep_layers(model, anatomy, layers)
+    if not spec.begin:
+        for path in anatomy.front:
+            _replace(model, path, _AddsNothing if _is_embedding(model, path) else _PassesOn)
+    if not spec.end:
+        for path in anatomy.rear:
+            _replace(model, path, _PassesOn)
+    return Part(model, anatomy, spec, layers)
+
+
+def _keep_layers(model: PreTrainedModel, anatomy: Anatomy, layers: range) -> None:
+    whole = model.get_submodule(anatomy.layers)
+    kept = nn.ModuleList([whole.get_submodule(str(i)) for i in layers])
+    for module in kept.modules():
+        index = getattr(module, "layer_idx", None)
+        if isinstance(index, int):
+            setattr(module, "layer_idx", index - layers.start)  # noqa: B010 (not a field that nn.Module declares)
+    model.set_submodule(anatomy.layers, kept)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config(decoder=True))}.values():
+        for name, value in vars(config).items():
+            if isinstance(value, list | tuple) and len(value) == anatomy.n_layers:
+                setattr(config, name, value[layers.start : layers.stop])
+        config.num_hidden_layers = len(layers)
+
+
+def _is_embedding(model: PreTrainedModel, path: str) -> bool:
+    return isinstance(model.get_submodule(path), nn.Embedding)
+
+
+def _replace(model: PreTrainedModel, path: str, stand_in: type[nn.Module]) -> None:
+    model.set_submodule(path, stand_in())

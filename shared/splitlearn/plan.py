@@ -1,0 +1,79 @@
+"""Where a model is cut, and the line of text both ends compare before the first token.
+
+Pure: no tensors, no files.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from llm_sepweight import Manifest, PartSpec
+
+from splitlearn.errors import BadPlan
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Layers `first` up to, not including, `last` belong to the trunk; the rest stays with the client.
+
+    Raises:
+        BadPlan: the cut points are not `0 <= first < last <= n_layers`.
+    """
+
+    first: int
+    last: int
+    n_layers: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.last <= self.n_layers:
+            raise BadPlan(
+                f"layers {self.first}-{self.last} do not exist in a model of {self.n_layers} layers; "
+                f"give START-END with 0 <= START < END <= {self.n_layers} (END is not included)"
+            )
+
+    @classmethod
+    def parse(cls, layers: str | None, n_layers: int) -> Self:
+        """Reads "2-22"; None gives the default cut, a twelfth of the layers (at least one) at each end."""
+        if layers is None:
+            if n_layers < 3:
+                raise BadPlan(f"a model of {n_layers} layers has no middle; give the trunk's layers by hand")
+            ends = max(1, n_layers // 12)
+            return cls(ends, n_layers - ends, n_layers)
+        match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", layers)
+        if match is None:
+            raise BadPlan(f"cannot read layers {layers!r}; write START-END, for example 2-22")
+        return cls(int(match[1]), int(match[2]), n_layers)
+
+    @property
+    def layers(self) -> str:
+        """The trunk's range as it is written on the command line, for example "2-22"."""
+        return f"{self.first}-{self.last}"
+
+    @property
+    def bottom(self) -> PartSpec:
+        """Embeddings and the layers before the trunk."""
+        return PartSpec(begin=True, layers=_ranges(0, self.first), end=False)
+
+    @property
+    def trunk(self) -> PartSpec:
+        """The middle layers."""
+        return PartSpec(begin=False, layers=_ranges(self.first, self.last), end=False)
+
+    @property
+    def top(self) -> PartSpec:
+        """The layers after the trunk, final norm and LM head."""
+        return PartSpec(begin=False, layers=_ranges(self.last, self.n_layers), end=True)
+
+
+def fingerprint(manifest: Manifest, plan: SplitPlan, dtype: str) -> str:
+    """One readable line that is equal on both ends exactly when their parts fit together.
+
+    It names the model, the first 16 hex digits of the manifest's digest (all files' digests), the cut and
+    the dtype of the hidden states.
+    """
+    name = manifest.model_name or "unnamed"
+    return f"{name} weights {manifest.digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"
+
+
+def _ranges(start: int, stop: int) -> tuple[range, ...]:
+    return (range(start, stop),) if start < stop else ()

@@ -1,0 +1,47 @@
+"""The stateless side: one tensor in, one tensor out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class ComputeFunction(ABC):
+    """What a server does with a tensor. All methods but get_info run on the server's one worker thread."""
+
+    @abstractmethod
+    def compute(self, input_tensor: Tensor) -> Tensor:
+        """Any shape in, any shape out. The function owns `input_tensor` and may write into it."""
+
+    @abstractmethod
+    def get_info(self) -> Mapping[str, object]:
+        """Facts for ServiceInfo: `service_name`, `version`, `device` and `fingerprint` fill the fields of
+        these names, everything else becomes an attribute. Cheap enough for the event loop."""
+
+    def setup(self) -> None:  # noqa: B027 - optional
+        """Called once, before the first compute."""
+
+    def teardown(self) -> None:  # noqa: B027 - optional
+        """Called once, after the last compute, even if setup failed half way."""
+
+
+class ModelComputeFunction(ComputeFunction):
+    """Runs a module without gradients. Takes the module over: it is moved to `device` and put in eval mode."""
+
+    def __init__(
+        self, model: torch.nn.Module, device: str | torch.device = "cpu", model_name: str | None = None
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.device = torch.device(device)
+        self.model_name = model_name or type(model).__name__
+
+    @torch.inference_mode()
+    def compute(self, input_tensor: Tensor) -> Tensor:
+        output: Tensor = self.model(input_tensor.to(self.device))
+        return output
+
+    def get_info(self) -> Mapping[str, object]:
+        return {"service_name": self.model_name, "device": str(self.device), "model_name": self.model_name}

@@ -1,0 +1,111 @@
+"""Everything that can go wrong between two ends, and whose fault it is. Both ends raise the same class.
+
+CommError
+├── InvalidRequest       INVALID_ARGUMENT     caller    the message breaks the protocol
+│   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or values that are no numbers
+├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
+├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
+├── FingerprintMismatch  FAILED_PRECONDITION  operator  the two ends hold different models or cuts
+├── NotServed            UNIMPLEMENTED        operator  the server at this address does not offer the call
+├── PortUnavailable      UNAVAILABLE          operator  the server cannot listen where it was told to
+├── Overloaded           RESOURCE_EXHAUSTED   server    no room now; later or elsewhere it may work
+├── RemoteFailure        INTERNAL             server    a bug or a broken machine on the other side
+├── Unreachable          UNAVAILABLE          network   nobody answers at the address, or the connection broke
+├── TimedOut             DEADLINE_EXCEEDED    network   the answer did not come in time
+└── Cancelled            CANCELLED            caller    this end gave the call up
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Literal
+
+Fault = Literal["caller", "server", "network", "operator"]
+
+
+class CommError(Exception):
+    """`code` is the canonical gRPC status name; `fault` says who has to act."""
+
+    code: ClassVar[str] = "UNKNOWN"
+    fault: ClassVar[Fault] = "server"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(CommError):
+    code = "INVALID_ARGUMENT"
+    fault = "caller"
+
+
+class InvalidTensor(InvalidRequest):
+    pass
+
+
+class PositionNotReached(CommError):
+    code = "OUT_OF_RANGE"
+    fault = "caller"
+
+
+class SessionTooLong(CommError):
+    code = "OUT_OF_RANGE"
+    fault = "caller"
+
+
+class FingerprintMismatch(CommError):
+    code = "FAILED_PRECONDITION"
+    fault = "operator"
+
+
+class NotServed(CommError):
+    code = "UNIMPLEMENTED"
+    fault = "operator"
+
+
+class PortUnavailable(CommError):
+    code = "UNAVAILABLE"
+    fault = "operator"
+
+
+class Overloaded(CommError):
+    code = "RESOURCE_EXHAUSTED"
+    fault = "server"
+
+
+class RemoteFailure(CommError):
+    code = "INTERNAL"
+    fault = "server"
+
+
+class Unreachable(CommError):
+    code = "UNAVAILABLE"
+    fault = "network"
+
+
+class TimedOut(CommError):
+    code = "DEADLINE_EXCEEDED"
+    fault = "network"
+
+
+class Cancelled(CommError):
+    code = "CANCELLED"
+    fault = "caller"
+
+
+ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
+    error.__name__: error
+    for error in (
+        InvalidRequest,
+        InvalidTensor,
+        PositionNotReached,
+        SessionTooLong,
+        FingerprintMismatch,
+        NotServed,
+        PortUnavailable,
+        Overloaded,
+        RemoteFailure,
+        Unreachable,
+        TimedOut,
+        Cancelled,
+    )
+}

@@ -1,0 +1,82 @@
+"""The values that two ends exchange, and the one rule about positions. T rows, D width of a row.
+
+A frame at position p means: keep the first p rows of the session, then append these rows. From that follow:
+a resend is idempotent; a frame without rows truncates to p; p beyond what was reached is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from splitlearn_comm.errors import InvalidRequest, InvalidTensor, PositionNotReached, SessionTooLong
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """Rows at a position. `rows` is [T, D], or None to truncate. Compared by identity, as tensors are.
+
+    Raises:
+        InvalidRequest: the position is negative.
+        InvalidTensor: the rows are not two-dimensional.
+    """
+
+    position: int
+    rows: Tensor | None
+
+    def __post_init__(self) -> None:
+        if self.position < 0:
+            raise InvalidRequest(f"a frame's position is never negative, got {self.position}")
+        if self.rows is not None and self.rows.dim() != 2:
+            raise InvalidTensor(f"a frame's rows have shape [rows, width], got {list(self.rows.shape)}")
+
+    @property
+    def row_count(self) -> int:
+        return 0 if self.rows is None else self.rows.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """The answer to one frame: the same position and the rows out, [T, D]. Times are the server's, in seconds."""
+
+    frame: Frame
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """What a server says of itself. The server fills in `total_requests` and `uptime_seconds`."""
+
+    service_name: str
+    version: str
+    device: str
+    fingerprint: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    total_requests: int = 0
+    uptime_seconds: float = 0.0
+
+
+def reached_after(frame: Frame, *, reached: int, max_length: int) -> int:
+    """The rows that a session holds once `frame` is applied to the `reached` rows that it holds now.
+
+    Pure: a caller that gets an error has changed nothing.
+
+    Raises:
+        PositionNotReached: the position lies beyond `reached`.
+        SessionTooLong: the session would hold more than `max_length` rows.
+    """
+    if frame.position > reached:
+        raise PositionNotReached(
+            f"the frame starts at position {frame.position}, but the session has reached only {reached}; "
+            f"resend from position {reached} or before"
+        )
+    length = frame.position + frame.row_count
+    if length > max_length:
+        raise SessionTooLong(
+            f"{frame.row_count} rows at position {frame.position} make {length}, "
+            f"but the session was opened for at most {max_length}"
+        )
+    return length

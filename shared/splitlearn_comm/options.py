@@ -1,0 +1,59 @@
+"""gRPC settings of both ends in one place, because they only work as a pair.
+
+Names and units are those of grpc's channel arguments (grpc/impl/channel_arg_names.h).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+Options = tuple[tuple[str, int | str], ...]
+
+MAX_MESSAGE_BYTES: Final = 64 * 2**20
+# Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of about this size.
+CHUNK_BYTES: Final = 2**20
+
+_MESSAGE_SIZE: Final[Options] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+)
+
+# A peer that vanished without a word is noticed after time + timeout, so that its sessions are freed.
+_KEEPALIVE: Final[Options] = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+SERVER_OPTIONS: Final[Options] = (
+    *_MESSAGE_SIZE,
+    *_KEEPALIVE,
+    # Must be below the client's keepalive_time_ms, or the server hangs up on it for pinging too often.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # With port sharing, a second server on a busy port would start and silently take half of the sessions.
+    ("grpc.so_reuseport", 0),
+)
+
+CHANNEL_OPTIONS: Final[Options] = (
+    *_MESSAGE_SIZE,
+    *_KEEPALIVE,
+    # Each stream goes to the next address of the name: that is how sessions spread over replicas.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Despite its name, the time that one connection attempt may take.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    # A client's connections, and how long it waits before it tries again, are its own.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Workers are reached directly; a web proxy from the environment would break loopback and swallow streams.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def channel_target(address: str) -> str:
+    """`host:port` as a DNS name whose addresses are all used; an address with a scheme stays as it is."""
+    if "://" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+        return address
+    return f"dns:///{address}"

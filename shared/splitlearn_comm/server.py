@@ -1,0 +1,115 @@
+"""The server end: listen, health, reflection, stop."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from splitlearn_comm import wire
+from splitlearn_comm.core import ComputeFunction, NoObserver, SessionHost, WireObserver
+from splitlearn_comm.errors import PortUnavailable
+from splitlearn_comm.options import SERVER_OPTIONS
+from splitlearn_comm.service import ComputeService
+
+# "" is the server as a whole, in the words of the standard health protocol.
+HEALTH_NAMES = ("", wire.SERVICE)
+
+
+class AsyncGRPCComputeServer:
+    """Serves sessions, a compute function, or both, on one port. Starts once and stops once.
+
+    Args:
+        port: 0 picks a free one.
+        session_host: answers Stream. Its info() is the service's.
+        compute_fn: answers Compute, one call at a time on a thread of its own.
+        observer: is told of sessions and bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        session_host: SessionHost | None = None,
+        compute_fn: ComputeFunction | None = None,
+        observer: WireObserver | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._service = ComputeService(session_host, compute_fn, observer or NoObserver())
+        self._health = health.aio.HealthServicer()
+        self._grpc: grpc.aio.Server | None = None
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._grpc is None else "listening"
+        return f"<{type(self).__name__} {self.host}:{self.port} {state}>"
+
+    async def start(self) -> int:
+        """Listen, and report healthy.
+
+        Returns:
+            The port.
+
+        Raises:
+            PortUnavailable: somebody else listens there, or the host is not this machine's.
+        """
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        address = _joined(self.host, self.port)
+        try:
+            self.port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise PortUnavailable(
+                f"cannot listen on {address}: the port is taken or the host is not this machine's; "
+                "choose another port, or 0 for any free one"
+            ) from error
+        await self._service.setup()
+        await self.set_serving(True)
+        await server.start()
+        self._grpc = server
+        return self.port
+
+    async def set_serving(self, serving: bool) -> None:
+        """What the standard health service answers. Calls are served either way."""
+        status = health_pb2.HealthCheckResponse
+        for name in HEALTH_NAMES:
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Refuse new calls, give running ones `grace` seconds, cut the rest, wait until every session is closed.
+
+        The other end of a stream that is cut gets Unreachable. Stopping a stopped server does nothing.
+        """
+        if self._grpc is None:
+            return
+        server, self._grpc = self._grpc, None
+        await self._health.enter_graceful_shutdown()
+        await server.stop(grace)
+        await self._service.finish()
+
+    async def wait_for_termination(self) -> None:
+        """Until stop() has been called from elsewhere."""
+        if self._grpc is not None:
+            await self._grpc.wait_for_termination()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

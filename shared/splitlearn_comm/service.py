@@ -1,0 +1,187 @@
+"""The calls of ComputeService: bytes in, bytes out, every session closed once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+
+import grpc
+import structlog
+
+from splitlearn_comm import wire
+from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.core import ComputeFunction, Session, SessionHost, WireObserver
+from splitlearn_comm.errors import CommError, InvalidRequest, InvalidTensor, NotServed, RemoteFailure
+from splitlearn_comm.frames import Reply, ServiceInfo
+
+log = structlog.get_logger(__name__)
+
+
+class ComputeService:
+    """Serves one session host, one compute function, or both."""
+
+    def __init__(
+        self, session_host: SessionHost | None, compute_fn: ComputeFunction | None, observer: WireObserver
+    ) -> None:
+        if session_host is None and compute_fn is None:
+            raise ValueError("nothing to serve: pass session_host, compute_fn or both")
+        self._session_host = session_host
+        self._compute_fn = compute_fn
+        self._observer = observer
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._started_at = time.monotonic()
+        self._total_requests = 0
+        # Streams that run and sessions that close.
+        self._unfinished: set[asyncio.Future[None]] = set()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Without serializers: grpc hands the bytes through, and wire alone knows what they mean."""
+        return grpc.method_handlers_generic_handler(
+            wire.SERVICE,
+            {
+                "Compute": grpc.unary_unary_rpc_method_handler(self._compute),
+                "Stream": grpc.stream_stream_rpc_method_handler(self._stream),
+                "GetServiceInfo": grpc.unary_unary_rpc_method_handler(self._get_service_info),
+            },
+        )
+
+    async def setup(self) -> None:
+        if self._compute_fn is not None:
+            await asyncio.get_running_loop().run_in_executor(self._worker, self._compute_fn.setup)
+
+    async def finish(self) -> None:
+        """Wait until every session is closed, then tear the compute function down. No call may begin any more."""
+        while self._unfinished:
+            await asyncio.wait(self._unfinished)
+        if self._compute_fn is not None:
+            await asyncio.get_running_loop().run_in_executor(self._worker, self._compute_fn.teardown)
+        self._worker.shutdown()
+
+    async def _compute(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async with _StatusEdge(context, "Compute"):
+            if self._compute_fn is None:
+                raise NotServed("this server has no compute function; it serves streams")
+            self._count_in(data)
+            self._total_requests += 1
+            tensor = wire.read_tensor(wire.parse(pb2.ComputeRequest(), data).tensor)
+            loop = asyncio.get_running_loop()
+            output = await loop.run_in_executor(self._worker, self._compute_fn.compute, tensor)
+            response = pb2.ComputeResponse()
+            wire.write_tensor(response.tensor, output)
+            answer = wire.serialize(response)
+            self._observer.bytes_out(len(answer))
+            return answer
+
+    async def _get_service_info(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async with _StatusEdge(context, "GetServiceInfo"):
+            info = self._info()
+            uptime = time.monotonic() - self._started_at
+            return wire.encode_info(replace(info, total_requests=self._total_requests, uptime_seconds=uptime))
+
+    def _info(self) -> ServiceInfo:
+        if self._session_host is not None:
+            return self._session_host.info()
+        if self._compute_fn is not None:
+            return _info_of(self._compute_fn)
+        raise NotServed("this server serves nothing")
+
+    async def _stream(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
+        async with _StatusEdge(context, "Stream"):
+            if self._session_host is None:
+                raise NotServed("this server opens no sessions; it serves Compute")
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                return
+            self._count_in(data)
+            request = wire.parse(pb2.StreamRequest(), data)
+            session = await self._session_host.open(wire.read_opening(request))
+            self._observer.session_opened()
+            try:
+                await self._serve_frames(session, request, context)
+            finally:
+                await self._close(session)
+
+    async def _serve_frames(
+        self, session: Session, request: pb2.StreamRequest, context: grpc.aio.ServicerContext
+    ) -> None:
+        # One at a time: HTTP/2 flow control holds back a client that is ahead, and costs no task per frame.
+        if request.HasField("frame"):
+            await self._answer(session, request, context)
+        while (data := await context.read()) is not grpc.aio.EOF:
+            self._count_in(data)
+            request = wire.parse(pb2.StreamRequest(), data)
+            if request.HasField("open"):
+                raise InvalidRequest("only the first request of a stream carries `open`; a session has one stream")
+            await self._answer(session, request, context)
+
+    async def _answer(
+        self, session: Session, request: pb2.StreamRequest, context: grpc.aio.ServicerContext
+    ) -> None:
+        self._total_requests += 1
+        try:
+            reply = await session.step(wire.read_frame(request))
+        except CommError as refusal:
+            answer = wire.encode_error(refusal)
+        else:
+            answer = _encode_computed(reply)
+        self._observer.bytes_out(len(answer))
+        await context.write(answer)
+
+    async def _close(self, session: Session) -> None:
+        # Shielded: a stream that is cancelled again while its session closes must not cut the closing short.
+        closing = asyncio.ensure_future(session.close())
+        self._unfinished.add(closing)
+        closing.add_done_callback(self._closed)
+        await asyncio.shield(closing)
+
+    def _closed(self, closing: asyncio.Future[None]) -> None:
+        self._unfinished.discard(closing)
+        self._observer.session_closed()
+
+    def _count_in(self, data: bytes) -> None:
+        self._observer.bytes_in(len(data))
+
+
+def _encode_computed(reply: Reply) -> bytes:
+    """A reply that cannot be sent is no refusal: the session has moved on already."""
+    try:
+        return wire.encode_reply(reply)
+    except InvalidTensor as error:
+        raise RemoteFailure(f"the reply cannot be sent: {error}") from error
+
+
+def _info_of(compute_fn: ComputeFunction) -> ServiceInfo:
+    facts = {key: str(value) for key, value in compute_fn.get_info().items()}
+    return ServiceInfo(
+        service_name=facts.pop("service_name", type(compute_fn).__name__),
+        version=facts.pop("version", ""),
+        device=facts.pop("device", ""),
+        fingerprint=facts.pop("fingerprint", ""),
+        attributes=facts,
+    )
+
+
+class _StatusEdge:
+    """Where an exception leaves the server as a gRPC status. Cancellation passes: there is no one to tell."""
+
+    def __init__(self, context: grpc.aio.ServicerContext, call: str) -> None:
+        self._context = context
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        if not isinstance(error, CommError):
+            log.error("unexpected_error", call=self._call, exc_info=error)
+            # The type and nothing more: messages and tracebacks can hold what the peer must not see.
+            error = RemoteFailure(f"{type(error).__name__} in {self._call}; the server's log says more")
+        code, details, metadata = wire.status_of(error)
+        await self._context.abort(code, details, metadata)

@@ -1,0 +1,87 @@
+"""For the tests of whoever uses this package: a real server and client on loopback, and a session host that
+stands in for a trunk."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import torch
+from torch import Tensor
+
+from splitlearn_comm.client import AsyncGRPCComputeClient
+from splitlearn_comm.core import ComputeFunction, SessionHost, SessionOpening, WireObserver
+from splitlearn_comm.errors import FingerprintMismatch
+from splitlearn_comm.frames import Frame, Reply, ServiceInfo, reached_after
+from splitlearn_comm.server import AsyncGRPCComputeServer
+
+
+@asynccontextmanager
+async def loopback(
+    *,
+    session_host: SessionHost | None = None,
+    compute_fn: ComputeFunction | None = None,
+    observer: WireObserver | None = None,
+    timeout: float = 10.0,
+) -> AsyncIterator[tuple[AsyncGRPCComputeServer, AsyncGRPCComputeClient]]:
+    """A started server on a free port of 127.0.0.1, and a client of it."""
+    async with (
+        AsyncGRPCComputeServer(session_host=session_host, compute_fn=compute_fn, observer=observer) as server,
+        AsyncGRPCComputeClient(f"127.0.0.1:{server.port}", timeout=timeout) as client,
+    ):
+        yield server, client
+
+
+class EchoSession:
+    """Keeps rows by the rule of positions and answers each row times `factor`."""
+
+    def __init__(self, opening: SessionOpening, factor: float) -> None:
+        self.opening = opening
+        self.factor = factor
+        # What a trunk's cache would have been built from, [rows reached, D]; None before the first rows.
+        self.rows_TD: Tensor | None = None
+        self.closed = asyncio.Event()
+        self.times_closed = 0
+
+    @property
+    def reached(self) -> int:
+        return 0 if self.rows_TD is None else self.rows_TD.shape[0]
+
+    async def step(self, frame: Frame) -> Reply:
+        started = time.perf_counter()
+        reached_after(frame, reached=self.reached, max_length=self.opening.max_length)
+        kept_TD = None if self.rows_TD is None else self.rows_TD[: frame.position]
+        if frame.rows is None:
+            self.rows_TD = kept_TD
+            return Reply(frame)
+        self.rows_TD = frame.rows if kept_TD is None else torch.cat((kept_TD, frame.rows))
+        answer = Frame(frame.position, frame.rows * self.factor)
+        return Reply(answer, compute_seconds=time.perf_counter() - started)
+
+    async def close(self) -> None:
+        self.times_closed += 1
+        self.closed.set()
+
+
+class EchoSessionHost:
+    """A trunk without a model: `sessions` holds every session that it ever opened, in order."""
+
+    def __init__(self, *, fingerprint: str = "echo", factor: float = 2.0) -> None:
+        self.fingerprint = fingerprint
+        self.factor = factor
+        self.sessions: list[EchoSession] = []
+
+    async def open(self, opening: SessionOpening) -> EchoSession:
+        if opening.fingerprint != self.fingerprint:
+            raise FingerprintMismatch(
+                f"the server holds {self.fingerprint!r}, the client expects {opening.fingerprint!r}; "
+                "give both the same model and cut"
+            )
+        session = EchoSession(opening, self.factor)
+        self.sessions.append(session)
+        return session
+
+    def info(self) -> ServiceInfo:
+        return ServiceInfo(service_name="echo", version="1", device="cpu", fingerprint=self.fingerprint)

@@ -1,0 +1,127 @@
+"""The manifest and its checks."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+from llm_sepweight import (
+    FileEntry,
+    InvalidManifestError,
+    LayersOutOfRangeError,
+    Manifest,
+    MissingSectionError,
+    PartSpec,
+    UnfinishedDirectoryError,
+    UnsupportedFormatError,
+)
+
+DIGEST = hashlib.sha256(b"").hexdigest()
+
+
+def manifest_of(*sections: str, **changes: object) -> Manifest:
+    files = {section: FileEntry(f"{section}.safetensors", 10, DIGEST) for section in sections}
+    return replace(Manifest(1, "name", {"z": 1, "a": [2]}, "bfloat16", 2, files), **changes)
+
+
+def edit(directory, **changes):
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    manifest = manifest_of("begin", "mid.00000", "end", tied={"end/x": "begin/y"})
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_the_text_does_not_depend_on_the_order_in_which_sections_were_written(tmp_path):
+    manifest_of("end", "mid.00001", "begin", "mid.00000").write(tmp_path)
+    text = (tmp_path / "manifest.json").read_text()
+    manifest_of("begin", "mid.00000", "mid.00001", "end").write(tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == text
+    assert list(json.loads(text)["files"]) == ["begin", "mid.00000", "mid.00001", "end"]
+    assert text.startswith('{\n  "format_version": 1,\n')
+
+
+def test_a_config_keeps_its_order_and_its_infinities(tmp_path):
+    manifest_of("begin", config={"z": [0.0, float("inf")], "a": "ü"}).write(tmp_path)
+    assert list(Manifest.read(tmp_path).config.items()) == [("z", [0.0, float("inf")]), ("a", "ü")]
+
+
+def test_the_digest_covers_the_files_and_nothing_else():
+    manifest = manifest_of("begin", "mid.00000", "end")
+    assert manifest.digest == manifest_of("end", "begin", "mid.00000", config={}, model_name="other").digest
+    assert len(manifest.digest) == 64
+    changed = {**manifest.files, "end": FileEntry("end.safetensors", 11, DIGEST)}
+    assert replace(manifest, files=changed).digest != manifest.digest
+    assert manifest_of("begin", "mid.00000").digest != manifest.digest
+
+
+@pytest.mark.parametrize("where", ["empty", "absent", "file"])
+def test_a_directory_without_manifest_is_not_finished(tmp_path, where):
+    path = tmp_path if where == "empty" else tmp_path / "x"
+    if where == "file":
+        path.write_text("")
+    with pytest.raises(UnfinishedDirectoryError, match=r"not a finished.*`splitlearn convert` again"):
+        Manifest.read(path)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_an_unknown_format_version_says_to_upgrade_or_convert_again(tmp_path, version):
+    manifest_of("begin").write(tmp_path)
+    edit(tmp_path, format_version=version)
+    with pytest.raises(UnsupportedFormatError, match=r"reads 1: upgrade .*, or convert"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "web app"}', "\x00"])
+def test_what_is_no_manifest_is_refused_by_name(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_layers": "2"},
+        {"n_layers": -1},
+        {"n_layers": True},
+        {"n_layers": 0},
+        {"config": None},
+        {"tied": {"end/x": 3}},
+        {"tied": {"end/x": "end/y"}},
+        {"tied": {"end/x": "begin"}},
+        {"tied": {"end/x": "begin/y", "begin/y": "begin/z"}},
+        {"files": {"begin": {"file": "../begin.safetensors", "size": 1, "sha256": DIGEST}}},
+        {"files": {"other": {"file": "other.safetensors", "size": 1, "sha256": DIGEST}}},
+        {"files": {"begin": {"file": "begin.safetensors", "size": -1, "sha256": DIGEST}}},
+        {"files": {"begin": {"file": "begin.safetensors", "size": 1, "sha256": "abc"}}},
+        {"files": {"begin": {"file": "begin.safetensors", "size": 1}}},
+        {"files": {"begin": "begin.safetensors"}},
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused_by_name(tmp_path, changes):
+    manifest_of("begin", "mid.00000").write(tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json.*convert the model again"):
+        Manifest.read(tmp_path)
+
+
+def test_a_part_needs_its_files_and_those_that_its_ties_lead_to():
+    manifest = manifest_of("begin", "mid.00000", "mid.00001", "end", tied={"end/x": "begin/y"})
+    assert list(manifest.entries(PartSpec.parse("1-2 e"))) == ["begin", "mid.00001", "end"]
+    assert list(manifest.entries(PartSpec.parse("b 0-1"))) == ["begin", "mid.00000"]
+
+
+def test_a_section_that_was_never_written_is_named():
+    with pytest.raises(MissingSectionError, match=r"'mid\.00001' is wanted.*begin, mid\.00000") as caught:
+        manifest_of("mid.00000", "begin").entries(PartSpec.parse("b 0-2"))
+    assert caught.value.section == "mid.00001"
+
+
+def test_layers_past_the_end_name_the_number_of_layers():
+    with pytest.raises(LayersOutOfRangeError, match="2 layers"):
+        manifest_of("begin").entries(PartSpec.parse("1-3"))
