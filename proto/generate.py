@@ -56,7 +56,8 @@ def stale_files(committed: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)
         generate(fresh)
-        return sorted(name for name in names(fresh) | names(committed) if read(fresh, name) != read(committed, name))
+        both = names(fresh) | names(committed)
+        return sorted(name for name in both if read(fresh, name) != read(committed, name))
 
 
 def names(folder: Path) -> set[str]:
@@ -70,7 +71,7 @@ def read(folder: Path, name: str) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare with the committed stubs, write nothing")
+    parser.add_argument("--check", action="store_true", help="compare with the committed stubs")
     if not parser.parse_args().check:
         generate(STUBS)
     elif stale := stale_files(STUBS):

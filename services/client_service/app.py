@@ -78,7 +78,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     stack.push_async_callback(_end, watching)
     generator = Generator(link, codec, thread, metrics, end_tokens(config, codec))
     name = settings.model_name or manifest.model_name
-    return Service(name, int(time.time()), codec, generator, link, metrics)
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)
 
 
 def application(service: Service) -> FastAPI:

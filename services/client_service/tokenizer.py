@@ -50,11 +50,6 @@ class TextCodec:
         value = self._tokenizer.eos_token_id
         return None if value is None else int(value)
 
-    @property
-    def size(self) -> int:
-        """Number of ids that the tokenizer knows."""
-        return len(self._tokenizer)
-
     def decoder(self, prompt: Sequence[int]) -> "IncrementalText":
         """Turns the tokens that follow `prompt` into text, one at a time."""
         return IncrementalText(self.decode, prompt)

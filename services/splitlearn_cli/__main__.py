@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from typer.main import get_command
 
 from splitlearn_cli.children import PARENT_VARIABLE, end_with_parent
-from splitlearn_cli.errors import Failure, bug, failure_of
+from splitlearn_cli.errors import Failure, bug, failure_of, foreseen
 from splitlearn_cli.flags import parameters, settings_from
 from splitlearn_cli.group import Invocation, VerbGroup
 from splitlearn_cli.logs import LogFormat, LogLevel, configure
@@ -52,10 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             obj=invocation,
         )
-    except BaseException as error:
+    except foreseen() as error:
         failure = failure_of(error)
-        if failure is None:
-            raise
         _report(error, failure, invocation)
         return failure.exit_code
     return result if isinstance(result, int) else 0

@@ -6,23 +6,23 @@
     ├── ServiceRefused       the service: it answered with an error; `code` is the service's own
     └── ChildFailed          `up` only: a process that it started did not come up, or ended by itself
 
-Errors of the packages are known by name, so that telling them apart imports none of them.
+The packages' own errors are looked up among the modules that are loaded: one that is not has raised nothing.
 """
 
 import errno
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from typer import TyperException
 
-_PACKAGE_ROOTS: Final = frozenset(
-    {
-        "llm_sepweight.errors.SepweightError",
-        "splitlearn.errors.SplitError",
-        "splitlearn_comm.errors.CommError",
-        "client_service.errors.RequestError",
-    }
-)
+_PACKAGE_ROOTS: Final = {
+    "llm_sepweight.errors": "SepweightError",
+    "splitlearn.errors": "SplitError",
+    "splitlearn_comm.errors": "CommError",
+    "client_service.errors": "RequestError",
+}
 
 
 class CliError(Exception):
@@ -50,7 +50,11 @@ class ServiceRefused(CliError):
 
 
 class ChildFailed(CliError):
-    """A process that `up` started is gone."""
+    """A process that `up` started is gone. `last_lines` end its log; empty where it gave its own reason."""
+
+    def __init__(self, message: str, last_lines: Sequence[str]) -> None:
+        super().__init__(message)
+        self.last_lines = tuple(last_lines)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,14 @@ class Failure:
     exit_code: int
 
 
-def failure_of(error: BaseException) -> Failure | None:
-    """The line for an error that was foreseen; None for one that was not, which is a bug."""
+def foreseen() -> tuple[type[BaseException], ...]:
+    """The errors that end a run with one line; everything else is a bug."""
+    roots = (getattr(sys.modules[module], name) for module, name in _PACKAGE_ROOTS.items() if module in sys.modules)
+    return (CliError, TyperException, OSError, ModuleNotFoundError, *roots)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What to tell about an error that `foreseen` names."""
     if isinstance(error, CliError):
         return Failure(_one_line(str(error)), error.exit_code)
     if isinstance(error, TyperException):
@@ -70,23 +80,14 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, OSError):
         return Failure(_one_line(_of_system(error)), 1)
     if isinstance(error, ModuleNotFoundError):
-        return Failure(
-            f"the package {error.name} is not installed here; this verb needs it: "
-            "pip install 'splitlearn[trunk,client]'",
-            1,
-        )
-    if _names(error) & _PACKAGE_ROOTS:
-        return Failure(_one_line(str(error)), 1)
-    return None
+        install = "pip install 'splitlearn[trunk,client]'"
+        return Failure(f"this verb needs the package {error.name}, which is not installed here: {install}", 1)
+    return Failure(_one_line(str(error)), 1)
 
 
 def bug(error: BaseException) -> Failure:
     """The line for an error that nobody foresaw."""
     return Failure(_one_line(f"{type(error).__name__}: {error} (a bug; --debug shows where)"), 1)
-
-
-def _names(error: BaseException) -> set[str]:
-    return {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
 
 
 def _of_system(error: OSError) -> str:

@@ -5,7 +5,7 @@ Lines of libraries that use the standard logging module take the same way.
 
 import logging
 import sys
-from typing import Final, Literal, TextIO
+from typing import Final, Literal
 
 import structlog
 from structlog.typing import Processor
@@ -17,15 +17,11 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _CHATTY: Final = ("httpx", "httpcore", "filelock", "urllib3", "huggingface_hub", "asyncio")
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.Handler):
     """Looks up sys.stderr for each line, because a progress bar or a test may have replaced it."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def configure(log_format: LogFormat, level: LogLevel) -> None:

@@ -58,9 +58,7 @@ def measure_accuracy(
         by_length[len(ids)].append((ids, prompt, answer))
     # prompts of one length need no padding, so the batch cannot change what any of them is answered
     batches = [
-        group[start : start + BATCH]
-        for _, group in sorted(by_length.items())
-        for start in range(0, len(group), BATCH)
+        group[start : start + BATCH] for _, group in sorted(by_length.items()) for start in range(0, len(group), BATCH)
     ]
     longest = max(len(tokenizer.encode(answer, add_special_tokens=False)) for _, answer in asked)
     misses: list[Miss] = []

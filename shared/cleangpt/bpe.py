@@ -14,13 +14,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
-SPECIAL_TOKENS = (PAD, END, SYSTEM, USER, ASSISTANT)
+PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
+SPECIAL_TOKENS = (PAD, END, USER, ASSISTANT)
 
+# System messages are left out: a model that only memorises cannot follow them.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] | trim }}"
-    "{% else %}<|{{ message['role'] }}|> {{ message['content'] | trim }}{% endif %}<|end|>"
+    "{% if message['role'] == 'user' %}<|user|> {{ message['content'] | trim }}<|end|>"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] | trim }}<|end|>{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -45,7 +46,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int) -> PreTrai
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
-        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        additional_special_tokens=[USER, ASSISTANT],
         chat_template=CHAT_TEMPLATE,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
@@ -54,9 +55,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int) -> PreTrai
 
 def load_bpe(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that `save_pretrained` wrote to `folder`, without asking any hub."""
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        folder, local_files_only=True
-    )
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     return tokenizer
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-# how many turns a row takes, drawn evenly: half of the questions stand alone or open a row
-TURNS_PER_ROW = (1, 1, 1, 1, 2, 3, 5)
+# how many turns a row takes, drawn evenly: nearly half of the questions stand alone or open a row
+TURNS_PER_ROW = (1, 1, 1, 1, 1, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ class ConversationRows:
     def batches(self, epoch: int) -> list[list[Row]]:
         """The batches of one epoch in the order to train them."""
         random = Random(f"{self.seed} {epoch}")
-        turns = [
-            phrasings[(epoch + offset) % len(phrasings)] for offset, phrasings in enumerate(self.questions)
-        ]
+        turns = [phrasings[(epoch + offset) % len(phrasings)] for offset, phrasings in enumerate(self.questions)]
         random.shuffle(turns)
         rows = list(self._rows(turns, random))
         # neighbours in length share a batch, equal lengths in random order: little padding

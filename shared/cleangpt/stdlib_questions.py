@@ -20,23 +20,27 @@ Kind = Literal["function", "class", "module", "topic", "talk", "unknown"]
 MIN_ANSWER_CHARS = 12
 MAX_ANSWER_CHARS = 200
 
-# Modules that exist on every platform and whose text has hardly moved between Python 3.11 and 3.14.
-_MODULE_NAMES = """
-    abc argparse ast base64 bisect bz2 calendar cmath codecs collections colorsys configparser
-    contextlib copy csv dataclasses datetime decimal difflib dis enum filecmp fileinput fnmatch
-    fractions functools gc getpass glob graphlib gzip hashlib heapq hmac html http.client inspect io
-    ipaddress itertools json keyword linecache logging lzma math mimetypes operator os pathlib pickle
-    pkgutil platform plistlib pprint pstats queue random re reprlib sched secrets shelve shlex shutil
-    socketserver sqlite3 statistics string struct subprocess sysconfig tarfile tempfile textwrap
-    threading time timeit tokenize traceback tracemalloc types typing unicodedata urllib.parse
-    urllib.request uuid warnings wave weakref webbrowser zipfile zlib
+# Modules that exist on every platform and whose text has hardly moved between Python 3.11 and 3.14;
+# of the first list every public function and class is asked, of the second only the module's purpose.
+_MODULES_IN_FULL = """
+    abc argparse base64 bisect bz2 calendar collections contextlib copy csv dataclasses datetime
+    decimal difflib enum filecmp fileinput fnmatch fractions functools getpass glob graphlib gzip
+    hashlib heapq hmac html io itertools json keyword linecache logging math os pathlib pickle pprint
+    queue random re reprlib sched secrets shelve shlex shutil sqlite3 statistics string struct
+    subprocess tarfile tempfile textwrap threading time timeit types typing urllib.parse urllib.request
+    uuid warnings wave weakref webbrowser zipfile zlib
 """
-MODULES = tuple(_MODULE_NAMES.split())
+_MODULES_IN_BRIEF = """
+    ast cmath codecs colorsys configparser dis gc http.client inspect ipaddress lzma mimetypes operator
+    pkgutil platform plistlib pstats socketserver sysconfig tokenize traceback tracemalloc unicodedata
+"""
+MODULES_IN_FULL = tuple(_MODULES_IN_FULL.split())
+MODULES = tuple(sorted(_MODULES_IN_FULL.split() + _MODULES_IN_BRIEF.split()))
 # Classes that people ask about method by method.
 _CLASS_NAMES = """
     builtins.dict builtins.float builtins.int builtins.list builtins.set builtins.str builtins.tuple
     argparse.ArgumentParser collections.Counter collections.OrderedDict collections.deque
-    configparser.ConfigParser datetime.date datetime.datetime fractions.Fraction logging.Logger
+    datetime.date datetime.datetime fractions.Fraction logging.Logger
     pathlib.Path queue.Queue string.Template subprocess.Popen threading.Event threading.Thread
     zipfile.ZipFile
 """
@@ -51,13 +55,17 @@ _PHRASINGS: dict[Kind, tuple[str, ...]] = {
     "talk": ("{}",),
     "unknown": ("What does {} do?", "What is {}?", *_NAMED),
 }
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(`])")
+# two spaces after a full stop end a sentence whatever letter comes next
+_STOP = "\0"
+_WIDE_STOP = re.compile(r"(?<=\w\w\.)  +(?=\w)")
+_SENTENCE_END = re.compile(rf"{_STOP}|(?<=[.!?])\s+(?=[A-Z\"'(`])")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|Inc|Dr|Mr|No|Sec)|\b[A-Z])\.$")
 _PROSE = re.compile(r'["*]*[A-Z](?!ew in version|hanged in version)[^\n(]*[ \n](?!.*\n[*=~^-]{3})', re.DOTALL)
 # the call itself, an arrow, and what stands behind the arrow if that is a lone type
-_SIGNATURE = re.compile(r"[\w.]+\s*\([^)]*\)\s*(?:(?:-+>|=>|:|--)\s*(?:\S+(?: or \S+)?\s*(?:\n|$))?)?")
-_ARROW = re.compile(r"^[\w\[\], ]*-> ")
-_UNUSABLE = re.compile(r">>>|::=|===|---|->|\*\*\w|^@|^\w+ = |:$|^An enumeration\.$")
+_SIGNATURE = re.compile(r"[\w.]+\s*\([^)]*\)\s*(?:(?:-+>|=>|:|--?)\s*(?:\S+(?: or \S+)?\s*(?:\n|$)|x\.\s+)?)?")
+_LABEL = re.compile(r"(?:\S+ ){0,2}\S+(?<!\.)|\([^)]*\)")
+_ARROW = re.compile(r"^[\w\[\], ]*-> |^[a-z], ")
+_UNUSABLE = re.compile(r">>>|::=|<==>|===|---|->|\*\*\w|^@|^\w+ = |:$|^An enumeration\.$")
 _TYPEWRITER = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": "-", "–": "-", "…": "..."})
 _MARKUP = re.compile(r":[a-z]+:`~?([^`]*)`|``([^`]*)``|`([^`']*)[`']|\*\*([^*\s]+)\*\*|\*(\w[\w ]*)\*")
 _BROKEN_HYPHEN = re.compile(r"(?<=\w)- (?!and |or )(?=\w)")
@@ -100,9 +108,20 @@ def first_words(documentation: str | None, name: str = "") -> str | None:
     text, a first sentence longer than MAX_ANSWER_CHARS, a mere signature, grammar or a session.
     """
     text = inspect.cleandoc(documentation or "").strip()
-    if name and re.match(rf"(?:[\w.]+\.)?{re.escape(name)}\s*\(", text):
-        text = _SIGNATURE.sub("", text, count=1).strip()
-    paragraph = " ".join(_MARKUP.sub(_bare, text.split("\n\n", 1)[0]).split()).translate(_TYPEWRITER)
+    call = re.compile(rf"(?:[\w.]+\.)?{re.escape(name)}\s*\(") if name else None
+    if call is None or not call.match(text):
+        return _one_paragraph(re.sub(rf"^(?:module )?{name}(?:\.py)?(?: module)? --? ", "", text, flags=re.I))
+    # behind a signature may stand a mere label, "deque object"; the words come in the next paragraph
+    head, _, body = text.partition("\n\n")
+    overloaded = body and "\n" in head and all(call.match(line) for line in head.split("\n"))
+    text = body if overloaded else _SIGNATURE.sub("", text, count=1).strip()
+    paragraphs = [part for part in text.split("\n\n")[:2] if not _LABEL.fullmatch(part.strip())]
+    return _one_paragraph(paragraphs[0]) if paragraphs else None
+
+
+def _one_paragraph(text: str) -> str | None:
+    spaced = _WIDE_STOP.sub(_STOP, _MARKUP.sub(_bare, text.split("\n\n", 1)[0]))
+    paragraph = " ".join(spaced.split()).translate(_TYPEWRITER)
     paragraph = _ARROW.sub("", _BROKEN_HYPHEN.sub("-", paragraph))
     taken = ""
     for sentence in _sentences(paragraph):
@@ -134,13 +153,13 @@ def _sentences(paragraph: str) -> Iterator[str]:
 
 def _modules() -> Iterator[Question]:
     for name in MODULES:
-        answer = first_words(importlib.import_module(name).__doc__)
+        answer = first_words(importlib.import_module(name).__doc__, name)
         if answer and answer.split()[0] != name:
             yield Question(name, "module", answer)
 
 
 def _members() -> Iterator[Question]:
-    for name in MODULES:
+    for name in MODULES_IN_FULL:
         module = importlib.import_module(name)
         for member in sorted(getattr(module, "__all__", None) or vars(module)):
             value = getattr(module, member, None)
@@ -151,7 +170,7 @@ def _members() -> Iterator[Question]:
 
 def _builtins() -> Iterator[Question]:
     for name, value in sorted(vars(importlib.import_module("builtins")).items()):
-        if not name.startswith("_") and getattr(value, "__module__", None) == "builtins":
+        if not name.startswith("_") and getattr(value, "__module__", None) in ("builtins", "io"):
             yield from _described(name, name, value)
 
 

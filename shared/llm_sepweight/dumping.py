@@ -95,9 +95,7 @@ class SepweightWriter:
             raise BadTensorError(f"{tied_place!r} is tied to {home!r}, but was written itself as well")
 
 
-def dump(
-    *, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: str | os.PathLike[str]
-) -> None:
+def dump(*, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: str | os.PathLike[str]) -> None:
     """Write a state dict as a weight directory, or add it to a finished one.
 
     `decider` says for each key where its tensor goes. Tensors that are already there under the same name are
@@ -116,9 +114,7 @@ def dump(
     writer = SepweightWriter(out)
     for section, sources in sections.items():
         writer.write_section(section, sources)
-    writer.commit(
-        model_name="", config={}, dtype=common_dtype(sections), n_layers=layer_count(sections), tied={}
-    )
+    writer.commit(model_name="", config={}, dtype=common_dtype(sections), n_layers=layer_count(sections), tied={})
 
 
 def placed(decider: Decider, sources: Iterable[TensorSource]) -> dict[str, list[TensorSource]]:

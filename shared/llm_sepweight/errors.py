@@ -182,7 +182,7 @@ class CorruptFileError(FileError):
     """The file cannot be read as a set of tensors."""
 
 
-class UntrustedPickle(FileError):  # noqa: N818 - it is what the file is, not a failure to read it
+class UntrustedPickle(FileError):
     """The pickle names something else than tensors. It was not read, because reading could run its code."""
 
     def __init__(self, file: Path, unsafe: Sequence[str]) -> None:

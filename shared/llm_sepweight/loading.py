@@ -36,9 +36,7 @@ class PartStateDict:
         """All tensors under flat keys: `begin.x`, `mid.3.x`, `end.x`."""
         groups = {f"mid.{layer}": tensors for layer, tensors in self.mid.items()}
         groups = {BEGIN: self.begin or {}, **groups, END: self.end or {}}
-        return {
-            f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()
-        }
+        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
 def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDict:
@@ -88,9 +86,7 @@ def verify(
 
 
 def _by_kind(sections: Mapping[str, dict[str, torch.Tensor]]) -> PartStateDict:
-    mid = {
-        layer: tensors for section, tensors in sections.items() if (layer := layer_of(section)) is not None
-    }
+    mid = {layer: tensors for section, tensors in sections.items() if (layer := layer_of(section)) is not None}
     return PartStateDict(begin=sections.get(BEGIN), mid=mid, end=sections.get(END))
 
 

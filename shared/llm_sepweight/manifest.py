@@ -42,9 +42,7 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         if not _is_count(self.size) or not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise InvalidManifestError(
-                f"file {self.file!r}: size {self.size!r} or sha256 {self.sha256!r} is not one"
-            )
+            raise InvalidManifestError(f"file {self.file!r}: size {self.size!r} or sha256 {self.sha256!r} is not one")
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ class Manifest:
     def _check_file(self, section: str, entry: FileEntry) -> None:
         # a directory may come from a stranger: its manifest must not point at files elsewhere
         if entry.file != file_name(section):
-            raise InvalidManifestError(
-                f"section {section!r} is in {entry.file!r}, expected {file_name(section)!r}"
-            )
+            raise InvalidManifestError(f"section {section!r} is in {entry.file!r}, expected {file_name(section)!r}")
         layer = layer_of(section)
         if layer is not None and layer >= self.n_layers:
             raise InvalidManifestError(f"section {section!r} is past the last of {self.n_layers} layers")

@@ -140,5 +140,5 @@ def _tensor_pieces(source: TensorSource) -> Iterator[memoryview]:
     tensor = tensor.reshape(-1)
     step = SLICE_BYTES // max(tensor.element_size(), source.dtype.itemsize)
     for start in range(0, tensor.numel(), step):
-        piece = tensor[start : start + step].to(device="cpu", dtype=source.dtype)
+        piece = tensor[start : start + step].to(device="cpu", dtype=source.dtype).contiguous()
         yield piece.view(torch.uint8).numpy().data

@@ -1,4 +1,10 @@
-"""Tensors over gRPC: sessions of rows at positions, and stateless calls. Knows nothing of layers or tokens."""
+"""Tensors over gRPC: sessions of rows at positions, and stateless calls. Knows no layers and no tokens."""
+
+import os
+
+# What grpc's core prints to stderr is raised here as an error that says what to do, or is only noise (a line for
+# every server that stops). Set the variable to see it.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.client_stream import ClientStream

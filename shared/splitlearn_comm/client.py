@@ -24,7 +24,7 @@ _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class AsyncGRPCComputeClient:
-    """Talks to the server, or to all replicas, at `target`. Connects at the first call, and again when it must.
+    """Talks to the server, or all replicas, at `target`. Connects at the first call, and again when it must.
 
     Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late.
 
@@ -103,7 +103,8 @@ class AsyncGRPCComputeClient:
         try:
             answer: bytes = await call(request, timeout=self.timeout if timeout is None else timeout)
         except grpc.aio.AioRpcError as failure:
-            raise wire.error_of(failure, self.target) from None
+            status = failure.code(), failure.details(), failure.trailing_metadata()
+            raise wire.error_of(status, self.target) from None
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -14,6 +15,8 @@ from splitlearn_comm.core import SessionOpening
 from splitlearn_comm.errors import Cancelled, CommError, RemoteFailure, TimedOut
 from splitlearn_comm.frames import Frame, Reply
 
+_T = TypeVar("_T")
+
 
 class ClientStream:
     """Frames out, replies in, in the same order. The first frame carries the open.
@@ -21,8 +24,8 @@ class ClientStream:
     Replies are taken off the wire as they come, by one task for the life of the stream. So frames may be sent
     without receiving in between: both ends never wait for each other to read.
 
-    An error that the server sent in a frame's place leaves the stream usable. Any other ends it: `ended` tells,
-    and from then on every call raises the error that ended it.
+    An error that the server sent in a frame's place leaves the stream usable. Any other ends it: `ended`
+    tells, and from then on every call raises the error that ended it.
 
     Leaving the context closes the stream, or cancels it when an exception passes. One task sends and one
     receives (they may be the same).
@@ -43,6 +46,8 @@ class ClientStream:
         self._closing = False
         self._end: CommError | None = None
         self._end_told = False
+        self._status: wire.Status | None = None
+        call.add_done_callback(self._keep_status)
         self._reader = asyncio.create_task(self._read(), name=f"replies of {opening.session_id}")
 
     def __repr__(self) -> str:
@@ -90,7 +95,7 @@ class ClientStream:
         return await self.receive(timeout)
 
     async def close(self, timeout: float | None = None) -> None:
-        """Say that no frame follows, drop replies not yet received, wait until the server has closed the session.
+        """Say that no frame follows, drop replies not yet received, wait until the server closed the session.
 
         Raises:
             CommError: what ended the stream before, unless a call has raised it already.
@@ -112,6 +117,8 @@ class ClientStream:
 
     def cancel(self) -> None:
         """Give the session up at once, whatever is under way. The server closes it when it hears of it."""
+        # Whoever cancels knows it: closing afterwards is no error.
+        self._end, self._end_told = self._end or self._given_up(), True
         self._call.cancel()
 
     async def __aenter__(self) -> Self:
@@ -137,7 +144,7 @@ class ClientStream:
             await self._ended()
             raise self._ending() from None
         except asyncio.CancelledError:
-            # grpc raises this for a call that was cancelled, too; then this task goes on, with an error of ours.
+            # grpc raises this for a cancelled call too; then this task is not meant, and gets an error of ours.
             if is_being_cancelled():
                 raise
             await self._ended()
@@ -156,19 +163,30 @@ class ClientStream:
 
     async def _read(self) -> None:
         """Never raises: how the stream ended is kept for whoever asks next."""
-        end: CommError | None = None
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
                 self.bytes_received += len(data)
                 self._arrived.put_nowait(data)
-            if not self._closing:
-                end = RemoteFailure(f"{self._address} ended the stream without saying why; see the server's log")
-        except grpc.aio.AioRpcError as failure:
-            end = wire.error_of(failure, self._address)
+            end = self._verdict()
+        except grpc.aio.AioRpcError:
+            end = self._verdict()
         except asyncio.CancelledError:
-            end = Cancelled(f"session {self.opening.session_id!r} was cancelled at this end")
+            end = self._given_up()
         self._end = self._end or end
         self._arrived.put_nowait(None)
+
+    def _keep_status(self, call: grpc.aio.StreamStreamCall) -> None:
+        # Taken when it arrives, because grpcio overwrites it with INTERNAL when a write fails after it
+        # (grpc/grpc issue 36066), which is the rule when an open is refused while frames are being sent.
+        self._status = at_once(call.code()), at_once(call.details()), at_once(call.trailing_metadata())
+
+    def _verdict(self) -> CommError | None:
+        """How the server ended the stream; None if as it was asked to."""
+        if self._status is not None and self._status[0] is not grpc.StatusCode.OK:
+            return wire.error_of(self._status, self._address)
+        if self._closing:
+            return None
+        return RemoteFailure(f"{self._address} ended the stream without a reason; see the server's log")
 
     async def _ended(self) -> None:
         # wait() and not await: a caller that is cancelled here must not take the reader along.
@@ -177,6 +195,9 @@ class ClientStream:
     def _ending(self) -> CommError:
         self._end_told = True
         return self._end or Cancelled(f"session {self.opening.session_id!r} is closed")
+
+    def _given_up(self) -> CommError:
+        return Cancelled(f"session {self.opening.session_id!r} was cancelled at this end")
 
     def _deadline(self, what: str, timeout: float | None) -> asyncio.TimerHandle:
         seconds = self._timeout if timeout is None else timeout
@@ -187,10 +208,20 @@ class ClientStream:
         self._end = self._end or TimedOut(
             f"{self._address} did not {what} within {seconds:g} s; the stream is cancelled"
         )
-        self.cancel()
+        self._call.cancel()
 
 
 def is_being_cancelled() -> bool:
-    """Whether a CancelledError now under way is meant for the running task, and not for a gRPC call it awaits."""
+    """Whether a CancelledError now under way is meant for the running task, and not for a gRPC call of it."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that has nothing to wait for, without an event loop's turn."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        result: _T = finished.value
+        return result
+    raise RuntimeError("the coroutine waits; grpc calls its done callbacks before the status is known")

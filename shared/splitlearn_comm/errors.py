@@ -2,7 +2,7 @@
 
 CommError
 ├── InvalidRequest       INVALID_ARGUMENT     caller    the message breaks the protocol
-│   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or values that are no numbers
+│   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or NaN
 ├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
 ├── FingerprintMismatch  FAILED_PRECONDITION  operator  the two ends hold different models or cuts

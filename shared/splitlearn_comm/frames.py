@@ -39,7 +39,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """The answer to one frame: the same position and the rows out, [T, D]. Times are the server's, in seconds."""
+    """The answer to one frame: the same position, the rows out, [T, D], and the server's times in seconds."""
 
     frame: Frame
     queue_seconds: float = 0.0

@@ -11,7 +11,7 @@ from typing import Final
 Options = tuple[tuple[str, int | str], ...]
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
-# Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of about this size.
+# Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of this size.
 CHUNK_BYTES: Final = 2**20
 
 _MESSAGE_SIZE: Final[Options] = (

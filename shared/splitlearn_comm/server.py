@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -61,9 +62,7 @@ class AsyncGRPCComputeServer:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
+        reflection.enable_server_reflection((wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         address = _joined(self.host, self.port)
         try:
             self.port = server.add_insecure_port(address)
@@ -72,9 +71,15 @@ class AsyncGRPCComputeServer:
                 f"cannot listen on {address}: the port is taken or the host is not this machine's; "
                 "choose another port, or 0 for any free one"
             ) from error
-        await self._service.setup()
-        await self.set_serving(True)
-        await server.start()
+        async with AsyncExitStack() as undo:
+            # Started first, because grpc gives the port of a server back only if it was started. Computes that come
+            # before setup is done wait behind it for the one thread; health says not to come.
+            await self.set_serving(False)
+            await server.start()
+            undo.push_async_callback(server.stop, None)
+            await self._service.setup()
+            await self.set_serving(True)
+            undo.pop_all()
         self._grpc = server
         return self.port
 
@@ -85,7 +90,7 @@ class AsyncGRPCComputeServer:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Refuse new calls, give running ones `grace` seconds, cut the rest, wait until every session is closed.
+        """Refuse new calls, give running ones `grace` seconds, cut the rest; returns when all sessions are closed.
 
         The other end of a stream that is cut gets Unreachable. Stopping a stopped server does nothing.
         """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 
@@ -34,7 +36,7 @@ class ComputeService:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._started_at = time.monotonic()
         self._total_requests = 0
-        # Streams that run and sessions that close.
+        # Streams that run and sessions that close. What cuts a stream does not wait for its session; finish() does.
         self._unfinished: set[asyncio.Future[None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -53,7 +55,7 @@ class ComputeService:
             await asyncio.get_running_loop().run_in_executor(self._worker, self._compute_fn.setup)
 
     async def finish(self) -> None:
-        """Wait until every session is closed, then tear the compute function down. No call may begin any more."""
+        """Wait until every session is closed, then tear the compute function down. No new call may come."""
         while self._unfinished:
             await asyncio.wait(self._unfinished)
         if self._compute_fn is not None:
@@ -89,7 +91,7 @@ class ComputeService:
         raise NotServed("this server serves nothing")
 
     async def _stream(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        async with _StatusEdge(context, "Stream"):
+        async with self._under_way(), _StatusEdge(context, "Stream"):
             if self._session_host is None:
                 raise NotServed("this server opens no sessions; it serves Compute")
             data = await context.read()
@@ -114,12 +116,10 @@ class ComputeService:
             self._count_in(data)
             request = wire.parse(pb2.StreamRequest(), data)
             if request.HasField("open"):
-                raise InvalidRequest("only the first request of a stream carries `open`; a session has one stream")
+                raise InvalidRequest("only the first request of a stream carries `open`; open another stream")
             await self._answer(session, request, context)
 
-    async def _answer(
-        self, session: Session, request: pb2.StreamRequest, context: grpc.aio.ServicerContext
-    ) -> None:
+    async def _answer(self, session: Session, request: pb2.StreamRequest, context: grpc.aio.ServicerContext) -> None:
         self._total_requests += 1
         try:
             reply = await session.step(wire.read_frame(request))
@@ -131,15 +131,28 @@ class ComputeService:
         await context.write(answer)
 
     async def _close(self, session: Session) -> None:
-        # Shielded: a stream that is cancelled again while its session closes must not cut the closing short.
+        # A task of its own, and wait(), which leaves it alone: a stream that is cancelled again while its session
+        # closes must not cut the closing short.
         closing = asyncio.ensure_future(session.close())
         self._unfinished.add(closing)
         closing.add_done_callback(self._closed)
-        await asyncio.shield(closing)
+        await asyncio.wait({closing})
 
     def _closed(self, closing: asyncio.Future[None]) -> None:
         self._unfinished.discard(closing)
         self._observer.session_closed()
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            log.error("session_close_failed", exc_info=error)
+
+    @asynccontextmanager
+    async def _under_way(self) -> AsyncIterator[None]:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unfinished.add(over)
+        try:
+            yield
+        finally:
+            self._unfinished.discard(over)
+            over.set_result(None)
 
     def _count_in(self, data: bytes) -> None:
         self._observer.bytes_in(len(data))

@@ -6,6 +6,7 @@ Messages cross grpc as bytes and are serialized here, so that their size is know
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 import grpc
@@ -30,12 +31,14 @@ from splitlearn_comm.options import MAX_MESSAGE_BYTES
 SERVICE: Final = pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
 KIND_KEY: Final = "splitlearn-error"
 
-Status = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
+# Code, details, trailing metadata.
+Status = tuple[grpc.StatusCode, str | None, Iterable[tuple[str, str | bytes]]]
 _M = TypeVar("_M", bound=Message)
 
 _CODEC: Final = TensorCodec()
 _DTYPE_NUMBERS: Final = {name: pb2.DType.Value(f"DTYPE_{name}") for name in DTYPES}
 _DTYPE_NAMES: Final = {number: name for name, number in _DTYPE_NUMBERS.items()}
+_CODE_NAMES: Final = {number: name.removeprefix("CODE_") for name, number in pb2.Code.items()}
 
 # For statuses that no splitlearn server wrote: grpc itself, a proxy, another service.
 _ERRORS_BY_CODE: Final[dict[str, type[CommError]]] = {
@@ -56,7 +59,7 @@ def parse(message: _M, data: bytes) -> _M:
         message.ParseFromString(data)
     except DecodeError:
         raise InvalidRequest(
-            f"{len(data)} bytes that are no {message.DESCRIPTOR.full_name}; the two ends speak different protocols"
+            f"{len(data)} bytes that are no {message.DESCRIPTOR.full_name}; both ends must speak splitlearn.comm.v1"
         ) from None
     return message
 
@@ -131,8 +134,7 @@ def decode_reply(data: bytes) -> Reply:
     message = parse(pb2.StreamReply(), data)
     if message.HasField("error"):
         error = message.error
-        code = pb2.Code.Name(error.code).removeprefix("CODE_") if error.code in pb2.Code.values() else "UNKNOWN"
-        raise _error(error.kind, code, error.message)
+        raise _error(error.kind, _CODE_NAMES.get(error.code, "UNKNOWN"), error.message)
     if not message.HasField("frame"):
         raise InvalidRequest("the server's reply holds neither a frame nor an error")
     return Reply(_read_frame(message.frame), message.timing.queue_seconds, message.timing.compute_seconds)
@@ -170,13 +172,13 @@ def status_of(error: CommError) -> Status:
     return grpc.StatusCode[error.code], str(error), ((KIND_KEY, _kind(error)),)
 
 
-def error_of(failure: grpc.aio.AioRpcError, address: str) -> CommError:
+def error_of(status: Status, address: str) -> CommError:
     """The error that the server raised, or what grpc's own status means for the caller at this end."""
-    kind = next((value for key, value in failure.trailing_metadata() or () if key == KIND_KEY), "")
-    code, details = failure.code().name, failure.details() or "no details"
-    if not kind:
-        details = _with_advice(code, details, address)
-    return _error(str(kind), code, details)
+    code, details, metadata = status
+    kind = next((str(value) for key, value in metadata if key == KIND_KEY), None)
+    if kind is None:
+        return _error("", code.name, _with_advice(code.name, details or "no details", address))
+    return _error(kind, code.name, details or "")
 
 
 def _with_advice(code: str, details: str, address: str) -> str:
@@ -186,7 +188,7 @@ def _with_advice(code: str, details: str, address: str) -> str:
         case "DEADLINE_EXCEEDED":
             return f"{address} did not answer in time; check the network and the server's load ({details})"
         case "UNIMPLEMENTED":
-            return f"the server at {address} does not serve this; check the address and both versions ({details})"
+            return f"the server at {address} does not serve this; check address and versions ({details})"
         case _:
             return f"{address}: {details}"
 

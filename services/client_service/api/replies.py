@@ -22,22 +22,20 @@ class ReplyShape:
     created: int = field(default_factory=lambda: int(time.time()))
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def chunk(self, piece: Piece, *, first: bool) -> Json:
-        """One event of a stream."""
+    def chunk(self, piece: Piece, report: Report, *, first: bool) -> Json:
+        """One event of a stream; the last piece's also says where time and bytes went."""
         logprobs = self._logprobs([piece.choice] if piece.choice else [])
         choice: Json = {"index": 0, "finish_reason": piece.finish_reason, "logprobs": logprobs}
         if self.chat:
             choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": piece.text}
         else:
             choice["text"] = piece.text
-        return self._envelope(".chunk" if self.chat else "", [choice])
+        body = self._envelope(".chunk" if self.chat else "", [choice])
+        return body | {"splitlearn": measurements(report)} if piece.finish_reason else body
 
-    def closing(self, report: Report, *, include_usage: bool) -> Json:
-        """The last event: usage if asked for, and always where time and bytes went."""
-        body = self._envelope(".chunk" if self.chat else "", [])
-        if include_usage:
-            body["usage"] = usage(report)
-        return body | {"splitlearn": measurements(report)}
+    def usage_chunk(self, report: Report) -> Json:
+        """The event after the last piece, for those who asked for usage."""
+        return self._envelope(".chunk" if self.chat else "", []) | {"usage": usage(report)}
 
     def whole(self, pieces: Sequence[Piece], report: Report) -> Json:
         """The reply to a request without streaming."""

@@ -28,6 +28,7 @@ class Service:
 
     model: str
     created: int
+    vocabulary: int
     codec: TextCodec
     generator: Generator
     link: TrunkLink
@@ -47,7 +48,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
-        asked = _asked(fields, _prompt_ids(service.codec, fields.prompt), fields.max_tokens, fields.logprobs)
+        asked = _asked(fields, _prompt_ids(service, fields.prompt), fields.max_tokens, fields.logprobs)
         return await _answer(service, fields, asked, request, chat=False)
 
     @routes.get("/v1/models")
@@ -132,14 +133,15 @@ async def _collect(pieces: AsyncIterator[Piece]) -> list[Piece]:
 async def _events(
     shape: ReplyShape, first: Piece, rest: AsyncIterator[Piece], report: Report, *, include_usage: bool
 ) -> AsyncIterator[str]:
-    yield _event(shape.chunk(first, first=True))
+    yield _event(shape.chunk(first, report, first=True))
     try:
         async for piece in rest:
-            yield _event(shape.chunk(piece, first=False))
+            yield _event(shape.chunk(piece, report, first=False))
     except RequestError as error:
         yield _event(error_replies.body(error))
         return
-    yield _event(shape.closing(report, include_usage=include_usage))
+    if include_usage:
+        yield _event(shape.usage_chunk(report))
     yield "data: [DONE]\n\n"
 
 
@@ -147,15 +149,15 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _prompt_ids(codec: TextCodec, prompt: str | list[int]) -> list[int]:
+def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
     if isinstance(prompt, str):
-        ids = codec.encode(prompt)
+        ids = service.codec.encode(prompt)
         if not ids:
             raise BadRequest("the prompt has no tokens", "prompt")
         return ids
-    wrong = [i for i in prompt if not 0 <= i < codec.size]
+    wrong = [i for i in prompt if not 0 <= i < service.vocabulary]
     if wrong:
-        raise BadRequest(f"token id {wrong[0]} does not exist; ids go from 0 to {codec.size - 1}", "prompt")
+        raise BadRequest(f"token id {wrong[0]} does not exist; ids go from 0 to {service.vocabulary - 1}", "prompt")
     return prompt
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from splitlearn_comm.errors import InvalidTensor
 
 if sys.byteorder != "little":
-    raise ImportError("splitlearn_comm writes tensors as they lie in memory and needs a little-endian machine")
+    raise ImportError("splitlearn_comm writes tensors as they lie in memory: it needs a little-endian machine")
 
 DTYPES: Final[dict[str, torch.dtype]] = {
     "FLOAT64": torch.float64,
@@ -80,12 +80,11 @@ class TensorCodec:
             raise InvalidTensor(
                 f"{encoded.dtype} of shape {list(shape)} takes {expected} bytes, got {len(encoded.data)}"
             )
-        if expected == 0:
-            return torch.empty(shape, dtype=dtype)
-        if dtype is torch.bool:
-            # Any byte may arrive, but a torch bool other than 0 and 1 misbehaves.
-            return torch.frombuffer(bytearray(encoded.data), dtype=torch.uint8).ne(0).reshape(shape)
-        return torch.frombuffer(bytearray(encoded.data), dtype=dtype).reshape(shape)
+        # Any byte may arrive, but a torch bool other than 0 and 1 misbehaves: bools take the way over integers.
+        stored = torch.uint8 if dtype is torch.bool else dtype
+        tensor = torch.empty(shape, dtype=stored)
+        ctypes.memmove(tensor.data_ptr(), encoded.data, expected)
+        return tensor.ne(0) if dtype is torch.bool else tensor
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

@@ -25,11 +25,11 @@ class ComputeFunction(ABC):
         """Called once, before the first compute."""
 
     def teardown(self) -> None:  # noqa: B027 - optional
-        """Called once, after the last compute, even if setup failed half way."""
+        """Called once, after the last compute."""
 
 
 class ModelComputeFunction(ComputeFunction):
-    """Runs a module without gradients. Takes the module over: it is moved to `device` and put in eval mode."""
+    """Runs a module without gradients. Takes the module over: moves it to `device`, puts it in eval mode."""
 
     def __init__(
         self, model: torch.nn.Module, device: str | torch.device = "cpu", model_name: str | None = None

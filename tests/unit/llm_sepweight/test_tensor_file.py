@@ -40,9 +40,7 @@ def random_bits(dtype: torch.dtype, *shape: int) -> torch.Tensor:
     """Any bit pattern, NaNs and all; bools only 0 and 1."""
     high = 2 if dtype == torch.bool else 256
     generator = torch.Generator().manual_seed(3)
-    raw = torch.randint(
-        high, (*shape[:-1], shape[-1] * dtype.itemsize), dtype=torch.uint8, generator=generator
-    )
+    raw = torch.randint(high, (*shape[:-1], shape[-1] * dtype.itemsize), dtype=torch.uint8, generator=generator)
     return raw.view(dtype)
 
 
@@ -152,9 +150,7 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path, anonymous_memory):
     numbers, count = 2 * 2**20, 8
 
     def source(index: int) -> TensorSource:
-        return TensorSource(
-            f"t{index}", torch.float32, (numbers,), lambda: torch.full((numbers,), float(index))
-        )
+        return TensorSource(f"t{index}", torch.float32, (numbers,), lambda: torch.full((numbers,), float(index)))
 
     before, peak = anonymous_memory(), 0
 

@@ -1,0 +1,172 @@
+"""One question to a running client service, over HTTP: text as it comes, and what it cost."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import httpx
+
+from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
+from splitlearn_cli.terminal import human_bytes, note
+
+
+@dataclass(frozen=True)
+class Question:
+    """`raw` continues the prompt as it stands; otherwise it is put through the model's chat template."""
+
+    prompt: str
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+    raw: bool = False
+
+    def body(self, model: str) -> dict[str, Any]:
+        """The request in OpenAI's form."""
+        asked = {"prompt": self.prompt} if self.raw else {"messages": [{"role": "user", "content": self.prompt}]}
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return {
+            "model": model,
+            **asked,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            **seed,
+            "stream": True,
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one completion took. Times in seconds; bytes are those between client and trunk."""
+
+    completion_tokens: int
+    time_to_first_token_seconds: float
+    tokens_per_second: float
+    wire_bytes_sent: int
+    wire_bytes_received: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.completion_tokens} tokens, {self.tokens_per_second:.1f} tokens/s, "
+            f"first token after {self.time_to_first_token_seconds:.2f} s, on the wire "
+            f"{human_bytes(self.wire_bytes_sent)} sent, {human_bytes(self.wire_bytes_received)} received"
+        )
+
+
+def stream(url: str, question: Question, *, timeout: float) -> Iterator[str | Cost]:
+    """Asks; yields pieces of text, and last the cost, if the service tells it.
+
+    Args:
+        url: of the client service, without a path.
+        timeout: seconds without a byte after which the service counts as gone.
+
+    Raises:
+        ServiceUnreachable: nobody answers, or the answer breaks off.
+        ServiceRefused: the service answered with an error.
+    """
+    path = "/v1/completions" if question.raw else "/v1/chat/completions"
+    with _reachable(url), _session(url, timeout) as session:
+        model = _model_name(session)
+        with session.stream("POST", path, json=question.body(model)) as response:
+            if response.is_error:
+                response.read()
+                raise refusal(response)
+            yield from _events(response, url)
+
+
+def show_answer(url: str, question: Question, *, timeout: float) -> None:
+    """Streams the text to stdout as it comes, then the cost to stderr. Raises as `stream` does."""
+    cost, begun = None, False
+    try:
+        for item in stream(url, question, timeout=timeout):
+            if isinstance(item, Cost):
+                cost = item
+            else:
+                begun = True
+                print(item, end="", flush=True)
+    finally:
+        if begun:
+            print(flush=True)
+    if cost is not None:
+        note(str(cost))
+
+
+def refusal(response: httpx.Response) -> ServiceRefused:
+    """The error that a response carries, in OpenAI's form or another."""
+    try:
+        error = response.json()["error"]
+        return ServiceRefused(str(error["message"]), str(error.get("code") or ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ServiceRefused(f"{response.url} answered {response.status_code}: {response.text[:200]}")
+
+
+def _session(url: str, timeout: float) -> httpx.Client:
+    return httpx.Client(
+        base_url=url,
+        timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+        trust_env=not is_loopback(httpx.URL(url).host),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, to which no proxy from the environment leads."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise ServiceUnreachable(f"{url} was silent for too long; see its log, or give --timeout") from error
+    except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+        raise _broken_off(url) from error
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise ServiceUnreachable(
+            f"no client service answers at {url} ({error}); start one with splitlearn up or splitlearn client, "
+            "or give its address with --url"
+        ) from error
+
+
+def _model_name(session: httpx.Client) -> str:
+    response = session.get("/v1/models")
+    if response.is_error:
+        raise refusal(response)
+    try:
+        return str(response.json()["data"][0]["id"])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ServiceRefused(f"{response.url} lists no model; is this a splitlearn client?") from error
+
+
+def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
+    for line in response.iter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        try:
+            chunk = json.loads(data)
+        except ValueError as error:
+            raise ServiceRefused(f"{url} streams {data[:80]!r}; is this a splitlearn client?") from error
+        if "error" in chunk:
+            raise ServiceRefused(str(chunk["error"]["message"]), str(chunk["error"].get("code") or ""))
+        yield from _parts(chunk)
+    raise _broken_off(url)
+
+
+def _broken_off(url: str) -> ServiceUnreachable:
+    return ServiceUnreachable(f"the answer of {url} broke off; see the log of the client service")
+
+
+def _parts(chunk: dict[str, Any]) -> Iterator[str | Cost]:
+    for choice in chunk.get("choices", []):
+        if text := choice.get("text") or choice.get("delta", {}).get("content"):
+            yield text
+    if cost := chunk.get("splitlearn"):
+        yield Cost(**{name: cost[name] for name in Cost.__dataclass_fields__})

@@ -1,0 +1,69 @@
+"""What the verbs show: aligned text, byte counts, a bar for long work, a line for what is awaited."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def human_bytes(count: int) -> str:
+    """A byte count with three digits and a decimal unit: 988 MB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines whose columns start at the same place, two blanks apart."""
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
+    )
+
+
+@contextmanager
+def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told each number of bytes done; shows a bar where stderr is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=title, unit="B", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty()
+    ) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance
+
+
+def note(text: str) -> None:
+    """A side remark on stderr, dim where that is a terminal."""
+    print(f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
+class StatusLine:
+    """One line on stderr that says what is awaited; on a terminal each text takes the place of the last."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Says it once, however often it is told."""
+        if text == self._shown:
+            return
+        self._shown = text
+        if sys.stderr.isatty():
+            print(f"{_CLEAR_LINE}{text} ...", end="", file=sys.stderr, flush=True)
+        else:
+            print(f"{text} ...", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Takes the line away, before something else is printed."""
+        if self._shown and sys.stderr.isatty():
+            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
+        self._shown = ""

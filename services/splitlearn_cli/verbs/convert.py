@@ -1,0 +1,80 @@
+"""`splitlearn convert`: checkpoint -> directory of parts, or directory -> the files of one trunk."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.errors import BadUsage
+from splitlearn_cli.flags import Flag
+from splitlearn_cli.terminal import bytes_bar, human_bytes
+
+
+class Settings(BaseSettings):
+    """What to read, where to write."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CONVERT_", frozen=True, extra="forbid")
+
+    source: str = Field(
+        description="Local Hugging Face folder, id of a model on the hub, or with --layers a converted directory."
+    )
+    out: Annotated[Path, Flag("-o")] = Field(description="Directory to write.")
+    dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as in the checkpoint.")
+    layers: str | None = Field(
+        None, description="Copy only what a trunk of these layers, START-END without END, needs."
+    )
+    overwrite: bool = Field(False, description="Replace a finished directory.")
+
+
+def run(settings: Settings) -> None:
+    """The result does not depend on the cut. An interrupted run leaves nothing that loads; just run it again."""
+    converted = (Path(settings.source) / "manifest.json").is_file()
+    if converted and settings.layers is None:
+        raise BadUsage(f"{settings.source} is converted already; give --layers START-END to copy what one trunk needs")
+    if converted and settings.dtype is not None:
+        raise BadUsage("--dtype cannot be given with a converted directory; convert the checkpoint again")
+    if settings.layers is None:
+        _convert(settings)
+    elif converted:
+        _extract(settings, settings.layers)
+    else:
+        raise BadUsage(
+            f"--layers needs a converted directory, and {settings.source} is none; "
+            "convert it first without --layers, then copy the layers out of the result"
+        )
+
+
+def _convert(settings: Settings) -> None:
+    from splitlearn.convert import prepare
+
+    conversion = prepare(settings.source, dtype=settings.dtype)
+    with bytes_bar("converting", conversion.total_bytes) as advance:
+        manifest = conversion.write(settings.out, overwrite=settings.overwrite, progress=advance)
+    _report(settings.out, manifest.n_layers, sum(entry.size for entry in manifest.files.values()))
+
+
+def _extract(settings: Settings, layers: str) -> None:
+    from llm_sepweight import Manifest, extract
+    from splitlearn.plan import SplitPlan
+
+    manifest = Manifest.read(settings.source)
+    plan = SplitPlan.parse(layers, manifest.n_layers)
+    size = sum(entry.size for entry in manifest.entries(plan.trunk).values())
+    with bytes_bar("copying", size) as advance:
+        extract(settings.source, settings.out, plan.trunk, overwrite=settings.overwrite, progress=advance)
+    print(f"{settings.out}: layers {plan.layers} of {plan.n_layers}, {human_bytes(size)}")
+    print(f"next:  splitlearn trunk {settings.out} --layers {plan.layers}")
+
+
+def _report(out: Path, n_layers: int, size: int) -> None:
+    from splitlearn.errors import BadPlan
+    from splitlearn.plan import SplitPlan
+
+    print(f"{out}: {n_layers} layers, {human_bytes(size)}")
+    try:
+        layers = SplitPlan.parse(None, n_layers).layers
+    except BadPlan:
+        layers = "START-END"  # too shallow for a default cut
+    print(f"next:  splitlearn trunk {out} --layers {layers}")
+    print(f"       splitlearn client {out} --trunk HOST:50051")

@@ -1,0 +1,39 @@
+"""`splitlearn generate`: one question to a running client service."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.completion import Question, show_answer
+from splitlearn_cli.errors import ServiceRefused
+
+NO_CHAT_TEMPLATE = "no_chat_template"
+
+
+class Settings(BaseSettings):
+    """The question, and whom to ask."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_GENERATE_", frozen=True, extra="forbid")
+
+    prompt: str = Field(description="What to ask.")
+    url: str = Field("http://127.0.0.1:8000", description="Address of the client service.")
+    max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
+    temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token.")
+    seed: int | None = Field(None, description="Makes a temperature above 0 repeatable.")
+    raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
+    timeout: float = Field(120.0, gt=0, description="Seconds of silence after which the service counts as gone.")
+
+
+def run(settings: Settings) -> None:
+    """The answer goes to stdout as it comes; tokens/s and bytes on the wire follow on stderr."""
+    question = Question(
+        settings.prompt, settings.max_tokens, settings.temperature, seed=settings.seed, raw=settings.raw
+    )
+    try:
+        show_answer(settings.url.rstrip("/"), question, timeout=settings.timeout)
+    except ServiceRefused as error:
+        if error.code != NO_CHAT_TEMPLATE:
+            raise
+        raise ServiceRefused(
+            "this model has no chat template, so it cannot be asked; give --raw to have the prompt continued",
+            error.code,
+        ) from error

@@ -1,0 +1,39 @@
+"""`splitlearn info`: what a trunk says of itself."""
+
+import asyncio
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.terminal import aligned
+
+
+class Settings(BaseSettings):
+    """What to ask, and how long to wait."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_INFO_", frozen=True, extra="forbid")
+
+    address: str = Field(description="HOST:PORT of the trunk.")
+    timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
+
+
+def run(settings: Settings) -> None:
+    """Prints model, layers, fingerprint, device and load. Exit code 1 if no trunk answers."""
+    print(aligned(asyncio.run(_ask(settings))))
+
+
+async def _ask(settings: Settings) -> list[tuple[str, str]]:
+    from splitlearn_comm import AsyncGRPCComputeClient
+
+    async with AsyncGRPCComputeClient(settings.address, timeout=settings.timeout) as trunk:
+        info = await trunk.service_info()
+        serving = await trunk.health()
+    return [
+        ("service", f"{info.service_name} {info.version}"),
+        ("health", "serving" if serving else "not serving"),
+        *((name.replace("_", " "), value) for name, value in sorted(info.attributes.items())),
+        ("device", info.device),
+        ("fingerprint", info.fingerprint),
+        ("requests", str(info.total_requests)),
+        ("uptime", f"{info.uptime_seconds:.0f} s"),
+    ]

@@ -1,0 +1,98 @@
+"""`splitlearn inspect`: what a directory of parts holds, and whether it is whole."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.terminal import aligned, bytes_bar, human_bytes
+
+if TYPE_CHECKING:
+    from llm_sepweight import Manifest, PartSpec
+
+
+class Settings(BaseSettings):
+    """Which directory."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_INSPECT_", frozen=True, extra="forbid")
+
+    weights: Path = Field(description="Sepweight directory, of a whole model or of one worker.")
+    verify: bool = Field(False, description="Read every file that is here and compare its digest.")
+
+
+def run(settings: Settings) -> None:
+    """Exit code 1 if a file is truncated or, with --verify, damaged; the message names the file."""
+    from llm_sepweight import Manifest, verify
+    from llm_sepweight.mapped_file import checked_path
+
+    manifest = Manifest.read(settings.weights)
+    here = [name for name, entry in manifest.files.items() if (settings.weights / entry.file).is_file()]
+    print(aligned(_summary(manifest, here)))
+    print()
+    print(aligned([("FILE", "BYTES", "HERE"), *_files(manifest, here)]))
+    for name in here:
+        checked_path(settings.weights, manifest.files[name])
+    if settings.verify and here:
+        part = _part_of(here)
+        size = sum(entry.size for entry in manifest.entries(part).values())
+        with bytes_bar("verifying", size) as advance:
+            verify(settings.weights, part, progress=advance)
+        print(f"\n{len(here)} files are what was written")
+
+
+def _summary(manifest: "Manifest", here: Sequence[str]) -> list[tuple[str, str]]:
+    config = manifest.config
+    stored = sum(entry.size for entry in manifest.files.values())
+    found = sum(manifest.files[name].size for name in here)
+    rows = [
+        ("model", manifest.model_name or "unnamed"),
+        ("type", str(config.get("model_type", "unknown"))),
+        ("layers", str(manifest.n_layers)),
+        ("dtype", manifest.dtype),
+        ("hidden size", str(_first(config, "hidden_size", "n_embd", "d_model"))),
+        ("vocabulary", str(_first(config, "vocab_size"))),
+        ("size", f"{human_bytes(stored)} in {len(manifest.files)} files"),
+        ("here", f"{human_bytes(found)} in {len(here)} files"),
+        ("digest", manifest.digest[:16]),
+    ]
+    return [*rows, *(("tied", f"{place} is stored as {home}") for place, home in sorted(manifest.tied.items()))]
+
+
+def _first(config: dict[str, object], *names: str) -> object:
+    return next((config[name] for name in names if name in config), "unknown")
+
+
+def _files(manifest: "Manifest", here: Sequence[str]) -> Iterable[tuple[str, str, str]]:
+    """One row for each file; neighbours of equal size that are both here, or both not, share one."""
+    from llm_sepweight.layout import layer_of, section_order
+
+    present = set(here)
+
+    def kind(section: str) -> tuple[bool, int, bool]:
+        return layer_of(section) is None, manifest.files[section].size, section in present
+
+    ordered = sorted(manifest.files, key=section_order)
+    for (_, size, is_here), group in groupby(ordered, key=kind):
+        names = [manifest.files[section].file for section in group]
+        label = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        each = f"{size}" if len(names) == 1 else f"{len(names)} x {size}"
+        yield label, each, "yes" if is_here else "no"
+
+
+def _part_of(sections: Iterable[str]) -> "PartSpec":
+    """The part that consists of exactly these sections."""
+    from llm_sepweight import PartSpec
+    from llm_sepweight.layout import BEGIN, END, layer_of
+
+    names = set(sections)
+    layers = sorted(layer for name in names if (layer := layer_of(name)) is not None)
+    ranges: list[range] = []
+    for layer in layers:
+        if ranges and ranges[-1].stop == layer:
+            ranges[-1] = range(ranges[-1].start, layer + 1)
+        else:
+            ranges.append(range(layer, layer + 1))
+    return PartSpec(begin=BEGIN in names, layers=tuple(ranges), end=END in names)

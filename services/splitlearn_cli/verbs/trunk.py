@@ -1,0 +1,15 @@
+"""`splitlearn trunk`: the trunk service in this process."""
+
+from trunk_service.settings import TrunkSettings as Settings
+
+from splitlearn_cli.signals import stopped_by_signals
+
+__all__ = ["Settings", "run"]
+
+
+def run(settings: Settings) -> None:
+    """Runs until Ctrl-C or SIGTERM. Needs only the files of its own layers, and never sees text."""
+    with stopped_by_signals():
+        from trunk_service import app
+
+        app.run(settings)

@@ -1,0 +1,210 @@
+"""`splitlearn up`: trunk and client on this machine, as two processes that speak over loopback."""
+
+import errno
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+import httpx
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.children import Child
+from splitlearn_cli.completion import Question, show_answer
+from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
+from splitlearn_cli.signals import STOPPING, stopped_by_signals
+from splitlearn_cli.terminal import StatusLine, note
+from splitlearn_cli.verbs.generate import NO_CHAT_TEMPLATE
+
+SAMPLE = "What does shutil.copyfile do?"
+
+_LOOPBACK = "127.0.0.1"
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 0.5
+# longer than the services' own grace, so that they end by themselves
+_STOP_SECONDS = 10.0
+
+
+class Settings(BaseSettings):
+    """What to serve, and what to ask first."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid")
+
+    weights: Path = Field(description="Sepweight directory of a whole model, with its tokenizer.")
+    layers: str | None = Field(
+        None, description="Layers of the trunk, START-END without END. Default: all but the ends."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
+    trunk_port: int = Field(0, ge=0, le=65535, description="gRPC port of the trunk; 0 picks a free one.")
+    device: str | None = Field(None, description="auto, cpu, cuda or cuda:N, for both. Default: auto.")
+    dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
+    threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
+    prompt: str | None = Field(None, description="Ask this, print only the answer, and stop.")
+    max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
+    raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
+    start_timeout: float = Field(300.0, gt=0, description="Seconds that both get to load and to connect.")
+    log_dir: Path | None = Field(
+        None, description="Where the logs go. Default: a temporary directory, removed after a clean end."
+    )
+
+
+def run(settings: Settings) -> None:
+    """Streams one answer, prints the chat page's address and serves until Ctrl-C, which stops both."""
+    _require_free(settings.port, "--port")
+    _require_free(settings.trunk_port, "--trunk-port")
+    with stopped_by_signals(), _log_folder(settings.log_dir) as folder, _pair(settings, folder) as pair:
+        url = _await_ready(*pair, settings.start_timeout)
+        _ask(settings, url)
+        if settings.prompt is not None:
+            return
+        note(f"logs: {folder}")
+        print(f"chat page: {url}/  (Ctrl-C stops)", flush=True)
+        while True:
+            for child in pair:
+                child.check()
+            time.sleep(_WATCH_SECONDS)
+
+
+@contextmanager
+def _log_folder(chosen: Path | None) -> Iterator[Path]:
+    if chosen is not None:
+        chosen.mkdir(parents=True, exist_ok=True)
+        yield chosen
+        return
+    folder = Path(mkdtemp(prefix="splitlearn-"))
+    keep = False
+    try:
+        yield folder
+    except CliError as error:
+        # a child that could say what is wrong has said it in the error
+        keep = not isinstance(error, ChildFailed) or bool(error.last_lines)
+        raise
+    finally:
+        if keep:
+            note(f"the logs are in {folder}")
+        else:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _pair(settings: Settings, folder: Path) -> Iterator[tuple[Child, Child]]:
+    """Trunk and client, both started at once because both spend seconds on loading; stopped in order."""
+    trunk_port = settings.trunk_port or _free_port()
+    started: list[Child] = []
+    try:
+        started.append(Child("trunk", _trunk_arguments(settings, trunk_port), folder / "trunk.log"))
+        started.append(Child("client", _client_arguments(settings, trunk_port), folder / "client.log"))
+        yield started[0], started[1]
+    except ChildFailed as error:
+        for line in error.last_lines:
+            note(f"| {line}")
+        raise
+    finally:
+        # a second Ctrl-C must not leave a child behind
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        # the client is told first, because its requests are what the trunk waits for
+        for child in reversed(started):
+            child.terminate()
+        for child in reversed(started):
+            child.wait(_STOP_SECONDS)
+
+
+def _trunk_arguments(settings: Settings, port: int) -> list[str]:
+    return [
+        *_common_arguments(settings),
+        *("--port", str(port)),
+        # nobody scrapes a trunk on the desk, and two of them must not fight for one port
+        *("--metrics-port", "0"),
+    ]
+
+
+def _client_arguments(settings: Settings, trunk_port: int) -> list[str]:
+    trunk = f"{_LOOPBACK}:{trunk_port}"
+    return [*_common_arguments(settings), "--port", str(settings.port), "--trunk", trunk]
+
+
+def _common_arguments(settings: Settings) -> list[str]:
+    shared = ("layers", "device", "dtype", "threads")
+    given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
+    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return [str(settings.weights), "--host", _LOOPBACK, *flags]
+
+
+def _require_free(port: int, flag: str) -> None:
+    """Raises CliError if somebody listens at the port already."""
+    with socket.socket() as probe:
+        # as servers do: a port whose last connections are still closing is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise CliError(
+                f"port {port} cannot be had ({error.strerror}); choose another with {flag}, 0 picks a free one"
+            ) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
+    """The client's address, once it has a trunk. Raises ChildFailed or ServiceUnreachable."""
+    status = StatusLine()
+    deadline = time.monotonic() + timeout
+    reason: str | None = None
+    with httpx.Client(timeout=5.0, trust_env=False) as session:
+        try:
+            while True:
+                awaited, address = "loading the trunk's layers", client.address()
+                if trunk.address() is not None:
+                    awaited = "loading the client's layers"
+                    if address is not None:
+                        awaited, reason = "connecting the client to the trunk", _not_ready_because(session, address)
+                        if reason is None:
+                            return f"http://{address}"
+                status.show(awaited)
+                if time.monotonic() > deadline:
+                    raise ServiceUnreachable(
+                        f"not ready after {timeout:g} s of {awaited} ({reason or 'it is still busy'}); "
+                        "--start-timeout gives it longer"
+                    )
+                time.sleep(_POLL_SECONDS)
+        finally:
+            status.clear()
+
+
+def _not_ready_because(session: httpx.Client, address: str) -> str | None:
+    try:
+        response = session.get(f"http://{address}/ready")
+    except httpx.TransportError as error:
+        return str(error) or type(error).__name__
+    if response.is_success:
+        return None
+    try:
+        return str(response.json()["reason"])
+    except (ValueError, KeyError, TypeError):
+        return f"/ready answers {response.status_code}"
+
+
+def _ask(settings: Settings, url: str) -> None:
+    prompt = SAMPLE if settings.prompt is None else settings.prompt
+    if settings.prompt is None:
+        note(f"> {prompt}")
+    try:
+        show_answer(url, Question(prompt, settings.max_tokens, raw=settings.raw), timeout=settings.start_timeout)
+    except ServiceRefused as error:
+        if error.code != NO_CHAT_TEMPLATE:
+            raise
+        if settings.prompt is not None:
+            raise ServiceRefused("this model has no chat template; give --raw as well", error.code) from error
+        note("this model has no chat template, so there is no sample; ask with: splitlearn generate --raw")

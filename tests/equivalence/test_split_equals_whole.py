@@ -1,0 +1,121 @@
+"""The mother of all tests: bottom, trunk and top together are the whole model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_models import ARCHITECTURES, N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
+from transformers import DynamicCache, PreTrainedModel
+
+from splitlearn.loading import load_part
+from splitlearn.part import Part
+from splitlearn.plan import SplitPlan
+
+NEW_TOKENS = 64
+PROMPT_LENGTHS = (1, 2, 17, 64, 300)
+
+
+class Chain:
+    """The three parts one after the other, for one session."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        self._caches = [part.new_cache() for part in parts]
+        self._position = 0
+
+    def append(self, ids_T: torch.Tensor) -> torch.Tensor:
+        rows = ids_T
+        for part, cache in zip(self._parts, self._caches, strict=True):
+            rows = part(rows, self._position, cache)
+        self._position += ids_T.shape[0]
+        return rows
+
+
+class Whole:
+    """The same interface over the uncut model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache = DynamicCache()
+
+    @torch.inference_mode()
+    def append(self, ids_T: torch.Tensor) -> torch.Tensor:
+        return self._model(ids_T[None], past_key_values=self._cache, use_cache=True).logits[0, -1]
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def model_and_parts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[PreTrainedModel, list[Part]]]:
+    model = random_model(tiny_config(request.param))
+    weights = save_sepweight(tmp_path_factory.mktemp(request.param), model)
+    yield model, load_parts(weights, SplitPlan(1, 3, N_LAYERS))
+
+
+def load_parts(weights: Path, plan: SplitPlan) -> list[Part]:
+    return [load_part(weights, spec) for spec in (plan.bottom, plan.trunk, plan.top)]
+
+
+def prompt(length: int) -> torch.Tensor:
+    return torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(length))
+
+
+def decode(session: Chain | Whole, first: torch.Tensor, n: int) -> tuple[list[int], list[torch.Tensor]]:
+    """Greedy tokens and the logits that they were chosen from."""
+    logits = [first]
+    tokens = [int(first.argmax())]
+    for _ in range(n - 1):
+        logits.append(session.append(torch.tensor(tokens[-1:])))
+        tokens.append(int(logits[-1].argmax()))
+    return tokens, logits
+
+
+@pytest.mark.parametrize("length", PROMPT_LENGTHS)
+def test_logits_and_greedy_tokens_equal_the_whole_model(
+    model_and_parts: tuple[PreTrainedModel, list[Part]], length: int
+) -> None:
+    model, parts = model_and_parts
+    split, whole = Chain(parts), Whole(model)
+    ids = prompt(length)
+    tokens, logits = decode(split, split.append(ids), NEW_TOKENS)
+    expected_tokens, expected_logits = decode(whole, whole.append(ids), NEW_TOKENS)
+    assert tokens == expected_tokens
+    torch.testing.assert_close(torch.stack(logits), torch.stack(expected_logits), atol=1e-4, rtol=0)
+    assert torch.stack(logits).std() > 0.01  # the comparison would mean nothing if all logits were alike
+
+
+def test_sessions_that_take_turns_do_not_disturb_each_other(
+    model_and_parts: tuple[PreTrainedModel, list[Part]],
+) -> None:
+    model, parts = model_and_parts
+    prompts = [prompt(length) for length in (5, 33, 120)]
+    sessions = [Chain(parts) for _ in prompts]
+    logits = [session.append(ids) for session, ids in zip(sessions, prompts, strict=True)]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    for _ in range(16):
+        for i, session in enumerate(sessions):
+            tokens[i].append(int(logits[i].argmax()))
+            logits[i] = session.append(torch.tensor(tokens[i][-1:]))
+    for i, ids in enumerate(prompts):
+        whole = Whole(model)
+        assert tokens[i] == decode(whole, whole.append(ids), 16)[0]
+
+
+def test_a_prompt_in_chunks_equals_the_prompt_at_once(model_and_parts: tuple[PreTrainedModel, list[Part]]) -> None:
+    model, parts = model_and_parts
+    ids = prompt(90)
+    split = Chain(parts)
+    for chunk in (ids[:40], ids[40:41], ids[41:89]):
+        split.append(chunk)
+    torch.testing.assert_close(split.append(ids[89:]), Whole(model).append(ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("plan", [SplitPlan(0, 5, 5), SplitPlan(0, 1, 5), SplitPlan(4, 5, 5), SplitPlan(2, 4, 5)])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_every_cut_gives_the_same_logits(tmp_path: Path, model_type: str, plan: SplitPlan) -> None:
+    model = random_model(tiny_config(model_type))
+    split = Chain(load_parts(save_sepweight(tmp_path, model), plan))
+    whole = Whole(model)
+    for ids in (prompt(30), prompt(1), prompt(7)):
+        torch.testing.assert_close(split.append(ids), whole.append(ids), atol=1e-4, rtol=0)

@@ -1,0 +1,151 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.tiny_models import random_model, save_checkpoint, tiny_config
+from transformers import PreTrainedModel
+
+from llm_sepweight import Manifest, load
+from splitlearn.convert import prepare
+from splitlearn.errors import BadCheckpoint, UnsupportedModel
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_llama: PreTrainedModel) -> Path:
+    return save_checkpoint(tmp_path / "checkpoint", tiny_llama)
+
+
+def test_every_tensor_of_the_model_is_written_once(checkpoint: Path, tiny_llama: PreTrainedModel) -> None:
+    prepare(str(checkpoint)).write(checkpoint.parent / "out")
+    state = load(checkpoint.parent / "out", "f").to_dict()
+    expected = tiny_llama.state_dict()
+    assert len(state) == len(expected)
+    assert torch.equal(state["mid.3.mlp.up_proj.weight"], expected["model.layers.3.mlp.up_proj.weight"])
+    assert torch.equal(state["end.lm_head.weight"], expected["lm_head.weight"])
+
+
+def test_the_manifest_carries_config_dtype_and_layers(checkpoint: Path) -> None:
+    manifest = prepare(str(checkpoint)).write(checkpoint.parent / "out")
+    assert (manifest.model_name, manifest.dtype, manifest.n_layers) == ("checkpoint", "float32", 5)
+    assert manifest.config["model_type"] == "llama"
+
+
+def test_the_tokenizer_goes_along(checkpoint: Path) -> None:
+    prepare(str(checkpoint)).write(checkpoint.parent / "out")
+    assert (checkpoint.parent / "out" / "tokenizer.json").exists()
+
+
+def test_progress_adds_up_to_the_total(checkpoint: Path) -> None:
+    conversion = prepare(str(checkpoint))
+    seen: list[int] = []
+    conversion.write(checkpoint.parent / "out", progress=seen.append)
+    assert sum(seen) == conversion.total_bytes > 0
+
+
+def test_shards_give_the_same_files_as_one_file(tmp_path: Path, checkpoint: Path, tiny_llama: PreTrainedModel) -> None:
+    tiny_llama.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    whole = prepare(str(checkpoint)).write(tmp_path / "a")
+    shards = prepare(str(tmp_path / "shards")).write(tmp_path / "b")
+    assert whole.digest == shards.digest
+
+
+def test_a_pytorch_bin_gives_the_same_files(tmp_path: Path, checkpoint: Path) -> None:
+    other = tmp_path / "bin"
+    other.mkdir()
+    shutil.copy(checkpoint / "config.json", other)
+    torch.save(load_file(checkpoint / "model.safetensors"), other / "pytorch_model.bin")
+    assert prepare(str(other)).write(tmp_path / "a").digest == prepare(str(checkpoint)).write(tmp_path / "b").digest
+
+
+def test_experts_stored_one_by_one_are_stacked_as_the_model_has_them(tmp_path: Path) -> None:
+    model = random_model(tiny_config("mixtral"))
+    save_checkpoint(tmp_path / "moe", model)
+    stored = load_file(tmp_path / "moe" / "model.safetensors")
+    assert any("experts.3." in name for name in stored)
+    prepare(str(tmp_path / "moe")).write(tmp_path / "out")
+    state = load(tmp_path / "out", "2-3").mid[2]
+    expected = model.state_dict()["model.layers.2.mlp.experts.gate_up_proj"]
+    assert torch.equal(state["mlp.experts.gate_up_proj"], expected)
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    model = random_model(tiny_config("qwen2", tie_word_embeddings=True))
+    save_checkpoint(tmp_path / "tied", model)
+    manifest = prepare(str(tmp_path / "tied")).write(tmp_path / "out")
+    assert manifest.tied == {"end/lm_head.weight": "begin/embed_tokens.weight"}
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "end.safetensors")
+    state = load(tmp_path / "out", "b e")
+    assert state.begin is not None
+    assert state.end is not None
+    assert state.end["lm_head.weight"] is state.begin["embed_tokens.weight"]
+
+
+def test_another_dtype_is_stored_when_asked_for(tmp_path: Path, checkpoint: Path) -> None:
+    manifest = prepare(str(checkpoint), dtype="bfloat16").write(tmp_path / "out")
+    assert manifest.dtype == "bfloat16"
+    assert load(tmp_path / "out", "1-2").mid[1]["mlp.up_proj.weight"].dtype == torch.bfloat16
+
+
+def test_a_missing_tensor_is_named_before_anything_is_written(tmp_path: Path, checkpoint: Path) -> None:
+    state = load_file(checkpoint / "model.safetensors")
+    del state["model.layers.4.mlp.up_proj.weight"]
+    (checkpoint / "model.safetensors").unlink()
+    torch.save(state, checkpoint / "pytorch_model.bin")
+    with pytest.raises(BadCheckpoint, match=r"model\.layers\.4\.mlp\.up_proj\.weight"):
+        prepare(str(checkpoint))
+
+
+def test_a_missing_shard_is_named(tmp_path: Path, tiny_llama: PreTrainedModel) -> None:
+    tiny_llama.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    next((tmp_path / "shards").glob("model-00002*")).unlink()
+    with pytest.raises(BadCheckpoint, match="model-00002"):
+        prepare(str(tmp_path / "shards"))
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
+        prepare(str(checkpoint))
+
+
+def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "intermediate_size": 97}))
+    with pytest.raises(BadCheckpoint, match=r"\[97, 64\], found \[96, 64\]"):
+        prepare(str(checkpoint))
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"no config\.json"):
+        prepare(str(tmp_path))
+
+
+def test_neither_folder_nor_hub_model_is_refused_in_one_line() -> None:
+    with pytest.raises(BadCheckpoint, match="neither a local folder nor a model") as caught:
+        prepare("nobody/nothing-of-this-name")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_is_refused_at_convert_time(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(UnsupportedModel, match="t5"):
+        prepare(str(tmp_path))
+
+
+def test_an_interrupted_conversion_leaves_nothing_that_loads(tmp_path: Path, checkpoint: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stop_midway(_: int) -> None:
+        if len(list((tmp_path / "out").glob("mid.*.safetensors"))) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        prepare(str(checkpoint)).write(tmp_path / "out", progress=stop_midway)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert prepare(str(checkpoint)).write(tmp_path / "out").digest == Manifest.read(tmp_path / "out").digest

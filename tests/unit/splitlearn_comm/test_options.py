@@ -1,0 +1,29 @@
+import pytest
+from splitlearn_comm.options import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS, channel_target
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("trunk:50051", "dns:///trunk:50051"),
+        ("127.0.0.1:50051", "dns:///127.0.0.1:50051"),
+        ("[::1]:50051", "dns:///[::1]:50051"),
+        ("dns:///trunk:50051", "dns:///trunk:50051"),
+        ("unix:/run/trunk.sock", "unix:/run/trunk.sock"),
+        ("ipv4:10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+    ],
+)
+def test_an_address_without_a_scheme_is_a_dns_name(address: str, target: str) -> None:
+    assert channel_target(address) == target
+
+
+def test_both_ends_allow_the_same_message_size() -> None:
+    for options in (dict(SERVER_OPTIONS), dict(CHANNEL_OPTIONS)):
+        assert options["grpc.max_send_message_length"] == MAX_MESSAGE_BYTES
+        assert options["grpc.max_receive_message_length"] == MAX_MESSAGE_BYTES
+
+
+def test_the_server_bears_the_clients_pings() -> None:
+    allowed = dict(SERVER_OPTIONS)["grpc.http2.min_recv_ping_interval_without_data_ms"]
+
+    assert int(allowed) < int(dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"])

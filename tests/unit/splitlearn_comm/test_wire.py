@@ -1,0 +1,163 @@
+import grpc
+import pytest
+import torch
+from splitlearn_comm import wire
+from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.errors import (
+    ERRORS_BY_KIND,
+    CommError,
+    InvalidRequest,
+    InvalidTensor,
+    NotServed,
+    Overloaded,
+    RemoteFailure,
+    TimedOut,
+    Unreachable,
+)
+from splitlearn_comm.frames import Frame, Reply, ServiceInfo
+from splitlearn_comm.options import MAX_MESSAGE_BYTES
+
+OPENING = SessionOpening("one", "print", 64)
+
+
+def request(data: bytes) -> pb2.StreamRequest:
+    return wire.parse(pb2.StreamRequest(), data)
+
+
+def test_one_request_carries_an_open_and_a_frame() -> None:
+    rows_TD = torch.randn(3, 4).bfloat16()
+
+    message = request(wire.encode_request(OPENING, Frame(7, rows_TD)))
+
+    assert wire.read_opening(message) == OPENING
+    frame = wire.read_frame(message)
+    assert frame.position == 7
+    assert frame.rows is not None
+    assert frame.rows.dtype is torch.bfloat16
+    assert torch.equal(frame.rows, rows_TD)
+
+
+def test_a_truncating_frame_has_no_rows_and_an_empty_one_keeps_its_width() -> None:
+    truncating = wire.read_frame(request(wire.encode_request(None, Frame(7, None))))
+    empty = wire.read_frame(request(wire.encode_request(None, Frame(7, torch.empty(0, 4)))))
+
+    assert (truncating.position, truncating.rows) == (7, None)
+    assert empty.rows is not None
+    assert empty.rows.shape == (0, 4)
+
+
+def test_a_reply_carries_rows_and_times() -> None:
+    reply = wire.decode_reply(wire.encode_reply(Reply(Frame(2, torch.ones(1, 4)), 0.25, 0.5)))
+
+    assert (reply.frame.position, reply.queue_seconds, reply.compute_seconds) == (2, 0.25, 0.5)
+    assert torch.equal(reply.frame.rows, torch.ones(1, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ERRORS_BY_KIND.values())
+def test_every_error_in_band_is_raised_as_itself(kind: type[CommError]) -> None:
+    with pytest.raises(CommError, match=r"^what went wrong$") as caught:
+        wire.decode_reply(wire.encode_error(kind("what went wrong")))
+
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("kind", ERRORS_BY_KIND.values())
+def test_every_error_as_a_status_is_raised_as_itself(kind: type[CommError]) -> None:
+    status = wire.status_of(kind("what went wrong"))
+
+    error = wire.error_of(status, "host:1")
+
+    assert status[0].name == kind.code
+    assert type(error) is kind
+    assert str(error) == "what went wrong"
+
+
+def test_a_servers_own_subclass_arrives_as_the_class_that_both_ends_know() -> None:
+    class OutOfPages(Overloaded):
+        pass
+
+    assert type(wire.error_of(wire.status_of(OutOfPages("full")), "host:1")) is Overloaded
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, Unreachable),
+        (grpc.StatusCode.CANCELLED, Unreachable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, TimedOut),
+        (grpc.StatusCode.UNIMPLEMENTED, NotServed),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, InvalidRequest),
+        (grpc.StatusCode.INTERNAL, RemoteFailure),
+        (grpc.StatusCode.UNKNOWN, RemoteFailure),
+    ],
+)
+def test_a_status_of_grpc_itself_names_the_address_and_its_details(
+    code: grpc.StatusCode, kind: type[CommError]
+) -> None:
+    error = wire.error_of((code, "the reason", ()), "host:1")
+
+    assert type(error) is kind
+    assert "host:1" in str(error)
+    assert "the reason" in str(error)
+
+
+def test_an_unknown_kind_falls_back_on_its_code() -> None:
+    unknown = pb2.StreamReply(error=pb2.Error(code=pb2.CODE_DATA_LOSS, kind="Newer", message="m"))
+
+    with pytest.raises(RemoteFailure, match=r"^DATA_LOSS: m$"):
+        wire.decode_reply(unknown.SerializeToString())
+
+
+@pytest.mark.parametrize("code", [77, pb2.CODE_UNKNOWN])
+def test_a_code_from_the_future_is_unknown(code: int) -> None:
+    unknown = pb2.StreamReply()
+    unknown.error.MergeFromString(pb2.Error(message="m").SerializeToString() + bytes([8, code]))
+
+    with pytest.raises(RemoteFailure, match=r"^UNKNOWN: m$"):
+        wire.decode_reply(unknown.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "complaint"),
+    [
+        (pb2.StreamRequest(), InvalidRequest, "must carry a frame"),
+        (pb2.StreamRequest(frame=pb2.Frame(position=-3)), InvalidRequest, "never negative, got -3"),
+        (pb2.StreamRequest(frame=pb2.Frame(rows=pb2.Tensor(dtype=99))), InvalidTensor, "number 99"),
+        (pb2.StreamRequest(frame=pb2.Frame(rows=pb2.Tensor())), InvalidTensor, "number 0"),
+        (
+            pb2.StreamRequest(frame=pb2.Frame(rows=pb2.Tensor(dtype=pb2.DTYPE_UINT8, shape=[4], data=bytes(4)))),
+            InvalidTensor,
+            r"\[rows, width\]",
+        ),
+    ],
+)
+def test_a_request_that_is_no_frame_is_refused(
+    message: pb2.StreamRequest, error: type[CommError], complaint: str
+) -> None:
+    with pytest.raises(error, match=complaint):
+        wire.read_frame(message)
+
+
+@pytest.mark.parametrize("max_length", [0, -1])
+def test_an_opening_without_room_is_refused(max_length: int) -> None:
+    with pytest.raises(InvalidRequest, match="max_length is at least 1"):
+        wire.read_opening(pb2.StreamRequest(open=pb2.Open(max_length=max_length)))
+
+
+def test_bytes_of_another_protocol_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"3 bytes that are no splitlearn.comm.v1.StreamRequest"):
+        request(b"\xff\xff\xff")
+
+
+def test_a_message_above_the_limit_is_refused_with_both_sizes() -> None:
+    rows = torch.zeros(1, MAX_MESSAGE_BYTES, dtype=torch.uint8)
+
+    with pytest.raises(InvalidTensor, match=rf"a message of 671\d+ bytes exceeds the limit of {MAX_MESSAGE_BYTES}"):
+        wire.encode_request(None, Frame(0, rows))
+
+
+def test_service_info_comes_back_equal() -> None:
+    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5)
+
+    assert wire.decode_info(wire.encode_info(info)) == info
