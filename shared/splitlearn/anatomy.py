@@ -63,8 +63,11 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     """The whole causal model without memory for its weights.
 
     Raises:
-        UnsupportedModel: transformers has no causal language model for this config.
+        UnsupportedModel: transformers has no causal language model for this config, or it is known that
+            it cannot be cut.
     """
+    if config.model_type in _CANNOT_BE_CUT:
+        raise UnsupportedModel(f"{config.model_type} cannot be cut: {_CANNOT_BE_CUT[config.model_type]}")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
@@ -94,8 +97,6 @@ def study(model: PreTrainedModel) -> Anatomy:
         UnsupportedModel: no decoder with exactly one list of `num_hidden_layers` layers was found.
     """
     kind = model.config.model_type
-    if kind in _CANNOT_BE_CUT:
-        raise UnsupportedModel(f"{kind} cannot be cut: {_CANNOT_BE_CUT[kind]}")
     n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
     paths = {id(module): name for name, module in model.named_modules()}
     decoder = model.get_decoder()

@@ -47,7 +47,7 @@ class Conversion:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of tensor data that `write` will put out."""
+        """Bytes of tensor data that `write` will put out; the files' headers come on top."""
         return sum(
             torch.Size(t.shape).numel() * t.dtype.itemsize for tensors in self.sections.values() for t in tensors
         )
@@ -93,7 +93,8 @@ def prepare(source: str, *, dtype: str | None = None) -> Conversion:
     config = config_from_dict(values)
     model = build_on_meta(config)
     anatomy = study(model)
-    made = {name: recipe for recipe in recipes(folder, model) for name in recipe.outline(model)}
+    outlines = [(recipe, recipe.outline(model)) for recipe in recipes(folder, model)]
+    made = {name: recipe for recipe, outline in outlines for name in outline}
     tied = dict(model.all_tied_weights_keys)
     for target, stored in tied.items():
         if stored not in made and target in made:
@@ -102,6 +103,12 @@ def prepare(source: str, *, dtype: str | None = None) -> Conversion:
     missing = sorted(wanted.keys() - made.keys())
     if missing:
         raise BadCheckpoint(f"{folder} lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+    for name, outline in ((name, t) for _, tensors in outlines for name, t in tensors.items() if name in wanted):
+        if outline.shape != wanted[name].shape:
+            raise BadCheckpoint(
+                f"{name} should have the shape {list(wanted[name].shape)}, found {list(outline.shape)}; "
+                "config.json and weights are of different models"
+            )
     target_dtype = dtype or _own_dtype(values, made, model)
     return Conversion(
         source=folder,
@@ -129,7 +136,7 @@ def _sections(
     for key, empty in wanted.items():
         section, layer, name = anatomy.place(key)
         kind = dtype if empty.is_floating_point() else empty.dtype
-        source = TensorSource(name, kind, tuple(empty.shape), kitchen.reader(made[key], key, tuple(empty.shape)))
+        source = TensorSource(name, kind, tuple(empty.shape), kitchen.reader(made[key], key))
         sections[section if layer is None else section_name(layer)].append(source)
     return sections
 
@@ -141,16 +148,14 @@ class _Kitchen:
         self._model = model
         self._last: tuple[Recipe, dict[str, torch.Tensor]] | None = None
 
-    def reader(self, recipe: Recipe, key: str, shape: tuple[int, ...]) -> Callable[[], torch.Tensor]:
+    def reader(self, recipe: Recipe, key: str) -> Callable[[], torch.Tensor]:
         def read() -> torch.Tensor:
             if self._last is None or self._last[0] is not recipe:
                 self._last = None
                 self._last = (recipe, recipe.cook(self._model))
             cooked = self._last[1]
-            tensor = cooked[key] if key in cooked else next(iter(cooked.values()))
-            if tuple(tensor.shape) != shape:
-                raise BadCheckpoint(f"{key} should have the shape {list(shape)}, found {list(tensor.shape)}")
-            return tensor
+            # a tied tensor may be made under the other of its two names
+            return cooked[key] if key in cooked else next(iter(cooked.values()))
 
         return read
 

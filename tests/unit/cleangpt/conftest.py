@@ -23,7 +23,7 @@ def _one_thread() -> Iterator[None]:
 def three_questions() -> tuple[Question, ...]:
     return (
         Question("left", "talk", "Turn to the left."),
-        Question("right", "talk", "Turn to the right."),
+        Question("right", "talk", "Go the other way."),
         Question("help", "talk", "Ask me where to turn."),
     )
 
@@ -43,7 +43,7 @@ def three_rows(three_questions: tuple[Question, ...], tiny_tokenizer: PreTrained
         )
         for each in three_questions
     )
-    return ConversationRows(turns, batch_tokens=48, context=64, seed=1)
+    return ConversationRows(turns, batch_tokens=24, context=64, seed=1)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import structlog
-
 from splitlearn_cli.__main__ import main
 
 

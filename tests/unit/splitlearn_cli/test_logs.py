@@ -3,7 +3,6 @@ import logging
 
 import pytest
 import structlog
-
 from splitlearn_cli.logs import configure
 
 

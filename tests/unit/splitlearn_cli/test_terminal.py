@@ -1,7 +1,6 @@
 import sys
 
 import pytest
-
 from splitlearn_cli.terminal import StatusLine, aligned, bytes_bar, human_bytes, note
 
 

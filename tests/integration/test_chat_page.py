@@ -1,0 +1,467 @@
+"""The chat page in a headless Chromium, against the service's own routes.
+
+Most tests let a script stand in for the token loop, so that they decide when each piece of the answer comes;
+the last one goes through a real client service and a real trunk. Chromium is driven over the DevTools protocol
+on a pair of pipes (`--remote-debugging-pipe`: JSON messages, each closed by a zero byte).
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from client_service.api.routes import Service
+from client_service.app import application, build
+from client_service.errors import RequestError, TrunkFailed, TrunkNotReady
+from client_service.generation import GenerationRequest, Piece, Report
+from client_service.metrics import ClientMetrics
+from client_service.sampling import Choice
+from client_service.settings import ClientSettings
+from client_service.tokenizer import TextCodec
+from splitlearn.plan import SplitPlan
+from support.tiny_models import tiny_config, tiny_tokenizer
+from trunk_service.app import serve as serve_trunk
+from trunk_service.settings import TrunkSettings
+
+Json = dict[str, Any]
+
+PATIENCE = 20.0
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+
+
+class Chromium:
+    """One browser process; a thread of its own reads what it says."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        said_by_us, self._to_browser = _high_pipe()
+        self._from_browser, said_by_it = _high_pipe()
+        silent = os.open(os.devnull, os.O_RDWR)
+        self._process = os.posix_spawn(
+            program,
+            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            os.environ,
+            # the protocol fixes the numbers: it listens on 3 and answers on 4
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, silent, 1),
+                (os.POSIX_SPAWN_DUP2, silent, 2),
+                (os.POSIX_SPAWN_DUP2, said_by_us, 3),
+                (os.POSIX_SPAWN_DUP2, said_by_it, 4),
+            ],
+        )
+        for theirs in (said_by_us, said_by_it, silent):
+            os.close(theirs)
+        self._waiting: dict[int, Future[Json]] = {}
+        self._count = 0
+        self.listeners: dict[str, Callable[[Json], None]] = {}
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def send(self, method: str, params: Json, page: str | None = None) -> "Future[Json]":
+        """Asks for one thing; the future holds the answer."""
+        self._count += 1
+        answer = self._waiting[self._count] = Future()
+        message = {"id": self._count, "method": method, "params": params} | ({"sessionId": page} if page else {})
+        os.write(self._to_browser, json.dumps(message).encode() + b"\0")
+        return answer
+
+    def close(self) -> None:
+        self.send("Browser.close", {})
+        os.waitpid(self._process, 0)
+        self._reader.join()
+        os.close(self._to_browser)
+
+    def _read(self) -> None:
+        with open(self._from_browser, "rb") as pipe:  # noqa: PTH123
+            rest = b""
+            while heard := pipe.raw.read(65536):
+                *messages, rest = (rest + heard).split(b"\0")
+                for message in messages:
+                    self._take(json.loads(message))
+        for answer in self._waiting.values():
+            answer.cancel()
+
+    def _take(self, message: Json) -> None:
+        if "id" not in message:
+            self.listeners.get(message.get("sessionId", ""), lambda _: None)(message)
+        elif "error" in message:
+            self._waiting.pop(message["id"]).set_exception(ValueError(message["error"]["message"]))
+        else:
+            self._waiting.pop(message["id"]).set_result(message["result"])
+
+
+def _high_pipe() -> tuple[int, int]:
+    """A pipe clear of the descriptors 3 and 4, which the browser's side is given."""
+    low = os.pipe()
+    reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
+    for end in low:
+        os.close(end)
+    return reading, writing
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, chromium: Chromium, session: str) -> None:
+        self._chromium = chromium
+        self._session = session
+        self._loaded = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.complaints: list[str] = []
+        chromium.listeners[session] = lambda event: self._loop.call_soon_threadsafe(self._hear, event) and None
+
+    async def do(self, method: str, **params: Any) -> Json:
+        async with asyncio.timeout(PATIENCE):
+            return await asyncio.wrap_future(self._chromium.send(method, params, self._session))
+
+    async def open(self, address: str) -> None:
+        for domain in ("Page", "Runtime", "Log"):
+            await self.do(f"{domain}.enable")
+        await self.do("Page.navigate", url=address)
+        async with asyncio.timeout(PATIENCE):
+            await self._loaded.wait()
+
+    async def value(self, expression: str) -> Any:
+        """What a JavaScript expression comes to."""
+        answer = await self.do("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    async def until(self, condition: str) -> None:
+        """Waits for the change of the document that makes a JavaScript condition true."""
+        try:
+            await self.value(f"""new Promise((done) => {{
+                const look = () => ({condition}) && (watching.disconnect(), done(true));
+                const watching = new MutationObserver(look);
+                const all = {{subtree: true, childList: true, characterData: true, attributes: true}};
+                watching.observe(document, all);
+                look();
+            }})""")
+        except TimeoutError:
+            pytest.fail(f"never true: {condition}\non the page: {await self.value('document.body.innerText')}")
+
+    async def text(self, selector: str) -> str:
+        return str(await self.value(f"document.querySelector({selector!r})?.textContent ?? ''"))
+
+    async def write(self, text: str) -> None:
+        await self.value("document.getElementById('draft').focus()")
+        await self.do("Input.insertText", text=text)
+
+    async def press(self, key: str, *, shift: bool = False) -> None:
+        code = {"Enter": 13, "Escape": 27}[key]
+        common = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        letters = {"text": "\r"} if key == "Enter" else {}
+        await self.do("Input.dispatchKeyEvent", type="keyDown", **common, **letters)
+        await self.do("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    async def click(self, selector: str) -> None:
+        """Presses the mouse in the middle of what the selector finds, whatever lies on top there."""
+        box = await self.value(f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.do("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **middle)
+
+    def _hear(self, event: Json) -> None:
+        params = event["params"]
+        if event["method"] == "Page.loadEventFired":
+            self._loaded.set()
+        elif event["method"] == "Runtime.exceptionThrown":
+            self.complaints.append(str(params["exceptionDetails"]))
+        elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+            self.complaints.append(str(params["args"]))
+        elif event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(str(params["entry"]))
+
+
+@dataclass
+class Script:
+    """Stands in for the token loop: the test feeds it piece by piece; None ends the answer."""
+
+    lines: "asyncio.Queue[str | Exception | None]" = field(default_factory=asyncio.Queue)
+    asked: list[GenerationRequest] = field(default_factory=list)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def feed(self, *lines: str | Exception | None) -> None:
+        for line in lines:
+            self.lines.put_nowait(line)
+
+    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
+        self.asked.append(request)
+        report.prompt_tokens = len(request.prompt)
+        report.wire_bytes_sent, report.wire_bytes_received = 48_200, 61_000
+        try:
+            while (line := await self.lines.get()) is not None:
+                if isinstance(line, Exception):
+                    raise line
+                report.completion_tokens += 1
+                report.last_token = asyncio.get_running_loop().time()
+                report.first_token = report.first_token or report.last_token - 0.1
+                report.began = report.first_token - 0.25
+                yield Piece(line, Choice(7, None, ()))
+            yield Piece("", None, "stop")
+        finally:
+            self.closed.set()
+
+
+@dataclass
+class ScriptedLink:
+    """Stands in for the link to the trunk, as far as /ready asks."""
+
+    trouble: str | None = None
+    plan: SplitPlan = SplitPlan(1, 4, 5)
+    fingerprint: str = "tiny 1-4 float32"
+
+    @property
+    def ends(self) -> "ScriptedLink":
+        return self
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The page open in the browser, and the strings behind it."""
+
+    page: Page
+    script: Script
+    link: ScriptedLink
+    codec: TextCodec
+    address: str
+
+    def prompt(self, nth: int) -> str:
+        """The text that the service was asked to go on from."""
+        return self.codec.decode(self.script.asked[nth].prompt)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    assert CHROMIUM is not None
+    with closing(Chromium(CHROMIUM, tmp_path_factory.mktemp("profile"))) as browser:
+        yield browser
+
+
+@asynccontextmanager
+async def serving(service: Service) -> AsyncIterator[str]:
+    """The service's application on a free port; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))
+        running = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield "http://127.0.0.1:{1}/".format(*listening.getsockname())
+        finally:
+            server.should_exit = True
+            await running
+
+
+@asynccontextmanager
+async def tab(chromium: Chromium, address: str) -> AsyncIterator[Page]:
+    """The page in a window without a past."""
+
+    async def ask(method: str, **params: Any) -> Json:
+        async with asyncio.timeout(PATIENCE):
+            return await asyncio.wrap_future(chromium.send(method, params))
+
+    window = (await ask("Target.createBrowserContext"))["browserContextId"]
+    target = (await ask("Target.createTarget", url="about:blank", browserContextId=window))["targetId"]
+    session = (await ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+    page = Page(chromium, session)
+    try:
+        await page.open(address)
+        yield page
+    finally:
+        del chromium.listeners[session]
+        await ask("Target.disposeBrowserContext", browserContextId=window)
+
+
+@asynccontextmanager
+async def scene(chromium: Chromium, folder: Path, *, chat: bool = True) -> AsyncIterator[Scene]:
+    tiny_tokenizer(chat).save_pretrained(folder)
+    config = tiny_config("llama")
+    codec, script, link = TextCodec(folder, config), Script(), ScriptedLink()
+    service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics())
+    async with serving(service) as address, tab(chromium, address) as page:
+        yield Scene(page, script, link, codec, address)
+
+
+@pytest.fixture
+async def open_page(chromium: Chromium, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with scene(chromium, tmp_path) as opened:
+        yield opened
+
+
+ANSWER = "document.querySelector('.turn:last-child .answer').textContent"
+NUMBERS = "document.querySelector('.turn:last-child .numbers').textContent"
+IDLE = "document.getElementById('go').textContent === 'Send'"
+
+
+async def test_the_page_loads_without_complaints_and_says_which_layers_are_on_the_trunk(open_page: Scene) -> None:
+    page = open_page.page
+    await page.until("document.getElementById('status').dataset.state === 'ready'")
+    assert await page.text("#status") == "ready · layers 1-4 on the trunk"
+    assert await page.text("#model") == "tiny"
+    assert page.complaints == []
+
+
+async def test_the_answer_grows_as_its_pieces_come_and_ends_with_the_service_s_numbers(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.write("first line")
+    await page.press("Enter", shift=True)
+    await page.write("second line")
+    await page.press("Enter")
+    script.feed("Hello", ",")
+    await page.until(f"{ANSWER} === 'Hello,'")
+    await page.until(f"{NUMBERS}.endsWith('tokens/s · 2 tokens')")
+    script.feed(" <b>you</b>", None)
+    await page.until(IDLE)
+    assert await page.value(ANSWER) == "Hello, <b>you</b>"
+    numbers = await page.value(NUMBERS)
+    assert re.fullmatch(
+        r"[0-9.]+ tokens/s · first token 0\.25 s · 48\.2 kB sent, 61\.0 kB received · 3 tokens", numbers
+    )
+    assert open_page.prompt(0) == "user: first line\nsecond line\nassistant:"
+    assert await page.text("#announcement") == "Hello, <b>you</b>"
+    assert page.complaints == []
+
+
+async def test_the_next_question_takes_the_system_prompt_and_the_whole_conversation_along(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.value("document.getElementById('system').value = 'Be short.'")
+    await page.value("document.getElementById('temperature').value = '0.5'")
+    for question, answer in (("one", "eins"), ("two", "zwei")):
+        await page.write(question)
+        await page.press("Enter")
+        script.feed(answer, None)
+        await page.until(f"{IDLE} && {ANSWER} === '{answer}'")
+    assert open_page.prompt(1) == "system: Be short.\nuser: one\nassistant: eins\nuser: two\nassistant:"
+    assert script.asked[1].sampling.temperature == 0.5
+    assert script.asked[1].max_tokens == 512
+    await page.click("#new")
+    assert await page.value("document.querySelectorAll('.turn').length") == 0
+    await page.write("three")
+    await page.click("#go")
+    script.feed("drei", None)
+    await page.until(f"{IDLE} && {ANSWER} === 'drei'")
+    assert open_page.prompt(2) == "system: Be short.\nuser: three\nassistant:"
+
+
+async def test_stop_ends_the_request_and_keeps_the_partial_answer_and_the_draft(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.write("go on")
+    await page.press("Enter")
+    script.feed("so", " far")
+    await page.until(f"{ANSWER} === 'so far'")
+    await page.write("the next one")
+    await page.press("Enter")  # an answer is still coming: nothing is sent, nothing is lost
+    await page.click("#go")
+    await page.until(IDLE)
+    async with asyncio.timeout(PATIENCE):
+        await script.closed.wait()
+    assert await page.value(ANSWER) == "so far"
+    assert (await page.value(NUMBERS)).endswith("2 tokens · stopped")
+    assert await page.value("document.getElementById('draft').value") == "the next one"
+    assert len(script.asked) == 1
+
+
+async def test_a_refusal_is_shown_in_its_own_words_and_can_be_tried_again(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.write("anyone there?")
+    await page.press("Enter")
+    script.feed(TrunkNotReady("no trunk answers at 127.0.0.1:50051; start one there"))
+    await page.until("document.querySelector('.error')")
+    assert await page.text(".error p") == "no trunk answers at 127.0.0.1:50051; start one there"
+    assert (await page.text(".question")).endswith("anyone there?")
+    script.feed("yes", None)
+    await page.click(".error button")
+    await page.until(f"{IDLE} && {ANSWER} === 'yes'")
+    assert await page.value("document.querySelector('.error')") is None
+    assert open_page.prompt(0) == open_page.prompt(1) == "user: anyone there?\nassistant:"
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (TrunkFailed("the trunk failed: gone"), "the trunk failed: gone"),
+        # not an error of the API: uvicorn drops the connection in the middle of the reply
+        (ConnectionResetError("cable cut"), "The connection was lost before the answer was complete."),
+    ],
+)
+async def test_a_failure_in_the_middle_keeps_what_came_before_it(
+    open_page: Scene, failure: RequestError | OSError, words: str
+) -> None:
+    page, script = open_page.page, open_page.script
+    await page.write("go on")
+    await page.press("Enter")
+    script.feed("half an")
+    await page.until(f"{ANSWER} === 'half an'")
+    script.feed(failure)
+    await page.until("document.querySelector('.error')")
+    assert await page.text(".error p") == words
+    assert await page.value(ANSWER) == "half an"
+
+
+async def test_a_model_without_chat_template_continues_plain_text(chromium: Chromium, tmp_path: Path) -> None:
+    async with scene(chromium, tmp_path, chat=False) as opened:
+        page = opened.page
+        await page.write("the quick brown")
+        await page.press("Enter")
+        await page.until("document.querySelector('.error')")
+        assert await page.text(".error p") == "This model has no chat template. It can still continue plain text."
+        opened.script.feed(" fox", None)
+        await page.click(".error button")
+        await page.until(f"{IDLE} && {ANSWER} === ' fox'")
+        assert opened.prompt(0) == "the quick brown"
+        assert await page.value("document.getElementById('plain').checked") is True
+
+
+async def test_the_status_says_why_the_trunk_is_not_ready(open_page: Scene) -> None:
+    page = open_page.page
+    open_page.link.trouble = "nothing listens at 127.0.0.1:50051"
+    await page.do("Page.reload")
+    await page.until("document.getElementById('status')?.dataset.state === 'waiting'")
+    assert await page.text("#status") == "not ready: nothing listens at 127.0.0.1:50051"
+
+
+async def test_a_phone_shows_everything_without_scrolling_sideways(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.do("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
+    await page.write("w" * 200)
+    await page.press("Enter")
+    script.feed("x" * 200, TrunkFailed("y" * 200))
+    await page.until("document.querySelector('.error')")
+    widest = "Math.max(...[...document.querySelectorAll('body *')].map((each) => each.getBoundingClientRect().right))"
+    assert await page.value(widest) <= 380
+    assert await page.value("document.scrollingElement.scrollWidth") == 380
+
+
+async def test_an_answer_comes_through_a_real_client_service_and_trunk(chromium: Chromium, tiny_weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ready = asyncio.Event()
+    trunk = asyncio.create_task(serve_trunk(TrunkSettings(weights=tiny_weights, port=port, metrics_port=0), ready))
+    await ready.wait()
+    try:
+        async with AsyncExitStack() as stack:
+            service = await build(ClientSettings(weights=tiny_weights, trunk=f"127.0.0.1:{port}"), stack)
+            page = await stack.enter_async_context(tab(chromium, await stack.enter_async_context(serving(service))))
+            await page.until("document.getElementById('status').dataset.state === 'ready'")
+            await page.value("document.getElementById('max-tokens').value = '20'")
+            await page.write("the quick brown fox")
+            await page.press("Enter")
+            await page.until(f"{IDLE} && document.querySelector('.numbers')")
+            assert re.search(r"tokens/s · first token .* sent, .* received · \d+ tokens", await page.value(NUMBERS))
+            assert await page.value(ANSWER) != ""
+    finally:
+        trunk.cancel()
+        await asyncio.wait([trunk])

@@ -1,0 +1,93 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from llm_sepweight import Manifest, load
+from support.tiny_models import N_LAYERS, save_checkpoint
+from transformers import PreTrainedModel
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_llama: PreTrainedModel) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("hf") / "tiny", tiny_llama)
+
+
+def test_a_checkpoint_becomes_a_directory_and_the_next_commands_are_shown(
+    splitlearn: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "weights"
+
+    ran = splitlearn("convert", checkpoint, "-o", out, "--dtype", "bfloat16")
+
+    assert ran.code == 0, ran.err
+    assert Manifest.read(out).dtype == "bfloat16"
+    assert (out / "tokenizer.json").is_file()
+    lines = ran.out.splitlines()
+    assert lines[0].startswith(f"{out}: {N_LAYERS} layers, ")
+    assert lines[1].endswith(f"splitlearn trunk {out} --layers 1-{N_LAYERS - 1}")
+    assert lines[2].strip() == f"splitlearn client {out} --trunk HOST:50051"
+
+
+def test_a_finished_directory_is_only_replaced_on_demand(splitlearn: Run, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "weights"
+    assert splitlearn("convert", checkpoint, "-o", out).code == 0
+
+    assert splitlearn("convert", checkpoint, "-o", out).code == 1
+    assert splitlearn("convert", checkpoint, "-o", out, "--dtype", "float16", "--overwrite").code == 0
+    assert Manifest.read(out).dtype == "float16"
+
+
+def test_layers_of_a_converted_directory_are_copied_for_a_worker(
+    splitlearn: Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "worker"
+
+    ran = splitlearn("convert", tiny_weights, "-o", out, "--layers", "1-3")
+
+    assert ran.code == 0, ran.err
+    files = {path.name for path in out.iterdir()}
+    assert files == {"manifest.json", "mid.00001.safetensors", "mid.00002.safetensors"}
+    copied, original = load(out, "1-3").to_dict(), load(tiny_weights, "1-3").to_dict()
+    assert copied.keys() == original.keys()
+    assert all(torch.equal(copied[key], original[key]) for key in copied)
+    assert f"splitlearn trunk {out} --layers 1-3" in ran.out
+
+
+@pytest.mark.parametrize(("flags", "hint"), [([], "--layers"), (["--layers", "1-3", "--dtype", "float16"], "--dtype")])
+def test_a_converted_directory_is_not_converted_again(
+    splitlearn: Run, tiny_weights: Path, tmp_path: Path, flags: list[str], hint: str
+) -> None:
+    ran = splitlearn("convert", tiny_weights, "-o", tmp_path / "out", *flags)
+
+    assert ran.code == 2
+    assert hint in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_of_a_checkpoint_must_be_converted_first(splitlearn: Run, checkpoint: Path, tmp_path: Path) -> None:
+    ran = splitlearn("convert", checkpoint, "-o", tmp_path / "out", "--layers", "1-3")
+
+    assert ran.code == 2
+    assert "convert it first" in ran.err
+
+
+def test_layers_that_the_model_lacks_are_refused_and_nothing_is_written(
+    splitlearn: Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    ran = splitlearn("convert", tiny_weights, "-o", tmp_path / "out", "--layers", "3-9")
+
+    assert ran.code == 1
+    assert f"{N_LAYERS} layers" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_nothing_is_named(splitlearn: Run, tmp_path: Path) -> None:
+    ran = splitlearn("convert", tmp_path / "missing", "-o", tmp_path / "out")
+
+    assert ran.code == 1
+    assert "missing" in ran.err
+    assert ran.err.count("\n") == 1

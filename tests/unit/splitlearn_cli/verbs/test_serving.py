@@ -1,0 +1,38 @@
+"""`trunk` as a process of its own: its log line, its errors, its end. `client` runs in tests/integration."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_trunk_logs_its_address_and_stops_cleanly(tiny_weights: Path, number: signal.Signals) -> None:
+    words = ["trunk", str(tiny_weights), "--port", "0", "--metrics-port", "0", "--threads", "1"]
+    with subprocess.Popen([sys.executable, "-m", "splitlearn_cli", *words], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        lines = map(json.loads, process.stderr)
+        serving = next(line for line in lines if line["event"] == "serving")
+        host, _, port = serving["address"].partition(":")
+        assert host == "127.0.0.1"
+        assert int(port) > 0
+
+        process.send_signal(number)
+        assert [line["event"] for line in lines][-1] == "stopped"
+
+    assert process.returncode == 0
+
+
+def test_layers_that_the_model_lacks_are_one_line(splitlearn: Run, tiny_weights: Path) -> None:
+    ran = splitlearn("trunk", tiny_weights, "--layers", "3-99", "--port", 0, "--metrics-port", 0)
+
+    assert ran.code == 1
+    assert "3-99" in ran.err
+    assert ran.err.count("\n") == 1
