@@ -110,7 +110,8 @@ def first_words(documentation: str | None, name: str = "") -> str | None:
     text = inspect.cleandoc(documentation or "").strip()
     call = re.compile(rf"(?:[\w.]+\.)?{re.escape(name)}\s*\(") if name else None
     if call is None or not call.match(text):
-        return _one_paragraph(re.sub(rf"^(?:module )?{name}(?:\.py)?(?: module)? --? ", "", text, flags=re.I))
+        title = rf"^(?:module )?{re.escape(name)}(?:\.py)?(?: module)? --? "
+        return _one_paragraph(re.sub(title, "", text, flags=re.IGNORECASE))
     # behind a signature may stand a mere label, "deque object"; the words come in the next paragraph
     head, _, body = text.partition("\n\n")
     overloaded = body and "\n" in head and all(call.match(line) for line in head.split("\n"))

@@ -50,10 +50,9 @@ class Samples:
 def make_weights() -> tuple[Path, Path]:
     """The checkpoint and its sepweight directory, made once and kept in build/bench."""
     import torch
+    from splitlearn.convert import prepare
     from support.tiny_models import tiny_tokenizer
     from transformers import AutoModelForCausalLM, Qwen2Config
-
-    from splitlearn.convert import prepare
 
     checkpoint, weights = WORK / "qwen2-0.5b-shape", WORK / "weights"
     if not (weights / "manifest.json").exists():
@@ -145,9 +144,7 @@ def serve_whole(checkpoint: str, threads: int) -> None:
         asked = json.loads(line)
         ids = torch.tensor([asked["ids"]])
         with torch.inference_mode():
-            made = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked["n"], do_sample=False
-            )
+            made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked["n"], do_sample=False)
         print(json.dumps(made[0, ids.shape[1] :].tolist()), flush=True)
 
 

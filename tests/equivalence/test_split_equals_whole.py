@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_models import ARCHITECTURES, N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
-from transformers import DynamicCache, PreTrainedModel
-
 from splitlearn.loading import load_part
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
+from support.tiny_models import ARCHITECTURES, N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
+from transformers import DynamicCache, PreTrainedModel
 
 NEW_TOKENS = 64
 PROMPT_LENGTHS = (1, 2, 17, 64, 300)

@@ -24,22 +24,29 @@ import pytest
 import uvicorn
 from client_service.api.routes import Service
 from client_service.app import application, build
-from client_service.errors import RequestError, TrunkFailed, TrunkNotReady
+from client_service.errors import TrunkFailed, TrunkNotReady
 from client_service.generation import GenerationRequest, Piece, Report
 from client_service.metrics import ClientMetrics
 from client_service.sampling import Choice
 from client_service.settings import ClientSettings
 from client_service.tokenizer import TextCodec
-from splitlearn.plan import SplitPlan
+from llm_sepweight import Manifest
+from splitlearn.engine import DeviceThread, Engine
+from splitlearn.loading import load_part
+from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
 from support.tiny_models import tiny_config, tiny_tokenizer
-from trunk_service.app import serve as serve_trunk
-from trunk_service.settings import TrunkSettings
+from trunk_service.endpoint import TrunkHost
+from trunk_service.metrics import TrunkMetrics
 
 Json = dict[str, Any]
 
 PATIENCE = 20.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
+)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
@@ -53,7 +60,7 @@ class Chromium:
         silent = os.open(os.devnull, os.O_RDWR)
         self._process = os.posix_spawn(
             program,
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"],
             os.environ,
             # the protocol fixes the numbers: it listens on 3 and answers on 4
             file_actions=[
@@ -161,12 +168,14 @@ class Page:
         await self.value("document.getElementById('draft').focus()")
         await self.do("Input.insertText", text=text)
 
-    async def press(self, key: str, *, shift: bool = False) -> None:
-        code = {"Enter": 13, "Escape": 27}[key]
-        common = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
-        letters = {"text": "\r"} if key == "Enter" else {}
-        await self.do("Input.dispatchKeyEvent", type="keyDown", **common, **letters)
-        await self.do("Input.dispatchKeyEvent", type="keyUp", **common)
+    async def press_enter(self, *, shift: bool = False) -> None:
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 8 if shift else 0}
+        await self.do("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
+        await self.do("Input.dispatchKeyEvent", type="keyUp", **key)
+
+    async def ask(self, question: str) -> None:
+        await self.write(question)
+        await self.press_enter()
 
     async def click(self, selector: str) -> None:
         """Presses the mouse in the middle of what the selector finds, whatever lies on top there."""
@@ -222,7 +231,7 @@ class ScriptedLink:
     """Stands in for the link to the trunk, as far as /ready asks."""
 
     trouble: str | None = None
-    plan: SplitPlan = SplitPlan(1, 4, 5)
+    plan: SplitPlan = field(default_factory=lambda: SplitPlan(1, 4, 5))
     fingerprint: str = "tiny 1-4 float32"
 
     @property
@@ -238,7 +247,7 @@ class Scene:
     script: Script
     link: ScriptedLink
     codec: TextCodec
-    address: str
+    server: uvicorn.Server
 
     def prompt(self, nth: int) -> str:
         """The text that the service was asked to go on from."""
@@ -253,13 +262,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[str]:
-    """The service's application on a free port; gives its address."""
+async def serving(service: Service) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+    """The service's application on a free port; gives its address and the server."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))
         running = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            yield "http://127.0.0.1:{1}/".format(*listening.getsockname())
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/", server
         finally:
             server.should_exit = True
             await running
@@ -291,8 +300,8 @@ async def scene(chromium: Chromium, folder: Path, *, chat: bool = True) -> Async
     config = tiny_config("llama")
     codec, script, link = TextCodec(folder, config), Script(), ScriptedLink()
     service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics())
-    async with serving(service) as address, tab(chromium, address) as page:
-        yield Scene(page, script, link, codec, address)
+    async with serving(service) as (address, server), tab(chromium, address) as page:
+        yield Scene(page, script, link, codec, server)
 
 
 @pytest.fixture
@@ -317,9 +326,8 @@ async def test_the_page_loads_without_complaints_and_says_which_layers_are_on_th
 async def test_the_answer_grows_as_its_pieces_come_and_ends_with_the_service_s_numbers(open_page: Scene) -> None:
     page, script = open_page.page, open_page.script
     await page.write("first line")
-    await page.press("Enter", shift=True)
-    await page.write("second line")
-    await page.press("Enter")
+    await page.press_enter(shift=True)
+    await page.ask("second line")
     script.feed("Hello", ",")
     await page.until(f"{ANSWER} === 'Hello,'")
     await page.until(f"{NUMBERS}.endsWith('tokens/s · 2 tokens')")
@@ -340,8 +348,7 @@ async def test_the_next_question_takes_the_system_prompt_and_the_whole_conversat
     await page.value("document.getElementById('system').value = 'Be short.'")
     await page.value("document.getElementById('temperature').value = '0.5'")
     for question, answer in (("one", "eins"), ("two", "zwei")):
-        await page.write(question)
-        await page.press("Enter")
+        await page.ask(question)
         script.feed(answer, None)
         await page.until(f"{IDLE} && {ANSWER} === '{answer}'")
     assert open_page.prompt(1) == "system: Be short.\nuser: one\nassistant: eins\nuser: two\nassistant:"
@@ -358,12 +365,10 @@ async def test_the_next_question_takes_the_system_prompt_and_the_whole_conversat
 
 async def test_stop_ends_the_request_and_keeps_the_partial_answer_and_the_draft(open_page: Scene) -> None:
     page, script = open_page.page, open_page.script
-    await page.write("go on")
-    await page.press("Enter")
+    await page.ask("go on")
     script.feed("so", " far")
     await page.until(f"{ANSWER} === 'so far'")
-    await page.write("the next one")
-    await page.press("Enter")  # an answer is still coming: nothing is sent, nothing is lost
+    await page.ask("the next one")  # an answer is still coming: nothing is sent, nothing is lost
     await page.click("#go")
     await page.until(IDLE)
     async with asyncio.timeout(PATIENCE):
@@ -376,8 +381,7 @@ async def test_stop_ends_the_request_and_keeps_the_partial_answer_and_the_draft(
 
 async def test_a_refusal_is_shown_in_its_own_words_and_can_be_tried_again(open_page: Scene) -> None:
     page, script = open_page.page, open_page.script
-    await page.write("anyone there?")
-    await page.press("Enter")
+    await page.ask("anyone there?")
     script.feed(TrunkNotReady("no trunk answers at 127.0.0.1:50051; start one there"))
     await page.until("document.querySelector('.error')")
     assert await page.text(".error p") == "no trunk answers at 127.0.0.1:50051; start one there"
@@ -389,33 +393,27 @@ async def test_a_refusal_is_shown_in_its_own_words_and_can_be_tried_again(open_p
     assert open_page.prompt(0) == open_page.prompt(1) == "user: anyone there?\nassistant:"
 
 
-@pytest.mark.parametrize(
-    ("failure", "words"),
-    [
-        (TrunkFailed("the trunk failed: gone"), "the trunk failed: gone"),
-        # not an error of the API: uvicorn drops the connection in the middle of the reply
-        (ConnectionResetError("cable cut"), "The connection was lost before the answer was complete."),
-    ],
-)
-async def test_a_failure_in_the_middle_keeps_what_came_before_it(
-    open_page: Scene, failure: RequestError | OSError, words: str
-) -> None:
+@pytest.mark.parametrize("cable_cut", [False, True])
+async def test_a_failure_in_the_middle_keeps_what_came_before_it(open_page: Scene, cable_cut: bool) -> None:
     page, script = open_page.page, open_page.script
-    await page.write("go on")
-    await page.press("Enter")
+    await page.ask("go on")
     script.feed("half an")
     await page.until(f"{ANSWER} === 'half an'")
-    script.feed(failure)
+    if cable_cut:
+        for connection in list(open_page.server.server_state.connections):
+            connection.transport.abort()
+    else:
+        script.feed(TrunkFailed("the trunk failed: gone"))
     await page.until("document.querySelector('.error')")
-    assert await page.text(".error p") == words
+    lost = "The connection was lost before the answer was complete."
+    assert await page.text(".error p") == (lost if cable_cut else "the trunk failed: gone")
     assert await page.value(ANSWER) == "half an"
 
 
 async def test_a_model_without_chat_template_continues_plain_text(chromium: Chromium, tmp_path: Path) -> None:
     async with scene(chromium, tmp_path, chat=False) as opened:
         page = opened.page
-        await page.write("the quick brown")
-        await page.press("Enter")
+        await page.ask("the quick brown")
         await page.until("document.querySelector('.error')")
         assert await page.text(".error p") == "This model has no chat template. It can still continue plain text."
         opened.script.feed(" fox", None)
@@ -436,8 +434,7 @@ async def test_the_status_says_why_the_trunk_is_not_ready(open_page: Scene) -> N
 async def test_a_phone_shows_everything_without_scrolling_sideways(open_page: Scene) -> None:
     page, script = open_page.page, open_page.script
     await page.do("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
-    await page.write("w" * 200)
-    await page.press("Enter")
+    await page.ask("w" * 200)
     script.feed("x" * 200, TrunkFailed("y" * 200))
     await page.until("document.querySelector('.error')")
     widest = "Math.max(...[...document.querySelectorAll('body *')].map((each) => each.getBoundingClientRect().right))"
@@ -445,23 +442,31 @@ async def test_a_phone_shows_everything_without_scrolling_sideways(open_page: Sc
     assert await page.value("document.scrollingElement.scrollWidth") == 380
 
 
+@asynccontextmanager
+async def real_trunk(weights: Path) -> AsyncIterator[str]:
+    """A trunk of layers 1-4 with its engine; gives its address."""
+    manifest = Manifest.read(weights)
+    plan = SplitPlan.parse("1-4", manifest.n_layers)
+    name = fingerprint(manifest, plan, "float32")
+    attributes = {"layers": plan.layers, "n_layers": str(plan.n_layers)}
+    info = ServiceInfo(service_name="trunk", version="0", device="cpu", fingerprint=name, attributes=attributes)
+    with DeviceThread(1) as thread:
+        engine = Engine(load_part(weights, plan.trunk), thread)
+        host = TrunkHost(engine, name, info, TrunkMetrics())
+        async with AsyncGRPCComputeServer(host="127.0.0.1", port=0, session_host=host) as server:
+            yield f"127.0.0.1:{server.port}"
+
+
 async def test_an_answer_comes_through_a_real_client_service_and_trunk(chromium: Chromium, tiny_weights: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    ready = asyncio.Event()
-    trunk = asyncio.create_task(serve_trunk(TrunkSettings(weights=tiny_weights, port=port, metrics_port=0), ready))
-    await ready.wait()
-    try:
-        async with AsyncExitStack() as stack:
-            service = await build(ClientSettings(weights=tiny_weights, trunk=f"127.0.0.1:{port}"), stack)
-            page = await stack.enter_async_context(tab(chromium, await stack.enter_async_context(serving(service))))
-            await page.until("document.getElementById('status').dataset.state === 'ready'")
-            await page.value("document.getElementById('max-tokens').value = '20'")
-            await page.write("the quick brown fox")
-            await page.press("Enter")
-            await page.until(f"{IDLE} && document.querySelector('.numbers')")
-            assert re.search(r"tokens/s · first token .* sent, .* received · \d+ tokens", await page.value(NUMBERS))
-            assert await page.value(ANSWER) != ""
-    finally:
-        trunk.cancel()
-        await asyncio.wait([trunk])
+    async with AsyncExitStack() as stack:
+        trunk = await stack.enter_async_context(real_trunk(tiny_weights))
+        service = await build(ClientSettings(weights=tiny_weights, trunk=trunk), stack)
+        address, _ = await stack.enter_async_context(serving(service))
+        page = await stack.enter_async_context(tab(chromium, address))
+        await page.until("document.getElementById('status').dataset.state === 'ready'")
+        await page.value("document.getElementById('max-tokens').value = '20'")
+        await page.ask("the quick brown fox")
+        await page.until(f"document.querySelector('.numbers') && {IDLE}")
+        numbers = r"[0-9.]+ tokens/s · first token [0-9.]+ s · [0-9.]+ kB sent, [0-9.]+ kB received · \d+ tokens.*"
+        assert re.fullmatch(numbers, await page.value(NUMBERS))
+        assert await page.value(ANSWER) != ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from splitlearn_comm import (
     Frame,
     PositionNotReached,
     SessionOpening,
+    Unreachable,
 )
 from splitlearn_comm.testing import EchoSessionHost, loopback
 
@@ -83,11 +85,15 @@ async def test_a_client_finds_a_server_that_comes_back_on_the_same_port() -> Non
     async with AsyncGRPCComputeClient(f"127.0.0.1:{port}") as client:
         await client.connect()
         await first.stop()
-        async with (
-            AsyncGRPCComputeServer(session_host=host, port=port),
-            client.stream(SessionOpening("one", "echo", 8)) as stream,
-        ):
-            assert torch.equal(await stepped(stream, Frame(0, rows(1, 1))), rows(1, 1) * 2)
+        with pytest.raises(Unreachable, match=f"no answer from 127.0.0.1:{port}"):
+            await client.connect()
+
+        async with AsyncGRPCComputeServer(session_host=host, port=port), asyncio.timeout(5):
+            # Refused at once, and not held up, for as long as the client waits before it tries to connect again.
+            while host.sessions == []:
+                with suppress(Unreachable):
+                    async with client.stream(SessionOpening("one", "echo", 8)) as stream:
+                        assert torch.equal(await stepped(stream, Frame(0, rows(1, 1))), rows(1, 1) * 2)
 
 
 async def test_whenever_clients_give_up_every_session_is_closed_once() -> None:
@@ -105,10 +111,9 @@ async def test_whenever_clients_give_up_every_session_is_closed_once() -> None:
                 await stream.close()
             # The third kind just leaves, and is cancelled when the client closes.
 
-    async with AsyncGRPCComputeServer(session_host=host) as server:
-        async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}") as client, asyncio.TaskGroup() as clients:
-            for index in range(30):
-                clients.create_task(run(client, index))
+    async with loopback(session_host=host) as (_, client), asyncio.TaskGroup() as clients:
+        for index in range(30):
+            clients.create_task(run(client, index))
 
     assert host.sessions
     assert {session.times_closed for session in host.sessions} == {1}

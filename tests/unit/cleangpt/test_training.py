@@ -49,6 +49,9 @@ def test_three_answers_are_memorised(
     assert losses[-1] < 0.1
     assert not tiny_model.training
     assert measure_accuracy(tiny_model, tiny_tokenizer, three_questions).misses == ()
+    cut_short = replace(three_questions[0], answer="Turn to")
+    [miss] = measure_accuracy(tiny_model, tiny_tokenizer, [cut_short]).misses
+    assert (miss.expected, miss.found) == ("Turn to", "Turn to the left.")
 
 
 def test_equal_starts_give_equal_losses(tiny_model: PreTrainedModel, three_rows: ConversationRows) -> None:

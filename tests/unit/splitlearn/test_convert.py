@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support.tiny_models import random_model, save_checkpoint, tiny_config
-from transformers import PreTrainedModel
-
 from llm_sepweight import Manifest, load
+from safetensors.torch import load_file
 from splitlearn.convert import prepare
 from splitlearn.errors import BadCheckpoint, UnsupportedModel
+from support.tiny_models import random_model, save_checkpoint, tiny_config
+from transformers import PreTrainedModel
 
 
 @pytest.fixture

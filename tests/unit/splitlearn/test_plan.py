@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-
 from llm_sepweight import FileEntry, Manifest
 from splitlearn.errors import BadPlan
 from splitlearn.plan import SplitPlan, fingerprint

@@ -28,7 +28,10 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("SPLITLEARN_")]:
         monkeypatch.delenv(name)
     for name in ("GOMP_SPINCOUNT", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+        # told before the command sets them, monkeypatch takes them back after the test
+        monkeypatch.setenv(name, os.environ.get(name, "unset"))
+        if os.environ[name] == "unset":
+            monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level

@@ -105,5 +105,5 @@ def test_a_bad_value_is_refused_by_the_name_of_its_flag(given: dict[str, str], p
 def test_a_bad_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLITLEARN_BREW_METRICS_PORT", "many")
 
-    with pytest.raises(BadUsage, match="SPLITLEARN_BREW_METRICS_PORT.*'many'"):
+    with pytest.raises(BadUsage, match=r"SPLITLEARN_BREW_METRICS_PORT.*'many'"):
         settings_from(Settings, {"weights": "b", "out": "c"})

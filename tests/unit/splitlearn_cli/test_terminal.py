@@ -1,31 +1,15 @@
-import sys
+import io
+from contextlib import redirect_stderr
 
 import pytest
 from splitlearn_cli.terminal import StatusLine, aligned, bytes_bar, human_bytes, note
 
 
-class _Terminal:
-    """sys.stderr as the tests see it, claiming to be a terminal."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None:
-        pass
+class Terminal(io.StringIO):
+    """A stderr that says that it is a terminal."""
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
-    fake = _Terminal()
-    monkeypatch.setattr(sys, "stderr", fake)
-    return fake
 
 
 @pytest.mark.parametrize(
@@ -44,13 +28,13 @@ def test_columns_start_at_the_same_place_and_lines_end_without_blanks() -> None:
     assert aligned([("a", "bb", "c"), ("aaa", "b"), ("", "", "cc")]) == "a    bb  c\naaa  b\n         cc"
 
 
-def test_a_bar_is_shown_on_a_terminal(terminal: _Terminal) -> None:
-    with bytes_bar("copying", 2000) as advance:
+def test_a_bar_is_shown_on_a_terminal() -> None:
+    with redirect_stderr(Terminal()) as terminal, bytes_bar("copying", 2000) as advance:
         advance(1500)
         advance(500)
 
-    assert "copying: 100%" in terminal.text
-    assert "2.00k/2.00k" in terminal.text
+    assert "copying: 100%" in terminal.getvalue()
+    assert "2.00k/2.00k" in terminal.getvalue()
 
 
 def test_a_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,20 +44,22 @@ def test_a_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_a_note_is_dim_only_on_a_terminal(terminal: _Terminal) -> None:
-    note("by the way")
+def test_a_note_is_dim_only_on_a_terminal() -> None:
+    with redirect_stderr(Terminal()) as terminal:
+        note("by the way")
 
-    assert terminal.text == "\x1b[2mby the way\x1b[0m\n"
+    assert terminal.getvalue() == "\x1b[2mby the way\x1b[0m\n"
 
 
-def test_a_status_takes_the_place_of_the_last_one_on_a_terminal(terminal: _Terminal) -> None:
-    status = StatusLine()
-    status.show("loading")
-    status.show("loading")
-    status.show("connecting")
-    status.clear()
+def test_a_status_takes_the_place_of_the_last_one_on_a_terminal() -> None:
+    with redirect_stderr(Terminal()) as terminal:
+        status = StatusLine()
+        status.show("loading")
+        status.show("loading")
+        status.show("connecting")
+        status.clear()
 
-    assert terminal.text == "\r\x1b[Kloading ...\r\x1b[Kconnecting ...\r\x1b[K"
+    assert terminal.getvalue() == "\r\x1b[Kloading ...\r\x1b[Kconnecting ...\r\x1b[K"
 
 
 def test_a_status_is_one_line_for_each_text_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,9 +95,9 @@ async def test_a_closed_client_refuses_calls_and_closes_twice() -> None:
     await client.close()
 
     assert repr(client) == "<AsyncGRPCComputeClient 127.0.0.1:1 closed>"
-    with pytest.raises(Cancelled, match="client of 127.0.0.1:1 is closed"):
+    with pytest.raises(Cancelled, match=r"client of 127\.0\.0\.1:1 is closed"):
         await client.service_info()
-    with pytest.raises(Cancelled, match="client of 127.0.0.1:1 is closed"):
+    with pytest.raises(Cancelled, match=r"client of 127\.0\.0\.1:1 is closed"):
         client.stream(SessionOpening("one", "echo", 4))
 
 

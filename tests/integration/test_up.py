@@ -1,0 +1,90 @@
+"""`splitlearn up` as a user runs it: three real processes, a tiny random model, loopback."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from support.tiny_models import save_sepweight
+from transformers import PreTrainedModel
+
+COMMAND = (sys.executable, "-m", "splitlearn_cli")
+QUICK = ("--port", "0", "--threads", "1", "--max-tokens", "8")
+
+
+def run(*words: object) -> "subprocess.CompletedProcess[str]":
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+
+
+@contextmanager
+def running(*words: object) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """`up`, from the moment on when it has printed the chat page's address."""
+    command = [*COMMAND, "up", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            page = next((line for line in process.stdout if line.startswith("chat page: ")), None)
+            assert page is not None, process.communicate()[1]
+            yield process, page.split()[2]
+        finally:
+            process.terminate()
+
+
+def test_a_prompt_is_answered_on_stdout_and_everything_stops(tiny_weights: Path, tmp_path: Path) -> None:
+    done = run("up", tiny_weights, *QUICK, "--prompt", "the quick brown", "--log-dir", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "chat page" not in done.stdout
+    cost = done.stderr.splitlines()[-1]
+    assert "tokens/s, first token after" in cost
+    assert "received" in cost
+    for name in ("trunk", "client"):
+        assert '"event": "stopped"' in (tmp_path / f"{name}.log").read_text()
+
+
+def test_it_streams_a_sample_and_serves_until_ctrl_c(tiny_weights: Path) -> None:
+    with running(tiny_weights, *QUICK) as (process, page):
+        children = psutil.Process(process.pid).children()
+        answer = run("generate", "the quick", "--url", page, "--max-tokens", 4)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert answer.returncode == 0, answer.stderr
+    assert process.returncode == 0, err
+    assert "> What does shutil.copyfile do?" in err
+    assert "tokens/s" in err
+    assert len(children) == 2
+    assert not any(child.is_running() for child in children)
+    # a clean end leaves no logs behind
+    folder = Path(next(line for line in err.splitlines() if line.startswith("logs: ")).removeprefix("logs: "))
+    assert not folder.exists()
+
+
+def test_a_child_that_dies_is_named_and_the_other_one_is_stopped(tiny_llama: PreTrainedModel, tmp_path: Path) -> None:
+    weights = save_sepweight(tmp_path, tiny_llama, chat=False)
+    with running(weights, *QUICK, "--log-dir", tmp_path / "logs") as (process, _):
+        children = psutil.Process(process.pid).children()
+        next(child for child in children if "trunk" in child.cmdline()).kill()
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == "splitlearn: error: the trunk was ended by SIGKILL"
+    assert not any(child.is_running() for child in children)
+    # this model has no chat template: the sample is left out, which is no reason not to serve
+    assert "splitlearn generate --raw" in err
+
+
+@pytest.mark.parametrize("flags", [["--layers", "3-99"], ["--dtype", "int3"]])
+def test_a_child_that_cannot_start_gives_its_reason_in_one_line(tiny_weights: Path, flags: list[str]) -> None:
+    done = run("up", tiny_weights, *QUICK, *flags)
+
+    assert done.returncode == 1
+    assert flags[1] in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "logs" not in done.stderr

@@ -1,0 +1,112 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from splitlearn.engine import DeviceThread, Engine
+from splitlearn.errors import BadRows, ContextExceeded, PositionNotReached
+from splitlearn.loading import load_part
+
+D = 64
+
+
+@pytest.fixture(scope="module")
+def thread() -> Iterator[DeviceThread]:
+    with DeviceThread(1) as thread:
+        yield thread
+
+
+@pytest.fixture(scope="module")
+def engine(thread: DeviceThread, tiny_weights: Path) -> Engine:
+    return Engine(load_part(tiny_weights, "1-4"), thread)
+
+
+def rows(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+async def outputs(engine: Engine, hidden_TD: torch.Tensor) -> torch.Tensor:
+    return (await engine.step(engine.open(), 0, hidden_TD)).output
+
+
+async def test_rows_step_by_step_equal_rows_at_once(engine: Engine) -> None:
+    hidden_TD = rows(9)
+    session = engine.open()
+    parts = [(await engine.step(session, i, hidden_TD[i : i + 1])).output for i in range(9)]
+    torch.testing.assert_close(torch.cat(parts), await outputs(engine, hidden_TD), atol=1e-5, rtol=0)
+
+
+async def test_a_resent_frame_gives_the_same_rows_again(engine: Engine) -> None:
+    hidden_TD = rows(6)
+    session = engine.open()
+    await engine.step(session, 0, hidden_TD[:4])
+    first = await engine.step(session, 4, hidden_TD[4:])
+    again = await engine.step(session, 4, hidden_TD[4:])
+    assert torch.equal(first.output, again.output)
+    assert session.reached == 6
+
+
+async def test_after_a_truncation_the_session_is_as_if_the_rows_had_never_come(engine: Engine) -> None:
+    kept_TD, dropped_TD, new_TD = rows(5), rows(7, seed=1), rows(3, seed=2)
+    session = engine.open()
+    await engine.step(session, 0, kept_TD)
+    await engine.step(session, 5, dropped_TD)
+    await engine.step(session, 5, torch.empty(0, D))
+    assert session.reached == 5
+    output = (await engine.step(session, 5, new_TD)).output
+    expected = await outputs(engine, torch.cat([kept_TD, new_TD]))
+    torch.testing.assert_close(output, expected[5:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("position", "bad", "error", "words"),
+    [
+        (5, rows(1), PositionNotReached, "holds 4 rows"),
+        (4, rows(1)[:, :10], BadRows, r"\[T, 64\]"),
+        (4, rows(1).double(), BadRows, "float32"),
+        (4, torch.full((2, D), float("nan")), BadRows, "2 of 2 rows hold NaN"),
+        (4, torch.full((1, D), float("inf")), BadRows, "NaN or infinity"),
+        (4, rows(600), ContextExceeded, "limit is 512"),
+    ],
+)
+async def test_refused_rows_leave_the_session_as_it_was(
+    engine: Engine, position: int, bad: torch.Tensor, error: type[Exception], words: str
+) -> None:
+    hidden_TD = rows(5)
+    session = engine.open()
+    await engine.step(session, 0, hidden_TD[:4])
+    with pytest.raises(error, match=words):
+        await engine.step(session, position, bad)
+    output = (await engine.step(session, 4, hidden_TD[4:])).output
+    torch.testing.assert_close(output, (await outputs(engine, hidden_TD))[4:], atol=1e-5, rtol=0)
+
+
+async def test_a_failure_in_the_middle_of_the_layers_leaves_the_rows_before_it(
+    thread: DeviceThread, tiny_weights: Path
+) -> None:
+    class Broken(Exception):
+        pass
+
+    part = load_part(tiny_weights, "1-4")
+    engine = Engine(part, thread)
+    hidden_TD = rows(6)
+    session = engine.open()
+    await engine.step(session, 0, hidden_TD[:4])
+    last_layer = part.model.get_submodule(part.anatomy.layers)[2]
+
+    def fail(*_: object) -> None:
+        raise Broken
+
+    hook = last_layer.register_forward_pre_hook(fail)
+    with pytest.raises(Broken):
+        await engine.step(session, 4, hidden_TD[4:])
+    hook.remove()
+    assert session.reached == 4
+    output = (await engine.step(session, 4, hidden_TD[4:])).output
+    torch.testing.assert_close(output, (await outputs(engine, hidden_TD))[4:], atol=1e-5, rtol=0)
+
+
+async def test_the_sessions_own_limit_holds_below_the_context(engine: Engine) -> None:
+    session = engine.open(max_length=3)
+    with pytest.raises(ContextExceeded, match="limit is 3"):
+        await engine.step(session, 0, rows(4))
