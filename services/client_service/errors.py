@@ -10,7 +10,7 @@ RequestError                 everything below: status, OpenAI error type and cod
 └── BrokenNumbers            500, the operator: the model's logits are not finite
 """
 
-from splitlearn_comm import CommError, Overloaded, SessionTooLong, TimedOut, Unreachable
+from splitlearn_comm import CommError, FingerprintMismatch, Overloaded, SessionTooLong, TimedOut, Unreachable
 
 
 class RequestError(Exception):
@@ -76,7 +76,7 @@ def from_wire(error: CommError) -> RequestError:
     """The HTTP side of an error that came over the wire."""
     if isinstance(error, SessionTooLong):
         return PromptTooLong(str(error))
-    if isinstance(error, Unreachable | Overloaded):
+    if isinstance(error, Unreachable | Overloaded | FingerprintMismatch):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):
         return TrunkFailed(f"the trunk did not answer in time: {error}")

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import torch
 from splitlearn.engine import DeviceThread, EngineSession, Step
+from splitlearn.errors import SplitError
 from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame
 
 from client_service.ends import Ends
-from client_service.errors import PromptTooLong, from_wire
+from client_service.errors import PromptTooLong, TrunkFailed, from_wire
 from client_service.metrics import ClientMetrics
 from client_service.sampling import Choice, Sampler, SamplingSettings
 from client_service.stopping import StopText
@@ -197,8 +198,11 @@ class _SessionRun:
         split["trunk"] += reply.compute_seconds
         split["wire"] += max(0.0, away - reply.queue_seconds - reply.compute_seconds)
         if reply.frame.rows is None:
-            raise from_wire(CommError("the trunk's reply carries no rows"))
-        step = await self._ends.top.step(self._top, reply.frame.position, reply.frame.rows)
+            raise TrunkFailed("the trunk's reply carries no rows")
+        try:
+            step = await self._ends.top.step(self._top, reply.frame.position, reply.frame.rows)
+        except SplitError as error:
+            raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step)
         return step.output
 

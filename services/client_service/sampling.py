@@ -18,9 +18,13 @@ from transformers import (
 from client_service.errors import BrokenNumbers
 
 
+# Below it every token but the most likely has a probability that rounds to 0, and dividing by it overflows.
+COLDEST = 1e-5
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Named as in the OpenAI API and transformers; temperature 0 takes the most likely token."""
+    """Named as in the OpenAI API and transformers; a temperature below `COLDEST` takes the most likely token."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -30,6 +34,10 @@ class SamplingSettings:
     seed: int | None = None
     top_logprobs: int | None = None
     """How many alternatives to report beside the chosen token; None reports no log-probabilities."""
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLDEST
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Sampler:
         """The next token after `ids`.
 
         Raises:
-            BrokenNumbers: NaN or infinity among the logits.
+            BrokenNumbers: NaN or infinity among the logits. Minus infinity is a token that the model rules out.
         """
         scores_1V = logits_V.float()[None]
         if bool(torch.isnan(scores_1V).any()) or not bool(torch.isfinite(scores_1V.max())):
@@ -66,7 +74,7 @@ class Sampler:
                 "or run both ends in another dtype"
             )
         processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
-        if self._settings.temperature == 0:
+        if self._settings.greedy:
             token = int(processed_1V.argmax())
         else:
             probabilities_1V = processed_1V.softmax(dim=-1)
@@ -79,7 +87,8 @@ class Sampler:
             return Choice(token)
         logprobs_V = scores_V.log_softmax(dim=-1)
         values, indices = logprobs_V.topk(min(wanted, logprobs_V.shape[0]))
-        alternatives = tuple(zip(indices.tolist(), values.tolist(), strict=True))
+        likely = zip(indices.tolist(), values.tolist(), strict=True)
+        alternatives = tuple((index, value) for index, value in likely if value > -torch.inf)
         return Choice(token, float(logprobs_V[token]), alternatives)
 
 
@@ -87,12 +96,14 @@ def _processors(settings: SamplingSettings) -> LogitsProcessorList:
     processors = LogitsProcessorList()
     if settings.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.temperature not in (0.0, 1.0):
+    if settings.greedy:
+        return processors
+    if settings.temperature != 1.0:
         processors.append(TemperatureLogitsWarper(settings.temperature))
-    if settings.temperature != 0.0 and settings.top_k > 0:
+    if settings.top_k > 0:
         processors.append(TopKLogitsWarper(settings.top_k))
-    if settings.temperature != 0.0 and settings.top_p < 1.0:
+    if settings.top_p < 1.0:
         processors.append(TopPLogitsWarper(settings.top_p))
-    if settings.temperature != 0.0 and settings.min_p > 0.0:
+    if settings.min_p > 0.0:
         processors.append(MinPLogitsWarper(settings.min_p))
     return processors

@@ -66,13 +66,14 @@ class IncrementalText:
     neighbours (leading spaces, characters spread over several tokens).
     """
 
-    # enough of the prompt's end to see whether the first token continues a word
+    # enough to see whether a token continues a word
     _CONTEXT = 6
+    # a character has at most four bytes, so one of this many windows does not begin inside one
+    _STARTS = 4
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> None:
         self._decode = decode
-        self._ids = list(prompt[-self._CONTEXT :])
-        self._done = self._decode(self._ids)
+        self._ids, self._done = self._window(list(prompt))
 
     def feed(self, token: int) -> str:
         """The text that this token completes; may be empty."""
@@ -81,10 +82,18 @@ class IncrementalText:
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
         piece = text[len(self._done) :]
-        self._ids = self._ids[-self._CONTEXT :]
-        self._done = self._decode(self._ids)
+        self._ids, self._done = self._window(self._ids)
         return piece
 
     def flush(self) -> str:
         """What is left when no more tokens come, incomplete characters included."""
         return self._decode(self._ids)[len(self._done) :]
+
+    def _window(self, ids: list[int]) -> tuple[list[int], str]:
+        """The last ids and their text; bytes of a character that lost its first one would spoil those after them."""
+        for length in range(self._CONTEXT, self._CONTEXT + self._STARTS):
+            window = ids[-length:]
+            text = self._decode(window)
+            if not text.startswith("\N{REPLACEMENT CHARACTER}"):
+                break
+        return window, text

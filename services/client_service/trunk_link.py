@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import structlog
+from llm_sepweight import SepweightError
 from splitlearn.errors import SplitError
 from splitlearn.plan import SplitPlan
 from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, CommError, ServiceInfo, SessionOpening
@@ -16,6 +17,7 @@ log = structlog.get_logger()
 
 WAITING_SECONDS = 0.5
 WATCHING_SECONDS = 2.0
+ASKING_SECONDS = 5.0
 
 
 class TrunkLink:
@@ -69,9 +71,9 @@ class TrunkLink:
 
     async def _ask(self) -> str | None:
         try:
-            info = await self._client.service_info()
+            info = await self._client.service_info(ASKING_SECONDS)
             ends = await self._fitting_ends(info)
-        except (CommError, SplitError) as error:
+        except (CommError, SplitError, SepweightError) as error:
             return str(error)
         if info.fingerprint != ends.fingerprint:
             return (

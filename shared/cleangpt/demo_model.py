@@ -33,7 +33,7 @@ SEED = 0
 CONTEXT = 512
 VOCABULARY = 2048
 BATCH_TOKENS = 1024
-SETTINGS = TrainingSettings(epochs=60, schedule=WarmupStableDecay(peak=2e-3, warmup=100, decay=0.4))
+SETTINGS = TrainingSettings(epochs=45, schedule=WarmupStableDecay(peak=2e-3, warmup=100, decay=0.5))
 
 
 def demo_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:

@@ -7,6 +7,7 @@ Python version gives other words. Pure and deterministic: the order never depend
 import importlib
 import inspect
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pydoc_data.topics import topics
@@ -164,8 +165,7 @@ def _members() -> Iterator[Question]:
         module = importlib.import_module(name)
         for member in sorted(getattr(module, "__all__", None) or vars(module)):
             value = getattr(module, member, None)
-            owner = (getattr(value, "__module__", None) or name).lstrip("_")
-            if not member.startswith("_") and owner.split(".")[0] == name.split(".")[0]:
+            if not member.startswith("_") and _belongs(value, name):
                 yield from _described(f"{name}.{member}", member, value)
 
 
@@ -180,9 +180,16 @@ def _methods() -> Iterator[Question]:
         module, _, class_name = path.rpartition(".")
         owner = getattr(importlib.import_module(module), class_name)
         for member in sorted(vars(owner)):
-            if not member.startswith("_") and callable(getattr(owner, member)):
+            value = getattr(owner, member)
+            if not member.startswith("_") and _belongs(value, module):
                 subject = f"{path}.{member}".removeprefix("builtins.")
-                yield from _described(subject, member, getattr(owner, member))
+                yield from _described(subject, member, value)
+
+
+def _belongs(value: object, module: str) -> bool:
+    """Whether the standard library put `value` there: imported packages add names to others' modules."""
+    home = (getattr(value, "__module__", None) or module).lstrip("_")
+    return home.split(".")[0] == module.split(".")[0]
 
 
 def _described(subject: str, name: str, value: object) -> Iterator[Question]:
@@ -209,11 +216,11 @@ def _topics() -> Iterator[Question]:
 
 def _unknown(documented: Iterable[Question]) -> Iterator[Question]:
     """Names that do not exist: a real member under a module that lacks it."""
-    members = [q.subject for q in documented if q.kind == "function" and "." in q.subject]
-    for index in range(0, len(members), UNKNOWN_EVERY):
-        member = members[index].rpartition(".")[2]
-        module = MODULES[index * 7 % len(MODULES)]
-        if not hasattr(importlib.import_module(module), member):
+    for subject in (each.subject for each in documented if each.kind == "function" and "." in each.subject):
+        # drawn by the name itself, so that one more function in a new Python does not move all the others
+        drawn, module_drawn = divmod(zlib.crc32(subject.encode()), len(MODULES))
+        module, member = MODULES[module_drawn], subject.rpartition(".")[2]
+        if drawn % UNKNOWN_EVERY == 0 and not hasattr(importlib.import_module(module), member):
             yield Question(f"{module}.{member}", "unknown", UNKNOWN_ANSWER)
 
 

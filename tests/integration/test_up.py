@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
 from support.tiny_models import save_sepweight
 from transformers import PreTrainedModel
 
@@ -80,11 +79,10 @@ def test_a_child_that_dies_is_named_and_the_other_one_is_stopped(tiny_llama: Pre
     assert "splitlearn generate --raw" in err
 
 
-@pytest.mark.parametrize("flags", [["--layers", "3-99"], ["--dtype", "int3"]])
-def test_a_child_that_cannot_start_gives_its_reason_in_one_line(tiny_weights: Path, flags: list[str]) -> None:
-    done = run("up", tiny_weights, *QUICK, *flags)
+def test_a_child_that_cannot_start_gives_its_reason_in_one_line(tiny_weights: Path) -> None:
+    done = run("up", tiny_weights, *QUICK, "--layers", "3-99")
 
     assert done.returncode == 1
-    assert flags[1] in done.stderr.splitlines()[-1]
+    assert "3-99" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert "logs" not in done.stderr

@@ -1,23 +1,25 @@
 """Stop working for a browser or program that has gone away."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
-from fastapi import Request
+from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 R = TypeVar("R")
 
 
-async def unless_disconnected(request: Request, work: Awaitable[R]) -> R:
-    """The result of `work`, which is cancelled as soon as the HTTP client hangs up.
+async def unless_disconnected(receive: Receive, work: Awaitable[R]) -> R:
+    """The result of `work`, which is cancelled as soon as the HTTP client hangs up, and has ended on return.
 
     Raises:
         ClientDisconnect: it hung up first; nobody is left to answer.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_hung_up(request))
+    leaving = asyncio.ensure_future(_hung_up(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -26,8 +28,28 @@ async def unless_disconnected(request: Request, work: Awaitable[R]) -> R:
     finally:
         leaving.cancel()
         working.cancel()
+        await asyncio.wait((working, leaving))
 
 
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+class EventStream(StreamingResponse):
+    """Server-sent events, until the HTTP client hangs up; owns the generator of events and closes it."""
+
+    def __init__(self, first: str, rest: AsyncGenerator[str]) -> None:
+        super().__init__(_joined(first, rest), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._rest = rest
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest):
+            with suppress(ClientDisconnect):
+                await unless_disconnected(receive, self.stream_response(send))
+
+
+async def _joined(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    yield first
+    async for event in rest:
+        yield event
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -5,12 +5,18 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from client_service.errors import RequestError
 
 log = structlog.get_logger()
+
+# nginx's number for it; nobody receives it
+CLIENT_CLOSED_REQUEST = 499
+# how pydantic marks the alternatives of a field that may be text or a list
+_ALTERNATIVES = ("str", "list[")
 
 
 def body(error: RequestError) -> dict[str, Any]:
@@ -23,6 +29,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_left)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -45,10 +52,17 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
         reason = first.get("ctx", {}).get("error", "")
         text = f"the body is not valid JSON: {reason} at character {first['loc'][-1]}"
         return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
-    names = [str(part) for part in first["loc"] if part != "body"]
-    param = ".".join(names) or None
-    text = f"{param}: {_plain(first)}" if param else _plain(first)
+    param = _param(first)
+    if param is None and first["type"] == "missing":
+        return JSONResponse(_body("the request has no body; send JSON", "invalid_request_error", "invalid_json"), 400)
+    problems = " or ".join(dict.fromkeys(_plain(each) for each in error.errors() if _param(each) == param))
+    text = f"{param}: {problems}" if param else problems
     return JSONResponse(_body(text, "invalid_request_error", "invalid_value", param), 400)
+
+
+def _param(problem: Any) -> str | None:
+    names = [str(part) for part in problem["loc"] if part != "body"]
+    return ".".join(name for name in names if not name.startswith(_ALTERNATIVES)) or None
 
 
 def _plain(problem: Any) -> str:
@@ -64,6 +78,10 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
         raise error
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     return JSONResponse(_body(str(error.detail), kind, "http_error"), error.status_code)
+
+
+async def _nobody_left(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -67,7 +67,8 @@ class ReplyShape:
             return {"content": [self._chat_logprob(choice) for choice in choices], "refusal": None}
         texts = [self.token_text(choice.token) for choice in choices]
         offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
-        tops = [{self.token_text(t): value for t, value in choice.alternatives} for choice in choices]
+        # the most likely comes last, because it must win over others that look the same
+        tops = [{self.token_text(t): value for t, value in reversed(choice.alternatives)} for choice in choices]
         return {
             "tokens": texts,
             "token_logprobs": [choice.logprob for choice in choices],
@@ -82,7 +83,9 @@ class ReplyShape:
 
     def _token(self, token: int, logprob: float | None) -> Json:
         text = self.token_text(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        # a piece of a character has no text of its own, and its bytes are not known here
+        known = "\N{REPLACEMENT CHARACTER}" not in text
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if known else None}
 
 
 def usage(report: Report) -> Json:

@@ -1,18 +1,18 @@
 """The endpoints."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from client_service.api import error_replies
-from client_service.api.disconnect import unless_disconnected
+from client_service.api.disconnect import EventStream, unless_disconnected
 from client_service.api.replies import ReplyShape
 from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
 from client_service.errors import BadRequest, RequestError, UnknownModel
@@ -97,13 +97,12 @@ async def _answer(
     report = Report()
     pieces = _measured(service, asked, report)
     if not fields.stream:
-        collected = await unless_disconnected(request, _collect(pieces))
+        collected = await unless_disconnected(request.receive, _collect(pieces))
         return JSONResponse(shape.whole(collected, report))
-    # the first piece is awaited before the status line goes out, so that refusals keep their status
-    first = await unless_disconnected(request, anext(pieces))
     include_usage = fields.stream_options is not None and fields.stream_options.include_usage
-    events = _events(shape, first, pieces, report, include_usage=include_usage)
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    events = _events(shape, pieces, report, include_usage=include_usage)
+    # the first event is awaited before the status line goes out, so that refusals keep their status
+    return EventStream(await unless_disconnected(request.receive, anext(events)), events)
 
 
 async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
@@ -126,20 +125,21 @@ async def _measured(service: Service, asked: GenerationRequest, report: Report) 
             service.metrics.request.observe(report.last_token - report.began)
 
 
-async def _collect(pieces: AsyncIterator[Piece]) -> list[Piece]:
+async def _collect(pieces: AsyncGenerator[Piece]) -> list[Piece]:
     return [piece async for piece in pieces]
 
 
 async def _events(
-    shape: ReplyShape, first: Piece, rest: AsyncIterator[Piece], report: Report, *, include_usage: bool
-) -> AsyncIterator[str]:
-    yield _event(shape.chunk(first, report, first=True))
-    try:
-        async for piece in rest:
-            yield _event(shape.chunk(piece, report, first=False))
-    except RequestError as error:
-        yield _event(error_replies.body(error))
-        return
+    shape: ReplyShape, pieces: AsyncGenerator[Piece], report: Report, *, include_usage: bool
+) -> AsyncGenerator[str]:
+    async with aclosing(pieces):
+        yield _event(shape.chunk(await anext(pieces), report, first=True))
+        try:
+            async for piece in pieces:
+                yield _event(shape.chunk(piece, report, first=False))
+        except RequestError as error:
+            yield _event(error_replies.body(error))
+            return
     if include_usage:
         yield _event(shape.usage_chunk(report))
     yield "data: [DONE]\n\n"

@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -18,19 +19,19 @@ def test_copyfile_is_asked_and_answered_with_its_docstring(questions: tuple[Ques
     assert found.answer == "Copy data from src to dst in the most efficient way possible."
 
 
-def test_another_process_with_another_hash_seed_collects_the_same_questions(questions: tuple[Question, ...]) -> None:
-    command = "from cleangpt.stdlib_questions import collect_questions as c; print(hash(repr(c()).encode()))"
-    program = command.replace("hash(", "__import__('zlib').crc32(")
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(seen) == 1
+def test_a_process_that_imported_nothing_else_and_hashes_otherwise_collects_the_same_questions(
+    questions: tuple[Question, ...],
+) -> None:
+    # packages loaded here add methods to classes of the standard library, transformers to logging.Logger
+    assert hasattr(logging.Logger, "warning_once")
+    program = "import sys, cleangpt.stdlib_questions as s; sys.stdout.reconfigure(encoding='utf-8')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; print(s.collect_questions())"],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode().strip() == str(questions)
 
 
 def test_no_phrasing_is_asked_twice(questions: tuple[Question, ...]) -> None:

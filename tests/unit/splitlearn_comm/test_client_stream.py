@@ -270,6 +270,17 @@ async def test_cancelling_wakes_a_sender_that_has_no_connection_yet(silent_addre
             await asyncio.wait_for(sending, 5)
 
 
+async def test_a_cancelled_sender_is_cancelled_and_not_given_an_error(silent_address: str) -> None:
+    async with AsyncGRPCComputeClient(silent_address) as client:
+        sending = asyncio.create_task(client.stream(OPENING).send(Frame(0, rows(1))))
+        await asyncio.wait({sending}, timeout=0)
+
+        sending.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+
 async def test_nobody_at_the_address_is_told_with_what_to_check() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

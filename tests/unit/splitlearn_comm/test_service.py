@@ -1,7 +1,7 @@
 """What the server does with streams of clients that are foreign, rude, slow or gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 import grpc.aio
@@ -74,15 +74,24 @@ def host() -> EchoSessionHost:
 
 
 @pytest.fixture
-async def foreign(host: EchoSessionHost) -> AsyncIterator[ComputeServiceStub]:
-    """A client that is not ours and holds itself to no limit."""
+async def channel(host: EchoSessionHost) -> AsyncIterator[grpc.aio.Channel]:
+    """Of a client that is not ours and holds itself to no limit."""
     async with (
         AsyncGRPCComputeServer(session_host=host) as server,
-        grpc.aio.insecure_channel(
-            f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]
-        ) as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        yield ComputeServiceStub(channel)
+        yield channel
+
+
+@pytest.fixture
+def foreign(channel: grpc.aio.Channel) -> ComputeServiceStub:
+    return ComputeServiceStub(channel)
+
+
+@pytest.fixture
+def raw_stream(channel: grpc.aio.Channel) -> Callable[[], grpc.aio.StreamStreamCall]:
+    """Streams that take and give bytes."""
+    return channel.stream_stream(f"/{wire.SERVICE}/Stream")
 
 
 async def replies(stub: ComputeServiceStub, requests: Iterator[pb2.StreamRequest]) -> tuple[list[pb2.StreamReply], str]:
@@ -166,35 +175,33 @@ async def test_a_bad_frame_beside_the_open_does_not_spoil_the_open(
 
 
 async def test_a_message_above_the_limit_ends_its_stream_and_no_other(
-    foreign: ComputeServiceStub, host: EchoSessionHost
+    raw_stream: Callable[[], grpc.aio.StreamStreamCall], host: EchoSessionHost
 ) -> None:
-    huge = pb2.Tensor(dtype=pb2.DTYPE_UINT8, shape=[1, MAX_MESSAGE_BYTES], data=bytes(MAX_MESSAGE_BYTES))
-    first = foreign.Stream()
-    await first.write(pb2.StreamRequest(open=OPEN, frame=ROW))
-    await first.read()
+    opening = pb2.StreamRequest(open=OPEN, frame=ROW).SerializeToString()
+    polite, rude = raw_stream(), raw_stream()
+    for stream in (polite, rude):
+        await stream.write(opening)
+        await stream.read()
 
-    refused = [pb2.StreamRequest(open=OPEN, frame=ROW), pb2.StreamRequest(frame=pb2.Frame(rows=huge))]
-    _, code = await replies(foreign, iter(refused))
+    with pytest.raises(grpc.aio.AioRpcError, match="Received message larger than max"):
+        await asyncio.gather(rude.write(bytes(MAX_MESSAGE_BYTES + 1)), rude.read())
 
-    assert code == "RESOURCE_EXHAUSTED"
     await asyncio.wait_for(host.sessions[1].closed.wait(), 5)
-    await first.write(pb2.StreamRequest(frame=ROW))
-    assert (await first.read()).HasField("frame")
-    await first.done_writing()
+    await polite.write(pb2.StreamRequest(frame=ROW).SerializeToString())
+    assert pb2.StreamReply.FromString(await polite.read()).HasField("frame")
+    await polite.done_writing()
 
 
-async def test_a_request_that_cannot_be_parsed_ends_the_stream_and_closes_the_session(host: EchoSessionHost) -> None:
-    async with (
-        AsyncGRPCComputeServer(session_host=host) as server,
-        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-    ):
-        call = channel.stream_stream(f"/{wire.SERVICE}/Stream")()
-        await call.write(pb2.StreamRequest(open=OPEN).SerializeToString())
-        await call.write(b"\xff\xff\xff")
+async def test_a_request_that_cannot_be_parsed_ends_the_stream_and_closes_the_session(
+    raw_stream: Callable[[], grpc.aio.StreamStreamCall], host: EchoSessionHost
+) -> None:
+    stream = raw_stream()
+    await stream.write(pb2.StreamRequest(open=OPEN).SerializeToString())
+    await stream.write(b"\xff\xff\xff")
 
-        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "no splitlearn.comm.v1.StreamRequest" in await call.details()
-        assert host.sessions[0].times_closed == 1
+    assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no splitlearn.comm.v1.StreamRequest" in await stream.details()
+    assert host.sessions[0].times_closed == 1
 
 
 async def test_a_client_that_cancels_in_the_middle_of_a_step_cancels_it_and_closes_the_session() -> None:
