@@ -21,8 +21,9 @@ $(VENV)/dev.stamp: pyproject.toml
 	$(BIN)/pip install --quiet --progress-bar on -e ".[dev]"
 	@touch $(VENV)/run.stamp $@
 
+# bash's job control hands the terminal to the command: Ctrl-C then stops it, and not make, which would exit 130
 run: $(VENV)/run.stamp ## set up, start trunk and client, stream a sample; PROMPT="..." prints one completion and exits
-	@$(BIN)/splitlearn up deploy/demo_model --port $(PORT) $(if $(PROMPT),--prompt "$$PROMPT")
+	@bash -mc '$(BIN)/splitlearn up deploy/demo_model --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
 export PROMPT
 
 test: lint types contracts proto-check unit ## everything that needs no GPU and no docker

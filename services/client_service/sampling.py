@@ -17,7 +17,6 @@ from transformers import (
 
 from client_service.errors import BrokenNumbers
 
-
 # Below it every token but the most likely has a probability that rounds to 0, and dividing by it overflows.
 COLDEST = 1e-5
 

@@ -56,7 +56,7 @@ class TrunkHost:
                     f"this trunk serves [{self._fingerprint}], the client expects [{opening.fingerprint}]; "
                     "give both the same weights, layers and dtype"
                 )
-        session = TrunkSession(self._engine, self._engine.open(opening.max_length or None), self._metrics)
+        session = TrunkSession(self._engine, self._engine.open(opening.max_length), self._metrics)
         log.info("session opened", session=opening.session_id, max_length=opening.max_length)
         return session
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,16 +68,20 @@ class Chromium:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def send(self, method: str, params: Json, page: str | None = None) -> "Future[Json]":
-        """Asks for one thing; the future holds the answer."""
+    async def ask(self, method: str, session: str | None = None, **params: Any) -> Json:
+        """What the browser answers, for a page's session or for itself."""
+        async with asyncio.timeout(PATIENCE):
+            return await asyncio.wrap_future(self._send(method, params, session))
+
+    def _send(self, method: str, params: Json, session: str | None = None) -> "Future[Json]":
         self._count += 1
         answer = self._waiting[self._count] = Future()
-        message = {"id": self._count, "method": method, "params": params} | ({"sessionId": page} if page else {})
+        message = {"id": self._count, "method": method, "params": params} | ({"sessionId": session} if session else {})
         self._line.sendall(json.dumps(message).encode() + b"\0")
         return answer
 
     def close(self) -> None:
-        self.send("Browser.close", {})
+        self._send("Browser.close", {})
         os.waitpid(self._process, 0)
         self._reader.join()
         self._line.close()
@@ -88,7 +93,7 @@ class Chromium:
             for message in messages:
                 self._take(json.loads(message))
         for answer in self._waiting.values():
-            answer.cancel()
+            answer.set_exception(ConnectionError("Chromium has ended"))
 
     def _take(self, message: Json) -> None:
         if "id" not in message:
@@ -111,8 +116,7 @@ class Page:
         chromium.listeners[session] = lambda event: self._loop.call_soon_threadsafe(self._hear, event) and None
 
     async def do(self, method: str, **params: Any) -> Json:
-        async with asyncio.timeout(PATIENCE):
-            return await asyncio.wrap_future(self._chromium.send(method, params, self._session))
+        return await self._chromium.ask(method, self._session, **params)
 
     async def open(self, address: str) -> None:
         for domain in ("Page", "Runtime", "Log"):
@@ -203,26 +207,12 @@ class Script:
             self.closed.set()
 
 
-@dataclass
-class ScriptedLink:
-    """Stands in for the link to the trunk, as far as /ready asks."""
-
-    trouble: str | None = None
-    plan: SplitPlan = field(default_factory=lambda: SplitPlan(1, 4, 5))
-    fingerprint: str = "tiny 1-4 float32"
-
-    @property
-    def ends(self) -> "ScriptedLink":
-        return self
-
-
 @dataclass(frozen=True)
 class Scene:
     """The page open in the browser, and the strings behind it."""
 
     page: Page
     script: Script
-    link: ScriptedLink
     codec: TextCodec
     server: uvicorn.Server
 
@@ -254,31 +244,30 @@ async def serving(service: Service) -> AsyncIterator[tuple[str, uvicorn.Server]]
 @asynccontextmanager
 async def tab(chromium: Chromium, address: str) -> AsyncIterator[Page]:
     """The page in a window without a past."""
-
-    async def ask(method: str, **params: Any) -> Json:
-        async with asyncio.timeout(PATIENCE):
-            return await asyncio.wrap_future(chromium.send(method, params))
-
-    window = (await ask("Target.createBrowserContext"))["browserContextId"]
-    target = (await ask("Target.createTarget", url="about:blank", browserContextId=window))["targetId"]
-    session = (await ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+    window = (await chromium.ask("Target.createBrowserContext"))["browserContextId"]
+    target = (await chromium.ask("Target.createTarget", url="about:blank", browserContextId=window))["targetId"]
+    session = (await chromium.ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
     page = Page(chromium, session)
     try:
         await page.open(address)
         yield page
     finally:
         del chromium.listeners[session]
-        await ask("Target.disposeBrowserContext", browserContextId=window)
+        await chromium.ask("Target.disposeBrowserContext", browserContextId=window)
 
 
 @asynccontextmanager
-async def scene(chromium: Chromium, folder: Path, *, chat: bool = True) -> AsyncIterator[Scene]:
+async def scene(
+    chromium: Chromium, folder: Path, *, chat: bool = True, trouble: str | None = None
+) -> AsyncIterator[Scene]:
     tiny_tokenizer(chat).save_pretrained(folder)
     config = tiny_config("llama")
-    codec, script, link = TextCodec(folder, config), Script(), ScriptedLink()
+    codec, script = TextCodec(folder, config), Script()
+    # as much of the link to the trunk as /ready asks
+    link = SimpleNamespace(trouble=trouble, ends=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny"))
     service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics())
     async with serving(service) as (address, server), tab(chromium, address) as page:
-        yield Scene(page, script, link, codec, server)
+        yield Scene(page, script, codec, server)
 
 
 @pytest.fixture
@@ -311,10 +300,8 @@ async def test_the_answer_grows_as_its_pieces_come_and_ends_with_the_service_s_n
     script.feed(" <b>you</b>", None)
     await page.until(IDLE)
     assert await page.value(ANSWER) == "Hello, <b>you</b>"
-    numbers = await page.value(NUMBERS)
-    assert re.fullmatch(
-        r"[0-9.]+ tokens/s · first token 0\.25 s · 48\.2 kB sent, 61\.0 kB received · 3 tokens", numbers
-    )
+    numbers = r"[0-9.]+ tokens/s · first token 0\.25 s · 48\.2 kB sent, 61\.0 kB received · 3 tokens"
+    assert re.fullmatch(numbers, await page.value(NUMBERS))
     assert open_page.prompt(0) == "user: first line\nsecond line\nassistant:"
     assert await page.text("#announcement") == "Hello, <b>you</b>"
     assert page.complaints == []
@@ -400,12 +387,11 @@ async def test_a_model_without_chat_template_continues_plain_text(chromium: Chro
         assert await page.value("document.getElementById('plain').checked") is True
 
 
-async def test_the_status_says_why_the_trunk_is_not_ready(open_page: Scene) -> None:
-    page = open_page.page
-    open_page.link.trouble = "nothing listens at 127.0.0.1:50051"
-    await page.do("Page.reload")
-    await page.until("document.querySelector('#status.waiting')")
-    assert await page.text("#status") == "not ready: nothing listens at 127.0.0.1:50051"
+async def test_the_status_says_why_the_trunk_is_not_ready(chromium: Chromium, tmp_path: Path) -> None:
+    reason = "nothing listens at 127.0.0.1:50051"
+    async with scene(chromium, tmp_path, trouble=reason) as opened:
+        await opened.page.until("document.querySelector('#status.waiting')")
+        assert await opened.page.text("#status") == f"not ready: {reason}"
 
 
 async def test_a_phone_shows_everything_without_scrolling_sideways(open_page: Scene) -> None:

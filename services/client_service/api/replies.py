@@ -67,14 +67,19 @@ class ReplyShape:
             return {"content": [self._chat_logprob(choice) for choice in choices], "refusal": None}
         texts = [self.token_text(choice.token) for choice in choices]
         offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
-        # the most likely comes last, because it must win over others that look the same
-        tops = [{self.token_text(t): value for t, value in reversed(choice.alternatives)} for choice in choices]
         return {
             "tokens": texts,
             "token_logprobs": [choice.logprob for choice in choices],
-            "top_logprobs": tops,
+            "top_logprobs": [self._alternatives(choice) for choice in choices],
             "text_offset": offsets,
         }
+
+    def _alternatives(self, choice: Choice) -> dict[str, float]:
+        tops: dict[str, float] = {}
+        for token, value in choice.alternatives:
+            # most likely first: it stands for those that look the same, such as pieces of characters
+            tops.setdefault(self.token_text(token), value)
+        return tops
 
     def _chat_logprob(self, choice: Choice) -> Json:
         return self._token(choice.token, choice.logprob) | {

@@ -50,7 +50,7 @@ def test_three_answers_are_memorised(
     assert not tiny_model.training
     assert measure_accuracy(tiny_model, tiny_tokenizer, three_questions).misses == ()
     cut_short = replace(three_questions[0], answer="Turn to")
-    [miss] = measure_accuracy(tiny_model, tiny_tokenizer, [cut_short]).misses
+    [miss] = measure_accuracy(tiny_model, tiny_tokenizer, [cut_short, *three_questions[1:]]).misses
     assert (miss.expected, miss.found) == ("Turn to", "Turn to the left.")
 
 

@@ -215,6 +215,16 @@ async def test_cancelling_wakes_whoever_receives(client: AsyncGRPCComputeClient,
     await asyncio.wait_for(host.sessions[0].closed.wait(), 5)
 
 
+async def test_leaving_a_stream_that_was_given_up_at_this_end_is_no_error(client: AsyncGRPCComputeClient) -> None:
+    async with client.stream(OPENING) as cancelled:
+        await cancelled.step(Frame(0, rows(1)))
+        cancelled.cancel()
+
+    async with client.stream(OPENING) as orphaned:
+        await orphaned.step(Frame(0, rows(1)))
+        await client.close()
+
+
 async def test_a_cancelled_task_is_cancelled_and_not_given_an_error(client: AsyncGRPCComputeClient) -> None:
     async with client.stream(OPENING) as stream:
         await stream.step(Frame(0, rows(1)))

@@ -1,0 +1,171 @@
+"""Real trunks and client services on the test's own event loop, on free ports of loopback, and one as a child."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from client_service.api.routes import Service
+from client_service.app import application, build
+from client_service.settings import ClientSettings
+from llm_sepweight import Manifest
+from openai import AsyncOpenAI
+from splitlearn.engine import DeviceThread, Engine
+from splitlearn.loading import load_part
+from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
+from trunk_service.endpoint import TrunkHost
+from trunk_service.metrics import TrunkMetrics
+
+PATIENCE = 20.0
+_LOOK_AGAIN = 0.002
+
+
+async def until(condition: Callable[[], bool], *, within: float = PATIENCE) -> None:
+    """Returns as soon as the condition holds.
+
+    Raises:
+        TimeoutError: it did not hold `within` seconds.
+    """
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not true within {within:g} s")
+        await asyncio.sleep(_LOOK_AGAIN)
+
+
+def free_port() -> int:
+    """A port where nobody listens, as good as certainly until it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class RunningTrunk:
+    """A worker with its engine; `server.stop()` is what its clients see of a death."""
+
+    address: str
+    fingerprint: str
+    server: AsyncGRPCComputeServer
+    thread: DeviceThread
+    metrics: TrunkMetrics
+
+    def value(self, name: str, **labels: str) -> float:
+        """One number of /metrics, its name without the prefix."""
+        return self.metrics.registry.get_sample_value(f"splitlearn_trunk_{name}", labels) or 0.0
+
+    @property
+    def open_sessions(self) -> int:
+        return int(self.value("sessions_open"))
+
+
+@asynccontextmanager
+async def running_trunk(weights: Path, layers: str | None = None, *, port: int = 0) -> AsyncIterator[RunningTrunk]:
+    """The trunk of a sepweight directory, serving."""
+    manifest = Manifest.read(weights)
+    plan = SplitPlan.parse(layers, manifest.n_layers)
+    part = load_part(weights, plan.trunk)
+    name = fingerprint(manifest, plan, str(part.dtype).removeprefix("torch."))
+    attributes = {"layers": plan.layers, "n_layers": str(plan.n_layers)}
+    info = ServiceInfo("splitlearn-trunk", "0", "cpu", name, attributes)
+    metrics = TrunkMetrics()
+    with DeviceThread(1) as thread:
+        host = TrunkHost(Engine(part, thread), name, info, metrics)
+        async with AsyncGRPCComputeServer(port=port, session_host=host, observer=metrics) as server:
+            yield RunningTrunk(f"127.0.0.1:{server.port}", name, server, thread, metrics)
+
+
+@dataclass(frozen=True)
+class RunningClient:
+    """A client service behind a real HTTP server, and two ways to talk to it."""
+
+    service: Service
+    http: httpx.AsyncClient
+    openai: AsyncOpenAI
+
+    @property
+    def is_ready(self) -> bool:
+        return self.service.link.trouble is None
+
+    async def ready(self) -> None:
+        """Returns once a trunk that fits has answered."""
+        await until(lambda: self.is_ready)
+
+    async def complete(self, **fields: Any) -> httpx.Response:
+        """POST /v1/completions for the served model, greedy unless told otherwise."""
+        return await self.http.post("/v1/completions", json={"model": "tiny", "temperature": 0, **fields})
+
+    def value(self, name: str, **labels: str) -> float:
+        """One number of /metrics, its name without the prefix."""
+        return self.service.metrics.registry.get_sample_value(f"splitlearn_client_{name}", labels) or 0.0
+
+
+@asynccontextmanager
+async def running_client(weights: Path, trunk: str, layers: str | None = None) -> AsyncIterator[RunningClient]:
+    """The client service of a sepweight directory, serving the model "tiny"; it may not be ready yet."""
+    settings = ClientSettings(weights=weights, trunk=trunk, layers=layers, model_name="tiny", threads=1)
+    async with AsyncExitStack() as stack:
+        service = await build(settings, stack)
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        stack.push_async_callback(_stop, server, serving)
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False))
+        # it gets a pool of connections of its own, so that closing one of `http` closes nothing else
+        pool = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE, trust_env=False))
+        openai = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=pool)
+        yield RunningClient(service, http, openai)
+
+
+async def _stop(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
+    server.should_exit = True
+    await serving
+
+
+@dataclass(frozen=True)
+class Split:
+    """Both ends, connected."""
+
+    trunk: RunningTrunk
+    client: RunningClient
+
+
+@asynccontextmanager
+async def running_split(weights: Path, layers: str | None = None) -> AsyncIterator[Split]:
+    """A trunk and a client service that is ready."""
+    async with running_trunk(weights, layers) as trunk, running_client(weights, trunk.address) as client:
+        await client.ready()
+        yield Split(trunk, client)
+
+
+@asynccontextmanager
+async def trunk_process(weights: Path, *, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`splitlearn trunk` as a process of its own, once it has logged that it serves; killed at the end."""
+    words = ("-m", "splitlearn_cli", "--log-format", "json", "trunk", weights, "--port", port, "--metrics-port", 0)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *map(str, words),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            if json.loads(line).get("event") == "serving":
+                break
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()

@@ -1,0 +1,117 @@
+"""The session protocol over real gRPC, on a real engine."""
+
+import asyncio
+import threading
+
+import pytest
+import torch
+from support.running_trunk import RunningTrunk
+
+from splitlearn_comm import (
+    FingerprintMismatch,
+    Frame,
+    InvalidTensor,
+    PositionNotReached,
+    SessionOpening,
+    SessionTooLong,
+)
+
+D = 64
+
+
+def rows(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+def opening(trunk: RunningTrunk, max_length: int = 512) -> SessionOpening:
+    return SessionOpening("test", trunk.fingerprint, max_length)
+
+
+async def expected(trunk: RunningTrunk, hidden_TD: torch.Tensor) -> torch.Tensor:
+    return (await trunk.engine.step(trunk.engine.open(), 0, hidden_TD)).output
+
+
+async def test_rows_over_the_wire_equal_rows_through_the_part(trunk: RunningTrunk) -> None:
+    hidden_TD = rows(7)
+    async with trunk.client.stream(opening(trunk)) as stream:
+        first = await stream.step(Frame(0, hidden_TD[:5]))
+        second = await stream.step(Frame(5, hidden_TD[5:]))
+    assert first.frame.rows is not None
+    assert second.frame.rows is not None
+    output = torch.cat([first.frame.rows, second.frame.rows])
+    torch.testing.assert_close(output, await expected(trunk, hidden_TD), atol=1e-5, rtol=0)
+
+
+async def test_a_client_of_another_model_is_refused_with_both_fingerprints(trunk: RunningTrunk) -> None:
+    with pytest.raises(FingerprintMismatch) as caught:
+        async with trunk.client.stream(SessionOpening("test", "another model", 512)) as stream:
+            await stream.step(Frame(0, rows(1)))
+    assert "another model" in str(caught.value)
+    assert trunk.fingerprint in str(caught.value)
+    assert trunk.count("refusals_total", error="FingerprintMismatch") == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "words"),
+    [
+        (Frame(9, rows(1)), PositionNotReached, "holds 4 rows"),
+        (Frame(4, rows(1).to(torch.bfloat16)), InvalidTensor, "found bfloat16"),
+        (Frame(4, rows(1)[:, :9]), InvalidTensor, r"\[T, 64\]"),
+        (Frame(4, torch.full((1, D), float("nan"))), InvalidTensor, "NaN"),
+        (Frame(4, rows(17)), SessionTooLong, "limit is 20"),
+    ],
+)
+async def test_a_bad_frame_is_refused_and_the_session_goes_on(
+    trunk: RunningTrunk, frame: Frame, error: type[Exception], words: str
+) -> None:
+    hidden_TD = rows(5)
+    async with trunk.client.stream(opening(trunk, max_length=20)) as stream:
+        await stream.step(Frame(0, hidden_TD[:4]))
+        with pytest.raises(error, match=words):
+            await stream.step(frame)
+        reply = await stream.step(Frame(4, hidden_TD[4:]))
+    assert reply.frame.rows is not None
+    torch.testing.assert_close(reply.frame.rows, (await expected(trunk, hidden_TD))[4:], atol=1e-5, rtol=0)
+    assert trunk.count("refusals_total", error=error.__name__) == 1
+
+
+async def test_a_frame_without_rows_truncates(trunk: RunningTrunk) -> None:
+    hidden_TD, other_TD = rows(4), rows(3, seed=1)
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, torch.cat([hidden_TD, other_TD])))
+        assert (await stream.step(Frame(4, None))).frame.rows is None
+        reply = await stream.step(Frame(4, hidden_TD[:1]))
+    assert reply.frame.rows is not None
+    wanted = await expected(trunk, torch.cat([hidden_TD, hidden_TD[:1]]))
+    torch.testing.assert_close(reply.frame.rows, wanted[4:], atol=1e-5, rtol=0)
+
+
+async def test_sessions_rows_and_bytes_are_counted(trunk: RunningTrunk) -> None:
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, rows(6)))
+        assert trunk.count("sessions_open") == 1
+        await stream.close()
+        sent, received = stream.bytes_sent, stream.bytes_received
+    assert trunk.count("sessions_total") == 1
+    assert trunk.count("rows_total") == 6
+    assert trunk.count("step_seconds_count") == 1
+    assert trunk.count("queue_seconds_count") == 1
+    assert trunk.count("request_seconds_count") == 1
+    assert trunk.count("received_bytes_total") == sent > 6 * D * 4
+    assert trunk.count("sent_bytes_total") == received > 6 * D * 4
+
+
+async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTrunk) -> None:
+    gate = threading.Event()
+    busy = asyncio.create_task(trunk.thread.run(gate.wait))
+    try:
+        async with trunk.client.stream(opening(trunk)) as stream:
+            waiting = asyncio.create_task(stream.step(Frame(0, rows(2))))
+            assert await trunk.client.health()
+            assert (await trunk.client.service_info()).fingerprint == trunk.fingerprint
+            assert not waiting.done()
+            gate.set()
+            assert (await waiting).frame.rows is not None
+    finally:
+        gate.set()
+    await busy
