@@ -6,6 +6,7 @@ on inherited descriptors (`--remote-debugging-pipe`: JSON messages, each closed 
 """
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,21 +24,15 @@ from typing import Any
 import pytest
 import uvicorn
 from client_service.api.routes import Service
-from client_service.app import application, build
+from client_service.app import application
 from client_service.errors import TrunkFailed, TrunkNotReady
 from client_service.generation import GenerationRequest, Piece, Report
 from client_service.metrics import ClientMetrics
 from client_service.sampling import Choice
-from client_service.settings import ClientSettings
 from client_service.tokenizer import TextCodec
-from llm_sepweight import Manifest
-from splitlearn.engine import DeviceThread, Engine
-from splitlearn.loading import load_part
-from splitlearn.plan import SplitPlan, fingerprint
-from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
+from splitlearn.plan import SplitPlan
+from support.running_split import Split
 from support.tiny_models import tiny_config, tiny_tokenizer
-from trunk_service.endpoint import TrunkHost
-from trunk_service.metrics import TrunkMetrics
 
 Json = dict[str, Any]
 
@@ -63,7 +58,7 @@ class Chromium:
         self._process = os.posix_spawn(program, command, os.environ, file_actions=[*quiet, *talk])
         its_end.close()
         self._waiting: dict[int, Future[Json]] = {}
-        self._count = 0
+        self._numbers = itertools.count()
         self.listeners: dict[str, Callable[[Json], None]] = {}
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -71,12 +66,14 @@ class Chromium:
     async def ask(self, method: str, session: str | None = None, **params: Any) -> Json:
         """What the browser answers, for a page's session or for itself."""
         async with asyncio.timeout(PATIENCE):
-            return await asyncio.wrap_future(self._send(method, params, session))
+            answer = await asyncio.wrap_future(self._send(method, params, session))
+        assert "result" in answer, answer["error"]["message"]
+        return answer["result"]
 
     def _send(self, method: str, params: Json, session: str | None = None) -> "Future[Json]":
-        self._count += 1
-        answer = self._waiting[self._count] = Future()
-        message = {"id": self._count, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        number = next(self._numbers)
+        answer = self._waiting[number] = Future()
+        message = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         self._line.sendall(json.dumps(message).encode() + b"\0")
         return answer
 
@@ -96,12 +93,10 @@ class Chromium:
             answer.set_exception(ConnectionError("Chromium has ended"))
 
     def _take(self, message: Json) -> None:
-        if "id" not in message:
-            self.listeners.get(message.get("sessionId", ""), lambda _: None)(message)
-        elif "error" in message:
-            self._waiting.pop(message["id"]).set_exception(ValueError(message["error"]["message"]))
-        else:
-            self._waiting.pop(message["id"]).set_result(message["result"])
+        if "id" in message:
+            self._waiting.pop(message["id"]).set_result(message)
+        elif listener := self.listeners.get(message.get("sessionId", "")):
+            listener(message)
 
 
 class Page:
@@ -111,9 +106,9 @@ class Page:
         self._chromium = chromium
         self._session = session
         self._loaded = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self.complaints: list[str] = []
-        chromium.listeners[session] = lambda event: self._loop.call_soon_threadsafe(self._hear, event) and None
+        loop = asyncio.get_running_loop()
+        chromium.listeners[session] = lambda event: loop.call_soon_threadsafe(self._hear, event) and None
 
     async def do(self, method: str, **params: Any) -> Json:
         return await self._chromium.ask(method, self._session, **params)
@@ -191,7 +186,6 @@ class Script:
 
     async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
         self.asked.append(request)
-        report.prompt_tokens = len(request.prompt)
         report.wire_bytes_sent, report.wire_bytes_received = 48_200, 61_000
         try:
             while (line := await self.lines.get()) is not None:
@@ -201,7 +195,7 @@ class Script:
                 report.last_token = asyncio.get_running_loop().time()
                 report.first_token = report.first_token or report.last_token - 0.1
                 report.began = report.first_token - 0.25
-                yield Piece(line, Choice(7, None, ()))
+                yield Piece(line, Choice(7))
             yield Piece("", None, "stop")
         finally:
             self.closed.set()
@@ -223,8 +217,7 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    assert CHROMIUM is not None
-    with closing(Chromium(CHROMIUM, tmp_path_factory.mktemp("profile"))) as browser:
+    with closing(Chromium(str(CHROMIUM), tmp_path_factory.mktemp("profile"))) as browser:
         yield browser
 
 
@@ -394,39 +387,26 @@ async def test_the_status_says_why_the_trunk_is_not_ready(chromium: Chromium, tm
         assert await opened.page.text("#status") == f"not ready: {reason}"
 
 
-async def test_a_phone_shows_everything_without_scrolling_sideways(open_page: Scene) -> None:
+async def test_on_a_phone_only_the_conversation_scrolls_and_its_end_stays_in_view(open_page: Scene) -> None:
     page, script = open_page.page, open_page.script
     await page.do("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
-    await page.ask("w" * 200)
+    script.feed("a line\n" * 50, None)
+    await page.ask("fill the screen")
+    await page.until(f"{IDLE} && document.querySelector('.turn')")
     script.feed("x" * 200, TrunkFailed("y" * 200))
+    await page.ask("w" * 200)
     await page.until("document.querySelector('.error')")
     widest = "Math.max(...[...document.querySelectorAll('body *')].map((each) => each.getBoundingClientRect().right))"
     assert await page.value(widest) <= 380
     page_size = "[document.scrollingElement.scrollWidth, document.scrollingElement.scrollHeight]"
     assert await page.value(page_size) == [380, 700]
+    await page.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    below = "document.querySelector('.error').getBoundingClientRect().bottom"
+    assert await page.value(f"{below} <= document.getElementById('composer').getBoundingClientRect().top")
 
 
-@asynccontextmanager
-async def real_trunk(weights: Path) -> AsyncIterator[str]:
-    """A trunk of layers 1-4 with its engine; gives its address."""
-    manifest = Manifest.read(weights)
-    plan = SplitPlan.parse("1-4", manifest.n_layers)
-    name = fingerprint(manifest, plan, "float32")
-    attributes = {"layers": plan.layers, "n_layers": str(plan.n_layers)}
-    info = ServiceInfo(service_name="trunk", version="0", device="cpu", fingerprint=name, attributes=attributes)
-    with DeviceThread(1) as thread:
-        engine = Engine(load_part(weights, plan.trunk), thread)
-        host = TrunkHost(engine, name, info, TrunkMetrics())
-        async with AsyncGRPCComputeServer(host="127.0.0.1", port=0, session_host=host) as server:
-            yield f"127.0.0.1:{server.port}"
-
-
-async def test_an_answer_comes_through_a_real_client_service_and_trunk(chromium: Chromium, tiny_weights: Path) -> None:
-    async with AsyncExitStack() as stack:
-        trunk = await stack.enter_async_context(real_trunk(tiny_weights))
-        service = await build(ClientSettings(weights=tiny_weights, trunk=trunk), stack)
-        address, _ = await stack.enter_async_context(serving(service))
-        page = await stack.enter_async_context(tab(chromium, address))
+async def test_an_answer_comes_through_a_real_client_service_and_trunk(chromium: Chromium, split: Split) -> None:
+    async with tab(chromium, str(split.client.http.base_url)) as page:
         await page.until("document.querySelector('#status.ready')")
         await page.value("document.getElementById('max-tokens').value = '20'")
         await page.ask("the quick brown fox")

@@ -53,8 +53,9 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
         text = f"the body is not valid JSON: {reason} at character {first['loc'][-1]}"
         return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
     param = _param(first)
-    if param is None and first["type"] == "missing":
-        return JSONResponse(_body("the request has no body; send JSON", "invalid_request_error", "invalid_json"), 400)
+    if param is None and first["type"] in ("missing", "model_attributes_type"):
+        text = "the body is not a JSON object; send one, with the header Content-Type: application/json"
+        return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
     problems = " or ".join(dict.fromkeys(_plain(each) for each in error.errors() if _param(each) == param))
     text = f"{param}: {problems}" if param else problems
     return JSONResponse(_body(text, "invalid_request_error", "invalid_value", param), 400)

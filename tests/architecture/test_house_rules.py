@@ -1,0 +1,67 @@
+"""Rules of the house that a machine can check."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 60
+
+
+def modules() -> Iterator[Path]:
+    for folder in ("shared", "services", "tests", "proto"):
+        yield from (path for path in (ROOT / folder).rglob("*.py") if "_proto" not in path.parts)
+
+
+def test_no_module_is_longer_than_the_cap() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in modules() if (n := len(p.read_text().splitlines())) > LONGEST_MODULE}
+    assert not long
+
+
+def test_no_function_is_longer_than_the_cap() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+    assert not long
+
+
+def test_every_module_of_the_product_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in modules()
+        if "tests" not in path.relative_to(ROOT).parts and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert not silent
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_every_setting_is_documented_where_it_is_declared() -> None:
+    from client_service.settings import ClientSettings
+    from trunk_service.settings import TrunkSettings
+
+    for settings in (ClientSettings, TrunkSettings):
+        assert all(field.description for field in settings.model_fields.values())
+
+
+def test_no_weights_are_committed_but_the_demo_model() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    weights = [name for name in listed.split() if name.endswith((".safetensors", ".pt", ".pth", ".bin"))]
+    assert all(name.startswith("deploy/demo_model/") for name in weights)
+    assert sum((ROOT / name).stat().st_size for name in weights) < 10_000_000

@@ -1,0 +1,243 @@
+"""The containers as a newcomer starts them: `docker compose up`, with the model that ships."""
+
+import errno
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from llm_sepweight.layout import MANIFEST_FILE, file_name, section_name
+from openai import OpenAI
+
+pytestmark = pytest.mark.docker
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "What does shutil.copyfile do?"
+FAMILIES = ("gpt2", "gemma", "gemma2", "qwen2", "qwen3", "llama", "mistral", "mixtral", "phi3", "falcon", "gpt_neox")
+NEVER_IN_A_TRUNK = ("client_service", "cleangpt", "tokenizers", "sentencepiece", "fastapi", "starlette", "uvicorn")
+TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
+# What would make compose start something else than the defaults.
+FOREIGN = ("COMPOSE_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "CLIENT_", "PROMETHEUS_")
+METRICS_DEADLINE = 90.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One compose project; every call runs docker compose and fails the test with its stderr."""
+
+    project: str
+    ports: str = "0"
+
+    def compose(self, *words: str, files: tuple[str, ...] = ("docker-compose.yml",)) -> str:
+        chosen = [word for name in files for word in ("--file", name)]
+        command = ["docker", "compose", "--env-file", os.devnull, "--project-name", self.project, *chosen, *words]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        ports = {"CLIENT_PORT": self.ports, "PROMETHEUS_PORT": self.ports} if self.ports else {}
+        done = subprocess.run(command, cwd=ROOT, env=clean | ports, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+        return done.stdout
+
+    def config(self, *files: str) -> dict[str, Any]:
+        services: dict[str, Any] = json.loads(self.compose("config", "--format", "json", files=files))["services"]
+        return services
+
+    def up(self, *words: str) -> None:
+        """Until everything is healthy; a free port may be another one afterwards."""
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "300", *words)
+
+    def address(self, service: str, port: int) -> str:
+        return f"http://{self.compose('port', service, str(port)).strip()}"
+
+    def python(self, service: str, code: str, replica: int = 1) -> Any:
+        """What `code` prints inside the container, read as JSON."""
+        return json.loads(
+            self.compose("exec", "--no-TTY", "--index", str(replica), service, "python", "-c", f"import json\n{code}")
+        )
+
+    def containers(self, *services: str) -> list[str]:
+        return self.compose("ps", "--all", "--quiet", *services).split()
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Prometheus's answer to an instant query."""
+        with httpx.Client(base_url=self.address("prometheus", 9090), trust_env=False) as http:
+            answer = http.get("/api/v1/query", params={"query": expression}).raise_for_status().json()
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.address('client', 8000)}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    stack = Stack(f"splitlearn-test-{uuid.uuid4().hex[:8]}")
+    try:
+        stack.compose("build")
+        stack.up()
+        yield stack
+    finally:
+        try:
+            print(stack.compose("logs", "--no-color", "--tail", "40"))
+        finally:
+            stack.compose("down", "--volumes", "--rmi", "local", "--remove-orphans")
+
+
+@pytest.fixture
+def two_trunks(stack: Stack) -> Stack:
+    """A client looks its trunk's name up when it connects, so that it is restarted to find the second one."""
+    stack.up("--scale", "trunk=2")
+    stack.compose("restart", "client")
+    stack.up("--no-deps", "client")
+    return stack
+
+
+def eventually(seen: Callable[[], Any], good: Callable[[Any], bool]) -> None:
+    """Prometheus asks the services in its own time; only waiting tells when it has."""
+    deadline = time.monotonic() + METRICS_DEADLINE
+    while not good(last := seen()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {METRICS_DEADLINE:.0f} s; last seen: {last}")
+        time.sleep(0.5)
+
+
+def ask(stack: Stack, max_tokens: int) -> None:
+    with stack.openai() as client:
+        model = client.models.list().data[0].id
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        client.chat.completions.create(model=model, messages=messages, max_tokens=max_tokens, temperature=0)
+
+
+def sessions(stack: Stack, replica: int) -> float:
+    """Sessions that one trunk has opened, from its own /metrics."""
+    code = (
+        "from urllib.request import urlopen\n"
+        "lines = urlopen('http://127.0.0.1:9101/metrics').read().decode().splitlines()\n"
+        "print([float(l.split()[1]) for l in lines if l.startswith('splitlearn_trunk_sessions_total ')][0])"
+    )
+    return float(stack.python("trunk", code, replica))
+
+
+def test_the_streamed_answer_comes_from_the_model_that_is_listed(stack: Stack) -> None:
+    with stack.openai() as client:
+        (model,) = client.models.list().data
+        chunks = list(
+            client.chat.completions.create(
+                model=model.id, messages=[{"role": "user", "content": QUESTION}], temperature=0, stream=True
+            )
+        )
+    assert {chunk.model for chunk in chunks} == {model.id}
+    assert len(chunks) > 2
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    answer = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert answer.startswith((inspect.getdoc(shutil.copyfile) or "").splitlines()[0])
+
+
+def test_prometheus_finds_both_services_up(stack: Stack) -> None:
+    eventually(
+        lambda: {(each["metric"]["job"], each["value"][1]) for each in stack.query("up")},
+        lambda seen: seen == {("trunk", "1"), ("client", "1")},
+    )
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "splitlearn_trunk_sessions_total",
+        "splitlearn_trunk_step_seconds_count",
+        "splitlearn_client_generation_tokens_total",
+        "splitlearn_client_time_to_first_token_seconds_count",
+        'splitlearn_client_wire_bytes_total{direction="sent"}',
+    ],
+)
+def test_prometheus_counts_what_a_request_did_on_both_sides(stack: Stack, metric: str) -> None:
+    ask(stack, max_tokens=2)
+    eventually(lambda: stack.query(f"sum({metric}) > 0"), lambda found: len(found) == 1)
+
+
+def test_the_trunk_holds_the_files_of_its_own_layers_and_cannot_write(stack: Stack) -> None:
+    first, last = map(int, stack.config()["trunk"]["environment"]["SPLITLEARN_TRUNK_LAYERS"].split("-"))
+    expected = {MANIFEST_FILE, *(file_name(section_name(layer)) for layer in range(first, last))}
+    assert set(stack.python("trunk", "import os; print(json.dumps(os.listdir('/weights')))")) == expected
+    code = "try:\n  open('/weights/x', 'w')\nexcept OSError as error:\n  print(error.errno)\nelse:\n  print(0)"
+    assert stack.python("trunk", code) == errno.EROFS
+
+
+def test_the_trunk_image_holds_no_tokenizer_no_web_framework_and_no_training_code(stack: Stack) -> None:
+    code = f"import importlib.util as i; print(json.dumps([n for n in {NEVER_IN_A_TRUNK} if i.find_spec(n)]))"
+    assert stack.python("trunk", code) == []
+    names = " -o ".join(f"-name '{pattern}'" for pattern in TOKENIZER_FILES)
+    search = f"find / -xdev \\( {names} \\) 2>/dev/null || true"
+    assert stack.compose("exec", "--no-TTY", "trunk", "sh", "-c", search) == ""
+
+
+def test_the_trunk_image_runs_the_documented_families_without_a_tokenizer_library(stack: Stack) -> None:
+    code = (
+        "from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING\n"
+        f"print(json.dumps([MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[name]].__name__ for name in {FAMILIES}]))"
+    )
+    assert len(stack.python("trunk", code)) == len(FAMILIES)
+
+
+def test_the_client_image_holds_no_training_code(stack: Stack) -> None:
+    assert stack.python("client", "import importlib.util as i; print(json.dumps(i.find_spec('cleangpt')))") is None
+
+
+@pytest.mark.parametrize("service", ["trunk", "client"])
+def test_no_service_of_ours_runs_as_root(stack: Stack, service: str) -> None:
+    assert stack.python(service, "import os; print(os.getuid())") != 0
+
+
+def test_sessions_spread_over_two_trunks(two_trunks: Stack) -> None:
+    before = [sessions(two_trunks, replica) for replica in (1, 2)]
+    # Calls that watch the trunk take their turns too, so that two sessions in a row may meet the same one.
+    for _ in range(8):
+        ask(two_trunks, max_tokens=1)
+    opened = [sessions(two_trunks, replica) - old for replica, old in zip((1, 2), before, strict=True)]
+    assert sum(opened) == 8
+    assert min(opened) >= 1
+
+
+def test_prometheus_finds_both_of_two_trunks(two_trunks: Stack) -> None:
+    eventually(lambda: two_trunks.query('up{job="trunk"} == 1'), lambda found: len(found) == 2)
+
+
+def test_sigterm_ends_trunk_and_client_with_exit_code_0(stack: Stack) -> None:
+    stack.compose("stop", "trunk", "client")
+    try:
+        codes = subprocess.run(
+            ["docker", "inspect", "--format", "{{.State.ExitCode}}", *stack.containers("trunk", "client")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert set(codes.stdout.split()) == {"0"}
+    finally:
+        stack.up()
+
+
+def test_only_client_and_prometheus_are_published_and_only_on_loopback() -> None:
+    services = Stack("splitlearn", ports="").config("docker-compose.yml")
+    published = {
+        (name, port["host_ip"], port["published"], port["target"])
+        for name, service in services.items()
+        for port in service.get("ports", ())
+    }
+    assert published == {("client", "127.0.0.1", "8000", 8000), ("prometheus", "127.0.0.1", "9090", 9090)}
+
+
+def test_the_cuda_override_reserves_a_gpu_for_the_trunk_alone() -> None:
+    services = Stack("splitlearn").config("docker-compose.yml", "deploy/compose.cuda.yml")
+    (device,) = services["trunk"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert services["trunk"]["environment"]["SPLITLEARN_TRUNK_DEVICE"] == "cuda"
+    assert [name for name, service in services.items() if "deploy" in service] == ["trunk"]

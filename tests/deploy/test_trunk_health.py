@@ -1,0 +1,51 @@
+"""The trunk image's health check, against a real server."""
+
+import asyncio
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from splitlearn_comm import AsyncGRPCComputeServer, ModelComputeFunction
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "trunk_health.py"
+
+
+@pytest.fixture
+def main() -> Callable[[], int]:
+    spec = importlib.util.spec_from_file_location("trunk_health", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[[], int] = module.main
+    return main
+
+
+async def test_a_serving_trunk_is_healthy(
+    main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with AsyncGRPCComputeServer(compute_fn=ModelComputeFunction(torch.nn.Identity())) as server:
+        monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", str(server.port))
+        assert await asyncio.to_thread(main) == 0
+    assert "SERVING" in capsys.readouterr().out
+
+
+async def test_a_trunk_that_says_not_serving_is_unhealthy(
+    main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with AsyncGRPCComputeServer(compute_fn=ModelComputeFunction(torch.nn.Identity())) as server:
+        await server.set_serving(False)
+        monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", str(server.port))
+        assert await asyncio.to_thread(main) == 1
+    assert "NOT_SERVING" in capsys.readouterr().out
+
+
+async def test_a_trunk_that_is_gone_is_unhealthy_and_the_check_says_why(
+    main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with AsyncGRPCComputeServer(compute_fn=ModelComputeFunction(torch.nn.Identity())) as server:
+        monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", str(server.port))
+    assert await asyncio.to_thread(main) == 1
+    assert f"127.0.0.1:{server.port}: UNAVAILABLE" in capsys.readouterr().out

@@ -1,0 +1,406 @@
+"""What goes wrong between people, services and networks: each ends in a clear error, and everything else goes on.
+
+Shapes: T rows, D hidden size.
+"""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from openai import APIError
+from splitlearn_comm import (
+    AsyncGRPCComputeClient,
+    ClientStream,
+    CommError,
+    FingerprintMismatch,
+    Frame,
+    InvalidTensor,
+    PositionNotReached,
+    SessionOpening,
+    SessionTooLong,
+)
+from support.running_split import (
+    RunningClient,
+    RunningTrunk,
+    Split,
+    free_port,
+    running_client,
+    running_split,
+    running_trunk,
+    trunk_process,
+    until,
+)
+from support.tiny_models import CONTEXT, N_LAYERS, random_model, save_sepweight, tiny_config
+
+PROMPT = "the quick brown fox"
+LONG: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 450, "temperature": 0}
+JSON = {"Content-Type": "application/json"}
+D = 64
+QUICKLY = 2.0
+
+
+async def not_ready_reason(client: RunningClient) -> str:
+    """What /ready says, which it must say with 503."""
+    response = await client.http.get("/ready")
+    assert response.status_code == 503
+    return str(response.json()["reason"])
+
+
+async def refusal(client: RunningClient, status: int, **fields: Any) -> dict[str, Any]:
+    """The error of a completion that is refused with this status."""
+    response = await client.complete(**{"prompt": PROMPT, **fields})
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+async def settled(client: RunningClient, word: str) -> str:
+    """The reason for not being ready, once it holds this word."""
+    await until(lambda: word in (client.service.link.trouble or ""))
+    return await not_ready_reason(client)
+
+
+# --- a trunk that is not there ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_without_a_trunk_the_client_says_so_at_once_and_recovers_when_one_comes(
+    tiny_weights: Path, stream: bool
+) -> None:
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    async with running_client(tiny_weights, address) as client:
+        began = time.monotonic()
+        assert f"no answer from {address}" in await settled(client, "no answer")
+        error = await refusal(client, 503, stream=stream)
+        assert time.monotonic() - began < QUICKLY
+        assert error["code"] == "trunk_not_ready"
+        assert f"no answer from {address}" in error["message"]
+        assert (await client.http.get("/health")).status_code == 200
+        async with running_trunk(tiny_weights, port=port):
+            await client.ready()
+            assert (await client.http.get("/ready")).json()["layers"] == "1-4"
+            assert (await client.complete(prompt=PROMPT, max_tokens=3)).status_code == 200
+
+
+async def test_an_address_without_a_name_in_dns_is_named_and_asked_again(tiny_weights: Path) -> None:
+    async with running_client(tiny_weights, "no-such-host.invalid:50051") as client:
+        assert "no-such-host.invalid:50051" in await settled(client, "no answer")
+
+
+async def test_somebody_who_is_no_trunk_at_the_address_is_recognised(tiny_weights: Path) -> None:
+    async with running_split(tiny_weights) as split:
+        port = split.client.http.base_url.port
+        async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:
+            assert f"127.0.0.1:{port}" in await settled(client, "127.0.0.1")
+
+
+# --- a trunk that dies -----------------------------------------------------------------------------------------------
+
+
+async def test_a_trunk_that_stops_in_the_middle_of_a_stream_becomes_an_error_event(tiny_weights: Path) -> None:
+    async with running_split(tiny_weights) as split:
+        body = {**LONG, "stream": True}
+        async with split.client.http.stream("POST", "/v1/completions", json=body) as response:
+            lines = data_lines(response)
+            await anext(lines)
+            await split.trunk.server.stop()
+            rest = [line async for line in lines]
+        error = json.loads(rest[-1])["error"]
+        assert error["code"] == "trunk_not_ready"
+        assert split.trunk.address in error["message"]
+        assert "[DONE]" not in rest
+        assert split.client.value("request_finished_total", reason="trunk_not_ready") == 1
+        await settled(split.client, "no answer")
+        async with running_trunk(tiny_weights, port=split.trunk.server.port) as again:
+            await split.client.ready()
+            assert (await split.client.complete(prompt=PROMPT, max_tokens=3)).status_code == 200
+            assert again.value("sessions_total") == 1
+
+
+async def test_the_openai_package_raises_what_the_error_event_says(split: Split) -> None:
+    stream = await split.client.openai.completions.create(**LONG, stream=True)
+    await anext(stream)
+    await split.trunk.server.stop()
+    with pytest.raises(APIError, match="no answer from") as failure:
+        _ = [chunk async for chunk in stream]
+    assert failure.value.code == "trunk_not_ready"
+
+
+async def test_a_trunk_process_that_is_killed_fails_its_requests_and_nothing_else(tiny_weights: Path) -> None:
+    port = free_port()
+    async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:
+        async with trunk_process(tiny_weights, port=port) as process:
+            await client.ready()
+            alone = (await client.complete(prompt=PROMPT, max_tokens=8)).json()["choices"]
+            asking = asyncio.create_task(client.http.post("/v1/completions", json=LONG))
+            await until(lambda: client.value("inter_token_latency_seconds_count") > 12)
+            process.kill()
+            answer = await asking
+        assert answer.status_code == 503
+        assert f"127.0.0.1:{port}" in answer.json()["error"]["message"]
+        assert (await client.http.get("/health")).status_code == 200
+        await settled(client, "no answer")
+        async with running_trunk(tiny_weights, port=port):
+            await client.ready()
+            assert (await client.complete(prompt=PROMPT, max_tokens=8)).json()["choices"] == alone
+
+
+async def data_lines(response: httpx.Response) -> AsyncIterator[str]:
+    async for line in response.aiter_lines():
+        if line:
+            yield line.removeprefix("data: ")
+
+
+# --- ends that do not fit --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same shape and another seed."""
+    return save_sepweight(tmp_path_factory.mktemp("other"), random_model(tiny_config("llama"), seed=1))
+
+
+@pytest.mark.parametrize("layers", [None, "1-4"])
+async def test_other_weights_on_the_trunk_are_named_beside_the_client_s(
+    tiny_weights: Path, other_weights: Path, layers: str | None
+) -> None:
+    async with (
+        running_trunk(other_weights) as trunk,
+        running_client(tiny_weights, trunk.address, layers) as client,
+        running_trunk(tiny_weights) as fitting,
+    ):
+        reason = await settled(client, "the trunk serves")
+        assert f"the trunk serves [{trunk.fingerprint}], this client holds [{fitting.fingerprint}]" in reason
+        error = await refusal(client, 503)
+        assert (error["code"], error["message"]) == ("trunk_not_ready", reason)
+
+
+async def test_other_layers_than_the_client_insists_on_are_named_beside_them(tiny_weights: Path) -> None:
+    async with (
+        running_trunk(tiny_weights, "1-4") as trunk,
+        running_client(tiny_weights, trunk.address, "2-3") as client,
+    ):
+        reason = await settled(client, "the trunk serves")
+        assert f"layers 1-4 of {N_LAYERS}" in reason
+        assert f"layers 2-3 of {N_LAYERS}" in reason
+
+
+async def test_a_model_of_another_depth_is_named_beside_the_client_s(tiny_weights: Path, tmp_path: Path) -> None:
+    deeper = save_sepweight(tmp_path, random_model(tiny_config("llama", num_hidden_layers=N_LAYERS + 2)))
+    async with running_trunk(deeper, "2-6") as trunk, running_client(tiny_weights, trunk.address) as client:
+        reason = await settled(client, "the trunk serves")
+        assert f"of {N_LAYERS + 2} " in reason
+        assert f"of {N_LAYERS} " in reason
+
+
+async def test_a_client_follows_the_trunk_to_another_cut(tiny_weights: Path) -> None:
+    port = free_port()
+    async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:
+        texts = []
+        for layers in ("1-4", "2-3"):
+            async with running_trunk(tiny_weights, layers, port=port):
+                await until(lambda layers=layers: client.is_ready and client.service.link.ends.plan.layers == layers)
+                assert (await client.http.get("/ready")).json()["layers"] == layers
+                texts.append((await client.complete(prompt=PROMPT, max_tokens=8)).json()["choices"][0]["text"])
+        assert texts[0] == texts[1]
+
+
+async def test_a_trunk_exchanged_behind_the_client_s_back_refuses_the_session_by_both_names(
+    tiny_weights: Path, other_weights: Path
+) -> None:
+    async with running_split(tiny_weights) as split:
+        old, port = split.trunk, split.trunk.server.port
+        await old.server.stop()
+        async with running_trunk(other_weights, port=port) as new:
+            # asked before and after the watch has noticed, the answer is the same error
+            message = ""
+            while new.fingerprint not in message:
+                error = await refusal(split.client, 503)
+                assert error["code"] == "trunk_not_ready"
+                message = error["message"]
+            assert old.fingerprint in message
+
+
+@pytest.mark.parametrize(("harm", "words"), [("truncate", "expected {} bytes, found {}"), ("remove", "found no file")])
+async def test_a_broken_weight_file_of_the_client_is_named_on_ready_until_it_is_repaired(
+    tiny_weights: Path, tmp_path: Path, harm: str, words: str
+) -> None:
+    weights = tmp_path / "broken"
+    shutil.copytree(tiny_weights, weights)
+    file = next(weights.glob("end*"))
+    whole = file.read_bytes()
+    if harm == "truncate":
+        file.write_bytes(whole[:-100])
+    else:
+        file.unlink()
+    async with running_trunk(tiny_weights) as trunk, running_client(weights, trunk.address) as client:
+        reason = await settled(client, file.name)
+        assert words.format(len(whole), len(whole) - 100) in reason
+        assert (await refusal(client, 503))["message"] == reason
+        file.write_bytes(whole)
+        await client.ready()
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_refused_requests_never_reach_the_trunk_and_the_next_one_is_served(split: Split, stream: bool) -> None:
+    client = split.client
+    too_long = await refusal(client, 400, prompt=[5] * CONTEXT, stream=stream)
+    assert too_long["code"] == "context_length_exceeded"
+    assert f"{CONTEXT} tokens" in too_long["message"]
+    assert (await refusal(client, 404, model="gpt-7", stream=stream))["code"] == "model_not_found"
+    assert (await refusal(client, 400, temperature=-1, stream=stream))["param"] == "temperature"
+    assert (await refusal(client, 400, prompt=[1, 10**6], stream=stream))["param"] == "prompt"
+    malformed = await client.http.post("/v1/completions", content=b'{"model": "tiny", "prompt": ', headers=JSON)
+    assert malformed.status_code == 400
+    assert malformed.json()["error"]["code"] == "invalid_json"
+    assert split.trunk.value("sessions_total") == 0
+    assert (await client.complete(prompt=PROMPT, max_tokens=2, stream=stream)).status_code == 200
+
+
+async def test_chat_with_a_model_that_has_no_template_is_refused_with_what_to_do_instead(tmp_path: Path) -> None:
+    weights = save_sepweight(tmp_path, random_model(tiny_config("llama")), chat=False)
+    async with running_split(weights) as split:
+        question = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+        response = await split.client.http.post("/v1/chat/completions", json=question)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "no_chat_template"
+        assert "/v1/completions" in response.json()["error"]["message"]
+        assert (await split.client.complete(prompt=PROMPT, max_tokens=2)).status_code == 200
+
+
+async def test_weights_that_are_not_numbers_fail_requests_and_not_the_services(tmp_path: Path) -> None:
+    model = random_model(tiny_config("llama"))
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    async with running_split(save_sepweight(tmp_path, model)) as split:
+        for stream in (False, True):
+            error = await refusal(split.client, 500, stream=stream)
+            assert error["code"] == "broken_numbers"
+            assert "splitlearn inspect --verify" in error["message"]
+        await until(lambda: split.trunk.open_sessions == 0)
+        assert (await split.client.http.get("/health")).status_code == 200
+
+
+async def test_a_trunk_whose_layers_give_no_numbers_is_named_as_what_failed(tmp_path: Path) -> None:
+    model = random_model(tiny_config("llama"))
+    with torch.no_grad():
+        model.model.layers[2].input_layernorm.weight[3] = torch.nan
+    async with running_split(save_sepweight(tmp_path, model)) as split:
+        for stream in (False, True):
+            error = await refusal(split.client, 502, stream=stream)
+            assert error["code"] == "trunk_failed"
+            assert "NaN" in error["message"]
+        await until(lambda: split.trunk.open_sessions == 0)
+
+
+# --- frames that no client service would send ------------------------------------------------------------------------
+
+
+def rows(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+async def trunk(tiny_weights: Path) -> AsyncIterator[RunningTrunk]:
+    async with running_trunk(tiny_weights) as running:
+        yield running
+
+
+@pytest.fixture
+async def raw(trunk: RunningTrunk) -> AsyncIterator[AsyncGRPCComputeClient]:
+    async with AsyncGRPCComputeClient(trunk.address) as client:
+        yield client
+
+
+def opened(raw: AsyncGRPCComputeClient, trunk: RunningTrunk, max_length: int = 100) -> ClientStream:
+    return raw.stream(SessionOpening("raw", trunk.fingerprint, max_length))
+
+
+async def answered(stream: ClientStream, position: int, rows_TD: torch.Tensor) -> torch.Tensor:
+    reply = await stream.step(Frame(position, rows_TD))
+    assert reply.frame.rows is not None
+    return reply.frame.rows
+
+
+BAD_FRAMES: dict[str, tuple[int, torch.Tensor, type[CommError], str]] = {
+    "wrong dtype": (4, rows(1).double(), InvalidTensor, "must be float32.*found float64"),
+    "wrong width": (4, rows(1)[:, :10], InvalidTensor, r"shape \[T, 64\], found \[1, 10\]"),
+    "NaN": (4, torch.full((2, D), torch.nan), InvalidTensor, "2 of 2 rows hold NaN or infinity"),
+    "infinity": (4, torch.full((1, D), torch.inf), InvalidTensor, "1 of 1 rows hold NaN or infinity"),
+    "position never reached": (5, rows(1), PositionNotReached, "position 5 was never reached.*holds 4 rows"),
+    "longer than the session": (4, rows(97), SessionTooLong, "make 101, but the limit is 100"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_FRAMES))
+async def test_a_bad_frame_is_refused_in_its_place_and_the_session_goes_on(
+    raw: AsyncGRPCComputeClient, trunk: RunningTrunk, kind: str
+) -> None:
+    position, bad, error, words = BAD_FRAMES[kind]
+    hidden_TD = rows(6, seed=1)
+    async with opened(raw, trunk) as untouched:
+        expected_TD = await answered(untouched, 0, hidden_TD)
+    async with opened(raw, trunk) as stream:
+        await answered(stream, 0, hidden_TD[:4])
+        with pytest.raises(error, match=words):
+            await stream.step(Frame(position, bad))
+        output_TD = await answered(stream, 4, hidden_TD[4:])
+        assert not stream.ended
+    torch.testing.assert_close(output_TD, expected_TD[4:], atol=1e-5, rtol=0)
+    assert trunk.value("refusals_total", error=error.__name__) == 1
+    await until(lambda: trunk.open_sessions == 0)
+
+
+async def test_a_bad_first_frame_leaves_a_session_that_can_begin_again(
+    raw: AsyncGRPCComputeClient, trunk: RunningTrunk
+) -> None:
+    async with opened(raw, trunk) as stream:
+        with pytest.raises(PositionNotReached):
+            await stream.step(Frame(3, rows(1)))
+        assert (await answered(stream, 0, rows(2))).shape == (2, D)
+
+
+async def test_a_session_cannot_be_opened_longer_than_the_context(
+    raw: AsyncGRPCComputeClient, trunk: RunningTrunk
+) -> None:
+    async with opened(raw, trunk, max_length=10 * CONTEXT) as stream:
+        with pytest.raises(SessionTooLong, match=f"limit is {CONTEXT}"):
+            await stream.step(Frame(0, rows(CONTEXT + 1)))
+
+
+async def test_an_opening_with_another_fingerprint_is_refused_by_both_names(
+    raw: AsyncGRPCComputeClient, trunk: RunningTrunk
+) -> None:
+    stream = raw.stream(SessionOpening("raw", "something else", 10))
+    with pytest.raises(FingerprintMismatch) as refused:
+        await stream.step(Frame(0, rows(1)))
+    assert trunk.fingerprint in str(refused.value)
+    assert "something else" in str(refused.value)
+    assert trunk.value("sessions_total") == 0
+
+
+async def test_bad_frames_of_one_session_do_not_disturb_another(
+    raw: AsyncGRPCComputeClient, trunk: RunningTrunk
+) -> None:
+    hidden_TD = rows(20, seed=2)
+    async with opened(raw, trunk) as stream:
+        expected_TD = await answered(stream, 0, hidden_TD)
+    async with opened(raw, trunk) as good, opened(raw, trunk) as bad:
+        await answered(bad, 0, rows(4))
+        outputs = []
+        for i, (position, bad_TD, error, _) in enumerate(BAD_FRAMES.values()):
+            outputs.append(await answered(good, i, hidden_TD[i : i + 1]))
+            with pytest.raises(error):
+                await bad.step(Frame(position, bad_TD))
+    torch.testing.assert_close(torch.cat(outputs), expected_TD[: len(outputs)], atol=1e-5, rtol=0)
