@@ -53,6 +53,7 @@ unit: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interleaved
 	$(BIN)/python -m tests.benchmarks.split_against_whole
+	$(BIN)/python -m tests.benchmarks.trunk_under_load
 
 demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
 	$(BIN)/python -m cleangpt.demo_model --out deploy/demo_model

@@ -92,7 +92,7 @@ def stack() -> Iterator[Stack]:
             stack.compose("down", "--volumes", "--rmi", "local", "--remove-orphans")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_trunks(stack: Stack) -> Stack:
     """A client looks its trunk's name up when it connects, so that it is restarted to find the second one."""
     stack.up("--scale", "trunk=2")
@@ -222,7 +222,8 @@ def test_sigterm_ends_trunk_and_client_with_exit_code_0(stack: Stack) -> None:
         )
         assert set(codes.stdout.split()) == {"0"}
     finally:
-        stack.up()
+        stack.compose("start", "trunk", "client")
+        stack.up("--no-deps", "client")
 
 
 def test_only_client_and_prometheus_are_published_and_only_on_loopback() -> None:
