@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-_WANTED_FROM_HUB = ["*.safetensors", "*.safetensors.index.json", "config.json", *TOKENIZER_FILES]
+_SIDE_FILES = ["config.json", "*.index.json", *TOKENIZER_FILES]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def prepare(source: str, *, dtype: str | None = None) -> Conversion:
     target_dtype = dtype or _own_dtype(values, made, model)
     return Conversion(
         source=folder,
-        model_name=Path(source).name,
+        model_name=(folder.resolve() if Path(source).is_dir() else Path(source)).name,
         model=model,
         anatomy=anatomy,
         sections=_sections(anatomy, wanted, made, model, resolve_dtype(target_dtype)),
@@ -165,7 +165,10 @@ def _folder(source: str) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return Path(snapshot_download(source, allow_patterns=_WANTED_FROM_HUB))
+        downloaded = Path(snapshot_download(source, allow_patterns=[*_SIDE_FILES, "*.safetensors"]))
+        if any(downloaded.glob("*.safetensors")):
+            return downloaded
+        return Path(snapshot_download(source, allow_patterns=[*_SIDE_FILES, "pytorch_model*.bin"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadCheckpoint(

@@ -1,25 +1,17 @@
 """The chat page in a headless Chromium, against the service's own routes.
 
 Most tests let a script stand in for the token loop, so that they decide when each piece of the answer comes;
-the last one goes through a real client service and a real trunk. Chromium is driven over the DevTools protocol
-on inherited descriptors (`--remote-debugging-pipe`: JSON messages, each closed by a zero byte).
+the last one goes through a real client service and a real trunk.
 """
 
 import asyncio
-import itertools
-import json
-import os
 import re
-import shutil
 import socket
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import uvicorn
@@ -31,145 +23,11 @@ from client_service.metrics import ClientMetrics
 from client_service.sampling import Choice
 from client_service.tokenizer import TextCodec
 from splitlearn.plan import SplitPlan
+from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
 from support.running_split import Split
 from support.tiny_models import tiny_config, tiny_tokenizer
 
-Json = dict[str, Any]
-
-PATIENCE = 20.0
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
-)
-
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-
-
-class Chromium:
-    """One browser process; a thread of its own reads what it says."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        self._line, its_end = socket.socketpair()
-        quiet = [(os.POSIX_SPAWN_OPEN, output, os.devnull, os.O_WRONLY, 0) for output in (1, 2)]
-        # the protocol fixes the numbers: it listens on 3 and answers on 4
-        talk = [(os.POSIX_SPAWN_DUP2, its_end.fileno(), number) for number in (3, 4)]
-        command = [program, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
-        self._process = os.posix_spawn(program, command, os.environ, file_actions=[*quiet, *talk])
-        its_end.close()
-        self._waiting: dict[int, Future[Json]] = {}
-        self._numbers = itertools.count()
-        self.listeners: dict[str, Callable[[Json], None]] = {}
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    async def ask(self, method: str, session: str | None = None, **params: Any) -> Json:
-        """What the browser answers, for a page's session or for itself."""
-        async with asyncio.timeout(PATIENCE):
-            answer = await asyncio.wrap_future(self._send(method, params, session))
-        assert "result" in answer, answer["error"]["message"]
-        return answer["result"]
-
-    def _send(self, method: str, params: Json, session: str | None = None) -> "Future[Json]":
-        number = next(self._numbers)
-        answer = self._waiting[number] = Future()
-        message = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
-        self._line.sendall(json.dumps(message).encode() + b"\0")
-        return answer
-
-    def close(self) -> None:
-        self._send("Browser.close", {})
-        os.waitpid(self._process, 0)
-        self._reader.join()
-        self._line.close()
-
-    def _read(self) -> None:
-        rest = b""
-        while heard := self._line.recv(65536):
-            *messages, rest = (rest + heard).split(b"\0")
-            for message in messages:
-                self._take(json.loads(message))
-        for answer in self._waiting.values():
-            answer.set_exception(ConnectionError("Chromium has ended"))
-
-    def _take(self, message: Json) -> None:
-        if "id" in message:
-            self._waiting.pop(message["id"]).set_result(message)
-        elif listener := self.listeners.get(message.get("sessionId", "")):
-            listener(message)
-
-
-class Page:
-    """One tab."""
-
-    def __init__(self, chromium: Chromium, session: str) -> None:
-        self._chromium = chromium
-        self._session = session
-        self._loaded = asyncio.Event()
-        self.complaints: list[str] = []
-        loop = asyncio.get_running_loop()
-        chromium.listeners[session] = lambda event: loop.call_soon_threadsafe(self._hear, event) and None
-
-    async def do(self, method: str, **params: Any) -> Json:
-        return await self._chromium.ask(method, self._session, **params)
-
-    async def open(self, address: str) -> None:
-        for domain in ("Page", "Runtime", "Log"):
-            await self.do(f"{domain}.enable")
-        await self.do("Page.navigate", url=address)
-        async with asyncio.timeout(PATIENCE):
-            await self._loaded.wait()
-
-    async def value(self, expression: str) -> Any:
-        """What a JavaScript expression comes to."""
-        answer = await self.do("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    async def until(self, condition: str) -> None:
-        """Waits for the change of the document that makes a JavaScript condition true."""
-        try:
-            await self.value(f"""new Promise((done) => {{
-                const look = () => ({condition}) && (watching.disconnect(), done(true));
-                const watching = new MutationObserver(look);
-                const all = {{subtree: true, childList: true, characterData: true, attributes: true}};
-                watching.observe(document, all);
-                look();
-            }})""")
-        except TimeoutError:
-            pytest.fail(f"never true: {condition}\non the page: {await self.value('document.body.innerText')}")
-
-    async def text(self, selector: str) -> str:
-        return str(await self.value(f"document.querySelector({selector!r})?.textContent ?? ''"))
-
-    async def write(self, text: str) -> None:
-        await self.value("document.getElementById('draft').focus()")
-        await self.do("Input.insertText", text=text)
-
-    async def press_enter(self, *, shift: bool = False) -> None:
-        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 8 if shift else 0}
-        await self.do("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
-        await self.do("Input.dispatchKeyEvent", type="keyUp", **key)
-
-    async def ask(self, question: str) -> None:
-        await self.write(question)
-        await self.press_enter()
-
-    async def click(self, selector: str) -> None:
-        """Presses the mouse in the middle of what the selector finds, whatever lies on top there."""
-        box = await self.value(f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
-        middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.do("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **middle)
-
-    def _hear(self, event: Json) -> None:
-        method, params = event["method"], event["params"]
-        if method == "Page.loadEventFired":
-            self._loaded.set()
-        level = params.get("type") or params.get("entry", {}).get("level")
-        shown = method in ("Runtime.consoleAPICalled", "Log.entryAdded") and level in ("error", "warning", "assert")
-        if shown or method == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(params))
 
 
 @dataclass

@@ -41,6 +41,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
+        _check_model(service, fields.model)
         prompt = service.codec.encode_chat([message.plain() for message in fields.messages])
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         asked = _asked(fields, prompt, fields.max_completion_tokens or fields.max_tokens, tops)
@@ -48,6 +49,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
+        _check_model(service, fields.model)
         asked = _asked(fields, _prompt_ids(service, fields.prompt), fields.max_tokens, fields.logprobs)
         return await _answer(service, fields, asked, request, chat=False)
 
@@ -86,13 +88,14 @@ def router(service: Service) -> APIRouter:
 def _asked(
     fields: GenerationFields, prompt: list[int], max_tokens: int | None, top_logprobs: int | None
 ) -> GenerationRequest:
+    if not prompt:
+        raise BadRequest("the prompt has no tokens")
     return GenerationRequest(tuple(prompt), max_tokens, fields.sampling(top_logprobs), fields.stops)
 
 
 async def _answer(
     service: Service, fields: GenerationFields, asked: GenerationRequest, request: Request, *, chat: bool
 ) -> Response:
-    _check_model(service, fields.model)
     shape = ReplyShape(chat, fields.model, service.codec.piece)
     report = Report()
     pieces = _measured(service, asked, report)
@@ -151,10 +154,7 @@ def _event(body: dict[str, Any]) -> str:
 
 def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
     if isinstance(prompt, str):
-        ids = service.codec.encode(prompt)
-        if not ids:
-            raise BadRequest("the prompt has no tokens", "prompt")
-        return ids
+        return service.codec.encode(prompt)
     wrong = [i for i in prompt if not 0 <= i < service.vocabulary]
     if wrong:
         raise BadRequest(f"token id {wrong[0]} does not exist; ids go from 0 to {service.vocabulary - 1}", "prompt")

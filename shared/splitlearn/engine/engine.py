@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from splitlearn.engine.device_thread import DeviceThread, Timing
-from splitlearn.engine.positions import rows_to_drop
+from splitlearn.engine.positions import check_position
 from splitlearn.errors import BadRows
 from splitlearn.part import Part
 
@@ -66,7 +66,7 @@ class Engine:
 
     def _run(self, session: EngineSession, position: int, rows: torch.Tensor) -> torch.Tensor:
         self._check(rows)
-        rows_to_drop(position, rows.shape[0], session.reached, session.limit)
+        check_position(position, rows.shape[0], session.reached, session.limit)
         _truncate(session.cache, position)
         session.reached = position
         if rows.shape[0] == 0:

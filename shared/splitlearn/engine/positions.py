@@ -7,8 +7,8 @@ idempotent, sending no rows truncates, and a lost session is rebuilt by sending 
 from splitlearn.errors import ContextExceeded, PositionNotReached
 
 
-def rows_to_drop(position: int, n_rows: int, reached: int, limit: int | None) -> int:
-    """How many rows must leave the session before `n_rows` are appended at `position`.
+def check_position(position: int, n_rows: int, reached: int, limit: int | None) -> None:
+    """Passes if `n_rows` may be put at `position`, dropping what the session holds from there on.
 
     Args:
         position: first position of the new rows.
@@ -29,4 +29,3 @@ def rows_to_drop(position: int, n_rows: int, reached: int, limit: int | None) ->
         raise ContextExceeded(
             f"{n_rows} rows at position {position} make {position + n_rows}, but the limit is {limit} rows"
         )
-    return reached - position

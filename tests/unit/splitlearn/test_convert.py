@@ -149,3 +149,21 @@ def test_an_interrupted_conversion_leaves_nothing_that_loads(tmp_path: Path, che
         prepare(str(checkpoint)).write(tmp_path / "out", progress=stop_midway)
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert prepare(str(checkpoint)).write(tmp_path / "out").digest == Manifest.read(tmp_path / "out").digest
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) * 1024
+
+
+def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path) -> None:
+    wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 10}
+    config = tiny_config("llama", **wide)
+    random_model(config).save_pretrained(tmp_path / "wide", max_shard_size="40MB")
+    largest = 512 * 2048 * 4
+    conversion = prepare(str(tmp_path / "wide"))
+    assert conversion.total_bytes > 30 * largest
+    before, seen = anonymous_bytes(), [0]
+    conversion.write(tmp_path / "out", progress=lambda _: seen.append(anonymous_bytes() - before))
+    assert max(seen) < 3 * largest
