@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
-from support.tiny_models import random_model, save_sepweight, tiny_config
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from support.tiny_models import random_model, save_sepweight, tiny_config
 
 transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny models: a second thread only waits, and the machine has other work

@@ -11,11 +11,6 @@ import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from llm_sepweight import Manifest
-from splitlearn.anatomy import config_from_dict
-from splitlearn.engine import DeviceThread
-from splitlearn.plan import SplitPlan
-from splitlearn_comm import AsyncGRPCComputeClient
 from transformers import PretrainedConfig
 
 from client_service.api import error_replies
@@ -26,6 +21,11 @@ from client_service.metrics import ClientMetrics
 from client_service.settings import ClientSettings
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
+from llm_sepweight import Manifest
+from splitlearn.anatomy import config_from_dict
+from splitlearn.engine import DeviceThread
+from splitlearn.plan import SplitPlan
+from splitlearn_comm import AsyncGRPCComputeClient
 
 log = structlog.get_logger()
 

@@ -10,9 +10,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import torch
-from splitlearn.engine import DeviceThread, EngineSession, Step
-from splitlearn.errors import SplitError
-from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame
 
 from client_service.ends import Ends
 from client_service.errors import PromptTooLong, TrunkFailed, from_wire
@@ -21,6 +18,9 @@ from client_service.sampling import Choice, Sampler, SamplingSettings
 from client_service.stopping import StopText
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
+from splitlearn.engine import DeviceThread, EngineSession, Step
+from splitlearn.errors import SplitError
+from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import structlog
+
+from client_service.ends import Ends
+from client_service.errors import TrunkNotReady
 from llm_sepweight import SepweightError
 from splitlearn.errors import SplitError
 from splitlearn.plan import SplitPlan
 from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, CommError, ServiceInfo, SessionOpening
-
-from client_service.ends import Ends
-from client_service.errors import TrunkNotReady
 
 log = structlog.get_logger()
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import structlog
 import uvloop
-from llm_sepweight import Manifest, verify
 from prometheus_client import start_http_server
+
+from llm_sepweight import Manifest, verify
 from splitlearn.engine import DeviceThread, Engine
 from splitlearn.loading import load_part, resolve_device
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
 from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
-
 from trunk_service.endpoint import TrunkHost
 from trunk_service.metrics import TrunkMetrics
 from trunk_service.settings import TrunkSettings

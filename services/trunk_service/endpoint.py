@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 import torch
+
 from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession
 from splitlearn_comm import (
@@ -22,7 +23,6 @@ from splitlearn_comm import (
     SessionOpening,
     SessionTooLong,
 )
-
 from trunk_service.metrics import TrunkMetrics
 
 log = structlog.get_logger()

@@ -13,10 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from llm_sepweight import SepweightError
-from splitlearn.convert import prepare
-from splitlearn.errors import SplitError
-from splitlearn.loading import load_part
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config
 
 from cleangpt.accuracy import Accuracy, measure_accuracy
@@ -26,6 +22,10 @@ from cleangpt.rows import ConversationRows, Turn
 from cleangpt.schedule import WarmupStableDecay
 from cleangpt.stdlib_questions import Question, collect_questions
 from cleangpt.training import Checkpoints, TrainingSettings, train
+from llm_sepweight import SepweightError
+from splitlearn.convert import prepare
+from splitlearn.errors import SplitError
+from splitlearn.loading import load_part
 
 TRAINED_ON_FILE = "trained_on.json"
 WORK_FOLDER = Path("build/demo_model")

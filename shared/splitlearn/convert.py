@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from llm_sepweight import Manifest, SepweightWriter, TensorSource
-from llm_sepweight.layout import section_name
 from transformers import PreTrainedModel
 
+from llm_sepweight import Manifest, SepweightWriter, TensorSource
+from llm_sepweight.layout import section_name
 from splitlearn.anatomy import Anatomy, build_on_meta, config_from_dict, study
 from splitlearn.checkpoint import Recipe, recipes
 from splitlearn.errors import BadCheckpoint

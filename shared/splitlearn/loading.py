@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from llm_sepweight import Manifest, PartSpec, PartStateDict, load
 from torch import nn
 
+from llm_sepweight import Manifest, PartSpec, PartStateDict, load
 from splitlearn.anatomy import config_from_dict
 from splitlearn.errors import BadCheckpoint, BadDevice
 from splitlearn.part import Part, cut

@@ -10,10 +10,10 @@ import inspect
 from typing import Any
 
 import torch
-from llm_sepweight import PartSpec
 from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from llm_sepweight import PartSpec
 from splitlearn.anatomy import Anatomy, build_on_meta, study
 from splitlearn.errors import BadPlan
 

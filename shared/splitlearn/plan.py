@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from llm_sepweight import Manifest, PartSpec
-
 from splitlearn.errors import BadPlan
 
 

@@ -27,9 +27,10 @@ CLIENT = "http://127.0.0.1:50963"
 def make_weights() -> tuple[Path, Path]:
     """The checkpoint and its sepweight directory, made once and kept in build/bench."""
     import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
     from splitlearn.convert import prepare
     from support.tiny_models import tiny_tokenizer
-    from transformers import AutoModelForCausalLM, Qwen2Config
 
     checkpoint, weights = WORK / "qwen2-0.5b-shape", WORK / "weights"
     if not (weights / "manifest.json").exists():

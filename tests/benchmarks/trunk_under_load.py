@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
-from splitlearn_comm import AsyncGRPCComputeClient
 
+from splitlearn_comm import AsyncGRPCComputeClient
 from tests.benchmarks.contenders import CLIENT, LAYERS, RESULTS, TRUNK, TRUNK_METRICS, make_weights, split_model
 
 PROMPT = 2048

@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from llm_sepweight.layout import MANIFEST_FILE, file_name, section_name
 from openai import OpenAI
+
+from llm_sepweight.layout import MANIFEST_FILE, file_name, section_name
 
 pytestmark = pytest.mark.docker
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from splitlearn_comm import AsyncGRPCComputeServer, ModelComputeFunction
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "trunk_health.py"

@@ -1,15 +1,15 @@
 """The mother of all tests: bottom, trunk and top together are the whole model."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import DynamicCache, PreTrainedModel
+
 from splitlearn.loading import load_part
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
 from support.tiny_models import ARCHITECTURES, N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
-from transformers import DynamicCache, PreTrainedModel
 
 NEW_TOKENS = 64
 PROMPT_LENGTHS = (1, 2, 17, 64, 300)
@@ -46,10 +46,10 @@ class Whole:
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
 def model_and_parts(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[PreTrainedModel, list[Part]]]:
+) -> tuple[PreTrainedModel, list[Part]]:
     model = random_model(tiny_config(request.param))
     weights = save_sepweight(tmp_path_factory.mktemp(request.param), model)
-    yield model, load_parts(weights, SplitPlan(1, 3, N_LAYERS))
+    return model, load_parts(weights, SplitPlan(1, 3, N_LAYERS))
 
 
 def load_parts(weights: Path, plan: SplitPlan) -> list[Part]:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import torch
 from openai import APIError
+
 from splitlearn_comm import (
     AsyncGRPCComputeClient,
     ClientStream,

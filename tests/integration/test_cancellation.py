@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from structlog.testing import capture_logs
+
 from support.running_split import Split, until
 
 PROMPT = "the quick brown fox"

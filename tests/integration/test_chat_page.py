@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+
 from client_service.api.routes import Service
 from client_service.app import application
 from client_service.errors import TrunkFailed, TrunkNotReady

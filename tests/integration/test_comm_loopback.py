@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+
 from splitlearn_comm import (
     AsyncGRPCComputeClient,
     AsyncGRPCComputeServer,

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from transformers import PreTrainedModel
+
 from splitlearn_comm import CHUNK_BYTES
 from support.running_split import Split, running_split
 from support.tiny_models import CONTEXT, random_model, save_sepweight, tiny_config, tiny_tokenizer
-from transformers import PreTrainedModel
 
 PROMPT = "the quick brown fox"
 QUESTION = [{"role": "user", "content": "who jumps?"}]

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from support.tiny_models import save_sepweight
 from transformers import PreTrainedModel
+
+from support.tiny_models import save_sepweight
 
 COMMAND = (sys.executable, "-m", "splitlearn_cli")
 QUICK = ("--port", "0", "--threads", "1", "--max-tokens", "8")

@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Json = dict[str, Any]
 
 PATIENCE = 20.0

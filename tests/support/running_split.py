@@ -14,11 +14,12 @@ from typing import Any
 
 import httpx
 import uvicorn
+from openai import AsyncOpenAI
+
 from client_service.api.routes import Service
 from client_service.app import application, build
 from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
-from openai import AsyncOpenAI
 from splitlearn.engine import DeviceThread, Engine
 from splitlearn.loading import load_part
 from splitlearn.plan import SplitPlan, fingerprint

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from splitlearn.convert import prepare
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CONFIG_MAPPING,
@@ -13,6 +12,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from splitlearn.convert import prepare
 
 N_LAYERS = 5
 VOCABULARY = 384

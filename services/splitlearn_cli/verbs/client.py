@@ -1,7 +1,6 @@
 """`splitlearn client`: the client service in this process."""
 
 from client_service.settings import ClientSettings as Settings
-
 from splitlearn_cli.signals import stopped_by_signals
 
 __all__ = ["Settings", "run"]

@@ -1,8 +1,7 @@
 """`splitlearn trunk`: the trunk service in this process."""
 
-from trunk_service.settings import TrunkSettings as Settings
-
 from splitlearn_cli.signals import stopped_by_signals
+from trunk_service.settings import TrunkSettings as Settings
 
 __all__ = ["Settings", "run"]
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config
+
 from cleangpt.bpe import answer_ids, prompt_ids, train_bpe
 from cleangpt.rows import ConversationRows, Turn
 from cleangpt.stdlib_questions import Question
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config
 
 
 @pytest.fixture(autouse=True)

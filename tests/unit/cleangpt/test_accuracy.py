@@ -1,8 +1,9 @@
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 from cleangpt.accuracy import Accuracy, Miss, greedy_answers, measure_accuracy
 from cleangpt.bpe import prompt_ids
 from cleangpt.stdlib_questions import Question
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def test_the_line_counts_and_rounds() -> None:

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
+
 from cleangpt.bpe import SPECIAL_TOKENS, answer_ids, load_bpe, prompt_ids, train_bpe
 from cleangpt.stdlib_questions import Question, collect_questions
-from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
 from cleangpt.demo_model import TRAINED_ON_FILE, demo_config, evaluate, load_model, main, other_text
 from cleangpt.errors import ModelFolderError
 from splitlearn.convert import prepare
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import pytest
+
 from cleangpt.schedule import WarmupStableDecay
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from cleangpt.small_talk import UNKNOWN_ANSWER
 from cleangpt.stdlib_questions import MAX_ANSWER_CHARS, Question, collect_questions, first_words
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 from cleangpt.accuracy import measure_accuracy
 from cleangpt.errors import CheckpointMismatchError, TrainingDivergedError
 from cleangpt.rows import ConversationRows, Row
 from cleangpt.schedule import WarmupStableDecay
 from cleangpt.stdlib_questions import Question
 from cleangpt.training import Checkpoints, TrainingSettings, learned_loss, train
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _SHORT = TrainingSettings(epochs=6, schedule=WarmupStableDecay(peak=1e-2, warmup=2, decay=0.5))
 

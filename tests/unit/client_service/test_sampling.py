@@ -5,8 +5,6 @@ from collections import Counter
 
 import pytest
 import torch
-from client_service.errors import BrokenNumbers
-from client_service.sampling import Sampler, SamplingSettings
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -15,6 +13,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from client_service.errors import BrokenNumbers
+from client_service.sampling import Sampler, SamplingSettings
 
 LOGITS_V = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, 3.0, -4.0, 0.5])
 IDS = [5, 1]

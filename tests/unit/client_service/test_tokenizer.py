@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
+
 from client_service.errors import BadRequest, NoChatTemplate
 from client_service.tokenizer import TextCodec
 from support.tiny_models import tiny_config, tiny_tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
 
 LOST = "\N{REPLACEMENT CHARACTER}"
 TEXTS = [

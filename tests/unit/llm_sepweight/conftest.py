@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
 
 N_LAYERS = 3

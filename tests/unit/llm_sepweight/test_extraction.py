@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from llm_sepweight import (
     LayersOutOfRangeError,
     Manifest,

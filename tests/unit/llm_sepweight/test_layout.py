@@ -1,6 +1,7 @@
 """Names of sections, files and places."""
 
 import pytest
+
 from llm_sepweight.errors import BadSectionError
 from llm_sepweight.layout import (
     file_name,

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+
 from llm_sepweight import (
     CorruptFileError,
     LayersOutOfRangeError,

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from llm_sepweight import (
     FileEntry,
     InvalidManifestError,

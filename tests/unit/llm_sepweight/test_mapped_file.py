@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 import torch
+
 from llm_sepweight import CorruptFileError, UntrustedPickle
 from llm_sepweight.mapped_file import open_pickle
 

@@ -1,6 +1,7 @@
 """The part spec mini-language."""
 
 import pytest
+
 from llm_sepweight import LayersOutOfRangeError, MalformedPartSpecError, PartSpec
 
 

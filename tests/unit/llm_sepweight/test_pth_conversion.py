@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+
 from llm_sepweight import NoInputFilesError, UntrustedPickle, load
 from llm_sepweight.conversion import convert_shards, shards
 from llm_sepweight.pth_conversion import convert_pth_files

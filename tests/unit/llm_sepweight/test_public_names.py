@@ -1,7 +1,8 @@
 """What other packages may import, and the shape of the error tree."""
 
-import llm_sepweight
 import pytest
+
+import llm_sepweight
 from llm_sepweight import FileError, SepweightError, errors
 
 

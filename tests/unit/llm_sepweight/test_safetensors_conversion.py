@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from llm_sepweight import BadTensorError, CorruptFileError, Manifest, NoInputFilesError, OccupiedDirectoryError, load
 from llm_sepweight.safetensors_conversion import convert_safetensors_files
-from safetensors.torch import save_file
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import weakref
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from llm_sepweight import BadTensorError, TensorSource
 from llm_sepweight.tensor_file import SLICE_BYTES, write_tensor_file
-from safetensors.torch import load_file
 
 DTYPES = [
     torch.bfloat16,

@@ -1,8 +1,9 @@
 import pytest
+from transformers import BertConfig, Gemma3nTextConfig
+
 from splitlearn.anatomy import build_on_meta, config_from_dict, study
 from splitlearn.errors import UnsupportedModel
 from support.tiny_models import ARCHITECTURES, tiny_config
-from transformers import BertConfig, Gemma3nTextConfig
 
 
 def test_every_tensor_of_a_llama_has_a_place() -> None:

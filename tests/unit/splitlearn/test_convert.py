@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from llm_sepweight import Manifest, load
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from llm_sepweight import Manifest, load
 from splitlearn.convert import prepare
 from splitlearn.errors import BadCheckpoint, UnsupportedModel
 from support.tiny_models import random_model, save_checkpoint, tiny_config
-from transformers import PreTrainedModel
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from llm_sepweight import MissingFileError, extract
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from llm_sepweight import MissingFileError, extract
 from splitlearn.errors import BadCheckpoint, BadDevice, BadPlan
 from splitlearn.loading import load_part, resolve_device, resolve_dtype
 from support.tiny_models import random_model, save_sepweight, tiny_config
-from transformers import PreTrainedModel
 
 
 def test_a_part_loads_from_just_its_own_files(tmp_path: Path, tiny_weights: Path) -> None:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from llm_sepweight import FileEntry, Manifest
 from splitlearn.errors import BadPlan
 from splitlearn.plan import SplitPlan, fingerprint

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 from splitlearn_cli.__main__ import main
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from splitlearn_cli.children import Child
 from splitlearn_cli.errors import ChildFailed
 

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from splitlearn_cli.completion import Cost, Question, is_loopback, show_answer, stream
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 

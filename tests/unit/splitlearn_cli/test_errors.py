@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import typer
+
 from llm_sepweight.errors import UnfinishedDirectoryError
 from splitlearn.errors import BadPlan
 from splitlearn_cli.errors import BadUsage, CliError, bug, failure_of, foreseen

@@ -5,9 +5,10 @@ import pytest
 import typer
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from typer.testing import CliRunner
+
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Flag, from_settings, settings_from
-from typer.testing import CliRunner
 
 
 class Settings(BaseSettings):

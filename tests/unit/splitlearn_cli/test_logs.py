@@ -3,6 +3,7 @@ import logging
 
 import pytest
 import structlog
+
 from splitlearn_cli.logs import configure
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from splitlearn_cli.group import VERBS
 
 Run = Callable[..., Any]

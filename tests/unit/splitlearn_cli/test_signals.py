@@ -2,6 +2,7 @@ import os
 import signal
 
 import pytest
+
 from splitlearn_cli.signals import STOPPING, stopped_by_signals
 
 

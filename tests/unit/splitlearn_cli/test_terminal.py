@@ -2,6 +2,7 @@ import io
 from contextlib import redirect_stderr
 
 import pytest
+
 from splitlearn_cli.terminal import StatusLine, aligned, bytes_bar, human_bytes, note
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import grpc.aio
 import pytest
 import torch
+
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.core import ComputeFunction, SessionOpening
 from splitlearn_comm.errors import Cancelled, InvalidTensor, NotServed, TimedOut, Unreachable

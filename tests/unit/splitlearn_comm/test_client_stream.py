@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 import torch
+
 from splitlearn_comm import wire
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.core import SessionOpening

@@ -2,6 +2,7 @@ import ctypes
 
 import pytest
 import torch
+
 from splitlearn_comm.core import DTYPES, EncodedTensor, TensorCodec
 from splitlearn_comm.errors import InvalidTensor
 

@@ -1,4 +1,5 @@
 import torch
+
 from splitlearn_comm.core import ModelComputeFunction
 
 

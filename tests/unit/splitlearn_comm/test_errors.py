@@ -1,5 +1,6 @@
 import grpc
 import pytest
+
 from splitlearn_comm import errors
 from splitlearn_comm.errors import ERRORS_BY_KIND, CommError
 

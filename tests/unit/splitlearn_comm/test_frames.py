@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from splitlearn_comm.errors import InvalidRequest, InvalidTensor, PositionNotReached, SessionTooLong
 from splitlearn_comm.frames import Frame, reached_after
 

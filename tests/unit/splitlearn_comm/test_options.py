@@ -1,4 +1,5 @@
 import pytest
+
 from splitlearn_comm.options import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS, channel_target
 
 

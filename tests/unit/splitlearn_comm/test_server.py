@@ -10,6 +10,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.core import ComputeFunction, ModelComputeFunction, SessionOpening
 from splitlearn_comm.errors import (

@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 import torch
+
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm._proto.compute_pb2_grpc import ComputeServiceStub

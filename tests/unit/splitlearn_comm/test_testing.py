@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from splitlearn_comm.core import SessionOpening
 from splitlearn_comm.errors import FingerprintMismatch, PositionNotReached, SessionTooLong
 from splitlearn_comm.frames import Frame

@@ -1,6 +1,7 @@
 import grpc
 import pytest
 import torch
+
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.core import SessionOpening

@@ -2,13 +2,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from support.running_trunk import RunningTrunk
 
 from llm_sepweight import Manifest
 from splitlearn.engine import DeviceThread, Engine
 from splitlearn.loading import load_part
 from splitlearn.plan import SplitPlan, fingerprint
 from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer, ServiceInfo
+from support.running_trunk import RunningTrunk
 from trunk_service.endpoint import TrunkHost
 from trunk_service.metrics import TrunkMetrics
 
@@ -33,6 +33,8 @@ async def trunk(engine: Engine, thread: DeviceThread, tiny_weights: Path) -> Asy
         service_name="splitlearn-trunk", version="0", device="cpu", fingerprint=text, attributes={"layers": "1-4"}
     )
     host = TrunkHost(engine, text, info, metrics)
-    async with AsyncGRPCComputeServer(host="127.0.0.1", port=0, session_host=host, observer=metrics) as server:
-        async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}") as client:
-            yield RunningTrunk(client, engine, thread, metrics, text)
+    async with (
+        AsyncGRPCComputeServer(host="127.0.0.1", port=0, session_host=host, observer=metrics) as server,
+        AsyncGRPCComputeClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        yield RunningTrunk(client, engine, thread, metrics, text)

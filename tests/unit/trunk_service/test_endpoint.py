@@ -5,7 +5,6 @@ import threading
 
 import pytest
 import torch
-from support.running_trunk import RunningTrunk
 
 from splitlearn_comm import (
     FingerprintMismatch,
@@ -15,6 +14,7 @@ from splitlearn_comm import (
     SessionOpening,
     SessionTooLong,
 )
+from support.running_trunk import RunningTrunk
 
 D = 64
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+
 from splitlearn.engine import DeviceThread
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from splitlearn.engine import DeviceThread, Engine
 from splitlearn.errors import BadRows, ContextExceeded, PositionNotReached
 from splitlearn.loading import load_part

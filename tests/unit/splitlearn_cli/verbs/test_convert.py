@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
+
 from llm_sepweight import Manifest, load
 from support.tiny_models import N_LAYERS, save_checkpoint
-from transformers import PreTrainedModel
 
 Run = Callable[..., Any]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from llm_sepweight import Manifest, extract
 from support.tiny_models import N_LAYERS, VOCABULARY
 
