@@ -70,7 +70,7 @@ def train_demo_model(out: Path, work_folder: Path = WORK_FOLDER) -> None:
     folder = work_folder / "hf"
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    prepare(str(folder)).write(out, overwrite=True)
+    prepare(str(folder), name="splitlearn-demo").write(out, overwrite=True)
     (out / TRAINED_ON_FILE).write_text(json.dumps(_trained_on(questions), indent=2) + "\n", encoding="utf-8")
 
 

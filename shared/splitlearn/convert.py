@@ -77,12 +77,13 @@ class Conversion:
         )
 
 
-def prepare(source: str, *, dtype: str | None = None) -> Conversion:
+def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
     Args:
         source: a local folder, or the id of a model on the Hugging Face hub (from the cache when offline).
         dtype: store floating-point tensors in this dtype; None keeps the checkpoint's.
+        name: what the model is called from now on; None takes the last part of `source`.
 
     Raises:
         BadCheckpoint: no such folder or model, or tensors missing or of the wrong shape.
@@ -94,7 +95,7 @@ def prepare(source: str, *, dtype: str | None = None) -> Conversion:
     model = build_on_meta(config)
     anatomy = study(model)
     outlines = [(recipe, recipe.outline(model)) for recipe in recipes(folder, model)]
-    made = {name: recipe for recipe, outline in outlines for name in outline}
+    made = {key: recipe for recipe, outline in outlines for key in outline}
     tied = dict(model.all_tied_weights_keys)
     for target, stored in tied.items():
         if stored not in made and target in made:
@@ -103,16 +104,16 @@ def prepare(source: str, *, dtype: str | None = None) -> Conversion:
     missing = sorted(wanted.keys() - made.keys())
     if missing:
         raise BadCheckpoint(f"{folder} lacks {len(missing)} tensors of the model, the first is {missing[0]}")
-    for name, outline in ((name, t) for _, tensors in outlines for name, t in tensors.items() if name in wanted):
-        if outline.shape != wanted[name].shape:
+    for key, outline in ((key, t) for _, tensors in outlines for key, t in tensors.items() if key in wanted):
+        if outline.shape != wanted[key].shape:
             raise BadCheckpoint(
-                f"{name} should have the shape {list(wanted[name].shape)}, found {list(outline.shape)}; "
+                f"{key} should have the shape {list(wanted[key].shape)}, found {list(outline.shape)}; "
                 "config.json and weights are of different models"
             )
     target_dtype = dtype or _own_dtype(values, made, model)
     return Conversion(
         source=folder,
-        model_name=(folder.resolve() if Path(source).is_dir() else Path(source)).name,
+        model_name=name or (folder.resolve() if Path(source).is_dir() else Path(source)).name,
         model=model,
         anatomy=anatomy,
         sections=_sections(anatomy, wanted, made, model, resolve_dtype(target_dtype)),

@@ -20,6 +20,7 @@ class Settings(BaseSettings):
         description="Local Hugging Face folder, id of a model on the hub, or with --layers a converted directory."
     )
     out: Annotated[Path, Flag("-o")] = Field(description="Directory to write.")
+    name: str | None = Field(None, description="The model's name in the API. Default: the last part of SOURCE.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as in the checkpoint.")
     layers: str | None = Field(
         None, description="Copy only what a trunk of these layers, START-END without END, needs."
@@ -32,8 +33,8 @@ def run(settings: Settings) -> None:
     converted = (Path(settings.source) / "manifest.json").is_file()
     if converted and settings.layers is None:
         raise BadUsage(f"{settings.source} is converted already; give --layers START-END to copy what one trunk needs")
-    if converted and settings.dtype is not None:
-        raise BadUsage("--dtype cannot be given with a converted directory; convert the checkpoint again")
+    if converted and (settings.dtype or settings.name):
+        raise BadUsage("--dtype and --name cannot be given with a converted directory; convert the checkpoint again")
     if settings.layers is None:
         _convert(settings)
     elif converted:
@@ -48,7 +49,7 @@ def run(settings: Settings) -> None:
 def _convert(settings: Settings) -> None:
     from splitlearn.convert import prepare
 
-    conversion = prepare(settings.source, dtype=settings.dtype)
+    conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name)
     with bytes_bar("converting", conversion.total_bytes) as advance:
         manifest = conversion.write(settings.out, overwrite=settings.overwrite, progress=advance)
     _report(settings.out, manifest.n_layers, sum(entry.size for entry in manifest.files.values()))

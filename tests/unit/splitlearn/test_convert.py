@@ -33,6 +33,10 @@ def test_the_manifest_carries_config_dtype_and_layers(checkpoint: Path) -> None:
     assert manifest.config["model_type"] == "llama"
 
 
+def test_another_name_can_be_given(checkpoint: Path) -> None:
+    assert prepare(str(checkpoint), name="mine").write(checkpoint.parent / "out").model_name == "mine"
+
+
 def test_the_tokenizer_goes_along(checkpoint: Path) -> None:
     prepare(str(checkpoint)).write(checkpoint.parent / "out")
     assert (checkpoint.parent / "out" / "tokenizer.json").exists()
