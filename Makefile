@@ -13,17 +13,17 @@ help: ## list the verbs
 
 $(VENV)/run.stamp: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar on -e ".[trunk,client]"
+	$(BIN)/pip install -e ".[trunk,client]"
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar on -e ".[dev]"
+	$(BIN)/pip install -e ".[dev]"
 	@touch $(VENV)/run.stamp $@
 
 # bash's job control hands the terminal to the command: Ctrl-C then stops it, and not make, which would exit 130
 run: $(VENV)/run.stamp ## set up, start trunk and client, stream a sample; PROMPT="..." prints one completion and exits
-	@bash -mc '$(BIN)/splitlearn up deploy/demo_model --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
+	@bash $$([ -t 0 ] && echo -m) -c '$(BIN)/splitlearn up deploy/demo_model --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
 export PROMPT
 
 test: lint types contracts proto-check unit ## everything that needs no GPU and no docker

@@ -23,7 +23,21 @@ pytestmark = pytest.mark.docker
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What does shutil.copyfile do?"
-FAMILIES = ("gpt2", "gemma", "gemma2", "qwen2", "qwen3", "llama", "mistral", "mixtral", "phi3", "falcon", "gpt_neox")
+FAMILIES = (
+    "gpt2",
+    "gemma",
+    "gemma2",
+    "qwen2",
+    "qwen3",
+    "llama",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "falcon",
+    "gpt_neox",
+    "opt",
+    "bloom",
+)
 NEVER_IN_A_TRUNK = ("client_service", "cleangpt", "tokenizers", "sentencepiece", "fastapi", "starlette", "uvicorn")
 TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
 # What would make compose start something else than the defaults.

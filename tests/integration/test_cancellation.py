@@ -1,21 +1,16 @@
-"""A browser or program that goes away: its session leaves the trunk at once, and nobody else notices.
-
-Where a request has to be caught in the middle, the trunk's device thread is kept busy, so that no timing
-decides what the test sees.
-"""
+"""A browser or program that goes away: its session leaves the trunk at once, and nobody else notices."""
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from support.running_split import Split, until
+from support.running_split import Split, busy, until
 
 PROMPT = "the quick brown fox"
 SOON = 1.0
@@ -29,18 +24,6 @@ PATHS = {
         "temperature": 0,
     },
 }
-
-
-@asynccontextmanager
-async def busy(split: Split) -> AsyncIterator[None]:
-    """The trunk's device works on something else and finishes no step."""
-    over = threading.Event()
-    work = asyncio.create_task(split.trunk.thread.run(over.wait))
-    try:
-        yield
-    finally:
-        over.set()
-        await work
 
 
 async def leave(asking: "asyncio.Task[httpx.Response]") -> None:
@@ -79,7 +62,7 @@ async def test_leaving_frees_the_session_while_the_trunk_still_computes(split: S
     body = {**LONG, "stream": True}
     async with split.client.http.stream("POST", "/v1/completions", json=body) as response:
         await anext(events(response))
-        async with busy(split):
+        async with busy(split.trunk):
             await response.aclose()
             await freed(split)
 
@@ -88,7 +71,7 @@ async def test_leaving_frees_the_session_while_the_trunk_still_computes(split: S
 @pytest.mark.parametrize("path", list(PATHS))
 async def test_leaving_before_the_first_token_frees_the_session(split: Split, path: str, stream: bool) -> None:
     with capture_logs() as logs:
-        async with busy(split):
+        async with busy(split.trunk):
             asking = asyncio.create_task(split.client.http.post(path, json={**PATHS[path], "stream": stream}))
             await until(lambda: split.trunk.open_sessions == 1)
             await leave(asking)

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -112,11 +113,23 @@ class RunningClient:
 
 
 @asynccontextmanager
-async def running_client(weights: Path, trunk: str, layers: str | None = None) -> AsyncIterator[RunningClient]:
+async def busy(trunk: RunningTrunk) -> AsyncIterator[None]:
+    """The trunk's device works on something else and finishes no step, so that no timing decides what a test sees."""
+    over = threading.Event()
+    work = asyncio.create_task(trunk.thread.run(over.wait))
+    try:
+        yield
+    finally:
+        over.set()
+        await work
+
+
+@asynccontextmanager
+async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIterator[RunningClient]:
     """The client service of a sepweight directory, serving the model "tiny"; it may not be ready yet."""
-    settings = ClientSettings(weights=weights, trunk=trunk, layers=layers, model_name="tiny", threads=1)
+    settings = {"weights": weights, "trunk": trunk, "model_name": "tiny", "threads": 1, **settings}
     async with AsyncExitStack() as stack:
-        service = await build(settings, stack)
+        service = await build(ClientSettings(**settings), stack)
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))

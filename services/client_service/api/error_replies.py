@@ -1,5 +1,6 @@
 """Errors as OpenAI's error bodies; the one place where they become HTTP."""
 
+import re
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ log = structlog.get_logger()
 # nginx's number for it; nobody receives it
 CLIENT_CLOSED_REQUEST = 499
 # how pydantic marks the alternatives of a field that may be text or a list
-_ALTERNATIVES = ("str", "list[")
+_ALTERNATIVE = re.compile(r"str|list\[.*\]")
 
 
 def body(error: RequestError) -> dict[str, Any]:
@@ -63,7 +64,7 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
 
 def _param(problem: Any) -> str | None:
     names = [str(part) for part in problem["loc"] if part != "body"]
-    return ".".join(name for name in names if not name.startswith(_ALTERNATIVES)) or None
+    return ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name)) or None
 
 
 def _plain(problem: Any) -> str:

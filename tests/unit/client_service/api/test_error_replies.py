@@ -1,0 +1,200 @@
+"""Every error as HTTP shows it: through the real request models, an ASGI client and no network."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
+from structlog.testing import capture_logs
+
+from client_service import errors
+from client_service.api import error_replies
+from client_service.api.schema import ChatFields, CompletionFields
+from splitlearn_comm import (
+    CommError,
+    FingerprintMismatch,
+    InvalidTensor,
+    Overloaded,
+    RemoteFailure,
+    SessionTooLong,
+    TimedOut,
+    Unreachable,
+)
+
+SECRET = "what nobody else may read"
+RAISED: dict[str, Exception] = {
+    "bad": errors.BadRequest("no such thing", "stop"),
+    "long": errors.PromptTooLong("too long"),
+    "template": errors.NoChatTemplate("no template"),
+    "model": errors.UnknownModel("unknown"),
+    "ready": errors.TrunkNotReady("nobody there"),
+    "failed": errors.TrunkFailed("broke down"),
+    "numbers": errors.BrokenNumbers("NaN"),
+    "left": ClientDisconnect(),
+    "bug": KeyError(SECRET),
+}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    error_replies.install(app)
+
+    @app.post("/completion")
+    async def completion(fields: CompletionFields) -> str:
+        return fields.model
+
+    @app.post("/chat")
+    async def chat(fields: ChatFields) -> str:
+        return fields.model
+
+    @app.get("/raise/{name}")
+    async def fail(name: str) -> None:
+        raise RAISED[name]
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The error, after checking that its body has OpenAI's shape and nothing else."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "Traceback" not in error["message"]
+    assert "pydantic" not in response.text
+    return error
+
+
+def completion(**fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": SECRET, **fields}
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [(b'{"model": "tiny", ', "character 18"), (b"{'model': 1}", "character 1"), (b"not json", "character 0")],
+)
+async def test_malformed_json_is_located(http: httpx.AsyncClient, body: bytes, where: str) -> None:
+    response = await http.post("/completion", content=body, headers={"Content-Type": "application/json"})
+    error = error_of(response, 400)
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "invalid_json", None)
+    assert "not valid JSON" in error["message"]
+    assert error["message"].endswith(where)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", "application/json"),
+        (b"[]", "application/json"),
+        (b'"text"', "application/json"),
+        (b'{"model": "tiny", "prompt": "x"}', "text/plain"),
+        (b'{"model": "tiny", "prompt": "x"}', "application/x-www-form-urlencoded"),
+    ],
+)
+async def test_what_is_no_json_object_is_told_what_to_send(http: httpx.AsyncClient, body: bytes, kind: str) -> None:
+    error = error_of(await http.post("/completion", content=body, headers={"Content-Type": kind}), 400)
+    assert "Content-Type: application/json" in error["message"]
+    assert error["code"] == "invalid_json"
+
+
+async def test_a_body_that_is_no_text_is_refused(http: httpx.AsyncClient) -> None:
+    response = await http.post("/completion", content=b"\xff\xfe{", headers={"Content-Type": "application/json"})
+    error_of(response, 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "words"),
+    [
+        ("/completion", completion(best_of=3), "best_of", "not supported here; leave it out"),
+        ("/completion", {"prompt": SECRET}, "model", "this field is required"),
+        ("/completion", {"model": "tiny"}, "prompt", "this field is required"),
+        ("/completion", completion(max_tokens="many"), "max_tokens", "valid integer"),
+        ("/completion", completion(temperature=3), "temperature", "less than or equal to 2"),
+        ("/completion", completion(prompt=5), "prompt", "a valid string or Input should be a valid list"),
+        ("/completion", completion(prompt=[1, "x"]), "prompt", "valid string"),
+        ("/completion", completion(stop=[1]), "stop", "valid string"),
+        ("/completion", completion(stop=""), None, "none of them empty"),
+        ("/completion", completion(stream_options={"x": 1}), "stream_options.x", "not supported"),
+        ("/chat", {"model": "tiny", "messages": [{"role": "user"}]}, "messages.0.content", "required"),
+        ("/chat", {"model": "tiny", "messages": [{"role": "user", "content": 5}]}, "messages.0.content", "string"),
+        ("/chat", {"model": "tiny", "messages": [{"role": "me", "content": "x"}]}, "messages.0.role", "'user'"),
+        ("/chat", {"model": "tiny", "messages": []}, "messages", "at least 1"),
+    ],
+)
+async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any], param: str | None, words: str
+) -> None:
+    response = await http.post(path, json=body)
+    error = error_of(response, 400)
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "invalid_value", param)
+    assert words in error["message"]
+    assert param is None or error["message"].startswith(f"{param}: ")
+    assert SECRET not in response.text
+
+
+async def test_a_path_that_does_not_exist_and_a_wrong_method_have_the_same_shape(http: httpx.AsyncClient) -> None:
+    assert error_of(await http.get("/v2/nothing"), 404)["type"] == "invalid_request_error"
+    assert error_of(await http.get("/completion"), 405)["code"] == "http_error"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind", "code"),
+    [
+        ("bad", 400, "invalid_request_error", "invalid_value"),
+        ("long", 400, "invalid_request_error", "context_length_exceeded"),
+        ("template", 400, "invalid_request_error", "no_chat_template"),
+        ("model", 404, "invalid_request_error", "model_not_found"),
+        ("ready", 503, "server_error", "trunk_not_ready"),
+        ("failed", 502, "server_error", "trunk_failed"),
+        ("numbers", 500, "server_error", "broken_numbers"),
+    ],
+)
+async def test_each_error_of_a_request_has_its_status_type_and_code(
+    http: httpx.AsyncClient, name: str, status: int, kind: str, code: str
+) -> None:
+    response = await http.get(f"/raise/{name}")
+    error = error_of(response, status)
+    assert (error["type"], error["code"], error["message"]) == (kind, code, str(RAISED[name]))
+    assert error["param"] == ("stop" if name == "bad" else None)
+    assert response.headers.get("Retry-After") == ("1" if status == 503 else None)
+
+
+async def test_a_bug_shows_its_type_to_the_caller_and_the_rest_to_the_log(http: httpx.AsyncClient) -> None:
+    with capture_logs() as logs:
+        response = await http.get("/raise/bug")
+    error = error_of(response, 500)
+    assert error["code"] == "internal_error"
+    assert "KeyError" in error["message"]
+    assert SECRET not in response.text
+    assert [line["event"] for line in logs] == ["request failed"]
+    assert logs[0]["exc_info"] is RAISED["bug"]
+
+
+async def test_a_caller_who_has_left_is_no_failure_in_the_log(http: httpx.AsyncClient) -> None:
+    with capture_logs() as logs:
+        assert (await http.get("/raise/left")).status_code == 499
+    assert logs == []
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (Unreachable("x"), errors.TrunkNotReady),
+        (Overloaded("x"), errors.TrunkNotReady),
+        (FingerprintMismatch("x"), errors.TrunkNotReady),
+        (SessionTooLong("x"), errors.PromptTooLong),
+        (TimedOut("x"), errors.TrunkFailed),
+        (InvalidTensor("x"), errors.TrunkFailed),
+        (RemoteFailure("x"), errors.TrunkFailed),
+    ],
+)
+def test_errors_of_the_wire_become_errors_of_the_request(error: CommError, becomes: type[Exception]) -> None:
+    request_error = errors.from_wire(error)
+    assert type(request_error) is becomes
+    assert "x" in str(request_error)

@@ -1,0 +1,136 @@
+import math
+from typing import Any
+
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from client_service.api.replies import ReplyShape, measurements, usage
+from client_service.generation import Piece, Report
+from client_service.sampling import Choice
+
+TEXTS = {1: "Hel", 2: "lo", 3: "\N{REPLACEMENT CHARACTER}", 4: "\N{REPLACEMENT CHARACTER}", 5: "é"}
+
+
+def shape(*, chat: bool) -> ReplyShape:
+    return ReplyShape(chat, "tiny", TEXTS.__getitem__)
+
+
+def report() -> Report:
+    return Report(
+        began=10.0,
+        prompt_tokens=7,
+        completion_tokens=5,
+        first_token=10.5,
+        last_token=12.5,
+        wire_bytes_sent=100,
+        wire_bytes_received=200,
+    )
+
+
+def piece(text: str, token: int, end: str | None = None, logprob: float | None = None, *tops: int) -> Piece:
+    return Piece(text, Choice(token, logprob, tuple((top, -float(i)) for i, top in enumerate(tops))), end)
+
+
+PIECES = [piece("Hel", 1), piece("", 2), piece("lo", 2, "length")]
+
+
+def valid(model: Any, body: dict[str, Any]) -> Any:
+    """The body as OpenAI's own package reads it, every field checked."""
+    return model.model_validate(body, strict=True)
+
+
+def test_a_whole_chat_reply_is_one_that_openai_s_package_reads() -> None:
+    body = shape(chat=True).whole(PIECES, report())
+    read = valid(ChatCompletion, body)
+    assert read.object == "chat.completion"
+    assert read.id.startswith("chatcmpl-")
+    assert read.model == "tiny"
+    assert (read.choices[0].message.role, read.choices[0].message.content) == ("assistant", "Hello")
+    assert read.choices[0].finish_reason == "length"
+    assert read.choices[0].logprobs is None
+    assert read.usage.total_tokens == 12
+
+
+def test_a_whole_completion_is_one_that_openai_s_package_reads() -> None:
+    read = valid(Completion, shape(chat=False).whole(PIECES, report()))
+    assert read.object == "text_completion"
+    assert read.id.startswith("cmpl-")
+    assert read.choices[0].text == "Hello"
+    assert read.usage.completion_tokens == 5
+
+
+def test_chunks_of_a_chat_share_an_identity_and_only_the_first_has_a_role() -> None:
+    one = shape(chat=True)
+    chunks = [valid(ChatCompletionChunk, one.chunk(p, report(), first=i == 0)) for i, p in enumerate(PIECES)]
+    assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
+    assert [chunk.object for chunk in chunks] == ["chat.completion.chunk"] * 3
+    assert [chunk.choices[0].delta.role for chunk in chunks] == ["assistant", None, None]
+    assert [chunk.choices[0].delta.content for chunk in chunks] == ["Hel", "", "lo"]
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, "length"]
+
+
+def test_chunks_of_a_completion_carry_their_text() -> None:
+    one = shape(chat=False)
+    chunks = [one.chunk(p, report(), first=i == 0) for i, p in enumerate(PIECES)]
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Hel", "", "lo"]
+    assert [chunk["object"] for chunk in chunks] == ["text_completion"] * 3
+
+
+def test_only_the_last_chunk_carries_the_measurements() -> None:
+    chunks = [shape(chat=True).chunk(p, report(), first=False) for p in PIECES]
+    assert ["splitlearn" in chunk for chunk in chunks] == [False, False, True]
+
+
+def test_replies_to_two_requests_have_different_names() -> None:
+    assert len({shape(chat=True).whole(PIECES, report())["id"] for _ in range(5)}) == 5
+
+
+def test_the_usage_chunk_has_no_choices() -> None:
+    read = valid(ChatCompletionChunk, shape(chat=True).usage_chunk(report()))
+    assert read.choices == []
+    assert (read.usage.prompt_tokens, read.usage.completion_tokens, read.usage.total_tokens) == (7, 5, 12)
+
+
+def test_chat_logprobs_name_token_bytes_and_alternatives() -> None:
+    pieces = [piece("Hel", 1, None, -0.5, 1, 2), piece("é", 5, "stop", -1.5, 5)]
+    read = valid(ChatCompletion, shape(chat=True).whole(pieces, report()))
+    first, second = read.choices[0].logprobs.content
+    assert (first.token, first.logprob, first.bytes) == ("Hel", -0.5, [72, 101, 108])
+    assert [(top.token, top.logprob) for top in first.top_logprobs] == [("Hel", 0.0), ("lo", -1.0)]
+    assert second.bytes == list("é".encode())
+
+
+def test_a_token_that_is_a_piece_of_a_character_names_no_bytes() -> None:
+    body = shape(chat=True).whole([piece("", 3, "stop", -0.5)], report())
+    assert body["choices"][0]["logprobs"]["content"][0]["bytes"] is None
+
+
+def test_completion_logprobs_are_four_lists_side_by_side() -> None:
+    pieces = [piece("Hel", 1, None, -0.5, 1, 2), piece("lo", 2, "stop", -1.5, 2, 1)]
+    read = valid(Completion, shape(chat=False).whole(pieces, report())).choices[0].logprobs
+    assert read.tokens == ["Hel", "lo"]
+    assert read.token_logprobs == [-0.5, -1.5]
+    assert read.text_offset == [0, 3]
+    assert read.top_logprobs == [{"Hel": 0.0, "lo": -1.0}, {"lo": 0.0, "Hel": -1.0}]
+
+
+def test_of_alternatives_that_look_the_same_the_likeliest_is_reported() -> None:
+    body = shape(chat=False).whole([piece("Hel", 1, "stop", -0.5, 3, 1, 4)], report())
+    assert body["choices"][0]["logprobs"]["top_logprobs"] == [{"\N{REPLACEMENT CHARACTER}": 0.0, "Hel": -1.0}]
+
+
+def test_measurements_are_of_the_tokens_after_the_first() -> None:
+    measured = measurements(report())
+    assert measured["time_to_first_token_seconds"] == pytest.approx(0.5)
+    assert measured["tokens_per_second"] == pytest.approx(4 / 2.0)
+    assert (measured["wire_bytes_sent"], measured["wire_bytes_received"]) == (100, 200)
+    assert set(measured["seconds"]) == {"bottom", "wire", "queue", "trunk", "top", "sampling"}
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_with_fewer_than_two_tokens_there_is_no_speed_to_speak_of(tokens: int) -> None:
+    early = Report(completion_tokens=tokens, first_token=11.0 if tokens else None, last_token=11.0 if tokens else None)
+    assert measurements(early)["tokens_per_second"] == 0
+    assert math.isfinite(measurements(early)["time_to_first_token_seconds"])
+    assert usage(early)["completion_tokens"] == tokens

@@ -1,0 +1,131 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
+from client_service.sampling import SamplingSettings
+
+USER = {"role": "user", "content": "hi"}
+
+
+def chat(**fields: Any) -> ChatFields:
+    return ChatFields.model_validate({"model": "tiny", "messages": [USER], **fields})
+
+
+def completion(**fields: Any) -> CompletionFields:
+    return CompletionFields.model_validate({"model": "tiny", "prompt": "hi", **fields})
+
+
+def complaint(**fields: Any) -> tuple[str, str]:
+    """Where and what the first problem of a completion with these fields is."""
+    with pytest.raises(ValidationError) as refused:
+        completion(**fields)
+    problem = refused.value.errors()[0]
+    return ".".join(map(str, problem["loc"])), problem["msg"]
+
+
+def test_what_is_left_out_is_as_in_the_openai_api() -> None:
+    assert completion().sampling(None) == SamplingSettings()
+    assert completion().max_tokens == 16
+    assert chat().max_tokens is None
+    for fields in (completion(), chat()):
+        assert (fields.stream, fields.stops, fields.stream_options) == (False, (), None)
+
+
+def test_every_sampling_field_reaches_the_sampler() -> None:
+    asked: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "seed": -3,
+    }
+    assert completion(**asked).sampling(4) == SamplingSettings(**asked, top_logprobs=4)
+    assert chat(**asked).sampling(None) == SamplingSettings(**asked)
+
+
+@pytest.mark.parametrize(("stop", "stops"), [(None, ()), ("x", ("x",)), (["x", "y"], ("x", "y")), ([], ())])
+def test_stop_is_one_string_or_several(stop: object, stops: tuple[str, ...]) -> None:
+    assert completion(stop=stop).stops == stops
+
+
+@pytest.mark.parametrize("stop", ["", ["x", ""], ["x"] * 17])
+def test_stop_strings_that_cannot_be_used_are_refused(stop: object) -> None:
+    assert "at most 16 strings, none of them empty" in complaint(stop=stop)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("top_p", float("nan")),
+        ("top_k", -1),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-300),
+        ("repetition_penalty", float("inf")),
+        ("max_tokens", 0),
+        ("seed", 2**63),
+        ("logprobs", 21),
+        ("n", 2),
+        ("prompt", ""),
+        ("prompt", []),
+        ("stream", "perhaps"),
+        ("echo", True),
+        ("presence_penalty", 0.5),
+        ("logit_bias", {"5": 1}),
+    ],
+)
+def test_a_value_that_cannot_be_honoured_is_refused_by_the_name_of_its_field(name: str, value: object) -> None:
+    assert complaint(**{name: value})[0].split(".")[0] == name
+
+
+def test_unknown_options_of_a_stream_are_refused() -> None:
+    assert complaint(stream_options={"include_usage": True, "x": 1})[0] == "stream_options.x"
+
+
+def test_what_changes_nothing_about_the_answer_is_accepted() -> None:
+    for fields in (completion, chat):
+        taken: GenerationFields = fields(user="someone", metadata={"a": "b"}, store=True, n=1)
+        assert taken.sampling(None) == SamplingSettings()
+
+
+def test_messages_become_role_and_text_as_templates_take_them() -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}
+    asked = chat(messages=[{"role": "developer", "content": "Be short."}, parts])
+    assert [message.plain() for message in asked.messages] == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "one two"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "wizard", "content": "hi"},
+        {"role": "user"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+        {"role": "user", "content": "hi", "tool_calls": []},
+    ],
+)
+def test_messages_that_no_template_takes_are_refused(message: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        chat(messages=[message])
+
+
+def test_a_conversation_without_messages_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        chat(messages=[])
+
+
+def test_top_logprobs_need_logprobs() -> None:
+    assert chat(logprobs=True, top_logprobs=3).top_logprobs == 3
+    with pytest.raises(ValidationError, match="top_logprobs needs logprobs"):
+        chat(top_logprobs=3)

@@ -1,0 +1,73 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from client_service.settings import ClientSettings
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ClientSettings.model_fields:
+        monkeypatch.delenv(f"SPLITLEARN_CLIENT_{name.upper()}", raising=False)
+
+
+def test_only_the_weights_have_to_be_given() -> None:
+    settings = ClientSettings(weights=Path("w"))
+    assert (settings.trunk, settings.host, settings.port) == ("127.0.0.1:50051", "127.0.0.1", 8000)
+    assert (settings.layers, settings.dtype, settings.model_name, settings.threads) == (None, None, None, None)
+    with pytest.raises(ValidationError, match="weights"):
+        ClientSettings()  # type: ignore[call-arg]
+
+
+def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[str, Any] = {
+        "weights": Path("w"),
+        "trunk": "trunk:1",
+        "layers": "2-22",
+        "host": "0.0.0.0",
+        "port": 81,
+        "model_name": "m",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "threads": 3,
+        "trunk_timeout": 7.5,
+        "grace": 0.5,
+    }
+    assert set(values) == set(ClientSettings.model_fields)
+    for name, value in values.items():
+        monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", str(value))
+    assert ClientSettings().model_dump() == values  # type: ignore[call-arg]
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITLEARN_CLIENT_PORT", "81")
+    assert ClientSettings(weights=Path("w"), port=82).port == 82
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 65536),
+        ("port", -1),
+        ("port", "http"),
+        ("threads", 0),
+        ("trunk_timeout", 0),
+        ("grace", -1),
+        ("flavour", "sweet"),
+    ],
+)
+def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        ClientSettings(weights=Path("w"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_settings_do_not_change_after_the_start() -> None:
+    settings = ClientSettings(weights=Path("w"))
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in ClientSettings.model_fields.values())

@@ -1,0 +1,179 @@
+"""The link against real servers on loopback that say of themselves what the test wants."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from client_service.ends import Ends
+from client_service.errors import TrunkNotReady
+from client_service.trunk_link import TrunkLink
+from llm_sepweight import Manifest, MissingFileError
+from splitlearn.engine import DeviceThread
+from splitlearn.errors import BadPlan
+from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer, ServiceInfo
+from splitlearn_comm.testing import EchoSessionHost
+from support.running_split import free_port, until
+from support.tiny_models import N_LAYERS
+
+
+class Says(EchoSessionHost):
+    """A trunk as far as it tells about itself."""
+
+    def __init__(self, fingerprint: str, layers: str, n_layers: int = N_LAYERS) -> None:
+        super().__init__(fingerprint=fingerprint)
+        self._facts = {"layers": layers, "n_layers": str(n_layers)}
+
+    def info(self) -> ServiceInfo:
+        return ServiceInfo("trunk", "0", "cpu", self.fingerprint, self._facts)
+
+
+class Watched:
+    """A link whose watch is running, and the plans for which ends were loaded."""
+
+    def __init__(self, weights: Path, client: AsyncGRPCComputeClient, thread: DeviceThread, layers: str | None) -> None:
+        self._weights = weights
+        self._thread = thread
+        self.loaded: list[str] = []
+        self.failure: Exception | None = None
+        self.link = TrunkLink(client, N_LAYERS, layers, self._load)
+
+    async def _load(self, plan: SplitPlan) -> Ends:
+        self.loaded.append(plan.layers)
+        if self.failure is not None:
+            raise self.failure
+        return Ends.load(self._weights, plan, self._thread, device="cpu", dtype=None)
+
+    async def trouble(self, word: str) -> str:
+        """The trouble, once it holds this word."""
+        await until(lambda: word in (self.link.trouble or ""))
+        return self.link.trouble or ""
+
+
+@asynccontextmanager
+async def watched(weights: Path, port: int, layers: str | None = None) -> AsyncIterator[Watched]:
+    async with AsyncExitStack() as stack:
+        thread = stack.enter_context(DeviceThread(1))
+        client = await stack.enter_async_context(AsyncGRPCComputeClient(f"127.0.0.1:{port}"))
+        watched = Watched(weights, client, thread, layers)
+        watching = asyncio.create_task(watched.link.watch())
+        try:
+            yield watched
+            assert not watching.done()
+        finally:
+            watching.cancel()
+
+
+def name(weights: Path, layers: str) -> str:
+    return fingerprint(Manifest.read(weights), SplitPlan.parse(layers, N_LAYERS), "float32")
+
+
+def serving(host: Says, port: int = 0) -> AsyncGRPCComputeServer:
+    return AsyncGRPCComputeServer(session_host=host, port=port)
+
+
+async def test_before_the_first_answer_there_are_no_ends_to_use(tiny_weights: Path) -> None:
+    async with watched(tiny_weights, free_port()) as it:
+        with pytest.raises(TrunkNotReady, match="no trunk has been asked yet"):
+            _ = it.link.ends
+
+
+async def test_a_trunk_that_does_not_answer_is_named_with_what_to_check(tiny_weights: Path) -> None:
+    port = free_port()
+    async with watched(tiny_weights, port) as it:
+        trouble = await it.trouble("no answer")
+        assert f"127.0.0.1:{port}" in trouble
+        assert "check that a server runs there" in trouble
+        with pytest.raises(TrunkNotReady) as refused:
+            _ = it.link.ends
+        assert str(refused.value) == trouble
+        assert it.loaded == []
+
+
+async def test_the_cut_that_the_trunk_serves_is_taken_over_and_loaded_once(tiny_weights: Path) -> None:
+    async with serving(Says(name(tiny_weights, "2-3"), "2-3")) as server, watched(tiny_weights, server.port) as it:
+        await until(lambda: it.link.trouble is None)
+        ends = it.link.ends
+        assert ends.plan == SplitPlan(2, 3, N_LAYERS)
+        assert ends.fingerprint == name(tiny_weights, "2-3")
+        assert it.loaded == ["2-3"]
+        stream = it.link.open_stream(ends, 40)
+        assert (stream.opening.fingerprint, stream.opening.max_length) == (ends.fingerprint, 40)
+        stream.cancel()
+
+
+async def test_every_session_has_a_name_of_its_own(tiny_weights: Path) -> None:
+    async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
+        await until(lambda: it.link.trouble is None)
+        streams = [it.link.open_stream(it.link.ends, 1) for _ in range(3)]
+        assert len({stream.opening.session_id for stream in streams}) == 3
+        for stream in streams:
+            stream.cancel()
+
+
+async def test_a_trunk_with_other_weights_is_named_beside_what_this_client_holds(tiny_weights: Path) -> None:
+    other = "tiny weights 0123456789abcdef layers 1-4 of 5 float32"
+    async with serving(Says(other, "1-4")) as server, watched(tiny_weights, server.port) as it:
+        trouble = await it.trouble("the trunk serves")
+        assert f"[{other}]" in trouble
+        assert f"[{name(tiny_weights, '1-4')}]" in trouble
+        assert "the same weights, layers and dtype" in trouble
+
+
+async def test_a_client_told_its_layers_insists_on_them(tiny_weights: Path) -> None:
+    async with (
+        serving(Says(name(tiny_weights, "1-4"), "1-4")) as server,
+        watched(tiny_weights, server.port, "2-3") as it,
+    ):
+        trouble = await it.trouble("the trunk serves")
+        assert f"[{name(tiny_weights, '1-4')}]" in trouble
+        assert f"[{name(tiny_weights, '2-3')}]" in trouble
+        assert it.loaded == ["2-3"]
+
+
+async def test_a_client_told_the_trunk_s_own_layers_is_ready(tiny_weights: Path) -> None:
+    async with (
+        serving(Says(name(tiny_weights, "2-3"), "2-3")) as server,
+        watched(tiny_weights, server.port, "2-3") as it,
+    ):
+        await until(lambda: it.link.trouble is None)
+
+
+async def test_a_trunk_of_another_depth_does_not_decide_the_cut(tiny_weights: Path) -> None:
+    async with serving(Says("deeper", "3-9", 12)) as server, watched(tiny_weights, server.port) as it:
+        trouble = await it.trouble("the trunk serves [deeper]")
+        assert f"[{name(tiny_weights, '1-4')}]" in trouble
+
+
+@pytest.mark.parametrize("layers", ["", "all", "3-99"])
+async def test_layers_that_make_no_sense_are_trouble_and_not_the_end_of_the_watch(
+    tiny_weights: Path, layers: str
+) -> None:
+    async with serving(Says("odd", layers)) as server, watched(tiny_weights, server.port) as it:
+        await it.trouble("START-END")
+
+
+async def test_ends_that_cannot_be_loaded_are_trouble_until_they_can(tiny_weights: Path) -> None:
+    async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
+        it.failure = MissingFileError(Path("end.safetensors"), 100)
+        assert "end.safetensors" in await it.trouble("end.safetensors")
+        it.failure = None
+        await until(lambda: it.link.trouble is None)
+        assert it.loaded.count("1-4") >= 2
+
+
+async def test_a_trunk_that_comes_later_is_found(tiny_weights: Path) -> None:
+    port = free_port()
+    async with watched(tiny_weights, port) as it:
+        await it.trouble("no answer")
+        async with serving(Says(name(tiny_weights, "1-4"), "1-4"), port):
+            await until(lambda: it.link.trouble is None)
+
+
+async def test_layers_outside_the_model_are_refused_at_start(tiny_weights: Path) -> None:
+    with pytest.raises(BadPlan, match="model of 5 layers"):
+        async with watched(tiny_weights, free_port(), "3-99"):
+            pytest.fail("this client cannot be started")
