@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,71 +30,78 @@ def run(settings: TrunkSettings) -> None:
     uvloop.run(serve(settings))
 
 
-async def serve(settings: TrunkSettings, ready: asyncio.Event | None = None) -> None:
-    """The whole life of one worker; sets `ready` once it answers."""
+@dataclass(frozen=True)
+class Trunk:
+    """Everything that one worker consists of; `build` owns the wiring, its exit stack the end."""
+
+    server: AsyncGRPCComputeServer
+    engine: Engine
+    thread: DeviceThread
+    metrics: TrunkMetrics
+    info: ServiceInfo
+
+
+async def serve(settings: TrunkSettings) -> None:
+    """The whole life of one worker."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     async with AsyncExitStack() as stack:
-        thread = stack.enter_context(DeviceThread(settings.threads))
-        began = time.perf_counter()
-        manifest = Manifest.read(settings.weights)
-        plan = SplitPlan.parse(settings.layers, manifest.n_layers)
-        if settings.verify:
-            verify(settings.weights, plan.trunk)
-        part, _ = await thread.run(_load, settings, plan)
-        log.info("loaded", layers=plan.layers, of=plan.n_layers, seconds=round(time.perf_counter() - began, 2))
-        metrics = TrunkMetrics()
-        exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+        trunk = await build(settings, stack)
+        exporter, _thread = start_http_server(settings.metrics_port, settings.host, trunk.metrics.registry)
         stack.callback(exporter.server_close)
         stack.callback(exporter.shutdown)
-        server = AsyncGRPCComputeServer(
-            host=settings.host,
-            port=settings.port,
-            session_host=TrunkHost(
-                Engine(part, thread),
-                fingerprint(manifest, plan, _dtype_name(part)),
-                _service_info(manifest, plan, part),
-                metrics,
-            ),
-            observer=metrics,
-        )
-        port = await server.start()
+        port = await trunk.server.start()
         log.info(
             "serving",
             address=f"{settings.host}:{port}",
             metrics=f"http://{settings.host}:{exporter.server_port}/metrics",
-            fingerprint=fingerprint(manifest, plan, _dtype_name(part)),
-            device=str(part.device),
+            fingerprint=trunk.info.fingerprint,
+            device=trunk.info.device,
         )
-        if ready is not None:
-            ready.set()
         await stop.wait()
         log.info("stopping", grace=settings.grace)
-        await server.stop(settings.grace)
+        await trunk.server.stop(settings.grace)
     log.info("stopped")
+
+
+async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
+    """Loads the layers and wires the worker; the server is not started yet."""
+    thread = stack.enter_context(DeviceThread(settings.threads))
+    began = time.perf_counter()
+    manifest = Manifest.read(settings.weights)
+    plan = SplitPlan.parse(settings.layers, manifest.n_layers)
+    if settings.verify:
+        verify(settings.weights, plan.trunk)
+    part, _ = await thread.run(_load, settings, plan)
+    log.info("loaded", layers=plan.layers, of=plan.n_layers, seconds=round(time.perf_counter() - began, 2))
+    engine, metrics, info = Engine(part, thread), TrunkMetrics(), _service_info(manifest, plan, part)
+    server = AsyncGRPCComputeServer(
+        host=settings.host,
+        port=settings.port,
+        session_host=TrunkHost(engine, info, metrics),
+        observer=metrics,
+    )
+    return Trunk(server, engine, thread, metrics, info)
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan) -> Part:
     return load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
 
 
-def _dtype_name(part: Part) -> str:
-    return str(part.dtype).removeprefix("torch.")
-
-
 def _service_info(manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
+    dtype = str(part.dtype).removeprefix("torch.")
     return ServiceInfo(
         service_name="splitlearn-trunk",
         version=version("splitlearn"),
         device=str(part.device),
-        fingerprint=fingerprint(manifest, plan, _dtype_name(part)),
+        fingerprint=fingerprint(manifest, plan, dtype),
         attributes={
             "model": manifest.model_name,
             "layers": plan.layers,
             "n_layers": str(plan.n_layers),
-            "dtype": _dtype_name(part),
+            "dtype": dtype,
             "hidden_size": str(part.hidden_size),
         },
     )

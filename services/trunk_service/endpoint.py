@@ -37,9 +37,8 @@ _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
 class TrunkHost:
     """Opens sessions on one engine for clients that hold the same model, cut in the same place."""
 
-    def __init__(self, engine: Engine, fingerprint: str, info: ServiceInfo, metrics: TrunkMetrics) -> None:
+    def __init__(self, engine: Engine, info: ServiceInfo, metrics: TrunkMetrics) -> None:
         self._engine = engine
-        self._fingerprint = fingerprint
         self._info = info
         self._metrics = metrics
 
@@ -51,9 +50,9 @@ class TrunkHost:
         FingerprintMismatch: the client holds another model, cut or dtype.
         """
         with self._counted():
-            if opening.fingerprint != self._fingerprint:
+            if opening.fingerprint != self._info.fingerprint:
                 raise FingerprintMismatch(
-                    f"this trunk serves [{self._fingerprint}], the client expects [{opening.fingerprint}]; "
+                    f"this trunk serves [{self._info.fingerprint}], the client expects [{opening.fingerprint}]; "
                     "give both the same weights, layers and dtype"
                 )
         session = TrunkSession(self._engine, self._engine.open(opening.max_length), self._metrics)

@@ -17,16 +17,14 @@ import httpx
 import uvicorn
 from openai import AsyncOpenAI
 
+import trunk_service.app
 from client_service.api.routes import Service
 from client_service.app import application, build
 from client_service.settings import ClientSettings
-from llm_sepweight import Manifest
-from splitlearn.engine import DeviceThread, Engine
-from splitlearn.loading import load_part
-from splitlearn.plan import SplitPlan, fingerprint
-from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
-from trunk_service.endpoint import TrunkHost
-from trunk_service.metrics import TrunkMetrics
+from splitlearn.engine import DeviceThread
+from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer
+from trunk_service.app import Trunk
+from trunk_service.settings import TrunkSettings
 
 PATIENCE = 20.0
 _LOOK_AGAIN = 0.002
@@ -54,17 +52,27 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class RunningTrunk:
-    """A worker with its engine; `server.stop()` is what its clients see of a death."""
+    """A worker and a connection to it; `server.stop()` is what its clients see of a death."""
 
     address: str
-    fingerprint: str
-    server: AsyncGRPCComputeServer
-    thread: DeviceThread
-    metrics: TrunkMetrics
+    trunk: Trunk
+    client: AsyncGRPCComputeClient
+
+    @property
+    def fingerprint(self) -> str:
+        return self.trunk.info.fingerprint
+
+    @property
+    def server(self) -> AsyncGRPCComputeServer:
+        return self.trunk.server
+
+    @property
+    def thread(self) -> DeviceThread:
+        return self.trunk.thread
 
     def value(self, name: str, **labels: str) -> float:
         """One number of /metrics, its name without the prefix."""
-        return self.metrics.registry.get_sample_value(f"splitlearn_trunk_{name}", labels) or 0.0
+        return self.trunk.metrics.registry.get_sample_value(f"splitlearn_trunk_{name}", labels) or 0.0
 
     @property
     def open_sessions(self) -> int:
@@ -74,17 +82,13 @@ class RunningTrunk:
 @asynccontextmanager
 async def running_trunk(weights: Path, layers: str | None = None, *, port: int = 0) -> AsyncIterator[RunningTrunk]:
     """The trunk of a sepweight directory, serving."""
-    manifest = Manifest.read(weights)
-    plan = SplitPlan.parse(layers, manifest.n_layers)
-    part = load_part(weights, plan.trunk)
-    name = fingerprint(manifest, plan, str(part.dtype).removeprefix("torch."))
-    attributes = {"layers": plan.layers, "n_layers": str(plan.n_layers)}
-    info = ServiceInfo("splitlearn-trunk", "0", "cpu", name, attributes)
-    metrics = TrunkMetrics()
-    with DeviceThread(1) as thread:
-        host = TrunkHost(Engine(part, thread), name, info, metrics)
-        async with AsyncGRPCComputeServer(port=port, session_host=host, observer=metrics) as server:
-            yield RunningTrunk(f"127.0.0.1:{server.port}", name, server, thread, metrics)
+    settings = TrunkSettings(weights=weights, layers=layers, port=port, threads=1)
+    async with AsyncExitStack() as stack:
+        trunk = await trunk_service.app.build(settings, stack)
+        server = await stack.enter_async_context(trunk.server)
+        address = f"127.0.0.1:{server.port}"
+        client = await stack.enter_async_context(AsyncGRPCComputeClient(address))
+        yield RunningTrunk(address, trunk, client)
 
 
 @dataclass(frozen=True)

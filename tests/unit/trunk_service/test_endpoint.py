@@ -14,7 +14,7 @@ from splitlearn_comm import (
     SessionOpening,
     SessionTooLong,
 )
-from support.running_trunk import RunningTrunk
+from support.running_split import RunningTrunk
 
 D = 64
 
@@ -28,7 +28,7 @@ def opening(trunk: RunningTrunk, max_length: int = 512) -> SessionOpening:
 
 
 async def expected(trunk: RunningTrunk, hidden_TD: torch.Tensor) -> torch.Tensor:
-    return (await trunk.engine.step(trunk.engine.open(), 0, hidden_TD)).output
+    return (await trunk.trunk.engine.step(trunk.trunk.engine.open(), 0, hidden_TD)).output
 
 
 async def test_rows_over_the_wire_equal_rows_through_the_part(trunk: RunningTrunk) -> None:
@@ -48,7 +48,7 @@ async def test_a_client_of_another_model_is_refused_with_both_fingerprints(trunk
             await stream.step(Frame(0, rows(1)))
     assert "another model" in str(caught.value)
     assert trunk.fingerprint in str(caught.value)
-    assert trunk.count("refusals_total", error="FingerprintMismatch") == 1
+    assert trunk.value("refusals_total", error="FingerprintMismatch") == 1
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ async def test_a_bad_frame_is_refused_and_the_session_goes_on(
         reply = await stream.step(Frame(4, hidden_TD[4:]))
     assert reply.frame.rows is not None
     torch.testing.assert_close(reply.frame.rows, (await expected(trunk, hidden_TD))[4:], atol=1e-5, rtol=0)
-    assert trunk.count("refusals_total", error=error.__name__) == 1
+    assert trunk.value("refusals_total", error=error.__name__) == 1
 
 
 async def test_a_frame_without_rows_truncates(trunk: RunningTrunk) -> None:
@@ -89,16 +89,16 @@ async def test_a_frame_without_rows_truncates(trunk: RunningTrunk) -> None:
 async def test_sessions_rows_and_bytes_are_counted(trunk: RunningTrunk) -> None:
     async with trunk.client.stream(opening(trunk)) as stream:
         await stream.step(Frame(0, rows(6)))
-        assert trunk.count("sessions_open") == 1
+        assert trunk.value("sessions_open") == 1
         await stream.close()
         sent, received = stream.bytes_sent, stream.bytes_received
-    assert trunk.count("sessions_total") == 1
-    assert trunk.count("rows_total") == 6
-    assert trunk.count("step_seconds_count") == 1
-    assert trunk.count("queue_seconds_count") == 1
-    assert trunk.count("request_seconds_count") == 1
-    assert trunk.count("received_bytes_total") == sent > 6 * D * 4
-    assert trunk.count("sent_bytes_total") == received > 6 * D * 4
+    assert trunk.value("sessions_total") == 1
+    assert trunk.value("rows_total") == 6
+    assert trunk.value("step_seconds_count") == 1
+    assert trunk.value("queue_seconds_count") == 1
+    assert trunk.value("request_seconds_count") == 1
+    assert trunk.value("received_bytes_total") == sent > 6 * D * 4
+    assert trunk.value("sent_bytes_total") == received > 6 * D * 4
 
 
 async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTrunk) -> None:
