@@ -73,6 +73,11 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
             model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers") from error
+    except (ImportError, TypeError) as error:
+        # without an optional package transformers leaves None where a class should be
+        raise UnsupportedModel(
+            f"transformers cannot build {config.model_type} here, probably for want of a package: {error}"
+        ) from error
     return model.eval()
 
 

@@ -28,6 +28,8 @@ class Part(nn.Module):
         self.spec = spec
         self.layers = layers
         decoder = model.get_submodule(anatomy.decoder)
+        if spec.end:
+            model.get_submodule(anatomy.rear[-1]).register_forward_pre_hook(_compact)
         self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
 
     @property
@@ -83,6 +85,15 @@ class Part(nn.Module):
             return torch.as_tensor(logits_1TV[0, -1])
         decoder = self.model.get_submodule(self.anatomy.decoder)
         return torch.as_tensor(decoder(**inputs).last_hidden_state[0])
+
+
+def _compact(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Gives the last row strides of its own.
+
+    Cut out of a prompt [1, T, D] it is [1, 1, D] with the strides of the prompt. That counts as contiguous, but
+    torch's matmul then takes a batched path that first copies the whole head's weight.
+    """
+    return (inputs[0].clone(memory_format=torch.contiguous_format),)
 
 
 class _AddsNothing(nn.Module):

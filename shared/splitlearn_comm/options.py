@@ -31,6 +31,9 @@ SERVER_OPTIONS: Final[Options] = (
     *_KEEPALIVE,
     # Must be below the client's keepalive_time_ms, or the server hangs up on it for pinging too often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # A client whose connection ends this way looks the name up again, and so finds new replicas. Streams that are
+    # open keep the old connection for as long as they last.
+    ("grpc.max_connection_age_ms", 30_000),
     # With port sharing, a second server on a busy port would start and silently take half of the sessions.
     ("grpc.so_reuseport", 0),
 )

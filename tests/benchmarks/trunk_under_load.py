@@ -13,6 +13,7 @@ from splitlearn_comm import AsyncGRPCComputeClient
 from tests.benchmarks.contenders import CLIENT, LAYERS, RESULTS, TRUNK, TRUNK_METRICS, make_weights, split_model
 
 PROMPT = 2048
+SHORT_PROMPT = 512
 
 
 async def health_times(prefill: "asyncio.Task[object]") -> list[float]:
@@ -54,16 +55,19 @@ async def measure(model: str) -> list[float]:
 def main() -> None:
     _, weights = make_weights()
     with split_model(weights, os.cpu_count() or 2) as split:
-        times = asyncio.run(measure(split.model))
+        split.generate([9] * SHORT_PROMPT, 16)
         resident, layers = resident_bytes(), layer_bytes(weights)
+        times = asyncio.run(measure(split.model))
+        after_long = resident_bytes()
     allowed = 1.25 * layers + 300e6
     text = (
         f"# Trunk under load, {datetime.now(UTC):%Y-%m-%d}\n\n`make bench`: Qwen2-0.5B shape, bf16, layers {LAYERS}, "
         f"{os.cpu_count()} cores shared by client, trunk and this probe.\n\n"
         f"- Health answers during a prefill of {PROMPT} tokens: median {1000 * times[len(times) // 2]:.1f} ms, "
         f"slowest {1000 * times[-1]:.1f} ms of {len(times)} (goal: 50 ms).\n"
-        f"- Resident memory {resident / 1e6:.0f} MB for {layers / 1e6:.0f} MB of layers; "
-        f"allowed 1.25 x layers + 300 MB = {allowed / 1e6:.0f} MB.\n"
+        f"- Resident memory after a prompt of {SHORT_PROMPT}: {resident / 1e6:.0f} MB for {layers / 1e6:.0f} MB of "
+        f"layers (goal: 1.25 x layers + 300 MB = {allowed / 1e6:.0f} MB); after one of {PROMPT}, KV cache and activations "
+        f"included: {after_long / 1e6:.0f} MB.\n"
     )
     print(text)
     (RESULTS / f"trunk_under_load_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)

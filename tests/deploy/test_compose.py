@@ -109,15 +109,19 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def two_trunks(stack: Stack) -> Stack:
-    """A client looks its trunk's name up when it connects, so that it is restarted to find the second one."""
+    """A second trunk comes while the client runs, which finds it when its connection has reached its age."""
     stack.up("--scale", "trunk=2")
-    stack.compose("restart", "client")
-    stack.up("--no-deps", "client")
+
+    def sessions_of_the_newcomer() -> float:
+        ask(stack, max_tokens=1)
+        return sessions(stack, 2)
+
+    eventually(sessions_of_the_newcomer, bool)
     return stack
 
 
 def eventually(seen: Callable[[], Any], good: Callable[[Any], bool]) -> None:
-    """Prometheus asks the services in its own time; only waiting tells when it has."""
+    """Prometheus asks in its own time, and so does DNS; only waiting tells when they have."""
     deadline = time.monotonic() + METRICS_DEADLINE
     while not good(last := seen()):
         if time.monotonic() > deadline:

@@ -17,18 +17,20 @@ class Settings(BaseSettings):
     timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
 
 
-def run(settings: Settings) -> None:
-    """Prints model, layers, fingerprint, device and load. Exit code 1 if no trunk answers."""
-    print(aligned(asyncio.run(_ask(settings))))
+def run(settings: Settings) -> int:
+    """Prints model, layers, fingerprint, device and load. Exit code 1 if no trunk answers, or it does not serve."""
+    lines, serving = asyncio.run(_ask(settings))
+    print(aligned(lines))
+    return 0 if serving else 1
 
 
-async def _ask(settings: Settings) -> list[tuple[str, str]]:
+async def _ask(settings: Settings) -> tuple[list[tuple[str, str]], bool]:
     from splitlearn_comm import AsyncGRPCComputeClient
 
     async with AsyncGRPCComputeClient(settings.address, timeout=settings.timeout) as trunk:
         info = await trunk.service_info()
         serving = await trunk.health()
-    return [
+    lines = [
         ("service", f"{info.service_name} {info.version}"),
         ("health", "serving" if serving else "not serving"),
         *((name.replace("_", " "), value) for name, value in sorted(info.attributes.items())),
@@ -37,3 +39,4 @@ async def _ask(settings: Settings) -> list[tuple[str, str]]:
         ("requests", str(info.total_requests)),
         ("uptime", f"{info.uptime_seconds:.0f} s"),
     ]
+    return lines, serving

@@ -20,6 +20,15 @@ async def test_a_trunk_is_asked_what_it_serves(splitlearn: Run) -> None:
         assert rows["health"] == "serving"
 
 
+async def test_a_trunk_that_does_not_serve_is_a_failure(splitlearn: Run) -> None:
+    async with loopback(session_host=EchoSessionHost()) as (server, client):
+        await server.set_serving(False)
+        ran = await asyncio.to_thread(splitlearn, "info", client.target)
+
+    assert ran.code == 1
+    assert "not serving" in ran.out
+
+
 def test_nobody_at_the_address_is_one_line(splitlearn: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
