@@ -61,13 +61,14 @@ def main() -> None:
         after_long = resident_bytes()
     allowed = 1.25 * layers + 300e6
     text = (
-        f"# Trunk under load, {datetime.now(UTC):%Y-%m-%d}\n\n`make bench`: Qwen2-0.5B shape, bf16, layers {LAYERS}, "
-        f"{os.cpu_count()} cores shared by client, trunk and this probe.\n\n"
+        f"# Trunk under load, {datetime.now(UTC):%Y-%m-%d}\n\n"
+        f"`make bench`: Qwen2-0.5B shape, bf16, layers {LAYERS}, {os.cpu_count()} cores shared by client, trunk and "
+        "this probe.\n\n"
         f"- Health answers during a prefill of {PROMPT} tokens: median {1000 * times[len(times) // 2]:.1f} ms, "
         f"slowest {1000 * times[-1]:.1f} ms of {len(times)} (goal: 50 ms).\n"
         f"- Resident memory after a prompt of {SHORT_PROMPT}: {resident / 1e6:.0f} MB for {layers / 1e6:.0f} MB of "
-        f"layers (goal: 1.25 x layers + 300 MB = {allowed / 1e6:.0f} MB); after one of {PROMPT}, KV cache and activations "
-        f"included: {after_long / 1e6:.0f} MB.\n"
+        f"layers (goal: 1.25 x layers + 300 MB = {allowed / 1e6:.0f} MB).\n"
+        f"- After a prompt of {PROMPT}, KV cache and activations included: {after_long / 1e6:.0f} MB.\n"
     )
     print(text)
     (RESULTS / f"trunk_under_load_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
