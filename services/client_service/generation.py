@@ -156,6 +156,7 @@ class _SessionRun:
         self._bottom: EngineSession = ends.bottom.open()
         self._top: EngineSession = ends.top.open()
         self._position = 0
+        self._sent_at: dict[int, float] = {}
 
     async def prefill(self, ids: list[int]) -> torch.Tensor:
         """Logits [V] after the prompt. Chunks flow without waiting: bottom, trunk and top work side by side."""
@@ -166,7 +167,7 @@ class _SessionRun:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_chunks(ids, starts, size))
                 for _ in starts:
-                    logits_V = await self._receive(time.perf_counter())
+                    logits_V = await self._receive()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         self._position = len(ids)
@@ -174,31 +175,31 @@ class _SessionRun:
 
     async def decode(self, token: int) -> torch.Tensor:
         """Logits [V] after one more token."""
-        rows_1D = await self._bottom_rows([token], self._position)
-        sent = time.perf_counter()
-        await self._stream.send(Frame(self._position, rows_1D))
-        logits_V = await self._receive(sent)
+        await self._send([token], self._position)
+        logits_V = await self._receive()
         self._position += 1
         return logits_V
 
     async def _send_chunks(self, ids: list[int], starts: range, size: int) -> None:
         for start in starts:
-            await self._stream.send(Frame(start, await self._bottom_rows(ids[start : start + size], start)))
+            await self._send(ids[start : start + size], start)
 
-    async def _bottom_rows(self, ids: list[int], position: int) -> torch.Tensor:
+    async def _send(self, ids: list[int], position: int) -> None:
         step = await self._ends.bottom.step(self._bottom, position, torch.tensor(ids))
         self._count("bottom", step)
-        return step.output
+        self._sent_at[position] = time.perf_counter()
+        await self._stream.send(Frame(position, step.output))
 
-    async def _receive(self, since: float) -> torch.Tensor:
+    async def _receive(self) -> torch.Tensor:
         reply = await self._stream.receive()
-        away = time.perf_counter() - since
+        sent_at = self._sent_at.pop(reply.frame.position, None)
+        if sent_at is None or reply.frame.rows is None:
+            raise TrunkFailed(f"the trunk answered for position {reply.frame.position} without rows or unasked")
+        away = time.perf_counter() - sent_at
         split = self._report.split
         split["queue"] += reply.queue_seconds
         split["trunk"] += reply.compute_seconds
         split["wire"] += max(0.0, away - reply.queue_seconds - reply.compute_seconds)
-        if reply.frame.rows is None:
-            raise TrunkFailed("the trunk's reply carries no rows")
         try:
             step = await self._ends.top.step(self._top, reply.frame.position, reply.frame.rows)
         except SplitError as error:

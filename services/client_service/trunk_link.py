@@ -80,7 +80,6 @@ class TrunkLink:
                 f"the trunk serves [{info.fingerprint}], this client holds [{ends.fingerprint}]; "
                 "give both the same weights, layers and dtype"
             )
-        self._ends = ends
         return None
 
     async def _fitting_ends(self, info: ServiceInfo) -> Ends:
@@ -88,6 +87,6 @@ class TrunkLink:
         same_depth = info.attributes.get("n_layers") == str(self._n_layers)
         offered = info.attributes.get("layers") if same_depth else None
         plan = self._wanted or SplitPlan.parse(offered, self._n_layers)
-        if self._ends is not None and self._ends.plan == plan:
-            return self._ends
-        return await self._load_ends(plan)
+        if self._ends is None or self._ends.plan != plan:
+            self._ends = await self._load_ends(plan)
+        return self._ends
