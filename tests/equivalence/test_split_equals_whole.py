@@ -4,43 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from splitlearn.loading import load_part
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from support.tiny_models import ARCHITECTURES, N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
+from support.sessions import Chain, Whole, decode, load_parts, prompt
+from support.tiny_models import ARCHITECTURES, N_LAYERS, random_model, save_sepweight, tiny_config
 
 NEW_TOKENS = 64
 PROMPT_LENGTHS = (1, 2, 17, 64, 300)
-
-
-class Chain:
-    """The three parts one after the other, for one session."""
-
-    def __init__(self, parts: list[Part]) -> None:
-        self._parts = parts
-        self._caches = [part.new_cache() for part in parts]
-        self._position = 0
-
-    def append(self, ids_T: torch.Tensor) -> torch.Tensor:
-        rows = ids_T
-        for part, cache in zip(self._parts, self._caches, strict=True):
-            rows = part(rows, self._position, cache)
-        self._position += ids_T.shape[0]
-        return rows
-
-
-class Whole:
-    """The same interface over the uncut model."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._cache = DynamicCache()
-
-    @torch.inference_mode()
-    def append(self, ids_T: torch.Tensor) -> torch.Tensor:
-        return self._model(ids_T[None], past_key_values=self._cache, use_cache=True).logits[0, -1]
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
@@ -50,24 +22,6 @@ def model_and_parts(
     model = random_model(tiny_config(request.param))
     weights = save_sepweight(tmp_path_factory.mktemp(request.param), model)
     return model, load_parts(weights, SplitPlan(1, 3, N_LAYERS))
-
-
-def load_parts(weights: Path, plan: SplitPlan) -> list[Part]:
-    return [load_part(weights, spec) for spec in (plan.bottom, plan.trunk, plan.top)]
-
-
-def prompt(length: int) -> torch.Tensor:
-    return torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(length))
-
-
-def decode(session: Chain | Whole, first: torch.Tensor, n: int) -> tuple[list[int], list[torch.Tensor]]:
-    """Greedy tokens and the logits that they were chosen from."""
-    logits = [first]
-    tokens = [int(first.argmax())]
-    for _ in range(n - 1):
-        logits.append(session.append(torch.tensor(tokens[-1:])))
-        tokens.append(int(logits[-1].argmax()))
-    return tokens, logits
 
 
 @pytest.mark.parametrize("length", PROMPT_LENGTHS)
