@@ -62,10 +62,11 @@ def _fill(part: Part, weights: PartStateDict, device: torch.device, dtype: torch
     """Gives every parameter and buffer of the part a real tensor; each is used without a copy if it fits."""
     named = {**dict(part.model.named_parameters(remove_duplicate=False))}
     named |= {k: b for k, b in part.model.named_buffers() if k in part.model.state_dict(keep_vars=True)}
+    by_name = weights.to_dict()
     ready: dict[int, torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     for key, empty in named.items():
-        stored = _stored(part, weights, key)
+        stored = _stored(part, by_name, key)
         if stored.shape != empty.shape:
             raise BadCheckpoint(f"{key} should have the shape {list(empty.shape)}, the file has {list(stored.shape)}")
         wanted = dtype if stored.is_floating_point() else stored.dtype
@@ -77,11 +78,11 @@ def _fill(part: Part, weights: PartStateDict, device: torch.device, dtype: torch
     part.requires_grad_(False)
 
 
-def _stored(part: Part, weights: PartStateDict, key: str) -> torch.Tensor:
+def _stored(part: Part, by_name: dict[str, torch.Tensor], key: str) -> torch.Tensor:
     section, layer, name = part.anatomy.place(key)
     if layer is not None:
         section = f"mid.{layer + part.layers.start}"
-    tensor = weights.to_dict().get(f"{section}.{name}")
+    tensor = by_name.get(f"{section}.{name}")
     if tensor is None:
         raise BadCheckpoint(f"the {section} file lacks the tensor {name}; convert the checkpoint again")
     return tensor
