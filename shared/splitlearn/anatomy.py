@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from splitlearn.errors import UnsupportedModel
 
 # Decoders that define a child on the other side of the layer list than where they run it.
-_RUNS_AFTER_THE_LAYERS = {"opt": ("final_layer_norm",)}
+_RUNS_AFTER_THE_LAYERS = {"opt": ("project_out", "final_layer_norm")}
 
 _PER_LAYER_INPUTS = "every layer takes its own embedding of the token ids, which must not leave the client"
 _CANNOT_BE_CUT = {

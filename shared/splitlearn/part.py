@@ -1,7 +1,8 @@
 """A part: a contiguous range of a causal model's layers, with or without the embeddings before and the head behind.
 
-The part keeps the Hugging Face model's own forward: modules that belong to other parts are replaced by ones
-that change nothing, so masks, rotary tables, scales and soft caps stay where their authors wrote them.
+The part keeps the Hugging Face model's own forward, so masks, rotary tables, scales and soft caps stay where their
+authors wrote them. Modules that belong to other parts are replaced by ones that hold nothing, and rows enter at
+the first layer and leave after the last, past whatever the forward does before and behind them.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -28,6 +29,12 @@ class Part(nn.Module):
         self.spec = spec
         self.layers = layers
         decoder = model.get_submodule(anatomy.decoder)
+        self._border = _Border()
+        kept = list(model.get_submodule(anatomy.layers).children())
+        if not spec.begin:
+            kept[0].register_forward_pre_hook(self._border.enter, with_kwargs=True)
+        if not spec.end:
+            kept[-1].register_forward_hook(self._border.leave)
         if spec.end:
             model.get_submodule(anatomy.rear[-1]).register_forward_pre_hook(_compact)
         self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
@@ -76,15 +83,41 @@ class Part(nn.Module):
         Returns:
             Hidden states [T, D]; for a part that ends the model the last row's logits [V].
         """
-        key = "input_ids" if self.spec.begin else "inputs_embeds"
-        inputs: dict[str, Any] = {key: rows[None], "past_key_values": cache, "use_cache": True}
+        inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        if self.spec.begin:
+            inputs["input_ids"] = rows[None]
+        else:
+            # only shape, dtype and device matter: the rows themselves enter at the first layer
+            inputs["inputs_embeds"] = torch.zeros_like(rows)[None]
+            self._border.rows_1TD = rows[None]
         if self._takes_positions:
             inputs["position_ids"] = torch.arange(position, position + rows.shape[0], device=rows.device)[None]
         if self.spec.end:
             logits_1TV = self.model(**inputs, logits_to_keep=1).logits
             return torch.as_tensor(logits_1TV[0, -1])
-        decoder = self.model.get_submodule(self.anatomy.decoder)
-        return torch.as_tensor(decoder(**inputs).last_hidden_state[0])
+        self.model.get_submodule(self.anatomy.decoder)(**inputs)
+        return self._border.take()[0]
+
+
+class _Border:
+    """Where rows cross from one part to the next; holds them for the length of one forward."""
+
+    def __init__(self) -> None:
+        self.rows_1TD: torch.Tensor | None = None
+
+    def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        """Before the first layer: in place of what the decoder made of its input."""
+        rows_1TD = self.take()
+        return ((rows_1TD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": rows_1TD})
+
+    def leave(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        """After the last layer: before the decoder does anything more."""
+        self.rows_1TD = output[0] if isinstance(output, tuple) else output
+
+    def take(self) -> torch.Tensor:
+        """The rows, which are then gone from here."""
+        rows_1TD, self.rows_1TD = self.rows_1TD, None
+        return torch.as_tensor(rows_1TD)
 
 
 def _compact(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -115,7 +148,7 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
 
     Raises:
         UnsupportedModel: this architecture cannot be cut.
-        BadPlan: the part's layers are not one contiguous range, or it is empty.
+        BadPlan: the part's layers are not one contiguous range, or there are none.
     """
     model = build_on_meta(config)
     anatomy = study(model)
@@ -123,7 +156,7 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
     layers = range(indices[0], indices[-1] + 1) if indices else range(0)
     if len(layers) != len(indices):
         raise BadPlan(f"a part runs one contiguous range of layers, not {spec}")
-    spec = PartSpec(begin=spec.begin or spec.full, layers=(layers,) if layers else (), end=spec.end or spec.full)
+    spec = PartSpec(begin=spec.begin or spec.full, layers=(layers,), end=spec.end or spec.full)
     _keep_layers(model, anatomy, layers)
     if not spec.begin:
         for path in anatomy.front:

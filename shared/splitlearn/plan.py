@@ -15,8 +15,11 @@ from splitlearn.errors import BadPlan
 class SplitPlan:
     """Layers `first` up to, not including, `last` belong to the trunk; the rest stays with the client.
 
+    The client keeps at least one layer at each end: rows that come straight from the embeddings name their tokens
+    by a table look-up, and rows that go straight to the head are the logits to whoever knows the head.
+
     Raises:
-        BadPlan: the cut points are not `0 <= first < last <= n_layers`.
+        BadPlan: the cut points are not `1 <= first < last <= n_layers - 1`.
     """
 
     first: int
@@ -27,7 +30,12 @@ class SplitPlan:
         if not 0 <= self.first < self.last <= self.n_layers:
             raise BadPlan(
                 f"layers {self.first}-{self.last} do not exist in a model of {self.n_layers} layers; "
-                f"give START-END with 0 <= START < END <= {self.n_layers} (END is not included)"
+                f"give START-END with 1 <= START < END <= {self.n_layers - 1} (END is not included)"
+            )
+        if self.first == 0 or self.last == self.n_layers:
+            raise BadPlan(
+                f"layers {self.first}-{self.last} of {self.n_layers} leave the client none at one end, and the trunk "
+                f"could read off the tokens; give START-END with 1 <= START < END <= {self.n_layers - 1}"
             )
 
     @classmethod
@@ -51,17 +59,17 @@ class SplitPlan:
     @property
     def bottom(self) -> PartSpec:
         """Embeddings and the layers before the trunk."""
-        return PartSpec(begin=True, layers=_ranges(0, self.first), end=False)
+        return PartSpec(begin=True, layers=(range(self.first),), end=False)
 
     @property
     def trunk(self) -> PartSpec:
         """The middle layers."""
-        return PartSpec(begin=False, layers=_ranges(self.first, self.last), end=False)
+        return PartSpec(begin=False, layers=(range(self.first, self.last),), end=False)
 
     @property
     def top(self) -> PartSpec:
         """The layers after the trunk, final norm and LM head."""
-        return PartSpec(begin=False, layers=_ranges(self.last, self.n_layers), end=True)
+        return PartSpec(begin=False, layers=(range(self.last, self.n_layers),), end=True)
 
 
 def fingerprint(manifest: Manifest, plan: SplitPlan, dtype: str) -> str:
@@ -72,7 +80,3 @@ def fingerprint(manifest: Manifest, plan: SplitPlan, dtype: str) -> str:
     """
     name = manifest.model_name or "unnamed"
     return f"{name} weights {manifest.digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"
-
-
-def _ranges(start: int, stop: int) -> tuple[range, ...]:
-    return (range(start, stop),) if start < stop else ()

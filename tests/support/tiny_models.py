@@ -54,7 +54,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi3": _COMMON,
     "falcon": _COMMON,
     "gpt_neox": _COMMON,
-    "opt": {**_COMMON, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "opt": {**_COMMON, "ffn_dim": 96, "word_embed_proj_dim": 32},
+    "granite": {**_COMMON, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+    "olmo": _COMMON,
+    "xglm": {
+        **{k: v for k, v in _COMMON.items() if k not in ("hidden_size", "num_hidden_layers")},
+        "d_model": 64,
+        "num_layers": N_LAYERS,
+        "attention_heads": 4,
+        "ffn_dim": 96,
+    },
     "bloom": {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": N_LAYERS, "n_head": 4},
 }
 

@@ -22,9 +22,10 @@ def test_the_three_parts_cover_every_layer_once() -> None:
     assert (str(plan.bottom), str(plan.trunk), str(plan.top)) == ("b 0-2", "2-22", "22-24 e")
 
 
-def test_ends_without_layers_hold_embeddings_and_head_only() -> None:
-    plan = SplitPlan(0, 24, 24)
-    assert (str(plan.bottom), str(plan.trunk), str(plan.top)) == ("b", "0-24", "e")
+@pytest.mark.parametrize("layers", ["0-22", "2-24", "0-24"])
+def test_an_end_without_layers_is_refused_because_the_trunk_could_read_the_tokens(layers: str) -> None:
+    with pytest.raises(BadPlan, match="read off the tokens; give START-END with 1 <= START < END <= 23"):
+        SplitPlan.parse(layers, 24)
 
 
 @pytest.mark.parametrize(("n_layers", "layers"), [(3, "1-2"), (6, "1-5"), (24, "2-22"), (80, "6-74")])
