@@ -1,11 +1,13 @@
 """Composition root of the client service: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
 
 import asyncio
+import json
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -76,7 +78,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
-    generator = Generator(link, codec, thread, metrics, end_tokens(config, codec))
+    watching.add_done_callback(_fatal)
+    generator = Generator(link, codec, thread, metrics, end_tokens(settings.weights, config, codec))
     name = settings.model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)
@@ -84,18 +87,30 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
 
 def application(service: Service) -> FastAPI:
     """The ASGI application around a built service."""
-    app = FastAPI(title="SplitLearn client service", docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="SplitLearn client service", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router(service))
     error_replies.install(app)
     return app
 
 
-def end_tokens(config: PretrainedConfig, codec: TextCodec) -> frozenset[int]:
-    """Ids that end an answer: those of the config and the tokenizer's own."""
+def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> frozenset[int]:
+    """Ids that end an answer: those of generation_config.json and of the config, and the tokenizer's own.
+
+    Chat models often name the end of a turn only in generation_config.json.
+    """
+    file = weights / "generation_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
     found: list[int] = []
-    for value in (config.get_text_config(decoder=True).eos_token_id, codec.end_token):
+    for value in (named, config.get_text_config(decoder=True).eos_token_id, codec.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]
     return frozenset(found)
+
+
+def _fatal(watching: "asyncio.Task[None]") -> None:
+    """Without the watch the service would never be ready, or never notice that it is not: better to end."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        log.error("the watch over the trunk failed; stopping", error=repr(error), exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

@@ -72,11 +72,11 @@ class BrokenNumbers(RequestError):
     code = "broken_numbers"
 
 
-def from_wire(error: CommError) -> RequestError:
-    """The HTTP side of an error that came over the wire."""
+def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
+    """The HTTP side of an error that came over the wire; `begun` once the trunk has answered for this request."""
     if isinstance(error, SessionTooLong):
         return PromptTooLong(str(error))
-    if isinstance(error, Unreachable | Overloaded | FingerprintMismatch):
+    if not begun and isinstance(error, Unreachable | Overloaded | FingerprintMismatch):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):
         return TrunkFailed(f"the trunk did not answer in time: {error}")

@@ -46,6 +46,7 @@ class Piece:
 class Report:
     """Where one request's time and bytes went; grows while it runs. Seconds unless named otherwise."""
 
+    session: str = ""
     began: float = field(default_factory=time.perf_counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -112,7 +113,7 @@ class Generator:
                         return
                     yield Piece(certain, choice)
         except CommError as error:
-            raise from_wire(error) from error
+            raise from_wire(error, begun=report.first_token is not None) from error
 
     async def _tokens(
         self, ends: Ends, request: GenerationRequest, budget: int, report: Report
@@ -120,6 +121,7 @@ class Generator:
         ids = list(request.prompt)
         sampler = Sampler(request.sampling)
         async with self._link.open_stream(ends, len(ids) + budget) as stream:
+            report.session = stream.opening.session_id
             run = _SessionRun(ends, stream, report)
             logits_V = await run.prefill(ids)
             while True:
@@ -146,6 +148,15 @@ class Generator:
         report.wire_bytes_received = stream.bytes_received
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A frame on its way."""
+
+    position: int
+    n_rows: int
+    at: float
+
+
 class _SessionRun:
     """One session across bottom, trunk and top, and the next position in all three."""
 
@@ -156,7 +167,7 @@ class _SessionRun:
         self._bottom: EngineSession = ends.bottom.open()
         self._top: EngineSession = ends.top.open()
         self._position = 0
-        self._sent_at: dict[int, float] = {}
+        self._away: asyncio.Queue[_Sent] = asyncio.Queue()
 
     async def prefill(self, ids: list[int]) -> torch.Tensor:
         """Logits [V] after the prompt. Chunks flow without waiting: bottom, trunk and top work side by side."""
@@ -187,21 +198,24 @@ class _SessionRun:
     async def _send(self, ids: list[int], position: int) -> None:
         step = await self._ends.bottom.step(self._bottom, position, torch.tensor(ids))
         self._count("bottom", step)
-        self._sent_at[position] = time.perf_counter()
+        sent = _Sent(position, len(ids), time.perf_counter())
         await self._stream.send(Frame(position, step.output))
+        self._away.put_nowait(sent)
 
     async def _receive(self) -> torch.Tensor:
+        # the trunk's time to answer runs only once a frame is away: the bottom may be busy with other requests
+        sent = await self._away.get()
         reply = await self._stream.receive()
-        sent_at = self._sent_at.pop(reply.frame.position, None)
-        if sent_at is None or reply.frame.rows is None:
-            raise TrunkFailed(f"the trunk answered for position {reply.frame.position} without rows or unasked")
-        away = time.perf_counter() - sent_at
+        rows_TD = reply.frame.rows
+        if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
+            raise TrunkFailed(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
+        away = time.perf_counter() - sent.at
         split = self._report.split
         split["queue"] += reply.queue_seconds
         split["trunk"] += reply.compute_seconds
         split["wire"] += max(0.0, away - reply.queue_seconds - reply.compute_seconds)
         try:
-            step = await self._ends.top.step(self._top, reply.frame.position, reply.frame.rows)
+            step = await self._ends.top.step(self._top, sent.position, rows_TD)
         except SplitError as error:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step)

@@ -8,15 +8,24 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from client_service.errors import BadRequest, NoChatTemplate
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
 
 class TextCodec:
     """The served model's tokenizer, read from its sepweight directory.
 
     Raises:
-        OSError, ValueError: the directory holds no tokenizer that transformers can read.
+        FileNotFoundError: the directory holds no tokenizer.
+        OSError, ValueError: it holds one that transformers cannot read.
     """
 
     def __init__(self, weights: Path, config: PretrainedConfig) -> None:
+        if not any((weights / name).exists() for name in _TOKENIZER_FILES):
+            # transformers would make an empty tokenizer of the model's kind
+            raise FileNotFoundError(
+                f"{weights} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}); convert a checkpoint that has one, "
+                "or copy its files there"
+            )
         self._tokenizer = AutoTokenizer.from_pretrained(weights, config=config, local_files_only=True)
 
     def encode(self, text: str) -> list[int]:

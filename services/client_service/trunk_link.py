@@ -42,6 +42,7 @@ class TrunkLink:
         self._wanted = SplitPlan.parse(layers, n_layers) if layers else None
         self._load_ends = load_ends
         self._ends: Ends | None = None
+        self._offered: SplitPlan | None = None
         self.trouble: str | None = "no trunk has been asked yet"
         """Why requests cannot be served now; None when they can."""
 
@@ -65,15 +66,17 @@ class TrunkLink:
         while True:
             before = self.trouble
             self.trouble = await self._ask()
-            if self.trouble != before:
-                log.info("trunk ready" if self.trouble is None else "trunk not ready", reason=self.trouble)
+            if self.trouble is None and before is not None:
+                log.info("trunk ready", fingerprint=self.ends.fingerprint)
+            elif self.trouble != before:
+                log.warning("trunk not ready", reason=self.trouble)
             await asyncio.sleep(WAITING_SECONDS if self.trouble else WATCHING_SECONDS)
 
     async def _ask(self) -> str | None:
         try:
             info = await self._client.service_info(ASKING_SECONDS)
             ends = await self._fitting_ends(info)
-        except (CommError, SplitError, SepweightError) as error:
+        except (CommError, SplitError, SepweightError, TrunkNotReady) as error:
             return str(error)
         if info.fingerprint != ends.fingerprint:
             return (
@@ -87,6 +90,15 @@ class TrunkLink:
         same_depth = info.attributes.get("n_layers") == str(self._n_layers)
         offered = info.attributes.get("layers") if same_depth else None
         plan = self._wanted or SplitPlan.parse(offered, self._n_layers)
-        if self._ends is None or self._ends.plan != plan:
-            self._ends = await self._load_ends(plan)
+        # one answer with another cut may come from the odd one of several replicas; two in a row are a change
+        offered_before, self._offered = self._offered, plan
+        if self._ends is None or (self._ends.plan != plan == offered_before):
+            self._ends = await self._loaded(plan)
         return self._ends
+
+    async def _loaded(self, plan: SplitPlan) -> Ends:
+        try:
+            return await self._load_ends(plan)
+        except (OSError, RuntimeError) as error:
+            # RuntimeError is what torch raises when a device is out of memory or fails
+            raise TrunkNotReady(f"bottom and top cannot be loaded: {error}") from error

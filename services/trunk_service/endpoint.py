@@ -55,7 +55,7 @@ class TrunkHost:
                     f"this trunk serves [{self._info.fingerprint}], the client expects [{opening.fingerprint}]; "
                     "give both the same weights, layers and dtype"
                 )
-        session = TrunkSession(self._engine, self._engine.open(opening.max_length), self._metrics)
+        session = TrunkSession(opening.session_id, self._engine, self._engine.open(opening.max_length), self._metrics)
         log.info("session opened", session=opening.session_id, max_length=opening.max_length)
         return session
 
@@ -71,7 +71,8 @@ class TrunkHost:
 class TrunkSession:
     """One client's stream of frames; owns the KV cache until it is closed."""
 
-    def __init__(self, engine: Engine, session: EngineSession, metrics: TrunkMetrics) -> None:
+    def __init__(self, name: str, engine: Engine, session: EngineSession, metrics: TrunkMetrics) -> None:
+        self._name = name
         self._engine = engine
         self._session = session
         self._metrics = metrics
@@ -95,7 +96,7 @@ class TrunkSession:
 
     async def close(self) -> None:
         """Gives the KV cache back; a step that is still running keeps it until it ends."""
-        log.info("session closed", rows=self._session.reached)
+        log.info("session closed", session=self._name, rows=self._session.reached)
         self._session = self._engine.open()
 
     def _no_rows(self) -> torch.Tensor:

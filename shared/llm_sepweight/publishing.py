@@ -77,7 +77,7 @@ def _check_replaceable(manifest: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise OccupiedDirectoryError(
-            f"{manifest.parent} already holds a finished model: choose another directory, or overwrite it"
+            f"{manifest.parent} already holds a finished model: choose another directory, or overwrite it (--overwrite)"
         )
 
 

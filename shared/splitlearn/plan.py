@@ -3,6 +3,8 @@
 Pure: no tensors, no files.
 """
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -43,7 +45,7 @@ class SplitPlan:
         """Reads "2-22"; None gives the default cut, a twelfth of the layers (at least one) at each end."""
         if layers is None:
             if n_layers < 3:
-                raise BadPlan(f"a model of {n_layers} layers has no middle; give the trunk's layers by hand")
+                raise BadPlan(f"a model of {n_layers} layers has no middle to give away; it needs at least 3")
             ends = max(1, n_layers // 12)
             return cls(ends, n_layers - ends, n_layers)
         match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", layers)
@@ -75,8 +77,10 @@ class SplitPlan:
 def fingerprint(manifest: Manifest, plan: SplitPlan, dtype: str) -> str:
     """One readable line that is equal on both ends exactly when their parts fit together.
 
-    It names the model, the first 16 hex digits of the manifest's digest (all files' digests), the cut and
-    the dtype of the hidden states.
+    It names the model, the first 16 hex digits of a digest over weights and config, the cut and the dtype of the
+    hidden states.
     """
     name = manifest.model_name or "unnamed"
-    return f"{name} weights {manifest.digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"
+    config = json.dumps(manifest.config, sort_keys=True)
+    digest = hashlib.sha256(f"{manifest.digest} {config}".encode()).hexdigest()
+    return f"{name} weights {digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -100,10 +101,10 @@ async def test_a_trunk_that_stops_in_the_middle_of_a_stream_becomes_an_error_eve
             await split.trunk.server.stop()
             rest = [line async for line in lines]
         error = json.loads(rest[-1])["error"]
-        assert error["code"] == "trunk_not_ready"
+        assert error["code"] == "trunk_failed"
         assert split.trunk.address in error["message"]
         assert "[DONE]" not in rest
-        assert split.client.value("request_finished_total", reason="trunk_not_ready") == 1
+        assert split.client.value("request_finished_total", reason="trunk_failed") == 1
         await settled(split.client, "no answer")
         async with running_trunk(tiny_weights, port=split.trunk.server.port) as again:
             await split.client.ready()
@@ -117,7 +118,7 @@ async def test_the_openai_package_raises_what_the_error_event_says(split: Split)
     await split.trunk.server.stop()
     with pytest.raises(APIError, match="no answer from") as failure:
         _ = [chunk async for chunk in stream]
-    assert failure.value.code == "trunk_not_ready"
+    assert failure.value.code == "trunk_failed"
 
 
 async def test_a_trunk_process_that_is_killed_fails_its_requests_and_nothing_else(tiny_weights: Path) -> None:
@@ -131,10 +132,23 @@ async def test_a_trunk_process_that_is_killed_fails_its_requests_and_nothing_els
         await until(lambda: client.value("inter_token_latency_seconds_count") > 4)
         process.kill()
         answer = await asking
-        assert answer.status_code == 503
+        assert answer.status_code == 502
         assert f"127.0.0.1:{port}" in answer.json()["error"]["message"]
         assert (await client.http.get("/health")).status_code == 200
         assert (await refusal(client, 503))["code"] == "trunk_not_ready"
+
+
+async def test_a_client_that_is_busy_itself_does_not_blame_the_trunk(tiny_weights: Path) -> None:
+    async with (
+        running_trunk(tiny_weights) as trunk,
+        running_client(tiny_weights, trunk.address, trunk_timeout=0.2) as client,
+    ):
+        await client.ready()
+        thread = client.service.generator._thread
+        working = asyncio.create_task(thread.run(threading.Event().wait, 0.5))
+        answer = await client.complete(prompt=PROMPT, max_tokens=2)
+        await working
+        assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

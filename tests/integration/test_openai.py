@@ -289,7 +289,7 @@ async def test_the_served_model_is_listed_and_found_and_no_other(openai: AsyncOp
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_question_to_another_model_is_refused(openai: AsyncOpenAI, stream: bool) -> None:
-    with pytest.raises(NotFoundError, match="the one that is is 'tiny'") as refused:
+    with pytest.raises(NotFoundError, match="this service has 'tiny'") as refused:
         await openai.completions.create(model="gpt-7", prompt=PROMPT, stream=stream)
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
 

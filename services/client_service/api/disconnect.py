@@ -29,6 +29,8 @@ async def unless_disconnected(receive: Receive, work: Awaitable[R]) -> R:
         leaving.cancel()
         working.cancel()
         await asyncio.wait((working, leaving))
+        if not working.cancelled():
+            working.exception()  # looked at, so that asyncio does not complain when nobody is left to be told
 
 
 class EventStream(StreamingResponse):

@@ -25,6 +25,13 @@ def body(error: RequestError) -> dict[str, Any]:
     return _body(str(error), error.kind, error.code, error.param)
 
 
+def unforeseen(error: Exception) -> dict[str, Any]:
+    """Logs a fault of this service and gives the body that says no more than its kind."""
+    log.error("request failed", error=type(error).__name__, exc_info=error)
+    text = f"the service failed on this request ({type(error).__name__}); its log says more"
+    return _body(text, "server_error", "internal_error")
+
+
 def install(app: FastAPI) -> None:
     """Maps every error that a route can raise."""
     app.add_exception_handler(RequestError, _request_error)
@@ -72,7 +79,7 @@ def _plain(problem: Any) -> str:
         return "this field is not supported here; leave it out"
     if problem["type"] == "missing":
         return "this field is required"
-    return str(problem["msg"])
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
@@ -86,7 +93,5 @@ async def _nobody_left(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("request failed", path=request.url.path, error=repr(error), exc_info=error)
-    text = f"the service failed on this request ({type(error).__name__}); its log says more"
-    return JSONResponse(_body(text, "server_error", "internal_error"), 500)
+async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(unforeseen(error), 500)

@@ -1,5 +1,6 @@
 """The endpoints."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -20,6 +22,8 @@ from client_service.generation import GenerationRequest, Generator, Piece, Repor
 from client_service.metrics import ClientMetrics
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompt = service.codec.encode_chat([message.plain() for message in fields.messages])
+        # on another thread: a long text takes a while, and other requests' tokens go through this loop
+        prompt = await asyncio.to_thread(service.codec.encode_chat, [message.plain() for message in fields.messages])
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         asked = _asked(fields, prompt, fields.max_completion_tokens or fields.max_tokens, tops)
         return await _answer(service, fields, asked, request, chat=True)
@@ -50,7 +55,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        asked = _asked(fields, _prompt_ids(service, fields.prompt), fields.max_tokens, fields.logprobs)
+        prompt = await asyncio.to_thread(_prompt_ids, service, fields.prompt)
+        asked = _asked(fields, prompt, fields.max_tokens, fields.logprobs)
         return await _answer(service, fields, asked, request, chat=False)
 
     @routes.get("/v1/models")
@@ -110,15 +116,22 @@ async def _answer(
 
 async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
     """The generator's pieces, with the request's life counted around them."""
-    reason = "cancelled"
+    reason = "internal_error"
     try:
         with service.metrics.running.track_inprogress():
             async with aclosing(service.generator.generate(asked, report)) as pieces:
                 async for piece in pieces:
                     reason = piece.finish_reason or reason
                     yield piece
+    except (asyncio.CancelledError, GeneratorExit):
+        reason = "cancelled"
+        raise
     except RequestError as error:
         reason = error.code
+        if error.status >= 500:
+            log.warning(
+                "request failed", code=reason, session=report.session, tokens=report.completion_tokens, error=str(error)
+            )
         raise
     finally:
         service.metrics.finished.labels(reason).inc()
@@ -143,6 +156,9 @@ async def _events(
         except RequestError as error:
             yield _event(error_replies.body(error))
             return
+        except Exception as error:  # noqa: BLE001 (the status line is out: only an event can still tell)
+            yield _event(error_replies.unforeseen(error))
+            return
     if include_usage:
         yield _event(shape.usage_chunk(report))
     yield "data: [DONE]\n\n"
@@ -163,7 +179,7 @@ def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
 
 def _check_model(service: Service, name: str) -> None:
     if name != service.model:
-        raise UnknownModel(f"the model {name!r} is not served here; the one that is is {service.model!r}", "model")
+        raise UnknownModel(f"the model {name!r} is not served here; this service has {service.model!r}", "model")
 
 
 def _model(service: Service) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class GenerationFields(BaseModel):
     metadata: dict[str, Any] | None = None
     store: bool | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, fields: Any) -> Any:
+        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
     @model_validator(mode="after")
     def _stops_are_usable(self) -> Self:
         if len(self.stops) > 16 or any(not stop for stop in self.stops):

@@ -69,13 +69,9 @@ def _extract(settings: Settings, layers: str) -> None:
 
 
 def _report(out: Path, n_layers: int, size: int) -> None:
-    from splitlearn.errors import BadPlan
     from splitlearn.plan import SplitPlan
 
+    layers = SplitPlan.parse(None, n_layers).layers
     print(f"{out}: {n_layers} layers, {human_bytes(size)}")
-    try:
-        layers = SplitPlan.parse(None, n_layers).layers
-    except BadPlan:
-        layers = "START-END"  # too shallow for a default cut
     print(f"next:  splitlearn trunk {out} --layers {layers}")
     print(f"       splitlearn client {out} --trunk HOST:50051")

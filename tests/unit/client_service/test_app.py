@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,22 @@ from support.tiny_models import tiny_config, tiny_tokenizer
 
 
 @pytest.mark.parametrize(
-    ("of_config", "expected"), [(2, {2}), (7, {2, 7}), ([7, 9], {2, 7, 9}), (None, {2}), (0, {0, 2})]
+    ("of_config", "of_generation", "expected"),
+    [
+        (2, None, {2}),
+        (7, None, {2, 7}),
+        ([7, 9], None, {2, 7, 9}),
+        (None, None, {2}),
+        (0, None, {0, 2}),
+        (2, [7, 9], {2, 7, 9}),
+        (None, 5, {2, 5}),
+    ],
 )
-def test_an_answer_ends_at_the_config_s_end_tokens_and_at_the_tokenizer_s_own(
-    tmp_path: Path, of_config: int | list[int] | None, expected: set[int]
+def test_an_answer_ends_at_the_end_tokens_of_both_configs_and_of_the_tokenizer(
+    tmp_path: Path, of_config: int | list[int] | None, of_generation: int | list[int] | None, expected: set[int]
 ) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
+    if of_generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": of_generation}))
     config = tiny_config("llama", eos_token_id=of_config)
-    assert end_tokens(config, TextCodec(tmp_path, config)) == expected
+    assert end_tokens(tmp_path, config, TextCodec(tmp_path, config)) == expected

@@ -131,6 +131,7 @@ def test_a_template_s_own_refusal_is_passed_on(tmp_path: Path) -> None:
     assert refused.value.param == "messages"
 
 
-def test_a_folder_without_a_tokenizer_is_an_error_at_start(tmp_path: Path) -> None:
-    with pytest.raises((OSError, ValueError)):
-        TextCodec(tmp_path, tiny_config("llama"))
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2"])
+def test_a_folder_without_a_tokenizer_is_an_error_at_start(tmp_path: Path, model_type: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer \(tokenizer\.json"):
+        TextCodec(tmp_path, tiny_config(model_type))

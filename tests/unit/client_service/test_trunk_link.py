@@ -177,3 +177,23 @@ async def test_layers_outside_the_model_are_refused_at_start(tiny_weights: Path)
     with pytest.raises(BadPlan, match="model of 5 layers"):
         async with watched(tiny_weights, free_port(), "3-99"):
             pytest.fail("this client cannot be started")
+
+
+async def test_a_device_that_fails_while_loading_is_said_and_tried_again(tiny_weights: Path) -> None:
+    async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
+        it.failure = RuntimeError("out of memory")
+        assert "bottom and top cannot be loaded: out of memory" in await it.trouble("out of memory")
+        it.failure = None
+        await until(lambda: it.link.trouble is None)
+
+
+async def test_one_answer_with_another_cut_does_not_change_the_ends(tiny_weights: Path) -> None:
+    host = Says(name(tiny_weights, "1-4"), "1-4")
+    async with serving(host) as server, watched(tiny_weights, server.port) as it:
+        await until(lambda: it.link.trouble is None)
+        odd = Says(name(tiny_weights, "2-3"), "2-3").info()
+        assert (await it.link._fitting_ends(odd)).plan.layers == "1-4"
+        assert (await it.link._fitting_ends(host.info())).plan.layers == "1-4"
+        assert it.loaded == ["1-4"]
+        await it.link._fitting_ends(odd)
+        assert (await it.link._fitting_ends(odd)).plan.layers == "2-3"

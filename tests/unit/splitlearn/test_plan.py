@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -50,18 +51,20 @@ def test_a_model_without_a_middle_has_no_default_cut() -> None:
         SplitPlan.parse(None, 2)
 
 
-def test_the_fingerprint_names_model_digest_cut_and_dtype() -> None:
+def test_the_fingerprint_names_model_cut_and_dtype_in_one_line() -> None:
     text = fingerprint(MANIFEST, SplitPlan(1, 5, 6), "bfloat16")
-    assert text == f"small weights {MANIFEST.digest[:16]} layers 1-5 of 6 bfloat16"
+    assert re.fullmatch(r"small weights [0-9a-f]{16} layers 1-5 of 6 bfloat16", text)
 
 
-def test_fingerprints_differ_by_weights_cut_and_dtype() -> None:
-    other = replace(MANIFEST, files={"begin": FileEntry("begin.safetensors", 1, "b" * 64)})
+def test_fingerprints_differ_by_weights_config_cut_and_dtype() -> None:
+    other_weights = replace(MANIFEST, files={"begin": FileEntry("begin.safetensors", 1, "b" * 64)})
+    other_config = replace(MANIFEST, config={"rope_theta": 500.0})
     plan = SplitPlan(1, 5, 6)
     texts = {
         fingerprint(MANIFEST, plan, "bfloat16"),
-        fingerprint(other, plan, "bfloat16"),
+        fingerprint(other_weights, plan, "bfloat16"),
+        fingerprint(other_config, plan, "bfloat16"),
         fingerprint(MANIFEST, SplitPlan(2, 5, 6), "bfloat16"),
         fingerprint(MANIFEST, plan, "float32"),
     }
-    assert len(texts) == 4
+    assert len(texts) == 5

@@ -129,3 +129,8 @@ def test_top_logprobs_need_logprobs() -> None:
     assert chat(logprobs=True, top_logprobs=3).top_logprobs == 3
     with pytest.raises(ValidationError, match="top_logprobs needs logprobs"):
         chat(top_logprobs=3)
+
+
+def test_null_stands_for_absent() -> None:
+    assert completion(temperature=None, n=None, stop=None, max_tokens=None).max_tokens == 16
+    assert chat(temperature=None, top_p=None).sampling(None) == SamplingSettings()
