@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import time
@@ -27,7 +28,7 @@ from llm_sepweight import Manifest
 from splitlearn.anatomy import config_from_dict
 from splitlearn.engine import DeviceThread
 from splitlearn.plan import SplitPlan
-from splitlearn_comm import AsyncGRPCComputeClient
+from splitlearn_comm import AsyncGRPCComputeClient, PortUnavailable
 
 log = structlog.get_logger()
 
@@ -40,8 +41,9 @@ def run(settings: ClientSettings) -> None:
 async def serve(settings: ClientSettings) -> None:
     """The whole life of one client service."""
     async with AsyncExitStack() as stack:
+        # before anything is loaded: a busy port should not be news minutes later
+        listening = stack.enter_context(_listen(settings))
         service = await build(settings, stack)
-        listening = stack.enter_context(socket.create_server((settings.host, settings.port)))
         host, port = listening.getsockname()[:2]
         config = uvicorn.Config(
             application(service),
@@ -56,6 +58,16 @@ async def serve(settings: ClientSettings) -> None:
         log.info("serving", address=f"{host}:{port}", page=f"http://{host}:{port}/", model=service.model)
         await server.serve(sockets=[listening])
     log.info("stopped")
+
+
+def _listen(settings: ClientSettings) -> socket.socket:
+    try:
+        return socket.create_server((settings.host, settings.port))
+    except OSError as error:
+        raise PortUnavailable(
+            f"the API cannot be served on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)}); "
+            "choose another --port, 0 picks a free one"
+        ) from error
 
 
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:

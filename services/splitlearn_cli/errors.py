@@ -9,7 +9,6 @@
 The packages' own errors are looked up among the modules that are loaded: one that is not has raised nothing.
 """
 
-import errno
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,8 +90,6 @@ def bug(error: BaseException) -> Failure:
 
 
 def _of_system(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "a port is in use already; choose another with --port or --metrics-port, 0 picks a free one"
     if error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

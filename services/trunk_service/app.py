@@ -1,6 +1,7 @@
 """Composition root of the trunk worker: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
 
 import asyncio
+import os
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from splitlearn.engine import DeviceThread, Engine
 from splitlearn.loading import load_part, resolve_device
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
-from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
+from splitlearn_comm import AsyncGRPCComputeServer, PortUnavailable, ServiceInfo
 from trunk_service.endpoint import TrunkHost
 from trunk_service.metrics import TrunkMetrics
 from trunk_service.settings import TrunkSettings
@@ -49,14 +50,12 @@ async def serve(settings: TrunkSettings) -> None:
         loop.add_signal_handler(name, stop.set)
     async with AsyncExitStack() as stack:
         trunk = await build(settings, stack)
-        exporter, _thread = start_http_server(settings.metrics_port, settings.host, trunk.metrics.registry)
-        stack.callback(exporter.server_close)
-        stack.callback(exporter.shutdown)
+        metrics_address = _export(trunk.metrics, settings, stack)
         port = await trunk.server.start()
         log.info(
             "serving",
             address=f"{settings.host}:{port}",
-            metrics=f"http://{settings.host}:{exporter.server_port}/metrics",
+            metrics=f"http://{metrics_address}/metrics",
             fingerprint=trunk.info.fingerprint,
             device=trunk.info.device,
         )
@@ -84,6 +83,19 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
         observer=metrics,
     )
     return Trunk(server, engine, thread, metrics, info)
+
+
+def _export(metrics: TrunkMetrics, settings: TrunkSettings, stack: AsyncExitStack) -> str:
+    try:
+        exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+    except OSError as error:
+        raise PortUnavailable(
+            f"/metrics cannot be served on {settings.host}:{settings.metrics_port} ({os.strerror(error.errno or 0)}); "
+            "choose another --metrics-port, 0 picks a free one"
+        ) from error
+    stack.callback(exporter.server_close)
+    stack.callback(exporter.shutdown)
+    return f"{settings.host}:{exporter.server_port}"
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan) -> Part:

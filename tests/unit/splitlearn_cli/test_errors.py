@@ -36,13 +36,6 @@ def test_a_message_of_several_lines_becomes_one() -> None:
     assert failure_of(CliError("first\n  second\n")).message == "first second"
 
 
-def test_a_port_in_use_says_which_flags_help() -> None:
-    message = failure_of(OSError(errno.EADDRINUSE, "Address already in use")).message
-
-    assert "--port" in message
-    assert "--metrics-port" in message
-
-
 def test_a_file_error_names_the_file() -> None:
     assert failure_of(FileNotFoundError(errno.ENOENT, "No such file", "there")).message == "there: No such file"
 

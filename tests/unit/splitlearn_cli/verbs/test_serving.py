@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,4 +36,25 @@ def test_layers_that_the_model_lacks_are_one_line(splitlearn: Run, tiny_weights:
 
     assert ran.code == 1
     assert "3-99" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "others"),
+    [
+        ("trunk", "--metrics-port", ("--port", 0)),
+        ("trunk", "--port", ("--metrics-port", 0)),
+        ("client", "--port", ()),
+    ],
+)
+def test_a_busy_port_is_one_line_with_the_address(
+    splitlearn: Run, tiny_weights: Path, verb: str, flag: str, others: tuple[Any, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = splitlearn(verb, tiny_weights, flag, port, *others)
+
+    assert ran.code == 1
+    assert f"127.0.0.1:{port}" in ran.err
+    assert "choose another" in ran.err
     assert ran.err.count("\n") == 1
