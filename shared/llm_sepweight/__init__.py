@@ -15,6 +15,7 @@ from llm_sepweight.errors import (
     ManifestError,
     MissingFileError,
     MissingSectionError,
+    ModuleMismatchError,
     NoInputFilesError,
     OccupiedDirectoryError,
     PartSpecError,
@@ -26,6 +27,8 @@ from llm_sepweight.errors import (
     WrongSizeError,
 )
 from llm_sepweight.extraction import extract
+from llm_sepweight.filenames import get_filenames
+from llm_sepweight.lazy_loading import lazy_load
 from llm_sepweight.loading import PartStateDict, load, verify
 from llm_sepweight.manifest import FileEntry, Manifest
 from llm_sepweight.part_spec import PartSpec
@@ -46,6 +49,7 @@ __all__ = [
     "ManifestError",
     "MissingFileError",
     "MissingSectionError",
+    "ModuleMismatchError",
     "NoInputFilesError",
     "OccupiedDirectoryError",
     "PartSpec",
@@ -61,6 +65,8 @@ __all__ = [
     "WrongSizeError",
     "dump",
     "extract",
+    "get_filenames",
+    "lazy_load",
     "load",
     "verify",
 ]

@@ -4,10 +4,11 @@ SepweightError
 ├── PartSpecError                  the caller: the part that was asked for
 │   ├── MalformedPartSpecError         the text or the ranges make no sense
 │   └── LayersOutOfRangeError          the model has fewer layers
-├── ContentError                   the caller: what was handed over to be written
+├── ContentError                   the caller: what was handed over to be written or filled
 │   ├── BadSectionError                no such section, or written twice
 │   ├── BadDecisionError               the decider's answer cannot be used
-│   └── BadTensorError                 name, dtype or shape does not fit
+│   ├── BadTensorError                 name, dtype or shape does not fit
+│   └── ModuleMismatchError            the module to be filled has other names or shapes
 ├── DirectoryError                 the caller or the disk: the directory as a whole
 │   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or it is another directory
 │   ├── OccupiedDirectoryError         the output directory holds something that would be lost
@@ -58,7 +59,7 @@ class LayersOutOfRangeError(PartSpecError):
 
 
 class ContentError(SepweightError, ValueError):
-    """What was handed over to be written does not fit the format."""
+    """What was handed over does not fit the format or the files."""
 
 
 class BadSectionError(ContentError):
@@ -79,6 +80,16 @@ class BadDecisionError(ContentError):
 
 class BadTensorError(ContentError):
     """A tensor whose name, dtype, layout or shape cannot be written."""
+
+
+class ModuleMismatchError(ContentError):
+    """The names or shapes of a module are not those of the part that was to fill it."""
+
+    def __init__(self, module: str, part_spec: str, details: str) -> None:
+        super().__init__(
+            f"{module} does not fit the part {part_spec!r}: {details}; give a module with these names, "
+            "or `rename` the part's keys"
+        )
 
 
 class DirectoryError(SepweightError):

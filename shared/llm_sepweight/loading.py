@@ -7,20 +7,11 @@ from pathlib import Path
 
 import torch
 
-from llm_sepweight.errors import CorruptFileError, MissingFileError
-from llm_sepweight.layout import (
-    BEGIN,
-    END,
-    LEGACY_SUFFIX,
-    MANIFEST_FILE,
-    file_name,
-    layer_count,
-    layer_of,
-    section_of_file,
-    split_place,
-)
+from llm_sepweight.errors import CorruptFileError
+from llm_sepweight.layout import BEGIN, END, MANIFEST_FILE, layer_of, split_place
+from llm_sepweight.legacy import legacy_files, load_legacy
 from llm_sepweight.manifest import Manifest
-from llm_sepweight.mapped_file import checked_chunks, checked_path, map_tensors, open_pickle
+from llm_sepweight.mapped_file import checked_chunks, checked_path, map_tensors
 from llm_sepweight.part_spec import PartSpec
 
 
@@ -43,15 +34,15 @@ def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDi
     """Load a part of the model in the directory `path`.
 
     The files are mapped, not copied: memory is used when a tensor is first touched, and shared between
-    processes. A tied tensor is the same object in all its places. A directory of the older form
-    (`begin.pth`, `mid.00000.pth`, `end.pth`, no manifest) loads too; its pickles are read weights-only.
+    processes. A tied tensor is the same object in all its places. A directory of the original library
+    (pickles, no manifest; see `legacy`) loads too; its pickles are read weights-only.
 
     Raises PartSpecError, UnfinishedDirectoryError, MissingSectionError, ManifestError, FileError.
     """
     directory = Path(path)
     spec = PartSpec.of(part_spec)
-    if not (directory / MANIFEST_FILE).exists() and (legacy := _legacy_sections(directory)):
-        return _load_legacy(directory, spec, legacy)
+    if not (directory / MANIFEST_FILE).exists() and legacy_files(directory):
+        return _by_kind(load_legacy(directory, spec))
     manifest = Manifest.read(directory)
     # sizes first, all of them: a part that cannot be loaded whole is not begun
     paths = {section: checked_path(directory, entry) for section, entry in manifest.entries(spec).items()}
@@ -88,18 +79,3 @@ def verify(
 def _by_kind(sections: Mapping[str, dict[str, torch.Tensor]]) -> PartStateDict:
     mid = {layer: tensors for section, tensors in sections.items() if (layer := layer_of(section)) is not None}
     return PartStateDict(begin=sections.get(BEGIN), mid=mid, end=sections.get(END))
-
-
-def _legacy_sections(directory: Path) -> set[str]:
-    if not directory.is_dir():
-        return set()
-    return {section for file in directory.iterdir() if (section := section_of_file(file.name, LEGACY_SUFFIX))}
-
-
-def _load_legacy(directory: Path, spec: PartSpec, present: set[str]) -> PartStateDict:
-    wanted = spec.sections(layer_count(present))
-    paths = {section: directory / file_name(section, LEGACY_SUFFIX) for section in wanted}
-    for section, file in paths.items():
-        if section not in present:
-            raise MissingFileError(file, None)
-    return _by_kind({section: open_pickle(file) for section, file in paths.items()})

@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -72,19 +73,31 @@ def open_pickle(path: Path) -> dict[str, torch.Tensor]:
 
     Raises UntrustedPickle if it names anything but tensors, CorruptFileError if it is no state dict.
     """
-    is_zip = zipfile.is_zipfile(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise UntrustedPickle(path, _unsafe_names(path) if is_zip else []) from error
-    except (RuntimeError, EOFError) as error:
-        raise CorruptFileError(path, f"no torch file ({error})") from error
+    content = _unpickled(path)
     tensors = isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     )
     if not tensors:
         raise CorruptFileError(path, "holds something else than a dict of names and tensors")
     return dict(content)
+
+
+def open_pickled_tensor(path: Path) -> torch.Tensor:
+    """The one tensor of a `torch.save` file, read as `open_pickle` does. Raises what it raises."""
+    content = _unpickled(path)
+    if not isinstance(content, torch.Tensor):
+        raise CorruptFileError(path, "holds something else than one tensor")
+    return content
+
+
+def _unpickled(path: Path) -> Any:
+    is_zip = zipfile.is_zipfile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise UntrustedPickle(path, _unsafe_names(path) if is_zip else []) from error
+    except (RuntimeError, EOFError) as error:
+        raise CorruptFileError(path, f"no torch file ({error})") from error
 
 
 def _unsafe_names(path: Path) -> list[str]:

@@ -4,24 +4,26 @@ Read off the model itself, built on the meta device, so that no architecture is 
 decoder's one list of layers divides its children into a front (embeddings, positions) and a rear (norm).
 """
 
+import inspect
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from splitlearn.errors import UnsupportedModel
+from splitlearn.traits import why_not
 
-# Decoders that define a child on the other side of the layer list than where they run it.
-_RUNS_AFTER_THE_LAYERS = {"opt": ("project_out", "final_layer_norm")}
-
-_PER_LAYER_INPUTS = "every layer takes its own embedding of the token ids, which must not leave the client"
-_CANNOT_BE_CUT = {
-    "gemma3n_text": _PER_LAYER_INPUTS,
-    "gemma3n": _PER_LAYER_INPUTS,
-    "gemma4_text": _PER_LAYER_INPUTS,
-    "gemma4": _PER_LAYER_INPUTS,
-}
+# Children that their authors define on the other side of the layer list than where they run them.
+_RUNS_BEFORE_THE_LAYERS = ("layernorm_embedding",)
+_NAMED_MISLEADINGLY = ("bigbird_pegasus",)
+_RUNS_AFTER_THE_LAYERS = ("project_out", "final_layer_norm")
+CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+"""What decoders call the cache that they are given."""
+_NOT_FOR_TEXT = ("embed_tokens_extend",)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Anatomy:
     """Dotted module paths inside the whole model.
 
     `front` runs before the layers and belongs to the begin file, `rear` (final norm, head) runs after them
-    and belongs to the end file. Modules that hold nothing (rotary tables) are in neither: every part has them.
+    and belongs to the end file; its last is the head. Modules that hold nothing (rotary tables) are in neither:
+    every part has them. `unused` are towers for images and sound, which text does not pass through.
     """
 
     decoder: str
@@ -38,6 +41,7 @@ class Anatomy:
     token_embedding: str
     front: tuple[str, ...]
     rear: tuple[str, ...]
+    unused: tuple[str, ...] = ()
 
     def place(self, key: str) -> tuple[str, int | None, str]:
         """(section, layer, name inside the section's file) of a tensor of the whole model's state dict.
@@ -66,8 +70,9 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         UnsupportedModel: transformers has no causal language model for this config, or it is known that
             it cannot be cut.
     """
-    if config.model_type in _CANNOT_BE_CUT:
-        raise UnsupportedModel(f"{config.model_type} cannot be cut: {_CANNOT_BE_CUT[config.model_type]}")
+    reason = why_not(config)
+    if reason is not None:
+        raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
@@ -89,6 +94,8 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
     """
     fields = dict(values)
     model_type = fields.pop("model_type", None)
+    # config.json spells infinity as an object
+    fields = PretrainedConfig._decode_special_floats(fields)
     try:
         return AutoConfig.for_model(str(model_type), **fields)
     except ValueError as error:
@@ -102,39 +109,93 @@ def study(model: PreTrainedModel) -> Anatomy:
         UnsupportedModel: no decoder with exactly one list of `num_hidden_layers` layers was found.
     """
     kind = model.config.model_type
-    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
     paths = {id(module): name for name, module in model.named_modules()}
-    decoder = model.get_decoder()
-    if decoder is None or decoder is model or id(decoder) not in paths:
+    decoder = paths.get(id(_decoder(model)), "")
+    if not decoder:
         raise UnsupportedModel(f"{kind}: transformers does not say which module is the decoder")
-    children = list(decoder.named_children())
-    lists = [i for i, (_, child) in enumerate(children) if _is_layer_list(child, n_layers)]
-    if len(lists) != 1:
-        raise UnsupportedModel(f"{kind}: expected one list of {n_layers} layers in the decoder, found {len(lists)}")
-    prefix = paths[id(decoder)]
-    late = _RUNS_AFTER_THE_LAYERS.get(kind, ())
-    held = [
-        (len(children) if name in late else i, f"{prefix}.{name}")
-        for i, (name, child) in enumerate(children)
-        if _holds_weights(child)
-    ]
+    arguments = inspect.signature(model.get_submodule(decoder).forward).parameters
+    if "inputs_embeds" not in arguments or not any(name in arguments for name in CACHE_ARGUMENTS):
+        raise UnsupportedModel(f"{kind}: its decoder takes no hidden states, or no cache that a part could hold")
+    layers, n_layers = _layer_list(model, decoder)
     embedding = paths.get(id(model.get_input_embeddings()))
     head = paths.get(id(model.get_output_embeddings()))
     if embedding is None or head is None:
         raise UnsupportedModel(f"{kind}: transformers does not say where its token embedding or head is")
-    return Anatomy(
-        decoder=prefix,
-        layers=f"{prefix}.{children[lists[0]][0]}",
-        n_layers=n_layers,
-        token_embedding=embedding,
-        front=tuple(path for i, path in held if i < lists[0]),
-        rear=(*(path for i, path in held if i > lists[0]), head),
-    )
+    front: list[str] = []
+    rear: list[str] = []
+    unused: list[str] = []
+    for path, is_behind in _beside(model, layers):
+        if _beyond(path, decoder) or path.rpartition(".")[2] in _NOT_FOR_TEXT:
+            unused.append(path)
+        elif path != head:
+            (rear if is_behind or head.startswith(f"{path}.") else front).append(path)
+    return Anatomy(decoder, layers, n_layers, embedding, tuple(front), (*rear, head), tuple(unused))
 
 
-def _is_layer_list(module: nn.Module, n_layers: int) -> bool:
-    return isinstance(module, nn.ModuleList) and len(module) == n_layers
+def _decoder(model: PreTrainedModel) -> nn.Module | None:
+    # some models call their head "decoder", and some that are half of a larger one do not know their own decoder
+    named = (model.get_decoder(), model.base_model, getattr(model, "model", None))
+    return next((module for module in named if isinstance(module, PreTrainedModel) and module is not model), None)
 
 
-def _holds_weights(module: nn.Module) -> bool:
-    return bool(module.state_dict(keep_vars=True))
+def _layer_list(model: PreTrainedModel, decoder: str) -> tuple[str, int]:
+    """Path and length of the decoder's list of layers: the one of the right length that lies least deep."""
+    kind, config = model.config.model_type, model.config.get_text_config(decoder=True)
+    n_layers = getattr(config, "num_layers", None) or getattr(config, "num_hidden_layers", None)
+    found = [
+        f"{decoder}.{name}"
+        for name, module in model.get_submodule(decoder).named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    least = min((path.count(".") for path in found), default=0)
+    found = [path for path in found if path.count(".") == least]
+    if len(found) != 1:
+        raise UnsupportedModel(f"{kind}: expected one list of {n_layers} layers in the decoder, found {len(found)}")
+    return found[0], int(n_layers or 0)
+
+
+def _beside(model: PreTrainedModel, layers: str) -> Iterator[tuple[str, bool]]:
+    """All modules that hold weights beside the layers and the modules around them: their paths, and whether they
+    run behind the layers."""
+    names = layers.split(".")
+    for depth, inner in enumerate(names):
+        outer = names[:depth]
+        children = list(model.get_submodule(".".join(outer)).named_children())
+        here = [name for name, _ in children].index(inner)
+        for i, (name, child) in enumerate(children):
+            if i != here and child.state_dict(keep_vars=True):
+                is_behind = i > here
+                if model.config.model_type not in _NAMED_MISLEADINGLY:
+                    is_behind = (is_behind or name in _RUNS_AFTER_THE_LAYERS) and name not in _RUNS_BEFORE_THE_LAYERS
+                yield ".".join((*outer, name)), is_behind
+
+
+def _beyond(path: str, decoder: str) -> bool:
+    """Whether the module lies beside the decoder inside a model around it, as towers for images and sound do."""
+    parent = path.rpartition(".")[0]
+    return bool(parent) and decoder.startswith(f"{parent}.")
+
+
+def leave_out(model: PreTrainedModel, unused: Iterable[str]) -> None:
+    """Takes modules that text does not pass through out of the model."""
+    for path in unused:
+        model.set_submodule(path, _HandsOn())
+
+
+class _HandsOn(nn.Module):
+    """Stands in for a module that only images or sound would change anything in: gives back what it got last."""
+
+    def forward(self, *given: Any, **_: object) -> Any:
+        return given[-1]
+
+
+def storage_dtype(model: PreTrainedModel, key: str, stored: torch.dtype, wanted: torch.dtype) -> torch.dtype:
+    """The dtype of one tensor of `model` when the model runs in `wanted`.
+
+    Integers stay what they are, and so do the few tensors (routing biases and their kin) that transformers keeps
+    in fp32 because a half-precision copy changes which experts are chosen.
+    """
+    if not stored.is_floating_point:
+        return stored
+    kept = model._get_dtype_plan(wanted)
+    return torch.float32 if any(re.search(rf"(^|\.){re.escape(name)}(\.|$)", key) for name in kept) else wanted

@@ -8,6 +8,7 @@ no more than the tensors of one recipe are in memory.
 import copy
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,15 @@ def recipes(source: Path, model: PreTrainedModel) -> list[Recipe]:
     return list(made.values())
 
 
+def read_tensors(source: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint by the names that they have in its files, mapped rather than read.
+
+    Raises:
+        BadCheckpoint: as `recipes`.
+    """
+    return {key: stored.read() for key, stored in _stored_tensors(source).items()}
+
+
 def _stored_tensors(source: Path) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for file in _weight_files(source):
@@ -99,7 +109,7 @@ def _weight_files(source: Path) -> Iterator[Path]:
         index = source / f"{stem}{suffix}.index.json"
         single = source / f"{stem}{suffix}"
         if index.exists():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = _shards(index)
             missing = [name for name in shards if not (source / name).exists()]
             if missing:
                 raise BadCheckpoint(f"{index.name} names {missing[0]}, which is not in {source}; download it again")
@@ -109,6 +119,13 @@ def _weight_files(source: Path) -> Iterator[Path]:
             yield single
             return
     raise BadCheckpoint(f"{source} holds neither model.safetensors nor pytorch_model.bin, whole or in shards")
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(f"{index} is not an index of shards; download it again") from error
 
 
 def _from_safetensors(file: Path) -> dict[str, StoredTensor]:
@@ -129,7 +146,7 @@ def _from_safetensors(file: Path) -> dict[str, StoredTensor]:
 
 def _from_pickle(file: Path) -> dict[str, StoredTensor]:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise BadCheckpoint(f"{file} holds something other than plain tensors, or is damaged: {error}") from error
 

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
 from llm_sepweight.layout import section_name
-from splitlearn.anatomy import Anatomy, build_on_meta, config_from_dict, study
+from splitlearn.anatomy import Anatomy, build_on_meta, config_from_dict, leave_out, storage_dtype, study
+from splitlearn.cache import entry_kinds
 from splitlearn.checkpoint import Recipe, recipes
-from splitlearn.errors import BadCheckpoint
+from splitlearn.errors import BadCheckpoint, UnsupportedModel
 from splitlearn.loading import resolve_dtype
 
 TOKENIZER_FILES = (
@@ -89,14 +90,18 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         BadCheckpoint: no such folder or model, or tensors missing or of the wrong shape.
         UnsupportedModel: the architecture cannot be cut, with the reason.
     """
-    folder = _folder(source)
-    values = _read_config(folder)
+    folder = find_checkpoint(source)
+    values = read_config(folder)
+    if values.get("quantization_config"):
+        raise UnsupportedModel(f"{source} holds quantised weights; convert the checkpoint that they were made from")
     config = config_from_dict(values)
     model = build_on_meta(config)
     anatomy = study(model)
+    entry_kinds(config)
+    leave_out(model, anatomy.unused)
     outlines = [(recipe, recipe.outline(model)) for recipe in recipes(folder, model)]
     made = {key: recipe for recipe, outline in outlines for key in outline}
-    tied = dict(model.all_tied_weights_keys)
+    tied = _tied(model, made)
     for target, stored in tied.items():
         if stored not in made and target in made:
             made[stored] = made[target]
@@ -136,7 +141,7 @@ def _sections(
     kitchen = _Kitchen(model)
     for key, empty in wanted.items():
         section, layer, name = anatomy.place(key)
-        kind = dtype if empty.is_floating_point() else empty.dtype
+        kind = storage_dtype(model, key, empty.dtype, dtype)
         source = TensorSource(name, kind, tuple(empty.shape), kitchen.reader(made[key], key))
         sections[section if layer is None else section_name(layer)].append(source)
     return sections
@@ -161,7 +166,12 @@ class _Kitchen:
         return read
 
 
-def _folder(source: str) -> Path:
+def find_checkpoint(source: str) -> Path:
+    """The local folder `source`, or that of the model with this id, downloaded if need be.
+
+    Raises:
+        BadCheckpoint: neither is to be had.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -177,22 +187,42 @@ def _folder(source: str) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> dict[str, object]:
+def read_config(folder: Path) -> dict[str, object]:
+    """The folder's config.json.
+
+    Raises:
+        BadCheckpoint: it is missing, or not a JSON object.
+    """
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadCheckpoint(f"{folder} has no config.json; it is not a Hugging Face checkpoint") from error
     except json.JSONDecodeError as error:
         raise BadCheckpoint(f"{folder / 'config.json'} is not valid JSON: {error}") from error
-    return dict(values)
+    if not isinstance(values, dict):
+        raise BadCheckpoint(f"{folder / 'config.json'} should hold an object, found {type(values).__name__}")
+    return values
 
 
 def _own_dtype(values: dict[str, object], made: dict[str, Recipe], model: PreTrainedModel) -> str:
     named = values.get("dtype", values.get("torch_dtype"))
-    if isinstance(named, str):
+    if isinstance(named, str) and named != "auto":
         return named
     outline = next(iter(made.values())).outline(model)
     return str(next(iter(outline.values())).dtype).removeprefix("torch.")
+
+
+def _tied(model: PreTrainedModel, made: dict[str, Recipe]) -> dict[str, str]:
+    """The pairs that share one tensor. As in transformers, two that are stored and differ are not tied."""
+
+    def differ(target: str, stored: str) -> bool:
+        if target not in made or stored not in made:
+            return False
+        return not torch.equal(made[target].cook(model)[target], made[stored].cook(model)[stored])
+
+    kept = model.state_dict(keep_vars=True)
+    pairs = [pair for pair in model.all_tied_weights_keys.items() if pair[0] in kept and pair[1] in kept]
+    return {target: stored for target, stored in pairs if not differ(target, stored)}
 
 
 def _place_name(anatomy: Anatomy, key: str) -> str:

@@ -3,9 +3,10 @@
 SplitError                    everything below; the message says what to do
 ├── UnsupportedModel          the operator: this architecture cannot be cut, with the reason
 ├── BadCheckpoint             the operator: the checkpoint lacks or contradicts what its config promises
+├── BadRegistration           the author of an architecture: its class cannot be registered or used
 ├── BadPlan                   the operator: cut points that the model does not have
 ├── BadDevice                 the operator: a device or dtype that this machine does not offer
-├── PositionNotReached        the caller: rows for a position that the session has not come to yet
+├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
 └── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
 """
@@ -23,6 +24,10 @@ class BadCheckpoint(SplitError):
     """The checkpoint's tensors do not match its config."""
 
 
+class BadRegistration(SplitError):
+    """A class of an architecture that its author registered, or tried to, does not keep to the rules."""
+
+
 class BadPlan(SplitError):
     """Cut points outside the model, or in the wrong order."""
 
@@ -32,7 +37,7 @@ class BadDevice(SplitError):
 
 
 class PositionNotReached(SplitError):
-    """Rows were sent for a position beyond the session's end."""
+    """Rows were sent for a position beyond the session's end, or behind it where the model cannot go back."""
 
 
 class ContextExceeded(SplitError):

@@ -1,12 +1,13 @@
 """Fill a part from just the sepweight files that it needs, mapped rather than copied where dtypes agree."""
 
+import re
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from llm_sepweight import Manifest, PartSpec, PartStateDict, load
-from splitlearn.anatomy import config_from_dict
+from splitlearn.anatomy import config_from_dict, storage_dtype
 from splitlearn.errors import BadCheckpoint, BadDevice
 from splitlearn.part import Part, cut
 
@@ -28,9 +29,11 @@ def load_part(path: Path | str, spec: PartSpec | str, *, device: str = "cpu", dt
     """
     manifest = Manifest.read(Path(path))
     spec = PartSpec.parse(spec) if isinstance(spec, str) else spec
-    part = cut(config_from_dict(manifest.config), spec)
-    target = resolve_dtype(dtype or manifest.dtype)
-    _fill(part, load(path, part.spec), torch.device(device), target)
+    name = dtype or manifest.dtype
+    target = resolve_dtype(name)
+    # transformers makes derived buffers in the config's dtype
+    part = cut(config_from_dict({**manifest.config, "dtype": name}), spec)
+    fill(part, load(path, part.spec), torch.device(device), target)
     return part
 
 
@@ -38,8 +41,10 @@ def resolve_device(name: str) -> str:
     """The device that "auto" stands for here, or `name` itself if it is usable.
 
     Raises:
-        BadDevice: CUDA was asked for and torch finds none.
+        BadDevice: not such a name, or CUDA was asked for and torch finds none.
     """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is None:
+        raise BadDevice(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -58,7 +63,7 @@ def resolve_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _fill(part: Part, weights: PartStateDict, device: torch.device, dtype: torch.dtype) -> None:
+def fill(part: Part, weights: PartStateDict, device: torch.device, dtype: torch.dtype) -> None:
     """Gives every parameter and buffer of the part a real tensor; each is used without a copy if it fits."""
     named = {**dict(part.model.named_parameters(remove_duplicate=False))}
     named |= {k: b for k, b in part.model.named_buffers() if k in part.model.state_dict(keep_vars=True)}
@@ -69,13 +74,14 @@ def _fill(part: Part, weights: PartStateDict, device: torch.device, dtype: torch
         stored = _stored(part, by_name, key)
         if stored.shape != empty.shape:
             raise BadCheckpoint(f"{key} should have the shape {list(empty.shape)}, the file has {list(stored.shape)}")
-        wanted = dtype if stored.is_floating_point() else stored.dtype
+        wanted = storage_dtype(part.model, key, stored.dtype, dtype)
         # tied tensors are one object in `weights`, and stay one after a cast or a copy to the device
         state[key] = ready.setdefault(id(stored), stored.to(device=device, dtype=wanted))
     for key, tensor in state.items():
         _assign(part.model, key, tensor)
     _fill_derived_buffers(part, device)
     part.requires_grad_(False)
+    part.dtype = dtype
 
 
 def _stored(part: Part, by_name: dict[str, torch.Tensor], key: str) -> torch.Tensor:
@@ -100,7 +106,7 @@ def _assign(model: nn.Module, key: str, tensor: torch.Tensor) -> None:
 def _fill_derived_buffers(part: Part, device: torch.device) -> None:
     """Computes what is derived from the config and stored nowhere: rotary tables, embedding scales.
 
-    transformers' own initialisation does it; it leaves alone every tensor marked as initialised.
+    transformers' own initialisation does it; it leaves alone what is marked as initialised.
     """
     for tensor in (*part.model.parameters(), *part.model.buffers()):
         tensor._is_hf_initialized = True
@@ -108,4 +114,6 @@ def _fill_derived_buffers(part: Part, device: torch.device) -> None:
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and buffer.is_meta:
                 module._buffers[name] = torch.empty_like(buffer, device=device)
+    # the outermost model derives nothing, and its head may be another part's
+    part.model._is_hf_initialized = True
     part.model.initialize_weights()

@@ -4,30 +4,41 @@ The part keeps the Hugging Face model's own forward, so masks, rotary tables, sc
 authors wrote them. Modules that belong to other parts are replaced by ones that hold nothing, and rows enter at
 the first layer and leave after the last, past whatever the forward does before and behind them.
 
-Shapes: T rows, D hidden size, V vocabulary.
+Shapes: B sequences, T rows, D hidden size, V vocabulary.
 """
 
+import copy
 import inspect
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_sepweight import PartSpec
-from splitlearn.anatomy import Anatomy, build_on_meta, study
-from splitlearn.errors import BadPlan
+from splitlearn.anatomy import CACHE_ARGUMENTS, Anatomy, build_on_meta, leave_out, study
+from splitlearn.cache import EntryKind, PartCache, entry_kinds
+from splitlearn.errors import BadPlan, BadRows
+from splitlearn.slicing import slice_config
+from splitlearn.traits import row_width, takes_one_row_at_a_time, why_not_here
 
 
 class Part(nn.Module):
     """Runs `spec`'s layers of one model; built on the meta device by `cut`, filled by `splitlearn.loading`."""
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, spec: PartSpec, layers: range) -> None:
+    def __init__(
+        self, model: PreTrainedModel, anatomy: Anatomy, spec: PartSpec, layers: range, remembers: Sequence[EntryKind]
+    ) -> None:
         super().__init__()
         self.model = model
         self.anatomy = anatomy
         self.spec = spec
         self.layers = layers
+        self.dtype: torch.dtype = model.dtype
+        """The dtype of rows; set by whoever fills the part. Some weights stay in fp32 whatever it is."""
+        self._remembers = remembers
         decoder = model.get_submodule(anatomy.decoder)
         self._border = _Border()
         kept = list(model.get_submodule(anatomy.layers).children())
@@ -37,7 +48,17 @@ class Part(nn.Module):
             kept[-1].register_forward_hook(self._border.leave)
         if spec.end:
             model.get_submodule(anatomy.rear[-1]).register_forward_pre_hook(_compact)
-        self._takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
+        arguments = inspect.signature(decoder.forward).parameters
+        counts_itself = any(hasattr(module, "create_position_ids_from_input_ids") for module in decoder.modules())
+        self._takes_positions = "position_ids" in arguments and not counts_itself
+        self._takes_cache_as = next(name for name in CACHE_ARGUMENTS if name in arguments)
+        self._takes_one_row = takes_one_row_at_a_time(model.config)
+        self._keeps_last_row = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Part":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
 
     @property
     def config(self) -> PretrainedConfig:
@@ -45,34 +66,40 @@ class Part(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return int(self.config.get_text_config(decoder=True).hidden_size)
+        """Numbers in a row; more than the config's own hidden size where layers keep several streams."""
+        return row_width(self.config)
 
     @property
     def context_length(self) -> int | None:
-        """The number of positions that the model was made for; None where its config names none."""
-        value = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        return int(value) if value else None
+        """The number of positions that can be served; None where the model's config names none.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.model.dtype
-        return dtype
+        Rotary tables of the kinds "longrope" and "dynamic" change for all earlier positions once a text grows past
+        the original length, while the cache keeps the old ones: there the context ends at the original length.
+        """
+        config = self.config.get_text_config(decoder=True)
+        rope = getattr(config, "rope_parameters", None) or {}
+        names = ["max_position_embeddings", "max_seq_len"]
+        if rope.get("rope_type") in ("longrope", "dynamic"):
+            names.insert(0, "original_max_position_embeddings")
+        found = [rope.get(name) or getattr(config, name, None) for name in names]
+        return next((int(value) for value in found if value), None)
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
 
-    def new_cache(self) -> DynamicCache:
-        """An empty KV cache for one session.
+    @property
+    def can_truncate(self) -> bool:
+        """Whether a session can go back to an earlier position. Layers with a recurrent state cannot."""
+        return all(kind.can_truncate for kind in self._remembers)
 
-        Made without the config on purpose: layers with a sliding window then keep all their rows (the mask
-        applies the window), which is what makes truncation to any position exact.
-        """
-        return DynamicCache()
+    def new_cache(self) -> PartCache:
+        """An empty cache for one session."""
+        return PartCache(self._remembers)
 
     @torch.inference_mode()
-    def forward(self, rows: torch.Tensor, position: int, cache: DynamicCache) -> torch.Tensor:
+    def forward(self, rows: torch.Tensor, position: int, cache: PartCache) -> torch.Tensor:
         """Appends rows to one session.
 
         Args:
@@ -83,41 +110,81 @@ class Part(nn.Module):
         Returns:
             Hidden states [T, D]; for a part that ends the model the last row's logits [V].
         """
+        if position and rows.shape[0] > 1 and self._takes_one_row:
+            outputs = [self.forward(rows[i : i + 1], position + i, cache) for i in range(rows.shape[0])]
+            return outputs[-1] if self.spec.end else torch.cat(outputs)
+        cache.n_rows = position
         inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        if self.spec.end:
+            if self._keeps_last_row:
+                inputs["logits_to_keep"] = 1
+            return torch.as_tensor(self.run(rows[None], **inputs).logits[0, -1])
+        return torch.as_tensor(self.run(rows[None], **inputs)[0])
+
+    def run(self, rows_BT: torch.Tensor, **inputs: Any) -> Any:
+        """Runs a batch. Several threads may do so at once if each brings its own cache, or none.
+
+        Args:
+            rows_BT: token ids [B, T] for a part that begins the model, else hidden states [B, T, D].
+            inputs: what the model's own forward takes besides, such as attention_mask or past_key_values.
+
+        Returns:
+            Hidden states [B, T, D]; for a part that ends the model what its own forward returns, with `logits`.
+
+        Raises:
+            BadRows: several rows for a cache that is not empty, where the model goes on one by one only.
+        """
         if self.spec.begin:
-            inputs["input_ids"] = rows[None]
+            inputs["input_ids"] = rows_BT
         else:
             # only shape, dtype and device matter: the rows themselves enter at the first layer
-            inputs["inputs_embeds"] = torch.zeros_like(rows)[None]
-            self._border.rows_1TD = rows[None]
-        if self._takes_positions:
-            inputs["position_ids"] = torch.arange(position, position + rows.shape[0], device=rows.device)[None]
+            width = self.config.get_text_config(decoder=True).hidden_size
+            inputs["inputs_embeds"] = rows_BT.new_zeros(*rows_BT.shape[:2], width)
+            self._border.rows_BTD = rows_BT
+        cache = inputs.pop("past_key_values", None)
+        if self._takes_one_row and isinstance(cache, PartCache) and cache.n_rows and rows_BT.shape[1] > 1:
+            raise BadRows(f"a {self.config.model_type} goes on row by row: give one at a time after the first call")
+        if cache is not None:
+            inputs[self._takes_cache_as] = cache
+        if cache is not None and self._takes_positions and not inputs.keys() & {"position_ids", "attention_mask"}:
+            # not every model counts from the rows in its cache when it is not told
+            start = cache.n_rows if isinstance(cache, PartCache) else cache.get_seq_length()
+            inputs["position_ids"] = torch.arange(start, start + rows_BT.shape[1], device=rows_BT.device)[None]
         if self.spec.end:
-            logits_1TV = self.model(**inputs, logits_to_keep=1).logits
-            return torch.as_tensor(logits_1TV[0, -1])
-        self.model.get_submodule(self.anatomy.decoder)(**inputs)
-        return self._border.take()[0]
+            output = self.model(**inputs)
+        else:
+            self.model.get_submodule(self.anatomy.decoder)(**inputs)
+            # a residual stream that layers keep in fp32 is rounded where it crosses a cut
+            output = self._border.take().to(self.dtype)
+        if isinstance(cache, PartCache):
+            cache.n_rows += rows_BT.shape[1]
+        return output
 
 
-class _Border:
-    """Where rows cross from one part to the next; holds them for the length of one forward."""
+class _Border(threading.local):
+    """Where rows cross from one part to the next; holds them for the length of one forward, for each thread."""
 
     def __init__(self) -> None:
-        self.rows_1TD: torch.Tensor | None = None
+        self.rows_BTD: torch.Tensor | None = None
+
+    def __reduce__(self) -> tuple[type["_Border"], tuple[()]]:
+        # a copy of a part starts with empty hands; thread-local state cannot be copied
+        return _Border, ()
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         """Before the first layer: in place of what the decoder made of its input."""
-        rows_1TD = self.take()
-        return ((rows_1TD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": rows_1TD})
+        rows_BTD = self.take().reshape((args[0] if args else kwargs["hidden_states"]).shape)
+        return ((rows_BTD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": rows_BTD})
 
     def leave(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         """After the last layer: before the decoder does anything more."""
-        self.rows_1TD = output[0] if isinstance(output, tuple) else output
+        rows = output[0] if isinstance(output, tuple) else output
+        self.rows_BTD = rows.flatten(2)
 
     def take(self) -> torch.Tensor:
         """The rows, which are then gone from here."""
-        rows_1TD, self.rows_1TD = self.rows_1TD, None
-        return torch.as_tensor(rows_1TD)
+        rows_BTD, self.rows_BTD = self.rows_BTD, None
+        return torch.as_tensor(rows_BTD)
 
 
 def _compact(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -139,8 +206,8 @@ class _AddsNothing(nn.Module):
 class _PassesOn(nn.Module):
     """Stands in for a norm or projection that another part applies."""
 
-    def forward(self, hidden: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        return hidden
+    def forward(self, hidden: Any = None, *_: object, inputs_embeds: Any = None, **__: object) -> Any:
+        return inputs_embeds if hidden is None else hidden
 
 
 def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
@@ -154,32 +221,47 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
     anatomy = study(model)
     indices = spec.layer_indices(anatomy.n_layers)
     layers = range(indices[0], indices[-1] + 1) if indices else range(0)
-    if len(layers) != len(indices):
+    if not indices or len(layers) != len(indices):
         raise BadPlan(f"a part runs one contiguous range of layers, not {spec}")
     spec = PartSpec(begin=spec.begin or spec.full, layers=(layers,), end=spec.end or spec.full)
-    _keep_layers(model, anatomy, layers)
+    reason = why_not_here(config, layers)
+    if reason is not None:
+        raise BadPlan(f"{config.model_type}, part {spec}: {reason}")
+    remembers = entry_kinds(config)
+    each = len(remembers) // anatomy.n_layers
+    remembers = remembers[layers.start * each : layers.stop * each]
+    leave_out(model, anatomy.unused)
+    _keep_layers(model, anatomy, layers, each)
     if not spec.begin:
-        for path in anatomy.front:
+        for path in _outermost(anatomy.front):
             _replace(model, path, _AddsNothing if _is_embedding(model, path) else _PassesOn)
     if not spec.end:
-        for path in anatomy.rear:
+        for path in _outermost(anatomy.rear):
             _replace(model, path, _PassesOn)
-    return Part(model, anatomy, spec, layers)
+    return Part(model, anatomy, spec, layers, remembers)
 
 
-def _keep_layers(model: PreTrainedModel, anatomy: Anatomy, layers: range) -> None:
+def _keep_layers(model: PreTrainedModel, anatomy: Anatomy, layers: range, each: int) -> None:
+    """Leaves only `layers`, each of which has `each` entries in the cache, and lets config and cache agree."""
     whole = model.get_submodule(anatomy.layers)
     kept = nn.ModuleList([whole.get_submodule(str(i)) for i in layers])
     for module in kept.modules():
-        index = getattr(module, "layer_idx", None)
-        if isinstance(index, int):
-            setattr(module, "layer_idx", index - layers.start)  # noqa: B010 (not a field that nn.Module declares)
+        for name in {"layer_idx", "layer_id"} & vars(module).keys():
+            if isinstance(index := getattr(module, name), int):
+                setattr(module, name, index - layers.start * each)
     model.set_submodule(anatomy.layers, kept)
+    for module in model.modules():
+        # rotary tables are made again when the part is filled: for all kinds of layers of the whole model
+        if not module._modules and not module._parameters and hasattr(module, "config"):
+            module.config = copy.deepcopy(module.config)
     for config in {id(c): c for c in (model.config, model.config.get_text_config(decoder=True))}.values():
-        for name, value in vars(config).items():
-            if isinstance(value, list | tuple) and len(value) == anatomy.n_layers:
-                setattr(config, name, value[layers.start : layers.stop])
-        config.num_hidden_layers = len(layers)
+        slice_config(config, anatomy.n_layers, layers, each)
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """The paths that lie inside no other."""
+    known = list(paths)
+    return [path for path in known if not any(path.startswith(f"{other}.") for other in known)]
 
 
 def _is_embedding(model: PreTrainedModel, path: str) -> bool:

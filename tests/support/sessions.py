@@ -26,6 +26,11 @@ class Chain:
         self._position += ids_T.shape[0]
         return rows
 
+    def truncate(self, position: int) -> None:
+        for cache in self._caches:
+            cache.truncate(position)
+        self._position = position
+
 
 class Whole:
     """The same interface over the uncut model."""

@@ -6,11 +6,11 @@ Shapes: T rows, D hidden size, V vocabulary.
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
 
+from splitlearn.cache import PartCache
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.positions import check_position
-from splitlearn.errors import BadRows
+from splitlearn.errors import BadRows, PositionNotReached
 from splitlearn.part import Part
 
 
@@ -25,7 +25,7 @@ class Step:
 class EngineSession:
     """One user's KV cache in one engine. Owned by the caller of `Engine.open`; used from the device thread only."""
 
-    def __init__(self, cache: DynamicCache, limit: int | None) -> None:
+    def __init__(self, cache: PartCache, limit: int | None) -> None:
         self.cache = cache
         self.limit = limit
         self.reached = 0
@@ -50,7 +50,8 @@ class Engine:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
         Args:
-            session: from `open`; refused rows leave it as it was, a failure while computing leaves `position` rows.
+            session: from `open`; refused rows leave it as it was, a failure while computing leaves `position` rows,
+                or none where the part cannot truncate.
             position: where the rows begin.
             rows: token ids [T] (int64) if the part begins the model, else hidden states [T, D] in the part's
                 dtype. No rows at all only truncates.
@@ -67,17 +68,29 @@ class Engine:
     def _run(self, session: EngineSession, position: int, rows: torch.Tensor) -> torch.Tensor:
         self._check(rows)
         check_position(position, rows.shape[0], session.reached, session.limit)
-        _truncate(session.cache, position)
-        session.reached = position
+        self._go_back(session, position)
         if rows.shape[0] == 0:
             return torch.empty(0, self.part.hidden_size, dtype=self.part.dtype)
         try:
             output = self.part(rows.to(self.part.device), position, session.cache)
             session.reached = position + rows.shape[0]
         finally:
-            # after a failure midway the first layers hold rows that the last ones lack
-            _truncate(session.cache, session.reached)
+            if session.reached == position:
+                # a failure midway: the first layers hold rows that the last ones lack
+                self._go_back(session, position if self.part.can_truncate else 0)
         return torch.as_tensor(output).cpu()
+
+    def _go_back(self, session: EngineSession, position: int) -> None:
+        if position == 0:
+            session.cache = self.part.new_cache()
+        elif self.part.can_truncate:
+            session.cache.truncate(position)
+        elif position < session.reached:
+            raise PositionNotReached(
+                f"the session holds {session.reached} rows and cannot go back to {position}: layers of a "
+                f"{self.part.config.model_type} keep one state for all rows; send everything again from 0"
+            )
+        session.reached = position
 
     def _check(self, rows: torch.Tensor) -> None:
         if self.part.spec.begin:
@@ -90,13 +103,6 @@ class Engine:
         if not bool(torch.isfinite(rows).all()):
             bad = int((~torch.isfinite(rows)).any(dim=1).sum())
             raise BadRows(f"{bad} of {rows.shape[0]} rows hold NaN or infinity; nothing was computed")
-
-
-def _truncate(cache: DynamicCache, position: int) -> None:
-    for layer in cache.layers:
-        excess = layer.get_seq_length() - position
-        if excess > 0:
-            layer.crop(-excess)
 
 
 def _name(dtype: torch.dtype) -> str:

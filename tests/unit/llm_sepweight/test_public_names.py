@@ -18,6 +18,8 @@ def test_the_public_names_are_these():
         "UntrustedPickle",
         "dump",
         "extract",
+        "get_filenames",
+        "lazy_load",
         "load",
         "verify",
     ]

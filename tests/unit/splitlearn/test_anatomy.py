@@ -1,7 +1,11 @@
-import pytest
-from transformers import BertConfig, Gemma3nTextConfig
+import json
 
-from splitlearn.anatomy import build_on_meta, config_from_dict, study
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, Gemma3nTextConfig
+
+from architectures.small_configs import small_config
+from splitlearn.anatomy import build_on_meta, config_from_dict, leave_out, study
 from splitlearn.errors import UnsupportedModel
 from support.tiny_models import ARCHITECTURES, tiny_config
 
@@ -36,13 +40,49 @@ def test_a_tensor_of_no_part_is_refused_by_name() -> None:
 
 def test_a_model_whose_layers_take_token_embeddings_is_refused_with_the_reason() -> None:
     config = Gemma3nTextConfig(vocab_size=64, hidden_size=32, num_hidden_layers=4, vocab_size_per_layer_input=64)
-    with pytest.raises(UnsupportedModel, match="its own embedding of the token ids"):
+    with pytest.raises(UnsupportedModel, match="embeddings of the token ids"):
         study(build_on_meta(config))
 
 
-def test_an_encoder_is_refused_because_no_layer_list_was_found() -> None:
-    with pytest.raises(UnsupportedModel, match="bert"):
-        study(build_on_meta(BertConfig(vocab_size=64, hidden_size=32, num_attention_heads=2, is_decoder=True)))
+def test_layers_may_lie_deeper_than_the_embeddings_and_a_head_may_be_made_of_several_modules() -> None:
+    config = BertConfig(vocab_size=64, hidden_size=32, num_attention_heads=2, is_decoder=True)
+    anatomy = study(build_on_meta(config))
+    assert anatomy.layers == "bert.encoder.layer"
+    assert anatomy.place("bert.embeddings.position_embeddings.weight")[0] == "begin"
+    assert anatomy.place("cls.predictions.transform.dense.weight")[0] == "end"
+    assert anatomy.rear[-1] == "cls.predictions.decoder"
+
+
+def test_a_head_defined_before_the_layers_still_belongs_to_the_end() -> None:
+    anatomy = study(build_on_meta(small_config("camembert")))
+    assert anatomy.place("lm_head.dense.weight")[0] == "end"
+
+
+def test_a_norm_of_the_embeddings_defined_behind_the_layers_belongs_to_the_beginning() -> None:
+    assert study(build_on_meta(small_config("mbart"))).place("model.decoder.layernorm_embedding.weight")[0] == "begin"
+    pegasus = study(build_on_meta(small_config("bigbird_pegasus")))
+    assert pegasus.place("model.decoder.layernorm_embedding.weight")[0] == "end"
+
+
+def test_towers_for_images_are_left_out() -> None:
+    model = build_on_meta(small_config("gemma3"))
+    anatomy = study(model)
+    assert "model.vision_tower" in anatomy.unused
+    leave_out(model, anatomy.unused)
+    assert not any("vision" in name for name in model.state_dict(keep_vars=True))
+
+
+def test_a_decoder_that_takes_no_cache_is_refused() -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(small_config("openai-gpt"))
+    with pytest.raises(UnsupportedModel, match="no cache that a part could hold"):
+        study(model)
+
+
+def test_infinity_in_a_config_is_read_as_it_is_written() -> None:
+    values = json.loads(json.dumps(small_config("mamba2").to_dict(), default=str))
+    config = config_from_dict({**values, "time_step_limit": [0.0, {"__float__": "Infinity"}]})
+    assert config.time_step_limit[1] == float("inf")
 
 
 def test_an_unknown_model_type_is_refused_by_name() -> None:

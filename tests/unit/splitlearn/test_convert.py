@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from llm_sepweight import Manifest, load
 from splitlearn.convert import prepare
-from splitlearn.errors import BadCheckpoint, UnsupportedModel
-from support.tiny_models import random_model, save_checkpoint, tiny_config
+from splitlearn.errors import BadCheckpoint, SplitError, UnsupportedModel
+from splitlearn.loading import load_part
+from support.tiny_models import ARCHITECTURES, random_model, save_checkpoint, save_sepweight, tiny_config
 
 
 @pytest.fixture
@@ -172,3 +173,68 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path) -> None:
     before, seen = anonymous_bytes(), [0]
     conversion.write(tmp_path / "out", progress=lambda _: seen.append(anonymous_bytes() - before))
     assert max(seen) < 3 * largest
+
+
+def test_quantised_weights_are_refused_instead_of_cast(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(UnsupportedModel, match="quantised weights"):
+        prepare(str(checkpoint))
+
+
+def test_tensors_that_must_stay_in_fp32_do(tmp_path: Path) -> None:
+    experts = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1}
+    few = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "head_dim": 16, "num_hidden_layers": 3}
+    common = ARCHITECTURES["llama"]
+    config = CONFIG_MAPPING["glm4_moe"](**{**common, **experts, **few})
+    save_checkpoint(tmp_path / "moe", random_model(config))
+    prepare(str(tmp_path / "moe"), dtype="bfloat16").write(tmp_path / "out")
+    weights = load(tmp_path / "out", "1-2").mid[1]
+    assert weights["mlp.gate.e_score_correction_bias"].dtype == torch.float32
+    assert weights["mlp.gate.weight"].dtype == torch.bfloat16
+    part = load_part(tmp_path / "out", "1-2")
+    kept = [name for name, tensor in part.state_dict().items() if tensor.dtype == torch.float32]
+    assert kept == ["model.model.layers.0.mlp.gate.e_score_correction_bias"]
+
+
+def test_two_different_tensors_are_not_tied_whatever_the_config_says(tmp_path: Path) -> None:
+    model = random_model(tiny_config("qwen2", tie_word_embeddings=False))
+    folder = save_checkpoint(tmp_path / "untied", model)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert prepare(str(folder)).write(tmp_path / "out").tied == {}
+    state = load(tmp_path / "out", "e").to_dict()
+    assert torch.equal(state["end.lm_head.weight"], model.state_dict()["lm_head.weight"])
+
+
+def test_an_old_bin_without_zip_is_read(tmp_path: Path, checkpoint: Path) -> None:
+    other = tmp_path / "bin"
+    other.mkdir()
+    shutil.copy(checkpoint / "config.json", other)
+    state = load_file(checkpoint / "model.safetensors")
+    torch.save(state, other / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert prepare(str(other)).write(tmp_path / "a").digest == prepare(str(checkpoint)).write(tmp_path / "b").digest
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"hidden_size": 3}'])
+def test_a_config_that_cannot_be_used_is_refused_in_one_line(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text)
+    with pytest.raises(SplitError) as caught:
+        prepare(str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{"])
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, checkpoint: Path, text: str) -> None:
+    (checkpoint / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(BadCheckpoint, match="index of shards"):
+        prepare(str(checkpoint))
+
+
+def test_derived_buffers_are_made_in_the_dtype_that_runs(tmp_path: Path) -> None:
+    model = random_model(tiny_config("gemma"))
+    weights = save_sepweight(tmp_path, model, dtype="bfloat16")
+    part = load_part(weights, "b 0-1", dtype="float32")
+    scale = part.get_buffer("model.model.embed_tokens.embed_scale")
+    assert scale.dtype == torch.float32
+    assert scale.item() == pytest.approx(64**0.5)

@@ -96,6 +96,12 @@ def test_cuda_is_refused_where_there_is_none() -> None:
         resolve_device("cuda")
 
 
+@pytest.mark.parametrize("name", ["gpu", "meta", "cuda:x", ""])
+def test_an_unknown_device_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(BadDevice, match="auto, cpu, cuda or cuda:N"):
+        resolve_device(name)
+
+
 def test_an_unknown_dtype_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadDevice, match="float32, bfloat16, float16"):
         resolve_dtype("int3")

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from architectures.small_configs import small_config
 from splitlearn.engine import DeviceThread, Engine
 from splitlearn.errors import BadRows, ContextExceeded, PositionNotReached
 from splitlearn.loading import load_part
+from support.tiny_models import random_model, save_sepweight
 
 D = 64
 
@@ -105,6 +107,42 @@ async def test_a_failure_in_the_middle_of_the_layers_leaves_the_rows_before_it(
     assert session.reached == 4
     output = (await engine.step(session, 4, hidden_TD[4:])).output
     torch.testing.assert_close(output, (await outputs(engine, hidden_TD))[4:], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def recurrent(thread: DeviceThread, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    model = random_model(small_config("mamba2"))
+    return Engine(load_part(save_sepweight(tmp_path_factory.mktemp("mamba2"), model), "2-4"), thread)
+
+
+async def test_a_session_of_recurrent_layers_starts_again_but_does_not_go_back(recurrent: Engine) -> None:
+    hidden_TD = rows(8)
+    session = recurrent.open()
+    await recurrent.step(session, 0, hidden_TD[:5])
+    with pytest.raises(PositionNotReached, match="holds 5 rows and cannot go back to 3"):
+        await recurrent.step(session, 3, hidden_TD[3:])
+    output = (await recurrent.step(session, 5, hidden_TD[5:])).output
+    again = (await recurrent.step(session, 0, hidden_TD)).output
+    torch.testing.assert_close(output, again[5:], atol=1e-5, rtol=0)
+    assert session.reached == 8
+
+
+async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) -> None:
+    class Broken(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise Broken
+
+    hidden_TD = rows(6)
+    session = recurrent.open()
+    await recurrent.step(session, 0, hidden_TD[:4])
+    hook = recurrent.part.model.get_submodule(recurrent.part.anatomy.layers)[1].register_forward_pre_hook(fail)
+    with pytest.raises(Broken):
+        await recurrent.step(session, 4, hidden_TD[4:])
+    hook.remove()
+    assert session.reached == 0
+    assert torch.equal((await recurrent.step(session, 0, hidden_TD)).output, await outputs(recurrent, hidden_TD))
 
 
 async def test_the_sessions_own_limit_holds_below_the_context(engine: Engine) -> None:

@@ -1,0 +1,44 @@
+"""Deciders for `llm_sepweight.dump` and the conversions, read off the model instead of typed by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PretrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from splitlearn.anatomy import build_on_meta, config_from_dict, study
+from splitlearn.convert import find_checkpoint, read_config
+
+
+def decider_for(model: PretrainedConfig | str | Path) -> Callable[[str], list[str]]:
+    """The decider of one model, for the names of its `state_dict()` and for those of its checkpoint's files.
+
+    It answers ["start", name], ["mid", layer, name] or ["end", name], where name is what is left of the key
+    without the decoder's and the layer's prefix, and raises UnsupportedModel for a key that belongs to no part.
+
+    Args:
+        model: the config, a local folder, or the id of a model on the hub.
+
+    Raises:
+        UnsupportedModel: the architecture cannot be cut.
+        BadCheckpoint: no such folder or model, or no config.json in it.
+    """
+    config = model if isinstance(model, PretrainedConfig) else _config(str(model))
+    whole = build_on_meta(config)
+    anatomy = study(whole)
+    renamings = [c for c in get_model_conversion_mapping(whole) if isinstance(c, WeightRenaming)]
+    wanted = whole.state_dict(keep_vars=True)
+
+    def decide(key: str) -> list[str]:
+        name = key if key in wanted else rename_source_key(key, renamings, [], whole.base_model_prefix, wanted)[0]
+        section, layer, rest = anatomy.place(name)
+        if layer is not None:
+            return [section, str(layer), rest]
+        return ["start" if section == "begin" else section, rest]
+
+    return decide
+
+
+def _config(model: str) -> PretrainedConfig:
+    return config_from_dict(read_config(find_checkpoint(model)))

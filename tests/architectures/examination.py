@@ -1,0 +1,160 @@
+"""Cuts one tiny model of an architecture at two points and compares it with the whole model.
+
+The whole model is asked without a cache, from scratch for every logit: the plainest thing to be equal to.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import get_layer_types_and_kwargs
+
+from architectures.small_configs import N_LAYERS, VOCABULARY, small_config
+from splitlearn.anatomy import Anatomy, build_on_meta, study
+from splitlearn.convert import prepare
+from splitlearn.errors import SplitError
+from splitlearn.loading import load_part
+from splitlearn.part import Part
+from splitlearn.plan import SplitPlan
+from splitlearn.traits import row_width, takes_one_row_at_a_time
+from support.sessions import Chain, load_parts
+
+PLAN = SplitPlan(2, 4, N_LAYERS)
+TOLERANCE = 1e-4
+CHUNKS = (17, 1, 9, 1, 1, 5)
+NEW_TOKENS = 8
+
+_KINDS = {
+    "sliding_attention": "sliding window",
+    "chunked_attention": "chunked attention",
+    "indexed_attention": "sparse attention",
+    "minimax_m3_sparse": "sparse attention",
+    "compressed_sparse_attention": "compressed attention",
+    "heavily_compressed_attention": "compressed attention",
+    "linear_attention": "recurrent",
+    "conv": "convolution",
+    "hybrid": "recurrent",
+    "hybrid_sliding": "recurrent",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one architecture: its verdict is "equal", "refused" or "differs"."""
+
+    verdict: str
+    reason: str = ""
+    can_truncate: bool = False
+    traits: tuple[str, ...] = ()
+
+
+def examine(model_type: str, folder: Path) -> Outcome:
+    """Makes a tiny model in `folder`, converts it, loads three parts and compares.
+
+    Raises:
+        Exception: whatever went wrong where nothing should.
+    """
+    config = small_config(model_type)
+    config.save_pretrained(folder / "checkpoint")
+    try:
+        anatomy = study(build_on_meta(config))
+    except SplitError as error:
+        return Outcome("refused", str(error))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    _make_weights_matter(model)
+    model.save_pretrained(folder / "checkpoint")
+    # a model that is the half of a larger one has saved the half of the config
+    config.save_pretrained(folder / "checkpoint")
+    prepare(str(folder / "checkpoint")).write(folder / "parts")
+    parts = load_parts(folder / "parts", PLAN)
+    can_truncate = all(part.can_truncate for part in parts)
+    complaint = _compare(model, parts) or _check_rows(folder / "parts")
+    if not complaint and can_truncate:
+        complaint = _compare_after_truncation(model, parts)
+    return Outcome("differs" if complaint else "equal", complaint, can_truncate, _traits(config, anatomy))
+
+
+def _make_weights_matter(model: PreTrainedModel) -> None:
+    """Random weights so large that a wrong or missing one shows in the logits."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.1)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+def _compare(model: PreTrainedModel, parts: list[Part]) -> str:
+    """Compares logits after chunks of several lengths, then greedy tokens one by one; says what is wrong."""
+    ids_T = _prompt(sum(CHUNKS), seed=1)
+    split, seen, complaint = Chain(parts), 0, ""
+    logits_V = torch.empty(0)
+    for length in CHUNKS:
+        logits_V = split.append(ids_T[seen : seen + length])
+        seen += length
+        complaint = complaint or _difference(logits_V, _whole(model, ids_T[:seen]), f"{length} rows at {seen - length}")
+    for i in range(NEW_TOKENS):
+        ids_T = torch.cat([ids_T, logits_V.argmax()[None]])
+        logits_V = split.append(ids_T[-1:])
+        complaint = complaint or _difference(logits_V, _whole(model, ids_T), f"new token {i}")
+    return complaint
+
+
+def _compare_after_truncation(model: PreTrainedModel, parts: list[Part]) -> str:
+    kept_T, dropped_T, new_T = _prompt(19, seed=2), _prompt(14, seed=3), _prompt(3, seed=4)
+    split = Chain(parts)
+    split.append(kept_T)
+    split.append(dropped_T)
+    split.truncate(kept_T.shape[0])
+    return _difference(split.append(new_T), _whole(model, torch.cat([kept_T, new_T])), "after truncation")
+
+
+def _difference(logits_V: torch.Tensor, expected_V: torch.Tensor, where: str) -> str:
+    largest = float((logits_V - expected_V).abs().max())
+    if not largest <= TOLERANCE or int(logits_V.argmax()) != int(expected_V.argmax()):
+        return f"logits differ by {largest:.1e}: {where}"
+    return "" if float(expected_V.std()) > 0.01 else f"logits are too much alike to compare: {where}"
+
+
+def _check_rows(weights: Path) -> str:
+    """Whether rows can travel: one flat row a token, in the part's dtype, also when that is bfloat16."""
+    bottom, trunk, top = (load_part(weights, spec, dtype="bfloat16") for spec in (PLAN.bottom, PLAN.trunk, PLAN.top))
+    caches = [part.new_cache() for part in (bottom, trunk, top)]
+    for position, ids_T in ((0, _prompt(6, seed=5)), (6, _prompt(1, seed=6))):
+        rows_TD = ids_T
+        for part, cache in ((bottom, caches[0]), (trunk, caches[1])):
+            rows_TD = part(rows_TD, position, cache)
+            if rows_TD.shape != (ids_T.shape[0], part.hidden_size) or rows_TD.dtype != torch.bfloat16:
+                return f"rows cannot travel: {rows_TD.dtype} {list(rows_TD.shape)}"
+        if not bool(torch.isfinite(top(rows_TD, position, caches[2])).all()):
+            return "logits in bfloat16 are not finite"
+    return ""
+
+
+def _traits(config: PretrainedConfig, anatomy: Anatomy) -> tuple[str, ...]:
+    text = config.get_text_config(decoder=True)
+    values = text.to_dict()
+    names = {*values, *(name for own in values.get("per_layer_config", {}).values() for name in own)}
+    kinds = set(get_layer_types_and_kwargs(text)[0])
+    experts = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts", "ffn_config")
+    found = {_KINDS[kind] for kind in kinds if kind in _KINDS}
+    found |= {"experts"} if any(values.get(name) for name in experts) else set()
+    found |= {"latent attention"} if "kv_lora_rank" in names else set()
+    found |= {"several streams"} if row_width(config) > text.hidden_size else set()
+    found |= {"one row at a time"} if takes_one_row_at_a_time(config) else set()
+    found |= {"text half of a larger model"} if anatomy.unused else set()
+    return tuple(sorted(found))
+
+
+def _prompt(length: int, seed: int) -> torch.Tensor:
+    return torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def _whole(model: PreTrainedModel, ids_T: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.as_tensor(model(ids_T[None]).logits[0, -1])

@@ -1,0 +1,70 @@
+"""docs/architectures.md, made from what the walk found.
+
+PYTHONPATH=tests python -m architectures.table
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+RESULT = Path(__file__).with_name("result.json")
+TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
+
+_HEAD = """# Architectures
+
+Made by `make architectures` from a walk over all {total} causal language models of transformers {version}; do not
+edit. Of these {equal} can be cut and {refused} are refused when a checkpoint is converted, with the reason.
+
+For each, the walk makes a tiny random model of six layers, converts it, cuts it at two points, and compares with the
+whole model, which it runs without a cache: logits within 1e-4 in fp32 and equal greedy tokens, for prompts in chunks
+of several lengths, token by token, and after taking rows back. `make test-architectures` repeats it (4 minutes).
+
+## What can be cut
+
+"Goes back" says whether a session can return to an earlier position. Where it cannot, layers keep one state for all
+rows; rows for an earlier position are then refused, and the text must be sent again from 0.
+
+| model type | goes back | traits |
+|---|---|---|
+"""
+
+_NOTES = """
+## What to know of some traits
+
+- **Several streams**: layers hand on several hidden states a token, so a row is as many times as wide.
+- **Sparse attention**: in `glm_moe_dsa` and `hy_v4` some layers attend to rows that an earlier layer chose. A part
+  must begin at a layer that chooses itself; other cuts are refused with the list of those layers.
+- **Compressed attention**: the first layers of `deepseek_v4` choose their experts by token id. They must stay with
+  the embeddings; a cut before them is refused.
+- **One row at a time**: transformers' own forward forgets the state when a session goes on with more than one row.
+  Such rows are run one by one, which is slow for long prompts that come in chunks.
+- **Text half of a larger model**: towers for images and sound are left out, and stored nowhere.
+- **Gemma 4**: only sizes without per-layer embeddings of token ids and without shared keys and values.
+- Layers that compute in fp32 in a half-precision model have their rows rounded at the cut.
+
+## What is refused
+
+"""
+
+
+def render() -> str:
+    """The page for what result.json holds now."""
+    result = json.loads(RESULT.read_text())
+    types: dict[str, dict[str, Any]] = result["types"]
+    refused = {name: outcome for name, outcome in types.items() if outcome["verdict"] == "refused"}
+    equal = {name: outcome for name, outcome in types.items() if outcome["verdict"] == "equal"}
+    head = _HEAD.format(total=len(types), version=result["transformers"], equal=len(equal), refused=len(refused))
+    rows = [
+        f"| `{name}` | {'yes' if outcome['can_truncate'] else 'no'} | {', '.join(outcome['traits'])} |"
+        for name, outcome in equal.items()
+    ]
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, outcome in refused.items():
+        by_reason[outcome["reason"].removeprefix(f"{name} cannot be cut: ")].append(f"`{name}`")
+    lines = [f"- {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
+    return head + "\n".join(rows) + "\n" + _NOTES + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TABLE.write_text(render())
