@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types contracts proto proto-check unit bench demo-model demo-accuracy architectures test-architectures test-docker clean
+.PHONY: help run test lint format types contracts proto proto-check unit architectures test-architectures bench demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -51,6 +51,13 @@ proto-check: $(VENV)/dev.stamp
 unit: $(VENV)/dev.stamp
 	$(BIN)/pytest
 
+test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
+	$(BIN)/pytest -m slow tests/architectures --timeout 1800
+
+architectures: export PYTHONPATH := tests
+architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs/architectures.md
+	$(BIN)/python -m architectures.walk --write
+
 bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interleaved
 	$(BIN)/python -m tests.benchmarks.split_against_whole
 	$(BIN)/python -m tests.benchmarks.trunk_under_load
@@ -60,12 +67,6 @@ demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpret
 
 demo-accuracy: $(VENV)/dev.stamp ## ask the shipped model every question that it was trained on
 	$(BIN)/python -m cleangpt.demo_model --evaluate deploy/demo_model
-
-test-architectures: $(VENV)/dev.stamp ## cut every model type of transformers and compare with the recorded result (minutes)
-	PYTHONPATH=tests $(BIN)/python -m architectures.walk
-
-architectures: $(VENV)/dev.stamp ## the same, and write the result and docs/architectures.md anew
-	PYTHONPATH=tests $(BIN)/python -m architectures.walk --write
 
 test-docker: $(VENV)/dev.stamp ## build the images, start compose, ask through the openai package
 	$(BIN)/pytest -m docker tests/deploy --timeout 1800

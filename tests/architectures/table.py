@@ -18,7 +18,8 @@ edit. Of these {equal} can be cut and {refused} are refused when a checkpoint is
 
 For each, the walk makes a tiny random model of six layers, converts it, cuts it at two points, and compares with the
 whole model, which it runs without a cache: logits within 1e-4 in fp32 and equal greedy tokens, for prompts in chunks
-of several lengths, token by token, and after taking rows back. `make test-architectures` repeats it (4 minutes).
+of several lengths, token by token, and after taking rows back. `make test-architectures` repeats it (2 minutes on two
+cores).
 
 ## What can be cut
 
