@@ -61,6 +61,7 @@ architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs
 bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interleaved
 	$(BIN)/python -m tests.benchmarks.split_against_whole
 	$(BIN)/python -m tests.benchmarks.trunk_under_load
+	$(BIN)/python -m tests.benchmarks.wire
 
 demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
 	$(BIN)/python -m cleangpt.demo_model --out deploy/demo_model

@@ -87,7 +87,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         return ends
 
     client = await stack.enter_async_context(AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout))
-    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends)
+    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
     watching.add_done_callback(_fatal)

@@ -10,7 +10,15 @@ RequestError                 everything below: status, OpenAI error type and cod
 └── BrokenNumbers            500, the operator: the model's logits are not finite
 """
 
-from splitlearn_comm import CommError, FingerprintMismatch, Overloaded, SessionTooLong, TimedOut, Unreachable
+from splitlearn_comm import (
+    CommError,
+    FingerprintMismatch,
+    Overloaded,
+    SessionTooLong,
+    TimedOut,
+    UnknownCodec,
+    Unreachable,
+)
 
 
 class RequestError(Exception):
@@ -76,7 +84,7 @@ def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
     """The HTTP side of an error that came over the wire; `begun` once the trunk has answered for this request."""
     if isinstance(error, SessionTooLong):
         return PromptTooLong(str(error))
-    if not begun and isinstance(error, Unreachable | Overloaded | FingerprintMismatch):
+    if not begun and isinstance(error, Unreachable | Overloaded | FingerprintMismatch | UnknownCodec):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):
         return TrunkFailed(f"the trunk did not answer in time: {error}")

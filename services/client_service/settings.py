@@ -1,6 +1,7 @@
 """The client service's settings: each is a flag of `splitlearn client` and an environment variable."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,5 +24,9 @@ class ClientSettings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
+    codec: Literal["none", "zlib", "bf16", "fp16", "int8"] = Field(
+        "none",
+        description="What hidden states travel in: none, zlib (exact), bf16, fp16 or int8 (rounded, fewer bytes).",
+    )
     trunk_timeout: float = Field(60.0, gt=0, description="Seconds to wait for one reply of the trunk.")
     grace: float = Field(5.0, ge=0, description="Seconds that running requests get to end after SIGTERM.")

@@ -28,6 +28,7 @@ class TrunkLink:
         n_layers: of the model whose ends this client holds.
         layers: the cut to insist on; None takes the cut that the trunk serves.
         load_ends: loads bottom and top for a plan.
+        codec: what rows travel in, both ways.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class TrunkLink:
         n_layers: int,
         layers: str | None,
         load_ends: Callable[[SplitPlan], Awaitable[Ends]],
+        codec: str = "none",
     ) -> None:
         self._client = client
         self._n_layers = n_layers
         self._wanted = SplitPlan.parse(layers, n_layers) if layers else None
         self._load_ends = load_ends
+        self._codec = codec
         self._ends: Ends | None = None
         self._offered: SplitPlan | None = None
         self.trouble: str | None = "no trunk has been asked yet"
@@ -59,7 +62,7 @@ class TrunkLink:
 
     def open_stream(self, ends: Ends, max_length: int) -> ClientStream:
         """A session on one of the trunk's replicas, not sent before its first frame."""
-        return self._client.stream(SessionOpening(uuid.uuid4().hex, ends.fingerprint, max_length))
+        return self._client.stream(SessionOpening(uuid.uuid4().hex, ends.fingerprint, max_length, self._codec))
 
     async def watch(self) -> None:
         """Asks the trunk again and again; runs until cancelled."""

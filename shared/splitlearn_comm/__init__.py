@@ -9,7 +9,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.client_stream import ClientStream
 from splitlearn_comm.core import (
+    BFloat16Codec,
+    CompressedTensorCodec,
     ComputeFunction,
+    ComputeOptions,
+    Float16Codec,
+    Int8Codec,
     ModelComputeFunction,
     Session,
     SessionHost,
@@ -30,23 +35,35 @@ from splitlearn_comm.errors import (
     RemoteFailure,
     SessionTooLong,
     TimedOut,
+    UnknownCodec,
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo, reached_after
 from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES
+from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
+from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
 
 __all__ = [
     "CHUNK_BYTES",
     "MAX_MESSAGE_BYTES",
     "AsyncGRPCComputeClient",
     "AsyncGRPCComputeServer",
+    "BFloat16Codec",
     "Cancelled",
     "ClientStream",
     "CommError",
+    "CompressedTensorCodec",
     "ComputeFunction",
+    "ComputeOptions",
+    "ExponentialBackoff",
     "FingerprintMismatch",
+    "FixedDelay",
+    "Float16Codec",
     "Frame",
+    "GRPCComputeClient",
+    "GRPCComputeServer",
+    "Int8Codec",
     "InvalidRequest",
     "InvalidTensor",
     "ModelComputeFunction",
@@ -56,6 +73,7 @@ __all__ = [
     "PositionNotReached",
     "RemoteFailure",
     "Reply",
+    "RetryStrategy",
     "ServiceInfo",
     "Session",
     "SessionHost",
@@ -63,6 +81,7 @@ __all__ = [
     "SessionTooLong",
     "TensorCodec",
     "TimedOut",
+    "UnknownCodec",
     "Unreachable",
     "WireObserver",
     "reached_after",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import TracebackType
 from typing import Self
 from weakref import WeakSet
@@ -13,12 +14,16 @@ from grpc_health.v1 import health_pb2
 from torch import Tensor
 
 from splitlearn_comm import wire
-from splitlearn_comm._proto import compute_pb2 as pb2
-from splitlearn_comm.client_stream import ClientStream, is_being_cancelled
-from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.byte_stream import ByteStream, is_being_cancelled
+from splitlearn_comm.client_statistics import ClientStatistics
+from splitlearn_comm.client_stream import ClientStream
+from splitlearn_comm.compute_streams import ComputeStreams
+from splitlearn_comm.core import PLAIN, SessionOpening, TensorCodec, codec_named
 from splitlearn_comm.errors import Cancelled
 from splitlearn_comm.frames import ServiceInfo
+from splitlearn_comm.messages import parse
 from splitlearn_comm.options import CHANNEL_OPTIONS, channel_target
+from splitlearn_comm.retry import RetryStrategy
 
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -30,14 +35,31 @@ class AsyncGRPCComputeClient:
 
     Args:
         target: `host:port`. Of a name with several addresses each new stream takes the next.
-        timeout: seconds that a call waits at most, unless it is told otherwise.
+        timeout: seconds that a call waits at most, unless it is told otherwise. Each retry has as many again.
+        retry_strategy: for compute; None tries once.
+        codec: for compute, what tensors travel in, both ways.
+
+    Raises:
+        UnknownCodec: a codec that servers do not have.
     """
 
-    def __init__(self, target: str, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float = 10.0,
+        retry_strategy: RetryStrategy | None = None,
+        codec: TensorCodec | None = None,
+    ) -> None:
         self.target = target
         self.timeout = timeout
+        self._retry_strategy = retry_strategy
+        self._codec = codec or PLAIN
+        codec_named(self._codec.name)
         self._channel: grpc.aio.Channel | None = None
-        self._streams: WeakSet[ClientStream] = WeakSet()
+        self._streams: WeakSet[ByteStream] = WeakSet()
+        self._compute_streams = ComputeStreams(lambda: self._open_stream("Compute", "the call of Compute"))
+        self._statistics = ClientStatistics()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -49,11 +71,44 @@ class AsyncGRPCComputeClient:
         await self.service_info(timeout)
 
     async def compute(self, tensor: Tensor, timeout: float | None = None) -> Tensor:
-        """One tensor in, one tensor out, through the server's compute function."""
-        request = pb2.ComputeRequest()
-        wire.write_tensor(request.tensor, tensor)
-        data = await self._call(f"/{wire.SERVICE}/Compute", wire.serialize(request), timeout)
-        return wire.read_tensor(wire.parse(pb2.ComputeResponse(), data).tensor)
+        """One tensor in, one tensor out, through the server's compute function.
+
+        Failures that may pass are retried as the strategy says, with the same request: a server may compute it
+        more than once.
+        """
+        if self._codec.takes_long(tensor):
+            request = await asyncio.to_thread(wire.encode_compute, tensor, self._codec)
+        else:
+            request = wire.encode_compute(tensor, self._codec)
+        counted = self._statistics
+        counted.total_requests += 1
+        attempts = 0
+
+        async def attempt() -> Tensor:
+            nonlocal attempts
+            attempts += 1
+            counted.bytes_sent += len(request)
+            began = time.perf_counter()
+            reply = await self._compute_streams.exchange(request, timeout)
+            counted.bytes_received += len(reply)
+            computed = wire.decode_computed(reply)
+            counted.round_trip_seconds += time.perf_counter() - began
+            counted.queue_seconds += computed.queue_seconds
+            counted.compute_seconds += computed.compute_seconds
+            return computed.tensor
+
+        failed = True
+        try:
+            output = await (self._retry_strategy.execute_async(attempt) if self._retry_strategy else attempt())
+            failed = False
+        finally:
+            counted.retries += max(0, attempts - 1)
+            counted.failed_requests += failed
+        return output
+
+    def get_statistics(self) -> dict[str, int | float]:
+        """Counts and average times of this client's computes; ClientStatistics.summary says which."""
+        return self._statistics.summary()
 
     async def service_info(self, timeout: float | None = None) -> ServiceInfo:
         """What the server says of itself; of several replicas, one."""
@@ -64,15 +119,17 @@ class AsyncGRPCComputeClient:
         """Whether the server says that it serves. Raises Unreachable when there is nobody to say so."""
         request = health_pb2.HealthCheckRequest(service=wire.SERVICE)
         data = await self._call(_HEALTH_CHECK, request.SerializeToString(), timeout)
-        response = wire.parse(health_pb2.HealthCheckResponse(), data)
+        response = parse(health_pb2.HealthCheckResponse(), data)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def stream(self, opening: SessionOpening) -> ClientStream:
-        """A session, opened by the first frame that is sent. Use it as a context, or close it."""
-        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/Stream")()
-        stream = ClientStream(call, opening, address=self.target, timeout=self.timeout)
-        self._streams.add(stream)
-        return stream
+        """A session, opened by the first frame that is sent. Use it as a context, or close it.
+
+        Raises:
+            UnknownCodec: the opening names a codec that this end does not have.
+        """
+        codec_named(opening.codec)
+        return ClientStream(self._open_stream("Stream", f"session {opening.session_id!r}"), opening)
 
     async def close(self) -> None:
         """Cancel what is under way and hang up. Closing twice does nothing."""
@@ -89,6 +146,12 @@ class AsyncGRPCComputeClient:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _open_stream(self, method: str, name: str) -> ByteStream:
+        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/{method}")()
+        stream = ByteStream(call, name=name, address=self.target, timeout=self.timeout)
+        self._streams.add(stream)
+        return stream
 
     def _open_channel(self) -> grpc.aio.Channel:
         if self._closed:

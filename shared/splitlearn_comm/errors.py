@@ -7,6 +7,7 @@ CommError
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
 ├── FingerprintMismatch  FAILED_PRECONDITION  operator  the two ends hold different models or cuts
 ├── NotServed            UNIMPLEMENTED        operator  the server at this address does not offer the call
+│   └── UnknownCodec     UNIMPLEMENTED        operator  one end does not know the codec that the other uses
 ├── PortUnavailable      UNAVAILABLE          operator  the server cannot listen where it was told to
 ├── Overloaded           RESOURCE_EXHAUSTED   server    no room now; later or elsewhere it may work
 ├── RemoteFailure        INTERNAL             server    a bug or a broken machine on the other side
@@ -62,6 +63,10 @@ class NotServed(CommError):
     fault = "operator"
 
 
+class UnknownCodec(NotServed):
+    pass
+
+
 class PortUnavailable(CommError):
     code = "UNAVAILABLE"
     fault = "operator"
@@ -101,6 +106,7 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
         SessionTooLong,
         FingerprintMismatch,
         NotServed,
+        UnknownCodec,
         PortUnavailable,
         Overloaded,
         RemoteFailure,

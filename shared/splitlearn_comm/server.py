@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from splitlearn_comm import wire
-from splitlearn_comm.core import ComputeFunction, NoObserver, SessionHost, WireObserver
+from splitlearn_comm.compute_calls import ComputeCalls
+from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
 from splitlearn_comm.errors import PortUnavailable
 from splitlearn_comm.options import SERVER_OPTIONS
 from splitlearn_comm.service import ComputeService
@@ -27,7 +29,8 @@ class AsyncGRPCComputeServer:
     Args:
         port: 0 picks a free one.
         session_host: answers Stream. Its info() is the service's.
-        compute_fn: answers Compute, one call at a time on a thread of its own.
+        compute_fn: answers Compute, on threads of its own.
+        compute_options: how many threads, and more.
         observer: is told of sessions and bytes.
     """
 
@@ -38,13 +41,18 @@ class AsyncGRPCComputeServer:
         port: int = 0,
         session_host: SessionHost | None = None,
         compute_fn: ComputeFunction | None = None,
+        compute_options: ComputeOptions | None = None,
         observer: WireObserver | None = None,
     ) -> None:
         self.host = host
         self.port = port
-        self._service = ComputeService(session_host, compute_fn, observer or NoObserver())
+        observer = observer or NoObserver()
+        options = compute_options or ComputeOptions()
+        computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
+        self._service = ComputeService(session_host, computes, observer)
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
+        self._stopped = asyncio.Event()
 
     def __repr__(self) -> str:
         state = "stopped" if self._grpc is None else "listening"
@@ -98,13 +106,18 @@ class AsyncGRPCComputeServer:
             return
         server, self._grpc = self._grpc, None
         await self._health.enter_graceful_shutdown()
-        await server.stop(grace)
-        await self._service.finish()
+        self._service.release_idle()
+        try:
+            await server.stop(grace)
+            await self._service.finish()
+        finally:
+            self._stopped.set()
 
     async def wait_for_termination(self) -> None:
-        """Until stop() has been called from elsewhere."""
+        """Until stop(), called from elsewhere, is through."""
+        # Not grpc's own: when a task is cancelled in there, the server can never be stopped.
         if self._grpc is not None:
-            await self._grpc.wait_for_termination()
+            await self._stopped.wait()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -15,27 +14,26 @@ import structlog
 
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
-from splitlearn_comm.core import ComputeFunction, Session, SessionHost, WireObserver
+from splitlearn_comm.compute_calls import ComputeCalls
+from splitlearn_comm.core import Session, SessionHost, TensorCodec, WireObserver, codec_named
 from splitlearn_comm.errors import CommError, InvalidRequest, InvalidTensor, NotServed, RemoteFailure
 from splitlearn_comm.frames import Reply, ServiceInfo
+from splitlearn_comm.messages import parse
 
 log = structlog.get_logger(__name__)
 
 
 class ComputeService:
-    """Serves one session host, one compute function, or both."""
+    """Serves one session host, computes, or both."""
 
-    def __init__(
-        self, session_host: SessionHost | None, compute_fn: ComputeFunction | None, observer: WireObserver
-    ) -> None:
-        if session_host is None and compute_fn is None:
+    def __init__(self, session_host: SessionHost | None, computes: ComputeCalls | None, observer: WireObserver) -> None:
+        if session_host is None and computes is None:
             raise ValueError("nothing to serve: pass session_host, compute_fn or both")
         self._session_host = session_host
-        self._compute_fn = compute_fn
+        self._computes = computes
         self._observer = observer
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._started_at = time.monotonic()
-        self._total_requests = 0
+        self._total_frames = 0
         # Streams that run and sessions that close. What cuts a stream does not wait for its session; finish() does.
         self._unfinished: set[asyncio.Future[None]] = set()
 
@@ -44,50 +42,46 @@ class ComputeService:
         return grpc.method_handlers_generic_handler(
             wire.SERVICE,
             {
-                "Compute": grpc.unary_unary_rpc_method_handler(self._compute),
+                "Compute": grpc.stream_stream_rpc_method_handler(self._compute),
                 "Stream": grpc.stream_stream_rpc_method_handler(self._stream),
                 "GetServiceInfo": grpc.unary_unary_rpc_method_handler(self._get_service_info),
             },
         )
 
     async def setup(self) -> None:
-        if self._compute_fn is not None:
-            await asyncio.get_running_loop().run_in_executor(self._worker, self._compute_fn.setup)
+        if self._computes is not None:
+            await self._computes.setup()
+
+    def release_idle(self) -> None:
+        """Let clients go that only keep a stream for later; sessions are not idle."""
+        if self._computes is not None:
+            self._computes.release_idle()
 
     async def finish(self) -> None:
         """Wait until every session is closed, then tear the compute function down. No new call may come."""
         while self._unfinished:
             await asyncio.wait(self._unfinished)
-        if self._compute_fn is not None:
-            await asyncio.get_running_loop().run_in_executor(self._worker, self._compute_fn.teardown)
-        self._worker.shutdown()
+        if self._computes is not None:
+            await self._computes.teardown()
 
-    async def _compute(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        async with _StatusEdge(context, "Compute"):
-            if self._compute_fn is None:
+    async def _compute(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
+        async with self._under_way(), _StatusEdge(context, "Compute"):
+            if self._computes is None:
                 raise NotServed("this server has no compute function; it serves streams")
-            self._count_in(data)
-            self._total_requests += 1
-            tensor = wire.read_tensor(wire.parse(pb2.ComputeRequest(), data).tensor)
-            loop = asyncio.get_running_loop()
-            output = await loop.run_in_executor(self._worker, self._compute_fn.compute, tensor)
-            response = pb2.ComputeResponse()
-            wire.write_tensor(response.tensor, output)
-            answer = wire.serialize(response)
-            self._observer.bytes_out(len(answer))
-            return answer
+            await self._computes.serve(context)
 
     async def _get_service_info(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         async with _StatusEdge(context, "GetServiceInfo"):
             info = self._info()
             uptime = time.monotonic() - self._started_at
-            return wire.encode_info(replace(info, total_requests=self._total_requests, uptime_seconds=uptime))
+            total = self._total_frames + (self._computes.total_requests if self._computes is not None else 0)
+            return wire.encode_info(replace(info, total_requests=total, uptime_seconds=uptime))
 
     def _info(self) -> ServiceInfo:
         if self._session_host is not None:
             return self._session_host.info()
-        if self._compute_fn is not None:
-            return _info_of(self._compute_fn)
+        if self._computes is not None:
+            return self._computes.info()
         raise NotServed("this server serves nothing")
 
     async def _stream(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
@@ -98,37 +92,42 @@ class ComputeService:
             if data is grpc.aio.EOF:
                 return
             self._count_in(data)
-            request = wire.parse(pb2.StreamRequest(), data)
-            session = await self._session_host.open(wire.read_opening(request))
+            request = parse(pb2.StreamRequest(), data)
+            opening = wire.read_opening(request)
+            session = await self._session_host.open(opening)
             self._observer.session_opened()
             try:
-                await self._serve_frames(session, request, context)
+                await self._serve_frames(session, codec_named(opening.codec), request, context)
             finally:
                 await self._close(session)
 
     async def _serve_frames(
-        self, session: Session, request: pb2.StreamRequest, context: grpc.aio.ServicerContext
+        self,
+        session: Session,
+        codec: TensorCodec,
+        request: pb2.StreamRequest,
+        context: grpc.aio.ServicerContext,
     ) -> None:
         # One at a time: HTTP/2 flow control holds back a client that is ahead, and costs no task per frame.
         if request.HasField("frame"):
-            await self._answer(session, request, context)
+            await context.write(await self._answer(session, codec, request))
         while (data := await context.read()) is not grpc.aio.EOF:
             self._count_in(data)
-            request = wire.parse(pb2.StreamRequest(), data)
+            request = parse(pb2.StreamRequest(), data)
             if request.HasField("open"):
                 raise InvalidRequest("only the first request of a stream carries `open`; open another stream")
-            await self._answer(session, request, context)
+            await context.write(await self._answer(session, codec, request))
 
-    async def _answer(self, session: Session, request: pb2.StreamRequest, context: grpc.aio.ServicerContext) -> None:
-        self._total_requests += 1
+    async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:
+        self._total_frames += 1
         try:
             reply = await session.step(wire.read_frame(request))
         except CommError as refusal:
             answer = wire.encode_error(refusal)
         else:
-            answer = _encode_computed(reply)
+            answer = await _encode_computed(reply, codec)
         self._observer.bytes_out(len(answer))
-        await context.write(answer)
+        return answer
 
     async def _close(self, session: Session) -> None:
         # A task of its own, and wait(), which leaves it alone: a stream that is cancelled again while its session
@@ -158,23 +157,14 @@ class ComputeService:
         self._observer.bytes_in(len(data))
 
 
-def _encode_computed(reply: Reply) -> bytes:
+async def _encode_computed(reply: Reply, codec: TensorCodec) -> bytes:
     """A reply that cannot be sent is no refusal: the session has moved on already."""
     try:
-        return wire.encode_reply(reply)
+        if codec.takes_long(reply.frame.rows):
+            return await asyncio.to_thread(wire.encode_reply, reply, codec)
+        return wire.encode_reply(reply, codec)
     except InvalidTensor as error:
         raise RemoteFailure(f"the reply cannot be sent: {error}") from error
-
-
-def _info_of(compute_fn: ComputeFunction) -> ServiceInfo:
-    facts = {key: str(value) for key, value in compute_fn.get_info().items()}
-    return ServiceInfo(
-        service_name=facts.pop("service_name", type(compute_fn).__name__),
-        version=facts.pop("version", ""),
-        device=facts.pop("device", ""),
-        fingerprint=facts.pop("fingerprint", ""),
-        attributes=facts,
-    )
 
 
 class _StatusEdge:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.core import ComputeFunction, SessionHost, SessionOpening, WireObserver
+from splitlearn_comm.core import ComputeFunction, ComputeOptions, SessionHost, SessionOpening, WireObserver
 from splitlearn_comm.errors import FingerprintMismatch
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo, reached_after
 from splitlearn_comm.server import AsyncGRPCComputeServer
@@ -23,12 +23,15 @@ async def loopback(
     *,
     session_host: SessionHost | None = None,
     compute_fn: ComputeFunction | None = None,
+    compute_options: ComputeOptions | None = None,
     observer: WireObserver | None = None,
     timeout: float = 10.0,
 ) -> AsyncIterator[tuple[AsyncGRPCComputeServer, AsyncGRPCComputeClient]]:
     """A started server on a free port of 127.0.0.1, and a client of it."""
     async with (
-        AsyncGRPCComputeServer(session_host=session_host, compute_fn=compute_fn, observer=observer) as server,
+        AsyncGRPCComputeServer(
+            session_host=session_host, compute_fn=compute_fn, compute_options=compute_options, observer=observer
+        ) as server,
         AsyncGRPCComputeClient(f"127.0.0.1:{server.port}", timeout=timeout) as client,
     ):
         yield server, client

@@ -1,43 +1,46 @@
-"""The only translation: frames, sessions' openings and facts to protobuf bytes, errors to gRPC statuses.
-
-Messages cross grpc as bytes and are serialized here, so that their size is known without asking protobuf
-(which would serialize again) and a message that cannot be parsed is an error like any other.
-"""
+"""The only translation: frames, sessions' openings, computes and facts to protobuf bytes, errors to gRPC statuses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Final
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from torch import Tensor
 
 from splitlearn_comm._proto import compute_pb2 as pb2
-from splitlearn_comm.core import DTYPES, EncodedTensor, SessionOpening, TensorCodec
+from splitlearn_comm.core import PLAIN, SessionOpening, TensorCodec
 from splitlearn_comm.errors import (
     ERRORS_BY_KIND,
     CommError,
     InvalidRequest,
-    InvalidTensor,
     NotServed,
     RemoteFailure,
     TimedOut,
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
-from splitlearn_comm.options import MAX_MESSAGE_BYTES
+from splitlearn_comm.messages import (
+    begin_tensor,
+    codec_name,
+    codec_number,
+    parse,
+    read_tensor,
+    serialize,
+    serialize_with,
+)
 
 SERVICE: Final = pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
 KIND_KEY: Final = "splitlearn-error"
 
 # Code, details, trailing metadata.
 Status = tuple[grpc.StatusCode, str | None, Iterable[tuple[str, str | bytes]]]
-_M = TypeVar("_M", bound=Message)
 
-_CODEC: Final = TensorCodec()
-_DTYPE_NUMBERS: Final = {name: pb2.DType.Value(f"DTYPE_{name}") for name in DTYPES}
-_DTYPE_NAMES: Final = {number: name for name, number in _DTYPE_NUMBERS.items()}
+_FRAME_ROWS: Final = (pb2.StreamRequest.FRAME_FIELD_NUMBER, pb2.Frame.ROWS_FIELD_NUMBER)
+_REPLY_ROWS: Final = (pb2.StreamReply.FRAME_FIELD_NUMBER, pb2.Frame.ROWS_FIELD_NUMBER)
+_INPUT: Final = (pb2.ComputeRequest.TENSOR_FIELD_NUMBER,)
+_OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 _CODE_NAMES: Final = {number: name.removeprefix("CODE_") for name, number in pb2.Code.items()}
 
 # For statuses that no splitlearn server wrote: grpc itself, a proxy, another service.
@@ -53,49 +56,60 @@ _ERRORS_BY_CODE: Final[dict[str, type[CommError]]] = {
 }
 
 
-def parse(message: _M, data: bytes) -> _M:
-    """Fill `message` from `data`; InvalidRequest when these are not its bytes."""
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise InvalidRequest(
-            f"{len(data)} bytes that are no {message.DESCRIPTOR.full_name}; both ends must speak splitlearn.comm.v1"
-        ) from None
-    return message
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """What came of one compute: the tensor out, and the server's times in seconds."""
+
+    tensor: Tensor
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
 
 
-def serialize(message: Message) -> bytes:
-    """The message's bytes; InvalidTensor when the other end would refuse their number."""
-    data = message.SerializeToString()
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise InvalidTensor(
-            f"a message of {len(data)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}; send the rows in several frames"
-        )
-    return data
+def encode_compute(tensor: Tensor, codec: TensorCodec) -> bytes:
+    message = pb2.ComputeRequest(codec=codec_number(codec.name))
+    return serialize_with(message, _INPUT, begin_tensor(message.tensor, tensor, codec))
 
 
-def write_tensor(target: pb2.Tensor, tensor: Tensor) -> None:
-    # In place: a submessage that is built apart is copied once more when it is put in.
-    encoded = _CODEC.encode(tensor)
-    target.dtype = _DTYPE_NUMBERS[encoded.dtype]
-    target.shape.extend(encoded.shape)
-    target.data = encoded.data
+def decode_compute(data: bytes) -> tuple[Tensor, str]:
+    """The tensor in, and the codec that its reply is asked for in."""
+    message = parse(pb2.ComputeRequest(), data)
+    return read_tensor(message.tensor), codec_name(message.codec)
 
 
-def read_tensor(source: pb2.Tensor) -> Tensor:
-    dtype = _DTYPE_NAMES.get(source.dtype, f"number {source.dtype}")
-    return _CODEC.decode(EncodedTensor(dtype, tuple(source.shape), source.data))
+def encode_computed(computed: Computed, codec: TensorCodec) -> bytes:
+    message = pb2.ComputeReply()
+    message.timing.queue_seconds = computed.queue_seconds
+    message.timing.compute_seconds = computed.compute_seconds
+    return serialize_with(message, _OUTPUT, begin_tensor(message.tensor, computed.tensor, codec))
 
 
-def encode_request(opening: SessionOpening | None, frame: Frame | None) -> bytes:
+def encode_compute_error(error: CommError) -> bytes:
+    message = pb2.ComputeReply()
+    _write_error(message.error, error)
+    return serialize(message)
+
+
+def decode_computed(data: bytes) -> Computed:
+    """The tensor out, or the error that was sent in its place, raised."""
+    message = parse(pb2.ComputeReply(), data)
+    if message.HasField("error"):
+        raise _read_error(message.error)
+    if not message.HasField("tensor"):
+        raise InvalidRequest("the server's reply holds neither a tensor nor an error")
+    return Computed(read_tensor(message.tensor), message.timing.queue_seconds, message.timing.compute_seconds)
+
+
+def encode_request(opening: SessionOpening | None, frame: Frame, codec: TensorCodec = PLAIN) -> bytes:
     message = pb2.StreamRequest()
     if opening is not None:
         message.open.session_id = opening.session_id
         message.open.fingerprint = opening.fingerprint
         message.open.max_length = opening.max_length
-    if frame is not None:
-        _write_frame(message.frame, frame)
-    return serialize(message)
+        message.open.codec = codec_number(opening.codec)
+    message.frame.position = frame.position
+    if frame.rows is None:
+        return serialize(message)
+    return serialize_with(message, _FRAME_ROWS, begin_tensor(message.frame.rows, frame.rows, codec))
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:
@@ -104,7 +118,7 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
     message = request.open
     if message.max_length < 1:
         raise InvalidRequest(f"a session's max_length is at least 1, got {message.max_length}")
-    return SessionOpening(message.session_id, message.fingerprint, message.max_length)
+    return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec_name(message.codec))
 
 
 def read_frame(request: pb2.StreamRequest) -> Frame:
@@ -113,19 +127,19 @@ def read_frame(request: pb2.StreamRequest) -> Frame:
     return _read_frame(request.frame)
 
 
-def encode_reply(reply: Reply) -> bytes:
+def encode_reply(reply: Reply, codec: TensorCodec = PLAIN) -> bytes:
     message = pb2.StreamReply()
-    _write_frame(message.frame, reply.frame)
+    message.frame.position = reply.frame.position
     message.timing.queue_seconds = reply.queue_seconds
     message.timing.compute_seconds = reply.compute_seconds
-    return serialize(message)
+    if reply.frame.rows is None:
+        return serialize(message)
+    return serialize_with(message, _REPLY_ROWS, begin_tensor(message.frame.rows, reply.frame.rows, codec))
 
 
 def encode_error(error: CommError) -> bytes:
     message = pb2.StreamReply()
-    message.error.code = pb2.Code.Value(f"CODE_{error.code}")
-    message.error.kind = _kind(error)
-    message.error.message = str(error)
+    _write_error(message.error, error)
     return serialize(message)
 
 
@@ -133,8 +147,7 @@ def decode_reply(data: bytes) -> Reply:
     """The reply, or the error that was sent in its place, raised."""
     message = parse(pb2.StreamReply(), data)
     if message.HasField("error"):
-        error = message.error
-        raise _error(error.kind, _CODE_NAMES.get(error.code, "UNKNOWN"), error.message)
+        raise _read_error(message.error)
     if not message.HasField("frame"):
         raise InvalidRequest("the server's reply holds neither a frame nor an error")
     return Reply(_read_frame(message.frame), message.timing.queue_seconds, message.timing.compute_seconds)
@@ -204,10 +217,14 @@ def _kind(error: CommError) -> str:
     return next((known.__name__ for known in type(error).__mro__ if known.__name__ in ERRORS_BY_KIND), "")
 
 
-def _write_frame(target: pb2.Frame, frame: Frame) -> None:
-    target.position = frame.position
-    if frame.rows is not None:
-        write_tensor(target.rows, frame.rows)
+def _write_error(target: pb2.Error, error: CommError) -> None:
+    target.code = pb2.Code.Value(f"CODE_{error.code}")
+    target.kind = _kind(error)
+    target.message = str(error)
+
+
+def _read_error(source: pb2.Error) -> CommError:
+    return _error(source.kind, _CODE_NAMES.get(source.code, "UNKNOWN"), source.message)
 
 
 def _read_frame(source: pb2.Frame) -> Frame:

@@ -67,6 +67,50 @@ DTYPE_BOOL: DType.ValueType  # 12
 """One byte per element, zero or one."""
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
+class _Codec:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Codec.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CODEC_NONE: _Codec.ValueType  # 0
+    """Elements in row-major order, each little-endian, without padding."""
+    CODEC_ZLIB: _Codec.ValueType  # 1
+    """The bytes of CODEC_NONE, the first byte of every element before the second
+    of any and so on, deflated with a zlib header. Exact.
+    """
+    CODEC_BF16: _Codec.ValueType  # 2
+    """Each element rounded to BFLOAT16. For FLOAT32 and FLOAT64 only."""
+    CODEC_FP16: _Codec.ValueType  # 3
+    """Each element rounded to FLOAT16. For FLOAT32 and FLOAT64 only."""
+    CODEC_INT8: _Codec.ValueType  # 4
+    """Rows (the last dimension) in blocks of 64 elements, the last block of a row
+    shorter. First one FLOAT32 per block, its scale; then one INT8 per element,
+    which times the scale is the value. For floats of 16 bits and more.
+    """
+
+class Codec(_Codec, metaclass=_CodecEnumTypeWrapper):
+    """How the elements became `Tensor.data`. Whoever sends a tensor may send it
+    under CODEC_NONE at any time; whoever reads goes by the tensor's own codec.
+    """
+
+CODEC_NONE: Codec.ValueType  # 0
+"""Elements in row-major order, each little-endian, without padding."""
+CODEC_ZLIB: Codec.ValueType  # 1
+"""The bytes of CODEC_NONE, the first byte of every element before the second
+of any and so on, deflated with a zlib header. Exact.
+"""
+CODEC_BF16: Codec.ValueType  # 2
+"""Each element rounded to BFLOAT16. For FLOAT32 and FLOAT64 only."""
+CODEC_FP16: Codec.ValueType  # 3
+"""Each element rounded to FLOAT16. For FLOAT32 and FLOAT64 only."""
+CODEC_INT8: Codec.ValueType  # 4
+"""Rows (the last dimension) in blocks of 64 elements, the last block of a row
+shorter. First one FLOAT32 per block, its scale; then one INT8 per element,
+which times the scale is the value. For floats of 16 bits and more.
+"""
+Global___Codec: _TypeAlias = Codec  # noqa: Y015
+
 class _Code:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -120,11 +164,11 @@ class Tensor(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     dtype: Global___DType.ValueType
+    """Of the elements as the reader gets them, whatever the codec."""
     data: _builtins.bytes
-    """Elements in row-major order, each little-endian, without padding. Its length
-    is the product of `shape` times the element's width.
-    """
+    codec: Global___Codec.ValueType
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sizes of the dimensions, none negative. Empty for a scalar."""
@@ -135,10 +179,11 @@ class Tensor(_message.Message):
         dtype: Global___DType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         data: _builtins.bytes = ...,
+        codec: Global___Codec.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "dtype", b"dtype", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "data", b"data", "dtype", b"dtype", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,40 +194,56 @@ class ComputeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENSOR_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
+    codec: Global___Codec.ValueType
+    """What the reply may come in. CODEC_NONE leaves it to the server."""
     @_builtins.property
     def tensor(self) -> Global___Tensor: ...
     def __init__(
         self,
         *,
         tensor: Global___Tensor | None = ...,
+        codec: Global___Codec.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "tensor", b"tensor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ComputeRequest: _TypeAlias = ComputeRequest  # noqa: Y015
 
 @_typing.final
-class ComputeResponse(_message.Message):
+class ComputeReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENSOR_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tensor(self) -> Global___Tensor: ...
+    @_builtins.property
+    def error(self) -> Global___Error: ...
+    @_builtins.property
+    def timing(self) -> Global___Timing:
+        """Only beside a tensor."""
+
     def __init__(
         self,
         *,
         tensor: Global___Tensor | None = ...,
+        error: Global___Error | None = ...,
+        timing: Global___Timing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "tensor", b"tensor", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "tensor", b"tensor", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["tensor", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-Global___ComputeResponse: _TypeAlias = ComputeResponse  # noqa: Y015
+Global___ComputeReply: _TypeAlias = ComputeReply  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
@@ -191,6 +252,7 @@ class Open(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client; names the session in logs."""
     fingerprint: _builtins.str
@@ -199,16 +261,21 @@ class Open(_message.Message):
     """
     max_length: _builtins.int
     """The most rows that the session will ever hold at once."""
+    codec: Global___Codec.ValueType
+    """What the replies' rows come in. A server that does not know it refuses the
+    open (UnknownCodec).
+    """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         max_length: _builtins.int = ...,
+        codec: Global___Codec.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "max_length", b"max_length", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,10 +34,10 @@ class ComputeServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Compute = channel.unary_unary(
+        self.Compute = channel.stream_stream(
                 '/splitlearn.comm.v1.ComputeService/Compute',
                 request_serializer=splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeRequest.SerializeToString,
-                response_deserializer=splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeResponse.FromString,
+                response_deserializer=splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeReply.FromString,
                 _registered_method=True)
         self.Stream = channel.stream_stream(
                 '/splitlearn.comm.v1.ComputeService/Stream',
@@ -54,8 +54,11 @@ class ComputeServiceStub:
 class ComputeServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def Compute(self, request, context):
-        """One tensor in, one tensor out, nothing remembered.
+    def Compute(self, request_iterator, context):
+        """One tensor in, one tensor out, nothing remembered. A stream, because a
+        message on an open one takes half the time of a call: clients keep it and
+        send request after request. Each gets exactly one reply, in order; a reply
+        with an error leaves the stream open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,10 +94,10 @@ class ComputeServiceServicer:
 
 def add_ComputeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Compute': grpc.unary_unary_rpc_method_handler(
+            'Compute': grpc.stream_stream_rpc_method_handler(
                     servicer.Compute,
                     request_deserializer=splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeRequest.FromString,
-                    response_serializer=splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeResponse.SerializeToString,
+                    response_serializer=splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeReply.SerializeToString,
             ),
             'Stream': grpc.stream_stream_rpc_method_handler(
                     servicer.Stream,
@@ -118,7 +121,7 @@ class ComputeService:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def Compute(request,
+    def Compute(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -128,12 +131,12 @@ class ComputeService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/splitlearn.comm.v1.ComputeService/Compute',
             splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeRequest.SerializeToString,
-            splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeResponse.FromString,
+            splitlearn_dot_comm_dot_v1_dot_compute__pb2.ComputeReply.FromString,
             options,
             channel_credentials,
             insecure,

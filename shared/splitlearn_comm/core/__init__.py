@@ -1,14 +1,24 @@
-"""What others implement or use without a network: compute functions, sessions, the codec, the observer."""
+"""What others implement or use without a network: compute functions, sessions, codecs, the observer."""
 
-from splitlearn_comm.core.codec import DTYPES, EncodedTensor, TensorCodec
-from splitlearn_comm.core.compute import ComputeFunction, ModelComputeFunction
+from splitlearn_comm.core.codec import CompressedTensorCodec, EncodedTensor, TensorCodec
+from splitlearn_comm.core.compute import ComputeFunction, ComputeOptions, ModelComputeFunction
+from splitlearn_comm.core.elements import DTYPES
 from splitlearn_comm.core.observer import NoObserver, WireObserver
+from splitlearn_comm.core.registry import CODECS, PLAIN, codec_named, unpack
+from splitlearn_comm.core.rounding import BFloat16Codec, Float16Codec, Int8Codec
 from splitlearn_comm.core.session import Session, SessionHost, SessionOpening
 
 __all__ = [
+    "CODECS",
     "DTYPES",
+    "PLAIN",
+    "BFloat16Codec",
+    "CompressedTensorCodec",
     "ComputeFunction",
+    "ComputeOptions",
     "EncodedTensor",
+    "Float16Codec",
+    "Int8Codec",
     "ModelComputeFunction",
     "NoObserver",
     "Session",
@@ -16,4 +26,6 @@ __all__ = [
     "SessionOpening",
     "TensorCodec",
     "WireObserver",
+    "codec_named",
+    "unpack",
 ]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from splitlearn_comm.core.codec import TensorCodec
+
 
 class ComputeFunction(ABC):
-    """What a server does with a tensor. All methods but get_info run on the server's one worker thread."""
+    """What a server does with a tensor. All methods but get_info run on the server's worker threads."""
 
     @abstractmethod
     def compute(self, input_tensor: Tensor) -> Tensor:
-        """Any shape in, any shape out. The function owns `input_tensor` and may write into it."""
+        """Any shape in, any shape out. The function owns `input_tensor` and may write into it.
+
+        One call at a time, unless the server has several workers.
+        """
 
     @abstractmethod
     def get_info(self) -> Mapping[str, object]:
@@ -26,6 +32,25 @@ class ComputeFunction(ABC):
 
     def teardown(self) -> None:  # noqa: B027 - optional
         """Called once, after the last compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeOptions:
+    """How a server runs its compute function.
+
+    Attributes:
+        max_workers: threads, and so computes at a time. With more than one the function must bear it.
+        codec: of replies to clients that ask for none.
+        version: of the service, where the function's own info gives none.
+    """
+
+    max_workers: int = 1
+    codec: TensorCodec = field(default_factory=TensorCodec)
+    version: str = "1.0.0"
+
+    def __post_init__(self) -> None:
+        if self.max_workers < 1:
+            raise ValueError(f"max_workers is at least 1, got {self.max_workers}")
 
 
 class ModelComputeFunction(ComputeFunction):

@@ -10,11 +10,15 @@ from splitlearn_comm.frames import Frame, Reply, ServiceInfo
 
 @dataclass(frozen=True, slots=True)
 class SessionOpening:
-    """The client's side of an open. `fingerprint` is opaque here; `max_length` is in rows."""
+    """The client's side of an open. `fingerprint` is opaque here; `max_length` is in rows.
+
+    `codec` names what the rows travel in, both ways: a key of CODECS.
+    """
 
     session_id: str
     fingerprint: str
     max_length: int
+    codec: str = "none"
 
 
 class Session(Protocol):

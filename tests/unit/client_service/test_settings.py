@@ -1,10 +1,11 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from client_service.settings import ClientSettings
+from splitlearn_comm.core import CODECS
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "device": "cpu",
         "dtype": "bfloat16",
         "threads": 3,
+        "codec": "int8",
         "trunk_timeout": 7.5,
         "grace": 0.5,
     }
@@ -56,11 +58,16 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("trunk_timeout", 0),
         ("grace", -1),
         ("flavour", "sweet"),
+        ("codec", "lz4"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         ClientSettings(weights=Path("w"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:
+    assert get_args(ClientSettings.model_fields["codec"].annotation) == tuple(CODECS)
 
 
 def test_settings_do_not_change_after_the_start() -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.core import ComputeFunction, SessionOpening
-from splitlearn_comm.errors import Cancelled, InvalidTensor, NotServed, TimedOut, Unreachable
+from splitlearn_comm.core import ComputeFunction, ComputeOptions, SessionOpening
+from splitlearn_comm.errors import Cancelled, InvalidTensor, NotServed, Overloaded, TimedOut, Unreachable
 from splitlearn_comm.frames import Frame
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
+from splitlearn_comm.retry import FixedDelay
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.testing import EchoSessionHost, loopback
 
@@ -52,11 +53,72 @@ async def test_every_call_says_which_address_does_not_answer(free_address: str) 
 async def test_an_answer_that_is_late_times_out_by_the_call_or_the_client() -> None:
     waiting = Waiting()
     async with loopback(compute_fn=waiting, timeout=0.05) as (server, client):
-        with pytest.raises(TimedOut, match=f"127.0.0.1:{server.port} did not answer in time"):
+        with pytest.raises(TimedOut, match=f"127.0.0.1:{server.port} did not answer within 0.05 s"):
             await client.compute(torch.ones(1))
         patient = asyncio.create_task(client.compute(torch.ones(1), timeout=10))
         waiting.release.set()
         assert torch.equal(await patient, torch.ones(1))
+
+
+async def test_computes_follow_each_other_on_one_stream_and_run_beside_each_other_on_several() -> None:
+    both = threading.Barrier(2)
+
+    class Meeting(Waiting):
+        def compute(self, input_tensor: torch.Tensor) -> torch.Tensor:
+            if input_tensor.numel() == 2:
+                both.wait(10)
+            return input_tensor
+
+    async with loopback(compute_fn=Meeting(), compute_options=ComputeOptions(max_workers=2)) as (_, client):
+        for _ in range(5):
+            await client.compute(torch.ones(1))
+        assert repr(client).endswith(" 1 streams>")
+
+        await asyncio.gather(*(client.compute(torch.ones(2)) for _ in range(2)))
+        assert repr(client).endswith(" 2 streams>")
+
+
+async def test_what_may_pass_is_retried_and_counted() -> None:
+    class Full(Waiting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.room_after = 2
+
+        def compute(self, input_tensor: torch.Tensor) -> torch.Tensor:
+            if self.room_after:
+                self.room_after -= 1
+                raise Overloaded("no room")
+            return input_tensor
+
+    async with loopback(compute_fn=Full()) as (server, _):
+        retry = FixedDelay(max_retries=3, delay=0)
+        async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}", retry_strategy=retry) as client:
+            assert torch.equal(await client.compute(torch.ones(1)), torch.ones(1))
+            counted = client.get_statistics()
+
+    assert (counted["total_requests"], counted["failed_requests"], counted["retries"]) == (1, 0, 2)
+    assert counted["avg_total_time_ms"] > counted["avg_network_time_ms"] > 0
+
+
+async def test_without_a_strategy_the_first_failure_is_raised_and_counted(free_address: str) -> None:
+    async with AsyncGRPCComputeClient(free_address) as client:
+        with pytest.raises(Unreachable):
+            await client.compute(torch.ones(1))
+        counted = client.get_statistics()
+
+    assert (counted["total_requests"], counted["failed_requests"], counted["retries"]) == (1, 1, 0)
+
+
+async def test_a_compute_after_the_server_came_back_goes_through() -> None:
+    waiting = Waiting()
+    waiting.release.set()
+    async with AsyncGRPCComputeServer(compute_fn=waiting) as first:
+        client = AsyncGRPCComputeClient(
+            f"127.0.0.1:{first.port}", retry_strategy=FixedDelay(max_retries=50, delay=0.05)
+        )
+        await client.compute(torch.ones(1))
+    async with client, AsyncGRPCComputeServer(compute_fn=waiting, port=first.port):
+        assert torch.equal(await client.compute(torch.ones(1)), torch.ones(1))
 
 
 async def test_connect_succeeds_when_somebody_answers() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from splitlearn_comm import wire
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.core import CODECS, SessionOpening
 from splitlearn_comm.errors import (
     Cancelled,
     FingerprintMismatch,
@@ -20,6 +20,7 @@ from splitlearn_comm.errors import (
     RemoteFailure,
     SessionTooLong,
     TimedOut,
+    UnknownCodec,
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
@@ -64,6 +65,42 @@ async def test_the_first_frame_opens_the_session_and_is_answered(
         assert torch.equal(reply.frame.rows, rows(3) * 2)  # type: ignore[arg-type]
         assert reply.compute_seconds > 0
         assert stream.bytes_sent > 3 * 4 * 4 < stream.bytes_received
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_rows_travel_in_the_codec_that_the_open_asks_for_both_ways(
+    client: AsyncGRPCComputeClient, host: EchoSessionHost, codec: str
+) -> None:
+    rows_TD = torch.full((16, 128), 1.5)
+    async with client.stream(SessionOpening("one", "echo", 64, codec)) as stream:
+        reply = await stream.step(Frame(0, rows_TD))
+
+    assert host.sessions[0].opening.codec == codec
+    assert torch.equal(reply.frame.rows, rows_TD * 2)  # type: ignore[arg-type]
+    most = {"none": 1.05, "zlib": 0.2, "bf16": 0.55, "fp16": 0.55, "int8": 0.32}[codec] * rows_TD.nbytes
+    assert 0 < stream.bytes_sent < most
+    assert 0 < stream.bytes_received < most
+
+
+async def test_long_compression_is_done_off_the_event_loop_and_frames_keep_their_order(
+    client: AsyncGRPCComputeClient,
+) -> None:
+    big_TD = torch.arange(2**15, dtype=torch.float32).expand(2, 2**15)
+    async with client.stream(SessionOpening("one", "echo", 64, "zlib")) as stream:
+        for position, rows_TD in enumerate((big_TD[:1], big_TD[:1, :].neg(), big_TD[:1] + 1)):
+            await stream.send(Frame(position, rows_TD))
+        replies = [await stream.receive() for _ in range(3)]
+
+    assert [reply.frame.position for reply in replies] == [0, 1, 2]
+    assert torch.equal(replies[1].frame.rows, big_TD[:1] * -2)  # type: ignore[arg-type]
+
+
+async def test_a_codec_that_this_end_does_not_have_is_refused_before_anything_is_sent(
+    client: AsyncGRPCComputeClient, host: EchoSessionHost
+) -> None:
+    with pytest.raises(UnknownCodec, match="unknown codec 'lz4'"):
+        client.stream(SessionOpening("one", "echo", 64, "lz4"))
+    assert host.sessions == []
 
 
 async def test_leaving_the_stream_closes_the_session_on_the_server(
@@ -265,7 +302,7 @@ async def test_a_reply_that_is_late_ends_the_stream(client: AsyncGRPCComputeClie
 async def test_a_server_that_is_silent_times_out_the_first_frame(silent_address: str) -> None:
     async with AsyncGRPCComputeClient(silent_address, timeout=0.05) as client:
         stream = client.stream(OPENING)
-        with pytest.raises(TimedOut, match=rf"{silent_address} did not take the frame within 0.05 s"):
+        with pytest.raises(TimedOut, match=rf"{silent_address} did not take the message within 0.05 s"):
             await stream.send(Frame(0, rows(1)))
 
 

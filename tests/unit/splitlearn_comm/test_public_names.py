@@ -1,17 +1,27 @@
 import splitlearn_comm
+from splitlearn_comm import core
 
 
 def test_the_public_surface_is_this() -> None:
     assert sorted(splitlearn_comm.__all__) == [
         "AsyncGRPCComputeClient",
         "AsyncGRPCComputeServer",
+        "BFloat16Codec",
         "CHUNK_BYTES",
         "Cancelled",
         "ClientStream",
         "CommError",
+        "CompressedTensorCodec",
         "ComputeFunction",
+        "ComputeOptions",
+        "ExponentialBackoff",
         "FingerprintMismatch",
+        "FixedDelay",
+        "Float16Codec",
         "Frame",
+        "GRPCComputeClient",
+        "GRPCComputeServer",
+        "Int8Codec",
         "InvalidRequest",
         "InvalidTensor",
         "MAX_MESSAGE_BYTES",
@@ -22,6 +32,7 @@ def test_the_public_surface_is_this() -> None:
         "PositionNotReached",
         "RemoteFailure",
         "Reply",
+        "RetryStrategy",
         "ServiceInfo",
         "Session",
         "SessionHost",
@@ -29,8 +40,34 @@ def test_the_public_surface_is_this() -> None:
         "SessionTooLong",
         "TensorCodec",
         "TimedOut",
+        "UnknownCodec",
         "Unreachable",
         "WireObserver",
         "reached_after",
     ]
     assert all(hasattr(splitlearn_comm, name) for name in splitlearn_comm.__all__)
+
+
+def test_the_public_surface_of_the_core_is_this() -> None:
+    assert sorted(core.__all__) == [
+        "BFloat16Codec",
+        "CODECS",
+        "CompressedTensorCodec",
+        "ComputeFunction",
+        "ComputeOptions",
+        "DTYPES",
+        "EncodedTensor",
+        "Float16Codec",
+        "Int8Codec",
+        "ModelComputeFunction",
+        "NoObserver",
+        "PLAIN",
+        "Session",
+        "SessionHost",
+        "SessionOpening",
+        "TensorCodec",
+        "WireObserver",
+        "codec_named",
+        "unpack",
+    ]
+    assert all(hasattr(core, name) for name in core.__all__)

@@ -12,15 +12,25 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.core import ComputeFunction, ModelComputeFunction, SessionOpening
+from splitlearn_comm.core import (
+    CompressedTensorCodec,
+    ComputeFunction,
+    ComputeOptions,
+    Int8Codec,
+    ModelComputeFunction,
+    SessionOpening,
+    TensorCodec,
+)
 from splitlearn_comm.errors import (
     InvalidTensor,
     NotServed,
     PortUnavailable,
     RemoteFailure,
+    UnknownCodec,
     Unreachable,
 )
 from splitlearn_comm.frames import Frame
+from splitlearn_comm.options import MAX_MESSAGE_BYTES
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.testing import EchoSessionHost, loopback
 
@@ -150,6 +160,60 @@ async def test_compute_runs_on_one_thread_that_is_not_the_event_loops() -> None:
     assert threading.get_ident() not in recorder.threads
 
 
+async def test_several_workers_compute_at_a_time_and_no_more_than_they_are() -> None:
+    meeting = threading.Barrier(2)
+
+    class Meeting(Recorder):
+        def compute(self, input_tensor: torch.Tensor) -> torch.Tensor:
+            self._note("compute")
+            meeting.wait(10)
+            return input_tensor
+
+    recorder = Meeting()
+    async with loopback(compute_fn=recorder, compute_options=ComputeOptions(max_workers=2)) as (_, client):
+        await asyncio.gather(*(client.compute(torch.ones(1)) for _ in range(6)))
+
+    assert len(recorder.threads) == 2
+
+
+async def test_a_reply_comes_in_the_codec_asked_for_else_in_the_servers_own() -> None:
+    x = torch.ones(64, 64)
+    sizes = {}
+    async with loopback(compute_fn=Recorder(), compute_options=ComputeOptions(codec=CompressedTensorCodec())) as (
+        server,
+        _,
+    ):
+        for codec in (None, Int8Codec()):
+            async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}", codec=codec) as client:
+                assert torch.equal(await client.compute(x), x * 2)
+                sizes[codec and codec.name] = client.get_statistics()
+
+    assert sizes[None]["bytes_sent"] > x.nbytes > 50 * sizes[None]["bytes_received"]
+    for direction in ("bytes_sent", "bytes_received"):
+        assert x.numel() < sizes["int8"][direction] < 0.3 * x.nbytes
+
+
+def test_a_codec_that_is_not_on_the_wire_is_refused_at_the_start() -> None:
+    class Own(TensorCodec):
+        name = "own"
+
+    with pytest.raises(UnknownCodec, match="unknown codec 'own'"):
+        AsyncGRPCComputeServer(compute_fn=Recorder(), compute_options=ComputeOptions(codec=Own()))
+    with pytest.raises(UnknownCodec, match="unknown codec 'own'"):
+        AsyncGRPCComputeClient("127.0.0.1:1", codec=Own())
+
+
+async def test_a_result_that_is_too_large_is_the_servers_fault_and_the_next_call_works() -> None:
+    class Inflating(Recorder):
+        def compute(self, input_tensor: torch.Tensor) -> torch.Tensor:
+            return input_tensor.expand(MAX_MESSAGE_BYTES) if input_tensor.numel() else input_tensor
+
+    async with loopback(compute_fn=Inflating()) as (_, client):
+        with pytest.raises(RemoteFailure, match="the reply cannot be sent: a message of"):
+            await client.compute(torch.ones(1, dtype=torch.uint8))
+        assert (await client.compute(torch.empty(0, 3))).shape == (0, 3)
+
+
 async def test_a_model_is_served_in_its_own_dtype() -> None:
     model = torch.nn.Linear(4, 3).bfloat16()
     x = torch.randn(2, 4).bfloat16()
@@ -222,6 +286,45 @@ async def test_a_stream_that_ends_within_the_grace_ends_well() -> None:
         await stream.step(Frame(1, torch.ones(1, 4)))
         await stream.close()
         await stopping
+
+
+async def test_a_client_that_only_keeps_its_connection_does_not_hold_up_a_stop() -> None:
+    async with loopback(compute_fn=Recorder()) as (server, client):
+        await client.compute(torch.ones(1, 1))
+
+        async with asyncio.timeout(5):
+            await server.stop(grace=60)
+
+        with pytest.raises(Unreachable):
+            await client.compute(torch.ones(1, 1))
+
+
+async def test_a_compute_under_way_is_answered_within_the_grace() -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Slow(Recorder):
+        def compute(self, input_tensor: torch.Tensor) -> torch.Tensor:
+            entered.set()
+            assert release.wait(10)
+            return input_tensor
+
+    async with loopback(compute_fn=Slow()) as (server, client):
+        computing = asyncio.create_task(client.compute(torch.ones(1, 1)))
+        await asyncio.to_thread(entered.wait, 10)
+        stopping = asyncio.create_task(server.stop(grace=60))
+        release.set()
+
+        assert torch.equal(await computing, torch.ones(1, 1))
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_whoever_waits_for_termination_may_give_up_and_the_server_still_stops() -> None:
+    async with AsyncGRPCComputeServer(session_host=EchoSessionHost()) as server:
+        waiting = asyncio.create_task(server.wait_for_termination())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await asyncio.wait_for(server.stop(), 5)
 
 
 async def test_waiting_for_termination_ends_with_stop() -> None:

@@ -117,6 +117,20 @@ async def test_an_open_alone_is_answered_by_nothing_until_a_frame_comes(
     assert host.sessions[0].opening == SessionOpening("one", "echo", 64)
 
 
+async def test_an_open_that_asks_for_an_unknown_codec_ends_the_stream_by_name(
+    raw_stream: Callable[[], grpc.aio.StreamStreamCall], host: EchoSessionHost
+) -> None:
+    opening = pb2.Open(session_id="one", fingerprint="echo", max_length=64)
+    opening.MergeFromString(bytes([4 << 3, 99]))
+    stream = raw_stream()
+    await stream.write(pb2.StreamRequest(open=opening, frame=ROW).SerializeToString())
+
+    assert await stream.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert (wire.KIND_KEY, "UnknownCodec") in tuple(await stream.trailing_metadata())
+    assert "codec number 99; this end knows none, zlib" in await stream.details()
+    assert host.sessions == []
+
+
 async def test_a_stream_without_a_request_opens_no_session(foreign: ComputeServiceStub, host: EchoSessionHost) -> None:
     assert await replies(foreign, iter([])) == ([], "OK")
     assert host.sessions == []

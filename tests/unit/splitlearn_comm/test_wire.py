@@ -4,7 +4,7 @@ import torch
 
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
-from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.core import CODECS, Int8Codec, SessionOpening, TensorCodec
 from splitlearn_comm.errors import (
     ERRORS_BY_KIND,
     CommError,
@@ -14,16 +14,18 @@ from splitlearn_comm.errors import (
     Overloaded,
     RemoteFailure,
     TimedOut,
+    UnknownCodec,
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
+from splitlearn_comm.messages import parse
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
 OPENING = SessionOpening("one", "print", 64)
 
 
 def request(data: bytes) -> pb2.StreamRequest:
-    return wire.parse(pb2.StreamRequest(), data)
+    return parse(pb2.StreamRequest(), data)
 
 
 def test_one_request_carries_an_open_and_a_frame() -> None:
@@ -55,12 +57,61 @@ def test_a_reply_carries_rows_and_times() -> None:
     assert torch.equal(reply.frame.rows, torch.ones(1, 4))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("codec", CODECS.values(), ids=list(CODECS))
+def test_rows_travel_in_any_codec_and_say_in_which(codec: TensorCodec) -> None:
+    rows_TD = torch.full((8, 128), 1.5)
+
+    data = wire.encode_request(None, Frame(7, rows_TD), codec)
+    frame = wire.read_frame(request(data))
+    reply = wire.decode_reply(wire.encode_reply(Reply(frame), codec))
+
+    assert request(data).frame.rows.codec == pb2.Codec.Value(f"CODEC_{codec.name.upper()}")
+    assert torch.equal(reply.frame.rows, rows_TD)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_an_opening_names_its_codec(codec: str) -> None:
+    opening = SessionOpening("one", "print", 64, codec)
+
+    assert wire.read_opening(request(wire.encode_request(opening, Frame(0, None)))) == opening
+
+
+def test_a_codec_from_the_future_is_refused_with_what_is_known() -> None:
+    opening = pb2.Open(max_length=1)
+    opening.MergeFromString(bytes([4 << 3, 9]))
+
+    with pytest.raises(UnknownCodec, match="codec number 9; this end knows none, zlib, bf16, fp16, int8"):
+        wire.read_opening(pb2.StreamRequest(open=opening))
+    with pytest.raises(UnknownCodec, match="unknown codec 'lz4'"):
+        wire.encode_request(SessionOpening("one", "print", 64, "lz4"), Frame(0, None))
+
+
+def test_a_compute_asks_for_its_replys_codec_and_its_reply_carries_times() -> None:
+    x = torch.full((2, 64), 3.0)
+
+    tensor, asked = wire.decode_compute(wire.encode_compute(x, Int8Codec()))
+    computed = wire.decode_computed(wire.encode_computed(wire.Computed(tensor, 0.25, 0.5), Int8Codec()))
+
+    assert asked == "int8"
+    assert torch.equal(computed.tensor, x)
+    assert (computed.queue_seconds, computed.compute_seconds) == (0.25, 0.5)
+
+
+def test_a_compute_without_a_reply_is_no_reply() -> None:
+    with pytest.raises(InvalidRequest, match="neither a tensor nor an error"):
+        wire.decode_computed(b"")
+
+
 @pytest.mark.parametrize("kind", ERRORS_BY_KIND.values())
 def test_every_error_in_band_is_raised_as_itself(kind: type[CommError]) -> None:
-    with pytest.raises(CommError, match=r"^what went wrong$") as caught:
-        wire.decode_reply(wire.encode_error(kind("what went wrong")))
+    for decode, data in (
+        (wire.decode_reply, wire.encode_error(kind("what went wrong"))),
+        (wire.decode_computed, wire.encode_compute_error(kind("what went wrong"))),
+    ):
+        with pytest.raises(CommError, match=r"^what went wrong$") as caught:
+            decode(data)
 
-    assert type(caught.value) is kind
+        assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("kind", ERRORS_BY_KIND.values())

@@ -20,6 +20,7 @@ from splitlearn_comm import (
     RemoteFailure,
     SessionTooLong,
     TimedOut,
+    UnknownCodec,
     Unreachable,
 )
 
@@ -187,6 +188,7 @@ async def test_a_caller_who_has_left_is_no_failure_in_the_log(http: httpx.AsyncC
     [
         (Unreachable("x"), errors.TrunkNotReady),
         (Overloaded("x"), errors.TrunkNotReady),
+        (UnknownCodec("x"), errors.TrunkNotReady),
         (FingerprintMismatch("x"), errors.TrunkNotReady),
         (SessionTooLong("x"), errors.PromptTooLong),
         (TimedOut("x"), errors.TrunkFailed),

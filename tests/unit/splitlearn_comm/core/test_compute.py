@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from splitlearn_comm.core import ModelComputeFunction
+from splitlearn_comm.core import ComputeOptions, ModelComputeFunction
 
 
 def test_a_model_is_run_in_eval_mode_without_gradients() -> None:
@@ -19,3 +20,8 @@ def test_a_models_info_names_it_and_its_device() -> None:
 
     assert (named["service_name"], named["device"]) == ("mine", "cpu")
     assert unnamed["service_name"] == "Identity"
+
+
+def test_a_server_has_at_least_one_worker() -> None:
+    with pytest.raises(ValueError, match="max_workers is at least 1, got 0"):
+        ComputeOptions(max_workers=0)

@@ -1,0 +1,203 @@
+"""The client's end of one bidirectional call: messages out, messages in, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from splitlearn_comm import wire
+from splitlearn_comm.errors import Cancelled, CommError, RemoteFailure, TimedOut
+
+_T = TypeVar("_T")
+
+
+class ByteStream:
+    """Messages are taken off the wire as they come, by one task for the life of the stream. So both ends never
+    wait for each other to read.
+
+    What ends the stream is kept: `ended` tells, and from then on every call raises the error that ended it.
+    One task sends and one receives (they may be the same).
+
+    Args:
+        name: what the stream is, for its errors.
+        timeout: seconds that a call waits at most, unless it is told otherwise. When it runs out the stream is
+            cancelled, because which reply belongs to which message is no longer sure.
+    """
+
+    def __init__(self, call: grpc.aio.StreamStreamCall, *, name: str, address: str, timeout: float) -> None:
+        self.name = name
+        self.address = address
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._call = call
+        self._timeout = timeout
+        self._begun = False
+        # Messages; None once, at the end.
+        self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._closing = False
+        self._end: CommError | None = None
+        self._end_told = False
+        self._status: wire.Status | None = None
+        call.add_done_callback(self._keep_status)
+        self._reader = asyncio.create_task(self._read(), name=f"replies of {name}")
+
+    @property
+    def ended(self) -> bool:
+        return self._reader.done()
+
+    async def send(self, data: bytes, timeout: float | None = None) -> None:
+        """Hand one message to the network."""
+        deadline = self._deadline("take the message", timeout)
+        try:
+            await self._write(data)
+        finally:
+            deadline.cancel()
+
+    async def receive(self, timeout: float | None = None) -> bytes:
+        """The oldest message that was not received yet."""
+        deadline = self._deadline("reply", timeout)
+        try:
+            return await self._next()
+        finally:
+            deadline.cancel()
+
+    async def exchange(self, data: bytes, timeout: float | None = None) -> bytes:
+        """Send, and receive the one reply, within one deadline."""
+        deadline = self._deadline("answer", timeout)
+        try:
+            await self._write(data)
+            return await self._next()
+        finally:
+            deadline.cancel()
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Say that no message follows, drop those not yet received, wait until the server has ended the call.
+
+        Raises:
+            CommError: what ended the stream before, unless a call has raised it already.
+        """
+        self._closing = True
+        if not self._begun:
+            # The server knows of nothing yet.
+            self.cancel()
+            await self.wait_ended()
+            return
+        deadline = self._deadline("close the session", timeout)
+        try:
+            await self._call.done_writing()
+            await self.wait_ended()
+        finally:
+            deadline.cancel()
+        if self._end is not None and not self._end_told:
+            raise self._ending()
+
+    def cancel(self) -> None:
+        """Give the stream up at once, whatever is under way."""
+        # Whoever cancels knows it: closing afterwards is no error.
+        self._end, self._end_told = self._end or self._given_up(), True
+        self._call.cancel()
+
+    async def wait_ended(self) -> None:
+        # wait() and not await: a caller that is cancelled here must not take the reader along.
+        await asyncio.wait({self._reader})
+
+    async def _next(self) -> bytes:
+        data = await self._arrived.get()
+        if data is None:
+            self._arrived.put_nowait(None)
+            raise self._ending()
+        return data
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            if self._begun:
+                await self._call.write(data)
+            else:
+                await self._write_first(data)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The call is over. Only the reader learns why, and it may be a loop turn behind.
+            await self.wait_ended()
+            raise self._ending() from None
+        except asyncio.CancelledError:
+            # grpc raises this for a cancelled call too; then this task is not meant, and gets an error of ours.
+            if is_being_cancelled():
+                raise
+            await self.wait_ended()
+            raise self._ending() from None
+        self._begun = True
+        self.bytes_sent += len(data)
+
+    async def _write_first(self, data: bytes) -> None:
+        # As long as there is no connection, grpc's write does not notice that its call was cancelled, and waits
+        # for ever (seen with grpcio 1.85). Its read does notice.
+        writing = asyncio.create_task(self._call.write(data))
+        try:
+            await asyncio.wait({writing, self._reader}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not writing.done():
+                writing.cancel()
+        await writing
+
+    async def _read(self) -> None:
+        """Never raises: how the stream ended is kept for whoever asks next."""
+        try:
+            while (data := await self._call.read()) is not grpc.aio.EOF:
+                self.bytes_received += len(data)
+                self._arrived.put_nowait(data)
+            end = self._verdict()
+        except grpc.aio.AioRpcError:
+            end = self._verdict()
+        except asyncio.CancelledError:
+            end = self._given_up()
+        self._end = self._end or end
+        self._arrived.put_nowait(None)
+
+    def _keep_status(self, call: grpc.aio.StreamStreamCall) -> None:
+        # Taken when it arrives, because grpcio overwrites it with INTERNAL when a write fails after it
+        # (grpc/grpc issue 36066), which is the rule when an open is refused while frames are being sent.
+        self._status = at_once(call.code()), at_once(call.details()), at_once(call.trailing_metadata())
+
+    def _verdict(self) -> CommError | None:
+        """How the server ended the stream; None if as it was asked to."""
+        if self._status is not None and self._status[0] is not grpc.StatusCode.OK:
+            return wire.error_of(self._status, self.address)
+        if self._closing:
+            return None
+        return RemoteFailure(f"{self.address} ended the stream without a reason; see the server's log")
+
+    def _ending(self) -> CommError:
+        self._end_told = True
+        return self._end or Cancelled(f"{self.name} is closed")
+
+    def _given_up(self) -> CommError:
+        return Cancelled(f"{self.name} was cancelled at this end")
+
+    def _deadline(self, what: str, timeout: float | None) -> asyncio.TimerHandle:
+        seconds = self._timeout if timeout is None else timeout
+        return asyncio.get_running_loop().call_later(seconds, self._expire, what, seconds)
+
+    def _expire(self, what: str, seconds: float) -> None:
+        self._end = self._end or TimedOut(
+            f"{self.address} did not {what} within {seconds:g} s; the stream is cancelled"
+        )
+        self._call.cancel()
+
+
+def is_being_cancelled() -> bool:
+    """Whether a CancelledError now under way is meant for the running task, and not for a gRPC call of it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that has nothing to wait for, without an event loop's turn."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        result: _T = finished.value
+        return result
+    raise RuntimeError("the coroutine waits; grpc calls its done callbacks before the status is known")

@@ -1,0 +1,34 @@
+"""The codecs that both ends know by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import Tensor
+
+from splitlearn_comm.core.codec import CompressedTensorCodec, EncodedTensor, TensorCodec, dtype_named
+from splitlearn_comm.core.rounding import BFloat16Codec, Float16Codec, Int8Codec
+from splitlearn_comm.errors import UnknownCodec
+
+PLAIN: Final = TensorCodec()
+CODECS: Final[dict[str, TensorCodec]] = {
+    codec.name: codec for codec in (PLAIN, CompressedTensorCodec(), BFloat16Codec(), Float16Codec(), Int8Codec())
+}
+
+
+def codec_named(name: str) -> TensorCodec:
+    """Raises UnknownCodec for a name that is not in CODECS."""
+    codec = CODECS.get(name)
+    if codec is None:
+        raise UnknownCodec(f"unknown codec {name!r}; expected one of {', '.join(CODECS)}")
+    return codec
+
+
+def unpack(encoded: EncodedTensor) -> Tensor:
+    """A writable CPU tensor that shares memory with nothing, of whatever codec packed it.
+
+    Raises:
+        InvalidTensor: unknown dtype, impossible shape, or data that is not this codec's for this shape.
+        UnknownCodec: packed by a codec that this end does not have.
+    """
+    return codec_named(encoded.codec).grow(encoded.data, dtype_named(encoded.dtype), encoded.shape)

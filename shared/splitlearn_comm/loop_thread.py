@@ -1,0 +1,49 @@
+"""The event loop behind the blocking classes: one thread for all of them, for the life of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from functools import cache
+from typing import Any, TypeVar
+
+import uvloop
+
+_T = TypeVar("_T")
+
+
+class LoopThread:
+    """Runs coroutines for threads that wait for them."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        # A daemon, so that a script that ends without closing anything ends. It is never stopped: grpc complains
+        # of every server whose loop is gone before it.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="splitlearn-comm", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """The coroutine's result, or what it raises; from any thread but the loop's own.
+
+        A KeyboardInterrupt here cancels the coroutine.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("a blocking call on the event loop's own thread waits for itself; use the async class")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+
+_start_once = cache(LoopThread)
+_starting = threading.Lock()
+
+
+def loop_thread() -> LoopThread:
+    """The one of this process, started when it is first needed: grpc serves several loops badly."""
+    # The cache alone lets threads that come at the same moment each make one.
+    with _starting:
+        return _start_once()

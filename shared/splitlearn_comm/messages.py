@@ -1,0 +1,102 @@
+"""Protobuf messages as bytes, and the tensors in them.
+
+Messages cross grpc as bytes and are serialized here, so that their size is known without asking protobuf
+(which would serialize again) and a message that cannot be parsed is an error like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from torch import Tensor
+
+from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.core import CODECS, DTYPES, EncodedTensor, TensorCodec, unpack
+from splitlearn_comm.errors import InvalidRequest, InvalidTensor, UnknownCodec
+from splitlearn_comm.options import MAX_MESSAGE_BYTES
+
+_M = TypeVar("_M", bound=Message)
+
+_DTYPE_NUMBERS: Final = {name: pb2.DType.Value(f"DTYPE_{name}") for name in DTYPES}
+_DTYPE_NAMES: Final = {number: name for name, number in _DTYPE_NUMBERS.items()}
+_CODEC_NUMBERS: Final = {name: pb2.Codec.Value(f"CODEC_{name.upper()}") for name in CODECS}
+_CODEC_NAMES: Final = {number: name for name, number in _CODEC_NUMBERS.items()}
+
+_DATA: Final = pb2.Tensor.DATA_FIELD_NUMBER
+_LENGTH_DELIMITED: Final = 2
+
+
+def parse(message: _M, data: bytes) -> _M:
+    """Fill `message` from `data`; InvalidRequest when these are not its bytes."""
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise InvalidRequest(
+            f"{len(data)} bytes that are no {message.DESCRIPTOR.full_name}; both ends must speak splitlearn.comm.v1"
+        ) from None
+    return message
+
+
+def serialize(message: Message) -> bytes:
+    """The message's bytes; InvalidTensor when the other end would refuse their number."""
+    return _within_limit(message.SerializeToString())
+
+
+def serialize_with(message: Message, path: tuple[int, ...], tensor: EncodedTensor) -> bytes:
+    """As `serialize`, with the data of the tensor that stands at `path` (field numbers) and was begun there.
+
+    The data follows the message as a second occurrence of the same fields. Parsers merge the two (protobuf's
+    encoding guide, "Last One Wins"), and the data is copied once instead of three times.
+    """
+    head, nested, size = b"", message.SerializeToString(), len(tensor.data)
+    for number in (_DATA, *reversed(path)):
+        head = _varint(number << 3 | _LENGTH_DELIMITED) + _varint(size) + head
+        size = len(head) + len(tensor.data)
+    return _within_limit(b"".join((nested, head, tensor.data)))
+
+
+def begin_tensor(target: pb2.Tensor, tensor: Tensor, codec: TensorCodec) -> EncodedTensor:
+    """Everything of `tensor` but its data, which `serialize_with` appends."""
+    packed = codec.pack(tensor)
+    target.dtype = _DTYPE_NUMBERS[packed.dtype]
+    target.shape.extend(packed.shape)
+    target.codec = codec_number(packed.codec)
+    return packed
+
+
+def read_tensor(source: pb2.Tensor) -> Tensor:
+    dtype = _DTYPE_NAMES.get(source.dtype, f"number {source.dtype}")
+    return unpack(EncodedTensor(dtype, tuple(source.shape), source.data, codec_name(source.codec)))
+
+
+def codec_number(name: str) -> pb2.Codec.ValueType:
+    number = _CODEC_NUMBERS.get(name)
+    if number is None:
+        raise UnknownCodec(f"unknown codec {name!r}; expected one of {', '.join(CODECS)}")
+    return number
+
+
+def codec_name(number: pb2.Codec.ValueType) -> str:
+    name = _CODEC_NAMES.get(number)
+    if name is None:
+        raise UnknownCodec(f"the other end uses codec number {number}; this end knows {', '.join(CODECS)}")
+    return name
+
+
+def _within_limit(data: bytes) -> bytes:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise InvalidTensor(
+            f"a message of {len(data)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}; send the rows in several frames"
+        )
+    return data
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first, the top bit set on all but the last."""
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)

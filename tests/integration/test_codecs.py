@@ -1,0 +1,39 @@
+"""What a codec changes of a generation: the bytes on the wire, and the answer only as far as it rounds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitlearn_comm.core import CODECS
+from support.running_split import RunningTrunk, running_client, running_trunk
+
+PROMPT = [3, 5, 8, 13, 21, 34]
+N = 12
+
+
+async def generated(weights: Path, trunk: RunningTrunk, codec: str) -> dict[str, Any]:
+    """The reply, and the log-probability of its first token, which no rounding has moved far."""
+    async with running_client(weights, trunk.address, codec=codec) as client:
+        await client.ready()
+        response = await client.complete(prompt=PROMPT, max_tokens=N, logprobs=1)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+async def test_exact_codecs_change_nothing_and_rounding_ones_little_but_the_bytes(tiny_weights: Path) -> None:
+    async with running_trunk(tiny_weights) as trunk:
+        replies = {codec: await generated(tiny_weights, trunk, codec) for codec in CODECS}
+
+    def first_logprob(codec: str) -> float:
+        return float(replies[codec]["choices"][0]["logprobs"]["token_logprobs"][0])
+
+    def wire_bytes(codec: str) -> int:
+        extra = replies[codec]["splitlearn"]
+        return int(extra["wire_bytes_sent"] + extra["wire_bytes_received"])
+
+    assert replies["zlib"]["choices"][0]["text"] == replies["none"]["choices"][0]["text"]
+    for codec in ("bf16", "fp16", "int8"):
+        assert first_logprob(codec) == pytest.approx(first_logprob("none"), abs=0.05)
+        assert wire_bytes(codec) < 0.75 * wire_bytes("none")
