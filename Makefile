@@ -62,6 +62,7 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.split_against_whole
 	$(BIN)/python -m tests.benchmarks.trunk_under_load
 	$(BIN)/python -m tests.benchmarks.wire
+	$(BIN)/python -m tests.benchmarks.loading
 
 demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
 	$(BIN)/python -m cleangpt.demo_model --out deploy/demo_model

@@ -5,7 +5,7 @@ from typing import Self
 
 from llm_sepweight import Manifest
 from splitlearn.engine import DeviceThread, Engine
-from splitlearn.loading import load_part, resolve_device
+from splitlearn.loading import load_parts, resolve_device
 from splitlearn.plan import SplitPlan, fingerprint
 
 
@@ -27,8 +27,7 @@ class Ends:
             SepweightError, SplitError: files or plan do not fit the model.
         """
         where = resolve_device(device)
-        bottom = load_part(weights, plan.bottom, device=where, dtype=dtype)
-        top = load_part(weights, plan.top, device=where, dtype=dtype)
+        bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=dtype)
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         return cls(Engine(bottom, thread), Engine(top, thread), plan, expected)

@@ -17,6 +17,7 @@ _HOMES = {
     "SplitPlan": "plan",
     "decider_for": "deciders",
     "load_part": "loading",
+    "load_parts": "loading",
 }
 
 __all__ = [

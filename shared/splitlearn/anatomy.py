@@ -6,13 +6,14 @@ decoder's one list of layers divides its children into a front (embeddings, posi
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from splitlearn.errors import UnsupportedModel
 from splitlearn.traits import why_not
@@ -74,7 +75,8 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     if reason is not None:
         raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
     try:
-        with torch.device("meta"):
+        # random numbers for tensors without memory would take most of the time
+        with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers") from error
@@ -83,6 +85,7 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         raise UnsupportedModel(
             f"transformers cannot build {config.model_type} here, probably for want of a package: {error}"
         ) from error
+    model.tie_weights()
     return model.eval()
 
 
@@ -109,14 +112,15 @@ def study(model: PreTrainedModel) -> Anatomy:
         UnsupportedModel: no decoder with exactly one list of `num_hidden_layers` layers was found.
     """
     kind = model.config.model_type
-    paths = {id(module): name for name, module in model.named_modules()}
+    modules = dict(model.named_modules())
+    paths = {id(module): name for name, module in modules.items()}
     decoder = paths.get(id(_decoder(model)), "")
     if not decoder:
         raise UnsupportedModel(f"{kind}: transformers does not say which module is the decoder")
     arguments = inspect.signature(model.get_submodule(decoder).forward).parameters
     if "inputs_embeds" not in arguments or not any(name in arguments for name in CACHE_ARGUMENTS):
         raise UnsupportedModel(f"{kind}: its decoder takes no hidden states, or no cache that a part could hold")
-    layers, n_layers = _layer_list(model, decoder)
+    layers, n_layers = _layer_list(model.config, modules, decoder)
     embedding = paths.get(id(model.get_input_embeddings()))
     head = paths.get(id(model.get_output_embeddings()))
     if embedding is None or head is None:
@@ -138,14 +142,14 @@ def _decoder(model: PreTrainedModel) -> nn.Module | None:
     return next((module for module in named if isinstance(module, PreTrainedModel) and module is not model), None)
 
 
-def _layer_list(model: PreTrainedModel, decoder: str) -> tuple[str, int]:
+def _layer_list(config: PretrainedConfig, modules: Mapping[str, nn.Module], decoder: str) -> tuple[str, int]:
     """Path and length of the decoder's list of layers: the one of the right length that lies least deep."""
-    kind, config = model.config.model_type, model.config.get_text_config(decoder=True)
+    kind, config = config.model_type, config.get_text_config(decoder=True)
     n_layers = getattr(config, "num_layers", None) or getattr(config, "num_hidden_layers", None)
     found = [
-        f"{decoder}.{name}"
-        for name, module in model.get_submodule(decoder).named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+        path
+        for path, module in modules.items()
+        if path.startswith(f"{decoder}.") and isinstance(module, nn.ModuleList) and len(module) == n_layers
     ]
     least = min((path.count(".") for path in found), default=0)
     found = [path for path in found if path.count(".") == least]

@@ -1,10 +1,13 @@
 """Fill a part from just the sepweight files that it needs, mapped rather than copied where dtypes agree."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 
 from llm_sepweight import Manifest, PartSpec, PartStateDict, load
 from splitlearn.anatomy import config_from_dict, storage_dtype
@@ -27,14 +30,30 @@ def load_part(path: Path | str, spec: PartSpec | str, *, device: str = "cpu", dt
         SepweightError: files missing, truncated or unreadable.
         SplitError: a model that cannot be cut, a wrong range, tensors that do not fit the config.
     """
+    (part,) = load_parts(path, [spec], device=device, dtype=dtype)
+    return part
+
+
+def load_parts(
+    path: Path | str, specs: Sequence[PartSpec | str], *, device: str = "cpu", dtype: str | None = None
+) -> list[Part]:
+    """As `load_part`, for several parts in one process. What is tied between them is in memory once."""
     manifest = Manifest.read(Path(path))
-    spec = PartSpec.parse(spec) if isinstance(spec, str) else spec
     name = dtype or manifest.dtype
     target = resolve_dtype(name)
     # transformers makes derived buffers in the config's dtype
-    part = cut(config_from_dict({**manifest.config, "dtype": name}), spec)
-    fill(part, load(path, part.spec), torch.device(device), target)
-    return part
+    parts = [cut(config_from_dict({**manifest.config, "dtype": name}), PartSpec.of(spec)) for spec in specs]
+    indices = sorted({i for part in parts for i in part.layers})
+    whole = PartSpec(
+        begin=any(part.spec.begin for part in parts),
+        layers=tuple(range(i, i + 1) for i in indices),
+        end=any(part.spec.end for part in parts),
+    )
+    weights = load(path, whole)
+    ready: dict[int, torch.Tensor] = {}
+    for part in parts:
+        fill(part, weights, torch.device(device), target, ready)
+    return parts
 
 
 def resolve_device(name: str) -> str:
@@ -63,25 +82,46 @@ def resolve_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def fill(part: Part, weights: PartStateDict, device: torch.device, dtype: torch.dtype) -> None:
-    """Gives every parameter and buffer of the part a real tensor; each is used without a copy if it fits."""
-    named = {**dict(part.model.named_parameters(remove_duplicate=False))}
-    named |= {k: b for k, b in part.model.named_buffers() if k in part.model.state_dict(keep_vars=True)}
+def fill(
+    part: Part,
+    weights: PartStateDict,
+    device: torch.device,
+    dtype: torch.dtype,
+    ready: dict[int, torch.Tensor] | None = None,
+) -> None:
+    """Gives every parameter and buffer of the part a real tensor; each is used without a copy if it fits.
+
+    Args:
+        ready: tensors in use already, by the id of the one in `weights` that each was made of. Grows.
+    """
     by_name = weights.to_dict()
-    ready: dict[int, torch.Tensor] = {}
-    state: dict[str, torch.Tensor] = {}
-    for key, empty in named.items():
-        stored = _stored(part, by_name, key)
-        if stored.shape != empty.shape:
-            raise BadCheckpoint(f"{key} should have the shape {list(empty.shape)}, the file has {list(stored.shape)}")
-        wanted = storage_dtype(part.model, key, stored.dtype, dtype)
-        # tied tensors are one object in `weights`, and stay one after a cast or a copy to the device
-        state[key] = ready.setdefault(id(stored), stored.to(device=device, dtype=wanted))
-    for key, tensor in state.items():
-        _assign(part.model, key, tensor)
+    ready = {} if ready is None else ready
+    for path, module in part.model.named_modules():
+        for name, empty in _stored_tensors(module):
+            key = f"{path}.{name}" if path else name
+            stored = _stored(part, by_name, key)
+            if stored.shape != empty.shape:
+                raise BadCheckpoint(
+                    f"{key} should have the shape {list(empty.shape)}, the file has {list(stored.shape)}"
+                )
+            # tied tensors are one object in `weights`, and stay one after a cast or a copy to the device
+            if id(stored) not in ready:
+                wanted = storage_dtype(part.model, key, stored.dtype, dtype)
+                ready[id(stored)] = stored.to(device=device, dtype=wanted)
+            tensor = ready[id(stored)]
+            if name in module._parameters:
+                module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+            else:
+                module._buffers[name] = tensor
     _fill_derived_buffers(part, device)
-    part.requires_grad_(False)
     part.dtype = dtype
+
+
+def _stored_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """The module's own parameters and those of its buffers that files hold."""
+    own: list[tuple[str, torch.Tensor | None]] = [*module._parameters.items()]
+    own += [item for item in module._buffers.items() if item[0] not in module._non_persistent_buffers_set]
+    return [(name, tensor) for name, tensor in own if tensor is not None]
 
 
 def _stored(part: Part, by_name: dict[str, torch.Tensor], key: str) -> torch.Tensor:
@@ -94,26 +134,30 @@ def _stored(part: Part, by_name: dict[str, torch.Tensor], key: str) -> torch.Ten
     return tensor
 
 
-def _assign(model: nn.Module, key: str, tensor: torch.Tensor) -> None:
-    owner = model.get_submodule(key.rpartition(".")[0])
-    name = key.rpartition(".")[2]
-    if name in owner._parameters:
-        owner._parameters[name] = nn.Parameter(tensor, requires_grad=False)
-    else:
-        owner._buffers[name] = tensor
-
-
 def _fill_derived_buffers(part: Part, device: torch.device) -> None:
     """Computes what is derived from the config and stored nowhere: rotary tables, embedding scales.
 
     transformers' own initialisation does it; it leaves alone what is marked as initialised.
     """
-    for tensor in (*part.model.parameters(), *part.model.buffers()):
-        tensor._is_hf_initialized = True
-    for module in part.model.modules():
-        for name, buffer in list(module._buffers.items()):
+    modules = dict(part.model.named_modules())
+    deriving: set[str] = set()
+    for path, module in modules.items():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                tensor._is_hf_initialized = True
+        for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
                 module._buffers[name] = torch.empty_like(buffer, device=device)
-    # the outermost model derives nothing, and its head may be another part's
-    part.model._is_hf_initialized = True
-    part.model.initialize_weights()
+                # some modules derive what those inside them hold
+                deriving.update(_path_and_above(path))
+    with torch.no_grad(), guard_torch_init_functions():
+        for path in sorted(deriving, key=len, reverse=True):
+            owners = [modules[above] for above in _path_and_above(path)]
+            owner = next((module for module in owners if isinstance(module, PreTrainedModel)), part.model)
+            owner._initialize_weights(modules[path])
+
+
+def _path_and_above(path: str) -> list[str]:
+    """The innermost first, without the outermost model, which derives nothing and may lack its head."""
+    names = path.split(".")
+    return [".".join(names[:depth]) for depth in range(len(names), 0, -1)]

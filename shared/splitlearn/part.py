@@ -49,11 +49,13 @@ class Part(nn.Module):
         if spec.end:
             model.get_submodule(anatomy.rear[-1]).register_forward_pre_hook(_compact)
         arguments = inspect.signature(decoder.forward).parameters
-        counts_itself = any(hasattr(module, "create_position_ids_from_input_ids") for module in decoder.modules())
-        self._takes_positions = "position_ids" in arguments and not counts_itself
+        counts_itself = any(
+            hasattr(kind, "create_position_ids_from_input_ids") for kind in {type(m) for m in decoder.modules()}
+        )
+        self.takes_positions = "position_ids" in arguments and not counts_itself
         self._takes_cache_as = next(name for name in CACHE_ARGUMENTS if name in arguments)
         self._takes_one_row = takes_one_row_at_a_time(model.config)
-        self._keeps_last_row = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.keeps_last_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Part":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -94,6 +96,10 @@ class Part(nn.Module):
         """Whether a session can go back to an earlier position. Layers with a recurrent state cannot."""
         return all(kind.can_truncate for kind in self._remembers)
 
+    def remembers_rows_alone(self, kind: type[object]) -> bool:
+        """Whether every layer's entry in the cache is just of this kind."""
+        return all(remembered.entry is kind for remembered in self._remembers)
+
     def new_cache(self) -> PartCache:
         """An empty cache for one session."""
         return PartCache(self._remembers)
@@ -116,7 +122,7 @@ class Part(nn.Module):
         cache.n_rows = position
         inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         if self.spec.end:
-            if self._keeps_last_row:
+            if self.keeps_last_rows:
                 inputs["logits_to_keep"] = 1
             return torch.as_tensor(self.run(rows[None], **inputs).logits[0, -1])
         return torch.as_tensor(self.run(rows[None], **inputs)[0])
@@ -146,7 +152,7 @@ class Part(nn.Module):
             raise BadRows(f"a {self.config.model_type} goes on row by row: give one at a time after the first call")
         if cache is not None:
             inputs[self._takes_cache_as] = cache
-        if cache is not None and self._takes_positions and not inputs.keys() & {"position_ids", "attention_mask"}:
+        if cache is not None and self.takes_positions and not inputs.keys() & {"position_ids", "attention_mask"}:
             # not every model counts from the rows in its cache when it is not told
             start = cache.n_rows if isinstance(cache, PartCache) else cache.get_seq_length()
             inputs["position_ids"] = torch.arange(start, start + rows_BT.shape[1], device=rows_BT.device)[None]

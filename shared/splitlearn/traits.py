@@ -40,6 +40,9 @@ _CANNOT_BE_CUT = {
     "zamba2": _EMBEDDING_AGAIN,
 }
 
+# Beyond what the modules show: what `make test-architectures` finds to differ.
+_NOT_IN_BATCHES: dict[str, str] = {}
+
 # Their recurrent layers forget the past when they are given more than one row.
 _ONE_ROW_AT_A_TIME = ("falcon_mamba", "jamba", "mamba")
 
@@ -73,6 +76,12 @@ def why_not_here(config: PretrainedConfig, layers: range) -> str | None:
         own = [i for i, kind in enumerate(indexers) if kind != "shared"]
         return f"layer {start} attends to rows that an earlier layer chose; begin a part at one of the layers {own}"
     return None
+
+
+def why_not_in_batches(config: PretrainedConfig) -> str | None:
+    """Why rows of several sessions cannot share a forward of such a model; None if nothing is known against it."""
+    kinds = (config.model_type, config.get_text_config(decoder=True).model_type)
+    return next((_NOT_IN_BATCHES[kind] for kind in kinds if kind in _NOT_IN_BATCHES), None)
 
 
 def row_width(config: PretrainedConfig) -> int:

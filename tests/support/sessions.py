@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from splitlearn.loading import load_part
+from splitlearn import loading
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
 from support.tiny_models import VOCABULARY
@@ -45,7 +45,7 @@ class Whole:
 
 
 def load_parts(weights: Path, plan: SplitPlan, *, device: str = "cpu") -> list[Part]:
-    return [load_part(weights, spec, device=device) for spec in (plan.bottom, plan.trunk, plan.top)]
+    return loading.load_parts(weights, [plan.bottom, plan.trunk, plan.top], device=device)
 
 
 def prompt(length: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from llm_sepweight import MissingFileError, extract
 from splitlearn.errors import BadCheckpoint, BadDevice, BadPlan
-from splitlearn.loading import load_part, resolve_device, resolve_dtype
+from splitlearn.loading import load_part, load_parts, resolve_device, resolve_dtype
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
 
@@ -48,6 +48,22 @@ def test_another_dtype_is_a_copy_in_that_dtype(tiny_weights: Path) -> None:
     part = load_part(tiny_weights, "2-3", dtype="bfloat16")
     assert part.dtype == torch.bfloat16
     assert part(torch.randn(2, 64, dtype=torch.bfloat16), 0, part.new_cache()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_embedding_tied_to_the_head_is_in_memory_once_for_bottom_and_top(tmp_path: Path, dtype: str) -> None:
+    weights = save_sepweight(tmp_path, random_model(tiny_config("qwen2", tie_word_embeddings=True)))
+    bottom, top = load_parts(weights, ["b 0-1", "4-5 e"], dtype=dtype)
+    embedding = bottom.get_parameter("model.model.embed_tokens.weight")
+    assert top.get_parameter("model.lm_head.weight").data_ptr() == embedding.data_ptr()
+
+
+def test_parts_that_are_loaded_together_equal_those_loaded_alone(tiny_weights: Path) -> None:
+    specs = ["b 0-1", "1-4", "4-5 e"]
+    for part, spec in zip(load_parts(tiny_weights, specs), specs, strict=True):
+        alone = dict(load_part(tiny_weights, spec).named_parameters())
+        assert alone.keys() == dict(part.named_parameters()).keys()
+        assert all(torch.equal(tensor, alone[name]) for name, tensor in part.named_parameters())
 
 
 def test_tied_embedding_and_head_are_one_tensor(tmp_path: Path) -> None:

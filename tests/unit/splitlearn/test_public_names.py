@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "SplitPlan",
         "decider_for",
         "load_part",
+        "load_parts",
     ]
     assert all(getattr(splitlearn, name) is not None for name in splitlearn.__all__)
     assert set(splitlearn.__all__) <= set(dir(splitlearn))
