@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 
 from client_service.api import error_replies
 from client_service.api.routes import Service, router
+from client_service.block_names import BlockNames
 from client_service.ends import Ends
 from client_service.generation import Generator
 from client_service.metrics import ClientMetrics
@@ -26,7 +27,7 @@ from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 from llm_sepweight import Manifest
 from splitlearn.anatomy import config_from_dict
-from splitlearn.engine import DeviceThread
+from splitlearn.engine import DeviceThread, Limits
 from splitlearn.plan import SplitPlan
 from splitlearn_comm import AsyncGRPCComputeClient, PortUnavailable
 
@@ -80,7 +81,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
 
     async def load_ends(plan: SplitPlan) -> Ends:
         def load() -> Ends:
-            return Ends.load(settings.weights, plan, thread, device=settings.device, dtype=settings.dtype)
+            return Ends.load(settings, plan, thread)
 
         ends, timing = await thread.run(load)
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
@@ -91,7 +92,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
     watching.add_done_callback(_fatal)
-    generator = Generator(link, codec, thread, metrics, end_tokens(settings.weights, config, codec))
+    names = BlockNames(Limits.block_rows) if settings.prefix_reuse else None
+    generator = Generator(link, codec, thread, metrics, end_tokens(settings.weights, config, codec), names)
     name = settings.model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)

@@ -1,10 +1,11 @@
 """The client's own parts: bottom and top on this machine, on one device thread."""
 
-from pathlib import Path
 from typing import Self
 
+from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
-from splitlearn.engine import DeviceThread, Engine
+from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.kv.budget import free_bytes
 from splitlearn.loading import load_parts, resolve_device
 from splitlearn.plan import SplitPlan, fingerprint
 
@@ -20,14 +21,20 @@ class Ends:
         """What a trunk must answer to fit between them."""
 
     @classmethod
-    def load(cls, weights: Path, plan: SplitPlan, thread: DeviceThread, *, device: str, dtype: str | None) -> Self:
+    def load(cls, settings: ClientSettings, plan: SplitPlan, thread: DeviceThread) -> Self:
         """Reads both parts from their files; blocking, runs on the device thread.
 
         Raises:
             SepweightError, SplitError: files or plan do not fit the model.
         """
-        where = resolve_device(device)
-        bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=dtype)
+        weights, where = settings.weights, resolve_device(settings.device)
+        bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
-        return cls(Engine(bottom, thread), Engine(top, thread), plan, expected)
+        limits = Limits(
+            step_rows=settings.step_rows,
+            waiting=settings.max_waiting,
+            kv_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
+            kept=Limits.kept if settings.prefix_reuse else 0,
+        )
+        return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected)

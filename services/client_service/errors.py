@@ -5,6 +5,7 @@ RequestError                 everything below: status, OpenAI error type and cod
 ├── PromptTooLong            400, the caller: the prompt leaves no room in the model's context
 ├── NoChatTemplate           400, the caller: chat asked of a model without a chat template
 ├── UnknownModel             404, the caller: a model that is not served here
+├── TooBusy                  429, the operator: no room for more requests now; with the time to wait
 ├── TrunkNotReady            503, the operator: no trunk answers, or it holds something else
 ├── TrunkFailed              502, the operator or the network: the trunk failed in the middle
 └── BrokenNumbers            500, the operator: the model's logits are not finite
@@ -28,9 +29,10 @@ class RequestError(Exception):
     kind = "server_error"
     code = "internal_error"
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.retry_after = retry_after
 
 
 class BadRequest(RequestError):
@@ -60,6 +62,14 @@ class UnknownModel(BadRequest):
     code = "model_not_found"
 
 
+class TooBusy(RequestError):
+    """There is no room for the request now, nor to wait for it."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "too_busy"
+
+
 class TrunkNotReady(RequestError):
     """No trunk that fits can be reached."""
 
@@ -84,7 +94,9 @@ def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
     """The HTTP side of an error that came over the wire; `begun` once the trunk has answered for this request."""
     if isinstance(error, SessionTooLong):
         return PromptTooLong(str(error))
-    if not begun and isinstance(error, Unreachable | Overloaded | FingerprintMismatch | UnknownCodec):
+    if isinstance(error, Overloaded):
+        return TooBusy(f"the trunk has no room: {error}", retry_after=error.retry_after or 1.0)
+    if not begun and isinstance(error, Unreachable | FingerprintMismatch | UnknownCodec):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):
         return TrunkFailed(f"the trunk did not answer in time: {error}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -27,6 +27,15 @@ class ClientSettings(BaseSettings):
     codec: Literal["none", "zlib", "bf16", "fp16", "int8"] = Field(
         "none",
         description="What hidden states travel in: none, zlib (exact), bf16, fp16 or int8 (rounded, fewer bytes).",
+    )
+    kv_memory: ByteSize | None = Field(
+        None,
+        description="Memory for the own layers' keys and values, such as 1GiB. Default: a quarter of what is free.",
+    )
+    max_waiting: int = Field(256, ge=0, description="Requests that may wait for room; more are told to come later.")
+    step_rows: int = Field(512, ge=16, description="Rows of prompts in one step, when nobody waits for a token.")
+    prefix_reuse: bool = Field(
+        True, description="Name blocks of prompts to the trunk by keyed hashes, so that it need not compute them again."
     )
     trunk_timeout: float = Field(60.0, gt=0, description="Seconds to wait for one reply of the trunk.")
     grace: float = Field(5.0, ge=0, description="Seconds that running requests get to end after SIGTERM.")

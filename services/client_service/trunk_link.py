@@ -60,9 +60,10 @@ class TrunkLink:
             raise TrunkNotReady(self.trouble or "bottom and top are still loading")
         return self._ends
 
-    def open_stream(self, ends: Ends, max_length: int) -> ClientStream:
-        """A session on one of the trunk's replicas, not sent before its first frame."""
-        return self._client.stream(SessionOpening(uuid.uuid4().hex, ends.fingerprint, max_length, self._codec))
+    def open_stream(self, ends: Ends, max_length: int, prefix: tuple[bytes, ...] = ()) -> ClientStream:
+        """A session on one of the trunk's replicas, not sent before its first frame, or `open` if it has a prefix."""
+        session_id = uuid.uuid4().hex
+        return self._client.stream(SessionOpening(session_id, ends.fingerprint, max_length, self._codec, prefix))
 
     async def watch(self) -> None:
         """Asks the trunk again and again; runs until cancelled."""

@@ -18,6 +18,7 @@ VERBS: Final = {
     "up": "Start a trunk and a client here, and ask one question.",
     "generate": "Ask a running client, and stream the answer.",
     "info": "Ask a trunk what it serves.",
+    "bench": "Measure an OpenAI endpoint under load.",
 }
 
 

@@ -14,7 +14,8 @@ import uvloop
 from prometheus_client import start_http_server
 
 from llm_sepweight import Manifest, verify
-from splitlearn.engine import DeviceThread, Engine
+from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.kv.budget import free_bytes
 from splitlearn.loading import load_part, resolve_device
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
@@ -73,13 +74,25 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
     if settings.verify:
         verify(settings.weights, plan.trunk)
-    part, _ = await thread.run(_load, settings, plan)
-    log.info("loaded", layers=plan.layers, of=plan.n_layers, seconds=round(time.perf_counter() - began, 2))
-    engine, metrics, info = Engine(part, thread), TrunkMetrics(), _service_info(manifest, plan, part)
+    metrics = TrunkMetrics()
+    engine, _ = await thread.run(_load, settings, plan, thread, metrics)
+    log.info(
+        "loaded",
+        layers=plan.layers,
+        of=plan.n_layers,
+        seconds=round(time.perf_counter() - began, 2),
+        kv_rows=engine.pages.total * engine.pages.page_rows,
+        in_batches=engine.runs_in_batches,
+    )
+    metrics.watch(engine)
+    info = _service_info(manifest, plan, engine.part)
+    host = TrunkHost(engine, info, metrics)
+    expiring = asyncio.create_task(host.expire(settings.idle_timeout))
+    stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
         host=settings.host,
         port=settings.port,
-        session_host=TrunkHost(engine, info, metrics),
+        session_host=host,
         observer=metrics,
     )
     return Trunk(server, engine, thread, metrics, info)
@@ -98,8 +111,16 @@ def _export(metrics: TrunkMetrics, settings: TrunkSettings, stack: AsyncExitStac
     return f"{settings.host}:{exporter.server_port}"
 
 
-def _load(settings: TrunkSettings, plan: SplitPlan) -> Part:
-    return load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
+def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
+    part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
+    limits = Limits(
+        step_rows=settings.step_rows,
+        sessions=settings.max_sessions,
+        waiting=settings.max_waiting,
+        kv_bytes=settings.kv_memory or free_bytes(part.device) // 2,
+        kept=Limits.kept if settings.prefix_reuse else 0,
+    )
+    return Engine(part, thread, limits, metrics)
 
 
 def _service_info(manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:

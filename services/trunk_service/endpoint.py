@@ -3,8 +3,9 @@
 The only place where the engine's errors become errors of the wire.
 """
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -17,6 +18,7 @@ from splitlearn_comm import (
     FingerprintMismatch,
     Frame,
     InvalidTensor,
+    Overloaded,
     PositionNotReached,
     Reply,
     ServiceInfo,
@@ -27,10 +29,14 @@ from trunk_service.metrics import TrunkMetrics
 
 log = structlog.get_logger()
 
+# Seconds between two looks for sessions that nobody uses.
+_LOOK_EVERY = 5.0
+
 _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
     split.BadRows: InvalidTensor,
     split.PositionNotReached: PositionNotReached,
     split.ContextExceeded: SessionTooLong,
+    split.EngineFull: Overloaded,
 }
 
 
@@ -55,9 +61,17 @@ class TrunkHost:
                     f"this trunk serves [{self._info.fingerprint}], the client expects [{opening.fingerprint}]; "
                     "give both the same weights, layers and dtype"
                 )
-        session = TrunkSession(opening.session_id, self._engine, self._engine.open(opening.max_length), self._metrics)
-        log.info("session opened", session=opening.session_id, max_length=opening.max_length)
-        return session
+        session = self._engine.open(opening.max_length, opening.prefix)
+        log.info(
+            "session opened", session=opening.session_id, max_length=opening.max_length, begins_with=session.reached
+        )
+        return TrunkSession(opening.session_id, self._engine, session, self._metrics)
+
+    async def expire(self, idle_seconds: float) -> None:
+        """Takes the pages of sessions that nobody uses; runs until cancelled."""
+        while True:
+            await asyncio.sleep(min(_LOOK_EVERY, idle_seconds))
+            self._engine.expire(idle_seconds)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -86,7 +100,7 @@ class TrunkSession:
         except tuple(_ON_THE_WIRE) as error:
             refusal = _ON_THE_WIRE[type(error)]
             self._metrics.refusals.labels(refusal.__name__).inc()
-            raise refusal(str(error)) from error
+            raise refusal(str(error), getattr(error, "retry_after", None)) from error
         self._metrics.rows.inc(rows_TD.shape[0])
         self._metrics.queue_seconds.observe(step.timing.queue_seconds)
         self._metrics.step_seconds.observe(step.timing.compute_seconds)
@@ -97,7 +111,14 @@ class TrunkSession:
     async def close(self) -> None:
         """Gives the KV cache back; a step that is still running keeps it until it ends."""
         log.info("session closed", session=self._name, rows=self._session.reached)
-        self._session = self._engine.open()
+        self._engine.close(self._session)
+
+    @property
+    def reached(self) -> int:
+        return self._session.reached
+
+    def keep(self, names: Sequence[bytes]) -> None:
+        self._engine.keep(self._session, names)
 
     def _no_rows(self) -> torch.Tensor:
         return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,5 +22,13 @@ class TrunkSettings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
+    kv_memory: ByteSize | None = Field(
+        None, description="Memory for keys and values, for example 4GiB. Default: half of what is free after loading."
+    )
+    max_sessions: int = Field(256, ge=1, description="Sessions that hold keys and values at a time.")
+    max_waiting: int = Field(256, ge=0, description="Sessions that may wait for room; more are told to come later.")
+    step_rows: int = Field(512, ge=16, description="Rows of prompts in one step, when nobody waits for a token.")
+    idle_timeout: float = Field(600.0, gt=0, description="Seconds after which an unused session loses its memory.")
+    prefix_reuse: bool = Field(True, description="Keep closed sessions' blocks for later ones that begin alike.")
     verify: bool = Field(False, description="Compare the files with their digests before serving.")
     grace: float = Field(5.0, ge=0, description="Seconds that open sessions get to end after SIGTERM.")

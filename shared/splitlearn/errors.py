@@ -8,6 +8,7 @@ SplitError                    everything below; the message says what to do
 ├── BadDevice                 the operator: a device or dtype that this machine does not offer
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
+├── EngineFull                the server: no room for the session now, nor to wait for it
 └── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
 """
 
@@ -46,3 +47,15 @@ class ContextExceeded(SplitError):
 
 class BadRows(SplitError):
     """The rows' shape, dtype or values are not what the part takes."""
+
+
+class EngineFull(SplitError):
+    """Too many sessions wait for room already; the same request may succeed later.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

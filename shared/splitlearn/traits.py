@@ -10,6 +10,8 @@ _TOWER = "it writes sound, several tokens at a time, and not text"
 _DRAFTS = "it drafts for another model and reads that model's cache"
 _TOKEN_IDS = "its layers take embeddings of the token ids, which must not leave the client"
 _EMBEDDING_AGAIN = "its layers read the output of the embedding again, and share one set of weights"
+_BEHIND_THE_CACHE = "it changes keys and values between its cache and its attention"
+_COUNTS = "its layers count positions themselves, to scale what they ask for"
 _STREAM = "its layers read what all blocks of layers before them made, not only the last"
 
 _CANNOT_BE_CUT = {
@@ -41,7 +43,14 @@ _CANNOT_BE_CUT = {
 }
 
 # Beyond what the modules show: what `make test-architectures` finds to differ.
-_NOT_IN_BATCHES: dict[str, str] = {}
+_NOT_IN_BATCHES = {
+    "diffllama": _BEHIND_THE_CACHE,
+    "doge": "it makes a mask of its own of what it attends to",
+    "gemma4_unified": "its mask asks of every row whether it is a part of an image",
+    "jetmoe": _BEHIND_THE_CACHE,
+    "llama4": _COUNTS,
+    "llama4_text": _COUNTS,
+}
 
 # Their recurrent layers forget the past when they are given more than one row.
 _ONE_ROW_AT_A_TIME = ("falcon_mamba", "jamba", "mamba")

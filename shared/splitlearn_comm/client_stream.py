@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +47,19 @@ class ClientStream:
     @property
     def bytes_received(self) -> int:
         return self._stream.bytes_received
+
+    async def open(self, timeout: float | None = None) -> int:
+        """Open the session before its first frame, which only one with a prefix needs.
+
+        Returns:
+            The rows that it begins with.
+        """
+        opening, self._unsent_opening = self._unsent_opening, None
+        return wire.decode_opened(await self._stream.exchange(wire.encode_request(opening, None), timeout))
+
+    async def keep(self, names: Sequence[bytes]) -> None:
+        """Say that no frame will follow, and name the blocks that the server may keep for later sessions."""
+        await self._stream.send(wire.encode_keep(names))
 
     async def send(self, frame: Frame, timeout: float | None = None) -> None:
         """Hand one frame to the network. One that is refused here (InvalidTensor) was not sent, no reply is owed.

@@ -24,14 +24,19 @@ Fault = Literal["caller", "server", "network", "operator"]
 
 
 class CommError(Exception):
-    """`code` is the canonical gRPC status name; `fault` says who has to act."""
+    """`code` is the canonical gRPC status name; `fault` says who has to act.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense; None where that is not known.
+    """
 
     code: ClassVar[str] = "UNKNOWN"
     fault: ClassVar[Fault] = "server"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.retry_after = retry_after
 
 
 class InvalidRequest(CommError):

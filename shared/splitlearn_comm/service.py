@@ -108,6 +108,8 @@ class ComputeService:
         request: pb2.StreamRequest,
         context: grpc.aio.ServicerContext,
     ) -> None:
+        if request.open.prefix:
+            await context.write(wire.encode_opened(session.reached))
         # One at a time: HTTP/2 flow control holds back a client that is ahead, and costs no task per frame.
         if request.HasField("frame"):
             await context.write(await self._answer(session, codec, request))
@@ -116,6 +118,9 @@ class ComputeService:
             request = parse(pb2.StreamRequest(), data)
             if request.HasField("open"):
                 raise InvalidRequest("only the first request of a stream carries `open`; open another stream")
+            if request.HasField("keep"):
+                session.keep(request.keep.names)
+                continue
             await context.write(await self._answer(session, codec, request))
 
     async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:

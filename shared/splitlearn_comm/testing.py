@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import torch
@@ -40,11 +40,12 @@ async def loopback(
 class EchoSession:
     """Keeps rows by the rule of positions and answers each row times `factor`."""
 
-    def __init__(self, opening: SessionOpening, factor: float) -> None:
+    def __init__(self, opening: SessionOpening, factor: float, kept: dict[bytes, Tensor]) -> None:
         self.opening = opening
         self.factor = factor
+        self._kept = kept
         # What a trunk's cache would have been built from, [rows reached, D]; None before the first rows.
-        self.rows_TD: Tensor | None = None
+        self.rows_TD: Tensor | None = next((kept[name] for name in reversed(opening.prefix) if name in kept), None)
         self.closed = asyncio.Event()
         self.times_closed = 0
 
@@ -63,6 +64,11 @@ class EchoSession:
         answer = Frame(frame.position, frame.rows * self.factor)
         return Reply(answer, compute_seconds=time.perf_counter() - started)
 
+    def keep(self, names: Sequence[bytes]) -> None:
+        """Blocks have one row."""
+        if self.rows_TD is not None:
+            self._kept |= {name: self.rows_TD[: i + 1] for i, name in enumerate(names) if i < self.reached}
+
     async def close(self) -> None:
         self.times_closed += 1
         self.closed.set()
@@ -75,6 +81,7 @@ class EchoSessionHost:
         self.fingerprint = fingerprint
         self.factor = factor
         self.sessions: list[EchoSession] = []
+        self.kept: dict[bytes, Tensor] = {}
 
     async def open(self, opening: SessionOpening) -> EchoSession:
         if opening.fingerprint != self.fingerprint:
@@ -82,7 +89,7 @@ class EchoSessionHost:
                 f"the server holds {self.fingerprint!r}, the client expects {opening.fingerprint!r}; "
                 "give both the same model and cut"
             )
-        session = EchoSession(opening, self.factor)
+        session = EchoSession(opening, self.factor, self.kept)
         self.sessions.append(session)
         return session
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,7 @@ from splitlearn_comm.messages import (
 
 SERVICE: Final = pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
 KIND_KEY: Final = "splitlearn-error"
+RETRY_AFTER_KEY: Final = "splitlearn-retry-after"
 
 # Code, details, trailing metadata.
 Status = tuple[grpc.StatusCode, str | None, Iterable[tuple[str, str | bytes]]]
@@ -99,13 +100,16 @@ def decode_computed(data: bytes) -> Computed:
     return Computed(read_tensor(message.tensor), message.timing.queue_seconds, message.timing.compute_seconds)
 
 
-def encode_request(opening: SessionOpening | None, frame: Frame, codec: TensorCodec = PLAIN) -> bytes:
+def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: TensorCodec = PLAIN) -> bytes:
     message = pb2.StreamRequest()
     if opening is not None:
         message.open.session_id = opening.session_id
         message.open.fingerprint = opening.fingerprint
         message.open.max_length = opening.max_length
         message.open.codec = codec_number(opening.codec)
+        message.open.prefix.extend(opening.prefix)
+    if frame is None:
+        return serialize(message)
     message.frame.position = frame.position
     if frame.rows is None:
         return serialize(message)
@@ -118,7 +122,26 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
     message = request.open
     if message.max_length < 1:
         raise InvalidRequest(f"a session's max_length is at least 1, got {message.max_length}")
-    return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec_name(message.codec))
+    codec, prefix = codec_name(message.codec), tuple(message.prefix)
+    return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec, prefix)
+
+
+def encode_keep(names: Sequence[bytes]) -> bytes:
+    return serialize(pb2.StreamRequest(keep=pb2.Keep(names=names)))
+
+
+def encode_opened(reached: int) -> bytes:
+    return serialize(pb2.StreamReply(opened=pb2.Opened(reached=reached)))
+
+
+def decode_opened(data: bytes) -> int:
+    """The rows that the session begins with, or the error that was sent in place of them, raised."""
+    message = parse(pb2.StreamReply(), data)
+    if message.HasField("error"):
+        raise _read_error(message.error)
+    if not message.HasField("opened"):
+        raise InvalidRequest("the server's reply to an open with a prefix does not say where the session begins")
+    return message.opened.reached
 
 
 def read_frame(request: pb2.StreamRequest) -> Frame:
@@ -182,16 +205,21 @@ def decode_info(data: bytes) -> ServiceInfo:
 
 def status_of(error: CommError) -> Status:
     """What a server aborts with. The trailing metadata names the class, which the code alone does not."""
-    return grpc.StatusCode[error.code], str(error), ((KIND_KEY, _kind(error)),)
+    metadata = [(KIND_KEY, _kind(error))]
+    if error.retry_after is not None:
+        metadata.append((RETRY_AFTER_KEY, str(error.retry_after)))
+    return grpc.StatusCode[error.code], str(error), tuple(metadata)
 
 
 def error_of(status: Status, address: str) -> CommError:
     """The error that the server raised, or what grpc's own status means for the caller at this end."""
     code, details, metadata = status
-    kind = next((str(value) for key, value in metadata if key == KIND_KEY), None)
-    if kind is None:
+    told = {key: str(value) for key, value in metadata}
+    if KIND_KEY not in told:
         return _error("", code.name, _with_advice(code.name, details or "no details", address))
-    return _error(kind, code.name, details or "")
+    error = _error(told[KIND_KEY], code.name, details or "")
+    error.retry_after = float(told[RETRY_AFTER_KEY]) if RETRY_AFTER_KEY in told else None
+    return error
 
 
 def _with_advice(code: str, details: str, address: str) -> str:
@@ -221,10 +249,13 @@ def _write_error(target: pb2.Error, error: CommError) -> None:
     target.code = pb2.Code.Value(f"CODE_{error.code}")
     target.kind = _kind(error)
     target.message = str(error)
+    target.retry_after_seconds = error.retry_after or 0.0
 
 
 def _read_error(source: pb2.Error) -> CommError:
-    return _error(source.kind, _CODE_NAMES.get(source.code, "UNKNOWN"), source.message)
+    error = _error(source.kind, _CODE_NAMES.get(source.code, "UNKNOWN"), source.message)
+    error.retry_after = source.retry_after_seconds or None
+    return error
 
 
 def _read_frame(source: pb2.Frame) -> Frame:

@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedModel
 from splitlearn import loading
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
+from splitlearn.runner import Span, runner_for
 from support.tiny_models import VOCABULARY
 
 
@@ -30,6 +31,31 @@ class Chain:
         for cache in self._caches:
             cache.truncate(position)
         self._position = position
+
+
+class Together:
+    """Several sessions of the three parts, whose rows run in the same steps as far as the parts allow it."""
+
+    def __init__(self, parts: list[Part], n_sessions: int) -> None:
+        self.runners = [runner_for(part) for part in parts]
+        self._kvs = [[runner.new_kv(None) for runner in self.runners] for _ in range(n_sessions)]
+        self._positions = [0] * n_sessions
+
+    def append(self, chunks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """What comes out for each of the sessions that these rows are for."""
+        rows = list(chunks.values())
+        for i, runner in enumerate(self.runners):
+            rows = runner.run(
+                [Span(self._kvs[n][i], self._positions[n], own) for n, own in zip(chunks, rows, strict=True)]
+            )
+        for n, ids_T in chunks.items():
+            self._positions[n] += ids_T.shape[0]
+        return dict(zip(chunks, rows, strict=True))
+
+    def go_back(self, session: int, position: int) -> None:
+        kvs = self._kvs[session]
+        self._kvs[session] = [runner.go_back(kv, position) for runner, kv in zip(self.runners, kvs, strict=True)]
+        self._positions[session] = position
 
 
 class Whole:

@@ -1,5 +1,6 @@
 """Errors as OpenAI's error bodies; the one place where they become HTTP."""
 
+import math
 import re
 from typing import Any
 
@@ -48,7 +49,8 @@ def _body(message: str, kind: str, code: str, param: str | None = None) -> dict[
 async def _request_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestError):
         raise error
-    headers = {"Retry-After": "1"} if error.status == 503 else None
+    seconds = error.retry_after or (1.0 if error.status == 503 else None)
+    headers = {"Retry-After": str(math.ceil(seconds))} if seconds is not None else None
     return JSONResponse(body(error), error.status, headers)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from client_service.generation import Piece, Report
+from client_service.generation import Piece
+from client_service.report import Report
 from client_service.sampling import Choice
 
 Json = dict[str, Any]
@@ -99,6 +100,7 @@ def usage(report: Report) -> Json:
         "prompt_tokens": report.prompt_tokens,
         "completion_tokens": report.completion_tokens,
         "total_tokens": report.prompt_tokens + report.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": report.reused_tokens},
     }
 
 
@@ -110,5 +112,6 @@ def measurements(report: Report) -> Json:
         "tokens_per_second": report.tokens_per_second,
         "wire_bytes_sent": report.wire_bytes_sent,
         "wire_bytes_received": report.wire_bytes_received,
+        "replays": report.replays,
         "seconds": report.split,
     }

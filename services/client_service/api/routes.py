@@ -18,8 +18,9 @@ from client_service.api.disconnect import EventStream, unless_disconnected
 from client_service.api.replies import ReplyShape
 from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
 from client_service.errors import BadRequest, RequestError, UnknownModel
-from client_service.generation import GenerationRequest, Generator, Piece, Report
+from client_service.generation import GenerationRequest, Generator, Piece
 from client_service.metrics import ClientMetrics
+from client_service.report import Report
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 

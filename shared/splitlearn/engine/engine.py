@@ -1,57 +1,171 @@
-"""An engine: one part, its sessions, and the device thread that runs them.
+"""An engine: one part, its sessions, and the device thread that runs their rows step by step.
+
+The scheduler decides what runs, on plain integers; the engine keeps tensors, futures and the clock.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
 
 import torch
 
-from splitlearn.cache import PartCache
 from splitlearn.engine.device_thread import DeviceThread, Timing
+from splitlearn.engine.observer import EngineObserver, NoObserver
+from splitlearn.engine.pace import Pace
 from splitlearn.engine.positions import check_position
-from splitlearn.errors import BadRows, PositionNotReached
+from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
+from splitlearn.engine.session import EngineSession, Step, Task
+from splitlearn.errors import BadRows, EngineFull, PositionNotReached
+from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.prefixes import KeptPrefixes
 from splitlearn.part import Part
+from splitlearn.runner import Span, runner_for
 
-
-@dataclass(frozen=True)
-class Step:
-    """What came out of one step: hidden states [T, D] or logits [V], and where the time went."""
-
-    output: torch.Tensor
-    timing: Timing
-
-
-class EngineSession:
-    """One user's KV cache in one engine. Owned by the caller of `Engine.open`; used from the device thread only."""
-
-    def __init__(self, cache: PartCache, limit: int | None) -> None:
-        self.cache = cache
-        self.limit = limit
-        self.reached = 0
-
-    def __repr__(self) -> str:
-        return f"<EngineSession {self.reached} rows, limit {self.limit}>"
+# Whoever decoded so many seconds ago is expected to go on: the next rows are with the client.
+_EXPECTED_AGAIN = 1.0
+_WITHOUT_BOUND = 1 << 40
 
 
 class Engine:
-    """Runs `part` for any number of sessions, one step at a time."""
+    """Runs `part` for any number of sessions: rows of all of them in one step where the architecture allows it.
 
-    def __init__(self, part: Part, thread: DeviceThread) -> None:
+    Making an engine runs one row through the part, to learn what a row takes: do it where that may take a while.
+
+    Args:
+        part: filled; the engine takes it over.
+        thread: runs the steps; several engines may share it.
+        limits: how many rows, sessions and bytes.
+        observer: is told of steps and sessions.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        thread: DeviceThread,
+        limits: Limits | None = None,
+        observer: EngineObserver | None = None,
+    ) -> None:
         self.part = part
+        self.limits = limits or Limits()
+        self._runner: Any = runner_for(part)
         self._thread = thread
+        self._observer = observer or NoObserver()
+        self._pace = Pace(self.limits.step_rows)
+        page_bytes = max(1, self._runner.row_bytes) * self.limits.page_rows
+        total = _WITHOUT_BOUND if self.limits.kv_bytes is None else self.limits.kv_bytes // page_bytes
+        self._ledger = PageLedger(total, self.limits.page_rows)
+        self._scheduler = Scheduler(self.limits, self._ledger, self._give_up_kept)
+        self._kept = KeptPrefixes(self.limits.kept if self._runner.can_share_rows else 0)
+        self._kept_kv: dict[int, Any] = {}
+        self._sessions: dict[int, EngineSession] = {}
+        self._tasks: dict[int, Task] = {}
+        self._numbers = count()
+        # by session, when it decoded last
+        self._decoded: dict[int, float] = {}
+        self._serving: asyncio.Task[None] | None = None
 
-    def open(self, max_length: int | None = None) -> EngineSession:
-        """A session of at most `max_length` rows, and never more than the model's context."""
-        limits = [n for n in (max_length, self.part.context_length) if n]
-        return EngineSession(self.part.new_cache(), min(limits, default=None))
+    @property
+    def runs_in_batches(self) -> bool:
+        return bool(self._runner.in_batches)
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory for the keys and values of one row of one session."""
+        return int(self._runner.row_bytes)
+
+    @property
+    def n_waiting(self) -> int:
+        """Sessions with rows to run for which there is no room."""
+        return self._scheduler.n_waiting
+
+    @property
+    def n_kept(self) -> int:
+        """Closed sessions whose first rows are kept."""
+        return len(self._kept)
+
+    @property
+    def pages(self) -> PageLedger:
+        """Who holds which pages; to look at only."""
+        return self._ledger
+
+    def open(self, max_length: int | None = None, prefix: Sequence[bytes] = ()) -> EngineSession:
+        """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
+
+        Args:
+            prefix: names of the blocks that it will begin with; see `splitlearn.kv.prefixes`. The session's `reached`
+                says how many rows it holds already.
+        """
+        limits = (max_length, self.part.context_length, self._ledger.total * self._ledger.page_rows)
+        limit = min(n for n in limits if n)
+        session = EngineSession(next(self._numbers), limit, self._runner.new_kv(limit), time.monotonic())
+        self._sessions[session.number] = session
+        found = self._kept.find(prefix)
+        if found is not None:
+            rows = min(found[1] * self.limits.block_rows, limit)
+            if self._scheduler.let_in(session.number, rows):
+                session.begins_with, session.reached = (self._kept_kv[found[0]], rows), rows
+                self._observer.reused(rows)
+        return session
+
+    def keep(self, session: EngineSession, names: Sequence[bytes]) -> None:
+        """Closes a session and keeps the rows of its first blocks for later ones.
+
+        Args:
+            names: of its blocks, from the first on; those that it does not hold in full are ignored.
+        """
+        names = names[: session.reached // self.limits.block_rows]
+        is_quiet = session.number not in self._tasks and session.begins_with is None
+        if names and is_quiet and self._kept.most and not self._kept.has(names):
+            kept = -1 - session.number
+            self._ledger.hold(session.number, len(names) * self.limits.block_rows)
+            self._ledger.hand_over(session.number, kept)
+            self._kept_kv[kept] = self._runner.go_back(session.kv, len(names) * self.limits.block_rows)
+            for dropped in self._kept.keep(kept, names):
+                self._drop_kept(dropped)
+        self.close(session)
+
+    def _give_up_kept(self, missing: int) -> int:
+        """Frees at least `missing` pages of what is kept, or all of it; says how many."""
+        freed = 0
+        while freed < missing and len(self._kept):
+            oldest = self._kept.oldest()
+            self._kept.drop(oldest)
+            freed += self._drop_kept(oldest)
+        return freed
+
+    def _drop_kept(self, kept: int) -> int:
+        freed = self._ledger.held_by(kept)
+        self._ledger.release(kept)
+        del self._kept_kv[kept]
+        return freed
+
+    def close(self, session: EngineSession) -> None:
+        """Gives back what the session holds. Rows of it that are being run come to nothing."""
+        self._forget(session.number)
+        self._sessions.pop(session.number, None)
+        self._scheduler.leave(session.number)
+        self._go_on()
+
+    def expire(self, idle_seconds: float) -> None:
+        """Takes the pages of sessions that were not used for so long; they stay open and may send everything again."""
+        before = time.monotonic() - idle_seconds
+        for session in self._sessions.values():
+            if session.used < before and session.number not in self._tasks and session.reached:
+                self._scheduler.leave(session.number)
+                self._empty(session)
+                self._observer.expired()
+        self._go_on()
 
     async def step(self, session: EngineSession, position: int, rows: torch.Tensor) -> Step:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
         Args:
-            session: from `open`; refused rows leave it as it was, a failure while computing leaves `position` rows,
-                or none where the part cannot truncate.
+            session: from `open`; takes one step at a time. Refused rows leave it as it was, a failure while computing
+                leaves `position` rows, or none where the part cannot truncate.
             position: where the rows begin.
             rows: token ids [T] (int64) if the part begins the model, else hidden states [T, D] in the part's
                 dtype. No rows at all only truncates.
@@ -60,49 +174,194 @@ class Engine:
             The part's output for these rows; with no rows an empty [0, D].
 
         Raises:
-            PositionNotReached, ContextExceeded, BadRows: see `splitlearn.errors`.
+            PositionNotReached: also when the session's pages had to be taken from it: send everything again from 0.
+            ContextExceeded, BadRows, EngineFull: see `splitlearn.errors`.
         """
-        output, timing = await self._thread.run(self._run, session, position, rows)
-        return Step(output, timing)
-
-    def _run(self, session: EngineSession, position: int, rows: torch.Tensor) -> torch.Tensor:
-        self._check(rows)
-        check_position(position, rows.shape[0], session.reached, session.limit)
-        self._go_back(session, position)
-        if rows.shape[0] == 0:
-            return torch.empty(0, self.part.hidden_size, dtype=self.part.dtype)
+        self._check(session, position, rows)
+        if not self._scheduler.has_room_to_wait(session.number):
+            seconds = self._pace.seconds_for(self.n_waiting)
+            raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
+        session.used = time.monotonic()
+        task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter())
+        if not rows.shape[0]:
+            output, timing = await self._thread.run(self._truncate, session, position)
+            return Step(output, timing)
+        self._scheduler.submit(Job(session.number, position, rows.shape[0], session.limit))
+        self._tasks[session.number] = task
+        self._go_on()
         try:
-            output = self.part(rows.to(self.part.device), position, session.cache)
-            session.reached = position + rows.shape[0]
+            return await task.result
         finally:
-            if session.reached == position:
-                # a failure midway: the first layers hold rows that the last ones lack
-                self._go_back(session, position if self.part.can_truncate else 0)
-        return torch.as_tensor(output).cpu()
+            if task.result.cancelled():
+                self._fall_back(task)
+                self._forget(session.number)
+
+    def _go_on(self) -> None:
+        if self._serving is None and self._tasks:
+            self._serving = asyncio.create_task(self._serve())
+            self._serving.add_done_callback(self._served)
+
+    async def _serve(self) -> None:
+        """Step after step, until nothing is left that could be run."""
+        try:
+            while self._tasks and await self._one_step():
+                pass
+        finally:
+            # before anybody else's turn, who would otherwise think that this goes on
+            self._serving = None
+        if not self._tasks and (complaint := self._ledger.complaint()):
+            raise RuntimeError(f"the pages do not add up: {complaint}")
+
+    async def _one_step(self) -> bool:
+        """False if there is no room for any of those who wait."""
+        now = time.monotonic()
+        somebody_decodes = any(now - then < _EXPECTED_AGAIN for then in self._decoded.values())
+        decision = self._scheduler.decide(self._pace.prompt_rows(somebody_decodes))
+        for number in decision.preempted:
+            self._preempt(number)
+        if decision.slices:
+            await self._take([(self._tasks[piece.session], piece) for piece in decision.slices])
+        return bool(decision.slices)
+
+    def _served(self, serving: "asyncio.Task[None]") -> None:
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            # nobody runs their rows any more: better to say so than to let them wait
+            for task in list(self._tasks.values()):
+                self._fail(task, error)
+
+    async def _take(self, work: list[tuple[Task, Slice]]) -> None:
+        """One step."""
+        asked = time.perf_counter()
+        running = asyncio.ensure_future(self._thread.run(self._run, work))
+        await asyncio.wait({running})
+        if (error := running.exception()) is not None:
+            for task, _ in work:
+                self._fail(task, error)
+            return
+        results, timing = running.result()
+        for (task, piece), result in zip(work, results, strict=True):
+            task.began = task.began or asked + timing.queue_seconds
+            task.compute_seconds += timing.compute_seconds
+            self._settle(task, piece, result)
+        prompt_rows = sum(piece.count for task, piece in work if not task.is_decoding)
+        n_decoding = sum(task.is_decoding for task, _ in work)
+        self._pace.learn(n_decoding, prompt_rows, timing.compute_seconds)
+        self._observer.step_done(len(work), prompt_rows + n_decoding, timing.compute_seconds)
+
+    def _run(self, work: list[tuple[Task, Slice]]) -> list[torch.Tensor | BadRows]:
+        """On the device thread: all slices in one step. Rows that cannot be run are left out, and say why."""
+        refused: dict[int, BadRows] = {}
+        spans = []
+        for task, piece in work:
+            session, last = task.session, piece.start + piece.count
+            if piece.start == 0:
+                if (refusal := self._refusal(task.rows)) is not None:
+                    refused[session.number] = refusal
+                    continue
+                self._go_back(session, task.position)
+            rows = task.rows[piece.start : last]
+            needs_output = not self.part.spec.end or last == task.rows.shape[0]
+            spans.append(Span(session.kv, task.position + piece.start, rows, needs_output))
+        outputs = iter(self._runner.run(spans) if spans else ())
+        return [refused.get(task.session.number) or next(outputs).cpu() for task, _ in work]
+
+    def _settle(self, task: Task, piece: Slice, result: "torch.Tensor | BadRows") -> None:
+        session = task.session
+        if self._tasks.get(session.number) is not task:
+            return
+        if isinstance(result, BadRows):
+            task.result.set_exception(result)
+            self._forget(session.number)
+            return
+        task.outputs.append(result)
+        session.reached = task.position + piece.start + piece.count
+        if not self._scheduler.advance(session.number, piece.count):
+            return
+        del self._tasks[session.number]
+        if task.is_decoding:
+            self._decoded[session.number] = time.monotonic()
+        output = task.outputs[-1] if self.part.spec.end or len(task.outputs) == 1 else torch.cat(task.outputs)
+        queued = (task.began or task.submitted) - task.submitted
+        task.result.set_result(Step(output, Timing(queued, task.compute_seconds)))
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        if self._tasks.get(task.session.number) is task:
+            self._fall_back(task)
+            task.result.set_exception(error)
+            self._forget(task.session.number)
+
+    def _fall_back(self, task: Task) -> None:
+        """After a failure midway the first layers hold rows that the last ones lack."""
+        task.session.reached = task.position if self.part.can_truncate else 0
+
+    def _forget(self, number: int) -> None:
+        task = self._tasks.pop(number, None)
+        self._scheduler.drop(number)
+        self._decoded.pop(number, None)
+        if task is not None:
+            task.result.cancel()
+
+    def _preempt(self, number: int) -> None:
+        """Takes everything from a session whose pages are gone already."""
+        self._observer.preempted()
+        task = self._tasks.get(number)
+        self._empty(self._sessions[number])
+        if task is None:
+            return
+        if task.position == 0:
+            # everything that it held is at hand: it begins again when there is room
+            self._scheduler.begin_again(number)
+            task.outputs.clear()
+        else:
+            task.result.set_exception(_lost(self._sessions[number]))
+            self._forget(number)
+
+    def _empty(self, session: EngineSession) -> None:
+        session.kv = self._runner.new_kv(session.limit)
+        session.begins_with = None
+        session.reached = 0
+        session.lost_pages = True
+
+    def _truncate(self, session: EngineSession, position: int) -> torch.Tensor:
+        self._go_back(session, position)
+        session.reached = position
+        return torch.empty(0, self.part.hidden_size, dtype=self.part.dtype)
 
     def _go_back(self, session: EngineSession, position: int) -> None:
-        if position == 0:
-            session.cache = self.part.new_cache()
-        elif self.part.can_truncate:
-            session.cache.truncate(position)
-        elif position < session.reached:
+        begins_with, session.begins_with = session.begins_with, None
+        if begins_with is not None and position:
+            kept, rows = begins_with
+            session.kv = self._runner.begin_with(session.kv, kept, min(rows, position))
+        session.kv = self._runner.go_back(session.kv, position)
+
+    def _check(self, session: EngineSession, position: int, rows: torch.Tensor) -> None:
+        if session.lost_pages and position > session.reached == 0:
+            raise _lost(session)
+        check_position(position, rows.shape[0], session.reached, session.limit)
+        if 0 < position < session.reached and not self.part.can_truncate:
             raise PositionNotReached(
                 f"the session holds {session.reached} rows and cannot go back to {position}: layers of a "
                 f"{self.part.config.model_type} keep one state for all rows; send everything again from 0"
             )
-        session.reached = position
-
-    def _check(self, rows: torch.Tensor) -> None:
         if self.part.spec.begin:
             return
-        expected = (self.part.hidden_size,)
-        if rows.ndim != 2 or tuple(rows.shape[1:]) != expected:
+        if rows.ndim != 2 or rows.shape[1] != self.part.hidden_size:
             raise BadRows(f"rows must have the shape [T, {self.part.hidden_size}], found {list(rows.shape)}")
         if rows.dtype != self.part.dtype:
             raise BadRows(f"rows must be {_name(self.part.dtype)}, as the fingerprint says; found {_name(rows.dtype)}")
-        if not bool(torch.isfinite(rows).all()):
-            bad = int((~torch.isfinite(rows)).any(dim=1).sum())
-            raise BadRows(f"{bad} of {rows.shape[0]} rows hold NaN or infinity; nothing was computed")
+
+    def _refusal(self, rows: torch.Tensor) -> BadRows | None:
+        if self.part.spec.begin or bool(torch.isfinite(rows).all()):
+            return None
+        bad = int((~torch.isfinite(rows)).any(dim=1).sum())
+        return BadRows(f"{bad} of {rows.shape[0]} rows hold NaN or infinity; nothing was computed")
+
+
+def _lost(session: EngineSession) -> PositionNotReached:
+    return PositionNotReached(
+        "the session's pages were given to others while memory was short or it was idle; "
+        f"it holds {session.reached} rows: send everything again from 0"
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -73,12 +73,14 @@ class ComputeServiceServicer:
         2. A frame at position p means: keep the first p rows of the session, then
         append these rows. So a resend is idempotent, a frame without rows
         truncates to p, and p beyond what was reached is refused.
-        3. Each frame gets exactly one reply, in the order of the frames. A client
-        may send frames without waiting for replies.
+        3. Each frame gets exactly one reply, in the order of the frames, and so does
+        an open that names a prefix. A client may send frames without waiting for
+        replies.
         4. A reply with an error leaves the session alive and as it was.
         5. An open that is refused, and a failure after which the session cannot be
         trusted, end the stream with a gRPC status. Its trailing metadata
-        `splitlearn-error` names the error as Error.kind does.
+        `splitlearn-error` names the error as Error.kind does, and
+        `splitlearn-retry-after` has Error.retry_after_seconds where it is known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

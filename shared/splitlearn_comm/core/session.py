@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,17 +13,28 @@ from splitlearn_comm.frames import Frame, Reply, ServiceInfo
 class SessionOpening:
     """The client's side of an open. `fingerprint` is opaque here; `max_length` is in rows.
 
-    `codec` names what the rows travel in, both ways: a key of CODECS.
+    `codec` names what the rows travel in, both ways: a key of CODECS. `prefix` names the blocks of rows that the
+    session will begin with, the first first; a name stands for its block and all before it.
     """
 
     session_id: str
     fingerprint: str
     max_length: int
     codec: str = "none"
+    prefix: tuple[bytes, ...] = ()
 
 
 class Session(Protocol):
     """One stream's state. The server calls it from the event loop, one step at a time."""
+
+    @property
+    def reached(self) -> int:
+        """Rows that the session holds; after the opening those of its prefix that were still there."""
+        ...
+
+    def keep(self, names: Sequence[bytes]) -> None:
+        """No frame will follow; the blocks of these names may be kept for later sessions."""
+        ...
 
     async def step(self, frame: Frame) -> Reply:
         """Apply `frame` (rows [T, D] or None) and give back the rows out, [T, D].

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from client_service.ends import Ends
+from client_service.settings import ClientSettings
 from llm_sepweight import Manifest, MissingFileError, PartSpec
 from splitlearn.engine import DeviceThread
 from splitlearn.errors import BadDevice
@@ -26,7 +27,7 @@ def thread() -> Iterator[DeviceThread]:
 
 
 def load(weights: Path, thread: DeviceThread, plan: SplitPlan = PLAN, dtype: str | None = None) -> Ends:
-    return Ends.load(weights, plan, thread, device="cpu", dtype=dtype)
+    return Ends.load(ClientSettings(weights=weights, device="cpu", dtype=dtype), plan, thread)
 
 
 async def test_bottom_and_top_around_the_trunk_are_the_whole_model(

@@ -9,6 +9,7 @@ import pytest
 
 from client_service.ends import Ends
 from client_service.errors import TrunkNotReady
+from client_service.settings import ClientSettings
 from client_service.trunk_link import TrunkLink
 from llm_sepweight import Manifest, MissingFileError
 from splitlearn.engine import DeviceThread
@@ -45,7 +46,7 @@ class Watched:
         self.loaded.append(plan.layers)
         if self.failure is not None:
             raise self.failure
-        return Ends.load(self._weights, plan, self._thread, device="cpu", dtype=None)
+        return Ends.load(ClientSettings(weights=self._weights, device="cpu"), plan, self._thread)
 
     async def trouble(self, word: str) -> str:
         """The trouble, once it holds this word."""

@@ -1,7 +1,7 @@
 """What the server does with streams of clients that are foreign, rude, slow or gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import grpc
 import grpc.aio
@@ -36,6 +36,13 @@ class OneSession:
 
     def info(self) -> ServiceInfo:
         return ServiceInfo("one", "1", "cpu")
+
+    @property
+    def reached(self) -> int:
+        return 0
+
+    def keep(self, names: Sequence[bytes]) -> None:
+        pass
 
     async def step(self, _frame: Frame) -> Reply:
         """Never answers."""

@@ -187,7 +187,7 @@ async def test_a_caller_who_has_left_is_no_failure_in_the_log(http: httpx.AsyncC
     ("error", "becomes"),
     [
         (Unreachable("x"), errors.TrunkNotReady),
-        (Overloaded("x"), errors.TrunkNotReady),
+        (Overloaded("x"), errors.TooBusy),
         (UnknownCodec("x"), errors.TrunkNotReady),
         (FingerprintMismatch("x"), errors.TrunkNotReady),
         (SessionTooLong("x"), errors.PromptTooLong),

@@ -1,0 +1,36 @@
+"""Where one request's time and bytes went."""
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Report:
+    """Grows while the request runs. Seconds unless named otherwise."""
+
+    session: str = ""
+    began: float = field(default_factory=time.perf_counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reused_tokens: int = 0
+    """Of the prompt's, those whose rows all parts had kept from an earlier request."""
+    replays: int = 0
+    """How often everything was sent again, because a part had lost its rows."""
+    first_token: float | None = None
+    last_token: float | None = None
+    wire_bytes_sent: int = 0
+    wire_bytes_received: int = 0
+    split: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("bottom", "wire", "queue", "trunk", "top", "sampling"), 0.0)
+    )
+
+    @property
+    def time_to_first_token(self) -> float:
+        return (self.first_token or time.perf_counter()) - self.began
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the tokens after the first."""
+        if self.first_token is None or self.last_token is None or self.completion_tokens < 2:
+            return 0.0
+        return (self.completion_tokens - 1) / (self.last_token - self.first_token)

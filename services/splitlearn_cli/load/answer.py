@@ -1,0 +1,90 @@
+"""One streamed answer as it is read: lines of server-sent events in, times and counts out. No clock, no network."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitlearn_cli.load.record import RequestFailure
+
+
+class Lines:
+    """Cuts bytes into lines at newlines alone.
+
+    JSON may carry characters such as U+2028 unescaped, at which Python's and httpx's own line splitting would cut.
+    """
+
+    def __init__(self) -> None:
+        self._open = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The lines that `data` completes."""
+        *whole, self._open = (self._open + data).split(b"\n")
+        yield from whole
+
+
+@dataclass
+class Answer:
+    """What has come so far. Times are those of the caller's clock, in seconds.
+
+    A chunk is an event with text in it; events without (a role, a character not yet complete) count for nothing.
+    """
+
+    chunk_times: list[float] = field(default_factory=list)
+    events: int = 0
+    ended: float | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    failure: RequestFailure | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        """As the server's usage says, or else the number of chunks."""
+        return len(self.chunk_times) if self.completion_tokens is None else self.completion_tokens
+
+    def feed(self, line: bytes, now: float) -> None:
+        """Takes one line; those that are no data are left out, as is what follows a failure."""
+        if self.failure is not None or not line.startswith(b"data:"):
+            return
+        data = line.removeprefix(b"data:").strip()
+        self.events += 1
+        if data == b"[DONE]":
+            self.ended = now
+            return
+        try:
+            self._take(json.loads(data), now)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            shown = data[:80].decode(errors="replace")
+            self.failure = RequestFailure("unreadable event", f"the stream holds {shown!r}")
+
+    def close(self) -> None:
+        """To be told when nothing more comes; a stream that has not ended by then is a failure."""
+        if self.failure is None and self.ended is None:
+            if self.events:
+                self.failure = RequestFailure("broken off", "the stream stopped before its end")
+            else:
+                self.failure = RequestFailure("not a stream", "the answer has no server-sent events")
+
+    def _take(self, event: dict[str, Any], now: float) -> None:
+        if error := event.get("error"):
+            message = error.get("message", error) if isinstance(error, dict) else error
+            self.failure = RequestFailure("error event", str(message))
+            return
+        if usage := event.get("usage"):
+            self.prompt_tokens = int(usage["prompt_tokens"])
+            self.completion_tokens = int(usage["completion_tokens"])
+        for choice in event.get("choices", ()):
+            if _text(choice):
+                self.chunk_times.append(now)
+            if reason := choice.get("finish_reason"):
+                self.finish_reason = str(reason)
+                # some servers end without [DONE]; where it comes, it is later and counts
+                self.ended = now
+
+
+def _text(choice: dict[str, Any]) -> str:
+    delta = choice.get("delta") or {}
+    # what a model thinks aloud comes under one of two other names
+    found = choice.get("text") or delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+    return str(found or "")

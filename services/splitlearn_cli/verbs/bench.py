@@ -1,0 +1,179 @@
+"""`splitlearn bench`: how fast an OpenAI endpoint answers under load."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.errors import BadUsage, CliError
+from splitlearn_cli.flags import Flag
+from splitlearn_cli.load.plan import (
+    Load,
+    Workload,
+    parse_concurrency,
+    parse_rates,
+    parse_span,
+    plan_levels,
+)
+from splitlearn_cli.terminal import note
+
+if TYPE_CHECKING:
+    from splitlearn_cli.load.record import MeasuredRun
+
+_INTERRUPTED: Final = 130
+
+
+def _read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Refuses text that `parse` cannot read, with the reason that it gives."""
+
+    def check(text: str | None) -> str | None:
+        try:
+            if text is not None:
+                parse(text)
+        except ValueError as error:
+            raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
+        return text
+
+    return AfterValidator(check)
+
+
+def base_url(text: str) -> str:
+    """The address without the /v1 that OpenAI's clients want in theirs. Raises ValueError."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("expected http://HOST:PORT or https://HOST")
+    return text.rstrip("/").removesuffix("/v1")
+
+
+class Settings(BaseSettings):
+    """What to send, how hard, to whom, and where the results go."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_BENCH_", frozen=True, extra="forbid")
+
+    url: Annotated[str, _read_by(base_url)] = Field(
+        "http://127.0.0.1:8000", description="Address of the endpoint, with or without /v1."
+    )
+    model: str | None = Field(None, description="Its name there. Default: the first that /v1/models lists.")
+    api: Literal["completions", "chat"] = Field("completions", description="Which of the two APIs to ask.")
+    api_key: str | None = Field(None, repr=False, description="Sent as a bearer token; the variable keeps it unseen.")
+    concurrency: Annotated[str | None, _read_by(parse_concurrency)] = Field(
+        None, description="Requests at a time, N or N,N,... for several levels. Default: 1."
+    )
+    rate: Annotated[str | None, _read_by(parse_rates)] = Field(
+        None, description="Instead: Poisson arrivals a second, R or R,R,... for several levels."
+    )
+    requests: int = Field(32, ge=1, description="Requests of each level.")
+    warmup: int = Field(2, ge=0, description="Requests before each level that are not counted.")
+    prompt_tokens: Annotated[str, _read_by(parse_span)] = Field(
+        "128", description="Length of prompts, N or LOW-HIGH; text gets as many common words."
+    )
+    output_tokens: Annotated[str, _read_by(parse_span)] = Field(
+        "64", description="Sent as max_tokens, N or LOW-HIGH; a model may stop earlier."
+    )
+    prompt_kind: Literal["text", "ids"] = Field("text", description="ids are exact, but not every server takes them.")
+    seed: int = Field(0, description="Makes prompts, lengths and arrivals; equal seeds send the same.")
+    timeout: float = Field(300.0, gt=0, description="Seconds of silence after which a request has failed.")
+    json_file: Annotated[Path | None, Flag("--json")] = Field(
+        None, description="Write all numbers and every request here."
+    )
+    plot: Path | None = Field(None, description="Draw latency against load here, a .png; needs several levels.")
+
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        return parse_rates(self.rate) if self.rate else parse_concurrency(self.concurrency or "1")
+
+    @property
+    def workload(self) -> Workload:
+        prompts, outputs = parse_span(self.prompt_tokens), parse_span(self.output_tokens)
+        return Workload(self.requests, self.warmup, prompts, outputs, self.prompt_kind, self.seed)
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        problem = self._contradiction()
+        if problem:
+            raise PydanticCustomError("contradiction", "{problem}", {"problem": problem})
+        return self
+
+    def _contradiction(self) -> str | None:
+        if self.concurrency and self.rate:
+            return "--concurrency and --rate exclude each other; give one of them"
+        widest = max(load.value for load in self.loads)
+        if self.rate is None and widest > self.requests:
+            return f"--requests {self.requests} never makes --concurrency {widest:g}; give more requests"
+        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
+            return "--api-key has characters that a header cannot carry"
+        if self.prompt_kind == "ids" and self.api == "chat":
+            return "--prompt-kind ids needs --api completions, because a chat message is text"
+        if self.plot is not None and self.plot.suffix != ".png":
+            return f"--plot writes a PNG, so that {self.plot} should end in .png"
+        if self.plot is not None and len(self.loads) < 2:
+            return "--plot draws latency against load; give several levels, such as --concurrency 1,4,16"
+        return None
+
+
+def run(settings: Settings) -> int:
+    """Streams every answer and prints throughput and latencies of each level; Ctrl-C prints what there is so far.
+
+    Nothing is sent twice: a refused request (429, say) is counted by its kind. Exit code 1 if no request was answered.
+    """
+    _check_outputs(settings)
+    from splitlearn_cli.load.client import Endpoint
+    from splitlearn_cli.load.record import MeasuredRun
+    from splitlearn_cli.load.run import measure_levels
+
+    url = base_url(settings.url)
+    endpoint = Endpoint(url, settings.model, settings.api, settings.timeout, settings.api_key)
+    started, measured, interrupted = datetime.now(UTC), MeasuredRun(), False
+    try:
+        asyncio.run(measure_levels(endpoint, plan_levels(settings.loads, settings.workload), measured))
+    except KeyboardInterrupt:
+        interrupted = True
+    if measured.begun:
+        _show(settings, started, measured)
+    if interrupted:
+        note("interrupted" if measured.begun else "interrupted before any request had ended")
+        return _INTERRUPTED
+    if not measured.answered:
+        raise CliError(f"none of the requests to {url} was answered whole")
+    return 0
+
+
+def _check_outputs(settings: Settings) -> None:
+    """Before minutes of measuring, rather than after them."""
+    for flag, path in (("--json", settings.json_file), ("--plot", settings.plot)):
+        if path is not None and not path.parent.is_dir():
+            raise BadUsage(f"{flag} {path}: there is no directory {path.parent}")
+    if settings.plot is not None:
+        from splitlearn_cli.load.plot import require_matplotlib
+
+        require_matplotlib()
+
+
+def _show(settings: Settings, started: datetime, measured: "MeasuredRun") -> None:
+    from splitlearn_cli.load import plot, report
+
+    unit = "words" if settings.prompt_kind == "text" else "tokens"
+    lengths = f"prompts of {settings.prompt_tokens} {unit}, answers of up to {settings.output_tokens} tokens"
+    title = f"{measured.model}, {settings.api}, {lengths}, {settings.requests} requests a level"
+    print(f"{title}\n\n{report.tables(measured.begun)}", flush=True)
+    for line in report.remarks(measured.begun):
+        note(line)
+    if settings.json_file is not None:
+        about = {
+            "splitlearn": version("splitlearn"),
+            "started": started.isoformat(timespec="seconds"),
+            "model": measured.model,
+            "settings": settings.model_dump(mode="json", exclude={"api_key"}),
+        }
+        text = json.dumps(report.as_json(about, measured.begun), indent=1)
+        settings.json_file.write_text(text + "\n", encoding="utf-8")
+    if settings.plot is not None:
+        plot.draw(settings.plot, title, measured.begun)

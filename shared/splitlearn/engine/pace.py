@@ -1,0 +1,47 @@
+"""How many rows of prompts may ride along in a step without making those who decode wait too long. Plain numbers."""
+
+from dataclasses import dataclass
+
+_LEAST_ROWS = 16
+_UNKNOWN_ROWS = 64
+_MEMORY = 0.3
+
+
+@dataclass
+class Pace:
+    """Learns from finished steps what a step takes without prompts, and what a row of a prompt adds.
+
+    Attributes:
+        most_rows: of prompts in a step when nobody decodes.
+        slowdown: how many times as long as without prompts a step may take while somebody decodes.
+    """
+
+    most_rows: int = 512
+    slowdown: float = 2.0
+    _step_seconds: float | None = None
+    _row_seconds: float | None = None
+
+    def learn(self, n_decoding: int, n_prompt_rows: int, seconds: float) -> None:
+        """Takes in one finished step."""
+        if n_prompt_rows == 0:
+            self._step_seconds = _blend(self._step_seconds, seconds)
+        elif n_prompt_rows >= _LEAST_ROWS:
+            own = seconds - (self._step_seconds or 0.0) if n_decoding else seconds
+            self._row_seconds = _blend(self._row_seconds, max(own, 0.1 * seconds) / n_prompt_rows)
+
+    def prompt_rows(self, somebody_decodes: bool) -> int:
+        """The most rows of prompts for the next step."""
+        if not somebody_decodes:
+            return self.most_rows
+        if self._step_seconds is None or self._row_seconds is None:
+            return min(_UNKNOWN_ROWS, self.most_rows)
+        rows = int((self.slowdown - 1) * self._step_seconds / self._row_seconds)
+        return max(_LEAST_ROWS, min(rows, self.most_rows))
+
+    def seconds_for(self, n_sessions: int) -> float:
+        """A guess at how long it takes until so many sessions more have been served; at least a second."""
+        return max(1.0, n_sessions * 8 * (self._step_seconds or 0.05))
+
+
+def _blend(before: float | None, new: float) -> float:
+    return new if before is None else (1 - _MEMORY) * before + _MEMORY * new

@@ -1,0 +1,190 @@
+"""Which rows of which sessions run in the next step, who may come in, and who must give way. Plain integers.
+
+Sessions are numbered in the order in which they were opened; the older one is served first where not all can be.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from splitlearn.kv.pages import PageLedger
+
+DECODING_ROWS = 8
+"""A job of at most so many rows is somebody's next token (or a few guesses at it), and not a prompt."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one engine.
+
+    Attributes:
+        step_rows: rows of prompts in one step.
+        sessions: sessions that hold pages at a time.
+        waiting: sessions that may wait until there is room for them.
+        kv_bytes: memory for keys and values; None for no bound.
+        page_rows: rows of a page.
+        headroom: rows beyond its first ones for which there must be room before a session is let in.
+        kept: closed sessions whose rows are kept for later ones that begin alike; 0 keeps none.
+        block_rows: rows of a block, the unit in which beginnings are compared.
+    """
+
+    step_rows: int = 512
+    sessions: int = 256
+    waiting: int = 1024
+    kv_bytes: int | None = None
+    page_rows: int = 32
+    headroom: int = 64
+    kept: int = 64
+    block_rows: int = 32
+
+
+@dataclass
+class Job:
+    """Rows that one session wants run: `n_rows` behind its first `position` rows, of which `done` have been."""
+
+    session: int
+    position: int
+    n_rows: int
+    most_rows: int | None
+    done: int = 0
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.n_rows <= DECODING_ROWS
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The next rows of a job: `count` from the job's row `start` on."""
+
+    session: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One step, and the sessions that lose their pages before it, because there are too few."""
+
+    slices: tuple[Slice, ...]
+    preempted: tuple[int, ...] = ()
+
+
+@dataclass
+class Scheduler:
+    """Knows the jobs that wait and the sessions that were let in.
+
+    Attributes:
+        ledger: who holds which pages; changed by `decide` and `leave` alone.
+        give_up_kept: frees pages of what is only kept for later; told how many are missing, says how many it freed.
+    """
+
+    limits: Limits
+    ledger: PageLedger
+    give_up_kept: Callable[[int], int] = lambda _missing: 0
+    _jobs: dict[int, Job] = field(default_factory=dict)
+    _inside: dict[int, None] = field(default_factory=dict)
+
+    @property
+    def n_waiting(self) -> int:
+        """Sessions with a job that have not been let in."""
+        return sum(session not in self._inside for session in self._jobs)
+
+    @property
+    def n_inside(self) -> int:
+        return len(self._inside)
+
+    def has_room_to_wait(self, session: int) -> bool:
+        return session in self._inside or self.n_waiting < self.limits.waiting
+
+    def let_in(self, session: int, n_rows: int) -> bool:
+        """Lets a session in that begins with rows; False, and it has to begin with none, if there is no room."""
+        if len(self._inside) >= self.limits.sessions or not self.ledger.hold(session, n_rows):
+            return False
+        self._inside[session] = None
+        return True
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; a session has one at a time."""
+        if job.session in self._jobs:
+            raise ValueError(f"session {job.session} has a job already")
+        self._jobs[job.session] = job
+
+    def job(self, session: int) -> Job | None:
+        return self._jobs.get(session)
+
+    def advance(self, session: int, count: int) -> bool:
+        """Counts rows that were run. True if the job is done, which is then gone."""
+        job = self._jobs[session]
+        job.done += count
+        if job.done < job.n_rows:
+            return False
+        del self._jobs[session]
+        return True
+
+    def begin_again(self, session: int) -> None:
+        """Its rows are to be run from the first on."""
+        self._jobs[session].done = 0
+
+    def drop(self, session: int) -> None:
+        """Forgets the session's job; nothing happens if it has none."""
+        self._jobs.pop(session, None)
+
+    def leave(self, session: int) -> None:
+        """Forgets the session; its pages are free."""
+        self.drop(session)
+        self._inside.pop(session, None)
+        self.ledger.release(session)
+
+    def decide(self, prompt_rows: int) -> Decision:
+        """The next step: all who decode, and of prompts at most `prompt_rows` rows, shared evenly."""
+        self._let_in()
+        ready = sorted((job for job in self._jobs.values() if job.session in self._inside), key=lambda j: j.session)
+        wanted = [Slice(job.session, job.done, job.n_rows - job.done) for job in ready if job.is_decoding]
+        wanted += _shared([job for job in ready if not job.is_decoding], prompt_rows)
+        slices: list[Slice] = []
+        preempted: list[int] = []
+        for piece in sorted(wanted, key=lambda p: p.session):
+            if piece.session in self._inside and self._make_room(piece, preempted):
+                slices.append(piece)
+        return Decision(tuple(slices), tuple(preempted))
+
+    def _let_in(self) -> None:
+        """In the order of their opening, as long as there is room; nobody is overtaken."""
+        outside = sorted(session for session in self._jobs if session not in self._inside)
+        for session in outside:
+            job = self._jobs[session]
+            rows = job.position + job.n_rows + self.limits.headroom
+            rows = rows if job.most_rows is None else min(rows, job.most_rows)
+            missing = self.ledger.missing(session, rows)
+            if len(self._inside) >= self.limits.sessions or (missing and self.give_up_kept(missing) < missing):
+                return
+            # the pages are its own from now on, so that those who come after it find them taken
+            self.ledger.hold(session, rows)
+            self._inside[session] = None
+
+    def _make_room(self, piece: Slice, preempted: list[int]) -> bool:
+        """Gets the pages for a slice; takes them from what is kept, then from the youngest. False if it is that."""
+        job = self._jobs[piece.session]
+        rows = max(job.position + piece.start + piece.count, self.ledger.held_by(piece.session) * self.ledger.page_rows)
+        while missing := self.ledger.missing(piece.session, rows):
+            if self.give_up_kept(missing):
+                continue
+            youngest = max(self._inside)
+            self._inside.pop(youngest)
+            self.ledger.release(youngest)
+            preempted.append(youngest)
+            if youngest == piece.session:
+                return False
+        return self.ledger.hold(piece.session, rows)
+
+
+def _shared(prompts: list[Job], rows: int) -> list[Slice]:
+    """Divides `rows` evenly; what short ones leave goes to the others, and every one gets at least a row or waits."""
+    slices = []
+    for i, job in enumerate(sorted(prompts, key=lambda j: (j.n_rows - j.done, j.session))):
+        share = max(1, rows // (len(prompts) - i)) if rows > 0 else 0
+        count = min(share, job.n_rows - job.done)
+        rows -= count
+        if count:
+            slices.append(Slice(job.session, job.done, count))
+    return slices

@@ -1,0 +1,61 @@
+"""A session of an engine, and what is to be done for it. T rows, D hidden size, V vocabulary."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from splitlearn.engine.device_thread import Timing
+from splitlearn.engine.scheduler import DECODING_ROWS
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came out of one step: hidden states [T, D] or logits [V], and where the time went."""
+
+    output: torch.Tensor
+    timing: Timing
+
+
+@dataclass(eq=False)
+class EngineSession:
+    """One user's rows in one engine. Owned by the caller of `Engine.open`, who closes it.
+
+    Attributes:
+        number: later sessions have greater ones.
+        limit: the most rows that it may hold.
+        used: when it was used last, on the monotonic clock.
+        reached: rows that it holds.
+        lost_pages: whether they were taken from it at some time.
+        begins_with: a kept session whose first rows are still to be copied into this one, and how many.
+    """
+
+    number: int
+    limit: int
+    kv: Any
+    used: float
+    reached: int = 0
+    lost_pages: bool = False
+    begins_with: tuple[Any, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<EngineSession {self.number}: {self.reached} rows, limit {self.limit}>"
+
+
+@dataclass(eq=False)
+class Task:
+    """The rows of a job, what came of them so far, and who waits for it."""
+
+    session: EngineSession
+    position: int
+    rows: torch.Tensor
+    result: "asyncio.Future[Step]"
+    submitted: float
+    began: float | None = None
+    compute_seconds: float = 0.0
+    outputs: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.rows.shape[0] <= DECODING_ROWS

@@ -1,0 +1,97 @@
+"""The keys and values of one session, layer by layer, each in one piece so that attention reads them as they lie.
+
+Shapes: H heads, C capacity in rows, N rows held, d width of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+_FIRST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """What one row of a session takes in one part.
+
+    Attributes:
+        shapes: (heads, width) of the keys, then of the values, of each layer in turn.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(heads * width for heads, width in self.shapes) * self.dtype.itemsize
+
+    @cached_property
+    def groups(self) -> dict[tuple[int, int], list[int]]:
+        """The indices in `shapes` of all that are alike: they lie in one tensor, which saves views."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for index, shape in enumerate(self.shapes):
+            found.setdefault(shape, []).append(index)
+        return found
+
+
+class SessionKV:
+    """Grows as rows are placed, by doubling up to `most_rows`. Memory that no row was written to is not resident.
+
+    Args:
+        most_rows: rows that will ever be placed; None if that is not known.
+    """
+
+    def __init__(self, layout: KVLayout, most_rows: int | None = None) -> None:
+        self.layout = layout
+        self.n_rows = 0
+        self._most_rows = most_rows
+        self._capacity = 0
+        self._blocks: list[torch.Tensor] = []
+
+    def __repr__(self) -> str:
+        return f"<SessionKV {self.n_rows} rows, room for {self._capacity}>"
+
+    def place(self, position: int, count: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Keeps the first `position` rows and makes room for `count` more.
+
+        Returns:
+            For each of the layout's shapes the room, [H, count, d], and all rows, [H, position + count, d].
+        """
+        self._reserve(position + count)
+        self.n_rows = position + count
+        return self._views(position, count), self._views(0, self.n_rows)
+
+    def truncate(self, position: int) -> None:
+        """Keeps at most the first `position` rows."""
+        self.n_rows = min(self.n_rows, position)
+
+    def copy_from(self, other: "SessionKV", count: int) -> None:
+        """Takes over the first `count` rows of another session with the same layout."""
+        room, _ = self.place(0, count)
+        torch._foreach_copy_(list(room), other._views(0, count))
+
+    def _views(self, start: int, count: int) -> list[torch.Tensor]:
+        groups = self.layout.groups
+        if len(groups) == 1:
+            return list(self._blocks[0].narrow(2, start, count).unbind(0))
+        views: list[torch.Tensor] = [torch.empty(0)] * len(self.layout.shapes)
+        for block, indices in zip(self._blocks, groups.values(), strict=True):
+            for index, view in zip(indices, block.narrow(2, start, count).unbind(0), strict=True):
+                views[index] = view
+        return views
+
+    def _reserve(self, n_rows: int) -> None:
+        if n_rows <= self._capacity:
+            return
+        doubled = max(_FIRST_ROWS, n_rows, 2 * self._capacity)
+        capacity = doubled if self._most_rows is None else max(n_rows, min(doubled, self._most_rows))
+        grown = [
+            torch.empty(len(indices), heads, capacity, width, dtype=self.layout.dtype, device=self.layout.device)
+            for (heads, width), indices in self.layout.groups.items()
+        ]
+        for old, new in zip(self._blocks, grown, strict=False):
+            new[:, :, : self.n_rows] = old[:, :, : self.n_rows]
+        self._blocks, self._capacity = grown, capacity

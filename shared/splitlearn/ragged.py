@@ -1,0 +1,240 @@
+"""Rows of many sessions through stock layers in one forward: everything at once but attention.
+
+The rows of all sessions lie one behind the other in `[1, T, D]`, so linear layers, norms and experts run once for
+all. Each layer hands its new keys and values to `RaggedCache.update`, which puts them where the sessions keep theirs,
+and then calls the attention function that is registered here under `NAME`, which attends session by session.
+
+Shapes: T rows of all sessions, t rows of one, N rows that it then holds, H heads, K heads of keys, d width.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.masking_utils import causal_mask_function
+
+from splitlearn.kv.store import SessionKV
+
+NAME = "splitlearn_ragged"
+
+
+class MaskRule:
+    """Stands where a mask would: which rows a row may see, other than all before it."""
+
+    def __init__(self, may_see: Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        self._may_see = may_see
+        self._known: dict[tuple[int, int], torch.Tensor] = {}
+
+    def table(self, position: int, count: int, device: torch.device) -> torch.Tensor:
+        """Booleans [t, N] for `count` rows from `position` on."""
+        key = (position, count)
+        if key not in self._known:
+            rows_N = torch.arange(position + count, device=device)
+            seen = self._may_see(0, 0, rows_N[position:, None], rows_N[None, :])
+            self._known[key] = seen.expand(count, position + count)
+        return self._known[key]
+
+
+class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
+    """What the layers take for the cache of one sequence; holds the step's sessions for one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+        self.positions: list[int] = []
+        self.current = 0
+        self._rooms: list[Sequence[torch.Tensor]] = []
+        self._held: list[Sequence[torch.Tensor]] = []
+        self._masks: dict[tuple[int, MaskRule | None], torch.Tensor] = {}
+
+    def begin(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> None:
+        """Keeps of each session the first rows, as many as its second item says, and makes room for its third."""
+        self.positions = [position for _, position, _ in sessions]
+        self.lengths = [count for _, _, count in sessions]
+        placed = [kv.place(position, count) for kv, position, count in sessions]
+        self._rooms = [room for room, _ in placed]
+        self._held = [held for _, held in placed]
+        self._masks.clear()
+
+    def end(self) -> None:
+        self._rooms, self._held = [], []
+        self._masks.clear()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Puts [1, K, T, d] where the sessions keep theirs, and gives them back as they are."""
+        self.current = 2 * layer_idx
+        rooms = [room[2 * layer_idx] for room in self._rooms] + [room[2 * layer_idx + 1] for room in self._rooms]
+        news = [*torch.split(key_states[0], self.lengths, 1), *torch.split(value_states[0], self.lengths, 1)]
+        torch._foreach_copy_(rooms, news)
+        return key_states, value_states
+
+    def held(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values of one session in the layer that was updated last, [K, N, d]."""
+        return self._held[index][self.current], self._held[index][self.current + 1]
+
+    def causal(self, index: int, like: torch.Tensor) -> torch.Tensor:
+        """What to add to the scores [t, N] of one session, so that rows see themselves and what is before them."""
+        key = (index, None)
+        if key not in self._masks:
+            position, count = self.positions[index], self.lengths[index]
+            hidden = torch.full((count, position + count), float("-inf"), dtype=like.dtype, device=like.device)
+            self._masks[key] = hidden.triu_(position + 1)
+        return self._masks[key]
+
+    def ruled(self, index: int, rule: MaskRule, like: torch.Tensor) -> torch.Tensor:
+        """As `causal`, by a rule of the model's own."""
+        key = (index, rule)
+        if key not in self._masks:
+            seen = rule.table(self.positions[index], self.lengths[index], like.device)
+            hidden = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+            self._masks[key] = hidden.masked_fill_(~seen, float("-inf"))
+        return self._masks[key]
+
+    def first_seen(self, index: int, rule: MaskRule) -> int | None:
+        """From where on the one new row of a session sees all rows; None if it does not see them in one piece."""
+        seen = rule.table(self.positions[index], 1, torch.device("cpu"))[0]
+        count = int(seen.sum())
+        start = seen.shape[0] - count
+        return start if bool(seen[start:].all()) else None
+
+    # what models ask of a cache besides; positions are given to them, so these say nothing
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+class _Step(threading.local):
+    """The cache of the forward that runs on this thread."""
+
+    cache: RaggedCache | None = None
+
+
+_STEP = _Step()
+
+
+@contextmanager
+def ragged_step(cache: RaggedCache) -> Any:
+    """While it lasts, `attend` belongs to `cache` on this thread."""
+    _STEP.cache = cache
+    try:
+        yield
+    finally:
+        _STEP.cache = None
+        cache.end()
+
+
+def mask_rule(*, mask_function: Callable[..., torch.Tensor], **_: Any) -> MaskRule | None:
+    """In place of a mask for all rows of all sessions: nothing where a row sees all before it, else the rule."""
+    return None if mask_function is causal_mask_function else MaskRule(mask_function)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: MaskRule | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: query [1, H, T, d] to output [1, T, H, d].
+
+    Modules with `expand_kv` keep latents in the cache, and make keys and values of them each time.
+    """
+    cache = _STEP.cache
+    if cache is None:
+        raise RuntimeError("ragged attention outside of a ragged step")
+    outputs = []
+    for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1)):
+        keys_KNd, values_KNd = cache.held(index)
+        mask_TN = None
+        if query_HTd.shape[1] == 1:
+            start = None if attention_mask is None else cache.first_seen(index, attention_mask)
+            if start:
+                keys_KNd, values_KNd = keys_KNd[:, start:], values_KNd[:, start:]
+            elif attention_mask is not None and start is None:
+                mask_TN = cache.ruled(index, attention_mask, query_HTd)
+        elif attention_mask is not None:
+            mask_TN = cache.ruled(index, attention_mask, query_HTd)
+        elif cache.positions[index] or softcap is not None or s_aux is not None:
+            mask_TN = cache.causal(index, query_HTd)
+        if hasattr(module, "expand_kv"):
+            expanded = module.expand_kv(keys_KNd[None], values_KNd[None])
+            keys_KNd, values_KNd = expanded[0][0], expanded[1][0]
+        if softcap is None and s_aux is None:
+            is_causal = mask_TN is None and query_HTd.shape[1] > 1
+            outputs.append(_fused(query_HTd, keys_KNd, values_KNd, mask_TN, is_causal, scaling))
+        else:
+            outputs.append(_by_hand(query_HTd, keys_KNd, values_KNd, mask_TN, scaling, softcap, s_aux))
+    by_row = [output_HTd.transpose(0, 1) for output_HTd in outputs]
+    # in one piece, as models expect that go on with a view
+    output_THd = by_row[0].contiguous() if len(by_row) == 1 else torch.cat(by_row)
+    return output_THd[None], None
+
+
+def _fused(
+    query_HTd: torch.Tensor,
+    keys_KNd: torch.Tensor,
+    values_KNd: torch.Tensor,
+    mask_TN: torch.Tensor | None,
+    is_causal: bool,
+    scaling: float | None,
+) -> torch.Tensor:
+    heads, count, _ = query_HTd.shape
+    shared = heads // keys_KNd.shape[0]
+    if count == 1 and shared > 1 and mask_TN is None:
+        # heads that share keys become rows of one head: nothing is repeated
+        query_HTd = query_HTd.view(keys_KNd.shape[0], shared, -1)
+    output = functional.scaled_dot_product_attention(
+        query_HTd[None],
+        keys_KNd[None],
+        values_KNd[None],
+        attn_mask=mask_TN,
+        is_causal=is_causal,
+        scale=scaling,
+        enable_gqa=query_HTd.shape[0] != keys_KNd.shape[0],
+    )
+    return output.view(heads, count, -1)
+
+
+def _by_hand(
+    query_HTd: torch.Tensor,
+    keys_KNd: torch.Tensor,
+    values_KNd: torch.Tensor,
+    mask_TN: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks_H: torch.Tensor | None,
+) -> torch.Tensor:
+    """Scores that are capped, or of which each head gives some to a sink (the weight of a row that is not there)."""
+    heads, count, width = query_HTd.shape
+    shared = heads // keys_KNd.shape[0]
+    query_KSTd = query_HTd.reshape(-1, shared * count, width)
+    scores_KSTN = torch.matmul(query_KSTd, keys_KNd.transpose(1, 2)) * (width**-0.5 if scaling is None else scaling)
+    scores_HTN = scores_KSTN.view(heads, count, -1)
+    if softcap is not None:
+        scores_HTN = torch.tanh(scores_HTN / softcap) * softcap
+    if mask_TN is not None:
+        scores_HTN = scores_HTN + mask_TN
+    if sinks_H is not None:
+        sinks_HT1 = sinks_H.reshape(-1, 1, 1).expand(-1, count, 1).to(scores_HTN.dtype)
+        scores_HTN = torch.cat([scores_HTN, sinks_HT1], dim=-1)
+    weights_HTN = torch.softmax(scores_HTN, dim=-1, dtype=torch.float32).to(query_HTd.dtype)
+    if sinks_H is not None:
+        weights_HTN = weights_HTN[..., :-1]
+    weights_KSTN = weights_HTN.reshape(-1, shared * count, weights_HTN.shape[-1])
+    return torch.matmul(weights_KSTN, values_KNd).view(heads, count, -1)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, mask_rule)

@@ -1,0 +1,217 @@
+"""Runs rows of several sessions through a part: in one forward where the architecture allows it, else in turn.
+
+Shapes: T rows, D hidden size, V vocabulary.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Generic, TypeVar
+
+import torch
+from transformers import PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from splitlearn.cache import PartCache
+from splitlearn.kv.store import KVLayout, SessionKV
+from splitlearn.part import Part
+from splitlearn.ragged import NAME, RaggedCache, ragged_step
+from splitlearn.traits import why_not_in_batches
+
+K = TypeVar("K", SessionKV, PartCache)
+
+
+@dataclass(frozen=True)
+class Span(Generic[K]):
+    """Rows of one session: token ids [T] or hidden states [T, D] that follow the first `position` rows of `kv`.
+
+    `needs_output` may be False where nobody looks at what comes out.
+    """
+
+    kv: K
+    position: int
+    rows: torch.Tensor
+    needs_output: bool = True
+
+
+class Runner(ABC, Generic[K]):
+    """One part and how its sessions are run. Used on one thread at a time."""
+
+    in_batches: bool
+    """Whether rows of several sessions share a forward."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        rows = torch.zeros(1, dtype=torch.long, device=part.device)
+        if not part.spec.begin:
+            rows = torch.zeros(1, part.hidden_size, dtype=part.dtype, device=part.device)
+        cache = part.new_cache()
+        part(rows, 0, cache)
+        self._learn(cache)
+
+    @abstractmethod
+    def _learn(self, cache: PartCache) -> None:
+        """Takes from the cache of a first row what a row takes."""
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Memory for the keys and values of one row."""
+
+    @abstractmethod
+    def new_kv(self, most_rows: int | None) -> K:
+        """Room for a session of at most `most_rows` rows."""
+
+    @abstractmethod
+    def go_back(self, kv: K, position: int) -> K:
+        """A session that keeps just its first `position` rows: 0, or any that it holds if the part can truncate."""
+
+    @property
+    @abstractmethod
+    def can_share_rows(self) -> bool:
+        """Whether a session can begin with rows of another one."""
+
+    @abstractmethod
+    def begin_with(self, kv: K, kept: K, n_rows: int) -> K:
+        """A new session that holds the first `n_rows` rows of `kept`, which stays as it is."""
+
+    @abstractmethod
+    def run(self, spans: Sequence[Span[K]]) -> list[torch.Tensor]:
+        """Appends the rows of each span to its session, each session at most once.
+
+        Returns:
+            For each span hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
+            anything where the span needs no output.
+        """
+
+
+class InBatches(Runner[SessionKV]):
+    """All rows in one forward."""
+
+    in_batches = True
+
+    def _learn(self, cache: PartCache) -> None:
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        shapes = tuple((tensor.shape[1], tensor.shape[3]) for tensor in tensors)
+        self._layout = KVLayout(shapes, tensors[0].dtype, tensors[0].device)
+        self._cache = RaggedCache()
+        named = (vars(module).get("config") for module in self.part.modules())
+        configs = [config for config in named if isinstance(config, PretrainedConfig)]
+        self._configs: list[Any] = list({id(config): config for config in configs}.values())
+
+    @property
+    def row_bytes(self) -> int:
+        return self._layout.row_bytes
+
+    def new_kv(self, most_rows: int | None) -> SessionKV:
+        return SessionKV(self._layout, most_rows)
+
+    def go_back(self, kv: SessionKV, position: int) -> SessionKV:
+        kv.truncate(position)
+        return kv
+
+    @property
+    def can_share_rows(self) -> bool:
+        return True
+
+    def begin_with(self, kv: SessionKV, kept: SessionKV, n_rows: int) -> SessionKV:
+        kv.copy_from(kept, n_rows)
+        return kv
+
+    @torch.inference_mode()
+    def run(self, spans: Sequence[Span[SessionKV]]) -> list[torch.Tensor]:
+        lengths = [span.rows.shape[0] for span in spans]
+        positions = [i for span, n in zip(spans, lengths, strict=True) for i in range(span.position, span.position + n)]
+        rows = spans[0].rows if len(spans) == 1 else torch.cat([span.rows for span in spans])
+        rows = rows.to(self.part.device)
+        inputs: dict[str, Any] = {
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "position_ids": torch.tensor([positions], device=rows.device),
+        }
+        self._cache.begin([(span.kv, span.position, n) for span, n in zip(spans, lengths, strict=True)])
+        with ragged_step(self._cache), self._attention():
+            if not self.part.spec.end:
+                return list(self.part.run(rows[None], **inputs)[0].split(lengths))
+            return self._logits(rows, spans, list(accumulate(lengths)), inputs)
+
+    def _logits(
+        self, rows: torch.Tensor, spans: Sequence[Span[SessionKV]], ends: list[int], inputs: dict[str, Any]
+    ) -> list[torch.Tensor]:
+        wanted = [end - 1 for span, end in zip(spans, ends, strict=True) if span.needs_output]
+        kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
+        if self.part.keeps_last_rows:
+            logits_SV = self.part.run(rows[None], logits_to_keep=kept, **inputs).logits[0]
+        else:
+            logits_SV = self.part.run(rows[None], **inputs).logits[0, kept]
+        computed = iter(logits_SV)
+        return [next(computed) if span.needs_output else logits_SV.new_empty(0) for span in spans]
+
+    @contextmanager
+    def _attention(self) -> Iterator[None]:
+        before = [config._attn_implementation_internal for config in self._configs]
+        try:
+            for config in self._configs:
+                config._attn_implementation_internal = NAME
+            yield
+        finally:
+            for config, name in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = name
+
+
+class InTurn(Runner[PartCache]):
+    """One session after the other."""
+
+    in_batches = False
+
+    def _learn(self, cache: PartCache) -> None:
+        tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+        self._row_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+    @property
+    def row_bytes(self) -> int:
+        return self._row_bytes
+
+    def new_kv(self, most_rows: int | None) -> PartCache:
+        return self.part.new_cache()
+
+    def go_back(self, kv: PartCache, position: int) -> PartCache:
+        if position == 0:
+            return self.part.new_cache()
+        if self.part.can_truncate:
+            kv.truncate(position)
+        return kv
+
+    @property
+    def can_share_rows(self) -> bool:
+        return self.part.can_truncate
+
+    def begin_with(self, kv: PartCache, kept: PartCache, n_rows: int) -> PartCache:
+        kv = copy.deepcopy(kept)
+        kv.truncate(n_rows)
+        return kv
+
+    def run(self, spans: Sequence[Span[PartCache]]) -> list[torch.Tensor]:
+        return [self.part(span.rows.to(self.part.device), span.position, span.kv) for span in spans]
+
+
+def runner_for(part: Part) -> InBatches | InTurn:
+    """The runner that suits a filled part; runs one row to learn what a row takes, which also warms up the weights."""
+    return InBatches(part) if why_in_turn(part) is None else InTurn(part)
+
+
+def why_in_turn(part: Part) -> str | None:
+    """Why sessions of this part cannot share a forward; None if they can."""
+    reason = why_not_in_batches(part.config)
+    if reason is not None:
+        return reason
+    if not part.remembers_rows_alone(DynamicLayer):
+        return "it remembers more of a text than keys and values"
+    if not part.takes_positions:
+        return "it counts positions itself, and takes none"
+    if not part.model._supports_attention_backend:
+        return "transformers does not say that another attention can take the place of its own"
+    return None
