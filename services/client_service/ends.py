@@ -6,6 +6,7 @@ from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.kv.budget import free_bytes
+from splitlearn.linear import pack
 from splitlearn.loading import load_parts, resolve_device
 from splitlearn.plan import SplitPlan, fingerprint
 
@@ -29,6 +30,8 @@ class Ends:
         """
         weights, where = settings.weights, resolve_device(settings.device)
         bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
+        for part in (bottom, top):
+            pack(part, "int8" if settings.quantization == "int8" else "native")
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         limits = Limits(

@@ -23,6 +23,9 @@ class ClientSettings(BaseSettings):
     model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="int8 halves the weights in memory and rounds them; CPU only. See docs/weights.md."
+    )
     threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
     codec: Literal["none", "zlib", "bf16", "fp16", "int8"] = Field(
         "none",

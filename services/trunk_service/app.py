@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 from llm_sepweight import Manifest, verify
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.kv.budget import free_bytes
+from splitlearn.linear import pack
 from splitlearn.loading import load_part, resolve_device
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
@@ -85,7 +86,7 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
         in_batches=engine.runs_in_batches,
     )
     metrics.watch(engine)
-    info = _service_info(manifest, plan, engine.part)
+    info = _service_info(settings, manifest, plan, engine.part)
     host = TrunkHost(engine, info, metrics)
     expiring = asyncio.create_task(host.expire(settings.idle_timeout))
     stack.callback(expiring.cancel)
@@ -113,6 +114,7 @@ def _export(metrics: TrunkMetrics, settings: TrunkSettings, stack: AsyncExitStac
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
     part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
+    pack(part, "int8" if settings.quantization == "int8" else "native")
     limits = Limits(
         step_rows=settings.step_rows,
         sessions=settings.max_sessions,
@@ -123,7 +125,7 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
     return Engine(part, thread, limits, metrics)
 
 
-def _service_info(manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
+def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
     dtype = str(part.dtype).removeprefix("torch.")
     return ServiceInfo(
         service_name="splitlearn-trunk",
@@ -135,6 +137,7 @@ def _service_info(manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInf
             "layers": plan.layers,
             "n_layers": str(plan.n_layers),
             "dtype": dtype,
+            "quantization": settings.quantization,
             "hidden_size": str(part.hidden_size),
         },
     )

@@ -1,6 +1,7 @@
 """The trunk worker's settings: each is a flag of `splitlearn trunk` and an environment variable."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,9 @@ class TrunkSettings(BaseSettings):
     metrics_port: int = Field(9101, ge=0, le=65535, description="Port of /metrics; 0 picks a free one.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="int8 halves the weights in memory and rounds them; CPU only. See docs/weights.md."
+    )
     threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
     kv_memory: ByteSize | None = Field(
         None, description="Memory for keys and values, for example 4GiB. Default: half of what is free after loading."

@@ -154,6 +154,7 @@ def attend(
     cache = _STEP.cache
     if cache is None:
         raise RuntimeError("ragged attention outside of a ragged step")
+    expand = getattr(module, "expand_kv", None)
     outputs = []
     for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1)):
         keys_KNd, values_KNd = cache.held(index)
@@ -168,9 +169,8 @@ def attend(
             mask_TN = cache.ruled(index, attention_mask, query_HTd)
         elif cache.positions[index] or softcap is not None or s_aux is not None:
             mask_TN = cache.causal(index, query_HTd)
-        if hasattr(module, "expand_kv"):
-            expanded = module.expand_kv(keys_KNd[None], values_KNd[None])
-            keys_KNd, values_KNd = expanded[0][0], expanded[1][0]
+        if expand is not None:
+            keys_KNd, values_KNd = (expanded[0] for expanded in expand(keys_KNd[None], values_KNd[None]))
         if softcap is None and s_aux is None:
             is_causal = mask_TN is None and query_HTd.shape[1] > 1
             outputs.append(_fused(query_HTd, keys_KNd, values_KNd, mask_TN, is_causal, scaling))

@@ -80,11 +80,13 @@ class RunningTrunk:
 
 
 @asynccontextmanager
-async def running_trunk(weights: Path, layers: str | None = None, *, port: int = 0) -> AsyncIterator[RunningTrunk]:
+async def running_trunk(
+    weights: Path, layers: str | None = None, *, port: int = 0, **settings: Any
+) -> AsyncIterator[RunningTrunk]:
     """The trunk of a sepweight directory, serving."""
-    settings = TrunkSettings(weights=weights, layers=layers, port=port, threads=1)
+    settings = {"weights": weights, "layers": layers, "port": port, "threads": 1, **settings}
     async with AsyncExitStack() as stack:
-        trunk = await trunk_service.app.build(settings, stack)
+        trunk = await trunk_service.app.build(TrunkSettings(**settings), stack)
         server = await stack.enter_async_context(trunk.server)
         address = f"127.0.0.1:{server.port}"
         client = await stack.enter_async_context(AsyncGRPCComputeClient(address))

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     trunk_port: int = Field(0, ge=0, le=65535, description="gRPC port of the trunk; 0 picks a free one.")
     device: str | None = Field(None, description="auto, cpu, cuda or cuda:N, for both. Default: auto.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
+    quantization: str | None = Field(None, description="none or int8, for both: int8 halves the weights in memory.")
     threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
     prompt: str | None = Field(None, description="Ask this, print only the answer, and stop.")
     max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
@@ -130,7 +131,7 @@ def _client_arguments(settings: Settings, trunk_port: int) -> list[str]:
 
 
 def _common_arguments(settings: Settings) -> list[str]:
-    shared = ("layers", "device", "dtype", "threads")
+    shared = ("layers", "device", "dtype", "quantization", "threads")
     given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return [str(settings.weights), "--host", _LOOPBACK, *flags]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from splitlearn.engine.device_thread import DeviceThread, Timing
+from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver, NoObserver
 from splitlearn.engine.pace import Pace
 from splitlearn.engine.positions import check_position
@@ -21,7 +22,6 @@ from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
 from splitlearn.engine.session import EngineSession, Step, Task
 from splitlearn.errors import BadRows, EngineFull, PositionNotReached
 from splitlearn.kv.pages import PageLedger
-from splitlearn.kv.prefixes import KeptPrefixes
 from splitlearn.part import Part
 from splitlearn.runner import Span, runner_for
 
@@ -58,9 +58,9 @@ class Engine:
         page_bytes = max(1, self._runner.row_bytes) * self.limits.page_rows
         total = _WITHOUT_BOUND if self.limits.kv_bytes is None else self.limits.kv_bytes // page_bytes
         self._ledger = PageLedger(total, self.limits.page_rows)
-        self._scheduler = Scheduler(self.limits, self._ledger, self._give_up_kept)
-        self._kept = KeptPrefixes(self.limits.kept if self._runner.can_share_rows else 0)
-        self._kept_kv: dict[int, Any] = {}
+        most_kept = self.limits.kept if self._runner.can_share_rows else 0
+        self._kept = KeptRows(most_kept, self.limits.block_rows, self._ledger)
+        self._scheduler = Scheduler(self.limits, self._ledger, self._kept.give_up)
         self._sessions: dict[int, EngineSession] = {}
         self._tasks: dict[int, Task] = {}
         self._numbers = count()
@@ -103,12 +103,10 @@ class Engine:
         limit = min(n for n in limits if n)
         session = EngineSession(next(self._numbers), limit, self._runner.new_kv(limit), time.monotonic())
         self._sessions[session.number] = session
-        found = self._kept.find(prefix)
-        if found is not None:
-            rows = min(found[1] * self.limits.block_rows, limit)
-            if self._scheduler.let_in(session.number, rows):
-                session.begins_with, session.reached = (self._kept_kv[found[0]], rows), rows
-                self._observer.reused(rows)
+        found = self._kept.find(prefix, limit)
+        if found is not None and self._scheduler.let_in(session.number, found[1]):
+            session.begins_with, session.reached = found, found[1]
+            self._observer.reused(session.reached)
         return session
 
     def keep(self, session: EngineSession, names: Sequence[bytes]) -> None:
@@ -117,31 +115,12 @@ class Engine:
         Args:
             names: of its blocks, from the first on; those that it does not hold in full are ignored.
         """
-        names = names[: session.reached // self.limits.block_rows]
+        names = self._kept.whole_blocks(names, session.reached)
         is_quiet = session.number not in self._tasks and session.begins_with is None
-        if names and is_quiet and self._kept.most and not self._kept.has(names):
-            kept = -1 - session.number
-            self._ledger.hold(session.number, len(names) * self.limits.block_rows)
-            self._ledger.hand_over(session.number, kept)
-            self._kept_kv[kept] = self._runner.go_back(session.kv, len(names) * self.limits.block_rows)
-            for dropped in self._kept.keep(kept, names):
-                self._drop_kept(dropped)
+        if names and is_quiet:
+            kv = self._runner.go_back(session.kv, len(names) * self.limits.block_rows)
+            self._kept.keep(session.number, names, kv)
         self.close(session)
-
-    def _give_up_kept(self, missing: int) -> int:
-        """Frees at least `missing` pages of what is kept, or all of it; says how many."""
-        freed = 0
-        while freed < missing and len(self._kept):
-            oldest = self._kept.oldest()
-            self._kept.drop(oldest)
-            freed += self._drop_kept(oldest)
-        return freed
-
-    def _drop_kept(self, kept: int) -> int:
-        freed = self._ledger.held_by(kept)
-        self._ledger.release(kept)
-        del self._kept_kv[kept]
-        return freed
 
     def close(self, session: EngineSession) -> None:
         """Gives back what the session holds. Rows of it that are being run come to nothing."""
@@ -178,15 +157,14 @@ class Engine:
             ContextExceeded, BadRows, EngineFull: see `splitlearn.errors`.
         """
         self._check(session, position, rows)
-        if not self._scheduler.has_room_to_wait(session.number):
-            seconds = self._pace.seconds_for(self.n_waiting)
-            raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
         session.used = time.monotonic()
         task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter())
         if not rows.shape[0]:
             output, timing = await self._thread.run(self._truncate, session, position)
             return Step(output, timing)
-        self._scheduler.submit(Job(session.number, position, rows.shape[0], session.limit))
+        if not self._scheduler.submit(Job(session.number, position, rows.shape[0], session.limit)):
+            seconds = self._pace.seconds_for(self.n_waiting)
+            raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
         self._tasks[session.number] = task
         self._go_on()
         try:
@@ -246,7 +224,7 @@ class Engine:
         prompt_rows = sum(piece.count for task, piece in work if not task.is_decoding)
         n_decoding = sum(task.is_decoding for task, _ in work)
         self._pace.learn(n_decoding, prompt_rows, timing.compute_seconds)
-        self._observer.step_done(len(work), prompt_rows + n_decoding, timing.compute_seconds)
+        self._observer.step_done(len(work), sum(piece.count for _, piece in work), timing.compute_seconds)
 
     def _run(self, work: list[tuple[Task, Slice]]) -> list[torch.Tensor | BadRows]:
         """On the device thread: all slices in one step. Rows that cannot be run are left out, and say why."""

@@ -36,7 +36,7 @@ class Pace:
         if self._step_seconds is None or self._row_seconds is None:
             return min(_UNKNOWN_ROWS, self.most_rows)
         rows = int((self.slowdown - 1) * self._step_seconds / self._row_seconds)
-        return max(_LEAST_ROWS, min(rows, self.most_rows))
+        return min(max(_LEAST_ROWS, rows), self.most_rows)
 
     def seconds_for(self, n_sessions: int) -> float:
         """A guess at how long it takes until so many sessions more have been served; at least a second."""

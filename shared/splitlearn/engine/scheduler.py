@@ -83,6 +83,8 @@ class Scheduler:
     give_up_kept: Callable[[int], int] = lambda _missing: 0
     _jobs: dict[int, Job] = field(default_factory=dict)
     _inside: dict[int, None] = field(default_factory=dict)
+    # let in at some time and not gone since: may wait to come back however many others do
+    _known: set[int] = field(default_factory=set)
 
     @property
     def n_waiting(self) -> int:
@@ -93,21 +95,27 @@ class Scheduler:
     def n_inside(self) -> int:
         return len(self._inside)
 
-    def has_room_to_wait(self, session: int) -> bool:
-        return session in self._inside or self.n_waiting < self.limits.waiting
-
     def let_in(self, session: int, n_rows: int) -> bool:
-        """Lets a session in that begins with rows; False, and it has to begin with none, if there is no room."""
-        if len(self._inside) >= self.limits.sessions or not self.ledger.hold(session, n_rows):
+        """Lets a session in that begins with rows; False, and it has to begin with none, if there is no room.
+
+        Nor may it pass those who wait.
+        """
+        if self.n_waiting or len(self._inside) >= self.limits.sessions or not self.ledger.hold(session, n_rows):
             return False
-        self._inside[session] = None
+        self._enter(session)
         return True
 
-    def submit(self, job: Job) -> None:
-        """Takes a job; a session has one at a time."""
+    def submit(self, job: Job) -> bool:
+        """Takes a job; a session has one at a time. False, and nothing changes, if it could not even wait."""
         if job.session in self._jobs:
             raise ValueError(f"session {job.session} has a job already")
         self._jobs[job.session] = job
+        if job.session not in self._inside:
+            self._let_in()
+        if job.session in self._known or self.n_waiting <= self.limits.waiting:
+            return True
+        del self._jobs[job.session]
+        return False
 
     def job(self, session: int) -> Job | None:
         return self._jobs.get(session)
@@ -133,34 +141,64 @@ class Scheduler:
         """Forgets the session; its pages are free."""
         self.drop(session)
         self._inside.pop(session, None)
+        self._known.discard(session)
         self.ledger.release(session)
 
     def decide(self, prompt_rows: int) -> Decision:
         """The next step: all who decode, and of prompts at most `prompt_rows` rows, shared evenly."""
-        self._let_in()
+        preempted: list[int] = []
+        self._let_in(preempted)
         ready = sorted((job for job in self._jobs.values() if job.session in self._inside), key=lambda j: j.session)
         wanted = [Slice(job.session, job.done, job.n_rows - job.done) for job in ready if job.is_decoding]
         wanted += _shared([job for job in ready if not job.is_decoding], prompt_rows)
         slices: list[Slice] = []
-        preempted: list[int] = []
         for piece in sorted(wanted, key=lambda p: p.session):
             if piece.session in self._inside and self._make_room(piece, preempted):
                 slices.append(piece)
         return Decision(tuple(slices), tuple(preempted))
 
-    def _let_in(self) -> None:
-        """In the order of their opening, as long as there is room; nobody is overtaken."""
+    def _enter(self, session: int) -> None:
+        self._inside[session] = None
+        self._known.add(session)
+
+    def _let_in(self, preempted: list[int] | None = None) -> None:
+        """In the order of their opening, as long as there is room; nobody is overtaken.
+
+        With `preempted`, younger sessions make room that have nothing to run. Where bottom, trunk and top are
+        engines of their own, those may wait elsewhere for the very session that waits here.
+        """
         outside = sorted(session for session in self._jobs if session not in self._inside)
         for session in outside:
             job = self._jobs[session]
             rows = job.position + job.n_rows + self.limits.headroom
             rows = rows if job.most_rows is None else min(rows, job.most_rows)
-            missing = self.ledger.missing(session, rows)
-            if len(self._inside) >= self.limits.sessions or (missing and self.give_up_kept(missing) < missing):
+            if not self._has_room(session, rows) and (preempted is None or not self._clear(session, rows, preempted)):
                 return
             # the pages are its own from now on, so that those who come after it find them taken
             self.ledger.hold(session, rows)
-            self._inside[session] = None
+            self._enter(session)
+
+    def _has_room(self, session: int, n_rows: int) -> bool:
+        """Whether one more session may come in and find pages for its rows, if need be those of what is kept."""
+        if len(self._inside) >= self.limits.sessions:
+            return False
+        missing = self.ledger.missing(session, n_rows)
+        return not missing or self.give_up_kept(missing) >= missing
+
+    def _clear(self, session: int, n_rows: int, preempted: list[int]) -> bool:
+        """Takes the pages of younger sessions that have nothing to run; of none if that would not be enough."""
+        idle = sorted(other for other in self._inside if other > session and other not in self._jobs)
+        pages = sum(self.ledger.held_by(other) for other in idle)
+        if not idle or pages < self.ledger.missing(session, n_rows):
+            return False
+        while not self._has_room(session, n_rows):
+            self._preempt(idle.pop(), preempted)
+        return True
+
+    def _preempt(self, session: int, preempted: list[int]) -> None:
+        del self._inside[session]
+        self.ledger.release(session)
+        preempted.append(session)
 
     def _make_room(self, piece: Slice, preempted: list[int]) -> bool:
         """Gets the pages for a slice; takes them from what is kept, then from the youngest. False if it is that."""
@@ -170,21 +208,23 @@ class Scheduler:
             if self.give_up_kept(missing):
                 continue
             youngest = max(self._inside)
-            self._inside.pop(youngest)
-            self.ledger.release(youngest)
-            preempted.append(youngest)
+            self._preempt(youngest, preempted)
             if youngest == piece.session:
                 return False
         return self.ledger.hold(piece.session, rows)
 
 
 def _shared(prompts: list[Job], rows: int) -> list[Slice]:
-    """Divides `rows` evenly; what short ones leave goes to the others, and every one gets at least a row or waits."""
+    """Divides `rows` evenly; what short ones leave goes to the others.
+
+    Args:
+        prompts: the oldest first. Where there are more of them than rows, the younger ones wait.
+        rows: of all slices together, at most.
+    """
+    chosen = sorted(prompts[: max(0, rows)], key=lambda j: (j.n_rows - j.done, j.session))
     slices = []
-    for i, job in enumerate(sorted(prompts, key=lambda j: (j.n_rows - j.done, j.session))):
-        share = max(1, rows // (len(prompts) - i)) if rows > 0 else 0
-        count = min(share, job.n_rows - job.done)
+    for i, job in enumerate(chosen):
+        count = min(rows // (len(chosen) - i), job.n_rows - job.done)
         rows -= count
-        if count:
-            slices.append(Slice(job.session, job.done, count))
+        slices.append(Slice(job.session, job.done, count))
     return slices

@@ -68,6 +68,7 @@ class SessionKV:
         """Keeps at most the first `position` rows."""
         self.n_rows = min(self.n_rows, position)
 
+    @torch.inference_mode()
     def copy_from(self, other: "SessionKV", count: int) -> None:
         """Takes over the first `count` rows of another session with the same layout."""
         room, _ = self.place(0, count)

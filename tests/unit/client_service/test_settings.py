@@ -34,6 +34,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "dtype": "bfloat16",
         "threads": 3,
         "codec": "int8",
+        "quantization": "int8",
         "kv_memory": 2**30,
         "max_waiting": 9,
         "step_rows": 64,

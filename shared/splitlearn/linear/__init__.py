@@ -1,0 +1,17 @@
+"""Linear layers at the speed of memory on the CPU: weights packed once for the kernels, or stored as int8."""
+
+from splitlearn.linear.int8 import Int8Linear
+from splitlearn.linear.packed import PackedLinear
+from splitlearn.linear.packing import WEIGHTS, PackedBytes, pack, resolve_weights
+from splitlearn.linear.siblings import FusedLinear, Sibling
+
+__all__ = [
+    "WEIGHTS",
+    "FusedLinear",
+    "Int8Linear",
+    "PackedBytes",
+    "PackedLinear",
+    "Sibling",
+    "pack",
+    "resolve_weights",
+]

@@ -1,0 +1,181 @@
+"""Replace the linear layers of a filled module by ones that read memory faster; any architecture.
+
+Shapes: K inputs, N outputs.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from splitlearn.errors import BadDevice
+from splitlearn.linear.int8 import Int8Linear
+from splitlearn.linear.packed import PackedLinear
+from splitlearn.linear.pages import prefer_huge_pages
+from splitlearn.linear.siblings import NAMES, FusedLinear, Sibling
+
+WEIGHTS = ("native", "int8")
+_SMALL_BYTES = 2**20
+# what a model's own code reads of a layer, other than calling it
+_WEIGHT_READ = re.compile(r"\bself(?:\.\w+)*\.(\w+)\.weight\b")
+_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
+
+
+@dataclass(frozen=True)
+class PackedBytes:
+    """What `pack` did: how many linear layers it replaced, and how many bytes their weights take now."""
+
+    n_linears: int
+    n_bytes: int
+
+
+def resolve_weights(name: str) -> str:
+    """`name` itself if it is one of `WEIGHTS`.
+
+    Raises:
+        BadDevice: it is not.
+    """
+    if name not in WEIGHTS:
+        raise BadDevice(f"weights {name!r} are unknown; choose one of {', '.join(WEIGHTS)}")
+    return name
+
+
+def pack(module: nn.Module, weights: str = "native") -> PackedBytes:
+    """Replaces, in place, every linear layer that gains by it, and frees the weights that they held.
+
+    Modules on other devices than the CPU, and dtypes without a packed kernel here, stay as they are, and so do layers
+    whose weight the model's code reads itself: unpacking it at each step would cost more than is gained. What is tied
+    to a linear layer's weight, such as the embedding to the head, keeps its own copy.
+
+    Args:
+        module: a filled part or model, in the dtype that it will run in; only for inference.
+        weights: "native" keeps the values, "int8" rounds the weights to 8 bits with one scale per output.
+
+    Raises:
+        BadDevice: not one of `WEIGHTS`, or "int8" on another device than the CPU.
+    """
+    resolve_weights(weights)
+    if weights == "int8":
+        _refuse_other_devices(module)
+    replaced: dict[nn.Module, nn.Module] = {}
+    made: list[PackedLinear | Int8Linear] = []
+    read = _weights_read(module)
+    for parent in list(module.modules()):
+        # not named_children(), which names a module that hangs in two places once
+        named = [(name, child) for name, child in parent._modules.items() if child is not None and name not in read]
+        children = {name: child for name, child in named if _weight(child) is not None}
+        for group in _groups(children):
+            if not any(child in replaced for child in group):
+                replaced.update(_fuse(group, weights, made))
+        for name, child in children.items():
+            if child not in replaced:
+                replaced[child] = _replace(child, weights, made)
+            parent._modules[name] = replaced[child]
+    _own_small_tensors(module)
+    prefer_huge_pages([linear.span for linear in made])
+    n_linears = sum(old is not new for old, new in replaced.items())
+    return PackedBytes(n_linears, sum(linear.span.n_bytes for linear in made))
+
+
+def _refuse_other_devices(module: nn.Module) -> None:
+    elsewhere = {str(tensor.device) for tensor in module.parameters() if tensor.device.type != "cpu"}
+    if elsewhere:
+        raise BadDevice(f"int8 weights run on the CPU only, the model is on {', '.join(sorted(elsewhere))}: use native")
+
+
+def _weights_read(module: nn.Module) -> frozenset[str]:
+    """Names of the attributes whose `weight` the source files of the module's classes read."""
+    files = {type(each).__module__ for each in module.modules()}
+    texts = (inspect.getsource(sys.modules[file]) for file in files if not file.startswith("torch."))
+    return frozenset(name for text in texts for name in _WEIGHT_READ.findall(text))
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """The weight [N, K] of a linear layer; None for other modules, and for subclasses with a forward of their own."""
+    if type(module) is nn.Linear:
+        return module.weight
+    if type(module) is Conv1D:
+        return torch.as_tensor(module.weight).t()
+    return None
+
+
+def _groups(children: dict[str, nn.Module]) -> Iterator[list[nn.Module]]:
+    """Siblings that can share one weight."""
+    for names in NAMES:
+        group = [children[name] for name in names if name in children]
+        if len(group) == len(names) and len(set(group)) == len(names) and _is_alike(group):
+            yield group
+
+
+def _is_alike(group: Sequence[nn.Module]) -> bool:
+    kinds = set()
+    for linear in group:
+        weight_NK = _required_weight(linear)
+        kinds.add((weight_NK.shape[1], weight_NK.dtype, weight_NK.device, linear.bias is None))
+    return len(kinds) == 1 and not any(getattr(linear, name) for linear in group for name in _HOOKS)
+
+
+def _required_weight(linear: nn.Module) -> torch.Tensor:
+    weight_NK = _weight(linear)
+    if weight_NK is None:
+        raise TypeError(f"{type(linear).__name__} is no linear layer")
+    return weight_NK
+
+
+def _fuse(
+    group: Sequence[nn.Module], weights: str, made: list[PackedLinear | Int8Linear]
+) -> dict[nn.Module, nn.Module]:
+    """Each sibling's stand-in; none where their weight is not packed."""
+    weights_NK = [_required_weight(linear) for linear in group]
+    # the int8 kernel gains nothing by it
+    if _kind(weights_NK[0], weights) is not PackedLinear:
+        return {}
+    biases = [linear.bias for linear in group if isinstance(linear.bias, torch.Tensor)]
+    whole = PackedLinear(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)
+    made.append(whole)
+    widths = [weight.shape[0] for weight in weights_NK]
+    parts = [None] * len(group) if whole.bias is None else torch.split(whole.bias, widths)
+    fused = FusedLinear(whole, widths)
+    stand_ins: dict[nn.Module, nn.Module] = {}
+    for index, linear in enumerate(group):
+        stand_ins[linear] = Sibling(fused, index, whole.in_features, parts[index])
+        _empty(linear)
+    return stand_ins
+
+
+def _replace(linear: nn.Module, weights: str, made: list[PackedLinear | Int8Linear]) -> nn.Module:
+    """The layer's stand-in, or itself where there is no kernel for its weight."""
+    weight_NK = _required_weight(linear)
+    kind = _kind(weight_NK, weights)
+    if kind is None:
+        return linear
+    bias = linear.bias if isinstance(linear.bias, torch.Tensor) else None
+    packed = kind(weight_NK, bias)
+    made.append(packed)
+    for name in _HOOKS:
+        setattr(packed, name, getattr(linear, name))
+    _empty(linear)
+    return packed
+
+
+def _kind(weight_NK: torch.Tensor, weights: str) -> type[PackedLinear] | type[Int8Linear] | None:
+    if weights == "int8" and Int8Linear.supports(weight_NK):
+        return Int8Linear
+    return PackedLinear if PackedLinear.supports(weight_NK) else None
+
+
+def _empty(linear: nn.Module) -> None:
+    # whoever else still holds the module must not keep the weight in memory
+    linear._parameters.clear()
+
+
+def _own_small_tensors(module: nn.Module) -> None:
+    """Copies norms and biases out of the mapped files, whose mappings would stay as long as any tensor uses them."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu" and tensor.nbytes < _SMALL_BYTES:
+            tensor.data = tensor.data.clone()

@@ -1,0 +1,164 @@
+"""Many requests at once through both services: batched, short of memory, turned away, and beginning alike."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from splitlearn.engine import Limits
+from support.running_split import RunningTrunk, Split, running_client, running_trunk, until
+from support.tiny_models import VOCABULARY, tiny_tokenizer
+
+N = 24
+TOKENIZER = tiny_tokenizer()
+
+
+@torch.inference_mode()
+def greedy(model: PreTrainedModel, prompt: Sequence[int], n: int = N) -> list[int]:
+    """The whole model's own answer by Hugging Face's own loop."""
+    output_1T = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=n, eos_token_id=None)
+    return output_1T[0, len(prompt) :].tolist()
+
+
+def prompts(count: int, *, longest: int = 90) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, longest, (count,), generator=generator)
+    return [torch.randint(3, VOCABULARY, (int(n),), generator=generator).tolist() for n in lengths]
+
+
+@asynccontextmanager
+async def split(weights: Path, *, trunk: dict[str, Any] | None = None, **client: Any) -> AsyncIterator[Split]:
+    async with (
+        running_trunk(weights, **(trunk or {})) as worker,
+        running_client(weights, worker.address, **client) as service,
+    ):
+        await service.ready()
+        yield Split(worker, service)
+
+
+def tokens(reply: httpx.Response) -> list[str]:
+    assert reply.status_code == 200, reply.text
+    found: list[str] = reply.json()["choices"][0]["logprobs"]["tokens"]
+    return found
+
+
+async def ask(running: Split, prompt: Sequence[int], n: int = N) -> httpx.Response:
+    return await running.client.complete(prompt=list(prompt), max_tokens=n, logprobs=1)
+
+
+def kv_bytes(trunk: RunningTrunk, rows: int) -> int:
+    return trunk.trunk.engine.row_bytes * rows
+
+
+def pieces(ids: Sequence[int]) -> list[str]:
+    return [str(TOKENIZER.decode([token])) for token in ids]
+
+
+async def test_sixteen_requests_at_once_are_answered_as_each_alone(
+    tiny_weights: Path, tiny_llama: PreTrainedModel
+) -> None:
+    asked = prompts(16)
+    async with split(tiny_weights) as running:
+        replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
+        for prompt, reply in zip(asked, replies, strict=True):
+            assert tokens(reply) == pieces(greedy(tiny_llama, prompt))
+        steps = running.trunk.value("batch_rows_count")
+        rows = running.trunk.value("batch_rows_sum")
+    # as many rows as tokens, in far fewer steps
+    assert rows == sum(map(len, asked)) + 16 * (N - 1)
+    assert steps < rows / 3
+
+
+async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
+    tiny_weights: Path, tiny_llama: PreTrainedModel
+) -> None:
+    asked = prompts(6, longest=60)
+    async with running_trunk(tiny_weights) as measured:
+        memory = kv_bytes(measured, 8 * Limits.page_rows)
+    async with split(tiny_weights, trunk={"kv_memory": memory, "prefix_reuse": False}) as running:
+        replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
+        for prompt, reply in zip(asked, replies, strict=True):
+            assert tokens(reply) == pieces(greedy(tiny_llama, prompt, 90))
+        assert running.trunk.value("preemptions_total") > 0
+        assert sum(reply.json()["splitlearn"]["replays"] for reply in replies) > 0
+        await until(lambda: running.trunk.value("kv_pages_used") == 0)
+
+
+async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights: Path) -> None:
+    async with split(tiny_weights, trunk={"max_sessions": 1, "max_waiting": 0}) as running:
+        async with running.client.http.stream(
+            "POST", "/v1/completions", json={"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "stream": True}
+        ) as first:
+            lines = first.aiter_lines()
+            await anext(lines)
+            refused = await ask(running, [5, 6])
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.json()["error"]["code"] == "too_busy"
+        await until(lambda: running.trunk.open_sessions == 0)
+        assert (await ask(running, [5, 6])).status_code == 200
+
+
+async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
+    tiny_weights: Path, tiny_llama: PreTrainedModel
+) -> None:
+    question = prompts(1, longest=200)[0] * 3
+    async with split(tiny_weights) as running, split(tiny_weights, prefix_reuse=False) as without:
+        answer = greedy(tiny_llama, question)
+        assert tokens(await ask(running, question)) == pieces(answer)
+        turn = [*question, *answer, 7, 8, 9]
+        before = running.trunk.value("rows_total")
+        again, plain = await ask(running, turn), await ask(without, turn)
+        assert tokens(again) == tokens(plain) == pieces(greedy(tiny_llama, turn))
+        whole = (len(question) + N - 1) // Limits.block_rows * Limits.block_rows
+        assert again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == whole
+        assert plain.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        assert running.trunk.value("rows_total") - before == len(turn) - whole + N - 1
+        assert again.json()["splitlearn"]["wire_bytes_sent"] < plain.json()["splitlearn"]["wire_bytes_sent"] / 2
+
+
+async def test_a_prefix_that_had_to_make_room_is_computed_again(
+    tiny_weights: Path, tiny_llama: PreTrainedModel
+) -> None:
+    first, second = prompts(2, longest=20)
+    first, second = (first * 40)[:100], (second * 40)[:100]
+    async with running_trunk(tiny_weights) as measured:
+        memory = kv_bytes(measured, 7 * Limits.page_rows)
+    async with split(tiny_weights, trunk={"kv_memory": memory}) as running:
+        for prompt in (first, second, first):
+            assert tokens(await ask(running, prompt)) == pieces(greedy(tiny_llama, prompt))
+        assert running.trunk.value("preemptions_total") == 0
+        assert running.trunk.value("kept_prefixes") == 1
+
+
+async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_same(
+    tiny_weights: Path, tiny_llama: PreTrainedModel
+) -> None:
+    async with split(tiny_weights) as running:
+        body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 40, "temperature": 0, "stream": True}
+        engine = running.trunk.trunk.engine
+        async with running.client.http.stream("POST", "/v1/completions", json=body) as reply:
+            lines = reply.aiter_lines()
+            await anext(lines)
+            await until(lambda: engine.pages.used > 0)
+            engine.expire(-1.0)
+            text = "".join([line async for line in lines])
+        assert "error" not in text
+        assert text.endswith("[DONE]")
+
+
+@pytest.mark.parametrize("step_rows", [16, 64])
+async def test_prompts_in_small_pieces_give_the_same_answers(
+    tiny_weights: Path, tiny_llama: PreTrainedModel, step_rows: int
+) -> None:
+    asked = prompts(4, longest=300)
+    async with split(tiny_weights, trunk={"step_rows": step_rows}, step_rows=step_rows) as running:
+        replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
+        for prompt, reply in zip(asked, replies, strict=True):
+            assert tokens(reply) == pieces(greedy(tiny_llama, prompt))
