@@ -8,6 +8,7 @@ SplitError                    everything below; the message says what to do
 ├── BadDevice                 the operator: a device or dtype that this machine does not offer
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
+├── NoRoom                    the operator: the memory for keys and values is too small to hold anything
 ├── EngineFull                the server: no room for the session now, nor to wait for it
 └── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
 """
@@ -47,6 +48,10 @@ class ContextExceeded(SplitError):
 
 class BadRows(SplitError):
     """The rows' shape, dtype or values are not what the part takes."""
+
+
+class NoRoom(SplitError):
+    """The memory for keys and values does not hold a single page."""
 
 
 class EngineFull(SplitError):

@@ -28,6 +28,7 @@ class MaskRule:
     def __init__(self, may_see: Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         self._may_see = may_see
         self._known: dict[tuple[int, int], torch.Tensor] = {}
+        self._first: dict[int, int | None] = {}
 
     def table(self, position: int, count: int, device: torch.device) -> torch.Tensor:
         """Booleans [t, N] for `count` rows from `position` on."""
@@ -37,6 +38,14 @@ class MaskRule:
             seen = self._may_see(0, 0, rows_N[position:, None], rows_N[None, :])
             self._known[key] = seen.expand(count, position + count)
         return self._known[key]
+
+    def first_seen(self, position: int) -> int | None:
+        """From where on the row at `position` sees all rows; None if it does not see them in one piece."""
+        if position not in self._first:
+            seen_N = self.table(position, 1, torch.device("cpu"))[0]
+            start = seen_N.shape[0] - int(seen_N.sum())
+            self._first[position] = start if bool(seen_N[start:].all()) else None
+        return self._first[position]
 
 
 class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
@@ -96,13 +105,6 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
             self._masks[key] = hidden.masked_fill_(~seen, float("-inf"))
         return self._masks[key]
 
-    def first_seen(self, index: int, rule: MaskRule) -> int | None:
-        """From where on the one new row of a session sees all rows; None if it does not see them in one piece."""
-        seen = rule.table(self.positions[index], 1, torch.device("cpu"))[0]
-        count = int(seen.sum())
-        start = seen.shape[0] - count
-        return start if bool(seen[start:].all()) else None
-
     # what models ask of a cache besides; positions are given to them, so these say nothing
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
@@ -160,7 +162,7 @@ def attend(
         keys_KNd, values_KNd = cache.held(index)
         mask_TN = None
         if query_HTd.shape[1] == 1:
-            start = None if attention_mask is None else cache.first_seen(index, attention_mask)
+            start = None if attention_mask is None else attention_mask.first_seen(cache.positions[index])
             if start:
                 keys_KNd, values_KNd = keys_KNd[:, start:], values_KNd[:, start:]
             elif attention_mask is not None and start is None:

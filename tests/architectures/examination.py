@@ -18,13 +18,18 @@ from splitlearn.errors import SplitError
 from splitlearn.loading import load_part
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
+from splitlearn.runner import why_in_turn
 from splitlearn.traits import row_width, takes_one_row_at_a_time
-from support.sessions import Chain, load_parts
+from support.sessions import Chain, Together, load_parts
 
 PLAN = SplitPlan(2, 4, N_LAYERS)
+PARTS = ("bottom", "trunk", "top")
 TOLERANCE = 1e-4
 CHUNKS = (17, 1, 9, 1, 1, 5)
 NEW_TOKENS = 8
+# Rows of three sessions in the same steps: a prompt beside prompts, chunks beside next tokens, and one that comes late.
+CHUNKS_OF_MANY = ((17, 1, 9, 1, 1, 5), (3, 12, 1, 1, 20, 2), (0, 1, 1, 23, 1, 8))
+NEW_TOKENS_OF_MANY = 4
 
 _KINDS = {
     "sliding_attention": "sliding window",
@@ -42,11 +47,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one architecture: its verdict is "equal", "refused" or "differs"."""
+    """What became of one architecture: its verdict is "equal", "refused" or "differs".
+
+    `batches` is empty where rows of several sessions run in one step and come out equal, and else says why they
+    are run one session after the other, and in which parts if not in all.
+    """
 
     verdict: str
     reason: str = ""
     can_truncate: bool = False
+    batches: str = ""
     traits: tuple[str, ...] = ()
 
 
@@ -74,7 +84,16 @@ def examine(model_type: str, folder: Path) -> Outcome:
     complaint = _compare(model, parts) or _check_rows(folder / "parts")
     if not complaint and can_truncate:
         complaint = _compare_after_truncation(model, parts)
-    return Outcome("differs" if complaint else "equal", complaint, can_truncate, _traits(config, anatomy))
+    in_turn = {name: why for name, part in zip(PARTS, parts, strict=True) if (why := why_in_turn(part)) is not None}
+    if not complaint and len(in_turn) < len(parts):
+        complaint = _compare_many(model, parts, can_truncate) or _check_rows_of_many(folder / "parts")
+    verdict = "differs" if complaint else "equal"
+    return Outcome(verdict, complaint, can_truncate, _why(in_turn), _traits(config, anatomy))
+
+
+def _why(in_turn: dict[str, str]) -> str:
+    reason = next(iter(in_turn.values()), "")
+    return reason if len(in_turn) in (0, len(PARTS)) else f"{' and '.join(in_turn)} only, as {reason}"
 
 
 def _make_weights_matter(model: PreTrainedModel) -> None:
@@ -112,6 +131,33 @@ def _compare_after_truncation(model: PreTrainedModel, parts: list[Part]) -> str:
     return _difference(split.append(new_T), _whole(model, torch.cat([kept_T, new_T])), "after truncation")
 
 
+def _compare_many(model: PreTrainedModel, parts: list[Part], can_truncate: bool) -> str:
+    """As `_compare`, for three sessions whose rows share each step, and of which the first then goes back."""
+    many, complaint = Together(parts, len(CHUNKS_OF_MANY)), ""
+    ids = [_prompt(sum(lengths), seed=7 + n) for n, lengths in enumerate(CHUNKS_OF_MANY)]
+    seen = [0] * len(ids)
+
+    def append(lengths: list[int], where: str) -> list[torch.Tensor]:
+        nonlocal complaint
+        logits = many.append({n: ids[n][seen[n] : seen[n] + length] for n, length in enumerate(lengths) if length})
+        for n, logits_V in logits.items():
+            seen[n] += lengths[n]
+            expected_V = _whole(model, ids[n][: seen[n]])
+            complaint = complaint or _difference(logits_V, expected_V, f"in batches, session {n}, {where}")
+        return list(logits.values())
+
+    for lengths in zip(*CHUNKS_OF_MANY, strict=True):
+        logits = append(list(lengths), f"{lengths} rows")
+    for i in range(NEW_TOKENS_OF_MANY):
+        ids = [torch.cat([ids_T, logits_V.argmax()[None]]) for ids_T, logits_V in zip(ids, logits, strict=True)]
+        logits = append([1] * len(ids), f"new token {i}")
+    seen[0] = 11 if can_truncate else 0
+    many.go_back(0, seen[0])
+    ids = [torch.cat([ids[0][: seen[0]], _prompt(3, seed=4)]), *(torch.cat([ids_T, ids_T[:1]]) for ids_T in ids[1:])]
+    append([3, 1, 1], "after truncation")
+    return complaint
+
+
 def _difference(logits_V: torch.Tensor, expected_V: torch.Tensor, where: str) -> str:
     largest = float((logits_V - expected_V).abs().max())
     if not largest <= TOLERANCE or int(logits_V.argmax()) != int(expected_V.argmax()):
@@ -132,6 +178,16 @@ def _check_rows(weights: Path) -> str:
         if not bool(torch.isfinite(top(rows_TD, position, caches[2])).all()):
             return "logits in bfloat16 are not finite"
     return ""
+
+
+def _check_rows_of_many(weights: Path) -> str:
+    """As `_check_rows`, for a prompt and a next token in one step."""
+    parts = [load_part(weights, spec, dtype="bfloat16") for spec in (PLAN.bottom, PLAN.trunk, PLAN.top)]
+    many = Together(parts, 2)
+    many.append({0: _prompt(6, seed=5)})
+    logits = many.append({0: _prompt(1, seed=6), 1: _prompt(5, seed=7)})
+    finite = all(bool(torch.isfinite(logits_V).all()) for logits_V in logits.values())
+    return "" if finite else "logits in bfloat16 are not finite in batches"
 
 
 def _traits(config: PretrainedConfig, anatomy: Anatomy) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "laguna": {"layer_types": _FULL_OR_SLIDING},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"] * 2},
+    "llama4_text": {"floor_scale": 4},
     "mamba2": {"num_heads": 8},
     "mellum": {"layer_types": _FULL_OR_SLIDING},
     "minimax_m3_vl_text": {"index_n_heads": 2, "layer_types": ["full_attention", "minimax_m3_sparse"] * 3},

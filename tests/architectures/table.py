@@ -18,16 +18,30 @@ edit. Of these {equal} can be cut and {refused} are refused when a checkpoint is
 
 For each, the walk makes a tiny random model of six layers, converts it, cuts it at two points, and compares with the
 whole model, which it runs without a cache: logits within 1e-4 in fp32 and equal greedy tokens, for prompts in chunks
-of several lengths, token by token, and after taking rows back. `make test-architectures` repeats it (2 minutes on two
-cores).
+of several lengths, token by token, and after taking rows back. Where sessions share a step, three of unlike lengths
+are compared in the same way. `make test-architectures` repeats it (2 minutes on two cores).
 
 ## What can be cut
 
 "Goes back" says whether a session can return to an earlier position. Where it cannot, layers keep one state for all
 rows; rows for an earlier position are then refused, and the text must be sent again from 0.
 
-| model type | goes back | traits |
-|---|---|---|
+"Many sessions" says how the rows of several sessions run. **In batches** ({batches} types): one forward takes the rows
+of all of them, next tokens and chunks of prompts alike, and only attention looks at each session by itself. **In
+turn** ({turns} types): each session has a forward of its own, one after the other, with the same tokens but less speed
+when there are many. The reason is behind the colon; where it names a part of the model, the other parts run in batches.
+
+| model type | goes back | many sessions | traits |
+|---|---|---|---|
+"""
+
+_TURNS = """
+## Why some are served one session at a time
+
+A batch needs three things of the layers in a part: they keep keys and values and nothing else, they let themselves be
+told the position of each row, and their attention can be replaced by one that knows where each session's rows are.
+Each part is judged by itself: a part with none but the attention layers of a hybrid model may run in batches.
+
 """
 
 _NOTES = """
@@ -55,16 +69,33 @@ def render() -> str:
     types: dict[str, dict[str, Any]] = result["types"]
     refused = {name: outcome for name, outcome in types.items() if outcome["verdict"] == "refused"}
     equal = {name: outcome for name, outcome in types.items() if outcome["verdict"] == "equal"}
-    head = _HEAD.format(total=len(types), version=result["transformers"], equal=len(equal), refused=len(refused))
-    rows = [
-        f"| `{name}` | {'yes' if outcome['can_truncate'] else 'no'} | {', '.join(outcome['traits'])} |"
-        for name, outcome in equal.items()
-    ]
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, outcome in refused.items():
-        by_reason[outcome["reason"].removeprefix(f"{name} cannot be cut: ")].append(f"`{name}`")
-    lines = [f"- {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
-    return head + "\n".join(rows) + "\n" + _NOTES + "\n".join(lines) + "\n"
+    in_turn = {name: outcome["batches"] for name, outcome in equal.items() if outcome["batches"]}
+    head = _HEAD.format(
+        total=len(types),
+        version=result["transformers"],
+        equal=len(equal),
+        refused=len(refused),
+        batches=len(equal) - len(in_turn),
+        turns=len(in_turn),
+    )
+    rows = [_row(name, outcome) for name, outcome in equal.items()]
+    why_refused = {name: outcome["reason"].removeprefix(f"{name} cannot be cut: ") for name, outcome in refused.items()}
+    turns = _TURNS + "\n".join(_by_reason(in_turn)) + "\n"
+    return head + "\n".join(rows) + "\n" + turns + _NOTES + "\n".join(_by_reason(why_refused)) + "\n"
+
+
+def _row(name: str, outcome: dict[str, Any]) -> str:
+    goes_back = "yes" if outcome["can_truncate"] else "no"
+    many = f"in turn: {outcome['batches']}" if outcome["batches"] else "in batches"
+    return f"| `{name}` | {goes_back} | {many} | {', '.join(outcome['traits'])} |"
+
+
+def _by_reason(reasons: dict[str, str]) -> list[str]:
+    """One line for each reason, with all the model types that it holds for."""
+    types: dict[str, list[str]] = defaultdict(list)
+    for name, reason in reasons.items():
+        types[reason].append(f"`{name}`")
+    return [f"- {', '.join(names)}: {reason}." for reason, names in types.items()]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ TYPES: dict[str, dict[str, Any]] = FOUND["types"]
 REFUSED = {name: outcome["reason"] for name, outcome in TYPES.items() if outcome["verdict"] == "refused"}
 # One or two of each trait, and of each way in which modules are arranged.
 SAMPLE = (
-    "bert", "deepseek_v4", "gemma3", "glm_moe_dsa", "jamba", "lfm3", "llama4_text", "mbart", "qwen3_next", "roberta",
+    "bert", "deepseek_v3", "deepseek_v4", "gemma3", "glm_moe_dsa", "gpt_oss", "jamba", "lfm3", "llama4_text", "mbart",
+    "qwen3_next", "roberta",
 )  # fmt: skip
 
 
@@ -34,6 +35,10 @@ def test_every_architecture_of_this_transformers_has_an_outcome() -> None:
 
 def test_at_least_115_architectures_are_equal_to_the_whole_model() -> None:
     assert sum(outcome["verdict"] == "equal" for outcome in TYPES.values()) >= 115
+
+
+def test_at_least_95_architectures_run_rows_of_several_sessions_in_one_step() -> None:
+    assert sum(outcome["verdict"] == "equal" and not outcome["batches"] for outcome in TYPES.values()) >= 95
 
 
 def test_the_page_is_what_the_walk_found() -> None:

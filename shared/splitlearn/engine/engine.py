@@ -20,7 +20,7 @@ from splitlearn.engine.pace import Pace
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
 from splitlearn.engine.session import EngineSession, Step, Task
-from splitlearn.errors import BadRows, EngineFull, PositionNotReached
+from splitlearn.errors import BadRows, EngineFull, NoRoom, PositionNotReached
 from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
 from splitlearn.runner import Span, runner_for
@@ -57,6 +57,11 @@ class Engine:
         self._pace = Pace(self.limits.step_rows)
         page_bytes = max(1, self._runner.row_bytes) * self.limits.page_rows
         total = _WITHOUT_BOUND if self.limits.kv_bytes is None else self.limits.kv_bytes // page_bytes
+        if not total:
+            raise NoRoom(
+                f"{self.limits.kv_bytes} bytes for keys and values do not hold a single page of "
+                f"{self.limits.page_rows} rows ({page_bytes} bytes); give more, or free memory"
+            )
         self._ledger = PageLedger(total, self.limits.page_rows)
         most_kept = self.limits.kept if self._runner.can_share_rows else 0
         self._kept = KeptRows(most_kept, self.limits.block_rows, self._ledger)
@@ -134,7 +139,7 @@ class Engine:
         before = time.monotonic() - idle_seconds
         for session in self._sessions.values():
             if session.used < before and session.number not in self._tasks and session.reached:
-                self._scheduler.leave(session.number)
+                self._scheduler.expire(session.number)
                 self._empty(session)
                 self._observer.expired()
         self._go_on()
@@ -160,8 +165,9 @@ class Engine:
         session.used = time.monotonic()
         task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter())
         if not rows.shape[0]:
-            output, timing = await self._thread.run(self._truncate, session, position)
-            return Step(output, timing)
+            # the rows behind are dropped when the next ones come
+            session.reached = position
+            return Step(torch.empty(0, self.part.hidden_size, dtype=self.part.dtype), Timing(0.0, 0.0))
         if not self._scheduler.submit(Job(session.number, position, rows.shape[0], session.limit)):
             seconds = self._pace.seconds_for(self.n_waiting)
             raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
@@ -299,11 +305,6 @@ class Engine:
         session.begins_with = None
         session.reached = 0
         session.lost_pages = True
-
-    def _truncate(self, session: EngineSession, position: int) -> torch.Tensor:
-        self._go_back(session, position)
-        session.reached = position
-        return torch.empty(0, self.part.hidden_size, dtype=self.part.dtype)
 
     def _go_back(self, session: EngineSession, position: int) -> None:
         begins_with, session.begins_with = session.begins_with, None

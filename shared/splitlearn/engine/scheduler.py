@@ -137,6 +137,11 @@ class Scheduler:
         """Forgets the session's job; nothing happens if it has none."""
         self._jobs.pop(session, None)
 
+    def expire(self, session: int) -> None:
+        """Takes the pages of a session that has no job; it may come back."""
+        self._inside.pop(session, None)
+        self.ledger.release(session)
+
     def leave(self, session: int) -> None:
         """Forgets the session; its pages are free."""
         self.drop(session)
@@ -188,8 +193,10 @@ class Scheduler:
     def _clear(self, session: int, n_rows: int, preempted: list[int]) -> bool:
         """Takes the pages of younger sessions that have nothing to run; of none if that would not be enough."""
         idle = sorted(other for other in self._inside if other > session and other not in self._jobs)
-        pages = sum(self.ledger.held_by(other) for other in idle)
-        if not idle or pages < self.ledger.missing(session, n_rows):
+        if not idle:
+            return False
+        self.give_up_kept(self.ledger.missing(session, n_rows))
+        if sum(self.ledger.held_by(other) for other in idle) < self.ledger.missing(session, n_rows):
             return False
         while not self._has_room(session, n_rows):
             self._preempt(idle.pop(), preempted)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from architectures.small_configs import small_config
-from splitlearn.engine import DeviceThread, Engine
-from splitlearn.errors import BadRows, ContextExceeded, PositionNotReached
+from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.errors import BadRows, ContextExceeded, NoRoom, PositionNotReached
 from splitlearn.loading import load_part
 from support.tiny_models import random_model, save_sepweight
 
@@ -143,6 +143,43 @@ async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) 
     hook.remove()
     assert session.reached == 0
     assert torch.equal((await recurrent.step(session, 0, hidden_TD)).output, await outputs(recurrent, hidden_TD))
+
+
+def test_memory_that_does_not_hold_a_page_is_refused_at_the_start(thread: DeviceThread, tiny_weights: Path) -> None:
+    with pytest.raises(NoRoom, match="100 bytes .* single page of 32 rows"):
+        Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_bytes=100))
+
+
+async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: Engine) -> None:
+    hidden_TD = rows(6)
+    session = engine.open()
+    await engine.step(session, 0, hidden_TD[:5])
+    engine.expire(-1.0)
+    with pytest.raises(PositionNotReached, match="send everything again from 0"):
+        await engine.step(session, 5, hidden_TD[5:])
+    again = (await engine.step(session, 0, hidden_TD)).output
+    torch.testing.assert_close(again, await outputs(engine, hidden_TD))
+    engine.close(session)
+
+
+async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_names(
+    thread: DeviceThread, tiny_weights: Path
+) -> None:
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(block_rows=4))
+    hidden_TD = rows(11)
+    first = engine.open()
+    whole = (await engine.step(first, 0, hidden_TD)).output
+    engine.keep(first, [b"a", b"b", b"not whole"])
+    second = engine.open(prefix=[b"a", b"b", b"other"])
+    assert (first.reached, second.reached, engine.n_kept) == (11, 8, 1)
+    output = (await engine.step(second, 8, hidden_TD[8:])).output
+    torch.testing.assert_close(output, whole[8:], atol=1e-5, rtol=0)
+    third = engine.open(prefix=[b"a", b"c"])
+    assert third.reached == 4
+    other_TD = torch.cat([hidden_TD[:4], rows(3, seed=5)])
+    output = (await engine.step(third, 4, other_TD[4:])).output
+    torch.testing.assert_close(output, (await outputs(engine, other_TD))[4:], atol=1e-5, rtol=0)
+    assert engine.open(prefix=[b"c"]).reached == 0
 
 
 async def test_the_sessions_own_limit_holds_below_the_context(engine: Engine) -> None:

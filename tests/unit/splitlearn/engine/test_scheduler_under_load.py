@@ -1,0 +1,128 @@
+"""The scheduler under random loads: pages add up after every step, and every session comes to its end."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from splitlearn.engine.scheduler import Decision, Job, Limits, Scheduler
+from splitlearn.kv.pages import PageLedger
+
+
+def scheduler(pages: int, **limits: int) -> Scheduler:
+    return Scheduler(Limits(page_rows=4, **{"headroom": 0, **limits}), PageLedger(pages, 4))
+
+
+@dataclass
+class Visitor:
+    """A session that is to have `length` rows in the end: a prompt first, then a few rows at a time."""
+
+    prompt: int
+    length: int
+    rows: int = 0
+    lost: int = 0
+    asked: int | None = None
+
+
+@dataclass
+class House:
+    """Opens sessions at random and does for them what an engine and its clients would."""
+
+    seed: int
+    n_sessions: int
+    given: Scheduler
+    visitors: dict[int, Visitor] = field(default_factory=dict)
+    opened: int = 0
+    ended: list[int] = field(default_factory=list)
+    gave_way: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)
+        self.most_rows = self.given.ledger.total * self.given.ledger.page_rows
+
+    def step(self) -> None:
+        if self.opened < self.n_sessions and self.dice.random() < 0.4:
+            length = self.dice.randint(2, self.most_rows // self.dice.choice((1, 2, 4)))
+            self.visitors[self.opened] = Visitor(self.dice.randint(1, length - 1), length)
+            self.opened += 1
+        for number, visitor in list(self.visitors.items()):
+            if visitor.asked is None and self.dice.random() < 0.7:
+                self.ask(number, visitor)
+            elif self.dice.random() < 0.005:
+                self.leave(number)
+        limit = self.dice.choice((1, 7, 30))
+        decision = self.given.decide(limit)
+        self.check(decision, limit)
+        for number in decision.preempted:
+            self.lose(number)
+        for piece in decision.slices:
+            if self.given.advance(piece.session, piece.count):
+                self.arrive(piece.session)
+
+    def ask(self, number: int, visitor: Visitor) -> None:
+        back = self.dice.randint(0, min(2, visitor.rows))
+        end = max(visitor.prompt, visitor.lost, min(visitor.rows + self.dice.randint(1, 12), visitor.length))
+        if self.given.submit(Job(number, visitor.rows - back, end - visitor.rows + back, visitor.length)):
+            visitor.asked = end
+
+    def arrive(self, number: int) -> None:
+        visitor = self.visitors[number]
+        assert visitor.asked is not None
+        visitor.rows, visitor.asked = visitor.asked, None
+        if visitor.rows == visitor.length:
+            self.leave(number)
+
+    def leave(self, number: int) -> None:
+        self.given.leave(number)
+        del self.visitors[number]
+        self.ended.append(number)
+
+    def lose(self, number: int) -> None:
+        self.gave_way[number] += 1
+        visitor, job = self.visitors[number], self.given.job(number)
+        if job is not None and job.position == 0:
+            self.given.begin_again(number)
+            return
+        self.given.drop(number)
+        visitor.lost, visitor.rows, visitor.asked = visitor.rows, 0, None
+
+    def check(self, decision: Decision, limit: int) -> None:
+        ledger = self.given.ledger
+        assert ledger.complaint() is None
+        numbers = [piece.session for piece in decision.slices]
+        assert len(set(numbers)) == len(numbers)
+        assert not set(numbers) & set(decision.preempted)
+        assert not ledger.owners() & set(decision.preempted)
+        assert min(ledger.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
+        jobs = {number: job for number in self.visitors if (job := self.given.job(number)) is not None}
+        for piece in decision.slices:
+            job = jobs[piece.session]
+            assert piece.start == job.done
+            assert piece.count > 0
+            assert job.done + piece.count <= job.n_rows
+            assert ledger.held_by(piece.session) >= ledger.pages_for(job.position + piece.start + piece.count)
+        decoding = {number for number, job in jobs.items() if job.is_decoding and number in ledger.owners()}
+        assert decoding <= set(numbers)
+        assert sum(piece.count for piece in decision.slices if not jobs[piece.session].is_decoding) <= limit
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_under_any_load_pages_add_up_and_every_session_comes_to_its_end(seed: int) -> None:
+    dice = random.Random(seed)
+    limits = {"sessions": dice.choice((3, 100)), "waiting": dice.choice((2, 100)), "headroom": dice.choice((0, 5))}
+    house = House(seed, n_sessions=30, given=scheduler(pages=dice.randint(3, 12), **limits))
+    for _ in range(3000):
+        house.step()
+        if len(house.ended) == 30:
+            break
+    assert sorted(house.ended) == list(range(30))
+    assert house.given.ledger.used == 0
+    assert house.gave_way[0] == 0  # nobody was older
+
+
+def test_the_random_loads_above_do_make_sessions_give_way() -> None:
+    house = House(1, n_sessions=30, given=scheduler(pages=5))
+    while len(house.ended) < 30:
+        house.step()
+    assert sum(house.gave_way.values()) >= 5
