@@ -63,6 +63,9 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.trunk_under_load
 	$(BIN)/python -m tests.benchmarks.wire
 	$(BIN)/python -m tests.benchmarks.loading
+	$(BIN)/python -m tests.benchmarks.linear
+	$(BIN)/python -m tests.benchmarks.engine
+	$(BIN)/python -m tests.benchmarks.many_users
 
 demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
 	$(BIN)/python -m cleangpt.demo_model --out deploy/demo_model

@@ -1,14 +1,15 @@
-"""The two sides of a benchmark, each in processes of its own: Hugging Face `generate`, and client + trunk."""
+"""The two sides of a benchmark, each in processes of its own: Hugging Face transformers, and client + trunk."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 
@@ -17,46 +18,112 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "bench"
 RESULTS = Path(__file__).parent / "results"
-LAYERS = "2-22"
-HIDDEN = 896
-TRUNK = "127.0.0.1:50961"
-TRUNK_METRICS = "http://127.0.0.1:50962/metrics"
-CLIENT = "http://127.0.0.1:50963"
 
 
-def make_weights() -> tuple[Path, Path]:
+@dataclass(frozen=True, eq=False)
+class ModelShape:
+    """A model of random weights. `config` as transformers takes it, `layers` are the trunk's."""
+
+    name: str
+    label: str
+    layers: str
+    model_type: str
+    config: Mapping[str, Any]
+
+    @property
+    def context(self) -> int:
+        return int(self.config["max_position_embeddings"])
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config["vocab_size"])
+
+
+QWEN = ModelShape(
+    name="qwen2-0.5b",
+    label="Qwen2-0.5B",
+    layers="2-22",
+    model_type="qwen2",
+    config={
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+    },
+)
+LLAMA = ModelShape(
+    name="llama-1.1b",
+    label="Llama-1.1B",
+    layers="2-20",
+    model_type="llama",
+    config={
+        "vocab_size": 32000,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    },
+)
+SHAPES = {shape.name: shape for shape in (QWEN, LLAMA)}
+LAYERS = QWEN.layers
+HIDDEN = int(QWEN.config["hidden_size"])
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where one pair of trunk and client listens."""
+
+    first: int
+
+    @property
+    def trunk(self) -> str:
+        return f"127.0.0.1:{self.first}"
+
+    @property
+    def trunk_metrics(self) -> str:
+        return f"http://127.0.0.1:{self.first + 1}/metrics"
+
+    @property
+    def client(self) -> str:
+        return f"http://127.0.0.1:{self.first + 2}"
+
+
+PORTS = Ports(50961)
+OTHER_PORTS = Ports(50964)
+TRUNK, TRUNK_METRICS, CLIENT = PORTS.trunk, PORTS.trunk_metrics, PORTS.client
+
+
+def make_weights(shape: ModelShape = QWEN) -> tuple[Path, Path]:
     """The checkpoint and its sepweight directory, made once and kept in build/bench."""
     import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     from splitlearn.convert import prepare
     from support.tiny_models import tiny_tokenizer
 
-    checkpoint, weights = WORK / "qwen2-0.5b-shape", WORK / "weights"
-    if not (weights / "manifest.json").exists():
-        print("making random weights of the Qwen2-0.5B shape (once, 1 GB)", flush=True)
-        config = Qwen2Config(
-            vocab_size=151936,
-            hidden_size=HIDDEN,
-            intermediate_size=4864,
-            num_hidden_layers=24,
-            num_attention_heads=14,
-            num_key_value_heads=2,
-            max_position_embeddings=32768,
-            rope_theta=1000000.0,
-            tie_word_embeddings=True,
-            eos_token_id=None,
-            bos_token_id=None,
-        )
+    checkpoint, weights = WORK / f"{shape.name}-shape", WORK / f"{shape.name}-weights"
+    # each is complete if what is written last is there
+    if not (checkpoint / "tokenizer.json").exists():
+        print(f"making random weights of the {shape.label} shape (once, 1 to 2 GB)", flush=True)
+        config = CONFIG_MAPPING[shape.model_type](**shape.config, eos_token_id=None, bos_token_id=None)
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(checkpoint)
         tiny_tokenizer().save_pretrained(checkpoint)
+    if not (weights / "manifest.json").exists():
         prepare(str(checkpoint)).write(weights, overwrite=True)
     return checkpoint, weights
 
 
 class Whole:
-    """Hugging Face `generate` in a process of its own, asked over a pipe."""
+    """Hugging Face transformers in a process of its own, asked over a pipe. Seconds include the pipe."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._in: IO[str] = process.stdin  # type: ignore[assignment]
@@ -65,32 +132,68 @@ class Whole:
     def wait_until_ready(self) -> None:
         self._out.readline()
 
-    def generate(self, ids: list[int], n: int) -> float:
+    def generate(self, ids: Sequence[int], n: int) -> float:
         """Seconds for `n` tokens after the prompt `ids`."""
+        return self.generate_batch([ids], n)
+
+    def generate_batch(self, prompts: Sequence[Sequence[int]], n: int) -> float:
+        """Seconds for `n` tokens after each of the prompts, which have one length."""
         began = time.perf_counter()
-        self._in.write(json.dumps({"ids": ids, "n": n}) + "\n")
-        self._in.flush()
-        self._out.readline()
+        answer = self._ask({"what": "generate", "prompts": prompts, "n": n})
+        seconds = time.perf_counter() - began
+        check_count(answer["tokens"], n * len(prompts))
+        return seconds
+
+    def forward(self, ids: Sequence[int]) -> float:
+        """Seconds for one forward of `ids`: their cache and the next token's logits."""
+        began = time.perf_counter()
+        self._ask({"what": "forward", "prompt": ids})
         return time.perf_counter() - began
+
+    def continuous(self, requests: Sequence[Mapping[str, Any]]) -> float:
+        """Seconds from the start to the last token of requests (`at`, `prompt`, `n`) in transformers' own batching."""
+        answer = self._ask({"what": "continuous", "requests": requests})
+        check_count(answer["tokens"], sum(each["n"] for each in requests))
+        return float(answer["seconds"])
+
+    def _ask(self, question: Mapping[str, Any]) -> Any:
+        self._in.write(json.dumps(question) + "\n")
+        self._in.flush()
+        return json.loads(self._out.readline())
 
 
 class Split:
-    """The client service, asked over HTTP."""
+    """The client service, asked over HTTP. Seconds are wall clock around a request."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._http = httpx.Client(base_url=url, timeout=300)
         self.model = self._http.get("/v1/models").json()["data"][0]["id"]
-        self.last: dict[str, object] = {}
+        self.last: dict[str, Any] = {}
+        """What the service measured of the last request."""
+        self.last_reused = 0
+        """Tokens of the last prompt that need not be computed."""
 
-    def generate(self, ids: list[int], n: int) -> float:
+    def generate(self, ids: Sequence[int], n: int) -> float:
         """Seconds for `n` tokens after the prompt `ids`."""
-        body = {"model": self.model, "prompt": ids, "max_tokens": n, "temperature": 0}
         began = time.perf_counter()
-        reply = self._http.post("/v1/completions", json=body)
+        reply = self._http.post("/v1/completions", json=self.body(ids, n))
         seconds = time.perf_counter() - began
         reply.raise_for_status()
-        self.last = reply.json()["splitlearn"]
+        answer = reply.json()
+        self.last = answer["splitlearn"]
+        self.last_reused = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        check_count(answer["usage"]["completion_tokens"], n)
         return seconds
+
+    def body(self, ids: Sequence[int], n: int) -> dict[str, Any]:
+        return {"model": self.model, "prompt": ids, "max_tokens": n, "temperature": 0}
+
+
+def check_count(made: int, wanted: int) -> None:
+    """Refuses to compare sides that did not do the same."""
+    if made != wanted:
+        raise SystemExit(f"{wanted} tokens were asked for, {made} came")
 
 
 @contextmanager
@@ -105,26 +208,12 @@ def running(*command: str, env: dict[str, str] | None = None, **options: object)
         process.wait(30)
 
 
-def serve_whole(checkpoint: str, threads: int) -> None:
-    """The child process behind `Whole`."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
-    model.generation_config.pad_token_id = 0
-    print("ready", flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        ids = torch.tensor([asked["ids"]])
-        with torch.inference_mode():
-            made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked["n"], do_sample=False)
-        print(json.dumps(made[0, ids.shape[1] :].tolist()), flush=True)
-
-
-def wait_until_ready(url: str) -> None:
+def wait_until_ready(url: str, *processes: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
+        # a busy port ends them, and whoever has it would answer
+        if any(process.poll() is not None for process in processes):
+            raise SystemExit(f"client or trunk ended before {url} was ready; is another benchmark running?")
         try:
             if httpx.get(f"{url}/ready").status_code == 200:
                 return
@@ -137,7 +226,7 @@ def wait_until_ready(url: str) -> None:
 @contextmanager
 def whole_model(checkpoint: Path, threads: int) -> Iterator[Whole]:
     """Hugging Face's side, loaded and ready."""
-    command = ("-m", "tests.benchmarks.contenders", str(checkpoint), str(threads))
+    command = ("-m", "tests.benchmarks.huggingface", str(checkpoint), str(threads))
     with running(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         whole = Whole(process)
         whole.wait_until_ready()
@@ -145,18 +234,17 @@ def whole_model(checkpoint: Path, threads: int) -> Iterator[Whole]:
 
 
 @contextmanager
-def split_model(weights: Path, threads: int) -> Iterator[Split]:
-    """Our side, ready: `splitlearn trunk` and `splitlearn client` as a user starts them."""
-    common = ("--threads", str(threads))
-    trunk = ("trunk", str(weights), "--layers", LAYERS, "--port", TRUNK.split(":")[1], "--metrics-port", "50962")
-    client = ("client", str(weights), "--trunk", TRUNK, "--port", CLIENT.rsplit(":", 1)[1])
+def split_model(
+    weights: Path, threads: int, flags: Sequence[str] = (), *, layers: str = LAYERS, ports: Ports = PORTS
+) -> Iterator[Split]:
+    """Our side, ready: `splitlearn trunk` and `splitlearn client` as a user starts them, both with `flags`."""
+    common = ("--threads", str(threads), *flags)
+    listening = [address.rsplit(":", 1)[1].split("/")[0] for address in (ports.trunk, ports.trunk_metrics)]
+    trunk = ("trunk", str(weights), "--layers", layers, "--port", listening[0], "--metrics-port", listening[1])
+    client = ("client", str(weights), "--trunk", ports.trunk, "--port", ports.client.rsplit(":", 1)[1])
     with (
-        running("-m", "splitlearn_cli", *trunk, *common, stderr=subprocess.DEVNULL),
-        running("-m", "splitlearn_cli", *client, *common, stderr=subprocess.DEVNULL),
+        running("-m", "splitlearn_cli", *trunk, *common, stderr=subprocess.DEVNULL) as below,
+        running("-m", "splitlearn_cli", *client, *common, stderr=subprocess.DEVNULL) as above,
     ):
-        wait_until_ready(CLIENT)
-        yield Split(CLIENT)
-
-
-if __name__ == "__main__":
-    serve_whole(sys.argv[1], int(sys.argv[2]))
+        wait_until_ready(ports.client, below, above)
+        yield Split(ports.client)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from splitlearn.engine.device_thread import DeviceThread, Timing
+from splitlearn.engine.gathering import Gathering
 from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver, NoObserver
 from splitlearn.engine.pace import Pace
@@ -69,8 +70,9 @@ class Engine:
         self._sessions: dict[int, EngineSession] = {}
         self._tasks: dict[int, Task] = {}
         self._numbers = count()
-        # by session, when it decoded last
-        self._decoded: dict[int, float] = {}
+        self._gathering = Gathering()
+        # set while a step waits for more sessions; done when one comes
+        self._arrival: asyncio.Future[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
     @property
@@ -172,6 +174,10 @@ class Engine:
             seconds = self._pace.seconds_for(self.n_waiting)
             raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
         self._tasks[session.number] = task
+        if task.is_decoding:
+            self._gathering.came(session.number, session.used)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
         self._go_on()
         try:
             return await task.result
@@ -198,14 +204,30 @@ class Engine:
 
     async def _one_step(self) -> bool:
         """False if there is no room for any of those who wait."""
-        now = time.monotonic()
-        somebody_decodes = any(now - then < _EXPECTED_AGAIN for then in self._decoded.values())
+        await self._gather()
+        is_awaited = self._gathering.anybody_away(time.monotonic(), _EXPECTED_AGAIN)
+        somebody_decodes = is_awaited or any(task.is_decoding for task in self._tasks.values())
         decision = self._scheduler.decide(self._pace.prompt_rows(somebody_decodes))
         for number in decision.preempted:
             self._preempt(number)
         if decision.slices:
             await self._take([(self._tasks[piece.session], piece) for piece in decision.slices])
         return bool(decision.slices)
+
+    async def _gather(self) -> None:
+        """Waits for more sessions, as long as that pays and nobody's prompt is at hand."""
+        step_seconds = self._pace.step_seconds
+        latest = time.monotonic() + step_seconds
+        while self._runner.in_batches and all(task.is_decoding for task in self._tasks.values()):
+            now = time.monotonic()
+            seconds = min(latest - now, self._gathering.wait(now, len(self._tasks), step_seconds))
+            if seconds <= 0:
+                return
+            self._arrival = asyncio.get_running_loop().create_future()
+            arrived, _ = await asyncio.wait({self._arrival}, timeout=seconds)
+            self._arrival = None
+            if not arrived:
+                return
 
     def _served(self, serving: "asyncio.Task[None]") -> None:
         if not serving.cancelled() and (error := serving.exception()) is not None:
@@ -263,7 +285,7 @@ class Engine:
             return
         del self._tasks[session.number]
         if task.is_decoding:
-            self._decoded[session.number] = time.monotonic()
+            self._gathering.went(session.number, time.monotonic())
         output = task.outputs[-1] if self.part.spec.end or len(task.outputs) == 1 else torch.cat(task.outputs)
         queued = (task.began or task.submitted) - task.submitted
         task.result.set_result(Step(output, Timing(queued, task.compute_seconds)))
@@ -281,7 +303,7 @@ class Engine:
     def _forget(self, number: int) -> None:
         task = self._tasks.pop(number, None)
         self._scheduler.drop(number)
-        self._decoded.pop(number, None)
+        self._gathering.forget(number)
         if task is not None:
             task.result.cancel()
 

@@ -21,6 +21,11 @@ class Pace:
     _step_seconds: float | None = None
     _row_seconds: float | None = None
 
+    @property
+    def step_seconds(self) -> float:
+        """What a step without prompts takes; 0 before there was one."""
+        return self._step_seconds or 0.0
+
     def learn(self, n_decoding: int, n_prompt_rows: int, seconds: float) -> None:
         """Takes in one finished step."""
         if n_prompt_rows == 0:

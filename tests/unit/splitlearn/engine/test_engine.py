@@ -146,7 +146,7 @@ async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) 
 
 
 def test_memory_that_does_not_hold_a_page_is_refused_at_the_start(thread: DeviceThread, tiny_weights: Path) -> None:
-    with pytest.raises(NoRoom, match="100 bytes .* single page of 32 rows"):
+    with pytest.raises(NoRoom, match="100 bytes for keys and values do not hold a single page of 32 rows"):
         Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_bytes=100))
 
 
