@@ -205,14 +205,19 @@ class Engine:
     async def _one_step(self) -> bool:
         """False if there is no room for any of those who wait."""
         await self._gather()
-        is_awaited = self._gathering.anybody_away(time.monotonic(), _EXPECTED_AGAIN)
-        somebody_decodes = is_awaited or any(task.is_decoding for task in self._tasks.values())
-        decision = self._scheduler.decide(self._pace.prompt_rows(somebody_decodes))
+        decision = self._scheduler.decide(self._prompt_rows())
         for number in decision.preempted:
             self._preempt(number)
         if decision.slices:
             await self._take([(self._tasks[piece.session], piece) for piece in decision.slices])
         return bool(decision.slices)
+
+    def _prompt_rows(self) -> int:
+        now = time.monotonic()
+        n_ready = sum(task.is_decoding for task in self._tasks.values())
+        n_away = self._gathering.n_away(now, _EXPECTED_AGAIN)
+        seconds_left = None if n_ready else self._gathering.next_due(now)
+        return self._pace.prompt_rows(len(self._tasks) - n_ready, n_ready + n_away, seconds_left)
 
     async def _gather(self) -> None:
         """Waits for more sessions, as long as that pays and nobody's prompt is at hand."""

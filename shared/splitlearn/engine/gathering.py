@@ -35,9 +35,14 @@ class Gathering:
         self._left.pop(session, None)
         self._usual.pop(session, None)
 
-    def anybody_away(self, now: float, longest: float) -> bool:
-        """Whether somebody who went less than `longest` seconds ago has not come back."""
-        return any(now - left < longest for left in self._left.values())
+    def n_away(self, now: float, longest: float) -> int:
+        """How many of those who went less than `longest` seconds ago have not come back."""
+        return sum(now - left < longest for left in self._left.values())
+
+    def next_due(self, now: float) -> float | None:
+        """Seconds until the first of those who are away usually comes back; None if nobody is known to."""
+        due = [left + self._usual[session] for session, left in self._left.items() if session in self._usual]
+        return max(0.0, min(due) - now) if due else None
 
     def wait(self, now: float, n_ready: int, step_seconds: float) -> float:
         """Seconds to wait for more sessions; 0 to begin.

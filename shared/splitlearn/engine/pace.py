@@ -13,11 +13,12 @@ class Pace:
 
     Attributes:
         most_rows: of prompts in a step when nobody decodes.
-        slowdown: how many times as long as without prompts a step may take while somebody decodes.
+        slowdown: how many times as long as without prompts a step may take while somebody decodes. It may take longer
+            where more sessions wait for their first token than for their next one: time is shared by heads.
     """
 
     most_rows: int = 512
-    slowdown: float = 2.0
+    slowdown: float = 2.2
     _step_seconds: float | None = None
     _row_seconds: float | None = None
 
@@ -34,14 +35,21 @@ class Pace:
             own = seconds - (self._step_seconds or 0.0) if n_decoding else seconds
             self._row_seconds = _blend(self._row_seconds, max(own, 0.1 * seconds) / n_prompt_rows)
 
-    def prompt_rows(self, somebody_decodes: bool) -> int:
-        """The most rows of prompts for the next step."""
-        if not somebody_decodes:
+    def prompt_rows(self, n_prompts: int, n_decoding: int, seconds_left: float | None = None) -> int:
+        """The most rows of prompts for the next step.
+
+        Args:
+            n_prompts: sessions that wait for their first token.
+            n_decoding: sessions that wait for their next one, or are about to.
+            seconds_left: until the first of these comes, where none of them is in this step.
+        """
+        if not n_decoding:
             return self.most_rows
         if self._step_seconds is None or self._row_seconds is None:
             return min(_UNKNOWN_ROWS, self.most_rows)
-        rows = int((self.slowdown - 1) * self._step_seconds / self._row_seconds)
-        return min(max(_LEAST_ROWS, rows), self.most_rows)
+        seconds = max(self.slowdown - 1, n_prompts / n_decoding) * self._step_seconds
+        seconds = seconds if seconds_left is None else min(seconds, seconds_left)
+        return min(max(_LEAST_ROWS, int(seconds / self._row_seconds)), self.most_rows)
 
     def seconds_for(self, n_sessions: int) -> float:
         """A guess at how long it takes until so many sessions more have been served; at least a second."""

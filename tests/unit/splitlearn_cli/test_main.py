@@ -146,7 +146,7 @@ def test_idle_threads_are_told_not_to_spin_unless_the_user_said_otherwise(
 ) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     splitlearn("--version")
-    assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 10_000
+    assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 100_000
 
     monkeypatch.setenv("GOMP_SPINCOUNT", "1000000")
     splitlearn("--version")

@@ -52,8 +52,8 @@ def test_who_is_far_too_late_is_not_waited_for() -> None:
     gathering = used(range(2), 0.05)
     gathering.came(0, 0.07)
     assert gathering.wait(0.07, 1, STEP) == 0
-    assert gathering.anybody_away(0.07, 1.0)
-    assert not gathering.anybody_away(2.0, 1.0)
+    assert gathering.n_away(0.07, 1.0) == 1
+    assert gathering.n_away(2.0, 1.0) == 0
 
 
 def test_who_has_ended_is_not_waited_for() -> None:
@@ -61,10 +61,17 @@ def test_who_has_ended_is_not_waited_for() -> None:
     gathering.came(0, 0.049)
     gathering.forget(1)
     assert gathering.wait(0.049, 1, STEP) == 0
-    assert not gathering.anybody_away(0.049, 1.0)
+    assert gathering.n_away(0.049, 1.0) == 0
 
 
 def test_whose_habits_are_unknown_is_not_waited_for() -> None:
     gathering = Gathering()
     gathering.went(1, 0.0)
     assert gathering.wait(0.01, 1, STEP) == 0
+
+
+def test_the_first_who_is_due_is_told() -> None:
+    gathering = used(range(2), 0.05)
+    assert gathering.next_due(0.02) == pytest.approx(0.03)
+    assert gathering.next_due(0.09) == 0.0
+    assert Gathering().next_due(0.0) is None
