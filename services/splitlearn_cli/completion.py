@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
+from splitlearn_cli.lines import Lines
 from splitlearn_cli.terminal import human_bytes, note
 
 
@@ -144,10 +145,11 @@ def _model_name(session: httpx.Client) -> str:
 
 
 def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
-    for line in response.iter_lines():
-        if not line.startswith("data:"):
+    lines = Lines()
+    for line in (line for piece in response.iter_bytes() for line in lines.feed(piece)):
+        if not line.startswith(b"data:"):
             continue
-        data = line.removeprefix("data:").strip()
+        data = line.removeprefix(b"data:").decode(errors="replace").strip()
         if data == "[DONE]":
             return
         try:

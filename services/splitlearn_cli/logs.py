@@ -14,7 +14,7 @@ LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # They report each request and each file at info, which is noise beside what the services say themselves.
-_CHATTY: Final = ("httpx", "httpcore", "filelock", "urllib3", "huggingface_hub", "asyncio")
+_CHATTY: Final = ("httpx", "httpcore", "filelock", "urllib3", "huggingface_hub", "asyncio", "matplotlib")
 
 
 class _StderrHandler(logging.Handler):

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from splitlearn.errors import UnsupportedModel
 from splitlearn.traits import why_not
@@ -64,6 +65,28 @@ class Anatomy:
         )
 
 
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves out the drawing of random numbers, which for tensors without memory takes most of the time.
+
+    On this thread alone: transformers' own `no_init_weights` changes torch for all of them, and for good where two
+    threads build models at once.
+    """
+
+    _DRAWING = frozenset(
+        {
+            *(init.uniform_, init.normal_, init.trunc_normal_, init.kaiming_uniform_, init.kaiming_normal_),
+            *(init.xavier_uniform_, init.xavier_normal_, init.orthogonal_),
+            *(torch.Tensor.uniform_, torch.Tensor.normal_),
+        }
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     """The whole causal model without memory for its weights.
 
@@ -75,8 +98,7 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     if reason is not None:
         raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
     try:
-        # random numbers for tensors without memory would take most of the time
-        with torch.device("meta"), no_init_weights():
+        with torch.device("meta"), _NoRandomNumbers():
             model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers") from error
@@ -85,7 +107,6 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         raise UnsupportedModel(
             f"transformers cannot build {config.model_type} here, probably for want of a package: {error}"
         ) from error
-    model.tie_weights()
     return model.eval()
 
 

@@ -9,7 +9,8 @@ import httpx
 
 from splitlearn_cli.completion import is_loopback, refusal
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
-from splitlearn_cli.load.answer import Answer, Lines
+from splitlearn_cli.lines import Lines
+from splitlearn_cli.load.answer import Answer
 from splitlearn_cli.load.plan import PlannedRequest
 from splitlearn_cli.load.record import Record, RequestFailure
 

@@ -1,11 +1,12 @@
 import json
+import threading
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig, Gemma3nTextConfig
 
 from architectures.small_configs import small_config
-from splitlearn.anatomy import build_on_meta, config_from_dict, leave_out, study
+from splitlearn.anatomy import _NoRandomNumbers, build_on_meta, config_from_dict, leave_out, study
 from splitlearn.errors import UnsupportedModel
 from support.tiny_models import ARCHITECTURES, tiny_config
 
@@ -88,3 +89,22 @@ def test_infinity_in_a_config_is_read_as_it_is_written() -> None:
 def test_an_unknown_model_type_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModel, match="'newest'"):
         config_from_dict({"model_type": "newest"})
+
+
+def test_building_without_memory_leaves_other_threads_random_numbers_alone() -> None:
+    entered, drawn = threading.Event(), threading.Event()
+    found: list[torch.Tensor] = []
+
+    def draw() -> None:
+        entered.wait()
+        found.append(torch.nn.init.normal_(torch.zeros(8)))
+        drawn.set()
+
+    other = threading.Thread(target=draw)
+    other.start()
+    with _NoRandomNumbers():
+        entered.set()
+        assert drawn.wait(10)
+        assert not torch.nn.init.normal_(torch.zeros(8)).any()
+    other.join()
+    assert found[0].all()

@@ -77,7 +77,7 @@ def serving(service: ChatService) -> Iterator[ChatService]:
             if service.status != 200:
                 self._reply(service.status, json.dumps(service.body).encode())
                 return
-            events = [f"data: {json.dumps(chunk)}\n\n" for chunk in service.chunks]
+            events = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in service.chunks]
             self._reply(200, "".join([*events, *(["data: [DONE]\n\n"] if service.done else [])]).encode())
 
         def _reply(self, status: int, body: bytes) -> None:

@@ -68,6 +68,14 @@ def test_a_raw_question_is_continued_as_it_stands(chat_service: Any) -> None:
     ]
 
 
+def test_a_line_separator_inside_an_answer_is_part_of_it(chat_service: Any) -> None:
+    chat_service.chunks = [{"choices": [{"text": "one\u2028two"}]}, {"choices": [], "splitlearn": COST}]
+
+    text, _ = ask(chat_service, Question("Hello", 9, raw=True))
+
+    assert text == "one\u2028two"
+
+
 def test_the_cost_reads_as_one_line() -> None:
     assert str(Cost(2, 0.125, 31.5, 12_300, 999)) == (
         "2 tokens, 31.5 tokens/s, first token after 0.12 s, on the wire 12.3 kB sent, 999 B received"

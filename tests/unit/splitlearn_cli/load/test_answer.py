@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from splitlearn_cli.load.answer import Answer, Lines
+from splitlearn_cli.lines import Lines
+from splitlearn_cli.load.answer import Answer
 from splitlearn_cli.load.record import RequestFailure
 
 
@@ -22,15 +23,6 @@ def read(*lines: bytes) -> Answer:
         answer.feed(each, float(second))
     answer.close()
     return answer
-
-
-def test_lines_are_put_together_from_pieces_of_any_size() -> None:
-    data = "data: ä\r\n\ndata: b\nrest".encode()
-
-    for size in range(1, len(data)):
-        lines = Lines()
-        cut = [data[at : at + size] for at in range(0, len(data), size)]
-        assert [found for piece in cut for found in lines.feed(piece)] == ["data: ä\r".encode(), b"", b"data: b"]
 
 
 def test_a_line_separator_inside_of_a_text_does_not_cut_the_event() -> None:
