@@ -31,7 +31,7 @@ class Ends:
         weights, where = settings.weights, resolve_device(settings.device)
         bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
         for part in (bottom, top):
-            pack(part, "int8" if settings.quantization == "int8" else "native")
+            pack(part, settings.quantization)
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         limits = Limits(

@@ -114,7 +114,7 @@ def _export(metrics: TrunkMetrics, settings: TrunkSettings, stack: AsyncExitStac
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
     part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
-    pack(part, "int8" if settings.quantization == "int8" else "native")
+    pack(part, settings.quantization)
     limits = Limits(
         step_rows=settings.step_rows,
         sessions=settings.max_sessions,

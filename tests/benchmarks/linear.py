@@ -118,7 +118,7 @@ def shape_lines(model: str, n_inputs: int, n_outputs: int, n_rows: Sequence[int]
     n_bytes = 2 * n_inputs * n_outputs
     contenders = {
         name: copies(n_bytes, partial(random_linear, n_inputs, n_outputs), weights)
-        for name, weights in (("stock", None), ("native", "native"), ("int8", "int8"))
+        for name, weights in (("stock", None), ("native", "none"), ("int8", "int8"))
     }
     lines = []
     for count in n_rows:
@@ -139,8 +139,8 @@ def sibling_table() -> str:
     for label, (n_inputs, widths) in SIBLINGS.items():
         n_bytes = 2 * n_inputs * sum(widths)
         contenders = {
-            "apart": copies(n_bytes, partial(Siblings, n_inputs, widths, ALONE), "native"),
-            "fused": copies(n_bytes, partial(Siblings, n_inputs, widths, TOGETHER), "native"),
+            "apart": copies(n_bytes, partial(Siblings, n_inputs, widths, ALONE), "none"),
+            "fused": copies(n_bytes, partial(Siblings, n_inputs, widths, TOGETHER), "none"),
         }
         for count in ROWS_OF_SIBLINGS:
             found = seconds(contenders, torch.randn(count, n_inputs).bfloat16(), count * n_bytes)

@@ -2,16 +2,16 @@
 
 from splitlearn.linear.int8 import Int8Linear
 from splitlearn.linear.packed import PackedLinear
-from splitlearn.linear.packing import WEIGHTS, PackedBytes, pack, resolve_weights
+from splitlearn.linear.packing import QUANTIZATIONS, PackedBytes, pack, resolve_quantization
 from splitlearn.linear.siblings import FusedLinear, Sibling
 
 __all__ = [
-    "WEIGHTS",
+    "QUANTIZATIONS",
     "FusedLinear",
     "Int8Linear",
     "PackedBytes",
     "PackedLinear",
     "Sibling",
     "pack",
-    "resolve_weights",
+    "resolve_quantization",
 ]

@@ -19,7 +19,7 @@ from splitlearn.linear.packed import PackedLinear
 from splitlearn.linear.pages import prefer_huge_pages
 from splitlearn.linear.siblings import NAMES, FusedLinear, Sibling
 
-WEIGHTS = ("native", "int8")
+QUANTIZATIONS = ("none", "int8")
 _SMALL_BYTES = 2**20
 # what a model's own code reads of a layer, other than calling it
 _WEIGHT_READ = re.compile(r"\bself(?:\.\w+)*\.(\w+)\.weight\b")
@@ -34,18 +34,18 @@ class PackedBytes:
     n_bytes: int
 
 
-def resolve_weights(name: str) -> str:
-    """`name` itself if it is one of `WEIGHTS`.
+def resolve_quantization(name: str) -> str:
+    """`name` itself if it is one of `QUANTIZATIONS`.
 
     Raises:
         BadDevice: it is not.
     """
-    if name not in WEIGHTS:
-        raise BadDevice(f"weights {name!r} are unknown; choose one of {', '.join(WEIGHTS)}")
+    if name not in QUANTIZATIONS:
+        raise BadDevice(f"quantization {name!r} is unknown; choose one of {', '.join(QUANTIZATIONS)}")
     return name
 
 
-def pack(module: nn.Module, weights: str = "native") -> PackedBytes:
+def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     """Replaces, in place, every linear layer that gains by it, and frees the weights that they held.
 
     Modules on other devices than the CPU, and dtypes without a packed kernel here, stay as they are, and so do layers
@@ -54,13 +54,13 @@ def pack(module: nn.Module, weights: str = "native") -> PackedBytes:
 
     Args:
         module: a filled part or model, in the dtype that it will run in; only for inference.
-        weights: "native" keeps the values, "int8" rounds the weights to 8 bits with one scale per output.
+        quantization: "none" keeps the values, "int8" rounds the weights to 8 bits with one scale per output.
 
     Raises:
-        BadDevice: not one of `WEIGHTS`, or "int8" on another device than the CPU.
+        BadDevice: not one of `QUANTIZATIONS`, or "int8" on another device than the CPU.
     """
-    resolve_weights(weights)
-    if weights == "int8":
+    resolve_quantization(quantization)
+    if quantization == "int8":
         _refuse_other_devices(module)
     replaced: dict[nn.Module, nn.Module] = {}
     made: list[PackedLinear | Int8Linear] = []
@@ -71,10 +71,10 @@ def pack(module: nn.Module, weights: str = "native") -> PackedBytes:
         children = {name: child for name, child in named if _weight(child) is not None}
         for group in _groups(children):
             if not any(child in replaced for child in group):
-                replaced.update(_fuse(group, weights, made))
+                replaced.update(_fuse(group, quantization, made))
         for name, child in children.items():
             if child not in replaced:
-                replaced[child] = _replace(child, weights, made)
+                replaced[child] = _replace(child, quantization, made)
             parent._modules[name] = replaced[child]
     _own_small_tensors(module)
     prefer_huge_pages([linear.span for linear in made])
@@ -85,7 +85,7 @@ def pack(module: nn.Module, weights: str = "native") -> PackedBytes:
 def _refuse_other_devices(module: nn.Module) -> None:
     elsewhere = {str(tensor.device) for tensor in module.parameters() if tensor.device.type != "cpu"}
     if elsewhere:
-        raise BadDevice(f"int8 weights run on the CPU only, the model is on {', '.join(sorted(elsewhere))}: use native")
+        raise BadDevice(f"int8 weights run on the CPU only, the model is on {', '.join(sorted(elsewhere))}: use none")
 
 
 def _weights_read(module: nn.Module) -> frozenset[str]:
@@ -128,12 +128,12 @@ def _required_weight(linear: nn.Module) -> torch.Tensor:
 
 
 def _fuse(
-    group: Sequence[nn.Module], weights: str, made: list[PackedLinear | Int8Linear]
+    group: Sequence[nn.Module], quantization: str, made: list[PackedLinear | Int8Linear]
 ) -> dict[nn.Module, nn.Module]:
     """Each sibling's stand-in; none where their weight is not packed."""
     weights_NK = [_required_weight(linear) for linear in group]
     # the int8 kernel gains nothing by it
-    if _kind(weights_NK[0], weights) is not PackedLinear:
+    if _kind(weights_NK[0], quantization) is not PackedLinear:
         return {}
     biases = [linear.bias for linear in group if isinstance(linear.bias, torch.Tensor)]
     whole = PackedLinear(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)
@@ -148,10 +148,10 @@ def _fuse(
     return stand_ins
 
 
-def _replace(linear: nn.Module, weights: str, made: list[PackedLinear | Int8Linear]) -> nn.Module:
+def _replace(linear: nn.Module, quantization: str, made: list[PackedLinear | Int8Linear]) -> nn.Module:
     """The layer's stand-in, or itself where there is no kernel for its weight."""
     weight_NK = _required_weight(linear)
-    kind = _kind(weight_NK, weights)
+    kind = _kind(weight_NK, quantization)
     if kind is None:
         return linear
     bias = linear.bias if isinstance(linear.bias, torch.Tensor) else None
@@ -163,8 +163,8 @@ def _replace(linear: nn.Module, weights: str, made: list[PackedLinear | Int8Line
     return packed
 
 
-def _kind(weight_NK: torch.Tensor, weights: str) -> type[PackedLinear] | type[Int8Linear] | None:
-    if weights == "int8" and Int8Linear.supports(weight_NK):
+def _kind(weight_NK: torch.Tensor, quantization: str) -> type[PackedLinear] | type[Int8Linear] | None:
+    if quantization == "int8" and Int8Linear.supports(weight_NK):
         return Int8Linear
     return PackedLinear if PackedLinear.supports(weight_NK) else None
 

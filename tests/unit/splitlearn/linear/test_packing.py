@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from splitlearn.errors import BadDevice
-from splitlearn.linear import Int8Linear, PackedLinear, Sibling, pack, resolve_weights
+from splitlearn.linear import Int8Linear, PackedLinear, Sibling, pack, resolve_quantization
 from splitlearn.loading import load_part, load_parts
 from splitlearn.part import Part
 from support.tiny_models import random_model, save_sepweight, tiny_config
@@ -59,7 +59,7 @@ def test_int8_weights_stay_near_the_native_ones(weights: Path) -> None:
     assert 0 < off_V.std() < 0.1 * expected_V.std()
 
 
-@pytest.mark.parametrize("kind", ["native", "int8"])
+@pytest.mark.parametrize("kind", ["none", "int8"])
 def test_no_linear_layer_is_left_and_only_embeddings_remain_as_matrices(weights: Path, kind: str) -> None:
     part = load_part(weights, "f")
     stock = [m for m in part.modules() if type(m).__name__ in ("Linear", "Conv1D")]
@@ -159,10 +159,10 @@ def test_queries_keys_and_values_share_one_packed_weight(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["int4", "", "INT8"])
-def test_unknown_weights_are_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(BadDevice, match=r"unknown; choose one of native, int8"):
-        resolve_weights(name)
-    with pytest.raises(BadDevice, match=r"unknown; choose one of native, int8"):
+def test_an_unknown_quantization_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(BadDevice, match=r"unknown; choose one of none, int8"):
+        resolve_quantization(name)
+    with pytest.raises(BadDevice, match=r"unknown; choose one of none, int8"):
         pack(nn.Linear(16, 4), name)
 
 
@@ -190,7 +190,7 @@ def test_a_layer_whose_weight_the_model_reads_itself_stays_stock() -> None:
     assert isinstance(model.out, PackedLinear)
 
 
-@pytest.mark.parametrize("kind", ["native", "int8"])
+@pytest.mark.parametrize("kind", ["none", "int8"])
 def test_a_model_of_linear_layers_alone_still_tells_its_dtype_and_device(kind: str) -> None:
     model = nn.Sequential(nn.Linear(16, 16, bias=False)).bfloat16().requires_grad_(False)
     pack(model, kind)

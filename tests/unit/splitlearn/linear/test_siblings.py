@@ -96,7 +96,7 @@ def test_each_reads_back_its_own_weight() -> None:
     assert [(part.in_features, part.out_features) for part in parts] == [(8, 6), (8, 2), (8, 2)]
 
 
-@pytest.mark.parametrize("weights", ["native", "int8"])
+@pytest.mark.parametrize("weights", ["none", "int8"])
 def test_siblings_with_a_bias_each_keep_it(weights: str) -> None:
     attention = Attention().requires_grad_(False)
     biases = [linear.bias.clone() for linear in attention.children() if isinstance(linear, nn.Linear)]
