@@ -1,6 +1,7 @@
-"""Linear layers at the speed of memory on the CPU: weights packed once for the kernels, or stored as int8."""
+"""Linear layers at the speed of memory on the CPU: weights packed for our kernels or oneDNN's, or stored as int8."""
 
 from splitlearn.linear.int8 import Int8Linear
+from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
 from splitlearn.linear.packing import QUANTIZATIONS, PackedBytes, pack, resolve_quantization
 from splitlearn.linear.siblings import FusedLinear, Sibling
@@ -9,6 +10,8 @@ __all__ = [
     "QUANTIZATIONS",
     "FusedLinear",
     "Int8Linear",
+    "NativeInt8Linear",
+    "NativeLinear",
     "PackedBytes",
     "PackedLinear",
     "Sibling",

@@ -15,11 +15,19 @@ from transformers.pytorch_utils import Conv1D
 
 from splitlearn.errors import BadDevice
 from splitlearn.linear.int8 import Int8Linear
+from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
 from splitlearn.linear.pages import prefer_huge_pages
 from splitlearn.linear.siblings import NAMES, FusedLinear, Sibling
 
-QUANTIZATIONS = ("none", "int8")
+Kind = type[NativeLinear] | type[PackedLinear] | type[Int8Linear]
+Replacement = NativeLinear | PackedLinear | Int8Linear
+# of those that support a weight the first is the fastest
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "none": (NativeLinear, PackedLinear),
+    "int8": (NativeInt8Linear, Int8Linear, PackedLinear),
+}
+QUANTIZATIONS = tuple(_KINDS)
 _SMALL_BYTES = 2**20
 # what a model's own code reads of a layer, other than calling it
 _WEIGHT_READ = re.compile(r"\bself(?:\.\w+)*\.(\w+)\.weight\b")
@@ -63,7 +71,7 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     if quantization == "int8":
         _refuse_other_devices(module)
     replaced: dict[nn.Module, nn.Module] = {}
-    made: list[PackedLinear | Int8Linear] = []
+    made: list[Replacement] = []
     read = _weights_read(module)
     for parent in list(module.modules()):
         # not named_children(), which names a module that hangs in two places once
@@ -127,16 +135,15 @@ def _required_weight(linear: nn.Module) -> torch.Tensor:
     return weight_NK
 
 
-def _fuse(
-    group: Sequence[nn.Module], quantization: str, made: list[PackedLinear | Int8Linear]
-) -> dict[nn.Module, nn.Module]:
+def _fuse(group: Sequence[nn.Module], quantization: str, made: list[Replacement]) -> dict[nn.Module, nn.Module]:
     """Each sibling's stand-in; none where their weight is not packed."""
     weights_NK = [_required_weight(linear) for linear in group]
-    # the int8 kernel gains nothing by it
-    if _kind(weights_NK[0], quantization) is not PackedLinear:
+    kind = _kind(weights_NK[0], quantization)
+    # torch's int8 kernel gains nothing by it
+    if kind is None or kind is Int8Linear:
         return {}
     biases = [linear.bias for linear in group if isinstance(linear.bias, torch.Tensor)]
-    whole = PackedLinear(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)
+    whole = kind(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)
     made.append(whole)
     widths = [weight.shape[0] for weight in weights_NK]
     parts = [None] * len(group) if whole.bias is None else torch.split(whole.bias, widths)
@@ -148,7 +155,7 @@ def _fuse(
     return stand_ins
 
 
-def _replace(linear: nn.Module, quantization: str, made: list[PackedLinear | Int8Linear]) -> nn.Module:
+def _replace(linear: nn.Module, quantization: str, made: list[Replacement]) -> nn.Module:
     """The layer's stand-in, or itself where there is no kernel for its weight."""
     weight_NK = _required_weight(linear)
     kind = _kind(weight_NK, quantization)
@@ -163,10 +170,8 @@ def _replace(linear: nn.Module, quantization: str, made: list[PackedLinear | Int
     return packed
 
 
-def _kind(weight_NK: torch.Tensor, quantization: str) -> type[PackedLinear] | type[Int8Linear] | None:
-    if quantization == "int8" and Int8Linear.supports(weight_NK):
-        return Int8Linear
-    return PackedLinear if PackedLinear.supports(weight_NK) else None
+def _kind(weight_NK: torch.Tensor, quantization: str) -> Kind | None:
+    return next((kind for kind in _KINDS[quantization] if kind.supports(weight_NK)), None)
 
 
 def _empty(linear: nn.Module) -> None:

@@ -1,0 +1,147 @@
+/* Linear layers in bf16 that read each weight once, for x86 processors with AVX-512 BF16.
+
+   Outputs lie in panels of 16. A panel holds, for one pair of inputs after the other, the 16 outputs' two weights:
+   [panels][pairs of inputs][16][2], as bf16 or as int8 levels. One load then feeds one multiplication per row.
+
+   Each output is summed in fp32 in the order of its inputs, whatever the other rows are: a row's result does not depend
+   on who shares the step. Threads are those of torch, by the entry point of the OpenMP runtime that torch has loaded. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { PANEL = 16, MOST_PANELS = 2, MOST_ROWS = 14, MOST_ROWS_OF_LEVELS = 2 * MOST_ROWS };
+
+typedef uint16_t bf16;
+
+typedef struct {
+    const bf16 *rows;
+    const void *weight;
+    const bf16 *scales; /* of int8 levels, one per output; NULL where the weight is bf16 */
+    const bf16 *bias;   /* or NULL */
+    bf16 *outputs;
+    long n_rows, n_inputs, n_outputs;
+} Product;
+
+extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, unsigned flags);
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+
+INLINE __m512bh load_pair(const void *weight, long pair, int is_int8) {
+    if (!is_int8) return (__m512bh)_mm512_loadu_si512((const bf16 *)weight + pair * 2 * PANEL);
+    const __m128i *levels = (const __m128i *)((const int8_t *)weight + pair * 2 * PANEL);
+    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels)));
+    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels + 1)));
+    return _mm512_cvtne2ps_pbh(high, low);
+}
+
+INLINE __m512bh both_inputs(const bf16 *inputs) {
+    int32_t pair;
+    memcpy(&pair, inputs, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+INLINE __m512 widened(__mmask16 mask, const bf16 *numbers) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, numbers));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+INLINE void store(const Product *product, __m512 sum, long row, long output) {
+    long left = product->n_outputs - output;
+    __mmask16 mask = left >= PANEL ? 0xffff : (__mmask16)((1 << left) - 1);
+    if (product->scales) sum = _mm512_mul_ps(sum, widened(mask, product->scales + output));
+    if (product->bias) sum = _mm512_add_ps(sum, widened(mask, product->bias + output));
+    bf16 *to = product->outputs + row * product->n_outputs + output;
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(sum));
+}
+
+/* All sums of a block stay in registers; n_rows, n_panels and is_int8 are constants wherever this is inlined. */
+INLINE void block(int n_rows, int n_panels, int is_int8, const Product *product, const void *weight, long row, long output) {
+    const long n_inputs = product->n_inputs, n_pairs = n_inputs / 2;
+    const long panel_bytes = n_inputs * PANEL * (is_int8 ? 1 : 2);
+    const bf16 *rows = product->rows + row * n_inputs;
+    __m512 sums[MOST_ROWS * MOST_PANELS];
+    UNROLL for (int i = 0; i < n_rows * n_panels; i++) sums[i] = _mm512_setzero_ps();
+    for (long pair = 0; pair < n_pairs; pair++) {
+        __m512bh weights[MOST_PANELS];
+        UNROLL for (int panel = 0; panel < n_panels; panel++)
+            weights[panel] = load_pair((const char *)weight + panel * panel_bytes, pair, is_int8);
+        UNROLL for (int i = 0; i < n_rows; i++) {
+            __m512bh inputs = both_inputs(rows + i * n_inputs + 2 * pair);
+            UNROLL for (int panel = 0; panel < n_panels; panel++)
+                sums[i * n_panels + panel] = _mm512_dpbf16_ps(sums[i * n_panels + panel], weights[panel], inputs);
+        }
+    }
+    UNROLL for (int i = 0; i < n_rows; i++)
+        UNROLL for (int panel = 0; panel < n_panels; panel++)
+            store(product, sums[i * n_panels + panel], row + i, output + panel * PANEL);
+}
+
+#define EACH_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#define BLOCKS(name, n_panels, is_int8)                                                                          \
+    TARGET static void name(int n_rows, const Product *product, const void *weight, long row, long output) {     \
+        switch (n_rows) { EACH_COUNT(CASE_##name) }                                                              \
+    }
+#define CASE_bf16_one(n) case n: block(n, 1, 0, product, weight, row, output); break;
+#define CASE_bf16_two(n) case n: block(n, 2, 0, product, weight, row, output); break;
+#define CASE_int8_one(n) case n: block(n, 1, 1, product, weight, row, output); break;
+#define CASE_int8_two(n) case n: block(n, 2, 1, product, weight, row, output); break;
+BLOCKS(bf16_one, 1, 0)
+BLOCKS(bf16_two, 2, 0)
+BLOCKS(int8_one, 1, 1)
+BLOCKS(int8_two, 2, 1)
+
+/* Blocks of nearly equal height: 16 rows are 8 and 8, not 14 and 2. */
+static void all_rows(const Product *product, const void *weight, int is_int8, int n_panels, long output) {
+    for (long row = 0; row < product->n_rows;) {
+        long left = product->n_rows - row, n_blocks = (left + MOST_ROWS - 1) / MOST_ROWS;
+        int n_rows = (int)((left + n_blocks - 1) / n_blocks);
+        if (is_int8) (n_panels == 2 ? int8_two : int8_one)(n_rows, product, weight, row, output);
+        else (n_panels == 2 ? bf16_two : bf16_one)(n_rows, product, weight, row, output);
+        row += n_rows;
+    }
+}
+
+TARGET static void widen(const int8_t *levels, bf16 *weight, long n_pairs) {
+    for (long pair = 0; pair < n_pairs; pair++)
+        _mm512_storeu_si512(weight + pair * 2 * PANEL, (__m512i)load_pair(levels, pair, 1));
+}
+
+/* What one thread of the team does: its share of the panels, for all rows. */
+static void share(void *data) {
+    const Product *product = data;
+    const int is_int8 = product->scales != NULL;
+    const long n_panels = (product->n_outputs + PANEL - 1) / PANEL, panel_size = product->n_inputs * PANEL;
+    const long me = omp_get_thread_num(), team = omp_get_num_threads();
+    const long last = n_panels * (me + 1) / team;
+    /* levels that several blocks of rows need are widened once; without memory for that, once per block */
+    const int widens = is_int8 && product->n_rows > MOST_ROWS_OF_LEVELS;
+    bf16 *wide = widens ? malloc(MOST_PANELS * panel_size * sizeof(bf16)) : NULL;
+    for (long panel = n_panels * me / team; panel < last;) {
+        const int count = last - panel >= MOST_PANELS ? MOST_PANELS : 1;
+        const char *weight = (const char *)product->weight + panel * panel_size * (is_int8 ? 1 : 2);
+        if (wide) {
+            widen((const int8_t *)weight, wide, count * product->n_inputs / 2);
+            all_rows(product, wide, 0, count, panel * PANEL);
+        } else {
+            all_rows(product, weight, is_int8, count, panel * PANEL);
+        }
+        panel += count;
+    }
+    free(wide);
+}
+
+void splitlearn_linear(const void *rows, const void *weight, const void *scales, const void *bias, void *outputs,
+                       long n_rows, long n_inputs, long n_outputs, unsigned n_threads) {
+    Product product = {rows, weight, scales, bias, outputs, n_rows, n_inputs, n_outputs};
+    GOMP_parallel(share, &product, n_threads, 0);
+}
+
+#endif
