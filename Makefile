@@ -11,12 +11,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
 
-$(VENV)/run.stamp: pyproject.toml
+# the one C source too: installing compiles it
+$(VENV)/run.stamp: pyproject.toml shared/splitlearn/linear/kernels.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -e ".[trunk,client]"
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml
+$(VENV)/dev.stamp: pyproject.toml shared/splitlearn/linear/kernels.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -e ".[dev]"
 	@touch $(VENV)/run.stamp $@
@@ -68,10 +69,12 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.many_users
 
 demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
-	$(BIN)/python -m cleangpt.demo_model --out deploy/demo_model
+	$(BIN)/cleangpt train --config deploy/demo_model/train.toml --resume
+	$(BIN)/splitlearn convert build/demo_model --out deploy/demo_model --name splitlearn-demo --overwrite
+	cp build/demo_model/trained_on.json deploy/demo_model/
 
 demo-accuracy: $(VENV)/dev.stamp ## ask the shipped model every question that it was trained on
-	$(BIN)/python -m cleangpt.demo_model --evaluate deploy/demo_model
+	$(BIN)/cleangpt accuracy deploy/demo_model
 
 test-docker: $(VENV)/dev.stamp ## build the images, start compose, ask through the openai package
 	$(BIN)/pytest -m docker tests/deploy --timeout 1800

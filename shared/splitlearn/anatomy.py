@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from splitlearn.architectures import is_known
 from splitlearn.errors import UnsupportedModel
 from splitlearn.traits import why_not
 
@@ -114,16 +116,20 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
     """The config class of `values["model_type"]`, filled.
 
     Raises:
-        UnsupportedModel: the model type is missing or unknown to this version of transformers.
+        UnsupportedModel: the model type is missing, or unknown to this version of transformers and to the packages
+            that bring others, or its config refuses the values.
     """
     fields = dict(values)
     model_type = fields.pop("model_type", None)
     # config.json spells infinity as an object
     fields = PretrainedConfig._decode_special_floats(fields)
+    if not is_known(str(model_type)):
+        raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers")
     try:
         return AutoConfig.for_model(str(model_type), **fields)
-    except ValueError as error:
-        raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers") from error
+    except (ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise UnsupportedModel(f"the config of this {model_type} has values that cannot be: {reason}") from error
 
 
 def study(model: PreTrainedModel) -> Anatomy:

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING
 
 from llm_sepweight.layout import MANIFEST_FILE
 from splitlearn.anatomy import config_from_dict
+from splitlearn.architectures import is_known
 from splitlearn.checkpoint import read_tensors
 from splitlearn.convert import find_checkpoint, read_config
 from splitlearn.core import BaseSplitModel
@@ -197,7 +197,7 @@ def _layers(part: str, start_layer: int, end_layer: int | None) -> dict[str, Any
 
 def _config(values: dict[str, Any]) -> Any:
     """The config that transformers has for the model type, else a plain object with these values."""
-    return config_from_dict(values) if values["model_type"] in CONFIG_MAPPING else SimpleNamespace(**values)
+    return config_from_dict(values) if is_known(values["model_type"]) else SimpleNamespace(**values)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -96,7 +96,8 @@ def why_not_in_batches(config: PretrainedConfig) -> str | None:
 def row_width(config: PretrainedConfig) -> int:
     """Numbers in a row between two layers: the hidden size, times the streams where layers keep several."""
     text = config.get_text_config(decoder=True)
-    streams = getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1
+    names = ("hc_mult", "hc_count", "n_streams")
+    streams = next((found for name in names if (found := getattr(text, name, None))), 1)
     return int(text.hidden_size) * int(streams)
 
 

@@ -17,10 +17,10 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from cleangpt.accuracy import measure_accuracy
-from cleangpt.bpe import answer_ids, prompt_ids
-from cleangpt.demo_model import load_model
-from cleangpt.stdlib_questions import Question, collect_questions
+from cleangpt.data.stdlib_questions import Question, collect_questions
+from cleangpt.evaluation.accuracy import measure_accuracy
+from cleangpt.evaluation.model_folder import load_model
+from cleangpt.tokenizers.chat import answer_ids, prompt_ids
 from splitlearn.linear import pack
 
 MODEL = Path(__file__).parents[2] / "deploy" / "demo_model"

@@ -39,7 +39,7 @@ def _kernel() -> Kernel | None:
         return None
     function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_uint]
     function.restype = None
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 class NativeLinear(nn.Module):

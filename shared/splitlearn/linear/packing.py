@@ -140,7 +140,7 @@ def _fuse(group: Sequence[nn.Module], quantization: str, made: list[Replacement]
     weights_NK = [_required_weight(linear) for linear in group]
     kind = _kind(weights_NK[0], quantization)
     # torch's int8 kernel gains nothing by it
-    if kind is None or kind is Int8Linear:
+    if kind is None or issubclass(kind, Int8Linear):
         return {}
     biases = [linear.bias for linear in group if isinstance(linear.bias, torch.Tensor)]
     whole = kind(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)

@@ -1,7 +1,6 @@
 """The classes of the documented architectures by name, and those of every other that Hugging Face has on demand."""
 
-from transformers import CONFIG_MAPPING
-
+from splitlearn.architectures import is_known
 from splitlearn.core import BaseSplitModel
 from splitlearn.errors import UnsupportedModel
 from splitlearn.models.causal_lm import CausalLMBottomModel, CausalLMPart, CausalLMTopModel, CausalLMTrunkModel
@@ -39,7 +38,7 @@ def split_class(model_type: str, part: str) -> type[BaseSplitModel]:
     registered = ModelRegistry.find(model_type, part)
     if registered is not None:
         return registered
-    if model_type not in CONFIG_MAPPING:
+    if not is_known(model_type):
         raise UnsupportedModel(
             f"{model_type!r} has no {part} here, and transformers does not know the model type; "
             f"register one with @ModelRegistry.register({model_type!r}, {part!r})"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config
 
-from cleangpt.bpe import answer_ids, prompt_ids, train_bpe
-from cleangpt.rows import ConversationRows, Turn
-from cleangpt.stdlib_questions import Question
+from cleangpt.data.conversations import ConversationRows, conversation_rows
+from cleangpt.data.stdlib_questions import Question
+from cleangpt.tokenizers.bpe import train_bpe
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +32,12 @@ def three_questions() -> tuple[Question, ...]:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(three_questions: tuple[Question, ...]) -> PreTrainedTokenizerFast:
     texts = [text for each in three_questions for text in (*each.phrasings, each.answer)]
-    return train_bpe(texts, vocab_size=300, context=64)
+    return train_bpe(texts, vocab_size=300, context=64, chat=True)
 
 
 @pytest.fixture(scope="session")
 def three_rows(three_questions: tuple[Question, ...], tiny_tokenizer: PreTrainedTokenizerFast) -> ConversationRows:
-    turns = tuple(
-        tuple(
-            Turn(tuple(prompt_ids(tiny_tokenizer, prompt)), tuple(answer_ids(tiny_tokenizer, each.answer)))
-            for prompt in each.phrasings
-        )
-        for each in three_questions
-    )
-    return ConversationRows(turns, batch_tokens=24, context=64, seed=1)
+    return conversation_rows(three_questions, tiny_tokenizer, batch_tokens=24, context=64, seed=1)
 
 
 @pytest.fixture

@@ -108,3 +108,8 @@ def test_building_without_memory_leaves_other_threads_random_numbers_alone() -> 
         assert not torch.nn.init.normal_(torch.zeros(8)).any()
     other.join()
     assert found[0].all()
+
+
+def test_a_config_with_values_that_cannot_be_is_refused_with_the_reason() -> None:
+    with pytest.raises(UnsupportedModel, match=r"this llama.*not a multiple of the number of attention"):
+        config_from_dict({"model_type": "llama", "hidden_size": 10, "num_attention_heads": 3})

@@ -1,0 +1,105 @@
+"""A trunk elsewhere as a teacher: joins cleangpt's distillation to the wire.
+
+Shapes: B rows, T positions, D hidden size.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from splitlearn_cli.errors import ServiceRefused
+from splitlearn_comm import CHUNK_BYTES, AsyncGRPCComputeClient, ClientStream, CommError, Frame, SessionOpening
+from splitlearn_comm.loop_thread import loop_thread
+
+_SESSIONS = 8
+
+
+class RemoteTrunk:
+    """What `cleangpt.distillation` wants of a trunk. Blocking; use it as a context, or close it.
+
+    Padding does not travel. Several rows of a batch are under way at once, each in a session of its own.
+
+    Args:
+        address: `host:port`.
+        codec: what rows travel in, both ways: a name that `splitlearn_comm` knows.
+        timeout: seconds that each answer may take.
+
+    Raises:
+        CommError: nobody answers at the address.
+    """
+
+    def __init__(self, address: str, *, codec: str = "none", timeout: float = 30.0) -> None:
+        self._client = AsyncGRPCComputeClient(address, timeout=timeout)
+        self._codec = codec
+        self.fingerprint = loop_thread().run(self._client.service_info()).fingerprint
+
+    def hidden(self, hidden_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The trunk's rows [B, T, D]; zeros at padding. They travel in the dtype that the fingerprint names.
+
+        Raises:
+            CommError: the trunk is gone, or refuses; nothing is half done and the call can be made again.
+            ServiceRefused: the answer has other rows than the question.
+        """
+        # the last word of a fingerprint is the dtype of hidden states
+        dtype = getattr(torch, self.fingerprint.rsplit(" ", 1)[-1])
+        texts = [row_TD[:length].to("cpu", dtype) for row_TD, length in zip(hidden_BTD, lengths, strict=True)]
+        answers = loop_thread().run(self._all(texts))
+        answered_BTD = torch.zeros(hidden_BTD.shape, dtype=dtype)
+        for row_TD, answer_TD in zip(answered_BTD, answers, strict=True):
+            row_TD[: answer_TD.shape[0]] = answer_TD
+        return answered_BTD.to(hidden_BTD.device)
+
+    def close(self) -> None:
+        """Hangs up. Twice does nothing."""
+        loop_thread().run(self._client.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _all(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        answers: list[Tensor] = [torch.empty(0)] * len(texts)
+        waiting = iter(range(len(texts)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(_SESSIONS, len(texts))):
+                    group.create_task(self._session(waiting, texts, answers))
+        except* (CommError, ServiceRefused) as errors:
+            raise _first(errors) from None
+        return answers
+
+    async def _session(self, waiting: Iterable[int], texts: Sequence[Tensor], answers: list[Tensor]) -> None:
+        longest = max(1, *(text_TD.shape[0] for text_TD in texts))
+        opening = SessionOpening(uuid.uuid4().hex, self.fingerprint, longest, self._codec)
+        async with self._client.stream(opening) as stream:
+            for index in waiting:
+                answers[index] = await _answer(stream, texts[index])
+
+
+async def _answer(stream: ClientStream, text_TD: Tensor) -> Tensor:
+    """The trunk's rows for one text, which begins the session anew: a frame at position 0 keeps nothing before it."""
+    rows = max(1, CHUNK_BYTES // (text_TD.shape[1] * text_TD.element_size()))
+    starts = range(0, text_TD.shape[0], rows)
+    if not starts:
+        return text_TD
+    for start in starts:
+        await stream.send(Frame(start, text_TD[start : start + rows]))
+    found = [(await stream.receive()).frame.rows for _ in starts]
+    answer_TD = torch.cat([text_TD[:0] if each is None else each for each in found])
+    if answer_TD.shape != text_TD.shape:
+        raise ServiceRefused(f"the trunk answered {list(text_TD.shape)} with {list(answer_TD.shape)}")
+    return answer_TD
+
+
+def _first(errors: BaseExceptionGroup[CommError | ServiceRefused]) -> CommError | ServiceRefused:
+    found = errors.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

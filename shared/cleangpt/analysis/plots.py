@@ -1,0 +1,55 @@
+"""Pictures of how a tokenizer spends its vocabulary."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cleangpt.analysis.usage import COVERAGES, TokenUsage
+
+_INK, _ACCENT, _FAINT = "#30363d", "#1f6feb", "#8b949e"
+
+
+def plot_usage(usage: TokenUsage, file: Path, *, title: str) -> None:
+    """Writes a picture in the format that the name of `file` ends in (png, svg, pdf).
+
+    Left: the share of all uses that the most frequent tokens make up. Right: uses by rank, both axes
+    logarithmic, where a natural text comes near a straight line (Zipf).
+    """
+    # a figure of its own: pyplot would keep it for the life of the process
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _plot_coverage(left, usage)
+    _plot_ranks(right, usage)
+    unused = usage.vocab_size - usage.used
+    figure.suptitle(
+        f"{title}\n{usage.tokens:,} tokens, {usage.fertility:.2f} per word, {usage.compression:.2f} bytes each, "
+        f"{unused:,} of {usage.vocab_size:,} never used",
+        color=_INK,
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+
+
+def _plot_coverage(axes: Axes, usage: TokenUsage) -> None:
+    curve_R = 100 * usage.coverage_curve()
+    axes.plot(np.arange(1, len(curve_R) + 1), curve_R, color=_ACCENT, linewidth=2)
+    marks = [(usage.tokens_to_cover(share), 100 * share) for share in COVERAGES]
+    axes.plot(*zip(*marks, strict=True), "o", color=_INK, markersize=5)
+    for count, percent in marks:
+        # below and to the right of its mark, where the rising curve never is
+        axes.annotate(f"{percent:g} %: {count:,}", (count, percent), xytext=(8, -14), textcoords="offset points")
+    axes.set(xlabel="most frequent tokens", ylabel="share of all uses (%)", ylim=(0, 104), title="Coverage")
+    # room for the last label
+    axes.set_xlim(0, 1.15 * len(curve_R))
+    axes.grid(color=_FAINT, alpha=0.3)
+
+
+def _plot_ranks(axes: Axes, usage: TokenUsage) -> None:
+    uses_R = usage.counts_V[usage.frequent_ids()]
+    axes.loglog(np.arange(1, len(uses_R) + 1), uses_R, color=_ACCENT, linewidth=2)
+    axes.set(xlabel="rank", ylabel="uses", title="Uses by rank")
+    axes.grid(color=_FAINT, alpha=0.3)

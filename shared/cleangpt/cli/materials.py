@@ -1,0 +1,158 @@
+"""Tokenizer, batches and fresh model as the options of `cleangpt train` want them."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from cleangpt.cli.train_options import TrainOptions
+from cleangpt.config import GPTConfig
+from cleangpt.data import (
+    CONVERSATION_SOURCES,
+    BlockSettings,
+    EpochBatches,
+    TokenBlocks,
+    conversation_rows,
+    read_conversations,
+    read_texts,
+)
+from cleangpt.data.stdlib_questions import Question
+from cleangpt.errors import BadConfigError, ModelUnknownError, UsageError
+from cleangpt.model import MODEL_REGISTRY, get_model
+from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+
+DEFAULT_VALIDATION = 0.05
+_SIZES = ("n_layer", "n_head", "n_embd", "block_size")
+_REGISTERED_ONLY = ("dropout", "bias", "alibi")
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """What a training starts from. `identity` names text and model; `questions` is empty for running text."""
+
+    tokenizer: BaseTokenizer
+    model: PreTrainedModel
+    data: EpochBatches
+    validation: EpochBatches | None
+    identity: str
+    questions: tuple[Question, ...] = ()
+
+
+def gather(options: TrainOptions) -> Materials:
+    """Reads the data, trains or loads the tokenizer, and makes a model with weights drawn from the seed.
+
+    Raises the errors of texts, tokenizers and models, and UsageError where options contradict each other.
+    """
+    is_conversation = options.data in CONVERSATION_SOURCES
+    texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
+    tokenizer = create_tokenizer(
+        options.tokenizer_type,
+        texts=texts,
+        vocab_size=options.vocab_size,
+        context=options.block_size,
+        chat=is_conversation,
+    )
+    torch.manual_seed(options.seed)
+    model = new_model(options, tokenizer)
+    if is_conversation:
+        return _of_conversations(options, tokenizer, model)
+    return _of_text(options, tokenizer, model, texts)
+
+
+def new_model(options: TrainOptions, tokenizer: BaseTokenizer) -> PreTrainedModel:
+    """A model of the registry or of transformers. Raises ModelUnknownError or BadConfigError."""
+    known = {
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token_id": tokenizer.fast.bos_token_id,
+        "eos_token_id": tokenizer.fast.eos_token_id,
+        "pad_token_id": tokenizer.fast.pad_token_id,
+    }
+    if options.model_type in MODEL_REGISTRY:
+        return _registered(options, known)
+    if options.model_type in CONFIG_MAPPING:
+        return _of_transformers(options, known)
+    raise ModelUnknownError(
+        f"there is no model called {options.model_type!r}; choose one of {', '.join(sorted(MODEL_REGISTRY))}, "
+        "or a model_type of transformers such as qwen3, llama or gpt2"
+    )
+
+
+def _registered(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel:
+    allowed = {each.name for each in fields(GPTConfig)}
+    _refuse_unknown_fields(options, allowed)
+    sizes = {name: getattr(options, name) for name in (*_SIZES, *_REGISTERED_ONLY)}
+    values: dict[str, Any] = {**known, **sizes, **options.model, "model_type": options.model_type}
+    return get_model(options.model_type, config=GPTConfig(**values))
+
+
+def _of_transformers(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel:
+    for each in fields(TrainOptions):
+        if each.name in _REGISTERED_ONLY and getattr(options, each.name) != each.default:
+            raise UsageError(
+                f"--{each.name} is for {', '.join(sorted(MODEL_REGISTRY))}; for {options.model_type} put the field "
+                "that its own config has into the table [model] of the --config file"
+            )
+    plain = AutoConfig.for_model(options.model_type)
+    # the types' own defaults are those of their largest models: what is not told follows from what is
+    wanted = {
+        "num_hidden_layers": options.n_layer,
+        "num_attention_heads": options.n_head,
+        "num_key_value_heads": options.n_head,
+        "hidden_size": options.n_embd,
+        "head_dim": options.n_embd // options.n_head,
+        "intermediate_size": 4 * options.n_embd,
+        "max_position_embeddings": options.block_size,
+    }
+    sizes = {name: size for name, size in wanted.items() if hasattr(plain, name)}
+    _refuse_unknown_fields(options, {name for name in {*plain.to_dict(), *options.model} if hasattr(plain, name)})
+    config = AutoConfig.for_model(options.model_type, **{**known, **sizes, **options.model})
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise BadConfigError(f"{options.model_type} cannot be made a causal language model: {error}") from error
+    return model
+
+
+def _refuse_unknown_fields(options: TrainOptions, allowed: Iterable[str]) -> None:
+    unknown = sorted(set(options.model) - set(allowed))
+    if unknown:
+        raise BadConfigError(
+            f"the table [model] has {', '.join(unknown)}, which the config of {options.model_type} does not have; "
+            f"it has {', '.join(sorted(allowed))}"
+        )
+
+
+def _of_text(
+    options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel, texts: Iterable[str]
+) -> Materials:
+    # the last id of a block is only predicted, so that a block fills the whole context
+    settings = BlockSettings(options.block_size + 1, options.batch_size, options.seed)
+    data = TokenBlocks.from_texts(texts, tokenizer, settings)
+    validation, share = None, DEFAULT_VALIDATION if options.validation is None else options.validation
+    identity = _identity(data.fingerprint, model)
+    if share:
+        data, validation = data.split(share)
+        identity = _identity(f"{data.fingerprint} {validation.fingerprint}", model)
+    return Materials(tokenizer, model, data, validation, identity)
+
+
+def _of_conversations(options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel) -> Materials:
+    if options.validation:
+        raise UsageError(f"--validation is for running text; {options.data} is trained on whole: ask for 0")
+    questions = read_conversations(options.data)[: options.max_samples]
+    data = conversation_rows(
+        questions,
+        tokenizer.fast,
+        batch_tokens=options.batch_tokens,
+        context=options.block_size,
+        seed=options.seed,
+    )
+    return Materials(tokenizer, model, data, None, _identity(str(data), model), questions)
+
+
+def _identity(text: str, model: PreTrainedModel) -> str:
+    return hashlib.sha256(f"{text} {model.config.to_json_string()}".encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""Flags and settings files out of one frozen dataclass: every field is a flag and a key of the TOML file."""
+
+import difflib
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from cleangpt.errors import UsageError
+
+O = TypeVar("O")  # noqa: E741 - options
+
+_CONFIG_HELP = "TOML file whose keys are these flags' names; what stands on the command line wins."
+
+
+def flag(help_text: str, default: Any = MISSING) -> Any:
+    """A field of an options class; without default it has to be given."""
+    return field(default=default, metadata={"help": help_text})
+
+
+def table(help_text: str) -> Any:
+    """A field that only a settings file can hold: a table of further values."""
+    return field(default_factory=dict, metadata={"help": help_text, "table": True})
+
+
+def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[..., int | None]:
+    """A function that typer can make a command of, and that calls `run` with the options.
+
+    Raises (when called) UsageError: a value is missing or not allowed, or the file has an unknown key.
+    """
+
+    def call(config: Path | None, **given: Any) -> int | None:
+        return run(options_from(options_class, given, config))
+
+    parameters = [_parameter(each, _kinds(options_class)[each.name]) for each in _fields(options_class) if _flag(each)]
+    config = inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(None, "--config", metavar="FILE", help=_CONFIG_HELP, show_default=False),
+        annotation=Path | None,
+    )
+    call.__signature__ = inspect.Signature([*parameters, config])  # type: ignore[attr-defined]
+    return call
+
+
+def options_from(options_class: type[O], given: Mapping[str, Any], config: Path | None = None) -> O:
+    """Options from what stood on the command line (None: nothing) and in the file. Raises UsageError."""
+    found = {} if config is None else _read(options_class, config)
+    found |= {name: value for name, value in given.items() if value is not None}
+    kinds = _kinds(options_class)
+    for each in _fields(options_class):
+        if each.name in found:
+            _refuse_other_choices(each.name, kinds[each.name], found[each.name])
+        elif each.default is MISSING and each.default_factory is MISSING:
+            raise UsageError(
+                f"--{each.name} is missing; give it on the command line, or as {each.name} in the --config file: "
+                f"{each.metadata['help']}"
+            )
+    return options_class(**found)
+
+
+def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is no TOML file: {error}") from error
+    kinds = _kinds(options_class)
+    for key in values:
+        if key not in kinds:
+            close = difflib.get_close_matches(key, kinds, 1)
+            meant = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(kinds)}"
+            raise UsageError(f"{file}: unknown key {key!r}{meant}")
+    return {key: _converted(f"{file}: {key}", kinds[key], value) for key, value in values.items()}
+
+
+def _converted(where: str, kind: Any, value: Any) -> Any:
+    """A TOML value as the field wants it; a whole number also counts as a float, but true never as 1."""
+    plain = _plain(kind)
+    if plain is Path and isinstance(value, str):
+        return Path(value)
+    if plain is float and type(value) is int:
+        return float(value)
+    # what is neither a choice nor plain is a table
+    origin = get_origin(plain)
+    wanted = plain if origin is None else str if origin is Literal else dict
+    if type(value) is not wanted:
+        raise UsageError(f"{where}: expected {_metavar(kind)}, found {value!r}")
+    return value
+
+
+def _refuse_other_choices(name: str, kind: Any, value: Any) -> None:
+    plain = _plain(kind)
+    if get_origin(plain) is Literal and value not in get_args(plain):
+        raise UsageError(f"--{name}: expected {' or '.join(get_args(plain))}, found {value!r}")
+
+
+def _parameter(each: "Field[Any]", kind: Any) -> inspect.Parameter:
+    plain = _plain(kind)
+    default = "required" if each.default is MISSING else each.default
+    ends = "" if default is None or default is False else f" [{default}]"
+    spelled = f"--{each.name}/--no_{each.name}" if plain is bool else f"--{each.name}"
+    metavar = None if plain is bool else _metavar(kind)
+    info = typer.Option(None, spelled, metavar=metavar, help=f"{each.metadata['help']}{ends}", show_default=False)
+    annotation = str if get_origin(plain) is Literal else plain
+    return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation | None)
+
+
+def _fields(options_class: type[Any]) -> tuple["Field[Any]", ...]:
+    return fields(options_class)
+
+
+def _flag(each: "Field[Any]") -> bool:
+    return "table" not in each.metadata
+
+
+def _kinds(options_class: type[Any]) -> dict[str, Any]:
+    return get_type_hints(options_class)
+
+
+def _plain(kind: Any) -> Any:
+    """The kind without its `| None`."""
+    if get_origin(kind) in (Union, UnionType):
+        [plain] = [each for each in get_args(kind) if each is not NoneType]
+        return plain
+    return kind
+
+
+def _metavar(kind: Any) -> str:
+    plain = _plain(kind)
+    if get_origin(plain) is Literal:
+        return "|".join(get_args(plain))
+    names = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH", bool: "true or false"}
+    return names.get(plain, "a table")

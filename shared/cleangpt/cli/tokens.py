@@ -1,0 +1,79 @@
+"""`cleangpt tokens`: how a tokenizer fits a text, and a smaller one that fits as well."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cleangpt.errors import UsageError
+
+if TYPE_CHECKING:
+    from cleangpt.analysis import PrunedTokenizer
+
+
+def tokens(
+    data: Annotated[
+        str, typer.Option("--data", "--dataset", help="Text: a file, a folder, a dataset on disk or a name.")
+    ],
+    plot_file: Annotated[Path | None, typer.Argument(help="What --plot writes; tokens.png by default.")] = None,
+    tokenizer_type: Annotated[
+        str, typer.Option("--tokenizer_type", help="character, bpe, gpt2, or a folder with a saved tokenizer.")
+    ] = "bpe",
+    vocab_size: Annotated[
+        int | None, typer.Option("--vocab_size", help="Most entries of a tokenizer that is trained here.")
+    ] = None,
+    max_samples: Annotated[int | None, typer.Option("--max_samples", min=1, help="Most texts to read.")] = None,
+    column: Annotated[str, typer.Option("--column", help="Where a dataset has its text.")] = "text",
+    plot: Annotated[bool, typer.Option("--plot", help="Draw coverage and uses by rank.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+    prune: Annotated[
+        Path | None,
+        typer.Option("--prune", help="Write the tokenizer without what the text does not need, and its model if any."),
+    ] = None,
+) -> None:
+    """Counts how a tokenizer is used: coverage, tokens per word, bytes per token, unused entries."""
+    if plot_file is not None and not plot:
+        raise UsageError(f"{plot_file} stands without an option; write --plot {plot_file} to draw a plot there")
+    if prune is not None and prune.exists() and (not prune.is_dir() or any(prune.iterdir())):
+        raise UsageError(f"{prune} exists already; name a new folder for the pruned tokenizer")
+    # numpy, transformers and matplotlib: not before they are needed, so that --help is quick
+    from cleangpt.analysis import as_json, as_table, count_usage, prune_tokenizer
+    from cleangpt.data.sources import read_texts
+    from cleangpt.tokenizers import create_tokenizer
+
+    texts = read_texts(data, column=column, max_samples=max_samples)
+    tokenizer = create_tokenizer(tokenizer_type, texts=texts, vocab_size=vocab_size)
+    usage = count_usage(tokenizer, texts)
+    typer.echo(as_table(usage, tokenizer))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(as_json(usage, tokenizer), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"numbers: {json_file}")
+    if plot:
+        from cleangpt.analysis.plots import plot_usage
+
+        target = plot_file or Path("tokens.png")
+        plot_usage(usage, target, title=f"{tokenizer_type} on {data}")
+        typer.echo(f"plot: {target}")
+    if prune is not None:
+        pruned = prune_tokenizer(tokenizer, texts)
+        typer.echo(_written(pruned, tokenizer.vocab_size, Path(tokenizer_type), prune))
+
+
+def _written(pruned: "PrunedTokenizer", whole: int, source: Path, target: Path) -> str:
+    """Writes the pruned tokenizer, and the model that stands beside the whole one in `source`, to `target`."""
+    line = f"pruned: {target} with {len(pruned.kept):,} of {whole:,} tokens"
+    if (source / "config.json").exists():
+        from transformers import AutoModelForCausalLM
+
+        # registers the models of cleangpt with the Auto classes
+        import cleangpt.model  # noqa: F401
+        from cleangpt.analysis import cut_embedding
+
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", local_files_only=True)
+        cut = cut_embedding(model, pruned.kept)
+        cut.save_pretrained(target)
+        line += f", and its model with {cut.num_parameters():,} of {model.num_parameters():,} parameters"
+    pruned.tokenizer.save_pretrained(target)
+    return line

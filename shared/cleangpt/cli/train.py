@@ -1,0 +1,99 @@
+"""`cleangpt train`: data -> tokenizer and model in Hugging Face's form, with history, curves and checkpoints."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cleangpt.cli.options import command
+from cleangpt.cli.train_options import TrainOptions
+from cleangpt.errors import UsageError
+
+if TYPE_CHECKING:
+    from cleangpt.cli.materials import Materials
+    from cleangpt.trainers import Callback, Checkpoints, History
+
+INTERRUPTED = 130
+"""Exit code of a training that Ctrl-C or SIGTERM ended; its checkpoint is on disk."""
+
+
+def run(options: TrainOptions) -> int | None:
+    """Under torchrun several processes share each batch. A training that was interrupted goes on with --resume."""
+    # torch, transformers and matplotlib: not before they are needed, so that --help is quick
+    import torch
+
+    from cleangpt.cli.materials import gather
+    from cleangpt.cli.stopping import StopOnSignal
+    from cleangpt.trainers import Checkpoints, Training, train
+    from cleangpt.trainers.processes import joined, own_device
+
+    settings = options.training
+    checkpoints = Checkpoints(options.out / "checkpoint", "", options.checkpoint_seconds)
+    if checkpoints.last.exists() and not options.resume:
+        raise UsageError(
+            f"{options.out} holds a training already; go on with --resume, or name another directory to start again"
+        )
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    materials = gather(options)
+    stopping = StopOnSignal()
+    training = Training(
+        model=materials.model,
+        data=materials.data,
+        settings=settings,
+        validation=materials.validation,
+        checkpoints=replace(checkpoints, identity=materials.identity),
+        callbacks=[stopping, *_callbacks(options)],
+        device=device,
+    )
+    with joined(device) as processes:
+        history = train(training)
+        is_stopped = processes.any(stopping.came, own_device(device))
+    if not processes.is_first:
+        return None
+    if is_stopped:
+        print(f"{options.out}: stopped after step {history.step}; the same command with --resume goes on")
+        return INTERRUPTED
+    _write(options, materials, checkpoints, history)
+    return None
+
+
+def _callbacks(options: TrainOptions) -> "list[Callback]":
+    from cleangpt.trainers import CurvesPlot, EarlyStop, HistoryFile, ProgressBar, TensorBoard
+
+    found: list[Callback] = [
+        ProgressBar(),
+        HistoryFile(options.out / "history.json"),
+        HistoryFile(options.out / "history.csv"),
+        CurvesPlot(options.out / "curves.png"),
+    ]
+    if options.patience is not None:
+        found.append(EarlyStop(options.patience))
+    if options.tensorboard:
+        found.append(TensorBoard(options.out / "tensorboard"))
+    return found
+
+
+def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoints", history: "History") -> None:
+    """The model with the least validation loss where there was validation, else the last one."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from cleangpt.evaluation.trained_on import write_trained_on
+    from cleangpt.trainers.checkpoint import load_best
+
+    line = f"loss {history.losses[-1]:.4f}"
+    if history.best is not None:
+        step = load_best(checkpoints, materials.model)
+        line += f", validation loss {history.best.loss:.4f} (the model of step {step} of {history.step})"
+    parameters = sum(each.numel() for each in materials.model.parameters())
+    disable_progress_bar()
+    materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(options.out)
+    materials.tokenizer.save_pretrained(options.out)
+    if materials.questions:
+        write_trained_on(options.out, materials.questions)
+    parts = options.out.with_name(f"{options.out.name}-parts")
+    print(f"{options.out}: {parameters / 1e6:.2f} million parameters, {line}")
+    print(f"next:  splitlearn convert {options.out} --out {parts}")
+    print(f"       splitlearn up {parts}")
+
+
+train = command(TrainOptions, run)
+train.__doc__ = run.__doc__

@@ -1,0 +1,95 @@
+"""What `cleangpt train` can be told, on the command line or in a TOML file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cleangpt.cli.options import flag, table
+from cleangpt.errors import UsageError
+
+if TYPE_CHECKING:
+    from cleangpt.trainers import Schedule, TrainingSettings
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Every field is a flag of the same name and a key of the settings file. Raises UsageError."""
+
+    data: str = flag("What to train on: a text file, a folder, a dataset on disk, or the name of a source.")
+    out: Path = flag("Directory to write: model, tokenizer, history, curves.png, checkpoint/.")  # noqa: RUF009
+    column: str = flag("Column of a dataset on disk.", "text")
+    max_samples: int | None = flag("Train on the first texts alone.", None)
+    tokenizer_type: str = flag("bpe or character, trained on the data; gpt2; or a folder with a tokenizer.", "bpe")
+    vocab_size: int | None = flag("Most entries of a bpe tokenizer trained on the data.", None)
+    model_type: str = flag("Vanilla, SASP, Factored, FactoredALiBi, or transformers' own: qwen3, llama ...", "Vanilla")
+    n_layer: int = flag("Layers.", 6)
+    n_head: int = flag("Attention heads.", 6)
+    n_embd: int = flag("Hidden size.", 384)
+    block_size: int = flag("Context in tokens.", 256)
+    dropout: float = flag("Share of activations to drop, in models registered here.", 0.0)
+    bias: bool = flag("Biases in linear layers and norms, in models registered here.", True)
+    alibi: bool = flag("Linear biases in place of learned positions, in models registered here.", False)
+    batch_size: int = flag("Blocks per batch.", 16)
+    batch_tokens: int = flag("Tokens per batch, padding included, where the data are conversations.", 1024)
+    max_steps: int | None = flag("Optimizer steps to train.", None)
+    epochs: int | None = flag("Passes over the data; one where --max_steps is not given either.", None)
+    lr: float = flag("Highest learning rate.", 1e-3)
+    schedule: Literal["cosine", "wsd"] = flag("Cosine, or warm-up, plateau and linear decay.", "cosine")
+    warmup: int = flag("Steps of warm-up.", 100)
+    decay: float = flag("Share of all steps in which wsd decays.", 0.2)
+    min_lr: float = flag("Share of --lr at which cosine ends.", 0.1)
+    weight_decay: float = flag("AdamW's weight decay of matrices.", 0.1)
+    clip_norm: float = flag("Largest norm of the gradient; 0 does not clip.", 1.0)
+    accumulate: int = flag("Batches per optimizer step.", 1)
+    bf16: bool = flag("Compute in bfloat16 where torch's autocast says so.", False)
+    compile: bool = flag("Compile the model with torch.compile.", False)
+    device: str | None = flag("cpu, cuda, cuda:1 ... Default: a GPU if there is one.", None)
+    seed: int = flag("Of weights, order and dropout.", 0)
+    validation: float | None = flag("Share of the text to validate on; 0 for none. Default: 0.05 of text.", None)
+    evaluate_every: int = flag("Steps between two evaluations.", 200)
+    patience: int | None = flag("Stop after so many evaluations without a lower loss.", None)
+    checkpoint_seconds: float = flag("Seconds between two checkpoints.", 60.0)
+    tensorboard: bool = flag("Write TensorBoard events to DIR/tensorboard.", False)
+    dtype: Literal["float32", "bfloat16", "float16"] = flag("Of the weights that are written.", "float32")
+    resume: bool = flag("Go on from the checkpoint in DIR, if there is one.", False)
+    model: Mapping[str, Any] = table("Further fields of the model's config.")
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.max_steps is not None:
+            raise UsageError("--epochs and --max_steps both say when the training ends; give one of them")
+        for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"--{name} has to be above 0, found {getattr(self, name)}")
+        for name in ("decay", "min_lr", "validation"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise UsageError(f"--{name} is a share between 0 and 1, found {getattr(self, name)}")
+        for name in ("patience", "max_samples", "vocab_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} has to be 1 or more, found {value}")
+
+    @property
+    def training(self) -> "TrainingSettings":
+        """What decides the numbers. Raises TrainingSettingsError."""
+        from cleangpt.trainers import TrainingSettings
+
+        return TrainingSettings(
+            epochs=1 if self.epochs is None and self.max_steps is None else self.epochs,
+            max_steps=self.max_steps,
+            schedule=self._schedule(),
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm or None,
+            accumulate=self.accumulate,
+            bf16_autocast=self.bf16,
+            compile=self.compile,
+            seed=self.seed,
+            evaluate_every=self.evaluate_every,
+        )
+
+    def _schedule(self) -> "Schedule":
+        from cleangpt.trainers import WarmupCosine, WarmupStableDecay
+
+        if self.schedule == "wsd":
+            return WarmupStableDecay(self.lr, self.warmup, self.decay)
+        return WarmupCosine(self.lr, self.warmup, self.min_lr)

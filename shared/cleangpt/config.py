@@ -1,0 +1,49 @@
+"""What a small model is: its kind and its sizes, before any tensor is made."""
+
+from dataclasses import dataclass
+
+from cleangpt.errors import BadConfigError
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The sizes of a model, by the names that GPT-2 made common.
+
+    `model_type` is a name in `cleangpt.model.MODEL_REGISTRY`. `block_size` is the longest text in tokens. `n_inner` is
+    the width inside the MLP; None takes four times `n_embd`. `bias` is for linear layers and LayerNorms alike.
+    `alibi` replaces the learned positions by linear biases.
+
+    Raises:
+        BadConfigError: a size below one, a width that the heads do not divide, a dropout outside [0, 1).
+    """
+
+    model_type: str = "Vanilla"
+    block_size: int = 1024
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    n_inner: int | None = None
+    dropout: float = 0.0
+    bias: bool = True
+    alibi: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "n_inner"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadConfigError(f"{name} must be at least 1, found {value}")
+        if self.n_embd % self.n_head:
+            raise BadConfigError(
+                f"n_embd must be a multiple of n_head, so that each head has an equal share of it; "
+                f"found n_embd={self.n_embd} and n_head={self.n_head}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise BadConfigError(f"dropout must be at least 0 and below 1, found {self.dropout}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise BadConfigError(f"{name} must be one of the {self.vocab_size} token ids, found {token}")

@@ -1,0 +1,46 @@
+"""Where text comes from and how it becomes batches of token ids.
+
+The names below are imported when they are first used: reading text needs neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cleangpt.data.batches import Batch, EpochBatches, LazyBatches
+    from cleangpt.data.blocks import BlockSettings, TokenBlocks
+    from cleangpt.data.conversations import ConversationRows, conversation_rows
+    from cleangpt.data.sources import (
+        CONVERSATION_SOURCES,
+        TEXT_SOURCES,
+        read_conversations,
+        read_texts,
+        register_text_source,
+    )
+
+__all__ = [
+    "CONVERSATION_SOURCES",
+    "TEXT_SOURCES",
+    "Batch",
+    "BlockSettings",
+    "ConversationRows",
+    "EpochBatches",
+    "LazyBatches",
+    "TokenBlocks",
+    "conversation_rows",
+    "read_conversations",
+    "read_texts",
+    "register_text_source",
+]
+
+# the light one first, so that a name of `sources` loads no torch
+_MODULES = ("sources", "batches", "conversations", "blocks")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(import_module(f"{__name__}.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

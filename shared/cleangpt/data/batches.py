@@ -1,0 +1,52 @@
+"""What a training loop is fed with: the batches of each epoch, the same whenever they are asked for.
+
+Shapes: B rows, T positions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, overload
+
+from torch import Tensor
+
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of token ids, padded on the right where they differ in length.
+
+    `ids_BT` is int64 on the CPU. `learned_BT` is bool and says which ids the model has to predict from
+    those before them; None where it is every one but the first of each row.
+    """
+
+    ids_BT: Tensor  # noqa: N815 - a shape
+    learned_BT: Tensor | None = None  # noqa: N815 - a shape
+
+
+class EpochBatches(Protocol):
+    """The batches of each epoch. A loop that resumes asks for the same epoch again and skips what it has done."""
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        """The batches of epoch `epoch`, counted from 0, in the order to train them; made when they are indexed."""
+        ...
+
+
+class LazyBatches(Sequence[Batch], Generic[Source]):
+    """As many batches as `sources`, each made from its source by `make` when it is indexed, and kept nowhere."""
+
+    def __init__(self, sources: Sequence[Source], make: Callable[[Source], Batch]) -> None:
+        self._sources = sources
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> "LazyBatches[Source]": ...
+    def __getitem__(self, index: int | slice) -> "Batch | LazyBatches[Source]":
+        if isinstance(index, slice):
+            return LazyBatches(self._sources[index], self._make)
+        return self._make(self._sources[index])

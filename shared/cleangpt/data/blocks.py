@@ -1,0 +1,135 @@
+"""Running text as blocks of equal length: all texts one after the other, cut every T tokens.
+
+Shapes: N tokens of the whole text, C blocks, B blocks of a batch, T positions.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from cleangpt.data.batches import Batch, LazyBatches
+from cleangpt.errors import TextError, TextTooShortError
+from cleangpt.tokenizers.base import BaseTokenizer
+
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """Blocks of `block_size` tokens, `batch_size` of them to a batch, in an order drawn from `seed`."""
+
+    block_size: int
+    batch_size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # a block of one token has nothing to predict
+        if self.block_size < 2 or self.batch_size < 1:
+            raise TextError(
+                f"block_size is {self.block_size} and batch_size {self.batch_size}; at least 2 and 1 are needed"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBlocks:
+    """The batches of every epoch over one long text, `ids_N` (int32).
+
+    Shuffled, an epoch covers the text once but for less than a block at either end: it begins to cut at
+    another token each time, so that over the epochs every token stands everywhere in a block. Not shuffled,
+    every epoch is the same: blocks in the order of the text, from its first token. Either way, a batch is
+    a function of the text, the settings, the epoch and its index alone. The last batch may be smaller.
+    Raises TextTooShortError for a text shorter than a block.
+    """
+
+    ids_N: Tensor  # noqa: N815 - a shape
+    settings: BlockSettings
+    shuffled: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.ids_N) < self.settings.block_size:
+            raise TextTooShortError(
+                f"the text has {len(self.ids_N)} tokens and a block takes {self.settings.block_size}; "
+                "give more text or a smaller block_size"
+            )
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], tokenizer: BaseTokenizer, settings: BlockSettings) -> Self:
+        """The texts one after the other, each followed by the tokenizer's end token if it has one."""
+        return cls(joined_ids(texts, tokenizer), settings)
+
+    def split(self, fraction: float) -> tuple["TokenBlocks", "TokenBlocks"]:
+        """The text without its last `fraction` (0 to 1), and that end of it, unshuffled, to validate on.
+
+        The end takes a whole block at least. Raises TextTooShortError where the rest is shorter than one.
+        """
+        if not 0 < fraction < 1:
+            raise TextError(f"the validation fraction is {fraction}; it lies between 0 and 1, both excluded")
+        total, block = len(self.ids_N), self.settings.block_size
+        held_out = max(block, round(fraction * total))
+        if total - held_out < block:
+            raise TextTooShortError(
+                f"the text has {total} tokens and a block takes {block}: {held_out} tokens to validate on leave "
+                f"{total - held_out} to train on; give more text, a smaller block_size or a smaller fraction"
+            )
+        learned_N, held_out_N = self.ids_N[: total - held_out], self.ids_N[total - held_out :]
+        return (
+            TokenBlocks(learned_N, self.settings, self.shuffled),
+            TokenBlocks(held_out_N, self.settings, shuffled=False),
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of an epoch."""
+        total, block = len(self.ids_N), self.settings.block_size
+        # shuffled, up to a block is left over for the cut to begin at any of its tokens
+        return max(1, (total + 1) // block - 1) if self.shuffled else total // block
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal text and settings: what a checkpoint remembers of its data."""
+        digest = hashlib.sha256(self.ids_N.numpy().tobytes())
+        digest.update(f"{self.settings} {self.shuffled}".encode())
+        return digest.hexdigest()
+
+    def batches(self, epoch: int) -> LazyBatches[int]:
+        """The batches of one epoch in the order to train them."""
+        blocks_CT, order_C = self._cut(epoch)
+        size = self.settings.batch_size
+        return LazyBatches(
+            range(0, len(order_C), size), lambda first: Batch(blocks_CT[order_C[first : first + size]].long())
+        )
+
+    def _cut(self, epoch: int) -> tuple[Tensor, Tensor]:
+        count, block = self.blocks, self.settings.block_size
+        begin, order_C = 0, torch.arange(count)
+        if self.shuffled:
+            drawn = hashlib.sha256(f"{self.settings.seed} {epoch}".encode()).digest()
+            # signed 64 bits are what a generator takes
+            generator = torch.Generator().manual_seed(int.from_bytes(drawn[:8]) >> 1)
+            left_over = min(block - 1, len(self.ids_N) - count * block)
+            begin = int(torch.randint(left_over + 1, (), generator=generator))
+            order_C = torch.randperm(count, generator=generator)
+        return self.ids_N[begin : begin + count * block].view(count, block), order_C
+
+
+def joined_ids(texts: Iterable[str], tokenizer: BaseTokenizer) -> Tensor:
+    """The ids of all texts in one int32 tensor [N], each text followed by the end token if there is one."""
+    end = [] if tokenizer.end_id is None else [tokenizer.end_id]
+    ids = array("i")
+    for group in _groups(texts):
+        for each in tokenizer.encode_all(group):
+            ids.extend(each)
+            ids.extend(end)
+    return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    waiting = iter(texts)
+    while group := list(islice(waiting, _TEXTS_AT_ONCE)):
+        yield group

@@ -1,0 +1,32 @@
+"""How often a shadow leads to the whole model's most likely id (teacher-forced).
+
+Shapes: N positions that count, V vocabulary.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.ends import Ends, ShadowedModel
+from cleangpt.distillation.shadow import Shadow
+from cleangpt.distillation.teacher import TrunkTeacher
+from cleangpt.distillation.text import lengths
+
+
+def top1_agreement(ends: Ends, trunk: TrunkTeacher, shadow: Shadow, batches: Iterable[Batch]) -> float:
+    """The share, 0 to 1, of the positions to predict at which bottom, shadow and top say what the whole model says.
+
+    Raises:
+        TrunkMismatchError: the shadow or the trunk does not fit the ends.
+    """
+    ends.check(trunk.fingerprint, "the trunk")
+    model = ShadowedModel(ends, shadow)
+    agreed = asked = 0
+    for batch in batches:
+        with torch.no_grad():
+            wanted_NV = ends.logits(trunk.hidden(ends.hidden(batch.ids_BT), lengths(batch)), batch)
+        same_N = model.logits(batch).argmax(-1) == wanted_NV.argmax(-1)
+        agreed += int(same_N.sum())
+        asked += same_N.numel()
+    return agreed / max(1, asked)

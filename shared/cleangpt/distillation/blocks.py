@@ -1,0 +1,78 @@
+"""A causal language model seen as a row of blocks: run up to one of them, name the parameters of each.
+
+Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.text import head_reads_only, predicting
+from splitlearn.anatomy import study
+from splitlearn.traits import row_width
+
+
+@contextmanager
+def first_layers(model: nn.Module, path: str, count: int) -> Iterator[nn.ModuleList]:
+    """The model with the first `count` of its layers at `path` alone, for as long as the context lasts."""
+    whole = model.get_submodule(path)
+    kept = nn.ModuleList(list(whole.children())[:count])
+    model.set_submodule(path, kept)
+    try:
+        yield kept
+    finally:
+        model.set_submodule(path, whole)
+
+
+class Blocks:
+    """Any causal model that `splitlearn` can cut. Works on the model itself and copies nothing.
+
+    Raises:
+        UnsupportedModel: no list of layers was found in the model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._anatomy = study(model)
+        self.n_blocks = self._anatomy.n_layers
+        self.width = int(row_width(model.config))
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+
+    def after(self, ids_BT: Tensor, block: int) -> Tensor:
+        """Hidden states [B, T, D] after block `block`, counted from 0; later blocks do not run."""
+        found: list[Tensor] = []
+
+        def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            found.append((output[0] if isinstance(output, tuple) else output).flatten(2))
+
+        with first_layers(self.model, self._anatomy.layers, block + 1) as layers:
+            hook = layers[-1].register_forward_hook(keep)
+            try:
+                self.model.get_submodule(self._anatomy.decoder)(input_ids=ids_BT, use_cache=False)
+            finally:
+                hook.remove()
+        return found[0]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Of the whole model at the positions from which an id has to be predicted, [N, V]."""
+        with head_reads_only(self.model.get_output_embeddings(), predicting(batch)):
+            return torch.as_tensor(self.model(input_ids=batch.ids_BT, use_cache=False).logits)
+
+    def parameters_of(self, block: int) -> list[nn.Parameter]:
+        """Of one block; the embeddings belong to the first."""
+        return self._placed(lambda section, layer: layer == block or (block == 0 and section == "begin"))
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Of final norm and head. A head that is tied to the embeddings takes them along."""
+        head = self.model.get_output_embeddings().weight
+        rear = self._placed(lambda section, _: section == "end")
+        return rear if any(each is head for each in rear) else [*rear, head]
+
+    def _placed(self, wanted: Callable[[str, int | None], bool]) -> list[nn.Parameter]:
+        named = self.model.named_parameters()
+        return [each for name, each in named if wanted(*self._anatomy.place(name)[:2])]

@@ -1,0 +1,147 @@
+"""Distils one whole causal model into another: block by block and then the head, or end to end."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cleangpt.distillation.blocks import Blocks
+from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
+from cleangpt.distillation.stage import StagePlan
+from cleangpt.distillation.stitching import StitchingLayers, block_map
+from cleangpt.distillation.teacher import load_teacher
+from cleangpt.distillation.text import digest_of, epochs_of
+from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
+from cleangpt.distillation.trainers.head_trainer import HeadTrainer
+from cleangpt.errors import VocabularyMismatchError
+from cleangpt.trainers.history import History
+from cleangpt.trainers.settings import TrainingSettings
+
+HISTORY_FILE = "history.json"
+STUDENT_FOLDER = "student"
+
+
+@dataclass(frozen=True)
+class DistillationResults:
+    """The losses of every step: of each block, of the head, and of an end-to-end fit."""
+
+    blocks: tuple[History, ...] = ()
+    head: History | None = None
+    end_to_end: History | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in history.json."""
+        return {
+            "blocks": [each.to_dict() for each in self.blocks],
+            "head": self.head.to_dict() if self.head else None,
+            "end_to_end": self.end_to_end.to_dict() if self.end_to_end else None,
+        }
+
+
+class DistillationTrainer:
+    """Fits `student_model` in place. Checkpoints, history.json and the folder `student` lie in `output_dir`.
+
+    Args:
+        teacher_model: a causal model, a Hugging Face folder, or a sepweight directory.
+        student_model: any causal model that can be cut.
+        tokenizer: saved with the student; None saves none.
+        train_dataloader: a DataLoader, a list of batches, or EpochBatches.
+        device: where both models go; None leaves the student's.
+        hidden_state_loss_type: "mse", "cosine" or "mix".
+        logit_loss_type: "kl_div", "cross_entropy" or "mix".
+        temperature: of the divergence.
+        blocks: the teacher block for each student block; None spreads them evenly.
+        settings: of the loop; epochs and schedule come from `train`. None is one's defaults.
+
+    Raises:
+        VocabularyMismatchError: teacher and student read different ids.
+        StitchingNeededError, BlockMapError, UnknownLossError, BatchFormatError, ModelFolderError: as their names say.
+    """
+
+    def __init__(
+        self,
+        teacher_model: PreTrainedModel | Path | str,
+        student_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        train_dataloader: Any,
+        device: torch.device | str | None = None,
+        output_dir: Path | str = "distilled_model_output",
+        *,
+        use_stitching_layers: bool = True,
+        hidden_state_loss_type: str = "mse",
+        logit_loss_type: str = "kl_div",
+        temperature: float = 1.0,
+        blocks: Sequence[int] | None = None,
+        settings: TrainingSettings | None = None,
+    ) -> None:
+        teacher = load_teacher(teacher_model)
+        place = torch.device(device) if device is not None else student_model.device
+        self.student_model = student_model.to(place)
+        self._teacher, self._student = Blocks(teacher.to(place)), Blocks(student_model)
+        if self._teacher.vocab_size != self._student.vocab_size:
+            raise VocabularyMismatchError(student=self._student.vocab_size, teacher=self._teacher.vocab_size)
+        self.output_dir = Path(output_dir)
+        self._tokenizer = tokenizer
+        self._feeds = block_map(self._student.n_blocks, self._teacher.n_blocks, blocks)
+        widths = (self._student.width, self._teacher.width)
+        self._stitches = StitchingLayers(self._student.n_blocks, *widths, use=use_stitching_layers).to(place)
+        self._hidden_loss = HiddenStateLoss(hidden_state_loss_type)
+        self._logit_loss = LogitLoss(logit_loss_type, temperature)
+        settings = settings or TrainingSettings(epochs=1)
+        data = epochs_of(train_dataloader, settings.seed)
+        self._plan = StagePlan(data, settings, self._identity(digest_of(data)), self.output_dir, place)
+
+    def train(
+        self,
+        epochs_per_block: int = 1,
+        lr_per_block: float = 1e-3,
+        train_lm_head: bool = True,
+        lm_head_epochs: int = 1,
+        lm_head_lr: float | None = None,
+    ) -> DistillationResults:
+        """Fits the blocks in order and then the head; what was finished before a kill is taken from checkpoints.
+
+        Args:
+            lm_head_lr: None takes `lr_per_block`.
+
+        Raises:
+            CheckpointMismatchError, CheckpointBrokenError, TrainingDivergedError, EmptyDataError: as the loop.
+        """
+        backbone = BackboneTrainer(self._teacher, self._student, self._stitches, self._feeds, self._hidden_loss)
+        histories = backbone.train(self._plan, epochs_per_block, lr_per_block)
+        head = None
+        if train_lm_head:
+            head = self._head_trainer().train(self._plan, lm_head_epochs, lm_head_lr or lr_per_block)
+        return self._finished(DistillationResults(tuple(histories), head))
+
+    def train_end_to_end(self, epochs: int, lr: float = 1e-3) -> DistillationResults:
+        """Fits all of the student at once by its logits: what block by block has to be compared with."""
+        history = self._head_trainer().train(self._plan, epochs, lr, whole_student=True)
+        return self._finished(DistillationResults(end_to_end=history))
+
+    def export(self, folder: Path | str) -> Path:
+        """Writes the student and its tokenizer as a Hugging Face folder, which `splitlearn convert` takes."""
+        folder = Path(folder)
+        self.student_model.save_pretrained(folder)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(folder)
+        return folder
+
+    def _head_trainer(self) -> HeadTrainer:
+        return HeadTrainer(self._teacher, self._student, self._logit_loss)
+
+    def _finished(self, results: DistillationResults) -> DistillationResults:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        (self.output_dir / HISTORY_FILE).write_text(json.dumps(results.to_dict()) + "\n", encoding="utf-8")
+        self.export(self.output_dir / STUDENT_FOLDER)
+        return results
+
+    def _identity(self, text: str) -> str:
+        configs = "".join(each.model.config.to_json_string() for each in (self._teacher, self._student))
+        losses = f"{self._hidden_loss.kind} {self._logit_loss.kind} {self._logit_loss.temperature} {self._feeds}"
+        return hashlib.sha256(f"{configs} {losses} {text}".encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""What a client has of a model whose trunk is elsewhere: bottom and top, and the whole with a shadow between.
+
+Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.shadow import Shadow
+from cleangpt.distillation.text import head_reads_only, predicting
+from cleangpt.errors import TrunkMismatchError
+from llm_sepweight import Manifest
+from splitlearn.cache import PartCache
+from splitlearn.loading import load_parts
+from splitlearn.part import Part
+from splitlearn.plan import SplitPlan, fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """Bottom and top of one model. `fingerprint` is what a trunk or shadow that fits between them bears."""
+
+    bottom: Part
+    top: Part
+    fingerprint: str
+
+    @classmethod
+    def load(cls, folder: Path | str, layers: str | None = None, *, dtype: str = "float32", trunk: str = "") -> Self:
+        """Reads both from a sepweight directory, of which the trunk's own files need not be there.
+
+        Args:
+            layers: the trunk's, as "2-22"; None takes the default cut.
+            dtype: that bottom and top compute in here.
+            trunk: the dtype that the trunk computes in, part of the fingerprint; empty for that of the files.
+
+        Raises:
+            SepweightError, SplitError: files missing, or layers that the model does not have.
+        """
+        manifest = Manifest.read(Path(folder))
+        plan = SplitPlan.parse(layers, manifest.n_layers)
+        bottom, top = load_parts(folder, [plan.bottom, plan.top], dtype=dtype)
+        return cls(bottom, top, fingerprint(manifest, plan, trunk or manifest.dtype))
+
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """What the bottom sends to a trunk, [B, T, D], without gradients."""
+        with torch.no_grad():
+            return torch.as_tensor(self.bottom.run(ids_BT))
+
+    def logits(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
+        """What the top makes of a trunk's or shadow's rows where an id has to be predicted, [N, V]."""
+        with head_reads_only(self.top.model.get_output_embeddings(), predicting(batch)):
+            return torch.as_tensor(self.top.run(hidden_BTD.to(self.top.dtype)).logits)
+
+    def check(self, found: str, what: str) -> None:
+        """Raises TrunkMismatchError where a fingerprint is another one."""
+        if found != self.fingerprint:
+            raise TrunkMismatchError(
+                f"{what} is for [{found}], bottom and top are of [{self.fingerprint}]; "
+                "give both the same weights, layers and dtype"
+            )
+
+
+@dataclass(frozen=True)
+class ShadowedCache:
+    """What the three parts remember of one session."""
+
+    bottom: PartCache
+    shadow: DynamicCache
+    top: PartCache
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that the session holds."""
+        return self.bottom.n_rows
+
+
+class ShadowedModel:
+    """Bottom, shadow and top as one model, on this machine alone.
+
+    Raises:
+        TrunkMismatchError: the shadow was fitted for other ends.
+    """
+
+    def __init__(self, ends: Ends, shadow: Shadow) -> None:
+        ends.check(shadow.config.fingerprint, "the shadow")
+        self._ends = ends
+        self._shadow = shadow.eval()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Where an id has to be predicted, [N, V], without gradients."""
+        with torch.no_grad():
+            hidden_BTD = self._ends.hidden(batch.ids_BT).to(self._shadow.dtype)
+            return self._ends.logits(self._shadow(hidden_BTD), batch)
+
+    def new_cache(self) -> ShadowedCache:
+        """An empty cache for one session."""
+        return ShadowedCache(
+            self._ends.bottom.new_cache(), DynamicCache(config=self._shadow.config.stack), self._ends.top.new_cache()
+        )
+
+    @torch.inference_mode()
+    def step(self, ids_T: Tensor, cache: ShadowedCache) -> Tensor:
+        """Appends ids [T] to a session; the last one's logits [V]."""
+        position = cache.n_rows
+        hidden_TD = self._ends.bottom(ids_T, position, cache.bottom).to(self._shadow.dtype)
+        hidden_TD = self._shadow(hidden_TD[None], cache.shadow)[0].to(self._ends.top.dtype)
+        return torch.as_tensor(self._ends.top(hidden_TD, position, cache.top))

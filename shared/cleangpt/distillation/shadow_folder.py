@@ -1,0 +1,69 @@
+"""A shadow on disk: config.json, which bears the fingerprint of the ends that it fits, and model.safetensors."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cleangpt.distillation.shadow import Shadow, ShadowConfig
+from cleangpt.errors import ShadowFolderError, TrunkMismatchError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
+    """Writes beside `folder` and puts it in its place, so that a kill leaves the old one or the new one whole.
+
+    Raises:
+        ShadowFolderError: `folder` exists and holds something other than a shadow.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_shadow(folder))):
+        raise ShadowFolderError(f"{folder} exists and is no shadow; give a new folder")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shadow.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return folder
+
+
+def load_shadow(folder: Path | str, *, fingerprint: str | None = None) -> Shadow:
+    """The shadow in evaluation mode.
+
+    Args:
+        fingerprint: of the ends that it shall fit; None takes any.
+
+    Raises:
+        ShadowFolderError: files are missing or damaged.
+        TrunkMismatchError: it was fitted for other ends.
+    """
+    folder = Path(folder)
+    if not _is_shadow(folder):
+        raise ShadowFolderError(f"{folder} has no {CONFIG_FILE} of a shadow; name a folder that export_shadow wrote")
+    shadow = Shadow(ShadowConfig.from_pretrained(folder, local_files_only=True))
+    found = shadow.config.fingerprint
+    if fingerprint is not None and found != fingerprint:
+        raise TrunkMismatchError(
+            f"{folder} was fitted for [{found}], bottom and top are of [{fingerprint}]; fit a shadow for these"
+        )
+    file = folder / WEIGHTS_FILE
+    try:
+        shadow.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # RuntimeError is what load_state_dict raises for other names or shapes
+        raise ShadowFolderError(f"{file} cannot be read: {error}; export the shadow again") from error
+    shadow.eval()
+    return shadow
+
+
+def _is_shadow(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == ShadowConfig.model_type

@@ -1,0 +1,171 @@
+"""Fits a shadow to a trunk that only takes and gives hidden states.
+
+Shapes: B rows, T positions, N positions that count, D hidden size.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.ends import Ends
+from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
+from cleangpt.distillation.shadow import Shadow
+from cleangpt.distillation.shadow_folder import export_shadow
+from cleangpt.distillation.stage import StagePlan, standing_still
+from cleangpt.distillation.teacher import TrunkTeacher
+from cleangpt.distillation.text import SameEveryEpoch, digest_of, epochs_of, lengths, next_ids, present
+from cleangpt.trainers.history import History
+from cleangpt.trainers.settings import TrainingSettings
+
+HISTORY_FILE = "history.json"
+SHADOW_FOLDER = "shadow"
+
+
+@dataclass(frozen=True)
+class TrunkBatch(Batch):
+    """A batch with what the bottom sent, [B, T, D], and what the trunk answered, [B, T, D]."""
+
+    rows: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ShadowResults:
+    """The losses of every step of each stage, by its name."""
+
+    stages: dict[str, History]
+
+    @property
+    def steps(self) -> int:
+        """Of all stages together."""
+        return sum(each.step for each in self.stages.values())
+
+
+class ShadowTrainer:
+    """Asks the trunk once for every batch and fits `shadow` in place to the answers.
+
+    First the shadow's layers learn the trunk's rows, one layer after the other; then all of it learns, through the
+    top, which stands still, the predictions that the trunk's rows lead to.
+
+    Args:
+        data: a DataLoader, a list of batches, or EpochBatches. The texts of its first epoch are asked for, kept in
+            memory and used in every epoch.
+        output_dir: for checkpoints, history.json and the folder `shadow`; None keeps nothing.
+        settings: of the loop; epochs and schedule come from `train`.
+
+    Raises:
+        TrunkMismatchError: the trunk is of another model, cut or dtype than the ends.
+        BatchFormatError: data that cannot be read.
+    """
+
+    def __init__(
+        self,
+        ends: Ends,
+        trunk: TrunkTeacher,
+        shadow: Shadow,
+        data: Any,
+        output_dir: Path | str | None = None,
+        settings: TrainingSettings | None = None,
+    ) -> None:
+        ends.check(trunk.fingerprint, "the trunk")
+        self._ends = ends
+        self._trunk = trunk
+        self.shadow = shadow
+        shadow.config.fingerprint = ends.fingerprint
+        self._output_dir = None if output_dir is None else Path(output_dir)
+        settings = settings or TrainingSettings(epochs=1)
+        texts = epochs_of(data, settings.seed)
+        recorded: Sequence[Batch] = [self.ask(batch) for batch in texts.batches(0)]
+        # shuffled anew for each epoch, by seed and epoch alone
+        source = _Shuffled(recorded, settings.seed)
+        identity = f"{ends.fingerprint} {shadow.config.to_json_string()} {digest_of(SameEveryEpoch(recorded))}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        self._plan = StagePlan(source, settings, digest, self._output_dir, shadow.device)
+
+    def train(
+        self,
+        hidden_epochs: int = 1,
+        logit_epochs: int = 2,
+        lr: float = 3e-3,
+        *,
+        hidden_loss: HiddenStateLoss | None = None,
+        logit_loss: LogitLoss | None = None,
+    ) -> ShadowResults:
+        """Fits layer by layer for `hidden_epochs` each, then end to end for `logit_epochs`; 0 leaves a stage out.
+
+        Raises what StagePlan.fit raises.
+        """
+        self._hidden_loss, self._logit_loss = hidden_loss or HiddenStateLoss(), logit_loss or LogitLoss()
+        stages: dict[str, History] = {}
+        with standing_still(self.shadow, self._ends.bottom, self._ends.top):
+            self.shadow.train()
+            for layer in range(self.shadow.config.num_hidden_layers if hidden_epochs else 0):
+                name = f"block_{layer:05d}"
+                stages[name] = self._fit_layer(name, layer, hidden_epochs, lr)
+            if logit_epochs:
+                parameters = list(self.shadow.parameters())
+                stages["end_to_end"] = self._plan.fit("end_to_end", parameters, self._loss_of_logits, logit_epochs, lr)
+            self.shadow.eval()
+        self._write(stages)
+        return ShadowResults(stages)
+
+    def ask(self, batch: Batch) -> TrunkBatch:
+        """One batch with the trunk's answer, as it is fitted to."""
+        device = self.shadow.device
+        learned_BT = None if batch.learned_BT is None else batch.learned_BT.to(device)
+        return TrunkBatch(batch.ids_BT.to(device), learned_BT, self._asked(batch))
+
+    def _asked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self.shadow.device
+        sent_BTD = self._ends.hidden(batch.ids_BT.to(self._ends.bottom.device))
+        answered_BTD = self._trunk.hidden(sent_BTD, lengths(batch))
+        return sent_BTD.to(device), answered_BTD.to(device)
+
+    def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        # the loop gives plain batches where it moves or shares them out: those are asked for again
+        rows = batch.rows if isinstance(batch, TrunkBatch) else None
+        sent_BTD, answered_BTD = rows or self._asked(batch)
+        return sent_BTD.to(self.shadow.dtype), answered_BTD
+
+    def _fit_layer(self, name: str, layer: int, epochs: int, lr: float) -> History:
+        def objective(batch: Batch) -> Tensor:
+            sent_BTD, answered_BTD = self._rows(batch)
+            counts_BT = present(batch)
+            loss: Tensor = self._hidden_loss(self.shadow.after(sent_BTD, layer)[counts_BT], answered_BTD[counts_BT])
+            return loss
+
+        return self._plan.fit(name, self.shadow.parameters_of(layer), objective, epochs, lr)
+
+    def _loss_of_logits(self, batch: Batch) -> Tensor:
+        sent_BTD, answered_BTD = self._rows(batch)
+        with torch.no_grad():
+            wanted_NV = self._ends.logits(answered_BTD, batch)
+        found_NV = self._ends.logits(self.shadow(sent_BTD), batch)
+        loss: Tensor = self._logit_loss(found_NV, wanted_NV, next_ids(batch))
+        return loss
+
+    def _write(self, stages: dict[str, History]) -> None:
+        if self._output_dir is None:
+            return
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({name: each.to_dict() for name, each in stages.items()})
+        (self._output_dir / HISTORY_FILE).write_text(f"{text}\n", encoding="utf-8")
+        export_shadow(self.shadow, self._output_dir / SHADOW_FOLDER)
+
+
+class _Shuffled:
+    """The same batches in every epoch, each time in another order."""
+
+    def __init__(self, batches: Sequence[Batch], seed: int) -> None:
+        self._batches = batches
+        self._seed = seed
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        return [self._batches[index] for index in torch.randperm(len(self._batches), generator=generator).tolist()]

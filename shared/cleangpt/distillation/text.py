@@ -1,0 +1,95 @@
+"""What a distillation reads, and which positions of it count.
+
+Shapes: B rows, T positions, N positions that count, X any width.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.errors import BatchFormatError
+from cleangpt.trainers.loaders import LoaderBatches, as_batch
+
+
+class SameEveryEpoch:
+    """The same batches in every epoch."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        """Whatever the epoch, all of them."""
+        return self._batches
+
+
+def epochs_of(source: Any, seed: int = 0) -> EpochBatches:
+    """The batches of each epoch, from what has them already, a DataLoader, or a list of what DataLoaders yield.
+
+    Raises:
+        BatchFormatError: it is none of these, or its items are no rows of token ids.
+    """
+    if hasattr(source, "batches"):
+        epochs: EpochBatches = source
+        return epochs
+    if isinstance(source, DataLoader):
+        return LoaderBatches(source, seed)
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return SameEveryEpoch([as_batch(item) for item in source])
+    raise BatchFormatError(f"give a DataLoader, a list of batches, or EpochBatches; found {type(source).__name__}")
+
+
+def digest_of(data: EpochBatches) -> str:
+    """Tells texts apart by the first batch and the number of batches, so that nothing large is read twice."""
+    batches = data.batches(0)
+    first = batches[0].ids_BT.cpu().numpy().tobytes() if len(batches) else b""
+    return f"{len(batches)} batches {hashlib.sha256(first).hexdigest()[:16]}"
+
+
+def present(batch: Batch) -> Tensor:
+    """Where a row has text, bool [B, T]: up to the last id that is learned.
+
+    What follows cannot be told from padding.
+    """
+    if batch.learned_BT is None:
+        return torch.ones_like(batch.ids_BT, dtype=torch.bool)
+    return batch.learned_BT.flip(1).cumsum(1).flip(1) > 0
+
+
+def lengths(batch: Batch) -> list[int]:
+    """How many positions of each row are present."""
+    found: list[int] = present(batch).sum(1).tolist()
+    return found
+
+
+def predicting(batch: Batch) -> Tensor:
+    """Positions from which an id has to be predicted, bool [B, T]."""
+    found_BT = torch.ones_like(batch.ids_BT, dtype=torch.bool)
+    if batch.learned_BT is not None:
+        found_BT[:, :-1] = batch.learned_BT[:, 1:]
+    found_BT[:, -1] = False
+    return found_BT
+
+
+def next_ids(batch: Batch) -> Tensor:
+    """The ids [N] that follow the positions that `predicting` marks."""
+    return batch.ids_BT[:, 1:][predicting(batch)[:, :-1]]
+
+
+@contextmanager
+def head_reads_only(head: nn.Module, chosen_BT: Tensor) -> Iterator[None]:
+    """The head runs on the chosen rows alone, so that logits come out as [N, V]."""
+
+    def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][chosen_BT], *inputs[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()

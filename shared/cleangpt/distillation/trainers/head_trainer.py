@@ -1,0 +1,40 @@
+"""Fits the student's predictions to the teacher's: its head alone, or the whole student end to end.
+
+Shapes: N positions that count, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.blocks import Blocks
+from cleangpt.distillation.losses import LogitLoss
+from cleangpt.distillation.stage import StagePlan, standing_still
+from cleangpt.distillation.text import next_ids
+from cleangpt.trainers.history import History
+
+
+class HeadTrainer:
+    """Needs a teacher of the student's vocabulary; DistillationTrainer has checked it."""
+
+    def __init__(self, teacher: Blocks, student: Blocks, loss: LogitLoss) -> None:
+        self._teacher = teacher
+        self._student = student
+        self._loss = loss
+
+    def train(self, plan: StagePlan, epochs: int, lr: float, *, whole_student: bool = False) -> History:
+        """Fits final norm and head, or every parameter. Raises what StagePlan.fit raises."""
+
+        def objective(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                wanted_NV = self._teacher.logits(batch)
+            loss: Tensor = self._loss(self._student.logits(batch), wanted_NV, next_ids(batch))
+            return loss
+
+        model = self._student.model
+        parameters = list(model.parameters()) if whole_student else self._student.head_parameters()
+        with standing_still(model):
+            model.train()
+            history = plan.fit("end_to_end" if whole_student else "head", parameters, objective, epochs, lr)
+            model.eval()
+        return history

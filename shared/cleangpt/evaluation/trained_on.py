@@ -1,0 +1,43 @@
+"""Which interpreter's documentation a model was trained on: other versions word some answers differently."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from cleangpt.data.stdlib_questions import Question
+
+TRAINED_ON_FILE = "trained_on.json"
+
+
+def write_trained_on(folder: Path, questions: Sequence[Question]) -> None:
+    """Notes this interpreter and a digest of its questions beside the model."""
+    text = json.dumps(_trained_on(questions), indent=2) + "\n"
+    (folder / TRAINED_ON_FILE).write_text(text, encoding="utf-8")
+
+
+def other_text(folder: Path, questions: Sequence[Question]) -> str | None:
+    """A line that says so where the model was trained on other questions than these of this interpreter.
+
+    None where the text is the same, or where `folder` does not say what the model was trained on.
+    """
+    file = folder / TRAINED_ON_FILE
+    if not file.exists():
+        return None
+    trained, here = json.loads(file.read_text(encoding="utf-8")), _trained_on(questions)
+    if trained["digest"] == here["digest"]:
+        return None
+    return (
+        f"trained on the documentation of Python {trained['python']} ({trained['questions']} subjects); "
+        f"this is Python {here['python']} ({here['questions']} subjects), which words some answers differently"
+    )
+
+
+def _trained_on(questions: Sequence[Question]) -> dict[str, str | int]:
+    text = "\0".join(part for each in questions for part in (*each.phrasings, each.answer))
+    return {
+        "python": platform.python_version(),
+        "questions": len(questions),
+        "digest": hashlib.sha256(text.encode()).hexdigest(),
+    }

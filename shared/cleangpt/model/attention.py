@@ -1,0 +1,99 @@
+"""What the attention of all architectures shares: heads, cache, positions, and whichever kernel transformers chose.
+
+Shapes: B sequences, T rows, N rows with those in the cache, D hidden size, H heads, d width of a head.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from cleangpt.model.alibi import N_COLUMNS, AlibiColumns
+from cleangpt.model.configuration import CleanGPTConfig
+
+
+class CausalAttention(nn.Module):
+    """Causal attention without its projections; each architecture brings its own."""
+
+    def __init__(self, config: CleanGPTConfig, layer_idx: int, queries_per_head: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.n_head = config.num_attention_heads
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_width**-0.5
+        # the two names that transformers' kernels ask for
+        self.num_key_value_groups = queries_per_head
+        self.is_causal = True
+
+    def heads(self, rows_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] as [B, H, T, d]."""
+        return self.channels(rows_BTD).transpose(1, 2)
+
+    def channels(self, rows_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] as [B, T, H, d]: each head has channels of its own."""
+        return rows_BTD.view(*rows_BTD.shape[:2], self.n_head, self.head_width)
+
+    def attend(
+        self,
+        query_BHTd: torch.Tensor,
+        key_BHTd: torch.Tensor,
+        value_BHTd: torch.Tensor,
+        *,
+        attention_mask: Any = None,
+        past_key_values: Cache | None = None,
+        alibi: AlibiColumns | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What each row makes of the values of the rows that it sees.
+
+        Args:
+            query_BHTd: for several queries a head [B, H x queries, T, d], those of one head side by side.
+
+        Returns:
+            [B, T, H x queries, d], and the weights [B, H x queries, T, N] where the kernel gives them.
+        """
+        if alibi is not None:
+            columns_BHTc = alibi.query.repeat_interleave(self.num_key_value_groups, dim=1)
+            query_BHTd = _beside(query_BHTd, columns_BHTc)
+            key_BHTd = _beside(key_BHTd, alibi.key)
+            # fast kernels want keys and values of one width
+            value_BHTd = functional.pad(value_BHTd, (0, N_COLUMNS))
+        if past_key_values is not None:
+            key_BHTd, value_BHTd = past_key_values.update(key_BHTd, value_BHTd, self.layer_idx)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        dropout = self.config.dropout if self.training else 0.0
+        output_BTHd, weights_BHTN = kernel(
+            self, query_BHTd, key_BHTd, value_BHTd, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return output_BTHd[..., : self.head_width], weights_BHTN
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """transformers' attention interface, written out; the one kernel that shows its weights."""
+    groups = int(module.num_key_value_groups)  # type: ignore[arg-type]  # set in CausalAttention
+    key_BHNd = key.repeat_interleave(groups, dim=1)
+    scores_BHTN = torch.matmul(query, key_BHNd.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores_BHTN = scores_BHTN + attention_mask
+    weights_BHTN = torch.softmax(scores_BHTN, dim=-1, dtype=torch.float32).to(value.dtype)
+    weights_BHTN = functional.dropout(weights_BHTN, dropout, training=module.training)
+    output_BHTd = torch.matmul(weights_BHTN, value.repeat_interleave(groups, dim=1))
+    return output_BHTd.transpose(1, 2), weights_BHTN
+
+
+def _beside(rows_BHTd: torch.Tensor, columns_BHTc: torch.Tensor) -> torch.Tensor:
+    columns_BHTc = columns_BHTc.to(rows_BHTd.dtype).expand(rows_BHTd.shape[0], -1, -1, -1)
+    return torch.cat([rows_BHTd, columns_BHTc], dim=-1)

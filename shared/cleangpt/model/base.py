@@ -1,0 +1,206 @@
+"""The frame around the layers, in Hugging Face's form: embeddings, positions, mask, cache, final norm, head, loss.
+
+Weights begin as GPT-2's do: normal with a deviation of 0.02, zero biases, projections into a residual stream smaller
+by the square root of how many write into it. The head is the token embedding (tied).
+
+Shapes: B sequences, T rows, N rows with those in the cache, D hidden size, V vocabulary.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from cleangpt.errors import BadInputError
+from cleangpt.model.alibi import AlibiColumns, alibi_columns
+from cleangpt.model.configuration import CleanGPTConfig
+
+
+class Layer(GradientCheckpointingLayer):  # type: ignore[misc]  # transformers has no types
+    """One layer of an architecture."""
+
+    def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
+        super().__init__()
+
+    def begin_weights(self, deviation: float, n_layers: int) -> None:
+        """Sets the weights that do not begin as normal numbers of this deviation."""
+        raise NotImplementedError
+
+
+class CleanGPTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What transformers asks of the architecture besides its forward."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # a layer comes after what is inside it
+        if isinstance(module, Layer):
+            module.begin_weights(self.config.initializer_range, self.config.num_hidden_layers)
+
+
+class CleanGPTModel(CleanGPTPreTrainedModel):
+    """Token ids to hidden states. Architectures say which layer, and what goes through the layers."""
+
+    layer_class: ClassVar[type[Layer]]
+
+    def __init__(self, config: CleanGPTConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if not config.alibi:
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(self.layer_class(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon, bias=config.bias)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def into_layers(self, embedded_BTD: torch.Tensor) -> torch.Tensor:
+        """What the first layer gets."""
+        return embedded_BTD
+
+    def out_of_layers(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """What the final norm takes, [B, T, D]."""
+        return hidden_BTD
+
+    @capture_outputs  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """As every model of transformers.
+
+        Args:
+            input_ids: [B, T]; or in its place `inputs_embeds` [B, T, D].
+            attention_mask: [B, N], 0 where a row is padding. Positions then count the other rows.
+            position_ids: [B or 1, T].
+            use_cache: None means yes, except in training.
+
+        Raises:
+            BadInputError: both or neither of token ids and embeddings, or a text longer than the learned positions.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise BadInputError("give either input_ids or inputs_embeds")
+        embedded_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = self._positions(embedded_BTD, attention_mask, past_key_values)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=embedded_BTD,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        alibi = self._alibi(position_ids)
+        if alibi is None:
+            embedded_BTD = embedded_BTD + self.embed_positions(position_ids)
+        hidden = self.into_layers(self.dropout(embedded_BTD))
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                alibi=alibi,
+                **kwargs,
+            )
+        normed_BTD = self.norm(self.out_of_layers(hidden))
+        return BaseModelOutputWithPast(last_hidden_state=normed_BTD, past_key_values=past_key_values)
+
+    def _positions(
+        self, embedded_BTD: torch.Tensor, attention_mask: torch.Tensor | None, past: Cache | None
+    ) -> torch.Tensor:
+        n_rows, device = embedded_BTD.shape[1], embedded_BTD.device
+        if attention_mask is not None and attention_mask.ndim == 2:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -n_rows:]
+        start = 0 if past is None else past.get_seq_length()
+        longest = self.config.max_position_embeddings
+        if not self.config.alibi and start + n_rows > longest:
+            raise BadInputError(
+                f"the model has positions for {longest} tokens, found {start + n_rows}; "
+                "shorten the text, or train with a larger block_size or with alibi"
+            )
+        return torch.arange(start, start + n_rows, device=device)[None]
+
+    def _alibi(self, position_ids_BT: torch.Tensor) -> AlibiColumns | None:
+        if not self.config.alibi:
+            return None
+        n_head = self.config.num_attention_heads
+        scaling = (self.config.hidden_size // n_head) ** -0.5
+        return alibi_columns(position_ids_BT, n_head, scaling)
+
+
+class CleanGPTForCausalLM(CleanGPTPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """The model with its head: hidden states to logits, and the loss."""
+
+    model_class: ClassVar[type[CleanGPTModel]]
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: CleanGPTConfig) -> None:
+        super().__init__(config)
+        self.model = self.model_class(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As every causal model of transformers: logits [B, T, V], or of the last `logits_to_keep` rows only.
+
+        Args:
+            labels: [B, T]; the same ids as `input_ids`, or -100 where the loss leaves a token out.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits_BTV = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits_BTV,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

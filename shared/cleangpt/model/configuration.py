@@ -1,0 +1,73 @@
+"""The models' configs in Hugging Face's form: what config.json holds."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class CleanGPTConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types
+    """What all three architectures share. GPTConfig's names for the sizes work too, and mean the same.
+
+    ALiBi is a field and not a model type of its own: it changes what stands for positions, and no layer.
+    """
+
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # transformers' own form
+    attribute_map = {  # noqa: RUF012
+        "block_size": "max_position_embeddings",
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size",
+        "n_layer": "num_hidden_layers",
+    }
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 1024
+    dropout: float | int = 0.0
+    bias: bool = True
+    alibi: bool = False
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
+
+    def validate_architecture(self) -> None:
+        """Called by transformers.
+
+        Raises:
+            ValueError: the heads do not divide the width.
+        """
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, found {self.hidden_size} and "
+                f"{self.num_attention_heads}"
+            )
+
+
+@strict
+class VanillaConfig(CleanGPTConfig):
+    """See `cleangpt.model.vanilla`."""
+
+    model_type = "cleangpt_vanilla"
+
+
+@strict
+class SASPConfig(CleanGPTConfig):
+    """See `cleangpt.model.sasp`."""
+
+    model_type = "cleangpt_sasp"
+
+
+@strict
+class FactoredConfig(CleanGPTConfig):
+    """See `cleangpt.model.factored`."""
+
+    model_type = "cleangpt_factored"
+    n_streams = 2
+    """Hidden states that a layer hands on side by side; a cut sends all of them."""

@@ -1,0 +1,110 @@
+"""Token-Factored: two residual streams, x_t for what tokens are and x_e for what they mean here.
+
+After "The Dual-Stream Transformer" (arXiv 2603.07461), where attention alone writes into the token stream, the MLP
+alone into the context stream, and heads exchange scalars only (Kronecker mixing, W (x) I). With x_t the token embedding
+and x_e zero before the first layer:
+
+    n    = LN_1(x_t + x_e),   q = W_Q n,   k = W_K n
+    v_h  = sum_g V_hg x_t,g                                (x_t,g: the channels of head g; V is H x H)
+    x_t' = x_t + [z_1 ... z_H],   z_h = sum_g O_hg A_g v_g,   A_g = softmax(mask + q_g k_g^T / sqrt(d))
+    x_e' = x_e + W_2 gelu(W_1 LN_2(x_t' + x_e))
+
+and the final norm takes x_t + x_e. V and O weigh whole heads, so channel i of a head only ever gets channel i of other
+heads and rows: x_t stays a sum of token embeddings, channel by channel. Taken from the paper: the two streams, who
+writes into which, and the form of the mixing. Ours, where its abstract says nothing: q, k and the MLP read the sum of
+both streams through a LayerNorm, values are read off x_t without one, V begins at the identity and O at the identity
+over sqrt(2 layers).
+
+A layer hands on both streams side by side, [B, T, 2D] with x_t first; so a cut sends both.
+
+Shapes: B sequences, T rows, D hidden size, H heads, d width of a head.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from cleangpt.model.attention import CausalAttention
+from cleangpt.model.base import CleanGPTForCausalLM, CleanGPTModel, Layer
+from cleangpt.model.configuration import CleanGPTConfig, FactoredConfig
+from cleangpt.model.feed_forward import FeedForward
+
+
+class HeadMixing(nn.Module):
+    """Each head becomes a weighted sum of heads, channel by channel: W (x) I with W [H, H]."""
+
+    def __init__(self, n_head: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(n_head))
+
+    def forward(self, rows_BTHd: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(self.weight, rows_BTHd)
+
+
+class FactoredAttention(CausalAttention):
+    """Queries and keys of both streams, values of the token stream alone."""
+
+    def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.query_key = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=config.bias)
+        self.value_mixing = HeadMixing(self.n_head)
+        self.output_mixing = HeadMixing(self.n_head)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, normed_BTD: torch.Tensor, token_BTD: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query, key = (self.heads(rows) for rows in self.query_key(normed_BTD).chunk(2, dim=-1))
+        value = self.value_mixing(self.channels(token_BTD)).transpose(1, 2)
+        attended_BTHd, weights = self.attend(query, key, value, **kwargs)
+        return self.dropout(self.output_mixing(attended_BTHd).flatten(2)), weights
+
+
+class FactoredLayer(Layer):
+    """Attention writes into the first half of a row, the MLP into the second."""
+
+    def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon, bias=config.bias)
+        self.attention = FactoredAttention(config, layer_idx)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon, bias=config.bias)
+        self.mlp = FeedForward(config)
+
+    def begin_weights(self, deviation: float, n_layers: int) -> None:
+        n_writers = 2 * n_layers
+        init.eye_(self.attention.value_mixing.weight)
+        mixing = self.attention.output_mixing.weight
+        init.copy_(mixing, torch.eye(mixing.shape[0], device=mixing.device) / n_writers**0.5)
+        init.normal_(self.mlp.down.weight, std=deviation / n_writers**0.5)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        token_BTD, context_BTD = hidden_states.chunk(2, dim=-1)
+        attended_BTD, _ = self.attention(self.attention_norm(token_BTD + context_BTD), token_BTD, **kwargs)
+        token_BTD = token_BTD + attended_BTD
+        context_BTD = context_BTD + self.mlp(self.mlp_norm(token_BTD + context_BTD))
+        return torch.cat([token_BTD, context_BTD], dim=-1)
+
+
+class FactoredModel(CleanGPTModel):
+    """Without the head."""
+
+    config_class = FactoredConfig
+    layer_class = FactoredLayer
+    _no_split_modules: ClassVar = ["FactoredLayer"]
+    _can_record_outputs: ClassVar = {"hidden_states": FactoredLayer, "attentions": FactoredAttention}
+
+    def into_layers(self, embedded_BTD: torch.Tensor) -> torch.Tensor:
+        return torch.cat([embedded_BTD, torch.zeros_like(embedded_BTD)], dim=-1)
+
+    def out_of_layers(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        token_BTD, context_BTD = hidden_BTD.chunk(2, dim=-1)
+        return token_BTD + context_BTD
+
+
+class FactoredForCausalLM(CleanGPTForCausalLM):
+    """With the head."""
+
+    config_class = FactoredConfig
+    model_class = FactoredModel

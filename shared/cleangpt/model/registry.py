@@ -1,0 +1,97 @@
+"""Models by name, and their registration with transformers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from cleangpt.config import GPTConfig
+from cleangpt.errors import ModelNameTakenError, ModelUnknownError
+from cleangpt.model.base import CleanGPTForCausalLM
+from cleangpt.model.factored import FactoredForCausalLM
+from cleangpt.model.sasp import SASPForCausalLM
+from cleangpt.model.vanilla import VanillaForCausalLM
+
+ModelBuilder = Callable[[GPTConfig], PreTrainedModel]
+B = TypeVar("B", bound=ModelBuilder)
+
+MODEL_REGISTRY: dict[str, ModelBuilder] = {}
+"""What makes a model of a `GPTConfig`, by the model's name."""
+
+
+def register_model(name: str) -> Callable[[B], B]:
+    """Puts a function that makes a causal model of a `GPTConfig`, or a class that is made of one, in the registry.
+
+    Raises:
+        ModelNameTakenError: another builder has the name.
+    """
+
+    def register(builder: B) -> B:
+        if MODEL_REGISTRY.setdefault(name, builder) is not builder:
+            raise ModelNameTakenError(f"a model called {name!r} is registered already; choose another name")
+        return builder
+
+    return register
+
+
+def get_model(name: str, config: GPTConfig) -> PreTrainedModel:
+    """A causal language model with fresh weights.
+
+    Args:
+        name: a key of `MODEL_REGISTRY`; it decides, whatever `config.model_type` says.
+
+    Raises:
+        ModelUnknownError: nobody registered the name.
+    """
+    if name not in MODEL_REGISTRY:
+        raise ModelUnknownError(
+            f"there is no model called {name!r}; choose one of {', '.join(sorted(MODEL_REGISTRY))}, "
+            "or register it with register_model"
+        )
+    return MODEL_REGISTRY[name](config)
+
+
+def _made_of(model_class: type[CleanGPTForCausalLM], config: GPTConfig) -> CleanGPTForCausalLM:
+    return model_class(
+        model_class.config_class(
+            vocab_size=config.vocab_size,
+            hidden_size=config.n_embd,
+            intermediate_size=config.n_inner,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            max_position_embeddings=config.block_size,
+            dropout=config.dropout,
+            bias=config.bias,
+            alibi=config.alibi,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+        )
+    )
+
+
+@register_model("Vanilla")
+def _vanilla(config: GPTConfig) -> PreTrainedModel:
+    return _made_of(VanillaForCausalLM, config)
+
+
+@register_model("SASP")
+def _sasp(config: GPTConfig) -> PreTrainedModel:
+    return _made_of(SASPForCausalLM, config)
+
+
+@register_model("Factored")
+def _factored(config: GPTConfig) -> PreTrainedModel:
+    return _made_of(FactoredForCausalLM, config)
+
+
+@register_model("FactoredALiBi")
+def _factored_alibi(config: GPTConfig) -> PreTrainedModel:
+    return _made_of(FactoredForCausalLM, replace(config, alibi=True))
+
+
+for _class in (VanillaForCausalLM, SASPForCausalLM, FactoredForCausalLM):
+    AutoConfig.register(_class.config_class.model_type, _class.config_class)
+    AutoModel.register(_class.config_class, _class.model_class)
+    AutoModelForCausalLM.register(_class.config_class, _class)

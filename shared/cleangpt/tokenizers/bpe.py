@@ -1,0 +1,57 @@
+"""A byte-level BPE tokenizer trained on the spot: no text is unknown to it."""
+
+from collections.abc import Iterable
+from typing import Self
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from cleangpt.errors import TokenizerTextError
+from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
+from cleangpt.tokenizers.chat import CHAT_TOKENS, TEXT_TOKENS, hugging_face_form, special_tokens
+
+DEFAULT_VOCABULARY = 4096
+
+
+class BPETokenizer(BaseTokenizer):
+    """Byte pairs merged by how often they stand together (Sennrich et al. 2016), over bytes (Radford et al. 2019)."""
+
+    @classmethod
+    def create(cls, request: TokenizerRequest) -> Self:
+        """Trained on `request.texts`; raises TokenizerTextError without any."""
+        if request.texts is None:
+            raise TokenizerTextError("a bpe tokenizer is trained on the spot and was given no texts; pass texts=...")
+        vocab_size = DEFAULT_VOCABULARY if request.vocab_size is None else request.vocab_size
+        return cls(train_bpe(request.texts, vocab_size=vocab_size, context=request.context, chat=request.chat))
+
+
+def train_bpe(
+    texts: Iterable[str], *, vocab_size: int, context: int | None = None, chat: bool = False
+) -> PreTrainedTokenizerFast:
+    """A tokenizer with `vocab_size` entries at most: the special tokens, all 256 bytes, then merges.
+
+    Every text can be encoded and decoded back to itself. `context` (tokens) is the model's limit. Equal
+    texts give equal tokenizers. Raises TokenizerTextError where not even the bytes fit into `vocab_size`.
+    """
+    names = CHAT_TOKENS if chat else TEXT_TOKENS
+    alphabet = ByteLevel.alphabet()
+    if vocab_size < len(names) + len(alphabet):
+        raise TokenizerTextError(
+            f"vocab_size is {vocab_size}; a byte-level BPE has {len(names) + len(alphabet)} entries before its "
+            f"first merge ({len(names)} special tokens, {len(alphabet)} bytes): ask for more"
+        )
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special_tokens(names),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return hugging_face_form(tokenizer, context=context, chat=chat)

@@ -1,0 +1,49 @@
+"""A tokenizer with one token for each character of a text."""
+
+from collections import Counter
+from typing import Self
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from cleangpt.errors import TokenizerTextError
+from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
+from cleangpt.tokenizers.chat import CHAT_TOKENS, TEXT_TOKENS, UNKNOWN, hugging_face_form, special_tokens
+
+# a dot does not match the end of a line
+_ANY_CHARACTER = Regex(r"[\s\S]")
+
+
+class CharacterTokenizer(BaseTokenizer):
+    """The special tokens, then the alphabet in the order of Unicode. Other characters become `<|unk|>`."""
+
+    @classmethod
+    def create(cls, request: TokenizerRequest) -> Self:
+        """The alphabet of `request.texts`, its most frequent characters where `vocab_size` limits it.
+
+        Raises TokenizerTextError where there is no character to learn, or no room for one.
+        """
+        uses: Counter[str] = Counter()
+        for text in request.texts or ():
+            uses.update(text)
+        if not uses:
+            raise TokenizerTextError(
+                "a character tokenizer takes its alphabet from texts and found no character; pass texts=..."
+            )
+        names = (*(CHAT_TOKENS if request.chat else TEXT_TOKENS), UNKNOWN)
+        room = None if request.vocab_size is None else request.vocab_size - len(names)
+        if room is not None and room < 1:
+            raise TokenizerTextError(
+                f"vocab_size is {request.vocab_size}; {len(names)} entries are special tokens: ask for more"
+            )
+        # ties go to the character that comes first in Unicode, whatever the order of the text
+        frequent = sorted(uses, key=lambda character: (-uses[character], character))[:room]
+        tokens = [*names, *sorted(frequent)]
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = Split(_ANY_CHARACTER, "isolated")
+        tokenizer.decoder = Fuse()
+        tokenizer.add_special_tokens(special_tokens(names))
+        return cls(hugging_face_form(tokenizer, context=request.context, chat=request.chat))

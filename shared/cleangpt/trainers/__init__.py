@@ -1,0 +1,37 @@
+"""Training: one loop, trainers by name, callbacks, checkpoints, schedules."""
+
+from cleangpt.trainers.base_trainer import BaseTrainer, TrainerOptions
+from cleangpt.trainers.callbacks import Callback, CurvesPlot, EarlyStop, HistoryFile, ProgressBar, Run, TensorBoard
+from cleangpt.trainers.checkpoint import Checkpoints
+from cleangpt.trainers.history import Evaluation, History
+from cleangpt.trainers.loop import Training, train
+from cleangpt.trainers.objective import Objective, learned_loss
+from cleangpt.trainers.registry import TRAINER_REGISTRY, get_trainer, register_trainer
+from cleangpt.trainers.schedule import Schedule, WarmupCosine, WarmupStableDecay
+from cleangpt.trainers.settings import TrainingSettings
+
+__all__ = [
+    "TRAINER_REGISTRY",
+    "BaseTrainer",
+    "Callback",
+    "Checkpoints",
+    "CurvesPlot",
+    "EarlyStop",
+    "Evaluation",
+    "History",
+    "HistoryFile",
+    "Objective",
+    "ProgressBar",
+    "Run",
+    "Schedule",
+    "TensorBoard",
+    "TrainerOptions",
+    "Training",
+    "TrainingSettings",
+    "WarmupCosine",
+    "WarmupStableDecay",
+    "get_trainer",
+    "learned_loss",
+    "register_trainer",
+    "train",
+]

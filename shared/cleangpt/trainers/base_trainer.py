@@ -1,0 +1,88 @@
+"""What all trainers share: a model, its batches, and the loop; a new strategy overrides `loss` or `callbacks`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.trainers.callbacks import Callback
+from cleangpt.trainers.checkpoint import Checkpoints
+from cleangpt.trainers.history import History
+from cleangpt.trainers.loaders import LoaderBatches
+from cleangpt.trainers.loop import Training, train
+from cleangpt.trainers.objective import learned_loss
+from cleangpt.trainers.settings import TrainingSettings
+
+Batches = EpochBatches | DataLoader[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainerOptions:
+    """What a trainer may be given beside model, batches, optimizer, device and epochs.
+
+    `callbacks` are for the trainers that take them.
+    """
+
+    settings: TrainingSettings | None = None
+    validation: Batches | None = None
+    checkpoints: Checkpoints | None = None
+    callbacks: Sequence[Callback] = ()
+
+
+class BaseTrainer(ABC):
+    """Trains `model` on the batches of `dataloader`, a torch DataLoader or an EpochBatches.
+
+    `optimizer` None is AdamW; `device` None is where the model is. `num_epochs` takes the place of the length that
+    the options' settings say; with neither there is one epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataloader: Batches,
+        optimizer: Optimizer | None = None,
+        device: torch.device | str | None = None,
+        num_epochs: int | None = None,
+        options: TrainerOptions | None = None,
+    ) -> None:
+        self.options = options or TrainerOptions()
+        settings = self.options.settings or TrainingSettings(epochs=num_epochs or 1)
+        self.settings = settings if num_epochs is None else replace(settings, epochs=num_epochs, max_steps=None)
+        self.model = model
+        self.dataloader = dataloader
+        self.optimizer = optimizer
+        self.device = device
+
+    @abstractmethod
+    def callbacks(self) -> Sequence[Callback]:
+        """What happens beside the training."""
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """What a step minimises: a scalar, the mean over the learned positions of `batch` on the model's device."""
+        return learned_loss(model, batch)
+
+    def train(self) -> History:
+        """Trains to the end, or until a callback stops it. Raises what `cleangpt.trainers.loop.train` raises."""
+        validation = self.options.validation
+        return train(
+            Training(
+                model=self.model,
+                data=self._epochs(self.dataloader),
+                settings=self.settings,
+                validation=None if validation is None else self._epochs(validation),
+                checkpoints=self.options.checkpoints,
+                callbacks=self.callbacks(),
+                optimizer=self.optimizer,
+                device=self.device,
+                objective=self.loss,
+            )
+        )
+
+    def _epochs(self, batches: Batches) -> EpochBatches:
+        return LoaderBatches(batches, self.settings.seed) if isinstance(batches, DataLoader) else batches

@@ -1,0 +1,170 @@
+"""What happens beside the training itself: progress bar, files, TensorBoard, plots, early stop.
+
+A callback sees the run and may stop it; it never changes what a step computes.
+"""
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from tqdm import tqdm
+
+from cleangpt.errors import PackageMissingError
+from cleangpt.trainers.history import History
+from cleangpt.trainers.settings import TrainingSettings
+
+
+@dataclass
+class Run:
+    """A training as callbacks see it. `stopped` holds the reason once somebody wants it to end."""
+
+    model: nn.Module
+    settings: TrainingSettings
+    total_steps: int
+    history: History = field(default_factory=History)
+    stopped: str | None = None
+
+    @property
+    def step(self) -> int:
+        """How many steps are finished."""
+        return self.history.step
+
+    def stop(self, reason: str) -> None:
+        """Ends the training after the current step, with a checkpoint; the first reason stays."""
+        self.stopped = self.stopped or reason
+
+
+class Callback:
+    """Does nothing at any occasion; override what is needed.
+
+    With several processes only the first one calls it, unless `everywhere` is set: then each process does, and
+    sees the same history.
+    """
+
+    everywhere: ClassVar[bool] = False
+
+    def on_begin(self, run: Run) -> None:
+        """Before the first step of this process; `run.step` is above 0 in a resumed training."""
+
+    def on_step(self, run: Run) -> None:
+        """After every optimizer step."""
+
+    def on_evaluation(self, run: Run) -> None:
+        """After every evaluation, which is the last one of `run.history.evaluations`."""
+
+    def on_checkpoint(self, run: Run) -> None:
+        """After a checkpoint is on disk."""
+
+    def on_end(self, run: Run) -> None:
+        """At the end, also of a run that an error ends."""
+
+
+class ProgressBar(Callback):
+    """A bar on stderr with smoothed loss, tokens/s, the last validation loss and the time that is left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._loss: float | None = None
+        self._before = (0, 0.0)
+
+    def on_begin(self, run: Run) -> None:
+        self._bar = tqdm(total=run.total_steps, initial=run.step, unit="step", file=sys.stderr, dynamic_ncols=True)
+        self._loss = None
+        self._before = (run.history.tokens, run.history.seconds)
+
+    def on_step(self, run: Run) -> None:
+        if self._bar is None:
+            return
+        loss = run.history.losses[-1]
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        tokens, seconds = self._before
+        rate = (run.history.tokens - tokens) / max(1e-9, run.history.seconds - seconds)
+        line = f"loss {self._loss:.4f}, {rate:.0f} tokens/s"
+        if run.history.evaluations:
+            line += f", validation {run.history.evaluations[-1].loss:.4f}"
+        self._bar.set_postfix_str(line, refresh=False)
+        self._bar.update()
+
+    def on_end(self, run: Run) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+@dataclass(frozen=True)
+class EarlyStop(Callback):
+    """Ends a training whose validation loss has not fallen by `least` (nats) for `patience` evaluations."""
+
+    patience: int
+    least: float = 0.0
+    everywhere: ClassVar[bool] = True
+
+    def on_begin(self, run: Run) -> None:
+        self.on_evaluation(run)
+
+    def on_evaluation(self, run: Run) -> None:
+        losses = [each.loss for each in run.history.evaluations]
+        if len(losses) <= self.patience:
+            return
+        before, recent = min(losses[: -self.patience]), min(losses[-self.patience :])
+        if not recent < before - self.least:
+            run.stop(f"the validation loss has not fallen below {before:.4f} for {self.patience} evaluations")
+
+
+@dataclass(frozen=True)
+class HistoryFile(Callback):
+    """Writes the history to `file` with each checkpoint and at the end: JSON, or CSV where its name ends so."""
+
+    file: Path
+
+    def on_checkpoint(self, run: Run) -> None:
+        text = run.history.to_csv() if self.file.suffix == ".csv" else run.history.to_json()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_name(f"{self.file.name}.tmp")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.file)
+
+    def on_end(self, run: Run) -> None:
+        self.on_checkpoint(run)
+
+
+@dataclass(frozen=True)
+class CurvesPlot(Callback):
+    """Draws loss, validation loss and learning rate to `file` at the end."""
+
+    file: Path
+
+    def on_end(self, run: Run) -> None:
+        from cleangpt.trainers.plots import draw_curves
+
+        if run.history.losses:
+            draw_curves({"": run.history}, self.file)
+
+
+class TensorBoard(Callback):
+    """Writes loss, learning rate and validation loss as TensorBoard events. Raises PackageMissingError."""
+
+    def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise PackageMissingError("TensorBoard events need the package tensorboard: pip install tensorboard")
+        self._folder = folder
+        self._writer: Any = None
+
+    def on_begin(self, run: Run) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # what an interrupted run wrote after its last checkpoint is overwritten
+        self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1 if run.step else None)
+
+    def on_step(self, run: Run) -> None:
+        self._writer.add_scalar("loss", run.history.losses[-1], run.step)
+        self._writer.add_scalar("learning_rate", run.history.rates[-1], run.step)
+
+    def on_evaluation(self, run: Run) -> None:
+        self._writer.add_scalar("validation_loss", run.history.evaluations[-1].loss, run.step)
+
+    def on_end(self, run: Run) -> None:
+        self._writer.close()

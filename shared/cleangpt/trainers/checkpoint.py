@@ -1,0 +1,126 @@
+"""Checkpoints on disk: written beside the last one and put in its place, so that a kill leaves one of the two whole."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
+from cleangpt.trainers.history import History
+
+LAST_FILE = "checkpoint.pt"
+BEST_FILE = "best.pt"
+_FORMAT = "cleangpt checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a loop saves its state, and how often. `identity` names the text and the model in words.
+
+    A checkpoint is due when `every_seconds` have passed since the last one, or `every_steps` where that is given.
+    """
+
+    folder: Path
+    identity: str
+    every_seconds: float = 60.0
+    every_steps: int | None = None
+
+    @property
+    def last(self) -> Path:
+        """The file that a resumed training starts from."""
+        return self.folder / LAST_FILE
+
+    @property
+    def best(self) -> Path:
+        """The file with the weights of the least validation loss."""
+        return self.folder / BEST_FILE
+
+
+def save_state(
+    checkpoints: Checkpoints, described: Mapping[str, str], model: nn.Module, optimizer: Optimizer, history: History
+) -> None:
+    """Replaces the last checkpoint. `described` is what a resuming training has to agree with."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history.to_dict()}
+    _write(checkpoints.last, {**state, "described": {**described, "text and model": checkpoints.identity}})
+
+
+def restore_state(
+    checkpoints: Checkpoints, described: Mapping[str, str], model: nn.Module, optimizer: Optimizer
+) -> History:
+    """Fills model and optimizer from the last checkpoint; an empty history where there is none.
+
+    Raises CheckpointMismatchError where it belongs to another training and CheckpointBrokenError where it is no
+    whole checkpoint. Neither changes the file, the model or the optimizer.
+    """
+    if not checkpoints.last.exists():
+        return History()
+    found = _read(checkpoints.last, ("model", "optimizer", "history", "described"))
+    wanted = {**described, "text and model": checkpoints.identity}
+    differing = [name for name in wanted if found["described"].get(name) != wanted[name]]
+    if differing:
+        raise CheckpointMismatchError(
+            f"{checkpoints.last} was written by another training: {'; '.join(_difference(found, wanted, differing))}. "
+            f"Train as then to go on, or remove {checkpoints.folder} to start again"
+        )
+    try:
+        history = History.from_dict(found["history"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(checkpoints.last, f"its history cannot be read ({error!r})") from error
+    model.load_state_dict(found["model"])
+    optimizer.load_state_dict(found["optimizer"])
+    return history
+
+
+def save_best(checkpoints: Checkpoints, model: nn.Module, step: int) -> None:
+    """Replaces the best weights with those after `step` steps."""
+    _write(checkpoints.best, {"model": model.state_dict(), "step": step})
+
+
+def load_best(checkpoints: Checkpoints, model: nn.Module) -> int:
+    """Fills `model` with the best weights and returns their step. Raises CheckpointBrokenError."""
+    found = _read(checkpoints.best, ("model", "step"))
+    model.load_state_dict(found["model"])
+    return int(found["step"])
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, str], names: list[str]) -> list[str]:
+    # identities are digests or long configs: that they differ is all there is to say
+    return [
+        "its text or model is another"
+        if name == "text and model"
+        else f"{name} was {found['described'].get(name)} and is now {wanted[name]}"
+        for name in names
+    ]
+
+
+def _write(file: Path, state: Mapping[str, Tensor | Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.tmp")
+    with partial.open("wb") as stream:
+        torch.save({"format": _FORMAT, **state}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def _read(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        found = torch.load(file, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise _broken(file, str(error).split("\n", 1)[0]) from error
+    if not isinstance(found, dict) or found.get("format") != _FORMAT or not all(key in found for key in keys):
+        raise _broken(file, f"it does not say that it is a {_FORMAT!r} with {', '.join(keys)}")
+    return found
+
+
+def _broken(file: Path, reason: str) -> CheckpointBrokenError:
+    return CheckpointBrokenError(
+        f"{file} ({file.stat().st_size} bytes) is no whole checkpoint: {reason}. "
+        "Nothing was changed; put a good copy in its place, or move it away to start again"
+    )

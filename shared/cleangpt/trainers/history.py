@@ -1,0 +1,68 @@
+"""What a training has measured so far: part of every checkpoint, and what files and plots are made from."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The loss on the validation batches (nats per learned token) after `step` steps."""
+
+    step: int
+    loss: float
+
+
+@dataclass
+class History:
+    """`losses` (nats per learned token) and `rates` have one entry per finished step.
+
+    `tokens` counts the ids of all steps, padding included; `seconds` is the wall time of all runs together.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """How many steps are finished."""
+        return len(self.losses)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The earliest evaluation with the least loss; None where none was made."""
+        return min(self.evaluations, key=lambda each: each.loss, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` takes back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> "History":
+        """The history that `to_dict` described. Raises KeyError or TypeError where it is none."""
+        return cls(
+            losses=list(found["losses"]),
+            rates=list(found["rates"]),
+            evaluations=[Evaluation(**each) for each in found["evaluations"]],
+            tokens=int(found["tokens"]),
+            seconds=float(found["seconds"]),
+        )
+
+    def to_json(self) -> str:
+        """The whole history as one JSON object."""
+        return json.dumps(self.to_dict()) + "\n"
+
+    def to_csv(self) -> str:
+        """One line per step: step, loss, learning_rate, validation_loss (empty where none was measured)."""
+        validation = {each.step: each.loss for each in self.evaluations}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("step", "loss", "learning_rate", "validation_loss"))
+        for step, (loss, rate) in enumerate(zip(self.losses, self.rates, strict=True), start=1):
+            writer.writerow((step, loss, rate, validation.get(step, "")))
+        return text.getvalue()

@@ -1,0 +1,128 @@
+"""A torch DataLoader as the batches of each epoch.
+
+Shapes: B rows, T positions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cleangpt.data.batches import Batch
+from cleangpt.errors import BatchFormatError
+
+IGNORED_LABEL = -100
+_KNOWN = (
+    "a Batch, ids [B, T], (ids, the ids that follow each of them), or a mapping with input_ids and perhaps labels "
+    "(-100: not learned) and attention_mask"
+)
+
+
+class LoaderBatches:
+    """The batches of a DataLoader; what it draws at random depends on seed and epoch alone.
+
+    So a resumed training sees the order that an uninterrupted one would have seen. What was trained before it
+    stopped is read once more and skipped.
+    """
+
+    def __init__(self, loader: "DataLoader[Any]", seed: int) -> None:
+        self._loader = loader
+        self._seed = seed
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        """The batches of `epoch`, to be taken in order."""
+        return _Epoch(self._loader, self._seed * 1_000_003 + epoch, epoch)
+
+
+class _Epoch(Sequence[Batch]):
+    def __init__(self, loader: "DataLoader[Any]", seed: int, epoch: int) -> None:
+        self._loader = loader
+        self._seed = seed
+        self._epoch = epoch
+        self._taken = 0
+        self._found: Iterator[Any] | None = None
+        self._random: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._found is None or index < self._taken:
+            self._begin()
+        while self._taken < index:
+            self._next()
+        return as_batch(self._next())
+
+    def _begin(self) -> None:
+        sampler: Any = self._loader.sampler
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self._epoch)
+        for generator in (self._loader.generator, getattr(sampler, "generator", None)):
+            if generator is not None:
+                generator.manual_seed(self._seed)
+        # what the loader draws comes from a stream of its own, which the model's dropout cannot shift
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._seed)
+            self._found = iter(self._loader)
+            self._random = torch.get_rng_state()
+        self._taken = 0
+
+    def _next(self) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            if self._random is not None:
+                torch.set_rng_state(self._random)
+            item = next(self._found or iter(()))
+            self._random = torch.get_rng_state()
+        self._taken += 1
+        return item
+
+
+def as_batch(item: object) -> Batch:
+    """What a DataLoader yields as a Batch. Raises BatchFormatError where it cannot be read as rows of ids."""
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, Tensor):
+        return Batch(_ids(item))
+    if isinstance(item, Mapping) and isinstance(item.get("input_ids"), Tensor):
+        return _of_mapping(item)
+    if isinstance(item, list | tuple) and len(item) == 1:
+        return as_batch(item[0])
+    if isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(each, Tensor) for each in item):
+        ids_BT, following_BT = _ids(item[0]), _ids(item[1])
+        if ids_BT.shape != following_BT.shape or not torch.equal(ids_BT[:, 1:], following_BT[:, :-1]):
+            raise BatchFormatError("the second tensor of a pair has to be the first one shifted by one id to the left")
+        return Batch(torch.cat((ids_BT, following_BT[:, -1:]), dim=1))
+    raise BatchFormatError(f"the dataloader has to yield {_KNOWN}; found {type(item).__name__}")
+
+
+def _of_mapping(item: Mapping[str, Any]) -> Batch:
+    ids_BT, labels_BT, mask_BT = _ids(item["input_ids"]), item.get("labels"), item.get("attention_mask")
+    learned_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    if mask_BT is not None:
+        if not bool((mask_BT[:, 1:] <= mask_BT[:, :-1]).all()):
+            raise BatchFormatError("rows have to be padded on the right: attention_mask has a 0 before a 1")
+        learned_BT &= mask_BT.bool()
+    if labels_BT is not None:
+        learned_BT &= labels_BT != IGNORED_LABEL
+        if not torch.equal(labels_BT[learned_BT], ids_BT[learned_BT]):
+            raise BatchFormatError("labels have to equal input_ids wherever they are not -100: the loss shifts them")
+    return Batch(ids_BT, None if bool(learned_BT.all()) else learned_BT)
+
+
+def _ids(tensor: Tensor) -> Tensor:
+    if tensor.dim() != 2 or tensor.is_floating_point() or tensor.shape[1] < 2:
+        raise BatchFormatError(
+            f"token ids have to be whole numbers in [B, T] with T of 2 or more; "
+            f"found {tensor.dtype} in {list(tensor.shape)}"
+        )
+    return tensor.long()

@@ -1,0 +1,244 @@
+"""The training loop: every trainer is this loop with other callbacks or another objective.
+
+Random numbers are a function of seed, step and process: a resumed training draws what an uninterrupted one draws.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.errors import EmptyDataError, TrainingDivergedError
+from cleangpt.trainers.callbacks import Callback, Run
+from cleangpt.trainers.checkpoint import Checkpoints, restore_state, save_best, save_state
+from cleangpt.trainers.history import Evaluation, History
+from cleangpt.trainers.objective import Objective, ObjectiveModule, learned_count, learned_loss, moved
+from cleangpt.trainers.processes import Processes, joined, own_device
+from cleangpt.trainers.settings import TrainingSettings
+
+_RATE_WITHOUT_SCHEDULE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What is trained, on what, and how.
+
+    `optimizer` None is fused AdamW, whose weight decay spares norms and biases. `device` None is where the model
+    is. `objective` has to give the mean over `learned_count(batch)` positions.
+    """
+
+    model: nn.Module
+    data: EpochBatches
+    settings: TrainingSettings
+    validation: EpochBatches | None = None
+    checkpoints: Checkpoints | None = None
+    callbacks: Sequence[Callback] = ()
+    optimizer: Optimizer | None = None
+    device: torch.device | str | None = None
+    objective: Objective = learned_loss
+
+
+def train(training: Training) -> History:
+    """Trains the model in place, to the end or until a callback stops it, and leaves it in evaluation mode.
+
+    With checkpoints, a training that was killed goes on where its last checkpoint was written and computes the
+    same numbers as an uninterrupted one on the same machine. Under `torchrun` each process trains on its share of
+    the rows of every batch, so that the numbers are those of one process up to rounding.
+
+    Raises:
+        CheckpointMismatchError, CheckpointBrokenError: the checkpoint cannot be gone on from; nothing is changed.
+        TrainingDivergedError: the loss is no longer finite; the last checkpoint is from before that.
+        EmptyDataError: there are no batches.
+    """
+    device = torch.device(training.device or next(training.model.parameters()).device)
+    with joined(device) as processes:
+        return _Loop(training, own_device(device), processes).run()
+
+
+def adamw(model: nn.Module, settings: TrainingSettings) -> Optimizer:
+    """Fused AdamW; matrices decay, norms and biases do not."""
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    groups = [
+        {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=_RATE_WITHOUT_SCHEDULE, betas=settings.betas, fused=True)
+
+
+def steps_of(data: EpochBatches, settings: TrainingSettings, done: int = 0) -> Iterator[list[Batch]]:
+    """The batches of each optimizer step after the first `done` steps; endless where `settings.epochs` is None."""
+    epoch = 0
+    while settings.epochs is None or epoch < settings.epochs:
+        batches = _epoch(data, epoch)
+        starts = range(0, len(batches), settings.accumulate)
+        for start in starts[done:]:
+            yield [batches[index] for index in range(start, min(start + settings.accumulate, len(batches)))]
+        done = max(0, done - len(starts))
+        epoch += 1
+
+
+def total_steps(data: EpochBatches, settings: TrainingSettings) -> int:
+    """How many optimizer steps the training takes when nothing stops it."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    return sum(-(-len(_epoch(data, epoch)) // settings.accumulate) for epoch in range(settings.epochs or 0))
+
+
+def _epoch(data: EpochBatches, number: int) -> Sequence[Batch]:
+    batches = data.batches(number)
+    if not batches:
+        raise EmptyDataError(f"epoch {number} of the training data has no batches; give it at least one row")
+    return batches
+
+
+class _Loop:
+    """One run of a training in one process."""
+
+    def __init__(self, training: Training, device: torch.device, processes: Processes) -> None:
+        self._training = training
+        self._settings = training.settings
+        self._device = device
+        self._processes = processes
+        self._model = training.model.to(device)
+        self._optimizer = training.optimizer or adamw(self._model, training.settings)
+        self._run = Run(self._model, training.settings, total_steps(training.data, training.settings))
+        self._saved_at = time.monotonic()
+        self._callbacks = [each for each in training.callbacks if each.everywhere or processes.is_first]
+        if training.settings.compile:
+            getattr(self._model, "base_model", self._model).compile()
+        self._objective: Any = ObjectiveModule(self._model, training.objective)
+        if processes.count > 1:
+            self._objective = DistributedDataParallel(self._objective)
+
+    def run(self) -> History:
+        checkpoints = self._training.checkpoints
+        if checkpoints:
+            described = self._settings.described
+            self._run.history = restore_state(checkpoints, described, self._model, self._optimizer)
+        self._model.train()
+        try:
+            self._tell("on_begin")
+            self._steps()
+        finally:
+            self._model.eval()
+            self._tell("on_end")
+        return self._run.history
+
+    def _steps(self) -> None:
+        run, history = self._run, self._run.history
+        at_start, began, before = run.step, time.monotonic(), history.seconds
+        stream = steps_of(self._training.data, self._settings, run.step)
+        while run.step < run.total_steps and not self._processes.any(run.stopped is not None, self._device):
+            batches = next(stream)
+            rate = self._set_rate()
+            loss = self._step(batches)
+            history.losses.append(loss)
+            history.rates.append(rate)
+            history.tokens += sum(batch.ids_BT.numel() for batch in batches)
+            history.seconds = before + time.monotonic() - began
+            self._tell("on_step")
+            self._evaluate_where_due()
+            if self._is_checkpoint_due():
+                self._save()
+        if run.step > at_start:
+            self._save()
+
+    def _set_rate(self) -> float:
+        schedule = self._settings.schedule
+        if schedule is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = schedule.rate(self._run.step, self._run.total_steps)
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def _step(self, batches: Sequence[Batch]) -> float:
+        """One optimizer step; the mean loss over all learned positions of all batches and processes."""
+        torch.manual_seed((self._settings.seed * 1_000_003 + self._run.step) * 4099 + self._processes.rank)
+        n_learned = max(1, sum(learned_count(batch) for batch in batches))
+        total = torch.zeros((), device=self._device)
+        for number, batch in enumerate(batches, start=1):
+            with self._gradient_exchange(is_last=number == len(batches)):
+                total += self._backward(batch, n_learned)
+        value = float(self._processes.sum(total))
+        if not total.isfinite():
+            raise TrainingDivergedError(
+                f"the loss became {value} in step {self._run.step + 1}; lower the peak learning rate and start again"
+            )
+        if self._settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return value
+
+    def _backward(self, batch: Batch, n_learned: int) -> torch.Tensor:
+        """Adds this process's part of the gradient; returns its part of the loss."""
+        share = self._processes.share(batch)
+        count = learned_count(share)
+        if not count:
+            # no row is left for this process, but DDP waits for a gradient from each: that of any row, times zero
+            share = Batch(batch.ids_BT[:1])
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._settings.bf16_autocast):
+            part: torch.Tensor = self._objective(moved(share, self._device)) * (count / n_learned)
+        # DDP takes the mean over the processes where the sum is wanted
+        (part * self._processes.count).backward()  # type: ignore[no-untyped-call]
+        return part.detach()
+
+    def _gradient_exchange(self, *, is_last: bool) -> Any:
+        return nullcontext() if is_last or self._processes.count == 1 else self._objective.no_sync()
+
+    def _evaluate_where_due(self) -> None:
+        run, validation = self._run, self._training.validation
+        if validation is None or not (run.step % self._settings.evaluate_every == 0 or run.step == run.total_steps):
+            return
+        loss = self._validation_loss(validation)
+        best = run.history.best
+        run.history.evaluations.append(Evaluation(run.step, loss))
+        checkpoints = self._training.checkpoints
+        if checkpoints and self._processes.is_first and (best is None or loss < best.loss):
+            save_best(checkpoints, self._model, run.step)
+        self._tell("on_evaluation")
+
+    @torch.no_grad()
+    def _validation_loss(self, validation: EpochBatches) -> float:
+        batches = validation.batches(0)
+        if not batches:
+            raise EmptyDataError("the validation data has no batches; give it a row, or train without validation")
+        self._model.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for index in range(self._processes.rank, len(batches), self._processes.count):
+            batch = batches[index]
+            count = learned_count(batch)
+            if not count:
+                continue
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._settings.bf16_autocast):
+                loss = self._training.objective(self._model, moved(batch, self._device))
+            sums += torch.tensor([float(loss) * count, count], dtype=torch.float64)
+        self._model.train()
+        loss_sum, n_learned = self._processes.sum(sums.to(self._device)).tolist()
+        if not n_learned:
+            raise EmptyDataError("nothing in the validation data is to be predicted; its rows need two ids at least")
+        return float(loss_sum / n_learned)
+
+    def _is_checkpoint_due(self) -> bool:
+        checkpoints = self._training.checkpoints
+        if checkpoints is None or self._run.step == self._run.total_steps:
+            return False
+        by_steps = checkpoints.every_steps is not None and self._run.step % checkpoints.every_steps == 0
+        return by_steps or time.monotonic() - self._saved_at > checkpoints.every_seconds
+
+    def _save(self) -> None:
+        checkpoints = self._training.checkpoints
+        if checkpoints and self._processes.is_first:
+            save_state(checkpoints, self._settings.described, self._model, self._optimizer, self._run.history)
+            self._saved_at = time.monotonic()
+            self._tell("on_checkpoint")
+
+    def _tell(self, occasion: str) -> None:
+        for callback in self._callbacks:
+            getattr(callback, occasion)(self._run)

@@ -1,0 +1,50 @@
+"""Learning rates over a training: warm-up, plateau, decay. Plain numbers, without torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """A learning rate for every step; its repr names all that decides it."""
+
+    def rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of `step`, counted from 0, in a training of `total_steps`."""
+        ...
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Linear warm-up to `peak`, then constant, then linear to nearly zero (Hu et al. 2024, arXiv 2404.06395).
+
+    `warmup` counts steps; `decay` is the share of all steps that the last phase takes.
+    """
+
+    peak: float
+    warmup: int
+    decay: float
+
+    def rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of `step`, counted from 0; never above the peak, never zero."""
+        rising = (step + 1) / self.warmup if self.warmup else 1.0
+        falling = (total_steps - step) / max(1.0, self.decay * total_steps)
+        return self.peak * min(1.0, rising, falling)
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear warm-up to `peak`, then half a cosine down to `floor` times `peak` (Loshchilov & Hutter 2017).
+
+    `warmup` counts steps, `floor` is a share between 0 and 1.
+    """
+
+    peak: float
+    warmup: int
+    floor: float = 0.1
+
+    def rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of `step`, counted from 0; reaches the floor with the last step."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, total_steps - 1 - self.warmup)
+        return self.peak * (self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))

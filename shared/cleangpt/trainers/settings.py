@@ -1,0 +1,48 @@
+"""What decides the numbers that a training computes: plain frozen values, without torch."""
+
+from dataclasses import dataclass, fields
+
+from cleangpt.errors import TrainingSettingsError
+from cleangpt.trainers.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """`epochs` passes over the text or `max_steps` optimizer steps: exactly one of them.
+
+    `accumulate` batches make one step, as if they were one batch. `schedule` None leaves the optimizer's own
+    learning rate. `clip_norm` None does not clip. `evaluate_every` counts steps; there is one evaluation more at
+    the end.
+
+    Raises TrainingSettingsError for values that no training can have.
+    """
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    schedule: Schedule | None = None
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    bf16_autocast: bool = False
+    compile: bool = False
+    seed: int = 0
+    evaluate_every: int = 200
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise TrainingSettingsError(
+                f"a training ends after epochs or after max_steps, exactly one of them; "
+                f"found epochs={self.epochs}, max_steps={self.max_steps}"
+            )
+        for name in ("epochs", "max_steps", "accumulate", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingSettingsError(f"{name} has to be 1 or more, found {value}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise TrainingSettingsError(f"clip_norm has to be above 0, or None not to clip; found {self.clip_norm}")
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Each field in words, to tell two trainings apart."""
+        return {each.name: repr(getattr(self, each.name)) for each in fields(self)}

@@ -1,0 +1,61 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from cleangpt.cli.options import flag, options_from, table
+from cleangpt.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Options:
+    place: Path = flag("Where.")  # noqa: RUF009
+    count: int = flag("How many.", 3)
+    rate: float | None = flag("How fast.", None)
+    loud: bool = flag("Whether.", False)
+    shape: Literal["round", "square"] = flag("Which.", "round")
+    more: Mapping[str, Any] = table("Anything.")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "options.toml"
+
+
+def test_a_file_sets_every_kind_of_value(file: Path) -> None:
+    file.write_text('place = "there"\ncount = 5\nrate = 2\nloud = true\nshape = "square"\n[more]\nx = [1]\n')
+    assert options_from(_Options, {}, file) == _Options(Path("there"), 5, 2.0, True, "square", {"x": [1]})
+
+
+def test_the_command_line_wins_and_what_neither_says_is_the_default(file: Path) -> None:
+    file.write_text('place = "there"\ncount = 5\n')
+    found = options_from(_Options, {"count": 7, "place": None, "loud": False}, file)
+    assert found == _Options(Path("there"), 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cuont = 1", "unknown key 'cuont'; did you mean count?"),
+        ("zzz = 1", "unknown key 'zzz'; known are place, count"),
+        ("count = 'six'", "count: expected INT, found 'six'"),
+        ("count = true", "count: expected INT, found True"),
+        ("count = 1.5", "count: expected INT, found 1.5"),
+        ("rate = 'fast'", "rate: expected FLOAT"),
+        ("place = 3", "place: expected PATH, found 3"),
+        ("more = 3", "more: expected a table, found 3"),
+        ("shape = 4", "shape: expected round|square"),
+        ("place = 'x'\nshape = 'oval'", "expected round or square, found 'oval'"),
+        ("place = ", "is no TOML file"),
+        ("count = 1", "--place is missing; give it on the command line, or as place in the --config file: Where."),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_with_the_key_and_what_was_found(
+    file: Path, text: str, said: str
+) -> None:
+    file.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        options_from(_Options, {}, file)
+    assert said in str(refused.value)

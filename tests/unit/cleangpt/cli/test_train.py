@@ -1,0 +1,177 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cleangpt.cli.materials import gather
+from cleangpt.cli.options import options_from
+from cleangpt.cli.train_options import TrainOptions
+from cleangpt.errors import BadConfigError, ModelUnknownError, TextTooShortError, UsageError
+from splitlearn.convert import prepare
+
+Run = Callable[..., Any]
+
+_TINY = ("--n_layer", 1, "--n_head", 2, "--n_embd", 16, "--block_size", 16, "--batch_size", 4, "--warmup", 2)
+_CHARACTERS = ("--tokenizer_type", "character", *_TINY)
+_DEMO = Path(__file__).parents[4] / "deploy" / "demo_model" / "train.toml"
+
+
+def _options(story: Path, **given: Any) -> TrainOptions:
+    tiny = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "tokenizer_type": "character"}
+    return options_from(TrainOptions, {"data": str(story), "out": story.parent / "out", **tiny, **given})
+
+
+@pytest.mark.parametrize("model_type", ["Vanilla", "SASP", "Factored", "FactoredALiBi", "qwen3"])
+def test_a_trained_model_loads_with_its_tokenizer_and_can_be_cut(
+    cleangpt: Run, story: Path, tmp_path: Path, model_type: str
+) -> None:
+    out = tmp_path / "out"
+    ran = cleangpt("train", "--data", story, "--out", out, "--model_type", model_type, *_CHARACTERS, "--max_steps", 3)
+    assert ran.code == 0, ran.err
+    assert f"next:  splitlearn convert {out} --out {out}-parts\n       splitlearn up {out}-parts\n" in ran.out
+    model = AutoModelForCausalLM.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids_BT = torch.tensor([tokenizer.encode("A cat sat")])
+    assert model(ids_BT).logits.shape == (1, 9, len(tokenizer))
+    history = json.loads((out / "history.json").read_text())
+    assert len(history["losses"]) == 3
+    assert len(history["evaluations"]) == 1
+    assert (out / "curves.png").exists()
+    assert prepare(str(out)).write(tmp_path / "parts").n_layers == 1
+
+
+def test_a_bpe_tokenizer_is_trained_on_the_text(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    words = ("--vocab_size", 280, *_TINY, "--max_steps", 1, "--validation", 0, "--dtype", "bfloat16")
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
+    assert ran.code == 0, ran.err
+    assert "validation" not in ran.out
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "out"))
+
+
+def test_the_written_model_is_the_one_with_the_least_validation_loss(
+    cleangpt: Run, story: Path, tmp_path: Path
+) -> None:
+    # so large a rate that later weights are worse
+    words = (*_CHARACTERS, "--max_steps", 12, "--evaluate_every", 1, "--lr", 3, "--warmup", 12, "--clip_norm", 0)
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
+    assert ran.code == 0, ran.err
+    losses = [each["loss"] for each in json.loads((tmp_path / "out" / "history.json").read_text())["evaluations"]]
+    best = losses.index(min(losses)) + 1
+    assert best < 12
+    assert f"(the model of step {best} of 12)" in ran.out
+    kept = torch.load(tmp_path / "out" / "checkpoint" / "best.pt")["model"]
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in written.items())
+
+
+def test_a_finished_directory_is_not_trained_over(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--max_steps", 1)
+    assert cleangpt(*words).code == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    ran = cleangpt(*words)
+    assert ran.code == 2
+    assert "--resume" in ran.err
+    assert cleangpt(*words, "--resume").code == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert "max_steps was 1 and is now 2" in cleangpt(*words[:-1], 2, "--resume").err
+
+
+def test_early_stop_ends_a_training_that_learns_nothing(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    words = (*_CHARACTERS, "--max_steps", 50, "--evaluate_every", 1, "--lr", 1e-30, "--patience", 2)
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
+    assert ran.code == 0, ran.err
+    assert len(json.loads((tmp_path / "out" / "history.json").read_text())["losses"]) < 10
+
+
+def test_a_stopped_training_keeps_its_checkpoint_and_goes_on_to_the_same_losses(
+    cleangpt: Run, story: Path, tmp_path: Path
+) -> None:
+    def words(out: str) -> list[str]:
+        more = ("--max_steps", 300, "--dropout", 0.1, "--checkpoint_seconds", 1e9)
+        return [str(word) for word in ("train", "--data", story, "--out", tmp_path / out, *_CHARACTERS, *more)]
+
+    assert cleangpt(*words("whole")).code == 0
+    program = [sys.executable, "-m", "cleangpt.cli", *words("stopped")]
+    # sums depend on how many threads share them
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stderr is not None
+        # the bar appears with the first step
+        while b"0/300" not in running.stderr.read1(4096):
+            pass
+        running.send_signal(signal.SIGTERM)
+        out, _ = running.communicate(timeout=100)
+    assert running.returncode == 130, out
+    assert b"the same command with --resume goes on" in out
+    stopped = json.loads((tmp_path / "stopped" / "history.json").read_text())["losses"]
+    assert len(stopped) < 300
+    assert cleangpt(*words("stopped"), "--resume").code == 0
+    losses = [json.loads((tmp_path / each / "history.json").read_text())["losses"] for each in ("whole", "stopped")]
+    assert losses[0] == losses[1]
+
+
+def test_text_shorter_than_a_block_is_refused_and_nothing_is_written(
+    cleangpt: Run, story: Path, tmp_path: Path
+) -> None:
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--block_size", 5000)
+    assert ran.code == 1
+    assert "5001" in ran.err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(TextTooShortError):
+        gather(_options(story, block_size=5000))
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(story: Path) -> None:
+    with pytest.raises(ModelUnknownError, match="Factored, FactoredALiBi, SASP, Vanilla"):
+        gather(_options(story, model_type="Vanila"))
+
+
+def test_fields_that_a_model_lacks_are_refused(story: Path) -> None:
+    with pytest.raises(BadConfigError, match="head_dimension"):
+        gather(_options(story, model_type="qwen3", model={"head_dimension": 8}))
+    with pytest.raises(BadConfigError, match="head_dim"):
+        gather(_options(story, model={"head_dim": 8}))
+    with pytest.raises(UsageError, match=r"--alibi is for"):
+        gather(_options(story, model_type="qwen3", alibi=True))
+    with pytest.raises(BadConfigError, match="causal"):
+        gather(_options(story, model_type="t5"))
+
+
+def test_the_table_reaches_the_config(story: Path) -> None:
+    assert gather(_options(story, model={"n_inner": 24})).model.config.intermediate_size == 24
+    qwen = gather(_options(story, model_type="qwen3", model={"num_key_value_heads": 1, "head_dim": 8})).model.config
+    assert (qwen.num_key_value_heads, qwen.head_dim, qwen.hidden_size, qwen.max_position_embeddings) == (1, 8, 16, 16)
+
+
+def test_the_seed_decides_the_weights(story: Path) -> None:
+    def first(seed: int) -> torch.Tensor:
+        return next(gather(_options(story, seed=seed)).model.parameters())
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
+
+
+def test_the_shipped_model_is_made_of_its_settings_file() -> None:
+    options = options_from(TrainOptions, {}, _DEMO)
+    materials = gather(options)
+    parameters = sum(each.numel() for each in materials.model.parameters())
+    assert 2 * parameters < 9_000_000
+    shipped = json.loads((_DEMO.parent / "manifest.json").read_text())["config"]
+    found = materials.model.config.to_dict()
+    differing = {name for name, value in shipped.items() if found.get(name) != value}
+    assert differing <= {"architectures", "dtype", "transformers_version"}
+    tokenizer = json.loads((_DEMO.parent / "tokenizer.json").read_text())
+    assert materials.tokenizer.vocab_size == len(tokenizer["model"]["vocab"])
+    assert materials.questions
+    with pytest.raises(UsageError, match="trained on whole"):
+        gather(options_from(TrainOptions, {"validation": 0.1}, _DEMO))

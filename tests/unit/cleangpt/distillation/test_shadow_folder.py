@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from cleangpt.distillation.shadow import Shadow, ShadowConfig
+from cleangpt.distillation.shadow_folder import export_shadow, load_shadow
+from cleangpt.errors import ShadowFolderError, TrunkMismatchError
+
+
+@pytest.fixture
+def shadow() -> Shadow:
+    torch.manual_seed(0)
+    return Shadow(ShadowConfig(16, width=16, num_attention_heads=2, intermediate_size=8, fingerprint="these ends"))
+
+
+def test_what_was_exported_is_loaded_again(shadow: Shadow, tmp_path: Path) -> None:
+    again = load_shadow(export_shadow(shadow, tmp_path / "s"), fingerprint="these ends")
+    hidden_BTD = torch.randn(1, 4, 16)
+    assert torch.equal(again(hidden_BTD), shadow.eval()(hidden_BTD))
+    assert again.config.fingerprint == "these ends"
+
+
+def test_it_replaces_an_older_shadow_and_leaves_nothing_beside(shadow: Shadow, tmp_path: Path) -> None:
+    for _ in range(2):
+        export_shadow(shadow, tmp_path / "s")
+    assert [each.name for each in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_shadow_for_other_ends_is_refused_with_both_fingerprints(shadow: Shadow, tmp_path: Path) -> None:
+    export_shadow(shadow, tmp_path / "s")
+    with pytest.raises(TrunkMismatchError, match=r"\[these ends\].*\[others\]"):
+        load_shadow(tmp_path / "s", fingerprint="others")
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "other shape"])
+def test_damaged_weights_are_refused(shadow: Shadow, tmp_path: Path, harm: str) -> None:
+    file = export_shadow(shadow, tmp_path / "s") / "model.safetensors"
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif harm == "gone":
+        file.unlink()
+    else:
+        config = tmp_path / "s" / "config.json"
+        config.write_text(config.read_text().replace('"intermediate_size": 8', '"intermediate_size": 16'))
+    with pytest.raises(ShadowFolderError, match=r"model\.safetensors"):
+        load_shadow(tmp_path / "s")
+
+
+def test_a_folder_of_something_else_is_neither_read_nor_overwritten(shadow: Shadow, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ShadowFolderError, match=r"config\.json"):
+        load_shadow(tmp_path)
+    with pytest.raises(ShadowFolderError, match="no shadow"):
+        export_shadow(shadow, tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"

@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.agreement import top1_agreement
+from cleangpt.distillation.ends import Ends, ShadowedModel
+from cleangpt.distillation.shadow import Shadow, ShadowConfig
+from cleangpt.distillation.shadow_folder import load_shadow
+from cleangpt.distillation.shadow_trainer import ShadowTrainer
+from cleangpt.distillation.teacher import LocalTrunk
+from cleangpt.errors import TrunkMismatchError
+from splitlearn.loading import load_part
+
+
+@pytest.fixture
+def ends(tiny_weights: Path) -> Ends:
+    return Ends.load(tiny_weights)
+
+
+@pytest.fixture
+def trunk(tiny_weights: Path, ends: Ends) -> LocalTrunk:
+    return LocalTrunk(load_part(tiny_weights, "1-4"), ends.fingerprint)
+
+
+@pytest.fixture
+def texts() -> list[Batch]:
+    generator = torch.Generator().manual_seed(3)
+    return [Batch(torch.randint(384, (4, 8), generator=generator)) for _ in range(3)]
+
+
+def _shadow(n_layers: int = 1) -> Shadow:
+    torch.manual_seed(0)
+    return Shadow(ShadowConfig(64, width=32, num_hidden_layers=n_layers, intermediate_size=32))
+
+
+def test_it_learns_the_trunks_rows_layer_by_layer_and_then_the_predictions(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    shadow = _shadow(2)
+    trainer = ShadowTrainer(ends, trunk, shadow, texts, tmp_path)
+    before = trainer.shadow(torch.zeros(1, 1, 64))
+    results = trainer.train(hidden_epochs=6, logit_epochs=10, lr=5e-3)
+    assert list(results.stages) == ["block_00000", "block_00001", "end_to_end"]
+    assert results.steps == 3 * (6 + 6 + 10)
+    for history in results.stages.values():
+        assert sum(history.losses[-3:]) < sum(history.losses[:3])
+    assert before.shape == (1, 1, 64)
+    again = load_shadow(tmp_path / "shadow", fingerprint=ends.fingerprint)
+    assert all(map(torch.equal, again.parameters(), shadow.parameters()))
+
+
+def test_the_ends_stand_still(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    parameters = [*ends.bottom.parameters(), *ends.top.parameters()]
+    before = [each.clone() for each in parameters]
+    ShadowTrainer(ends, trunk, _shadow(), texts).train(1, 1)
+    assert all(map(torch.equal, before, parameters))
+
+
+def test_a_fit_that_was_killed_ends_as_an_uninterrupted_one(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    whole = ShadowTrainer(ends, trunk, _shadow(), texts, tmp_path / "whole")
+    whole.train(2, 2)
+    ShadowTrainer(ends, trunk, _shadow(), texts, tmp_path / "killed").train(2, 0)
+    resumed = ShadowTrainer(ends, trunk, _shadow(), texts, tmp_path / "killed")
+    resumed.train(2, 2)
+    assert all(map(torch.equal, whole.shadow.parameters(), resumed.shadow.parameters()))
+
+
+def test_padding_has_no_say(ends: Ends, trunk: LocalTrunk) -> None:
+    ids_BT = torch.tensor([[5, 6, 7, 8, 9, 0, 0]])
+    learned_BT = torch.tensor([[False, False, True, True, True, False, False]])
+    padded, bare = Batch(ids_BT, learned_BT), Batch(ids_BT[:, :5], learned_BT[:, :5])
+    losses = [ShadowTrainer(ends, trunk, _shadow(), [each]).train(1, 1) for each in (padded, bare)]
+    for stage in ("block_00000", "end_to_end"):
+        assert losses[0].stages[stage].losses == pytest.approx(losses[1].stages[stage].losses, rel=1e-4)
+
+
+def test_a_trunk_is_asked_once_for_every_batch(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    class Counting:
+        fingerprint = trunk.fingerprint
+        asked = 0
+
+        def hidden(self, hidden_BTD: Tensor, lengths: list[int]) -> Tensor:
+            self.asked += 1
+            assert lengths == [8, 8, 8, 8]
+            return trunk.hidden(hidden_BTD, lengths)
+
+    counting = Counting()
+    ShadowTrainer(ends, counting, _shadow(), texts).train(2, 3)
+    assert counting.asked == len(texts)
+
+
+def test_a_trunk_of_another_cut_is_refused(ends: Ends, tiny_weights: Path, texts: list[Batch]) -> None:
+    other = LocalTrunk(load_part(tiny_weights, "1-3"), Ends.load(tiny_weights, "1-3").fingerprint)
+    with pytest.raises(TrunkMismatchError, match=r"layers 1-3 of 5.*layers 1-4 of 5"):
+        ShadowTrainer(ends, other, _shadow(), texts)
+
+
+def test_agreement_counts_equal_first_choices(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    trainer = ShadowTrainer(ends, trunk, _shadow(), texts)
+    before = top1_agreement(ends, trunk, trainer.shadow, texts)
+    trainer.train(2, 60, lr=1e-2)
+    after = top1_agreement(ends, trunk, trainer.shadow, texts)
+    assert before < 0.5 < 0.6 < after
+
+
+def test_bottom_shadow_and_top_go_on_row_by_row(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    trainer = ShadowTrainer(ends, trunk, _shadow(), texts)
+    trainer.train(1, 1)
+    model = ShadowedModel(ends, trainer.shadow)
+    ids_T = texts[0].ids_BT[0]
+    whole_NV = model.logits(Batch(ids_T[None]))
+    cache = model.new_cache()
+    rows = [model.step(ids_T[:3], cache)] + [model.step(ids_T[t : t + 1], cache) for t in range(3, 7)]
+    assert cache.n_rows == 7
+    torch.testing.assert_close(torch.stack(rows), whole_NV[2:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_shadow_for_other_ends_does_not_run(ends: Ends) -> None:
+    with pytest.raises(TrunkMismatchError, match="the shadow is for"):
+        ShadowedModel(ends, _shadow())

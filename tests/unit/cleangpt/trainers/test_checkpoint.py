@@ -1,0 +1,141 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
+from cleangpt.trainers import Checkpoints, Training, TrainingSettings, WarmupCosine, train
+from cleangpt.trainers.checkpoint import load_best
+
+Make = Callable[..., PreTrainedModel]
+
+_SETTINGS = TrainingSettings(max_steps=6, schedule=WarmupCosine(peak=1e-2, warmup=1), evaluate_every=2)
+
+
+@pytest.fixture
+def training(counter: Make, numbers: Any, tmp_path: Path) -> Training:
+    """A finished one, with its checkpoint in tmp_path."""
+    done = Training(counter(), numbers(), _SETTINGS, checkpoints=Checkpoints(tmp_path, "numbers"))
+    train(done)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("settings", "identity", "said"),
+    [
+        (replace(_SETTINGS, weight_decay=0.5), "numbers", "weight_decay was 0.01 and is now 0.5"),
+        (replace(_SETTINGS, max_steps=8), "numbers", "max_steps was 6 and is now 8"),
+        (_SETTINGS, "letters", "its text or model is another"),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_refused_and_kept(
+    training: Training, counter: Make, tmp_path: Path, settings: TrainingSettings, identity: str, said: str
+) -> None:
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    model = counter()
+    other = replace(training, model=model, settings=settings, checkpoints=Checkpoints(tmp_path, identity))
+    with pytest.raises(CheckpointMismatchError, match=said):
+        train(other)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert all(torch.equal(mine, fresh) for mine, fresh in zip(model.parameters(), counter().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kept", [0, 10, 2000, -1])
+def test_a_checkpoint_cut_short_is_refused_and_kept(
+    training: Training, counter: Make, tmp_path: Path, kept: int
+) -> None:
+    file = tmp_path / "checkpoint.pt"
+    cut = file.read_bytes()[:kept]
+    file.write_bytes(cut)
+    with pytest.raises(CheckpointBrokenError, match=rf"checkpoint\.pt \({len(cut)} bytes\).*Nothing was changed"):
+        train(replace(training, model=counter()))
+    assert file.read_bytes() == cut
+
+
+@pytest.mark.parametrize("foreign", [{"model": {}}, [1, 2], {"format": "cleangpt checkpoint 1", "model": {}}])
+def test_a_file_that_another_program_saved_is_refused(
+    training: Training, counter: Make, tmp_path: Path, foreign: object
+) -> None:
+    torch.save(foreign, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointBrokenError, match="does not say"):
+        train(replace(training, model=counter()))
+
+
+def test_text_in_the_place_of_a_checkpoint_is_refused(training: Training, counter: Make, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_text("Once upon a time")
+    with pytest.raises(CheckpointBrokenError):
+        train(replace(training, model=counter()))
+
+
+def test_the_best_weights_are_kept(counter: Make, numbers: Any, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "numbers")
+    # a rate that rises beyond all reason: the last weights are worse than some before them
+    settings = TrainingSettings(max_steps=12, schedule=WarmupCosine(peak=3.0, warmup=12), evaluate_every=1)
+    validation = numbers(count=1, seed=8)
+    training = Training(counter(), numbers(), settings, validation=validation, checkpoints=checkpoints)
+    history = train(training)
+    assert history.best is not None
+    assert history.best.step < 12
+    best = counter()
+    assert load_best(checkpoints, best) == history.best.step
+    measured = train(
+        Training(best, numbers(), TrainingSettings(max_steps=1, schedule=WarmupCosine(1e-30, 0)), validation)
+    )
+    assert measured.evaluations[0].loss == pytest.approx(history.best.loss, rel=1e-5)
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config
+from cleangpt.data.batches import Batch, LazyBatches
+from cleangpt.trainers import Callback, Checkpoints, Training, TrainingSettings, WarmupCosine, train
+
+class Numbers:
+    def batches(self, epoch):
+        def make(index):
+            return Batch(torch.randint(30, (4, 8), generator=torch.Generator().manual_seed(100 * epoch + index)))
+        return LazyBatches(range(3), make)
+
+class Waits(Callback):
+    def on_checkpoint(self, run):
+        print(run.step, flush=True)
+        if sys.argv[2] == "wait":
+            sys.stdin.readline()
+
+torch.set_num_threads(1)
+torch.manual_seed(1)
+config = GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None)
+model = AutoModelForCausalLM.from_config(config)
+settings = TrainingSettings(max_steps=8, schedule=WarmupCosine(peak=1e-2, warmup=1))
+folder = Path(sys.argv[1])
+history = train(Training(model, Numbers(), settings, checkpoints=Checkpoints(folder, "n", every_steps=1),
+                         callbacks=[Waits()]))
+print(history.losses, [float(each.detach().double().sum()) for each in model.parameters()])
+"""
+
+
+def test_a_process_that_is_killed_midway_and_started_again_computes_the_same_numbers(tmp_path: Path) -> None:
+    def command(folder: str, how: str) -> list[str]:
+        return [sys.executable, "-c", _PROGRAM, str(tmp_path / folder), how]
+
+    whole = subprocess.run(command("whole", "run"), capture_output=True, text=True, check=True)
+    with subprocess.Popen(command("killed", "wait"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as dying:
+        assert dying.stdin is not None
+        assert dying.stdout is not None
+        for step in range(1, 5):
+            assert dying.stdout.readline() == f"{step}\n"
+            if step < 4:
+                dying.stdin.write("\n")
+                dying.stdin.flush()
+        dying.kill()
+    again = subprocess.run(command("killed", "run"), capture_output=True, text=True, check=True)
+    assert again.stdout.splitlines()[0] == "5"
+    assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]

@@ -1,0 +1,107 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from cleangpt.data.batches import Batch
+from cleangpt.errors import BatchFormatError
+from cleangpt.trainers.loaders import LoaderBatches, as_batch
+
+_IDS_BT = torch.arange(12).reshape(4, 3)
+
+
+class _Noisy(Dataset[Tensor]):
+    """Rows that are drawn at random when they are asked for."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.randint(1000, (4,))
+
+
+def _rows(batches: Sequence[Batch]) -> list[list[int]]:
+    return [row for batch in batches for row in batch.ids_BT.tolist()]
+
+
+def _loaders() -> list[DataLoader[Any]]:
+    rows = TensorDataset(torch.arange(20).reshape(10, 2))
+    return [
+        DataLoader(rows, batch_size=3, shuffle=True),
+        DataLoader(rows, batch_size=3, shuffle=True, generator=torch.Generator()),
+        DataLoader(rows, batch_size=3, sampler=RandomSampler(rows, generator=torch.Generator())),
+        DataLoader(_Noisy(), batch_size=2),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_an_epoch_is_the_same_whenever_it_is_asked_for_and_epochs_differ(which: int) -> None:
+    expected = _rows(LoaderBatches(_loaders()[which], seed=1).batches(2))
+    torch.randint(10, (7,))
+    again = LoaderBatches(_loaders()[which], seed=1)
+    assert _rows(again.batches(3)) != expected
+    assert _rows(again.batches(2)) == expected
+    assert _rows(LoaderBatches(_loaders()[which], seed=2).batches(2)) != expected
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_later_batch_can_be_asked_for_first(which: int) -> None:
+    whole = LoaderBatches(_loaders()[which], seed=1).batches(0)
+    expected = [each.ids_BT.tolist() for each in whole]
+    late = LoaderBatches(_loaders()[which], seed=1).batches(0)
+    assert late[2].ids_BT.tolist() == expected[2]
+    assert late[0].ids_BT.tolist() == expected[0]
+
+
+def test_what_else_draws_random_numbers_changes_no_row_and_is_not_changed() -> None:
+    expected = _rows(LoaderBatches(_loaders()[3], seed=1).batches(0))
+    torch.manual_seed(5)
+    alone = torch.rand(3).tolist()
+    torch.manual_seed(5)
+    batches, found, drawn = LoaderBatches(_loaders()[3], seed=1).batches(0), [], []
+    for index in range(3):
+        found.append(batches[index])
+        drawn.append(float(torch.rand(())))
+    assert _rows(found) == expected
+    assert drawn == alone
+
+
+def test_ids_alone_are_learned_whole() -> None:
+    for item in (_IDS_BT, [_IDS_BT], (_IDS_BT,), {"input_ids": _IDS_BT}, Batch(_IDS_BT)):
+        batch = as_batch(item)
+        assert batch.learned_BT is None
+        assert torch.equal(batch.ids_BT, _IDS_BT)
+
+
+def test_a_pair_of_ids_and_followers_becomes_rows_one_id_longer() -> None:
+    batch = as_batch((_IDS_BT[:, :-1], _IDS_BT[:, 1:]))
+    assert torch.equal(batch.ids_BT, _IDS_BT)
+
+
+def test_labels_and_padding_say_what_is_learned() -> None:
+    labels_BT = _IDS_BT.masked_fill(_IDS_BT < 2, -100)
+    mask_BT = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]])
+    batch = as_batch({"input_ids": _IDS_BT, "labels": labels_BT, "attention_mask": mask_BT})
+    assert batch.learned_BT is not None
+    assert batch.learned_BT.int().tolist() == [[0, 0, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("text", "found str"),
+        ({"ids": _IDS_BT}, "found dict"),
+        (_IDS_BT.float(), "float32"),
+        (_IDS_BT[0], r"\[3\]"),
+        (_IDS_BT[:, :1], "T of 2 or more"),
+        ((_IDS_BT, _IDS_BT), "shifted by one"),
+        ({"input_ids": _IDS_BT, "labels": _IDS_BT + 1}, "the loss shifts them"),
+        ({"input_ids": _IDS_BT, "attention_mask": torch.tensor([[0, 1, 1]] * 4)}, "padded on the right"),
+    ],
+)
+def test_what_is_no_rows_of_ids_is_refused_with_what_was_found(item: object, said: str) -> None:
+    with pytest.raises(BatchFormatError, match=said):
+        as_batch(item)
