@@ -11,13 +11,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
 
-# the one C source too: installing compiles it
-$(VENV)/run.stamp: pyproject.toml shared/splitlearn/linear/kernels.c
+# the C sources too: installing compiles them
+KERNELS := $(wildcard shared/splitlearn/kernels/*.[ch])
+$(VENV)/run.stamp: pyproject.toml $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -e ".[trunk,client]"
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml shared/splitlearn/linear/kernels.c
+$(VENV)/dev.stamp: pyproject.toml $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -e ".[dev]"
 	@touch $(VENV)/run.stamp $@

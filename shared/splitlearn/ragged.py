@@ -10,6 +10,7 @@ Shapes: T rows of all sessions, t rows of one, N rows that it then holds, H head
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import causal_mask_function
 
 from splitlearn.kv.store import SessionKV
+from splitlearn.kv.table import SessionTable
 
 NAME = "splitlearn_ragged"
 
@@ -55,29 +57,40 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         super().__init__()
         self.lengths: list[int] = []
         self.positions: list[int] = []
-        self.current = 0
+        self.table: SessionTable | None = None
+        self.layer = 0
+        self._kvs: list[SessionKV] = []
         self._rooms: list[Sequence[torch.Tensor]] = []
-        self._held: list[Sequence[torch.Tensor]] = []
+        self._held: dict[int, Sequence[torch.Tensor]] = {}
         self._masks: dict[tuple[int, MaskRule | None], torch.Tensor] = {}
 
     def begin(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> None:
         """Keeps of each session the first rows, as many as its second item says, and makes room for its third."""
+        self._kvs = [kv for kv, _, _ in sessions]
         self.positions = [position for _, position, _ in sessions]
         self.lengths = [count for _, _, count in sessions]
-        placed = [kv.place(position, count) for kv, position, count in sessions]
-        self._rooms = [room for room, _ in placed]
-        self._held = [held for _, held in placed]
+        for kv, position, count in sessions:
+            kv.place(position, count)
+        self.table = SessionTable.of(sessions)
+        if self.table is None:
+            self._rooms = [kv.views(position, count) for kv, position, count in sessions]
+        self._held.clear()
         self._masks.clear()
 
     def end(self) -> None:
-        self._rooms, self._held = [], []
+        self._kvs, self._rooms, self.table = [], [], None
+        self._held.clear()
         self._masks.clear()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Puts [1, K, T, d] where the sessions keep theirs, and gives them back as they are."""
-        self.current = 2 * layer_idx
+        self.layer = layer_idx
+        if self.table is not None:
+            self.table.keep(2 * layer_idx, key_states[0])
+            self.table.keep(2 * layer_idx + 1, value_states[0])
+            return key_states, value_states
         rooms = [room[2 * layer_idx] for room in self._rooms] + [room[2 * layer_idx + 1] for room in self._rooms]
         news = [*torch.split(key_states[0], self.lengths, 1), *torch.split(value_states[0], self.lengths, 1)]
         torch._foreach_copy_(rooms, news)
@@ -85,7 +98,9 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
 
     def held(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of one session in the layer that was updated last, [K, N, d]."""
-        return self._held[index][self.current], self._held[index][self.current + 1]
+        if index not in self._held:
+            self._held[index] = self._kvs[index].views(0, self.positions[index] + self.lengths[index])
+        return self._held[index][2 * self.layer], self._held[index][2 * self.layer + 1]
 
     def causal(self, index: int, like: torch.Tensor) -> torch.Tensor:
         """What to add to the scores [t, N] of one session, so that rows see themselves and what is before them."""
@@ -156,32 +171,65 @@ def attend(
     cache = _STEP.cache
     if cache is None:
         raise RuntimeError("ragged attention outside of a ragged step")
-    expand = getattr(module, "expand_kv", None)
-    outputs = []
-    for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1)):
-        keys_KNd, values_KNd = cache.held(index)
-        mask_TN = None
-        if query_HTd.shape[1] == 1:
-            start = None if attention_mask is None else attention_mask.first_seen(cache.positions[index])
-            if start:
-                keys_KNd, values_KNd = keys_KNd[:, start:], values_KNd[:, start:]
-            elif attention_mask is not None and start is None:
-                mask_TN = cache.ruled(index, attention_mask, query_HTd)
-        elif attention_mask is not None:
-            mask_TN = cache.ruled(index, attention_mask, query_HTd)
-        elif cache.positions[index] or softcap is not None or s_aux is not None:
-            mask_TN = cache.causal(index, query_HTd)
-        if expand is not None:
-            keys_KNd, values_KNd = (expanded[0] for expanded in expand(keys_KNd[None], values_KNd[None]))
-        if softcap is None and s_aux is None:
-            is_causal = mask_TN is None and query_HTd.shape[1] > 1
-            outputs.append(_fused(query_HTd, keys_KNd, values_KNd, mask_TN, is_causal, scaling))
-        else:
-            outputs.append(_by_hand(query_HTd, keys_KNd, values_KNd, mask_TN, scaling, softcap, s_aux))
+    how = _How(getattr(module, "expand_kv", None), scaling, softcap, s_aux)
+    starts = [0] * len(cache.lengths)
+    table = cache.table if how.is_plain else None
+    if table is not None and attention_mask is not None:
+        ones = zip(cache.positions, cache.lengths, strict=True)
+        firsts = [attention_mask.first_seen(position) if count == 1 else 0 for position, count in ones]
+        starts = [first for first in firsts if first is not None]
+        table = table if len(starts) == len(firsts) else None
+    if table is not None:
+        output_THd = table.attend(cache.layer, query[0], starts, scaling)
+        spans = torch.split(output_THd, cache.lengths)
+        for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1) if max(cache.lengths) > 1 else ()):
+            if query_HTd.shape[1] > 1:
+                spans[index].copy_(_attend_one(cache, index, query_HTd, attention_mask, how).transpose(0, 1))
+        return output_THd[None], None
+    queries = torch.split(query[0], cache.lengths, 1)
+    outputs = [_attend_one(cache, index, each, attention_mask, how) for index, each in enumerate(queries)]
     by_row = [output_HTd.transpose(0, 1) for output_HTd in outputs]
     # in one piece, as models expect that go on with a view
     output_THd = by_row[0].contiguous() if len(by_row) == 1 else torch.cat(by_row)
     return output_THd[None], None
+
+
+@dataclass(frozen=True)
+class _How:
+    """What an architecture does to its keys, scores and weights."""
+
+    expand: Callable[..., Sequence[torch.Tensor]] | None
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.expand is None and self.softcap is None and self.sinks is None
+
+
+def _attend_one(
+    cache: RaggedCache, index: int, query_HTd: torch.Tensor, rule: MaskRule | None, how: _How
+) -> torch.Tensor:
+    """One session: [H, t, d]."""
+    keys_KNd, values_KNd = cache.held(index)
+    mask_TN = None
+    if query_HTd.shape[1] == 1:
+        start = None if rule is None else rule.first_seen(cache.positions[index])
+        if start:
+            keys_KNd, values_KNd = keys_KNd[:, start:], values_KNd[:, start:]
+        elif rule is not None and start is None:
+            mask_TN = cache.ruled(index, rule, query_HTd)
+    elif rule is not None:
+        mask_TN = cache.ruled(index, rule, query_HTd)
+    elif cache.positions[index] or how.softcap is not None or how.sinks is not None:
+        mask_TN = cache.causal(index, query_HTd)
+    if how.expand is not None:
+        keys_KNd, values_KNd = (expanded[0] for expanded in how.expand(keys_KNd[None], values_KNd[None]))
+    if how.softcap is None and how.sinks is None:
+        is_causal = mask_TN is None and query_HTd.shape[1] > 1
+        return _fused(query_HTd, keys_KNd, values_KNd, mask_TN, is_causal, how.scaling)
+    return _by_hand(query_HTd, keys_KNd, values_KNd, mask_TN, how)
 
 
 def _fused(
@@ -214,25 +262,25 @@ def _by_hand(
     keys_KNd: torch.Tensor,
     values_KNd: torch.Tensor,
     mask_TN: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float | None,
-    sinks_H: torch.Tensor | None,
+    how: _How,
 ) -> torch.Tensor:
     """Scores that are capped, or of which each head gives some to a sink (the weight of a row that is not there)."""
     heads, count, width = query_HTd.shape
     shared = heads // keys_KNd.shape[0]
     query_KSTd = query_HTd.reshape(-1, shared * count, width)
-    scores_KSTN = torch.matmul(query_KSTd, keys_KNd.transpose(1, 2)) * (width**-0.5 if scaling is None else scaling)
+    scores_KSTN = torch.matmul(query_KSTd, keys_KNd.transpose(1, 2)) * (
+        width**-0.5 if how.scaling is None else how.scaling
+    )
     scores_HTN = scores_KSTN.view(heads, count, -1)
-    if softcap is not None:
-        scores_HTN = torch.tanh(scores_HTN / softcap) * softcap
+    if how.softcap is not None:
+        scores_HTN = torch.tanh(scores_HTN / how.softcap) * how.softcap
     if mask_TN is not None:
         scores_HTN = scores_HTN + mask_TN
-    if sinks_H is not None:
-        sinks_HT1 = sinks_H.reshape(-1, 1, 1).expand(-1, count, 1).to(scores_HTN.dtype)
+    if how.sinks is not None:
+        sinks_HT1 = how.sinks.reshape(-1, 1, 1).expand(-1, count, 1).to(scores_HTN.dtype)
         scores_HTN = torch.cat([scores_HTN, sinks_HT1], dim=-1)
     weights_HTN = torch.softmax(scores_HTN, dim=-1, dtype=torch.float32).to(query_HTd.dtype)
-    if sinks_H is not None:
+    if how.sinks is not None:
         weights_HTN = weights_HTN[..., :-1]
     weights_KSTN = weights_HTN.reshape(-1, shared * count, weights_HTN.shape[-1])
     return torch.matmul(weights_KSTN, values_KNd).view(heads, count, -1)

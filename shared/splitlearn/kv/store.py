@@ -3,7 +3,6 @@
 Shapes: H heads, C capacity in rows, N rows held, d width of a head.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,27 +53,18 @@ class SessionKV:
     def __repr__(self) -> str:
         return f"<SessionKV {self.n_rows} rows, room for {self._capacity}>"
 
-    def place(self, position: int, count: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """Keeps the first `position` rows and makes room for `count` more.
+    @property
+    def block(self) -> torch.Tensor | None:
+        """All tensors as they lie, [tensors, H, C, d]; None if they differ in shape, or nothing was placed."""
+        return self._blocks[0] if len(self._blocks) == 1 else None
 
-        Returns:
-            For each of the layout's shapes the room, [H, count, d], and all rows, [H, position + count, d].
-        """
+    def place(self, position: int, count: int) -> None:
+        """Keeps the first `position` rows and makes room for `count` more."""
         self._reserve(position + count)
         self.n_rows = position + count
-        return self._views(position, count), self._views(0, self.n_rows)
 
-    def truncate(self, position: int) -> None:
-        """Keeps at most the first `position` rows."""
-        self.n_rows = min(self.n_rows, position)
-
-    @torch.inference_mode()
-    def copy_from(self, other: "SessionKV", count: int) -> None:
-        """Takes over the first `count` rows of another session with the same layout."""
-        room, _ = self.place(0, count)
-        torch._foreach_copy_(list(room), other._views(0, count))
-
-    def _views(self, start: int, count: int) -> list[torch.Tensor]:
+    def views(self, start: int, count: int) -> list[torch.Tensor]:
+        """Rows from `start` on, [H, count, d] for each of the layout's shapes."""
         groups = self.layout.groups
         if len(groups) == 1:
             return list(self._blocks[0].narrow(2, start, count).unbind(0))
@@ -83,6 +73,16 @@ class SessionKV:
             for index, view in zip(indices, block.narrow(2, start, count).unbind(0), strict=True):
                 views[index] = view
         return views
+
+    def truncate(self, position: int) -> None:
+        """Keeps at most the first `position` rows."""
+        self.n_rows = min(self.n_rows, position)
+
+    @torch.inference_mode()
+    def copy_from(self, other: "SessionKV", count: int) -> None:
+        """Takes over the first `count` rows of another session with the same layout."""
+        self.place(0, count)
+        torch._foreach_copy_(self.views(0, count), other.views(0, count))
 
     def _reserve(self, n_rows: int) -> None:
         if n_rows <= self._capacity:

@@ -1,45 +1,17 @@
-"""A bf16 linear layer by kernels of our own (kernels.c): each weight is read once, at the speed of memory.
-
-They are compiled when the package is installed where a C compiler is at hand, and run on x86 processors with AVX-512
-BF16; elsewhere oneDNN's and torch's kernels do the work.
+"""A bf16 linear layer by kernels of our own (kernels/linear.c): each weight is read once, at the speed of memory.
 
 Shapes: R rows, K inputs, N outputs, P panels of 16 outputs, ... any leading dimensions.
 """
-
-import ctypes
-import logging
-from collections.abc import Callable
-from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from splitlearn.kernels import kernels
 from splitlearn.linear.int8 import quantize
 from splitlearn.linear.pages import Span
 
 _PANEL = 16
-
-Kernel = Callable[[int, int, int | None, int | None, int, int, int, int, int], None]
-
-
-@cache
-def _kernel() -> Kernel | None:
-    """`splitlearn_linear` of kernels.c; None where it was not compiled or the processor lacks its instructions."""
-    files = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
-    file = next((each for each in files if each.exists()), None)
-    if file is None or not torch.cpu._is_avx512_bf16_supported():
-        return None
-    try:
-        function = ctypes.CDLL(str(file)).splitlearn_linear
-    except (OSError, AttributeError) as error:
-        logging.getLogger(__name__).warning("the kernels of %s cannot be used: %s", file.name, error)
-        return None
-    function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_uint]
-    function.restype = None
-    return function
 
 
 class NativeLinear(nn.Module):
@@ -53,10 +25,10 @@ class NativeLinear(nn.Module):
         self._hold(weight_NK.detach(), None, bias_N)
 
     def _hold(self, numbers_NK: torch.Tensor, scale_N: torch.Tensor | None, bias_N: torch.Tensor | None) -> None:
-        kernel = _kernel()
-        if kernel is None:
+        library = kernels()
+        if library is None:
             raise RuntimeError("the native kernels do not run here: ask supports() first")
-        self._kernel = kernel
+        self._multiply = library.linear
         self.out_features, self.in_features = numbers_NK.shape
         self.bias = None if bias_N is None else nn.Parameter(bias_N.detach().clone(), requires_grad=False)
         self.scale_N = None if scale_N is None else nn.Parameter(scale_N, requires_grad=False)
@@ -69,7 +41,7 @@ class NativeLinear(nn.Module):
     def supports(weight: torch.Tensor) -> bool:
         """Whether the kernels multiply by such a weight [N, K], on this machine."""
         fits = weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and weight.shape[1] % 2 == 0
-        return fits and _kernel() is not None
+        return fits and kernels() is not None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -88,7 +60,7 @@ class NativeLinear(nn.Module):
             raise RuntimeError(f"expected bf16 [..., {self.in_features}], found {input.dtype} {list(input.shape)}")
         input = input.contiguous()  # noqa: A001
         output = input.new_empty((*input.shape[:-1], self.out_features))
-        self._kernel(
+        self._multiply(
             input.data_ptr(),
             self._packed.data_ptr(),
             None if self.scale_N is None else self.scale_N.data_ptr(),

@@ -1,4 +1,4 @@
-"""Replace the linear layers of a filled module by ones that read memory faster; any architecture.
+"""Replace the linear layers of a filled module, and what stands between them, by faster ones; any architecture.
 
 Shapes: K inputs, N outputs.
 """
@@ -14,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from splitlearn.errors import BadDevice
+from splitlearn.fused import fuse
 from splitlearn.linear.int8 import Int8Linear
 from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
@@ -54,7 +55,7 @@ def resolve_quantization(name: str) -> str:
 
 
 def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
-    """Replaces, in place, every linear layer that gains by it, and frees the weights that they held.
+    """Replaces, in place, every linear layer that gains by it, and frees their weights; fuses norms and gates.
 
     Modules on other devices than the CPU, and dtypes without a packed kernel here, stay as they are, and so do layers
     whose weight the model's code reads itself: unpacking it at each step would cost more than is gained. What is tied
@@ -85,6 +86,7 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
                 replaced[child] = _replace(child, quantization, made)
             parent._modules[name] = replaced[child]
     _own_small_tensors(module)
+    fuse(module)
     prefer_huge_pages([linear.span for linear in made])
     n_linears = sum(old is not new for old, new in replaced.items())
     return PackedBytes(n_linears, sum(linear.span.n_bytes for linear in made))

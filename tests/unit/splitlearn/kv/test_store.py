@@ -21,14 +21,14 @@ def filled(shapes: tuple[tuple[int, int], ...], count: int, seed: int) -> list[t
 def write(kv: SessionKV, position: int, count: int, seed: int) -> list[torch.Tensor]:
     """Puts random rows at `position` and returns them."""
     news = filled(kv.layout.shapes, count, seed)
-    room, _ = kv.place(position, count)
-    for space, new in zip(room, news, strict=True):
+    kv.place(position, count)
+    for space, new in zip(kv.views(position, count), news, strict=True):
         space.copy_(new)
     return news
 
 
 def held(kv: SessionKV) -> list[torch.Tensor]:
-    return list(kv.place(kv.n_rows, 0)[1])
+    return kv.views(0, kv.n_rows)
 
 
 def same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
@@ -50,7 +50,8 @@ def test_shapes_that_are_alike_share_a_tensor() -> None:
 def test_room_and_rows_have_the_shapes_of_the_layout_in_its_order(layout: KVLayout) -> None:
     kv = SessionKV(layout)
     kv.place(0, 3)
-    room, rows = kv.place(3, 2)
+    kv.place(3, 2)
+    room, rows = kv.views(3, 2), kv.views(0, 5)
     assert [tuple(view.shape) for view in room] == [(heads, 2, width) for heads, width in layout.shapes]
     assert [tuple(view.shape) for view in rows] == [(heads, 5, width) for heads, width in layout.shapes]
     assert kv.n_rows == 5
@@ -60,12 +61,13 @@ def test_room_and_rows_have_the_shapes_of_the_layout_in_its_order(layout: KVLayo
 def test_what_is_written_into_the_room_is_seen_in_the_rows(layout: KVLayout) -> None:
     kv = SessionKV(layout)
     first = write(kv, 0, 3, seed=0)
-    room, rows = kv.place(3, 2)
+    kv.place(3, 2)
+    room, rows = kv.views(3, 2), kv.views(0, 5)
     news = filled(layout.shapes, 2, seed=1)
     with torch.inference_mode():
         for space, new in zip(room, news, strict=True):
             space.copy_(new)
-    assert same(list(rows), [torch.cat(both, 1) for both in zip(first, news, strict=True)])
+    assert same(rows, [torch.cat(both, 1) for both in zip(first, news, strict=True)])
 
 
 @layouts
@@ -120,7 +122,7 @@ def test_a_session_that_a_model_has_written_to_can_take_over_rows_when_none_runs
 
 
 def capacity(kv: SessionKV) -> int:
-    storage = kv.place(kv.n_rows, 0)[1][0].untyped_storage()
+    storage = kv.views(0, kv.n_rows)[0].untyped_storage()
     return storage.nbytes() // kv.layout.row_bytes
 
 

@@ -4,22 +4,13 @@
    [panels][pairs of inputs][16][2], as bf16 or as int8 levels. One load then feeds one multiplication per row.
 
    Each output is summed in fp32 in the order of its inputs, whatever the other rows are: a row's result does not depend
-   on who shares the step. Threads are those of torch, by the entry point of the OpenMP runtime that torch has loaded. */
+   on who shares the step. */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "kernels.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum { PANEL = 16, MOST_PANELS = 2, MOST_ROWS = 14, MOST_ROWS_OF_LEVELS = 2 * MOST_ROWS };
-
-typedef uint16_t bf16;
 
 typedef struct {
     const bf16 *rows;
@@ -29,10 +20,6 @@ typedef struct {
     bf16 *outputs;
     long n_rows, n_inputs, n_outputs;
 } Product;
-
-extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, unsigned flags);
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
 
 INLINE __m512bh load_pair(const void *weight, long pair, int is_int8) {
     if (!is_int8) return (__m512bh)_mm512_loadu_si512((const bf16 *)weight + pair * 2 * PANEL);
@@ -48,18 +35,11 @@ INLINE __m512bh both_inputs(const bf16 *inputs) {
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-INLINE __m512 widened(__mmask16 mask, const bf16 *numbers) {
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, numbers));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
 INLINE void store(const Product *product, __m512 sum, long row, long output) {
-    long left = product->n_outputs - output;
-    __mmask16 mask = left >= PANEL ? 0xffff : (__mmask16)((1 << left) - 1);
+    const __mmask16 mask = first_of_16(product->n_outputs - output);
     if (product->scales) sum = _mm512_mul_ps(sum, widened(mask, product->scales + output));
     if (product->bias) sum = _mm512_add_ps(sum, widened(mask, product->bias + output));
-    bf16 *to = product->outputs + row * product->n_outputs + output;
-    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(sum));
+    narrow(product->outputs + row * product->n_outputs + output, mask, sum);
 }
 
 /* All sums of a block stay in registers; n_rows, n_panels and is_int8 are constants wherever this is inlined. */

@@ -1,0 +1,129 @@
+"""Norms and gates in one pass each, in place of the five to eight operations that models spell them out in.
+
+A module is replaced where it is found to compute what ours does: it is asked, on random rows, and compared. So this
+holds for any architecture that has such modules, under whatever name, and changes nothing in the others.
+
+Shapes: D width, ... any leading dimensions.
+"""
+
+import inspect
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers.activations import SiLUActivation
+
+from splitlearn.kernels import kernels
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_PROBE_ROWS = 5
+# results are bf16 numbers that may differ in their last bit, where sums were added up in another order
+_TOLERANCE = 2**-7
+
+
+class NativeRMSNorm(nn.Module):
+    """Root mean square norm of bf16 rows (Zhang & Sennrich 2019, arXiv 1910.07467), sums in fp32.
+
+    Args:
+        adds_one: the weight is an offset to one, and the result is rounded once, as in Gemma; else the normed row is
+            rounded before it is weighed, as in Llama.
+    """
+
+    def __init__(self, weight_D: torch.Tensor, epsilon: float, adds_one: bool) -> None:
+        super().__init__()
+        library = kernels()
+        if library is None:
+            raise RuntimeError("the native kernels do not run here: ask kernels() first")
+        self._norm = library.rms_norm
+        self.weight = nn.Parameter(weight_D.detach(), requires_grad=False)
+        self.epsilon, self.adds_one = epsilon, adds_one
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., D] to the same."""
+        rows = rows.contiguous()
+        width = self.weight.shape[0]
+        if rows.dtype is not torch.bfloat16 or rows.shape[-1] != width:
+            raise RuntimeError(f"expected bf16 [..., {width}], found {rows.dtype} {list(rows.shape)}")
+        output = torch.empty_like(rows)
+        addresses = rows.data_ptr(), self.weight.data_ptr(), output.data_ptr()
+        n_rows, adds_one = rows.numel() // width, int(self.adds_one)
+        self._norm(*addresses, n_rows, width, self.epsilon, adds_one, torch.get_num_threads())
+        return output
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.epsilon}, adds_one={self.adds_one}"
+
+
+class NativeGatedMLP(nn.Module):
+    """`down(silu(gate(x)) * up(x))` of bf16 rows (Shazeer 2020, arXiv 2002.05202) with the gate in one pass."""
+
+    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module) -> None:
+        super().__init__()
+        library = kernels()
+        if library is None:
+            raise RuntimeError("the native kernels do not run here: ask kernels() first")
+        self._gate = library.silu_gate
+        self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., D] to the same."""
+        gates, values = self.gate_proj(rows).contiguous(), self.up_proj(rows).contiguous()
+        output = torch.empty_like(values)
+        addresses = gates.data_ptr(), values.data_ptr(), output.data_ptr()
+        self._gate(*addresses, output.numel(), torch.get_num_threads())
+        return torch.as_tensor(self.down_proj(output))
+
+
+@torch.inference_mode()
+def fuse(module: nn.Module) -> int:
+    """Replaces, in place, the norms and gated units that our kernels compute; returns how many.
+
+    Only bf16 on the CPU, and only for inference.
+    """
+    if kernels() is None:
+        return 0
+    replaced: dict[nn.Module, nn.Module] = {}
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child is None or any(getattr(each, hooks) for each in child.modules() for hooks in _HOOKS):
+                continue
+            if child not in replaced:
+                replaced[child] = next((ours for ours in _candidates(child) if _agree(child, ours)), child)
+            parent._modules[name] = replaced[child]
+    return sum(old is not new for old, new in replaced.items())
+
+
+def _candidates(module: nn.Module) -> Iterator[nn.Module]:
+    """What may compute the same as `module`, by its looks."""
+    if isinstance(module, NativeRMSNorm | NativeGatedMLP):
+        return
+    children = dict(module.named_children())
+    own = set(module._parameters)
+    if type(module).__name__.endswith("RMSNorm") and not children and own == {"weight"}:
+        named = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
+        epsilon = next((value for value in named if isinstance(value, float)), None)
+        weight_D = module.get_parameter("weight")
+        if epsilon is not None and _is_ours(weight_D) and weight_D.ndim == 1:
+            yield from (NativeRMSNorm(weight_D, epsilon, adds_one) for adds_one in (False, True))
+    if set(children) == _GATED and not own and isinstance(children["act_fn"], nn.SiLU | SiLUActivation):
+        yield NativeGatedMLP(*(children[name] for name in ("gate_proj", "up_proj", "down_proj")))
+
+
+def _agree(theirs: nn.Module, ours: nn.Module) -> bool:
+    """Whether both give the same for random rows of several sizes, but for the last bit."""
+    takes = [p for p in inspect.signature(theirs.forward).parameters.values() if p.default is p.empty]
+    width = ours.weight.shape[0] if isinstance(ours, NativeRMSNorm) else getattr(theirs.gate_proj, "in_features", None)
+    if len(takes) != 1 or not isinstance(width, int) or not all(_is_ours(each) for each in ours.parameters()):
+        return False
+    dice = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, _PROBE_ROWS, width, generator=dice) * torch.tensor([1e-3, 0.1, 1.0, 10.0, 100.0])[:, None]
+    found, expected = ours(rows.bfloat16()), theirs(rows.bfloat16())
+    if found.shape != expected.shape or found.dtype is not expected.dtype:
+        return False
+    size = expected.float().abs().amax(-1, keepdim=True)
+    return bool(((found.float() - expected.float()).abs() <= _TOLERANCE * size).all())
+
+
+def _is_ours(tensor: torch.Tensor) -> bool:
+    return tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"

@@ -1,0 +1,50 @@
+"""Kernels of our own, in C: compiled when the package is installed where a C compiler is at hand.
+
+They run on x86 processors with AVX-512 BF16, on the threads of torch. Everything that they do is done without them
+too, by torch and oneDNN, more slowly.
+"""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+_POINTER, _LONG, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_uint
+
+
+class Kernels:
+    """The functions of one compiled library. Addresses are those of bf16 numbers where nothing else is said."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.linear = _function(library, "splitlearn_linear", [_POINTER] * 5 + [_LONG] * 3 + [_UNSIGNED])
+        attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
+        self.attend = _function(library, "splitlearn_attend", [*attend, ctypes.c_float, _UNSIGNED])
+        norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
+        self.rms_norm = _function(library, "splitlearn_rms_norm", norm)
+        self.silu_gate = _function(library, "splitlearn_silu_gate", [_POINTER] * 3 + [_LONG, _UNSIGNED])
+        keep = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG]
+        self.keep = _function(library, "splitlearn_keep", keep)
+
+
+@cache
+def kernels() -> Kernels | None:
+    """What was compiled; None where nothing was, or the processor lacks the instructions."""
+    files = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
+    file = next((each for each in files if each.exists()), None)
+    if file is None or not torch.cpu._is_avx512_bf16_supported():
+        return None
+    try:
+        return Kernels(ctypes.CDLL(str(file)))
+    except (OSError, AttributeError) as error:
+        logging.getLogger(__name__).warning("%s cannot be used, torch does its work: %s", file.name, error)
+        return None
+
+
+def _function(library: ctypes.CDLL, name: str, arguments: Sequence[type]) -> "ctypes._NamedFuncPointer":
+    function = getattr(library, name)
+    function.argtypes, function.restype = arguments, None
+    return function  # type: ignore[no-any-return]

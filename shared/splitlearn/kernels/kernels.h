@@ -1,0 +1,51 @@
+/* What the kernels have in common: x86 processors with AVX-512 BF16, and the threads of torch. */
+
+#ifndef SPLITLEARN_KERNELS_H
+#define SPLITLEARN_KERNELS_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef uint16_t bf16;
+
+/* Entry points of the OpenMP runtime that torch has loaded already: a second one would fight it for the cores. */
+extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, unsigned flags);
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+
+/* The numbers that the mask names, as fp32; zeros for the others. */
+INLINE __m512 widened(__mmask16 mask, const bf16 *numbers) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, numbers));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+INLINE void narrow(bf16 *to, __mmask16 mask, __m512 numbers) {
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(numbers));
+}
+
+/* The first `left` of 16, or all. */
+INLINE __mmask16 first_of_16(long left) { return left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1); }
+
+/* e^x for x <= 0: a power of two times the series of e^r for |r| <= ln(2) / 2, off by 2e-7 of itself at most; zero
+   from where fp32 ends. */
+INLINE __m512 exponential(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-127.f));
+    __m512 power = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+    __m512 r = _mm512_fnmadd_ps(power, _mm512_set1_ps(0.693145752f), x);
+    r = _mm512_fnmadd_ps(power, _mm512_set1_ps(1.42860677e-6f), r);
+    static const float series[] = {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f};
+    __m512 sum = _mm512_set1_ps(series[0]);
+    UNROLL for (int i = 1; i < 7; i++) sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(series[i]));
+    return _mm512_scalef_ps(sum, power);
+}
+
+#endif
+#endif
