@@ -181,9 +181,13 @@ def attend(
         table = table if len(starts) == len(firsts) else None
     if table is not None:
         output_THd = table.attend(cache.layer, query[0], starts, scaling)
+        if max(cache.lengths) == 1:
+            return output_THd[None], None
         spans = torch.split(output_THd, cache.lengths)
-        for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1) if max(cache.lengths) > 1 else ()):
-            if query_HTd.shape[1] > 1:
+        for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1)):
+            if query_HTd.shape[1] > 1 and attention_mask is None:
+                table.attend_prompt(cache.layer, index, query[0], output_THd, scaling)
+            elif query_HTd.shape[1] > 1:
                 spans[index].copy_(_attend_one(cache, index, query_HTd, attention_mask, how).transpose(0, 1))
         return output_THd[None], None
     queries = torch.split(query[0], cache.lengths, 1)

@@ -125,8 +125,7 @@ class Engine:
         names = self._kept.whole_blocks(names, session.reached)
         is_quiet = session.number not in self._tasks and session.begins_with is None
         if names and is_quiet:
-            kv = self._runner.go_back(session.kv, len(names) * self.limits.block_rows)
-            self._kept.keep(session.number, names, kv)
+            self._kept.keep(session.number, names, session.kv)
         self.close(session)
 
     def close(self, session: EngineSession) -> None:

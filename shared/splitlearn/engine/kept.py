@@ -36,7 +36,7 @@ class KeptRows:
         return () if not self._index.most or self._index.has(names) else names
 
     def keep(self, session: int, names: Sequence[bytes], kv: Any) -> None:
-        """Takes over the pages of a session and its rows `kv`, which are just the blocks `names`."""
+        """Takes over the pages of a session and its rows `kv`, which begin with the blocks `names`."""
         owner = -1 - session
         self._ledger.hold(session, len(names) * self._block_rows)
         self._ledger.hand_over(session, owner)

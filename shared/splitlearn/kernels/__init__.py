@@ -23,6 +23,9 @@ class Kernels:
         self.linear = _function(library, "splitlearn_linear", [_POINTER] * 5 + [_LONG] * 3 + [_UNSIGNED])
         attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
         self.attend = _function(library, "splitlearn_attend", [*attend, ctypes.c_float, _UNSIGNED])
+        prompt = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
+        prompt += [ctypes.c_float, _POINTER, _POINTER, _UNSIGNED]
+        self.attend_prompt = _function(library, "splitlearn_attend_prompt", prompt)
         norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.rms_norm = _function(library, "splitlearn_rms_norm", norm)
         self.silu_gate = _function(library, "splitlearn_silu_gate", [_POINTER] * 3 + [_LONG, _UNSIGNED])

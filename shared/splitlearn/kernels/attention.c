@@ -1,4 +1,5 @@
-/* Attention of sessions that bring one row each, over the keys and values where the sessions keep them.
+/* Attention over keys and values where the sessions keep them: of all sessions that bring one row, or of the many rows
+   of one prompt.
 
    A session keeps all its tensors in one block, [tensors][heads][capacity][width] in bf16: of layer i the keys are
    tensor 2i and the values tensor 2i + 1. Scores, their softmax and the sums over values are fp32. */
@@ -169,6 +170,155 @@ void splitlearn_keep(const void *sessions, long n_sessions, long tensor, const v
             for (long row = 0; row < session->n_new; row++)
                 memcpy(to + row * width, from + row * row_stride, width * sizeof(bf16));
         }
+}
+
+/* The rows of one session's prompt: each sees those before it and itself. */
+typedef struct {
+    const Session *session;
+    long layer;
+    const bf16 *queries;
+    long head_stride, row_stride;
+    bf16 *outputs; /* of the whole step, [rows][heads][width] */
+    long n_heads, n_kv_heads, width;
+    float scaling;
+    bf16 *keys, *values; /* of each head in panels, see in_panels() */
+    long next;
+} Prompt;
+
+enum { KEYS_AT_ONCE = MOST_PANELS * PANEL };
+
+static long padded(long n, long to) { return (n + to - 1) / to * to; }
+
+/* One head's keys as panels of 16 rows, its values as panels of 16 columns with pairs of rows: both sides of attention
+   are then products like those of a linear layer. Rows and columns that are not there are zeros. */
+static void in_panels(const Prompt *prompt, long kv_head) {
+    const Session *session = prompt->session;
+    const long n_rows = session->n_rows, width = prompt->width, stride = padded(n_rows, KEYS_AT_ONCE);
+    const bf16 *keys = session->block + 2 * prompt->layer * session->tensor_stride + kv_head * session->head_stride;
+    const bf16 *values = keys + session->tensor_stride;
+    bf16 *key_panels = prompt->keys + kv_head * stride * width;
+    for (long row = 0; row < stride; row++) {
+        bf16 *to = key_panels + row / PANEL * PANEL * width + row % PANEL * 2;
+        for (long column = 0; column < width; column += 2)
+            if (row < n_rows) memcpy(to + column * PANEL, keys + row * width + column, 2 * sizeof(bf16));
+            else memset(to + column * PANEL, 0, 2 * sizeof(bf16));
+    }
+    const long n_columns = padded(width, PANEL);
+    bf16 *value_panels = prompt->values + kv_head * stride * n_columns;
+    for (long row = 0; row < stride; row++)
+        for (long column = 0; column < n_columns; column++)
+            value_panels[column / PANEL * PANEL * stride + row / 2 * 2 * PANEL + column % PANEL * 2 + row % 2] =
+                row < n_rows && column < width ? values[row * width + column] : 0;
+}
+
+static void panels_share(void *data) {
+    Prompt *prompt = data;
+    for (long head; (head = __atomic_fetch_add(&prompt->next, 1, __ATOMIC_RELAXED)) < prompt->n_kv_heads;)
+        in_panels(prompt, head);
+}
+
+/* A block of rows of one head: what it is made of, and room for what comes between. */
+typedef struct {
+    const Prompt *prompt;
+    const bf16 *keys, *values;
+    bf16 *queries, *weights;
+    float *scores;
+    long stride; /* of weights and scores */
+    long n_seen; /* keys, a multiple of KEYS_AT_ONCE */
+    bf16 *outputs;
+    float totals[MOST_ROWS];
+} Rows;
+
+INLINE void score_rows(int n_rows, const Rows *rows) {
+    const long width = rows->prompt->width;
+    for (long key = 0; key < rows->n_seen; key += KEYS_AT_ONCE) {
+        __m512 sums[MOST_ROWS * MOST_PANELS];
+        multiply(n_rows, 2, 0, rows->queries, width, rows->keys + key * width, PANEL * width * 2, width / 2, sums);
+        UNROLL for (int i = 0; i < n_rows; i++) {
+            _mm512_storeu_ps(rows->scores + i * rows->stride + key, sums[2 * i]);
+            _mm512_storeu_ps(rows->scores + i * rows->stride + key + PANEL, sums[2 * i + 1]);
+        }
+    }
+}
+
+INLINE void mix_rows(int n_rows, const Rows *rows) {
+    const long width = rows->prompt->width, row_width = rows->prompt->n_heads * width;
+    for (long column = 0; column < width; column += PANEL) {
+        __m512 sums[MOST_ROWS * MOST_PANELS];
+        multiply(n_rows, 1, 0, rows->weights, rows->stride, rows->values + column * rows->stride, 0, rows->n_seen / 2, sums);
+        UNROLL for (int i = 0; i < n_rows; i++)
+            narrow(rows->outputs + i * row_width + column, first_of_16(width - column),
+                   _mm512_mul_ps(sums[i], _mm512_set1_ps(rows->totals[i])));
+    }
+}
+
+#define CASE_SCORE(n) case n: score_rows(n, rows); break;
+#define CASE_MIX(n) case n: mix_rows(n, rows); break;
+TARGET static void score_some(long n_rows, const Rows *rows) { switch (n_rows) { EACH_HEIGHT(CASE_SCORE) } }
+TARGET static void mix_all(long n_rows, const Rows *rows) { switch (n_rows) { EACH_HEIGHT(CASE_MIX) } }
+
+/* Scores of one row to weights in bf16, zeros from `limit` on; leaves one over their sum. */
+TARGET static void weigh_row(Rows *rows, long row, long limit) {
+    float *scores = rows->scores + row * rows->stride;
+    bf16 *weights = rows->weights + row * rows->stride;
+    const __m512 scaling = _mm512_set1_ps(rows->prompt->scaling), nothing = _mm512_set1_ps(-__builtin_inff());
+    __m512 most = nothing, total = _mm512_setzero_ps();
+    for (long key = 0; key < limit; key += PANEL) {
+        const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(scores + key), scaling);
+        const __m512 seen = _mm512_mask_blend_ps(first_of_16(limit - key), nothing, scaled);
+        _mm512_storeu_ps(scores + key, seen);
+        most = _mm512_max_ps(most, seen);
+    }
+    const __m512 greatest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    long key = 0;
+    for (; key < limit; key += PANEL) {
+        const __m512 weight = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + key), greatest));
+        total = _mm512_add_ps(total, weight);
+        narrow(weights + key, 0xffff, weight);
+    }
+    for (; key < rows->n_seen; key += PANEL) narrow(weights + key, 0xffff, _mm512_setzero_ps());
+    rows->totals[row] = 1.f / _mm512_reduce_add_ps(total);
+}
+
+static void prompt_share(void *data) {
+    Prompt *prompt = data;
+    const Session *session = prompt->session;
+    const long width = prompt->width, shared = prompt->n_heads / prompt->n_kv_heads;
+    const long stride = padded(session->n_rows, KEYS_AT_ONCE), n_blocks = (session->n_new + MOST_ROWS - 1) / MOST_ROWS;
+    Rows rows = {.prompt = prompt, .stride = stride};
+    rows.scores = malloc(MOST_ROWS * (stride * (sizeof(float) + sizeof(bf16)) + width * sizeof(bf16)));
+    if (!rows.scores) abort(); /* as torch does where no memory is left in a parallel region */
+    rows.weights = (bf16 *)(rows.scores + MOST_ROWS * stride);
+    rows.queries = rows.weights + MOST_ROWS * stride;
+    /* late rows see the most: they come first, so that the threads end together */
+    for (long item; (item = __atomic_fetch_add(&prompt->next, 1, __ATOMIC_RELAXED)) < n_blocks * prompt->n_heads;) {
+        const long first = (n_blocks - 1 - item / prompt->n_heads) * MOST_ROWS, head = item % prompt->n_heads;
+        const long n_rows = session->n_new - first < MOST_ROWS ? session->n_new - first : MOST_ROWS;
+        const long position = session->n_rows - session->n_new + first;
+        rows.keys = prompt->keys + head / shared * stride * width;
+        rows.values = prompt->values + head / shared * stride * padded(width, PANEL);
+        rows.n_seen = padded(position + n_rows, KEYS_AT_ONCE);
+        rows.outputs = prompt->outputs + ((session->first + first) * prompt->n_heads + head) * width;
+        const bf16 *queries = prompt->queries + head * prompt->head_stride + (session->first + first) * prompt->row_stride;
+        for (long i = 0; i < n_rows; i++)
+            memcpy(rows.queries + i * width, queries + i * prompt->row_stride, width * sizeof(bf16));
+        score_some(n_rows, &rows);
+        for (long i = 0; i < n_rows; i++) weigh_row(&rows, i, position + i + 1);
+        mix_all(n_rows, &rows);
+    }
+    free(rows.scores);
+}
+
+/* Fills the outputs of one session's rows. `keys` and `values` are room for all its heads in panels: rows are filled up
+   to a multiple of 32, and the columns of values to a multiple of 16. */
+void splitlearn_attend_prompt(const void *sessions, long index, long layer, const void *queries, long head_stride,
+                              long row_stride, void *outputs, long n_heads, long n_kv_heads, long width, float scaling,
+                              void *keys, void *values, unsigned n_threads) {
+    Prompt prompt = {(const Session *)sessions + index, layer, queries, head_stride, row_stride, outputs, n_heads,
+                     n_kv_heads, width, scaling, keys, values, 0};
+    GOMP_parallel(panels_share, &prompt, n_threads, 0);
+    prompt.next = 0;
+    GOMP_parallel(prompt_share, &prompt, n_threads, 0);
 }
 
 #endif

@@ -47,5 +47,42 @@ INLINE __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(sum, power);
 }
 
+/* Sums of products in bf16 pairs: a block of rows with panels of 16 outputs, whose two weights for one pair of inputs
+   lie side by side, [pairs][16][2]. All sums stay in registers; counts and is_int8 are constants where this is inlined. */
+enum { PANEL = 16, MOST_PANELS = 2, MOST_ROWS = 14 };
+
+INLINE __m512bh load_pair(const void *panel, long pair, int is_int8) {
+    if (!is_int8) return (__m512bh)_mm512_loadu_si512((const bf16 *)panel + pair * 2 * PANEL);
+    const __m128i *levels = (const __m128i *)((const int8_t *)panel + pair * 2 * PANEL);
+    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels)));
+    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels + 1)));
+    return _mm512_cvtne2ps_pbh(high, low);
+}
+
+INLINE __m512bh both_inputs(const bf16 *inputs) {
+    int32_t pair;
+    memcpy(&pair, inputs, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+INLINE void multiply(int n_rows, int n_panels, int is_int8, const bf16 *rows, long row_stride, const void *panels,
+                     long panel_bytes, long n_pairs, __m512 sums[MOST_ROWS * MOST_PANELS]) {
+    UNROLL for (int i = 0; i < n_rows * n_panels; i++) sums[i] = _mm512_setzero_ps();
+    for (long pair = 0; pair < n_pairs; pair++) {
+        __m512bh weights[MOST_PANELS];
+        UNROLL for (int panel = 0; panel < n_panels; panel++)
+            weights[panel] = load_pair((const char *)panels + panel * panel_bytes, pair, is_int8);
+        UNROLL for (int i = 0; i < n_rows; i++) {
+            __m512bh inputs = both_inputs(rows + i * row_stride + 2 * pair);
+            UNROLL for (int panel = 0; panel < n_panels; panel++)
+                sums[i * n_panels + panel] = _mm512_dpbf16_ps(sums[i * n_panels + panel], weights[panel], inputs);
+        }
+    }
+}
+
+/* One case of a switch for each height that a block may have. */
+#define EACH_HEIGHT(CASE) \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
+
 #endif
 #endif

@@ -10,7 +10,8 @@
 
 #if defined(__x86_64__)
 
-enum { PANEL = 16, MOST_PANELS = 2, MOST_ROWS = 14, MOST_ROWS_OF_LEVELS = 2 * MOST_ROWS };
+/* Up to here levels are widened as they are multiplied, once for each block of rows. */
+enum { MOST_ROWS_OF_LEVELS = 2 * MOST_ROWS };
 
 typedef struct {
     const bf16 *rows;
@@ -21,20 +22,6 @@ typedef struct {
     long n_rows, n_inputs, n_outputs;
 } Product;
 
-INLINE __m512bh load_pair(const void *weight, long pair, int is_int8) {
-    if (!is_int8) return (__m512bh)_mm512_loadu_si512((const bf16 *)weight + pair * 2 * PANEL);
-    const __m128i *levels = (const __m128i *)((const int8_t *)weight + pair * 2 * PANEL);
-    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels)));
-    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels + 1)));
-    return _mm512_cvtne2ps_pbh(high, low);
-}
-
-INLINE __m512bh both_inputs(const bf16 *inputs) {
-    int32_t pair;
-    memcpy(&pair, inputs, sizeof pair);
-    return (__m512bh)_mm512_set1_epi32(pair);
-}
-
 INLINE void store(const Product *product, __m512 sum, long row, long output) {
     const __mmask16 mask = first_of_16(product->n_outputs - output);
     if (product->scales) sum = _mm512_mul_ps(sum, widened(mask, product->scales + output));
@@ -42,32 +29,19 @@ INLINE void store(const Product *product, __m512 sum, long row, long output) {
     narrow(product->outputs + row * product->n_outputs + output, mask, sum);
 }
 
-/* All sums of a block stay in registers; n_rows, n_panels and is_int8 are constants wherever this is inlined. */
 INLINE void block(int n_rows, int n_panels, int is_int8, const Product *product, const void *weight, long row, long output) {
-    const long n_inputs = product->n_inputs, n_pairs = n_inputs / 2;
-    const long panel_bytes = n_inputs * PANEL * (is_int8 ? 1 : 2);
-    const bf16 *rows = product->rows + row * n_inputs;
+    const long n_inputs = product->n_inputs;
     __m512 sums[MOST_ROWS * MOST_PANELS];
-    UNROLL for (int i = 0; i < n_rows * n_panels; i++) sums[i] = _mm512_setzero_ps();
-    for (long pair = 0; pair < n_pairs; pair++) {
-        __m512bh weights[MOST_PANELS];
-        UNROLL for (int panel = 0; panel < n_panels; panel++)
-            weights[panel] = load_pair((const char *)weight + panel * panel_bytes, pair, is_int8);
-        UNROLL for (int i = 0; i < n_rows; i++) {
-            __m512bh inputs = both_inputs(rows + i * n_inputs + 2 * pair);
-            UNROLL for (int panel = 0; panel < n_panels; panel++)
-                sums[i * n_panels + panel] = _mm512_dpbf16_ps(sums[i * n_panels + panel], weights[panel], inputs);
-        }
-    }
+    multiply(n_rows, n_panels, is_int8, product->rows + row * n_inputs, n_inputs, weight,
+             n_inputs * PANEL * (is_int8 ? 1 : 2), n_inputs / 2, sums);
     UNROLL for (int i = 0; i < n_rows; i++)
         UNROLL for (int panel = 0; panel < n_panels; panel++)
             store(product, sums[i * n_panels + panel], row + i, output + panel * PANEL);
 }
 
-#define EACH_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 #define BLOCKS(name, n_panels, is_int8)                                                                          \
     TARGET static void name(int n_rows, const Product *product, const void *weight, long row, long output) {     \
-        switch (n_rows) { EACH_COUNT(CASE_##name) }                                                              \
+        switch (n_rows) { EACH_HEIGHT(CASE_##name) }                                                             \
     }
 #define CASE_bf16_one(n) case n: block(n, 1, 0, product, weight, row, output); break;
 #define CASE_bf16_two(n) case n: block(n, 2, 0, product, weight, row, output); break;

@@ -10,6 +10,9 @@ import torch
 from splitlearn.kernels import Kernels, kernels
 from splitlearn.kv.store import SessionKV
 
+_KEYS_AT_ONCE = 32
+_PANEL = 16
+
 
 class SessionTable:
     """Of each session in the step: its block, the block's strides, rows held, rows that are new, where those begin.
@@ -19,6 +22,8 @@ class SessionTable:
 
     def __init__(self, library: Kernels, sessions: Sequence[tuple[SessionKV, int, int]], n_kv_heads: int) -> None:
         self._library = library
+        self._most_rows = max(position + count for _, position, count in sessions)
+        self._panels: tuple[torch.Tensor, torch.Tensor] | None = None
         self._n_kv_heads = n_kv_heads
         lines, first = [], 0
         for kv, position, count in sessions:
@@ -37,6 +42,7 @@ class SessionTable:
             return None
         layout = sessions[0][0].layout
         is_read = layout.dtype is torch.bfloat16 and layout.device.type == "cpu" and len(layout.groups) == 1
+        is_read = is_read and layout.shapes[0][1] % 2 == 0
         return cls(library, sessions, layout.shapes[0][0]) if is_read else None
 
     def keep(self, tensor: int, rows_KTd: torch.Tensor) -> None:
@@ -72,6 +78,39 @@ class SessionTable:
         )
         return output_THd
 
+    def attend_prompt(
+        self, layer: int, index: int, query_HTd: torch.Tensor, output_THd: torch.Tensor, scaling: float | None
+    ) -> None:
+        """Fills the outputs of the rows of one session; each sees those before it and itself."""
+        query_HTd = query_HTd if query_HTd.stride(2) == 1 else query_HTd.contiguous()
+        heads, _, width = query_HTd.shape
+        if self._panels is None:
+            # room for the longest session, used by one after the other
+            n_rows = self._n_kv_heads * _multiple(self._most_rows, _KEYS_AT_ONCE)
+            columns = _multiple(width, _PANEL)
+            self._panels = query_HTd.new_empty(n_rows * width), query_HTd.new_empty(n_rows * columns)
+        keys, values = self._panels
+        self._library.attend_prompt(
+            self._lines_S6.data_ptr(),
+            index,
+            layer,
+            query_HTd.data_ptr(),
+            query_HTd.stride(0),
+            query_HTd.stride(1),
+            output_THd.data_ptr(),
+            heads,
+            self._n_kv_heads,
+            width,
+            width**-0.5 if scaling is None else scaling,
+            keys.data_ptr(),
+            values.data_ptr(),
+            torch.get_num_threads(),
+        )
+
     @property
     def _lines(self) -> tuple[int, int]:
         return self._lines_S6.data_ptr(), self._lines_S6.shape[0]
+
+
+def _multiple(n: int, of: int) -> int:
+    return -(-n // of) * of

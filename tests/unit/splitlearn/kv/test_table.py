@@ -111,3 +111,33 @@ def test_what_the_kernels_do_not_read_has_no_table(layout: KVLayout) -> None:
     kv = SessionKV(layout)
     kv.place(0, 1)
     assert SessionTable.of([(kv, 0, 1)]) is None
+
+
+def exact_prompt(query_HTd: torch.Tensor, kv: SessionKV, layer: int) -> torch.Tensor:
+    """[T, H, d] in fp64."""
+    position = kv.n_rows - query_HTd.shape[1]
+    keys, values = (view.double() for view in kv.views(0, kv.n_rows)[2 * layer : 2 * layer + 2])
+    shared = query_HTd.shape[0] // keys.shape[0]
+    keys, values = (each.repeat_interleave(shared, 0) for each in (keys, values))
+    scores_HTN = query_HTd.double() @ keys.transpose(1, 2) * query_HTd.shape[2] ** -0.5
+    hidden_TN = torch.ones(scores_HTN.shape[1:], dtype=torch.bool).triu(position + 1)
+    return (torch.softmax(scores_HTN.masked_fill(hidden_TN, float("-inf")), -1) @ values).transpose(0, 1)
+
+
+@pytest.mark.parametrize("heads", [(14, 2), (4, 4), (9, 1)], ids=str)
+@pytest.mark.parametrize("width", [6, 16, 24, 64, 80])
+@pytest.mark.parametrize(("held", "new"), [(0, 2), (0, 33), (31, 14), (32, 15), (100, 70)])
+def test_rows_of_a_prompt_see_what_is_before_them(heads: tuple[int, int], width: int, held: int, new: int) -> None:
+    other, kv = session(heads[1], width, 9, 5), session(heads[1], width, held + new, 6)
+    query_HTd = torch.randn(heads[0], 1 + new, width, generator=torch.Generator().manual_seed(9)).bfloat16()
+    table = SessionTable.of([(other, 8, 1), (kv, held, new)])
+    for layer in (0, 1):
+        output_THd = attended(table, layer, query_HTd, [0, 0], None)
+        first = output_THd[0].clone()
+        assert table is not None
+        table.attend_prompt(layer, 1, query_HTd, output_THd, None)
+        # the weights of a prompt's rows are rounded to bf16, as torch rounds them
+        bound = 2**-7 * kv.views(0, kv.n_rows)[2 * layer + 1].abs().max().item()
+        expected_THd = exact_prompt(query_HTd[:, 1:], kv, layer)
+        torch.testing.assert_close(output_THd[1:].double(), expected_THd, rtol=2**-7, atol=bound)
+        assert torch.equal(output_THd[0], first)
