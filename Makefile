@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types contracts proto proto-check unit architectures test-architectures bench demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint format types contracts proto proto-check unit architectures test-architectures bench bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -68,6 +68,12 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.linear
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.many_users
+
+bench-train: $(VENV)/dev.stamp ## trainer, distillation and model families (about 25 minutes)
+	rm -rf build/distillation build/families
+	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.distillation
+	$(BIN)/python -m tests.benchmarks.families
 
 demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpreter's own documentation
 	$(BIN)/cleangpt train --config deploy/demo_model/train.toml --resume

@@ -34,7 +34,11 @@ CleangptError
 │   ├── BlockMapError           a map that does not name one teacher block for each student block
 │   ├── ShadowTooLargeError     no shadow of that shape has so few parameters
 │   ├── TrunkMismatchError      trunk or shadow are of another model, cut or dtype than the ends
-│   └── ShadowFolderError       the folder holds no whole shadow
+│   ├── ShadowFolderError       the folder holds no whole shadow
+│   └── TokenizersDifferError   teacher and student have as many tokens, but not the same ones
+├── GenerationError             the caller's fault: no text can be generated from what was given
+│   ├── GenerationSettingsError a rule for choosing ids that has no meaning
+│   └── PromptError             a prompt that the model cannot go on with
 └── ModelFolderError            the caller's fault: the folder holds no model that can be asked
 """
 
@@ -189,3 +193,19 @@ class TrunkMismatchError(DistillationError):
 
 class ShadowFolderError(DistillationError):
     """A folder holds no shadow, or one whose files are damaged."""
+
+
+class TokenizersDifferError(DistillationError):
+    """Teacher and student have vocabularies of one size with other tokens in them."""
+
+
+class GenerationError(CleangptError):
+    """No text can be generated from what was given."""
+
+
+class GenerationSettingsError(GenerationError):
+    """A rule for choosing the next id has a value without meaning, or two rules exclude each other."""
+
+
+class PromptError(GenerationError):
+    """A prompt is empty, too long for the model, or in ids that the model does not have."""

@@ -60,7 +60,13 @@ def _app() -> typer.Typer:
 def _foreseen() -> tuple[type[BaseException], ...]:
     """The errors that end a run with one line; everything else is a bug and shows where it happened."""
     # a package that is not loaded has raised nothing
-    roots = {"llm_sepweight.errors": "SepweightError", "splitlearn.errors": "SplitError"}
+    roots = {
+        "llm_sepweight.errors": "SepweightError",
+        "splitlearn.errors": "SplitError",
+        # of whatever opens the address of a trunk: see cleangpt.distillation.trunks
+        "splitlearn_comm.errors": "CommError",
+        "splitlearn_cli.errors": "CliError",
+    }
     loaded = [getattr(sys.modules[module], name) for module, name in roots.items() if module in sys.modules]
     return (CleangptError, TyperException, OSError, ModuleNotFoundError, *loaded)
 

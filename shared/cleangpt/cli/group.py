@@ -10,6 +10,9 @@ from typer.main import get_command
 
 VERBS: Final = {
     "train": "Train a model, and write it with its tokenizer in Hugging Face's form.",
+    "distill": "Fit a small model to a large one, or a shadow to a trunk.",
+    "evaluate": "Measure a model on a text, alone or beside its teacher.",
+    "generate": "Go on with a prompt.",
     "tokens": "Count what a tokenizer makes of a text, and prune its vocabulary.",
     "accuracy": "Ask a model every question about Python that it was trained on.",
 }

@@ -19,6 +19,7 @@ from cleangpt.distillation.text import digest_of, epochs_of
 from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import VocabularyMismatchError
+from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -57,6 +58,7 @@ class DistillationTrainer:
         temperature: of the divergence.
         blocks: the teacher block for each student block; None spreads them evenly.
         settings: of the loop; epochs and schedule come from `train`. None is one's defaults.
+        callbacks: of every stage's loop.
 
     Raises:
         VocabularyMismatchError: teacher and student read different ids.
@@ -78,6 +80,7 @@ class DistillationTrainer:
         temperature: float = 1.0,
         blocks: Sequence[int] | None = None,
         settings: TrainingSettings | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         teacher = load_teacher(teacher_model)
         place = torch.device(device) if device is not None else student_model.device
@@ -94,7 +97,7 @@ class DistillationTrainer:
         self._logit_loss = LogitLoss(logit_loss_type, temperature)
         settings = settings or TrainingSettings(epochs=1)
         data = epochs_of(train_dataloader, settings.seed)
-        self._plan = StagePlan(data, settings, self._identity(digest_of(data)), self.output_dir, place)
+        self._plan = StagePlan(data, settings, self._identity(digest_of(data)), self.output_dir, place, callbacks)
 
     def train(
         self,

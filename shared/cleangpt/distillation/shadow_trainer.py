@@ -21,6 +21,7 @@ from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.stage import StagePlan, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
 from cleangpt.distillation.text import SameEveryEpoch, digest_of, epochs_of, lengths, next_ids, present
+from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -58,6 +59,7 @@ class ShadowTrainer:
             memory and used in every epoch.
         output_dir: for checkpoints, history.json and the folder `shadow`; None keeps nothing.
         settings: of the loop; epochs and schedule come from `train`.
+        callbacks: of every stage's loop.
 
     Raises:
         TrunkMismatchError: the trunk is of another model, cut or dtype than the ends.
@@ -72,6 +74,7 @@ class ShadowTrainer:
         data: Any,
         output_dir: Path | str | None = None,
         settings: TrainingSettings | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         ends.check(trunk.fingerprint, "the trunk")
         self._ends = ends
@@ -86,7 +89,7 @@ class ShadowTrainer:
         source = _Shuffled(recorded, settings.seed)
         identity = f"{ends.fingerprint} {shadow.config.to_json_string()} {digest_of(SameEveryEpoch(recorded))}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        self._plan = StagePlan(source, settings, digest, self._output_dir, shadow.device)
+        self._plan = StagePlan(source, settings, digest, self._output_dir, shadow.device, callbacks)
 
     def train(
         self,

@@ -112,7 +112,7 @@ def _write(file: Path, state: Mapping[str, Tensor | Any]) -> None:
 def _read(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         found = torch.load(file, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise _broken(file, str(error).split("\n", 1)[0]) from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT or not all(key in found for key in keys):
         raise _broken(file, f"it does not say that it is a {_FORMAT!r} with {', '.join(keys)}")

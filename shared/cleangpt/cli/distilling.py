@@ -1,0 +1,190 @@
+"""Students and shadows as the options of `cleangpt distill` want them."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from cleangpt.cli.distill_options import DistillOptions
+from cleangpt.config import GPTConfig
+from cleangpt.data import (
+    CONVERSATION_SOURCES,
+    BlockSettings,
+    EpochBatches,
+    TokenBlocks,
+    conversation_rows,
+    read_conversations,
+    read_texts,
+)
+from cleangpt.data.blocks import joined_ids
+from cleangpt.distillation.blocks import Blocks
+from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationTrainer
+from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
+from cleangpt.distillation.shadow import Shadow, ShadowConfig
+from cleangpt.distillation.shadow_trainer import SHADOW_FOLDER, ShadowTrainer
+from cleangpt.distillation.trunks import OpenTrunk, opened
+from cleangpt.errors import UsageError
+from cleangpt.evaluation.model_folder import load_model
+from cleangpt.inference.generation import context_of
+from cleangpt.model import get_model
+from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
+from cleangpt.trainers import History, ProgressBar, TrainingSettings
+from cleangpt.trainers.plots import draw_curves
+
+LONGEST_ROW = 256
+CURVES_FILE = "curves.png"
+
+
+def distil_student(options: DistillOptions) -> None:
+    """Writes the student's folder and prints what can be done with it."""
+    if options.teacher_model_name_or_path is None:
+        raise UsageError("a student needs --teacher_model_name_or_path")
+    disable_progress_bar()
+    teacher, fast = load_model(options.teacher_model_name_or_path)
+    tokenizer = HuggingFaceTokenizer(fast)
+    student = new_student(options, teacher, tokenizer)
+    trainer = DistillationTrainer(
+        teacher_model=teacher,
+        student_model=student,
+        tokenizer=fast,
+        train_dataloader=texts_to_read(options, tokenizer, context_of(student)),
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        output_dir=options.output_dir,
+        use_stitching_layers=options.use_stitching_layers,
+        hidden_state_loss_type=options.hidden_state_loss_type,
+        logit_loss_type=options.logit_loss_type,
+        temperature=options.temperature,
+        settings=_settings(options),
+        callbacks=[ProgressBar()],
+    )
+    if options.end_to_end_epochs:
+        results = trainer.train_end_to_end(options.end_to_end_epochs, options.lr_per_block)
+    else:
+        results = trainer.train(
+            options.epochs_per_block, options.lr_per_block, options.train_lm_head, options.lm_head_epochs
+        )
+    stages = {f"block {number}": history for number, history in enumerate(results.blocks)}
+    named = {"head": results.head, "end to end": results.end_to_end}
+    stages |= {name: history for name, history in named.items() if history is not None}
+    folder = options.output_dir / STUDENT_FOLDER
+    sizes = [model.num_parameters() for model in (student, teacher)]
+    print(_summary(folder, sizes[0], f"{sizes[0] / sizes[1]:.1%} of the teacher's", stages, options.output_dir))
+    parts = options.output_dir / "parts"
+    _print_next(
+        ["cleangpt", "evaluate", folder, "--teacher", options.teacher_model_name_or_path, *_text_flags(options)],
+        ["splitlearn", "convert", folder, "--out", parts],
+    )
+
+
+def distil_shadow(options: DistillOptions) -> None:
+    """Writes the shadow's folder and prints what can be done with it."""
+    if options.weights is None:
+        raise UsageError("a shadow needs --weights")
+    disable_progress_bar()
+    with opened(options.weights, options.layers, options.trunk) as trunk:
+        tokenizer = create_tokenizer(str(options.weights))
+        data = texts_to_read(options, tokenizer, trunk.ends.bottom.context_length)
+        shadow = new_shadow(options, trunk)
+        trainer = ShadowTrainer(
+            trunk.ends, trunk.teacher, shadow, data, options.output_dir, _settings(options), callbacks=[ProgressBar()]
+        )
+        results = trainer.train(
+            options.epochs_per_block,
+            options.lm_head_epochs if options.train_lm_head else 0,
+            options.lr_per_block,
+            hidden_loss=HiddenStateLoss(options.hidden_state_loss_type),
+            logit_loss=LogitLoss(options.logit_loss_type, options.temperature),
+        )
+        share = "its trunk is elsewhere"
+        if trunk.part is not None:
+            share = f"{shadow.n_parameters / sum(each.numel() for each in trunk.part.parameters()):.1%} of the trunk's"
+    folder = options.output_dir / SHADOW_FOLDER
+    print(_summary(folder, shadow.n_parameters, share, results.stages, options.output_dir))
+    which = [
+        *(["--layers", options.layers] if options.layers else []),
+        *(["--trunk", options.trunk] if options.trunk else []),
+    ]
+    _print_next(["cleangpt", "evaluate", folder, "--teacher", options.weights, *which, *_text_flags(options)])
+
+
+def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: BaseTokenizer) -> PreTrainedModel:
+    """A fresh model that reads the teacher's ids; sizes that are not given are the teacher's.
+
+    Raises:
+        ModelUnknownError, BadConfigError: no such model, or not of these sizes.
+    """
+    config = teacher.config.get_text_config(decoder=True)
+    fast = tokenizer.fast
+    torch.manual_seed(options.seed)
+    return get_model(
+        options.student_model_type,
+        config=GPTConfig(
+            model_type=options.student_model_type,
+            block_size=context_of(teacher) or options.block_size or LONGEST_ROW,
+            vocab_size=Blocks(teacher).vocab_size,
+            n_layer=options.student_n_layer or config.num_hidden_layers,
+            n_head=options.student_n_head or config.num_attention_heads,
+            n_embd=options.student_n_embd or config.hidden_size,
+            bos_token_id=fast.bos_token_id,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+        ),
+    )
+
+
+def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
+    """A fresh shadow, which passes on what it gets. Raises ShadowTooLargeError, BadConfigError."""
+    width = options.student_n_embd or trunk.ends.bottom.hidden_size
+    n_head = options.student_n_head or 4
+    if width % n_head:
+        raise UsageError(f"--student_n_embd has to be a multiple of --student_n_head, found {width} and {n_head}")
+    shape: dict[str, Any] = {
+        "hidden_size": trunk.ends.bottom.hidden_size,
+        "width": width,
+        "num_hidden_layers": options.student_n_layer or 1,
+        "num_attention_heads": n_head,
+        "max_position_embeddings": trunk.ends.bottom.context_length or LONGEST_ROW,
+    }
+    torch.manual_seed(options.seed)
+    if options.student_parameters is not None:
+        return Shadow(ShadowConfig.within(options.student_parameters, **shape))
+    return Shadow(ShadowConfig(intermediate_size=2 * width, **shape))
+
+
+def texts_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int | None) -> EpochBatches:
+    """The text in rows that the models take. Raises TextError, TokenizerError."""
+    row = options.block_size or min(LONGEST_ROW, context or LONGEST_ROW)
+    if context is not None and row > context:
+        raise UsageError(f"--block_size {row} is longer than the {context} positions of the model")
+    if options.dataset_name in CONVERSATION_SOURCES:
+        questions = read_conversations(options.dataset_name)[: options.max_samples]
+        tokens = options.batch_size * row
+        return conversation_rows(questions, tokenizer.fast, batch_tokens=tokens, context=row, seed=options.seed)
+    texts = read_texts(options.dataset_name, column=options.dataset_text_column, max_samples=options.max_samples)
+    return TokenBlocks(joined_ids(texts, tokenizer), BlockSettings(row, options.batch_size, options.seed))
+
+
+def _settings(options: DistillOptions) -> TrainingSettings:
+    return TrainingSettings(epochs=1, bf16_autocast=options.bf16, seed=options.seed)
+
+
+def _summary(folder: Path, parameters: int, share: str, stages: Mapping[str, History], output_dir: Path) -> str:
+    """Draws the losses, and says in one line what was fitted."""
+    draw_curves(stages, output_dir / CURVES_FILE)
+    ends = ", ".join(f"{name} {history.losses[0]:.4f} to {history.losses[-1]:.4f}" for name, history in stages.items())
+    return f"{folder}: {parameters / 1e6:.2f} million parameters ({share}); losses: {ends}"
+
+
+def _text_flags(options: DistillOptions) -> list[str | Path]:
+    column = options.dataset_text_column
+    return ["--data", options.dataset_name, *(["--column", column] if column != "text" else [])]
+
+
+def _print_next(*commands: list[str | Path]) -> None:
+    for number, words in enumerate(commands):
+        print("next:  " if number == 0 else "       ", shlex.join(map(str, words)), sep="")

@@ -1,0 +1,60 @@
+"""`cleangpt generate`: a prompt to a model in a folder, and its text as it comes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleangpt.errors import UsageError
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(help="What `cleangpt train`, `cleangpt distill` or `convert` wrote.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on with.")],
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", help="Most tokens to add.")] = 50,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option("--top_k", help="Draw from the k likeliest.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top_p", help="Draw from the fewest likeliest with that share together.")
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option("--min_p", help="Draw from those with that share of the likeliest one's."),
+    ] = None,
+    typical_p: Annotated[
+        float | None, typer.Option("--typical_p", help="Draw from those as surprising as expected, with that share.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition_penalty", help="Above 1: tokens that were there become less likely.")
+    ] = 1.0,
+    num_beams: Annotated[int, typer.Option("--num_beams", help="Texts to search side by side.")] = 1,
+    seed: Annotated[int | None, typer.Option("--seed", help="Makes a temperature above 0 repeatable.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask the prompt through the model's chat template.")] = False,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda ... Default: the CPU.")] = None,
+) -> None:
+    """Writes the prompt and what follows; with beams, all of it at the end."""
+    # torch and transformers: not before they are needed, so that --help is quick
+    from transformers import TextStreamer
+    from transformers.utils.logging import disable_progress_bar
+
+    from cleangpt.evaluation.model_folder import load_model
+    from cleangpt.inference.generation import run_generation
+    from cleangpt.inference.sampling import Sampling
+
+    sampling = Sampling(
+        max_new_tokens, temperature, top_k, top_p, min_p, typical_p, repetition_penalty, num_beams, seed
+    )
+    disable_progress_bar()
+    model, tokenizer = load_model(folder)
+    if chat and not tokenizer.chat_template:
+        raise UsageError(f"{folder} has no chat template; leave --chat out to have the prompt continued")
+    text = prompt
+    if chat:
+        asked = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    streamer = None
+    if num_beams == 1:
+        streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True)
+    _, found = run_generation(model, tokenizer, text, device, streamer=streamer, **vars(sampling))
+    if streamer is None:
+        typer.echo(found)

@@ -1,0 +1,1 @@
+"""The documented place of the evaluation of a distilled model; `cleangpt.evaluation` does the work."""

@@ -1,0 +1,105 @@
+"""`python -m cleangpt.distillation.evaluation.evaluate_distilled_model`: a student beside its teacher.
+
+The same as `cleangpt evaluate`, by the flags of the document. Models are folders and text is local.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from cleangpt.config import GPTConfig
+from cleangpt.errors import CleangptError, ModelUnknownError, UsageError
+from cleangpt.evaluation.folders import FolderRequest, evaluate_folder
+from cleangpt.evaluation.texts import TextChoice
+from cleangpt.model import MODEL_REGISTRY, get_model
+from llm_sepweight.errors import SepweightError
+from splitlearn.errors import SplitError
+
+CONFIG_FILE = "config.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table and writes JSON and a plot where asked to; failures end in one line."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    disable_progress_bar()
+    try:
+        refuse_other_type(given.model_path, given.model_type)
+        text = TextChoice(
+            source=_source(given.dataset, given.dataset_config),
+            column=given.dataset_text_column,
+            max_samples=given.max_samples,
+            block_size=given.block_size,
+            batch_size=given.batch_size,
+        )
+        request = FolderRequest(given.model_path, text, given.teacher_model_name, given.generate_comparisons)
+        report = evaluate_folder(request)
+        print(report.table())
+        if given.json is not None:
+            report.write_json(given.json)
+        if given.plot is not None:
+            from cleangpt.evaluation.plots import plot_report
+
+            plot_report(report, given.plot)
+    except (CleangptError, SplitError, SepweightError, OSError) as error:
+        parser.exit(
+            2 if isinstance(error, UsageError) else 1, f"{parser.prog}: error: {' '.join(str(error).split())}\n"
+        )
+
+
+def refuse_other_type(folder: Path, wanted: str | None) -> None:
+    """Raises UsageError where the model in a folder is not of the wanted type; ModelUnknownError for no type at all.
+
+    A folder that holds no config is left to those who read it.
+    """
+    if wanted is None:
+        return
+    if wanted not in MODEL_REGISTRY:
+        raise ModelUnknownError(
+            f"there is no model called {wanted!r}; choose one of {', '.join(sorted(MODEL_REGISTRY))}, "
+            "or leave the type out: the folder says it"
+        )
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    with torch.device("meta"):
+        expected = get_model(wanted, GPTConfig(block_size=8, vocab_size=8, n_layer=1, n_head=1, n_embd=8)).config
+    found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    described = (found.get("model_type"), bool(found.get("alibi")))
+    if described != (expected.model_type, bool(getattr(expected, "alibi", False))):
+        name = f"{described[0]}{' with alibi' if described[1] else ''}"
+        raise UsageError(f"{folder} holds a model of the type {name}, which is not {wanted}")
+
+
+def _source(dataset: str, config: str | None) -> str:
+    if config is None:
+        return dataset
+    if not (folder := Path(dataset) / config).exists():
+        raise UsageError(f"{folder} does not exist; the dataset's config is a file or folder inside of {dataset}")
+    return str(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="evaluate_distilled_model", description="Measures a student and its teacher.")
+    parser.add_argument("--model_path", type=Path, required=True, help="The folder of the student or shadow.")
+    parser.add_argument("--model_type", help="What the student has to be: Vanilla, SASP, Factored, FactoredALiBi.")
+    parser.add_argument("--teacher_model_name", type=Path, help="The folder of the teacher.")
+    parser.add_argument(
+        "--dataset", required=True, help="A text file, a folder, a dataset on disk, or a source's name."
+    )
+    parser.add_argument("--dataset_config", help="A file or folder inside of --dataset.")
+    parser.add_argument("--dataset_text_column", default="text", help="Column of a dataset on disk.")
+    parser.add_argument("--max_samples", type=int, help="Read the first texts alone.")
+    parser.add_argument("--block_size", type=int, help="Tokens of a row.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Rows of a batch.")
+    parser.add_argument("--generate_comparisons", action="store_true", help="Let both go on with prompts of the text.")
+    parser.add_argument("--json", type=Path, help="Write the numbers to this file.")
+    parser.add_argument("--plot", type=Path, help="Draw them to this file.")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

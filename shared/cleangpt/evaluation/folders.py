@@ -1,0 +1,91 @@
+"""Evaluates what lies in folders: whole models, students beside their teachers, shadows beside their trunks."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cleangpt.distillation.shadow import ShadowConfig
+from cleangpt.distillation.shadow_folder import load_shadow
+from cleangpt.distillation.trunks import opened
+from cleangpt.errors import UsageError
+from cleangpt.evaluation.evaluate import Subject, evaluate_model, refuse_other_tokens
+from cleangpt.evaluation.model_folder import load_model
+from cleangpt.evaluation.report import Report
+from cleangpt.evaluation.shadows import ShadowSubject, evaluate_shadow
+from cleangpt.evaluation.speed import size_of
+from cleangpt.evaluation.texts import TextChoice, read_evaluation_text
+from cleangpt.inference.generation import context_of
+from cleangpt.tokenizers import create_tokenizer
+from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
+
+
+@dataclass(frozen=True)
+class FolderRequest:
+    """What to evaluate, and on which text.
+
+    `folder` holds a model or a shadow. `teacher` holds its teacher; for a shadow the sepweight directory that bottom
+    and top are in, whose trunk has the layers `layers` or is at the address `trunk`. `device` None takes a GPU where
+    there is one; shadows are measured on the CPU.
+    """
+
+    folder: Path
+    text: TextChoice
+    teacher: Path | None = None
+    is_compared: bool = False
+    device: str | None = None
+    layers: str | None = None
+    trunk: str | None = None
+
+
+def evaluate_folder(request: FolderRequest) -> Report:
+    """Reads the folders and measures.
+
+    Raises:
+        UsageError: options that the folder has no use for, or a shadow without the model that it belongs to.
+        ModelFolderError, ShadowFolderError, TokenizerFilesError: a folder that holds no such thing.
+        VocabularyMismatchError, TokenizersDifferError: student and teacher read different ids.
+        TextError, TrunkMismatchError, SepweightError, SplitError: as `read_evaluation_text` and `opened`.
+    """
+    if is_shadow(request.folder):
+        return _evaluate_shadow(request)
+    student, fast = load_model(request.folder)
+    if request.layers or request.trunk:
+        raise UsageError(f"layers and trunk are for shadows, and {request.folder} holds none")
+    tokenizer = HuggingFaceTokenizer(fast)
+    device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    teacher = None
+    if request.teacher is not None:
+        model, other = load_model(request.teacher)
+        refuse_other_tokens(tokenizer, HuggingFaceTokenizer(other))
+        teacher = Subject(f"{request.teacher.name} (teacher)", model.to(device))
+    models = [student, *([teacher.model] if teacher else [])]
+    contexts = [found for each in models if (found := context_of(each)) is not None]
+    text = read_evaluation_text(request.text, tokenizer, min(contexts, default=None))
+    subject = Subject(request.folder.name, student.to(device))
+    return evaluate_model(subject, tokenizer, text, teacher, is_compared=request.is_compared)
+
+
+def is_shadow(folder: Path) -> bool:
+    """Whether the folder says of itself that it is a shadow."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == ShadowConfig.model_type
+
+
+def _evaluate_shadow(request: FolderRequest) -> Report:
+    if request.teacher is None:
+        raise UsageError(
+            f"{request.folder} is a shadow, which is measured between bottom and top: name their sepweight directory "
+            "as the teacher"
+        )
+    with opened(request.teacher, request.layers, request.trunk) as trunk:
+        shadow = load_shadow(request.folder, fingerprint=trunk.ends.fingerprint)
+        tokenizer = create_tokenizer(str(request.teacher))
+        text = read_evaluation_text(request.text, tokenizer, trunk.ends.bottom.context_length)
+        size = None if trunk.part is None else size_of(trunk.part)
+        subject = ShadowSubject(request.folder.name, shadow, trunk.ends, trunk.teacher, size)
+        return evaluate_shadow(subject, tokenizer, text, is_compared=request.is_compared)

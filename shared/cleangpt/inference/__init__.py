@@ -1,0 +1,1 @@
+"""Text from a model, through transformers' own generation code."""

@@ -1,0 +1,73 @@
+"""How the next id is chosen: plain values, without torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cleangpt.errors import GenerationSettingsError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What `run_generation` can be told. None leaves a rule out.
+
+    `temperature` 0 or None takes the likeliest id, whatever the other rules say: in the limit they all keep it.
+    `top_k` keeps the k likeliest ids, `top_p` the fewest likeliest with that share of the probability together, `min_p`
+    those with at least that share of the likeliest one's probability, `typical_p` those whose surprise is nearest to
+    the expected one. `repetition_penalty` above 1 makes ids that were there before less likely. `num_beams` above 1
+    searches that many texts side by side. `seed` None draws from torch's own generator.
+
+    Raises:
+        GenerationSettingsError: a value that has no meaning.
+    """
+
+    max_new_tokens: int = 50
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check("max_new_tokens", "1 or more", self.max_new_tokens >= 1)
+        self._check("num_beams", "1 or more", self.num_beams >= 1)
+        self._check("temperature", "0 or more", self.temperature is None or 0 <= self.temperature < float("inf"))
+        self._check("top_k", "1 or more", self.top_k is None or self.top_k >= 1)
+        self._check("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1)
+        self._check("min_p", "between 0 and 1", self.min_p is None or 0 <= self.min_p <= 1)
+        self._check("typical_p", "above 0 and at most 1", self.typical_p is None or 0 < self.typical_p <= 1)
+        self._check("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf"))
+        self._check("seed", "0 or more", self.seed is None or self.seed >= 0)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether ids are drawn."""
+        return bool(self.temperature)
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The fields of transformers' GenerationConfig.
+
+        Every rule is named, also where it does nothing: what is None there is filled in from the model's own config.
+        """
+        found: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "num_beams": self.num_beams,
+            "repetition_penalty": float(self.repetition_penalty),
+            "do_sample": self.is_random,
+        }
+        if self.temperature:
+            found |= {
+                "temperature": float(self.temperature),
+                "top_k": self.top_k or 0,
+                "top_p": 1.0 if self.top_p is None else float(self.top_p),
+                "min_p": self.min_p or 0.0,
+                "typical_p": 1.0 if self.typical_p is None else float(self.typical_p),
+            }
+        return found
+
+    def _check(self, name: str, wanted: str, is_right: bool) -> None:
+        if not is_right:
+            raise GenerationSettingsError(f"{name} has to be {wanted}, found {getattr(self, name)}")

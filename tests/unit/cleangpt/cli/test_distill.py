@@ -1,0 +1,125 @@
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cleangpt.config import GPTConfig
+from cleangpt.distillation.shadow_folder import load_shadow
+from cleangpt.model import get_model
+from cleangpt.tokenizers import create_tokenizer
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, story: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = create_tokenizer("character", texts=[story.read_text()])
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=tokenizer.vocab_size, block_size=32)
+    get_model("Vanilla", config=config).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def _documented(teacher: Path, story: Path, out: Path) -> list[object]:
+    words = ["distill", "--teacher_model_name_or_path", teacher, "--student_model_type", "Factored"]
+    words += ["--student_n_embd", 8, "--student_n_head", 2, "--dataset_name", story, "--dataset_text_column", "story"]
+    return [*words, "--epochs_per_block", 1, "--batch_size", 32, "--output_dir", out]
+
+
+def test_the_documented_flags_give_a_student_and_the_next_commands_work(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ran = cleangpt(*_documented(teacher, story, out))
+    assert ran.code == 0, ran.err
+    student = AutoModelForCausalLM.from_pretrained(out / "student")
+    assert (student.config.model_type, student.config.hidden_size) == ("cleangpt_factored", 8)
+    # what is not given is the teacher's
+    assert (student.config.num_hidden_layers, student.config.max_position_embeddings) == (2, 32)
+    assert (out / "curves.png").exists()
+    assert (out / "history.json").exists()
+    [_, evaluating, converting] = ran.out.splitlines()
+    words = shlex.split(evaluating.removeprefix("next:"))
+    assert cleangpt(*words[1:], "--column", "story", "--max_batches", 1).code == 0
+    assert shlex.split(converting)[:3] == ["splitlearn", "convert", str(out / "student")]
+
+
+def test_the_same_command_again_takes_what_was_finished(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    words = _documented(teacher, story, tmp_path / "out")
+    first, again = cleangpt(*words), cleangpt(*words)
+    assert first.out == again.out
+    other = cleangpt(*words, "--seed", 1)
+    assert (other.code, other.err.count("cleangpt: error")) == (1, 1)
+
+
+def test_the_whole_student_can_be_fitted_at_once(cleangpt: Run, teacher: Path, story: Path, tmp_path: Path) -> None:
+    ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--end_to_end_epochs", 1)
+    assert ran.code == 0, ran.err
+    assert "losses: end to end" in ran.out
+
+
+def test_a_shadow_is_written_for_the_weights_at_hand(
+    cleangpt: Run, tiny_weights: Path, story: Path, tmp_path: Path
+) -> None:
+    words = [
+        "distill",
+        "--shadow",
+        "--weights",
+        tiny_weights,
+        "--dataset_name",
+        story,
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    words += ["--student_n_embd", 16, "--student_n_layer", 2, "--student_parameters", 20_000, "--block_size", 32]
+    ran = cleangpt(*words)
+    assert ran.code == 0, ran.err
+    shadow = load_shadow(tmp_path / "out" / "shadow")
+    assert (shadow.config.width, shadow.config.num_hidden_layers) == (16, 2)
+    assert shadow.n_parameters <= 20_000
+    assert "of the trunk's" in ran.out
+    [_, evaluating] = ran.out.splitlines()
+    assert cleangpt(*shlex.split(evaluating.removeprefix("next:"))[1:], "--max_batches", 1).code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ([], 2, "--teacher_model_name_or_path"),
+        (["--shadow"], 2, "--shadow needs --weights"),
+        (["--teacher_model_name_or_path", "TEACHER", "--trunk", "x:1"], 2, "--trunk is for --shadow"),
+        (["--shadow", "--weights", "WEIGHTS", "--device", "cpu"], 2, "--device does not go with --shadow"),
+        (["--shadow", "--weights", "WEIGHTS", "--student_n_head", 5], 2, "multiple of --student_n_head"),
+        (["--shadow", "--weights", "WEIGHTS", "--student_parameters", 10], 1, "10 are allowed"),
+        (["--teacher_model_name_or_path", "TEACHER", "--student_model_type", "Small"], 1, "no model called 'Small'"),
+        (["--teacher_model_name_or_path", "TEACHER", "--student_n_head", 3], 1, "multiple of n_head"),
+        (["--teacher_model_name_or_path", "TEACHER", "--epochs_per_block", 0], 2, "nothing would be fitted"),
+        (["--teacher_model_name_or_path", "TEACHER", "--block_size", 64], 2, "longer than the 32 positions"),
+        (["--teacher_model_name_or_path", "TEACHER", "--lm_head_epochs", 0], 2, "--no_train_lm_head"),
+        (["--teacher_model_name_or_path", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_write_nothing(
+    cleangpt: Run,
+    teacher: Path,
+    tiny_weights: Path,
+    story: Path,
+    tmp_path: Path,
+    flags: list[object],
+    code: int,
+    message: str,
+) -> None:
+    places = {"TEACHER": teacher, "WEIGHTS": tiny_weights}
+    out = tmp_path / "out"
+    words = [places.get(str(flag), flag) for flag in flags]
+    ran = cleangpt("distill", "--dataset_name", story, "--output_dir", out, *words)
+    assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
+    assert message in ran.err
+    assert not out.exists()

@@ -1,0 +1,60 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cleangpt.config import GPTConfig
+from cleangpt.model import get_model
+from cleangpt.tokenizers import create_tokenizer
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def model(tmp_path: Path, story: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = create_tokenizer("character", texts=[story.read_text()])
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=8, vocab_size=tokenizer.vocab_size, block_size=32)
+    get_model("SASP", config=config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_model_alone(cleangpt: Run, model: Path, story: Path, tmp_path: Path) -> None:
+    numbers, plot = tmp_path / "n.json", tmp_path / "p.png"
+    words = ["evaluate", model, "--data", story, "--max_batches", 2, "--json", numbers, "--plot", plot]
+    ran = cleangpt(*words, "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert "bits per byte" in ran.out
+    assert ran.out.splitlines()[-2:] == [f"numbers: {numbers}", f"plot: {plot}"]
+    assert json.loads(numbers.read_text())["teacher"] is None
+    assert plot.exists()
+
+
+def test_beside_its_teacher_on_the_end_of_the_text(cleangpt: Run, model: Path, story: Path) -> None:
+    words = ["--validation", 0.1, "--block_size", 16, "--generate_comparisons"]
+    ran = cleangpt("evaluate", model, "--teacher", model, "--data", story, *words)
+    assert ran.code == 0, ran.err
+    assert "100.00 %" in ran.out
+    assert "prompt: " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--data", "nowhere"], 1, "no source of text"),
+        (["--data", "STORY", "--validation", 2], 1, "lies between 0 and 1"),
+        (["--data", "STORY", "--trunk", "x:1"], 2, "for shadows"),
+        (["--data", "STORY", "--block_size", 9999], 1, "a block takes 9999"),
+        ([], 2, "--data"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    cleangpt: Run, model: Path, story: Path, flags: list[object], code: int, message: str
+) -> None:
+    ran = cleangpt("evaluate", model, *(story if flag == "STORY" else flag for flag in flags))
+    assert (ran.code, ran.err.count("\n")) == (code, 1)
+    assert message in ran.err

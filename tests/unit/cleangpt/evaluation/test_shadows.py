@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from cleangpt.distillation.agreement import top1_agreement
+from cleangpt.distillation.shadow import Shadow, ShadowConfig
+from cleangpt.distillation.trunks import OpenTrunk, opened
+from cleangpt.errors import TrunkMismatchError
+from cleangpt.evaluation.evaluate import Subject, evaluate_model
+from cleangpt.evaluation.shadows import ShadowSubject, evaluate_shadow
+from cleangpt.evaluation.speed import size_of
+from cleangpt.evaluation.texts import EvaluationText, TextChoice, read_evaluation_text
+from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+
+
+@pytest.fixture
+def served(tiny_weights: Path) -> BaseTokenizer:
+    return create_tokenizer(str(tiny_weights))
+
+
+@pytest.fixture
+def text(story: Path, served: BaseTokenizer) -> EvaluationText:
+    return read_evaluation_text(TextChoice(str(story), block_size=16, batch_size=4, max_batches=2), served, 512)
+
+
+def _subject(trunk: OpenTrunk) -> ShadowSubject:
+    torch.manual_seed(0)
+    config = ShadowConfig(64, width=32, num_hidden_layers=2, fingerprint=trunk.ends.fingerprint)
+    size = None if trunk.part is None else size_of(trunk.part)
+    shadow = Shadow(config)
+    with torch.no_grad():
+        shadow.exit.weight.normal_(std=0.1)
+    return ShadowSubject("shadow", shadow, trunk.ends, trunk.teacher, size)
+
+
+def test_bottom_shadow_and_top_are_measured_against_the_whole_model(
+    tiny_weights: Path, tiny_llama: PreTrainedModel, served: BaseTokenizer, text: EvaluationText
+) -> None:
+    with opened(tiny_weights) as trunk:
+        subject = _subject(trunk)
+        report = evaluate_shadow(subject, served, text, is_compared=True)
+        expected = top1_agreement(trunk.ends, trunk.teacher, subject.shadow, text.batches)
+    assert report.agreement is not None
+    assert report.agreement.top_1 == pytest.approx(expected)
+    assert [(each.student, each.target) for each in report.blocks] == [(0, "trunk"), (1, "trunk")]
+    whole = evaluate_model(Subject("whole", tiny_llama), served, text, is_compared=True)
+    assert report.teacher is not None
+    assert report.teacher.likelihood.loss == pytest.approx(whole.student.likelihood.loss, rel=1e-4)
+    assert report.teacher.parameters == tiny_llama.num_parameters()
+    assert [each.teacher for each in report.comparisons] == [each.student for each in whole.comparisons]
+
+
+def test_the_figures_are_those_of_the_three_parts(
+    tiny_weights: Path, tiny_llama: PreTrainedModel, served: BaseTokenizer, text: EvaluationText
+) -> None:
+    with opened(tiny_weights) as trunk:
+        subject = _subject(trunk)
+        report = evaluate_shadow(subject, served, text)
+        assert trunk.part is not None
+        trunk_parameters = size_of(trunk.part).parameters
+    n_parameters = tiny_llama.num_parameters() - trunk_parameters + subject.shadow.n_parameters
+    assert report.student.parameters == n_parameters
+    assert report.student.tokens_per_second is not None
+
+
+def test_a_shadow_that_passes_on_what_it_gets_has_the_error_of_no_trunk(
+    tiny_weights: Path, served: BaseTokenizer, text: EvaluationText
+) -> None:
+    with opened(tiny_weights) as trunk:
+        fresh = Shadow(ShadowConfig(64, width=32, fingerprint=trunk.ends.fingerprint))
+        report = evaluate_shadow(ShadowSubject("s", fresh, trunk.ends, trunk.teacher), served, text)
+        ids_BT = text.batches[0].ids_BT
+        sent_BTD = trunk.ends.hidden(ids_BT)
+        one = evaluate_shadow(
+            ShadowSubject("s", fresh, trunk.ends, trunk.teacher),
+            served,
+            EvaluationText("first", text.batches[:1], 1.0, ()),
+        )
+        answered_BTD = trunk.teacher.hidden(sent_BTD, [16] * len(ids_BT))
+    expected = (sent_BTD - answered_BTD).square().sum() / answered_BTD.square().sum()
+    assert one.blocks[0].relative_mse == pytest.approx(float(expected), rel=1e-4)
+    assert report.teacher is not None
+    assert report.teacher.parameters is None
+
+
+def test_a_shadow_of_another_cut_is_refused(tiny_weights: Path, served: BaseTokenizer, text: EvaluationText) -> None:
+    with opened(tiny_weights, "2-4") as other:
+        subject = _subject(other)
+    with opened(tiny_weights) as trunk, pytest.raises(TrunkMismatchError):
+        evaluate_shadow(ShadowSubject("s", subject.shadow, trunk.ends, trunk.teacher), served, text)

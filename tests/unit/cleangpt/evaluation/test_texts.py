@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from cleangpt.data.stdlib_questions import collect_questions
+from cleangpt.errors import TextTooShortError, UnknownTextSourceError
+from cleangpt.evaluation.texts import TextChoice, read_evaluation_text
+from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+
+
+def test_rows_are_as_long_as_the_models_allow_and_follow_the_text(story: Path, tokenizer: BaseTokenizer) -> None:
+    text = read_evaluation_text(TextChoice(str(story)), tokenizer, context=32)
+    assert {batch.ids_BT.shape[1] for batch in text.batches} == {32}
+    assert tokenizer.decode(text.batches[0].ids_BT[0].tolist()) == story.read_text()[:32]
+    assert text.prompts[0] == story.read_text()[:16]
+
+
+def test_tokens_per_byte_counts_the_end_token(story: Path, tokenizer: BaseTokenizer) -> None:
+    n_bytes = story.stat().st_size
+    text = read_evaluation_text(TextChoice(str(story)), tokenizer, context=32)
+    assert text.tokens_per_byte == (n_bytes + 1) / n_bytes
+
+
+def test_the_share_held_out_is_the_end_of_the_text(story: Path, tokenizer: BaseTokenizer) -> None:
+    choice = TextChoice(str(story), validation=0.1, block_size=16)
+    [batch, *_] = read_evaluation_text(choice, tokenizer, context=32).batches
+    content = story.read_text()
+    total = len(content) + 1
+    # the end token, which is the last one, belongs to the share
+    start = total - round(0.1 * total)
+    assert tokenizer.decode(batch.ids_BT[0].tolist()) == content[start : start + 16]
+
+
+def test_no_more_batches_are_read_than_asked_for(story: Path, tokenizer: BaseTokenizer) -> None:
+    choice = TextChoice(str(story), batch_size=2, max_batches=3)
+    assert [len(each.ids_BT) for each in read_evaluation_text(choice, tokenizer, 32).batches] == [2, 2, 2]
+
+
+def test_conversations_are_measured_on_their_answers() -> None:
+    questions = collect_questions()[:12]
+    texts = [part for each in questions for part in (*each.phrasings, each.answer)]
+    tokenizer = create_tokenizer("bpe", texts=texts, vocab_size=300, chat=True)
+    text = read_evaluation_text(TextChoice("stdlib-questions", max_samples=12), tokenizer, 256)
+    learned = sum(int(batch.learned_BT.sum()) for batch in text.batches if batch.learned_BT is not None)
+    assert text.tokens_per_byte == learned / sum(len(each.answer.encode()) for each in questions)
+    assert len(text.prompts) == 4
+    assert text.prompts[0].endswith("<|assistant|>")
+
+
+def test_a_text_that_is_too_short_or_not_there_is_refused(tmp_path: Path, tokenizer: BaseTokenizer) -> None:
+    (tmp_path / "a.txt").write_text("At")
+    with pytest.raises(TextTooShortError, match="3 tokens"):
+        read_evaluation_text(TextChoice(str(tmp_path / "a.txt")), tokenizer, 32)
+    (tmp_path / "a.txt").write_text("A cat sat")
+    with pytest.raises(TextTooShortError, match="a block takes 16"):
+        read_evaluation_text(TextChoice(str(tmp_path / "a.txt"), block_size=16), tokenizer, 32)
+    with pytest.raises(UnknownTextSourceError):
+        read_evaluation_text(TextChoice("nowhere"), tokenizer, 32)

@@ -1,0 +1,39 @@
+import pytest
+
+from cleangpt.errors import GenerationSettingsError
+from cleangpt.inference.sampling import Sampling
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"typical_p": 0.0},
+        {"repetition_penalty": 0.0},
+        {"num_beams": 0},
+        {"seed": -1},
+    ],
+)
+def test_a_value_without_meaning_is_refused_by_its_name(given: dict[str, float]) -> None:
+    [(name, value)] = given.items()
+    with pytest.raises(GenerationSettingsError, match=f"{name} has to be .*, found {value}"):
+        Sampling(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [None, 0, 0.0])
+def test_without_temperature_nothing_is_drawn_whatever_else_is_said(temperature: float | None) -> None:
+    sampling = Sampling(temperature=temperature, top_k=5, typical_p=0.5)
+    assert not sampling.is_random
+    assert sampling.rules == {"max_new_tokens": 50, "num_beams": 1, "repetition_penalty": 1.0, "do_sample": False}
+
+
+def test_rules_that_are_left_out_are_named_so_that_no_model_fills_them_in() -> None:
+    rules = Sampling(temperature=0.8).rules
+    assert rules["do_sample"] is True
+    assert (rules["top_k"], rules["top_p"], rules["min_p"], rules["typical_p"]) == (0, 1.0, 0.0, 1.0)
