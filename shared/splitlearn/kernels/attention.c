@@ -191,24 +191,35 @@ static long padded(long n, long to) { return (n + to - 1) / to * to; }
 
 /* One head's keys as panels of 16 rows, its values as panels of 16 columns with pairs of rows: both sides of attention
    are then products like those of a linear layer. Rows and columns that are not there are zeros. */
-static void in_panels(const Prompt *prompt, long kv_head) {
+TARGET static void in_panels(const Prompt *prompt, long kv_head) {
     const Session *session = prompt->session;
     const long n_rows = session->n_rows, width = prompt->width, stride = padded(n_rows, KEYS_AT_ONCE);
     const bf16 *keys = session->block + 2 * prompt->layer * session->tensor_stride + kv_head * session->head_stride;
     const bf16 *values = keys + session->tensor_stride;
     bf16 *key_panels = prompt->keys + kv_head * stride * width;
-    for (long row = 0; row < stride; row++) {
-        bf16 *to = key_panels + row / PANEL * PANEL * width + row % PANEL * 2;
-        for (long column = 0; column < width; column += 2)
-            if (row < n_rows) memcpy(to + column * PANEL, keys + row * width + column, 2 * sizeof(bf16));
-            else memset(to + column * PANEL, 0, 2 * sizeof(bf16));
+    /* one column pair of 16 rows is one vector */
+    const __m512i rows = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                            _mm512_set1_epi32((int)width * 2));
+    for (long row = 0; row < stride; row += PANEL) {
+        const __mmask16 there = row < n_rows ? first_of_16(n_rows - row) : 0;
+        for (long column = 0; column < width; column += 2) {
+            const bf16 *from = keys + row * width + column;
+            const __m512i pairs = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), there, rows, from, 1);
+            _mm512_storeu_si512(key_panels + row * width + column * PANEL, pairs);
+        }
     }
-    const long n_columns = padded(width, PANEL);
-    bf16 *value_panels = prompt->values + kv_head * stride * n_columns;
-    for (long row = 0; row < stride; row++)
-        for (long column = 0; column < n_columns; column++)
-            value_panels[column / PANEL * PANEL * stride + row / 2 * 2 * PANEL + column % PANEL * 2 + row % 2] =
-                row < n_rows && column < width ? values[row * width + column] : 0;
+    bf16 *value_panels = prompt->values + kv_head * stride * padded(width, PANEL);
+    for (long column = 0; column < width; column += PANEL) {
+        const __mmask16 there = first_of_16(width - column);
+        for (long row = 0; row < stride; row += 2) {
+            const bf16 *from = values + row * width + column;
+            const __m256i even = _mm256_maskz_loadu_epi16(row < n_rows ? there : 0, from);
+            const __m256i odd = _mm256_maskz_loadu_epi16(row + 1 < n_rows ? there : 0, from + width);
+            const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16);
+            const __m512i both = _mm512_or_si512(_mm512_cvtepu16_epi32(even), high);
+            _mm512_storeu_si512(value_panels + column * stride + row * PANEL, both);
+        }
+    }
 }
 
 static void panels_share(void *data) {

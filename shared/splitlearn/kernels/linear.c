@@ -68,18 +68,23 @@ TARGET static void widen(const int8_t *levels, bf16 *weight, long n_pairs) {
         _mm512_storeu_si512(weight + pair * 2 * PANEL, (__m512i)load_pair(levels, pair, 1));
 }
 
-/* What one thread of the team does: its share of the panels, for all rows. */
+typedef struct {
+    Product product;
+    long next; /* panel that nobody has taken */
+} Work;
+
+/* What one thread of the team does: panels for all rows, as long as there are any. A thread that another process keeps
+   from its core leaves more of them to the others. */
 static void share(void *data) {
-    const Product *product = data;
+    Work *work = data;
+    const Product *product = &work->product;
     const int is_int8 = product->scales != NULL;
     const long n_panels = (product->n_outputs + PANEL - 1) / PANEL, panel_size = product->n_inputs * PANEL;
-    const long me = omp_get_thread_num(), team = omp_get_num_threads();
-    const long last = n_panels * (me + 1) / team;
-    /* levels that several blocks of rows need are widened once; without memory for that, once per block */
+    /* levels that many rows need are widened once; without memory for that, once per block of rows */
     const int widens = is_int8 && product->n_rows > MOST_ROWS_OF_LEVELS;
     bf16 *wide = widens ? malloc(MOST_PANELS * panel_size * sizeof(bf16)) : NULL;
-    for (long panel = n_panels * me / team; panel < last;) {
-        const int count = last - panel >= MOST_PANELS ? MOST_PANELS : 1;
+    for (long panel; (panel = __atomic_fetch_add(&work->next, MOST_PANELS, __ATOMIC_RELAXED)) < n_panels;) {
+        const int count = n_panels - panel >= MOST_PANELS ? MOST_PANELS : 1;
         const char *weight = (const char *)product->weight + panel * panel_size * (is_int8 ? 1 : 2);
         if (wide) {
             widen((const int8_t *)weight, wide, count * product->n_inputs / 2);
@@ -87,15 +92,14 @@ static void share(void *data) {
         } else {
             all_rows(product, weight, is_int8, count, panel * PANEL);
         }
-        panel += count;
     }
     free(wide);
 }
 
 void splitlearn_linear(const void *rows, const void *weight, const void *scales, const void *bias, void *outputs,
                        long n_rows, long n_inputs, long n_outputs, unsigned n_threads) {
-    Product product = {rows, weight, scales, bias, outputs, n_rows, n_inputs, n_outputs};
-    GOMP_parallel(share, &product, n_threads, 0);
+    Work work = {{rows, weight, scales, bias, outputs, n_rows, n_inputs, n_outputs}, 0};
+    GOMP_parallel(share, &work, n_threads, 0);
 }
 
 #endif
