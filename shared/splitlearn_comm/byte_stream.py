@@ -36,6 +36,7 @@ class ByteStream:
         self._call = call
         self._timeout = timeout
         self._begun = False
+        self._is_accepted = False
         # Messages; None once, at the end.
         self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._closing = False
@@ -115,6 +116,7 @@ class ByteStream:
     async def _write(self, data: bytes) -> None:
         try:
             if self._begun:
+                await self._accepted()
                 await self._call.write(data)
             else:
                 await self._write_first(data)
@@ -130,6 +132,20 @@ class ByteStream:
             raise self._ending() from None
         self._begun = True
         self.bytes_sent += len(data)
+
+    async def _accepted(self) -> None:
+        """Nothing follows the first message before the server has taken it: where a write fails before a refusal
+        arrives, grpc puts INTERNAL in the refusal's place (grpc/grpc issue 36066)."""
+        if self._is_accepted:
+            return
+        asking = asyncio.ensure_future(self._call.initial_metadata())
+        try:
+            await asyncio.wait({asking, self._reader}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asking.cancel()
+        if self._reader.done():
+            raise self._ending()
+        self._is_accepted = True
 
     async def _write_first(self, data: bytes) -> None:
         # As long as there is no connection, grpc's write does not notice that its call was cancelled, and waits

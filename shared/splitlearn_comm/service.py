@@ -97,6 +97,8 @@ class ComputeService:
             session = await self._session_host.open(opening)
             self._observer.session_opened()
             try:
+                # tells the client that it may send more
+                await context.send_initial_metadata(())
                 await self._serve_frames(session, codec_named(opening.codec), request, context)
             finally:
                 await self._close(session)

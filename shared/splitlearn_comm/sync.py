@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
@@ -53,7 +56,9 @@ class GRPCComputeServer:
         Raises:
             PortUnavailable: somebody else listens there, or the host is not this machine's.
         """
-        return loop_thread().run(self._server.start())
+        port = loop_thread().run(self._server.start())
+        _serving.add(self)
+        return port
 
     def stop(self, grace: float | None = None) -> None:
         """Refuse new calls, give running ones `grace` seconds, cut the rest. Twice does nothing."""
@@ -71,6 +76,18 @@ class GRPCComputeServer:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+_serving: weakref.WeakSet[GRPCComputeServer] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Ends servers that a script forgot: grpc would complain of each while the interpreter takes its modules apart."""
+    for server in list(_serving):
+        # by now the interpreter starts no threads, so that the port closes but compute functions are not torn down
+        with suppress(RuntimeError):
+            server.stop()
 
 
 class GRPCComputeClient:

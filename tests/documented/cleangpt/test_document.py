@@ -6,31 +6,23 @@ The hub's names are folders in the working directory: `gpt2` is a tiny model of 
 Shapes: B rows, T positions, N rows that count, D hidden size, V vocabulary.
 """
 
-import hashlib
-import io
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPT2Tokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -38,118 +30,7 @@ from transformers import (
 )
 
 import cleangpt.model  # noqa: F401 - registers its models with the Auto classes
-from cleangpt.cli.__main__ import main
-
-_SENTENCES = (
-    "Once upon a time there was a little cat that lived in a house by the sea.",
-    "The cat saw a red boat and wanted to know where it came from.",
-    "A kind old man took the cat on board and showed it the wide water.",
-    "In the evening they came home, and the cat told its friends all about it.",
-)
-_STORIES = [" ".join(_SENTENCES[number % 4 :]) for number in range(48)]
-_SMALL = ("--n_layer", 1, "--n_head", 2, "--n_embd", 16, "--block_size", 16, "--batch_size", 4, "--max_steps", 2)
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-def run(*words: object) -> Ran:
-    """`cleangpt` in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(word) for word in words])
-    return Ran(code, out.getvalue(), err.getvalue())
-
-
-def run_documented(command: str, *more: object) -> Ran:
-    """A command as it stands in the document, and what stands for its defaults there."""
-    words = shlex.split(command)
-    assert words[0] == "cleangpt"
-    ran = run(*words[1:], *more)
-    assert ran.code == 0, ran.err
-    return ran
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Every file below the folder, with the digest of what is in it."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-
-
-def _save_gpt2(folder: Path) -> None:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learning = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(_STORIES, learning)
-    tokenizer = GPT2Tokenizer(tokenizer_object=backend)
-    tokenizer.save_pretrained(folder)
-    end = tokenizer.eos_token_id
-    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32}
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **sizes)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-
-
-def _save_dataset(folder: Path, column: str) -> None:
-    from datasets import Dataset  # type: ignore[import-untyped]
-
-    Dataset.from_dict({column: _STORIES}).save_to_disk(str(folder))
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("workplace")
-    _save_gpt2(folder / "gpt2")
-    _save_dataset(folder / "roneneldan" / "TinyStories", "story")
-    _save_dataset(folder / "wikitext", "text")
-    _save_dataset(folder / "wikimedia" / "wikipedia" / "20231101.en", "text")
-    repository = folder / "hub" / "models--openai-community--gpt2"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    shutil.copytree(folder / "gpt2", repository / "snapshots" / ("0" * 40))
-    with pytest.MonkeyPatch.context() as patch:
-        # what HF_HUB_CACHE says, which the hub's library has read already
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
-        patch.chdir(folder)
-        yield folder
-
-
-@pytest.fixture(autouse=True)
-def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
-
-
-@pytest.fixture
-def device() -> torch.device:
-    return torch.device("cpu")
-
-
-@pytest.fixture
-def teacher_model(workplace: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(workplace / "gpt2")
-
-
-@pytest.fixture
-def tokenizer(workplace: Path) -> Any:
-    return AutoTokenizer.from_pretrained(workplace / "gpt2")
-
-
-@pytest.fixture
-def ids_BT(tokenizer: Any) -> Tensor:  # noqa: N802 - a shape
-    ids = [each for story in _STORIES[:12] for each in tokenizer.encode(story)]
-    return torch.tensor(ids[: len(ids) // 32 * 32]).view(-1, 32)[:8]
-
+from support.cleangpt_workplace import SMALL, STORIES, Ran, run, run_documented
 
 # Commands
 
@@ -211,7 +92,7 @@ def test_evaluating_a_distilled_model(distilled: Ran, workplace: Path) -> None:
 
 def test_analysing_token_usage(workplace: Path) -> None:
     command = "cleangpt tokens --dataset wikitext --tokenizer_type gpt2 --max_samples 1000 --plot"
-    assert run_documented(command).out.splitlines()[0].split() == ["samples", str(len(_STORIES))]
+    assert run_documented(command).out.splitlines()[0].split() == ["samples", str(len(STORIES))]
     assert (workplace / "tokens.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -316,7 +197,7 @@ def test_adding_a_tokenizer(workplace: Path, monkeypatch: pytest.MonkeyPatch) ->
             return cls(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<|unk|>"))
 
     monkeypatch.setitem(TokenizerFactory.TOKENIZER_TYPES, "words", WordTokenizer)
-    words = ("train", "--data", "wikitext", "--tokenizer_type", "words", "--out", "of_words", *_SMALL)
+    words = ("train", "--data", "wikitext", "--tokenizer_type", "words", "--out", "of_words", *SMALL)
     assert run(*words).code == 0
     saved = AutoTokenizer.from_pretrained(workplace / "of_words")
     assert saved.convert_ids_to_tokens(saved.encode("the red cat")) == ["the", "red", "cat"]
@@ -341,7 +222,7 @@ def test_adding_a_model_that_can_be_trained_and_distilled(workplace: Path, monke
         )
 
     monkeypatch.setitem(MODEL_REGISTRY, "SmallLlama", small_llama)
-    words = ("train", "--data", "wikitext", "--model_type", "SmallLlama", "--tokenizer_type", "character", *_SMALL)
+    words = ("train", "--data", "wikitext", "--model_type", "SmallLlama", "--tokenizer_type", "character", *SMALL)
     assert run(*words, "--out", "own").code == 0
     assert AutoModelForCausalLM.from_pretrained(workplace / "own").config.model_type == "llama"
     # no version of its own that gives hidden states: any model does
@@ -405,86 +286,3 @@ def test_a_distillation_loss_of_ones_own(teacher_model: PreTrainedModel, ids_BT:
     histories = trainer.train(plan, epochs_per_block=20, lr_per_block=1e-2)
     assert histories[0].losses[0] == pytest.approx(expected, rel=1e-4)
     assert all(each.losses[-1] < 0.7 * each.losses[0] for each in histories)
-
-
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("flags", "known"),
-    [
-        (["--model_type", "Vanila"], "choose one of Factored, FactoredALiBi, SASP, Vanilla"),
-        (["--tokenizer_type", "charakter"], "expected bpe, character, gpt2, hugging_face, or a folder"),
-        (["--data", "wikitex"], "expected a file, a folder, or one of python-documentation, stdlib-questions"),
-    ],
-)
-def test_an_unknown_name_is_refused_with_the_known_ones(workplace: Path, flags: list[str], known: str) -> None:
-    ran = run("train", "--data", "wikitext", *_SMALL, "--out", "never", *flags)
-    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
-    assert known in ran.err
-    assert not (workplace / "never").exists()
-
-
-def test_a_text_shorter_than_a_row_is_not_distilled_on(workplace: Path) -> None:
-    (workplace / "short.txt").write_text("Once upon a time")
-    words = ("distill", "--teacher_model_name_or_path", "gpt2", "--dataset_name", "short.txt")
-    ran = run(*words, "--output_dir", "never")
-    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
-    assert "a block takes 32; give more text or a smaller block_size" in ran.err
-    assert not (workplace / "never").exists()
-
-
-@pytest.fixture(scope="module")
-def of_characters(workplace: Path) -> Path:
-    """A finished training whose model reads characters."""
-    words = ("train", "--data", "wikitext", "--tokenizer_type", "character", *_SMALL, "--out", "of_characters")
-    assert run(*words).code == 0
-    return workplace / "of_characters"
-
-
-def test_student_and_teacher_of_other_vocabularies_are_not_compared(of_characters: Path, workplace: Path) -> None:
-    before = contents(of_characters), contents(workplace / "gpt2")
-    words = ("evaluate", of_characters, "--teacher", "gpt2", "--data", "wikitext", "--json", "never.json")
-    ran = run(*words)
-    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
-    size = len(AutoTokenizer.from_pretrained(of_characters))
-    assert f"the student's vocabulary has {size} entries, the teacher's 320" in ran.err
-    assert "give the student the teacher's tokenizer" in ran.err
-    assert not (workplace / "never.json").exists()
-    assert (contents(of_characters), contents(workplace / "gpt2")) == before
-
-
-def test_a_training_does_not_resume_from_half_a_checkpoint_and_leaves_it_there(
-    of_characters: Path, workplace: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(of_characters, out)
-    file = out / "checkpoint" / "checkpoint.pt"
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    before = contents(out)
-    words = ("train", "--data", "wikitext", "--tokenizer_type", "character", *_SMALL, "--out", out, "--resume")
-    ran = run(*words)
-    assert (ran.code, ran.err.count("cleangpt: error: ")) == (1, 1), ran.err
-    assert f"{file} ({len(whole) // 2} bytes) is no whole checkpoint" in ran.err.splitlines()[-1]
-    assert "put a good copy in its place" in ran.err.splitlines()[-1]
-    assert contents(out) == before
-    file.write_bytes(whole)
-    assert run(*words).code == 0
-
-
-def test_a_distillation_does_not_go_on_from_half_a_checkpoint_and_leaves_it_there(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    text = ("--dataset_name", "wikitext", "--max_samples", 8, "--student_n_embd", 16, "--output_dir", out)
-    words = ("distill", "--teacher_model_name_or_path", "gpt2", *text)
-    assert run(*words).code == 0
-    file = out / "checkpoints" / "block_00001" / "checkpoint.pt"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1000])
-    before = contents(out)
-    ran = run(*words)
-    assert (ran.code, ran.err.count("cleangpt: error: ")) == (1, 1), ran.err
-    assert f"{file} ({len(whole) - 1000} bytes) is no whole checkpoint" in ran.err.splitlines()[-1]
-    assert contents(out) == before
-    file.write_bytes(whole)
-    assert run(*words).code == 0
