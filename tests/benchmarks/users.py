@@ -33,9 +33,9 @@ class Prompts:
 class MixedLoad:
     """`count` Poisson arrivals, `rate` a second; lengths are uniform. Each of `rounds` has its own."""
 
-    count: int = 16
+    count: int = 6
     rate: float = 1.0
-    rounds: int = 2
+    rounds: int = 1
     prompt: tuple[int, int] = (32, 1500)
     output: tuple[int, int] = (16, 256)
 
