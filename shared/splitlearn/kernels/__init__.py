@@ -20,7 +20,7 @@ class Kernels:
     """The functions of one compiled library. Addresses are those of bf16 numbers where nothing else is said."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.linear = _function(library, "splitlearn_linear", [_POINTER] * 5 + [_LONG] * 3 + [_UNSIGNED])
+        self.linear = _function(library, "splitlearn_linear", [_POINTER] * 5 + [_LONG] * 4 + [_UNSIGNED])
         attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
         self.attend = _function(library, "splitlearn_attend", [*attend, ctypes.c_float, _UNSIGNED])
         prompt = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]

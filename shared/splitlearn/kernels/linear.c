@@ -19,7 +19,7 @@ typedef struct {
     const bf16 *scales; /* of int8 levels, one per output; NULL where the weight is bf16 */
     const bf16 *bias;   /* or NULL */
     bf16 *outputs;
-    long n_rows, n_inputs, n_outputs;
+    long n_rows, row_stride, n_inputs, n_outputs;
 } Product;
 
 INLINE void store(const Product *product, __m512 sum, long row, long output) {
@@ -32,7 +32,7 @@ INLINE void store(const Product *product, __m512 sum, long row, long output) {
 INLINE void block(int n_rows, int n_panels, int is_int8, const Product *product, const void *weight, long row, long output) {
     const long n_inputs = product->n_inputs;
     __m512 sums[MOST_ROWS * MOST_PANELS];
-    multiply(n_rows, n_panels, is_int8, product->rows + row * n_inputs, n_inputs, weight,
+    multiply(n_rows, n_panels, is_int8, product->rows + row * product->row_stride, product->row_stride, weight,
              n_inputs * PANEL * (is_int8 ? 1 : 2), n_inputs / 2, sums);
     UNROLL for (int i = 0; i < n_rows; i++)
         UNROLL for (int panel = 0; panel < n_panels; panel++)
@@ -97,8 +97,8 @@ static void share(void *data) {
 }
 
 void splitlearn_linear(const void *rows, const void *weight, const void *scales, const void *bias, void *outputs,
-                       long n_rows, long n_inputs, long n_outputs, unsigned n_threads) {
-    Work work = {{rows, weight, scales, bias, outputs, n_rows, n_inputs, n_outputs}, 0};
+                       long n_rows, long row_stride, long n_inputs, long n_outputs, unsigned n_threads) {
+    Work work = {{rows, weight, scales, bias, outputs, n_rows, row_stride, n_inputs, n_outputs}, 0};
     GOMP_parallel(share, &work, n_threads, 0);
 }
 

@@ -12,6 +12,9 @@ from splitlearn.linear.int8 import quantize
 from splitlearn.linear.pages import Span
 
 _PANEL = 16
+_WAYS = 8
+_CACHE_PERIOD = 4096
+_PAD = 32
 
 
 class NativeLinear(nn.Module):
@@ -58,15 +61,16 @@ class NativeLinear(nn.Module):
         """[..., K] to [..., N]."""
         if input.dtype is not torch.bfloat16 or input.shape[-1] != self.in_features:
             raise RuntimeError(f"expected bf16 [..., {self.in_features}], found {input.dtype} {list(input.shape)}")
-        input = input.contiguous()  # noqa: A001
+        rows_RK = _apart(input.reshape(-1, self.in_features))
         output = input.new_empty((*input.shape[:-1], self.out_features))
         self._multiply(
-            input.data_ptr(),
+            rows_RK.data_ptr(),
             self._packed.data_ptr(),
             None if self.scale_N is None else self.scale_N.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
             output.data_ptr(),
-            input.numel() // self.in_features,
+            rows_RK.shape[0],
+            rows_RK.stride(0),
             self.in_features,
             self.out_features,
             torch.get_num_threads(),
@@ -91,3 +95,14 @@ def _in_panels(numbers_NK: torch.Tensor) -> torch.Tensor:
     n_outputs, n_inputs = numbers_NK.shape
     whole_NK = functional.pad(numbers_NK, (0, 0, 0, -n_outputs % _PANEL)) if n_outputs % _PANEL else numbers_NK
     return whole_NK.view(-1, _PANEL, n_inputs // 2, 2).permute(0, 2, 1, 3).contiguous()
+
+
+def _apart(rows_RK: torch.Tensor) -> torch.Tensor:
+    """The rows with their numbers side by side. Rows that begin a multiple of 4 KB apart all fall into the same eight
+    places of a first-level cache, so that a block of more than eight of them would never stay there."""
+    if rows_RK.stride(1) != 1:
+        rows_RK = rows_RK.contiguous()
+    n_rows, n_inputs = rows_RK.shape
+    if n_rows <= _WAYS or rows_RK.stride(0) * rows_RK.itemsize % _CACHE_PERIOD:
+        return rows_RK
+    return rows_RK.new_empty(n_rows, n_inputs + _PAD)[:, :n_inputs].copy_(rows_RK)

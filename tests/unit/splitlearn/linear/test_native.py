@@ -75,6 +75,15 @@ def test_rows_that_are_no_neighbours_in_memory_are_read_right() -> None:
     assert torch.equal(linear(wide_RK[:, 8:24]), linear(wide_RK[:, 8:24].clone()))
 
 
+@pytest.mark.parametrize("n_rows", [8, 9, 40])
+def test_rows_a_cache_period_apart_come_out_as_others(n_rows: int) -> None:
+    weight_NK, rows_RK = random(20, 2048), random(n_rows, 2048, seed=1)
+    linear = NativeLinear(weight_NK)
+    assert within_a_rounding(linear(rows_RK), rows_RK.double() @ weight_NK.double().T)
+    wide_RK = random(n_rows, 2 * 2048, seed=1)[:, :2048]
+    assert torch.equal(linear(wide_RK), linear(wide_RK.clone()))
+
+
 @pytest.mark.parametrize("rows", [random(3, 128, dtype=torch.float32), random(3, 64)])
 def test_rows_that_do_not_fit_the_weight_are_refused(rows: torch.Tensor) -> None:
     with pytest.raises(RuntimeError, match="expected bf16"):
