@@ -60,7 +60,7 @@ class TrainingDivergedError(CleangptError):
 
 
 class ModelFolderError(CleangptError):
-    """A folder named for evaluation holds neither a Hugging Face model nor a sepweight directory."""
+    """A folder holds neither a Hugging Face model nor a sepweight directory, or one that cannot be read."""
 
 
 class TokenizerError(CleangptError):

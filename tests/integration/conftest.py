@@ -1,11 +1,14 @@
 """Fixtures of the integration tests: both services, real and connected."""
 
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from support.running_split import Split, running_split
+from splitlearn_comm.loop_thread import loop_thread
+from support.running_split import RunningTrunk, Split, running_split, running_trunk
 
 
 @pytest.fixture
@@ -13,3 +16,21 @@ async def split(tiny_weights: Path) -> AsyncIterator[Split]:
     """A trunk and a client service of the tiny llama."""
     async with running_split(tiny_weights) as running:
         yield running
+
+
+@pytest.fixture
+def thread_trunk(tiny_weights: Path) -> Iterator[RunningTrunk]:
+    """A trunk of the tiny llama on the loop of the blocking classes: one loop serves both ends."""
+    stack = AsyncExitStack()
+    yield loop_thread().run(stack.enter_async_context(running_trunk(tiny_weights)))
+    loop_thread().run(stack.aclose())
+
+
+@pytest.fixture
+def client_weights(tiny_weights: Path, tmp_path: Path) -> Path:
+    """What a client has: everything but the trunk's layers."""
+    folder = tmp_path / "client"
+    shutil.copytree(tiny_weights, folder)
+    for layer in (1, 2, 3):
+        (folder / f"mid.{layer:05d}.safetensors").unlink()
+    return folder

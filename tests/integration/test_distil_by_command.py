@@ -1,33 +1,11 @@
 """`cleangpt distill --trunk` and `cleangpt evaluate --trunk`: the trunk's layers are at an address, not here."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from cleangpt.cli.__main__ import main
-from splitlearn_comm.loop_thread import loop_thread
-from support.running_split import RunningTrunk, free_port, running_trunk
-
-
-@pytest.fixture
-def trunk(tiny_weights: Path) -> Iterator[RunningTrunk]:
-    """On the loop of the blocking classes: one loop serves both ends."""
-    stack = AsyncExitStack()
-    yield loop_thread().run(stack.enter_async_context(running_trunk(tiny_weights)))
-    loop_thread().run(stack.aclose())
-
-
-@pytest.fixture
-def client_weights(tiny_weights: Path, tmp_path: Path) -> Path:
-    """What a client has: everything but the trunk's layers."""
-    folder = tmp_path / "client"
-    shutil.copytree(tiny_weights, folder)
-    for layer in (1, 2, 3):
-        (folder / f"mid.{layer:05d}.safetensors").unlink()
-    return folder
+from support.running_split import RunningTrunk, free_port
 
 
 @pytest.fixture
@@ -37,13 +15,13 @@ def story(tmp_path: Path) -> Path:
 
 
 def test_a_shadow_of_a_trunk_elsewhere_is_fitted_and_measured(
-    trunk: RunningTrunk, client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    thread_trunk: RunningTrunk, client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["--weights", str(client_weights), "--trunk", trunk.address, "--dataset_name", str(story)]
+    words = ["--weights", str(client_weights), "--trunk", thread_trunk.address, "--dataset_name", str(story)]
     assert main(["distill", "--shadow", *words, "--output_dir", str(out), "--block_size", "32"]) == 0
-    assert f"--trunk {trunk.address}" in capsys.readouterr().out
-    where = ["--teacher", str(client_weights), "--trunk", trunk.address, "--data", str(story)]
+    assert f"--trunk {thread_trunk.address}" in capsys.readouterr().out
+    where = ["--teacher", str(client_weights), "--trunk", thread_trunk.address, "--data", str(story)]
     assert main(["evaluate", str(out / "shadow"), *where, "--max_batches", "1"]) == 0
     assert "top-1 agreement" in capsys.readouterr().out
 
@@ -58,9 +36,9 @@ def test_nobody_at_the_address_is_one_line(
 
 
 def test_a_trunk_of_another_cut_is_refused_with_both_fingerprints(
-    trunk: RunningTrunk, client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    thread_trunk: RunningTrunk, client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--weights", str(client_weights), "--trunk", trunk.address, "--dataset_name", str(story)]
+    words = ["--weights", str(client_weights), "--trunk", thread_trunk.address, "--dataset_name", str(story)]
     assert main(["distill", "--shadow", *words, "--layers", "1-3", "--output_dir", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "1-3" in error

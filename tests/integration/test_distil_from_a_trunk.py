@@ -1,8 +1,5 @@
 """A client distils a stand-in for a trunk whose weights it does not have: hidden states come over the wire."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -18,35 +15,16 @@ from splitlearn.loading import load_part
 from splitlearn_cli.remote_teacher import RemoteTrunk
 from splitlearn_comm import CommError, Unreachable
 from splitlearn_comm.loop_thread import loop_thread
-from support.running_split import RunningTrunk, free_port, running_trunk
-
-
-@pytest.fixture
-def trunk(tiny_weights: Path) -> Iterator[RunningTrunk]:
-    """On the loop of the blocking classes: one loop serves both ends."""
-    stack = AsyncExitStack()
-    yield loop_thread().run(stack.enter_async_context(running_trunk(tiny_weights)))
-    loop_thread().run(stack.aclose())
-
-
-@pytest.fixture
-def client_weights(tiny_weights: Path, tmp_path: Path) -> Path:
-    """What a client has: everything but the trunk's layers."""
-    folder = tmp_path / "client"
-    shutil.copytree(tiny_weights, folder)
-    for layer in (1, 2, 3):
-        (folder / f"mid.{layer:05d}.safetensors").unlink()
-    return folder
-
+from support.running_split import RunningTrunk, free_port
 
 TEXTS = [Batch(torch.randint(384, (4, 8), generator=torch.Generator().manual_seed(n))) for n in range(2)]
 
 
-def test_a_shadow_is_fitted_to_what_comes_over_the_wire(trunk: RunningTrunk, client_weights: Path) -> None:
+def test_a_shadow_is_fitted_to_what_comes_over_the_wire(thread_trunk: RunningTrunk, client_weights: Path) -> None:
     torch.manual_seed(0)
     shadow = Shadow(ShadowConfig(64, width=32, intermediate_size=32))
     ends = Ends.load(client_weights)
-    with RemoteTrunk(trunk.address) as teacher:
+    with RemoteTrunk(thread_trunk.address) as teacher:
         trainer = ShadowTrainer(ends, teacher, shadow, TEXTS)
         before = top1_agreement(ends, teacher, shadow, TEXTS)
         trainer.train(hidden_epochs=10, logit_epochs=60, lr=1e-2)
@@ -55,23 +33,23 @@ def test_a_shadow_is_fitted_to_what_comes_over_the_wire(trunk: RunningTrunk, cli
 
 
 def test_the_answers_are_those_of_the_same_layers_here_without_padding(
-    trunk: RunningTrunk, client_weights: Path, tiny_weights: Path
+    thread_trunk: RunningTrunk, client_weights: Path, tiny_weights: Path
 ) -> None:
     hidden_BTD = Ends.load(client_weights).hidden(torch.randint(384, (12, 9)))
     lengths = [9, 4, 1, 0, *[7] * 8]
-    with RemoteTrunk(trunk.address) as teacher:
+    with RemoteTrunk(thread_trunk.address) as teacher:
         found_BTD = teacher.hidden(hidden_BTD, lengths)
     expected_BTD = LocalTrunk(load_part(tiny_weights, "1-4")).hidden(hidden_BTD, lengths)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(found_BTD[row, :length], expected_BTD[row, :length], rtol=1e-4, atol=1e-4)
         assert not found_BTD[row, length:].any()
-    assert trunk.open_sessions == 0
+    assert thread_trunk.open_sessions == 0
 
 
-def test_a_trunk_that_dies_is_said_so_and_nothing_is_changed(trunk: RunningTrunk, client_weights: Path) -> None:
+def test_a_trunk_that_dies_is_said_so_and_nothing_is_changed(thread_trunk: RunningTrunk, client_weights: Path) -> None:
     ends = Ends.load(client_weights)
-    with RemoteTrunk(trunk.address) as teacher:
-        loop_thread().run(trunk.server.stop(0))
+    with RemoteTrunk(thread_trunk.address) as teacher:
+        loop_thread().run(thread_trunk.server.stop(0))
         with pytest.raises(CommError):
             teacher.hidden(ends.hidden(TEXTS[0].ids_BT), [8] * 4)
 

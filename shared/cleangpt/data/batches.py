@@ -4,9 +4,10 @@ Shapes: B rows, T positions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, overload
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
+import torch
 from torch import Tensor
 
 Source = TypeVar("Source")
@@ -18,10 +19,25 @@ class Batch:
 
     `ids_BT` is int64 on the CPU. `learned_BT` is bool and says which ids the model has to predict from
     those before them; None where it is every one but the first of each row.
+
+    A batch that carries more is a subclass: its fields are tensors of B rows or tuples of them.
     """
 
     ids_BT: Tensor  # noqa: N815 - a shape
     learned_BT: Tensor | None = None  # noqa: N815 - a shape
+
+    def to(self, device: torch.device) -> Self:
+        """All of it on `device`."""
+        # what goes to the CPU would be read there before it has come
+        is_awaited = device.type == "cpu"
+        return self._each(lambda rows: rows.to(device, non_blocking=not is_awaited))
+
+    def of_rows(self, rows: slice) -> Self:
+        """These of the B rows, with all that they carry."""
+        return self._each(lambda whole: whole[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, **{each.name: _changed(getattr(self, each.name), change) for each in fields(self)})
 
 
 class EpochBatches(Protocol):
@@ -50,3 +66,9 @@ class LazyBatches(Sequence[Batch], Generic[Source]):
         if isinstance(index, slice):
             return LazyBatches(self._sources[index], self._make)
         return self._make(self._sources[index])
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_changed(each, change) for each in value)
+    return change(value) if isinstance(value, Tensor) else value

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,11 +29,12 @@ HISTORY_FILE = "history.json"
 SHADOW_FOLDER = "shadow"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrunkBatch(Batch):
-    """A batch with what the bottom sent, [B, T, D], and what the trunk answered, [B, T, D]."""
+    """A batch with what the bottom sent and what the trunk answered."""
 
-    rows: tuple[Tensor, Tensor] | None = None
+    sent_BTD: Tensor  # noqa: N815 - a shape
+    answered_BTD: Tensor  # noqa: N815 - a shape
 
 
 @dataclass(frozen=True)
@@ -120,21 +121,15 @@ class ShadowTrainer:
 
     def ask(self, batch: Batch) -> TrunkBatch:
         """One batch with the trunk's answer, as it is fitted to."""
-        device = self.shadow.device
-        learned_BT = None if batch.learned_BT is None else batch.learned_BT.to(device)
-        return TrunkBatch(batch.ids_BT.to(device), learned_BT, self._asked(batch))
-
-    def _asked(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        device = self.shadow.device
         sent_BTD = self._ends.hidden(batch.ids_BT.to(self._ends.bottom.device))
         answered_BTD = self._trunk.hidden(sent_BTD, lengths(batch))
-        return sent_BTD.to(device), answered_BTD.to(device)
+        asked = TrunkBatch(batch.ids_BT, batch.learned_BT, sent_BTD=sent_BTD, answered_BTD=answered_BTD)
+        return asked.to(self.shadow.device)
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        # the loop gives plain batches where it moves or shares them out: those are asked for again
-        rows = batch.rows if isinstance(batch, TrunkBatch) else None
-        sent_BTD, answered_BTD = rows or self._asked(batch)
-        return sent_BTD.to(self.shadow.dtype), answered_BTD
+        # the plan was given these alone, and the loop keeps what a batch carries
+        recorded = cast(TrunkBatch, batch)
+        return recorded.sent_BTD.to(self.shadow.dtype), recorded.answered_BTD
 
     def _fit_layer(self, name: str, layer: int, epochs: int, lr: float) -> History:
         def objective(batch: Batch) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from cleangpt.errors import ModelFolderError
-from splitlearn.loading import load_part
+from cleangpt.model.folder import open_model
 from splitlearn.part import Part
 
 
@@ -43,27 +42,10 @@ class LocalTrunk:
             return torch.as_tensor(self._part.run(hidden_BTD.to(self._part.dtype)))
 
 
-def load_teacher(source: PreTrainedModel | Path | str, *, dtype: str | None = None) -> PreTrainedModel:
+def load_teacher(source: PreTrainedModel | Path | str) -> PreTrainedModel:
     """The teacher in evaluation mode, without gradients: a model as it is, or from a folder.
 
-    The folder is a Hugging Face one or a sepweight directory.
-
-    Args:
-        dtype: "float32", "bfloat16" ...; None keeps that of the files.
-
-    Raises:
-        ModelFolderError: the folder is neither.
-        SepweightError, SplitError: the sepweight directory is incomplete or does not fit.
+    The folder is a Hugging Face one or a sepweight directory. Raises what `open_model` raises.
     """
-    model = source if isinstance(source, PreTrainedModel) else _loaded(Path(source), dtype)
+    model = source if isinstance(source, PreTrainedModel) else open_model(Path(source))
     return model.eval().requires_grad_(False)
-
-
-def _loaded(folder: Path, dtype: str | None) -> PreTrainedModel:
-    if (folder / "manifest.json").exists():
-        return load_part(folder, "f", dtype=dtype).model
-    if (folder / "config.json").exists():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
-    raise ModelFolderError(
-        f"{folder} holds neither manifest.json (sepweight) nor config.json (Hugging Face); name a teacher's folder"
-    )

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
-from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.errors import TokenizersDifferError, VocabularyMismatchError
 from cleangpt.evaluation.hidden_errors import block_errors
@@ -50,7 +48,7 @@ def evaluate_model(
     others = Blocks(teacher.model.eval()) if teacher else None
     if others is not None and others.vocab_size != own.vocab_size:
         raise VocabularyMismatchError(student=own.vocab_size, teacher=others.vocab_size)
-    batches = [moved(batch, student.model.device) for batch in text.batches]
+    batches = [batch.to(student.model.device) for batch in text.batches]
     found = measure_predictions(own, others, batches)
     comparisons: tuple[Comparison, ...] = ()
     if is_compared:
@@ -85,11 +83,6 @@ def refuse_other_tokens(student: BaseTokenizer, teacher: BaseTokenizer) -> None:
             f"{len(differing)} of {len(own)} tokens have another id or are missing in the teacher's tokenizer, the "
             f"first is {token!r} ({number} here, {others.get(token)} there); give the student the teacher's tokenizer"
         )
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    return Batch(batch.ids_BT.to(device), None if batch.learned_BT is None else batch.learned_BT.to(device))
 
 
 def figures_of(

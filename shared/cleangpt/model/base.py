@@ -6,6 +6,7 @@ by the square root of how many write into it. The head is the token embedding (t
 Shapes: B sequences, T rows, N rows with those in the cache, D hidden size, V vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -23,15 +24,15 @@ from cleangpt.model.alibi import AlibiColumns, alibi_columns
 from cleangpt.model.configuration import CleanGPTConfig
 
 
-class Layer(GradientCheckpointingLayer):  # type: ignore[misc]  # transformers has no types
+class Layer(GradientCheckpointingLayer, ABC):  # type: ignore[misc]  # transformers has no types
     """One layer of an architecture."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__()
 
+    @abstractmethod
     def begin_weights(self, deviation: float, n_layers: int) -> None:
         """Sets the weights that do not begin as normal numbers of this deviation."""
-        raise NotImplementedError
 
 
 class CleanGPTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
@@ -106,6 +107,7 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = self._positions(embedded_BTD, attention_mask, past_key_values)
+        self._check_positions(position_ids, attention_mask, past_key_values)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=embedded_BTD,
@@ -137,13 +139,23 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         if attention_mask is not None and attention_mask.ndim == 2:
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -n_rows:]
         start = 0 if past is None else past.get_seq_length()
+        return torch.arange(start, start + n_rows, device=device)[None]
+
+    def _check_positions(self, position_ids: torch.Tensor, attention_mask: Any, past: Cache | None) -> None:
+        if self.config.alibi:
+            return
+        if isinstance(attention_mask, torch.Tensor):
+            n_rows = attention_mask.shape[-1]
+        else:
+            n_rows = position_ids.shape[-1] + (0 if past is None else past.get_seq_length())
         longest = self.config.max_position_embeddings
-        if not self.config.alibi and start + n_rows > longest:
+        # padding takes no position, so the positions themselves say how long the texts are; to read them is to wait
+        # for the device, which only so many rows are worth
+        if n_rows > longest and (n_tokens := int(position_ids.max()) + 1) > longest:
             raise BadInputError(
-                f"the model has positions for {longest} tokens, found {start + n_rows}; "
+                f"the model has positions for {longest} tokens, found {n_tokens}; "
                 "shorten the text, or train with a larger block_size or with alibi"
             )
-        return torch.arange(start, start + n_rows, device=device)[None]
 
     def _alibi(self, position_ids_BT: torch.Tensor) -> AlibiColumns | None:
         if not self.config.alibi:

@@ -6,7 +6,7 @@ Random numbers are a function of seed, step and process: a resumed training draw
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from cleangpt.errors import EmptyDataError, TrainingDivergedError
 from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.checkpoint import Checkpoints, restore_state, save_best, save_state
 from cleangpt.trainers.history import Evaluation, History
-from cleangpt.trainers.objective import Objective, ObjectiveModule, learned_count, learned_loss, moved
+from cleangpt.trainers.objective import Objective, ObjectiveModule, learned_count, learned_loss
 from cleangpt.trainers.processes import Processes, joined, own_device
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -182,9 +182,9 @@ class _Loop:
         count = learned_count(share)
         if not count:
             # no row is left for this process, but DDP waits for a gradient from each: that of any row, times zero
-            share = Batch(batch.ids_BT[:1])
+            share = replace(batch.of_rows(slice(1)), learned_BT=None)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._settings.bf16_autocast):
-            part: torch.Tensor = self._objective(moved(share, self._device)) * (count / n_learned)
+            part: torch.Tensor = self._objective(share.to(self._device)) * (count / n_learned)
         # DDP takes the mean over the processes where the sum is wanted
         (part * self._processes.count).backward()  # type: ignore[no-untyped-call]
         return part.detach()
@@ -217,7 +217,7 @@ class _Loop:
             if not count:
                 continue
             with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._settings.bf16_autocast):
-                loss = self._training.objective(self._model, moved(batch, self._device))
+                loss = self._training.objective(self._model, batch.to(self._device))
             sums += torch.tensor([float(loss) * count, count], dtype=torch.float64)
         self._model.train()
         loss_sum, n_learned = self._processes.sum(sums.to(self._device)).tolist()

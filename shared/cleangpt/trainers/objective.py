@@ -6,7 +6,6 @@ Shapes: B rows, T positions, P = T - 1 predicting positions, N learned positions
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,11 +59,3 @@ class ObjectiveModule(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The objective's value for `batch`."""
         return self._objective(self.model, batch)
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`."""
-    if device.type == "cpu":
-        return batch
-    learned_BT = None if batch.learned_BT is None else batch.learned_BT.to(device, non_blocking=True)
-    return Batch(batch.ids_BT.to(device, non_blocking=True), learned_BT)

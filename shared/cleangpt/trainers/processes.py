@@ -30,8 +30,7 @@ class Processes:
         """
         if self.count == 1:
             return batch
-        rows = slice(self.rank, None, self.count)
-        return Batch(batch.ids_BT[rows], None if batch.learned_BT is None else batch.learned_BT[rows])
+        return batch.of_rows(slice(self.rank, None, self.count))
 
     def sum(self, value_: Tensor) -> Tensor:
         """The sum of all processes' tensors, written into `value_`; all processes have to call it."""

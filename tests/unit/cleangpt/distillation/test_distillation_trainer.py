@@ -4,17 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import DistillationTrainer
+from cleangpt.distillation.losses import LogitLoss
+from cleangpt.distillation.text import next_ids
 from cleangpt.errors import (
     CheckpointBrokenError,
     CheckpointMismatchError,
     StitchingNeededError,
     VocabularyMismatchError,
 )
+from cleangpt.trainers import Callback, Run
 from splitlearn.convert import prepare
 
 
@@ -121,3 +124,72 @@ def test_a_folder_can_be_the_teacher(
     from_folder = trainer.train_end_to_end(1).end_to_end
     assert from_folder is not None
     assert from_folder.step == len(texts)
+
+
+def test_a_block_learns_from_the_block_that_was_chosen_for_it(
+    teacher: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    def first_loss(blocks: tuple[int, ...] | None, out: Path) -> float:
+        twin = copy.deepcopy(teacher)
+        trainer = DistillationTrainer(teacher, twin, None, texts, output_dir=out, blocks=blocks)
+        return trainer.train(1, 1e-9, train_lm_head=False).blocks[0].losses[0]
+
+    assert first_loss(None, tmp_path / "a") == pytest.approx(0, abs=1e-6)
+    assert first_loss((1, 1, 2, 3), tmp_path / "b") > 0.01
+    # checkpoints of one map are no good for another
+    with pytest.raises(CheckpointMismatchError):
+        first_loss(None, tmp_path / "b")
+
+
+def test_temperature_and_learning_rates_reach_their_stages(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        found = (Blocks(student).logits(texts[0]), Blocks(teacher).logits(texts[0]), next_ids(texts[0]))
+        expected = float(LogitLoss("kl_div", 3.0)(*found))
+    trainer = DistillationTrainer(teacher, student, None, texts[:1], output_dir=tmp_path, temperature=3.0)
+    whole = trainer.train_end_to_end(1, 1e-12).end_to_end
+    assert whole is not None
+    # the student has no dropout
+    assert whole.losses == [pytest.approx(expected, rel=1e-5)]
+    results = trainer.train(20, 1e-3, lm_head_epochs=20, lm_head_lr=1e-2)
+    assert results.head is not None
+    # a tenth of the steps to warm up
+    assert (results.blocks[0].rates[0], max(results.blocks[0].rates)) == (pytest.approx(5e-4), pytest.approx(1e-3))
+    assert max(results.head.rates) == pytest.approx(1e-2)
+
+
+def test_the_head_is_fitted_alone_and_nothing_is_left_behind(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    second = copy.deepcopy(student)
+    _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    _trainer(teacher, second, texts, tmp_path).train(1, 1e-2)
+    fitted = {id(each) for each in Blocks(second).head_parameters()}
+    for before, after in zip(student.parameters(), second.parameters(), strict=True):
+        assert torch.equal(before, after) == (id(after) not in fitted)
+        assert after.requires_grad
+        assert after.grad is None
+
+
+def test_callbacks_see_every_step_and_the_tokenizer_lies_with_the_student(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    texts: list[Batch],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    class Modes(Callback):
+        def __init__(self) -> None:
+            self.seen: list[bool] = []
+
+        def on_step(self, run: Run) -> None:
+            self.seen.append(student.training)
+
+    modes = Modes()
+    trainer = DistillationTrainer(teacher, student, tiny_tokenizer, texts, output_dir=tmp_path, callbacks=[modes])
+    trainer.train(1, 1e-3)
+    # two blocks and the head; dropout works in all of them
+    assert modes.seen == [True] * 3 * len(texts)
+    assert not student.training
+    assert (tmp_path / "student" / "tokenizer.json").is_file()

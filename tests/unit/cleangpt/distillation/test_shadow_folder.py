@@ -53,4 +53,17 @@ def test_a_folder_of_something_else_is_neither_read_nor_overwritten(shadow: Shad
         load_shadow(tmp_path)
     with pytest.raises(ShadowFolderError, match="no shadow"):
         export_shadow(shadow, tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ShadowFolderError, match=r"config\.json"):
+        load_shadow(tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_an_empty_folder_is_filled_and_what_a_kill_left_beside_it_is_not_taken_along(
+    shadow: Shadow, tmp_path: Path
+) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s.partial").mkdir()
+    (tmp_path / "s.partial" / "half").touch()
+    export_shadow(shadow, tmp_path / "s")
+    assert sorted(each.name for each in (tmp_path / "s").iterdir()) == ["config.json", "model.safetensors"]

@@ -11,7 +11,7 @@ from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
-from cleangpt.errors import TrunkMismatchError
+from cleangpt.errors import CheckpointMismatchError, TrunkMismatchError
 from splitlearn.loading import load_part
 
 
@@ -123,3 +123,39 @@ def test_bottom_shadow_and_top_go_on_row_by_row(ends: Ends, trunk: LocalTrunk, t
 def test_a_shadow_for_other_ends_does_not_run(ends: Ends) -> None:
     with pytest.raises(TrunkMismatchError, match="the shadow is for"):
         ShadowedModel(ends, _shadow())
+
+
+def test_a_stage_without_epochs_is_left_out(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    assert list(ShadowTrainer(ends, trunk, _shadow(), texts).train(0, 1).stages) == ["end_to_end"]
+    assert list(ShadowTrainer(ends, trunk, _shadow(), texts).train(1, 0).stages) == ["block_00000"]
+
+
+def test_checkpoints_of_another_shadow_are_refused(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    ShadowTrainer(ends, trunk, _shadow(1), texts, tmp_path).train(1, 0)
+    with pytest.raises(CheckpointMismatchError):
+        ShadowTrainer(ends, trunk, _shadow(2), texts, tmp_path).train(1, 0)
+
+
+def test_the_way_in_learns_with_the_first_layer(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    shadow = _shadow()
+    before = shadow.entrance[1].weight.clone()
+    ShadowTrainer(ends, trunk, shadow, texts).train(2, 0)
+    assert not torch.equal(shadow.entrance[1].weight, before)
+
+
+def test_an_agreement_with_the_trunk_of_another_cut_is_refused(
+    ends: Ends, trunk: LocalTrunk, tiny_weights: Path, texts: list[Batch]
+) -> None:
+    shadow = ShadowTrainer(ends, trunk, _shadow(), texts).shadow
+    other = LocalTrunk(load_part(tiny_weights, "1-3"), Ends.load(tiny_weights, "1-3").fingerprint)
+    with pytest.raises(TrunkMismatchError):
+        top1_agreement(ends, other, shadow, texts)
+
+
+def test_the_ends_name_the_trunks_dtype_and_take_rows_of_any(ends: Ends, tiny_weights: Path) -> None:
+    assert Ends.load(tiny_weights, trunk="float16").fingerprint.endswith("float16")
+    batch = Batch(torch.tensor([[1, 2, 3]]))
+    rows_BTD = torch.randn(1, 3, 64)
+    torch.testing.assert_close(ends.logits(rows_BTD.double(), batch), ends.logits(rows_BTD, batch))

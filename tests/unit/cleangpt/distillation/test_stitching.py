@@ -17,6 +17,7 @@ def test_blocks_are_spread_evenly_and_the_last_learns_from_the_last(
 
 def test_a_chosen_map_is_taken() -> None:
     assert block_map(2, 6, [0, 4]) == (0, 4)
+    assert block_map(2, 6, [3, 3]) == (3, 3)
 
 
 @pytest.mark.parametrize("chosen", [[0], [0, 6], [-1, 2], [3, 1]])

@@ -40,3 +40,14 @@ def test_what_is_no_source_of_text_is_refused() -> None:
 def test_other_text_has_another_digest() -> None:
     assert digest_of(epochs_of([PADDED])) != digest_of(epochs_of([Batch(PADDED.ids_BT + 1)]))
     assert digest_of(epochs_of([PADDED])) != digest_of(epochs_of([PADDED, PADDED]))
+    last_BT = PADDED.ids_BT.clone()
+    last_BT[-1, -1] = 9
+    assert digest_of(epochs_of([PADDED])) != digest_of(epochs_of([Batch(last_BT)]))
+
+
+def test_the_order_of_a_dataloader_follows_the_seed() -> None:
+    def order(seed: int) -> list[int]:
+        loader = DataLoader(list(torch.arange(40).reshape(20, 2)), batch_size=20, shuffle=True)
+        return [int(row[0]) for row in epochs_of(loader, seed).batches(0)[0].ids_BT]
+
+    assert order(1) == order(1) != order(2)

@@ -24,6 +24,8 @@ def test_a_student_is_measured_beside_its_teacher(
     assert (report.student.parameters, report.student.tokens_per_second is None) == (student.num_parameters(), False)
     assert report.teacher is not None
     assert report.teacher.parameters == teacher.num_parameters()
+    alone = evaluate_model(Subject("t", teacher), tokenizer, text)
+    assert report.teacher.likelihood == alone.student.likelihood
     assert report.teacher.likelihood.tokens == report.student.likelihood.tokens == 2 * 4 * 31
     assert report.agreement is not None
     assert report.agreement.positions == 2 * 4 * 31

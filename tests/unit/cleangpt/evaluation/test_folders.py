@@ -73,6 +73,8 @@ def test_a_shadow_needs_the_model_that_it_is_part_of(shadow_folder: Path, tiny_w
 def test_what_is_for_shadows_is_refused_for_models(student_folder: Path, text: TextChoice) -> None:
     with pytest.raises(UsageError, match="for shadows"):
         evaluate_folder(FolderRequest(student_folder, text, trunk="somewhere:1"))
+    with pytest.raises(UsageError, match="for shadows"):
+        evaluate_folder(FolderRequest(student_folder, text, layers="1-2"))
 
 
 def test_a_state_dict_and_a_damaged_folder_are_refused(student_folder: Path, text: TextChoice) -> None:

@@ -84,3 +84,14 @@ def test_a_block_map_of_ones_own_is_taken_or_refused(teacher: PreTrainedModel, s
     assert [each.teacher for each in block_errors(student, teacher, TEXT[:2], (0, 1))] == [0, 1]
     with pytest.raises(BlockMapError, match="blocks 0 to 3"):
         block_errors(student, teacher, TEXT[:2], (0, 7))
+
+
+def test_a_map_is_not_measured_on_the_rows_that_it_was_fitted_to(
+    teacher: PreTrainedModel, student: PreTrainedModel
+) -> None:
+    # as many numbers to choose as there are positions: on its own rows the map would be exact
+    two = TEXT[0].ids_BT[:2, :6]
+    together = block_errors(student, teacher, [Batch(two)])
+    apart = block_errors(student, teacher, [Batch(two[:1]), Batch(two[1:])])
+    assert all(each.relative_mse > 0.01 for each in together)
+    assert [each.relative_mse for each in apart] == pytest.approx([each.relative_mse for each in together], rel=1e-3)

@@ -89,3 +89,13 @@ def test_nothing_to_predict_is_said_so() -> None:
     batch = Batch(TEXT[0].ids_BT, torch.zeros(2, 4, dtype=torch.bool))
     with pytest.raises(EmptyDataError, match="no token to predict"):
         measure_predictions(Saying(torch.zeros(4)), None, [batch])
+
+
+def test_batches_of_unlike_lengths_add_up_by_position() -> None:
+    batches = [*TEXT, Batch(torch.tensor([[0, 1]]))]
+    even = Saying(torch.zeros(4))
+    found = measure_predictions(even, even, batches)
+    assert found.student.counts == (3, 2, 2)
+    assert found.student.nats == pytest.approx([n * math.log(4) for n in (3, 2, 2)])
+    assert found.agreement is not None
+    assert (found.agreement.positions, found.agreement.top_1) == (7, 1.0)

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 
 from cleangpt.config import GPTConfig
 from cleangpt.errors import BadInputError
-from cleangpt.model import get_model
+from cleangpt.model import VanillaConfig, get_model
+from cleangpt.model.base import Layer
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -162,6 +163,35 @@ def test_a_text_longer_than_the_positions_is_refused_and_with_alibi_read() -> No
     with pytest.raises(BadInputError, match="positions for 8 tokens, found 9"):
         get_model("Vanilla", GPTConfig(**sizes))(ids)
     assert get_model("Vanilla", GPTConfig(**sizes, alibi=True))(ids).logits.shape == (1, 9, 9)
+
+
+def test_padding_takes_no_position() -> None:
+    sizes = {"block_size": 8, "vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 4}
+    ids, mask = torch.zeros(2, 11, dtype=torch.long), torch.ones(2, 11, dtype=torch.long)
+    mask[0, :3] = mask[1, :5] = 0
+    model = get_model("Vanilla", GPTConfig(**sizes)).eval()
+    assert model(ids, attention_mask=mask).logits.shape == (2, 11, 9)
+    mask[0, 2] = 1
+    with pytest.raises(BadInputError, match="positions for 8 tokens, found 9"):
+        model(ids, attention_mask=mask)
+    assert get_model("Vanilla", GPTConfig(**sizes, alibi=True))(ids, attention_mask=mask).logits.shape == (2, 11, 9)
+
+
+def test_a_text_does_not_grow_beyond_the_positions() -> None:
+    model = get_model("Vanilla", GPTConfig(block_size=8, vocab_size=9, n_layer=1, n_head=1, n_embd=4)).eval()
+    ids = torch.ones(1, 6, dtype=torch.long)
+    given = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    assert model.generate(ids, max_new_tokens=3, **given).shape == (1, 9)
+    with pytest.raises(BadInputError, match="positions for 8 tokens, found 9"):
+        model.generate(ids, max_new_tokens=4, **given)
+
+
+def test_a_layer_has_to_say_how_its_weights_begin() -> None:
+    class Silent(Layer):
+        pass
+
+    with pytest.raises(TypeError, match="begin_weights"):
+        Silent(VanillaConfig(), 0)
 
 
 def test_token_ids_and_embeddings_at_once_are_refused(fresh_model: PreTrainedModel, ids: torch.Tensor) -> None:

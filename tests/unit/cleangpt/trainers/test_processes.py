@@ -3,10 +3,12 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from cleangpt.data.batches import Batch
 from cleangpt.trainers.processes import Processes
@@ -80,3 +82,13 @@ def test_the_shares_of_all_processes_are_the_whole_batch() -> None:
     assert [share.ids_BT.shape[0] for share in shares] == [2, 2, 1]
     assert all(share.learned_BT is not None for share in shares)
     assert Processes(2, 3).share(Batch(batch.ids_BT[:2])).ids_BT.shape == (0, 2)
+
+
+def test_a_share_has_its_part_of_whatever_the_batch_carries() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Heavy(Batch):
+        sent_BTD: Tensor  # noqa: N815 - a shape
+
+    share = Processes(1, 2).share(Heavy(torch.arange(3)[:, None], sent_BTD=torch.arange(3.0)[:, None, None]))
+    assert isinstance(share, Heavy)
+    assert share.sent_BTD.flatten().tolist() == [1.0]

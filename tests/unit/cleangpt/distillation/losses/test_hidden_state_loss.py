@@ -41,3 +41,10 @@ def test_a_teacher_of_zeros_gives_a_number() -> None:
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownLossError, match=r"'l1'.*mse, cosine, mix"):
         HiddenStateLoss("l1")
+
+
+def test_rows_of_few_bits_are_compared_with_many() -> None:
+    rows_ND = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)
+    found = HiddenStateLoss("mix")(rows_ND, torch.ones(1, 2))
+    assert found.dtype == torch.float32
+    assert found == pytest.approx(float(HiddenStateLoss("mix")(rows_ND.float(), torch.ones(1, 2))), abs=1e-9)

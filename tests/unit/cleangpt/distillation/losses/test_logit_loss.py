@@ -46,3 +46,13 @@ def test_unequal_vocabularies_are_refused_with_both_sizes() -> None:
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownLossError, match=r"'l2'.*kl_div, cross_entropy, mix"):
         LogitLoss("l2")
+
+
+def test_the_teacher_gets_no_gradient_and_few_bits_are_summed_in_many() -> None:
+    student_NV, teacher_NV = (torch.randn(2, 4, requires_grad=True) for _ in range(2))
+    LogitLoss("mix")(student_NV, teacher_NV, NEXT_N).backward()
+    assert student_NV.grad is not None
+    assert teacher_NV.grad is None
+    coarse_NV = torch.tensor([[1.1, 0.3, 0.2, 0.1], [0.7, 0.2, 0.9, 0.4]], dtype=torch.bfloat16)
+    found = LogitLoss("cross_entropy")(coarse_NV, EVEN_NV, NEXT_N)
+    assert float(found) == pytest.approx(float(functional.cross_entropy(coarse_NV.float(), NEXT_N)), abs=1e-7)

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from cleangpt.errors import ModelFolderError
+from cleangpt.model.folder import open_model
+from llm_sepweight.errors import SepweightError
+from splitlearn.convert import prepare
+
+
+@pytest.fixture
+def hf_folder(tmp_path: Path, tiny_model: PreTrainedModel) -> Path:
+    tiny_model.to(torch.bfloat16).save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def test_a_model_opens_alike_from_its_hugging_face_folder_and_from_sepweight(hf_folder: Path, tmp_path: Path) -> None:
+    prepare(str(hf_folder)).write(tmp_path / "sepweight")
+    whole, parts = open_model(hf_folder), open_model(tmp_path / "sepweight")
+    ids_BT = torch.tensor([[2, 30, 31, 1, 3]])
+    with torch.inference_mode():
+        assert torch.equal(whole(ids_BT).logits, parts(ids_BT).logits)
+    assert whole.dtype == parts.dtype == torch.bfloat16
+    assert not whole.training
+    assert not parts.training
+
+
+def test_a_folder_without_a_model_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match=r"manifest\.json.*config\.json"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "no weight", "pickled", "no JSON", "other shape", "no such shape"])
+def test_a_damaged_hugging_face_folder_is_refused(hf_folder: Path, harm: str) -> None:
+    weights, config = hf_folder / "model.safetensors", hf_folder / "config.json"
+    if harm == "cut":
+        _cut(weights)
+    elif harm == "gone":
+        weights.unlink()
+    elif harm == "no weight":
+        save_file({}, weights, metadata={"format": "pt"})
+    elif harm == "pickled":
+        weights.rename(hf_folder / "pytorch_model.bin").write_bytes(b"dear")
+    elif harm == "no JSON":
+        config.write_text("dear")
+    elif harm == "no such shape":
+        config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": "wide"'))
+    else:
+        config.write_text(config.read_text().replace('"intermediate_size": 64', '"intermediate_size": 65'))
+    with pytest.raises(ModelFolderError, match="no model that can be read"):
+        open_model(hf_folder)
+
+
+def test_a_damaged_sepweight_directory_is_refused(hf_folder: Path, tmp_path: Path) -> None:
+    prepare(str(hf_folder)).write(tmp_path / "sepweight")
+    _cut(next((tmp_path / "sepweight").glob("mid.*.safetensors")))
+    with pytest.raises(SepweightError):
+        open_model(tmp_path / "sepweight")
