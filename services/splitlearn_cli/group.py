@@ -1,13 +1,10 @@
-"""The list of verbs, and a typer group that imports a verb's module only when it is called."""
+"""The list of verbs, and where each of them is."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
-import typer
-from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
-
+from command_line.verbs import VerbGroup
 from splitlearn_cli.flags import from_settings
 
 VERBS: Final = {
@@ -22,28 +19,14 @@ VERBS: Final = {
 }
 
 
-@dataclass
-class Invocation:
-    """What the global flags of one run said; the entry point owns it, because it outlives the run's context."""
+class Verbs(VerbGroup):
+    """Each verb is a module: its `Settings` give the flags, its `run` the rest of the help and the deed."""
 
-    debug: bool = False
+    verbs = VERBS
 
-
-class VerbGroup(TyperGroup):
-    """Lists verbs out of the table; whatever needs only their names imports none of them."""
-
-    def __init__(self, **attributes: Any) -> None:
-        listed = [TyperCommand(name, help=line, rich_markup_mode=None) for name, line in VERBS.items()]
-        super().__init__(**{**attributes, "commands": listed})
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed if name is None else load_verb(name), rest
-
-
-def load_verb(name: str) -> Any:
-    """The command of a verb: its module's `Settings` give the flags, its `run` the help and the deed."""
-    verb = import_module(f"splitlearn_cli.verbs.{name}")
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, help=f"{VERBS[name]}\n\n{verb.run.__doc__ or ''}")(from_settings(verb.Settings, verb.run))
-    return get_command(app)
+    @classmethod
+    def function_of(cls, name: str) -> Callable[..., int | None]:
+        verb = import_module(f"splitlearn_cli.verbs.{name}")
+        function = from_settings(verb.Settings, verb.run)
+        function.__doc__ = verb.run.__doc__
+        return function

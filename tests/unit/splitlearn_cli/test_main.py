@@ -59,6 +59,20 @@ def test_a_verb_whose_package_is_not_installed_says_so_and_the_others_work(
     assert splitlearn("trunk", "--help").code == 0
 
 
+def test_without_the_packages_of_the_extras_every_call_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['pydantic_settings'] = sys.modules['structlog'] = None;"
+        "from splitlearn_cli.__main__ import main; sys.exit(main(['--help']))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("splitlearn: error: ")
+    assert "pip install 'splitlearn[trunk,client]'" in done.stderr
+
+
 def test_the_version_is_that_of_the_distribution(splitlearn: Run) -> None:
     ran = splitlearn("--version")
 

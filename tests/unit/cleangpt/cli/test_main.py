@@ -1,21 +1,30 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cleangpt.cli.__main__ import PROGRAM
 from cleangpt.cli.group import VERBS
 
 Run = Callable[..., Any]
 
 
-def test_the_help_lists_every_verb(cleangpt: Run) -> None:
+def test_the_help_lists_every_verb_with_its_line(cleangpt: Run) -> None:
     ran = cleangpt("--help")
     assert ran.code == 0
-    assert set(VERBS) <= {line.split()[0] for line in ran.out.splitlines() if line.strip()}
+    lines = [line.split(maxsplit=1) for line in ran.out.splitlines()]
+    for name, line in VERBS.items():
+        assert [name, line] in lines
+
+
+@pytest.mark.parametrize("module", PROGRAM.error_roots)
+def test_every_error_root_is_where_the_command_looks_for_it(module: str) -> None:
+    assert issubclass(getattr(import_module(module), PROGRAM.error_roots[module]), Exception)
 
 
 @pytest.mark.parametrize("name", VERBS)

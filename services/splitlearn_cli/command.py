@@ -1,0 +1,51 @@
+"""The command itself: its global flags, before its verbs."""
+
+import inspect
+from typing import Any
+
+import typer
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from command_line.invocation import end_without_verb
+from splitlearn_cli.flags import parameters, settings_from
+from splitlearn_cli.group import Verbs
+from splitlearn_cli.logs import LogFormat, LogLevel, configure
+
+
+class GlobalSettings(BaseSettings):
+    """Flags that stand before the verb."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_", frozen=True, extra="ignore")
+
+    debug: bool = Field(False, description="Show tracebacks.")
+    log_format: LogFormat = Field("auto", description="auto is console on a terminal, json elsewhere.")
+    log_level: LogLevel = Field("info", description="Least severe log lines to show.")
+
+
+def command() -> typer.Typer:
+    """What typer makes the command line of; its context carries the `Invocation`."""
+    app = typer.Typer(cls=Verbs, add_completion=False, rich_markup_mode=None)
+
+    def splitlearn(ctx: typer.Context, version_wanted: bool, **given: Any) -> None:
+        end_without_verb(ctx, version_wanted=version_wanted)
+        settings = settings_from(GlobalSettings, given)
+        ctx.obj.debug = settings.debug
+        configure(settings.log_format, settings.log_level)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    show_version = inspect.Parameter(
+        "version_wanted",
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=bool,
+        default=typer.Option(False, "--version", help="Show the version and stop."),
+    )
+    splitlearn.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [context, *parameters(GlobalSettings), show_version]
+    )
+    app.callback(
+        invoke_without_command=True,
+        help="Serve a language model that no single machine holds whole: the text stays with the client, "
+        "trunks run the middle layers.",
+    )(splitlearn)
+    return app

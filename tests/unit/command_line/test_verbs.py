@@ -1,0 +1,63 @@
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from command_line.verbs import VerbGroup
+
+called: list[str] = []
+
+
+def grind(beans: str, coarse: bool = False) -> int:
+    """As fine as salt unless told otherwise."""
+    called.append(f"{beans} {coarse}")
+    return 0
+
+
+class Kitchen(VerbGroup):
+    verbs = {"grind": "Make powder of beans.", "broken": "Is never imported."}  # noqa: RUF012 - a constant of the test
+
+    @classmethod
+    def function_of(cls, name: str) -> Callable[..., int | None]:
+        called.append(name)
+        return {"grind": grind}[name]
+
+
+@pytest.fixture
+def kitchen() -> typer.Typer:
+    called.clear()
+    app = typer.Typer(cls=Kitchen, add_completion=False, rich_markup_mode=None)
+    app.callback()(lambda: None)
+    return app
+
+
+def test_listing_the_verbs_asks_for_none_of_them(kitchen: typer.Typer) -> None:
+    shown = CliRunner().invoke(kitchen, ["--help"])
+
+    assert shown.exit_code == 0
+    lines = [line.split(maxsplit=1) for line in shown.output.splitlines()]
+    assert all([name, line] in lines for name, line in Kitchen.verbs.items())
+    assert called == []
+
+
+def test_a_called_verb_is_found_once_and_gets_its_flags(kitchen: typer.Typer) -> None:
+    done = CliRunner().invoke(kitchen, ["grind", "arabica", "--coarse"])
+
+    assert done.exit_code == 0, done.output
+    assert called == ["grind", "arabica True"]
+
+
+def test_the_help_of_a_verb_is_its_line_and_the_docstring(kitchen: typer.Typer) -> None:
+    shown = CliRunner().invoke(kitchen, ["grind", "--help"])
+
+    assert "Make powder of beans." in shown.output
+    assert "As fine as salt unless told otherwise." in shown.output
+    assert "--coarse" in shown.output
+
+
+def test_an_unknown_verb_is_wrong_usage_and_imports_nothing(kitchen: typer.Typer) -> None:
+    done = CliRunner().invoke(kitchen, ["gring"])
+
+    assert done.exit_code == 2
+    assert called == []
