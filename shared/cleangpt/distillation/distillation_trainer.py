@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
-from cleangpt.distillation.stage import StagePlan
+from cleangpt.distillation.stage import StagePlan, shape_in_words
 from cleangpt.distillation.stitching import StitchingLayers, block_map
 from cleangpt.distillation.teacher import load_teacher
 from cleangpt.distillation.text import digest_of, epochs_of
@@ -145,6 +145,6 @@ class DistillationTrainer:
         return results
 
     def _identity(self, text: str) -> str:
-        configs = "".join(each.model.config.to_json_string() for each in (self._teacher, self._student))
+        configs = "".join(shape_in_words(each.model) for each in (self._teacher, self._student))
         losses = f"{self._hidden_loss.kind} {self._logit_loss.kind} {self._logit_loss.temperature} {self._feeds}"
         return hashlib.sha256(f"{configs} {losses} {text}".encode()).hexdigest()

@@ -18,7 +18,7 @@ from cleangpt.distillation.ends import Ends
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.shadow_folder import export_shadow
-from cleangpt.distillation.stage import StagePlan, standing_still
+from cleangpt.distillation.stage import StagePlan, shape_in_words, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
 from cleangpt.distillation.text import SameEveryEpoch, digest_of, epochs_of, lengths, next_ids, present
 from cleangpt.trainers.callbacks import Callback
@@ -88,7 +88,7 @@ class ShadowTrainer:
         recorded: Sequence[Batch] = [self.ask(batch) for batch in texts.batches(0)]
         # shuffled anew for each epoch, by seed and epoch alone
         source = _Shuffled(recorded, settings.seed)
-        identity = f"{ends.fingerprint} {shadow.config.to_json_string()} {digest_of(SameEveryEpoch(recorded))}"
+        identity = f"{ends.fingerprint} {shape_in_words(shadow)} {digest_of(SameEveryEpoch(recorded))}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         self._plan = StagePlan(source, settings, digest, self._output_dir, shadow.device, callbacks)
 

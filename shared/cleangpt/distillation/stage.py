@@ -1,11 +1,13 @@
 """One stage of a distillation: some parameters fitted by one objective, with checkpoints of its own."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, device, nn
+from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import EmptyDataError
@@ -19,6 +21,8 @@ from cleangpt.trainers.settings import TrainingSettings
 _WARMUP_SHARE = 0.1
 _LONGEST_WARMUP = 50
 _DECAY_SHARE = 0.6
+# save_pretrained writes them into the config of the model that it saves
+_FILLED_IN_BY_SAVING = ("architectures", "dtype")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,13 @@ class StagePlan:
                     objective=lambda _, batch: objective(batch),
                 )
             )
+
+
+def shape_in_words(model: PreTrainedModel) -> str:
+    """A model's config and dtype, for `identity`; the same before and after the model was saved."""
+    config = model.config.to_diff_dict()
+    kept = {name: value for name, value in config.items() if name not in _FILLED_IN_BY_SAVING}
+    return f"{json.dumps(kept, sort_keys=True)} {model.dtype}"
 
 
 @contextmanager

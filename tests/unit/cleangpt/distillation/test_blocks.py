@@ -1,8 +1,10 @@
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
+from cleangpt.evaluation.hidden_errors import hidden_states
 
 LEARNED_BT = torch.tensor([[False, False, True, True, False]])
 IDS_BT = torch.tensor([[4, 9, 2, 7, 0]])
@@ -15,6 +17,21 @@ def test_hidden_states_after_a_block_are_those_of_the_whole_run(teacher: PreTrai
         torch.testing.assert_close(blocks.after(IDS_BT, block), states[block + 1])
     # transformers norms the last one
     torch.testing.assert_close(teacher.model.norm(blocks.after(IDS_BT, 3)), states[4])
+
+
+def test_several_streams_of_a_row_are_read_side_by_side(teacher: PreTrainedModel) -> None:
+    expected = [Blocks(teacher).after(IDS_BT, block) for block in range(2)]
+
+    def joined(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0].flatten(2), *inputs[1:]) if inputs[0].dim() == 4 else inputs
+
+    for layer in teacher.model.layers:
+        layer.register_forward_pre_hook(joined)
+        layer.register_forward_hook(lambda _, __, output: output.unflatten(2, (2, 8)))
+    teacher.model.norm.register_forward_pre_hook(joined)
+    for block in range(2):
+        torch.testing.assert_close(Blocks(teacher).after(IDS_BT, block), expected[block])
+        torch.testing.assert_close(hidden_states(teacher, IDS_BT)[block], expected[block])
 
 
 def test_the_model_has_all_its_blocks_again_afterwards(teacher: PreTrainedModel) -> None:

@@ -10,6 +10,7 @@ from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import DistillationTrainer
 from cleangpt.distillation.losses import LogitLoss
+from cleangpt.distillation.stitching import StitchingLayers
 from cleangpt.distillation.text import next_ids
 from cleangpt.errors import (
     CheckpointBrokenError,
@@ -193,3 +194,44 @@ def test_callbacks_see_every_step_and_the_tokenizer_lies_with_the_student(
     assert modes.seen == [True] * 3 * len(texts)
     assert not student.training
     assert (tmp_path / "student" / "tokenizer.json").is_file()
+
+
+def test_the_stitches_learn_with_their_blocks(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    _trainer(teacher, student, texts, tmp_path).train(2, 1e-2, train_lm_head=False)
+    torch.manual_seed(0)
+    fresh = StitchingLayers(2, 8, 16)
+    for block in range(2):
+        saved = torch.load(tmp_path / "checkpoints" / f"block_{block:05d}" / "checkpoint.pt")["model"]
+        [fitted_DS] = [each for each in saved.values() if each.shape == (16, 8)]
+        assert not torch.equal(fitted_DS, fresh.maps[block].weight)
+
+
+def test_the_checkpoint_of_another_block_is_refused(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    first, second = (tmp_path / "checkpoints" / f"block_{block:05d}" / "checkpoint.pt" for block in range(2))
+    first.replace(second)
+    with pytest.raises(CheckpointMismatchError, match="text or model"):
+        _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+
+
+def test_checkpoints_fit_a_student_and_a_teacher_that_were_saved_since(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    first = _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    teacher.save_pretrained(tmp_path / "teacher")
+    second = DistillationTrainer(tmp_path / "teacher", student, None, texts, output_dir=tmp_path)
+    both = second.train(1, 1e-2)
+    assert [each.losses for each in both.blocks] == [each.losses for each in first.blocks]
+    assert both.head is not None
+
+
+def test_checkpoints_of_another_dtype_are_refused(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    with pytest.raises(CheckpointMismatchError, match="text or model"):
+        _trainer(teacher, student.to(torch.bfloat16), texts, tmp_path).train(1, 1e-2)

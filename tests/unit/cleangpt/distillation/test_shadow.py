@@ -22,6 +22,16 @@ def test_a_fresh_shadow_between_stitches_passes_on_what_it_gets() -> None:
     torch.testing.assert_close(Shadow(NARROW)(hidden_BTD), hidden_BTD)
 
 
+def test_a_shadow_of_the_trunks_width_passes_on_what_its_layers_add_nothing_to() -> None:
+    shadow = Shadow(ShadowConfig(**{**NARROW.to_dict(), "width": 16}))
+    with torch.no_grad():
+        for layer in shadow.stack.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    hidden_BTD = torch.randn(2, 5, 16)
+    torch.testing.assert_close(shadow(hidden_BTD), hidden_BTD)
+
+
 @pytest.mark.parametrize("width", [8, 16])
 def test_row_by_row_with_a_cache_equals_all_at_once(width: int) -> None:
     shadow = _random(ShadowConfig(**{**NARROW.to_dict(), "width": width}))

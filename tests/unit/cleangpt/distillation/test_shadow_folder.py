@@ -19,6 +19,7 @@ def test_what_was_exported_is_loaded_again(shadow: Shadow, tmp_path: Path) -> No
     hidden_BTD = torch.randn(1, 4, 16)
     assert torch.equal(again(hidden_BTD), shadow.eval()(hidden_BTD))
     assert again.config.fingerprint == "these ends"
+    assert not again.training
 
 
 def test_it_replaces_an_older_shadow_and_leaves_nothing_beside(shadow: Shadow, tmp_path: Path) -> None:

@@ -159,3 +159,21 @@ def test_the_ends_name_the_trunks_dtype_and_take_rows_of_any(ends: Ends, tiny_we
     batch = Batch(torch.tensor([[1, 2, 3]]))
     rows_BTD = torch.randn(1, 3, 64)
     torch.testing.assert_close(ends.logits(rows_BTD.double(), batch), ends.logits(rows_BTD, batch))
+
+
+def test_the_batches_come_in_another_order_in_every_epoch(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:
+    # at this rate nothing is learned, so that a loss tells which batch it is of
+    [history] = ShadowTrainer(ends, trunk, _shadow(), texts).train(8, 0, lr=1e-12).stages.values()
+    losses = [round(loss, 4) for loss in history.losses]
+    epochs = [losses[start : start + 3] for start in range(0, 24, 3)]
+    assert len({tuple(sorted(each)) for each in epochs}) == 1
+    assert len({tuple(each) for each in epochs}) > 2
+
+
+def test_a_shadow_that_was_saved_goes_on_from_its_checkpoints(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    shadow = _shadow()
+    first = ShadowTrainer(ends, trunk, shadow, texts, tmp_path).train(2, 0)
+    second = ShadowTrainer(ends, trunk, shadow, texts, tmp_path).train(2, 1)
+    assert second.stages["block_00000"].losses == first.stages["block_00000"].losses

@@ -4,12 +4,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from cleangpt.config import GPTConfig
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.trunks import opened
 from cleangpt.errors import ModelFolderError, TrunkMismatchError, UsageError, VocabularyMismatchError
 from cleangpt.evaluation.folders import FolderRequest, evaluate_folder
 from cleangpt.evaluation.texts import TextChoice
+from cleangpt.model import get_model
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 
 
@@ -45,6 +47,17 @@ def test_two_folders_give_a_report(student_folder: Path, teacher_folder: Path, t
     assert (report.student.name, report.teacher and report.teacher.name) == ("student", "teacher (teacher)")
     # the student's positions end at 32
     assert len(report.student.likelihood.counts) == 31
+
+
+def test_a_text_is_cut_for_the_model_with_fewer_positions(
+    student_folder: Path, tmp_path: Path, tokenizer: BaseTokenizer, text: TextChoice
+) -> None:
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=12, vocab_size=tokenizer.vocab_size, block_size=16)
+    get_model("Vanilla", config=config).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    for folder, other in ((student_folder, tmp_path / "short"), (tmp_path / "short", student_folder)):
+        report = evaluate_folder(FolderRequest(folder, text, other, device="cpu"))
+        assert len(report.student.likelihood.counts) == 15
 
 
 def test_other_tokens_than_the_teachers_are_refused(

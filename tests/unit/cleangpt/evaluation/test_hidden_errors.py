@@ -95,3 +95,33 @@ def test_a_map_is_not_measured_on_the_rows_that_it_was_fitted_to(
     apart = block_errors(student, teacher, [Batch(two[:1]), Batch(two[1:])])
     assert all(each.relative_mse > 0.01 for each in together)
     assert [each.relative_mse for each in apart] == pytest.approx([each.relative_mse for each in together], rel=1e-3)
+
+
+def test_a_map_may_shift_the_rows(teacher: PreTrainedModel) -> None:
+    wide = copy.deepcopy(teacher)
+    shift_D = torch.linspace(0.5, 1.5, 16)
+
+    def widen(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.cat([output - shift_D, torch.zeros_like(output)], -1)
+
+    def narrow(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0][..., :16] + shift_D, *inputs[1:])
+
+    for layer in wide.model.layers:
+        layer.register_forward_hook(widen)
+        layer.register_forward_pre_hook(lambda m, i: narrow(m, i) if i[0].shape[-1] == 32 else None)
+    wide.model.norm.register_forward_pre_hook(narrow)
+    assert all(each.is_mapped and each.relative_mse < 1e-6 for each in block_errors(wide, teacher, TEXT))
+
+
+def test_padding_has_no_say_in_a_map(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    learned_BT = torch.ones_like(TEXT[0].ids_BT, dtype=torch.bool)
+    learned_BT[:, 12:] = False
+    found = []
+    for padding in (3, 11):
+        ids_BT = TEXT[0].ids_BT.clone()
+        ids_BT[:, 12:] = padding
+        found.append(block_errors(student, teacher, [Batch(ids_BT, learned_BT)]))
+    bare = block_errors(student, teacher, [Batch(TEXT[0].ids_BT[:, :12])])
+    for some in found:
+        assert [each.relative_mse for each in some] == pytest.approx([each.relative_mse for each in bare], rel=1e-4)

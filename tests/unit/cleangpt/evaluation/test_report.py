@@ -48,6 +48,12 @@ def test_a_model_alone_has_one_column_and_nothing_about_a_teacher() -> None:
     assert table.endswith("prompt: Once\nupon")
 
 
+def test_a_model_that_says_nothing_has_an_empty_line_beside_its_teacher() -> None:
+    lines = Report("a story", STUDENT, comparisons=(Comparison("Once", " ", "upon\n\na time"),)).table().splitlines()
+    start = lines.index("prompt: Once")
+    assert [line.split() for line in lines[start + 2 :]] == [["upon"], [], ["a", "time"]]
+
+
 def test_the_json_file_has_the_same_figures(tmp_path: Path) -> None:
     file = tmp_path / "new" / "report.json"
     REPORT.write_json(file)

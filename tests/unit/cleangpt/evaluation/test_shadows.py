@@ -5,10 +5,11 @@ import torch
 from transformers import PreTrainedModel
 
 from cleangpt.distillation.agreement import top1_agreement
+from cleangpt.distillation.ends import ShadowedModel
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.trunks import OpenTrunk, opened
 from cleangpt.errors import TrunkMismatchError
-from cleangpt.evaluation.evaluate import Subject, evaluate_model
+from cleangpt.evaluation.evaluate import ANSWER_TOKENS, Subject, evaluate_model
 from cleangpt.evaluation.shadows import ShadowSubject, evaluate_shadow
 from cleangpt.evaluation.speed import size_of
 from cleangpt.evaluation.texts import EvaluationText, TextChoice, read_evaluation_text
@@ -42,13 +43,22 @@ def test_bottom_shadow_and_top_are_measured_against_the_whole_model(
         subject = _subject(trunk)
         report = evaluate_shadow(subject, served, text, is_compared=True)
         expected = top1_agreement(trunk.ends, trunk.teacher, subject.shadow, text.batches)
+        sent_BTD = trunk.ends.hidden(torch.cat([batch.ids_BT for batch in text.batches]))
+        answered_BTD = trunk.teacher.hidden(sent_BTD, [16] * len(sent_BTD))
+        with torch.no_grad():
+            found = [subject.shadow.after(sent_BTD, 0), subject.shadow(sent_BTD)]
+    expected_errors = [float((each - answered_BTD).square().sum() / answered_BTD.square().sum()) for each in found]
     assert report.agreement is not None
     assert report.agreement.top_1 == pytest.approx(expected)
     assert [(each.student, each.target) for each in report.blocks] == [(0, "trunk"), (1, "trunk")]
+    first, last = (each.relative_mse for each in report.blocks)
+    assert (first, last) == pytest.approx(expected_errors, rel=1e-5)
+    assert first != pytest.approx(last, rel=1e-4)
     whole = evaluate_model(Subject("whole", tiny_llama), served, text, is_compared=True)
     assert report.teacher is not None
     assert report.teacher.likelihood.loss == pytest.approx(whole.student.likelihood.loss, rel=1e-4)
     assert report.teacher.parameters == tiny_llama.num_parameters()
+    assert report.teacher.bytes == 4 * tiny_llama.num_parameters()
     assert [each.teacher for each in report.comparisons] == [each.student for each in whole.comparisons]
 
 
@@ -90,3 +100,33 @@ def test_a_shadow_of_another_cut_is_refused(tiny_weights: Path, served: BaseToke
         subject = _subject(other)
     with opened(tiny_weights) as trunk, pytest.raises(TrunkMismatchError):
         evaluate_shadow(ShadowSubject("s", subject.shadow, trunk.ends, trunk.teacher), served, text)
+    with opened(tiny_weights) as trunk, pytest.raises(TrunkMismatchError, match="the trunk is for"):
+        evaluate_shadow(ShadowSubject("s", _subject(trunk).shadow, trunk.ends, other.teacher), served, text)
+
+
+def test_a_shadows_continuation_is_that_of_its_likeliest_ids(
+    tiny_weights: Path, served: BaseTokenizer, text: EvaluationText
+) -> None:
+    with opened(tiny_weights) as trunk:
+        subject = _subject(trunk)
+        [prompt, *_] = text.prompts
+        ids = served.encode(prompt)
+        n_prompt, model = len(ids), ShadowedModel(trunk.ends, subject.shadow)
+        while len(ids) < n_prompt + ANSWER_TOKENS:
+            # no cache: all of the text anew for every id
+            ids.append(int(model.step(torch.tensor(ids), model.new_cache()).argmax()))
+        report = evaluate_shadow(subject, served, text, is_compared=True)
+    assert report.comparisons[0].student == served.fast.decode(ids[n_prompt:], skip_special_tokens=True)
+
+
+def test_a_continuation_ends_at_the_end_token(tiny_weights: Path, served: BaseTokenizer, text: EvaluationText) -> None:
+    with opened(tiny_weights) as trunk:
+        subject = _subject(trunk)
+        [free, *_] = evaluate_shadow(subject, served, text, is_compared=True).comparisons
+        ids = served.encode(text.prompts[0])
+        model = ShadowedModel(trunk.ends, subject.shadow)
+        for _ in range(3):
+            ids.append(int(model.step(torch.tensor(ids), model.new_cache()).argmax()))
+        served.fast.eos_token = served.fast.convert_ids_to_tokens(ids[-1])
+        [ended, *_] = evaluate_shadow(subject, served, text, is_compared=True).comparisons
+    assert len(ended.student) < len(free.student)

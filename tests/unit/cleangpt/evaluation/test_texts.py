@@ -15,6 +15,14 @@ def test_rows_are_as_long_as_the_models_allow_and_follow_the_text(story: Path, t
     assert text.prompts[0] == story.read_text()[:16]
 
 
+def test_a_text_shorter_than_two_blocks_is_cut_in_half(tmp_path: Path, tokenizer: BaseTokenizer) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("A cat sat on a mat")
+    text = read_evaluation_text(TextChoice(str(file)), tokenizer, context=32)
+    assert [tuple(batch.ids_BT.shape) for batch in text.batches] == [(2, 9)]
+    assert text.prompts[0] == "A ca"
+
+
 def test_tokens_per_byte_counts_the_end_token(story: Path, tokenizer: BaseTokenizer) -> None:
     n_bytes = story.stat().st_size
     text = read_evaluation_text(TextChoice(str(story)), tokenizer, context=32)
@@ -45,6 +53,14 @@ def test_conversations_are_measured_on_their_answers() -> None:
     assert text.tokens_per_byte == learned / sum(len(each.answer.encode()) for each in questions)
     assert len(text.prompts) == 4
     assert text.prompts[0].endswith("<|assistant|>")
+    # where the models have room for more than one question, a row holds several
+    narrow = read_evaluation_text(TextChoice("stdlib-questions", max_samples=12), tokenizer, 8)
+    chosen = read_evaluation_text(TextChoice("stdlib-questions", max_samples=12, block_size=8), tokenizer, 256)
+    rows = [sum(len(batch.ids_BT) for batch in each.batches) for each in (narrow, chosen, text)]
+    assert rows[:2] == [12, 12]
+    assert rows[2] < 12
+    first = TextChoice("stdlib-questions", max_samples=12, block_size=8, max_batches=1)
+    assert len(chosen.batches) > len(read_evaluation_text(first, tokenizer, 256).batches) == 1
 
 
 def test_a_text_that_is_too_short_or_not_there_is_refused(tmp_path: Path, tokenizer: BaseTokenizer) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cleangpt.data.stdlib_questions import Question
@@ -12,6 +13,9 @@ def test_equal_text_needs_no_words_and_other_text_is_named(
     write_trained_on(tmp_path, three_questions)
     assert other_text(tmp_path, three_questions) is None
     assert other_text(tmp_path, three_questions[:2]) is not None
+    # the same questions with another answer are another text
+    first, *rest = three_questions
+    assert other_text(tmp_path, [replace(first, answer="Turn around."), *rest]) is not None
 
 
 def test_text_of_another_interpreter_is_named(tmp_path: Path, three_questions: tuple[Question, ...]) -> None:

@@ -2,8 +2,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
+from cleangpt.config import GPTConfig
 from cleangpt.errors import GenerationSettingsError, PromptError
-from cleangpt.inference.generation import run_generation
+from cleangpt.inference.generation import context_of, room_behind, run_generation
+from cleangpt.model import get_model
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 from support.small_gpts import shaken
 
@@ -125,8 +127,44 @@ def test_the_model_is_left_in_the_mode_it_was_in(
     model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model.train()
+    seen: list[bool] = []
+    hook = model.register_forward_pre_hook(lambda module, _: seen.append(module.training))
     run_generation(model, tiny_tokenizer, PROMPT, max_new_tokens=1)
+    hook.remove()
     assert model.training
+    # while it generates, dropout is off
+    assert seen == [False]
+
+
+def test_the_room_behind_a_prompt_ends_with_the_positions_and_ids_with_the_rows(model: PreTrainedModel) -> None:
+    assert room_behind([0] * 63, model) == 1
+    with pytest.raises(PromptError, match="64 tokens and the model positions for 64"):
+        room_behind([0] * 64, model)
+    assert room_behind([299], model) == 63
+    with pytest.raises(PromptError, match="id 300"):
+        room_behind([300], model)
+
+
+def test_a_model_with_alibi_has_no_last_position() -> None:
+    sizes = {"block_size": 16, "vocab_size": 30, "n_layer": 1, "n_head": 2, "n_embd": 8}
+    with_end, without = (get_model("Vanilla", config=GPTConfig(**sizes, alibi=alibi)) for alibi in (False, True))
+    assert context_of(with_end) == 16
+    assert context_of(without) is None
+    assert room_behind([1] * 100, without) is None
+
+
+def test_a_text_ends_at_any_of_the_ends_that_the_models_folder_names(
+    model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    n_prompt = len(tiny_tokenizer.encode(PROMPT))
+    free = run_generation(model, tiny_tokenizer, PROMPT, max_new_tokens=8)[0][n_prompt:]
+    end = free[2]
+    without_pad = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+    for named in (end, [299, end]):
+        model.generation_config.eos_token_id = named
+        for fast in (tiny_tokenizer, without_pad):
+            found = run_generation(model, fast, PROMPT, max_new_tokens=8)[0][n_prompt:]
+            assert found == free[: free.index(end) + 1]
 
 
 def _likelihood(model: PreTrainedModel, ids: list[int]) -> float:

@@ -37,3 +37,9 @@ def test_rules_that_are_left_out_are_named_so_that_no_model_fills_them_in() -> N
     rules = Sampling(temperature=0.8).rules
     assert rules["do_sample"] is True
     assert (rules["top_k"], rules["top_p"], rules["min_p"], rules["typical_p"]) == (0, 1.0, 0.0, 1.0)
+
+
+def test_the_ends_of_every_range_can_be_had() -> None:
+    whole = Sampling(temperature=1.0, top_p=1.0, min_p=1.0, typical_p=1.0, seed=0, top_k=1)
+    assert (whole.seed, whole.rules["top_p"], whole.rules["min_p"]) == (0, 1.0, 1.0)
+    assert Sampling(temperature=1.0, min_p=0.0).rules["min_p"] == 0.0

@@ -82,6 +82,16 @@ def test_the_bar_shows_loss_rate_and_validation(run: Run, capsys: pytest.Capture
     assert "loss 1.0000, 50 tokens/s, validation 2.5000" in shown
 
 
+def test_the_loss_in_the_bar_is_smoothed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    bar.on_begin(run)
+    for loss in (1.0, 0.0):
+        run.history.losses.append(loss)
+        bar.on_step(run)
+    bar.on_end(run)
+    assert "loss 0.9500" in capsys.readouterr().err
+
+
 def test_the_curves_are_drawn_at_the_end_and_an_empty_history_is_not(run: Run, tmp_path: Path) -> None:
     CurvesPlot(tmp_path / "curves.png").on_end(run)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -90,6 +90,15 @@ def test_the_best_weights_are_kept(counter: Make, numbers: Any, tmp_path: Path) 
     assert measured.evaluations[0].loss == pytest.approx(history.best.loss, rel=1e-5)
 
 
+def test_of_equally_good_weights_the_earliest_are_kept(counter: Make, numbers: Any, tmp_path: Path) -> None:
+    settings = TrainingSettings(max_steps=3, schedule=WarmupCosine(peak=1e-30, warmup=0), evaluate_every=1)
+    checkpoints = Checkpoints(tmp_path, "numbers")
+    history = train(Training(counter(), numbers(), settings, numbers(count=1, seed=8), checkpoints))
+    assert len({each.loss for each in history.evaluations}) == 1
+    assert history.best is not None
+    assert (load_best(checkpoints, counter()), history.best.step) == (1, 1)
+
+
 _PROGRAM = """
 import sys
 from pathlib import Path

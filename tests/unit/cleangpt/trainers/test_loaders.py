@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, TensorDataset
 
 from cleangpt.data.batches import Batch
 from cleangpt.errors import BatchFormatError
@@ -45,6 +45,8 @@ def test_an_epoch_is_the_same_whenever_it_is_asked_for_and_epochs_differ(which: 
     assert _rows(again.batches(3)) != expected
     assert _rows(again.batches(2)) == expected
     assert _rows(LoaderBatches(_loaders()[which], seed=2).batches(2)) != expected
+    # nor does one seed draw in a later epoch what the next one draws before
+    assert _rows(LoaderBatches(_loaders()[which], seed=2).batches(1)) != expected
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -54,6 +56,34 @@ def test_a_later_batch_can_be_asked_for_first(which: int) -> None:
     late = LoaderBatches(_loaders()[which], seed=1).batches(0)
     assert late[2].ids_BT.tolist() == expected[2]
     assert late[0].ids_BT.tolist() == expected[0]
+    assert late[2].ids_BT.tolist() == expected[2]
+
+
+def test_an_epoch_in_order_reads_every_row_once() -> None:
+    class Counted(Dataset[Tensor]):
+        read = 0
+
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: int) -> Tensor:
+            self.read += 1
+            return torch.full((3,), index)
+
+    rows = Counted()
+    epoch = LoaderBatches(DataLoader(rows, batch_size=2), seed=1).batches(0)
+    found = [epoch[index].ids_BT[:, 0].tolist() for index in range(3)]
+    assert found == [[0, 1], [2, 3], [4, 5]]
+    assert rows.read == 6
+
+
+def test_a_sampler_that_counts_epochs_is_told_which_one_it_is() -> None:
+    rows = TensorDataset(torch.arange(20).reshape(10, 2))
+    sampler = DistributedSampler(rows, num_replicas=1, rank=0)
+    batches = LoaderBatches(DataLoader(rows, batch_size=3, sampler=sampler), seed=1)
+    first, second = _rows(batches.batches(0)), _rows(batches.batches(1))
+    assert first != second
+    assert sorted(first) == sorted(second)
 
 
 def test_what_else_draws_random_numbers_changes_no_row_and_is_not_changed() -> None:

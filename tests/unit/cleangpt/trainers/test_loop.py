@@ -23,6 +23,25 @@ _SCHEDULE = WarmupStableDecay(peak=1e-2, warmup=2, decay=0.5)
 _SHORT = TrainingSettings(epochs=3, schedule=_SCHEDULE)
 
 
+class _Notes(Callback):
+    """What it was told, with the step after which it was."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def on_begin(self, run: Run) -> None:
+        self.told.append(("begin", run.step))
+
+    def on_evaluation(self, run: Run) -> None:
+        self.told.append(("evaluation", run.step))
+
+    def on_checkpoint(self, run: Run) -> None:
+        self.told.append(("checkpoint", run.step))
+
+    def on_end(self, run: Run) -> None:
+        self.told.append(("end", run.step))
+
+
 class _Ends(Callback):
     """Wants the training to end after a step."""
 
@@ -63,6 +82,10 @@ def test_three_answers_are_memorised(
     cut_short = replace(three_questions[0], answer="Turn to")
     [miss] = measure_accuracy(tiny_model, tiny_tokenizer, [cut_short, *three_questions[1:]]).misses
     assert (miss.expected, miss.found) == ("Turn to", "Turn to the left.")
+    # nor does an answer count that goes on behind the longest one that is expected
+    assert len(measure_accuracy(tiny_model, tiny_tokenizer, [cut_short]).misses) == 1
+    spaced = replace(three_questions[0], answer=" Turn to the left.\n")
+    assert measure_accuracy(tiny_model, tiny_tokenizer, [spaced]).misses == ()
 
 
 def test_equal_seeds_give_equal_losses_and_another_seed_another_dropout(counter: Make, numbers: Any) -> None:
@@ -102,8 +125,42 @@ def test_a_stopped_training_resumes_with_the_losses_and_weights_of_an_uninterrup
 def test_a_finished_training_is_not_repeated(counter: Make, numbers: Any, tmp_path: Path) -> None:
     training = Training(counter(), numbers(), _SHORT, checkpoints=Checkpoints(tmp_path, "numbers"))
     first = train(training)
-    again = replace(training, model=counter(), callbacks=[_Ends(1)])
+    notes = _Notes()
+    again = replace(training, model=counter(), callbacks=[_Ends(1), notes])
     assert train(again).losses == first.losses
+    # nor is its checkpoint written once more
+    assert notes.told == [("begin", 12), ("end", 12)]
+
+
+def test_callbacks_are_told_what_happens_in_order_and_each_checkpoint_once(
+    counter: Make, numbers: Any, tmp_path: Path
+) -> None:
+    notes = _Notes()
+    checkpoints = Checkpoints(tmp_path, "numbers", every_steps=2)
+    settings = TrainingSettings(max_steps=4, evaluate_every=3)
+    train(Training(counter(), numbers(), settings, numbers(count=1), checkpoints, [notes]))
+    assert notes.told == [
+        ("begin", 0),
+        ("checkpoint", 2),
+        ("evaluation", 3),
+        ("evaluation", 4),
+        ("checkpoint", 4),
+        ("end", 4),
+    ]
+    often = _Notes()
+    at_once = Checkpoints(tmp_path / "often", "numbers", every_seconds=0.0)
+    train(Training(counter(), numbers(), settings, checkpoints=at_once, callbacks=[often]))
+    assert [step for what, step in often.told if what == "checkpoint"] == [1, 2, 3, 4]
+
+
+def test_the_seconds_of_all_runs_add_up(counter: Make, numbers: Any, tmp_path: Path) -> None:
+    class Slow(Callback):
+        def on_step(self, run: Run) -> None:
+            run.history.seconds = 1000.0
+
+    training = Training(counter(), numbers(), _SHORT, checkpoints=Checkpoints(tmp_path, "numbers"))
+    train(replace(training, callbacks=[Slow(), _Ends(2)]))
+    assert train(replace(training, model=counter())).seconds > 1000
 
 
 def test_accumulated_batches_train_like_one_joint_batch(counter: Make) -> None:
@@ -165,6 +222,23 @@ def test_evaluations_are_made_where_due_and_at_the_end_without_dropout(counter: 
     assert history.evaluations[-1].loss == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_validation_loss_is_the_mean_over_all_that_is_learned(counter: Make, numbers: Any) -> None:
+    generator = torch.Generator().manual_seed(4)
+    ids_BT = torch.randint(40, (6, 5), generator=generator)
+    silent = Batch(ids_BT[:2], torch.zeros(2, 5, dtype=torch.bool))
+    # the first id of a row is never predicted, whatever is said of it
+    first = Batch(ids_BT[:2], torch.tensor([[True, True, False, False, False]] * 2))
+    assert learned_count(first) == 2
+    settings = TrainingSettings(max_steps=1)
+
+    def measured(*batches: Batch) -> float:
+        return train(Training(counter(), numbers(), settings, validation=_Given(batches))).evaluations[0].loss
+
+    whole = measured(Batch(ids_BT))
+    # batches of unequal sizes, and one in which nothing is learned
+    assert measured(Batch(ids_BT[:1]), silent, Batch(ids_BT[1:])) == pytest.approx(whole, rel=1e-5)
+
+
 def test_matrices_decay_and_vectors_do_not(counter: Make) -> None:
     matrices, vectors = adamw(counter(), TrainingSettings(epochs=1, weight_decay=0.3)).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
@@ -215,6 +289,7 @@ def test_a_batch_in_which_nothing_is_learned_changes_nothing_but_the_mean(counte
     settings = TrainingSettings(epochs=1, accumulate=2, schedule=_SCHEDULE)
     found = train(Training(counter(), _Given((Batch(ids_BT), silent)), settings)).losses
     assert found == train(Training(counter(), _Given((Batch(ids_BT),)), settings)).losses
+    assert train(Training(counter(), _Given((silent, silent)), settings)).losses == [0.0]
 
 
 def test_rows_may_be_one_id_longer_than_the_context(counter: Make, numbers: Any) -> None:

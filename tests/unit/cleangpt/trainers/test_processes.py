@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cleangpt.data.batches import Batch
-from cleangpt.trainers.processes import Processes
+from cleangpt.trainers.processes import Processes, own_device
 
 _PROGRAM = """
 import json, sys
@@ -92,3 +92,12 @@ def test_a_share_has_its_part_of_whatever_the_batch_carries() -> None:
     share = Processes(1, 2).share(Heavy(torch.arange(3)[:, None], sent_BTD=torch.arange(3.0)[:, None, None]))
     assert isinstance(share, Heavy)
     assert share.sent_BTD.flatten().tolist() == [1.0]
+
+
+def test_a_process_takes_the_gpu_of_its_number_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(torch.device("cuda")) == torch.device("cuda:3")
+    assert own_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert own_device(torch.device("cuda")) == torch.device("cuda")

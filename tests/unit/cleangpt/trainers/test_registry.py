@@ -14,6 +14,7 @@ from cleangpt.trainers import (
     BaseTrainer,
     Callback,
     Checkpoints,
+    History,
     Run,
     TrainingSettings,
     get_trainer,
@@ -130,3 +131,25 @@ def test_epochs_take_the_place_of_the_settings_length(counter: Make, numbers: An
     settings = TrainingSettings(max_steps=50)
     trainer = get_trainer("callbacks", model=counter(), dataloader=numbers(), num_epochs=2, settings=settings)
     assert trainer.train().step == 8
+
+
+def test_the_optimizer_the_validation_and_the_seed_that_were_given_are_used(
+    counter: Make, numbers: Any, dataloader: "DataLoader[Any]"
+) -> None:
+    def trained(seed: int) -> History:
+        model = counter()
+        return get_trainer(
+            "callbacks",
+            model=model,
+            dataloader=dataloader,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.125),
+            num_epochs=1,
+            settings=TrainingSettings(max_steps=9, seed=seed),
+            validation=DataLoader(torch.cat([each.ids_BT for each in numbers(seed=5).batches(0)]), batch_size=4),
+        ).train()
+
+    history = trained(0)
+    assert history.rates == [0.125] * 3
+    assert [each.step for each in history.evaluations] == [3]
+    # without dropout only the order of the rows is drawn
+    assert trained(1).losses != history.losses == trained(0).losses

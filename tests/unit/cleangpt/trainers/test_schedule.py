@@ -10,6 +10,8 @@ def test_the_rate_rises_stays_and_falls_to_nearly_zero() -> None:
     assert rates[9:51] == [1.0] * 42
     assert rates[75] == pytest.approx(0.5)
     assert rates[99] == pytest.approx(0.02)
+    # a decay shorter than a step leaves the last one at the peak
+    assert WarmupStableDecay(peak=1.0, warmup=0, decay=0.01).rate(9, 10) == 1.0
 
 
 def test_a_training_shorter_than_its_warm_up_never_exceeds_the_peak() -> None:
