@@ -4,7 +4,7 @@ from typing import Self
 
 from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
-from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.kv.budget import free_bytes
 from splitlearn.linear import pack
 from splitlearn.loading import load_parts, resolve_device
@@ -14,10 +14,11 @@ from splitlearn.plan import SplitPlan, fingerprint
 class Ends:
     """Embeddings and first layers, last layers and head of one model, cut at `plan`."""
 
-    def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str) -> None:
+    def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str, thread: DeviceThread) -> None:
         self.bottom = bottom
         self.top = top
         self.plan = plan
+        self._thread = thread
         self.fingerprint = expected
         """What a trunk must answer to fit between them."""
 
@@ -40,4 +41,13 @@ class Ends:
             kv_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
             kept=Limits.kept if settings.prefix_reuse else 0,
         )
-        return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected)
+        return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected, thread)
+
+    def learn_trunk_cores(self, name: str | None) -> None:
+        """Takes in where the trunk computes. What runs here while it does would slow it down on the same cores.
+
+        Args:
+            name: from the trunk, see `splitlearn.engine.cores_name`; None if it does not say, or is no processor.
+        """
+        is_processor = self.bottom.part.device.type == "cpu"
+        self._thread.shares_cores = is_processor and name is not None and name == cores_name()

@@ -3,8 +3,8 @@
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
-import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,15 +22,18 @@ from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, Positio
 # A part loses its rows when its memory is short, and to older sessions only: each replay makes this one older.
 _MOST_REPLAYS = 8
 _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
+# Frames without a reply: one that the trunk computes, and those that keep it busy over a round trip.
+_AHEAD = 3
+_LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A frame on its way."""
+    """A frame on its way, and how long it took to hand it to the network."""
 
     position: int
     n_rows: int
-    at: float
+    seconds: float
 
 
 class SessionRun:
@@ -45,8 +48,6 @@ class SessionRun:
         self._top = top
         self._report = report
         self._position = 0
-        self._away: asyncio.Queue[_Sent | None] = asyncio.Queue()
-        self._halted = False
 
     async def begin(self, n_ids: int) -> None:
         """Goes on behind what all three parts have kept of earlier sessions; at least one row is left to run."""
@@ -79,70 +80,57 @@ class SessionRun:
             await self.stream.keep(names)
 
     async def _run(self, ids: Sequence[int]) -> torch.Tensor:
-        part = self._ends.bottom.part
-        size = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        starts = range(self._position, len(ids), size)
-        if len(starts) == 1:
-            logits_V = await self._receive(await self._send(ids, starts[0], len(ids)))
-        else:
-            logits_V = await self._pipelined(ids, starts)
+        """Rows go out ahead of the replies, so that bottom, trunk and top work side by side, but not further than that.
+
+        What bottom computes too early would only take the machine away from those who wait for their next token.
+        """
+        logits_V = torch.empty(0)
+        position, owed = self._position, deque[_Sent]()
+        try:
+            while position < len(ids) or owed:
+                if position < len(ids) and len(owed) < _AHEAD:
+                    stop = min(len(ids), position + self._rows_at_once())
+                    owed.append(await self._send(ids, position, stop))
+                    position = stop
+                else:
+                    logits_V = await self._receive(owed.popleft())
+        except _LOST_ROWS:
+            await self._take_replies(len(owed))
+            raise
         self._position = len(ids)
         return logits_V
 
-    async def _pipelined(self, ids: Sequence[int], starts: range) -> torch.Tensor:
-        """Chunks flow without waiting: bottom, trunk and top work side by side."""
-        self._halted = False
-        sending = asyncio.create_task(self._send_chunks(ids, starts))
-        logits_V = torch.empty(0)
-        try:
-            while (sent := await self._away.get()) is not None:
-                logits_V = await self._receive(sent)
-            # raises what stopped it
-            await sending
-        except _LOST_ROWS:
-            await self._drain(sending)
-            raise
-        finally:
-            sending.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({sending})
-        return logits_V
+    def _rows_at_once(self) -> int:
+        """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
+        part = self._ends.bottom.part
+        most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
+        return min(most, max(_LEAST_ROWS, self._ends.bottom.prompt_rows))
 
-    async def _send_chunks(self, ids: Sequence[int], starts: range) -> None:
-        try:
-            for start in starts:
-                if self._halted:
-                    return
-                self._away.put_nowait(await self._send(ids, start, min(start + starts.step, len(ids))))
-        finally:
-            self._away.put_nowait(None)
-
-    async def _drain(self, sending: "asyncio.Task[None]") -> None:
-        """Takes the replies that are still owed, so that the next one belongs to the next frame."""
-        self._halted = True
-        await asyncio.wait({sending})
-        while not self._away.empty():
-            if self._away.get_nowait() is not None and not self.stream.ended:
+    async def _take_replies(self, count: int) -> None:
+        """Takes those that are still owed, so that the next one belongs to the next frame."""
+        for _ in range(count):
+            if not self.stream.ended:
                 with suppress(CommError):
                     await self.stream.receive()
 
     async def _send(self, ids: Sequence[int], start: int, stop: int) -> _Sent:
         step = await self._ends.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
         self._count("bottom", step)
-        sent = _Sent(start, stop - start, time.perf_counter())
+        began = time.perf_counter()
         await self.stream.send(Frame(start, step.output))
-        return sent
+        return _Sent(start, stop - start, time.perf_counter() - began)
 
     async def _receive(self, sent: _Sent) -> torch.Tensor:
+        began = time.perf_counter()
         reply = await self.stream.receive()
+        waited = sent.seconds + time.perf_counter() - began
         rows_TD = reply.frame.rows
         if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
             raise TrunkFailed(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
-        away = time.perf_counter() - sent.at
         seconds = self._report.split
         seconds["queue"] += reply.queue_seconds
         seconds["trunk"] += reply.compute_seconds
-        seconds["wire"] += max(0.0, away - reply.queue_seconds - reply.compute_seconds)
+        seconds["wire"] += max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         try:
             step = await self._ends.top.step(self._top, sent.position, rows_TD)
         except (split.BadRows, split.ContextExceeded) as error:

@@ -87,6 +87,7 @@ class TrunkLink:
                 f"the trunk serves [{info.fingerprint}], this client holds [{ends.fingerprint}]; "
                 "give both the same weights, layers and dtype"
             )
+        ends.learn_trunk_cores(info.attributes.get("cores"))
         return None
 
     async def _fitting_ends(self, info: ServiceInfo) -> Ends:

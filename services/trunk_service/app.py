@@ -14,7 +14,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from llm_sepweight import Manifest, verify
-from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.kv.budget import free_bytes
 from splitlearn.linear import pack
 from splitlearn.loading import load_part, resolve_device
@@ -127,6 +127,7 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
 
 def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
     dtype = str(part.dtype).removeprefix("torch.")
+    cores = cores_name() if part.device.type == "cpu" else None
     return ServiceInfo(
         service_name="splitlearn-trunk",
         version=version("splitlearn"),
@@ -139,5 +140,6 @@ def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, 
             "dtype": dtype,
             "quantization": settings.quantization,
             "hidden_size": str(part.hidden_size),
+            **({"cores": cores} if cores else {}),
         },
     )

@@ -332,6 +332,24 @@ async def test_a_prompt_of_several_chunks_gives_what_the_whole_model_does(tmp_pa
     assert frames == 3 + 3  # the prompt's chunks and every token but the last
 
 
+async def test_a_prompt_beside_somebody_s_tokens_is_sent_in_small_pieces_and_gives_the_same(tmp_path: Path) -> None:
+    n_tokens, length = 400, 500
+    model = random_model(tiny_config("llama", num_hidden_layers=3, max_position_embeddings=1024))
+    prompt = torch.randint(3, 384, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    async with running_split(save_sepweight(tmp_path, model)) as split:
+        openai = split.client.openai
+        tokens = await openai.completions.create(
+            model="tiny", prompt=PROMPT, max_tokens=n_tokens, stream=True, temperature=0
+        )
+        await anext(aiter(tokens))
+        answer = await openai.completions.create(model="tiny", prompt=prompt, max_tokens=4, temperature=0)
+        assert answer.choices[0].text == continuation(prompt, greedy(model, prompt, 4))
+        async for _ in tokens:
+            pass
+        frames = split.trunk.value("step_seconds_count")
+    assert frames - n_tokens - 3 >= length / 64  # without those of the tokens; the prompt alone is one frame
+
+
 async def test_metrics_and_measurements_tell_what_a_request_took(split: Split) -> None:
     reply = (await split.client.complete(prompt=PROMPT, max_tokens=5)).json()
     measured = reply["splitlearn"]

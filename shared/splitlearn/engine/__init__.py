@@ -1,9 +1,20 @@
 """Run a part for many sessions on one device thread."""
 
+from splitlearn.engine.cores import cores_name
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.engine import Engine
 from splitlearn.engine.observer import EngineObserver, NoObserver
 from splitlearn.engine.scheduler import Limits
 from splitlearn.engine.session import EngineSession, Step
 
-__all__ = ["DeviceThread", "Engine", "EngineObserver", "EngineSession", "Limits", "NoObserver", "Step", "Timing"]
+__all__ = [
+    "DeviceThread",
+    "Engine",
+    "EngineObserver",
+    "EngineSession",
+    "Limits",
+    "NoObserver",
+    "Step",
+    "Timing",
+    "cores_name",
+]

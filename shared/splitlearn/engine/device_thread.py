@@ -10,8 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 import torch
+
+from splitlearn.engine.gathering import Gathering
 
 R = TypeVar("R")
 
@@ -32,9 +35,20 @@ class DeviceThread:
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
+        self.gatherings: WeakSet[Gathering] = WeakSet()
+        """Who is expected by the engines that share this thread."""
+        self.shares_cores = False
+        """Another process works for the same sessions on the same cores while this one has nothing of them."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="device")
+        # only the event loop counts
+        self._unfinished = 0
         if n_threads is not None:
             self._executor.submit(torch.set_num_threads, n_threads).result()
+
+    def next_due(self, now: float) -> float | None:
+        """Seconds until the thread is needed for somebody's next token; see `Gathering.next_due`."""
+        due = (gathering.next_due(now) for gathering in self.gatherings)
+        return min((seconds for seconds in due if seconds is not None), default=None)
 
     async def run(self, function: Callable[..., R], *args: Any) -> tuple[R, Timing]:
         """The function's result and its timing. Cancelling the caller takes work that has not begun off the queue."""
@@ -45,7 +59,16 @@ class DeviceThread:
             result = function(*args)
             return result, Timing(began - asked, time.perf_counter() - began)
 
-        return await asyncio.wrap_future(self._executor.submit(timed))
+        self._unfinished += 1
+        try:
+            return await asyncio.wrap_future(self._executor.submit(timed))
+        finally:
+            self._unfinished -= 1
+
+    async def free(self) -> None:
+        """Waits until all that was given before is done."""
+        if self._unfinished:
+            await self.run(lambda: None)
 
     def close(self) -> None:
         """Lets running work finish, drops what waits, and ends the thread."""

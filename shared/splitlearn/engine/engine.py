@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from splitlearn.engine.beat import Beat, Moment
 from splitlearn.engine.device_thread import DeviceThread, Timing
-from splitlearn.engine.gathering import Gathering
 from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver, NoObserver
 from splitlearn.engine.pace import Pace
@@ -26,8 +26,6 @@ from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
 from splitlearn.runner import Span, runner_for
 
-# Whoever decoded so many seconds ago is expected to go on: the next rows are with the client.
-_EXPECTED_AGAIN = 1.0
 _WITHOUT_BOUND = 1 << 40
 
 
@@ -56,6 +54,9 @@ class Engine:
         self._thread = thread
         self._observer = observer or NoObserver()
         self._pace = Pace(self.limits.step_rows)
+        self._beat = Beat(self._pace, self.runs_in_batches)
+        self._gathering = self._beat.gathering
+        thread.gatherings.add(self._gathering)
         page_bytes = max(1, self._runner.row_bytes) * self.limits.page_rows
         total = _WITHOUT_BOUND if self.limits.kv_bytes is None else self.limits.kv_bytes // page_bytes
         if not total:
@@ -70,8 +71,7 @@ class Engine:
         self._sessions: dict[int, EngineSession] = {}
         self._tasks: dict[int, Task] = {}
         self._numbers = count()
-        self._gathering = Gathering()
-        # set while a step waits for more sessions; done when one comes
+        # set while a step waits for more sessions; done when one comes or goes
         self._arrival: asyncio.Future[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -88,6 +88,11 @@ class Engine:
     def n_waiting(self) -> int:
         """Sessions with rows to run for which there is no room."""
         return self._scheduler.n_waiting
+
+    @property
+    def prompt_rows(self) -> int:
+        """How many rows of prompts the next step would take: few while somebody waits for a token."""
+        return self._beat.prompt_rows(self._moment(None))
 
     @property
     def n_kept(self) -> int:
@@ -175,8 +180,6 @@ class Engine:
         self._tasks[session.number] = task
         if task.is_decoding:
             self._gathering.came(session.number, session.used)
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
         self._go_on()
         try:
             return await task.result
@@ -186,6 +189,8 @@ class Engine:
                 self._forget(session.number)
 
     def _go_on(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
         if self._serving is None and self._tasks:
             self._serving = asyncio.create_task(self._serve())
             self._serving.add_done_callback(self._served)
@@ -203,35 +208,33 @@ class Engine:
 
     async def _one_step(self) -> bool:
         """False if there is no room for any of those who wait."""
-        await self._gather()
-        decision = self._scheduler.decide(self._prompt_rows())
+        # who comes while others have the thread can still be part of the step
+        await self._thread.free()
+        decision = self._scheduler.decide(await self._gather())
         for number in decision.preempted:
             self._preempt(number)
         if decision.slices:
             await self._take([(self._tasks[piece.session], piece) for piece in decision.slices])
         return bool(decision.slices)
 
-    def _prompt_rows(self) -> int:
+    async def _gather(self) -> int:
+        """Waits for those who are worth it; the rows of prompts for the step."""
+        since = None
+        while True:
+            moment = self._moment(since)
+            start = self._beat.start(moment)
+            if start.wait <= 0:
+                return start.prompt_rows
+            since = since or (moment.now if moment.n_ready else None)
+            self._arrival = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._arrival}, timeout=start.wait)
+            self._arrival = None
+
+    def _moment(self, since: float | None) -> Moment:
         now = time.monotonic()
         n_ready = sum(task.is_decoding for task in self._tasks.values())
-        n_away = self._gathering.n_away(now, _EXPECTED_AGAIN)
-        seconds_left = None if n_ready else self._gathering.next_due(now)
-        return self._pace.prompt_rows(len(self._tasks) - n_ready, n_ready + n_away, seconds_left)
-
-    async def _gather(self) -> None:
-        """Waits for more sessions, as long as that pays and nobody's prompt is at hand."""
-        step_seconds = self._pace.step_seconds
-        latest = time.monotonic() + step_seconds
-        while self._runner.in_batches and all(task.is_decoding for task in self._tasks.values()):
-            now = time.monotonic()
-            seconds = min(latest - now, self._gathering.wait(now, len(self._tasks), step_seconds))
-            if seconds <= 0:
-                return
-            self._arrival = asyncio.get_running_loop().create_future()
-            arrived, _ = await asyncio.wait({self._arrival}, timeout=seconds)
-            self._arrival = None
-            if not arrived:
-                return
+        due = self._thread.next_due(now)
+        return Moment(now, n_ready, len(self._tasks) - n_ready, since, due, self._thread.shares_cores)
 
     def _served(self, serving: "asyncio.Task[None]") -> None:
         if not serving.cancelled() and (error := serving.exception()) is not None:

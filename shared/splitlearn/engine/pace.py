@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-_LEAST_ROWS = 16
+# Rows in which kernels take them: what is left over of such a block costs as much as a whole one.
+_BLOCK_ROWS = 16
 _UNKNOWN_ROWS = 64
 _MEMORY = 0.3
 
@@ -27,11 +28,15 @@ class Pace:
         """What a step without prompts takes; 0 before there was one."""
         return self._step_seconds or 0.0
 
+    def seconds(self, n_prompt_rows: int) -> float:
+        """What a step takes with rows of prompts beside those who decode."""
+        return self.step_seconds + n_prompt_rows * (self._row_seconds or 0.0)
+
     def learn(self, n_decoding: int, n_prompt_rows: int, seconds: float) -> None:
         """Takes in one finished step."""
         if n_prompt_rows == 0:
             self._step_seconds = _blend(self._step_seconds, seconds)
-        elif n_prompt_rows >= _LEAST_ROWS:
+        elif n_prompt_rows >= _BLOCK_ROWS:
             own = seconds - (self._step_seconds or 0.0) if n_decoding else seconds
             self._row_seconds = _blend(self._row_seconds, max(own, 0.1 * seconds) / n_prompt_rows)
 
@@ -41,19 +46,25 @@ class Pace:
         Args:
             n_prompts: sessions that wait for their first token.
             n_decoding: sessions that wait for their next one, or are about to.
-            seconds_left: until the first of these comes, where none of them is in this step.
+            seconds_left: until the first of these comes, where none of them is in this step; 0 rows if they are too
+                few. Half of it is used, as it is a guess.
         """
         if not n_decoding:
             return self.most_rows
         if self._step_seconds is None or self._row_seconds is None:
             return min(_UNKNOWN_ROWS, self.most_rows)
+        if seconds_left is not None:
+            return min(_whole_blocks(seconds_left / 2 / self._row_seconds), self.most_rows)
         seconds = max(self.slowdown - 1, n_prompts / n_decoding) * self._step_seconds
-        seconds = seconds if seconds_left is None else min(seconds, seconds_left)
-        return min(max(_LEAST_ROWS, int(seconds / self._row_seconds)), self.most_rows)
+        return min(max(_BLOCK_ROWS, _whole_blocks(seconds / self._row_seconds)), self.most_rows)
 
     def seconds_for(self, n_sessions: int) -> float:
         """A guess at how long it takes until so many sessions more have been served; at least a second."""
         return max(1.0, n_sessions * 8 * (self._step_seconds or 0.05))
+
+
+def _whole_blocks(rows: float) -> int:
+    return int(rows) // _BLOCK_ROWS * _BLOCK_ROWS
 
 
 def _blend(before: float | None, new: float) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from splitlearn.engine import DeviceThread
+from splitlearn.engine.gathering import Gathering
 
 
 async def test_work_runs_on_one_other_thread_in_order() -> None:
@@ -68,3 +69,33 @@ async def test_the_number_of_cores_is_set_for_the_thread() -> None:
         threads, _ = await thread.run(torch.get_num_threads)
     assert threads == 1
     torch.set_num_threads(before)
+
+
+async def test_the_thread_is_free_when_what_was_given_before_is_done() -> None:
+    gate = threading.Event()
+    with DeviceThread() as thread:
+        await asyncio.wait_for(thread.free(), 1)
+        work = asyncio.create_task(thread.run(gate.wait))
+        await asyncio.sleep(0)
+        free = asyncio.create_task(thread.free())
+        await asyncio.sleep(0)
+        assert not free.done()
+        gate.set()
+        await free
+        assert work.done()
+        await asyncio.wait_for(thread.free(), 1)
+
+
+def test_the_thread_is_due_when_the_first_of_its_engines_is() -> None:
+    with DeviceThread() as thread:
+        assert thread.next_due(0.0) is None
+        gatherings = [Gathering(), Gathering()]
+        for gathering, away in zip(gatherings, (0.3, 0.1), strict=True):
+            thread.gatherings.add(gathering)
+            gathering.went(0, -away)
+            gathering.came(0, 0.0)
+            gathering.went(0, 0.0)
+        assert thread.next_due(0.04) == pytest.approx(0.06)
+        gatherings.pop()
+        gathering = gatherings[0]
+        assert thread.next_due(0.04) == pytest.approx(0.26)

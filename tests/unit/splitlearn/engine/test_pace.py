@@ -28,7 +28,7 @@ def test_before_anything_was_learned_a_few_rows_ride_along() -> None:
 def test_a_step_with_prompts_takes_as_many_times_as_long_as_it_may(slowdown: float) -> None:
     pace = learned(0.020, 0.0002, most_rows=512, slowdown=slowdown)
     rows = pace.prompt_rows(1, 4)
-    assert 0.020 + rows * 0.0002 == pytest.approx(slowdown * 0.020, rel=0.03)
+    assert slowdown * 0.020 - 16 * 0.0002 < 0.020 + rows * 0.0002 <= slowdown * 0.020
 
 
 def test_some_rows_always_ride_along_so_that_prompts_come_to_an_end() -> None:
@@ -48,7 +48,7 @@ def test_it_follows_a_device_that_becomes_slower() -> None:
     before = pace.prompt_rows(1, 4)
     for _ in range(20):
         pace.learn(4, 50, 0.010 + 50 * 0.0004)
-    assert pace.prompt_rows(1, 4) == pytest.approx(before / 4, rel=0.1)
+    assert abs(pace.prompt_rows(1, 4) - before / 4) <= 16
 
 
 def test_one_odd_step_does_not_decide() -> None:
@@ -81,12 +81,17 @@ def test_who_waits_is_told_at_least_a_second_and_more_if_many_wait() -> None:
 
 def test_time_is_shared_by_heads_where_more_wait_for_their_first_token_than_for_their_next() -> None:
     pace = learned(0.020, 0.0002, most_rows=5120, slowdown=2.0)
-    assert pace.prompt_rows(15, 1) == pytest.approx(15 * pace.prompt_rows(1, 1), rel=0.01)
+    assert pace.prompt_rows(15, 1) == pytest.approx(15 * 100, abs=16)
     assert pace.prompt_rows(1, 15) == pace.prompt_rows(1, 1)
 
 
-def test_prompts_alone_in_a_step_end_when_the_first_who_decodes_is_due() -> None:
+def test_prompts_alone_in_a_step_take_half_the_time_until_the_first_who_decodes_is_due() -> None:
     pace = learned(0.020, 0.0002, most_rows=512, slowdown=3.0)
-    assert pace.prompt_rows(1, 4, 0.010) == pytest.approx(50, rel=0.05)
-    assert pace.prompt_rows(1, 4, 10.0) == pace.prompt_rows(1, 4)
-    assert pace.prompt_rows(1, 4, 0.0) == 16
+    assert pace.prompt_rows(1, 4, 0.020) == 48
+    assert pace.prompt_rows(1, 4, 10.0) == 512
+    assert pace.prompt_rows(1, 4, 0.005) == 0
+
+
+def test_rows_come_in_blocks_of_16() -> None:
+    pace = learned(0.020, 0.0003, most_rows=512, slowdown=2.0)
+    assert pace.prompt_rows(1, 4) == 64

@@ -1,0 +1,19 @@
+"""Whether two processes compute on the same cores."""
+
+import hashlib
+import os
+from pathlib import Path
+
+# Of this start of this machine; the same inside its containers.
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def cores_name() -> str | None:
+    """The same in all processes that may use the same cores of one machine; it tells nothing else.
+
+    None where the system does not say (it does on Linux).
+    """
+    if not _BOOT.exists():
+        return None
+    cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+    return hashlib.sha256(f"{_BOOT.read_text().strip()} {cores}".encode()).hexdigest()[:16]
