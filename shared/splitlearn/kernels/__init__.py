@@ -19,8 +19,13 @@ _POINTER, _LONG, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_uint
 class Kernels:
     """The functions of one compiled library. Addresses are those of bf16 numbers where nothing else is said."""
 
+    MOST_INT8_INPUTS = 2**16
+    """A row's 16-bit numbers times levels, summed over more inputs, might not fit 32 bits."""
+
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.linear = _function(library, "splitlearn_linear", [_POINTER] * 5 + [_LONG] * 4 + [_UNSIGNED])
+        self.linear = _function(library, "splitlearn_linear", [_POINTER] * 4 + [_LONG] * 4 + [_UNSIGNED])
+        # levels, scales of outputs, int32 sums of each output's levels
+        self.linear_int8 = _function(library, "splitlearn_linear_int8", [_POINTER] * 6 + [_LONG] * 4 + [_UNSIGNED])
         attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
         self.attend = _function(library, "splitlearn_attend", [*attend, ctypes.c_float, _UNSIGNED])
         prompt = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
@@ -38,13 +43,17 @@ def kernels() -> Kernels | None:
     """What was compiled; None where nothing was, or the processor lacks the instructions."""
     files = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
     file = next((each for each in files if each.exists()), None)
-    if file is None or not torch.cpu._is_avx512_bf16_supported():
+    if file is None or not _has_instructions():
         return None
     try:
         return Kernels(ctypes.CDLL(str(file)))
     except (OSError, AttributeError) as error:
         logging.getLogger(__name__).warning("%s cannot be used, torch does its work: %s", file.name, error)
         return None
+
+
+def _has_instructions() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
 
 
 def _function(library: ctypes.CDLL, name: str, arguments: Sequence[type]) -> "ctypes._NamedFuncPointer":

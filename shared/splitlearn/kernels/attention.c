@@ -244,7 +244,7 @@ INLINE void score_rows(int n_rows, const Rows *rows) {
     const long width = rows->prompt->width;
     for (long key = 0; key < rows->n_seen; key += KEYS_AT_ONCE) {
         __m512 sums[MOST_ROWS * MOST_PANELS];
-        multiply(n_rows, 2, 0, rows->queries, width, rows->keys + key * width, PANEL * width * 2, width / 2, sums);
+        multiply(n_rows, 2, rows->queries, width, rows->keys + key * width, PANEL * width, width / 2, sums);
         UNROLL for (int i = 0; i < n_rows; i++) {
             _mm512_storeu_ps(rows->scores + i * rows->stride + key, sums[2 * i]);
             _mm512_storeu_ps(rows->scores + i * rows->stride + key + PANEL, sums[2 * i + 1]);
@@ -256,7 +256,7 @@ INLINE void mix_rows(int n_rows, const Rows *rows) {
     const long width = rows->prompt->width, row_width = rows->prompt->n_heads * width;
     for (long column = 0; column < width; column += PANEL) {
         __m512 sums[MOST_ROWS * MOST_PANELS];
-        multiply(n_rows, 1, 0, rows->weights, rows->stride, rows->values + column * rows->stride, 0, rows->n_seen / 2, sums);
+        multiply(n_rows, 1, rows->weights, rows->stride, rows->values + column * rows->stride, 0, rows->n_seen / 2, sums);
         UNROLL for (int i = 0; i < n_rows; i++)
             narrow(rows->outputs + i * row_width + column, first_of_16(width - column),
                    _mm512_mul_ps(sums[i], _mm512_set1_ps(rows->totals[i])));

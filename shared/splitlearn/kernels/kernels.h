@@ -21,6 +21,14 @@ extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, 
 extern int omp_get_thread_num(void);
 extern int omp_get_num_threads(void);
 
+/* Numbers for which another thread pays. */
+enum { NUMBERS_PER_THREAD = 1 << 14 };
+
+static inline unsigned team_for(long n_numbers, unsigned n_threads) {
+    const long wanted = 1 + n_numbers / NUMBERS_PER_THREAD;
+    return wanted < n_threads ? (unsigned)wanted : n_threads;
+}
+
 /* The numbers that the mask names, as fp32; zeros for the others. */
 INLINE __m512 widened(__mmask16 mask, const bf16 *numbers) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, numbers));
@@ -48,15 +56,13 @@ INLINE __m512 exponential(__m512 x) {
 }
 
 /* Sums of products in bf16 pairs: a block of rows with panels of 16 outputs, whose two weights for one pair of inputs
-   lie side by side, [pairs][16][2]. All sums stay in registers; counts and is_int8 are constants where this is inlined. */
+   lie side by side, [pairs][16][2]. All sums stay in registers; counts are constants where this is inlined. */
 enum { PANEL = 16, MOST_PANELS = 2, MOST_ROWS = 14 };
 
-INLINE __m512bh load_pair(const void *panel, long pair, int is_int8) {
-    if (!is_int8) return (__m512bh)_mm512_loadu_si512((const bf16 *)panel + pair * 2 * PANEL);
-    const __m128i *levels = (const __m128i *)((const int8_t *)panel + pair * 2 * PANEL);
-    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels)));
-    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(levels + 1)));
-    return _mm512_cvtne2ps_pbh(high, low);
+/* Rows of the next block, of all blocks nearly the same: 16 rows are 8 and 8, not 14 and 2. */
+static inline int height_of(long n_rows, long most) {
+    const long n_blocks = (n_rows + most - 1) / most;
+    return (int)((n_rows + n_blocks - 1) / n_blocks);
 }
 
 INLINE __m512bh both_inputs(const bf16 *inputs) {
@@ -65,13 +71,13 @@ INLINE __m512bh both_inputs(const bf16 *inputs) {
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-INLINE void multiply(int n_rows, int n_panels, int is_int8, const bf16 *rows, long row_stride, const void *panels,
-                     long panel_bytes, long n_pairs, __m512 sums[MOST_ROWS * MOST_PANELS]) {
+INLINE void multiply(int n_rows, int n_panels, const bf16 *rows, long row_stride, const bf16 *panels, long panel_size,
+                     long n_pairs, __m512 sums[MOST_ROWS * MOST_PANELS]) {
     UNROLL for (int i = 0; i < n_rows * n_panels; i++) sums[i] = _mm512_setzero_ps();
     for (long pair = 0; pair < n_pairs; pair++) {
         __m512bh weights[MOST_PANELS];
         UNROLL for (int panel = 0; panel < n_panels; panel++)
-            weights[panel] = load_pair((const char *)panels + panel * panel_bytes, pair, is_int8);
+            weights[panel] = (__m512bh)_mm512_loadu_si512(panels + panel * panel_size + pair * 2 * PANEL);
         UNROLL for (int i = 0; i < n_rows; i++) {
             __m512bh inputs = both_inputs(rows + i * row_stride + 2 * pair);
             UNROLL for (int panel = 0; panel < n_panels; panel++)

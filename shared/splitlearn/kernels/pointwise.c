@@ -4,9 +4,6 @@
 
 #if defined(__x86_64__)
 
-/* Numbers for which another thread pays. */
-enum { NUMBERS_PER_THREAD = 1 << 14 };
-
 typedef struct {
     const bf16 *rows, *weight;
     bf16 *outputs;
@@ -65,11 +62,6 @@ TARGET static void gate_share(void *data) {
         const __m512 gated = _mm512_mul_ps(rounded(opened), widened(mask, gate->rows + block * 16));
         narrow(gate->outputs + block * 16, mask, gated);
     }
-}
-
-static unsigned team_for(long n_numbers, unsigned n_threads) {
-    const long wanted = 1 + n_numbers / NUMBERS_PER_THREAD;
-    return wanted < n_threads ? (unsigned)wanted : n_threads;
 }
 
 void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,

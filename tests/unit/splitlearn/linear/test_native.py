@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from splitlearn.kernels import Kernels
 from splitlearn.linear import NativeInt8Linear, NativeLinear
 from splitlearn.linear.int8 import quantize
 
@@ -9,8 +10,8 @@ SOME = torch.zeros(1, 2, dtype=torch.bfloat16)
 pytestmark = pytest.mark.skipif(
     not NativeLinear.supports(SOME), reason="no C compiler when the package was installed, or no AVX-512 BF16"
 )
-# one row, a block, two equal blocks, more than levels are widened for
-ROWS = (1, 2, 13, 14, 15, 28, 29, 57)
+# one row, a block of either kind, two equal blocks, and more
+ROWS = (1, 2, 7, 8, 13, 14, 15, 28, 29, 57)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> torch.Tensor:
@@ -39,7 +40,41 @@ def test_levels_are_multiplied_as_the_rounded_weight_says(n_rows: int, n_outputs
     levels_NK, scale_N = quantize(weight_NK)
     rounded_NK = levels_NK.double() * scale_N.double()[:, None]
     exact_RN = functional.linear(rows_RK.double(), rounded_NK, bias_N.double())
-    assert within_a_rounding(NativeInt8Linear(weight_NK, bias_N)(rows_RK), exact_RN)
+    # each number of a row is off by half of what the 16 bits of its greatest one tell apart
+    off_R = rows_RK.double().abs().amax(1) / 65534
+    error_RN = (NativeInt8Linear(weight_NK, bias_N)(rows_RK).double() - exact_RN).abs()
+    assert bool(torch.all(error_RN <= exact_RN.abs() * 2**-8 + off_R[:, None] * rounded_NK.abs().sum(1) + 1e-4))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e20, 1e37])
+def test_rows_of_any_size_are_as_exact_as_others(scale: float) -> None:
+    linear, rows_RK = NativeInt8Linear(random(16, 64)), random(3, 64, seed=1)
+    found_RN = linear((rows_RK.double() * scale).bfloat16()).double()
+    expected_RN = linear(rows_RK).double() * scale if scale > 1e-30 else torch.zeros(3, 16, dtype=torch.float64)
+    assert torch.allclose(found_RN, expected_RN, rtol=0.02, atol=0.02 * scale)
+
+
+def test_a_row_of_zeros_gives_the_bias() -> None:
+    bias_N = random(16, seed=1)
+    assert torch.equal(NativeInt8Linear(random(16, 32), bias_N)(torch.zeros(2, 32, dtype=torch.bfloat16))[1], bias_N)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_that_is_broken_comes_out_broken_and_the_others_whole(broken: float) -> None:
+    linear, rows_RK = NativeInt8Linear(random(16, 32)), random(3, 32, seed=1)
+    whole_RN = linear(rows_RK)
+    rows_RK[1, 5] = broken
+    found_RN = linear(rows_RK)
+    assert not torch.isfinite(found_RN[1]).any()
+    assert torch.equal(found_RN[[0, 2]], whole_RN[[0, 2]])
+
+
+def test_the_widest_rows_do_not_overflow() -> None:
+    weight_NK = torch.ones(1, Kernels.MOST_INT8_INPUTS, dtype=torch.bfloat16)
+    for sign in (1, -1):
+        rows_RK = sign * torch.ones(1, Kernels.MOST_INT8_INPUTS, dtype=torch.bfloat16)
+        assert NativeInt8Linear(weight_NK)(rows_RK).item() == sign * Kernels.MOST_INT8_INPUTS
+    assert not NativeInt8Linear.supports(torch.ones(1, Kernels.MOST_INT8_INPUTS + 2, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear])
