@@ -21,8 +21,8 @@ from splitlearn.linear.packed import PackedLinear
 from splitlearn.linear.pages import prefer_huge_pages
 from splitlearn.linear.siblings import NAMES, FusedLinear, Sibling
 
-Kind = type[NativeLinear] | type[PackedLinear] | type[Int8Linear]
-Replacement = NativeLinear | PackedLinear | Int8Linear
+Replacement = NativeLinear | NativeInt8Linear | PackedLinear | Int8Linear
+Kind = type[NativeLinear] | type[NativeInt8Linear] | type[PackedLinear] | type[Int8Linear]
 # of those that support a weight the first is the fastest
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "none": (NativeLinear, PackedLinear),

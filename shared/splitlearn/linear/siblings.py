@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from splitlearn.linear.native import NativeLinear
+from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
 
 # Children of one module that transformers' models call with the same tensor. Gates and what they gate are wide enough
@@ -43,7 +43,7 @@ class FusedLinear(nn.Module):
     is held belongs to one tensor object, so that threads may lose each other's work but never mix it up.
     """
 
-    def __init__(self, linear: NativeLinear | PackedLinear, widths: Sequence[int]) -> None:
+    def __init__(self, linear: NativeLinear | NativeInt8Linear | PackedLinear, widths: Sequence[int]) -> None:
         super().__init__()
         self.linear = linear
         self.widths = list(widths)
