@@ -93,7 +93,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     stack.push_async_callback(_end, watching)
     watching.add_done_callback(_fatal)
     names = BlockNames(Limits.block_rows) if settings.prefix_reuse else None
-    generator = Generator(link, codec, thread, metrics, end_tokens(settings.weights, config, codec), names)
+    generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
     name = settings.model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)

@@ -18,7 +18,6 @@ from client_service.session_run import SessionRun, open_run
 from client_service.stopping import StopText
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
-from splitlearn.engine import DeviceThread
 from splitlearn.errors import EngineFull
 from splitlearn_comm import ClientStream, CommError
 
@@ -49,14 +48,12 @@ class Generator:
         self,
         link: TrunkLink,
         codec: TextCodec,
-        thread: DeviceThread,
         metrics: ClientMetrics,
         end_tokens: frozenset[int],
         block_names: BlockNames | None,
     ) -> None:
         self._link = link
         self._codec = codec
-        self._thread = thread
         self._metrics = metrics
         self._end_tokens = end_tokens
         self._names = block_names
@@ -95,9 +92,7 @@ class Generator:
         sampler, stops = Sampler(request.sampling), StopText(request.stop)
         text = self._codec.decoder(request.prompt)
         while True:
-            logits_V = await run.logits(ids)
-            choice, timing = await self._thread.run(sampler.choose, logits_V, ids)
-            report.split["sampling"] += timing.compute_seconds
+            choice = await run.choose(ids, sampler)
             report.completion_tokens += 1
             self._observe(report, run.stream)
             ids.append(choice.token)

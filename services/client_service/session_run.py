@@ -1,4 +1,4 @@
-"""One session across bottom, trunk and top: rows in, logits out, and everything again when a part lost its rows.
+"""One session across bottom, trunk and top: ids in, a token out, and everything again when a part lost its rows.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -7,13 +7,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from client_service.ends import Ends
 from client_service.errors import TooBusy, TrunkFailed
 from client_service.report import Report
+from client_service.sampling import Choice, Sampler
 from client_service.trunk_link import TrunkLink
 from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, Step
@@ -36,6 +37,21 @@ class _Sent:
     seconds: float
 
 
+@dataclass
+class _Choosing:
+    """Chooses the token after `ids`, as a part of the top's step."""
+
+    ids: list[int]
+    sampler: Sampler
+    choice: Choice = field(init=False)
+    seconds: float = 0.0
+
+    def __call__(self, logits_V: torch.Tensor) -> None:
+        began = time.perf_counter()
+        self.choice = self.sampler.choose(logits_V, self.ids)
+        self.seconds = time.perf_counter() - began
+
+
 class SessionRun:
     """Keeps the three parts at the same position. Made by `open_run`, which closes it."""
 
@@ -56,16 +72,17 @@ class SessionRun:
             self._position = min(kept, n_ids - 1)
             self._report.reused_tokens = self._position
 
-    async def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """Runs what is new in `ids` and gives the logits [V] after the last of them.
+    async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
+        """Runs what is new in `ids`, and chooses the token after them.
 
         Raises:
             CommError: the trunk refused or failed.
             TooBusy: a part lost its rows again and again.
+            BrokenNumbers: the logits cannot be used.
         """
         for _ in range(_MOST_REPLAYS):
             try:
-                return await self._run(ids)
+                return await self._run(ids, _Choosing(ids, sampler))
             except _LOST_ROWS:
                 # ids are all that is needed to begin again, in all three parts
                 self._position = 0
@@ -79,12 +96,11 @@ class SessionRun:
         if names:
             await self.stream.keep(names)
 
-    async def _run(self, ids: Sequence[int]) -> torch.Tensor:
+    async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
         """Rows go out ahead of the replies, so that bottom, trunk and top work side by side, but not further than that.
 
         What bottom computes too early would only take the machine away from those who wait for their next token.
         """
-        logits_V = torch.empty(0)
         position, owed = self._position, deque[_Sent]()
         try:
             while position < len(ids) or owed:
@@ -93,12 +109,14 @@ class SessionRun:
                     owed.append(await self._send(ids, position, stop))
                     position = stop
                 else:
-                    logits_V = await self._receive(owed.popleft())
+                    await self._receive(owed.popleft(), choosing)
         except _LOST_ROWS:
             await self._take_replies(len(owed))
             raise
         self._position = len(ids)
-        return logits_V
+        self._report.split["sampling"] += choosing.seconds
+        self._report.split["top"] -= choosing.seconds
+        return choosing.choice
 
     def _rows_at_once(self) -> int:
         """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
@@ -120,7 +138,7 @@ class SessionRun:
         await self.stream.send(Frame(start, step.output))
         return _Sent(start, stop - start, time.perf_counter() - began)
 
-    async def _receive(self, sent: _Sent) -> torch.Tensor:
+    async def _receive(self, sent: _Sent, choosing: "_Choosing") -> None:
         began = time.perf_counter()
         reply = await self.stream.receive()
         waited = sent.seconds + time.perf_counter() - began
@@ -132,11 +150,11 @@ class SessionRun:
         seconds["trunk"] += reply.compute_seconds
         seconds["wire"] += max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         try:
-            step = await self._ends.top.step(self._top, sent.position, rows_TD)
+            is_last = sent.position + sent.n_rows == len(choosing.ids)
+            step = await self._ends.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
         except (split.BadRows, split.ContextExceeded) as error:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step)
-        return step.output
 
     def _count(self, name: str, step: Step) -> None:
         self._report.split[name] += step.timing.compute_seconds

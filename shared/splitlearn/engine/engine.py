@@ -7,7 +7,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -150,7 +150,13 @@ class Engine:
                 self._observer.expired()
         self._go_on()
 
-    async def step(self, session: EngineSession, position: int, rows: torch.Tensor) -> Step:
+    async def step(
+        self,
+        session: EngineSession,
+        position: int,
+        rows: torch.Tensor,
+        then: Callable[[torch.Tensor], Any] | None = None,
+    ) -> Step:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
         Args:
@@ -159,6 +165,8 @@ class Engine:
             position: where the rows begin.
             rows: token ids [T] (int64) if the part begins the model, else hidden states [T, D] in the part's
                 dtype. No rows at all only truncates.
+            then: is given the output, on the device thread and as a part of the step: what it returns is in the
+                step's `made`. What it raises concerns this session alone.
 
         Returns:
             The part's output for these rows; with no rows an empty [0, D].
@@ -169,7 +177,7 @@ class Engine:
         """
         self._check(session, position, rows)
         session.used = time.monotonic()
-        task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter())
+        task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter(), then)
         if not rows.shape[0]:
             # the rows behind are dropped when the next ones come
             session.reached = position
@@ -261,7 +269,7 @@ class Engine:
         self._pace.learn(n_decoding, prompt_rows, timing.compute_seconds)
         self._observer.step_done(len(work), sum(piece.count for _, piece in work), timing.compute_seconds)
 
-    def _run(self, work: list[tuple[Task, Slice]]) -> list[torch.Tensor | BadRows]:
+    def _run(self, work: list[tuple[Task, Slice]]) -> list[torch.Tensor | Exception]:
         """On the device thread: all slices in one step. Rows that cannot be run are left out, and say why."""
         refused: dict[int, BadRows] = {}
         spans = []
@@ -276,15 +284,28 @@ class Engine:
             needs_output = not self.part.spec.end or last == task.rows.shape[0]
             spans.append(Span(session.kv, task.position + piece.start, rows, needs_output))
         outputs = iter(self._runner.run(spans) if spans else ())
-        return [refused.get(task.session.number) or next(outputs).cpu() for task, _ in work]
+        return [
+            refused.get(task.session.number) or self._made(task, piece, next(outputs).cpu()) for task, piece in work
+        ]
 
-    def _settle(self, task: Task, piece: Slice, result: "torch.Tensor | BadRows") -> None:
+    def _made(self, task: Task, piece: Slice, output: torch.Tensor) -> torch.Tensor | Exception:
+        if task.then is not None and piece.start + piece.count == task.rows.shape[0]:
+            try:
+                task.made = task.then(output)
+            except Exception as error:  # noqa: BLE001 - goes to the one who asked, and not to those who share the step
+                return error
+        return output
+
+    def _settle(self, task: Task, piece: Slice, result: torch.Tensor | Exception) -> None:
         session = task.session
         if self._tasks.get(session.number) is not task:
             return
         if isinstance(result, BadRows):
             task.result.set_exception(result)
             self._forget(session.number)
+            return
+        if isinstance(result, Exception):
+            self._fail(task, result)
             return
         task.outputs.append(result)
         session.reached = task.position + piece.start + piece.count
@@ -295,7 +316,7 @@ class Engine:
             self._gathering.went(session.number, time.monotonic())
         output = task.outputs[-1] if self.part.spec.end or len(task.outputs) == 1 else torch.cat(task.outputs)
         queued = (task.began or task.submitted) - task.submitted
-        task.result.set_result(Step(output, Timing(queued, task.compute_seconds)))
+        task.result.set_result(Step(output, Timing(queued, task.compute_seconds), task.made))
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if self._tasks.get(task.session.number) is task:

@@ -1,6 +1,7 @@
 """A session of an engine, and what is to be done for it. T rows, D hidden size, V vocabulary."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,11 @@ from splitlearn.engine.scheduler import DECODING_ROWS
 
 @dataclass(frozen=True)
 class Step:
-    """What came out of one step: hidden states [T, D] or logits [V], and where the time went."""
+    """What came of one step: hidden states [T, D] or logits [V], where the time went, and what `then` made of it."""
 
     output: torch.Tensor
     timing: Timing
+    made: Any = None
 
 
 @dataclass(eq=False)
@@ -45,13 +47,15 @@ class EngineSession:
 
 @dataclass(eq=False)
 class Task:
-    """The rows of a job, what came of them so far, and who waits for it."""
+    """The rows of a job, what came of them so far, and who waits for it. `then` makes `made` of the last output."""
 
     session: EngineSession
     position: int
     rows: torch.Tensor
     result: "asyncio.Future[Step]"
     submitted: float
+    then: Callable[[torch.Tensor], Any] | None = None
+    made: Any = None
     began: float | None = None
     compute_seconds: float = 0.0
     outputs: list[torch.Tensor] = field(default_factory=list)

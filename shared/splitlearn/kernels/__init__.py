@@ -6,6 +6,7 @@ too, by torch and oneDNN, more slowly.
 
 import ctypes
 import logging
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -40,7 +41,12 @@ class Kernels:
 
 @cache
 def kernels() -> Kernels | None:
-    """What was compiled; None where nothing was, or the processor lacks the instructions."""
+    """What was compiled; None where nothing was, the processor lacks the instructions, or they are switched off.
+
+    `SPLITLEARN_KERNELS=off` in the environment lets torch do their work, to see whether something is due to them.
+    """
+    if os.environ.get("SPLITLEARN_KERNELS", "on").lower() == "off":
+        return None
     files = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
     file = next((each for each in files if each.exists()), None)
     if file is None or not _has_instructions():

@@ -1,3 +1,5 @@
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +182,34 @@ async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_name
     output = (await engine.step(third, 4, other_TD[4:])).output
     torch.testing.assert_close(output, (await outputs(engine, other_TD))[4:], atol=1e-5, rtol=0)
     assert engine.open(prefix=[b"c"]).reached == 0
+
+
+async def test_what_is_to_follow_is_done_with_the_last_rows_of_a_step(thread: DeviceThread, tiny_weights: Path) -> None:
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(step_rows=4))
+    seen: list[tuple[int, str]] = []
+
+    def last_row(output_TD: torch.Tensor) -> torch.Tensor:
+        seen.append((output_TD.shape[0], threading.current_thread().name))
+        return output_TD[-1]
+
+    step = await engine.step(engine.open(), 0, rows(10), last_row)
+    assert torch.equal(step.made, step.output[-1])
+    assert [n_rows for n_rows, _ in seen] == [2]
+    assert seen[0][1].startswith("device")
+
+
+async def test_what_fails_after_a_step_concerns_one_session_alone(engine: Engine) -> None:
+    def fails(_: torch.Tensor) -> None:
+        raise ZeroDivisionError("own")
+
+    session = engine.open()
+    failed, other = await asyncio.gather(
+        engine.step(session, 0, rows(3), fails), engine.step(engine.open(), 0, rows(3)), return_exceptions=True
+    )
+    assert isinstance(failed, ZeroDivisionError)
+    alone_TD = await outputs(engine, rows(3))
+    torch.testing.assert_close(other.output, alone_TD, atol=1e-5, rtol=0)
+    assert torch.equal((await engine.step(session, 0, rows(3))).output, alone_TD)
 
 
 async def test_the_sessions_own_limit_holds_below_the_context(engine: Engine) -> None:
