@@ -225,6 +225,23 @@ def test_the_client_image_holds_no_training_code(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["trunk", "client"])
+def test_an_image_has_the_command_whose_verbs_it_holds_and_not_the_other(stack: Stack, service: str) -> None:
+    code = "import shutil; print(json.dumps([shutil.which(n) is not None for n in ('splitlearn', 'cleangpt')]))"
+    assert stack.python(service, code) == [True, False]
+
+
+@pytest.mark.parametrize("service", ["trunk", "client"])
+def test_the_kernels_of_an_image_are_compiled(stack: Stack, service: str) -> None:
+    code = (
+        "from importlib.machinery import EXTENSION_SUFFIXES; from pathlib import Path; import splitlearn.kernels\n"
+        "library = Path(splitlearn.kernels.__file__).with_name('_kernels')\n"
+        "found = [Path(f'{library}{suffix}').exists() for suffix in EXTENSION_SUFFIXES]\n"
+        "print(json.dumps(any(found)))"
+    )
+    assert stack.python(service, code) is True
+
+
+@pytest.mark.parametrize("service", ["trunk", "client"])
 def test_no_service_of_ours_runs_as_root(stack: Stack, service: str) -> None:
     assert stack.python(service, "import os; print(os.getuid())") != 0
 
