@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from torch.nn import init
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -74,17 +73,16 @@ class _NoRandomNumbers(TorchFunctionMode):
     threads build models at once.
     """
 
+    # by their names: transformers puts functions of its own in the place of torch's while it makes a model, and
+    # leaves them there where two threads do so at once
     _DRAWING = frozenset(
-        {
-            *(init.uniform_, init.normal_, init.trunc_normal_, init.kaiming_uniform_, init.kaiming_normal_),
-            *(init.xavier_uniform_, init.xavier_normal_, init.orthogonal_),
-            *(torch.Tensor.uniform_, torch.Tensor.normal_),
-        }
+        {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"}
+        | {"xavier_uniform_", "xavier_normal_", "orthogonal_"}
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in self._DRAWING:
+        if getattr(func, "__name__", None) in self._DRAWING:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

@@ -144,7 +144,7 @@ async def test_a_client_that_is_busy_itself_does_not_blame_the_trunk(tiny_weight
         running_client(tiny_weights, trunk.address, trunk_timeout=0.2) as client,
     ):
         await client.ready()
-        thread = client.service.generator._thread
+        thread = client.service.link.ends._thread
         working = asyncio.create_task(thread.run(threading.Event().wait, 0.5))
         answer = await client.complete(prompt=PROMPT, max_tokens=2)
         await working

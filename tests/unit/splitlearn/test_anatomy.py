@@ -4,6 +4,7 @@ import threading
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig, Gemma3nTextConfig
+from transformers.initialization import guard_torch_init_functions
 
 from architectures.small_configs import small_config
 from splitlearn.anatomy import _NoRandomNumbers, build_on_meta, config_from_dict, leave_out, study
@@ -108,6 +109,11 @@ def test_building_without_memory_leaves_other_threads_random_numbers_alone() -> 
         assert not torch.nn.init.normal_(torch.zeros(8)).any()
     other.join()
     assert found[0].all()
+
+
+def test_building_without_memory_draws_nothing_where_transformers_has_changed_torch() -> None:
+    with guard_torch_init_functions(), _NoRandomNumbers():
+        assert not torch.nn.init.normal_(torch.zeros(8)).any()
 
 
 def test_a_config_with_values_that_cannot_be_is_refused_with_the_reason() -> None:

@@ -23,6 +23,14 @@ class RMSNorm(nn.Module):
         return self.weight * normed.bfloat16()
 
 
+@pytest.mark.parametrize("adds_one", [False, True])
+def test_a_norm_weighs_by_the_weight_or_by_one_more(adds_one: bool) -> None:
+    rows, weight_D = torch.randn(3, 40).bfloat16(), torch.rand(40).bfloat16()
+    exact = rows.double() * torch.rsqrt(rows.double().square().mean(-1, keepdim=True) + 1e-5)
+    exact = exact * (weight_D.double() + adds_one)
+    torch.testing.assert_close(NativeRMSNorm(weight_D, 1e-5, adds_one)(rows).double(), exact, rtol=2**-6, atol=1e-6)
+
+
 class CentredRMSNorm(RMSNorm):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return super().forward(rows - rows.mean(-1, keepdim=True))
