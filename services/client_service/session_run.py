@@ -25,7 +25,6 @@ _MOST_REPLAYS = 8
 _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
 # Frames without a reply: one that the trunk computes, and those that keep it busy over a round trip.
 _AHEAD = 3
-_LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class SessionRun:
         """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
         part = self._ends.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        return min(most, max(_LEAST_ROWS, self._ends.bottom.prompt_rows))
+        return min(most, self._ends.bottom.prompt_rows)
 
     async def _take_replies(self, count: int) -> None:
         """Takes those that are still owed, so that the next one belongs to the next frame."""

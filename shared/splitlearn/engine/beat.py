@@ -17,7 +17,7 @@ class Moment:
         now: on the clock of the gathering.
         n_ready: sessions at hand that decode.
         n_prompts: sessions at hand with rows of a prompt.
-        since: when the first of those who are ready came; None if there is none.
+        since: from when on those who are ready are kept waiting; None if nobody is.
         next_due: seconds until the device is needed for somebody's next token; None if nobody is due.
         keeps_free: rows of prompts run beside tokens only, not between them.
     """

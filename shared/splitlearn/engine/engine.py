@@ -17,7 +17,7 @@ from splitlearn.engine.beat import Beat, Moment
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver, NoObserver
-from splitlearn.engine.pace import Pace
+from splitlearn.engine.pace import BLOCK_ROWS, Pace
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
 from splitlearn.engine.session import EngineSession, Step, Task
@@ -91,8 +91,8 @@ class Engine:
 
     @property
     def prompt_rows(self) -> int:
-        """How many rows of prompts the next step would take: few while somebody waits for a token."""
-        return self._beat.prompt_rows(self._moment(None))
+        """How many rows of a prompt to bring at a time: as the next step takes, few while others wait for tokens."""
+        return max(BLOCK_ROWS, self._beat.prompt_rows(self._moment(None)))
 
     @property
     def n_kept(self) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 # Rows in which kernels take them: what is left over of such a block costs as much as a whole one.
-_BLOCK_ROWS = 16
+BLOCK_ROWS = 16
 _UNKNOWN_ROWS = 64
 _MEMORY = 0.3
 
@@ -36,7 +36,7 @@ class Pace:
         """Takes in one finished step."""
         if n_prompt_rows == 0:
             self._step_seconds = _blend(self._step_seconds, seconds)
-        elif n_prompt_rows >= _BLOCK_ROWS:
+        elif n_prompt_rows >= BLOCK_ROWS:
             own = seconds - (self._step_seconds or 0.0) if n_decoding else seconds
             self._row_seconds = _blend(self._row_seconds, max(own, 0.1 * seconds) / n_prompt_rows)
 
@@ -56,7 +56,7 @@ class Pace:
         if seconds_left is not None:
             return min(_whole_blocks(seconds_left / 2 / self._row_seconds), self.most_rows)
         seconds = max(self.slowdown - 1, n_prompts / n_decoding) * self._step_seconds
-        return min(max(_BLOCK_ROWS, _whole_blocks(seconds / self._row_seconds)), self.most_rows)
+        return min(max(BLOCK_ROWS, _whole_blocks(seconds / self._row_seconds)), self.most_rows)
 
     def seconds_for(self, n_sessions: int) -> float:
         """A guess at how long it takes until so many sessions more have been served; at least a second."""
@@ -64,7 +64,7 @@ class Pace:
 
 
 def _whole_blocks(rows: float) -> int:
-    return int(rows) // _BLOCK_ROWS * _BLOCK_ROWS
+    return int(rows) // BLOCK_ROWS * BLOCK_ROWS
 
 
 def _blend(before: float | None, new: float) -> float:

@@ -4,6 +4,7 @@ Shapes: R rows, K inputs, N outputs, P panels of 16 outputs, ... any leading dim
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ _PAD = 32
 class _Native(nn.Module, ABC):
     """What both kinds have in common. A row's result is the same to the bit whatever other rows come with it."""
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
         super().__init__()
         library = kernels()
         if library is None:
@@ -66,12 +67,24 @@ class _Native(nn.Module, ABC):
     def _multiply(self, rows_RK: torch.Tensor, output: torch.Tensor) -> None:
         """Fills the output; the numbers of a row lie side by side."""
 
+    def _call(
+        self, kernel: Callable[..., None], rows_RK: torch.Tensor, output: torch.Tensor, *weights: torch.Tensor
+    ) -> None:
+        kernel(
+            rows_RK.data_ptr(),
+            *(weight.data_ptr() for weight in weights),
+            None if self.bias is None else self.bias.data_ptr(),
+            output.data_ptr(),
+            rows_RK.shape[0],
+            rows_RK.stride(0),
+            self.in_features,
+            self.out_features,
+            torch.get_num_threads(),
+        )
+
 
 class NativeLinear(_Native):
     """Computes what `nn.Linear` does with a bf16 weight, with its own copy of it and no other (kernels/linear.c)."""
-
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
-        super().__init__(weight_NK, bias_N)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -82,18 +95,7 @@ class NativeLinear(_Native):
         return _in_panels(weight_NK, 2)
 
     def _multiply(self, rows_RK: torch.Tensor, output: torch.Tensor) -> None:
-        rows_RK = _apart(rows_RK)
-        self._library.linear(
-            rows_RK.data_ptr(),
-            self._packed.data_ptr(),
-            None if self.bias is None else self.bias.data_ptr(),
-            output.data_ptr(),
-            *rows_RK.shape[:1],
-            rows_RK.stride(0),
-            self.in_features,
-            self.out_features,
-            torch.get_num_threads(),
-        )
+        self._call(self._library.linear, _apart(rows_RK), output, self._packed)
 
 
 class NativeInt8Linear(_Native):
@@ -102,9 +104,6 @@ class NativeInt8Linear(_Native):
     Rows are taken as 16-bit whole numbers times a scale of their own; a number is off by 1 / 65534 of the greatest in
     its row at most.
     """
-
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
-        super().__init__(weight_NK, bias_N)
 
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
@@ -125,19 +124,7 @@ class NativeInt8Linear(_Native):
         return packed
 
     def _multiply(self, rows_RK: torch.Tensor, output: torch.Tensor) -> None:
-        self._library.linear_int8(
-            rows_RK.data_ptr(),
-            self._packed.data_ptr(),
-            self.scale_N.data_ptr(),
-            self._sums.data_ptr(),
-            None if self.bias is None else self.bias.data_ptr(),
-            output.data_ptr(),
-            *rows_RK.shape[:1],
-            rows_RK.stride(0),
-            self.in_features,
-            self.out_features,
-            torch.get_num_threads(),
-        )
+        self._call(self._library.linear_int8, rows_RK, output, self._packed, self.scale_N, self._sums)
 
 
 def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
