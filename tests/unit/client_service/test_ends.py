@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from client_service.ends import Ends
 from client_service.settings import ClientSettings
 from llm_sepweight import Manifest, MissingFileError, PartSpec
-from splitlearn.engine import DeviceThread
+from splitlearn.engine import DeviceThread, cores_name
 from splitlearn.errors import BadDevice
 from splitlearn.loading import load_part
 from splitlearn.plan import SplitPlan, fingerprint
@@ -72,3 +72,12 @@ def test_each_end_holds_only_its_own_layers(tiny_weights: Path, thread: DeviceTh
 def test_a_dtype_that_cannot_be_run_is_refused(tiny_weights: Path, thread: DeviceThread) -> None:
     with pytest.raises(BadDevice, match="int3"):
         load(tiny_weights, thread, dtype="int3")
+
+
+def test_only_on_the_trunk_s_own_cores_are_they_kept_free_between_tokens(
+    tiny_weights: Path, thread: DeviceThread
+) -> None:
+    ends = Ends.load(ClientSettings(weights=tiny_weights, device="cpu"), SplitPlan.parse("1-4", N_LAYERS), thread)
+    for name, expected in ((cores_name(), cores_name() is not None), ("others", False), (None, False)):
+        ends.learn_trunk_cores(name)
+        assert thread.shares_cores is expected
