@@ -6,7 +6,7 @@ from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.kv.budget import free_bytes
-from splitlearn.linear import pack
+from splitlearn.packing import pack
 from splitlearn.loading import load_parts, resolve_device
 from splitlearn.plan import SplitPlan, fingerprint
 

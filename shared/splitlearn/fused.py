@@ -14,6 +14,7 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from splitlearn.kernels import kernels
+from splitlearn.linear.siblings import shared_linear
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -65,13 +66,16 @@ class NativeGatedMLP(nn.Module):
             raise RuntimeError("the native kernels do not run here: ask kernels() first")
         self._gate = library.silu_gate
         self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
+        self._both = shared_linear(gate_proj, up_proj)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[..., D] to the same."""
-        gates, values = self.gate_proj(rows).contiguous(), self.up_proj(rows).contiguous()
-        output = torch.empty_like(values)
-        addresses = gates.data_ptr(), values.data_ptr(), output.data_ptr()
-        self._gate(*addresses, output.numel(), torch.get_num_threads())
+        both = self._both(rows) if self._both is not None else torch.cat([self.gate_proj(rows), self.up_proj(rows)], -1)
+        n_inner = both.shape[-1] // 2
+        output = both.new_empty((*both.shape[:-1], n_inner))
+        gates = both.data_ptr()
+        addresses = gates, gates + n_inner * both.itemsize, output.data_ptr()
+        self._gate(*addresses, output.numel() // n_inner, n_inner, 2 * n_inner, torch.get_num_threads())
         return torch.as_tensor(self.down_proj(output))
 
 

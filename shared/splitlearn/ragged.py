@@ -50,6 +50,20 @@ class MaskRule:
         return self._first[position]
 
 
+@dataclass(frozen=True)
+class How:
+    """What an architecture does to its keys, scores and weights."""
+
+    expand: Callable[..., Sequence[torch.Tensor]] | None
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.expand is None and self.softcap is None and self.sinks is None
+
+
 class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
     """What the layers take for the cache of one sequence; holds the step's sessions for one forward."""
 
@@ -59,6 +73,7 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         self.positions: list[int] = []
         self.table: SessionTable | None = None
         self.layer = 0
+        self.how: How | None = None
         self._kvs: list[SessionKV] = []
         self._rooms: list[Sequence[torch.Tensor]] = []
         self._held: dict[int, Sequence[torch.Tensor]] = {}
@@ -95,6 +110,13 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         news = [*torch.split(key_states[0], self.lengths, 1), *torch.split(value_states[0], self.lengths, 1)]
         torch._foreach_copy_(rooms, news)
         return key_states, value_states
+
+    def enter(self, layer: int) -> SessionTable:
+        """What places this layer's rows, in place of `update`."""
+        if self.table is None:
+            raise RuntimeError("no kernel reads the rows of this step's sessions")
+        self.layer = layer
+        return self.table
 
     def held(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of one session in the layer that was updated last, [K, N, d]."""
@@ -171,49 +193,39 @@ def attend(
     cache = _STEP.cache
     if cache is None:
         raise RuntimeError("ragged attention outside of a ragged step")
-    how = _How(getattr(module, "expand_kv", None), scaling, softcap, s_aux)
+    cache.how = How(getattr(module, "expand_kv", None), scaling, softcap, s_aux)
+    return attend_rows(cache, query[0], attention_mask, cache.how)[None], None
+
+
+def attend_rows(cache: RaggedCache, query_HTd: torch.Tensor, rule: MaskRule | None, how: How) -> torch.Tensor:
+    """All sessions of a step in the layer that was entered last: [T, H, d] in one piece."""
     starts = [0] * len(cache.lengths)
     table = cache.table if how.is_plain else None
-    if table is not None and attention_mask is not None:
+    if table is not None and rule is not None:
         ones = zip(cache.positions, cache.lengths, strict=True)
-        firsts = [attention_mask.first_seen(position) if count == 1 else 0 for position, count in ones]
+        firsts = [rule.first_seen(position) if count == 1 else 0 for position, count in ones]
         starts = [first for first in firsts if first is not None]
         table = table if len(starts) == len(firsts) else None
     if table is not None:
-        output_THd = table.attend(cache.layer, query[0], starts, scaling)
+        output_THd = table.attend(cache.layer, query_HTd, starts, how.scaling)
         if max(cache.lengths) == 1:
-            return output_THd[None], None
+            return output_THd
         spans = torch.split(output_THd, cache.lengths)
-        for index, query_HTd in enumerate(torch.split(query[0], cache.lengths, 1)):
-            if query_HTd.shape[1] > 1 and attention_mask is None:
-                table.attend_prompt(cache.layer, index, query[0], output_THd, scaling)
-            elif query_HTd.shape[1] > 1:
-                spans[index].copy_(_attend_one(cache, index, query_HTd, attention_mask, how).transpose(0, 1))
-        return output_THd[None], None
-    queries = torch.split(query[0], cache.lengths, 1)
-    outputs = [_attend_one(cache, index, each, attention_mask, how) for index, each in enumerate(queries)]
+        for index, own_HTd in enumerate(torch.split(query_HTd, cache.lengths, 1)):
+            if own_HTd.shape[1] > 1 and rule is None:
+                table.attend_prompt(cache.layer, index, query_HTd, output_THd, how.scaling)
+            elif own_HTd.shape[1] > 1:
+                spans[index].copy_(_attend_one(cache, index, own_HTd, rule, how).transpose(0, 1))
+        return output_THd
+    queries = torch.split(query_HTd, cache.lengths, 1)
+    outputs = [_attend_one(cache, index, each, rule, how) for index, each in enumerate(queries)]
     by_row = [output_HTd.transpose(0, 1) for output_HTd in outputs]
     # in one piece, as models expect that go on with a view
-    output_THd = by_row[0].contiguous() if len(by_row) == 1 else torch.cat(by_row)
-    return output_THd[None], None
-
-
-@dataclass(frozen=True)
-class _How:
-    """What an architecture does to its keys, scores and weights."""
-
-    expand: Callable[..., Sequence[torch.Tensor]] | None
-    scaling: float | None
-    softcap: float | None
-    sinks: torch.Tensor | None
-
-    @property
-    def is_plain(self) -> bool:
-        return self.expand is None and self.softcap is None and self.sinks is None
+    return by_row[0].contiguous() if len(by_row) == 1 else torch.cat(by_row)
 
 
 def _attend_one(
-    cache: RaggedCache, index: int, query_HTd: torch.Tensor, rule: MaskRule | None, how: _How
+    cache: RaggedCache, index: int, query_HTd: torch.Tensor, rule: MaskRule | None, how: How
 ) -> torch.Tensor:
     """One session: [H, t, d]."""
     keys_KNd, values_KNd = cache.held(index)
@@ -266,7 +278,7 @@ def _by_hand(
     keys_KNd: torch.Tensor,
     values_KNd: torch.Tensor,
     mask_TN: torch.Tensor | None,
-    how: _How,
+    how: How,
 ) -> torch.Tensor:
     """Scores that are capped, or of which each head gives some to a sink (the weight of a row that is not there)."""
     heads, count, width = query_HTd.shape

@@ -15,6 +15,7 @@ import torch
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from splitlearn.attention import make_attention_native
 from splitlearn.cache import PartCache
 from splitlearn.kv.store import KVLayout, SessionKV
 from splitlearn.part import Part
@@ -101,6 +102,20 @@ class InBatches(Runner[SessionKV]):
         named = (vars(module).get("config") for module in self.part.modules())
         configs = [config for config in named if isinstance(config, PretrainedConfig)]
         self._configs: list[Any] = list({id(config): config for config in configs}.values())
+        make_attention_native(self.part, self._try)
+
+    def _try(self) -> None:
+        """A step of a session that goes on and of one that begins."""
+        first, second = self.new_kv(None), self.new_kv(None)
+        self.run([Span(first, 0, self._any_rows(5))])
+        self.run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))])
+
+    def _any_rows(self, count: int) -> torch.Tensor:
+        dice = torch.Generator().manual_seed(count)
+        if self.part.spec.begin:
+            vocabulary = self.part.config.get_text_config(decoder=True).vocab_size
+            return torch.randint(vocabulary, (count,), generator=dice)
+        return torch.randn(count, self.part.hidden_size, generator=dice).to(self.part.dtype)
 
     @property
     def row_bytes(self) -> int:

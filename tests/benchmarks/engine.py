@@ -25,8 +25,8 @@ import torch
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
 from splitlearn.engine.scheduler import Job, Scheduler
 from splitlearn.kv.pages import PageLedger
-from splitlearn.linear import pack
 from splitlearn.loading import load_part
+from splitlearn.packing import pack
 from splitlearn.runner import InBatches, Span
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights

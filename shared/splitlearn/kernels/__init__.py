@@ -34,7 +34,11 @@ class Kernels:
         self.attend_prompt = _function(library, "splitlearn_attend_prompt", prompt)
         norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.rms_norm = _function(library, "splitlearn_rms_norm", norm)
-        self.silu_gate = _function(library, "splitlearn_silu_gate", [_POINTER] * 3 + [_LONG, _UNSIGNED])
+        self.silu_gate = _function(library, "splitlearn_silu_gate", [_POINTER] * 3 + [_LONG] * 3 + [_UNSIGNED])
+        # sessions, rows of heads, cosines and sines, weights of norms
+        place = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _LONG]
+        place += [_POINTER, _POINTER, ctypes.c_float, ctypes.c_int, _UNSIGNED]
+        self.place_heads = _function(library, "splitlearn_place_heads", place)
         keep = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG]
         self.keep = _function(library, "splitlearn_keep", keep)
 

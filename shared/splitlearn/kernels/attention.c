@@ -1,21 +1,11 @@
 /* Attention over keys and values where the sessions keep them: of all sessions that bring one row, or of the many rows
-   of one prompt.
-
-   A session keeps all its tensors in one block, [tensors][heads][capacity][width] in bf16: of layer i the keys are
-   tensor 2i and the values tensor 2i + 1. Scores, their softmax and the sums over values are fp32. */
+   of one prompt. Scores, their softmax and the sums over values are fp32. */
 
 #include "kernels.h"
 
 #if defined(__x86_64__)
 
 enum { BLOCK = 16, MOST_HEADS = 4 };
-
-typedef struct {
-    bf16 *block;
-    long tensor_stride, head_stride;
-    long n_rows, n_new; /* rows held in all, and how many of them came with this step */
-    long first;         /* where its rows begin in the step */
-} Session;
 
 typedef struct {
     const Session *sessions;

@@ -16,6 +16,15 @@
 
 typedef uint16_t bf16;
 
+/* Where a session keeps its tensors, in one block, [tensors][heads][capacity][width] in bf16: of layer i the keys are
+   tensor 2i and the values tensor 2i + 1. */
+typedef struct {
+    bf16 *block;
+    long tensor_stride, head_stride;
+    long n_rows, n_new; /* rows held in all, and how many of them came with this step */
+    long first;         /* where its rows begin in the step */
+} Session;
+
 /* Entry points of the OpenMP runtime that torch has loaded already: a second one would fight it for the cores. */
 extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, unsigned flags);
 extern int omp_get_thread_num(void);
@@ -37,6 +46,12 @@ INLINE __m512 widened(__mmask16 mask, const bf16 *numbers) {
 
 INLINE void narrow(bf16 *to, __mmask16 mask, __m512 numbers) {
     _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(numbers));
+}
+
+/* As torch leaves a number that it puts between two operations. */
+INLINE __m512 rounded(__m512 numbers) {
+    __m512i wide = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
 /* The first `left` of 16, or all. */

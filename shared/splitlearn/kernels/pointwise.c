@@ -1,4 +1,5 @@
-/* What stands between linear layers: norms and gates, in one pass over the rows. Rounded to bf16 where torch rounds. */
+/* What stands between linear layers: norms, gates and rotated positions, in one pass over the rows. Rounded to bf16
+   where torch rounds. */
 
 #include "kernels.h"
 
@@ -15,28 +16,36 @@ typedef struct {
 typedef struct {
     const bf16 *gates, *rows;
     bf16 *outputs;
-    long n_numbers;
+    long n_rows, width, stride; /* from one row to the next, of gates and what they gate; outputs lie side by side */
 } Gate;
 
-INLINE __m512 rounded(__m512 numbers) {
-    __m512i wide = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
+/* The heads of a step's rows: queries are changed in place, keys and values go where their sessions keep them. */
+typedef struct {
+    const Session *sessions;
+    long n_sessions, layer;
+    bf16 *rows; /* [rows][heads + 2 kv_heads][width]: queries, keys, values */
+    long n_rows, n_heads, n_kv_heads, width;
+    const bf16 *cosines, *sines;              /* [rows][n_turned] */
+    long n_turned;                            /* the first numbers of each head; 0: positions are not rotated */
+    const bf16 *query_weight, *key_weight;    /* of a norm for each head; NULL: there is none */
+    float epsilon;
+    int adds_one;
+} Heads;
 
-TARGET static void norm_row(const Norm *norm, const bf16 *row, bf16 *output) {
+TARGET static void norm_row(const bf16 *row, const bf16 *weight, bf16 *output, long width, float epsilon, int adds_one) {
     __m512 squares = _mm512_setzero_ps();
-    for (long column = 0; column < norm->width; column += 16) {
-        const __m512 some = widened(first_of_16(norm->width - column), row + column);
+    for (long column = 0; column < width; column += 16) {
+        const __m512 some = widened(first_of_16(width - column), row + column);
         squares = _mm512_fmadd_ps(some, some, squares);
     }
-    const float mean = _mm512_reduce_add_ps(squares) / (float)norm->width;
-    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + norm->epsilon));
-    for (long column = 0; column < norm->width; column += 16) {
-        const __mmask16 mask = first_of_16(norm->width - column);
+    const float mean = _mm512_reduce_add_ps(squares) / (float)width;
+    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + epsilon));
+    for (long column = 0; column < width; column += 16) {
+        const __mmask16 mask = first_of_16(width - column);
         const __m512 normed = _mm512_mul_ps(widened(mask, row + column), scale);
-        const __m512 weight = widened(mask, norm->weight + column);
-        const __m512 weighed = norm->adds_one ? _mm512_mul_ps(normed, _mm512_add_ps(weight, _mm512_set1_ps(1.f)))
-                                              : _mm512_mul_ps(rounded(normed), weight);
+        const __m512 weights = widened(mask, weight + column);
+        const __m512 weighed = adds_one ? _mm512_mul_ps(normed, _mm512_add_ps(weights, _mm512_set1_ps(1.f)))
+                                        : _mm512_mul_ps(rounded(normed), weights);
         narrow(output + column, mask, weighed);
     }
 }
@@ -45,22 +54,70 @@ static void norm_share(void *data) {
     const Norm *norm = data;
     const long me = omp_get_thread_num(), team = omp_get_num_threads();
     for (long row = norm->n_rows * me / team; row < norm->n_rows * (me + 1) / team; row++)
-        norm_row(norm, norm->rows + row * norm->width, norm->outputs + row * norm->width);
+        norm_row(norm->rows + row * norm->width, norm->weight, norm->outputs + row * norm->width, norm->width,
+                 norm->epsilon, norm->adds_one);
 }
 
-TARGET static void gate_share(void *data) {
-    const Gate *gate = data;
-    const long me = omp_get_thread_num(), team = omp_get_num_threads(), n_blocks = (gate->n_numbers + 15) / 16;
-    for (long block = n_blocks * me / team; block < n_blocks * (me + 1) / team; block++) {
-        const __mmask16 mask = first_of_16(gate->n_numbers - block * 16);
-        const __m512 x = widened(mask, gate->gates + block * 16);
+TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, long width) {
+    for (long column = 0; column < width; column += 16) {
+        const __mmask16 mask = first_of_16(width - column);
+        const __m512 x = widened(mask, gates + column);
         /* x / (1 + e^-x), by an exponential that never overflows */
         const __m512 small = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(x)));
         const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
         const __m512 above = _mm512_mask_mul_ps(x, is_negative, x, small);
         const __m512 opened = _mm512_div_ps(above, _mm512_add_ps(_mm512_set1_ps(1.f), small));
-        const __m512 gated = _mm512_mul_ps(rounded(opened), widened(mask, gate->rows + block * 16));
-        narrow(gate->outputs + block * 16, mask, gated);
+        narrow(output + column, mask, _mm512_mul_ps(rounded(opened), widened(mask, row + column)));
+    }
+}
+
+static void gate_share(void *data) {
+    const Gate *gate = data;
+    const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = gate->width;
+    for (long row = gate->n_rows * me / team; row < gate->n_rows * (me + 1) / team; row++)
+        gate_row(gate->gates + row * gate->stride, gate->rows + row * gate->stride, gate->outputs + row * width, width);
+}
+
+/* Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of one head: each number of the first half makes a pair
+   with its fellow of the second. */
+TARGET static void turn(bf16 *head, const bf16 *cosines, const bf16 *sines, long n_turned) {
+    const long half = n_turned / 2;
+    for (long column = 0; column < half; column += 16) {
+        const __mmask16 mask = first_of_16(half - column);
+        const __m512 first = widened(mask, head + column), second = widened(mask, head + half + column);
+        const __m512 along = rounded(_mm512_mul_ps(first, widened(mask, cosines + column)));
+        const __m512 across = rounded(_mm512_mul_ps(second, widened(mask, sines + column)));
+        const __m512 along_2 = rounded(_mm512_mul_ps(second, widened(mask, cosines + half + column)));
+        const __m512 across_2 = rounded(_mm512_mul_ps(first, widened(mask, sines + half + column)));
+        narrow(head + column, mask, _mm512_sub_ps(along, across));
+        narrow(head + half + column, mask, _mm512_add_ps(along_2, across_2));
+    }
+}
+
+static void place_head(const Heads *all, long row, const bf16 *head, const bf16 *weight, bf16 *to) {
+    if (weight)
+        norm_row(head, weight, to, all->width, all->epsilon, all->adds_one);
+    else if (to != head)
+        memcpy(to, head, all->width * sizeof(bf16));
+    turn(to, all->cosines + row * all->n_turned, all->sines + row * all->n_turned, all->n_turned);
+}
+
+static void heads_share(void *data) {
+    const Heads *all = data;
+    const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = all->width;
+    const long begin = all->n_rows * me / team, end = all->n_rows * (me + 1) / team;
+    for (const Session *session = all->sessions; session < all->sessions + all->n_sessions; session++) {
+        const long last = session->first + session->n_new < end ? session->first + session->n_new : end;
+        bf16 *keys = session->block + 2 * all->layer * session->tensor_stride, *values = keys + session->tensor_stride;
+        for (long row = session->first > begin ? session->first : begin; row < last; row++) {
+            const long place = (session->n_rows - session->n_new + row - session->first) * width;
+            bf16 *head = all->rows + row * (all->n_heads + 2 * all->n_kv_heads) * width;
+            for (long i = 0; i < all->n_heads; i++, head += width) place_head(all, row, head, all->query_weight, head);
+            for (long i = 0; i < all->n_kv_heads; i++, head += width)
+                place_head(all, row, head, all->key_weight, keys + i * session->head_stride + place);
+            for (long i = 0; i < all->n_kv_heads; i++, head += width)
+                memcpy(values + i * session->head_stride + place, head, width * sizeof(bf16));
+        }
     }
 }
 
@@ -71,9 +128,19 @@ void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, lo
 }
 
 /* silu(gates) * rows */
-void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_numbers, unsigned n_threads) {
-    Gate gate = {gates, rows, outputs, n_numbers};
-    GOMP_parallel(gate_share, &gate, team_for(n_numbers, n_threads), 0);
+void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride,
+                          unsigned n_threads) {
+    Gate gate = {gates, rows, outputs, n_rows, width, stride};
+    GOMP_parallel(gate_share, &gate, team_for(n_rows * width, n_threads), 0);
+}
+
+void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, void *rows, long n_rows, long n_heads,
+                            long n_kv_heads, long width, const void *cosines, const void *sines, long n_turned,
+                            const void *query_weight, const void *key_weight, float epsilon, int adds_one,
+                            unsigned n_threads) {
+    Heads heads = {sessions, n_sessions, layer,    rows,         n_rows,     n_heads, n_kv_heads, width,
+                   cosines,  sines,      n_turned, query_weight, key_weight, epsilon, adds_one};
+    GOMP_parallel(heads_share, &heads, team_for(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
 }
 
 #endif

@@ -4,6 +4,8 @@ Shapes: S sessions, T rows of all sessions, H heads, K heads of keys, d width of
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,17 +16,29 @@ _KEYS_AT_ONCE = 32
 _PANEL = 16
 
 
+@dataclass(frozen=True)
+class HeadNorms:
+    """Root mean square norms of the heads of queries and keys; see `splitlearn.fused.NativeRMSNorm`."""
+
+    queries_d: torch.Tensor
+    keys_d: torch.Tensor
+    epsilon: float
+    adds_one: bool
+
+
 class SessionTable:
     """Of each session in the step: its block, the block's strides, rows held, rows that are new, where those begin.
 
     The kernels write to memory of the sessions, which must live as long as the table.
     """
 
-    def __init__(self, library: Kernels, sessions: Sequence[tuple[SessionKV, int, int]], n_kv_heads: int) -> None:
+    def __init__(
+        self, library: Kernels, sessions: Sequence[tuple[SessionKV, int, int]], heads: tuple[int, int]
+    ) -> None:
         self._library = library
         self._most_rows = max(position + count for _, position, count in sessions)
         self._panels: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._n_kv_heads = n_kv_heads
+        self._n_kv_heads, self._width = heads
         lines, first = [], 0
         for kv, position, count in sessions:
             block = kv.block
@@ -43,7 +57,7 @@ class SessionTable:
         layout = sessions[0][0].layout
         is_read = layout.dtype is torch.bfloat16 and layout.device.type == "cpu" and len(layout.groups) == 1
         is_read = is_read and layout.shapes[0][1] % 2 == 0
-        return cls(library, sessions, layout.shapes[0][0]) if is_read else None
+        return cls(library, sessions, layout.shapes[0]) if is_read else None
 
     def keep(self, tensor: int, rows_KTd: torch.Tensor) -> None:
         """Puts the step's rows of one of the layout's tensors where the sessions keep theirs."""
@@ -51,6 +65,60 @@ class SessionTable:
         heads, _, width = rows_KTd.shape
         strides = rows_KTd.stride(0), rows_KTd.stride(1)
         self._library.keep(*self._lines, tensor, rows_KTd.data_ptr(), *strides, heads, width)
+
+    def takes(self, n_projected: int, n_attended: int, norms: HeadNorms | None) -> bool:
+        """Whether rows of `n_projected` numbers are heads of which attention gives back `n_attended`."""
+        n_heads, rest = divmod(n_attended, self._width)
+        fit = norms is None or norms.queries_d.shape == norms.keys_d.shape == (self._width,)
+        return fit and not rest and not n_heads % self._n_kv_heads and n_projected == self._n_projected(n_heads)
+
+    def takes_turns(self, turns: Any) -> bool:
+        """Whether these are cosines and sines [1, T, n], for the first n numbers of each head."""
+        if not isinstance(turns, tuple) or len(turns) != 2 or not all(isinstance(each, torch.Tensor) for each in turns):
+            return False
+        cosines, sines = turns
+        fit = cosines.shape == sines.shape and cosines.ndim == 3 and cosines.shape[0] == 1
+        return (
+            fit and cosines.dtype is sines.dtype is torch.bfloat16 and cosines.shape[2] in range(2, self._width + 1, 2)
+        )
+
+    def place_heads(
+        self,
+        layer: int,
+        rows_TN: torch.Tensor,
+        turns: tuple[torch.Tensor, torch.Tensor] | None,
+        norms: HeadNorms | None,
+    ) -> torch.Tensor:
+        """Norms and rotates heads, and puts keys and values where the sessions keep theirs.
+
+        Args:
+            rows_TN: of queries, keys and values, one head behind the other; queries are changed in place.
+            turns: cosines and sines [1, T, n] of the rows' positions; None: nothing is rotated.
+
+        Returns:
+            The queries [H, T, d], where they were.
+        """
+        n_rows, n_projected = rows_TN.shape
+        n_heads = n_projected // self._width - 2 * self._n_kv_heads
+        cosines, sines = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
+        self._library.place_heads(
+            *self._lines,
+            layer,
+            rows_TN.data_ptr(),
+            n_rows,
+            n_heads,
+            self._n_kv_heads,
+            self._width,
+            None if cosines is None else cosines.data_ptr(),
+            None if sines is None else sines.data_ptr(),
+            0 if cosines is None else cosines.shape[2],
+            None if norms is None else norms.queries_d.data_ptr(),
+            None if norms is None else norms.keys_d.data_ptr(),
+            0.0 if norms is None else norms.epsilon,
+            norms is not None and norms.adds_one,
+            torch.get_num_threads(),
+        )
+        return rows_TN.as_strided((n_heads, n_rows, self._width), (self._width, n_projected, 1))
 
     def attend(self, layer: int, query_HTd: torch.Tensor, starts: Sequence[int], scaling: float | None) -> torch.Tensor:
         """Outputs [T, H, d] of the sessions that bring one row; those of the others are not yet written.
@@ -106,6 +174,9 @@ class SessionTable:
             values.data_ptr(),
             torch.get_num_threads(),
         )
+
+    def _n_projected(self, n_heads: int) -> int:
+        return (n_heads + 2 * self._n_kv_heads) * self._width
 
     @property
     def _lines(self) -> tuple[int, int]:

@@ -3,18 +3,13 @@
 from splitlearn.linear.int8 import Int8Linear
 from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
-from splitlearn.linear.packing import QUANTIZATIONS, PackedBytes, pack, resolve_quantization
 from splitlearn.linear.siblings import FusedLinear, Sibling
 
 __all__ = [
-    "QUANTIZATIONS",
     "FusedLinear",
     "Int8Linear",
     "NativeInt8Linear",
     "NativeLinear",
-    "PackedBytes",
     "PackedLinear",
     "Sibling",
-    "pack",
-    "resolve_quantization",
 ]

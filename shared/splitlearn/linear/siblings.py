@@ -1,4 +1,4 @@
-"""Queries, keys and values of one module are computed as one: the latter are often too narrow to pay for a call."""
+"""Linear layers that take the same rows are computed as one: one call, and no layer too narrow to pay for it."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,10 @@ from torch import nn
 from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
 
-# Children of one module that transformers' models call with the same tensor. Gates and what they gate are wide enough
-# that one read gains nothing over two.
-NAMES = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
+# children of one module that transformers' models call with the same tensor
+NAMES = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
+
+Shared = NativeLinear | NativeInt8Linear | PackedLinear
 
 
 class _Held:
@@ -43,7 +44,7 @@ class FusedLinear(nn.Module):
     is held belongs to one tensor object, so that threads may lose each other's work but never mix it up.
     """
 
-    def __init__(self, linear: NativeLinear | NativeInt8Linear | PackedLinear, widths: Sequence[int]) -> None:
+    def __init__(self, linear: Shared, widths: Sequence[int]) -> None:
         super().__init__()
         self.linear = linear
         self.widths = list(widths)
@@ -81,6 +82,16 @@ class Sibling(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def shared_linear(*modules: nn.Module) -> Shared | None:
+    """The linear layer that computes just the outputs of these siblings, in this order; None if there is none."""
+    fused = {module.fused for module in modules if isinstance(module, Sibling)}
+    indices = [module.index for module in modules if isinstance(module, Sibling)]
+    if len(fused) != 1 or indices != list(range(len(modules))):
+        return None
+    (only,) = fused
+    return only.linear if len(only.widths) == len(modules) else None
 
 
 def _version(tensor: torch.Tensor) -> int:

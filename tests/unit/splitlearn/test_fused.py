@@ -106,7 +106,7 @@ def test_a_gate_is_right_wherever_it_is_open_or_shut() -> None:
     assert library is not None
     gates = torch.cat([torch.linspace(-200, 200, 4001), torch.tensor([0.0, -0.0, 3e38, -3e38, 1e-30])]).bfloat16()
     found, ones = torch.empty_like(gates), torch.ones_like(gates)
-    library.silu_gate(gates.data_ptr(), ones.data_ptr(), found.data_ptr(), gates.numel(), 2)
+    library.silu_gate(gates.data_ptr(), ones.data_ptr(), found.data_ptr(), 1, gates.numel(), gates.numel(), 2)
     torch.testing.assert_close(found, functional.silu(gates.double()).bfloat16(), rtol=2**-7, atol=1e-36)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from splitlearn.kernels import kernels
 from splitlearn.kv.store import KVLayout, SessionKV
-from splitlearn.kv.table import SessionTable
+from splitlearn.kv.table import HeadNorms, SessionTable
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
@@ -141,3 +141,77 @@ def test_rows_of_a_prompt_see_what_is_before_them(heads: tuple[int, int], width:
         expected_THd = exact_prompt(query_HTd[:, 1:], kv, layer)
         torch.testing.assert_close(output_THd[1:].double(), expected_THd, rtol=2**-7, atol=bound)
         assert torch.equal(output_THd[0], first)
+
+
+def norm(rows: torch.Tensor, weight_d: torch.Tensor, epsilon: float, adds_one: bool) -> torch.Tensor:
+    normed = rows.float() * torch.rsqrt(rows.float().square().mean(-1, keepdim=True) + epsilon)
+    return (normed * (1 + weight_d.float())).bfloat16() if adds_one else normed.bfloat16() * weight_d
+
+
+def turned(rows_HTd: torch.Tensor, cosines_Tn: torch.Tensor, sines_Tn: torch.Tensor) -> torch.Tensor:
+    """As transformers spells it out."""
+    turns, rest = rows_HTd.split([cosines_Tn.shape[1], rows_HTd.shape[2] - cosines_Tn.shape[1]], -1)
+    first, second = turns.chunk(2, -1)
+    return torch.cat([turns * cosines_Tn + torch.cat([-second, first], -1) * sines_Tn, rest], -1)
+
+
+@pytest.mark.parametrize("adds_one", [None, False, True], ids=["no norm", "norm", "norm that adds one"])
+@pytest.mark.parametrize("n_turned", [0, 2, 24, 40])
+@pytest.mark.parametrize("heads", [(4, 2), (3, 1), (40, 8)], ids=str)
+def test_heads_are_normed_and_rotated_and_put_where_their_sessions_keep_them(
+    heads: tuple[int, int], n_turned: int, adds_one: bool | None
+) -> None:
+    width, held, new = 40, (4, 70, 0), (3, 1, 20)
+    kvs = [session(heads[1], width, max(1, count), count) for count in held]
+    before = [[view.clone() for view in kv.views(0, kv.n_rows)] for kv in kvs]
+    for kv, position, count in (work := list(zip(kvs, held, new, strict=True))):
+        kv.place(position, count)
+    dice = torch.Generator().manual_seed(9)
+    rows_TN = torch.randn(sum(new), (heads[0] + 2 * heads[1]) * width, generator=dice).bfloat16()
+    angles_Tn = torch.randn(sum(new), n_turned, generator=dice)
+    # cosines in one piece, sines not
+    both = angles_Tn.cos().bfloat16()[None], angles_Tn.sin().bfloat16().t().contiguous().t()[None]
+    turns = both if n_turned else None
+    by_head = rows_TN.unflatten(1, (-1, width)).transpose(0, 1).clone()
+    queries, keys, values = by_head.split([heads[0], heads[1], heads[1]])
+    norms = None
+    if adds_one is not None:
+        weights = [torch.rand(width, generator=dice).bfloat16() + 0.5 for _ in range(2)]
+        norms = HeadNorms(*weights, 1e-5, adds_one)
+        queries, keys = norm(queries, weights[0], 1e-5, adds_one), norm(keys, weights[1], 1e-5, adds_one)
+    if turns is not None:
+        queries, keys = (turned(each, turns[0][0], turns[1][0]) for each in (queries, keys))
+    table = SessionTable.of(work)
+    assert table is not None
+    torch.testing.assert_close(table.place_heads(1, rows_TN, turns, norms), queries, rtol=2**-7, atol=2**-8)
+    spans = zip(kvs, before, held, keys.split(new, 1), values.split(new, 1), strict=True)
+    for kv, old, position, own_keys, own_values in spans:
+        found = kv.views(0, kv.n_rows)
+        torch.testing.assert_close(found[2][:, position:], own_keys, rtol=2**-7, atol=2**-8)
+        assert torch.equal(found[3][:, position:], own_values)
+        assert all(torch.equal(view[:, :position], was[:, :position]) for view, was in zip(found, old, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("n_projected", "n_attended", "norm_width", "takes"),
+    [(64, 32, None, True), (64, 32, 8, True), (64, 32, 32, False), (56, 24, None, False), (72, 32, None, False)],
+    ids=["heads", "normed one by one", "normed at once", "keys shared unevenly", "something more"],
+)
+def test_rows_are_taken_where_they_are_heads_and_nothing_else(
+    n_projected: int, n_attended: int, norm_width: int | None, takes: bool
+) -> None:
+    table = SessionTable.of([(session(2, 8, 1, 0), 0, 1)])
+    assert table is not None
+    norms = None if norm_width is None else HeadNorms(*[torch.ones(norm_width).bfloat16()] * 2, 1e-5, adds_one=False)
+    assert table.takes(n_projected, n_attended, norms) is takes
+
+
+def test_turns_are_taken_as_cosines_and_sines_of_whole_pairs_in_bf16() -> None:
+    table = SessionTable.of([(session(2, 8, 1, 0), 0, 1)])
+    assert table is not None
+    good = torch.zeros(1, 3, 6).bfloat16()
+    assert table.takes_turns((good, good))
+    others = [good.float(), good[0], good[..., :5], torch.zeros(1, 3, 10).bfloat16(), good.expand(2, 3, 6), None]
+    assert not any(table.takes_turns((other, other)) for other in others)
+    assert not table.takes_turns((good, good[:, :2]))
+    assert not table.takes_turns(good)

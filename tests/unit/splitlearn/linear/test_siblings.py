@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from splitlearn.linear import FusedLinear, PackedLinear, Sibling, pack
+from splitlearn.linear import FusedLinear, PackedLinear, Sibling
+from splitlearn.packing import pack
 
 WIDTHS = (6, 2, 2)
 

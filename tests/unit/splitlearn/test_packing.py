@@ -1,6 +1,7 @@
 import gc
 import sys
 import weakref
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 
 from splitlearn.errors import BadDevice
-from splitlearn.linear import Int8Linear, PackedLinear, Sibling, pack, resolve_quantization
+from splitlearn.linear import Int8Linear, PackedLinear, Sibling
 from splitlearn.loading import load_part, load_parts
+from splitlearn.packing import pack, resolve_quantization
 from splitlearn.part import Part
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
@@ -148,13 +150,15 @@ def test_packing_twice_changes_nothing() -> None:
     assert model[0] is packed
 
 
-def test_queries_keys_and_values_share_one_packed_weight(tmp_path: Path) -> None:
+def test_layers_that_take_the_same_rows_share_one_packed_weight(tmp_path: Path) -> None:
     folder = save_sepweight(tmp_path, random_model(tiny_config("llama")))
     part, rounded = load_part(folder, "0-1"), load_part(folder, "0-1")
     pack(part)
     pack(rounded, "int8")
-    shared = {id(module.fused) for module in part.modules() if isinstance(module, Sibling)}
-    assert len(shared) == 1
+    named = [(name, module) for name, module in part.named_modules() if isinstance(module, Sibling)]
+    shared = Counter(module.fused for _, module in named)
+    assert sorted(shared.values()) == [2, 3]
+    assert {name.rpartition(".")[2] for name, _ in named} == {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
     assert not [module for module in rounded.modules() if isinstance(module, Sibling)]
 
 
