@@ -6,8 +6,8 @@ from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.kv.budget import free_bytes
-from splitlearn.packing import pack
 from splitlearn.loading import load_parts, resolve_device
+from splitlearn.packing import pack
 from splitlearn.plan import SplitPlan, fingerprint
 
 

@@ -16,8 +16,8 @@ from prometheus_client import start_http_server
 from llm_sepweight import Manifest, verify
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.kv.budget import free_bytes
-from splitlearn.packing import pack
 from splitlearn.loading import load_part, resolve_device
+from splitlearn.packing import pack
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
 from splitlearn_comm import AsyncGRPCComputeServer, PortUnavailable, ServiceInfo
