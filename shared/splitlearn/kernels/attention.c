@@ -145,7 +145,9 @@ void splitlearn_attend(const void *sessions, long n_sessions, long layer, const 
                        float scaling, unsigned n_threads) {
     Attention all = {sessions,    n_sessions, layer,   starts,     queries, head_stride, row_stride,
                      outputs,     n_heads,    n_kv_heads, width,   scaling, 0};
-    GOMP_parallel(attend_share, &all, n_threads, 0);
+    long n_seen = 0;
+    for (long i = 0; i < n_sessions; i++) n_seen += all.sessions[i].n_new == 1 ? all.sessions[i].n_rows : 0;
+    GOMP_parallel(attend_share, &all, team_for_products(2 * n_seen * n_heads * width, n_threads), 0);
 }
 
 /* Puts the rows of a step, [heads][rows][width] by the given strides, behind those that their sessions hold. */
@@ -317,9 +319,10 @@ void splitlearn_attend_prompt(const void *sessions, long index, long layer, cons
                               void *keys, void *values, unsigned n_threads) {
     Prompt prompt = {(const Session *)sessions + index, layer, queries, head_stride, row_stride, outputs, n_heads,
                      n_kv_heads, width, scaling, keys, values, 0};
-    GOMP_parallel(panels_share, &prompt, n_threads, 0);
+    const long n_kept = prompt.session->n_rows, n_new = prompt.session->n_new;
+    GOMP_parallel(panels_share, &prompt, team_for_numbers(2 * n_kept * n_kv_heads * width, n_threads), 0);
     prompt.next = 0;
-    GOMP_parallel(prompt_share, &prompt, n_threads, 0);
+    GOMP_parallel(prompt_share, &prompt, team_for_products(2 * n_kept * n_new * n_heads * width, n_threads), 0);
 }
 
 #endif

@@ -30,12 +30,16 @@ extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, 
 extern int omp_get_thread_num(void);
 extern int omp_get_num_threads(void);
 
-/* Numbers for which another thread pays. */
-enum { NUMBERS_PER_THREAD = 1 << 14 };
+/* Numbers passed over, or products added up, for which a team pays: its threads may have gone to sleep. All threads or
+   one, because libgomp ends threads that the next team lacks, and starts others for the team after it. */
+enum { NUMBERS_FOR_A_TEAM = 1 << 15, PRODUCTS_FOR_A_TEAM = 1 << 19 };
 
-static inline unsigned team_for(long n_numbers, unsigned n_threads) {
-    const long wanted = 1 + n_numbers / NUMBERS_PER_THREAD;
-    return wanted < n_threads ? (unsigned)wanted : n_threads;
+static inline unsigned team_for_numbers(long n_numbers, unsigned n_threads) {
+    return n_numbers < NUMBERS_FOR_A_TEAM ? 1 : n_threads;
+}
+
+static inline unsigned team_for_products(long n_products, unsigned n_threads) {
+    return n_products < PRODUCTS_FOR_A_TEAM ? 1 : n_threads;
 }
 
 /* The numbers that the mask names, as fp32; zeros for the others. */

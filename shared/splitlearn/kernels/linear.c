@@ -61,7 +61,7 @@ static void share(void *data) {
 void splitlearn_linear(const void *rows, const void *weight, const void *bias, void *outputs, long n_rows, long row_stride,
                        long n_inputs, long n_outputs, unsigned n_threads) {
     Product product = {rows, weight, bias, outputs, n_rows, row_stride, n_inputs, n_outputs, 0};
-    GOMP_parallel(share, &product, n_threads, 0);
+    GOMP_parallel(share, &product, team_for_products(n_rows * n_inputs * n_outputs, n_threads), 0);
 }
 
 #endif

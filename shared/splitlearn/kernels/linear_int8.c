@@ -141,8 +141,8 @@ void splitlearn_linear_int8(const void *rows, const void *weight, const void *sc
     product.row_scales = malloc(n_rows * (sizeof(float) + row_bytes));
     if (!product.row_scales) abort(); /* as torch does where no memory is left in a parallel region */
     product.bytes = (uint8_t *)(product.row_scales + n_rows);
-    GOMP_parallel(rows_share, &product, team_for(n_rows * n_inputs, n_threads), 0);
-    GOMP_parallel(panels_share, &product, n_threads, 0);
+    GOMP_parallel(rows_share, &product, team_for_numbers(n_rows * n_inputs, n_threads), 0);
+    GOMP_parallel(panels_share, &product, team_for_products(n_rows * n_inputs * n_outputs, n_threads), 0);
     free(product.row_scales);
 }
 

@@ -124,14 +124,14 @@ static void heads_share(void *data) {
 void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,
                          int adds_one, unsigned n_threads) {
     Norm norm = {rows, weight, outputs, n_rows, width, epsilon, adds_one};
-    GOMP_parallel(norm_share, &norm, team_for(n_rows * width, n_threads), 0);
+    GOMP_parallel(norm_share, &norm, team_for_numbers(n_rows * width, n_threads), 0);
 }
 
 /* silu(gates) * rows */
 void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride,
                           unsigned n_threads) {
     Gate gate = {gates, rows, outputs, n_rows, width, stride};
-    GOMP_parallel(gate_share, &gate, team_for(n_rows * width, n_threads), 0);
+    GOMP_parallel(gate_share, &gate, team_for_numbers(n_rows * width, n_threads), 0);
 }
 
 void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, void *rows, long n_rows, long n_heads,
@@ -140,7 +140,7 @@ void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, v
                             unsigned n_threads) {
     Heads heads = {sessions, n_sessions, layer,    rows,         n_rows,     n_heads, n_kv_heads, width,
                    cosines,  sines,      n_turned, query_weight, key_weight, epsilon, adds_one};
-    GOMP_parallel(heads_share, &heads, team_for(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
+    GOMP_parallel(heads_share, &heads, team_for_numbers(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
 }
 
 #endif
