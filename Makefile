@@ -68,6 +68,7 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.linear
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.many_users
+	$(BIN)/python -m tests.benchmarks.cuda
 
 bench-train: $(VENV)/dev.stamp ## trainer, distillation and model families (about 25 minutes)
 	rm -rf build/distillation build/families

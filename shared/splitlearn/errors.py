@@ -8,7 +8,7 @@ SplitError                    everything below; the message says what to do
 ├── BadDevice                 the operator: a device or dtype that this machine does not offer
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
-├── NoRoom                    the operator: the memory for keys and values is too small to hold anything
+├── NoRoom                    the operator: the memory for keys and values is too small
 ├── EngineFull                the server: no room for the session now, nor to wait for it
 └── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
 """
@@ -51,7 +51,7 @@ class BadRows(SplitError):
 
 
 class NoRoom(SplitError):
-    """The memory for keys and values does not hold a single page."""
+    """The memory for keys and values does not hold a single page, or fewer than are wanted."""
 
 
 class EngineFull(SplitError):

@@ -1,8 +1,9 @@
 """Rows of many sessions through stock layers in one forward: everything at once but attention.
 
 The rows of all sessions lie one behind the other in `[1, T, D]`, so linear layers, norms and experts run once for
-all. Each layer hands its new keys and values to `RaggedCache.update`, which puts them where the sessions keep theirs,
-and then calls the attention function that is registered here under `NAME`, which attends session by session.
+all. Each layer hands its new keys and values to `RaggedCache.update`, which puts them where the sessions keep theirs
+(`StepRows`), and then calls the attention function that is registered here under `NAME`, which attends at once where
+that can be done where they lie, else session by session.
 
 Shapes: T rows of all sessions, t rows of one, N rows that it then holds, H heads, K heads of keys, d width.
 """
@@ -10,7 +11,6 @@ Shapes: T rows of all sessions, t rows of one, N rows that it then holds, H head
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,83 +18,42 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import causal_mask_function
 
-from splitlearn.kv.store import SessionKV
 from splitlearn.kv.table import SessionTable
+from splitlearn.step_rows import How, MaskRule, PieceRows, StepRows
 
 NAME = "splitlearn_ragged"
 
 
-class MaskRule:
-    """Stands where a mask would: which rows a row may see, other than all before it."""
-
-    def __init__(self, may_see: Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        self._may_see = may_see
-        self._known: dict[tuple[int, int], torch.Tensor] = {}
-        self._first: dict[int, int | None] = {}
-
-    def table(self, position: int, count: int, device: torch.device) -> torch.Tensor:
-        """Booleans [t, N] for `count` rows from `position` on."""
-        key = (position, count)
-        if key not in self._known:
-            rows_N = torch.arange(position + count, device=device)
-            seen = self._may_see(0, 0, rows_N[position:, None], rows_N[None, :])
-            self._known[key] = seen.expand(count, position + count)
-        return self._known[key]
-
-    def first_seen(self, position: int) -> int | None:
-        """From where on the row at `position` sees all rows; None if it does not see them in one piece."""
-        if position not in self._first:
-            seen_N = self.table(position, 1, torch.device("cpu"))[0]
-            start = seen_N.shape[0] - int(seen_N.sum())
-            self._first[position] = start if bool(seen_N[start:].all()) else None
-        return self._first[position]
-
-
-@dataclass(frozen=True)
-class How:
-    """What an architecture does to its keys, scores and weights."""
-
-    expand: Callable[..., Sequence[torch.Tensor]] | None
-    scaling: float | None
-    softcap: float | None
-    sinks: torch.Tensor | None
-
-    @property
-    def is_plain(self) -> bool:
-        return self.expand is None and self.softcap is None and self.sinks is None
-
-
 class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
-    """What the layers take for the cache of one sequence; holds the step's sessions for one forward."""
+    """What the layers take for the cache of one sequence; holds the step's sessions for one forward.
 
-    def __init__(self) -> None:
+    Args:
+        place: makes room for the rows of a step, and says where.
+    """
+
+    def __init__(self, place: Callable[[Sequence[tuple[Any, int, int]]], StepRows] = PieceRows) -> None:
         super().__init__()
         self.lengths: list[int] = []
         self.positions: list[int] = []
+        self.rows: StepRows = PieceRows(())
         self.table: SessionTable | None = None
         self.layer = 0
         self.how: How | None = None
-        self._kvs: list[SessionKV] = []
-        self._rooms: list[Sequence[torch.Tensor]] = []
-        self._held: dict[int, Sequence[torch.Tensor]] = {}
+        self._place = place
         self._masks: dict[tuple[int, MaskRule | None], torch.Tensor] = {}
 
-    def begin(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> None:
+    def begin(self, sessions: Sequence[tuple[Any, int, int]]) -> None:
         """Keeps of each session the first rows, as many as its second item says, and makes room for its third."""
-        self._kvs = [kv for kv, _, _ in sessions]
-        self.positions = [position for _, position, _ in sessions]
-        self.lengths = [count for _, _, count in sessions]
-        for kv, position, count in sessions:
-            kv.place(position, count)
-        self.table = SessionTable.of(sessions)
-        if self.table is None:
-            self._rooms = [kv.views(position, count) for kv, position, count in sessions]
-        self._held.clear()
+        self.begin_at(self._place(sessions), [position for _, position, _ in sessions], [n for _, _, n in sessions])
+
+    def begin_at(self, rows: StepRows, positions: list[int], lengths: list[int]) -> None:
+        """The same for sessions whose rows are placed; no positions are known where only the device knows them."""
+        self.rows, self.table = rows, rows.table
+        self.positions, self.lengths = positions, lengths
         self._masks.clear()
 
     def end(self) -> None:
-        self._kvs, self._rooms, self.table = [], [], None
-        self._held.clear()
+        self.rows, self.table = PieceRows(()), None
         self._masks.clear()
 
     def update(
@@ -102,13 +61,7 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Puts [1, K, T, d] where the sessions keep theirs, and gives them back as they are."""
         self.layer = layer_idx
-        if self.table is not None:
-            self.table.keep(2 * layer_idx, key_states[0])
-            self.table.keep(2 * layer_idx + 1, value_states[0])
-            return key_states, value_states
-        rooms = [room[2 * layer_idx] for room in self._rooms] + [room[2 * layer_idx + 1] for room in self._rooms]
-        news = [*torch.split(key_states[0], self.lengths, 1), *torch.split(value_states[0], self.lengths, 1)]
-        torch._foreach_copy_(rooms, news)
+        self.rows.keep(layer_idx, key_states[0], value_states[0])
         return key_states, value_states
 
     def enter(self, layer: int) -> SessionTable:
@@ -120,9 +73,7 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
 
     def held(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of one session in the layer that was updated last, [K, N, d]."""
-        if index not in self._held:
-            self._held[index] = self._kvs[index].views(0, self.positions[index] + self.lengths[index])
-        return self._held[index][2 * self.layer], self._held[index][2 * self.layer + 1]
+        return self.rows.held(index, self.layer)
 
     def causal(self, index: int, like: torch.Tensor) -> torch.Tensor:
         """What to add to the scores [t, N] of one session, so that rows see themselves and what is before them."""
@@ -199,25 +150,16 @@ def attend(
 
 def attend_rows(cache: RaggedCache, query_HTd: torch.Tensor, rule: MaskRule | None, how: How) -> torch.Tensor:
     """All sessions of a step in the layer that was entered last: [T, H, d] in one piece."""
-    starts = [0] * len(cache.lengths)
-    table = cache.table if how.is_plain else None
-    if table is not None and rule is not None:
-        ones = zip(cache.positions, cache.lengths, strict=True)
-        firsts = [rule.first_seen(position) if count == 1 else 0 for position, count in ones]
-        starts = [first for first in firsts if first is not None]
-        table = table if len(starts) == len(firsts) else None
-    if table is not None:
-        output_THd = table.attend(cache.layer, query_HTd, starts, how.scaling)
-        if max(cache.lengths) == 1:
-            return output_THd
-        spans = torch.split(output_THd, cache.lengths)
-        for index, own_HTd in enumerate(torch.split(query_HTd, cache.lengths, 1)):
-            if own_HTd.shape[1] > 1 and rule is None:
-                table.attend_prompt(cache.layer, index, query_HTd, output_THd, how.scaling)
-            elif own_HTd.shape[1] > 1:
-                spans[index].copy_(_attend_one(cache, index, own_HTd, rule, how).transpose(0, 1))
-        return output_THd
+    found = cache.rows.attend(cache.layer, query_HTd, rule, how)
+    if found is not None and not found[1]:
+        return found[0]
     queries = torch.split(query_HTd, cache.lengths, 1)
+    if found is not None:
+        output_THd, missing = found
+        spans = torch.split(output_THd, cache.lengths)
+        for index in missing:
+            spans[index].copy_(_attend_one(cache, index, queries[index], rule, how).transpose(0, 1))
+        return output_THd
     outputs = [_attend_one(cache, index, each, rule, how) for index, each in enumerate(queries)]
     by_row = [output_HTd.transpose(0, 1) for output_HTd in outputs]
     # in one piece, as models expect that go on with a view

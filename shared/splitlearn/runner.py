@@ -5,11 +5,11 @@ Shapes: T rows, D hidden size, V vocabulary.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from transformers import PretrainedConfig
@@ -17,12 +17,30 @@ from transformers.cache_utils import DynamicLayer
 
 from splitlearn.attention import make_attention_native
 from splitlearn.cache import PartCache
-from splitlearn.kv.store import KVLayout, SessionKV
+from splitlearn.graphs import CudaCapture
+from splitlearn.kernels import are_off
+from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.store import KVLayout
+from splitlearn.paged import PagedKernel, PageRows
 from splitlearn.part import Part
 from splitlearn.ragged import NAME, RaggedCache, ragged_step
+from splitlearn.stores import Pages, Pieces, Store
 from splitlearn.traits import why_not_in_batches
 
-K = TypeVar("K", SessionKV, PartCache)
+
+class KeepsRows(Protocol):
+    """What a store makes for one session."""
+
+    n_rows: int
+
+    def truncate(self, position: int) -> None:
+        """Keeps at most the first `position` rows."""
+
+    def copy_from(self, other: Any, count: int) -> None:
+        """Takes over the first `count` rows of another session of the same store."""
+
+
+K = TypeVar("K", KeepsRows, PartCache)
 
 
 @dataclass(frozen=True)
@@ -39,13 +57,18 @@ class Span(Generic[K]):
 
 
 class Runner(ABC, Generic[K]):
-    """One part and how its sessions are run. Used on one thread at a time."""
+    """One part and how its sessions are run. Used on one thread at a time.
+
+    Args:
+        kv_bytes: that keys and values may take; None for no bound.
+    """
 
     in_batches: bool
     """Whether rows of several sessions share a forward."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, kv_bytes: int | None = None) -> None:
         self.part = part
+        self._kv_bytes = kv_bytes
         rows = torch.zeros(1, dtype=torch.long, device=part.device)
         if not part.spec.begin:
             rows = torch.zeros(1, part.hidden_size, dtype=part.dtype, device=part.device)
@@ -62,9 +85,22 @@ class Runner(ABC, Generic[K]):
     def row_bytes(self) -> int:
         """Memory for the keys and values of one row."""
 
+    def ledger(self, page_rows: int) -> PageLedger:
+        """For the pages that there is memory for, of `page_rows` rows where nothing else asks for another size.
+
+        Raises:
+            NoRoom: there is memory for none.
+        """
+        return PageLedger.within(self._kv_bytes, self.row_bytes, page_rows)
+
     @abstractmethod
     def new_kv(self, most_rows: int | None) -> K:
         """Room for a session of at most `most_rows` rows."""
+
+    def let_go(self, kv: K, n_rows: int = 0) -> None:
+        """Gives up all but the first `n_rows` rows of a session, which takes no more. From any thread."""
+        # by default memory goes with the last reference
+        return
 
     @abstractmethod
     def go_back(self, kv: K, position: int) -> K:
@@ -77,7 +113,11 @@ class Runner(ABC, Generic[K]):
 
     @abstractmethod
     def begin_with(self, kv: K, kept: K, n_rows: int) -> K:
-        """A new session that holds the first `n_rows` rows of `kept`, which stays as it is."""
+        """A new session that holds the first `n_rows` rows of `kept`, which stays as it is.
+
+        Raises:
+            PositionNotReached: `kept` was let go, and has given them up.
+        """
 
     @abstractmethod
     def run(self, spans: Sequence[Span[K]]) -> list[torch.Tensor]:
@@ -89,16 +129,28 @@ class Runner(ABC, Generic[K]):
         """
 
 
-class InBatches(Runner[SessionKV]):
-    """All rows in one forward."""
+class InBatches(Runner[KeepsRows]):
+    """All rows in one forward.
+
+    Args:
+        store: where sessions keep their rows, made for a layout and so many bytes.
+    """
 
     in_batches = True
+
+    def __init__(
+        self, part: Part, kv_bytes: int | None = None, store: Callable[[KVLayout, int | None], Store] = Pieces
+    ) -> None:
+        self._make_store = store
+        super().__init__(part, kv_bytes)
 
     def _learn(self, cache: PartCache) -> None:
         tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         shapes = tuple((tensor.shape[1], tensor.shape[3]) for tensor in tensors)
         self._layout = KVLayout(shapes, tensors[0].dtype, tensors[0].device)
-        self._cache = RaggedCache()
+        self._store = self._make_store(self._layout, self._kv_bytes)
+        self._graphs = self._store.graphs(self._decode, self.part.context_length)
+        self._cache = RaggedCache(self._store.rows)
         named = (vars(module).get("config") for module in self.part.modules())
         configs = [config for config in named if isinstance(config, PretrainedConfig)]
         self._configs: list[Any] = list({id(config): config for config in configs}.values())
@@ -109,6 +161,8 @@ class InBatches(Runner[SessionKV]):
         first, second = self.new_kv(None), self.new_kv(None)
         self.run([Span(first, 0, self._any_rows(5))])
         self.run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))])
+        for kv in (first, second):
+            self.let_go(kv)
 
     def _any_rows(self, count: int) -> torch.Tensor:
         dice = torch.Generator().manual_seed(count)
@@ -121,10 +175,17 @@ class InBatches(Runner[SessionKV]):
     def row_bytes(self) -> int:
         return self._layout.row_bytes
 
-    def new_kv(self, most_rows: int | None) -> SessionKV:
-        return SessionKV(self._layout, most_rows)
+    def ledger(self, page_rows: int) -> PageLedger:
+        return self._store.ledger(page_rows)
 
-    def go_back(self, kv: SessionKV, position: int) -> SessionKV:
+    def new_kv(self, most_rows: int | None) -> KeepsRows:
+        kv: KeepsRows = self._store.new_kv(most_rows)
+        return kv
+
+    def let_go(self, kv: KeepsRows, n_rows: int = 0) -> None:
+        self._store.let_go(kv, n_rows)
+
+    def go_back(self, kv: KeepsRows, position: int) -> KeepsRows:
         kv.truncate(position)
         return kv
 
@@ -132,29 +193,36 @@ class InBatches(Runner[SessionKV]):
     def can_share_rows(self) -> bool:
         return True
 
-    def begin_with(self, kv: SessionKV, kept: SessionKV, n_rows: int) -> SessionKV:
+    def begin_with(self, kv: KeepsRows, kept: KeepsRows, n_rows: int) -> KeepsRows:
         kv.copy_from(kept, n_rows)
         return kv
 
     @torch.inference_mode()
-    def run(self, spans: Sequence[Span[SessionKV]]) -> list[torch.Tensor]:
+    def run(self, spans: Sequence[Span[KeepsRows]]) -> list[torch.Tensor]:
         lengths = [span.rows.shape[0] for span in spans]
         positions = [i for span, n in zip(spans, lengths, strict=True) for i in range(span.position, span.position + n)]
         rows = spans[0].rows if len(spans) == 1 else torch.cat([span.rows for span in spans])
+        sessions = [(span.kv, span.position, n) for span, n in zip(spans, lengths, strict=True)]
+        if self._graphs is not None and len(positions) == len(spans):
+            decoded = self._graphs.run(rows, sessions)
+            if decoded is not None:
+                # the next step is replayed into the same memory, and one copy takes less than one for each
+                decoded = decoded.to("cpu", copy=True)
+                return list(decoded if self.part.spec.end else decoded[:, None])
         rows = rows.to(self.part.device)
         inputs: dict[str, Any] = {
             "past_key_values": self._cache,
             "use_cache": True,
             "position_ids": torch.tensor([positions], device=rows.device),
         }
-        self._cache.begin([(span.kv, span.position, n) for span, n in zip(spans, lengths, strict=True)])
+        self._cache.begin(sessions)
         with ragged_step(self._cache), self._attention():
             if not self.part.spec.end:
                 return list(self.part.run(rows[None], **inputs)[0].split(lengths))
             return self._logits(rows, spans, list(accumulate(lengths)), inputs)
 
     def _logits(
-        self, rows: torch.Tensor, spans: Sequence[Span[SessionKV]], ends: list[int], inputs: dict[str, Any]
+        self, rows: torch.Tensor, spans: Sequence[Span[KeepsRows]], ends: list[int], inputs: dict[str, Any]
     ) -> list[torch.Tensor]:
         wanted = [end - 1 for span, end in zip(spans, ends, strict=True) if span.needs_output]
         kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
@@ -164,6 +232,13 @@ class InBatches(Runner[SessionKV]):
             logits_SV = self.part.run(rows[None], **inputs).logits[0, kept]
         computed = iter(logits_SV)
         return [next(computed) if span.needs_output else logits_SV.new_empty(0) for span in spans]
+
+    def _decode(self, rows: torch.Tensor, positions_1B: torch.Tensor, where: PageRows) -> torch.Tensor:
+        """A row of each session, the same operations each time: hidden states [B, D], or logits [B, V]."""
+        self._cache.begin_at(where, [], [1] * rows.shape[0])
+        with ragged_step(self._cache), self._attention():
+            output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, position_ids=positions_1B)
+        return torch.as_tensor((output.logits if self.part.spec.end else output)[0])
 
     @contextmanager
     def _attention(self) -> Iterator[None]:
@@ -213,9 +288,35 @@ class InTurn(Runner[PartCache]):
         return [self.part(span.rows.to(self.part.device), span.position, span.kv) for span in spans]
 
 
-def runner_for(part: Part) -> InBatches | InTurn:
-    """The runner that suits a filled part; runs one row to learn what a row takes, which also warms up the weights."""
-    return InBatches(part) if why_in_turn(part) is None else InTurn(part)
+def runner_for(part: Part, kv_bytes: int | None = None) -> InBatches | InTurn:
+    """The runner that suits a filled part; runs one row to learn what a row takes, which also warms up the weights.
+
+    Args:
+        kv_bytes: that keys and values may take; None for no bound, or half of a CUDA device's free memory, where all
+            that they may take is taken now.
+
+    Raises:
+        NoRoom: a CUDA device's memory does not hold a page.
+    """
+    if why_in_turn(part) is not None:
+        return InTurn(part, kv_bytes)
+    return InBatches(part, kv_bytes, _pages_on_cuda if _attends_to_pages(part) else Pieces)
+
+
+def _attends_to_pages(part: Part) -> bool:
+    kernel = PagedKernel()
+    if are_off():
+        return False
+    if part.device.type != "cuda" or part.dtype not in kernel.dtypes:
+        return False
+    # torch calls AMD's devices "cuda" too; its FlashAttention there reads no pages
+    if torch.version.hip is not None or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    return torch.cuda.get_device_capability(part.device) >= kernel.capability
+
+
+def _pages_on_cuda(layout: KVLayout, kv_bytes: int | None) -> Pages:
+    return Pages(layout, kv_bytes, PagedKernel(), CudaCapture(layout.device))
 
 
 def why_in_turn(part: Part) -> str | None:

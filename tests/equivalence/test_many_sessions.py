@@ -1,9 +1,11 @@
 """Many sessions through three engines, as client and trunk run them, say what each of them says alone."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from splitlearn.engine.scheduler import DECODING_ROWS
 from splitlearn.errors import PositionNotReached
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
+from splitlearn.runner import runner_for
+from support.paged import Record, paged_runner
 from support.sessions import Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
 
@@ -40,12 +44,19 @@ class Seen(NoObserver):
 class Trio:
     """Bottom, trunk and top on one device thread."""
 
-    def __init__(self, parts: list[Part], thread: DeviceThread, limits: Limits, kv_rows: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        parts: list[Part],
+        thread: DeviceThread,
+        limits: Limits,
+        kv_rows: tuple[int, ...] = (),
+        runner: Callable[[Part, int | None], Any] = runner_for,
+    ) -> None:
         self.seen = [Seen() for _ in parts]
         self.engines = []
         for part, seen, n_rows in zip_longest(parts, self.seen, kv_rows):
             budget = None if n_rows is None else n_rows * Engine(part, thread).row_bytes
-            self.engines.append(Engine(part, thread, replace(limits, kv_bytes=budget), seen))
+            self.engines.append(Engine(part, thread, replace(limits, kv_bytes=budget), seen, runner))
         self.n_replays = 0
 
     async def generate(self, ids_T: torch.Tensor) -> list[int]:
@@ -86,6 +97,11 @@ class Case:
 
     def trio(self, *, kv_rows: tuple[int, ...] = (), **limits: int) -> Trio:
         return Trio(self.parts, self.thread, Limits(**limits), kv_rows)
+
+    def trio_in_pages(self, *, kv_rows: tuple[int, ...] = (), **limits: int) -> Trio:
+        """As on a CUDA device, with what stands for one."""
+        runner = partial(paged_runner, capture=Record(), n_pages=400)
+        return Trio(self.parts, self.thread, Limits(**limits), kv_rows, runner)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +157,25 @@ async def test_sessions_that_lose_their_pages_send_everything_again_and_say_the_
     case: Case, kv_rows: tuple[int, ...]
 ) -> None:
     trio = case.trio(kv_rows=kv_rows, page_rows=4, headroom=0)
+    assert await trio.together(case.prompts) == case.expected
+    assert sum(seen.n_preempted for seen in trio.seen) > 0
+    assert trio.n_replays > 0
+
+
+# as on a CUDA device: one pool of pages, and tokens from graphs
+@pytest.mark.parametrize("n_sessions", [1, 3, 16])
+async def test_sessions_in_pages_say_what_each_says_alone(case: Case, n_sessions: int) -> None:
+    trio = case.trio_in_pages()
+    assert await trio.together(case.prompts[:n_sessions]) == case.expected[:n_sessions]
+
+
+async def test_prompts_in_many_slices_say_the_same_in_pages(case: Case) -> None:
+    assert await case.trio_in_pages(step_rows=6).together(case.prompts) == case.expected
+
+
+@pytest.mark.parametrize("kv_rows", [(160, 160, 160), (120, 100, 120), (1000, 84, 1000)])
+async def test_sessions_that_lose_their_pages_in_a_pool_say_the_same(case: Case, kv_rows: tuple[int, ...]) -> None:
+    trio = case.trio_in_pages(kv_rows=kv_rows, page_rows=4, headroom=0)
     assert await trio.together(case.prompts) == case.expected
     assert sum(seen.n_preempted for seen in trio.seen) > 0
     assert trio.n_replays > 0

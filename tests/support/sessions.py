@@ -1,5 +1,6 @@
 """The cut model and the whole one behind the same two calls, so that tests can compare them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 from splitlearn import loading
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.runner import Span, runner_for
+from splitlearn.runner import InBatches, InTurn, Span, runner_for
 from support.tiny_models import VOCABULARY
 
 
@@ -36,8 +37,10 @@ class Chain:
 class Together:
     """Several sessions of the three parts, whose rows run in the same steps as far as the parts allow it."""
 
-    def __init__(self, parts: list[Part], n_sessions: int) -> None:
-        self.runners = [runner_for(part) for part in parts]
+    def __init__(
+        self, parts: list[Part], n_sessions: int, runner: Callable[[Part], InBatches | InTurn] = runner_for
+    ) -> None:
+        self.runners = [runner(part) for part in parts]
         self._kvs = [[runner.new_kv(None) for runner in self.runners] for _ in range(n_sessions)]
         self._positions = [0] * n_sessions
 

@@ -21,12 +21,10 @@ from splitlearn.engine.pace import BLOCK_ROWS, Pace
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
 from splitlearn.engine.session import EngineSession, Step, Task
-from splitlearn.errors import BadRows, EngineFull, NoRoom, PositionNotReached
+from splitlearn.errors import BadRows, EngineFull, PositionNotReached
 from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
 from splitlearn.runner import Span, runner_for
-
-_WITHOUT_BOUND = 1 << 40
 
 
 class Engine:
@@ -39,6 +37,7 @@ class Engine:
         thread: runs the steps; several engines may share it.
         limits: how many rows, sessions and bytes.
         observer: is told of steps and sessions.
+        runner: made of the part and the bytes for keys and values.
     """
 
     def __init__(
@@ -47,26 +46,20 @@ class Engine:
         thread: DeviceThread,
         limits: Limits | None = None,
         observer: EngineObserver | None = None,
+        runner: Callable[[Part, int | None], Any] = runner_for,
     ) -> None:
         self.part = part
         self.limits = limits or Limits()
-        self._runner: Any = runner_for(part)
+        self._runner = runner(part, self.limits.kv_bytes)
         self._thread = thread
         self._observer = observer or NoObserver()
         self._pace = Pace(self.limits.step_rows)
         self._beat = Beat(self._pace, self.runs_in_batches)
         self._gathering = self._beat.gathering
         thread.gatherings.add(self._gathering)
-        page_bytes = max(1, self._runner.row_bytes) * self.limits.page_rows
-        total = _WITHOUT_BOUND if self.limits.kv_bytes is None else self.limits.kv_bytes // page_bytes
-        if not total:
-            raise NoRoom(
-                f"{self.limits.kv_bytes} bytes for keys and values do not hold a single page of "
-                f"{self.limits.page_rows} rows ({page_bytes} bytes); give more, or free memory"
-            )
-        self._ledger = PageLedger(total, self.limits.page_rows)
+        self._ledger: PageLedger = self._runner.ledger(self.limits.page_rows)
         most_kept = self.limits.kept if self._runner.can_share_rows else 0
-        self._kept = KeptRows(most_kept, self.limits.block_rows, self._ledger)
+        self._kept = KeptRows(most_kept, self.limits.block_rows, self._ledger, self._runner.let_go)
         self._scheduler = Scheduler(self.limits, self._ledger, self._kept.give_up)
         self._sessions: dict[int, EngineSession] = {}
         self._tasks: dict[int, Task] = {}
@@ -131,10 +124,13 @@ class Engine:
         is_quiet = session.number not in self._tasks and session.begins_with is None
         if names and is_quiet:
             self._kept.keep(session.number, names, session.kv)
+            # what is kept is no longer the session's, which its owner may close once more
+            session.kv = self._runner.new_kv(session.limit)
         self.close(session)
 
     def close(self, session: EngineSession) -> None:
         """Gives back what the session holds. Rows of it that are being run come to nothing."""
+        self._runner.let_go(session.kv)
         self._forget(session.number)
         self._sessions.pop(session.number, None)
         self._scheduler.leave(session.number)
@@ -271,15 +267,13 @@ class Engine:
 
     def _run(self, work: list[tuple[Task, Slice]]) -> list[torch.Tensor | Exception]:
         """On the device thread: all slices in one step. Rows that cannot be run are left out, and say why."""
-        refused: dict[int, BadRows] = {}
+        refused: dict[int, BadRows | PositionNotReached] = {}
         spans = []
         for task, piece in work:
             session, last = task.session, piece.start + piece.count
-            if piece.start == 0:
-                if (refusal := self._refusal(task.rows)) is not None:
-                    refused[session.number] = refusal
-                    continue
-                self._go_back(session, task.position)
+            if piece.start == 0 and (refusal := self._refusal(task.rows) or self._go_back(session, task.position)):
+                refused[session.number] = refusal
+                continue
             rows = task.rows[piece.start : last]
             needs_output = not self.part.spec.end or last == task.rows.shape[0]
             spans.append(Span(session.kv, task.position + piece.start, rows, needs_output))
@@ -300,7 +294,10 @@ class Engine:
         session = task.session
         if self._tasks.get(session.number) is not task:
             return
-        if isinstance(result, BadRows):
+        if isinstance(result, PositionNotReached):
+            self._scheduler.expire(session.number)
+            self._empty(session)
+        if isinstance(result, BadRows | PositionNotReached):
             task.result.set_exception(result)
             self._forget(session.number)
             return
@@ -347,25 +344,31 @@ class Engine:
             self._scheduler.begin_again(number)
             task.outputs.clear()
         else:
-            task.result.set_exception(_lost(self._sessions[number]))
+            task.result.set_exception(self._sessions[number].lost())
             self._forget(number)
 
     def _empty(self, session: EngineSession) -> None:
+        self._runner.let_go(session.kv)
         session.kv = self._runner.new_kv(session.limit)
         session.begins_with = None
         session.reached = 0
         session.lost_pages = True
 
-    def _go_back(self, session: EngineSession, position: int) -> None:
+    def _go_back(self, session: EngineSession, position: int) -> PositionNotReached | None:
+        """None, or why the session has lost what it was to begin with."""
         begins_with, session.begins_with = session.begins_with, None
         if begins_with is not None and position:
             kept, rows = begins_with
-            session.kv = self._runner.begin_with(session.kv, kept, min(rows, position))
+            try:
+                session.kv = self._runner.begin_with(session.kv, kept, min(rows, position))
+            except PositionNotReached as error:
+                return error
         session.kv = self._runner.go_back(session.kv, position)
+        return None
 
     def _check(self, session: EngineSession, position: int, rows: torch.Tensor) -> None:
         if session.lost_pages and position > session.reached == 0:
-            raise _lost(session)
+            raise session.lost()
         check_position(position, rows.shape[0], session.reached, session.limit)
         if 0 < position < session.reached and not self.part.can_truncate:
             raise PositionNotReached(
@@ -384,13 +387,6 @@ class Engine:
             return None
         bad = int((~torch.isfinite(rows)).any(dim=1).sum())
         return BadRows(f"{bad} of {rows.shape[0]} rows hold NaN or infinity; nothing was computed")
-
-
-def _lost(session: EngineSession) -> PositionNotReached:
-    return PositionNotReached(
-        "the session's pages were given to others while memory was short or it was idle; "
-        f"it holds {session.reached} rows: send everything again from 0"
-    )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,6 +1,6 @@
 """Rows of closed sessions that an engine keeps for later ones that begin alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from splitlearn.kv.pages import PageLedger
@@ -14,12 +14,14 @@ class KeptRows:
         most: sessions kept; 0 keeps none.
         block_rows: rows of a block.
         ledger: the engine's. Owners of kept pages are negative numbers.
+        let_go: gives up all but the first rows of a session, as many as it is told.
     """
 
-    def __init__(self, most: int, block_rows: int, ledger: PageLedger) -> None:
+    def __init__(self, most: int, block_rows: int, ledger: PageLedger, let_go: Callable[[Any, int], None]) -> None:
         self._index = KeptPrefixes(most)
         self._block_rows = block_rows
         self._ledger = ledger
+        self._let_go = let_go
         self._kv: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -38,7 +40,9 @@ class KeptRows:
     def keep(self, session: int, names: Sequence[bytes], kv: Any) -> None:
         """Takes over the pages of a session and its rows `kv`, which begin with the blocks `names`."""
         owner = -1 - session
-        self._ledger.hold(session, len(names) * self._block_rows)
+        n_rows = len(names) * self._block_rows
+        self._ledger.hold(session, n_rows)
+        self._let_go(kv, n_rows)
         self._ledger.hand_over(session, owner)
         self._kv[owner] = kv
         for dropped in self._index.keep(owner, names):
@@ -56,5 +60,5 @@ class KeptRows:
     def _free(self, owner: int) -> int:
         freed = self._ledger.held_by(owner)
         self._ledger.release(owner)
-        del self._kv[owner]
+        self._let_go(self._kv.pop(owner), 0)
         return freed

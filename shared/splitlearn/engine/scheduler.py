@@ -20,8 +20,8 @@ class Limits:
         step_rows: rows of prompts in one step.
         sessions: sessions that hold pages at a time.
         waiting: sessions that may wait until there is room for them.
-        kv_bytes: memory for keys and values; None for no bound.
-        page_rows: rows of a page.
+        kv_bytes: memory for keys and values; None for no bound, or half of what is free where it is taken at once.
+        page_rows: rows of a page, where attention does not ask for others.
         headroom: rows beyond its first ones for which there must be room before a session is let in.
         kept: closed sessions whose rows are kept for later ones that begin alike; 0 keeps none.
         block_rows: rows of a block, the unit in which beginnings are compared.

@@ -9,6 +9,7 @@ import torch
 
 from splitlearn.engine.device_thread import Timing
 from splitlearn.engine.scheduler import DECODING_ROWS
+from splitlearn.errors import PositionNotReached
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class EngineSession:
 
     def __repr__(self) -> str:
         return f"<EngineSession {self.number}: {self.reached} rows, limit {self.limit}>"
+
+    def lost(self) -> PositionNotReached:
+        """What to say to its owner, who thinks that it holds more."""
+        return PositionNotReached(
+            "the session's pages were given to others while memory was short or it was idle; "
+            f"it holds {self.reached} rows: send everything again from 0"
+        )
 
 
 @dataclass(eq=False)

@@ -43,13 +43,18 @@ class Kernels:
         self.keep = _function(library, "splitlearn_keep", keep)
 
 
+def are_off() -> bool:
+    """Whether the environment asks for torch's own operations in place of all that is faster."""
+    return os.environ.get("SPLITLEARN_KERNELS", "on").lower() == "off"
+
+
 @cache
 def kernels() -> Kernels | None:
     """What was compiled; None where nothing was, the processor lacks the instructions, or they are switched off.
 
     `SPLITLEARN_KERNELS=off` in the environment lets torch do their work, to see whether something is due to them.
     """
-    if os.environ.get("SPLITLEARN_KERNELS", "on").lower() == "off":
+    if are_off():
         return None
     files = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
     file = next((each for each in files if each.exists()), None)

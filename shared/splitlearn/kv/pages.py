@@ -1,6 +1,11 @@
 """How many rows fit into the memory for keys and values, counted in pages. Plain integers."""
 
 from dataclasses import dataclass, field
+from typing import Self
+
+from splitlearn.errors import NoRoom
+
+_WITHOUT_BOUND = 1 << 40
 
 
 @dataclass
@@ -16,6 +21,22 @@ class PageLedger:
     page_rows: int
     used: int = field(default=0, init=False)
     _held: dict[int, int] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def within(cls, n_bytes: int | None, row_bytes: int, page_rows: int) -> Self:
+        """For all pages that `n_bytes` hold; None is no bound.
+
+        Raises:
+            NoRoom: they hold none.
+        """
+        page_bytes = max(1, row_bytes) * page_rows
+        total = _WITHOUT_BOUND if n_bytes is None else n_bytes // page_bytes
+        if not total:
+            raise NoRoom(
+                f"{n_bytes} bytes for keys and values do not hold a single page of "
+                f"{page_rows} rows ({page_bytes} bytes); give more, or free memory"
+            )
+        return cls(total, page_rows)
 
     @property
     def free(self) -> int:

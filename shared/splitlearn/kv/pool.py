@@ -1,0 +1,153 @@
+"""Keys and values of all sessions in pages of one pool, for attention that reads pages as they lie.
+
+Shapes: P pages, R rows of a page, K heads, d width of a head, N rows held.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from splitlearn.errors import NoRoom, PositionNotReached
+from splitlearn.kv.store import KVLayout
+
+
+class PagePool:
+    """All pages of one part, taken at once. One more, `nobody`, belongs to no session: rows that nobody wants go there.
+
+    One thread runs steps and moves pages. Sessions may be let go on any: they give their pages back when that thread
+    comes to `collect`, after all steps that were run with them and before any that needs their pages.
+
+    Args:
+        n_pages: for sessions; memory is taken for one more.
+        page_rows: rows of a page.
+
+    Attributes:
+        pages: of each of the layout's shapes [P, R, K, d]. Those that are alike lie in one tensor.
+        rows: the same as [P * R, K, d].
+    """
+
+    def __init__(self, layout: KVLayout, n_pages: int, page_rows: int) -> None:
+        self.layout, self.total, self.page_rows = layout, n_pages, page_rows
+        self.nobody = n_pages
+        self._groups = [
+            # zeros and not what was there: a kernel may multiply rows that nobody wrote by a weight of zero
+            torch.zeros(len(indices), n_pages + 1, page_rows, *shape, dtype=layout.dtype, device=layout.device)
+            for shape, indices in layout.groups.items()
+        ]
+        self.pages: list[torch.Tensor] = [torch.empty(0)] * len(layout.shapes)
+        for group, indices in zip(self._groups, layout.groups.values(), strict=True):
+            for index, pages_PRKd in zip(indices, group.unbind(0), strict=True):
+                self.pages[index] = pages_PRKd
+        self.rows = [pages_PRKd.flatten(0, 1) for pages_PRKd in self.pages]
+        self._free = list(range(n_pages))[::-1]
+        self._returned: deque[tuple[PagedKV, int]] = deque()
+
+    @property
+    def n_free(self) -> int:
+        return len(self._free)
+
+    def pages_for(self, n_rows: int) -> int:
+        return -(-n_rows // self.page_rows)
+
+    def place(self, sessions: "Sequence[tuple[PagedKV, int, int]]") -> None:
+        """Of each session keeps as many rows as its second item says, and makes room for its third.
+
+        Raises:
+            NoRoom: there are too few pages; no session was changed.
+        """
+        self.collect()
+        wanted = sum(kv.missing(position + count) for kv, position, count in sessions)
+        if wanted > self.n_free:
+            raise NoRoom(f"{wanted} pages are wanted, {self.n_free} of {self.total} are free: let sessions go first")
+        for kv, position, count in sessions:
+            kv.place(position, count)
+
+    def collect(self) -> None:
+        """Takes back what sessions gave up."""
+        while self._returned:
+            kv, n_rows = self._returned.popleft()
+            kept = self.pages_for(n_rows)
+            self._free += kv.pages[kept:][::-1]
+            del kv.pages[kept:]
+
+    def take(self, count: int) -> list[int]:
+        if count > self.n_free:
+            raise NoRoom(f"{count} pages are wanted, {self.n_free} of {self.total} are free: let sessions go first")
+        return [self._free.pop() for _ in range(count)]
+
+    def give_up(self, kv: "PagedKV", n_rows: int) -> None:
+        """The pages of `kv` behind its first `n_rows` rows go back at the next `collect`. From any thread."""
+        self._returned.append((kv, n_rows))
+
+    @torch.inference_mode()
+    def copy(self, pages: list[int], to: list[int]) -> None:
+        """In all layers."""
+        device = self.layout.device
+        from_P, to_P = torch.tensor(pages, device=device), torch.tensor(to, device=device)
+        for group in self._groups:
+            group.index_copy_(1, to_P, group.index_select(1, from_P))
+
+
+class PagedKV:
+    """The rows of one session, in pages of a pool; stands where a `SessionKV` does.
+
+    Attributes:
+        pages: in the order of its rows.
+        keeps: None while it is open; the rows that it still has since it was let go.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
+        self.layout = pool.layout
+        self.n_rows = 0
+        self.pages: list[int] = []
+        self.keeps: int | None = None
+        self._pool = pool
+
+    def __repr__(self) -> str:
+        return f"<PagedKV {self.n_rows} rows in {len(self.pages)} pages>"
+
+    def missing(self, n_rows: int) -> int:
+        """Pages that it has to take before it holds so many rows."""
+        return 0 if self.keeps is not None else max(0, self._pool.pages_for(n_rows) - len(self.pages))
+
+    def place(self, position: int, count: int) -> None:
+        """Keeps the first `position` rows and makes room for `count` more; takes nothing once it was let go."""
+        self.pages += self._pool.take(self.missing(position + count))
+        self.n_rows = position + count
+
+    def page_list(self, n_rows: int) -> list[int]:
+        """Where its first `n_rows` rows are. Those of a session that was let go are nobody's."""
+        count = self._pool.pages_for(n_rows)
+        return self.pages[:count] if self.keeps is None else [self._pool.nobody] * count
+
+    def views(self, start: int, count: int) -> list[torch.Tensor]:
+        """Copies of the rows from `start` on, [K, count, d] for each of the layout's shapes."""
+        pages_P = torch.tensor(self.pages, dtype=torch.long, device=self.layout.device)
+        return [
+            pages_PRKd[pages_P].flatten(0, 1)[start : start + count].transpose(0, 1) for pages_PRKd in self._pool.pages
+        ]
+
+    def truncate(self, position: int) -> None:
+        """Keeps at most the first `position` rows, and all pages: the ledger counts them as held, too."""
+        self.n_rows = min(self.n_rows, position)
+
+    def copy_from(self, other: Any, count: int) -> None:
+        """Takes over the first `count` rows of another session of the pool.
+
+        Raises:
+            PositionNotReached: the other one was let go and has given them up.
+        """
+        # first, so that what is seen of the other one holds until its rows are copied
+        self._pool.collect()
+        if other.keeps is not None and other.keeps < count:
+            raise PositionNotReached("the rows to begin with were given up for others: send everything again from 0")
+        self.place(0, count)
+        n_pages = self._pool.pages_for(count)
+        self._pool.copy(other.pages[:n_pages], self.pages[:n_pages])
+
+    def let_go(self, n_rows: int = 0) -> None:
+        """Gives up all but the first `n_rows` rows; takes no more of them. From any thread."""
+        self.keeps = n_rows
+        self._pool.give_up(self, n_rows)

@@ -1,0 +1,108 @@
+"""Where all sessions of a part keep their rows: each in pieces of its own, or all in the pages of one pool."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from splitlearn.errors import NoRoom
+from splitlearn.graphs import Capture, DecodeGraphs, Forward
+from splitlearn.kv.budget import free_bytes
+from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.store import KVLayout, SessionKV
+from splitlearn.paged import PagedKernel, PageRows
+from splitlearn.step_rows import PieceRows, StepRows
+
+
+class Store(Protocol):
+    """Makes the rooms of sessions, and says in each step where their rows are."""
+
+    def ledger(self, page_rows: int) -> PageLedger:
+        """For as many pages as there is memory for, of `page_rows` rows unless the store has a size of its own."""
+
+    def new_kv(self, most_rows: int | None) -> Any:
+        """Room for a session of at most `most_rows` rows."""
+
+    def rows(self, sessions: Sequence[tuple[Any, int, int]]) -> StepRows:
+        """Makes room for a step's rows: of each session keeps as many as its second item says, for its third more."""
+
+    def let_go(self, kv: Any, n_rows: int) -> None:
+        """Gives up all but the first `n_rows` rows of a session, which takes no more. From any thread."""
+
+    def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
+        """What replays steps of one row per session; None where nothing does."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Memory is taken as rows come, and given back with the last reference.
+
+    Attributes:
+        kv_bytes: that sessions may take together; None for no bound.
+    """
+
+    layout: KVLayout
+    kv_bytes: int | None
+
+    def ledger(self, page_rows: int) -> PageLedger:
+        return PageLedger.within(self.kv_bytes, self.layout.row_bytes, page_rows)
+
+    def new_kv(self, most_rows: int | None) -> SessionKV:
+        return SessionKV(self.layout, most_rows)
+
+    def rows(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> StepRows:
+        return PieceRows(sessions)
+
+    def let_go(self, kv: SessionKV, n_rows: int) -> None:
+        pass
+
+    def graphs(self, forward: Forward, most_rows: int | None) -> None:
+        return None
+
+
+class Pages:
+    """All memory is taken at once.
+
+    Args:
+        kv_bytes: how much; None takes half of what is free.
+        kernel: attends to the pages, and says how many rows they have.
+        capture: makes graphs; None makes none.
+
+    Raises:
+        NoRoom: there is no room for two pages; one is nobody's.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        kv_bytes: int | None,
+        kernel: PagedKernel | None = None,
+        capture: Capture | None = None,
+    ) -> None:
+        self._kernel = kernel or PagedKernel()
+        self._capture = capture
+        n_bytes = free_bytes(layout.device) // 2 if kv_bytes is None else kv_bytes
+        n_pages = PageLedger.within(n_bytes, layout.row_bytes, self._kernel.page_rows).total - 1
+        if not n_pages:
+            raise NoRoom(
+                f"{n_bytes} bytes for keys and values hold a single page of {self._kernel.page_rows} rows, which has "
+                "to stay nobody's; give more, or free memory"
+            )
+        self.pool = PagePool(layout, n_pages, self._kernel.page_rows)
+
+    def ledger(self, page_rows: int) -> PageLedger:
+        return PageLedger(self.pool.total, self.pool.page_rows)
+
+    def new_kv(self, most_rows: int | None) -> PagedKV:
+        return PagedKV(self.pool)
+
+    def rows(self, sessions: Sequence[tuple[PagedKV, int, int]]) -> StepRows:
+        return PageRows.of(self.pool, self._kernel, sessions)
+
+    def let_go(self, kv: PagedKV, n_rows: int) -> None:
+        kv.let_go(n_rows)
+
+    def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
+        if self._capture is None:
+            return None
+        return DecodeGraphs(forward, self.pool, self._kernel, most_rows, self._capture)

@@ -1,0 +1,74 @@
+import torch
+
+from splitlearn.kv.page_table import PageTable
+from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.store import KVLayout
+
+R = 4
+LAYOUT = KVLayout(((2, 8),) * 2, torch.float32, torch.device("cpu"))
+
+
+def given(*sizes: tuple[int, int]) -> tuple[PagePool, list[tuple[PagedKV, int, int]]]:
+    """Sessions whose pages lie in no order, with the rows that each has and brings."""
+    pool = PagePool(LAYOUT, 20, R)
+    sessions = [(PagedKV(pool), position, count) for position, count in sizes]
+    for n_rows in range(1, 1 + max(position + count for position, count in sizes)):
+        for kv, position, count in sessions:
+            if n_rows <= position + count:
+                kv.place(0, n_rows)
+    return pool, sessions
+
+
+def test_a_table_says_where_new_rows_go_and_where_all_are() -> None:
+    pool, sessions = given((3, 3), (0, 9), (7, 1))
+    table = PageTable.of(pool, sessions)
+    expected = [
+        kv.pages[row // R] * R + row % R for kv, position, n in sessions for row in range(position, position + n)
+    ]
+    assert table.slots.tolist() == expected
+    assert table.held.tolist() == [6, 9, 8]
+    assert table.new_ends.tolist() == [0, 3, 12, 13]
+    assert table.held_ends.tolist() == [0, 6, 15, 23]
+    assert (table.most_new, table.most_held) == (9, 9)
+    nobody = pool.nobody
+    assert table.pages.tolist() == [[*kv.pages, nobody][:3] for kv, _, _ in sessions]
+
+
+def test_numbers_have_the_types_that_kernels_read() -> None:
+    pool, sessions = given((3, 3), (0, 9))
+    table = PageTable.of(pool, sessions)
+    assert table.slots.dtype is torch.int64
+    assert {each.dtype for each in table.tensors[1:]} == {torch.int32}
+    assert all(each.is_contiguous() for each in table.tensors)
+
+
+def test_a_padded_table_has_sessions_of_one_row_in_the_page_of_nobody() -> None:
+    pool, sessions = given((6, 1), (2, 1))
+    table = PageTable.of(pool, sessions, n_sessions=4, n_pages=5)
+    assert table.pages.shape == (4, 5)
+    assert table.pages[2:].tolist() == [[pool.nobody] * 5] * 2
+    assert table.slots[2:].tolist() == [pool.nobody * R] * 2
+    assert table.held.tolist() == [7, 3, 1, 1]
+    assert table.new_ends.tolist() == [0, 1, 2, 3, 4]
+    assert table.most_held == 5 * R  # the same whatever the sessions hold
+
+
+def test_the_rows_of_a_session_that_was_let_go_are_nobodys() -> None:
+    pool, sessions = given((6, 1), (2, 1))
+    sessions[0][0].let_go()
+    pool.place(sessions)
+    table = PageTable.of(pool, sessions)
+    assert table.pages[0].tolist() == [pool.nobody] * 2
+    assert int(table.slots[0]) // R == pool.nobody
+
+
+def test_a_table_takes_over_the_numbers_of_another_where_its_own_are() -> None:
+    pool, sessions = given((6, 1), (2, 1))
+    own = PageTable.of(pool, sessions, 4, 5).to(LAYOUT.device)
+    where = [tensor.data_ptr() for tensor in own.tensors]
+    (first, _, _), (second, _, _) = sessions
+    pool.place([(first, 7, 1), (second, 12, 1)])
+    new = PageTable.of(pool, [(first, 7, 1), (second, 12, 1)], 4, 5)
+    own.copy_(new)
+    assert [tensor.data_ptr() for tensor in own.tensors] == where
+    assert all(torch.equal(a, b) for a, b in zip(own.tensors, new.tensors, strict=True))
