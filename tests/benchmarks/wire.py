@@ -20,6 +20,7 @@ from splitlearn_comm.core import CODECS, PLAIN, TensorCodec, unpack
 from splitlearn_comm.options import CHANNEL_OPTIONS, SERVER_OPTIONS
 from splitlearn_comm.testing import loopback
 from tests.benchmarks.contenders import RESULTS
+from tests.benchmarks.paced_echo import paced_round_trips
 
 ROUNDS = 25
 COPIES_PER_ROUND = 8
@@ -188,9 +189,9 @@ def main() -> None:
     torch.set_num_threads(1)
     text = (
         f"# Speed of the wire, {datetime.now(UTC):%Y-%m-%d}\n\n"
-        f"`make bench`: {os.cpu_count()} cores, one thread for torch, client and server in one process on loopback; "
-        "medians, contenders in turns.\n\n"
-        f"{copying()}{uvloop.run(round_trips())}{against_floats()}\n"
+        f"`make bench`: {os.cpu_count()} cores, one thread for torch, client and server on loopback, in one process "
+        "where nothing else is said; medians, contenders in turns.\n\n"
+        f"{copying()}{uvloop.run(round_trips())}{paced_round_trips()}{against_floats()}\n"
         f"Codecs on normally distributed values:\n\n{codecs()}"
     )
     print(text)

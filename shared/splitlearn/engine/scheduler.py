@@ -153,11 +153,13 @@ class Scheduler:
         """The next step: all who decode, and of prompts at most `prompt_rows` rows, shared evenly."""
         preempted: list[int] = []
         self._let_in(preempted)
-        ready = sorted((job for job in self._jobs.values() if job.session in self._inside), key=lambda j: j.session)
+        ready = [self._jobs[session] for session in sorted(self._jobs) if session in self._inside]
         wanted = [Slice(job.session, job.done, job.n_rows - job.done) for job in ready if job.is_decoding]
-        wanted += _shared([job for job in ready if not job.is_decoding], prompt_rows)
+        if len(wanted) < len(ready):
+            wanted += _shared([job for job in ready if not job.is_decoding], prompt_rows)
+            wanted.sort(key=lambda piece: piece.session)
         slices: list[Slice] = []
-        for piece in sorted(wanted, key=lambda p: p.session):
+        for piece in wanted:
             if piece.session in self._inside and self._make_room(piece, preempted):
                 slices.append(piece)
         return Decision(tuple(slices), tuple(preempted))
@@ -209,8 +211,9 @@ class Scheduler:
 
     def _make_room(self, piece: Slice, preempted: list[int]) -> bool:
         """Gets the pages for a slice; takes them from what is kept, then from the youngest. False if it is that."""
-        job = self._jobs[piece.session]
-        rows = max(job.position + piece.start + piece.count, self.ledger.held_by(piece.session) * self.ledger.page_rows)
+        rows = self._jobs[piece.session].position + piece.start + piece.count
+        if rows <= self.ledger.held_by(piece.session) * self.ledger.page_rows:
+            return True
         while missing := self.ledger.missing(piece.session, rows):
             if self.give_up_kept(missing):
                 continue

@@ -96,6 +96,11 @@ INLINE_WHOLE void block(int n_rows, int n_panels, const Product *product, const 
     const long n_fours = fours(product), padded = n_fours * FOUR;
     const uint8_t *bytes = product->bytes + row * BYTES * padded;
     __m512i sums[WHOLE_ROWS * BYTES * MOST_PANELS];
+    /* read at the end of a panel, from memory that nothing has touched since the last step */
+    UNROLL for (int panel = 0; panel < n_panels; panel++) {
+        _mm_prefetch((const char *)(product->sums + output + panel * PANEL), _MM_HINT_T0);
+        _mm_prefetch((const char *)(product->scales + output + panel * PANEL), _MM_HINT_T0);
+    }
     UNROLL for (int i = 0; i < n_rows * BYTES * n_panels; i++) sums[i] = _mm512_setzero_si512();
     for (long four = 0; four < n_fours; four++) {
         __m512i weights[MOST_PANELS];
