@@ -30,7 +30,7 @@ class Kernels:
         attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
         self.attend = _function(library, "splitlearn_attend", [*attend, ctypes.c_float, _UNSIGNED])
         prompt = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
-        prompt += [ctypes.c_float, _POINTER, _POINTER, _UNSIGNED]
+        prompt += [ctypes.c_float, _UNSIGNED]
         self.attend_prompt = _function(library, "splitlearn_attend_prompt", prompt)
         norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.rms_norm = _function(library, "splitlearn_rms_norm", norm)

@@ -12,9 +12,6 @@ import torch
 from splitlearn.kernels import Kernels, kernels
 from splitlearn.kv.store import SessionKV
 
-_KEYS_AT_ONCE = 32
-_PANEL = 16
-
 
 @dataclass(frozen=True)
 class HeadNorms:
@@ -36,8 +33,6 @@ class SessionTable:
         self, library: Kernels, sessions: Sequence[tuple[SessionKV, int, int]], heads: tuple[int, int]
     ) -> None:
         self._library = library
-        self._most_rows = max(position + count for _, position, count in sessions)
-        self._panels: tuple[torch.Tensor, torch.Tensor] | None = None
         self._n_kv_heads, self._width = heads
         lines, first = [], 0
         for kv, position, count in sessions:
@@ -152,12 +147,6 @@ class SessionTable:
         """Fills the outputs of the rows of one session; each sees those before it and itself."""
         query_HTd = query_HTd if query_HTd.stride(2) == 1 else query_HTd.contiguous()
         heads, _, width = query_HTd.shape
-        if self._panels is None:
-            # room for the longest session, used by one after the other
-            n_rows = self._n_kv_heads * _multiple(self._most_rows, _KEYS_AT_ONCE)
-            columns = _multiple(width, _PANEL)
-            self._panels = query_HTd.new_empty(n_rows * width), query_HTd.new_empty(n_rows * columns)
-        keys, values = self._panels
         self._library.attend_prompt(
             self._lines_S6.data_ptr(),
             index,
@@ -170,8 +159,6 @@ class SessionTable:
             self._n_kv_heads,
             width,
             width**-0.5 if scaling is None else scaling,
-            keys.data_ptr(),
-            values.data_ptr(),
             torch.get_num_threads(),
         )
 
@@ -181,7 +168,3 @@ class SessionTable:
     @property
     def _lines(self) -> tuple[int, int]:
         return self._lines_S6.data_ptr(), self._lines_S6.shape[0]
-
-
-def _multiple(n: int, of: int) -> int:
-    return -(-n // of) * of

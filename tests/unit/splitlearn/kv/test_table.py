@@ -113,13 +113,13 @@ def test_what_the_kernels_do_not_read_has_no_table(layout: KVLayout) -> None:
     assert SessionTable.of([(kv, 0, 1)]) is None
 
 
-def exact_prompt(query_HTd: torch.Tensor, kv: SessionKV, layer: int) -> torch.Tensor:
+def exact_prompt(query_HTd: torch.Tensor, kv: SessionKV, layer: int, scaling: float | None = None) -> torch.Tensor:
     """[T, H, d] in fp64."""
     position = kv.n_rows - query_HTd.shape[1]
     keys, values = (view.double() for view in kv.views(0, kv.n_rows)[2 * layer : 2 * layer + 2])
     shared = query_HTd.shape[0] // keys.shape[0]
     keys, values = (each.repeat_interleave(shared, 0) for each in (keys, values))
-    scores_HTN = query_HTd.double() @ keys.transpose(1, 2) * query_HTd.shape[2] ** -0.5
+    scores_HTN = query_HTd.double() @ keys.transpose(1, 2) * (scaling or query_HTd.shape[2] ** -0.5)
     hidden_TN = torch.ones(scores_HTN.shape[1:], dtype=torch.bool).triu(position + 1)
     return (torch.softmax(scores_HTN.masked_fill(hidden_TN, float("-inf")), -1) @ values).transpose(0, 1)
 
@@ -141,6 +141,41 @@ def test_rows_of_a_prompt_see_what_is_before_them(heads: tuple[int, int], width:
         expected_THd = exact_prompt(query_HTd[:, 1:], kv, layer)
         torch.testing.assert_close(output_THd[1:].double(), expected_THd, rtol=2**-7, atol=bound)
         assert torch.equal(output_THd[0], first)
+
+
+@pytest.mark.parametrize("scaling", [1e-3, 0.2, 3.0])
+@pytest.mark.parametrize(("held", "new"), [(510, 1100), (511, 2), (1020, 9), (1536, 300)])
+def test_rows_of_a_long_prompt_see_all_that_is_before_them(held: int, new: int, scaling: float) -> None:
+    """Keys are looked at in tiles of 512; rows at a border see one of them in part, or not at all."""
+    kv = session(2, 32, held + new, 6)
+    kv.views(0, held + new)[0][:, 700:705] *= 4
+    query_HTd = torch.randn(6, new, 32, generator=torch.Generator().manual_seed(9)).bfloat16()
+    table = SessionTable.of([(kv, held, new)])
+    output_THd = query_HTd.new_empty(new, 6, 32)
+    assert table is not None
+    table.attend_prompt(0, 0, query_HTd, output_THd, scaling)
+    expected_THd = exact_prompt(query_HTd, kv, 0, scaling)
+    # dot products are fp32, which steep scores make the most of
+    bound = (2**-7 + 1e-3 * scaling) * kv.views(0, kv.n_rows)[1].abs().max().item()
+    torch.testing.assert_close(output_THd.double(), expected_THd, rtol=2**-7, atol=bound)
+
+
+def test_a_row_of_a_prompt_comes_out_the_same_to_the_bit_however_the_prompt_is_cut() -> None:
+    kv = session(2, 64, 700, 6)
+    query_HTd = torch.randn(14, 40, 64, generator=torch.Generator().manual_seed(9)).bfloat16()
+    outputs = []
+    for counts in ([40], [3, 30, 7], [16, 16, 8]):
+        pieces, position = [], 660
+        for count in counts:
+            table = SessionTable.of([(kv, position, count)])
+            assert table is not None
+            own = query_HTd[:, position - 660 : position - 660 + count]
+            pieces.append(query_HTd.new_empty(count, 14, 64))
+            table.attend_prompt(1, 0, own, pieces[-1], None)
+            position += count
+        outputs.append(torch.cat(pieces))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
 
 
 def norm(rows: torch.Tensor, weight_d: torch.Tensor, epsilon: float, adds_one: bool) -> torch.Tensor:
