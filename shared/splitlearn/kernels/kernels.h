@@ -90,13 +90,17 @@ INLINE __m512bh both_inputs(const bf16 *inputs) {
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
+/* `ahead`: panels that are fetched into the second-level cache meanwhile, for what comes next; or NULL. */
 INLINE void multiply(int n_rows, int n_panels, const bf16 *rows, long row_stride, const bf16 *panels, long panel_size,
-                     long n_pairs, __m512 sums[MOST_ROWS * MOST_PANELS]) {
+                     long n_pairs, const bf16 *ahead, __m512 sums[MOST_ROWS * MOST_PANELS]) {
     UNROLL for (int i = 0; i < n_rows * n_panels; i++) sums[i] = _mm512_setzero_ps();
     for (long pair = 0; pair < n_pairs; pair++) {
         __m512bh weights[MOST_PANELS];
         UNROLL for (int panel = 0; panel < n_panels; panel++)
             weights[panel] = (__m512bh)_mm512_loadu_si512(panels + panel * panel_size + pair * 2 * PANEL);
+        if (ahead)
+            UNROLL for (int panel = 0; panel < n_panels; panel++)
+                _mm_prefetch((const char *)(ahead + panel * panel_size + pair * 2 * PANEL), _MM_HINT_T1);
         UNROLL for (int i = 0; i < n_rows; i++) {
             __m512bh inputs = both_inputs(rows + i * row_stride + 2 * pair);
             UNROLL for (int panel = 0; panel < n_panels; panel++)
@@ -104,6 +108,9 @@ INLINE void multiply(int n_rows, int n_panels, const bf16 *rows, long row_stride
         }
     }
 }
+
+/* The next panels that nobody has taken. */
+static inline long taken(long *next) { return __atomic_fetch_add(next, MOST_PANELS, __ATOMIC_RELAXED); }
 
 /* One case of a switch for each height that a block may have. */
 #define EACH_HEIGHT(CASE) \

@@ -24,22 +24,25 @@ INLINE void store(const Product *product, __m512 sum, long row, long output) {
     narrow(product->outputs + row * product->n_outputs + output, mask, sum);
 }
 
-INLINE void block(int n_rows, int n_panels, const Product *product, const bf16 *weight, long row, long output) {
+/* A block of rows with the panels at `weight`, whose first output is `output`. */
+INLINE void block(int n_rows, int n_panels, const Product *product, const bf16 *weight, long row, long output,
+                  const bf16 *ahead) {
     const long n_inputs = product->n_inputs;
     __m512 sums[MOST_ROWS * MOST_PANELS];
     multiply(n_rows, n_panels, product->rows + row * product->row_stride, product->row_stride, weight, n_inputs * PANEL,
-             n_inputs / 2, sums);
+             n_inputs / 2, ahead, sums);
     UNROLL for (int i = 0; i < n_rows; i++)
         UNROLL for (int panel = 0; panel < n_panels; panel++)
             store(product, sums[i * n_panels + panel], row + i, output + panel * PANEL);
 }
 
-#define CASE_ONE(n) case n: block(n, 1, product, weight, row, output); break;
-#define CASE_TWO(n) case n: block(n, 2, product, weight, row, output); break;
+#define CASE_ONE(n) case n: block(n, 1, product, weight, row, output, NULL); break;
+#define CASE_TWO(n) case n: block(n, 2, product, weight, row, output, ahead); break;
 TARGET static void one_panel(int n_rows, const Product *product, const bf16 *weight, long row, long output) {
     switch (n_rows) { EACH_HEIGHT(CASE_ONE) }
 }
-TARGET static void two_panels(int n_rows, const Product *product, const bf16 *weight, long row, long output) {
+TARGET static void two_panels(int n_rows, const Product *product, const bf16 *weight, long row, long output,
+                              const bf16 *ahead) {
     switch (n_rows) { EACH_HEIGHT(CASE_TWO) }
 }
 
@@ -48,11 +51,19 @@ TARGET static void two_panels(int n_rows, const Product *product, const bf16 *we
 static void share(void *data) {
     Product *product = data;
     const long n_panels = (product->n_outputs + PANEL - 1) / PANEL;
-    for (long panel; (panel = __atomic_fetch_add(&product->next, MOST_PANELS, __ATOMIC_RELAXED)) < n_panels;) {
-        const bf16 *weight = product->weight + panel * product->n_inputs * PANEL;
+    const long panel_size = product->n_inputs * PANEL;
+    long next;
+    for (long panel = taken(&product->next); panel < n_panels; panel = next) {
+        next = taken(&product->next);
+        const bf16 *weight = product->weight + panel * panel_size;
         for (long row = 0; row < product->n_rows;) {
             const int n_rows = height_of(product->n_rows - row, MOST_ROWS);
-            (n_panels - panel >= MOST_PANELS ? two_panels : one_panel)(n_rows, product, weight, row, panel * PANEL);
+            /* the first block of rows waits for memory, the later ones only compute: the last fetches what comes next */
+            const int fetches = row && row + n_rows == product->n_rows && next + MOST_PANELS <= n_panels;
+            if (n_panels - panel < MOST_PANELS)
+                one_panel(n_rows, product, weight, row, panel * PANEL);
+            else
+                two_panels(n_rows, product, weight, row, panel * PANEL, fetches ? product->weight + next * panel_size : NULL);
             row += n_rows;
         }
     }

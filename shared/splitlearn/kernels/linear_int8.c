@@ -92,7 +92,8 @@ INLINE_WHOLE __m512i plus_products(__m512i sum, __m512i inputs, __m512i levels) 
     return sum;
 }
 
-INLINE_WHOLE void block(int n_rows, int n_panels, const Product *product, const int8_t *weight, long row, long output) {
+INLINE_WHOLE void block(int n_rows, int n_panels, const Product *product, const int8_t *weight, long row, long output,
+                        const int8_t *ahead) {
     const long n_fours = fours(product), padded = n_fours * FOUR;
     const uint8_t *bytes = product->bytes + row * BYTES * padded;
     __m512i sums[WHOLE_ROWS * BYTES * MOST_PANELS];
@@ -106,6 +107,9 @@ INLINE_WHOLE void block(int n_rows, int n_panels, const Product *product, const 
         __m512i weights[MOST_PANELS];
         UNROLL for (int panel = 0; panel < n_panels; panel++)
             weights[panel] = _mm512_loadu_si512(weight + (panel * n_fours + four) * PANEL * FOUR);
+        if (ahead)
+            UNROLL for (int panel = 0; panel < n_panels; panel++)
+                _mm_prefetch((const char *)(ahead + (panel * n_fours + four) * PANEL * FOUR), _MM_HINT_T1);
         UNROLL for (int i = 0; i < n_rows * BYTES; i++) {
             int32_t inputs;
             memcpy(&inputs, bytes + i * padded + four * FOUR, sizeof inputs);
@@ -120,19 +124,31 @@ INLINE_WHOLE void block(int n_rows, int n_panels, const Product *product, const 
                   row + i, output + panel * PANEL);
 }
 
-#define CASE(n) case n: if (n_panels == 2) block(n, 2, product, weight, row, output); else block(n, 1, product, weight, row, output); break;
-TARGET_WHOLE static void any_block(int n_rows, int n_panels, const Product *product, const int8_t *weight, long row, long output) {
-    switch (n_rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) }
+#define CASE_ONE(n) case n: block(n, 1, product, weight, row, output, NULL); break;
+#define CASE_TWO(n) case n: block(n, 2, product, weight, row, output, ahead); break;
+TARGET_WHOLE static void one_panel(int n_rows, const Product *product, const int8_t *weight, long row, long output) {
+    switch (n_rows) { CASE_ONE(1) CASE_ONE(2) CASE_ONE(3) CASE_ONE(4) CASE_ONE(5) CASE_ONE(6) CASE_ONE(7) }
+}
+TARGET_WHOLE static void two_panels(int n_rows, const Product *product, const int8_t *weight, long row, long output,
+                                    const int8_t *ahead) {
+    switch (n_rows) { CASE_TWO(1) CASE_TWO(2) CASE_TWO(3) CASE_TWO(4) CASE_TWO(5) CASE_TWO(6) CASE_TWO(7) }
 }
 
 static void panels_share(void *data) {
     Product *product = data;
     const long n_panels = (product->n_outputs + PANEL - 1) / PANEL, panel_size = fours(product) * FOUR * PANEL;
-    for (long panel; (panel = __atomic_fetch_add(&product->next_panel, MOST_PANELS, __ATOMIC_RELAXED)) < n_panels;) {
-        const int count = n_panels - panel >= MOST_PANELS ? MOST_PANELS : 1;
+    long next;
+    for (long panel = taken(&product->next_panel); panel < n_panels; panel = next) {
+        next = taken(&product->next_panel);
+        const int8_t *weight = product->weight + panel * panel_size;
         for (long row = 0; row < product->n_rows;) {
             const int n_rows = height_of(product->n_rows - row, WHOLE_ROWS);
-            any_block(n_rows, count, product, product->weight + panel * panel_size, row, panel * PANEL);
+            /* as in linear.c */
+            const int fetches = row && row + n_rows == product->n_rows && next + MOST_PANELS <= n_panels;
+            if (n_panels - panel < MOST_PANELS)
+                one_panel(n_rows, product, weight, row, panel * PANEL);
+            else
+                two_panels(n_rows, product, weight, row, panel * PANEL, fetches ? product->weight + next * panel_size : NULL);
             row += n_rows;
         }
     }

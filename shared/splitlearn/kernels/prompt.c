@@ -118,7 +118,7 @@ INLINE void score_block(int n_lines, Lines *lines, long line) {
     const bf16 *queries = lines->queries + line * width;
     for (long key = 0; key < lines->n_seen; key += KEYS_AT_ONCE) {
         __m512 sums[MOST_ROWS * MOST_PANELS];
-        multiply(n_lines, 2, queries, width, lines->keys + key * width, PANEL * width, width / 2, sums);
+        multiply(n_lines, 2, queries, width, lines->keys + key * width, PANEL * width, width / 2, NULL, sums);
         UNROLL for (int i = 0; i < n_lines; i++) {
             _mm512_storeu_ps(lines->scores + i * STRIDE + key, sums[2 * i]);
             _mm512_storeu_ps(lines->scores + i * STRIDE + key + PANEL, sums[2 * i + 1]);
@@ -130,7 +130,7 @@ INLINE void mix_panels(int n_lines, int n_panels, Lines *lines, long line, long 
     const long stride = padded(lines->prompt->width, PANEL);
     const bf16 *values = lines->values + column * TILE;
     __m512 sums[MOST_ROWS * MOST_PANELS];
-    multiply(n_lines, n_panels, lines->weights, STRIDE, values, PANEL * TILE, lines->n_seen / 2, sums);
+    multiply(n_lines, n_panels, lines->weights, STRIDE, values, PANEL * TILE, lines->n_seen / 2, NULL, sums);
     UNROLL for (int i = 0; i < n_lines; i++)
         UNROLL for (int panel = 0; panel < n_panels; panel++) {
             float *mixed = lines->mixed + (line + i) * stride + column + panel * PANEL;
