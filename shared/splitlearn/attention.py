@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from splitlearn.fused import NativeRMSNorm
+from splitlearn.fused import NativeRMSNorm, has_hooks, same_numbers
 from splitlearn.kv.table import HeadNorms
 from splitlearn.linear import NativeInt8Linear, NativeLinear
 from splitlearn.linear.siblings import shared_linear
@@ -23,9 +23,6 @@ from splitlearn.step_rows import How, MaskRule
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _HEAD_NORMS = ("q_norm", "k_norm")
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-# results are bf16 numbers that may differ in their last bit
-_TOLERANCE = 2**-7
 Native = NativeLinear | NativeInt8Linear
 
 
@@ -118,11 +115,8 @@ class _Asked:
         if not is_usual or not isinstance(cache, RaggedCache) or cache.table is None:
             self.plans = []
             return
-        hidden_1TD, turns, rule = (
-            kwargs["hidden_states"],
-            kwargs.get("position_embeddings"),
-            kwargs.get("attention_mask"),
-        )
+        hidden_1TD, turns = kwargs["hidden_states"], kwargs.get("position_embeddings")
+        rule = kwargs.get("attention_mask")
         if self.plans is None:
             self.plans = list(_plans(module, cache, turns))
         kept = _new_rows(cache)
@@ -130,7 +124,7 @@ class _Asked:
         agreed = []
         for plan in self.plans:
             found = [plan.run(hidden_1TD, turns, rule, cache), *kept]
-            if all(map(_agree, found, expected)):
+            if all(map(same_numbers, found, expected)):
                 agreed.append(plan)
         self.plans = agreed
         for rows, own in zip(kept, expected[1:], strict=True):
@@ -165,7 +159,7 @@ def _may_be_native(module: nn.Module) -> bool:
         and all(isinstance(each, NativeRMSNorm) for each in norms)
         and not module._parameters
         and "forward" not in vars(module)
-        and not any(getattr(each, hooks) for each in module.modules() for hooks in _HOOKS)
+        and not has_hooks(module)
         and _projections(module) is not None
     )
 
@@ -182,10 +176,3 @@ def _new_rows(cache: RaggedCache) -> list[torch.Tensor]:
     """What the sessions keep of this step's rows in the layer that was run last."""
     held = ((position, cache.held(index)) for index, position in enumerate(cache.positions))
     return [tensor[:, position:] for position, both in held for tensor in both]
-
-
-def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    if found.shape != expected.shape or found.dtype is not expected.dtype:
-        return False
-    size = expected.float().abs().amax(-1, keepdim=True)
-    return bool(((found.float() - expected.float()).abs() <= _TOLERANCE * size).all())

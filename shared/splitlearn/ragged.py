@@ -36,11 +36,15 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         self.lengths: list[int] = []
         self.positions: list[int] = []
         self.rows: StepRows = PieceRows(())
-        self.table: SessionTable | None = None
         self.layer = 0
         self.how: How | None = None
         self._place = place
         self._masks: dict[tuple[int, MaskRule | None], torch.Tensor] = {}
+
+    @property
+    def table(self) -> SessionTable | None:
+        """What our kernels read of the step's sessions; None where none does."""
+        return self.rows.table
 
     def begin(self, sessions: Sequence[tuple[Any, int, int]]) -> None:
         """Keeps of each session the first rows, as many as its second item says, and makes room for its third."""
@@ -48,12 +52,12 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
 
     def begin_at(self, rows: StepRows, positions: list[int], lengths: list[int]) -> None:
         """The same for sessions whose rows are placed; no positions are known where only the device knows them."""
-        self.rows, self.table = rows, rows.table
+        self.rows = rows
         self.positions, self.lengths = positions, lengths
         self._masks.clear()
 
     def end(self) -> None:
-        self.rows, self.table = PieceRows(()), None
+        self.rows = PieceRows(())
         self._masks.clear()
 
     def update(
@@ -66,10 +70,11 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
 
     def enter(self, layer: int) -> SessionTable:
         """What places this layer's rows, in place of `update`."""
-        if self.table is None:
+        table = self.table
+        if table is None:
             raise RuntimeError("no kernel reads the rows of this step's sessions")
         self.layer = layer
-        return self.table
+        return table
 
     def held(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of one session in the layer that was updated last, [K, N, d]."""
