@@ -18,7 +18,7 @@ from splitlearn.errors import SplitError
 from splitlearn.loading import load_part
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.runner import why_in_turn
+from splitlearn.steps.runner import why_in_turn
 from splitlearn.traits import row_width, takes_one_row_at_a_time
 from support.sessions import Chain, Together, load_parts
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from splitlearn.loading import load_part
 from splitlearn.part import Part
-from splitlearn.runner import InBatches, Span, runner_for
+from splitlearn.steps.runner import InBatches, Span, runner_for
 from tests.benchmarks.comparison import Comparison, Goal, comparisons
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 

@@ -27,7 +27,7 @@ from splitlearn.engine.scheduler import Job, Scheduler
 from splitlearn.kv.pages import PageLedger
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
-from splitlearn.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, Span
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 

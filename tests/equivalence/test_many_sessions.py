@@ -16,7 +16,7 @@ from splitlearn.engine.scheduler import DECODING_ROWS
 from splitlearn.errors import PositionNotReached
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.runner import runner_for
+from splitlearn.steps.runner import runner_for
 from support.paged import Record, paged_runner
 from support.sessions import Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config

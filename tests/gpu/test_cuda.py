@@ -18,13 +18,13 @@ from splitlearn.errors import NoRoom, PositionNotReached
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.store import KVLayout
 from splitlearn.loading import load_parts as load_parts_as
-from splitlearn.paged import PagedKernel, PageRows
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.ragged import RaggedCache, attend_rows, mask_rule
-from splitlearn.runner import InBatches, Span, runner_for
-from splitlearn.step_rows import How
-from splitlearn.stores import Pages
+from splitlearn.steps.paged import PagedKernel, PageRows
+from splitlearn.steps.ragged import RaggedCache, attend_rows, mask_rule
+from splitlearn.steps.rows import How
+from splitlearn.steps.runner import InBatches, Span, runner_for
+from splitlearn.steps.stores import Pages
 from support.paged import plain_attention
 from support.sessions import Chain, Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config

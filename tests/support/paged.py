@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from splitlearn.kv.store import KVLayout
-from splitlearn.paged import PagedKernel
 from splitlearn.part import Part
-from splitlearn.runner import InBatches, InTurn, why_in_turn
-from splitlearn.stores import Pages
+from splitlearn.steps.paged import PagedKernel
+from splitlearn.steps.runner import InBatches, InTurn, why_in_turn
+from splitlearn.steps.stores import Pages
 
 PAGE_ROWS = 4
 _aten = torch.ops.aten

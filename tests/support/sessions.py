@@ -9,7 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 from splitlearn import loading
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.runner import InBatches, InTurn, Span, runner_for
+from splitlearn.steps.runner import InBatches, InTurn, Span, runner_for
 from support.tiny_models import VOCABULARY
 
 

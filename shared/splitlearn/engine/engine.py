@@ -24,7 +24,7 @@ from splitlearn.engine.session import EngineSession, Step, Task
 from splitlearn.errors import BadRows, EngineFull, PositionNotReached
 from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
-from splitlearn.runner import Span, runner_for
+from splitlearn.steps.runner import Span, runner_for
 
 
 class Engine:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
 from splitlearn.errors import NoRoom, PositionNotReached
 from splitlearn.kv.store import KVLayout
 from splitlearn.loading import load_part
-from splitlearn.runner import InBatches
-from splitlearn.stores import Pages
+from splitlearn.steps.runner import InBatches
+from splitlearn.steps.stores import Pages
 from support.paged import KERNEL, PAGE_ROWS, Record, paged_runner
 
 D = 64
@@ -57,6 +57,13 @@ class Given:
         """Sessions have no page that the ledger does not count as theirs."""
         return self.n_held <= self.engine.pages.used and self.engine.pages.complaint() is None
 
+    async def kept(self, hidden_TD: torch.Tensor) -> EngineSession:
+        """A session of these rows, whose first two blocks are kept as `a` and `b`."""
+        session = self.engine.open()
+        await self.engine.step(session, 0, hidden_TD)
+        self.engine.keep(session, [b"a", b"b"])
+        return session
+
     def alone(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         return self.part(hidden_TD, 0, self.part.new_cache())
 
@@ -91,11 +98,8 @@ def test_memory_that_does_not_hold_two_pages_is_refused(thread: DeviceThread, ti
 async def test_a_session_that_begins_with_kept_rows_has_pages_of_its_own(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    given = Given(thread, tiny_weights, 12)
-    hidden_TD = rows(11)
-    first = given.engine.open()
-    await given.engine.step(first, 0, hidden_TD)
-    given.engine.keep(first, [b"a", b"b"])
+    given, hidden_TD = Given(thread, tiny_weights, 12), rows(11)
+    first = await given.kept(hidden_TD)
     given.engine.close(first)  # as owners do in the end, whatever they did before
     assert given.n_held == given.engine.pages.used == 2  # not the three that it had
     second = given.engine.open(prefix=[b"a", b"b"])
@@ -109,11 +113,8 @@ async def test_a_session_that_begins_with_kept_rows_has_pages_of_its_own(
 async def test_kept_rows_that_were_given_up_before_they_were_copied_have_to_be_sent(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    given = Given(thread, tiny_weights, 6)
-    hidden_TD = rows(9)
-    first = given.engine.open()
-    await given.engine.step(first, 0, hidden_TD)
-    given.engine.keep(first, [b"a", b"b"])
+    given, hidden_TD = Given(thread, tiny_weights, 6), rows(9)
+    await given.kept(hidden_TD)
     second = given.engine.open(prefix=[b"a", b"b"])
     # takes all that is left, and what was kept
     third = given.engine.open()

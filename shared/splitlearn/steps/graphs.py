@@ -12,7 +12,7 @@ import torch
 
 from splitlearn.kv.page_table import PageTable
 from splitlearn.kv.pool import PagePool
-from splitlearn.paged import PagedKernel, PageRows
+from splitlearn.steps.paged import PagedKernel, PageRows
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _WARM_UPS = 2

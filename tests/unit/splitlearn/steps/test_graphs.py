@@ -11,13 +11,13 @@ import torch
 from transformers import PretrainedConfig
 
 from architectures.small_configs import small_config
-from splitlearn.graphs import BUCKETS, DecodeGraphs, bucket_for
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.store import KVLayout
-from splitlearn.paged import PageRows
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.runner import InBatches, Span
+from splitlearn.steps.graphs import BUCKETS, DecodeGraphs, bucket_for
+from splitlearn.steps.paged import PageRows
+from splitlearn.steps.runner import InBatches, Span
 from support.paged import KERNEL, PAGE_ROWS, Record, paged_runner
 from support.sessions import Together, load_parts
 from support.tiny_models import random_model, save_sepweight, tiny_config

@@ -12,7 +12,7 @@ from llm_sepweight import PartSpec
 from splitlearn.loading import load_part
 from splitlearn.part import Part, cut
 from splitlearn.plan import SplitPlan
-from splitlearn.runner import InBatches, InTurn, Span, runner_for, why_in_turn
+from splitlearn.steps.runner import InBatches, InTurn, Span, runner_for, why_in_turn
 from support.sessions import Together, load_parts
 from support.tiny_models import random_model, save_sepweight, tiny_config
 

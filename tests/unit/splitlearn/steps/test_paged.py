@@ -17,9 +17,9 @@ from transformers.masking_utils import (
 from splitlearn.kv.page_table import PageTable
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.store import KVLayout, SessionKV
-from splitlearn.paged import CannotBeCaptured, PagedKernel, PageRows
-from splitlearn.ragged import RaggedCache, attend_rows, mask_rule
-from splitlearn.step_rows import How, MaskRule, StepRows
+from splitlearn.steps.paged import CannotBeCaptured, PagedKernel, PageRows
+from splitlearn.steps.ragged import RaggedCache, attend_rows, mask_rule
+from splitlearn.steps.rows import How, MaskRule, StepRows
 from support.paged import KERNEL, PAGE_ROWS
 
 CPU = torch.device("cpu")

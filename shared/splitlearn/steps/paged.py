@@ -14,7 +14,7 @@ from torch.nn.attention.varlen import varlen_attn
 from splitlearn.kv.page_table import PageTable
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.table import SessionTable
-from splitlearn.step_rows import How, MaskRule
+from splitlearn.steps.rows import How, MaskRule
 
 
 class CannotBeCaptured(RuntimeError):

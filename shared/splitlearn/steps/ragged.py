@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import causal_mask_function
 
 from splitlearn.kv.table import SessionTable
-from splitlearn.step_rows import How, MaskRule, PieceRows, StepRows
+from splitlearn.steps.rows import How, MaskRule, PieceRows, StepRows
 
 NAME = "splitlearn_ragged"
 

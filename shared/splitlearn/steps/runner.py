@@ -15,16 +15,16 @@ import torch
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from splitlearn.attention import make_attention_native
 from splitlearn.cache import PartCache
-from splitlearn.graphs import CudaCapture
 from splitlearn.kernels import are_off
 from splitlearn.kv.pages import PageLedger
 from splitlearn.kv.store import KVLayout
-from splitlearn.paged import PagedKernel, PageRows
 from splitlearn.part import Part
-from splitlearn.ragged import NAME, RaggedCache, ragged_step
-from splitlearn.stores import Pages, Pieces, Store
+from splitlearn.steps.attention import make_attention_native
+from splitlearn.steps.graphs import CudaCapture
+from splitlearn.steps.paged import PagedKernel, PageRows
+from splitlearn.steps.ragged import NAME, RaggedCache, ragged_step
+from splitlearn.steps.stores import Pages, Pieces, Store
 from splitlearn.traits import why_not_in_batches
 
 

@@ -15,7 +15,7 @@ from transformers.masking_utils import (
 )
 
 from splitlearn.kv.store import KVLayout, SessionKV
-from splitlearn.ragged import NAME, MaskRule, RaggedCache, attend, mask_rule, ragged_step
+from splitlearn.steps.ragged import NAME, MaskRule, RaggedCache, attend, mask_rule, ragged_step
 
 HEADS = 4
 SINKS_H = torch.tensor([0.0, 3.0, -1.0, 8.0])

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from splitlearn.errors import NoRoom
-from splitlearn.graphs import Capture, DecodeGraphs, Forward
 from splitlearn.kv.budget import free_bytes
 from splitlearn.kv.pages import PageLedger
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.store import KVLayout, SessionKV
-from splitlearn.paged import PagedKernel, PageRows
-from splitlearn.step_rows import PieceRows, StepRows
+from splitlearn.steps.graphs import Capture, DecodeGraphs, Forward
+from splitlearn.steps.paged import PagedKernel, PageRows
+from splitlearn.steps.rows import PieceRows, StepRows
 
 
 class Store(Protocol):

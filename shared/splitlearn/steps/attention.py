@@ -18,8 +18,8 @@ from splitlearn.fused import NativeRMSNorm, has_hooks, same_numbers
 from splitlearn.kv.table import HeadNorms
 from splitlearn.linear import NativeInt8Linear, NativeLinear
 from splitlearn.linear.siblings import shared_linear
-from splitlearn.ragged import RaggedCache, attend_rows
-from splitlearn.step_rows import How, MaskRule
+from splitlearn.steps.ragged import RaggedCache, attend_rows
+from splitlearn.steps.rows import How, MaskRule
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _HEAD_NORMS = ("q_norm", "k_norm")

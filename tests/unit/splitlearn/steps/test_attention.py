@@ -11,12 +11,12 @@ from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from architectures.small_configs import small_config
-from splitlearn.attention import NativeAttention, make_attention_native
 from splitlearn.kernels import kernels
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
 from splitlearn.part import Part
-from splitlearn.runner import InBatches, Span
+from splitlearn.steps.attention import NativeAttention, make_attention_native
+from splitlearn.steps.runner import InBatches, Span
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
