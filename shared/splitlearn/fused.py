@@ -14,6 +14,7 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from splitlearn.kernels import kernels
+from splitlearn.linear import Native
 from splitlearn.linear.siblings import shared_linear
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -67,6 +68,12 @@ class NativeGatedMLP(nn.Module):
         self._gate = library.silu_gate
         self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
         self._both = shared_linear(gate_proj, up_proj)
+
+    @property
+    def linears(self) -> tuple[Native, Native] | None:
+        """The one before the gate and the one behind it; None where ours do not run both."""
+        both, down = self._both, self.down_proj
+        return (both, down) if isinstance(both, Native) and isinstance(down, Native) else None
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[..., D] to the same."""

@@ -39,6 +39,9 @@ class Kernels:
         place = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _LONG]
         place += [_POINTER, _POINTER, ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.place_heads = _function(library, "splitlearn_place_heads", place)
+        # layer, sessions, first rows that are seen, cosines and sines, rows, outputs; zero: no memory
+        layer = [_POINTER, _POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _UNSIGNED]
+        self.layer = _function(library, "splitlearn_layer", layer, ctypes.c_int)
         keep = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG]
         self.keep = _function(library, "splitlearn_keep", keep)
 
@@ -71,7 +74,9 @@ def _has_instructions() -> bool:
     return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
 
 
-def _function(library: ctypes.CDLL, name: str, arguments: Sequence[type]) -> "ctypes._NamedFuncPointer":
+def _function(
+    library: ctypes.CDLL, name: str, arguments: Sequence[type], result: type | None = None
+) -> "ctypes._NamedFuncPointer":
     function = getattr(library, name)
-    function.argtypes, function.restype = arguments, None
+    function.argtypes, function.restype = arguments, result
     return function  # type: ignore[no-any-return]

@@ -25,6 +25,37 @@ typedef struct {
     long first;         /* where its rows begin in the step */
 } Session;
 
+/* A norm of rows or of heads; no weight: there is none. */
+typedef struct {
+    const bf16 *weight;
+    float epsilon;
+    int adds_one; /* to the weight, and rounds once; else the normed row is rounded before it is weighed */
+} RowNorm;
+
+/* What Python calls, and a layer as a whole. */
+void splitlearn_linear(const void *rows, const void *weight, const void *bias, void *outputs, long n_rows, long row_stride,
+                       long n_inputs, long n_outputs, unsigned n_threads);
+void splitlearn_linear_int8(const void *rows, const void *weight, const void *scales, const void *sums, const void *bias,
+                            void *outputs, long n_rows, long row_stride, long n_inputs, long n_outputs,
+                            unsigned n_threads);
+void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,
+                         int adds_one, unsigned n_threads);
+void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride,
+                          unsigned n_threads);
+void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, void *rows, long n_rows, long n_heads,
+                            long n_kv_heads, long width, const void *cosines, const void *sines, long n_turned,
+                            const void *query_weight, const void *key_weight, float epsilon, int adds_one,
+                            unsigned n_threads);
+void splitlearn_attend(const void *sessions, long n_sessions, long layer, const void *starts, const void *queries,
+                       long head_stride, long row_stride, void *outputs, long n_heads, long n_kv_heads, long width,
+                       float scaling, unsigned n_threads);
+void splitlearn_attend_prompt(const void *sessions, long index, long layer, const void *queries, long head_stride,
+                              long row_stride, void *outputs, long n_heads, long n_kv_heads, long width, float scaling,
+                              unsigned n_threads);
+/* Rows plus what is added to them, which is normed before, into `sums`; then a norm of these into `normed`. */
+void splitlearn_join(const void *rows, void *added, void *sums, void *normed, const RowNorm *after, const RowNorm *before,
+                     long n_rows, long width, unsigned n_threads);
+
 /* Entry points of the OpenMP runtime that torch has loaded already: a second one would fight it for the cores. */
 extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, unsigned flags);
 extern int omp_get_thread_num(void);

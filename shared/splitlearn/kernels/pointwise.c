@@ -6,12 +6,18 @@
 #if defined(__x86_64__)
 
 typedef struct {
-    const bf16 *rows, *weight;
+    const bf16 *rows;
     bf16 *outputs;
     long n_rows, width;
-    float epsilon;
-    int adds_one; /* to the weight, and rounds once; else the normed row is rounded before it is weighed */
+    RowNorm by;
 } Norm;
+
+typedef struct {
+    const bf16 *rows;
+    bf16 *added, *sums, *normed;
+    const RowNorm *after, *before;
+    long n_rows, width;
+} Join;
 
 typedef struct {
     const bf16 *gates, *rows;
@@ -27,25 +33,24 @@ typedef struct {
     long n_rows, n_heads, n_kv_heads, width;
     const bf16 *cosines, *sines;              /* [rows][n_turned] */
     long n_turned;                            /* the first numbers of each head; 0: positions are not rotated */
-    const bf16 *query_weight, *key_weight;    /* of a norm for each head; NULL: there is none */
-    float epsilon;
-    int adds_one;
+    RowNorm query_norm, key_norm;
 } Heads;
 
-TARGET static void norm_row(const bf16 *row, const bf16 *weight, bf16 *output, long width, float epsilon, int adds_one) {
+/* The output may be the row itself. */
+TARGET static void norm_row(const bf16 *row, const RowNorm *by, bf16 *output, long width) {
     __m512 squares = _mm512_setzero_ps();
     for (long column = 0; column < width; column += 16) {
         const __m512 some = widened(first_of_16(width - column), row + column);
         squares = _mm512_fmadd_ps(some, some, squares);
     }
     const float mean = _mm512_reduce_add_ps(squares) / (float)width;
-    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + epsilon));
+    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + by->epsilon));
     for (long column = 0; column < width; column += 16) {
         const __mmask16 mask = first_of_16(width - column);
         const __m512 normed = _mm512_mul_ps(widened(mask, row + column), scale);
-        const __m512 weights = widened(mask, weight + column);
-        const __m512 weighed = adds_one ? _mm512_mul_ps(normed, _mm512_add_ps(weights, _mm512_set1_ps(1.f)))
-                                        : _mm512_mul_ps(rounded(normed), weights);
+        const __m512 weights = widened(mask, by->weight + column);
+        const __m512 weighed = by->adds_one ? _mm512_mul_ps(normed, _mm512_add_ps(weights, _mm512_set1_ps(1.f)))
+                                            : _mm512_mul_ps(rounded(normed), weights);
         narrow(output + column, mask, weighed);
     }
 }
@@ -54,8 +59,25 @@ static void norm_share(void *data) {
     const Norm *norm = data;
     const long me = omp_get_thread_num(), team = omp_get_num_threads();
     for (long row = norm->n_rows * me / team; row < norm->n_rows * (me + 1) / team; row++)
-        norm_row(norm->rows + row * norm->width, norm->weight, norm->outputs + row * norm->width, norm->width,
-                 norm->epsilon, norm->adds_one);
+        norm_row(norm->rows + row * norm->width, &norm->by, norm->outputs + row * norm->width, norm->width);
+}
+
+TARGET static void add_row(const bf16 *row, const bf16 *added, bf16 *sum, long width) {
+    for (long column = 0; column < width; column += 16) {
+        const __mmask16 mask = first_of_16(width - column);
+        narrow(sum + column, mask, _mm512_add_ps(widened(mask, row + column), widened(mask, added + column)));
+    }
+}
+
+static void join_share(void *data) {
+    const Join *join = data;
+    const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = join->width;
+    for (long row = join->n_rows * me / team; row < join->n_rows * (me + 1) / team; row++) {
+        bf16 *added = join->added + row * width, *sum = join->sums + row * width;
+        if (join->after->weight) norm_row(added, join->after, added, width);
+        add_row(join->rows + row * width, added, sum, width);
+        if (join->before->weight) norm_row(sum, join->before, join->normed + row * width, width);
+    }
 }
 
 TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, long width) {
@@ -94,9 +116,9 @@ TARGET static void turn(bf16 *head, const bf16 *cosines, const bf16 *sines, long
     }
 }
 
-static void place_head(const Heads *all, long row, const bf16 *head, const bf16 *weight, bf16 *to) {
-    if (weight)
-        norm_row(head, weight, to, all->width, all->epsilon, all->adds_one);
+static void place_head(const Heads *all, long row, const bf16 *head, const RowNorm *norm, bf16 *to) {
+    if (norm->weight)
+        norm_row(head, norm, to, all->width);
     else if (to != head)
         memcpy(to, head, all->width * sizeof(bf16));
     turn(to, all->cosines + row * all->n_turned, all->sines + row * all->n_turned, all->n_turned);
@@ -112,9 +134,9 @@ static void heads_share(void *data) {
         for (long row = session->first > begin ? session->first : begin; row < last; row++) {
             const long place = (session->n_rows - session->n_new + row - session->first) * width;
             bf16 *head = all->rows + row * (all->n_heads + 2 * all->n_kv_heads) * width;
-            for (long i = 0; i < all->n_heads; i++, head += width) place_head(all, row, head, all->query_weight, head);
+            for (long i = 0; i < all->n_heads; i++, head += width) place_head(all, row, head, &all->query_norm, head);
             for (long i = 0; i < all->n_kv_heads; i++, head += width)
-                place_head(all, row, head, all->key_weight, keys + i * session->head_stride + place);
+                place_head(all, row, head, &all->key_norm, keys + i * session->head_stride + place);
             for (long i = 0; i < all->n_kv_heads; i++, head += width)
                 memcpy(values + i * session->head_stride + place, head, width * sizeof(bf16));
         }
@@ -123,8 +145,14 @@ static void heads_share(void *data) {
 
 void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,
                          int adds_one, unsigned n_threads) {
-    Norm norm = {rows, weight, outputs, n_rows, width, epsilon, adds_one};
+    Norm norm = {rows, outputs, n_rows, width, {weight, epsilon, adds_one}};
     GOMP_parallel(norm_share, &norm, team_for_numbers(n_rows * width, n_threads), 0);
+}
+
+void splitlearn_join(const void *rows, void *added, void *sums, void *normed, const RowNorm *after, const RowNorm *before,
+                     long n_rows, long width, unsigned n_threads) {
+    Join join = {rows, added, sums, normed, after, before, n_rows, width};
+    GOMP_parallel(join_share, &join, team_for_numbers(n_rows * width, n_threads), 0);
 }
 
 /* silu(gates) * rows */
@@ -138,8 +166,8 @@ void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, v
                             long n_kv_heads, long width, const void *cosines, const void *sines, long n_turned,
                             const void *query_weight, const void *key_weight, float epsilon, int adds_one,
                             unsigned n_threads) {
-    Heads heads = {sessions, n_sessions, layer,    rows,         n_rows,     n_heads, n_kv_heads, width,
-                   cosines,  sines,      n_turned, query_weight, key_weight, epsilon, adds_one};
+    Heads heads = {sessions, n_sessions, layer, rows, n_rows, n_heads, n_kv_heads, width, cosines, sines, n_turned,
+                   {query_weight, epsilon, adds_one}, {key_weight, epsilon, adds_one}};
     GOMP_parallel(heads_share, &heads, team_for_numbers(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
 }
 

@@ -3,6 +3,7 @@
 Shapes: S sessions, T rows of all sessions, H heads, K heads of keys, d width of a head.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from splitlearn.kernels import Kernels, kernels
+from splitlearn.kernels.structs import Described
 from splitlearn.kv.store import SessionKV
 
 
@@ -27,13 +29,16 @@ class SessionTable:
     """Of each session in the step: its block, the block's strides, rows held, rows that are new, where those begin.
 
     The kernels write to memory of the sessions, which must live as long as the table.
+
+    Attributes:
+        width: of a head.
     """
 
     def __init__(
         self, library: Kernels, sessions: Sequence[tuple[SessionKV, int, int]], heads: tuple[int, int]
     ) -> None:
         self._library = library
-        self._n_kv_heads, self._width = heads
+        self._n_kv_heads, self.width = heads
         lines, first = [], 0
         for kv, position, count in sessions:
             block = kv.block
@@ -63,8 +68,8 @@ class SessionTable:
 
     def takes(self, n_projected: int, n_attended: int, norms: HeadNorms | None) -> bool:
         """Whether rows of `n_projected` numbers are heads of which attention gives back `n_attended`."""
-        n_heads, rest = divmod(n_attended, self._width)
-        fit = norms is None or norms.queries_d.shape == norms.keys_d.shape == (self._width,)
+        n_heads, rest = divmod(n_attended, self.width)
+        fit = norms is None or norms.queries_d.shape == norms.keys_d.shape == (self.width,)
         return fit and not rest and not n_heads % self._n_kv_heads and n_projected == self._n_projected(n_heads)
 
     def takes_turns(self, turns: Any) -> bool:
@@ -74,7 +79,7 @@ class SessionTable:
         cosines, sines = turns
         fit = cosines.shape == sines.shape and cosines.ndim == 3 and cosines.shape[0] == 1
         return (
-            fit and cosines.dtype is sines.dtype is torch.bfloat16 and cosines.shape[2] in range(2, self._width + 1, 2)
+            fit and cosines.dtype is sines.dtype is torch.bfloat16 and cosines.shape[2] in range(2, self.width + 1, 2)
         )
 
     def place_heads(
@@ -94,7 +99,7 @@ class SessionTable:
             The queries [H, T, d], where they were.
         """
         n_rows, n_projected = rows_TN.shape
-        n_heads = n_projected // self._width - 2 * self._n_kv_heads
+        n_heads = n_projected // self.width - 2 * self._n_kv_heads
         cosines, sines = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
         self._library.place_heads(
             *self._lines,
@@ -103,7 +108,7 @@ class SessionTable:
             n_rows,
             n_heads,
             self._n_kv_heads,
-            self._width,
+            self.width,
             None if cosines is None else cosines.data_ptr(),
             None if sines is None else sines.data_ptr(),
             0 if cosines is None else cosines.shape[2],
@@ -113,18 +118,19 @@ class SessionTable:
             norms is not None and norms.adds_one,
             torch.get_num_threads(),
         )
-        return rows_TN.as_strided((n_heads, n_rows, self._width), (self._width, n_projected, 1))
+        return rows_TN.as_strided((n_heads, n_rows, self.width), (self.width, n_projected, 1))
 
-    def attend(self, layer: int, query_HTd: torch.Tensor, starts: Sequence[int], scaling: float | None) -> torch.Tensor:
+    def attend(
+        self, layer: int, query_HTd: torch.Tensor, starts_S: torch.Tensor | None, scaling: float | None
+    ) -> torch.Tensor:
         """Outputs [T, H, d] of the sessions that bring one row; those of the others are not yet written.
 
         Args:
-            starts: of each session the first row that its row sees.
+            starts_S: of each session the first row that its row sees (int64); None: all of them see all before them.
         """
         query_HTd = query_HTd if query_HTd.stride(2) == 1 else query_HTd.contiguous()
         heads, n_rows, width = query_HTd.shape
         output_THd = query_HTd.new_empty(n_rows, heads, width)
-        starts_S = torch.tensor(starts, dtype=torch.int64) if any(starts) else None
         self._library.attend(
             *self._lines,
             layer,
@@ -162,8 +168,43 @@ class SessionTable:
             torch.get_num_threads(),
         )
 
+    def run_layer(
+        self,
+        layer: Described,
+        hidden_1TD: torch.Tensor,
+        turns: tuple[torch.Tensor, torch.Tensor] | None,
+        starts_S: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Rows of all sessions [1, T, D] through a decoder layer.
+
+        Args:
+            turns: cosines and sines [1, T, n] of the rows' positions; None: nothing is rotated.
+            starts_S: of each session the first row that its row sees; None: all of them see all before them.
+
+        Raises:
+            MemoryError: there is none for what lies between the linear layers.
+        """
+        hidden_1TD = hidden_1TD.contiguous()
+        outputs_1TD = torch.empty_like(hidden_1TD)
+        cosines, sines = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
+        done = self._library.layer(
+            ctypes.byref(layer.structure),
+            *self._lines,
+            None if starts_S is None else starts_S.data_ptr(),
+            None if cosines is None else cosines.data_ptr(),
+            None if sines is None else sines.data_ptr(),
+            0 if cosines is None else cosines.shape[2],
+            hidden_1TD.data_ptr(),
+            outputs_1TD.data_ptr(),
+            hidden_1TD.shape[1],
+            torch.get_num_threads(),
+        )
+        if not done:
+            raise MemoryError(f"no memory for a step of {hidden_1TD.shape[1]} rows")
+        return outputs_1TD
+
     def _n_projected(self, n_heads: int) -> int:
-        return (n_heads + 2 * self._n_kv_heads) * self._width
+        return (n_heads + 2 * self._n_kv_heads) * self.width
 
     @property
     def _lines(self) -> tuple[int, int]:

@@ -11,13 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from splitlearn.kernels import Kernels, kernels
+from splitlearn.kernels.structs import Described, Linear
 from splitlearn.linear.int8 import quantize
 from splitlearn.linear.pages import Span
 
 _PANEL = 16
-_WAYS = 8
-_CACHE_PERIOD = 4096
-_PAD = 32
 
 
 class _Native(nn.Module, ABC):
@@ -53,26 +51,10 @@ class _Native(nn.Module, ABC):
             raise RuntimeError(f"expected bf16 [..., {self.in_features}], found {input.dtype} {list(input.shape)}")
         rows_RK = input.reshape(-1, self.in_features)
         output = input.new_empty((*input.shape[:-1], self.out_features))
-        self._multiply(rows_RK if rows_RK.stride(1) == 1 else rows_RK.contiguous(), output)
-        return output
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-    @abstractmethod
-    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
-        """The weight as the kernel reads it."""
-
-    @abstractmethod
-    def _multiply(self, rows_RK: torch.Tensor, output: torch.Tensor) -> None:
-        """Fills the output; the numbers of a row lie side by side."""
-
-    def _call(
-        self, kernel: Callable[..., None], rows_RK: torch.Tensor, output: torch.Tensor, *weights: torch.Tensor
-    ) -> None:
-        kernel(
+        rows_RK = rows_RK if rows_RK.stride(1) == 1 else rows_RK.contiguous()
+        self._kernel(
             rows_RK.data_ptr(),
-            *(weight.data_ptr() for weight in weights),
+            *(weight.data_ptr() for weight in self._weights().values()),
             None if self.bias is None else self.bias.data_ptr(),
             output.data_ptr(),
             rows_RK.shape[0],
@@ -81,6 +63,33 @@ class _Native(nn.Module, ABC):
             self.out_features,
             torch.get_num_threads(),
         )
+        return output
+
+    @property
+    def described(self) -> Described:
+        """As the kernel of a whole layer reads it."""
+        tensors = self._weights()
+        if self.bias is not None:
+            tensors["bias"] = self.bias
+        addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+        linear = Linear(**addresses, n_inputs=self.in_features, n_outputs=self.out_features)
+        return Described(linear, tuple(tensors.values()))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    @abstractmethod
+    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
+        """The weight as the kernel reads it."""
+
+    @property
+    @abstractmethod
+    def _kernel(self) -> Callable[..., None]:
+        """Takes the addresses of rows and weights, of the bias and the outputs, and sizes."""
+
+    @abstractmethod
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """What the kernel multiplies by, in its order."""
 
 
 class NativeLinear(_Native):
@@ -94,8 +103,12 @@ class NativeLinear(_Native):
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
         return _in_panels(weight_NK, 2)
 
-    def _multiply(self, rows_RK: torch.Tensor, output: torch.Tensor) -> None:
-        self._call(self._library.linear, _apart(rows_RK), output, self._packed)
+    @property
+    def _kernel(self) -> Callable[..., None]:
+        return self._library.linear
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {"weight": self._packed}
 
 
 class NativeInt8Linear(_Native):
@@ -123,8 +136,15 @@ class NativeInt8Linear(_Native):
         self._sums = packed.sum((1, 3), dtype=torch.int32)
         return packed
 
-    def _multiply(self, rows_RK: torch.Tensor, output: torch.Tensor) -> None:
-        self._call(self._library.linear_int8, rows_RK, output, self._packed, self.scale_N, self._sums)
+    @property
+    def _kernel(self) -> Callable[..., None]:
+        return self._library.linear_int8
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {"weight": self._packed, "scales": self.scale_N, "sums": self._sums}
+
+
+Native = NativeLinear | NativeInt8Linear
 
 
 def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
@@ -140,12 +160,3 @@ def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
 
 def _out_of_panels(packed: torch.Tensor, n_outputs: int, n_inputs: int) -> torch.Tensor:
     return packed.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:n_outputs, :n_inputs]
-
-
-def _apart(rows_RK: torch.Tensor) -> torch.Tensor:
-    """Rows that begin a multiple of 4 KB apart all fall into the same eight places of a first-level cache, so that a
-    block of more than eight of them would never stay there."""
-    n_rows, n_inputs = rows_RK.shape
-    if n_rows <= _WAYS or rows_RK.stride(0) * rows_RK.itemsize % _CACHE_PERIOD:
-        return rows_RK
-    return rows_RK.new_empty(n_rows, n_inputs + _PAD)[:, :n_inputs].copy_(rows_RK)

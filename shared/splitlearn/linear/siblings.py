@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from splitlearn.linear.native import NativeInt8Linear, NativeLinear
+from splitlearn.linear.native import Native
 from splitlearn.linear.packed import PackedLinear
 
 # children of one module that transformers' models call with the same tensor
 NAMES = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
 
-Shared = NativeLinear | NativeInt8Linear | PackedLinear
+Shared = Native | PackedLinear
 
 
 class _Held:

@@ -91,6 +91,19 @@ class StepRows(Protocol):
         """Outputs [T, H, d] in one piece, and the sessions whose rows are still missing in them; None: all are."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What rows of a step may see, by one rule.
+
+    Attributes:
+        starts: of each session the first row that its row sees, int64 [S]; None: all of them see all before them.
+        prompts_are_ruled: rows that come in one session do not see all before them.
+    """
+
+    starts: torch.Tensor | None
+    prompts_are_ruled: bool
+
+
 class PieceRows:
     """Of sessions that hold the rows of a layer in one piece; our kernels attend to them where they can.
 
@@ -102,6 +115,8 @@ class PieceRows:
         self._sessions = sessions
         self._lengths = [count for _, _, count in sessions]
         self._held: dict[int, Sequence[torch.Tensor]] = {}
+        # a step's rules are few, and most layers ask by the same
+        self._seen: dict[MaskRule | None, Seen | None] = {}
         self._rooms: list[Sequence[torch.Tensor]] = []
         for kv, position, count in sessions:
             kv.place(position, count)
@@ -128,24 +143,31 @@ class PieceRows:
         self, layer: int, query_HTd: torch.Tensor, rule: MaskRule | None, how: How
     ) -> tuple[torch.Tensor, Sequence[int]] | None:
         """Prompts whose rows do not see all before them are left out."""
-        table = self.table
-        if table is None or not how.is_plain:
+        table, seen = self.table, self.seen(rule)
+        if table is None or seen is None or not how.is_plain:
             return None
-        starts = [0] * len(self._lengths)
-        if rule is not None:
-            firsts = [rule.first_seen(position) if count == 1 else 0 for _, position, count in self._sessions]
-            starts = [first for first in firsts if first is not None]
-            if len(starts) != len(firsts):
-                return None
-        output_THd = table.attend(layer, query_HTd, starts, how.scaling)
-        if max(self._lengths) == 1:
-            return output_THd, ()
+        output_THd = table.attend(layer, query_HTd, seen.starts, how.scaling)
         prompts = [index for index, count in enumerate(self._lengths) if count > 1]
-        if rule is not None:
+        if seen.prompts_are_ruled:
             return output_THd, prompts
         for index in prompts:
             table.attend_prompt(layer, index, query_HTd, output_THd, how.scaling)
         return output_THd, ()
+
+    def seen(self, rule: MaskRule | None) -> "Seen | None":
+        """What rows may see; None where one that comes alone sees more than one piece of those before it."""
+        if rule not in self._seen:
+            self._seen[rule] = self._found_seen(rule)
+        return self._seen[rule]
+
+    def _found_seen(self, rule: MaskRule | None) -> "Seen | None":
+        if rule is None:
+            return Seen(None, False)
+        firsts = [rule.first_seen(position) if count == 1 else 0 for _, position, count in self._sessions]
+        starts = [first for first in firsts if first is not None]
+        if len(starts) != len(firsts):
+            return None
+        return Seen(torch.tensor(starts, dtype=torch.int64) if any(starts) else None, max(self._lengths) > 1)
 
 
 def _same_code(one: Any, other: Any) -> bool:

@@ -22,6 +22,7 @@ from splitlearn.kv.store import KVLayout
 from splitlearn.part import Part
 from splitlearn.steps.attention import make_attention_native
 from splitlearn.steps.graphs import CudaCapture
+from splitlearn.steps.layers import make_layers_native
 from splitlearn.steps.paged import PagedKernel, PageRows
 from splitlearn.steps.ragged import NAME, RaggedCache, ragged_step
 from splitlearn.steps.stores import Pages, Pieces, Store
@@ -155,12 +156,14 @@ class InBatches(Runner[KeepsRows]):
         configs = [config for config in named if isinstance(config, PretrainedConfig)]
         self._configs: list[Any] = list({id(config): config for config in configs}.values())
         make_attention_native(self.part, self._try)
+        make_layers_native(self.part, self._try)
 
     def _try(self) -> None:
-        """A step of a session that goes on and of one that begins."""
+        """A session that begins, one that goes on while another begins, and both a row further."""
         first, second = self.new_kv(None), self.new_kv(None)
         self.run([Span(first, 0, self._any_rows(5))])
         self.run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))])
+        self.run([Span(first, 6, self._any_rows(1)), Span(second, 3, self._any_rows(1))])
         for kv in (first, second):
             self.let_go(kv)
 

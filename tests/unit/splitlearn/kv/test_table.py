@@ -32,7 +32,8 @@ def exact(query_Hd: torch.Tensor, kv: SessionKV, layer: int, start: int, scaling
 
 def attended(table: SessionTable | None, *arguments: object) -> torch.Tensor:
     assert table is not None
-    return table.attend(*arguments)
+    *before, starts, scaling = arguments
+    return table.attend(*before, torch.tensor(starts) if any(starts) else None, scaling)
 
 
 def close(found_Hd: torch.Tensor, expected_Hd: torch.Tensor) -> None:

@@ -14,9 +14,10 @@ from architectures.small_configs import small_config
 from splitlearn.kernels import kernels
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
-from splitlearn.part import Part
-from splitlearn.steps.attention import NativeAttention, make_attention_native
+from splitlearn.steps.attention import AttentionPlan, make_attention_native
+from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.runner import InBatches, Span
+from support.stand_ins import close, outputs, packed, stand_ins
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
@@ -34,42 +35,22 @@ NATIVE: dict[str, Callable[[], PretrainedConfig]] = {
 }
 # rotated in pairs that lie side by side; capped scores; sinks; norms of all heads at once
 STOCK = ["cohere", "gemma2", "gpt_oss", "olmo2"]
-STEPS = ({0: 7, 1: 2}, {0: 1, 1: 3, 2: 9}, {0: 1, 1: 1, 2: 1}, {2: 4}, {0: 1, 1: 1, 2: 1})
-
-
-def packed(folder: Path, config: PretrainedConfig) -> Part:
-    part = load_part(save_sepweight(folder, random_model(config).bfloat16(), chat=False, dtype="bfloat16"), "2-4")
-    pack(part)
-    return part
 
 
 def natives(module: nn.Module) -> list[nn.Module]:
-    return [each for each in module.modules() if isinstance(vars(each).get("forward"), NativeAttention)]
+    return stand_ins(module, AttentionPlan)
 
 
 def attentions(module: nn.Module) -> list[nn.Module]:
     return [each for each in module.modules() if "q_proj" in each._modules]
 
 
-def outputs(runner: InBatches) -> list[torch.Tensor]:
-    """Of sessions that bring prompts, more of them, and single rows in the same steps; then all that they keep."""
-    dice, found = torch.Generator().manual_seed(0), []
-    kvs = [runner.new_kv(None) for _ in range(3)]
-    for counts in STEPS:
-        rows = [torch.randn(count, runner.part.hidden_size, generator=dice).bfloat16() for count in counts.values()]
-        found += runner.run([Span(kvs[n], kvs[n].n_rows, own) for n, own in zip(counts, rows, strict=True)])
-    return [*found, *(view.clone() for kv in kvs for view in kv.views(0, kv.n_rows))]
-
-
-def close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=2**-6, atol=2**-6 * other.abs().max().item())
-
-
 @pytest.mark.parametrize("name", NATIVE)
 def test_sessions_in_one_step_get_what_the_models_own_attention_gives(tmp_path: Path, name: str) -> None:
     runner = InBatches(packed(tmp_path, NATIVE[name]()))
     assert len(natives(runner.part)) == len(attentions(runner.part)) == 2
+    for module in stand_ins(runner.part, LayerPlan):
+        del module.forward
     found = outputs(runner)
     for module in natives(runner.part):
         del module.forward

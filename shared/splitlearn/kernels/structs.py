@@ -1,0 +1,57 @@
+"""What the kernel of a whole layer reads, as layer.c lays it out."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+
+
+class RowNorm(ctypes.Structure):
+    """A root mean square norm; without a weight there is none."""
+
+    _fields_ = (("weight", _POINTER), ("epsilon", _FLOAT), ("adds_one", _INT))
+
+
+class Linear(ctypes.Structure):
+    """A packed weight; in bf16 without scales and sums of levels."""
+
+    _fields_ = (
+        ("weight", _POINTER),
+        ("scales", _POINTER),
+        ("sums", _POINTER),
+        ("bias", _POINTER),
+        ("n_inputs", _LONG),
+        ("n_outputs", _LONG),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A decoder layer."""
+
+    _fields_ = (
+        ("before_attention", RowNorm),
+        ("after_attention", RowNorm),
+        ("before_gates", RowNorm),
+        ("after_gates", RowNorm),
+        ("projects", Linear),
+        ("projects_out", Linear),
+        ("gates", Linear),
+        ("closes", Linear),
+        ("query_norm", RowNorm),
+        ("key_norm", RowNorm),
+        ("index", _LONG),
+        ("n_heads", _LONG),
+        ("n_kv_heads", _LONG),
+        ("width", _LONG),
+        ("is_turned", _INT),
+        ("scaling", _FLOAT),
+    )
+
+
+@dataclass(frozen=True)
+class Described:
+    """A structure, and the tensors whose memory it names."""
+
+    structure: ctypes.Structure
+    tensors: tuple[Any, ...]

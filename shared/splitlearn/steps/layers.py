@@ -1,0 +1,128 @@
+"""Decoder layers of attention and a gated unit, each between norms and beside its residual, in one call of a kernel.
+
+Beside its linear layers a layer takes some fifteen calls else, and each of them finds its code and its tensors gone
+from the caches that the weights have passed through.
+
+Shapes: T rows of all sessions, D hidden size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from splitlearn.fused import NativeGatedMLP, NativeRMSNorm
+from splitlearn.kernels.structs import Described, Layer, RowNorm
+from splitlearn.linear import Native
+from splitlearn.steps.attention import AttentionPlan
+from splitlearn.steps.rows import PieceRows
+from splitlearn.steps.standing_in import Asked, StandIn, put_stand_ins
+
+# where the norms stand that a layer has, in the order in which it names them: before attention and gates, as in Llama;
+# after both, as in OLMo 2; around both, as in Gemma
+_ORDERS = (
+    ("before_attention", "before_gates"),
+    ("after_attention", "after_gates"),
+    ("before_attention", "after_attention", "before_gates", "after_gates"),
+)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one decoder layer does, as the kernel reads it.
+
+    Attributes:
+        described: a `Layer`, with all that it names.
+        attention: of the layer.
+    """
+
+    described: Described
+    attention: AttentionPlan
+
+    def run(self, asked: Asked) -> torch.Tensor | None:
+        """[1, T, D] to the same; None where attention needs more than the kernels."""
+        rows = asked.cache.rows
+        seen = rows.seen(asked.rule) if isinstance(rows, PieceRows) else None
+        if seen is None or seen.prompts_are_ruled:
+            return None
+        asked.cache.enter(self.attention.layer)
+        turns = asked.turns if self.attention.is_turned else None
+        return asked.table.run_layer(self.described, asked.hidden, turns, seen.starts)
+
+
+def make_layers_native(module: nn.Module, run: Callable[[], object]) -> int:
+    """Gives decoder layers inside `module` a forward in one call; returns how many. Their attention must be native.
+
+    Args:
+        run: ragged steps through all of `module`, with rows of several sessions.
+    """
+    return put_stand_ins((each for each in module.modules() if _parts(each) is not None), _plans, run)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    attention: AttentionPlan
+    gated: NativeGatedMLP
+    norms: Sequence[NativeRMSNorm]
+
+
+def _parts(module: nn.Module) -> _Parts | None:
+    """Of what may be such a layer by its looks; None if it is none."""
+    children = list(module._modules.values())
+    plans = [forward.plan for each in children if isinstance(forward := vars(each).get("forward"), StandIn)]
+    attentions = [plan for plan in plans if isinstance(plan, AttentionPlan)]
+    gated = [each for each in children if isinstance(each, NativeGatedMLP)]
+    norms = [each for each in children if isinstance(each, NativeRMSNorm)]
+    is_whole = len(attentions) == len(gated) == 1 and len(children) == 2 + len(norms)
+    if not is_whole or module._parameters:
+        return None
+    return _Parts(attentions[0], gated[0], norms)
+
+
+def _plans(module: nn.Module, _asked: Asked) -> Iterator[LayerPlan]:
+    parts = _parts(module)
+    linears = None if parts is None else parts.gated.linears
+    if parts is None or linears is None:
+        return
+    for names in _ORDERS:
+        if len(names) == len(parts.norms):
+            norms = dict(zip(names, parts.norms, strict=True))
+            yield LayerPlan(_described(parts.attention, linears, norms), parts.attention)
+
+
+def _described(
+    attention: AttentionPlan,
+    gates: tuple[Native, Native],
+    norms: dict[str, NativeRMSNorm],
+) -> Described:
+    width = attention.width
+    n_heads = attention.projects_out.in_features // width
+    linears = {
+        "projects": attention.projects.described,
+        "projects_out": attention.projects_out.described,
+        "gates": gates[0].described,
+        "closes": gates[1].described,
+    }
+    heads = attention.norms
+    query_norm, key_norm = (RowNorm(), RowNorm())
+    if heads is not None:
+        query_norm, key_norm = (
+            RowNorm(weight.data_ptr(), heads.epsilon, heads.adds_one) for weight in (heads.queries_d, heads.keys_d)
+        )
+    structure = Layer(
+        **{name: each.structure for name, each in linears.items()},
+        **{name: RowNorm(each.weight.data_ptr(), each.epsilon, each.adds_one) for name, each in norms.items()},
+        query_norm=query_norm,
+        key_norm=key_norm,
+        index=attention.layer,
+        n_heads=n_heads,
+        n_kv_heads=(attention.projects.out_features // width - n_heads) // 2,
+        width=width,
+        is_turned=attention.is_turned,
+        scaling=width**-0.5 if attention.how.scaling is None else attention.how.scaling,
+    )
+    tensors: list[torch.Tensor] = [each.weight for each in norms.values()]
+    if heads is not None:
+        tensors += [heads.queries_d, heads.keys_d]
+    return Described(structure, (*tensors, *(each.tensors for each in linears.values())))

@@ -1,0 +1,47 @@
+"""Steps of several sessions through parts whose modules have other forwards in place.
+
+Shapes: D hidden size.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from splitlearn.loading import load_part
+from splitlearn.packing import pack
+from splitlearn.part import Part
+from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.standing_in import StandIn
+from support.tiny_models import random_model, save_sepweight
+
+STEPS = ({0: 7, 1: 2}, {0: 1, 1: 3, 2: 9}, {0: 1, 1: 1, 2: 1}, {2: 4}, {0: 1, 1: 1, 2: 1})
+
+
+def packed(folder: Path, config: PretrainedConfig, quantization: str = "none") -> Part:
+    """The middle layers of a random model."""
+    part = load_part(save_sepweight(folder, random_model(config).bfloat16(), chat=False, dtype="bfloat16"), "2-4")
+    pack(part, quantization)
+    return part
+
+
+def stand_ins(module: nn.Module, plan: type) -> list[nn.Module]:
+    """The modules inside whose forward is such a plan's."""
+    forwards = ((each, vars(each).get("forward")) for each in module.modules())
+    return [each for each, forward in forwards if isinstance(forward, StandIn) and isinstance(forward.plan, plan)]
+
+
+def outputs(runner: InBatches) -> list[torch.Tensor]:
+    """Of sessions that bring prompts, more of them, and single rows in the same steps; then all that they keep."""
+    dice, found = torch.Generator().manual_seed(0), []
+    kvs = [runner.new_kv(None) for _ in range(3)]
+    for counts in STEPS:
+        rows = [torch.randn(count, runner.part.hidden_size, generator=dice).bfloat16() for count in counts.values()]
+        found += runner.run([Span(kvs[n], kvs[n].n_rows, own) for n, own in zip(counts, rows, strict=True)])
+    return [*found, *(view.clone() for kv in kvs for view in kv.views(0, kv.n_rows))]
+
+
+def close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-6, atol=2**-6 * other.abs().max().item())
