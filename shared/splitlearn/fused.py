@@ -7,7 +7,8 @@ Shapes: D width, ... any leading dimensions.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,9 +87,10 @@ class NativeGatedMLP(nn.Module):
         return torch.as_tensor(self.down_proj(output))
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody looks on at `module` or anything in it, who would miss what runs in its place."""
-    return any(getattr(each, hooks) for each in module.modules() for hooks in _HOOKS)
+def hooks_inside(module: nn.Module) -> list[Mapping[int, Any]]:
+    """The hooks of `module` and of anything in it, now and later: where none is empty, somebody looks on who would miss
+    what runs in its place."""
+    return [getattr(each, hooks) for each in module.modules() for hooks in _HOOKS]
 
 
 @torch.inference_mode()
@@ -102,7 +104,7 @@ def fuse(module: nn.Module) -> int:
     replaced: dict[nn.Module, nn.Module] = {}
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
-            if child is None or has_hooks(child):
+            if child is None or any(hooks_inside(child)):
                 continue
             if child not in replaced:
                 replaced[child] = next((ours for ours in _candidates(child) if _agree(child, ours)), child)

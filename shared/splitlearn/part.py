@@ -54,6 +54,7 @@ class Part(nn.Module):
         )
         self.takes_positions = "position_ids" in arguments and not counts_itself
         self._takes_cache_as = next(name for name in CACHE_ARGUMENTS if name in arguments)
+        self._embedding_width: int = model.config.get_text_config(decoder=True).hidden_size
         self._takes_one_row = takes_one_row_at_a_time(model.config)
         self.keeps_last_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -144,8 +145,7 @@ class Part(nn.Module):
             inputs["input_ids"] = rows_BT
         else:
             # only shape, dtype and device matter: the rows themselves enter at the first layer
-            width = self.config.get_text_config(decoder=True).hidden_size
-            inputs["inputs_embeds"] = rows_BT.new_zeros(*rows_BT.shape[:2], width)
+            inputs["inputs_embeds"] = rows_BT.new_zeros(*rows_BT.shape[:2], self._embedding_width)
             self._border.rows_BTD = rows_BT
         cache = inputs.pop("past_key_values", None)
         if self._takes_one_row and isinstance(cache, PartCache) and cache.n_rows and rows_BT.shape[1] > 1:

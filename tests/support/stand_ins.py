@@ -19,9 +19,9 @@ from support.tiny_models import random_model, save_sepweight
 STEPS = ({0: 7, 1: 2}, {0: 1, 1: 3, 2: 9}, {0: 1, 1: 1, 2: 1}, {2: 4}, {0: 1, 1: 1, 2: 1})
 
 
-def packed(folder: Path, config: PretrainedConfig, quantization: str = "none") -> Part:
-    """The middle layers of a random model."""
-    part = load_part(save_sepweight(folder, random_model(config).bfloat16(), chat=False, dtype="bfloat16"), "2-4")
+def packed(folder: Path, config: PretrainedConfig, quantization: str = "none", spec: str = "2-4") -> Part:
+    """A part of a random model, the middle layers if nothing else is said."""
+    part = load_part(save_sepweight(folder, random_model(config).bfloat16(), chat=False, dtype="bfloat16"), spec)
     pack(part, quantization)
     return part
 
@@ -37,9 +37,20 @@ def outputs(runner: InBatches) -> list[torch.Tensor]:
     dice, found = torch.Generator().manual_seed(0), []
     kvs = [runner.new_kv(None) for _ in range(3)]
     for counts in STEPS:
-        rows = [torch.randn(count, runner.part.hidden_size, generator=dice).bfloat16() for count in counts.values()]
+        rows = [_any_rows(runner.part, count, dice) for count in counts.values()]
         found += runner.run([Span(kvs[n], kvs[n].n_rows, own) for n, own in zip(counts, rows, strict=True)])
     return [*found, *(view.clone() for kv in kvs for view in kv.views(0, kv.n_rows))]
+
+
+def _any_rows(part: Part, count: int, dice: torch.Generator) -> torch.Tensor:
+    if part.spec.begin:
+        return torch.randint(part.config.vocab_size, (count,), generator=dice)
+    return torch.randn(count, part.hidden_size, generator=dice).bfloat16()
+
+
+def equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    """To the bit."""
+    return all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

@@ -39,9 +39,9 @@ class Kernels:
         place = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _LONG]
         place += [_POINTER, _POINTER, ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.place_heads = _function(library, "splitlearn_place_heads", place)
-        # layer, sessions, first rows that are seen, cosines and sines, rows, outputs; zero: no memory
-        layer = [_POINTER, _POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _UNSIGNED]
-        self.layer = _function(library, "splitlearn_layer", layer, ctypes.c_int)
+        # layers, sessions, first rows that are seen, cosines and sines, rows, outputs; zero: no memory
+        layers = [_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _POINTER, _LONG]
+        self.layers = _function(library, "splitlearn_layers", [*layers, _UNSIGNED], ctypes.c_int)
         keep = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG]
         self.keep = _function(library, "splitlearn_keep", keep)
 

@@ -1,4 +1,4 @@
-/* A decoder layer in one call: attention over what the sessions keep, then a gated unit, each between norms and beside
+/* Decoder layers in one call: attention over what the sessions keep, then a gated unit, each between norms and beside
    its residual. The same kernels as one by one, with nothing between them. */
 
 #include "kernels.h"
@@ -77,14 +77,10 @@ static void attend(const Layer *layer, const Step *step, bf16 *projected, bf16 *
                                      n_kv_heads, width, layer->scaling, step->n_threads);
 }
 
-/* Rows of all sessions through the layer; 0 where there is no memory for what lies between.
-
-   `starts`: of each session the first row that its row sees, or NULL: all of them see everything before them. */
-int splitlearn_layer(const void *of, const void *sessions, long n_sessions, const void *starts, const void *cosines,
-                     const void *sines, long n_turned, const void *rows, void *outputs, long n_rows, unsigned n_threads) {
-    const Layer *layer = of;
-    const Step step = {sessions, n_sessions, starts, cosines, sines, n_turned, n_rows, n_threads};
-    const long width = layer->projects.n_inputs;
+/* The outputs may be the rows themselves. 0 where there is no memory for what lies between. */
+static int run(const Layer *layer, const Step *step, const bf16 *rows, bf16 *outputs) {
+    const long width = layer->projects.n_inputs, n_rows = step->n_rows;
+    const unsigned n_threads = step->n_threads;
     const RowNorm none = {0};
     Between between;
     if (!divide(&between, layer, n_rows)) return 0;
@@ -94,19 +90,32 @@ int splitlearn_layer(const void *of, const void *sessions, long n_sessions, cons
         splitlearn_rms_norm(rows, norm->weight, between.normed, n_rows, width, norm->epsilon, norm->adds_one, n_threads);
         taken_in = between.normed;
     }
-    apply(&layer->projects, taken_in, between.projected, &step);
-    attend(layer, &step, between.projected, between.attended);
-    apply(&layer->projects_out, between.attended, between.added, &step);
+    apply(&layer->projects, taken_in, between.projected, step);
+    attend(layer, step, between.projected, between.attended);
+    apply(&layer->projects_out, between.attended, between.added, step);
     splitlearn_join(rows, between.added, outputs, between.normed, &layer->after_attention, &layer->before_gates, n_rows,
                     width, n_threads);
     taken_in = layer->before_gates.weight ? between.normed : outputs;
-    apply(&layer->gates, taken_in, between.both, &step);
+    apply(&layer->gates, taken_in, between.both, step);
     const long n_inner = layer->closes.n_inputs;
     splitlearn_silu_gate(between.both, between.both + n_inner, between.gated, n_rows, n_inner, 2 * n_inner, n_threads);
-    apply(&layer->closes, between.gated, between.added, &step);
+    apply(&layer->closes, between.gated, between.added, step);
     splitlearn_join(outputs, between.added, outputs, between.normed, &layer->after_gates, &none, n_rows, width, n_threads);
     free(between.normed);
     return 1;
+}
+
+/* Rows of all sessions through layers, one after the other; 0 where there is no memory for what lies between.
+
+   `starts`: of each session the first row that its row sees, or NULL: all of them see everything before them. */
+int splitlearn_layers(const void *layers, long n_layers, const void *sessions, long n_sessions, const void *starts,
+                      const void *cosines, const void *sines, long n_turned, const void *rows, void *outputs, long n_rows,
+                      unsigned n_threads) {
+    const Layer *const *each = layers;
+    const Step step = {sessions, n_sessions, starts, cosines, sines, n_turned, n_rows, n_threads};
+    int done = 1;
+    for (long i = 0; i < n_layers && done; i++) done = run(each[i], &step, i ? outputs : rows, outputs);
+    return done;
 }
 
 #endif

@@ -1,6 +1,7 @@
 """What the kernel of a whole layer reads, as layer.c lays it out."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +56,12 @@ class Described:
 
     structure: ctypes.Structure
     tensors: tuple[Any, ...]
+
+
+class Layers:
+    """Decoder layers that run one after the other."""
+
+    def __init__(self, layers: Sequence[Described]) -> None:
+        self.layers = tuple(layers)
+        self.count = len(layers)
+        self.addresses = (ctypes.c_void_p * self.count)(*(ctypes.addressof(each.structure) for each in layers))

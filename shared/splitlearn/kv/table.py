@@ -3,7 +3,6 @@
 Shapes: S sessions, T rows of all sessions, H heads, K heads of keys, d width of a head.
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from splitlearn.kernels import Kernels, kernels
-from splitlearn.kernels.structs import Described
+from splitlearn.kernels.structs import Layers
 from splitlearn.kv.store import SessionKV
 
 
@@ -168,14 +167,14 @@ class SessionTable:
             torch.get_num_threads(),
         )
 
-    def run_layer(
+    def run_layers(
         self,
-        layer: Described,
+        layers: Layers,
         hidden_1TD: torch.Tensor,
         turns: tuple[torch.Tensor, torch.Tensor] | None,
         starts_S: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Rows of all sessions [1, T, D] through a decoder layer.
+        """Rows of all sessions [1, T, D] through decoder layers.
 
         Args:
             turns: cosines and sines [1, T, n] of the rows' positions; None: nothing is rotated.
@@ -187,8 +186,9 @@ class SessionTable:
         hidden_1TD = hidden_1TD.contiguous()
         outputs_1TD = torch.empty_like(hidden_1TD)
         cosines, sines = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
-        done = self._library.layer(
-            ctypes.byref(layer.structure),
+        done = self._library.layers(
+            layers.addresses,
+            layers.count,
             *self._lines,
             None if starts_S is None else starts_S.data_ptr(),
             None if cosines is None else cosines.data_ptr(),

@@ -8,12 +8,13 @@ Shapes: T rows of all sessions, D hidden size.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 
 from splitlearn.fused import NativeGatedMLP, NativeRMSNorm
-from splitlearn.kernels.structs import Described, Layer, RowNorm
+from splitlearn.kernels.structs import Described, Layer, Layers, RowNorm
 from splitlearn.linear import Native
 from splitlearn.steps.attention import AttentionPlan
 from splitlearn.steps.rows import PieceRows
@@ -40,6 +41,10 @@ class LayerPlan:
     described: Described
     attention: AttentionPlan
 
+    @cached_property
+    def alone(self) -> Layers:
+        return Layers([self.described])
+
     def run(self, asked: Asked) -> torch.Tensor | None:
         """[1, T, D] to the same; None where attention needs more than the kernels."""
         rows = asked.cache.rows
@@ -48,7 +53,7 @@ class LayerPlan:
             return None
         asked.cache.enter(self.attention.layer)
         turns = asked.turns if self.attention.is_turned else None
-        return asked.table.run_layer(self.described, asked.hidden, turns, seen.starts)
+        return asked.table.run_layers(self.alone, asked.hidden, turns, seen.starts)
 
 
 def make_layers_native(module: nn.Module, run: Callable[[], object]) -> int:

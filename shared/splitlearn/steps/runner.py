@@ -21,6 +21,7 @@ from splitlearn.kv.pages import PageLedger
 from splitlearn.kv.store import KVLayout
 from splitlearn.part import Part
 from splitlearn.steps.attention import make_attention_native
+from splitlearn.steps.decoder import make_decoder_native
 from splitlearn.steps.graphs import CudaCapture
 from splitlearn.steps.layers import make_layers_native
 from splitlearn.steps.paged import PagedKernel, PageRows
@@ -41,6 +42,8 @@ class KeepsRows(Protocol):
         """Takes over the first `count` rows of another session of the same store."""
 
 
+# where a config of transformers keeps which attention function its model calls
+_CHOSEN = "_attn_implementation_internal"
 K = TypeVar("K", KeepsRows, PartCache)
 
 
@@ -154,18 +157,21 @@ class InBatches(Runner[KeepsRows]):
         self._cache = RaggedCache(self._store.rows)
         named = (vars(module).get("config") for module in self.part.modules())
         configs = [config for config in named if isinstance(config, PretrainedConfig)]
-        self._configs: list[Any] = list({id(config): config for config in configs}.values())
+        # their attributes: what a config does beside setting one takes longer than a layer's work between its kernels
+        self._configs = [vars(config) for config in {id(config): config for config in configs}.values()]
         make_attention_native(self.part, self._try)
         make_layers_native(self.part, self._try)
+        make_decoder_native(self.part.model.get_submodule(self.part.anatomy.decoder), self._try)
 
-    def _try(self) -> None:
-        """A session that begins, one that goes on while another begins, and both a row further."""
+    def _try(self) -> list[torch.Tensor]:
+        """What comes out as a session begins, goes on while another begins, and both bring a row more."""
         first, second = self.new_kv(None), self.new_kv(None)
-        self.run([Span(first, 0, self._any_rows(5))])
-        self.run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))])
-        self.run([Span(first, 6, self._any_rows(1)), Span(second, 3, self._any_rows(1))])
+        found = self.run([Span(first, 0, self._any_rows(5))])
+        found += self.run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))])
+        found += self.run([Span(first, 6, self._any_rows(1)), Span(second, 3, self._any_rows(1))])
         for kv in (first, second):
             self.let_go(kv)
+        return found
 
     def _any_rows(self, count: int) -> torch.Tensor:
         dice = torch.Generator().manual_seed(count)
@@ -212,7 +218,7 @@ class InBatches(Runner[KeepsRows]):
                 # the next step is replayed into the same memory, and one copy takes less than one for each
                 decoded = decoded.to("cpu", copy=True)
                 return list(decoded if self.part.spec.end else decoded[:, None])
-        rows = rows.to(self.part.device)
+        rows = rows.to(self._layout.device)
         inputs: dict[str, Any] = {
             "past_key_values": self._cache,
             "use_cache": True,
@@ -245,14 +251,14 @@ class InBatches(Runner[KeepsRows]):
 
     @contextmanager
     def _attention(self) -> Iterator[None]:
-        before = [config._attn_implementation_internal for config in self._configs]
+        before = [config[_CHOSEN] for config in self._configs]
         try:
             for config in self._configs:
-                config._attn_implementation_internal = NAME
+                config[_CHOSEN] = NAME
             yield
         finally:
             for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = name
+                config[_CHOSEN] = name
 
 
 class InTurn(Runner[PartCache]):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from splitlearn.fused import has_hooks, same_numbers
+from splitlearn.fused import hooks_inside, same_numbers
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.ragged import RaggedCache
 from splitlearn.steps.rows import MaskRule
@@ -67,8 +67,7 @@ class StandIn:
         self.plan = plan
         self._stock = module.forward
         self._in_a_tuple = in_a_tuple
-        parts = [each for each in module.modules() if each is not module]
-        self._hooks = [hooks for each in parts for hooks in (each._forward_hooks, each._forward_pre_hooks)]
+        self._hooks = [hooks for child in module.children() for hooks in hooks_inside(child)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' modules: rows [1, T, D] to the same."""
@@ -107,7 +106,7 @@ def put_stand_ins(
 
 def _may_be_replaced(module: nn.Module) -> bool:
     """Nobody has done so, or looks on at what runs inside. Who looks at the module itself is told as before."""
-    return "forward" not in vars(module) and not any(map(has_hooks, module.children()))
+    return "forward" not in vars(module) and not any(any(hooks_inside(child)) for child in module.children())
 
 
 class _Probe:

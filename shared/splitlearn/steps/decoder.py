@@ -1,0 +1,133 @@
+"""A decoder whose layers are all native, without what transformers does around them.
+
+Masks, decorators and a call for each layer take as long as a layer's own work where they have to be fetched from memory
+again in each step.
+
+Shapes: T rows of all sessions, D hidden size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from splitlearn.fused import hooks_inside, same_numbers
+from splitlearn.kernels.structs import Layers
+from splitlearn.kv.table import SessionTable
+from splitlearn.steps.layers import LayerPlan
+from splitlearn.steps.ragged import RaggedCache
+from splitlearn.steps.standing_in import StandIn
+
+_CHILDREN = {"embed_tokens", "layers", "norm", "rotary_emb"}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Layers one behind the other that run in one call; a single one that somebody looks at is called as a module."""
+
+    modules: Sequence[nn.Module]
+    layers: Layers | None
+
+
+class DecoderStandIn:
+    """Stands where the forward of a decoder was, which still runs where no kernel reads the sessions' rows.
+
+    All of its layers see everything before them, by one rotation.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self._stock = decoder.forward
+        self._decoder = decoder
+        self._layers = list(decoder.get_submodule("layers").children())
+        self._hooks = [hooks_inside(layer) for layer in self._layers]
+        self._runs: list[_Run] = []
+        self._watched: list[bool] = []
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **others: Any,
+    ) -> Any:
+        """As transformers' decoders."""
+        table = past_key_values.table if isinstance(past_key_values, RaggedCache) else None
+        if table is None or any(value is not None for value in others.values()):
+            inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "position_ids": position_ids}
+            return self._stock(**inputs, past_key_values=past_key_values, use_cache=use_cache, **others)
+        parts: dict[str, Any] = self._decoder._modules
+        hidden_1TD = parts["embed_tokens"](input_ids) if inputs_embeds is None else inputs_embeds
+        turns = parts["rotary_emb"](hidden_1TD, position_ids=position_ids)
+        hidden_1TD = self._through(hidden_1TD, turns, past_key_values, table)
+        return BaseModelOutputWithPast(last_hidden_state=parts["norm"](hidden_1TD), past_key_values=past_key_values)
+
+    def _through(self, hidden_1TD: torch.Tensor, turns: Any, cache: RaggedCache, table: SessionTable) -> torch.Tensor:
+        watched = [any(hooks) for hooks in self._hooks]
+        if watched != self._watched:
+            self._runs, self._watched = list(self._runs_of(watched)), watched
+        for run in self._runs:
+            if run.layers is not None:
+                hidden_1TD = table.run_layers(run.layers, hidden_1TD, turns, None)
+                continue
+            for layer in run.modules:
+                hidden_1TD = layer(
+                    hidden_1TD, attention_mask=None, position_embeddings=turns, past_key_values=cache, use_cache=True
+                )
+        return hidden_1TD
+
+    def _runs_of(self, watched: Sequence[bool]) -> Iterator[_Run]:
+        for is_watched, pairs in groupby(zip(watched, self._layers, strict=True), key=lambda pair: pair[0]):
+            modules = [module for _, module in pairs]
+            yield _Run(modules, None if is_watched else Layers([_plan(module).described for module in modules]))
+
+
+def make_decoder_native(decoder: nn.Module, run: Callable[[], Sequence[torch.Tensor]]) -> bool:
+    """Gives a decoder a forward that calls little but kernels, if that gives the same; says whether it did.
+
+    Args:
+        run: ragged steps through it, with rows of several sessions; what came out.
+    """
+    if not _may_be_native(decoder):
+        return False
+    rules: list[object] = []
+
+    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        rules.append(kwargs.get("attention_mask"))
+
+    layers = decoder.get_submodule("layers").children()
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        expected = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not rules or any(rule is not None for rule in rules):
+        return False
+    decoder.forward = DecoderStandIn(decoder)
+    if all(map(same_numbers, run(), expected)):
+        return True
+    del decoder.forward
+    return False
+
+
+def _may_be_native(decoder: nn.Module) -> bool:
+    """By its looks: embedding, native layers, norm and rotation."""
+    if set(decoder._modules) != _CHILDREN or decoder._parameters or "forward" in vars(decoder):
+        return False
+    layers = decoder.get_submodule("layers").children()
+    plans = [getattr(vars(layer).get("forward"), "plan", None) for layer in layers]
+    return bool(plans) and all(isinstance(plan, LayerPlan) for plan in plans)
+
+
+def _plan(layer: nn.Module) -> LayerPlan:
+    stand_in: StandIn = vars(layer)["forward"]
+    if not isinstance(stand_in.plan, LayerPlan):
+        raise TypeError(f"{type(layer).__name__} has no forward of ours any more")
+    return stand_in.plan

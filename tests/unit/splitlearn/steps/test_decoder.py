@@ -1,0 +1,132 @@
+"""Shapes: T rows, D hidden size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.models.llama.modeling_llama import LlamaModel
+
+from architectures.small_configs import N_LAYERS, small_config
+from splitlearn.kernels import kernels
+from splitlearn.part import Part
+from splitlearn.steps.decoder import DecoderStandIn, make_decoder_native
+from splitlearn.steps.layers import LayerPlan
+from splitlearn.steps.runner import InBatches, Span
+from support.stand_ins import equal, outputs, packed, stand_ins
+from support.tiny_models import tiny_config
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+
+
+def without_windows(model_type: str) -> PretrainedConfig:
+    config = small_config(model_type)
+    config.layer_types = ["full_attention"] * N_LAYERS
+    return config
+
+
+# what makes the others special: norms of heads; layers without positions
+NATIVE = ["llama", "qwen3", "smollm3"]
+
+
+def decoder(part: Part) -> nn.Module:
+    return part.model.get_submodule(part.anatomy.decoder)
+
+
+def is_native(part: Part) -> bool:
+    return isinstance(vars(decoder(part)).get("forward"), DecoderStandIn)
+
+
+def layers(part: Part) -> list[nn.Module]:
+    return list(decoder(part).get_submodule("layers").children())
+
+
+@pytest.mark.parametrize("spec", ["b 0-1", "1-4", "2-3", "4-6 e", "f"])
+@pytest.mark.parametrize("name", NATIVE)
+def test_every_part_gives_what_its_layers_give_to_the_bit(tmp_path: Path, name: str, spec: str) -> None:
+    runner = InBatches(packed(tmp_path, without_windows(name), spec=spec))
+    assert is_native(runner.part)
+    found = outputs(runner)
+    del decoder(runner.part).forward
+    assert equal(found, outputs(runner))
+
+
+def test_layers_that_see_a_window_keep_the_decoders_own_forward(tmp_path: Path) -> None:
+    runner = InBatches(packed(tmp_path, tiny_config("mistral", sliding_window=4096)))
+    assert stand_ins(runner.part, LayerPlan) == layers(runner.part)
+    assert not is_native(runner.part)
+
+
+class Louder(LlamaModel):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.last_hidden_state = output.last_hidden_state * 2
+        return output
+
+
+def test_a_decoder_that_computes_something_else_is_left_alone(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"), spec="f")
+    decoder(part).__class__ = Louder
+    assert not is_native(InBatches(part).part)
+
+
+def test_a_decoder_with_another_kind_of_layer_is_left_alone(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"))
+    layers(part)[0].mlp.up_proj.register_forward_hook(lambda *_: None)
+    assert not is_native(InBatches(part).part)
+
+
+def test_a_second_runner_of_a_part_asks_nobody_again(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"))
+    InBatches(part)
+    before = vars(decoder(part))["forward"]
+    assert is_native(InBatches(part).part)
+    assert vars(decoder(part))["forward"] is before
+
+
+def test_who_looks_on_later_at_a_layer_or_into_it_sees_its_rows(tmp_path: Path) -> None:
+    runner = InBatches(packed(tmp_path, tiny_config("llama"), spec="1-5"))
+    expected, seen = outputs(runner), []
+    watched = (layers(runner.part)[1], layers(runner.part)[2].mlp)
+    hooks = [each.register_forward_hook(lambda _module, _args, output: seen.append(output)) for each in watched]
+    assert equal(outputs(runner), expected)
+    assert [tuple(rows.shape) for rows in seen[:2]] == [(1, 9, runner.part.hidden_size)] * 2
+    assert len(seen) == 10
+    for hook in hooks:
+        hook.remove()
+    assert equal(outputs(runner), expected)
+    assert len(seen) == 10
+
+
+def test_a_session_that_no_kernel_reads_gets_the_decoders_own_forward(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"), spec="f")
+    ids_T = torch.arange(5)
+    expected_V = part(ids_T, 0, part.new_cache())
+    runner = InBatches(part)
+    assert is_native(part)
+    assert torch.equal(part(ids_T, 0, part.new_cache()), expected_V)
+    (found_V,) = runner.run([Span(runner.new_kv(None), 0, ids_T)])
+    torch.testing.assert_close(found_V, expected_V, rtol=2**-6, atol=2**-6 * expected_V.abs().max().item())
+
+
+def test_what_else_is_asked_of_a_decoder_it_does_itself(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"), spec="f")
+    InBatches(part)
+    output = decoder(part)(torch.arange(5)[None], output_hidden_states=True)
+    assert len(output.hidden_states) == len(layers(part)) + 1
+
+
+def test_a_failing_try_leaves_no_hook(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"))
+    InBatches(part)
+    del decoder(part).forward
+    before = [len(layer._forward_pre_hooks) for layer in layers(part)]
+
+    def fail() -> list[torch.Tensor]:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        make_decoder_native(decoder(part), fail)
+    assert [len(layer._forward_pre_hooks) for layer in layers(part)] == before
