@@ -145,7 +145,7 @@ async def test_a_client_that_is_busy_itself_does_not_blame_the_trunk(tiny_weight
     ):
         await client.ready()
         thread = client.service.link.ends._thread
-        working = asyncio.create_task(thread.run(threading.Event().wait, 0.5))
+        working = thread.run(threading.Event().wait, 0.5)
         answer = await client.complete(prompt=PROMPT, max_tokens=2)
         await working
         assert answer.status_code == 200

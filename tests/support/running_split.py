@@ -122,7 +122,7 @@ class RunningClient:
 async def busy(trunk: RunningTrunk) -> AsyncIterator[None]:
     """The trunk's device works on something else and finishes no step, so that no timing decides what a test sees."""
     over = threading.Event()
-    work = asyncio.create_task(trunk.thread.run(over.wait))
+    work = trunk.thread.run(over.wait)
     try:
         yield
     finally:

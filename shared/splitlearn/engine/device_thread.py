@@ -50,8 +50,8 @@ class DeviceThread:
         due = (gathering.next_due(now) for gathering in self.gatherings)
         return min((seconds for seconds in due if seconds is not None), default=None)
 
-    async def run(self, function: Callable[..., R], *args: Any) -> tuple[R, Timing]:
-        """The function's result and its timing. Cancelling the caller takes work that has not begun off the queue."""
+    def run(self, function: Callable[..., R], *args: Any) -> "asyncio.Future[tuple[R, Timing]]":
+        """The function's result and its timing. Cancelling takes work that has not begun off the queue."""
         asked = time.perf_counter()
 
         def timed() -> tuple[R, Timing]:
@@ -59,11 +59,14 @@ class DeviceThread:
             result = function(*args)
             return result, Timing(began - asked, time.perf_counter() - began)
 
+        # no task of its own: each turn of the event loop between two steps is time in which nothing is computed
+        running = asyncio.wrap_future(self._executor.submit(timed))
         self._unfinished += 1
-        try:
-            return await asyncio.wrap_future(self._executor.submit(timed))
-        finally:
-            self._unfinished -= 1
+        running.add_done_callback(self._count_off)
+        return running
+
+    def _count_off(self, _running: "asyncio.Future[Any]") -> None:
+        self._unfinished -= 1
 
     async def free(self) -> None:
         """Waits until all that was given before is done."""

@@ -249,13 +249,12 @@ class Engine:
     async def _take(self, work: list[tuple[Task, Slice]]) -> None:
         """One step."""
         asked = time.perf_counter()
-        running = asyncio.ensure_future(self._thread.run(self._run, work))
-        await asyncio.wait({running})
-        if (error := running.exception()) is not None:
+        try:
+            results, timing = await self._thread.run(self._run, work)
+        except Exception as error:  # noqa: BLE001 - goes to those whose rows they were
             for task, _ in work:
                 self._fail(task, error)
             return
-        results, timing = running.result()
         for (task, piece), result in zip(work, results, strict=True):
             task.began = task.began or asked + timing.queue_seconds
             task.compute_seconds += timing.compute_seconds

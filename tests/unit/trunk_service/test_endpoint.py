@@ -103,7 +103,7 @@ async def test_sessions_rows_and_bytes_are_counted(trunk: RunningTrunk) -> None:
 
 async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTrunk) -> None:
     gate = threading.Event()
-    busy = asyncio.create_task(trunk.thread.run(gate.wait))
+    busy = trunk.thread.run(gate.wait)
     try:
         async with trunk.client.stream(opening(trunk)) as stream:
             waiting = asyncio.create_task(stream.step(Frame(0, rows(2))))

@@ -21,7 +21,7 @@ async def test_work_runs_on_one_other_thread_in_order() -> None:
 async def test_the_loop_goes_on_while_work_runs() -> None:
     gate = threading.Event()
     with DeviceThread() as thread:
-        work = asyncio.create_task(thread.run(gate.wait))
+        work = thread.run(gate.wait)
         await asyncio.sleep(0)
         assert not work.done()
         gate.set()
@@ -32,8 +32,8 @@ async def test_work_cancelled_before_it_begins_never_runs() -> None:
     gate = threading.Event()
     ran: list[int] = []
     with DeviceThread() as thread:
-        first = asyncio.create_task(thread.run(gate.wait))
-        second = asyncio.create_task(thread.run(ran.append, 1))
+        first = thread.run(gate.wait)
+        second = thread.run(ran.append, 1)
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.sleep(0)
@@ -46,8 +46,8 @@ async def test_work_cancelled_before_it_begins_never_runs() -> None:
 async def test_waiting_is_told_apart_from_running() -> None:
     gate = threading.Event()
     with DeviceThread() as thread:
-        first = asyncio.create_task(thread.run(gate.wait))
-        second = asyncio.create_task(thread.run(int))
+        first = thread.run(gate.wait)
+        second = thread.run(int)
         await asyncio.sleep(0)
         queued_at = time.perf_counter()
         await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_the_thread_is_free_when_what_was_given_before_is_done() -> None:
     gate = threading.Event()
     with DeviceThread() as thread:
         await asyncio.wait_for(thread.free(), 1)
-        work = asyncio.create_task(thread.run(gate.wait))
+        work = thread.run(gate.wait)
         await asyncio.sleep(0)
         free = asyncio.create_task(thread.free())
         await asyncio.sleep(0)
