@@ -80,7 +80,7 @@ def _parts(module: nn.Module) -> _Parts | None:
     gated = [each for each in children if isinstance(each, NativeGatedMLP)]
     norms = [each for each in children if isinstance(each, NativeRMSNorm)]
     is_whole = len(attentions) == len(gated) == 1 and len(children) == 2 + len(norms)
-    if not is_whole or module._parameters:
+    if not is_whole:
         return None
     return _Parts(attentions[0], gated[0], norms)
 
