@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from architectures.small_configs import small_config
 from splitlearn.kernels import kernels
 from splitlearn.part import Part
 from splitlearn.steps.attention import AttentionPlan
+from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.runner import InBatches
 from splitlearn.steps.standing_in import Asked, StandIn, put_stand_ins
 from support.stand_ins import equal, outputs, packed, stand_ins
@@ -118,10 +118,10 @@ def test_a_module_that_is_asked_in_another_way_too_is_left_alone(given: Given) -
 
 
 def test_a_module_has_one_stand_in_at_most(tmp_path: Path) -> None:
-    # its decoder stays as it is, so that a second runner asks all of its modules
-    part = packed(tmp_path, small_config("gemma3_text"))
+    # its decoder stays as it is, so that a second runner asks all of its layers
+    part = packed(tmp_path, tiny_config("mistral", sliding_window=6))
     InBatches(part)
-    before = [vars(module)["forward"] for module in stand_ins(part, AttentionPlan)]
+    before = [vars(module)["forward"] for module in stand_ins(part, LayerPlan)]
     InBatches(part)
     assert before
-    assert [vars(module)["forward"] for module in stand_ins(part, AttentionPlan)] == before
+    assert [vars(module)["forward"] for module in stand_ins(part, LayerPlan)] == before
