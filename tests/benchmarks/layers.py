@@ -1,4 +1,4 @@
-"""`make bench`: a trunk's step with the modules' own code, with attention by our kernels, and with layers in one call.
+"""`make bench`: a trunk's step with the modules' own code, and with less and less of it around our kernels.
 
 Linear layers and norms are packed on all sides.
 """
@@ -15,6 +15,7 @@ from splitlearn.loading import load_part
 from splitlearn.packing import pack
 from splitlearn.part import Part
 from splitlearn.steps.attention import AttentionPlan
+from splitlearn.steps.decoder import DecoderStandIn
 from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.runner import InBatches, Span
 from splitlearn.steps.standing_in import StandIn
@@ -28,18 +29,20 @@ SIDES: Mapping[str, tuple[type, ...]] = {
     "own code": (),
     "attention": (AttentionPlan,),
     "whole layers": (AttentionPlan, LayerPlan),
+    "decoder": (AttentionPlan, LayerPlan, DecoderStandIn),
 }
+StandsIn = StandIn | DecoderStandIn
 
 
-def stand_ins(part: Part) -> dict[nn.Module, StandIn]:
+def stand_ins(part: Part) -> dict[nn.Module, StandsIn]:
     forwards = ((module, vars(module).get("forward")) for module in part.modules())
-    return {module: forward for module, forward in forwards if isinstance(forward, StandIn)}
+    return {module: forward for module, forward in forwards if isinstance(forward, StandsIn)}
 
 
-def put(found: Mapping[nn.Module, StandIn], kinds: tuple[type, ...]) -> None:
+def put(found: Mapping[nn.Module, StandsIn], kinds: tuple[type, ...]) -> None:
     for module, forward in found.items():
         vars(module).pop("forward", None)
-        if isinstance(forward.plan, kinds):
+        if isinstance(forward.plan if isinstance(forward, StandIn) else forward, kinds):
             module.forward = forward
 
 

@@ -32,6 +32,13 @@ def stand_ins(module: nn.Module, plan: type) -> list[nn.Module]:
     return [each for each, forward in forwards if isinstance(forward, StandIn) and isinstance(forward.plan, plan)]
 
 
+def without(part: Part, plan: type | None = None) -> None:
+    """Takes the stand-in of the decoder away, and those of modules with such a plan."""
+    vars(part.model.get_submodule(part.anatomy.decoder)).pop("forward", None)
+    for module in stand_ins(part, plan) if plan is not None else ():
+        del module.forward
+
+
 def outputs(runner: InBatches) -> list[torch.Tensor]:
     """Of sessions that bring prompts, more of them, and single rows in the same steps; then all that they keep."""
     dice, found = torch.Generator().manual_seed(0), []

@@ -30,7 +30,8 @@ from splitlearn.steps.runner import Span, runner_for
 class Engine:
     """Runs `part` for any number of sessions: rows of all of them in one step where the architecture allows it.
 
-    Making an engine runs one row through the part, to learn what a row takes: do it where that may take a while.
+    Making an engine runs some small steps through the part, to learn what a row takes and what may stand in for its
+    modules: do it where that may take a while.
 
     Args:
         part: filled; the engine takes it over.
@@ -249,12 +250,13 @@ class Engine:
     async def _take(self, work: list[tuple[Task, Slice]]) -> None:
         """One step."""
         asked = time.perf_counter()
-        try:
-            results, timing = await self._thread.run(self._run, work)
-        except Exception as error:  # noqa: BLE001 - goes to those whose rows they were
+        running = self._thread.run(self._run, work)
+        await asyncio.wait({running})
+        if (error := running.exception()) is not None:
             for task, _ in work:
                 self._fail(task, error)
             return
+        results, timing = running.result()
         for (task, piece), result in zip(work, results, strict=True):
             task.began = task.began or asked + timing.queue_seconds
             task.compute_seconds += timing.compute_seconds

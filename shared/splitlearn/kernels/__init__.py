@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from splitlearn.kernels.structs import Layer
+
 _POINTER, _LONG, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_uint
 
 
@@ -42,6 +44,8 @@ class Kernels:
         # layers, sessions, first rows that are seen, cosines and sines, rows, outputs; zero: no memory
         layers = [_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _POINTER, _LONG]
         self.layers = _function(library, "splitlearn_layers", [*layers, _UNSIGNED], ctypes.c_int)
+        if _function(library, "splitlearn_layer_size", [], _LONG)() != ctypes.sizeof(Layer):
+            raise AttributeError("it was compiled from other sources; install the package again")
         keep = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG]
         self.keep = _function(library, "splitlearn_keep", keep)
 

@@ -1,4 +1,4 @@
-"""What the kernel of a whole layer reads, as layer.c lays it out."""
+"""What the kernel of whole layers reads, as layer.c and kernels.h lay it out."""
 
 import ctypes
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Layer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Described:
-    """A structure, and the tensors whose memory it names."""
+    """A structure, and the tensors whose memory it names: detached, so that nobody gives them other memory."""
 
     structure: ctypes.Structure
     tensors: tuple[Any, ...]
@@ -64,4 +64,5 @@ class Layers:
     def __init__(self, layers: Sequence[Described]) -> None:
         self.layers = tuple(layers)
         self.count = len(layers)
+        self.row_width = int(layers[0].structure.projects.n_inputs)
         self.addresses = (ctypes.c_void_p * self.count)(*(ctypes.addressof(each.structure) for each in layers))

@@ -24,6 +24,21 @@ class HeadNorms:
     adds_one: bool
 
 
+@dataclass(frozen=True)
+class _Turned:
+    """Cosines and sines in one piece each, which live as long as this, and how many numbers of a head they turn."""
+
+    tables: tuple[torch.Tensor, torch.Tensor] | None
+    arguments: tuple[int | None, int | None, int]
+
+    @classmethod
+    def of(cls, turns: tuple[torch.Tensor, torch.Tensor] | None) -> "_Turned":
+        if turns is None:
+            return cls(None, (None, None, 0))
+        cosines, sines = turns[0].contiguous(), turns[1].contiguous()
+        return cls((cosines, sines), (cosines.data_ptr(), sines.data_ptr(), cosines.shape[2]))
+
+
 class SessionTable:
     """Of each session in the step: its block, the block's strides, rows held, rows that are new, where those begin.
 
@@ -45,6 +60,7 @@ class SessionTable:
                 raise RuntimeError(f"{kv} has no block: ask of() for a table")
             lines.append((block.data_ptr(), block.stride(0), block.stride(1), position + count, count, first))
             first += count
+        self._n_rows = first
         self._lines_S6 = torch.tensor(lines, dtype=torch.int64)
 
     @classmethod
@@ -99,7 +115,7 @@ class SessionTable:
         """
         n_rows, n_projected = rows_TN.shape
         n_heads = n_projected // self.width - 2 * self._n_kv_heads
-        cosines, sines = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
+        turned = _Turned.of(turns)
         self._library.place_heads(
             *self._lines,
             layer,
@@ -108,9 +124,7 @@ class SessionTable:
             n_heads,
             self._n_kv_heads,
             self.width,
-            None if cosines is None else cosines.data_ptr(),
-            None if sines is None else sines.data_ptr(),
-            0 if cosines is None else cosines.shape[2],
+            *turned.arguments,
             None if norms is None else norms.queries_d.data_ptr(),
             None if norms is None else norms.keys_d.data_ptr(),
             0.0 if norms is None else norms.epsilon,
@@ -181,19 +195,21 @@ class SessionTable:
             starts_S: of each session the first row that its row sees; None: all of them see all before them.
 
         Raises:
+            RuntimeError: the rows are not bf16, or not those of the step.
             MemoryError: there is none for what lies between the linear layers.
         """
+        if hidden_1TD.dtype is not torch.bfloat16 or hidden_1TD.shape != (1, self._n_rows, layers.row_width):
+            expected = f"bf16 [1, {self._n_rows}, {layers.row_width}]"
+            raise RuntimeError(f"expected {expected}, found {hidden_1TD.dtype} {list(hidden_1TD.shape)}")
         hidden_1TD = hidden_1TD.contiguous()
         outputs_1TD = torch.empty_like(hidden_1TD)
-        cosines, sines = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
+        turned = _Turned.of(turns)
         done = self._library.layers(
             layers.addresses,
             layers.count,
             *self._lines,
             None if starts_S is None else starts_S.data_ptr(),
-            None if cosines is None else cosines.data_ptr(),
-            None if sines is None else sines.data_ptr(),
-            0 if cosines is None else cosines.shape[2],
+            *turned.arguments,
             hidden_1TD.data_ptr(),
             outputs_1TD.data_ptr(),
             hidden_1TD.shape[1],

@@ -68,9 +68,9 @@ class _Native(nn.Module, ABC):
     @property
     def described(self) -> Described:
         """As the kernel of a whole layer reads it."""
-        tensors = self._weights()
+        tensors = {name: tensor.detach() for name, tensor in self._weights().items()}
         if self.bias is not None:
-            tensors["bias"] = self.bias
+            tensors["bias"] = self.bias.detach()
         addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
         linear = Linear(**addresses, n_inputs=self.in_features, n_outputs=self.out_features)
         return Described(linear, tuple(tensors.values()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from splitlearn.fused import NativeRMSNorm
+from splitlearn.fused import NativeRMSNorm, same_numbers
 from splitlearn.kv.table import HeadNorms
 from splitlearn.linear import Native
 from splitlearn.linear.siblings import shared_linear
@@ -61,7 +61,7 @@ def make_attention_native(module: nn.Module, run: Callable[[], object]) -> int:
     Args:
         run: ragged steps through all of `module`, with rows of several sessions.
     """
-    return put_stand_ins((each for each in module.modules() if _may_be_native(each)), _plans, run)
+    return put_stand_ins((each for each in module.modules() if _may_be_native(each)), _plans, run, same_numbers)
 
 
 def _plans(module: nn.Module, asked: Asked) -> Iterator[AttentionPlan]:
@@ -73,7 +73,7 @@ def _plans(module: nn.Module, asked: Asked) -> Iterator[AttentionPlan]:
     norms = None
     if isinstance(queries, NativeRMSNorm) and isinstance(keys, NativeRMSNorm):
         # where those of keys differ in more than their weights, the results will
-        norms = HeadNorms(queries.weight, keys.weight, queries.epsilon, queries.adds_one)
+        norms = HeadNorms(queries.weight.detach(), keys.weight.detach(), queries.epsilon, queries.adds_one)
     if not asked.table.takes(projects.out_features, projects_out.in_features, norms):
         return
     for is_turned in (True, False):

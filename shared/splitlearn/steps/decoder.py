@@ -6,6 +6,7 @@ again in each step.
 Shapes: T rows of all sessions, D hidden size.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from splitlearn.fused import hooks_inside, same_numbers
+from splitlearn.fused import hooks_inside
 from splitlearn.kernels.structs import Layers
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.layers import LayerPlan
@@ -27,7 +28,7 @@ _CHILDREN = {"embed_tokens", "layers", "norm", "rotary_emb"}
 
 @dataclass(frozen=True)
 class _Run:
-    """Layers one behind the other that run in one call; a single one that somebody looks at is called as a module."""
+    """Layers one behind the other, in one call; or, where somebody looks at them, called as modules."""
 
     modules: Sequence[nn.Module]
     layers: Layers | None
@@ -36,13 +37,15 @@ class _Run:
 class DecoderStandIn:
     """Stands where the forward of a decoder was, which still runs where no kernel reads the sessions' rows.
 
-    All of its layers see everything before them, by one rotation.
+    All of its layers see everything before them, by one rotation. It keeps their plans: of what is done to a layer
+    later, only hooks are noticed.
     """
 
     def __init__(self, decoder: nn.Module) -> None:
         self._stock = decoder.forward
         self._decoder = decoder
         self._layers = list(decoder.get_submodule("layers").children())
+        self._described = [_plan(layer).described for layer in self._layers]
         self._hooks = [hooks_inside(layer) for layer in self._layers]
         self._runs: list[_Run] = []
         self._watched: list[bool] = []
@@ -57,35 +60,39 @@ class DecoderStandIn:
         use_cache: bool | None = None,
         **others: Any,
     ) -> Any:
-        """As transformers' decoders."""
+        """As transformers' decoders, of which only the first argument may come without its name."""
         table = past_key_values.table if isinstance(past_key_values, RaggedCache) else None
-        if table is None or any(value is not None for value in others.values()):
+        if table is None or position_ids is None or any(value is not None for value in others.values()):
             inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "position_ids": position_ids}
             return self._stock(**inputs, past_key_values=past_key_values, use_cache=use_cache, **others)
         parts: dict[str, Any] = self._decoder._modules
         hidden_1TD = parts["embed_tokens"](input_ids) if inputs_embeds is None else inputs_embeds
         turns = parts["rotary_emb"](hidden_1TD, position_ids=position_ids)
-        hidden_1TD = self._through(hidden_1TD, turns, past_key_values, table)
+        if not table.takes_turns(turns):
+            raise RuntimeError("expected cosines and sines [1, T, n] in bf16 of the rotation")
+        hidden_1TD = self._through(hidden_1TD, turns, position_ids, past_key_values, table)
         return BaseModelOutputWithPast(last_hidden_state=parts["norm"](hidden_1TD), past_key_values=past_key_values)
 
-    def _through(self, hidden_1TD: torch.Tensor, turns: Any, cache: RaggedCache, table: SessionTable) -> torch.Tensor:
+    def _through(
+        self, hidden_1TD: torch.Tensor, turns: Any, position_ids: torch.Tensor, cache: RaggedCache, table: SessionTable
+    ) -> torch.Tensor:
         watched = [any(hooks) for hooks in self._hooks]
         if watched != self._watched:
             self._runs, self._watched = list(self._runs_of(watched)), watched
+        inputs = {"attention_mask": None, "position_ids": position_ids, "position_embeddings": turns}
         for run in self._runs:
             if run.layers is not None:
                 hidden_1TD = table.run_layers(run.layers, hidden_1TD, turns, None)
                 continue
             for layer in run.modules:
-                hidden_1TD = layer(
-                    hidden_1TD, attention_mask=None, position_embeddings=turns, past_key_values=cache, use_cache=True
-                )
+                hidden_1TD = layer(hidden_1TD, **inputs, past_key_values=cache, use_cache=True)
         return hidden_1TD
 
     def _runs_of(self, watched: Sequence[bool]) -> Iterator[_Run]:
-        for is_watched, pairs in groupby(zip(watched, self._layers, strict=True), key=lambda pair: pair[0]):
-            modules = [module for _, module in pairs]
-            yield _Run(modules, None if is_watched else Layers([_plan(module).described for module in modules]))
+        each = zip(watched, self._layers, self._described, strict=True)
+        for is_watched, group in groupby(each, key=lambda entry: entry[0]):
+            _, modules, described = zip(*group, strict=True)
+            yield _Run(modules, None if is_watched else Layers(described))
 
 
 def make_decoder_native(decoder: nn.Module, run: Callable[[], Sequence[torch.Tensor]]) -> bool:
@@ -111,15 +118,21 @@ def make_decoder_native(decoder: nn.Module, run: Callable[[], Sequence[torch.Ten
     if not rules or any(rule is not None for rule in rules):
         return False
     decoder.forward = DecoderStandIn(decoder)
-    if all(map(same_numbers, run(), expected)):
-        return True
-    del decoder.forward
-    return False
+    is_same = False
+    try:
+        is_same = all(map(torch.equal, run(), expected))
+    finally:
+        if not is_same:
+            del decoder.forward
+    return is_same
 
 
 def _may_be_native(decoder: nn.Module) -> bool:
-    """By its looks: embedding, native layers, norm and rotation."""
+    """By its looks: embedding, native layers, norm, and a rotation that needs nothing but rows and positions."""
     if set(decoder._modules) != _CHILDREN or decoder._parameters or "forward" in vars(decoder):
+        return False
+    needed = inspect.signature(decoder.get_submodule("rotary_emb").forward).parameters.values()
+    if {each.name for each in needed if each.default is each.empty and each.name != "x"} != {"position_ids"}:
         return False
     layers = decoder.get_submodule("layers").children()
     plans = [getattr(vars(layer).get("forward"), "plan", None) for layer in layers]
@@ -127,7 +140,7 @@ def _may_be_native(decoder: nn.Module) -> bool:
 
 
 def _plan(layer: nn.Module) -> LayerPlan:
-    stand_in: StandIn = vars(layer)["forward"]
-    if not isinstance(stand_in.plan, LayerPlan):
-        raise TypeError(f"{type(layer).__name__} has no forward of ours any more")
+    stand_in = vars(layer).get("forward")
+    if not isinstance(stand_in, StandIn) or not isinstance(stand_in.plan, LayerPlan):
+        raise TypeError(f"{type(layer).__name__} has no forward of ours")
     return stand_in.plan

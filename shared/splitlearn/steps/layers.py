@@ -62,7 +62,8 @@ def make_layers_native(module: nn.Module, run: Callable[[], object]) -> int:
     Args:
         run: ragged steps through all of `module`, with rows of several sessions.
     """
-    return put_stand_ins((each for each in module.modules() if _parts(each) is not None), _plans, run)
+    # the same kernels: a looser comparison would see little beside a large residual
+    return put_stand_ins((each for each in module.modules() if _parts(each) is not None), _plans, run, torch.equal)
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,28 @@ def _parts(module: nn.Module) -> _Parts | None:
     return _Parts(attentions[0], gated[0], norms)
 
 
-def _plans(module: nn.Module, _asked: Asked) -> Iterator[LayerPlan]:
+def _plans(module: nn.Module, asked: Asked) -> Iterator[LayerPlan]:
     parts = _parts(module)
     linears = None if parts is None else parts.gated.linears
-    if parts is None or linears is None:
+    if parts is None or linears is None or not _fits(parts, linears, asked):
         return
     for names in _ORDERS:
         if len(names) == len(parts.norms):
             norms = dict(zip(names, parts.norms, strict=True))
             yield LayerPlan(_described(parts.attention, linears, norms), parts.attention)
+
+
+def _fits(parts: _Parts, linears: tuple[Native, Native], asked: Asked) -> bool:
+    """Whether all are of one width, as memory between them is made for, and positions are turned as attention does."""
+    projects, projects_out = parts.attention.projects, parts.attention.projects_out
+    widths = {projects.in_features, projects_out.out_features, linears[0].in_features, linears[1].out_features}
+    widths.update(each.weight.shape[0] for each in parts.norms)
+    fits_gates = linears[0].out_features == 2 * linears[1].in_features
+    return (
+        widths == {asked.hidden.shape[-1]}
+        and fits_gates
+        and (not parts.attention.is_turned or asked.table.takes_turns(asked.turns))
+    )
 
 
 def _described(
@@ -102,6 +116,7 @@ def _described(
     norms: dict[str, NativeRMSNorm],
 ) -> Described:
     width = attention.width
+    norms_D = {name: each.weight.detach() for name, each in norms.items()}
     n_heads = attention.projects_out.in_features // width
     linears = {
         "projects": attention.projects.described,
@@ -117,7 +132,7 @@ def _described(
         )
     structure = Layer(
         **{name: each.structure for name, each in linears.items()},
-        **{name: RowNorm(each.weight.data_ptr(), each.epsilon, each.adds_one) for name, each in norms.items()},
+        **{name: RowNorm(norms_D[name].data_ptr(), each.epsilon, each.adds_one) for name, each in norms.items()},
         query_norm=query_norm,
         key_norm=key_norm,
         index=attention.layer,
@@ -127,7 +142,7 @@ def _described(
         is_turned=attention.is_turned,
         scaling=width**-0.5 if attention.how.scaling is None else attention.how.scaling,
     )
-    tensors: list[torch.Tensor] = [each.weight for each in norms.values()]
+    tensors = list(norms_D.values())
     if heads is not None:
         tensors += [heads.queries_d, heads.keys_d]
     return Described(structure, (*tensors, *(each.tensors for each in linears.values())))

@@ -164,13 +164,18 @@ class InBatches(Runner[KeepsRows]):
         make_decoder_native(self.part.model.get_submodule(self.part.anatomy.decoder), self._try)
 
     def _try(self) -> list[torch.Tensor]:
-        """What comes out as a session begins, goes on while another begins, and both bring a row more."""
-        first, second = self.new_kv(None), self.new_kv(None)
-        found = self.run([Span(first, 0, self._any_rows(5))])
-        found += self.run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))])
-        found += self.run([Span(first, 6, self._any_rows(1)), Span(second, 3, self._any_rows(1))])
-        for kv in (first, second):
-            self.let_go(kv)
+        """What comes out as a session begins, goes on while another begins, and both bring a row more.
+
+        Then the same at the end of the context: some models weigh rows by how far they are from the beginning.
+        """
+        n_rows, found = 7, []
+        for further in (0, max(0, (self.part.context_length or 0) - n_rows)):
+            first, second = self.new_kv(n_rows), self.new_kv(n_rows)
+            found += self._run([Span(first, 0, self._any_rows(5))], further)
+            found += self._run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))], further)
+            found += self._run([Span(first, 6, self._any_rows(1)), Span(second, 3, self._any_rows(1))], further)
+            for kv in (first, second):
+                self.let_go(kv)
         return found
 
     def _any_rows(self, count: int) -> torch.Tensor:
@@ -206,8 +211,12 @@ class InBatches(Runner[KeepsRows]):
         kv.copy_from(kept, n_rows)
         return kv
 
-    @torch.inference_mode()
     def run(self, spans: Sequence[Span[KeepsRows]]) -> list[torch.Tensor]:
+        return self._run(spans)
+
+    @torch.inference_mode()
+    def _run(self, spans: Sequence[Span[KeepsRows]], further: int = 0) -> list[torch.Tensor]:
+        """Rows of which the model is told that they lie `further` behind where they are kept."""
         lengths = [span.rows.shape[0] for span in spans]
         positions = [i for span, n in zip(spans, lengths, strict=True) for i in range(span.position, span.position + n)]
         rows = spans[0].rows if len(spans) == 1 else torch.cat([span.rows for span in spans])
@@ -222,7 +231,7 @@ class InBatches(Runner[KeepsRows]):
         inputs: dict[str, Any] = {
             "past_key_values": self._cache,
             "use_cache": True,
-            "position_ids": torch.tensor([positions], device=rows.device),
+            "position_ids": torch.tensor([[position + further for position in positions]], device=rows.device),
         }
         self._cache.begin(sessions)
         with ragged_step(self._cache), self._attention():
@@ -298,7 +307,8 @@ class InTurn(Runner[PartCache]):
 
 
 def runner_for(part: Part, kv_bytes: int | None = None) -> InBatches | InTurn:
-    """The runner that suits a filled part; runs one row to learn what a row takes, which also warms up the weights.
+    """The runner that suits a filled part; runs small steps to learn what a row takes and what may stand in
+    for its modules, which also warms up the weights.
 
     Args:
         kv_bytes: that keys and values may take; None for no bound, or half of a CUDA device's free memory, where all

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from splitlearn.fused import hooks_inside, same_numbers
+from splitlearn.fused import hooks_inside
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.ragged import RaggedCache
 from splitlearn.steps.rows import MaskRule
@@ -82,14 +82,16 @@ def put_stand_ins(
     modules: Iterator[nn.Module],
     plans: Callable[[nn.Module, Asked], Iterator[Plan]],
     run: Callable[[], object],
+    agree: Callable[[torch.Tensor, torch.Tensor], bool],
 ) -> int:
     """Gives those of `modules` another forward of which a plan gave the same, each time; returns how many.
 
     Args:
         plans: what may be a module's, by its looks and by what it just did.
         run: ragged steps through all of them, with rows of several sessions.
+        agree: whether two results are the same.
     """
-    probes = {module: _Probe(plans) for module in modules if _may_be_replaced(module)}
+    probes = {module: _Probe(plans, agree) for module in modules if _may_be_replaced(module)}
     if not probes:
         return 0
     hooks = [module.register_forward_hook(probe.compare, with_kwargs=True) for module, probe in probes.items()]
@@ -112,9 +114,11 @@ def _may_be_replaced(module: nn.Module) -> bool:
 class _Probe:
     """The plans that gave what the module itself gave whenever they gave anything, and did at least once."""
 
-    def __init__(self, plans: Callable[[nn.Module, Asked], Iterator[Plan]]) -> None:
+    def __init__(
+        self, plans: Callable[[nn.Module, Asked], Iterator[Plan]], agree: Callable[[torch.Tensor, torch.Tensor], bool]
+    ) -> None:
         self.in_a_tuple = False
-        self._plans = plans
+        self._plans, self._agree = plans, agree
         # how often each plan gave the same; None before the module was asked
         self._times: list[tuple[Plan, int]] | None = None
 
@@ -139,7 +143,7 @@ class _Probe:
             given = plan.run(asked)
             if given is None:
                 times.append((plan, before))
-            elif all(map(same_numbers, [given, *kept], expected)):
+            elif all(map(self._agree, [given, *kept], expected)):
                 times.append((plan, before + 1))
         self._times = times
         for rows, own_rows in zip(kept, expected[1:], strict=True):

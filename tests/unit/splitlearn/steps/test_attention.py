@@ -17,7 +17,7 @@ from splitlearn.packing import pack
 from splitlearn.steps.attention import AttentionPlan, make_attention_native
 from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.runner import InBatches, Span
-from support.stand_ins import close, outputs, packed, stand_ins
+from support.stand_ins import close, outputs, packed, stand_ins, without
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
@@ -49,9 +49,7 @@ def attentions(module: nn.Module) -> list[nn.Module]:
 def test_sessions_in_one_step_get_what_the_models_own_attention_gives(tmp_path: Path, name: str) -> None:
     runner = InBatches(packed(tmp_path, NATIVE[name]()))
     assert len(natives(runner.part)) == len(attentions(runner.part)) == 2
-    vars(runner.part.model.get_submodule(runner.part.anatomy.decoder)).pop("forward", None)
-    for module in stand_ins(runner.part, LayerPlan):
-        del module.forward
+    without(runner.part, LayerPlan)
     found = outputs(runner)
     for module in natives(runner.part):
         del module.forward
@@ -146,3 +144,21 @@ def test_hooks_are_gone_when_a_try_fails(tmp_path: Path) -> None:
     with pytest.raises(MemoryError):
         make_attention_native(part, fail)
     assert not any(each._forward_hooks for each in attentions(part))
+
+
+def test_attention_that_weighs_far_rows_in_another_way_is_left_alone(tmp_path: Path) -> None:
+    """From the 16384th row on Ministral 3 scales its queries by their positions."""
+    part = packed(tmp_path, far_sighted(64))
+    assert not natives(InBatches(part).part)
+
+
+def test_attention_that_would_do_so_behind_the_context_is_native(tmp_path: Path) -> None:
+    part = packed(tmp_path, far_sighted(512))
+    assert natives(InBatches(part).part) == attentions(part)
+
+
+def far_sighted(first_row: int) -> PretrainedConfig:
+    config = small_config("ministral3")
+    config.rope_parameters = {**config.rope_parameters, "original_max_position_embeddings": first_row}
+    assert config.max_position_embeddings == 256
+    return config

@@ -1,5 +1,6 @@
 """Shapes: T rows, D hidden size."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from splitlearn.kernels import kernels
 from splitlearn.part import Part
 from splitlearn.steps.decoder import DecoderStandIn, make_decoder_native
 from splitlearn.steps.layers import LayerPlan
+from splitlearn.steps.ragged import RaggedCache, ragged_step
 from splitlearn.steps.runner import InBatches, Span
-from support.stand_ins import equal, outputs, packed, stand_ins
+from support.stand_ins import equal, outputs, packed, stand_ins, without
 from support.tiny_models import tiny_config
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
@@ -49,7 +51,7 @@ def test_every_part_gives_what_its_layers_give_to_the_bit(tmp_path: Path, name: 
     runner = InBatches(packed(tmp_path, without_windows(name), spec=spec))
     assert is_native(runner.part)
     found = outputs(runner)
-    del decoder(runner.part).forward
+    without(runner.part)
     assert equal(found, outputs(runner))
 
 
@@ -112,21 +114,37 @@ def test_a_session_that_no_kernel_reads_gets_the_decoders_own_forward(tmp_path: 
 
 
 def test_what_else_is_asked_of_a_decoder_it_does_itself(tmp_path: Path) -> None:
-    part = packed(tmp_path, tiny_config("llama"), spec="f")
-    InBatches(part)
-    output = decoder(part)(torch.arange(5)[None], output_hidden_states=True)
+    runner = InBatches(packed(tmp_path, tiny_config("llama"), spec="f"))
+    part, kv, asked = runner.part, runner.new_kv(None), RaggedCache()
+    asked.begin([(kv, 0, 3)])
+    inputs = {"position_ids": torch.arange(3)[None], "past_key_values": asked, "use_cache": True}
+    with ragged_step(asked):
+        assert decoder(part)(torch.arange(3)[None], **inputs).hidden_states is None
+        output = decoder(part)(torch.arange(3)[None], **inputs, output_hidden_states=True)
     assert len(output.hidden_states) == len(layers(part)) + 1
 
 
-def test_a_failing_try_leaves_no_hook(tmp_path: Path) -> None:
-    part = packed(tmp_path, tiny_config("llama"))
-    InBatches(part)
-    del decoder(part).forward
+def test_rows_that_are_no_longer_bf16_are_refused(tmp_path: Path) -> None:
+    runner = InBatches(packed(tmp_path, tiny_config("llama"), spec="1-5"))
+    layers(runner.part)[1].register_forward_hook(lambda _module, _args, output: output.float())
+    with pytest.raises(RuntimeError, match=r"expected bf16 \[1, 9, 64\], found torch.float32"):
+        outputs(runner)
+
+
+@pytest.mark.parametrize("n_tries", [0, 1])
+def test_a_failing_try_leaves_nothing_behind(tmp_path: Path, n_tries: int) -> None:
+    runner = InBatches(packed(tmp_path, tiny_config("llama")))
+    part = runner.part
+    without(part)
     before = [len(layer._forward_pre_hooks) for layer in layers(part)]
 
-    def fail() -> list[torch.Tensor]:
+    def tries() -> Iterator[list[torch.Tensor]]:
+        for _ in range(n_tries):
+            yield outputs(runner)
         raise MemoryError
 
+    given = tries()
     with pytest.raises(MemoryError):
-        make_decoder_native(decoder(part), fail)
+        make_decoder_native(decoder(part), lambda: next(given))
     assert [len(layer._forward_pre_hooks) for layer in layers(part)] == before
+    assert not is_native(part)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from splitlearn.fused import same_numbers
 from splitlearn.kernels import kernels
 from splitlearn.part import Part
 from splitlearn.steps.attention import AttentionPlan
@@ -72,7 +73,7 @@ class Given:
         def plans(_module: nn.Module, _asked: Asked) -> Iterator[Tried]:
             yield Tried(self.right, list(changes))
 
-        n_replaced = put_stand_ins(iter([self.attention]), plans, run or (lambda: outputs(self.runner)))
+        n_replaced = put_stand_ins(iter([self.attention]), plans, run or (lambda: outputs(self.runner)), same_numbers)
         assert n_replaced == ("forward" in vars(self.attention))
         return bool(n_replaced)
 
