@@ -83,7 +83,7 @@ def lines(weights: str) -> str:
 def main() -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    head = f"| weights | sessions | {', ms | '.join(SIDES)}, ms |\n|---|---|---|---|---|\n"
+    head = f"| weights | sessions | {', ms | '.join(SIDES)}, ms |\n{'|---' * (2 + len(SIDES))}|\n"
     table = head + "".join(lines(weights) for weights in ("none", "int8"))
     print(f"\n{QWEN.label}, layers {QWEN.layers}, {THREADS} threads on {os.cpu_count()} cores, medians of {ROUNDS}\n")
     print(table)
