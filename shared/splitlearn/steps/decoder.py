@@ -21,7 +21,7 @@ from splitlearn.kernels.structs import Layers
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.ragged import RaggedCache
-from splitlearn.steps.standing_in import StandIn
+from splitlearn.steps.standing_in import Asked, StandIn
 
 _CHILDREN = {"embed_tokens", "layers", "norm", "rotary_emb"}
 
@@ -44,7 +44,7 @@ class DecoderStandIn:
     def __init__(self, decoder: nn.Module) -> None:
         self._stock = decoder.forward
         self._decoder = decoder
-        self._layers = list(decoder.get_submodule("layers").children())
+        self._layers = _layers(decoder)
         self._described = [_plan(layer).described for layer in self._layers]
         self._hooks = [hooks_inside(layer) for layer in self._layers]
         self._runs: list[_Run] = []
@@ -68,8 +68,6 @@ class DecoderStandIn:
         parts: dict[str, Any] = self._decoder._modules
         hidden_1TD = parts["embed_tokens"](input_ids) if inputs_embeds is None else inputs_embeds
         turns = parts["rotary_emb"](hidden_1TD, position_ids=position_ids)
-        if not table.takes_turns(turns):
-            raise RuntimeError("expected cosines and sines [1, T, n] in bf16 of the rotation")
         hidden_1TD = self._through(hidden_1TD, turns, position_ids, past_key_values, table)
         return BaseModelOutputWithPast(last_hidden_state=parts["norm"](hidden_1TD), past_key_values=past_key_values)
 
@@ -103,19 +101,19 @@ def make_decoder_native(decoder: nn.Module, run: Callable[[], Sequence[torch.Ten
     """
     if not _may_be_native(decoder):
         return False
-    rules: list[object] = []
+    is_plain: list[bool] = []
 
     def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        rules.append(kwargs.get("attention_mask"))
+        asked = Asked.of((), {"hidden_states": torch.empty(0), **kwargs})
+        is_plain.append(asked is not None and asked.rule is None and asked.table.takes_turns(asked.turns))
 
-    layers = decoder.get_submodule("layers").children()
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in _layers(decoder)]
     try:
         expected = run()
     finally:
         for hook in hooks:
             hook.remove()
-    if not rules or any(rule is not None for rule in rules):
+    if not is_plain or not all(is_plain):
         return False
     decoder.forward = DecoderStandIn(decoder)
     is_same = False
@@ -131,12 +129,15 @@ def _may_be_native(decoder: nn.Module) -> bool:
     """By its looks: embedding, native layers, norm, and a rotation that needs nothing but rows and positions."""
     if set(decoder._modules) != _CHILDREN or decoder._parameters or "forward" in vars(decoder):
         return False
-    needed = inspect.signature(decoder.get_submodule("rotary_emb").forward).parameters.values()
-    if {each.name for each in needed if each.default is each.empty and each.name != "x"} != {"position_ids"}:
+    _rows, *takes = inspect.signature(decoder.get_submodule("rotary_emb").forward).parameters.values()
+    if {each.name for each in takes if each.default is each.empty} != {"position_ids"}:
         return False
-    layers = decoder.get_submodule("layers").children()
-    plans = [getattr(vars(layer).get("forward"), "plan", None) for layer in layers]
+    plans = [getattr(vars(layer).get("forward"), "plan", None) for layer in _layers(decoder)]
     return bool(plans) and all(isinstance(plan, LayerPlan) for plan in plans)
+
+
+def _layers(decoder: nn.Module) -> list[nn.Module]:
+    return list(decoder.get_submodule("layers").children())
 
 
 def _plan(layer: nn.Module) -> LayerPlan:
