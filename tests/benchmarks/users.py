@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import httpx
@@ -86,6 +86,15 @@ class Waits:
     @property
     def usual(self) -> float:
         return median(self.before)
+
+    @property
+    def late_before(self) -> float:
+        """One wait in a hundred is longer."""
+        return quantiles(self.before, n=100)[-1]
+
+    @property
+    def late(self) -> float:
+        return quantiles(self.beside, n=100)[-1]
 
     @property
     def worst(self) -> float:
