@@ -43,6 +43,7 @@ class LayerPlan:
 
     @cached_property
     def alone(self) -> Layers:
+        """Just this layer, as the kernel takes layers."""
         return Layers([self.described])
 
     def run(self, asked: Asked) -> torch.Tensor | None:
