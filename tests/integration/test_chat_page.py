@@ -136,7 +136,7 @@ IDLE = "document.getElementById('go').textContent === 'Send'"
 async def test_the_page_loads_without_complaints_and_says_which_layers_are_on_the_trunk(open_page: Scene) -> None:
     page = open_page.page
     await page.until("document.querySelector('#status.ready')")
-    assert await page.text("#status") == "ready · layers 1-4 on the trunk"
+    assert await page.text("#status [role=status]") == "ready · layers 1-4 on the trunk"
     assert await page.text("#model") == "tiny"
     assert page.complaints == []
 
@@ -195,12 +195,19 @@ async def test_stop_ends_the_request_and_keeps_the_partial_answer_and_the_draft(
     assert len(script.asked) == 1
 
 
-async def test_a_refusal_is_shown_in_its_own_words_and_can_be_tried_again(open_page: Scene) -> None:
+async def test_a_refusal_is_a_sentence_for_readers_with_details_on_demand_and_can_be_tried_again(
+    open_page: Scene,
+) -> None:
     page, script = open_page.page, open_page.script
     await page.ask("anyone there?")
     script.feed(TrunkNotReady("no trunk answers at 127.0.0.1:50051; start one there"))
     await page.until("document.querySelector('.error')")
-    assert await page.text(".error p") == "no trunk answers at 127.0.0.1:50051; start one there"
+    sentence = "The model is not available at the moment. Try again in a little while."
+    assert await page.text(".error p") == sentence
+    assert "127.0.0.1" not in await page.value("document.querySelector('.error').innerText")
+    await page.click(".error summary")
+    assert await page.value("document.querySelector('.error details').open")
+    assert await page.text(".error details p") == "no trunk answers at 127.0.0.1:50051; start one there"
     assert (await page.text(".question")).endswith("anyone there?")
     script.feed("yes", None)
     await page.click(".error button")
@@ -222,7 +229,9 @@ async def test_a_failure_in_the_middle_keeps_what_came_before_it(open_page: Scen
         script.feed(TrunkFailed("the trunk failed: gone"))
     await page.until("document.querySelector('.error')")
     lost = "The connection was lost before the answer was complete."
-    assert await page.text(".error p") == (lost if cable_cut else "the trunk failed: gone")
+    failed = "The model stopped before the answer was complete."
+    assert await page.text(".error p") == (lost if cable_cut else failed)
+    assert await page.text(".error details p") == ("" if cable_cut else "the trunk failed: gone")
     assert await page.value(ANSWER) == "half an"
 
 
@@ -243,7 +252,11 @@ async def test_the_status_says_why_the_trunk_is_not_ready(chromium: Chromium, tm
     reason = "nothing listens at 127.0.0.1:50051"
     async with scene(chromium, tmp_path, trouble=reason) as opened:
         await opened.page.until("document.querySelector('#status.waiting')")
-        assert await opened.page.text("#status") == f"not ready: {reason}"
+        page = opened.page
+        assert await page.text("#status [role=status]") == "The model is not available yet."
+        assert reason not in await page.value("document.getElementById('status').innerText")
+        await page.click("#status summary")
+        assert reason in await page.value("document.getElementById('status').innerText")
 
 
 async def test_on_a_phone_only_the_conversation_scrolls_and_its_end_stays_in_view(open_page: Scene) -> None:
@@ -262,6 +275,47 @@ async def test_on_a_phone_only_the_conversation_scrolls_and_its_end_stays_in_vie
     await page.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     below = "document.querySelector('.error').getBoundingClientRect().bottom"
     assert await page.value(f"{below} <= document.getElementById('composer').getBoundingClientRect().top")
+
+
+def _apart(one: str, other: str) -> str:
+    """JavaScript: whether two elements do not overlap."""
+    boxes = f"[document.querySelector({one!r}), document.querySelector({other!r})]"
+    return f"""(([a, b]) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top)(
+        {boxes}.map((each) => each.getBoundingClientRect()))"""
+
+
+# widths of letters differ by half between these, and a reader may have doubled the size
+FONTS = ["16px sans-serif", "16px monospace", "22px 'DejaVu Sans'", "24px serif", "32px 'DejaVu Sans'"]
+
+
+@pytest.mark.parametrize("font", FONTS)
+async def test_the_header_holds_on_a_phone_with_any_font_and_no_sheet_covers_its_button(
+    open_page: Scene, font: str
+) -> None:
+    page = open_page.page
+    await page.do("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
+    await page.until("document.querySelector('#status.ready')")
+    size, family = font.split(" ", 1)
+    await page.value(f"document.documentElement.style.fontSize = '{size}'")
+    await page.value(f"document.body.style.font = '1rem/1.6 ' + {family!r}")
+    await page.value("document.getElementById('model').textContent = 'Organisation/A-model-with-a-long-name-7B'")
+    widest = "Math.max(...[...document.querySelectorAll('header *')].map((each) => each.getBoundingClientRect().right))"
+    assert await page.value(widest) <= 360
+    for button in ("#new", "#open-settings"):
+        lines = f"document.querySelector('{button}').getBoundingClientRect().height / parseFloat('{size}')"
+        assert await page.value(lines) < 2.5
+        assert await page.value(_apart("#brand", button))
+        assert await page.value(_apart("#status", button))
+    assert await page.value(_apart("#new", "#open-settings"))
+    assert await page.value("document.getElementById('draft').getBoundingClientRect().bottom") < 640
+    for sheet in ("settings", "privacy"):
+        await page.click(f"#open-{sheet}")
+        assert await page.value(f"document.getElementById('{sheet}').matches(':popover-open')")
+        assert await page.value(_apart(f"#{sheet}", f"#open-{sheet}"))
+        box = f"document.getElementById('{sheet}').getBoundingClientRect()"
+        assert await page.value(f"{box}.top >= 0 && {box}.bottom <= 640")
+        await page.click(f"#open-{sheet}")
+        assert not await page.value(f"document.getElementById('{sheet}').matches(':popover-open')")
 
 
 async def test_an_answer_comes_through_a_real_client_service_and_trunk(chromium: Chromium, split: Split) -> None:
