@@ -12,6 +12,7 @@ import httpx
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.lines import Lines
 from splitlearn_cli.terminal import human_bytes, note
+from splitlearn_cli.waiting import wait_for_client
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class Cost:
         )
 
 
-def stream(url: str, question: Question, *, timeout: float) -> Iterator[str | Cost]:
+def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -> Iterator[str | Cost]:
     """Asks; yields pieces of text, and last the cost, if the service tells it.
 
     Args:
         url: of the client service, without a path.
         timeout: seconds without a byte after which the service counts as gone.
+        wait: seconds to wait for a service that is still starting.
 
     Raises:
         ServiceUnreachable: nobody answers, or the answer breaks off.
@@ -69,6 +71,7 @@ def stream(url: str, question: Question, *, timeout: float) -> Iterator[str | Co
     """
     path = "/v1/completions" if question.raw else "/v1/chat/completions"
     with _reachable(url), _session(url, timeout) as session:
+        wait_for_client(session, url, wait)
         model = _model_name(session)
         with session.stream("POST", path, json=question.body(model)) as response:
             if response.is_error:
@@ -77,11 +80,11 @@ def stream(url: str, question: Question, *, timeout: float) -> Iterator[str | Co
             yield from _events(response, url)
 
 
-def show_answer(url: str, question: Question, *, timeout: float) -> None:
+def show_answer(url: str, question: Question, *, timeout: float, wait: float = 0.0) -> None:
     """Streams the text to stdout as it comes, then the cost to stderr. Raises as `stream` does."""
     cost, begun = None, False
     try:
-        for item in stream(url, question, timeout=timeout):
+        for item in stream(url, question, timeout=timeout, wait=wait):
             if isinstance(item, Cost):
                 cost = item
             else:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from splitlearn_cli.errors import ServiceRefused
+from splitlearn_cli.waiting import PATIENCE_SECONDS, wait_for_trunk
 from splitlearn_comm import CHUNK_BYTES, AsyncGRPCComputeClient, ClientStream, CommError, Frame, SessionOpening
 from splitlearn_comm.loop_thread import loop_thread
 
@@ -28,15 +29,18 @@ class RemoteTrunk:
         address: `host:port`.
         codec: what rows travel in, both ways: a name that `splitlearn_comm` knows.
         timeout: seconds that each answer may take.
+        wait: seconds to wait for a trunk that is still starting.
 
     Raises:
         CommError: nobody answers at the address.
     """
 
-    def __init__(self, address: str, *, codec: str = "none", timeout: float = 30.0) -> None:
+    def __init__(
+        self, address: str, *, codec: str = "none", timeout: float = 30.0, wait: float = PATIENCE_SECONDS
+    ) -> None:
         self._client = AsyncGRPCComputeClient(address, timeout=timeout)
         self._codec = codec
-        self.fingerprint = loop_thread().run(self._client.service_info()).fingerprint
+        self.fingerprint = loop_thread().run(wait_for_trunk(self._client, wait)).fingerprint
 
     def hidden(self, hidden_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
         """The trunk's rows [B, T, D]; zeros at padding. They travel in the dtype that the fingerprint names.

@@ -56,4 +56,4 @@ def test_a_trunk_that_dies_is_said_so_and_nothing_is_changed(thread_trunk: Runni
 
 def test_nobody_at_the_address_is_said_so() -> None:
     with pytest.raises(Unreachable):
-        RemoteTrunk(f"127.0.0.1:{free_port()}", timeout=2.0)
+        RemoteTrunk(f"127.0.0.1:{free_port()}", timeout=2.0, wait=0.0)

@@ -5,6 +5,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ServiceRefused
+from splitlearn_cli.waiting import PATIENCE_SECONDS
 
 NO_CHAT_TEMPLATE = "no_chat_template"
 
@@ -21,6 +22,7 @@ class Settings(BaseSettings):
     seed: int | None = Field(None, description="Makes a temperature above 0 repeatable.")
     raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
     timeout: float = Field(120.0, gt=0, description="Seconds of silence after which the service counts as gone.")
+    wait: float = Field(PATIENCE_SECONDS, ge=0, description="Seconds to wait for a service that is still starting.")
 
 
 def run(settings: Settings) -> None:
@@ -29,7 +31,7 @@ def run(settings: Settings) -> None:
         settings.prompt, settings.max_tokens, settings.temperature, seed=settings.seed, raw=settings.raw
     )
     try:
-        show_answer(settings.url.rstrip("/"), question, timeout=settings.timeout)
+        show_answer(settings.url.rstrip("/"), question, timeout=settings.timeout, wait=settings.wait)
     except ServiceRefused as error:
         if error.code != NO_CHAT_TEMPLATE:
             raise

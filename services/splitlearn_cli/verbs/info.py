@@ -15,6 +15,7 @@ class Settings(BaseSettings):
 
     address: str = Field(description="HOST:PORT of the trunk.")
     timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
+    wait: float = Field(0.0, ge=0, description="Seconds to wait for a trunk that is still starting.")
 
 
 def run(settings: Settings) -> int:
@@ -25,10 +26,11 @@ def run(settings: Settings) -> int:
 
 
 async def _ask(settings: Settings) -> tuple[list[tuple[str, str]], bool]:
+    from splitlearn_cli.waiting import wait_for_trunk
     from splitlearn_comm import AsyncGRPCComputeClient
 
     async with AsyncGRPCComputeClient(settings.address, timeout=settings.timeout) as trunk:
-        info = await trunk.service_info()
+        info = await wait_for_trunk(trunk, settings.wait)
         serving = await trunk.health()
     lines = [
         ("service", f"{info.service_name} {info.version}"),

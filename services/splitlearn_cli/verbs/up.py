@@ -20,6 +20,7 @@ from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, Service
 from splitlearn_cli.signals import STOPPING, stopped_by_signals
 from splitlearn_cli.terminal import StatusLine, note
 from splitlearn_cli.verbs.generate import NO_CHAT_TEMPLATE
+from splitlearn_cli.waiting import not_ready_because
 
 SAMPLE = "What does shutil.copyfile do?"
 
@@ -170,7 +171,10 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
                 if trunk.address() is not None:
                     awaited = "loading the client's layers"
                     if address is not None:
-                        awaited, reason = "connecting the client to the trunk", _not_ready_because(session, address)
+                        awaited, reason = (
+                            "connecting the client to the trunk",
+                            not_ready_because(session, f"http://{address}"),
+                        )
                         if reason is None:
                             return f"http://{address}"
                 status.show(awaited)
@@ -182,19 +186,6 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
                 time.sleep(_POLL_SECONDS)
         finally:
             status.clear()
-
-
-def _not_ready_because(session: httpx.Client, address: str) -> str | None:
-    try:
-        response = session.get(f"http://{address}/ready")
-    except httpx.TransportError as error:
-        return str(error) or type(error).__name__
-    if response.is_success:
-        return None
-    try:
-        return str(response.json()["reason"])
-    except (ValueError, KeyError, TypeError):
-        return f"/ready answers {response.status_code}"
 
 
 def _ask(settings: Settings, url: str) -> None:

@@ -61,6 +61,8 @@ class ChatService:
     status: int = 200
     body: dict[str, Any] = field(default_factory=dict)
     done: bool = True
+    busy: int = 0
+    """How many times /ready is answered with 503."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     url: str = ""
 
@@ -69,6 +71,12 @@ class ChatService:
 def serving(service: ChatService) -> Iterator[ChatService]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path == "/ready":
+                service.busy -= 1
+                ready = service.busy < 0
+                body = {"status": "ready"} if ready else {"status": "not ready", "reason": "no trunk answers"}
+                self._reply(200 if ready else 503, json.dumps(body).encode())
+                return
             self._reply(200, json.dumps({"data": [{"id": "tiny"}]}).encode())
 
         def do_POST(self) -> None:

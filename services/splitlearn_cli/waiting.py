@@ -1,0 +1,77 @@
+"""Wait for services that are still starting, up to a time, and say so."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+
+from splitlearn_cli.terminal import note
+
+if TYPE_CHECKING:
+    from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
+
+PATIENCE_SECONDS = 30.0
+"""How long commands wait for a service by default: a small model has loaded by then, and a wrong address shows."""
+
+_POLL_SECONDS = 0.2
+_PROBE_SECONDS = 5.0
+
+
+def not_ready_because(session: httpx.Client, url: str) -> str | None:
+    """Why the service at `url` cannot answer requests yet; None once it can.
+
+    Servers that are not ours have no /ready, and are ready when they answer at all.
+
+    Raises:
+        httpx.UnsupportedProtocol, httpx.InvalidURL: `url` is no address.
+    """
+    try:
+        response = session.get(f"{url}/ready", timeout=_PROBE_SECONDS)
+    except httpx.UnsupportedProtocol:
+        raise
+    except httpx.TransportError as error:
+        return str(error) or type(error).__name__
+    if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        return None
+    try:
+        return str(response.json()["reason"])
+    except (ValueError, KeyError, TypeError):
+        return f"/ready answers {response.status_code}"
+
+
+def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
+    """Returns once the client service at `url` can answer, and after `seconds` in any case.
+
+    The request that follows says what is wrong, so this raises nothing.
+    """
+    deadline = time.monotonic() + seconds
+    is_told = False
+    while time.monotonic() < deadline and (reason := not_ready_because(session, url)) is not None:
+        if not is_told:
+            note(f"{url} is not ready ({reason}); waiting up to {seconds:g} s")
+            is_told = True
+        time.sleep(_POLL_SECONDS)
+
+
+async def wait_for_trunk(trunk: "AsyncGRPCComputeClient", seconds: float) -> "ServiceInfo":
+    """What the trunk says of itself, as soon as it answers.
+
+    Raises:
+        Unreachable: it has not for `seconds`.
+        CommError: it answered with an error.
+    """
+    from splitlearn_comm import Unreachable
+
+    deadline = time.monotonic() + seconds
+    is_told = False
+    while True:
+        try:
+            return await trunk.service_info()
+        except Unreachable:
+            if time.monotonic() >= deadline:
+                raise
+        if not is_told:
+            note(f"no trunk answers at {trunk.target} yet; waiting up to {seconds:g} s")
+            is_told = True
+        await asyncio.sleep(_POLL_SECONDS)
