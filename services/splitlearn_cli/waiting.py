@@ -11,8 +11,8 @@ from splitlearn_cli.terminal import note
 if TYPE_CHECKING:
     from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
 
-PATIENCE_SECONDS = 30.0
-"""How long commands wait for a service by default: a small model has loaded by then, and a wrong address shows."""
+PATIENCE_SECONDS = 60.0
+"""How long commands wait for a service by default. Who gave a wrong address reads at once what is waited for."""
 
 _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 5.0
