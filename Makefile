@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types contracts proto proto-check unit architectures test-architectures bench bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint format types contracts proto proto-check unit architectures test-architectures test-snippets bench bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -55,6 +55,9 @@ unit: $(VENV)/dev.stamp
 
 test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
 	$(BIN)/pytest -m slow tests/architectures --timeout 1800
+
+test-snippets: $(VENV)/dev.stamp ## paste README and tutorials into a shell, from top to bottom (minutes)
+	$(BIN)/pytest -m slow tests/documented --timeout 1800
 
 architectures: export PYTHONPATH := tests
 architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs/architectures.md

@@ -13,7 +13,7 @@ from support.pasted import Shell, compare, follow
 from support.tiny_models import random_model, save_checkpoint, tiny_config
 
 # every command is a process of its own, which spends seconds on imports
-pytestmark = pytest.mark.timeout(600)
+_pasted = pytest.mark.slow
 
 _ROOT = Path(__file__).parents[2]
 _FOLDER = _ROOT / "docs" / "tutorials"
@@ -69,6 +69,7 @@ def _is_drawn(file: Path) -> bool:
     return colors is not None and len(colors) > 16
 
 
+@_pasted
 def test_train_cut_serve(workplace: Workplace) -> None:
     workplace.finish("train_cut_serve")
     assert workplace.n_blocks["train_cut_serve"] >= 9
@@ -82,6 +83,7 @@ def test_train_cut_serve(workplace: Workplace) -> None:
     ]
 
 
+@_pasted
 def test_distil(workplace: Workplace) -> None:
     workplace.finish("distil")
     found = json.loads((workplace.folder / "student" / "history.json").read_text())
@@ -91,6 +93,7 @@ def test_distil(workplace: Workplace) -> None:
     assert not (workplace.folder / "client" / "mid.00001.safetensors").exists()
 
 
+@_pasted
 def test_evaluate(workplace: Workplace) -> None:
     workplace.finish("evaluate")
     found = json.loads((workplace.folder / "student.json").read_text())
@@ -103,6 +106,7 @@ def test_evaluate(workplace: Workplace) -> None:
     assert _is_drawn(workplace.folder / "tokens.png")
 
 
+@_pasted
 def test_readme_with_a_model_of_the_hub(tiny_hub: Path, tmp_path: Path) -> None:
     """What `pip install` does is not repeated here; the hub is a cache that holds a tiny model of that name."""
     readme = (_ROOT / "README.md").read_text(encoding="utf-8")
