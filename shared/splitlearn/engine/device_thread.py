@@ -5,12 +5,13 @@ OpenMP threads, and two pools on the same cores slow each other down.
 """
 
 import asyncio
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
-from weakref import WeakSet
 
 import torch
 
@@ -35,8 +36,8 @@ class DeviceThread:
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
-        self.gatherings: WeakSet[Gathering] = WeakSet()
-        """Who is expected by the engines that share this thread."""
+        self._gatherings: tuple[weakref.ref[Gathering], ...] = ()
+        self._adding = threading.Lock()
         self.shares_cores = False
         """Another process works for the same sessions on the same cores while this one has nothing of them."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -45,13 +46,27 @@ class DeviceThread:
         if n_threads is not None:
             self._executor.submit(torch.set_num_threads, n_threads).result()
 
+    def watch(self, gathering: Gathering) -> None:
+        """Counts one more engine's sessions in `next_due`, as long as it lives. From any thread: engines are made on
+        this one while the event loop serves others."""
+        with self._adding:
+            # never changed in place: the loop may be going through it
+            alive = [known for known in self._gatherings if known() is not None]
+            self._gatherings = (*alive, weakref.ref(gathering))
+
     def next_due(self, now: float) -> float | None:
         """Seconds until the thread is needed for somebody's next token; see `Gathering.next_due`."""
-        due = (gathering.next_due(now) for gathering in self.gatherings)
+        gatherings = (known() for known in self._gatherings)
+        due = (gathering.next_due(now) for gathering in gatherings if gathering is not None)
         return min((seconds for seconds in due if seconds is not None), default=None)
 
     def run(self, function: Callable[..., R], *args: Any) -> "asyncio.Future[tuple[R, Timing]]":
-        """The function's result and its timing. Cancelling takes work that has not begun off the queue."""
+        """The function's result and its timing. Cancelling takes work that has not begun off the queue, and so does
+        `close`: the future is then cancelled.
+
+        Raises:
+            RuntimeError: the thread was closed.
+        """
         asked = time.perf_counter()
 
         def timed() -> tuple[R, Timing]:
@@ -71,7 +86,8 @@ class DeviceThread:
     async def free(self) -> None:
         """Waits until all that was given before is done."""
         if self._unfinished:
-            await self.run(lambda: None)
+            # not awaited itself: closing the thread cancels it, which is nobody's leaving
+            await asyncio.wait({self.run(lambda: None)})
 
     def close(self) -> None:
         """Lets running work finish, drops what waits, and ends the thread."""

@@ -1,6 +1,10 @@
 """What an engine tells while it works."""
 
-from typing import Protocol
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
 
 
 class EngineObserver(Protocol):
@@ -37,3 +41,28 @@ class NoObserver:
 
     def expired(self) -> None:
         pass
+
+
+class Guarded:
+    """Passes everything on. What the observer raises is logged, and concerns nobody's rows."""
+
+    def __init__(self, observer: EngineObserver) -> None:
+        self._observer = observer
+
+    def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
+        self._tell(self._observer.step_done, n_sessions, n_rows, seconds)
+
+    def reused(self, n_rows: int) -> None:
+        self._tell(self._observer.reused, n_rows)
+
+    def preempted(self) -> None:
+        self._tell(self._observer.preempted)
+
+    def expired(self) -> None:
+        self._tell(self._observer.expired)
+
+    def _tell(self, method: Callable[..., None], *args: Any) -> None:
+        try:
+            method(*args)
+        except Exception:
+            log.exception("the engine's observer failed")

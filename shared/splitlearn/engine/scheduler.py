@@ -83,13 +83,15 @@ class Scheduler:
     give_up_kept: Callable[[int], int] = lambda _missing: 0
     _jobs: dict[int, Job] = field(default_factory=dict)
     _inside: dict[int, None] = field(default_factory=dict)
+    # with a job, and not let in
+    _outside: dict[int, None] = field(default_factory=dict)
     # let in at some time and not gone since: may wait to come back however many others do
     _known: set[int] = field(default_factory=set)
 
     @property
     def n_waiting(self) -> int:
-        """Sessions with a job that have not been let in."""
-        return sum(session not in self._inside for session in self._jobs)
+        """Sessions with a job that have not been let in. From any thread."""
+        return len(self._outside)
 
     @property
     def n_inside(self) -> int:
@@ -111,10 +113,11 @@ class Scheduler:
             raise ValueError(f"session {job.session} has a job already")
         self._jobs[job.session] = job
         if job.session not in self._inside:
+            self._outside[job.session] = None
             self._let_in()
         if job.session in self._known or self.n_waiting <= self.limits.waiting:
             return True
-        del self._jobs[job.session]
+        self.drop(job.session)
         return False
 
     def job(self, session: int) -> Job | None:
@@ -136,6 +139,7 @@ class Scheduler:
     def drop(self, session: int) -> None:
         """Forgets the session's job; nothing happens if it has none."""
         self._jobs.pop(session, None)
+        self._outside.pop(session, None)
 
     def expire(self, session: int) -> None:
         """Takes the pages of a session that has no job; it may come back."""
@@ -166,6 +170,7 @@ class Scheduler:
 
     def _enter(self, session: int) -> None:
         self._inside[session] = None
+        self._outside.pop(session, None)
         self._known.add(session)
 
     def _let_in(self, preempted: list[int] | None = None) -> None:
@@ -174,8 +179,7 @@ class Scheduler:
         With `preempted`, younger sessions make room that have nothing to run. Where bottom, trunk and top are
         engines of their own, those may wait elsewhere for the very session that waits here.
         """
-        outside = sorted(session for session in self._jobs if session not in self._inside)
-        for session in outside:
+        for session in sorted(self._outside):
             job = self._jobs[session]
             rows = job.position + job.n_rows + self.limits.headroom
             rows = rows if job.most_rows is None else min(rows, job.most_rows)
@@ -206,6 +210,8 @@ class Scheduler:
 
     def _preempt(self, session: int, preempted: list[int]) -> None:
         del self._inside[session]
+        if session in self._jobs:
+            self._outside[session] = None
         self.ledger.release(session)
         preempted.append(session)
 

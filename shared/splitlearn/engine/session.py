@@ -28,10 +28,12 @@ class EngineSession:
     Attributes:
         number: later sessions have greater ones.
         limit: the most rows that it may hold.
+        kv: the store of its rows; the device thread's while a step runs with it, None when the session has ended.
         used: when it was used last, on the monotonic clock.
         reached: rows that it holds.
         lost_pages: whether they were taken from it at some time.
         begins_with: a kept session whose first rows are still to be copied into this one, and how many.
+        in_step: whether a step runs with it.
     """
 
     number: int
@@ -41,6 +43,7 @@ class EngineSession:
     reached: int = 0
     lost_pages: bool = False
     begins_with: tuple[Any, int] | None = None
+    in_step: bool = False
 
     def __repr__(self) -> str:
         return f"<EngineSession {self.number}: {self.reached} rows, limit {self.limit}>"
@@ -67,7 +70,22 @@ class Task:
     began: float | None = None
     compute_seconds: float = 0.0
     outputs: list[torch.Tensor] = field(default_factory=list)
+    is_decoding: bool = field(init=False)
 
-    @property
-    def is_decoding(self) -> bool:
-        return self.rows.shape[0] <= DECODING_ROWS
+    def __post_init__(self) -> None:
+        self.is_decoding = self.rows.shape[0] <= DECODING_ROWS
+
+    def finish(self, outcome: Step | Exception) -> None:
+        """Tells who waits, if anybody still does: a caller may leave at any time, and its future knows before all.
+
+        The only place that gives a task its result.
+        """
+        if self.result.done():
+            return
+        if isinstance(outcome, Step):
+            self.result.set_result(outcome)
+        elif isinstance(outcome, StopIteration):
+            # no future takes it
+            self.result.set_exception(RuntimeError(f"the step raised {outcome!r}"))
+        else:
+            self.result.set_exception(outcome)

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from splitlearn.errors import NoRoom, PositionNotReached
-from splitlearn.kv.store import KVLayout
+from splitlearn.errors import NoRoom, PositionNotReached, SessionClosed
+from splitlearn.kv.store import KVLayout, check_held
 
 
 class PagePool:
     """All pages of one part, taken at once. One more, `nobody`, belongs to no session: rows that nobody wants go there.
 
-    One thread runs steps and moves pages. Sessions may be let go on any: they give their pages back when that thread
-    comes to `collect`, after all steps that were run with them and before any that needs their pages.
+    One thread runs steps and moves pages. Sessions may be let go on any, while no step runs with them: they give their
+    pages back when that thread comes to `collect`, before the first step that could need them.
 
     Args:
         n_pages: for sessions; memory is taken for one more.
@@ -56,8 +56,12 @@ class PagePool:
 
         Raises:
             NoRoom: there are too few pages; no session was changed.
+            PositionNotReached, SessionClosed: a session does not hold the rows that it is to keep, or was let go; none
+                was changed.
         """
         self.collect()
+        for kv, position, _ in sessions:
+            kv.check(position)
         wanted = sum(kv.missing(position + count) for kv, position, count in sessions)
         if wanted > self.n_free:
             raise NoRoom(f"{wanted} pages are wanted, {self.n_free} of {self.total} are free: let sessions go first")
@@ -110,17 +114,29 @@ class PagedKV:
 
     def missing(self, n_rows: int) -> int:
         """Pages that it has to take before it holds so many rows."""
-        return 0 if self.keeps is not None else max(0, self._pool.pages_for(n_rows) - len(self.pages))
+        return max(0, self._pool.pages_for(n_rows) - len(self.pages))
+
+    def check(self, position: int) -> None:
+        """Passes if rows may follow its first `position` rows; raises as `place` does if not."""
+        if self.keeps is not None:
+            raise SessionClosed("the keys and values of this session were let go: it takes no more rows")
+        check_held(self.n_rows, position)
 
     def place(self, position: int, count: int) -> None:
-        """Keeps the first `position` rows and makes room for `count` more; takes nothing once it was let go."""
+        """Keeps the first `position` rows and makes room for `count` more.
+
+        Raises:
+            NoRoom: there are too few pages; nothing was changed.
+            PositionNotReached: it holds fewer than `position`.
+            SessionClosed: it was let go.
+        """
+        self.check(position)
         self.pages += self._pool.take(self.missing(position + count))
         self.n_rows = position + count
 
     def page_list(self, n_rows: int) -> list[int]:
-        """Where its first `n_rows` rows are. Those of a session that was let go are nobody's."""
-        count = self._pool.pages_for(n_rows)
-        return self.pages[:count] if self.keeps is None else [self._pool.nobody] * count
+        """Where its first `n_rows` rows are."""
+        return self.pages[: self._pool.pages_for(n_rows)]
 
     def views(self, start: int, count: int) -> list[torch.Tensor]:
         """Copies of the rows from `start` on, [K, count, d] for each of the layout's shapes."""
@@ -137,15 +153,18 @@ class PagedKV:
         """Takes over the first `count` rows of another session of the pool.
 
         Raises:
-            PositionNotReached: the other one was let go and has given them up.
+            PositionNotReached: the other one does not hold them, or was let go and has given them up.
         """
         # first, so that what is seen of the other one holds until its rows are copied
         self._pool.collect()
         if other.keeps is not None and other.keeps < count:
             raise PositionNotReached("the rows to begin with were given up for others: send everything again from 0")
+        check_held(other.n_rows, count)
         self.place(0, count)
+        self.n_rows = 0
         n_pages = self._pool.pages_for(count)
         self._pool.copy(other.pages[:n_pages], self.pages[:n_pages])
+        self.n_rows = count
 
     def let_go(self, n_rows: int = 0) -> None:
         """Gives up all but the first `n_rows` rows; takes no more of them. From any thread."""

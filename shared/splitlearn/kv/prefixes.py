@@ -1,7 +1,8 @@
 """What is kept of closed sessions, so that a later one that begins alike need not compute it again. No tensors.
 
 Whoever opens sessions names the blocks that they begin with. A name stands for its block and all before it, so two
-sessions whose n-th names are equal begin with the same n blocks. What a name is made of is not known here.
+sessions whose n-th names are equal begin with the same n blocks. What a name is made of is not known here, and nobody
+is trusted to have made them well: what is found always has as many blocks, under just these names, as is said.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,10 @@ class KeptPrefixes:
 
     def find(self, names: Sequence[bytes]) -> tuple[int, int] | None:
         """The kept prefix that shares most blocks with `names`, and how many; None if none shares any."""
-        for count in range(len(names), 0, -1):
-            owner = self._owner.get(names[count - 1])
-            if owner is not None:
-                self._touch(owner)
-                return owner, count
-        return None
+        found = self._match(names)
+        if found is not None:
+            self._touch(found[0])
+        return found
 
     def keep(self, owner: int, names: Sequence[bytes]) -> list[int]:
         """Keeps `owner`, which has the blocks `names`, at least one.
@@ -38,8 +37,8 @@ class KeptPrefixes:
         Returns:
             Those that need not be kept any more: what the new one continues, and the least recently used beyond `most`.
         """
-        continued = {self._owner[name] for name in names if name in self._owner}
-        dropped = [other for other in continued if self._names[other][-1] in names]
+        others = {self._owner[name] for name in names if name in self._owner}
+        dropped = [other for other in others if _n_shared(self._names[other], names) == len(self._names[other])]
         for other in dropped:
             self.drop(other)
         self._names[owner] = tuple(names)
@@ -51,7 +50,13 @@ class KeptPrefixes:
 
     def has(self, names: Sequence[bytes]) -> bool:
         """Whether all of these blocks are kept already."""
-        return bool(names) and names[-1] in self._owner
+        found = self._match(names)
+        return found is not None and found[1] == len(names)
+
+    def _match(self, names: Sequence[bytes]) -> tuple[int, int] | None:
+        owner = next((self._owner[name] for name in reversed(names) if name in self._owner), None)
+        n_shared = 0 if owner is None else _n_shared(self._names[owner], names)
+        return (owner, n_shared) if owner is not None and n_shared else None
 
     def oldest(self) -> int:
         """The least recently used."""
@@ -64,3 +69,9 @@ class KeptPrefixes:
 
     def _touch(self, owner: int) -> None:
         self._names[owner] = self._names.pop(owner)
+
+
+def _n_shared(some: Sequence[bytes], others: Sequence[bytes]) -> int:
+    """How many blocks two beginnings have in common."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(some), len(others)))

@@ -1,5 +1,8 @@
 """The keys and values of one session, layer by layer, each in one piece so that attention reads them as they lie.
 
+Memory is taken as it is found: behind the rows that a session has placed lie those of sessions that are gone. So a
+store gives no row out, and lets none follow one, that was not placed in it.
+
 Shapes: H heads, C capacity in rows, N rows held, d width of a head.
 """
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+
+from splitlearn.errors import PositionNotReached
 
 _FIRST_ROWS = 64
 
@@ -59,7 +64,12 @@ class SessionKV:
         return self._blocks[0] if len(self._blocks) == 1 else None
 
     def place(self, position: int, count: int) -> None:
-        """Keeps the first `position` rows and makes room for `count` more."""
+        """Keeps the first `position` rows and makes room for `count` more.
+
+        Raises:
+            PositionNotReached: it holds fewer than `position`.
+        """
+        check_held(self.n_rows, position)
         self._reserve(position + count)
         self.n_rows = position + count
 
@@ -80,9 +90,16 @@ class SessionKV:
 
     @torch.inference_mode()
     def copy_from(self, other: "SessionKV", count: int) -> None:
-        """Takes over the first `count` rows of another session with the same layout."""
+        """Takes over the first `count` rows of another session with the same layout.
+
+        Raises:
+            PositionNotReached: it holds fewer.
+        """
+        check_held(other.n_rows, count)
         self.place(0, count)
+        self.n_rows = 0
         torch._foreach_copy_(self.views(0, count), other.views(0, count))
+        self.n_rows = count
 
     def _reserve(self, n_rows: int) -> None:
         if n_rows <= self._capacity:
@@ -96,3 +113,9 @@ class SessionKV:
         for old, new in zip(self._blocks, grown, strict=False):
             new[:, :, : self.n_rows] = old[:, :, : self.n_rows]
         self._blocks, self._capacity = grown, capacity
+
+
+def check_held(held: int, wanted: int) -> None:
+    """Raises PositionNotReached if a store that holds `held` rows is asked for its first `wanted`."""
+    if wanted > held:
+        raise PositionNotReached(f"there are keys and values of {held} rows, not of {wanted}: send them again from 0")

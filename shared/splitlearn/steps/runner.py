@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from splitlearn.cache import PartCache
 from splitlearn.kernels import are_off
 from splitlearn.kv.pages import PageLedger
-from splitlearn.kv.store import KVLayout
+from splitlearn.kv.store import KVLayout, check_held
 from splitlearn.part import Part
 from splitlearn.steps.attention import make_attention_native
 from splitlearn.steps.decoder import make_decoder_native
@@ -102,7 +102,8 @@ class Runner(ABC, Generic[K]):
         """Room for a session of at most `most_rows` rows."""
 
     def let_go(self, kv: K, n_rows: int = 0) -> None:
-        """Gives up all but the first `n_rows` rows of a session, which takes no more. From any thread."""
+        """Gives up all but the first `n_rows` rows of a session, which takes no more. From any thread, while no step
+        runs with it."""
         # by default memory goes with the last reference
         return
 
@@ -120,16 +121,21 @@ class Runner(ABC, Generic[K]):
         """A new session that holds the first `n_rows` rows of `kept`, which stays as it is.
 
         Raises:
-            PositionNotReached: `kept` was let go, and has given them up.
+            PositionNotReached: `kept` does not hold them, or was let go and has given them up.
         """
 
     @abstractmethod
     def run(self, spans: Sequence[Span[K]]) -> list[torch.Tensor]:
         """Appends the rows of each span to its session, each session at most once.
 
+        Where it raises, any of the sessions may have some of its rows, until `go_back` takes them from it.
+
         Returns:
             For each span hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
             anything where the span needs no output.
+
+        Raises:
+            PositionNotReached: a session does not hold the rows before its own.
         """
 
 
@@ -291,6 +297,7 @@ class InTurn(Runner[PartCache]):
             return self.part.new_cache()
         if self.part.can_truncate:
             kv.truncate(position)
+            kv.n_rows = min(kv.n_rows, position)
         return kv
 
     @property
@@ -298,11 +305,12 @@ class InTurn(Runner[PartCache]):
         return self.part.can_truncate
 
     def begin_with(self, kv: PartCache, kept: PartCache, n_rows: int) -> PartCache:
-        kv = copy.deepcopy(kept)
-        kv.truncate(n_rows)
-        return kv
+        check_held(kept.n_rows, n_rows)
+        return self.go_back(copy.deepcopy(kept), n_rows)
 
     def run(self, spans: Sequence[Span[PartCache]]) -> list[torch.Tensor]:
+        for span in spans:
+            check_held(span.kv.n_rows, span.position)
         return [self.part(span.rows.to(self.part.device), span.position, span.kv) for span in spans]
 
 

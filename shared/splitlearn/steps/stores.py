@@ -15,7 +15,11 @@ from splitlearn.steps.rows import PieceRows, StepRows
 
 
 class Store(Protocol):
-    """Makes the rooms of sessions, and says in each step where their rows are."""
+    """Makes the rooms of sessions, and says in each step where their rows are.
+
+    What a session reads is what it has written: no room is read past the rows that were placed in it, whatever the
+    memory behind them held before.
+    """
 
     def ledger(self, page_rows: int) -> PageLedger:
         """For as many pages as there is memory for, of `page_rows` rows unless the store has a size of its own."""
@@ -27,7 +31,7 @@ class Store(Protocol):
         """Makes room for a step's rows: of each session keeps as many as its second item says, for its third more."""
 
     def let_go(self, kv: Any, n_rows: int) -> None:
-        """Gives up all but the first `n_rows` rows of a session, which takes no more. From any thread."""
+        """As `Runner.let_go`."""
 
     def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
         """What replays steps of one row per session; None where nothing does."""

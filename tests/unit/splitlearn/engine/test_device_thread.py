@@ -91,7 +91,7 @@ def test_the_thread_is_due_when_the_first_of_its_engines_is() -> None:
         assert thread.next_due(0.0) is None
         gatherings = [Gathering(), Gathering()]
         for gathering, away in zip(gatherings, (0.3, 0.1), strict=True):
-            thread.gatherings.add(gathering)
+            thread.watch(gathering)
             gathering.went(0, -away)
             gathering.came(0, 0.0)
             gathering.went(0, 0.0)

@@ -53,20 +53,12 @@ def test_a_padded_table_has_sessions_of_one_row_in_the_page_of_nobody() -> None:
     assert table.most_held == 5 * R  # the same whatever the sessions hold
 
 
-def test_the_rows_of_a_session_that_was_let_go_are_nobodys() -> None:
-    pool, sessions = given((6, 1), (2, 1))
-    sessions[0][0].let_go()
-    pool.place(sessions)
-    table = PageTable.of(pool, sessions)
-    assert table.pages[0].tolist() == [pool.nobody] * 2
-    assert int(table.slots[0]) // R == pool.nobody
-
-
 def test_a_table_takes_over_the_numbers_of_another_where_its_own_are() -> None:
     pool, sessions = given((6, 1), (2, 1))
     own = PageTable.of(pool, sessions, 4, 5).to(LAYOUT.device)
     where = [tensor.data_ptr() for tensor in own.tensors]
     (first, _, _), (second, _, _) = sessions
+    pool.place([(second, 3, 9)])
     pool.place([(first, 7, 1), (second, 12, 1)])
     new = PageTable.of(pool, [(first, 7, 1), (second, 12, 1)], 4, 5)
     own.copy_(new)

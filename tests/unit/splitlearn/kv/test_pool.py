@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from splitlearn.errors import NoRoom, PositionNotReached
+from splitlearn.errors import NoRoom, PositionNotReached, SessionClosed
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.store import KVLayout
 
@@ -94,12 +94,25 @@ def test_a_session_gives_its_pages_back_at_the_next_step_and_not_before() -> Non
     assert (kv.pages, len(other.pages)) == ([], 3)
 
 
-def test_a_session_that_was_let_go_takes_no_page_and_its_rows_go_to_nobody() -> None:
-    pool = pool_of(3)
-    kv = placed(pool, 4)
-    kv.let_go()
-    pool.place([(kv, 4, 20)])
-    assert kv.page_list(24) == [pool.nobody] * 6
+@pytest.mark.parametrize("kept", [0, 4])
+def test_a_session_that_was_let_go_takes_no_more_rows_and_fails_before_any_other_is_changed(kept: int) -> None:
+    pool = pool_of(4)
+    gone, other = placed(pool, 4), placed(pool, 4)
+    gone.let_go(kept)
+    with pytest.raises(SessionClosed):
+        pool.place([(other, 4, 3), (gone, kept, 1)])
+    assert (other.n_rows, other.pages, pool.n_free) == (4, other.pages[:1], 3 - bool(kept))
+
+
+def test_rows_do_not_follow_ones_that_were_never_placed() -> None:
+    pool = pool_of(6)
+    kv, other = placed(pool, 5), placed(pool, 4)
+    with pytest.raises(PositionNotReached, match="of 5 rows, not of 6"):
+        pool.place([(other, 4, 3), (kv, 6, 1)])
+    assert (kv.n_rows, other.n_rows, pool.n_free) == (5, 4, 3)
+    kv.truncate(2)
+    with pytest.raises(PositionNotReached, match="of 2 rows, not of 3"):
+        PagedKV(pool).copy_from(kv, 3)
     assert pool.n_free == 3
 
 

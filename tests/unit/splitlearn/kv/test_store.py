@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from splitlearn.errors import PositionNotReached
 from splitlearn.kv.store import KVLayout, SessionKV
 
 CPU = torch.device("cpu")
@@ -119,6 +120,19 @@ def test_a_session_that_a_model_has_written_to_can_take_over_rows_when_none_runs
     write(copy, 0, 3, seed=1)
     copy.copy_from(kv, 10)
     assert same(held(copy), first)
+
+
+@layouts
+def test_rows_do_not_follow_ones_that_were_never_placed(layout: KVLayout) -> None:
+    kv = SessionKV(layout)
+    first = write(kv, 0, 10, seed=0)
+    kv.truncate(6)
+    for position, count in ((7, 1), (64, 0), (700, 5)):
+        with pytest.raises(PositionNotReached, match=f"of 6 rows, not of {position}"):
+            kv.place(position, count)
+    with pytest.raises(PositionNotReached):
+        SessionKV(layout).copy_from(kv, 7)
+    assert same(held(kv), [tensor[:, :6] for tensor in first])
 
 
 def capacity(kv: SessionKV) -> int:

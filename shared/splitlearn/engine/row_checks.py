@@ -1,0 +1,62 @@
+"""What rows must be before a step computes with them: what one session sends would else fail all who share the step.
+
+Shapes: T rows, D hidden size.
+"""
+
+import torch
+
+from splitlearn.errors import BadRows
+from splitlearn.part import Part
+
+
+class RowChecks:
+    """Of one part: what its rows are, and which token ids its embedding table has."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._n_ids = _table_size(part) if part.spec.begin else 0
+
+    def check_shape(self, rows: torch.Tensor) -> None:
+        """Looks at no value, and so runs on the event loop.
+
+        Raises:
+            BadRows: neither token ids [T] (int64) for a part that begins the model, nor hidden states [T, D] in the
+                part's dtype for another.
+        """
+        begins, width = self._part.spec.begin, self._part.hidden_size
+        dtype = torch.int64 if begins else self._part.dtype
+        if rows.ndim != 1 if begins else rows.ndim != 2 or rows.shape[1] != width:
+            wanted = "ids must have the shape [T]" if begins else f"rows must have the shape [T, {width}]"
+            raise BadRows(f"{wanted}, found {list(rows.shape)}")
+        if rows.dtype != dtype:
+            what = "token ids" if begins else "rows"
+            why = "" if begins else ", as the fingerprint says"
+            raise BadRows(f"{what} must be {_name(dtype)}{why}; found {_name(rows.dtype)}")
+
+    def refusal(self, rows: torch.Tensor) -> BadRows | None:
+        """Looks at all values, on the device thread. What is wrong with them, or None."""
+        if not self._part.spec.begin:
+            return None if bool(torch.isfinite(rows).all()) else _not_finite(rows)
+        least, most = (int(extreme) for extreme in rows.aminmax())
+        if least >= 0 and most < self._n_ids:
+            return None
+        return BadRows(
+            f"token id {least if least < 0 else most} does not exist: the embedding table has {self._n_ids} rows, so "
+            f"ids go from 0 to {self._n_ids - 1}; nothing was computed"
+        )
+
+
+def _table_size(part: Part) -> int:
+    weight = getattr(part.model.get_submodule(part.anatomy.token_embedding), "weight", None)
+    if isinstance(weight, torch.Tensor):
+        return int(weight.shape[0])
+    return int(part.config.get_text_config(decoder=True).vocab_size)
+
+
+def _not_finite(rows_TD: torch.Tensor) -> BadRows:
+    bad = int((~torch.isfinite(rows_TD)).any(dim=1).sum())
+    return BadRows(f"{bad} of {rows_TD.shape[0]} rows hold NaN or infinity; nothing was computed")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
