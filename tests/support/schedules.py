@@ -1,0 +1,212 @@
+"""An event loop whose schedule a test decides, and what stands under it for a part, its runner and its device thread.
+
+Time is virtual and nothing waits for it, so thousands of schedules run in seconds; a loop on which nobody can go on any
+more says so at once. Outputs are exact: each depends on all rows before it, so one that was read from somewhere else
+shows.
+"""
+
+import asyncio
+import selectors
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from splitlearn.engine import DeviceThread, Timing
+from splitlearn.errors import PositionNotReached
+from splitlearn.kv.pages import PageLedger
+from splitlearn.steps.runner import Span
+
+BAD_ROW = 666.0
+"""A forward that meets it fails."""
+
+
+class NobodyCanGoOn(Exception):
+    """Somebody waits for what will never come."""
+
+
+class _Selector(selectors.SelectSelector):
+    loop: "ScheduledLoop"
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise NobodyCanGoOn
+        self.loop.now += timeout
+        return []
+
+
+class ScheduledLoop(asyncio.SelectorEventLoop):
+    """Runs one callback at a time: the oldest, or with `dice` any of those that are ready.
+
+    Attributes:
+        turn: callbacks run so far.
+        before: called before the callback of a turn is.
+        complaints: what nobody caught.
+    """
+
+    def __init__(self, dice: Random | None = None) -> None:
+        selector = _Selector()
+        super().__init__(selector)
+        selector.loop = self
+        self.now = 0.0
+        self.turn = 0
+        self.before: dict[int, list[Callable[[], Any]]] = {}
+        self.complaints: list[dict[str, Any]] = []
+        self._dice = dice
+        self._waiting: deque[Any] = deque()
+        self.set_exception_handler(lambda _, context: self.complaints.append(context))
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        self._waiting.extend(self._ready)
+        self._ready.clear()
+        if self._waiting:
+            if self._dice is not None:
+                self._waiting.rotate(self._dice.randrange(len(self._waiting)))
+            self._ready.append(self._waiting.popleft())
+            self.turn += 1
+            for meddle in self.before.pop(self.turn, ()):
+                meddle()
+        super()._run_once()
+
+
+class ScheduledThread(DeviceThread):
+    """Works on the loop itself: each piece of work begins, is done and is told in turns of its own."""
+
+    def __init__(self, dice: Random) -> None:
+        super().__init__()
+        self._dice = dice
+        self._queue: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def run(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
+        running = asyncio.get_running_loop().create_future()
+        self._unfinished += 1
+        running.add_done_callback(self._count_off)
+        for kv in _stores(args):
+            kv.lent = True
+        self._queue.append((running, function, args))
+        if len(self._queue) == 1:
+            self._later(self._work)
+        return running
+
+    def _later(self, function: Callable[..., Any], *args: Any) -> None:
+        asyncio.get_running_loop().call_later(self._dice.choice((0.0, 0.001, 0.01)), function, *args)
+
+    def _work(self) -> None:
+        _, function, args = self._queue[0]
+        self._later(self._tell, function(*args))
+
+    def _tell(self, result: Any) -> None:
+        running, _, args = self._queue.popleft()
+        for kv in _stores(args):
+            kv.lent = False
+        running.set_result((result, Timing(0.0, 0.01)))
+        if self._queue:
+            self._later(self._work)
+
+
+def _stores(args: tuple[Any, ...]) -> list["ExactKV"]:
+    return [work.kv for works in args for work in works]
+
+
+@dataclass(eq=False)
+class ExactKV:
+    """One number for each row, made of it and all before; NaN where no row of this session was written.
+
+    Attributes:
+        lent: the device thread has it.
+    """
+
+    memory: list[float]
+    n_rows: int = 0
+    lent: bool = False
+    gone: bool = False
+
+    def place(self, position: int, rows: Sequence[float]) -> list[float]:
+        if position > self.n_rows:
+            raise PositionNotReached(f"{self.n_rows} rows are held, not {position}")
+        del self.memory[position:]
+        self.memory += exact_outputs(rows, self.memory[-1] if position else 0.0)
+        self.n_rows = len(self.memory)
+        return self.memory[position:]
+
+
+def exact_outputs(rows: Sequence[float], before: float = 0.0) -> list[float]:
+    """What comes out for rows that begin a session, or follow the row that `before` came out for."""
+    outputs = []
+    for row in rows:
+        before = (before * 31 + row + 1) % 8191
+        outputs.append(before)
+    return outputs
+
+
+@dataclass(eq=False)
+class ExactRunner:
+    """Stands for a runner. Fails where a row is `BAD_ROW`, with the rows of some sessions placed.
+
+    Attributes:
+        stores: that were made and not let go.
+    """
+
+    n_pages: int
+    in_batches: bool = True
+    row_bytes: int = 1
+    can_share_rows: bool = True
+    stores: set[ExactKV] = field(default_factory=set)
+
+    def ledger(self, page_rows: int) -> PageLedger:
+        return PageLedger(self.n_pages, page_rows)
+
+    def new_kv(self, most_rows: int | None) -> ExactKV:
+        kv = ExactKV([])
+        self.stores.add(kv)
+        return kv
+
+    def let_go(self, kv: ExactKV, n_rows: int = 0) -> None:
+        assert not kv.lent, "a store was given up while the device thread had it"
+        assert not kv.gone, "a store was given up twice"
+        kv.memory[n_rows:] = [nan] * (len(kv.memory) - n_rows)
+        kv.n_rows = min(kv.n_rows, n_rows)
+        if not n_rows:
+            kv.gone = True
+            self.stores.discard(kv)
+
+    def go_back(self, kv: ExactKV, position: int) -> ExactKV:
+        assert not kv.gone
+        kv.n_rows = min(kv.n_rows, position)
+        return kv
+
+    def begin_with(self, kv: ExactKV, kept: ExactKV, n_rows: int) -> ExactKV:
+        if kept.n_rows < n_rows:
+            raise PositionNotReached("given up for others")
+        kv.memory, kv.n_rows = kept.memory[:n_rows], n_rows
+        return kv
+
+    def run(self, spans: Sequence[Span[Any]]) -> list[torch.Tensor]:
+        outputs = []
+        for span in spans:
+            rows = span.rows[:, 0].tolist()
+            outputs.append(torch.tensor(span.kv.place(span.position, rows))[:, None])
+        if any(BAD_ROW in span.rows for span in spans):
+            raise RuntimeError("a bad row")
+        return outputs
+
+
+def exact_part(context: int | None = None) -> Any:
+    """As much of a part as an engine asks for."""
+    spec = SimpleNamespace(begin=False, end=False)
+    config = SimpleNamespace(model_type="exact")
+    return SimpleNamespace(
+        spec=spec, hidden_size=1, dtype=torch.float32, context_length=context, can_truncate=True, config=config
+    )
+
+
+def rows_of(numbers: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32)[:, None]
