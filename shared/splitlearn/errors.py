@@ -7,6 +7,7 @@ SplitError                    everything below; the message says what to do
 ├── BadPlan                   the operator: cut points that the model does not have
 ├── BadDevice                 the operator: a device or dtype that this machine does not offer
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
+├── SessionClosed             the caller: rows for a session after its end
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
 ├── NoRoom                    the operator: the memory for keys and values is too small
 ├── EngineFull                the server: no room for the session now, nor to wait for it
@@ -40,6 +41,10 @@ class BadDevice(SplitError):
 
 class PositionNotReached(SplitError):
     """Rows were sent for a position beyond the session's end, or behind it where the model cannot go back."""
+
+
+class SessionClosed(SplitError):
+    """The session was closed, or its rows are kept for others: it takes no more rows, and answers none."""
 
 
 class ContextExceeded(SplitError):
