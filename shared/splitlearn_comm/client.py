@@ -34,13 +34,14 @@ class AsyncGRPCComputeClient:
     Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late.
 
     Args:
-        target: `host:port`. Of a name with several addresses each new stream takes the next.
+        target: `host:port`, an IPv6 host in brackets. Of a name with several addresses each new stream takes the next.
         timeout: seconds that a call waits at most, unless it is told otherwise. Each retry has as many again.
         retry_strategy: for compute; None tries once.
         codec: for compute, what tensors travel in, both ways.
 
     Raises:
         UnknownCodec: a codec that servers do not have.
+        InvalidAddress: a target that is no address.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class AsyncGRPCComputeClient:
         codec: TensorCodec | None = None,
     ) -> None:
         self.target = target
+        self._grpc_target = channel_target(target)
         self.timeout = timeout
         self._retry_strategy = retry_strategy
         self._codec = codec or PLAIN
@@ -158,7 +160,7 @@ class AsyncGRPCComputeClient:
             raise Cancelled(f"the client of {self.target} is closed")
         # Not in the constructor: a channel belongs to the event loop in which it was made.
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(channel_target(self.target), options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self._grpc_target, options=CHANNEL_OPTIONS)
         return self._channel
 
     async def _call(self, path: str, request: bytes, timeout: float | None) -> bytes:

@@ -3,6 +3,7 @@
 CommError
 ├── InvalidRequest       INVALID_ARGUMENT     caller    the message breaks the protocol
 │   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or NaN
+├── InvalidAddress       INVALID_ARGUMENT     operator  no HOST:PORT, or a host that does not resolve
 ├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
 ├── FingerprintMismatch  FAILED_PRECONDITION  operator  the two ends hold different models or cuts
@@ -46,6 +47,11 @@ class InvalidRequest(CommError):
 
 class InvalidTensor(InvalidRequest):
     pass
+
+
+class InvalidAddress(CommError, ValueError):
+    code = "INVALID_ARGUMENT"
+    fault = "operator"
 
 
 class PositionNotReached(CommError):
@@ -107,6 +113,7 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
     for error in (
         InvalidRequest,
         InvalidTensor,
+        InvalidAddress,
         PositionNotReached,
         SessionTooLong,
         FingerprintMismatch,

@@ -8,11 +8,19 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from splitlearn_comm.addresses import join_address, split_address
+from splitlearn_comm.errors import InvalidAddress
+from splitlearn_comm.peer_text import clipped
+
 Options = tuple[tuple[str, int | str], ...]
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
 # Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of this size.
 CHUNK_BYTES: Final = 2**20
+
+# Schemes of grpc's resolvers, with what follows: hosts with ports, or something else.
+_HOST_SCHEMES: Final = frozenset({"dns", "ipv4", "ipv6"})
+_PATH_SCHEMES: Final = frozenset({"unix", "unix-abstract", "vsock"})
 
 _MESSAGE_SIZE: Final[Options] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -56,7 +64,20 @@ CHANNEL_OPTIONS: Final[Options] = (
 
 
 def channel_target(address: str) -> str:
-    """`host:port` as a DNS name whose addresses are all used; an address with a scheme stays as it is."""
-    if "://" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+    """What grpc connects to for `HOST:PORT`: a DNS name whose addresses are all used.
+
+    An address that names one of grpc's own resolvers (`dns:`, `ipv4:`, `ipv6:`, `unix:` and the like) stays as it is.
+
+    Raises:
+        InvalidAddress: neither, or a port that there cannot be.
+    """
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in _PATH_SCHEMES:
         return address
-    return f"dns:///{address}"
+    if colon and scheme in _HOST_SCHEMES:
+        for endpoint in rest.rsplit("/", 1)[-1].split(","):
+            split_address(endpoint)
+        return address
+    if "/" in address:
+        raise InvalidAddress(f"{clipped(address)} is not HOST:PORT; leave out what stands before the host or behind it")
+    return f"dns:///{join_address(*split_address(address))}"

@@ -22,6 +22,7 @@ def test_the_public_surface_is_this() -> None:
         "GRPCComputeClient",
         "GRPCComputeServer",
         "Int8Codec",
+        "InvalidAddress",
         "InvalidRequest",
         "InvalidTensor",
         "MAX_MESSAGE_BYTES",
