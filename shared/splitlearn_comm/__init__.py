@@ -6,6 +6,7 @@ import os
 # every server that stops). Set the variable to see it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.client_stream import ClientStream
 from splitlearn_comm.core import (
@@ -26,7 +27,9 @@ from splitlearn_comm.errors import (
     Cancelled,
     CommError,
     FingerprintMismatch,
+    Forked,
     InvalidAddress,
+    InvalidReply,
     InvalidRequest,
     InvalidTensor,
     NotServed,
@@ -34,13 +37,14 @@ from splitlearn_comm.errors import (
     PortUnavailable,
     PositionNotReached,
     RemoteFailure,
+    SessionClosed,
     SessionTooLong,
     TimedOut,
     UnknownCodec,
     Unreachable,
 )
-from splitlearn_comm.frames import Frame, Reply, ServiceInfo, reached_after
-from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES
+from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo, reached_after
+from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESSAGE_BYTES
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
@@ -48,6 +52,7 @@ from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
 __all__ = [
     "CHUNK_BYTES",
     "MAX_MESSAGE_BYTES",
+    "SESSION_MESSAGE_BYTES",
     "AsyncGRPCComputeClient",
     "AsyncGRPCComputeServer",
     "BFloat16Codec",
@@ -61,11 +66,14 @@ __all__ = [
     "FingerprintMismatch",
     "FixedDelay",
     "Float16Codec",
+    "Forked",
     "Frame",
+    "FrameHeader",
     "GRPCComputeClient",
     "GRPCComputeServer",
     "Int8Codec",
     "InvalidAddress",
+    "InvalidReply",
     "InvalidRequest",
     "InvalidTensor",
     "ModelComputeFunction",
@@ -76,8 +84,10 @@ __all__ = [
     "RemoteFailure",
     "Reply",
     "RetryStrategy",
+    "ServerLimits",
     "ServiceInfo",
     "Session",
+    "SessionClosed",
     "SessionHost",
     "SessionOpening",
     "SessionTooLong",

@@ -22,10 +22,8 @@ CHUNK_BYTES: Final = 2**20
 _HOST_SCHEMES: Final = frozenset({"dns", "ipv4", "ipv6"})
 _PATH_SCHEMES: Final = frozenset({"unix", "unix-abstract", "vsock"})
 
-_MESSAGE_SIZE: Final[Options] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-)
+# What a message of a session holds at most where one end knows that the other sends chunks.
+SESSION_MESSAGE_BYTES: Final = 4 * CHUNK_BYTES
 
 # A peer that vanished without a word is noticed after time + timeout, so that its sessions are freed.
 _KEEPALIVE: Final[Options] = (
@@ -34,8 +32,7 @@ _KEEPALIVE: Final[Options] = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
-SERVER_OPTIONS: Final[Options] = (
-    *_MESSAGE_SIZE,
+_SERVER: Final[Options] = (
     *_KEEPALIVE,
     # Must be below the client's keepalive_time_ms, or the server hangs up on it for pinging too often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -46,8 +43,7 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.so_reuseport", 0),
 )
 
-CHANNEL_OPTIONS: Final[Options] = (
-    *_MESSAGE_SIZE,
+_CHANNEL: Final[Options] = (
     *_KEEPALIVE,
     # Each stream goes to the next address of the name: that is how sessions spread over replicas.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -61,6 +57,16 @@ CHANNEL_OPTIONS: Final[Options] = (
     # Workers are reached directly; a web proxy from the environment would break loopback and swallow streams.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def server_options(most_received: int = MAX_MESSAGE_BYTES) -> Options:
+    """Of a server that takes messages of at most so many bytes."""
+    return (*_message_size(most_received), *_SERVER)
+
+
+def channel_options(most_received: int = MAX_MESSAGE_BYTES) -> Options:
+    """Of a client's channel that takes messages of at most so many bytes."""
+    return (*_message_size(most_received), *_CHANNEL)
 
 
 def channel_target(address: str) -> str:
@@ -81,3 +87,11 @@ def channel_target(address: str) -> str:
     if "/" in address:
         raise InvalidAddress(f"{clipped(address)} is not HOST:PORT; leave out what stands before the host or behind it")
     return f"dns:///{join_address(*split_address(address))}"
+
+
+def _message_size(most_received: int) -> Options:
+    # grpc holds a message whole before it looks at its size: a small limit is what keeps its memory small
+    return (
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", most_received),
+    )

@@ -15,10 +15,11 @@ from grpc_reflection.v1alpha import reflection
 
 from splitlearn_comm import wire
 from splitlearn_comm.addresses import check_host, join_address, listening_trouble
+from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
 from splitlearn_comm.errors import PortUnavailable
-from splitlearn_comm.options import SERVER_OPTIONS
+from splitlearn_comm.options import server_options
 from splitlearn_comm.service import ComputeService
 
 # "" is the server as a whole, in the words of the standard health protocol.
@@ -34,7 +35,8 @@ class AsyncGRPCComputeServer:
         session_host: answers Stream. Its info() is the service's.
         compute_fn: answers Compute, on threads of its own.
         compute_options: how many threads, and more.
-        observer: is told of sessions and bytes.
+        observer: is told of sessions, bytes and refusals.
+        limits: what all clients together may cost.
 
     Raises:
         InvalidAddress: a host that there cannot be.
@@ -49,6 +51,7 @@ class AsyncGRPCComputeServer:
         compute_fn: ComputeFunction | None = None,
         compute_options: ComputeOptions | None = None,
         observer: WireObserver | None = None,
+        limits: ServerLimits | None = None,
     ) -> None:
         self.host = host.removeprefix("[").removesuffix("]")
         self.port = port
@@ -56,7 +59,8 @@ class AsyncGRPCComputeServer:
         observer = observer or NoObserver()
         options = compute_options or ComputeOptions()
         computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
-        self._service = ComputeService(session_host, computes, observer)
+        self._limits = limits or ServerLimits()
+        self._service = ComputeService(session_host, computes, observer, self._limits)
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
         self._stopped = asyncio.Event()
@@ -74,7 +78,7 @@ class AsyncGRPCComputeServer:
         Raises:
             PortUnavailable: somebody else listens there, or the host is not this machine's.
         """
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=server_options(self._limits.message_bytes))
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

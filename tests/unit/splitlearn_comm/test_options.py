@@ -1,7 +1,7 @@
 import pytest
 
 from splitlearn_comm.errors import InvalidAddress
-from splitlearn_comm.options import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS, channel_target
+from splitlearn_comm.options import MAX_MESSAGE_BYTES, channel_options, channel_target, server_options
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_an_address_that_cannot_be_is_refused_before_anything_is_asked(address: 
 
 
 def test_both_ends_allow_the_same_message_size() -> None:
-    for options in (dict(SERVER_OPTIONS), dict(CHANNEL_OPTIONS)):
+    for options in (dict(server_options()), dict(channel_options())):
         assert options["grpc.max_send_message_length"] == MAX_MESSAGE_BYTES
         assert options["grpc.max_receive_message_length"] == MAX_MESSAGE_BYTES
 
 
 def test_the_server_bears_the_clients_pings() -> None:
-    allowed = dict(SERVER_OPTIONS)["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    allowed = dict(server_options())["grpc.http2.min_recv_ping_interval_without_data_ms"]
 
-    assert int(allowed) < int(dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"])
+    assert int(allowed) < int(dict(channel_options())["grpc.keepalive_time_ms"])
