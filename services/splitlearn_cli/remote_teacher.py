@@ -22,7 +22,7 @@ from splitlearn_comm import (
     Frame,
     SessionOpening,
 )
-from splitlearn_comm.loop_thread import loop_thread
+from splitlearn_comm.loop_thread import close, loop_thread
 
 _SESSIONS = 8
 
@@ -70,7 +70,7 @@ class RemoteTrunk:
 
     def close(self) -> None:
         """Hangs up. Twice does nothing."""
-        loop_thread().run(self._client.close())
+        close(self._client.close())
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,9 @@ import os
 # What grpc's core prints to stderr is raised here as an error that says what to do, or is only noise (a line for
 # every server that stops). Set the variable to see it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Else grpc's core starts its threads again in every process that is forked from this one, and they crash there (seen
+# with grpcio 1.85). A forked process cannot use grpc.aio either way; see forks.py.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.client import AsyncGRPCComputeClient

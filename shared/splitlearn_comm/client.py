@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from torch import Tensor
 
-from splitlearn_comm import wire
+from splitlearn_comm import forks, wire
 from splitlearn_comm.byte_stream import ByteStream, is_being_cancelled
 from splitlearn_comm.client_statistics import ClientStatistics
 from splitlearn_comm.client_stream import ClientStream
@@ -32,7 +32,8 @@ _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 class AsyncGRPCComputeClient:
     """Talks to the server, or all replicas, at `target`. Connects at the first call, and again when it must.
 
-    Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late.
+    Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late, Forked in a
+    process that was forked from one which had used gRPC.
 
     Args:
         target: `host:port`, an IPv6 host in brackets. Of a name with several addresses each new stream takes the next.
@@ -162,6 +163,7 @@ class AsyncGRPCComputeClient:
     def _open_channel(self) -> grpc.aio.Channel:
         if self._closed:
             raise Cancelled(f"the client of {self.target} is closed")
+        forks.check()
         # Not in the constructor: a channel belongs to the event loop in which it was made.
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self._grpc_target, options=self._options)

@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from splitlearn_comm import wire
+from splitlearn_comm import forks, wire
 from splitlearn_comm.addresses import check_host, join_address, listening_trouble
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.compute_calls import ComputeCalls
@@ -77,7 +77,9 @@ class AsyncGRPCComputeServer:
 
         Raises:
             PortUnavailable: somebody else listens there, or the host is not this machine's.
+            Forked: this process was forked from one that had used gRPC.
         """
+        forks.check()
         server = grpc.aio.server(options=server_options(self._limits.message_bytes))
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
