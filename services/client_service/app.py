@@ -29,7 +29,7 @@ from llm_sepweight import Manifest
 from splitlearn.anatomy import config_from_dict
 from splitlearn.engine import DeviceThread, Limits
 from splitlearn.plan import SplitPlan
-from splitlearn_comm import AsyncGRPCComputeClient, PortUnavailable
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, PortUnavailable
 
 log = structlog.get_logger()
 
@@ -87,7 +87,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
         return ends
 
-    client = await stack.enter_async_context(AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout))
+    client = await stack.enter_async_context(
+        AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
+    )
     link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from splitlearn_cli.errors import ServiceRefused
 from splitlearn_cli.waiting import PATIENCE_SECONDS, wait_for_trunk
-from splitlearn_comm import CHUNK_BYTES, AsyncGRPCComputeClient, ClientStream, CommError, Frame, SessionOpening
-from splitlearn_comm.loop_thread import loop_thread
+from splitlearn_comm import (
+    CHUNK_BYTES,
+    SESSION_MESSAGE_BYTES,
+    AsyncGRPCComputeClient,
+    ClientStream,
+    CommError,
+    Frame,
+    SessionOpening,
+)
+from splitlearn_comm.loop_thread import close, loop_thread
 
 _SESSIONS = 8
 
@@ -33,14 +41,21 @@ class RemoteTrunk:
 
     Raises:
         CommError: nobody answers at the address.
+        ServiceRefused: what answers is no trunk.
     """
 
     def __init__(
         self, address: str, *, codec: str = "none", timeout: float = 30.0, wait: float = PATIENCE_SECONDS
     ) -> None:
-        self._client = AsyncGRPCComputeClient(address, timeout=timeout)
+        self._client = AsyncGRPCComputeClient(address, timeout=timeout, most_received=SESSION_MESSAGE_BYTES)
         self._codec = codec
         self.fingerprint = loop_thread().run(wait_for_trunk(self._client, wait)).fingerprint
+        # the last word of a fingerprint is the dtype of hidden states
+        dtype = getattr(torch, self.fingerprint.rsplit(" ", 1)[-1], None)
+        if not isinstance(dtype, torch.dtype):
+            self.close()
+            raise ServiceRefused(f"what {address} serves, [{self.fingerprint}], names no dtype: it is no trunk")
+        self._dtype = dtype
 
     def hidden(self, hidden_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
         """The trunk's rows [B, T, D]; zeros at padding. They travel in the dtype that the fingerprint names.
@@ -49,8 +64,7 @@ class RemoteTrunk:
             CommError: the trunk is gone, or refuses; nothing is half done and the call can be made again.
             ServiceRefused: the answer has other rows than the question.
         """
-        # the last word of a fingerprint is the dtype of hidden states
-        dtype = getattr(torch, self.fingerprint.rsplit(" ", 1)[-1])
+        dtype = self._dtype
         texts = [row_TD[:length].to("cpu", dtype) for row_TD, length in zip(hidden_BTD, lengths, strict=True)]
         answers = loop_thread().run(self._all(texts))
         answered_BTD = torch.zeros(hidden_BTD.shape, dtype=dtype)
@@ -60,7 +74,7 @@ class RemoteTrunk:
 
     def close(self) -> None:
         """Hangs up. Twice does nothing."""
-        loop_thread().run(self._client.close())
+        close(self._client.close())
 
     def __enter__(self) -> Self:
         return self

@@ -20,12 +20,21 @@ from splitlearn.loading import load_part, resolve_device
 from splitlearn.packing import pack
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
-from splitlearn_comm import AsyncGRPCComputeServer, PortUnavailable, ServiceInfo
+from splitlearn_comm import (
+    SESSION_MESSAGE_BYTES,
+    AsyncGRPCComputeServer,
+    PortUnavailable,
+    ServerLimits,
+    ServiceInfo,
+)
 from trunk_service.endpoint import TrunkHost
 from trunk_service.metrics import TrunkMetrics
 from trunk_service.settings import TrunkSettings
 
 log = structlog.get_logger()
+
+# Rows of prompts that wait for room or are being run, for 256 sessions that send chunks.
+_BYTES_IN_FLIGHT = 2**28
 
 
 def run(settings: TrunkSettings) -> None:
@@ -95,6 +104,9 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
         port=settings.port,
         session_host=host,
         observer=metrics,
+        limits=ServerLimits(
+            message_bytes=SESSION_MESSAGE_BYTES, streams=settings.max_streams, bytes_in_flight=_BYTES_IN_FLIGHT
+        ),
     )
     return Trunk(server, engine, thread, metrics, info)
 

@@ -5,26 +5,30 @@ The only place where the engine's errors become errors of the wire.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import structlog
 import torch
 
 from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession
+from splitlearn.engine.positions import check_position
 from splitlearn_comm import (
     CommError,
     FingerprintMismatch,
     Frame,
+    FrameHeader,
     InvalidTensor,
     Overloaded,
     PositionNotReached,
+    RemoteFailure,
     Reply,
     ServiceInfo,
+    SessionClosed,
     SessionOpening,
     SessionTooLong,
 )
+from splitlearn_comm.peer_text import clipped
 from trunk_service.metrics import TrunkMetrics
 
 log = structlog.get_logger()
@@ -32,12 +36,21 @@ log = structlog.get_logger()
 # Seconds between two looks for sessions that nobody uses.
 _LOOK_EVERY = 5.0
 
+# What each error becomes; an error that is not here, what its nearest ancestor becomes.
 _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
     split.BadRows: InvalidTensor,
     split.PositionNotReached: PositionNotReached,
     split.ContextExceeded: SessionTooLong,
+    split.SessionClosed: SessionClosed,
     split.EngineFull: Overloaded,
+    split.SplitError: RemoteFailure,
 }
+
+
+def on_the_wire(error: split.SplitError) -> CommError:
+    """The wire's error for one of the engine's, with its words and its time to wait."""
+    kind = next(_ON_THE_WIRE[ancestor] for ancestor in type(error).__mro__ if ancestor in _ON_THE_WIRE)
+    return kind(str(error), getattr(error, "retry_after", None))
 
 
 class TrunkHost:
@@ -55,31 +68,32 @@ class TrunkHost:
         """Raises:
         FingerprintMismatch: the client holds another model, cut or dtype.
         """
-        with self._counted():
-            if opening.fingerprint != self._info.fingerprint:
-                raise FingerprintMismatch(
-                    f"this trunk serves [{self._info.fingerprint}], the client expects [{opening.fingerprint}]; "
-                    "give both the same weights, layers and dtype"
-                )
-        session = self._engine.open(opening.max_length, opening.prefix)
+        if opening.fingerprint != self._info.fingerprint:
+            raise FingerprintMismatch(
+                f"this trunk serves [{self._info.fingerprint}], the client expects [{clipped(opening.fingerprint)}]; "
+                "give both the same weights, layers and dtype"
+            )
+        try:
+            session = self._engine.open(opening.max_length, opening.prefix)
+        except split.SplitError as error:
+            raise on_the_wire(error) from error
         log.info(
             "session opened", session=opening.session_id, max_length=opening.max_length, begins_with=session.reached
         )
         return TrunkSession(opening.session_id, self._engine, session, self._metrics)
 
     async def expire(self, idle_seconds: float) -> None:
-        """Takes the pages of sessions that nobody uses; runs until cancelled."""
+        """Takes the pages of sessions that nobody uses; runs until cancelled.
+
+        A look that fails is logged and not the last one: without them memory would never come back, and nobody would
+        know why.
+        """
         while True:
             await asyncio.sleep(min(_LOOK_EVERY, idle_seconds))
-            self._engine.expire(idle_seconds)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        try:
-            yield
-        except CommError as error:
-            self._metrics.refusals.labels(type(error).__name__).inc()
-            raise
+            try:
+                self._engine.expire(idle_seconds)
+            except Exception as error:
+                log.error("idle sessions could not be expired", error=repr(error), exc_info=error)
 
 
 class TrunkSession:
@@ -90,17 +104,39 @@ class TrunkSession:
         self._engine = engine
         self._session = session
         self._metrics = metrics
+        self._is_open = True
+
+    def check(self, header: FrameHeader) -> None:
+        """Raises what `step` would raise for any frame with this header, before its rows are decoded."""
+        session, part = self._session, self._engine.part
+        self._check_open()
+        try:
+            if session.lost_pages and header.position > session.reached == 0:
+                raise session.lost()
+            check_position(header.position, header.row_count, session.reached, session.limit)
+        except split.SplitError as error:
+            raise on_the_wire(error) from error
+        if header.shape is None:
+            return
+        if header.shape[1] != part.hidden_size:
+            raise InvalidTensor(f"rows must have the shape [T, {part.hidden_size}], found {list(header.shape)}")
+        if header.dtype != part.dtype:
+            raise InvalidTensor(
+                f"rows must be {_name(part.dtype)}, as the fingerprint says; found {_name(header.dtype)}"
+            )
 
     async def step(self, frame: Frame) -> Reply:
-        """Raises InvalidTensor, PositionNotReached or SessionTooLong; the session then stays as it was."""
+        """Raises InvalidTensor, PositionNotReached, SessionTooLong or Overloaded; the session then stays as it was.
+
+        RemoteFailure and SessionClosed end it.
+        """
+        self._check_open()
         arrived = time.perf_counter()
         rows_TD = frame.rows if frame.rows is not None else self._no_rows()
         try:
             step = await self._engine.step(self._session, frame.position, rows_TD)
-        except tuple(_ON_THE_WIRE) as error:
-            refusal = _ON_THE_WIRE[type(error)]
-            self._metrics.refusals.labels(refusal.__name__).inc()
-            raise refusal(str(error), getattr(error, "retry_after", None)) from error
+        except split.SplitError as error:
+            raise on_the_wire(error) from error
         self._metrics.rows.inc(rows_TD.shape[0])
         self._metrics.queue_seconds.observe(step.timing.queue_seconds)
         self._metrics.step_seconds.observe(step.timing.compute_seconds)
@@ -111,6 +147,7 @@ class TrunkSession:
     async def close(self) -> None:
         """Gives the KV cache back; a step that is still running keeps it until it ends."""
         log.info("session closed", session=self._name, rows=self._session.reached)
+        self._is_open = False
         self._engine.close(self._session)
 
     @property
@@ -118,7 +155,18 @@ class TrunkSession:
         return self._session.reached
 
     def keep(self, names: Sequence[bytes]) -> None:
+        """Ends the session: what is kept belongs to others from here on."""
+        self._check_open()
+        self._is_open = False
         self._engine.keep(self._session, names)
 
     def _no_rows(self) -> torch.Tensor:
         return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise SessionClosed("the session is closed or its rows are kept: it takes no more frames")
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")

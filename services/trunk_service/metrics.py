@@ -74,6 +74,9 @@ class TrunkMetrics:
     def session_closed(self) -> None:
         self.sessions_open.dec()
 
+    def refused(self, kind: str) -> None:
+        self.refusals.labels(kind).inc()
+
     def bytes_in(self, n: int) -> None:
         self.received_bytes.inc(n)
 

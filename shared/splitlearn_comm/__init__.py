@@ -5,7 +5,11 @@ import os
 # What grpc's core prints to stderr is raised here as an error that says what to do, or is only noise (a line for
 # every server that stops). Set the variable to see it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Else grpc's core starts its threads again in every process that is forked from this one, and they crash there (seen
+# with grpcio 1.85). A forked process cannot use grpc.aio either way; see forks.py.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.client_stream import ClientStream
 from splitlearn_comm.core import (
@@ -26,6 +30,9 @@ from splitlearn_comm.errors import (
     Cancelled,
     CommError,
     FingerprintMismatch,
+    Forked,
+    InvalidAddress,
+    InvalidReply,
     InvalidRequest,
     InvalidTensor,
     NotServed,
@@ -33,13 +40,14 @@ from splitlearn_comm.errors import (
     PortUnavailable,
     PositionNotReached,
     RemoteFailure,
+    SessionClosed,
     SessionTooLong,
     TimedOut,
     UnknownCodec,
     Unreachable,
 )
-from splitlearn_comm.frames import Frame, Reply, ServiceInfo, reached_after
-from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES
+from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo, reached_after
+from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESSAGE_BYTES
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
@@ -47,6 +55,7 @@ from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
 __all__ = [
     "CHUNK_BYTES",
     "MAX_MESSAGE_BYTES",
+    "SESSION_MESSAGE_BYTES",
     "AsyncGRPCComputeClient",
     "AsyncGRPCComputeServer",
     "BFloat16Codec",
@@ -60,10 +69,14 @@ __all__ = [
     "FingerprintMismatch",
     "FixedDelay",
     "Float16Codec",
+    "Forked",
     "Frame",
+    "FrameHeader",
     "GRPCComputeClient",
     "GRPCComputeServer",
     "Int8Codec",
+    "InvalidAddress",
+    "InvalidReply",
     "InvalidRequest",
     "InvalidTensor",
     "ModelComputeFunction",
@@ -74,8 +87,10 @@ __all__ = [
     "RemoteFailure",
     "Reply",
     "RetryStrategy",
+    "ServerLimits",
     "ServiceInfo",
     "Session",
+    "SessionClosed",
     "SessionHost",
     "SessionOpening",
     "SessionTooLong",

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from splitlearn_comm import wire
-from splitlearn_comm.errors import Cancelled, CommError, RemoteFailure, TimedOut
+from splitlearn_comm.errors import Cancelled, CommError, InvalidReply, RemoteFailure, TimedOut
+from splitlearn_comm.statuses import Status, error_of
 
 _T = TypeVar("_T")
 
@@ -18,6 +18,9 @@ _T = TypeVar("_T")
 class ByteStream:
     """Messages are taken off the wire as they come, by one task for the life of the stream. So both ends never
     wait for each other to read.
+
+    The server sends as many messages as this end asks for. More end the stream, so that what waits here to be received
+    is bounded by what was asked.
 
     What ends the stream is kept: `ended` tells, and from then on every call raises the error that ended it.
     One task sends and one receives (they may be the same).
@@ -39,10 +42,11 @@ class ByteStream:
         self._is_accepted = False
         # Messages; None once, at the end.
         self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._owed = 0
         self._closing = False
         self._end: CommError | None = None
         self._end_told = False
-        self._status: wire.Status | None = None
+        self._status: Status | None = None
         call.add_done_callback(self._keep_status)
         self._reader = asyncio.create_task(self._read(), name=f"replies of {name}")
 
@@ -50,8 +54,9 @@ class ByteStream:
     def ended(self) -> bool:
         return self._reader.done()
 
-    async def send(self, data: bytes, timeout: float | None = None) -> None:
-        """Hand one message to the network."""
+    async def send(self, data: bytes, timeout: float | None = None, *, answers: int = 1) -> None:
+        """Hand one message to the network. `answers`: as many messages come back for it."""
+        self._owed += answers
         deadline = self._deadline("take the message", timeout)
         try:
             await self._write(data)
@@ -68,6 +73,7 @@ class ByteStream:
 
     async def exchange(self, data: bytes, timeout: float | None = None) -> bytes:
         """Send, and receive the one reply, within one deadline."""
+        self._owed += 1
         deadline = self._deadline("answer", timeout)
         try:
             await self._write(data)
@@ -95,6 +101,11 @@ class ByteStream:
             deadline.cancel()
         if self._end is not None and not self._end_told:
             raise self._ending()
+
+    def fail(self, error: CommError) -> None:
+        """End the stream, because what the server sent cannot be used."""
+        self._end, self._end_told = self._end or error, True
+        self._call.cancel()
 
     def cancel(self) -> None:
         """Give the stream up at once, whatever is under way."""
@@ -163,6 +174,11 @@ class ByteStream:
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
                 self.bytes_received += len(data)
+                if self._owed == 0:
+                    self._end = self._end or InvalidReply(f"{self.address} sends more messages than it was asked for")
+                    self._call.cancel()
+                    break
+                self._owed -= 1
                 self._arrived.put_nowait(data)
             end = self._verdict()
         except grpc.aio.AioRpcError:
@@ -180,7 +196,7 @@ class ByteStream:
     def _verdict(self) -> CommError | None:
         """How the server ended the stream; None if as it was asked to."""
         if self._status is not None and self._status[0] is not grpc.StatusCode.OK:
-            return wire.error_of(self._status, self.address)
+            return error_of(self._status, self.address)
         if self._closing:
             return None
         return RemoteFailure(f"{self.address} ended the stream without a reason; see the server's log")

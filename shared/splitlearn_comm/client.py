@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from torch import Tensor
 
-from splitlearn_comm import wire
+from splitlearn_comm import forks, wire
 from splitlearn_comm.byte_stream import ByteStream, is_being_cancelled
 from splitlearn_comm.client_statistics import ClientStatistics
 from splitlearn_comm.client_stream import ClientStream
@@ -22,8 +22,9 @@ from splitlearn_comm.core import PLAIN, SessionOpening, TensorCodec, codec_named
 from splitlearn_comm.errors import Cancelled
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.messages import parse
-from splitlearn_comm.options import CHANNEL_OPTIONS, channel_target
+from splitlearn_comm.options import MAX_MESSAGE_BYTES, channel_options, channel_target
 from splitlearn_comm.retry import RetryStrategy
+from splitlearn_comm.statuses import error_of
 
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -31,16 +32,19 @@ _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 class AsyncGRPCComputeClient:
     """Talks to the server, or all replicas, at `target`. Connects at the first call, and again when it must.
 
-    Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late.
+    Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late, Forked in a
+    process that was forked from one which had used gRPC.
 
     Args:
-        target: `host:port`. Of a name with several addresses each new stream takes the next.
+        target: `host:port`, an IPv6 host in brackets. Of a name with several addresses each new stream takes the next.
         timeout: seconds that a call waits at most, unless it is told otherwise. Each retry has as many again.
         retry_strategy: for compute; None tries once.
         codec: for compute, what tensors travel in, both ways.
+        most_received: bytes of one message of the server; what is larger ends its call.
 
     Raises:
         UnknownCodec: a codec that servers do not have.
+        InvalidAddress: a target that is no address.
     """
 
     def __init__(
@@ -50,8 +54,11 @@ class AsyncGRPCComputeClient:
         timeout: float = 10.0,
         retry_strategy: RetryStrategy | None = None,
         codec: TensorCodec | None = None,
+        most_received: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self.target = target
+        self._options = channel_options(most_received)
+        self._grpc_target = channel_target(target)
         self.timeout = timeout
         self._retry_strategy = retry_strategy
         self._codec = codec or PLAIN
@@ -156,9 +163,10 @@ class AsyncGRPCComputeClient:
     def _open_channel(self) -> grpc.aio.Channel:
         if self._closed:
             raise Cancelled(f"the client of {self.target} is closed")
+        forks.check()
         # Not in the constructor: a channel belongs to the event loop in which it was made.
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(channel_target(self.target), options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self._grpc_target, options=self._options)
         return self._channel
 
     async def _call(self, path: str, request: bytes, timeout: float | None) -> bytes:
@@ -167,7 +175,7 @@ class AsyncGRPCComputeClient:
             answer: bytes = await call(request, timeout=self.timeout if timeout is None else timeout)
         except grpc.aio.AioRpcError as failure:
             status = failure.code(), failure.details(), failure.trailing_metadata()
-            raise wire.error_of(status, self.target) from None
+            raise error_of(status, self.target) from None
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise

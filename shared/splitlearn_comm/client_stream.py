@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from splitlearn_comm import wire
 from splitlearn_comm.byte_stream import ByteStream
 from splitlearn_comm.core import SessionOpening, codec_named
-from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.errors import InvalidReply
+from splitlearn_comm.frames import Frame, FrameHeader, Reply
 
 
 class ClientStream:
@@ -18,8 +21,8 @@ class ClientStream:
 
     Replies are taken off the wire as they come, so frames may be sent without receiving in between.
 
-    An error that the server sent in a frame's place leaves the stream usable. Any other ends it: `ended`
-    tells, and from then on every call raises the error that ended it.
+    An error that the server sent in a frame's place leaves the stream usable. Any other ends it, a reply that does not
+    answer its frame too: `ended` tells, and from then on every call raises the error that ended it.
 
     Leaving the context closes the stream, or cancels it when an exception passes. One task sends and one
     receives (they may be the same).
@@ -30,6 +33,8 @@ class ClientStream:
         self._stream = stream
         self._codec = codec_named(opening.codec)
         self._unsent_opening: SessionOpening | None = opening
+        # Frames without a reply, the oldest first.
+        self._asked: deque[FrameHeader] = deque()
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "open"
@@ -54,23 +59,31 @@ class ClientStream:
         Returns:
             The rows that it begins with.
         """
-        opening, self._unsent_opening = self._unsent_opening, None
-        return wire.decode_opened(await self._stream.exchange(wire.encode_request(opening, None), timeout))
+        request = wire.encode_request(self._unsent_opening, None)
+        self._unsent_opening = None
+        data = await self._stream.exchange(request, timeout)
+        with self._ending_at_nonsense():
+            return wire.decode_opened(data, self.opening.max_length)
 
     async def keep(self, names: Sequence[bytes]) -> None:
         """Say that no frame will follow, and name the blocks that the server may keep for later sessions."""
-        await self._stream.send(wire.encode_keep(names))
+        await self._stream.send(wire.encode_keep(names), answers=0)
 
     async def send(self, frame: Frame, timeout: float | None = None) -> None:
         """Hand one frame to the network. One that is refused here (InvalidTensor) was not sent, no reply is owed.
 
+        A session with a prefix is opened first, if it was not.
+
         Args:
             timeout: seconds; the client's own when None. When it runs out the stream is cancelled.
         """
+        if self._unsent_opening is not None and self._unsent_opening.prefix:
+            await self.open(timeout)
         if self._codec.takes_long(frame.rows):
             data = await asyncio.to_thread(wire.encode_request, self._unsent_opening, frame, self._codec)
         else:
             data = wire.encode_request(self._unsent_opening, frame, self._codec)
+        self._asked.append(FrameHeader.of(frame))
         await self._stream.send(data, timeout)
         self._unsent_opening = None
 
@@ -80,7 +93,12 @@ class ClientStream:
         Args:
             timeout: seconds; the client's own when None. When it runs out the stream is cancelled.
         """
-        return wire.decode_reply(await self._stream.receive(timeout))
+        data = await self._stream.receive(timeout)
+        with self._ending_at_nonsense():
+            asked = self._asked.popleft()
+            if self._codec.takes_long_to_unpack(len(data)):
+                return await asyncio.to_thread(wire.decode_reply, data, asked, self.opening.codec)
+            return wire.decode_reply(data, asked, self.opening.codec)
 
     async def step(self, frame: Frame, timeout: float | None = None) -> Reply:
         """Send one frame and wait for its reply. Every earlier reply must have been received."""
@@ -110,3 +128,12 @@ class ClientStream:
         else:
             self.cancel()
             await self._stream.wait_ended()
+
+    @contextmanager
+    def _ending_at_nonsense(self) -> Iterator[None]:
+        """Whoever sends replies that cannot be used will hardly send better ones."""
+        try:
+            yield
+        except InvalidReply as error:
+            self._stream.fail(error)
+            raise

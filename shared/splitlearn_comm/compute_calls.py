@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import grpc
 import grpc.aio
 
 from splitlearn_comm import wire
+from splitlearn_comm.admission import Admission, Place, lost_place
 from splitlearn_comm.core import PLAIN, ComputeFunction, ComputeOptions, WireObserver, codec_named
 from splitlearn_comm.errors import CommError, InvalidTensor, RemoteFailure, Unreachable
 from splitlearn_comm.frames import ServiceInfo
+from splitlearn_comm.statuses import kind_of
+
+_STOPPING: Final = "the server is stopping; ask another one, or this one later"
 
 
 class ComputeCalls:
@@ -25,7 +30,7 @@ class ComputeCalls:
         # Now, and not when the first reply is packed, which would be no fault of the client's.
         codec_named(options.codec.name)
         self._workers = ThreadPoolExecutor(max_workers=options.max_workers, thread_name_prefix="compute")
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Timeout] = set()
         self._stopping = False
         self.total_requests = 0
 
@@ -49,48 +54,66 @@ class ComputeCalls:
     def release_idle(self) -> None:
         """End the streams that wait for a request, now, and the others after their next reply."""
         self._stopping = True
-        for task in self._waiting:
-            task.cancel()
+        now = asyncio.get_running_loop().time()
+        for patience in self._waiting:
+            patience.reschedule(now)
 
-    async def serve(self, context: grpc.aio.ServicerContext) -> None:
-        """One stream, request after request, until the client has no more or the server stops."""
+    async def serve(self, context: grpc.aio.ServicerContext, admission: Admission) -> None:
+        """One stream, request after request, until the client has no more, the server stops, or others wait for it."""
         loop = asyncio.get_running_loop()
-        while (data := await self._next_request(context)) is not grpc.aio.EOF:
-            self._observer.bytes_in(len(data))
-            self.total_requests += 1
-            answer = await loop.run_in_executor(self._workers, self._answer, data, time.perf_counter())
-            self._observer.bytes_out(len(answer))
-            await context.write(answer)
+        place: Place | None = None
+        try:
+            async with asyncio.timeout(None) as patience:
+                place = admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()))
+                while (data := await self._next_request(context, patience)) is not grpc.aio.EOF:
+                    admission.works(place)
+                    answer = await self._answered(data, admission)
+                    del data
+                    await context.write(answer)
+                    del answer
+                    admission.waits(place, time.monotonic())
+        except TimeoutError:
+            # else it is the function's own, and a failure
+            if not patience.expired():
+                raise
+            if place is not None and place.is_lost:
+                raise lost_place() from None
+            raise Unreachable(_STOPPING) from None
+        finally:
+            if place is not None:
+                admission.leave(place)
 
-    async def _next_request(self, context: grpc.aio.ServicerContext) -> bytes:
+    async def _next_request(self, context: grpc.aio.ServicerContext, patience: asyncio.Timeout) -> bytes:
         if self._stopping:
-            raise Unreachable("the server is stopping; ask another one, or this one later")
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("grpc runs every call in a task")
-        self._waiting.add(task)
+            raise Unreachable(_STOPPING)
+        self._waiting.add(patience)
         try:
             request: bytes = await context.read()
-        except asyncio.CancelledError:
-            # Ours, and not the client's doing, which would have cancelled the task as well.
-            if self._stopping and task.uncancel() == 0:
-                raise Unreachable("the server is stopping; ask another one, or this one later") from None
-            raise
         finally:
-            self._waiting.discard(task)
+            self._waiting.discard(patience)
         return request
+
+    async def _answered(self, data: bytes, admission: Admission) -> bytes:
+        self._observer.bytes_in(len(data))
+        self.total_requests += 1
+        running = asyncio.get_running_loop().run_in_executor
+        try:
+            with admission.holding(len(data)):
+                answer = await running(self._workers, self._answer, data, time.perf_counter())
+        except CommError as refusal:
+            self._observer.refused(kind_of(refusal))
+            answer = wire.encode_compute_error(refusal)
+        self._observer.bytes_out(len(answer))
+        return answer
 
     def _answer(self, data: bytes, arrived: float) -> bytes:
         """On a worker thread, codecs included, so that the event loop only passes bytes on."""
         began = time.perf_counter()
-        try:
-            tensor, asked = wire.decode_compute(data)
-            started = time.perf_counter()
-            output = self._compute_fn.compute(tensor)
-            computed = wire.Computed(output, began - arrived, time.perf_counter() - started)
-        except CommError as refusal:
-            return wire.encode_compute_error(refusal)
+        tensor, asked = wire.decode_compute(data)
+        started = time.perf_counter()
+        output = self._compute_fn.compute(tensor)
+        computed = wire.Computed(output, began - arrived, time.perf_counter() - started)
         try:
             return wire.encode_computed(computed, self._options.codec if asked == PLAIN.name else codec_named(asked))
         except InvalidTensor as error:
-            return wire.encode_compute_error(RemoteFailure(f"the reply cannot be sent: {error}"))
+            raise RemoteFailure(f"the reply cannot be sent: {error}") from error

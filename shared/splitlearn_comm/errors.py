@@ -3,6 +3,8 @@
 CommError
 ├── InvalidRequest       INVALID_ARGUMENT     caller    the message breaks the protocol
 │   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or NaN
+├── InvalidAddress       INVALID_ARGUMENT     operator  no HOST:PORT, or a host that does not resolve
+├── SessionClosed        FAILED_PRECONDITION  caller    the session has ended; it takes no more frames
 ├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
 ├── FingerprintMismatch  FAILED_PRECONDITION  operator  the two ends hold different models or cuts
@@ -11,9 +13,11 @@ CommError
 ├── PortUnavailable      UNAVAILABLE          operator  the server cannot listen where it was told to
 ├── Overloaded           RESOURCE_EXHAUSTED   server    no room now; later or elsewhere it may work
 ├── RemoteFailure        INTERNAL             server    a bug or a broken machine on the other side
+│   └── InvalidReply     INTERNAL             server    the reply breaks the protocol, or answers something else
 ├── Unreachable          UNAVAILABLE          network   nobody answers at the address, or the connection broke
 ├── TimedOut             DEADLINE_EXCEEDED    network   the answer did not come in time
-└── Cancelled            CANCELLED            caller    this end gave the call up
+├── Cancelled            CANCELLED            caller    this end gave the call up
+└── Forked               FAILED_PRECONDITION  caller    the process was forked from one that had used gRPC already
 """
 
 from __future__ import annotations
@@ -46,6 +50,16 @@ class InvalidRequest(CommError):
 
 class InvalidTensor(InvalidRequest):
     pass
+
+
+class InvalidAddress(CommError, ValueError):
+    code = "INVALID_ARGUMENT"
+    fault = "operator"
+
+
+class SessionClosed(CommError):
+    code = "FAILED_PRECONDITION"
+    fault = "caller"
 
 
 class PositionNotReached(CommError):
@@ -87,6 +101,10 @@ class RemoteFailure(CommError):
     fault = "server"
 
 
+class InvalidReply(RemoteFailure):
+    pass
+
+
 class Unreachable(CommError):
     code = "UNAVAILABLE"
     fault = "network"
@@ -102,11 +120,18 @@ class Cancelled(CommError):
     fault = "caller"
 
 
+class Forked(CommError):
+    code = "FAILED_PRECONDITION"
+    fault = "caller"
+
+
 ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
     error.__name__: error
     for error in (
         InvalidRequest,
         InvalidTensor,
+        InvalidAddress,
+        SessionClosed,
         PositionNotReached,
         SessionTooLong,
         FingerprintMismatch,
@@ -115,8 +140,10 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
         PortUnavailable,
         Overloaded,
         RemoteFailure,
+        InvalidReply,
         Unreachable,
         TimedOut,
         Cancelled,
+        Forked,
     )
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from splitlearn_comm.errors import InvalidRequest, InvalidTensor, PositionNotReached, SessionTooLong
@@ -35,6 +36,31 @@ class Frame:
     @property
     def row_count(self) -> int:
         return 0 if self.rows is None else self.rows.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """What a frame says of itself: enough to refuse it while its rows are still encoded.
+
+    `shape` is [T, D] and `dtype` that of the rows once they are decoded; both are None in a frame that truncates.
+    """
+
+    position: int
+    shape: tuple[int, int] | None
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, frame: Frame) -> FrameHeader:
+        rows = frame.rows
+        return cls(frame.position, None, None) if rows is None else cls(frame.position, _two(rows.shape), rows.dtype)
+
+    @property
+    def row_count(self) -> int:
+        return 0 if self.shape is None else self.shape[0]
+
+    def __str__(self) -> str:
+        what = "nothing" if self.shape is None else f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+        return f"{what} at position {self.position}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,3 +106,7 @@ def reached_after(frame: Frame, *, reached: int, max_length: int) -> int:
             f"but the session was opened for at most {max_length}"
         )
     return length
+
+
+def _two(shape: torch.Size) -> tuple[int, int]:
+    return shape[0], shape[1]

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from splitlearn_comm import forks
+from splitlearn_comm.errors import Forked
+
 _T = TypeVar("_T")
 
 
@@ -27,7 +30,15 @@ class LoopThread:
         """The coroutine's result, or what it raises; from any thread but the loop's own.
 
         A KeyboardInterrupt here cancels the coroutine.
+
+        Raises:
+            Forked: this process was forked from the one that has the loop.
         """
+        try:
+            forks.check()
+        except Forked:
+            coroutine.close()
+            raise
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("a blocking call on the event loop's own thread waits for itself; use the async class")
@@ -42,8 +53,22 @@ _start_once = cache(LoopThread)
 _starting = threading.Lock()
 
 
+def close(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Runs what closes a thing of the loop's; in a process forked from the loop's there is nothing to close."""
+    if forks.is_forked():
+        coroutine.close()
+    else:
+        loop_thread().run(coroutine)
+
+
 def loop_thread() -> LoopThread:
-    """The one of this process, started when it is first needed: grpc serves several loops badly."""
+    """The one of this process, started when it is first needed: grpc serves several loops badly.
+
+    Raises:
+        Forked: this process was forked from one that has it.
+    """
+    # Before the lock, which a thread that did not come along may have held.
+    forks.check()
     # The cache alone lets threads that come at the same moment each make one.
     with _starting:
         return _start_once()

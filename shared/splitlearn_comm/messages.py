@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from torch import Tensor
 
 from splitlearn_comm._proto import compute_pb2 as pb2
-from splitlearn_comm.core import CODECS, DTYPES, EncodedTensor, TensorCodec, unpack
+from splitlearn_comm.core import CODECS, DTYPES, MAX_DIMENSIONS, EncodedTensor, TensorCodec, check
 from splitlearn_comm.errors import InvalidRequest, InvalidTensor, UnknownCodec
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
@@ -65,9 +65,19 @@ def begin_tensor(target: pb2.Tensor, tensor: Tensor, codec: TensorCodec) -> Enco
     return packed
 
 
-def read_tensor(source: pb2.Tensor) -> Tensor:
+def encoded_tensor(source: pb2.Tensor) -> EncodedTensor:
+    """The tensor of a message, still encoded; its sizes fit each other.
+
+    Raises:
+        InvalidTensor, UnknownCodec: they do not, or are of nothing that this end knows.
+    """
+    # before a tuple is made of them
+    if len(source.shape) > MAX_DIMENSIONS:
+        raise InvalidTensor(f"a tensor has at most {MAX_DIMENSIONS} dimensions, got {len(source.shape)}")
     dtype = _DTYPE_NAMES.get(source.dtype, f"number {source.dtype}")
-    return unpack(EncodedTensor(dtype, tuple(source.shape), source.data, codec_name(source.codec)))
+    encoded = EncodedTensor(dtype, tuple(source.shape), source.data, codec_name(source.codec))
+    check(encoded)
+    return encoded
 
 
 def codec_number(name: str) -> pb2.Codec.ValueType:

@@ -8,16 +8,22 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from splitlearn_comm.addresses import join_address, split_address
+from splitlearn_comm.errors import InvalidAddress
+from splitlearn_comm.peer_text import clipped
+
 Options = tuple[tuple[str, int | str], ...]
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
 # Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of this size.
 CHUNK_BYTES: Final = 2**20
 
-_MESSAGE_SIZE: Final[Options] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-)
+# Schemes of grpc's resolvers, with what follows: hosts with ports, or something else.
+_HOST_SCHEMES: Final = frozenset({"dns", "ipv4", "ipv6"})
+_PATH_SCHEMES: Final = frozenset({"unix", "unix-abstract", "vsock"})
+
+# What a message of a session holds at most where one end knows that the other sends chunks.
+SESSION_MESSAGE_BYTES: Final = 4 * CHUNK_BYTES
 
 # A peer that vanished without a word is noticed after time + timeout, so that its sessions are freed.
 _KEEPALIVE: Final[Options] = (
@@ -26,8 +32,7 @@ _KEEPALIVE: Final[Options] = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
-SERVER_OPTIONS: Final[Options] = (
-    *_MESSAGE_SIZE,
+_SERVER: Final[Options] = (
     *_KEEPALIVE,
     # Must be below the client's keepalive_time_ms, or the server hangs up on it for pinging too often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -38,8 +43,7 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.so_reuseport", 0),
 )
 
-CHANNEL_OPTIONS: Final[Options] = (
-    *_MESSAGE_SIZE,
+_CHANNEL: Final[Options] = (
     *_KEEPALIVE,
     # Each stream goes to the next address of the name: that is how sessions spread over replicas.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -55,8 +59,39 @@ CHANNEL_OPTIONS: Final[Options] = (
 )
 
 
+def server_options(most_received: int = MAX_MESSAGE_BYTES) -> Options:
+    """Of a server that takes messages of at most so many bytes."""
+    return (*_message_size(most_received), *_SERVER)
+
+
+def channel_options(most_received: int = MAX_MESSAGE_BYTES) -> Options:
+    """Of a client's channel that takes messages of at most so many bytes."""
+    return (*_message_size(most_received), *_CHANNEL)
+
+
 def channel_target(address: str) -> str:
-    """`host:port` as a DNS name whose addresses are all used; an address with a scheme stays as it is."""
-    if "://" in address or address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+    """What grpc connects to for `HOST:PORT`: a DNS name whose addresses are all used.
+
+    An address that names one of grpc's own resolvers (`dns:`, `ipv4:`, `ipv6:`, `unix:` and the like) stays as it is.
+
+    Raises:
+        InvalidAddress: neither, or a port that there cannot be.
+    """
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in _PATH_SCHEMES:
         return address
-    return f"dns:///{address}"
+    if colon and scheme in _HOST_SCHEMES:
+        for endpoint in rest.rsplit("/", 1)[-1].split(","):
+            split_address(endpoint)
+        return address
+    if "/" in address:
+        raise InvalidAddress(f"{clipped(address)} is not HOST:PORT; leave out what stands before the host or behind it")
+    return f"dns:///{join_address(*split_address(address))}"
+
+
+def _message_size(most_received: int) -> Options:
+    # grpc holds a message whole before it looks at its size: a small limit is what keeps its memory small
+    return (
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", most_received),
+    )

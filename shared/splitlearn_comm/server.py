@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -12,11 +13,13 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from splitlearn_comm import wire
+from splitlearn_comm import forks, wire
+from splitlearn_comm.addresses import check_host, join_address, listening_trouble
+from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
 from splitlearn_comm.errors import PortUnavailable
-from splitlearn_comm.options import SERVER_OPTIONS
+from splitlearn_comm.options import server_options
 from splitlearn_comm.service import ComputeService
 
 # "" is the server as a whole, in the words of the standard health protocol.
@@ -27,11 +30,16 @@ class AsyncGRPCComputeServer:
     """Serves sessions, a compute function, or both, on one port. Starts once and stops once.
 
     Args:
+        host: an address of this machine, or a name of one; 0.0.0.0 and :: are all of them.
         port: 0 picks a free one.
         session_host: answers Stream. Its info() is the service's.
         compute_fn: answers Compute, on threads of its own.
         compute_options: how many threads, and more.
-        observer: is told of sessions and bytes.
+        observer: is told of sessions, bytes and refusals.
+        limits: what all clients together may cost.
+
+    Raises:
+        InvalidAddress: a host that there cannot be.
     """
 
     def __init__(
@@ -43,20 +51,23 @@ class AsyncGRPCComputeServer:
         compute_fn: ComputeFunction | None = None,
         compute_options: ComputeOptions | None = None,
         observer: WireObserver | None = None,
+        limits: ServerLimits | None = None,
     ) -> None:
-        self.host = host
+        self.host = host.removeprefix("[").removesuffix("]")
         self.port = port
+        check_host(self.host)
         observer = observer or NoObserver()
         options = compute_options or ComputeOptions()
         computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
-        self._service = ComputeService(session_host, computes, observer)
+        self._limits = limits or ServerLimits()
+        self._service = ComputeService(session_host, computes, observer, self._limits)
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
         self._stopped = asyncio.Event()
 
     def __repr__(self) -> str:
         state = "stopped" if self._grpc is None else "listening"
-        return f"<{type(self).__name__} {self.host}:{self.port} {state}>"
+        return f"<{type(self).__name__} {join_address(self.host, self.port)} {state}>"
 
     async def start(self) -> int:
         """Listen, and report healthy.
@@ -66,19 +77,19 @@ class AsyncGRPCComputeServer:
 
         Raises:
             PortUnavailable: somebody else listens there, or the host is not this machine's.
+            Forked: this process was forked from one that had used gRPC.
         """
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        forks.check()
+        server = grpc.aio.server(options=server_options(self._limits.message_bytes))
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = _joined(self.host, self.port)
+        address = join_address(self.host, self.port)
         try:
             self.port = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise PortUnavailable(
-                f"cannot listen on {address}: the port is taken or the host is not this machine's; "
-                "choose another port, or 0 for any free one"
-            ) from error
+            trouble = await asyncio.to_thread(_why_not, self.host, self.port)
+            raise PortUnavailable(f"cannot listen on {address}: {trouble}") from error
         async with AsyncExitStack() as undo:
             # Started first, because grpc gives the port of a server back only if it was started. Computes that come
             # before setup is done wait behind it for the one thread; health says not to come.
@@ -129,5 +140,18 @@ class AsyncGRPCComputeServer:
         await self.stop()
 
 
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+def _why_not(host: str, port: int) -> str:
+    """grpc does not say why it cannot listen; the operating system does, of a socket of ours.
+
+    Blocks, because names are resolved.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen()
+    except OSError as error:
+        return listening_trouble(host, port, error)
+    return "grpc could not, though the port is free by now; try again"

@@ -13,12 +13,13 @@ import grpc
 import structlog
 
 from splitlearn_comm import wire
-from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.admission import Admission, ServerLimits
 from splitlearn_comm.compute_calls import ComputeCalls
-from splitlearn_comm.core import Session, SessionHost, TensorCodec, WireObserver, codec_named
-from splitlearn_comm.errors import CommError, InvalidRequest, InvalidTensor, NotServed, RemoteFailure
-from splitlearn_comm.frames import Reply, ServiceInfo
-from splitlearn_comm.messages import parse
+from splitlearn_comm.core import SessionHost, WireObserver
+from splitlearn_comm.errors import CommError, NotServed, RemoteFailure
+from splitlearn_comm.frames import ServiceInfo
+from splitlearn_comm.session_calls import SessionCalls
+from splitlearn_comm.statuses import kind_of, status_of
 
 log = structlog.get_logger(__name__)
 
@@ -26,15 +27,23 @@ log = structlog.get_logger(__name__)
 class ComputeService:
     """Serves one session host, computes, or both."""
 
-    def __init__(self, session_host: SessionHost | None, computes: ComputeCalls | None, observer: WireObserver) -> None:
+    def __init__(
+        self,
+        session_host: SessionHost | None,
+        computes: ComputeCalls | None,
+        observer: WireObserver,
+        limits: ServerLimits,
+    ) -> None:
         if session_host is None and computes is None:
             raise ValueError("nothing to serve: pass session_host, compute_fn or both")
         self._session_host = session_host
+        admission = Admission(limits)
+        self._admission = admission
+        self._sessions = None if session_host is None else SessionCalls(session_host, admission, observer)
         self._computes = computes
         self._observer = observer
         self._started_at = time.monotonic()
-        self._total_frames = 0
-        # Streams that run and sessions that close. What cuts a stream does not wait for its session; finish() does.
+        # Calls that run. What cuts one does not wait for its session; finish() does.
         self._unfinished: set[asyncio.Future[None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -61,20 +70,22 @@ class ComputeService:
         """Wait until every session is closed, then tear the compute function down. No new call may come."""
         while self._unfinished:
             await asyncio.wait(self._unfinished)
+        if self._sessions is not None:
+            await self._sessions.finish()
         if self._computes is not None:
             await self._computes.teardown()
 
     async def _compute(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        async with self._under_way(), _StatusEdge(context, "Compute"):
+        async with self._under_way(), self._edge(context, "Compute"):
             if self._computes is None:
                 raise NotServed("this server has no compute function; it serves streams")
-            await self._computes.serve(context)
+            await self._computes.serve(context, self._admission)
 
     async def _get_service_info(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        async with _StatusEdge(context, "GetServiceInfo"):
+        async with self._edge(context, "GetServiceInfo"):
             info = self._info()
             uptime = time.monotonic() - self._started_at
-            total = self._total_frames + (self._computes.total_requests if self._computes is not None else 0)
+            total = sum(calls.total_requests for calls in (self._sessions, self._computes) if calls is not None)
             return wire.encode_info(replace(info, total_requests=total, uptime_seconds=uptime))
 
     def _info(self) -> ServiceInfo:
@@ -85,70 +96,13 @@ class ComputeService:
         raise NotServed("this server serves nothing")
 
     async def _stream(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        async with self._under_way(), _StatusEdge(context, "Stream"):
-            if self._session_host is None:
+        async with self._under_way(), self._edge(context, "Stream"):
+            if self._sessions is None:
                 raise NotServed("this server opens no sessions; it serves Compute")
-            data = await context.read()
-            if data is grpc.aio.EOF:
-                return
-            self._count_in(data)
-            request = parse(pb2.StreamRequest(), data)
-            opening = wire.read_opening(request)
-            session = await self._session_host.open(opening)
-            self._observer.session_opened()
-            try:
-                # tells the client that it may send more
-                await context.send_initial_metadata(())
-                await self._serve_frames(session, codec_named(opening.codec), request, context)
-            finally:
-                await self._close(session)
+            await self._sessions.serve(context)
 
-    async def _serve_frames(
-        self,
-        session: Session,
-        codec: TensorCodec,
-        request: pb2.StreamRequest,
-        context: grpc.aio.ServicerContext,
-    ) -> None:
-        if request.open.prefix:
-            await context.write(wire.encode_opened(session.reached))
-        # One at a time: HTTP/2 flow control holds back a client that is ahead, and costs no task per frame.
-        if request.HasField("frame"):
-            await context.write(await self._answer(session, codec, request))
-        while (data := await context.read()) is not grpc.aio.EOF:
-            self._count_in(data)
-            request = parse(pb2.StreamRequest(), data)
-            if request.HasField("open"):
-                raise InvalidRequest("only the first request of a stream carries `open`; open another stream")
-            if request.HasField("keep"):
-                session.keep(request.keep.names)
-                continue
-            await context.write(await self._answer(session, codec, request))
-
-    async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:
-        self._total_frames += 1
-        try:
-            reply = await session.step(wire.read_frame(request))
-        except CommError as refusal:
-            answer = wire.encode_error(refusal)
-        else:
-            answer = await _encode_computed(reply, codec)
-        self._observer.bytes_out(len(answer))
-        return answer
-
-    async def _close(self, session: Session) -> None:
-        # A task of its own, and wait(), which leaves it alone: a stream that is cancelled again while its session
-        # closes must not cut the closing short.
-        closing = asyncio.ensure_future(session.close())
-        self._unfinished.add(closing)
-        closing.add_done_callback(self._closed)
-        await asyncio.wait({closing})
-
-    def _closed(self, closing: asyncio.Future[None]) -> None:
-        self._unfinished.discard(closing)
-        self._observer.session_closed()
-        if not closing.cancelled() and (error := closing.exception()) is not None:
-            log.error("session_close_failed", exc_info=error)
+    def _edge(self, context: grpc.aio.ServicerContext, call: str) -> _StatusEdge:
+        return _StatusEdge(context, call, self._observer)
 
     @asynccontextmanager
     async def _under_way(self) -> AsyncIterator[None]:
@@ -160,26 +114,14 @@ class ComputeService:
             self._unfinished.discard(over)
             over.set_result(None)
 
-    def _count_in(self, data: bytes) -> None:
-        self._observer.bytes_in(len(data))
-
-
-async def _encode_computed(reply: Reply, codec: TensorCodec) -> bytes:
-    """A reply that cannot be sent is no refusal: the session has moved on already."""
-    try:
-        if codec.takes_long(reply.frame.rows):
-            return await asyncio.to_thread(wire.encode_reply, reply, codec)
-        return wire.encode_reply(reply, codec)
-    except InvalidTensor as error:
-        raise RemoteFailure(f"the reply cannot be sent: {error}") from error
-
 
 class _StatusEdge:
     """Where an exception leaves the server as a gRPC status. Cancellation passes: there is no one to tell."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, call: str) -> None:
+    def __init__(self, context: grpc.aio.ServicerContext, call: str, observer: WireObserver) -> None:
         self._context = context
         self._call = call
+        self._observer = observer
 
     async def __aenter__(self) -> None:
         pass
@@ -193,5 +135,6 @@ class _StatusEdge:
             log.error("unexpected_error", call=self._call, exc_info=error)
             # The type and nothing more: messages and tracebacks can hold what the peer must not see.
             error = RemoteFailure(f"{type(error).__name__} in {self._call}; the server's log says more")
-        code, details, metadata = wire.status_of(error)
+        code, details, metadata = status_of(error)
+        self._observer.refused(kind_of(error))
         await self._context.abort(code, details, metadata)

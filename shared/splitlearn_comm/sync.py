@@ -1,4 +1,7 @@
-"""Blocking classes for code without an event loop. Each is a facade: the async class does the work, elsewhere."""
+"""Blocking classes for code without an event loop. Each is a facade: the async class does the work, elsewhere.
+
+In a process that was forked from one in which any of them was used, every call raises Forked, and closing does nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from torch import Tensor
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.core import PLAIN, ComputeFunction, ComputeOptions, TensorCodec
 from splitlearn_comm.errors import CommError
-from splitlearn_comm.loop_thread import loop_thread
+from splitlearn_comm.loop_thread import close, loop_thread
 from splitlearn_comm.retry import RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
 
@@ -55,6 +58,7 @@ class GRPCComputeServer:
 
         Raises:
             PortUnavailable: somebody else listens there, or the host is not this machine's.
+            Forked: see the module.
         """
         port = loop_thread().run(self._server.start())
         _serving.add(self)
@@ -62,7 +66,7 @@ class GRPCComputeServer:
 
     def stop(self, grace: float | None = None) -> None:
         """Refuse new calls, give running ones `grace` seconds, cut the rest. Twice does nothing."""
-        loop_thread().run(self._server.stop(grace))
+        close(self._server.stop(grace))
 
     def wait_for_termination(self) -> None:
         """Until stop() has been called from elsewhere, or this thread gets a KeyboardInterrupt."""
@@ -163,7 +167,7 @@ class GRPCComputeClient:
 
     def close(self) -> None:
         """Cancel what is under way and hang up. Twice does nothing."""
-        loop_thread().run(self._client.close())
+        close(self._client.close())
 
     def __enter__(self) -> Self:
         return self

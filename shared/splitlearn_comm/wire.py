@@ -2,59 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import grpc
 from torch import Tensor
 
 from splitlearn_comm._proto import compute_pb2 as pb2
-from splitlearn_comm.core import PLAIN, SessionOpening, TensorCodec
-from splitlearn_comm.errors import (
-    ERRORS_BY_KIND,
-    CommError,
-    InvalidRequest,
-    NotServed,
-    RemoteFailure,
-    TimedOut,
-    Unreachable,
+from splitlearn_comm.core import (
+    PLAIN,
+    EncodedTensor,
+    SessionOpening,
+    TensorCodec,
+    codec_named,
+    dtype_named,
+    unpack,
 )
-from splitlearn_comm.frames import Frame, Reply, ServiceInfo
+from splitlearn_comm.errors import (
+    CommError,
+    InvalidReply,
+    InvalidRequest,
+    InvalidTensor,
+    UnknownCodec,
+)
+from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
 from splitlearn_comm.messages import (
     begin_tensor,
     codec_name,
     codec_number,
+    encoded_tensor,
     parse,
-    read_tensor,
     serialize,
     serialize_with,
 )
+from splitlearn_comm.peer_text import clipped
+from splitlearn_comm.statuses import read_error, write_error
 
 SERVICE: Final = pb2.DESCRIPTOR.services_by_name["ComputeService"].full_name
-KIND_KEY: Final = "splitlearn-error"
-RETRY_AFTER_KEY: Final = "splitlearn-retry-after"
-
-# Code, details, trailing metadata.
-Status = tuple[grpc.StatusCode, str | None, Iterable[tuple[str, str | bytes]]]
 
 _FRAME_ROWS: Final = (pb2.StreamRequest.FRAME_FIELD_NUMBER, pb2.Frame.ROWS_FIELD_NUMBER)
 _REPLY_ROWS: Final = (pb2.StreamReply.FRAME_FIELD_NUMBER, pb2.Frame.ROWS_FIELD_NUMBER)
 _INPUT: Final = (pb2.ComputeRequest.TENSOR_FIELD_NUMBER,)
 _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
-_CODE_NAMES: Final = {number: name.removeprefix("CODE_") for name, number in pb2.Code.items()}
-
-# For statuses that no splitlearn server wrote: grpc itself, a proxy, another service.
-_ERRORS_BY_CODE: Final[dict[str, type[CommError]]] = {
-    "INVALID_ARGUMENT": InvalidRequest,
-    "UNIMPLEMENTED": NotServed,
-    # grpc's own word for a message above the limit; a splitlearn server that has no room names its error.
-    "RESOURCE_EXHAUSTED": InvalidRequest,
-    "UNAVAILABLE": Unreachable,
-    "DEADLINE_EXCEEDED": TimedOut,
-    # This end did not cancel, so the other one went away.
-    "CANCELLED": Unreachable,
-}
+# Sizes of what one end says of itself to the other.
+LONGEST_SESSION_ID: Final = 128
+LONGEST_FINGERPRINT: Final = 1024
+LONGEST_NAME: Final = 64
+MOST_NAMES: Final = 2**16
+_MOST_ATTRIBUTES: Final = 256
+_LONGEST_ATTRIBUTE: Final = 2**14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +72,8 @@ def encode_compute(tensor: Tensor, codec: TensorCodec) -> bytes:
 def decode_compute(data: bytes) -> tuple[Tensor, str]:
     """The tensor in, and the codec that its reply is asked for in."""
     message = parse(pb2.ComputeRequest(), data)
-    return read_tensor(message.tensor), codec_name(message.codec)
+    asked, encoded = codec_name(message.codec), encoded_tensor(message.tensor)
+    return unpack(encoded), asked
 
 
 def encode_computed(computed: Computed, codec: TensorCodec) -> bytes:
@@ -86,23 +85,27 @@ def encode_computed(computed: Computed, codec: TensorCodec) -> bytes:
 
 def encode_compute_error(error: CommError) -> bytes:
     message = pb2.ComputeReply()
-    _write_error(message.error, error)
+    write_error(message.error, error)
     return serialize(message)
 
 
 def decode_computed(data: bytes) -> Computed:
-    """The tensor out, or the error that was sent in its place, raised."""
-    message = parse(pb2.ComputeReply(), data)
+    """The tensor out, or the error that was sent in its place, raised; InvalidReply for what is neither."""
+    with _blaming_the_server():
+        message = parse(pb2.ComputeReply(), data)
     if message.HasField("error"):
-        raise _read_error(message.error)
-    if not message.HasField("tensor"):
-        raise InvalidRequest("the server's reply holds neither a tensor nor an error")
-    return Computed(read_tensor(message.tensor), message.timing.queue_seconds, message.timing.compute_seconds)
+        raise read_error(message.error)
+    with _blaming_the_server():
+        if not message.HasField("tensor"):
+            raise InvalidRequest("neither a tensor nor an error is in it")
+        seconds = _read_timing(message.timing)
+        return Computed(unpack(encoded_tensor(message.tensor)), *seconds)
 
 
 def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: TensorCodec = PLAIN) -> bytes:
     message = pb2.StreamRequest()
     if opening is not None:
+        _check_opening(opening.session_id, opening.fingerprint, opening.max_length, opening.prefix)
         message.open.session_id = opening.session_id
         message.open.fingerprint = opening.fingerprint
         message.open.max_length = opening.max_length
@@ -117,13 +120,31 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:
+    """Nothing of it is longer than it may be.
+
+    Raises:
+        InvalidRequest, UnknownCodec: the request opens no session.
+    """
     if not request.HasField("open"):
         raise InvalidRequest("the first request of a stream must carry `open`")
+    if request.HasField("keep"):
+        raise InvalidRequest("the first request of a stream carries no `keep`: there is nothing to keep yet")
     message = request.open
-    if message.max_length < 1:
-        raise InvalidRequest(f"a session's max_length is at least 1, got {message.max_length}")
+    _check_opening(message.session_id, message.fingerprint, message.max_length, message.prefix)
     codec, prefix = codec_name(message.codec), tuple(message.prefix)
     return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec, prefix)
+
+
+def read_keep(request: pb2.StreamRequest, opening: SessionOpening) -> tuple[bytes, ...]:
+    """The names of the blocks to keep.
+
+    Raises:
+        InvalidRequest: a frame beside them, or names that cannot be.
+    """
+    if request.HasField("frame"):
+        raise InvalidRequest("a request with `keep` carries no frame: no frame follows it")
+    _check_names(request.keep.names, opening.max_length)
+    return tuple(request.keep.names)
 
 
 def encode_keep(names: Sequence[bytes]) -> bytes:
@@ -134,17 +155,49 @@ def encode_opened(reached: int) -> bytes:
     return serialize(pb2.StreamReply(opened=pb2.Opened(reached=reached)))
 
 
-def decode_opened(data: bytes) -> int:
-    """The rows that the session begins with, or the error that was sent in place of them, raised."""
-    message = parse(pb2.StreamReply(), data)
+def decode_opened(data: bytes, max_length: int) -> int:
+    """The rows that the session begins with, or the error that was sent in place of them, raised.
+
+    Raises:
+        InvalidReply: neither, or more rows than the session may have.
+    """
+    with _blaming_the_server():
+        message = parse(pb2.StreamReply(), data)
     if message.HasField("error"):
-        raise _read_error(message.error)
+        raise read_error(message.error)
     if not message.HasField("opened"):
-        raise InvalidRequest("the server's reply to an open with a prefix does not say where the session begins")
-    return message.opened.reached
+        raise InvalidReply("the server's reply to an open with a prefix does not say where the session begins")
+    reached = message.opened.reached
+    if not 0 <= reached <= max_length:
+        raise InvalidReply(f"the server says that a session of at most {max_length} rows begins with {reached}")
+    return reached
 
 
-def read_frame(request: pb2.StreamRequest) -> Frame:
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedFrame:
+    """A frame whose rows are not decoded yet. Their sizes fit each other."""
+
+    header: FrameHeader
+    rows: EncodedTensor | None
+
+    @property
+    def n_bytes(self) -> int:
+        """The most that its rows take, encoded or decoded."""
+        return 0 if self.rows is None else max(len(self.rows.data), self.rows.decoded_bytes)
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether decoding should not be done on an event loop."""
+        rows = self.rows
+        return rows is not None and codec_named(rows.codec).takes_long_to_unpack(rows.decoded_bytes)
+
+    def decode(self) -> Frame:
+        """Raises InvalidTensor: the data is not its codec's after all."""
+        return Frame(self.header.position, None if self.rows is None else unpack(self.rows))
+
+
+def read_frame(request: pb2.StreamRequest) -> EncodedFrame:
+    """Raises InvalidRequest, InvalidTensor, UnknownCodec: there is none, or there cannot be such a one."""
     if not request.HasField("frame"):
         raise InvalidRequest("a request after the open must carry a frame")
     return _read_frame(request.frame)
@@ -162,18 +215,35 @@ def encode_reply(reply: Reply, codec: TensorCodec = PLAIN) -> bytes:
 
 def encode_error(error: CommError) -> bytes:
     message = pb2.StreamReply()
-    _write_error(message.error, error)
+    write_error(message.error, error)
     return serialize(message)
 
 
-def decode_reply(data: bytes) -> Reply:
-    """The reply, or the error that was sent in its place, raised."""
-    message = parse(pb2.StreamReply(), data)
+def decode_reply(data: bytes, asked: FrameHeader | None = None, codec: str | None = None) -> Reply:
+    """The reply, or the error that was sent in its place, raised.
+
+    Args:
+        asked: what the frame was that this answers. Rows come back as many and as wide; what dtype they may have is
+            for whoever uses them to say.
+        codec: what the rows may travel in, beside as they are.
+
+    Raises:
+        InvalidReply: neither, or an answer to something else; nothing of it was decoded.
+    """
+    with _blaming_the_server():
+        message = parse(pb2.StreamReply(), data)
     if message.HasField("error"):
-        raise _read_error(message.error)
-    if not message.HasField("frame"):
-        raise InvalidRequest("the server's reply holds neither a frame nor an error")
-    return Reply(_read_frame(message.frame), message.timing.queue_seconds, message.timing.compute_seconds)
+        raise read_error(message.error)
+    with _blaming_the_server():
+        if not message.HasField("frame"):
+            raise InvalidRequest("neither a frame nor an error is in it")
+        seconds = _read_timing(message.timing)
+        encoded = _read_frame(message.frame)
+        if asked is not None and (encoded.header.position, encoded.header.shape) != (asked.position, asked.shape):
+            raise InvalidRequest(f"{encoded.header} does not answer {asked}")
+        if encoded.rows is not None and codec is not None and encoded.rows.codec not in (PLAIN.name, codec):
+            raise InvalidRequest(f"its rows came in the codec {encoded.rows.codec!r}, asked for was {codec!r}")
+        return Reply(encoded.decode(), *seconds)
 
 
 def encode_info(info: ServiceInfo) -> bytes:
@@ -191,7 +261,21 @@ def encode_info(info: ServiceInfo) -> bytes:
 
 
 def decode_info(data: bytes) -> ServiceInfo:
-    message = parse(pb2.ServiceInfo(), data)
+    """Raises InvalidReply: it is no info, or longer than any."""
+    with _blaming_the_server():
+        message = parse(pb2.ServiceInfo(), data)
+        if len(message.attributes) > _MOST_ATTRIBUTES:
+            raise InvalidRequest(
+                f"it has {len(message.attributes)} attributes, and at most {_MOST_ATTRIBUTES} are read"
+            )
+        for name in ("service_name", "version", "device", "fingerprint"):
+            _check_text(name, getattr(message, name), LONGEST_FINGERPRINT)
+        for key, value in message.attributes.items():
+            _check_text("attribute's name", key, LONGEST_FINGERPRINT)
+            _check_text(f"attribute {clipped(key)!r}", value, _LONGEST_ATTRIBUTE)
+        if message.total_requests < 0:
+            raise InvalidRequest(f"its total_requests are {message.total_requests}")
+        _check_seconds("uptime_seconds", message.uptime_seconds)
     return ServiceInfo(
         service_name=message.service_name,
         version=message.version,
@@ -203,60 +287,58 @@ def decode_info(data: bytes) -> ServiceInfo:
     )
 
 
-def status_of(error: CommError) -> Status:
-    """What a server aborts with. The trailing metadata names the class, which the code alone does not."""
-    metadata = [(KIND_KEY, _kind(error))]
-    if error.retry_after is not None:
-        metadata.append((RETRY_AFTER_KEY, str(error.retry_after)))
-    return grpc.StatusCode[error.code], str(error), tuple(metadata)
+def _read_timing(source: pb2.Timing) -> tuple[float, float]:
+    _check_seconds("queue_seconds", source.queue_seconds)
+    _check_seconds("compute_seconds", source.compute_seconds)
+    return source.queue_seconds, source.compute_seconds
 
 
-def error_of(status: Status, address: str) -> CommError:
-    """The error that the server raised, or what grpc's own status means for the caller at this end."""
-    code, details, metadata = status
-    told = {key: str(value) for key, value in metadata}
-    if KIND_KEY not in told:
-        return _error("", code.name, _with_advice(code.name, details or "no details", address))
-    error = _error(told[KIND_KEY], code.name, details or "")
-    error.retry_after = float(told[RETRY_AFTER_KEY]) if RETRY_AFTER_KEY in told else None
-    return error
+def _read_frame(source: pb2.Frame) -> EncodedFrame:
+    if source.position < 0:
+        raise InvalidRequest(f"a frame's position is never negative, got {source.position}")
+    if not source.HasField("rows"):
+        return EncodedFrame(FrameHeader(source.position, None, None), None)
+    encoded = encoded_tensor(source.rows)
+    if len(encoded.shape) != 2:
+        raise InvalidTensor(f"a frame's rows have shape [rows, width], got {list(encoded.shape)}")
+    shape = encoded.shape[0], encoded.shape[1]
+    return EncodedFrame(FrameHeader(source.position, shape, dtype_named(encoded.dtype)), encoded)
 
 
-def _with_advice(code: str, details: str, address: str) -> str:
-    match code:
-        case "UNAVAILABLE" | "CANCELLED":
-            return f"no answer from {address}; check that a server runs there and can be reached ({details})"
-        case "DEADLINE_EXCEEDED":
-            return f"{address} did not answer in time; check the network and the server's load ({details})"
-        case "UNIMPLEMENTED":
-            return f"the server at {address} does not serve this; check address and versions ({details})"
-        case _:
-            return f"{address}: {details}"
+def _check_opening(session_id: str, fingerprint: str, max_length: int, prefix: Sequence[bytes]) -> None:
+    if max_length < 1:
+        raise InvalidRequest(f"a session's max_length is at least 1, got {max_length}")
+    _check_text("session_id", session_id, LONGEST_SESSION_ID)
+    if not (session_id.isascii() and session_id.isprintable()):
+        raise InvalidRequest("a session_id is of printable ASCII characters, because it names the session in logs")
+    _check_text("fingerprint", fingerprint, LONGEST_FINGERPRINT)
+    _check_names(prefix, max_length)
 
 
-def _error(kind: str, code: str, message: str) -> CommError:
-    known = ERRORS_BY_KIND.get(kind) or _ERRORS_BY_CODE.get(code)
-    # Only the fallback loses the code, so only it has to say it.
-    return RemoteFailure(f"{code}: {message}") if known is None else known(message)
+def _check_names(names: Sequence[bytes], max_length: int) -> None:
+    """Of blocks, which have a row at least."""
+    most = min(max_length, MOST_NAMES)
+    if len(names) > most:
+        raise InvalidRequest(f"a session of at most {max_length} rows names at most {most} blocks, got {len(names)}")
+    for name in names:
+        if not 0 < len(name) <= LONGEST_NAME:
+            raise InvalidRequest(f"a block's name has 1 to {LONGEST_NAME} bytes, got one of {len(name)}")
 
 
-def _kind(error: CommError) -> str:
-    """The nearest class that both ends know: a server may raise its own subclasses."""
-    return next((known.__name__ for known in type(error).__mro__ if known.__name__ in ERRORS_BY_KIND), "")
+def _check_text(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise InvalidRequest(f"a {name} has at most {most} characters, got {len(text)}")
 
 
-def _write_error(target: pb2.Error, error: CommError) -> None:
-    target.code = pb2.Code.Value(f"CODE_{error.code}")
-    target.kind = _kind(error)
-    target.message = str(error)
-    target.retry_after_seconds = error.retry_after or 0.0
+def _check_seconds(name: str, seconds: float) -> None:
+    if not 0 <= seconds < math.inf:
+        raise InvalidRequest(f"its {name} are {seconds}")
 
 
-def _read_error(source: pb2.Error) -> CommError:
-    error = _error(source.kind, _CODE_NAMES.get(source.code, "UNKNOWN"), source.message)
-    error.retry_after = source.retry_after_seconds or None
-    return error
-
-
-def _read_frame(source: pb2.Frame) -> Frame:
-    return Frame(source.position, read_tensor(source.rows) if source.HasField("rows") else None)
+@contextmanager
+def _blaming_the_server() -> Iterator[None]:
+    """What breaks the protocol in a reply is not this end's fault."""
+    try:
+        yield
+    except (InvalidRequest, UnknownCodec) as error:
+        raise InvalidReply(f"the server's reply cannot be used: {error}") from None

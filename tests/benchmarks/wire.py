@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from splitlearn_comm import ComputeFunction, wire
 from splitlearn_comm.core import CODECS, PLAIN, TensorCodec, unpack
-from splitlearn_comm.options import CHANNEL_OPTIONS, SERVER_OPTIONS
+from splitlearn_comm.options import channel_options, server_options
 from splitlearn_comm.testing import loopback
 from tests.benchmarks.contenders import RESULTS
 from tests.benchmarks.paced_echo import paced_round_trips
@@ -120,7 +120,7 @@ async def echo_stream(_requests: object, context: grpc.aio.ServicerContext) -> N
 async def round_trips() -> str:
     x = torch.randn(1, 1, 4096)
     payload = wire.encode_compute(x, PLAIN)
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=server_options())
     methods = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "EchoStream": grpc.stream_stream_rpc_method_handler(echo_stream),
@@ -129,7 +129,7 @@ async def round_trips() -> str:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with (
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel,
         loopback(compute_fn=Echo()) as (_, client),
     ):
         call = channel.unary_unary("/bare.Bare/Echo")

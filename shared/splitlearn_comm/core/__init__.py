@@ -1,18 +1,20 @@
 """What others implement or use without a network: compute functions, sessions, codecs, the observer."""
 
-from splitlearn_comm.core.codec import CompressedTensorCodec, EncodedTensor, TensorCodec
+from splitlearn_comm.core.codec import CompressedTensorCodec, EncodedTensor, TensorCodec, dtype_named
 from splitlearn_comm.core.compute import ComputeFunction, ComputeOptions, ModelComputeFunction
-from splitlearn_comm.core.elements import DTYPES
+from splitlearn_comm.core.elements import DTYPES, MAX_DIMENSIONS
 from splitlearn_comm.core.observer import NoObserver, WireObserver
-from splitlearn_comm.core.registry import CODECS, PLAIN, codec_named, unpack
+from splitlearn_comm.core.registry import CODECS, PLAIN, check, codec_named, unpack
 from splitlearn_comm.core.rounding import BFloat16Codec, Float16Codec, Int8Codec
-from splitlearn_comm.core.session import Session, SessionHost, SessionOpening
+from splitlearn_comm.core.session import ChecksFrames, Session, SessionHost, SessionOpening
 
 __all__ = [
     "CODECS",
     "DTYPES",
+    "MAX_DIMENSIONS",
     "PLAIN",
     "BFloat16Codec",
+    "ChecksFrames",
     "CompressedTensorCodec",
     "ComputeFunction",
     "ComputeOptions",
@@ -26,6 +28,8 @@ __all__ = [
     "SessionOpening",
     "TensorCodec",
     "WireObserver",
+    "check",
     "codec_named",
+    "dtype_named",
     "unpack",
 ]

@@ -15,6 +15,11 @@ from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
 # Bytes that a slow codec takes some milliseconds for, which no event loop should wait.
 _LONG_WORK_BYTES: Final = 2**17
+# And bytes that any takes as long for.
+_LONG_COPY_BYTES: Final = 2**20
+# Deflate makes at most so many bytes of one (zlib's technical details), and of what cannot be packed a little more.
+_MOST_INFLATED: Final = 1032
+_ZLIB_OVERHEAD: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,15 @@ class EncodedTensor:
     shape: tuple[int, ...]
     data: bytes | memoryview
     codec: str = "none"
+
+    @property
+    def decoded_bytes(self) -> int:
+        """What the tensor takes once it is decoded.
+
+        Raises:
+            InvalidTensor: an unknown dtype or an impossible shape.
+        """
+        return byte_count(dtype_named(self.dtype), self.shape)
 
 
 class TensorCodec:
@@ -83,13 +97,29 @@ class TensorCodec:
         """The data of a contiguous CPU tensor; None for values that this codec cannot hold."""
         return bytes_of(elements)
 
+    def check(self, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        """Passes if data of `size` bytes may be a tensor of this dtype and shape. Looks at nothing but these numbers,
+        and costs as little as that, whatever they claim.
+
+        Raises:
+            InvalidTensor: it cannot be.
+        """
+        expected = byte_count(dtype, shape)
+        if size != expected:
+            raise InvalidTensor(f"{DTYPE_NAMES[dtype]} of shape {list(shape)} takes {expected} bytes, got {size}")
+
     def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """The tensor of this dtype and shape; InvalidTensor when these are not its data."""
+        self.check(len(data), dtype, shape)
         return tensor_of(data, dtype, shape)
 
     def takes_long(self, tensor: Tensor | None) -> bool:
         """Whether packing should not be done on an event loop."""
         return self.is_slow and tensor is not None and tensor.nbytes > _LONG_WORK_BYTES
+
+    def takes_long_to_unpack(self, decoded_bytes: int) -> bool:
+        """Whether a tensor of so many bytes should not be decoded on an event loop."""
+        return decoded_bytes > (_LONG_WORK_BYTES if self.is_slow else _LONG_COPY_BYTES)
 
 
 class CompressedTensorCodec(TensorCodec):
@@ -116,12 +146,17 @@ class CompressedTensorCodec(TensorCodec):
         planes = elements.reshape(-1).view(torch.uint8).reshape(-1, elements.dtype.itemsize).t().contiguous()
         return zlib.compress(bytes_of(planes), self.compression_level)
 
-    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def check(self, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         expected = byte_count(dtype, shape)
         if expected > MAX_MESSAGE_BYTES:
             raise InvalidTensor(f"a compressed tensor has at most {MAX_MESSAGE_BYTES} bytes, got {expected}")
-        planes = _inflated(data, expected)
-        if expected == 0:
+        if not expected <= size * _MOST_INFLATED or size > expected + expected // 1000 + _ZLIB_OVERHEAD:
+            raise InvalidTensor(f"{size} compressed bytes cannot hold the {expected} that shape {list(shape)} takes")
+
+    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        self.check(len(data), dtype, shape)
+        planes = _inflated(data, byte_count(dtype, shape))
+        if not planes:
             return torch.empty(shape, dtype=dtype)
         elements = torch.frombuffer(bytearray(planes), dtype=torch.uint8).reshape(dtype.itemsize, -1).t()
         return tensor_of(bytes_of(elements.contiguous()), dtype, shape)

@@ -20,6 +20,10 @@ class WireObserver(Protocol):
 
     def bytes_out(self, count: int) -> None: ...
 
+    def refused(self, kind: str) -> None:
+        """An open, a frame or a compute got an error, of a CommError's name, in place of an answer."""
+        ...
+
 
 class NoObserver:
     """Counts nothing."""
@@ -34,4 +38,7 @@ class NoObserver:
         pass
 
     def bytes_out(self, count: int) -> None:
+        pass
+
+    def refused(self, kind: str) -> None:
         pass

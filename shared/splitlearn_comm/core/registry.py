@@ -24,6 +24,15 @@ def codec_named(name: str) -> TensorCodec:
     return codec
 
 
+def check(encoded: EncodedTensor) -> None:
+    """Passes if the sizes of `encoded` fit each other; nothing is decoded.
+
+    Raises:
+        InvalidTensor, UnknownCodec: as `unpack`, as far as sizes tell.
+    """
+    codec_named(encoded.codec).check(len(encoded.data), dtype_named(encoded.dtype), encoded.shape)
+
+
 def unpack(encoded: EncodedTensor) -> Tensor:
     """A writable CPU tensor that shares memory with nothing, of whatever codec packed it.
 

@@ -5,13 +5,14 @@ Shapes: R rows, D width of a row, N blocks of a row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from splitlearn_comm.core.codec import TensorCodec
-from splitlearn_comm.core.elements import byte_count, bytes_of, tensor_of
+from splitlearn_comm.core.elements import DTYPE_NAMES, byte_count, bytes_of, tensor_of
 from splitlearn_comm.errors import InvalidTensor
 
 BLOCK: Final = 64
@@ -30,7 +31,13 @@ class _HalfCodec(TensorCodec):
         holds = elements.numel() == 0 or elements.abs().amax().item() <= torch.finfo(self.dtype).max
         return bytes_of(elements.to(self.dtype)) if holds else None
 
+    def check(self, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise InvalidTensor(f"the codec {self.name!r} is for FLOAT32 and FLOAT64, not for {DTYPE_NAMES[dtype]}")
+        super().check(size, self.dtype, shape)
+
     def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        self.check(len(data), dtype, shape)
         return tensor_of(data, self.dtype, shape).to(dtype)
 
 
@@ -62,42 +69,67 @@ class Int8Codec(TensorCodec):
         return elements.is_floating_point() and elements.dtype.itemsize > 1
 
     def shrink(self, elements: Tensor) -> bytes | None:
-        rows_RD = _as_rows(elements).to(torch.float32)
-        blocks_RNB = _blocks(rows_RD)
-        scales_RN = blocks_RNB.abs().amax(dim=-1) / _LARGEST_INT8
+        if not elements.numel():
+            return b""
+        rows_RD = elements.reshape(-1, elements.shape[-1] if elements.dim() else 1).to(torch.float32)
+        scales_RN = torch.cat([blocks.abs().amax(dim=-1) for blocks in _blocks(rows_RD)], dim=1) / _LARGEST_INT8
         if not bool(scales_RN.isfinite().all()):
             return None
         # A block of zeros has the scale 0; so may one of values too small for float32 to divide by 127.
-        steps_RN1 = scales_RN.masked_fill(scales_RN == 0, 1.0).unsqueeze(-1)
-        values_RNB = (blocks_RNB / steps_RN1).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8).to(torch.int8)
-        values_RD = values_RNB.flatten(start_dim=1)[:, : rows_RD.shape[1]].contiguous()
+        steps_RN = scales_RN.masked_fill(scales_RN == 0, 1.0)
+        values_RD = torch.empty(rows_RD.shape, dtype=torch.int8)
+        for blocks, values, steps in _with_scales(rows_RD, values_RD, steps_RN):
+            values.copy_((blocks / steps).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8))
         return b"".join((bytes_of(scales_RN), bytes_of(values_RD)))
 
-    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def check(self, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        if not dtype.is_floating_point or dtype.itemsize == 1:
+            raise InvalidTensor(f"the codec 'int8' is for floats of 16 bits and more, not for {DTYPE_NAMES[dtype]}")
         count = byte_count(torch.int8, shape)
+        expected = count + _scale_count(count, shape) * _SCALE_BYTES
+        if size != expected:
+            raise InvalidTensor(f"int8 blocks of shape {list(shape)} take {expected} bytes, got {size}")
+
+    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        self.check(len(data), dtype, shape)
+        count = byte_count(torch.int8, shape)
+        if not count:
+            return torch.empty(shape, dtype=dtype)
         width = shape[-1] if shape else 1
-        row_count = count // width if count else 0
-        scale_bytes = row_count * _block_count(width) * _SCALE_BYTES
-        if len(data) != scale_bytes + count:
-            raise InvalidTensor(f"int8 blocks of shape {list(shape)} take {scale_bytes + count} bytes, got {len(data)}")
-        whole = memoryview(data)
-        scales_RN = tensor_of(whole[:scale_bytes], torch.float32, (row_count, _block_count(width)))
-        values_RD = tensor_of(whole[scale_bytes:], torch.int8, (row_count, width))
-        scaled_RNB = _blocks(values_RD.to(torch.float32)).mul_(scales_RN.unsqueeze(-1))
-        return scaled_RNB.flatten(start_dim=1)[:, :width].to(dtype).contiguous().reshape(shape)
+        scale_bytes, whole = _scale_count(count, shape) * _SCALE_BYTES, memoryview(data)
+        scales_RN = tensor_of(whole[:scale_bytes], torch.float32, (count // width, _block_count(width)))
+        rows_RD = tensor_of(whole[scale_bytes:], torch.int8, (count // width, width)).to(torch.float32)
+        for blocks, _, scales in _with_scales(rows_RD, rows_RD, scales_RN):
+            blocks.mul_(scales)
+        return rows_RD.to(dtype).reshape(shape)
 
 
-def _as_rows(elements: Tensor) -> Tensor:
-    """[R, D], also of a scalar (one row of one) and of nothing (no rows)."""
-    width = elements.shape[-1] if elements.dim() else 1
-    return elements.reshape(elements.numel() // width if width else 0, width)
+def _blocks(rows_RD: Tensor) -> list[Tensor]:
+    """Views: of the whole blocks [R, N, BLOCK], and of the shorter one that may end a row [R, 1, rest].
+
+    Never padded: of rows that are shorter than a block, the padding would be most of the memory.
+    """
+    whole = rows_RD.shape[1] // BLOCK * BLOCK
+    views = []
+    if whole:
+        views.append(rows_RD[:, :whole].view(rows_RD.shape[0], whole // BLOCK, BLOCK))
+    if whole < rows_RD.shape[1]:
+        views.append(rows_RD[:, None, whole:])
+    return views
 
 
-def _blocks(rows_RD: Tensor) -> Tensor:
-    """[R, N, BLOCK], zeros at the end of a row whose width is no multiple of a block; memory of its own."""
-    missing = -rows_RD.shape[1] % BLOCK
-    row_count, width = rows_RD.shape
-    return torch.nn.functional.pad(rows_RD, (0, missing)).reshape(row_count, _block_count(width), BLOCK)
+def _with_scales(rows_RD: Tensor, others_RD: Tensor, scales_RN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The blocks of both, with the scales [R, N, 1] of theirs."""
+    start = 0
+    for blocks, others in zip(_blocks(rows_RD), _blocks(others_RD), strict=True):
+        yield blocks, others, scales_RN[:, start : start + blocks.shape[1], None]
+        start += blocks.shape[1]
+
+
+def _scale_count(count: int, shape: tuple[int, ...]) -> int:
+    """Of `count` elements in this shape; nothing has no scales."""
+    width = shape[-1] if shape else 1
+    return count // width * _block_count(width) if count else 0
 
 
 def _block_count(width: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from splitlearn_comm.frames import Frame, Reply, ServiceInfo
+from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,22 @@ class Session(Protocol):
     async def step(self, frame: Frame) -> Reply:
         """Apply `frame` (rows [T, D] or None) and give back the rows out, [T, D].
 
-        A CommError goes to the client in the frame's place, and the session must be as it was before.
-        Any other exception ends the stream. Cancellation means that the client has gone.
+        A CommError goes to the client in the frame's place, and the session must be as it was before. RemoteFailure,
+        SessionClosed and any other exception end the stream. Cancellation means that the client has gone.
         """
         ...
 
     async def close(self) -> None:
         """Free everything. Awaited exactly once, when the stream has ended for whatever reason."""
+        ...
+
+
+@runtime_checkable
+class ChecksFrames(Protocol):
+    """What a session has as well if it can refuse a frame before its rows are decoded."""
+
+    def check(self, header: FrameHeader) -> None:
+        """Raise the CommError that `step` would raise for any frame with this header; change nothing."""
         ...
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from splitlearn_comm.options import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS, channel_target
+from splitlearn_comm.errors import InvalidAddress
+from splitlearn_comm.options import MAX_MESSAGE_BYTES, channel_options, channel_target, server_options
 
 
 @pytest.mark.parametrize(
@@ -12,19 +13,36 @@ from splitlearn_comm.options import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, SERVER_O
         ("dns:///trunk:50051", "dns:///trunk:50051"),
         ("unix:/run/trunk.sock", "unix:/run/trunk.sock"),
         ("ipv4:10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+        ("ipv6:[::1]:1", "ipv6:[::1]:1"),
     ],
 )
 def test_an_address_without_a_scheme_is_a_dns_name(address: str, target: str) -> None:
     assert channel_target(address) == target
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://trunk:50051", "http://trunk:50051 is not HOST:PORT"),
+        ("trunk:50051/v1", "is not HOST:PORT"),
+        ("trunk", "'trunk' has no port"),
+        ("trunk:70000", "the port of 'trunk:70000' is outside of 1 to 65535"),
+        ("dns:///trunk:70000", "outside of 1 to 65535"),
+        ("ipv4:10.0.0.1:1,10.0.0.2:x", "the port of '10.0.0.2:x' is no number"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_before_anything_is_asked(address: str, words: str) -> None:
+    with pytest.raises(InvalidAddress, match=words):
+        channel_target(address)
+
+
 def test_both_ends_allow_the_same_message_size() -> None:
-    for options in (dict(SERVER_OPTIONS), dict(CHANNEL_OPTIONS)):
+    for options in (dict(server_options()), dict(channel_options())):
         assert options["grpc.max_send_message_length"] == MAX_MESSAGE_BYTES
         assert options["grpc.max_receive_message_length"] == MAX_MESSAGE_BYTES
 
 
 def test_the_server_bears_the_clients_pings() -> None:
-    allowed = dict(SERVER_OPTIONS)["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    allowed = dict(server_options())["grpc.http2.min_recv_ping_interval_without_data_ms"]
 
-    assert int(allowed) < int(dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"])
+    assert int(allowed) < int(dict(channel_options())["grpc.keepalive_time_ms"])

@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 import torch
 
-from splitlearn_comm import wire
+from splitlearn_comm import statuses, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm._proto.compute_pb2_grpc import ComputeServiceStub
 from splitlearn_comm.core import SessionOpening
@@ -62,6 +62,7 @@ class OneSession:
 class Counter:
     def __init__(self) -> None:
         self.opened = self.closed = self.received = self.sent = 0
+        self.refusals: list[str] = []
 
     def session_opened(self) -> None:
         self.opened += 1
@@ -74,6 +75,9 @@ class Counter:
 
     def bytes_out(self, count: int) -> None:
         self.sent += count
+
+    def refused(self, kind: str) -> None:
+        self.refusals.append(kind)
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ async def test_an_open_that_asks_for_an_unknown_codec_ends_the_stream_by_name(
     await stream.write(pb2.StreamRequest(open=opening, frame=ROW).SerializeToString())
 
     assert await stream.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert (wire.KIND_KEY, "UnknownCodec") in tuple(await stream.trailing_metadata())
+    assert (statuses.KIND_KEY, "UnknownCodec") in tuple(await stream.trailing_metadata())
     assert "codec number 99; this end knows none, zlib" in await stream.details()
     assert host.sessions == []
 
@@ -333,6 +337,7 @@ async def test_a_host_that_is_full_refuses_the_open_by_its_own_words() -> None:
             await stream.step(Frame(0, torch.ones(1, 2)))
 
     assert (session.times_closed, counter.opened, counter.closed) == (0, 0, 0)
+    assert counter.refusals == ["Overloaded"]
 
 
 async def test_the_observer_counts_what_the_client_counts() -> None:

@@ -2,12 +2,13 @@ import grpc
 import pytest
 import torch
 
-from splitlearn_comm import wire
+from splitlearn_comm import statuses, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.core import CODECS, Int8Codec, SessionOpening, TensorCodec
 from splitlearn_comm.errors import (
     ERRORS_BY_KIND,
     CommError,
+    InvalidReply,
     InvalidRequest,
     InvalidTensor,
     NotServed,
@@ -34,7 +35,7 @@ def test_one_request_carries_an_open_and_a_frame() -> None:
     message = request(wire.encode_request(OPENING, Frame(7, rows_TD)))
 
     assert wire.read_opening(message) == OPENING
-    frame = wire.read_frame(message)
+    frame = wire.read_frame(message).decode()
     assert frame.position == 7
     assert frame.rows is not None
     assert frame.rows.dtype is torch.bfloat16
@@ -42,8 +43,8 @@ def test_one_request_carries_an_open_and_a_frame() -> None:
 
 
 def test_a_truncating_frame_has_no_rows_and_an_empty_one_keeps_its_width() -> None:
-    truncating = wire.read_frame(request(wire.encode_request(None, Frame(7, None))))
-    empty = wire.read_frame(request(wire.encode_request(None, Frame(7, torch.empty(0, 4)))))
+    truncating = wire.read_frame(request(wire.encode_request(None, Frame(7, None)))).decode()
+    empty = wire.read_frame(request(wire.encode_request(None, Frame(7, torch.empty(0, 4))))).decode()
 
     assert (truncating.position, truncating.rows) == (7, None)
     assert empty.rows is not None
@@ -62,7 +63,7 @@ def test_rows_travel_in_any_codec_and_say_in_which(codec: TensorCodec) -> None:
     rows_TD = torch.full((8, 128), 1.5)
 
     data = wire.encode_request(None, Frame(7, rows_TD), codec)
-    frame = wire.read_frame(request(data))
+    frame = wire.read_frame(request(data)).decode()
     reply = wire.decode_reply(wire.encode_reply(Reply(frame), codec))
 
     assert request(data).frame.rows.codec == pb2.Codec.Value(f"CODEC_{codec.name.upper()}")
@@ -98,7 +99,7 @@ def test_a_compute_asks_for_its_replys_codec_and_its_reply_carries_times() -> No
 
 
 def test_a_compute_without_a_reply_is_no_reply() -> None:
-    with pytest.raises(InvalidRequest, match="neither a tensor nor an error"):
+    with pytest.raises(InvalidReply, match="neither a tensor nor an error"):
         wire.decode_computed(b"")
 
 
@@ -116,9 +117,9 @@ def test_every_error_in_band_is_raised_as_itself(kind: type[CommError]) -> None:
 
 @pytest.mark.parametrize("kind", ERRORS_BY_KIND.values())
 def test_every_error_as_a_status_is_raised_as_itself(kind: type[CommError]) -> None:
-    status = wire.status_of(kind("what went wrong"))
+    status = statuses.status_of(kind("what went wrong"))
 
-    error = wire.error_of(status, "host:1")
+    error = statuses.error_of(status, "host:1")
 
     assert status[0].name == kind.code
     assert type(error) is kind
@@ -129,7 +130,7 @@ def test_a_servers_own_subclass_arrives_as_the_class_that_both_ends_know() -> No
     class OutOfPages(Overloaded):
         pass
 
-    assert type(wire.error_of(wire.status_of(OutOfPages("full")), "host:1")) is Overloaded
+    assert type(statuses.error_of(statuses.status_of(OutOfPages("full")), "host:1")) is Overloaded
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_a_servers_own_subclass_arrives_as_the_class_that_both_ends_know() -> No
 def test_a_status_of_grpc_itself_names_the_address_and_its_details(
     code: grpc.StatusCode, kind: type[CommError]
 ) -> None:
-    error = wire.error_of((code, "the reason", ()), "host:1")
+    error = statuses.error_of((code, "the reason", ()), "host:1")
 
     assert type(error) is kind
     assert "host:1" in str(error)

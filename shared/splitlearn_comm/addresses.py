@@ -1,0 +1,115 @@
+"""HOST:PORT, written and read in one way everywhere: on the command line, in logs and in messages.
+
+Hosts that are IPv6 addresses stand in brackets there (RFC 3986, section 3.2.2), and without them where a host stands
+alone, as in `--host`. Nothing here asks the network.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import re
+import socket
+from typing import Final
+
+from splitlearn_comm.errors import InvalidAddress
+from splitlearn_comm.peer_text import clipped
+
+MOST_PORT: Final = 65535
+
+# Letters of names that a resolver takes, underscores of container networks included.
+_NAME: Final = re.compile(r"[^\W_]([\w.-]*\w)?\.?|_[\w.-]*\w", re.ASCII)
+_LONGEST_NAME: Final = 253
+_LONGEST_SHOWN: Final = 100
+
+
+def join_address(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 host; one that has them keeps them."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host, without brackets, and port of `HOST:PORT`.
+
+    Raises:
+        InvalidAddress: no host, no port, a port that is no number from 1 to 65535, or an IPv6 host without brackets.
+    """
+    host, port = _parts(text)
+    if not port:
+        raise InvalidAddress(f"{_quoted(text)} has no port; write HOST:PORT, for example {_example(host)}")
+    if not host:
+        raise InvalidAddress(f"{_quoted(text)} has no host; write HOST:PORT, for example 127.0.0.1:50051")
+    check_host(host)
+    # int() also takes digits of other scripts, signs, spaces and underscores
+    if not (port.isascii() and port.isdecimal()):
+        raise InvalidAddress(f"the port of {_quoted(text)} is no number; write HOST:PORT, for example {_example(host)}")
+    # Leading zeros count as digits: int() of very many digits takes long, or raises.
+    if len(port) > len(str(MOST_PORT)) or not 1 <= int(port) <= MOST_PORT:
+        raise InvalidAddress(f"the port of {_quoted(text)} is outside of 1 to {MOST_PORT}")
+    return host, int(port)
+
+
+def check_host(host: str) -> None:
+    """Passes for an IPv4 or IPv6 address without brackets, or what may be a name.
+
+    Raises:
+        InvalidAddress: for anything else.
+    """
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise InvalidAddress(f"{_quoted(host)} is no IPv6 address and no host name") from None
+    elif re.fullmatch(r"[\d.]+", host, re.ASCII):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise InvalidAddress(f"{_quoted(host)} is no IPv4 address") from None
+    elif len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
+        raise InvalidAddress(f"{_quoted(host)} is no host name")
+
+
+def listening_trouble(host: str, port: int, error: OSError) -> str:
+    """Why `host:port` cannot be listened on, and what to do, as half a sentence.
+
+    Args:
+        error: from resolving the host (socket.gaierror) or from binding.
+    """
+    address = join_address(host, port)
+    if isinstance(error, socket.gaierror):
+        return f"the host {_quoted(host)} does not resolve on this machine; give an address of it, 0.0.0.0 or ::"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{address} is taken by another process; choose another port, or 0 for any free one"
+        case errno.EADDRNOTAVAIL:
+            # also what a machine without IPv6 says of ::1
+            unavailable = " or this machine has no IPv6" if ":" in host else ""
+            return f"{host} is not an address of this machine{unavailable}; listen on one that is"
+        case errno.EAFNOSUPPORT:
+            return f"this machine offers no IPv6, so {host} cannot be listened on; give an IPv4 address"
+        case errno.EACCES | errno.EPERM:
+            return f"this process may not listen on {address}; ports below 1024 take privileges, choose another"
+        case _:
+            return f"{address} cannot be listened on: {os.strerror(error.errno) if error.errno else error}"
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Host and port; the port is empty where there is none."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
+            raise InvalidAddress(f"{_quoted(text)}: brackets go around an IPv6 address, for example [::1]:50051")
+        return host, rest[1:]
+    if text.count(":") > 1:
+        raise InvalidAddress(f"{_quoted(text)}: an IPv6 address goes into brackets, for example [::1]:50051")
+    host, _, port = text.partition(":")
+    return host, port
+
+
+def _example(host: str) -> str:
+    return clipped(join_address(host or "127.0.0.1", 50051), _LONGEST_SHOWN)
+
+
+def _quoted(text: str) -> str:
+    return f"'{clipped(text, _LONGEST_SHOWN)}'"

@@ -1,0 +1,201 @@
+"""The server's side of Stream: the order of a session's messages, and what is checked before anything is decoded.
+
+A session is opening until its first request, then open, and closed once it was told to keep its rows. What comes out
+of order, and any error that is not a refusal of one frame, ends the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import grpc.aio
+import structlog
+
+from splitlearn_comm import wire
+from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.admission import Admission, Place, lost_place
+from splitlearn_comm.core import (
+    ChecksFrames,
+    Session,
+    SessionHost,
+    SessionOpening,
+    TensorCodec,
+    WireObserver,
+    codec_named,
+)
+from splitlearn_comm.errors import (
+    CommError,
+    InvalidRequest,
+    InvalidTensor,
+    RemoteFailure,
+    SessionClosed,
+    TimedOut,
+)
+from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.messages import parse
+from splitlearn_comm.statuses import kind_of
+
+log = structlog.get_logger(__name__)
+
+
+class SessionCalls:
+    """Streams of frames on one session host. `total_requests` counts the frames that came, refused ones too."""
+
+    def __init__(self, host: SessionHost, admission: Admission, observer: WireObserver) -> None:
+        self.host = host
+        self.admission = admission
+        self.observer = observer
+        # One thread: decoding for some clients takes no more than one core from the others.
+        self.decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self.total_requests = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def serve(self, context: grpc.aio.ServicerContext) -> None:
+        """One session, from its opening until the client has no more."""
+        loop, seconds = asyncio.get_running_loop(), self.admission.limits.first_frame_seconds
+        place: Place | None = None
+        try:
+            async with asyncio.timeout(seconds) as patience:
+                place = self.admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()))
+                await _Call(self, context, patience, place).run()
+        except TimeoutError:
+            # else it is the host's own, and a failure
+            if not patience.expired():
+                raise
+            if place is not None and place.is_lost:
+                raise lost_place() from None
+            raise TimedOut(f"no frame came within {seconds:g} s; the session is closed") from None
+        finally:
+            if place is not None:
+                self.admission.leave(place)
+
+    async def close(self, session: Session) -> None:
+        """Returns when it is closed, and closes it even if whoever waits for that is cancelled."""
+        # wait() leaves the task alone
+        closing = asyncio.ensure_future(session.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closed)
+        await asyncio.wait({closing})
+
+    async def finish(self) -> None:
+        """Wait until every session is closed."""
+        while self._closing:
+            await asyncio.wait(self._closing)
+        self.decoder.shutdown()
+
+    def _closed(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        self.observer.session_closed()
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            log.error("session_close_failed", exc_info=error)
+
+
+class _Call:
+    """One stream, message by message. No message is held while the next one is awaited."""
+
+    def __init__(
+        self, calls: SessionCalls, context: grpc.aio.ServicerContext, patience: asyncio.Timeout, place: Place
+    ) -> None:
+        self._calls = calls
+        self._limits = calls.admission.limits
+        self._context = context
+        self._patience = patience
+        self._place = place
+
+    async def run(self) -> None:
+        request = await self._read()
+        if request is None:
+            return
+        opening = wire.read_opening(request)
+        session = await self._calls.host.open(opening)
+        self._calls.observer.session_opened()
+        try:
+            # tells the client that it may send more
+            await self._context.send_initial_metadata(())
+            if opening.prefix:
+                await self._context.write(wire.encode_opened(session.reached))
+            codec = codec_named(opening.codec)
+            if request.HasField("frame"):
+                await self._answer(session, codec, request)
+            request.Clear()
+            while await self._next(session, codec, opening):
+                pass
+        finally:
+            await self._calls.close(session)
+
+    async def _next(self, session: Session, codec: TensorCodec, opening: SessionOpening) -> bool:
+        """False when no message follows. One at a time: HTTP/2 flow control holds back a client that is ahead, and
+        costs no task per frame."""
+        request = await self._read()
+        if request is None:
+            return False
+        if request.HasField("open"):
+            raise InvalidRequest("only the first request of a stream carries `open`; open another stream")
+        if request.HasField("keep"):
+            session.keep(wire.read_keep(request, opening))
+            return await self._nothing_more()
+        await self._answer(session, codec, request)
+        return True
+
+    async def _nothing_more(self) -> bool:
+        """After `keep` the client ends the stream, and has as long for it as for its first frame."""
+        self._patience.reschedule(asyncio.get_running_loop().time() + self._limits.first_frame_seconds)
+        self._calls.admission.waits(self._place, time.monotonic(), silent=True)
+        if await self._read() is not None:
+            raise SessionClosed("the session ended with `keep` and takes no more requests; open another stream")
+        return False
+
+    async def _read(self) -> pb2.StreamRequest | None:
+        data = await self._context.read()
+        if data is grpc.aio.EOF:
+            return None
+        self._calls.observer.bytes_in(len(data))
+        return parse(pb2.StreamRequest(), data)
+
+    async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> None:
+        self._patience.reschedule(None)
+        self._calls.admission.works(self._place)
+        self._calls.total_requests += 1
+        try:
+            answer = await self._answered(session, codec, request)
+        except (RemoteFailure, SessionClosed):
+            raise
+        except CommError as refusal:
+            self._calls.observer.refused(kind_of(refusal))
+            answer = wire.encode_error(refusal)
+        self._calls.observer.bytes_out(len(answer))
+        await self._context.write(answer)
+        self._calls.admission.waits(self._place, time.monotonic())
+
+    async def _answered(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:
+        """Checks sizes, then decodes, then steps. Each form of the rows goes when the next one is there."""
+        encoded = wire.read_frame(request)
+        request.Clear()
+        n_bytes, most = encoded.n_bytes, self._limits.message_bytes
+        if n_bytes > most:
+            raise InvalidTensor(f"the rows take {n_bytes} bytes, a frame has at most {most}; send them in several")
+        if isinstance(session, ChecksFrames):
+            session.check(encoded.header)
+        with self._calls.admission.holding(n_bytes):
+            frame = await self._decoded(encoded)
+            del encoded
+            reply = await session.step(frame)
+        return await _encode_computed(reply, codec)
+
+    async def _decoded(self, encoded: wire.EncodedFrame) -> Frame:
+        if encoded.takes_long:
+            return await asyncio.get_running_loop().run_in_executor(self._calls.decoder, encoded.decode)
+        return encoded.decode()
+
+
+async def _encode_computed(reply: Reply, codec: TensorCodec) -> bytes:
+    """A reply that cannot be sent is no refusal: the session has moved on already."""
+    try:
+        if codec.takes_long(reply.frame.rows):
+            return await asyncio.to_thread(wire.encode_reply, reply, codec)
+        return wire.encode_reply(reply, codec)
+    except InvalidTensor as error:
+        raise RemoteFailure(f"the reply cannot be sent: {error}") from error
