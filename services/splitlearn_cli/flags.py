@@ -10,8 +10,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings
 
 from splitlearn_cli.errors import BadUsage
@@ -24,6 +25,20 @@ class Flag:
     """Marks a field without default as a flag instead of a positional argument: `Annotated[Path, Flag("-o")]`."""
 
     short: str
+
+
+def read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """For the annotation of a field of text: refuses what `parse` cannot read, with the reason that it gives."""
+
+    def check(text: str | None) -> str | None:
+        try:
+            if text is not None:
+                parse(text)
+        except ValueError as error:
+            raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
+        return text
+
+    return AfterValidator(check)
 
 
 def from_settings(settings_class: type[S], run: Callable[[S], int | None]) -> Callable[..., int | None]:
