@@ -117,6 +117,9 @@ def _plain(problem: Any) -> str:
         return "this field is not supported here; leave it out"
     if problem["type"] == "missing":
         return "this field is required"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        # pydantic's own words speak of dictionaries and classes
+        return "expected an object"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
