@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from transformers import PretrainedConfig
 
 from client_service.api import error_replies
@@ -22,7 +23,7 @@ from client_service.block_names import BlockNames
 from client_service.ends import Ends
 from client_service.generation import Generator
 from client_service.metrics import ClientMetrics
-from client_service.settings import ClientSettings
+from client_service.settings import ClientSettings, parse_origins
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 from llm_sepweight import Manifest
@@ -47,7 +48,7 @@ async def serve(settings: ClientSettings) -> None:
         service = await build(settings, stack)
         host, port = listening.getsockname()[:2]
         config = uvicorn.Config(
-            application(service),
+            application(service, parse_origins(settings.cors_origins or "")),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=max(1, round(settings.grace)),
@@ -101,11 +102,20 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)
 
 
-def application(service: Service) -> FastAPI:
-    """The ASGI application around a built service."""
+def application(service: Service, cors_origins: Sequence[str] = ()) -> FastAPI:
+    """The ASGI application around a built service; pages of these origins may ask it from a browser."""
     app = FastAPI(title="SplitLearn client service", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router(service))
     error_replies.install(app)
+    if cors_origins:
+        # around everything else, so that a page can read refusals too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After",),
+        )
     return app
 
 

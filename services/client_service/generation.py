@@ -24,12 +24,13 @@ from splitlearn_comm import ClientStream, CommError
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate; `max_tokens` None goes on to the end of the context."""
+    """What to generate; `max_tokens` None goes on to the end of the context, `param` names the prompt in errors."""
 
     prompt: tuple[int, ...]
     max_tokens: int | None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     stop: tuple[str, ...] = ()
+    param: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class Generator:
         self._end_tokens = end_tokens
         self._names = block_names
 
+    def check(self, request: GenerationRequest) -> None:
+        """Refuses at once what `generate` would refuse at its turn, behind others of the same HTTP request.
+
+        Raises:
+            RequestError: the prompt is too long, or no trunk is ready.
+        """
+        _room(self._link.ends, request)
+
     async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
         """Yields a piece per token, the last one with a finish reason ("stop" or "length").
 
@@ -67,7 +76,7 @@ class Generator:
             RequestError: the prompt is too long, no trunk is ready, or it fails.
         """
         ends = self._link.ends
-        room = _room(ends, len(request.prompt))
+        room = _room(ends, request)
         budget = min(room, request.max_tokens) if request.max_tokens is not None else room
         report.prompt_tokens = len(request.prompt)
         names = self._block_names(request.prompt)
@@ -123,13 +132,14 @@ class Generator:
         report.wire_bytes_received = stream.bytes_received
 
 
-def _room(ends: Ends, prompt_tokens: int) -> int:
+def _room(ends: Ends, request: GenerationRequest) -> int:
     context = ends.bottom.part.context_length
     if context is None:
         return 1 << 20
-    if prompt_tokens >= context:
+    if len(request.prompt) >= context:
         raise PromptTooLong(
-            f"the prompt has {prompt_tokens} tokens, but this model's context is {context} tokens, answer included; "
-            "shorten the prompt"
+            f"the prompt has {len(request.prompt)} tokens, but this model's context is {context} tokens, answer "
+            "included; shorten the prompt",
+            request.param,
         )
-    return context - prompt_tokens
+    return context - len(request.prompt)

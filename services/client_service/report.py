@@ -1,6 +1,7 @@
 """Where one request's time and bytes went."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -34,3 +35,19 @@ class Report:
         if self.first_token is None or self.last_token is None or self.completion_tokens < 2:
             return 0.0
         return (self.completion_tokens - 1) / (self.last_token - self.first_token)
+
+
+def together(reports: Sequence[Report]) -> Report:
+    """What several generations took that ran one after the other, for one request."""
+    whole = Report(reports[0].session, reports[0].began, first_token=reports[0].first_token)
+    for report in reports:
+        whole.prompt_tokens += report.prompt_tokens
+        whole.completion_tokens += report.completion_tokens
+        whole.reused_tokens += report.reused_tokens
+        whole.replays += report.replays
+        whole.last_token = report.last_token or whole.last_token
+        whole.wire_bytes_sent += report.wire_bytes_sent
+        whole.wire_bytes_received += report.wire_bytes_received
+        for station, seconds in report.split.items():
+            whole.split[station] += seconds
+    return whole

@@ -1,10 +1,32 @@
 """The client service's settings: each is a flag of `splitlearn client` and an environment variable."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """Origins as browsers send them. Raises ValueError."""
+    origins = tuple(filter(None, (each.strip() for each in text.split(","))))
+    for origin in origins:
+        # whatever is spelled otherwise than browsers spell it would never match
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"expected * or http(s)://host[:port] in small letters without a path, found {origin!r}")
+    return origins
+
+
+def _readable_origins(text: str | None) -> str | None:
+    try:
+        parse_origins(text or "")
+    except ValueError as error:
+        raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
+    return text
 
 
 class ClientSettings(BaseSettings):
@@ -20,6 +42,9 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
+    cors_origins: Annotated[str | None, AfterValidator(_readable_origins)] = Field(
+        None, description="Origins whose pages may ask from a browser, ORIGIN,ORIGIN,... or *. Default: none."
+    )
     model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")

@@ -72,7 +72,7 @@ def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -
     path = "/v1/completions" if question.raw else "/v1/chat/completions"
     with _reachable(url), _session(url, timeout) as session:
         wait_for_client(session, url, wait)
-        model = _model_name(session)
+        model = _model_name(session, url)
         with session.stream("POST", path, json=question.body(model)) as response:
             if response.is_error:
                 response.read()
@@ -137,8 +137,18 @@ def _reachable(url: str) -> Iterator[None]:
         ) from error
 
 
-def _model_name(session: httpx.Client) -> str:
-    response = session.get("/v1/models")
+def speaks_something_else(url: str) -> ServiceUnreachable:
+    """The error for a port where somebody listens who does not answer in HTTP."""
+    return ServiceUnreachable(
+        f"what listens at {url} does not speak HTTP; give the address of a client service with --url, not a trunk's"
+    )
+
+
+def _model_name(session: httpx.Client, url: str) -> str:
+    try:
+        response = session.get("/v1/models")
+    except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+        raise speaks_something_else(url) from error
     if response.is_error:
         raise refusal(response)
     try:

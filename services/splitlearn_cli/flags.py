@@ -10,8 +10,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings
 
 from splitlearn_cli.errors import BadUsage
@@ -21,9 +22,26 @@ S = TypeVar("S", bound=BaseSettings)
 
 @dataclass(frozen=True)
 class Flag:
-    """Marks a field without default as a flag instead of a positional argument: `Annotated[Path, Flag("-o")]`."""
+    """Marks a field without default as a flag instead of a positional argument: `Annotated[Path, Flag("-o")]`.
 
-    short: str
+    A short spelling stands beside the field's name, a long one in its place.
+    """
+
+    spelling: str
+
+
+def read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """For the annotation of a field of text: refuses what `parse` cannot read, with the reason that it gives."""
+
+    def check(text: str | None) -> str | None:
+        try:
+            if text is not None:
+                parse(text)
+        except ValueError as error:
+            raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
+        return text
+
+    return AfterValidator(check)
 
 
 def from_settings(settings_class: type[S], run: Callable[[S], int | None]) -> Callable[..., int | None]:
@@ -68,8 +86,9 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
     elif is_bool:
         info = typer.Option(None, f"{_flag(name)}/--no-{_flag(name)[2:]}", help=help_text, show_default=False)
     else:
-        spelled = [mark.short for mark in field.metadata if isinstance(mark, Flag)] + [_flag(name)]
-        info = typer.Option(None, *spelled, metavar=_metavar(field.annotation), help=help_text, show_default=False)
+        info = typer.Option(
+            None, *_spellings(name, field), metavar=_metavar(field.annotation), help=help_text, show_default=False
+        )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool | None if is_bool else str | None
     )
@@ -77,6 +96,12 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
 
 def _is_positional(field: FieldInfo) -> bool:
     return field.is_required() and not any(isinstance(mark, Flag) for mark in field.metadata)
+
+
+def _spellings(name: str, field: FieldInfo) -> list[str]:
+    """The long one is last."""
+    marked = [mark.spelling for mark in field.metadata if isinstance(mark, Flag)]
+    return marked if any(spelling.startswith("--") for spelling in marked) else [*marked, _flag(name)]
 
 
 def _flag(name: str) -> str:
@@ -110,7 +135,7 @@ def _complaint(settings_class: type[BaseSettings], detail: Mapping[str, Any]) ->
     field = settings_class.model_fields.get(name)
     if field is None:
         return str(detail["msg"])
-    spelled = name.upper() if _is_positional(field) else _flag(name)
+    spelled = name.upper() if _is_positional(field) else _spellings(name, field)[-1]
     variable = _variable(settings_class, name)
     if detail["type"] == "missing":
         return f"{spelled} is missing; give it on the command line or as {variable}: {field.description}"

@@ -28,10 +28,11 @@ def not_ready_because(session: httpx.Client, url: str) -> str | None:
     """
     try:
         response = session.get(f"{url}/ready", timeout=_PROBE_SECONDS)
-    except httpx.UnsupportedProtocol:
-        raise
-    except httpx.TransportError as error:
+    except (httpx.ConnectError, httpx.TimeoutException) as error:
         return str(error) or type(error).__name__
+    except (httpx.ReadError, httpx.RemoteProtocolError):
+        # whoever listens there does not speak HTTP: the request that follows says so
+        return None
     if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
         return None
     try:

@@ -9,6 +9,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 
+def with_dashes(name: str) -> str:
+    """How both commands spell a flag. They take underscores for dashes, as vLLM's parser and Hugging Face's do."""
+    return name.replace("_", "-")
+
+
 class VerbGroup(TyperGroup):
     """Lists verbs out of a table; whatever needs only their names imports none of them.
 
@@ -20,7 +25,9 @@ class VerbGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         listed = [TyperCommand(name, help=line, rich_markup_mode=None) for name, line in self.verbs.items()]
-        super().__init__(**{**attributes, "commands": listed})
+        # verbs inherit it
+        settings = {**(attributes.get("context_settings") or {}), "token_normalize_func": with_dashes}
+        super().__init__(**{**attributes, "commands": listed, "context_settings": settings})
 
     @classmethod
     @abstractmethod

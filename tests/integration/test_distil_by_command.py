@@ -18,19 +18,19 @@ def test_a_shadow_of_a_trunk_elsewhere_is_fitted_and_measured(
     thread_trunk: RunningTrunk, client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["--weights", str(client_weights), "--trunk", thread_trunk.address, "--dataset_name", str(story)]
-    assert main(["distill", "--shadow", *words, "--output_dir", str(out), "--block_size", "32"]) == 0
+    words = ["--weights", str(client_weights), "--trunk", thread_trunk.address, "--data", str(story)]
+    assert main(["distill", "--shadow", *words, "--out", str(out), "--block-size", "32"]) == 0
     assert f"--trunk {thread_trunk.address}" in capsys.readouterr().out
     where = ["--teacher", str(client_weights), "--trunk", thread_trunk.address, "--data", str(story)]
-    assert main(["evaluate", str(out / "shadow"), *where, "--max_batches", "1"]) == 0
+    assert main(["evaluate", str(out / "shadow"), *where, "--max-batches", "1"]) == 0
     assert "top-1 agreement" in capsys.readouterr().out
 
 
 def test_nobody_at_the_address_is_one_line(
     client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--weights", str(client_weights), "--trunk", f"127.0.0.1:{free_port()}", "--dataset_name", str(story)]
-    assert main(["distill", "--shadow", *words, "--output_dir", str(tmp_path / "out")]) == 1
+    words = ["--weights", str(client_weights), "--trunk", f"127.0.0.1:{free_port()}", "--data", str(story)]
+    assert main(["distill", "--shadow", *words, "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -38,8 +38,8 @@ def test_nobody_at_the_address_is_one_line(
 def test_a_trunk_of_another_cut_is_refused_with_both_fingerprints(
     thread_trunk: RunningTrunk, client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--weights", str(client_weights), "--trunk", thread_trunk.address, "--dataset_name", str(story)]
-    assert main(["distill", "--shadow", *words, "--layers", "1-3", "--output_dir", str(tmp_path / "out")]) == 1
+    words = ["--weights", str(client_weights), "--trunk", thread_trunk.address, "--data", str(story)]
+    assert main(["distill", "--shadow", *words, "--layers", "1-3", "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "1-3" in error
     assert "1-4" in error

@@ -25,7 +25,7 @@ _SENTENCES = (
     "In the evening they came home, and the cat told its friends all about it.",
 )
 STORIES = [" ".join(_SENTENCES[number % 4 :]) for number in range(48)]
-SMALL = ("--n_layer", 1, "--n_head", 2, "--n_embd", 16, "--block_size", 16, "--batch_size", 4, "--max_steps", 2)
+SMALL = ("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--block-size", 16, "--batch-size", 4, "--max-steps", 2)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request
@@ -10,15 +10,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from client_service.api.json_body import NOWHERE
 from client_service.errors import RequestError
 
 log = structlog.get_logger()
 
 # nginx's number for it; nobody receives it
 CLIENT_CLOSED_REQUEST = 499
-# how pydantic marks the alternatives of a field that may be text or a list
-_ALTERNATIVE = re.compile(r"str|list\[.*\]")
+# the tag of an alternative, which is no part of a field's path; see schema.py
+_ALTERNATIVE = re.compile(r"<.*>")
+# a name that nobody knows may be as long as its sender likes
+_LONGEST_PARAM: Final = 200
 
 
 def body(error: RequestError) -> dict[str, Any]:
@@ -34,12 +38,37 @@ def unforeseen(error: Exception) -> dict[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Maps every error that a route can raise."""
+    """Maps every error that a route can raise. Middleware that is added later stands around it."""
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _nobody_left)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(_Unforeseen)
+
+
+class _Unforeseen:
+    """Answers what no handler knows, so that it ends here: an exception that reaches the server would be logged there
+    a second time, and would close a connection that others' requests may share.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if begun:
+                # half of an answer is out: only the end of the connection can tell
+                raise
+            await JSONResponse(unforeseen(error), 500)(scope, receive, send)
 
 
 def _body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -57,23 +86,30 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
-    first = error.errors()[0]
+    problems = error.errors()
+    first = problems[0]
     if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "")
-        text = f"the body is not valid JSON: {reason} at character {first['loc'][-1]}"
+        text = f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}"
+        position = first["loc"][-1]
+        if position != NOWHERE:
+            text += f" at character {position}"
         return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
     param = _param(first)
     if param is None and first["type"] in ("missing", "model_attributes_type"):
         text = "the body is not a JSON object; send one, with the header Content-Type: application/json"
         return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
-    problems = " or ".join(dict.fromkeys(_plain(each) for each in error.errors() if _param(each) == param))
-    text = f"{param}: {problems}" if param else problems
+    text = " or ".join(dict.fromkeys(_plain(each) for each in problems if _param(each) == param))
+    if param is not None:
+        text = f"{param}: {text}"
     return JSONResponse(_body(text, "invalid_request_error", "invalid_value", param), 400)
 
 
 def _param(problem: Any) -> str | None:
-    names = [str(part) for part in problem["loc"] if part != "body"]
-    return ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name)) or None
+    """The path of the field, such as messages.0.content."""
+    # the first says that it was in the body
+    names = [str(part) for part in problem["loc"][1:]]
+    path = ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name))
+    return path[:_LONGEST_PARAM] or None
 
 
 def _plain(problem: Any) -> str:
@@ -81,6 +117,9 @@ def _plain(problem: Any) -> str:
         return "this field is not supported here; leave it out"
     if problem["type"] == "missing":
         return "this field is required"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        # pydantic's own words speak of dictionaries and classes
+        return "expected an object"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
@@ -88,12 +127,8 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    return JSONResponse(_body(str(error.detail), kind, "http_error"), error.status_code)
+    return JSONResponse(_body(str(error.detail), kind, "http_error"), error.status_code, error.headers)
 
 
 async def _nobody_left(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-async def _unexpected(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(unforeseen(error), 500)

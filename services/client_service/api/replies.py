@@ -15,18 +15,19 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReplyShape:
-    """How one request's pieces become JSON. `chat` decides between the two kinds."""
+    """How one answer's pieces become JSON. `chat` decides between the two kinds, `index` counts answers."""
 
     chat: bool
     model: str
     token_text: Callable[[int], str]
+    index: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def chunk(self, piece: Piece, report: Report, *, first: bool) -> Json:
         """One event of a stream; the last piece's also says where time and bytes went."""
         logprobs = self._logprobs([piece.choice] if piece.choice else [])
-        choice: Json = {"index": 0, "finish_reason": piece.finish_reason, "logprobs": logprobs}
+        choice: Json = {"index": self.index, "finish_reason": piece.finish_reason, "logprobs": logprobs}
         if self.chat:
             choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": piece.text}
         else:
@@ -42,7 +43,7 @@ class ReplyShape:
         """The reply to a request without streaming."""
         text = "".join(piece.text for piece in pieces)
         logprobs = self._logprobs([piece.choice for piece in pieces if piece.choice])
-        choice: Json = {"index": 0, "finish_reason": pieces[-1].finish_reason, "logprobs": logprobs}
+        choice: Json = {"index": self.index, "finish_reason": pieces[-1].finish_reason, "logprobs": logprobs}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:

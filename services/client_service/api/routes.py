@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -15,16 +15,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from client_service.api import error_replies
 from client_service.api.disconnect import EventStream, unless_disconnected
-from client_service.api.replies import ReplyShape
+from client_service.api.json_body import ApiRoute
+from client_service.api.replies import ReplyShape, measurements, usage
 from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
 from client_service.errors import BadRequest, RequestError, UnknownModel
 from client_service.generation import GenerationRequest, Generator, Piece
 from client_service.metrics import ClientMetrics
-from client_service.report import Report
+from client_service.report import Report, together
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 
 log = structlog.get_logger()
+
+# what a message repeats of a name that nobody knows
+_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Service:
 
 def router(service: Service) -> APIRouter:
     """Every endpoint of the client service."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=ApiRoute)
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
@@ -50,15 +54,19 @@ def router(service: Service) -> APIRouter:
         # on another thread: a long text takes a while, and other requests' tokens go through this loop
         prompt = await asyncio.to_thread(service.codec.encode_chat, [message.plain() for message in fields.messages])
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
-        asked = _asked(fields, prompt, fields.max_completion_tokens or fields.max_tokens, tops)
-        return await _answer(service, fields, asked, request, chat=True)
+        max_tokens = fields.max_completion_tokens or fields.max_tokens
+        return await _answer(service, fields, _asked(service, fields, {"messages": prompt}, max_tokens, tops), request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompt = await asyncio.to_thread(_prompt_ids, service, fields.prompt)
-        asked = _asked(fields, prompt, fields.max_tokens, fields.logprobs)
-        return await _answer(service, fields, asked, request, chat=False)
+        prompts = {
+            name: await asyncio.to_thread(service.codec.encode, prompt) if isinstance(prompt, str) else prompt
+            for name, prompt in fields.prompts.items()
+        }
+        return await _answer(
+            service, fields, _asked(service, fields, prompts, fields.max_tokens, fields.logprobs), request
+        )
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -92,27 +100,67 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """The answer to one prompt of a request; it begins to run when its pieces are asked for."""
+
+    shape: ReplyShape
+    report: Report
+    pieces: AsyncGenerator[Piece]
+
+
 def _asked(
-    fields: GenerationFields, prompt: list[int], max_tokens: int | None, top_logprobs: int | None
-) -> GenerationRequest:
-    if not prompt:
-        raise BadRequest("the prompt has no tokens")
-    return GenerationRequest(tuple(prompt), max_tokens, fields.sampling(top_logprobs), fields.stops)
+    service: Service,
+    fields: GenerationFields,
+    prompts: Mapping[str, list[int]],
+    max_tokens: int | None,
+    top_logprobs: int | None,
+) -> list[GenerationRequest]:
+    """What to generate for each prompt, by the prompt's name in the request. Raises BadRequest."""
+    sampling = fields.sampling(top_logprobs)
+    for name, ids in prompts.items():
+        _check_ids(service, ids, name)
+    return [GenerationRequest(tuple(ids), max_tokens, sampling, fields.stops, name) for name, ids in prompts.items()]
+
+
+def _check_ids(service: Service, ids: list[int], param: str) -> None:
+    """Of texts too: a tokenizer may have more tokens than the model has rows for them."""
+    if not ids:
+        raise BadRequest("the prompt has no tokens", param)
+    if min(ids) < 0 or max(ids) >= service.vocabulary:
+        wrong = next(token for token in ids if not 0 <= token < service.vocabulary)
+        raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {service.vocabulary - 1}", param)
 
 
 async def _answer(
-    service: Service, fields: GenerationFields, asked: GenerationRequest, request: Request, *, chat: bool
+    service: Service, fields: GenerationFields, asked: list[GenerationRequest], request: Request
 ) -> Response:
-    shape = ReplyShape(chat, fields.model, service.codec.piece)
-    report = Report()
-    pieces = _measured(service, asked, report)
+    for later in asked[1:]:
+        service.generator.check(later)
+    turns = _turns(service, fields, asked)
     if not fields.stream:
-        collected = await unless_disconnected(request.receive, _collect(pieces))
-        return JSONResponse(shape.whole(collected, report))
-    include_usage = fields.stream_options is not None and fields.stream_options.include_usage
-    events = _events(shape, pieces, report, include_usage=include_usage)
+        return JSONResponse(await unless_disconnected(request.receive, _whole(turns)))
+    events = _events(turns, fields)
     # the first event is awaited before the status line goes out, so that refusals keep their status
     return EventStream(await unless_disconnected(request.receive, anext(events)), events)
+
+
+def _turns(service: Service, fields: GenerationFields, asked: list[GenerationRequest]) -> Iterator[_Turn]:
+    """One prompt after the other: a request takes no more room than its neighbours, however many prompts it has."""
+    shape = ReplyShape(isinstance(fields, ChatFields), fields.model, service.codec.piece)
+    for index, each in enumerate(asked):
+        report = Report()
+        yield _Turn(replace(shape, index=index), report, _measured(service, each, report))
+
+
+async def _whole(turns: Iterator[_Turn]) -> dict[str, Any]:
+    bodies, reports = [], []
+    for turn in turns:
+        bodies.append(turn.shape.whole([piece async for piece in turn.pieces], turn.report))
+        reports.append(turn.report)
+    choices = [choice for body in bodies for choice in body["choices"]]
+    total = together(reports)
+    return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
 
 
 async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
@@ -142,26 +190,27 @@ async def _measured(service: Service, asked: GenerationRequest, report: Report) 
             service.metrics.request.observe(report.last_token - report.began)
 
 
-async def _collect(pieces: AsyncGenerator[Piece]) -> list[Piece]:
-    return [piece async for piece in pieces]
-
-
-async def _events(
-    shape: ReplyShape, pieces: AsyncGenerator[Piece], report: Report, *, include_usage: bool
-) -> AsyncGenerator[str]:
-    async with aclosing(pieces):
-        yield _event(shape.chunk(await anext(pieces), report, first=True))
-        try:
-            async for piece in pieces:
-                yield _event(shape.chunk(piece, report, first=False))
-        except RequestError as error:
-            yield _event(error_replies.body(error))
-            return
-        except Exception as error:  # noqa: BLE001 (the status line is out: only an event can still tell)
-            yield _event(error_replies.unforeseen(error))
-            return
-    if include_usage:
-        yield _event(shape.usage_chunk(report))
+async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGenerator[str]:
+    reports: list[Report] = []
+    begun = False
+    try:
+        for turn in turns:
+            reports.append(turn.report)
+            first = True
+            async with aclosing(turn.pieces):
+                async for piece in turn.pieces:
+                    chunk = turn.shape.chunk(piece, turn.report, first=first)
+                    spent = {"usage": usage(together(reports))} if fields.continuous_usage else {}
+                    first, begun = False, True
+                    yield _event(chunk | spent)
+    except Exception as error:
+        if not begun:
+            raise
+        # the status line is out: only an event can still tell
+        yield _event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
+        return
+    if fields.include_usage:
+        yield _event(turn.shape.usage_chunk(together(reports)))
     yield "data: [DONE]\n\n"
 
 
@@ -169,18 +218,10 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
-    if isinstance(prompt, str):
-        return service.codec.encode(prompt)
-    wrong = [i for i in prompt if not 0 <= i < service.vocabulary]
-    if wrong:
-        raise BadRequest(f"token id {wrong[0]} does not exist; ids go from 0 to {service.vocabulary - 1}", "prompt")
-    return prompt
-
-
 def _check_model(service: Service, name: str) -> None:
     if name != service.model:
-        raise UnknownModel(f"the model {name!r} is not served here; this service has {service.model!r}", "model")
+        shown = name[:_SHOWN_CHARACTERS]
+        raise UnknownModel(f"the model {shown!r} is not served here; this service has {service.model!r}", "model")
 
 
 def _model(service: Service) -> dict[str, Any]:

@@ -1,26 +1,114 @@
 """Requests of the OpenAI API as this service takes them.
 
-Fields that cannot be honoured are refused by name rather than ignored; a few that change nothing about the
-answer (`user`, `metadata`, ...) are accepted.
+Fields that cannot be honoured are refused by name rather than ignored, unless their value changes nothing about the
+answer: those values stand in `neutral.py`.
 """
 
-from typing import Any, Literal, Self
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from client_service.api import neutral
+from client_service.api.neutral import Neutral
 from client_service.sampling import SamplingSettings
 
+# they are served one after the other, so that one request never takes the room of many
+MOST_PROMPTS: Final = 128
 
-class StreamOptions(BaseModel):
+_Path = tuple[str | int, ...]
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# tags of alternatives; angle brackets tell them from the names of fields in an error's place
+_TEXT, _TEXTS, _IDS, _LISTS_OF_IDS, _PARTS = "<text>", "<texts>", "<ids>", "<lists of ids>", "<parts>"
+
+
+class Fields(BaseModel):
+    """One object of a request. At every depth null is absent, and so is a neutral value."""
+
     model_config = ConfigDict(extra="forbid")
+
+    neutral: ClassVar[Mapping[str, Neutral]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_matters(cls, sent: Any) -> Any:
+        if not isinstance(sent, dict):
+            return sent
+        rules = {name: cls.neutral[name] for name in sent if name in cls.neutral}
+        meant = {
+            name: value
+            for name, value in sent.items()
+            if value is not None and not (name in rules and rules[name].holds(value))
+        }
+        refused = [name for name in rules if name in meant and name not in cls.model_fields]
+        if refused:
+            raise _refusal("not_neutral", [((name,), _not_neutral(rules[name])) for name in refused])
+        return meant
+
+
+def _not_neutral(rule: Neutral) -> str:
+    return f"this value is not supported here; leave it out or send {rule.words}"
+
+
+def _refusal(kind: Literal["not_neutral", "not_unicode"], problems: Sequence[tuple[_Path, str]]) -> ValidationError:
+    """What a validator of a whole object raises to name members of it."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=path, input=None)
+        for path, text in problems
+    ]
+    return ValidationError.from_exception_data("request", details)
+
+
+def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
+    """Where a text is that no encoding can carry: JSON can escape half of a character, Unicode knows none."""
+    if isinstance(value, str):
+        return path if _SURROGATE.search(value) else None
+    if isinstance(value, dict):
+        if any(_SURROGATE.search(name) for name in value):
+            return path
+        items: Any = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return None
+    return next((found for key, each in items if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
+
+
+class StreamOptions(Fields):
+    neutral = neutral.STREAM_OPTIONS
 
     include_usage: bool = False
+    # as in vLLM: usage so far in every chunk, where there is usage at all
+    continuous_usage_stats: bool = False
 
 
-class GenerationFields(BaseModel):
+def _stop_kind(value: Any) -> str | None:
+    return _TEXT if isinstance(value, str) else _TEXTS if isinstance(value, list) else None
+
+
+Stop = Annotated[
+    Annotated[str, Tag(_TEXT)] | Annotated[list[str], Tag(_TEXTS)],
+    Discriminator(
+        _stop_kind, custom_error_type="no_alternative", custom_error_message="expected a string, or a list of strings"
+    ),
+]
+
+
+class GenerationFields(Fields):
     """What chat and plain completions share."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str
     stream: bool = False
@@ -32,29 +120,39 @@ class GenerationFields(BaseModel):
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.1, le=10)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
-    n: Literal[1] = 1
-    # accepted, without effect on the answer
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
+    stop: Stop | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, fields: Any) -> Any:
-        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+    def _is_unicode(cls, sent: Any) -> Any:
+        """Runs before what leaves fields out, because it is defined after it."""
+        path = _unpaired_surrogate(sent)
+        if path is not None:
+            text = "this text has half of a surrogate pair in it, which is no Unicode character"
+            raise _refusal("not_unicode", [(path, text)])
+        return sent
 
-    @model_validator(mode="after")
-    def _stops_are_usable(self) -> Self:
-        if len(self.stops) > 16 or any(not stop for stop in self.stops):
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _stops_are_usable(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        stops = [stop] if isinstance(stop, str) else stop or []
+        if len(stops) > 16 or any(not each for each in stops):
             raise ValueError("stop takes at most 16 strings, none of them empty")
-        return self
+        return stop
 
     @property
     def stops(self) -> tuple[str, ...]:
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     def sampling(self, top_logprobs: int | None) -> SamplingSettings:
         return SamplingSettings(
@@ -68,26 +166,75 @@ class GenerationFields(BaseModel):
         )
 
 
+def _prompt_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _TEXT
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else 0
+    kinds = {str: _TEXTS, int: _IDS, list: _LISTS_OF_IDS}
+    return kinds.get(type(first))
+
+
+Text = Annotated[str, Field(min_length=1)]
+# strict, so that neither true nor "5" is an id
+Ids = Annotated[list[StrictInt], Field(min_length=1)]
+Prompt = Annotated[
+    Annotated[Text, Tag(_TEXT)]
+    | Annotated[list[Text], Field(max_length=MOST_PROMPTS), Tag(_TEXTS)]
+    | Annotated[Ids, Tag(_IDS)]
+    | Annotated[list[Ids], Field(max_length=MOST_PROMPTS), Tag(_LISTS_OF_IDS)],
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="no_alternative",
+        custom_error_message="expected a string, a list of strings, a list of token ids, or a list of such lists",
+    ),
+]
+
+
 class CompletionFields(GenerationFields):
     """POST /v1/completions."""
 
-    prompt: str | list[int] = Field(min_length=1)
+    neutral = neutral.COMPLETION
+
+    prompt: Prompt
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20)
 
+    @property
+    def prompts(self) -> dict[str, str | list[int]]:
+        """The prompts, each under the name that an error gives it."""
+        if isinstance(self.prompt, str) or not isinstance(self.prompt[0], str | list):
+            return {"prompt": self.prompt}
+        return {f"prompt.{i}": each for i, each in enumerate(self.prompt)}  # type: ignore[misc]
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+
+class TextPart(Fields):
+    neutral = neutral.CONTENT_PART
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def _content_kind(value: Any) -> str | None:
+    return _TEXT if isinstance(value, str) else _PARTS if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[str, Tag(_TEXT)] | Annotated[list[TextPart], Tag(_PARTS)],
+    Discriminator(
+        _content_kind,
+        custom_error_type="no_alternative",
+        custom_error_message="expected a string, or a list of text parts",
+    ),
+]
+
+
+class Message(Fields):
+    neutral = neutral.MESSAGE
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Content
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
@@ -99,13 +246,17 @@ class Message(BaseModel):
 class ChatFields(GenerationFields):
     """POST /v1/chat/completions."""
 
+    neutral = neutral.CHAT
+
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
-    @model_validator(mode="after")
-    def _logprobs_agree(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+    @field_validator("top_logprobs", mode="after")
+    @classmethod
+    def _logprobs_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # `logprobs` is missing here if it was refused itself
+        if value is not None and info.data.get("logprobs") is False:
             raise ValueError("top_logprobs needs logprobs to be true")
-        return self
+        return value

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import httpx
 
-from splitlearn_cli.completion import is_loopback, refusal
+from splitlearn_cli.completion import is_loopback, refusal, speaks_something_else
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.lines import Lines
 from splitlearn_cli.load.answer import Answer
@@ -56,6 +56,8 @@ async def served_model(session: httpx.AsyncClient) -> str:
     """The first model that the endpoint lists. Raises ServiceUnreachable or ServiceRefused."""
     try:
         response = await session.get("/v1/models")
+    except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+        raise speaks_something_else(str(session.base_url)) from error
     except httpx.TransportError as error:
         why = str(error) or type(error).__name__
         raise ServiceUnreachable(

@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.errors import BadUsage, CliError
-from splitlearn_cli.flags import Flag
+from splitlearn_cli.flags import Flag, read_by
 from splitlearn_cli.load.plan import (
     Load,
     Workload,
@@ -24,6 +22,7 @@ from splitlearn_cli.load.plan import (
     plan_levels,
 )
 from splitlearn_cli.terminal import note
+from splitlearn_cli.urls import base_url
 
 if TYPE_CHECKING:
     from splitlearn_cli.load.record import MeasuredRun
@@ -31,51 +30,29 @@ if TYPE_CHECKING:
 _INTERRUPTED: Final = 130
 
 
-def _read_by(parse: Callable[[str], object]) -> AfterValidator:
-    """Refuses text that `parse` cannot read, with the reason that it gives."""
-
-    def check(text: str | None) -> str | None:
-        try:
-            if text is not None:
-                parse(text)
-        except ValueError as error:
-            raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
-        return text
-
-    return AfterValidator(check)
-
-
-def base_url(text: str) -> str:
-    """The address without the /v1 that OpenAI's clients want in theirs. Raises ValueError."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("expected http://HOST:PORT or https://HOST")
-    return text.rstrip("/").removesuffix("/v1")
-
-
 class Settings(BaseSettings):
     """What to send, how hard, to whom, and where the results go."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_BENCH_", frozen=True, extra="forbid")
 
-    url: Annotated[str, _read_by(base_url)] = Field(
+    url: Annotated[str, read_by(base_url)] = Field(
         "http://127.0.0.1:8000", description="Address of the endpoint, with or without /v1."
     )
     model: str | None = Field(None, description="Its name there. Default: the first that /v1/models lists.")
     api: Literal["completions", "chat"] = Field("completions", description="Which of the two APIs to ask.")
     api_key: str | None = Field(None, repr=False, description="Sent as a bearer token; the variable keeps it unseen.")
-    concurrency: Annotated[str | None, _read_by(parse_concurrency)] = Field(
+    concurrency: Annotated[str | None, read_by(parse_concurrency)] = Field(
         None, description="Requests at a time, N or N,N,... for several levels. Default: 1."
     )
-    rate: Annotated[str | None, _read_by(parse_rates)] = Field(
+    rate: Annotated[str | None, read_by(parse_rates)] = Field(
         None, description="Instead: Poisson arrivals a second, R or R,R,... for several levels."
     )
     requests: int = Field(32, ge=1, description="Requests of each level.")
     warmup: int = Field(2, ge=0, description="Requests before each level that are not counted.")
-    prompt_tokens: Annotated[str, _read_by(parse_span)] = Field(
+    prompt_tokens: Annotated[str, read_by(parse_span)] = Field(
         "128", description="Length of prompts, N or LOW-HIGH; text gets as many common words."
     )
-    output_tokens: Annotated[str, _read_by(parse_span)] = Field(
+    output_tokens: Annotated[str, read_by(parse_span)] = Field(
         "64", description="Sent as max_tokens, N or LOW-HIGH; a model may stop earlier."
     )
     prompt_kind: Literal["text", "ids"] = Field("text", description="ids are exact, but not every server takes them.")

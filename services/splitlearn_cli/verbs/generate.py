@@ -1,10 +1,14 @@
 """`splitlearn generate`: one question to a running client service."""
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ServiceRefused
+from splitlearn_cli.flags import read_by
+from splitlearn_cli.urls import base_url
 from splitlearn_cli.waiting import PATIENCE_SECONDS
 
 NO_CHAT_TEMPLATE = "no_chat_template"
@@ -16,7 +20,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_GENERATE_", frozen=True, extra="forbid")
 
     prompt: str = Field(description="What to ask.")
-    url: str = Field("http://127.0.0.1:8000", description="Address of the client service.")
+    url: Annotated[str, read_by(base_url)] = Field(
+        "http://127.0.0.1:8000", description="Address of the client service, with or without /v1."
+    )
     max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
     temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token.")
     seed: int | None = Field(None, description="Makes a temperature above 0 repeatable.")
@@ -31,7 +37,7 @@ def run(settings: Settings) -> None:
         settings.prompt, settings.max_tokens, settings.temperature, seed=settings.seed, raw=settings.raw
     )
     try:
-        show_answer(settings.url.rstrip("/"), question, timeout=settings.timeout, wait=settings.wait)
+        show_answer(base_url(settings.url), question, timeout=settings.timeout, wait=settings.wait)
     except ServiceRefused as error:
         if error.code != NO_CHAT_TEMPLATE:
             raise

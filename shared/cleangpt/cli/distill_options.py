@@ -4,20 +4,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cleangpt.cli.options import flag
+from cleangpt.cli.options import flag, spelled
 from cleangpt.errors import UsageError
 
 _OF_SHADOWS = ("weights", "layers", "trunk", "student_parameters")
-_OF_STUDENTS = ("teacher_model_name_or_path", "end_to_end_epochs", "device")
+_OF_STUDENTS = ("teacher", "end_to_end_epochs", "device")
 
 
 @dataclass(frozen=True)
 class DistillOptions:
     """Every field is a flag of the same name and a key of the settings file. Raises UsageError."""
 
-    dataset_name: str = flag("What to distil on: a text file, a folder, a dataset on disk, or the name of a source.")
-    output_dir: Path = flag("Directory to write: student/ or shadow/, history.json, curves.png, checkpoints/.")  # noqa: RUF009
-    teacher_model_name_or_path: Path | None = flag("Folder of the teacher, with its tokenizer.", None)  # noqa: RUF009
+    data: str = flag(
+        "What to distil on: a text file, a folder, a dataset on disk, or the name of a source.", document="dataset_name"
+    )
+    out: Path = flag(  # noqa: RUF009
+        "Directory to write: student/ or shadow/, history.json, curves.png, checkpoints/.", document="output_dir"
+    )
+    teacher: Path | None = flag(  # noqa: RUF009
+        "Folder of the teacher, with its tokenizer.", None, document="teacher_model_name_or_path"
+    )
     shadow: bool = flag("Distil the trunk of a split model in place of a whole model.", False)
     weights: Path | None = flag("With --shadow: the sepweight directory with bottom and top.", None)  # noqa: RUF009
     layers: str | None = flag("With --shadow: the trunk's layers, such as 2-22. Default: the usual cut.", None)
@@ -27,7 +33,7 @@ class DistillOptions:
     student_n_head: int | None = flag("Attention heads. Default: the teacher's; of a shadow 4.", None)
     student_n_layer: int | None = flag("Layers. Default: the teacher's; of a shadow 1.", None)
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)
-    dataset_text_column: str = flag("Column of a dataset on disk.", "text")
+    column: str = flag("Column of a dataset on disk.", "text", document="dataset_text_column")
     max_samples: int | None = flag("Distil on the first texts alone.", None)
     block_size: int | None = flag("Tokens of a row. Default: what the teacher takes, up to 256.", None)
     batch_size: int = flag("Rows of a batch.", 16)
@@ -47,23 +53,23 @@ class DistillOptions:
     def __post_init__(self) -> None:
         if self.shadow and self.weights is None:
             raise UsageError("--shadow needs --weights, the sepweight directory that bottom and top are in")
-        if not self.shadow and self.teacher_model_name_or_path is None:
-            raise UsageError("give --teacher_model_name_or_path, or --shadow with --weights")
+        if not self.shadow and self.teacher is None:
+            raise UsageError("give --teacher, or --shadow with --weights")
         for name in _OF_STUDENTS if self.shadow else _OF_SHADOWS:
             if getattr(self, name):
-                raise UsageError(f"--{name} {'does not go with' if self.shadow else 'is for'} --shadow")
+                raise UsageError(f"{spelled(name)} {'does not go with' if self.shadow else 'is for'} --shadow")
         for name in ("batch_size", "lr_per_block", "temperature", "max_samples", "student_parameters", "block_size"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"--{name} has to be above 0, found {value}")
+                raise UsageError(f"{spelled(name)} has to be above 0, found {value}")
         for name in ("student_n_embd", "student_n_head", "student_n_layer"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name} has to be 1 or more, found {value}")
+                raise UsageError(f"{spelled(name)} has to be 1 or more, found {value}")
         if self.train_lm_head and not self.shadow and not self.end_to_end_epochs and not self.lm_head_epochs:
-            raise UsageError("--lm_head_epochs is 0; to leave the head as it is give --no_train_lm_head")
+            raise UsageError("--lm-head-epochs is 0; to leave the head as it is give --no-train-lm-head")
         if not self.epochs_per_block and not self.end_to_end_epochs and not (self.shadow and self.train_lm_head):
-            raise UsageError("--epochs_per_block is 0, so nothing would be fitted; give at least 1")
+            raise UsageError("--epochs-per-block is 0, so nothing would be fitted; give at least 1")
         for name in ("epochs_per_block", "lm_head_epochs", "end_to_end_epochs"):
             if getattr(self, name) < 0:
-                raise UsageError(f"--{name} cannot be below 0, found {getattr(self, name)}")
+                raise UsageError(f"{spelled(name)} cannot be below 0, found {getattr(self, name)}")

@@ -42,10 +42,10 @@ CURVES_FILE = "curves.png"
 
 def distil_student(options: DistillOptions) -> None:
     """Writes the student's folder and prints what can be done with it."""
-    if options.teacher_model_name_or_path is None:
-        raise UsageError("a student needs --teacher_model_name_or_path")
+    if options.teacher is None:
+        raise UsageError("a student needs --teacher")
     disable_progress_bar()
-    teacher, fast = load_model(options.teacher_model_name_or_path)
+    teacher, fast = load_model(options.teacher)
     tokenizer = HuggingFaceTokenizer(fast)
     student = new_student(options, teacher, tokenizer)
     trainer = DistillationTrainer(
@@ -54,7 +54,7 @@ def distil_student(options: DistillOptions) -> None:
         tokenizer=fast,
         train_dataloader=texts_to_read(options, tokenizer, context_of(student)),
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        output_dir=options.output_dir,
+        output_dir=options.out,
         use_stitching_layers=options.use_stitching_layers,
         hidden_state_loss_type=options.hidden_state_loss_type,
         logit_loss_type=options.logit_loss_type,
@@ -71,12 +71,12 @@ def distil_student(options: DistillOptions) -> None:
     stages = {f"block {number}": history for number, history in enumerate(results.blocks)}
     named = {"head": results.head, "end to end": results.end_to_end}
     stages |= {name: history for name, history in named.items() if history is not None}
-    folder = options.output_dir / STUDENT_FOLDER
+    folder = options.out / STUDENT_FOLDER
     sizes = [model.num_parameters() for model in (student, teacher)]
-    print(_summary(folder, sizes[0], f"{sizes[0] / sizes[1]:.1%} of the teacher's", stages, options.output_dir))
-    parts = options.output_dir / "parts"
+    print(_summary(folder, sizes[0], f"{sizes[0] / sizes[1]:.1%} of the teacher's", stages, options.out))
+    parts = options.out / "parts"
     _print_next(
-        ["cleangpt", "evaluate", folder, "--teacher", options.teacher_model_name_or_path, *_text_flags(options)],
+        ["cleangpt", "evaluate", folder, "--teacher", options.teacher, *_text_flags(options)],
         ["splitlearn", "convert", folder, "--out", parts],
     )
 
@@ -91,7 +91,7 @@ def distil_shadow(options: DistillOptions) -> None:
         data = texts_to_read(options, tokenizer, trunk.ends.bottom.context_length)
         shadow = new_shadow(options, trunk)
         trainer = ShadowTrainer(
-            trunk.ends, trunk.teacher, shadow, data, options.output_dir, _settings(options), callbacks=[ProgressBar()]
+            trunk.ends, trunk.teacher, shadow, data, options.out, _settings(options), callbacks=[ProgressBar()]
         )
         results = trainer.train(
             options.epochs_per_block,
@@ -103,8 +103,8 @@ def distil_shadow(options: DistillOptions) -> None:
         share = "its trunk is elsewhere"
         if trunk.part is not None:
             share = f"{shadow.n_parameters / sum(each.numel() for each in trunk.part.parameters()):.1%} of the trunk's"
-    folder = options.output_dir / SHADOW_FOLDER
-    print(_summary(folder, shadow.n_parameters, share, results.stages, options.output_dir))
+    folder = options.out / SHADOW_FOLDER
+    print(_summary(folder, shadow.n_parameters, share, results.stages, options.out))
     which = [
         *(["--layers", options.layers] if options.layers else []),
         *(["--trunk", options.trunk] if options.trunk else []),
@@ -142,7 +142,7 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
     width = options.student_n_embd or trunk.ends.bottom.hidden_size
     n_head = options.student_n_head or 4
     if width % n_head:
-        raise UsageError(f"--student_n_embd has to be a multiple of --student_n_head, found {width} and {n_head}")
+        raise UsageError(f"--student-n-embd has to be a multiple of --student-n-head, found {width} and {n_head}")
     shape: dict[str, Any] = {
         "hidden_size": trunk.ends.bottom.hidden_size,
         "width": width,
@@ -160,12 +160,12 @@ def texts_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: in
     """The text in rows that the models take. Raises TextError, TokenizerError."""
     row = options.block_size or min(LONGEST_ROW, context or LONGEST_ROW)
     if context is not None and row > context:
-        raise UsageError(f"--block_size {row} is longer than the {context} positions of the model")
-    if options.dataset_name in CONVERSATION_SOURCES:
-        questions = read_conversations(options.dataset_name)[: options.max_samples]
+        raise UsageError(f"--block-size {row} is longer than the {context} positions of the model")
+    if options.data in CONVERSATION_SOURCES:
+        questions = read_conversations(options.data)[: options.max_samples]
         tokens = options.batch_size * row
         return conversation_rows(questions, tokenizer.fast, batch_tokens=tokens, context=row, seed=options.seed)
-    texts = read_texts(options.dataset_name, column=options.dataset_text_column, max_samples=options.max_samples)
+    texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
     return TokenBlocks(joined_ids(texts, tokenizer), BlockSettings(row, options.batch_size, options.seed))
 
 
@@ -181,8 +181,8 @@ def _summary(folder: Path, parameters: int, share: str, stages: Mapping[str, His
 
 
 def _text_flags(options: DistillOptions) -> list[str | Path]:
-    column = options.dataset_text_column
-    return ["--data", options.dataset_name, *(["--column", column] if column != "text" else [])]
+    column = options.column
+    return ["--data", options.data, *(["--column", column] if column != "text" else [])]
 
 
 def _print_next(*commands: list[str | Path]) -> None:

@@ -15,18 +15,18 @@ def evaluate(
         Path | None, typer.Option("--teacher", help="Its teacher's folder; a shadow's sepweight directory.")
     ] = None,
     column: Annotated[str, typer.Option("--column", help="Where a dataset has its text.")] = "text",
-    max_samples: Annotated[int | None, typer.Option("--max_samples", min=1, help="Most texts to read.")] = None,
+    max_samples: Annotated[int | None, typer.Option("--max-samples", min=1, help="Most texts to read.")] = None,
     validation: Annotated[
         float | None,
         typer.Option("--validation", help="Only this share at the text's end, which training left out: 0.05."),
     ] = None,
     block_size: Annotated[
-        int | None, typer.Option("--block_size", min=2, help="Tokens of a row. Default: what fits, up to 256.")
+        int | None, typer.Option("--block-size", min=2, help="Tokens of a row. Default: what fits, up to 256.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Rows of a batch.")] = 8,
-    max_batches: Annotated[int | None, typer.Option("--max_batches", min=1, help="Stop after so many.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 8,
+    max_batches: Annotated[int | None, typer.Option("--max-batches", min=1, help="Stop after so many.")] = None,
     generate_comparisons: Annotated[
-        bool, typer.Option("--generate_comparisons", help="Let both go on with prompts of the text.")
+        bool, typer.Option("--generate-comparisons", help="Let both go on with prompts of the text.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw them to this file: .png, .svg, .pdf.")] = None,

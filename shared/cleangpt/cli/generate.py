@@ -11,23 +11,23 @@ from cleangpt.errors import UsageError
 def generate(
     folder: Annotated[Path, typer.Argument(help="What `cleangpt train`, `cleangpt distill` or `convert` wrote.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The text to go on with.")],
-    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", help="Most tokens to add.")] = 50,
+    max_new_tokens: Annotated[int, typer.Option("--max-tokens", "--max-new-tokens", help="Most tokens to add.")] = 50,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option("--top_k", help="Draw from the k likeliest.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Draw from the k likeliest.")] = None,
     top_p: Annotated[
-        float | None, typer.Option("--top_p", help="Draw from the fewest likeliest with that share together.")
+        float | None, typer.Option("--top-p", help="Draw from the fewest likeliest with that share together.")
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option("--min_p", help="Draw from those with that share of the likeliest one's."),
+        typer.Option("--min-p", help="Draw from those with that share of the likeliest one's."),
     ] = None,
     typical_p: Annotated[
-        float | None, typer.Option("--typical_p", help="Draw from those as surprising as expected, with that share.")
+        float | None, typer.Option("--typical-p", help="Draw from those as surprising as expected, with that share.")
     ] = None,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition_penalty", help="Above 1: tokens that were there become less likely.")
+        float, typer.Option("--repetition-penalty", help="Above 1: tokens that were there become less likely.")
     ] = 1.0,
-    num_beams: Annotated[int, typer.Option("--num_beams", help="Texts to search side by side.")] = 1,
+    num_beams: Annotated[int, typer.Option("--num-beams", help="Texts to search side by side.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes a temperature above 0 repeatable.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask the prompt through the model's chat template.")] = False,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda ... Default: the CPU.")] = None,

@@ -18,14 +18,23 @@ O = TypeVar("O")  # noqa: E741 - options
 _CONFIG_HELP = "TOML file whose keys are these flags' names; what stands on the command line wins."
 
 
-def flag(help_text: str, default: Any = MISSING) -> Any:
-    """A field of an options class; without default it has to be given."""
-    return field(default=default, metadata={"help": help_text})
+def flag(help_text: str, default: Any = MISSING, *, document: str | None = None) -> Any:
+    """A field of an options class; without default it has to be given.
+
+    Args:
+        document: another name for it, which the document that this library goes by has.
+    """
+    return field(default=default, metadata={"help": help_text, "document": document})
 
 
 def table(help_text: str) -> Any:
     """A field that only a settings file can hold: a table of further values."""
     return field(default_factory=dict, metadata={"help": help_text, "table": True})
+
+
+def spelled(name: str) -> str:
+    """The flag of a field, as it stands in the help."""
+    return f"--{name.replace('_', '-')}"
 
 
 def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[..., int | None]:
@@ -58,8 +67,8 @@ def options_from(options_class: type[O], given: Mapping[str, Any], config: Path 
             _refuse_other_choices(each.name, kinds[each.name], found[each.name])
         elif each.default is MISSING and each.default_factory is MISSING:
             raise UsageError(
-                f"--{each.name} is missing; give it on the command line, or as {each.name} in the --config file: "
-                f"{each.metadata['help']}"
+                f"{spelled(each.name)} is missing; give it on the command line, or as {each.name} in the --config "
+                f"file: {each.metadata['help']}"
             )
     return options_class(**found)
 
@@ -70,6 +79,8 @@ def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no TOML file: {error}") from error
     kinds = _kinds(options_class)
+    fields_by_key = {name: each.name for each in _fields(options_class) for name in _names(each)}
+    values = {fields_by_key.get(key.replace("-", "_"), key): value for key, value in values.items()}
     for key in values:
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, 1)
@@ -96,18 +107,25 @@ def _converted(where: str, kind: Any, value: Any) -> Any:
 def _refuse_other_choices(name: str, kind: Any, value: Any) -> None:
     plain = _plain(kind)
     if get_origin(plain) is Literal and value not in get_args(plain):
-        raise UsageError(f"--{name}: expected {' or '.join(get_args(plain))}, found {value!r}")
+        raise UsageError(f"{spelled(name)}: expected {' or '.join(get_args(plain))}, found {value!r}")
 
 
 def _parameter(each: "Field[Any]", kind: Any) -> inspect.Parameter:
     plain = _plain(kind)
     default = "required" if each.default is MISSING else each.default
     ends = "" if default is None or default is False else f" [{default}]"
-    spelled = f"--{each.name}/--no_{each.name}" if plain is bool else f"--{each.name}"
+    flags = [spelled(name) for name in _names(each)]
+    if plain is bool:
+        flags = [f"{name}/--no-{name[2:]}" for name in flags]
     metavar = None if plain is bool else _metavar(kind)
-    info = typer.Option(None, spelled, metavar=metavar, help=f"{each.metadata['help']}{ends}", show_default=False)
+    info = typer.Option(None, *flags, metavar=metavar, help=f"{each.metadata['help']}{ends}", show_default=False)
     annotation = str if get_origin(plain) is Literal else plain
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation | None)
+
+
+def _names(each: "Field[Any]") -> list[str]:
+    document = each.metadata.get("document")
+    return [each.name] if document is None else [each.name, document]
 
 
 def _fields(options_class: type[Any]) -> tuple["Field[Any]", ...]:

@@ -18,12 +18,12 @@ def tokens(
     ],
     plot_file: Annotated[Path | None, typer.Argument(help="What --plot writes; tokens.png by default.")] = None,
     tokenizer_type: Annotated[
-        str, typer.Option("--tokenizer_type", help="character, bpe, gpt2, or a folder with a saved tokenizer.")
+        str, typer.Option("--tokenizer-type", help="character, bpe, gpt2, or a folder with a saved tokenizer.")
     ] = "bpe",
     vocab_size: Annotated[
-        int | None, typer.Option("--vocab_size", help="Most entries of a tokenizer that is trained here.")
+        int | None, typer.Option("--vocab-size", help="Most entries of a tokenizer that is trained here.")
     ] = None,
-    max_samples: Annotated[int | None, typer.Option("--max_samples", min=1, help="Most texts to read.")] = None,
+    max_samples: Annotated[int | None, typer.Option("--max-samples", min=1, help="Most texts to read.")] = None,
     column: Annotated[str, typer.Option("--column", help="Where a dataset has its text.")] = "text",
     plot: Annotated[bool, typer.Option("--plot", help="Draw coverage and uses by rank.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cleangpt.cli.options import flag, table
+from cleangpt.cli.options import flag, spelled, table
 from cleangpt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TrainOptions:
     batch_size: int = flag("Blocks per batch.", 16)
     batch_tokens: int = flag("Tokens per batch, padding included, where the data are conversations.", 1024)
     max_steps: int | None = flag("Optimizer steps to train.", None)
-    epochs: int | None = flag("Passes over the data; one where --max_steps is not given either.", None)
+    epochs: int | None = flag("Passes over the data; one where --max-steps is not given either.", None)
     lr: float = flag("Highest learning rate.", 1e-3)
     schedule: Literal["cosine", "wsd"] = flag("Cosine, or warm-up, plateau and linear decay.", "cosine")
     warmup: int = flag("Steps of warm-up.", 100)
@@ -57,17 +57,17 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.max_steps is not None:
-            raise UsageError("--epochs and --max_steps both say when the training ends; give one of them")
+            raise UsageError("--epochs and --max-steps both say when the training ends; give one of them")
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
-                raise UsageError(f"--{name} has to be above 0, found {getattr(self, name)}")
+                raise UsageError(f"{spelled(name)} has to be above 0, found {getattr(self, name)}")
         for name in ("decay", "min_lr", "validation"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise UsageError(f"--{name} is a share between 0 and 1, found {getattr(self, name)}")
+                raise UsageError(f"{spelled(name)} is a share between 0 and 1, found {getattr(self, name)}")
         for name in ("patience", "max_samples", "vocab_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name} has to be 1 or more, found {value}")
+                raise UsageError(f"{spelled(name)} has to be 1 or more, found {value}")
 
     @property
     def training(self) -> "TrainingSettings":

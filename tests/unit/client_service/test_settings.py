@@ -4,7 +4,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from client_service.settings import ClientSettings
+from client_service.settings import ClientSettings, parse_origins
 from splitlearn_comm.core import CODECS
 
 
@@ -29,6 +29,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "layers": "2-22",
         "host": "0.0.0.0",
         "port": 81,
+        "cors_origins": "http://localhost:3000,https://chat.example.org",
         "model_name": "m",
         "device": "cpu",
         "dtype": "bfloat16",
@@ -64,6 +65,10 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("grace", -1),
         ("flavour", "sweet"),
         ("codec", "lz4"),
+        ("cors_origins", "localhost:3000"),
+        ("cors_origins", "http://localhost:3000/"),
+        ("cors_origins", "http://Localhost"),
+        ("cors_origins", "http://one,two"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
@@ -73,6 +78,19 @@ def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: obj
 
 def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:
     assert get_args(ClientSettings.model_fields["codec"].annotation) == tuple(CODECS)
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("http://[::1]:8080", ("http://[::1]:8080",)),
+        ("http://localhost:3000, https://chat.example.org,", ("http://localhost:3000", "https://chat.example.org")),
+    ],
+)
+def test_origins_are_listed_as_browsers_send_them(text: str, origins: tuple[str, ...]) -> None:
+    assert parse_origins(text) == origins
 
 
 def test_settings_do_not_change_after_the_start() -> None:

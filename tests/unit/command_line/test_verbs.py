@@ -9,9 +9,9 @@ from command_line.verbs import VerbGroup
 called: list[str] = []
 
 
-def grind(beans: str, coarse: bool = False) -> int:
+def grind(beans: str, coarse: bool = False, water_jug: str = "none") -> int:
     """As fine as salt unless told otherwise."""
-    called.append(f"{beans} {coarse}")
+    called.append(f"{beans} {coarse} {water_jug}")
     return 0
 
 
@@ -45,7 +45,16 @@ def test_a_called_verb_is_found_once_and_gets_its_flags(kitchen: typer.Typer) ->
     done = CliRunner().invoke(kitchen, ["grind", "arabica", "--coarse"])
 
     assert done.exit_code == 0, done.output
-    assert called == ["grind", "arabica True"]
+    assert called == ["grind", "arabica True none"]
+
+
+@pytest.mark.parametrize("flag", ["--water-jug", "--water_jug"])
+def test_a_flag_may_be_typed_with_underscores_and_values_stay_as_they_are(kitchen: typer.Typer, flag: str) -> None:
+    for words in ([flag, "the_big-one"], [f"{flag}=the_big-one"]):
+        called.clear()
+        done = CliRunner().invoke(kitchen, ["grind", "light_roast", *words])
+        assert done.exit_code == 0, done.output
+        assert called[-1] == "light_roast False the_big-one"
 
 
 def test_the_help_of_a_verb_is_its_line_and_the_docstring(kitchen: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 import socket
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -159,3 +160,19 @@ def test_a_silent_service_is_given_up(silent_address: str) -> None:
 )
 def test_loopback_is_known_by_number_and_by_name(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def test_a_port_where_somebody_speaks_something_else_is_told_from_one_where_nobody_listens() -> None:
+    def answer_as_a_trunk_would() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            # the settings frame that gRPC's HTTP/2 begins with
+            connection.sendall(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = Thread(target=answer_as_a_trunk_would)
+        answering.start()
+        with pytest.raises(ServiceUnreachable, match="does not speak HTTP; give the address of a client service"):
+            list(stream(f"http://127.0.0.1:{listening.getsockname()[1]}", Question("Hello", 9), timeout=10.0))
+        answering.join()

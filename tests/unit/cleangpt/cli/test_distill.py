@@ -26,9 +26,9 @@ def teacher(tmp_path: Path, story: Path) -> Path:
 
 
 def _documented(teacher: Path, story: Path, out: Path) -> list[object]:
-    words = ["distill", "--teacher_model_name_or_path", teacher, "--student_model_type", "Factored"]
-    words += ["--student_n_embd", 8, "--student_n_head", 2, "--dataset_name", story, "--dataset_text_column", "story"]
-    return [*words, "--epochs_per_block", 1, "--batch_size", 32, "--output_dir", out]
+    words = ["distill", "--teacher", teacher, "--student-model-type", "Factored"]
+    words += ["--student-n-embd", 8, "--student-n-head", 2, "--data", story, "--column", "story"]
+    return [*words, "--epochs-per-block", 1, "--batch-size", 32, "--out", out]
 
 
 def test_the_documented_flags_give_a_student_and_the_next_commands_work(
@@ -45,7 +45,7 @@ def test_the_documented_flags_give_a_student_and_the_next_commands_work(
     assert (out / "history.json").exists()
     [_, evaluating, converting] = ran.out.splitlines()
     words = shlex.split(evaluating.removeprefix("next:"))
-    assert cleangpt(*words[1:], "--column", "story", "--max_batches", 1).code == 0
+    assert cleangpt(*words[1:], "--column", "story", "--max-batches", 1).code == 0
     assert shlex.split(converting)[:3] == ["splitlearn", "convert", str(out / "student")]
 
 
@@ -60,7 +60,7 @@ def test_the_same_command_again_takes_what_was_finished(
 
 
 def test_the_whole_student_can_be_fitted_at_once(cleangpt: Run, teacher: Path, story: Path, tmp_path: Path) -> None:
-    ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--end_to_end_epochs", 1)
+    ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--end-to-end-epochs", 1)
     assert ran.code == 0, ran.err
     assert "losses: end to end" in ran.out
 
@@ -73,12 +73,12 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
         "--shadow",
         "--weights",
         tiny_weights,
-        "--dataset_name",
+        "--data",
         story,
-        "--output_dir",
+        "--out",
         tmp_path / "out",
     ]
-    words += ["--student_n_embd", 16, "--student_n_layer", 2, "--student_parameters", 20_000, "--block_size", 32]
+    words += ["--student-n-embd", 16, "--student-n-layer", 2, "--student-parameters", 20_000, "--block-size", 32]
     ran = cleangpt(*words)
     assert ran.code == 0, ran.err
     shadow = load_shadow(tmp_path / "out" / "shadow")
@@ -86,24 +86,24 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
     assert shadow.n_parameters <= 20_000
     assert "of the trunk's" in ran.out
     [_, evaluating] = ran.out.splitlines()
-    assert cleangpt(*shlex.split(evaluating.removeprefix("next:"))[1:], "--max_batches", 1).code == 0
+    assert cleangpt(*shlex.split(evaluating.removeprefix("next:"))[1:], "--max-batches", 1).code == 0
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        ([], 2, "--teacher_model_name_or_path"),
+        ([], 2, "--teacher"),
         (["--shadow"], 2, "--shadow needs --weights"),
-        (["--teacher_model_name_or_path", "TEACHER", "--trunk", "x:1"], 2, "--trunk is for --shadow"),
+        (["--teacher", "TEACHER", "--trunk", "x:1"], 2, "--trunk is for --shadow"),
         (["--shadow", "--weights", "WEIGHTS", "--device", "cpu"], 2, "--device does not go with --shadow"),
-        (["--shadow", "--weights", "WEIGHTS", "--student_n_head", 5], 2, "multiple of --student_n_head"),
-        (["--shadow", "--weights", "WEIGHTS", "--student_parameters", 10], 1, "10 are allowed"),
-        (["--teacher_model_name_or_path", "TEACHER", "--student_model_type", "Small"], 1, "no model called 'Small'"),
-        (["--teacher_model_name_or_path", "TEACHER", "--student_n_head", 3], 1, "multiple of n_head"),
-        (["--teacher_model_name_or_path", "TEACHER", "--epochs_per_block", 0], 2, "nothing would be fitted"),
-        (["--teacher_model_name_or_path", "TEACHER", "--block_size", 64], 2, "longer than the 32 positions"),
-        (["--teacher_model_name_or_path", "TEACHER", "--lm_head_epochs", 0], 2, "--no_train_lm_head"),
-        (["--teacher_model_name_or_path", "nowhere"], 1, "nowhere"),
+        (["--shadow", "--weights", "WEIGHTS", "--student-n-head", 5], 2, "multiple of --student-n-head"),
+        (["--shadow", "--weights", "WEIGHTS", "--student-parameters", 10], 1, "10 are allowed"),
+        (["--teacher", "TEACHER", "--student-model-type", "Small"], 1, "no model called 'Small'"),
+        (["--teacher", "TEACHER", "--student-n-head", 3], 1, "multiple of n_head"),
+        (["--teacher", "TEACHER", "--epochs-per-block", 0], 2, "nothing would be fitted"),
+        (["--teacher", "TEACHER", "--block-size", 64], 2, "longer than the 32 positions"),
+        (["--teacher", "TEACHER", "--lm-head-epochs", 0], 2, "--no-train-lm-head"),
+        (["--teacher", "nowhere"], 1, "nowhere"),
     ],
 )
 def test_mistakes_end_in_one_line_and_write_nothing(
@@ -119,7 +119,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(
     places = {"TEACHER": teacher, "WEIGHTS": tiny_weights}
     out = tmp_path / "out"
     words = [places.get(str(flag), flag) for flag in flags]
-    ran = cleangpt("distill", "--dataset_name", story, "--output_dir", out, *words)
+    ran = cleangpt("distill", "--data", story, "--out", out, *words)
     assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
     assert message in ran.err
     assert not out.exists()

@@ -25,7 +25,7 @@ def model(tmp_path: Path, story: Path) -> Path:
 
 def test_a_model_alone(cleangpt: Run, model: Path, story: Path, tmp_path: Path) -> None:
     numbers, plot = tmp_path / "n.json", tmp_path / "p.png"
-    words = ["evaluate", model, "--data", story, "--max_batches", 2, "--json", numbers, "--plot", plot]
+    words = ["evaluate", model, "--data", story, "--max-batches", 2, "--json", numbers, "--plot", plot]
     ran = cleangpt(*words, "--device", "cpu")
     assert ran.code == 0, ran.err
     assert "bits per byte" in ran.out
@@ -35,7 +35,7 @@ def test_a_model_alone(cleangpt: Run, model: Path, story: Path, tmp_path: Path) 
 
 
 def test_beside_its_teacher_on_the_end_of_the_text(cleangpt: Run, model: Path, story: Path) -> None:
-    words = ["--validation", 0.1, "--block_size", 16, "--generate_comparisons"]
+    words = ["--validation", 0.1, "--block-size", 16, "--generate-comparisons"]
     ran = cleangpt("evaluate", model, "--teacher", model, "--data", story, *words)
     assert ran.code == 0, ran.err
     assert "100.00 %" in ran.out
@@ -48,7 +48,7 @@ def test_beside_its_teacher_on_the_end_of_the_text(cleangpt: Run, model: Path, s
         (["--data", "nowhere"], 1, "no source of text"),
         (["--data", "STORY", "--validation", 2], 1, "lies between 0 and 1"),
         (["--data", "STORY", "--trunk", "x:1"], 2, "for shadows"),
-        (["--data", "STORY", "--block_size", 9999], 1, "a block takes 9999"),
+        (["--data", "STORY", "--block-size", 9999], 1, "a block takes 9999"),
         ([], 2, "--data"),
     ],
 )

@@ -23,26 +23,26 @@ def folder(tmp_path: Path, tiny_model: PreTrainedModel, tiny_tokenizer: PreTrain
 def test_the_text_is_written_with_its_prompt(
     cleangpt: Run, folder: Path, tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    ran = cleangpt("generate", folder, "--prompt", "Turn to", "--max_new_tokens", 6)
+    ran = cleangpt("generate", folder, "--prompt", "Turn to", "--max-tokens", 6)
     _, text = run_generation(tiny_model, tiny_tokenizer, "Turn to", max_new_tokens=6)
     assert (ran.code, ran.out.rstrip("\n")) == (0, text.rstrip("\n"))
 
 
 def test_beams_write_all_at_the_end(cleangpt: Run, folder: Path) -> None:
-    ran = cleangpt("generate", folder, "--prompt", "Turn to", "--max_new_tokens", 4, "--num_beams", 2)
+    ran = cleangpt("generate", folder, "--prompt", "Turn to", "--max-tokens", 4, "--num-beams", 2)
     assert ran.code == 0
     assert ran.out.startswith("Turn to")
 
 
 def test_a_seed_repeats_a_draw(cleangpt: Run, folder: Path) -> None:
-    words = ["generate", folder, "--prompt", "Turn to", "--temperature", 2, "--top_k", 50, "--seed"]
+    words = ["generate", folder, "--prompt", "Turn to", "--temperature", 2, "--top-k", 50, "--seed"]
     assert cleangpt(*words, 1).out == cleangpt(*words, 1).out != cleangpt(*words, 2).out
 
 
 def test_a_question_goes_through_the_chat_template_and_only_the_answer_is_written(
     cleangpt: Run, folder: Path, tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    ran = cleangpt("generate", folder, "--prompt", "left", "--chat", "--max_new_tokens", 4)
+    ran = cleangpt("generate", folder, "--prompt", "left", "--chat", "--max-tokens", 4)
     asked = tiny_tokenizer.apply_chat_template(
         [{"role": "user", "content": "left"}], tokenize=False, add_generation_prompt=True
     )
@@ -53,7 +53,7 @@ def test_a_question_goes_through_the_chat_template_and_only_the_answer_is_writte
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--top_p", 2], "top_p has to be"), (["--temperature", -1], "temperature has to be")],
+    [(["--top-p", 2], "top_p has to be"), (["--temperature", -1], "temperature has to be")],
 )
 def test_wrong_values_end_in_one_line_before_anything_is_loaded(
     cleangpt: Run, tmp_path: Path, flags: list[object], message: str

@@ -64,10 +64,10 @@ def test_no_verb_shows_the_help_and_is_wrong_usage(cleangpt: Run) -> None:
     [
         (["tran"], "'train'"),
         (["train", "--colour", "red"], "cleangpt train --help"),
-        (["train", "--n_layer", "six"], "--n_layer"),
+        (["train", "--n-layer", "six"], "--n-layer"),
         (["train"], "--data is missing"),
         (["train", "--data", "x", "--out", "y", "--schedule", "steep"], "expected cosine or wsd, found 'steep'"),
-        (["train", "--data", "x", "--out", "y", "--epochs", "1", "--max_steps", "1"], "--epochs and --max_steps"),
+        (["train", "--data", "x", "--out", "y", "--epochs", "1", "--max-steps", "1"], "--epochs and --max-steps"),
         (["train", "--data", "x", "--out", "y", "--validation", "1.5"], "between 0 and 1, found 1.5"),
         (["train", "--data", "x", "--out", "y", "--lr", "0"], "--lr has to be above 0"),
         (["train", "--data", "x", "--out", "y", "--patience", "0"], "--patience has to be 1 or more"),

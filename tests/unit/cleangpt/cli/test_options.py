@@ -59,3 +59,14 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_key_and_what_was_found(
     with pytest.raises(UsageError) as refused:
         options_from(_Options, {}, file)
     assert said in str(refused.value)
+
+
+@dataclass(frozen=True)
+class _Named:
+    first_words: str = flag("What.", document="first_name_or_path")
+
+
+@pytest.mark.parametrize("key", ["first_words", "first-words", "first_name_or_path", "first-name-or-path"])
+def test_a_key_is_a_flag_s_name_or_the_document_s_with_dashes_or_underscores(file: Path, key: str) -> None:
+    file.write_text(f'{key} = "x"\n')
+    assert options_from(_Named, {}, file) == _Named("x")

@@ -35,7 +35,7 @@ def test_a_table_is_printed_and_numbers_are_written(
     text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     numbers = tmp_path / "out" / "numbers.json"
-    flags = ["--data", str(text_folder), "--tokenizer_type", "character", "--json", str(numbers)]
+    flags = ["--data", str(text_folder), "--tokenizer-type", "character", "--json", str(numbers)]
     assert main(["tokens", *flags]) == 0
     found = json.loads(numbers.read_text())
     assert (found["samples"], found["words"], found["tokens"]) == (3, 17, sum(map(len, _TEXTS)))
@@ -49,7 +49,7 @@ def test_the_flags_of_the_document_read_some_samples_and_draw_a_plot_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert (
-        main(["tokens", "--dataset", str(text_folder), "--tokenizer_type", "bpe", "--max_samples", "2", "--plot"]) == 0
+        main(["tokens", "--dataset", str(text_folder), "--tokenizer-type", "bpe", "--max-samples", "2", "--plot"]) == 0
     )
     assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.splitlines()[0].split() == ["samples", "2"]
@@ -57,7 +57,7 @@ def test_the_flags_of_the_document_read_some_samples_and_draw_a_plot_here(
 
 def test_a_plot_goes_to_the_file_named(text_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "plots" / "usage.svg"
-    assert main(["tokens", "--data", str(text_folder), "--tokenizer_type", "character", "--plot", str(file)]) == 0
+    assert main(["tokens", "--data", str(text_folder), "--tokenizer-type", "character", "--plot", str(file)]) == 0
     assert file.exists()
 
 
@@ -65,7 +65,7 @@ def test_a_pruned_tokenizer_is_written_with_its_model(
     text_folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "pruned"
-    flags = ["--data", str(text_folder), "--tokenizer_type", str(model_folder), "--prune", str(target)]
+    flags = ["--data", str(text_folder), "--tokenizer-type", str(model_folder), "--prune", str(target)]
     assert main(["tokens", *flags]) == 0
     assert "parameters" in capsys.readouterr().out.splitlines()[-1]
     whole, pruned = (AutoTokenizer.from_pretrained(each) for each in (model_folder, target))
@@ -82,7 +82,7 @@ def test_a_folder_with_files_is_not_pruned_into(
     text_folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted((each.name, each.stat().st_size) for each in model_folder.iterdir())
-    flags = ["--data", str(text_folder), "--tokenizer_type", str(model_folder), "--prune", str(model_folder)]
+    flags = ["--data", str(text_folder), "--tokenizer-type", str(model_folder), "--prune", str(model_folder)]
     assert main(["tokens", *flags]) == 2
     assert "name a new folder" in capsys.readouterr().err
     assert sorted((each.name, each.stat().st_size) for each in model_folder.iterdir()) == before
@@ -92,7 +92,7 @@ def test_a_folder_with_files_is_not_pruned_into(
     ("flags", "code", "message"),
     [
         (["--data", "nowhere"], 1, "no source of text"),
-        (["--data", "TEXTS", "--tokenizer_type", "bep"], 1, "'bep' is no tokenizer"),
+        (["--data", "TEXTS", "--tokenizer-type", "bep"], 1, "'bep' is no tokenizer"),
         (["--data", "TEXTS", "plot.png"], 2, "write --plot plot.png"),
         ([], 2, "--data"),
     ],

@@ -19,8 +19,8 @@ from splitlearn.convert import prepare
 
 Run = Callable[..., Any]
 
-_TINY = ("--n_layer", 1, "--n_head", 2, "--n_embd", 16, "--block_size", 16, "--batch_size", 4, "--warmup", 2)
-_CHARACTERS = ("--tokenizer_type", "character", *_TINY)
+_TINY = ("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--block-size", 16, "--batch-size", 4, "--warmup", 2)
+_CHARACTERS = ("--tokenizer-type", "character", *_TINY)
 _DEMO = Path(__file__).parents[4] / "deploy" / "demo_model" / "train.toml"
 
 
@@ -34,7 +34,7 @@ def test_a_trained_model_loads_with_its_tokenizer_and_can_be_cut(
     cleangpt: Run, story: Path, tmp_path: Path, model_type: str
 ) -> None:
     out = tmp_path / "out"
-    ran = cleangpt("train", "--data", story, "--out", out, "--model_type", model_type, *_CHARACTERS, "--max_steps", 3)
+    ran = cleangpt("train", "--data", story, "--out", out, "--model-type", model_type, *_CHARACTERS, "--max-steps", 3)
     assert ran.code == 0, ran.err
     assert f"next:  splitlearn convert {out} --out {out}-parts\n       splitlearn up {out}-parts\n" in ran.out
     model = AutoModelForCausalLM.from_pretrained(out)
@@ -49,7 +49,7 @@ def test_a_trained_model_loads_with_its_tokenizer_and_can_be_cut(
 
 
 def test_a_bpe_tokenizer_is_trained_on_the_text(cleangpt: Run, story: Path, tmp_path: Path) -> None:
-    words = ("--vocab_size", 280, *_TINY, "--max_steps", 1, "--validation", 0, "--dtype", "bfloat16")
+    words = ("--vocab-size", 280, *_TINY, "--max-steps", 1, "--validation", 0, "--dtype", "bfloat16")
     ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
     assert ran.code == 0, ran.err
     assert "validation" not in ran.out
@@ -62,7 +62,7 @@ def test_the_written_model_is_the_one_with_the_least_validation_loss(
     cleangpt: Run, story: Path, tmp_path: Path
 ) -> None:
     # so large a rate that later weights are worse
-    words = (*_CHARACTERS, "--max_steps", 12, "--evaluate_every", 1, "--lr", 3, "--warmup", 12, "--clip_norm", 0)
+    words = (*_CHARACTERS, "--max-steps", 12, "--evaluate-every", 1, "--lr", 3, "--warmup", 12, "--clip-norm", 0)
     ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
     assert ran.code == 0, ran.err
     losses = [each["loss"] for each in json.loads((tmp_path / "out" / "history.json").read_text())["evaluations"]]
@@ -75,7 +75,7 @@ def test_the_written_model_is_the_one_with_the_least_validation_loss(
 
 
 def test_a_finished_directory_is_not_trained_over(cleangpt: Run, story: Path, tmp_path: Path) -> None:
-    words = ("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--max_steps", 1)
+    words = ("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--max-steps", 1)
     assert cleangpt(*words).code == 0
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
     ran = cleangpt(*words)
@@ -87,7 +87,7 @@ def test_a_finished_directory_is_not_trained_over(cleangpt: Run, story: Path, tm
 
 
 def test_early_stop_ends_a_training_that_learns_nothing(cleangpt: Run, story: Path, tmp_path: Path) -> None:
-    words = (*_CHARACTERS, "--max_steps", 50, "--evaluate_every", 1, "--lr", 1e-30, "--patience", 2)
+    words = (*_CHARACTERS, "--max-steps", 50, "--evaluate-every", 1, "--lr", 1e-30, "--patience", 2)
     ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
     assert ran.code == 0, ran.err
     assert len(json.loads((tmp_path / "out" / "history.json").read_text())["losses"]) < 10
@@ -97,7 +97,7 @@ def test_a_stopped_training_keeps_its_checkpoint_and_goes_on_to_the_same_losses(
     cleangpt: Run, story: Path, tmp_path: Path
 ) -> None:
     def words(out: str) -> list[str]:
-        more = ("--max_steps", 300, "--dropout", 0.1, "--checkpoint_seconds", 1e9)
+        more = ("--max-steps", 300, "--dropout", 0.1, "--checkpoint-seconds", 1e9)
         return [str(word) for word in ("train", "--data", story, "--out", tmp_path / out, *_CHARACTERS, *more)]
 
     assert cleangpt(*words("whole")).code == 0
@@ -123,7 +123,7 @@ def test_a_stopped_training_keeps_its_checkpoint_and_goes_on_to_the_same_losses(
 def test_text_shorter_than_a_block_is_refused_and_nothing_is_written(
     cleangpt: Run, story: Path, tmp_path: Path
 ) -> None:
-    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--block_size", 5000)
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--block-size", 5000)
     assert ran.code == 1
     assert "5001" in ran.err
     assert not (tmp_path / "out").exists()

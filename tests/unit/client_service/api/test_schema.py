@@ -1,9 +1,11 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
-from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
+from client_service.api.schema import MOST_PROMPTS, ChatFields, CompletionFields
 from client_service.sampling import SamplingSettings
 
 USER = {"role": "user", "content": "hi"}
@@ -66,7 +68,7 @@ def test_stop_strings_that_cannot_be_used_are_refused(stop: object) -> None:
         ("top_p", 0),
         ("top_p", 1.1),
         ("top_p", float("nan")),
-        ("top_k", -1),
+        ("top_k", -2),
         ("min_p", 1.1),
         ("repetition_penalty", 0),
         ("repetition_penalty", 1e-300),
@@ -77,6 +79,14 @@ def test_stop_strings_that_cannot_be_used_are_refused(stop: object) -> None:
         ("n", 2),
         ("prompt", ""),
         ("prompt", []),
+        ("prompt", [""]),
+        ("prompt", [[]]),
+        ("prompt", [True]),
+        ("prompt", ["5", 5]),
+        ("prompt", [[5.0]]),
+        ("prompt", [["5"]]),
+        ("prompt", [None]),
+        ("prompt", ["x"] * (MOST_PROMPTS + 1)),
         ("stream", "perhaps"),
         ("echo", True),
         ("presence_penalty", 0.5),
@@ -91,10 +101,26 @@ def test_unknown_options_of_a_stream_are_refused() -> None:
     assert complaint(stream_options={"include_usage": True, "x": 1})[0] == "stream_options.x"
 
 
-def test_what_changes_nothing_about_the_answer_is_accepted() -> None:
-    for fields in (completion, chat):
-        taken: GenerationFields = fields(user="someone", metadata={"a": "b"}, store=True, n=1)
-        assert taken.sampling(None) == SamplingSettings()
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("one", {"prompt": "one"}),
+        (["one"], {"prompt.0": "one"}),
+        (["one", "two"], {"prompt.0": "one", "prompt.1": "two"}),
+        ([1, 2], {"prompt": [1, 2]}),
+        ([[1, 2]], {"prompt.0": [1, 2]}),
+        ([[1], [2, 3]], {"prompt.0": [1], "prompt.1": [2, 3]}),
+    ],
+)
+def test_a_prompt_is_text_or_ids_and_one_or_many(prompt: object, prompts: dict[str, object]) -> None:
+    assert completion(prompt=prompt).prompts == prompts
+
+
+def test_usage_in_every_chunk_needs_usage_at_all() -> None:
+    both = {"include_usage": True, "continuous_usage_stats": True}
+    assert completion(stream_options=both).continuous_usage
+    assert not completion(stream_options={"continuous_usage_stats": True}).continuous_usage
+    assert not completion(stream_options={"include_usage": True}).continuous_usage
 
 
 def test_messages_become_role_and_text_as_templates_take_them() -> None:
@@ -112,7 +138,10 @@ def test_messages_become_role_and_text_as_templates_take_them() -> None:
         {"role": "wizard", "content": "hi"},
         {"role": "user"},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
-        {"role": "user", "content": "hi", "tool_calls": []},
+        {"role": "user", "content": None},
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": []},
+        {"role": "assistant", "content": "hi", "tool_calls": [{"id": "1"}]},
+        {"role": "assistant", "content": "hi", "refusal": "no"},
     ],
 )
 def test_messages_that_no_template_takes_are_refused(message: dict[str, Any]) -> None:
@@ -131,6 +160,25 @@ def test_top_logprobs_need_logprobs() -> None:
         chat(top_logprobs=3)
 
 
-def test_null_stands_for_absent() -> None:
+def test_null_stands_for_absent_at_every_depth() -> None:
     assert completion(temperature=None, n=None, stop=None, max_tokens=None).max_tokens == 16
     assert chat(temperature=None, top_p=None).sampling(None) == SamplingSettings()
+    assert not completion(stream_options={"include_usage": None, "continuous_usage_stats": None}).include_usage
+    message = {"role": "user", "name": None, "content": [{"type": "text", "text": "hi", "image_url": None}], "x": None}
+    assert chat(messages=[message]).messages[0].plain() == {"role": "user", "content": "hi"}
+
+
+def assistant_messages() -> Iterator[ChatCompletionMessage]:
+    """As the package makes them of replies of this service and of others."""
+    yield ChatCompletionMessage(role="assistant", content="hello")
+    yield ChatCompletionMessage(role="assistant", content="hello", annotations=[], tool_calls=[])
+    yield ChatCompletionMessage(role="assistant", content="")
+    yield ChatCompletionMessage.model_validate(
+        {"role": "assistant", "content": "hello", "reasoning_content": None, "reasoning": "", "audio": None}
+    )
+
+
+@pytest.mark.parametrize("message", list(assistant_messages()), ids=str)
+def test_an_assistant_message_may_be_sent_back_as_the_openai_package_holds_it(message: ChatCompletionMessage) -> None:
+    for sent in (message.model_dump(), message.to_dict(), message.model_dump(exclude_none=True), dict(message)):
+        assert chat(messages=[USER, sent, USER]).messages[1].plain()["content"] == message.content

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from splitlearn_cli.verbs.bench import base_url
 from support.scripted_openai import PROMPT_TOKENS, ScriptedOpenAI, scripted_openai
 
 Run = Callable[..., Any]
@@ -195,8 +194,3 @@ def test_nobody_at_the_address_is_one_line(splitlearn: Run) -> None:
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("splitlearn: error: nothing answers at http://127.0.0.1:9 ")
     assert ran.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("text", ["http://a:1", "http://a:1/", "http://a:1/v1", "http://a:1/v1/"])
-def test_the_address_is_the_same_with_and_without_v1(text: str) -> None:
-    assert base_url(text) == "http://a:1"

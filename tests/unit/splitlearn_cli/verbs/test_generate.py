@@ -20,6 +20,32 @@ def test_the_answer_is_streamed_with_the_flags_of_the_command_line(splitlearn: R
     assert (body["prompt"], body["max_tokens"], body["seed"], body["temperature"]) == ("Hello", 5, 1, 0.5)
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_address_may_be_the_one_that_openai_s_clients_want(
+    splitlearn: Run, chat_service: Any, path: str, raw: bool
+) -> None:
+    chat_service.chunks = [{"choices": [{"text": "Good day"}]}]
+    assert splitlearn("generate", "Hello", "--url", chat_service.url + path, *(["--raw"] if raw else [])).code == 0
+    assert chat_service.asked[0][0] == ("/v1/completions" if raw else "/v1/chat/completions")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("127.0.0.1:8000", "expected http://HOST:PORT"),
+        ("localhost", "expected http://HOST:PORT"),
+        ("http://127.0.0.1:99999/v1", "out of range"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_anybody_is_asked(splitlearn: Run, url: str, words: str) -> None:
+    ran = splitlearn("generate", "Hello", "--url", url)
+    assert ran.code == 2
+    assert words in ran.err
+    assert "--url" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 def test_the_address_may_come_from_the_environment(
     splitlearn: Run, chat_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

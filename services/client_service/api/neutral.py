@@ -1,0 +1,176 @@
+"""Values of fields that are not honoured here, but that leave the answer as it is: they are accepted.
+
+Programs send every field that they know, most of them at its default. The tables are the whole of it: field -> what
+may be sent. Names are those of the OpenAI API, of vLLM, and of samplers that other servers of this API have. A field
+that is honoured may stand here too, with a second spelling of its default. Null is absent everywhere, and stands
+nowhere here.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """What may be sent, as a refusal and the documentation say it, and how it is recognised."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def only(*values: Any) -> Neutral:
+    """These JSON values and no others."""
+    words = " or ".join(json.dumps(value) for value in values)
+    return Neutral(words, lambda sent: any(_equal(sent, value) for value in values))
+
+
+def _equal(sent: Any, value: Any) -> bool:
+    """Equality of JSON values: true is not 1, and a member that is null is absent."""
+    if isinstance(sent, bool) or isinstance(value, bool):
+        return sent is value
+    if isinstance(sent, dict) and isinstance(value, dict):
+        kept = {name: each for name, each in sent.items() if each is not None}
+        return kept.keys() == value.keys() and all(_equal(kept[name], value[name]) for name in kept)
+    if isinstance(sent, list) and isinstance(value, list):
+        return len(sent) == len(value) and all(map(_equal, sent, value))
+    return bool(sent == value)
+
+
+def _moves_nothing(sent: Any) -> bool:
+    return isinstance(sent, dict) and all(_equal(bias, 0) for bias in sent.values() if bias is not None)
+
+
+ANYTHING: Final = Neutral("anything", lambda _: True)
+
+GENERATION: Final[Mapping[str, Neutral]] = {
+    # the OpenAI API
+    "best_of": only(1),
+    "frequency_penalty": only(0),
+    "logit_bias": Neutral("{} or biases of 0", _moves_nothing),
+    "metadata": ANYTHING,
+    "n": only(1),
+    "presence_penalty": only(0),
+    "prompt_cache_key": ANYTHING,
+    "prompt_cache_options": ANYTHING,
+    "prompt_cache_retention": ANYTHING,
+    "response_format": only({"type": "text"}),
+    "safety_identifier": ANYTHING,
+    "service_tier": only("auto", "default"),
+    "store": ANYTHING,
+    "top_k": only(-1),
+    "user": ANYTHING,
+    # vLLM
+    "bad_words": only([]),
+    "chat_template_kwargs": only({}),
+    "detokenize": only(True),
+    "documents": only([]),
+    "echo": only(False),
+    "ec_transfer_params": only({}),
+    "guided_decoding_backend": ANYTHING,
+    "ignore_eos": only(False),
+    "include_reasoning": only(True),
+    "include_stop_str_in_output": only(False),
+    "kv_transfer_params": only({}),
+    "length_penalty": only(1),
+    "logits_processors": only([]),
+    "media_io_kwargs": only({}),
+    "min_tokens": only(0),
+    "mm_processor_kwargs": only({}),
+    "priority": only(0),
+    "request_id": ANYTHING,
+    "return_mm_kwargs": ANYTHING,
+    "return_prompt_text": only(False),
+    "return_token_ids": only(False),
+    "return_token_offsets": only(False),
+    "return_tokens_as_token_ids": only(False),
+    "routed_experts_prompt_start": only(0),
+    "session_id": ANYTHING,
+    "skip_special_tokens": only(True),
+    "spaces_between_special_tokens": only(True),
+    "stop_token_ids": only([]),
+    "stream_interval": only(1),
+    "thinking_token_budget": only(-1),
+    "truncation_side": ANYTHING,
+    "use_beam_search": only(False),
+    "vllm_xargs": only({}),
+    "watermarking": only(False),
+    # samplers of other servers; what shapes one that is off changes nothing
+    "cache_prompt": ANYTHING,
+    "dry_allowed_length": ANYTHING,
+    "dry_base": ANYTHING,
+    "dry_multiplier": only(0),
+    "dry_penalty_last_n": ANYTHING,
+    "dry_sequence_breakers": ANYTHING,
+    "dynatemp_exponent": ANYTHING,
+    "dynatemp_range": only(0),
+    "early_stopping": only(False),
+    "encoder_repetition_penalty": only(1),
+    "epsilon_cutoff": only(0),
+    "eta_cutoff": only(0),
+    "guidance_scale": only(1),
+    "keep_alive": ANYTHING,
+    "mirostat": only(0),
+    "mirostat_eta": ANYTHING,
+    "mirostat_mode": only(0),
+    "mirostat_tau": ANYTHING,
+    "n_probs": only(0),
+    "no_repeat_ngram_size": only(0),
+    "num_beams": only(1),
+    "num_return_sequences": only(1),
+    "penalty_alpha": only(0),
+    "repeat_last_n": ANYTHING,
+    "repeat_penalty": only(1),
+    "smoothing_factor": only(0),
+    "tfs": only(1),
+    "tfs_z": only(1),
+    "top_a": only(0),
+    "typical": only(1),
+    "typical_p": only(1),
+    "xtc_probability": only(0),
+    "xtc_threshold": ANYTHING,
+}
+
+COMPLETION: Final[Mapping[str, Neutral]] = {
+    **GENERATION,
+    "add_special_tokens": only(True),
+    "logprobs": only(False),
+    "suffix": only(""),
+}
+
+CHAT: Final[Mapping[str, Neutral]] = {
+    **GENERATION,
+    "add_generation_prompt": only(True),
+    "add_special_tokens": only(False),
+    "continue_final_message": only(False),
+    "function_call": only("none", "auto"),
+    "functions": only([]),
+    "modalities": only(["text"]),
+    "parallel_tool_calls": ANYTHING,
+    "prediction": ANYTHING,
+    "tool_choice": only("none", "auto"),
+    "tools": only([]),
+    "top_logprobs": only(0),
+    "verbosity": only("medium"),
+}
+
+STREAM_OPTIONS: Final[Mapping[str, Neutral]] = {"include_obfuscation": only(False)}
+
+MESSAGE: Final[Mapping[str, Neutral]] = {
+    "annotations": ANYTHING,
+    "cache_control": ANYTHING,
+    "partial": only(False),
+    "prefix": only(False),
+    "reasoning": only(""),
+    "reasoning_content": only(""),
+    "reasoning_details": only([]),
+    "refusal": only(""),
+    "tool_calls": only([]),
+}
+
+CONTENT_PART: Final[Mapping[str, Neutral]] = {
+    "annotations": ANYTHING,
+    "cache_control": ANYTHING,
+    "prompt_cache_breakpoint": ANYTHING,
+}

@@ -1,0 +1,35 @@
+import re
+
+import pytest
+
+from splitlearn_cli.urls import base_url
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//v1//", " ", "/v1 "])
+@pytest.mark.parametrize("start", ["http://a:1", "https://a", "http://[::1]:8000", "https://a.example/llm"])
+def test_an_address_is_the_same_with_and_without_v1(start: str, end: str) -> None:
+    assert base_url(start + end) == start
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected http://HOST:PORT"),
+        ("localhost", "expected http://HOST:PORT"),
+        ("localhost:8000", "expected http://HOST:PORT"),
+        ("127.0.0.1:8000/v1", "expected http://HOST:PORT"),
+        ("ftp://a", "expected http://HOST:PORT"),
+        ("http://", "expected http://HOST:PORT"),
+        ("http://:8000", "expected http://HOST:PORT"),
+        ("http://a:0", "expected http://HOST:PORT"),
+        ("http://a:65536", "out of range"),
+        ("http://a:80b", "'80b'"),
+        ("http://[::1", "IPv6"),
+        ("http://a b:80", "expected http://HOST:PORT"),
+        ("http://a?x=1", "without a question"),
+        ("http://a\x00", "expected http://HOST:PORT"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_would_be_one(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        base_url(text)
