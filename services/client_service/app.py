@@ -26,9 +26,11 @@ from client_service.metrics import ClientMetrics
 from client_service.settings import ClientSettings, parse_origins
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
-from llm_sepweight import Manifest
+from client_service.verification import WeightsCheck
+from llm_sepweight import Manifest, SepweightError
 from splitlearn.anatomy import config_from_dict
 from splitlearn.engine import DeviceThread, Limits
+from splitlearn.errors import SplitError
 from splitlearn.plan import SplitPlan
 from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, PortUnavailable
 
@@ -80,11 +82,18 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     metrics = ClientMetrics()
     thread = stack.enter_context(DeviceThread(settings.threads))
 
+    check = WeightsCheck(settings, metrics, stack)
+
     async def load_ends(plan: SplitPlan) -> Ends:
         def load() -> Ends:
             return Ends.load(settings, plan, thread)
 
-        ends, timing = await thread.run(load)
+        await check.begin(plan, link.condemn)
+        try:
+            ends, timing = await thread.run(load)
+        except (SepweightError, SplitError):
+            await check.explain()
+            raise
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
         return ends
 

@@ -89,6 +89,12 @@ class ClientMetrics:
         self.finished = self._counter("request_finished", "Requests by how they ended.", ["reason"])
         self.running = self._gauge("num_requests_running", "Requests being generated now.")
         self.trunk_ready = self._gauge("trunk_ready", "1 while a trunk that fits answers.")
+        self.weights_verified = self._gauge(
+            "weights_verified", "1 once every own file was found to have its digest, else 0."
+        )
+        self.weights_damaged = self._gauge(
+            "weights_damaged", "1 while an own file is known not to have its digest, else 0."
+        )
         self._wire = self._counter("wire_bytes", "Bytes exchanged with the trunk.", ["direction"])
 
     def wire(self, *, sent: int, received: int) -> None:

@@ -66,4 +66,9 @@ class ClientSettings(BaseSettings):
         True, description="Name blocks of prompts to the trunk by keyed hashes, so that it need not compute them again."
     )
     trunk_timeout: float = Field(60.0, gt=0, description="Seconds to wait for one reply of the trunk.")
+    verify: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="When the own files are compared with their digests: always before serving; never; or auto, before "
+        "serving where that takes under two seconds, else while serving. Sizes are always compared.",
+    )
     grace: float = Field(5.0, ge=0, description="Seconds that running requests get to end after SIGTERM.")

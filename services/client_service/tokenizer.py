@@ -26,7 +26,9 @@ class TextCodec:
                 f"{weights} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}); convert a checkpoint that has one, "
                 "or copy its files there"
             )
-        self._tokenizer = AutoTokenizer.from_pretrained(weights, config=config, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            weights, config=config, local_files_only=True, trust_remote_code=False
+        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of a prompt, with whatever the tokenizer puts in front."""

@@ -46,6 +46,7 @@ class TrunkLink:
         self._codec = codec
         self._ends: Ends | None = None
         self._offered: SplitPlan | None = None
+        self._damage: str | None = None
         self.trouble: str | None = "no trunk has been asked yet"
         """Why requests cannot be served now; None when they can."""
 
@@ -65,6 +66,10 @@ class TrunkLink:
         session_id = uuid.uuid4().hex
         return self._client.stream(SessionOpening(session_id, ends.fingerprint, max_length, self._codec, prefix))
 
+    def condemn(self, damage: str) -> None:
+        """From now on no request is served: a file of bottom or top is not what it should be."""
+        self._damage = self.trouble = damage
+
     async def watch(self) -> None:
         """Asks the trunk again and again; runs until cancelled."""
         while True:
@@ -77,11 +82,17 @@ class TrunkLink:
             await asyncio.sleep(WAITING_SECONDS if self.trouble else WATCHING_SECONDS)
 
     async def _ask(self) -> str | None:
+        if self._damage is not None:
+            return self._damage
         try:
             info = await self._client.service_info(ASKING_SECONDS)
             ends = await self._fitting_ends(info)
         except (CommError, SplitError, SepweightError, TrunkNotReady) as error:
             return str(error)
+        if self._damage is not None:
+            return self._damage
+        if damage := info.attributes.get("damaged"):
+            return f"the trunk's weights are damaged: {damage}; copy the file there again and start the trunk again"
         if info.fingerprint != ends.fingerprint:
             return (
                 f"the trunk serves [{info.fingerprint}], this client holds [{ends.fingerprint}]; "

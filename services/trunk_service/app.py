@@ -1,8 +1,8 @@
 """Composition root of the trunk worker: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
 
 import asyncio
-import os
 import signal
+import socket
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -11,25 +11,23 @@ from pathlib import Path
 
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
-from llm_sepweight import Manifest, verify
+from llm_sepweight import Manifest, SepweightError
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
+from splitlearn.errors import SplitError
 from splitlearn.kv.budget import free_bytes
 from splitlearn.loading import load_part, resolve_device
 from splitlearn.packing import pack
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
-from splitlearn_comm import (
-    SESSION_MESSAGE_BYTES,
-    AsyncGRPCComputeServer,
-    PortUnavailable,
-    ServerLimits,
-    ServiceInfo,
-)
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo
+from splitlearn_comm.addresses import join_address
 from trunk_service.endpoint import TrunkHost
+from trunk_service.exporter import exported
+from trunk_service.listening import address_of, bound
 from trunk_service.metrics import TrunkMetrics
 from trunk_service.settings import TrunkSettings
+from trunk_service.verification import WeightsCheck
 
 log = structlog.get_logger()
 
@@ -47,10 +45,22 @@ class Trunk:
     """Everything that one worker consists of; `build` owns the wiring, its exit stack the end."""
 
     server: AsyncGRPCComputeServer
+    host: TrunkHost
     engine: Engine
     thread: DeviceThread
     metrics: TrunkMetrics
     info: ServiceInfo
+
+    async def start(self) -> None:
+        """Answers from here on; healthy unless the weights were found damaged before. Raises PortUnavailable."""
+        await self.server.start()
+        if self.host.is_condemned:
+            await self.server.set_serving(False)
+
+    async def condemn(self, damage: str) -> None:
+        """Serves nobody any more, and says so to whoever asks for its health."""
+        self.host.condemn(damage)
+        await self.server.set_serving(False)
 
 
 async def serve(settings: TrunkSettings) -> None:
@@ -59,13 +69,22 @@ async def serve(settings: TrunkSettings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    # what is wrong with the command line or the directory is told first, and alone
+    SplitPlan.parse(settings.layers, Manifest.read(settings.weights).n_layers)
     async with AsyncExitStack() as stack:
-        trunk = await build(settings, stack)
-        metrics_address = _export(trunk.metrics, settings, stack)
-        port = await trunk.server.start()
+        held = stack.enter_context(bound(settings.host, settings.port, "--port"))
+        listening = bound(settings.host, settings.metrics_port, "--metrics-port")
+        settings = settings.model_copy(update={"port": address_of(held)[1]})
+        metrics_address = join_address(settings.host, address_of(listening)[1])
+        _announce(settings, held)
+        metrics = TrunkMetrics()
+        stack.enter_context(exported(metrics.registry, listening))
+        trunk = await build(settings, stack, metrics)
+        held.close()
+        await trunk.start()
         log.info(
             "serving",
-            address=f"{settings.host}:{port}",
+            address=join_address(settings.host, trunk.server.port),
             metrics=f"http://{metrics_address}/metrics",
             fingerprint=trunk.info.fingerprint,
             device=trunk.info.device,
@@ -76,16 +95,20 @@ async def serve(settings: TrunkSettings) -> None:
     log.info("stopped")
 
 
-async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
+async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMetrics | None = None) -> Trunk:
     """Loads the layers and wires the worker; the server is not started yet."""
     thread = stack.enter_context(DeviceThread(settings.threads))
-    began = time.perf_counter()
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
-    if settings.verify:
-        verify(settings.weights, plan.trunk)
-    metrics = TrunkMetrics()
-    engine, _ = await thread.run(_load, settings, plan, thread, metrics)
+    metrics = metrics or TrunkMetrics()
+    check = WeightsCheck(settings, plan, metrics, stack)
+    await check.begin()
+    began = time.perf_counter()
+    try:
+        engine, _ = await thread.run(_load, settings, plan, thread, metrics)
+    except (SepweightError, SplitError):
+        await check.explain()
+        raise
     log.info(
         "loaded",
         layers=plan.layers,
@@ -108,20 +131,23 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack) -> Trunk:
             message_bytes=SESSION_MESSAGE_BYTES, streams=settings.max_streams, bytes_in_flight=_BYTES_IN_FLIGHT
         ),
     )
-    return Trunk(server, engine, thread, metrics, info)
+    trunk = Trunk(server, host, engine, thread, metrics, info)
+    check.watch(trunk.condemn)
+    return trunk
 
 
-def _export(metrics: TrunkMetrics, settings: TrunkSettings, stack: AsyncExitStack) -> str:
-    try:
-        exporter, _thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-    except OSError as error:
-        raise PortUnavailable(
-            f"/metrics cannot be served on {settings.host}:{settings.metrics_port} ({os.strerror(error.errno or 0)}); "
-            "choose another --metrics-port, 0 picks a free one"
-        ) from error
-    stack.callback(exporter.server_close)
-    stack.callback(exporter.shutdown)
-    return f"{settings.host}:{exporter.server_port}"
+def _announce(settings: TrunkSettings, held: socket.socket) -> None:
+    """The first line says who can reach the trunk, and how."""
+    address, port = address_of(held)
+    if address.is_loopback:
+        log.warning(
+            "starting",
+            clients=f"--trunk {join_address(settings.host, port)}",
+            note="only clients on this machine reach it; --host 0.0.0.0 opens it to others",
+        )
+        return
+    name = socket.gethostname() if address.is_unspecified else settings.host
+    log.info("starting", clients=f"--trunk {join_address(name, port)}")
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:

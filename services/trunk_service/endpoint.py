@@ -6,6 +6,7 @@ The only place where the engine's errors become errors of the wire.
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 import torch
@@ -60,14 +61,34 @@ class TrunkHost:
         self._engine = engine
         self._info = info
         self._metrics = metrics
+        self._damage: str | None = None
 
     def info(self) -> ServiceInfo:
-        return self._info
+        if self._damage is None:
+            return self._info
+        return replace(self._info, attributes={**self._info.attributes, "damaged": self._damage})
+
+    def condemn(self, damage: str) -> None:
+        """From now on no session is opened and no frame answered: the weights are not those of the fingerprint."""
+        self._damage = damage
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether the weights are known to be damaged."""
+        return self._damage is not None
+
+    def check(self) -> None:
+        """Raises FingerprintMismatch once the weights are known to be damaged."""
+        if self._damage is not None:
+            raise FingerprintMismatch(
+                f"this trunk's weights are damaged: {self._damage}; copy the file again and start the trunk again"
+            )
 
     async def open(self, opening: SessionOpening) -> "TrunkSession":
         """Raises:
-        FingerprintMismatch: the client holds another model, cut or dtype.
+        FingerprintMismatch: the client holds another model, cut or dtype, or the trunk's weights are damaged.
         """
+        self.check()
         if opening.fingerprint != self._info.fingerprint:
             raise FingerprintMismatch(
                 f"this trunk serves [{self._info.fingerprint}], the client expects [{clipped(opening.fingerprint)}]; "
@@ -80,7 +101,7 @@ class TrunkHost:
         log.info(
             "session opened", session=opening.session_id, max_length=opening.max_length, begins_with=session.reached
         )
-        return TrunkSession(opening.session_id, self._engine, session, self._metrics)
+        return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
 
     async def expire(self, idle_seconds: float) -> None:
         """Takes the pages of sessions that nobody uses; runs until cancelled.
@@ -99,8 +120,11 @@ class TrunkHost:
 class TrunkSession:
     """One client's stream of frames; owns the KV cache until it is closed."""
 
-    def __init__(self, name: str, engine: Engine, session: EngineSession, metrics: TrunkMetrics) -> None:
+    def __init__(
+        self, name: str, host: TrunkHost, engine: Engine, session: EngineSession, metrics: TrunkMetrics
+    ) -> None:
         self._name = name
+        self._host = host
         self._engine = engine
         self._session = session
         self._metrics = metrics
@@ -128,9 +152,10 @@ class TrunkSession:
     async def step(self, frame: Frame) -> Reply:
         """Raises InvalidTensor, PositionNotReached, SessionTooLong or Overloaded; the session then stays as it was.
 
-        RemoteFailure and SessionClosed end it.
+        RemoteFailure, SessionClosed and FingerprintMismatch end it.
         """
         self._check_open()
+        self._host.check()
         arrived = time.perf_counter()
         rows_TD = frame.rows if frame.rows is not None else self._no_rows()
         try:

@@ -36,8 +36,12 @@ class TrunkMetrics:
         self.preemptions = self._counter("preemptions", "Sessions that lost their pages to an older one.")
         self.expirations = self._counter("expirations", "Sessions that lost their pages because nobody used them.")
         self.sessions = self._counter("sessions", "Sessions opened since the start.")
-        self.sessions_open = Gauge(
-            "splitlearn_trunk_sessions_open", "Sessions that hold a KV cache now.", registry=self.registry
+        self.sessions_open = self._plain_gauge("sessions_open", "Sessions that hold a KV cache now.")
+        self.weights_verified = self._plain_gauge(
+            "weights_verified", "1 once every file was found to have its digest, else 0."
+        )
+        self.weights_damaged = self._plain_gauge(
+            "weights_damaged", "1 once a file was found not to have its digest, else 0."
         )
         self.received_bytes = self._counter("received_bytes", "Bytes of messages received.")
         self.sent_bytes = self._counter("sent_bytes", "Bytes of messages sent.")
@@ -49,7 +53,7 @@ class TrunkMetrics:
         """Lets Prometheus read what the engine holds at the moment it asks."""
         self._gauge("sessions_waiting", "Sessions that wait for room.", lambda: engine.n_waiting)
         self._gauge("kv_pages_used", "Pages of keys and values in use, kept ones included.", lambda: engine.pages.used)
-        self._gauge("kv_pages_total", "Pages of keys and values that there are.", lambda: engine.pages.total)
+        self._gauge("kv_pages_limit", "Pages of keys and values that there are.", lambda: engine.pages.total)
         self._gauge("kept_prefixes", "Closed sessions whose first rows are kept.", lambda: engine.n_kept)
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
@@ -87,7 +91,10 @@ class TrunkMetrics:
         return Histogram(f"splitlearn_trunk_{name}", text, buckets=buckets, registry=self.registry)
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        Gauge(f"splitlearn_trunk_{name}", text, registry=self.registry).set_function(value)
+        self._plain_gauge(name, text).set_function(value)
+
+    def _plain_gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"splitlearn_trunk_{name}", text, registry=self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"splitlearn_trunk_{name}", text, registry=self.registry)

@@ -17,7 +17,7 @@ class TrunkSettings(BaseSettings):
         None,
         description="Layers to serve, START-END without END, for example 2-22. Default: all but the ends.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the port to the network.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the ports to the network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
     metrics_port: int = Field(9101, ge=0, le=65535, description="Port of /metrics; 0 picks a free one.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
@@ -37,5 +37,9 @@ class TrunkSettings(BaseSettings):
     step_rows: int = Field(512, ge=16, description="Rows of prompts in one step, when nobody waits for a token.")
     idle_timeout: float = Field(600.0, gt=0, description="Seconds after which an unused session loses its memory.")
     prefix_reuse: bool = Field(True, description="Keep closed sessions' blocks for later ones that begin alike.")
-    verify: bool = Field(False, description="Compare the files with their digests before serving.")
+    verify: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="When the files are compared with their digests: always before serving; never; or auto, before "
+        "serving where that takes under two seconds, else while serving. Sizes are always compared.",
+    )
     grace: float = Field(5.0, ge=0, description="Seconds that open sessions get to end after SIGTERM.")

@@ -20,6 +20,7 @@ from llm_sepweight.errors import (
     OccupiedDirectoryError,
     PartSpecError,
     SepweightError,
+    StrayFileError,
     UnfinishedDirectoryError,
     UnsupportedFormatError,
     UntrustedPickle,
@@ -32,6 +33,7 @@ from llm_sepweight.lazy_loading import lazy_load
 from llm_sepweight.loading import PartStateDict, load, verify
 from llm_sepweight.manifest import FileEntry, Manifest
 from llm_sepweight.part_spec import PartSpec
+from llm_sepweight.verification import Verification, Verified
 
 __all__ = [
     "BadDecisionError",
@@ -57,10 +59,13 @@ __all__ = [
     "PartStateDict",
     "SepweightError",
     "SepweightWriter",
+    "StrayFileError",
     "TensorSource",
     "UnfinishedDirectoryError",
     "UnsupportedFormatError",
     "UntrustedPickle",
+    "Verification",
+    "Verified",
     "WrongDigestError",
     "WrongSizeError",
     "dump",

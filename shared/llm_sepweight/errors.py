@@ -21,10 +21,12 @@ SepweightError
     ├── MissingFileError
     ├── WrongSizeError
     ├── WrongDigestError
+    ├── StrayFileError                 a link that leads out of the directory
     ├── CorruptFileError               the right size, but not readable as tensors
     └── UntrustedPickle                holds more than tensors, so it was not read
 """
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,7 +143,7 @@ class UnsupportedFormatError(ManifestError):
 
     def __init__(self, manifest: Path, found: object, known: int) -> None:
         super().__init__(
-            f"{manifest}: format version {found!r}, but this version of splitlearn reads {known}: "
+            f"{manifest}: format version {reprlib.repr(found)}, but this version of splitlearn reads {known}: "
             "upgrade splitlearn, or convert the model again"
         )
         self.found = found
@@ -187,6 +189,14 @@ class WrongDigestError(FileError):
         )
         self.expected = expected
         self.found = found
+
+
+class StrayFileError(FileError):
+    """The file is a link to somewhere outside of its directory. It was not read."""
+
+    def __init__(self, file: Path, target: Path) -> None:
+        super().__init__(file, f"is a link that leaves the directory, to {target}: copy the file itself in its place")
+        self.target = target
 
 
 class CorruptFileError(FileError):

@@ -4,6 +4,7 @@ A place is `section/tensor`, as in `begin/embed_tokens.weight`.
 """
 
 import re
+import reprlib
 from collections.abc import Iterable
 
 from llm_sepweight.errors import BadSectionError
@@ -35,7 +36,7 @@ def layer_of(section: str) -> int | None:
     match = _MID.fullmatch(section)
     layer = int(match[1]) if match else None
     if layer is None or section_name(layer) != section:
-        raise BadSectionError(f"no section is called {section!r}: expected begin, mid.00000 (or on) or end")
+        raise BadSectionError(f"no section is called {reprlib.repr(section)}: expected begin, mid.00000 (or on) or end")
     return layer
 
 
@@ -88,5 +89,5 @@ def split_place(text: str) -> tuple[str, str]:
     section, slash, tensor = text.partition("/")
     layer_of(section)
     if not slash or not tensor:
-        raise BadSectionError(f"{text!r} is not a place: expected section/tensor")
+        raise BadSectionError(f"{reprlib.repr(text)} is not a place: expected section/tensor")
     return section, tensor

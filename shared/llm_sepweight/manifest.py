@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_sepweight.containment import manifest_text
 from llm_sepweight.errors import (
     BadSectionError,
     InvalidManifestError,
@@ -20,7 +22,11 @@ from llm_sepweight.part_spec import PartSpec
 from llm_sepweight.publishing import publish, synced_file, temporary
 
 FORMAT_VERSION = 1
+# None has as many. What lists a model's layers must not be made to list a billion.
+MOST_LAYERS = 100_000
 
+# The manifest's own, over all its other fields.
+_OWN_DIGEST = "sha256"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {
     "model_name": str,
@@ -42,7 +48,9 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         if not _is_count(self.size) or not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise InvalidManifestError(f"file {self.file!r}: size {self.size!r} or sha256 {self.sha256!r} is not one")
+            raise InvalidManifestError(
+                f"file {_shown(self.file)}: size {_shown(self.size)} or sha256 {_shown(self.sha256)} is not one"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,12 @@ class Manifest:
     tied: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _is_count(self.n_layers):
-            raise InvalidManifestError(f"n_layers is {self.n_layers!r}, expected a number of layers")
+        if not _is_count(self.n_layers) or self.n_layers > MOST_LAYERS:
+            raise InvalidManifestError(f"n_layers is {_shown(self.n_layers)}, expected a number of layers")
+        if not (self.model_name.isprintable() and self.dtype.isprintable()):
+            raise InvalidManifestError(
+                f"model_name is {_shown(self.model_name)} and dtype {_shown(self.dtype)}, expected one line each"
+            )
         try:
             for section, entry in self.files.items():
                 self._check_file(section, entry)
@@ -76,9 +88,11 @@ class Manifest:
             raise InvalidManifestError(str(error)) from error
 
     def _check_file(self, section: str, entry: FileEntry) -> None:
-        # a directory may come from a stranger: its manifest must not point at files elsewhere
+        # the manifest of a stranger must not point at files elsewhere
         if entry.file != file_name(section):
-            raise InvalidManifestError(f"section {section!r} is in {entry.file!r}, expected {file_name(section)!r}")
+            raise InvalidManifestError(
+                f"section {section!r} is in {_shown(entry.file)}, expected {file_name(section)!r}"
+            )
         layer = layer_of(section)
         if layer is not None and layer >= self.n_layers:
             raise InvalidManifestError(f"section {section!r} is past the last of {self.n_layers} layers")
@@ -87,9 +101,9 @@ class Manifest:
         split_place(tied)
         section, _ = split_place(home)
         if section not in self.files:
-            raise InvalidManifestError(f"{tied!r} is tied to {home!r}, but there is no section {section!r}")
+            raise InvalidManifestError(f"{_shown(tied)} is tied to {_shown(home)}, but there is no section {section!r}")
         if home in self.tied:
-            raise InvalidManifestError(f"{tied!r} is tied to {home!r}, which is itself tied")
+            raise InvalidManifestError(f"{_shown(tied)} is tied to {_shown(home)}, which is itself tied")
 
     @property
     def digest(self) -> str:
@@ -97,9 +111,7 @@ class Manifest:
 
         It needs no weight file, so a machine with only its own files computes the same.
         """
-        table = {section: _entry_json(entry) for section, entry in self.files.items()}
-        text = json.dumps(table, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _canonical_digest({section: _entry_json(entry) for section, entry in self.files.items()})
 
     def entries(self, spec: PartSpec) -> dict[str, FileEntry]:
         """The files that a part needs, by section, with those that store its tied tensors.
@@ -118,19 +130,28 @@ class Manifest:
     def read(cls, directory: str | os.PathLike[str]) -> "Manifest":
         """Read the manifest of a directory.
 
-        Raises UnfinishedDirectoryError, UnsupportedFormatError, InvalidManifestError.
+        Raises UnfinishedDirectoryError, UnsupportedFormatError, InvalidManifestError, StrayFileError.
         """
         path = Path(directory) / MANIFEST_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(manifest_text(path))
+            # half a surrogate pair is valid JSON, and no text that could be logged or sent
+            json.dumps(content, ensure_ascii=False).encode()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UnfinishedDirectoryError(Path(directory)) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidManifestError(f"{path} is not JSON ({error}): convert the model again") from error
         if not isinstance(content, dict) or "format_version" not in content:
             raise InvalidManifestError(f"{path} was not made by this package: choose a sepweight directory")
+        # of a directory that was written before manifests had one, or edited by hand, there is nothing to compare
+        digest = content.pop(_OWN_DIGEST, None)
+        if digest is not None and digest != _canonical_digest(content):
+            raise InvalidManifestError(
+                f"{path}: its {_OWN_DIGEST} is not that of what it says: copy it again or convert the model again; "
+                f"whoever edits a manifest removes the field {_OWN_DIGEST!r}"
+            )
         version = content["format_version"]
-        if version != FORMAT_VERSION:
+        if version != FORMAT_VERSION or isinstance(version, bool):
             raise UnsupportedFormatError(path, version, FORMAT_VERSION)
         try:
             return cls(format_version=version, **_checked_fields(content))
@@ -149,6 +170,9 @@ class Manifest:
             "files": {name: _entry_json(self.files[name]) for name in sorted(self.files, key=section_order)},
             "config": self.config,
         }
+        # keys and numbers as they will be read
+        content = json.loads(json.dumps(content))
+        content[_OWN_DIGEST] = _canonical_digest(content)
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         with synced_file(temporary(path)) as file:
             file.write(text.encode())
@@ -159,6 +183,16 @@ def _entry_json(entry: FileEntry) -> dict[str, str | int]:
     return {"file": entry.file, "size": entry.size, "sha256": entry.sha256}
 
 
+def _canonical_digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _shown(value: object) -> str:
+    """A value that may be of any length, as part of one line."""
+    return reprlib.repr(value)
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -167,7 +201,7 @@ def _checked_fields(content: dict[str, Any]) -> dict[str, Any]:
     """The fields of `Manifest` from parsed JSON, each of the type that it should have."""
     for name, kind in _FIELDS.items():
         if not isinstance(content.get(name), kind):
-            raise InvalidManifestError(f"{name!r} is {content.get(name)!r}, expected {kind.__name__}")
+            raise InvalidManifestError(f"{name!r} is {_shown(content.get(name))}, expected {kind.__name__}")
     if not all(isinstance(home, str) for home in content["tied"].values()):
         raise InvalidManifestError("'tied' must map places to places")
     files = {section: _entry(section, entry) for section, entry in content["files"].items()}
@@ -176,5 +210,5 @@ def _checked_fields(content: dict[str, Any]) -> dict[str, Any]:
 
 def _entry(section: str, entry: object) -> FileEntry:
     if not isinstance(entry, dict) or entry.keys() != {"file", "size", "sha256"}:
-        raise InvalidManifestError(f"section {section!r} is {entry!r}, expected file, size and sha256")
+        raise InvalidManifestError(f"section {_shown(section)} is {_shown(entry)}, expected file, size and sha256")
     return FileEntry(**entry)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from llm_sepweight.containment import refuse_stray
 from llm_sepweight.errors import (
     CorruptFileError,
     MissingFileError,
@@ -23,10 +24,11 @@ _CHUNK_BYTES = 4 * 2**20
 
 
 def checked_path(directory: Path, entry: FileEntry) -> Path:
-    """The path of an entry's file. Raises MissingFileError or WrongSizeError."""
+    """The path of an entry's file. Raises MissingFileError, StrayFileError or WrongSizeError."""
     path = directory / entry.file
     if not path.is_file():
         raise MissingFileError(path, entry.size)
+    refuse_stray(path)
     found = path.stat().st_size
     if found != entry.size:
         raise WrongSizeError(path, entry.size, found)
@@ -40,7 +42,7 @@ def checked_chunks(
 
     A chunk is valid until the next one is asked for.
 
-    Raises MissingFileError, WrongSizeError, WrongDigestError.
+    Raises MissingFileError, StrayFileError, WrongSizeError, WrongDigestError.
     """
     path = checked_path(directory, entry)
     digest = hashlib.sha256()

@@ -84,7 +84,7 @@ def _check_replaceable(manifest: Path, overwrite: bool) -> None:
 def _is_own_manifest(manifest: Path) -> bool:
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"format_version", "files"} <= content.keys()
 

@@ -99,7 +99,7 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
     try:
         with torch.device("meta"), _NoRandomNumbers():
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers") from error
     except (ImportError, TypeError) as error:

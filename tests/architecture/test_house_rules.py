@@ -65,3 +65,30 @@ def test_no_weights_are_committed_but_the_demo_model() -> None:
     weights = [name for name in listed.split() if name.endswith((".safetensors", ".pt", ".pth", ".bin"))]
     assert all(name.startswith("deploy/demo_model/") for name in weights)
     assert sum((ROOT / name).stat().st_size for name in weights) < 10_000_000
+
+
+def test_no_model_is_opened_with_code_that_lies_beside_it() -> None:
+    # transformers asks on the terminal unless it is told, and may then run what a stranger wrote
+    asking = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for folder in ("shared", "services", "deploy")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _is_auto(node.func) and not _says_no(node)
+    ]
+    assert not asking
+
+
+def _is_auto(called: ast.expr) -> bool:
+    return (
+        isinstance(called, ast.Attribute)
+        and called.attr in ("from_pretrained", "from_config")
+        and isinstance(called.value, ast.Name)
+        and called.value.id.startswith("Auto")
+    )
+
+
+def _says_no(call: ast.Call) -> bool:
+    given = {each.arg: each.value for each in call.keywords}
+    switch = given.get("trust_remote_code")
+    return isinstance(switch, ast.Constant) and switch.value is False

@@ -189,6 +189,14 @@ def test_prometheus_counts_what_a_request_did_on_both_sides(stack: Stack, metric
     eventually(lambda: stack.query(f"sum({metric}) > 0"), lambda found: len(found) == 1)
 
 
+@pytest.mark.parametrize("address", ["trunk:9101", "client:8000"])
+def test_promtool_has_no_complaint_about_a_metric(stack: Stack, address: str) -> None:
+    ask(stack, max_tokens=2)
+    check = f"set -o pipefail; wget -q -O - http://{address}/metrics | promtool check metrics"
+    # promtool ends with another code than 0 if it has something to say
+    assert not stack.compose("exec", "--no-TTY", "prometheus", "sh", "-c", check)
+
+
 def test_the_trunk_holds_the_files_of_its_own_layers_and_cannot_write(stack: Stack) -> None:
     first, last = map(int, stack.config()["trunk"]["environment"]["SPLITLEARN_TRUNK_LAYERS"].split("-"))
     expected = {MANIFEST_FILE, *(file_name(section_name(layer)) for layer in range(first, last))}

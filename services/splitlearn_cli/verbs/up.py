@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: str | None = Field(None, description="none or int8, for both: int8 halves the weights in memory.")
     threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
+    verify: str | None = Field(
+        None, description="auto, always or never, for both: when files are compared with their digests. Default: auto."
+    )
     prompt: str | None = Field(None, description="Ask this, print only the answer, and stop.")
     max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
     raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
@@ -132,7 +135,7 @@ def _client_arguments(settings: Settings, trunk_port: int) -> list[str]:
 
 
 def _common_arguments(settings: Settings) -> list[str]:
-    shared = ("layers", "device", "dtype", "quantization", "threads")
+    shared = ("layers", "device", "dtype", "quantization", "threads", "verify")
     given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return [str(settings.weights), "--host", _LOOPBACK, *flags]
@@ -177,7 +180,7 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
                         )
                         if reason is None:
                             return f"http://{address}"
-                status.show(awaited)
+                status.show(f"{awaited} ({reason})" if reason else awaited)
                 if time.monotonic() > deadline:
                     raise ServiceUnreachable(
                         f"not ready after {timeout:g} s of {awaited} ({reason or 'it is still busy'}); "

@@ -111,7 +111,7 @@ def _of_transformers(options: TrainOptions, known: dict[str, Any]) -> PreTrained
     _refuse_unknown_fields(options, {name for name in {*plain.to_dict(), *options.model} if hasattr(plain, name)})
     config = AutoConfig.for_model(options.model_type, **{**known, **sizes, **options.model})
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except ValueError as error:
         raise BadConfigError(f"{options.model_type} cannot be made a causal language model: {error}") from error
     return model

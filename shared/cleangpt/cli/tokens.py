@@ -65,13 +65,10 @@ def _written(pruned: "PrunedTokenizer", whole: int, source: Path, target: Path) 
     """Writes the pruned tokenizer, and the model that stands beside the whole one in `source`, to `target`."""
     line = f"pruned: {target} with {len(pruned.kept):,} of {whole:,} tokens"
     if (source / "config.json").exists():
-        from transformers import AutoModelForCausalLM
-
-        # registers the models of cleangpt with the Auto classes
-        import cleangpt.model  # noqa: F401
         from cleangpt.analysis import cut_embedding
+        from cleangpt.model.folder import open_hugging_face
 
-        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", local_files_only=True)
+        model = open_hugging_face(source)
         cut = cut_embedding(model, pruned.kept)
         cut.save_pretrained(target)
         line += f", and its model with {cut.num_parameters():,} of {model.num_parameters():,} parameters"

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.errors import ShadowFolderError, TrunkMismatchError
+from cleangpt.reasons import reason_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -45,7 +46,12 @@ def load_shadow(folder: Path | str, *, fingerprint: str | None = None) -> Shadow
     folder = Path(folder)
     if not _is_shadow(folder):
         raise ShadowFolderError(f"{folder} has no {CONFIG_FILE} of a shadow; name a folder that export_shadow wrote")
-    shadow = Shadow(ShadowConfig.from_pretrained(folder, local_files_only=True))
+    try:
+        shadow = Shadow(ShadowConfig.from_pretrained(folder, local_files_only=True))
+    except Exception as error:
+        # there is hardly an exception that a config with other values than ours does not raise
+        reason = reason_of(error, folder)
+        raise ShadowFolderError(f"{folder / CONFIG_FILE} cannot be read: {reason}; export the shadow again") from error
     found = shadow.config.fingerprint
     if fingerprint is not None and found != fingerprint:
         raise TrunkMismatchError(
@@ -64,6 +70,6 @@ def load_shadow(folder: Path | str, *, fingerprint: str | None = None) -> Shadow
 def _is_shadow(folder: Path) -> bool:
     try:
         found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("model_type") == ShadowConfig.model_type

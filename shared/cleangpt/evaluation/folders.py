@@ -71,7 +71,7 @@ def is_shadow(folder: Path) -> bool:
     """Whether the folder says of itself that it is a shadow."""
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("model_type") == ShadowConfig.model_type
 

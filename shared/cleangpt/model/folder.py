@@ -1,13 +1,11 @@
 """Whole models from the folders that training and conversion write."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cleangpt.errors import ModelFolderError
+from cleangpt.reasons import broken_json, reason_of
 
 
 def open_model(folder: Path) -> PreTrainedModel:
@@ -33,17 +31,29 @@ def open_model(folder: Path) -> PreTrainedModel:
             f"{folder} holds neither manifest.json (sepweight) nor config.json (Hugging Face); "
             "name a directory that `cleangpt train` or `splitlearn convert` wrote"
         )
+    return open_hugging_face(folder)
+
+
+def open_hugging_face(folder: Path) -> PreTrainedModel:
+    """The whole model of a Hugging Face folder, in evaluation mode and its own dtype. No code in the folder is run.
+
+    Raises:
+        ModelFolderError: it is damaged, of a type that transformers does not have, or brings code to read it with.
+    """
+    if reason := broken_json(folder):
+        raise ModelFolderError(f"{folder} holds no model that can be read: {reason}")
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, output_loading_info=True
+            folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, SafetensorError, RuntimeError, StrictDataclassError, UnpicklingError) as error:
-        # RuntimeError is what from_pretrained raises for weights of other shapes
-        raise ModelFolderError(f"{folder} holds no model that can be read: {error}") from error
+    except Exception as error:
+        # there is hardly an exception that transformers does not raise for what may stand in such files
+        raise ModelFolderError(f"{folder} holds no model that can be read: {reason_of(error, folder)}") from error
     if lacking := sorted(found["missing_keys"]):
         # which would begin as random numbers
         raise ModelFolderError(
             f"{folder} holds no model that can be read: {len(lacking)} of its weights are missing, the first is "
             f"{lacking[0]}; save the model again"
         )
-    return model.eval()
+    model.eval()
+    return model

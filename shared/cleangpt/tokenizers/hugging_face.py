@@ -1,6 +1,5 @@
 """Tokenizers that exist already: from a folder, or GPT-2's from Hugging Face's cache. Nothing is downloaded."""
 
-import json
 from pathlib import Path
 from typing import Self
 
@@ -9,6 +8,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cleangpt.errors import TokenizerFilesError
+from cleangpt.reasons import broken_json, reason_of
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
 
 GPT2_REPOSITORY = "openai-community/gpt2"
@@ -58,17 +58,13 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
     folder = Path(folder)
     if not folder.is_dir():
         raise TokenizerFilesError(f"{folder} is not a folder; name one that save_pretrained wrote a tokenizer to")
+    if reason := broken_json(folder):
+        raise _no_tokenizer(folder, reason)
     try:
-        # the tokenizers library tells a broken file by a bare Exception: JSON is read here first
-        if (saved := folder / "tokenizer.json").exists():
-            json.loads(saved.read_text(encoding="utf-8"))
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise TokenizerFilesError(
-            f"{folder} holds no tokenizer that can be read ({reason}); expected tokenizer.json and "
-            "tokenizer_config.json, as save_pretrained writes them"
-        ) from error
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # the tokenizers library tells a broken file by a bare Exception, and transformers by nearly any other
+        raise _no_tokenizer(folder, reason_of(error, folder)) from error
     if not isinstance(found, PreTrainedTokenizerFast):
         raise TokenizerFilesError(
             f"{folder} holds a {type(found).__name__}, which is written in Python; expected a tokenizer.json of the "
@@ -80,6 +76,13 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
             f"{folder} holds no token; expected tokenizer.json and tokenizer_config.json beside the model's files"
         )
     return found
+
+
+def _no_tokenizer(folder: Path, reason: str) -> TokenizerFilesError:
+    return TokenizerFilesError(
+        f"{folder} holds no tokenizer that can be read ({reason}); expected tokenizer.json and "
+        "tokenizer_config.json, as save_pretrained writes them"
+    )
 
 
 def _with_context(fast: PreTrainedTokenizerFast, context: int | None) -> PreTrainedTokenizerFast:

@@ -14,6 +14,7 @@ from llm_sepweight import (
     MissingFileError,
     MissingSectionError,
     PartSpec,
+    StrayFileError,
     UnfinishedDirectoryError,
     UntrustedPickle,
     WrongDigestError,
@@ -134,6 +135,19 @@ def test_a_truncated_file_is_refused_with_expected_and_found_size(model, change)
     load(model.path, "0-1")
 
 
+def test_a_file_that_is_a_link_out_of_its_directory_is_refused_and_one_inside_is_read(model, tmp_path):
+    file = model.path / "mid.00001.safetensors"
+    outside = file.rename(tmp_path / "elsewhere")
+    file.symlink_to(outside)
+    for act in (load, verify):
+        with pytest.raises(StrayFileError, match=r"mid\.00001\.safetensors: is a link that leaves"):
+            act(model.path, "f")
+    file.unlink()
+    outside.rename(model.path / "data")
+    file.symlink_to("data")
+    assert torch.equal(load(model.path, "1-2").mid[1]["mlp.weight"], model.layers[1])
+
+
 def test_a_missing_home_of_a_tied_weight_is_named(model):
     (model.path / "begin.safetensors").unlink()
     with pytest.raises(MissingFileError, match=r"begin\.safetensors"):
@@ -143,6 +157,7 @@ def test_a_missing_home_of_a_tied_weight_is_named(model):
 def test_a_home_without_the_tied_tensor_is_named(model):
     manifest = json.loads((model.path / "manifest.json").read_text())
     manifest["tied"] = {"end/lm_head.weight": "begin/wte.weight"}
+    del manifest["sha256"]
     (model.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptFileError, match=r"begin\.safetensors: lacks 'wte\.weight'"):
         load(model.path, "e")

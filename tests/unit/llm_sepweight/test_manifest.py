@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from llm_sepweight import (
     Manifest,
     MissingSectionError,
     PartSpec,
+    StrayFileError,
     UnfinishedDirectoryError,
     UnsupportedFormatError,
 )
@@ -27,7 +29,9 @@ def manifest_of(*sections: str, **changes: object) -> Manifest:
 
 def edit(directory, **changes):
     path = directory / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text()) | changes
+    del content["sha256"]
+    path.write_text(json.dumps(content))
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -77,7 +81,10 @@ def test_an_unknown_format_version_says_to_upgrade_or_convert_again(tmp_path, ve
         Manifest.read(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "web app"}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"name": "web app"}', "\x00", "[" * 100_000, '{"format_version": 1, "model_name": "\\ud800"}'],
+)
 def test_what_is_no_manifest_is_refused_by_name(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InvalidManifestError, match=r"manifest\.json"):
@@ -91,15 +98,26 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path, text):
         {"n_layers": -1},
         {"n_layers": True},
         {"n_layers": 0},
+        {"n_layers": 2.0},
+        {"n_layers": 10**12},
+        {"model_name": "two\nlines"},
+        {"dtype": "\x1b[31m"},
+        {"config": "x" * 10**6},
+        {"files": []},
         {"config": None},
         {"tied": {"end/x": 3}},
         {"tied": {"end/x": "end/y"}},
         {"tied": {"end/x": "begin"}},
         {"tied": {"end/x": "begin/y", "begin/y": "begin/z"}},
         {"files": {"begin": {"file": "../begin.safetensors", "size": 1, "sha256": DIGEST}}},
+        {"files": {"begin": {"file": "/etc/passwd", "size": 1, "sha256": DIGEST}}},
+        {"files": {"begin": {"file": ["begin.safetensors"], "size": 1, "sha256": DIGEST}}},
+        {"files": {"../begin": {"file": "../begin.safetensors", "size": 1, "sha256": DIGEST}}},
         {"files": {"other": {"file": "other.safetensors", "size": 1, "sha256": DIGEST}}},
         {"files": {"begin": {"file": "begin.safetensors", "size": -1, "sha256": DIGEST}}},
+        {"files": {"begin": {"file": "begin.safetensors", "size": 1.0, "sha256": DIGEST}}},
         {"files": {"begin": {"file": "begin.safetensors", "size": 1, "sha256": "abc"}}},
+        {"files": {"begin": {"file": "begin.safetensors", "size": 1, "sha256": None}}},
         {"files": {"begin": {"file": "begin.safetensors", "size": 1}}},
         {"files": {"begin": "begin.safetensors"}},
     ],
@@ -107,7 +125,43 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path, text):
 def test_a_manifest_that_contradicts_itself_is_refused_by_name(tmp_path, changes):
     manifest_of("begin", "mid.00000").write(tmp_path)
     edit(tmp_path, **changes)
-    with pytest.raises(InvalidManifestError, match=r"manifest\.json.*convert the model again"):
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json.*convert the model again") as caught:
+        Manifest.read(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_manifest_that_was_changed_on_its_way_is_refused_by_name(tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest_of("begin", config={"rope_theta": 10000.0, "float": float("inf"), 3: "ü"}).write(tmp_path)
+    Manifest.read(tmp_path)
+    path.write_text(path.read_text().replace("10000.0", "10001.0"))
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json: its sha256 is not.*convert the model again"):
+        Manifest.read(tmp_path)
+
+
+def test_a_manifest_without_a_digest_of_its_own_is_read(tmp_path):
+    manifest_of("begin").write(tmp_path)
+    edit(tmp_path, config={"edited": True})
+    assert Manifest.read(tmp_path).config == {"edited": True}
+
+
+def test_a_manifest_that_is_a_link_out_of_its_directory_is_refused(tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    manifest_of("begin").write(tmp_path)
+    (inside / "manifest.json").symlink_to(tmp_path / "manifest.json")
+    with pytest.raises(StrayFileError, match=r"inside/manifest\.json: is a link that leaves"):
+        Manifest.read(inside)
+
+
+def test_a_manifest_that_is_no_file_of_reasonable_length_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json is no file"):
+        Manifest.read(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with (tmp_path / "manifest.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json has \d+ bytes, more than"):
         Manifest.read(tmp_path)
 
 

@@ -16,6 +16,8 @@ def test_the_public_names_are_these():
         "SepweightWriter",
         "TensorSource",
         "UntrustedPickle",
+        "Verification",
+        "Verified",
         "dump",
         "extract",
         "get_filenames",

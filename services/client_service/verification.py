@@ -1,0 +1,88 @@
+"""The client's own files are what was converted: compared before they are used where that is quick, else meanwhile."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+
+from client_service.metrics import ClientMetrics
+from client_service.settings import ClientSettings
+from llm_sepweight import SepweightError, Verification
+from llm_sepweight.verification import KnownDigests
+from splitlearn.plan import SplitPlan
+
+log = structlog.get_logger()
+
+# Seconds of comparing that requests may have to wait for.
+QUICK: Final = 2.0
+
+
+class WeightsCheck:
+    """Compares the files of both ends, once for each plan that they are loaded for; `stack` ends it."""
+
+    def __init__(self, settings: ClientSettings, metrics: ClientMetrics, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        # a file that was found damaged is asked for again and again until it is mended
+        self._known: KnownDigests = {}
+        self._verification: Verification | None = None
+        self._watching: asyncio.Task[None] | None = None
+        stack.callback(self._stop)
+
+    async def begin(self, plan: SplitPlan, on_damage: Callable[[str], None]) -> None:
+        """Comes back when all is compared, or when it has become clear that the ends should not wait for it.
+
+        Args:
+            on_damage: called with the reason if a file is found later that is not as it was written.
+
+        Raises:
+            SepweightError: a file is not as it was written.
+        """
+        self._stop()
+        if self._settings.verify == "never":
+            return
+        check = self._verification = Verification(self._settings.weights, [plan.bottom, plan.top], self._known)
+        log.info("verifying weights", files=check.n_files, bytes=check.n_bytes)
+        check.start()
+        longest = None if self._settings.verify == "always" else QUICK
+        try:
+            is_over = await asyncio.to_thread(check.wait, longest)
+        except (SepweightError, OSError):
+            self._metrics.weights_damaged.set(1)
+            raise
+        if is_over:
+            self._passed(check)
+            return
+        log.info("weights are verified while serving", files=check.n_files, bytes=check.n_bytes)
+        check.give_way()
+        self._watching = asyncio.create_task(self._watch(check, on_damage))
+
+    async def explain(self) -> None:
+        """To be called when the files cannot be loaded: raises what is wrong with one of them, where that is it."""
+        if self._verification is not None:
+            await asyncio.to_thread(self._verification.wait)
+
+    async def _watch(self, check: Verification, on_damage: Callable[[str], None]) -> None:
+        try:
+            await asyncio.wrap_future(check.result)
+        except (SepweightError, OSError) as error:
+            self._metrics.weights_damaged.set(1)
+            log.error("weights damaged; no more requests are served", error=str(error))
+            on_damage(str(error))
+        else:
+            self._passed(check)
+
+    def _passed(self, check: Verification) -> None:
+        found = check.result.result()
+        self._metrics.weights_damaged.set(0)
+        self._metrics.weights_verified.set(1)
+        log.info("weights verified", files=found.files, bytes=found.bytes, seconds=round(found.seconds, 2))
+
+    def _stop(self) -> None:
+        self._metrics.weights_verified.set(0)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._verification is not None:
+            self._verification.stop()

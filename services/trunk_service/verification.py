@@ -1,0 +1,75 @@
+"""The trunk's files are what was converted: compared before it serves where that is quick, else while it serves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+
+from llm_sepweight import FileError, SepweightError, Verification
+from splitlearn.plan import SplitPlan
+from trunk_service.metrics import TrunkMetrics
+from trunk_service.settings import TrunkSettings
+
+log = structlog.get_logger()
+
+# Seconds of comparing that a start may take.
+QUICK: Final = 2.0
+
+
+class WeightsCheck:
+    """The comparison of one trunk's files; `stack` ends it with the trunk."""
+
+    def __init__(self, settings: TrunkSettings, plan: SplitPlan, metrics: TrunkMetrics, stack: AsyncExitStack) -> None:
+        self._metrics = metrics
+        self._stack = stack
+        self._longest = None if settings.verify == "always" else QUICK
+        self._verification = None if settings.verify == "never" else Verification(settings.weights, [plan.trunk])
+
+    async def begin(self) -> None:
+        """Comes back when all is compared, or when it has become clear that serving should not wait for it.
+
+        Raises:
+            SepweightError: a file is not as it was written.
+        """
+        check = self._verification
+        if check is None:
+            return
+        log.info("verifying weights", files=check.n_files, bytes=check.n_bytes)
+        self._stack.callback(check.stop)
+        check.start()
+        if await asyncio.to_thread(check.wait, self._longest):
+            self._passed(check)
+            return
+        log.info("weights are verified while serving", files=check.n_files, bytes=check.n_bytes)
+        check.give_way()
+
+    async def explain(self) -> None:
+        """To be called when the files cannot be loaded: raises what is wrong with one of them, where that is it."""
+        if self._verification is not None:
+            await asyncio.to_thread(self._verification.wait)
+
+    def watch(self, on_damage: Callable[[str], Awaitable[None]]) -> None:
+        """Has `on_damage` called, with a line for clients, if a file is found that is not as it was written."""
+        if self._verification is not None:
+            watching = asyncio.create_task(self._watch(self._verification, on_damage))
+            self._stack.callback(watching.cancel)
+
+    async def _watch(self, check: Verification, on_damage: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            await asyncio.wrap_future(check.result)
+        except (SepweightError, OSError) as error:
+            self._metrics.weights_damaged.set(1)
+            log.error("weights damaged; no more sessions are served", error=str(error))
+            # clients need not know where the file lies
+            name = error.file.name if isinstance(error, FileError) else "a file"
+            await on_damage(f"{name} is not what was converted")
+        else:
+            self._passed(check)
+
+    def _passed(self, check: Verification) -> None:
+        found = check.result.result()
+        self._verification = None
+        self._metrics.weights_verified.set(1)
+        log.info("weights verified", files=found.files, bytes=found.bytes, seconds=round(found.seconds, 2))
