@@ -233,7 +233,7 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
     reason = why_not_here(config, layers)
     if reason is not None:
         raise BadPlan(f"{config.model_type}, part {spec}: {reason}")
-    remembers = entry_kinds(config)
+    remembers = entry_kinds(model.config)
     each = len(remembers) // anatomy.n_layers
     remembers = remembers[layers.start * each : layers.stop * each]
     leave_out(model, anatomy.unused)
