@@ -7,8 +7,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PretrainedConfig
 
 from client_service.errors import BadRequest, NoChatTemplate
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+from splitlearn.tokenizer_files import VOCABULARY_FILES, has_vocabulary
 
 
 class TextCodec:
@@ -20,10 +19,10 @@ class TextCodec:
     """
 
     def __init__(self, weights: Path, config: PretrainedConfig) -> None:
-        if not any((weights / name).exists() for name in _TOKENIZER_FILES):
+        if not has_vocabulary(path.name for path in weights.iterdir()):
             # transformers would make an empty tokenizer of the model's kind
             raise FileNotFoundError(
-                f"{weights} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}); convert a checkpoint that has one, "
+                f"{weights} holds no tokenizer ({', '.join(VOCABULARY_FILES)}); convert a checkpoint that has one, "
                 "or copy its files there"
             )
         self._tokenizer = AutoTokenizer.from_pretrained(

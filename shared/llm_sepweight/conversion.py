@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from llm_sepweight.dumping import Decider, SepweightWriter, common_dtype, placed
-from llm_sepweight.errors import NoInputFilesError, OccupiedDirectoryError
+from llm_sepweight.errors import NoInputFilesError
 from llm_sepweight.layout import layer_count, section_order
-from llm_sepweight.tensor_file import TensorSource
+from llm_sepweight.tensor_file import TensorSource, file_size
 
 # a shard's tensors by name, mapped where the format allows it
 OpenShard = Callable[[Path], dict[str, torch.Tensor]]
@@ -36,20 +36,19 @@ def convert_shards(
 
     Raises FileError, BadDecisionError, BadTensorError (a name in two shards), OccupiedDirectoryError.
     """
-    if Path(out_path).exists() and any(file.parent.samefile(out_path) for file in files):
-        raise OccupiedDirectoryError(f"{out_path} holds what would be converted: choose another directory")
     opened = _OpenedShard(open_shard)
     sections = placed(decider, [source for file in files for source in opened.sources(file)])
-    writer = SepweightWriter(out_path, overwrite=overwrite)
-    for section in sorted(sections, key=section_order):
-        writer.write_section(section, sections[section])
-    writer.commit(
-        model_name="",
-        config={},
-        dtype=common_dtype(sections),
-        n_layers=layer_count(sections),
-        tied={},
-    )
+    needed = sum(file_size(sources) for sources in sections.values())
+    with SepweightWriter(out_path, overwrite=overwrite, source=files[0].parent, needed=needed) as writer:
+        for section in sorted(sections, key=section_order):
+            writer.write_section(section, sections[section])
+        writer.commit(
+            model_name="",
+            config={},
+            dtype=common_dtype(sections),
+            n_layers=layer_count(sections),
+            tied={},
+        )
 
 
 class _OpenedShard:

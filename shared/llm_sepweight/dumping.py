@@ -1,10 +1,12 @@
 """Writing weight directories: section by section from any source, or a whole state dict at once."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -22,9 +24,12 @@ from llm_sepweight.layout import (
 from llm_sepweight.manifest import FORMAT_VERSION, FileEntry, Manifest
 from llm_sepweight.mapped_file import checked_path, map_tensors
 from llm_sepweight.publishing import (
+    abandon_directory,
     claim_directory,
     discard_temporary_files,
     publish,
+    refuse_inside,
+    synced_file,
     temporary,
     withdraw_manifest,
 )
@@ -40,16 +45,55 @@ class SepweightWriter:
     """Writes one weight directory. It owns the directory from construction to `commit`.
 
     The manifest comes last: until `commit` nothing loads, and a run that was killed is cleaned up by the
-    next one. Files that are not of this format are never touched.
+    next one. As a context manager it cleans up itself when the block fails. Files that are not of this format are
+    never touched, but for those of the same names as what `copy_beside` brings.
     """
 
-    def __init__(self, out_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Claim `out_path`. Raises OccupiedDirectoryError if it is finished and `overwrite` is not set."""
+    def __init__(
+        self,
+        out_path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        source: str | os.PathLike[str] | None = None,
+        needed: int = 0,
+    ) -> None:
+        """Claim `out_path`.
+
+        Args:
+            overwrite: whether a finished model may be replaced.
+            source: the directory that the tensors are read from, which the output must not lie in.
+            needed: bytes that will be written, as far as they are known.
+
+        Raises OccupiedDirectoryError, NoSpaceError.
+        """
         self._directory = Path(out_path)
         self._names: dict[str, frozenset[str]] = {}
         self._entries: dict[str, FileEntry] = {}
+        self._brought: list[Path] = []
         self._committed = False
-        claim_directory(self._directory, overwrite=overwrite)
+        if source is not None:
+            refuse_inside(self._directory, Path(source), "converted")
+        self._is_new = claim_directory(self._directory, overwrite=overwrite, needed=needed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not self._committed:
+            for file in self._brought:
+                file.unlink(missing_ok=True)
+            abandon_directory(self._directory, was_made=self._is_new)
+
+    def copy_beside(self, file: Path, name: str) -> None:
+        """Copy a file that goes with the weights, such as a tokenizer's, under `name`, relative to the directory."""
+        target = self._directory / name
+        if not target.exists():
+            self._brought.append(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as read, synced_file(target) as written:
+            shutil.copyfileobj(read, written)
 
     def write_section(
         self, section: str, tensors: Sequence[TensorSource], progress: Callable[[int], None] | None = None

@@ -12,6 +12,7 @@ SepweightError
 ├── DirectoryError                 the caller or the disk: the directory as a whole
 │   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or it is another directory
 │   ├── OccupiedDirectoryError         the output directory holds something that would be lost
+│   ├── NoSpaceError                   the output directory's disk has too little room
 │   ├── MissingSectionError            the directory never had the section
 │   └── NoInputFilesError              nothing to convert
 ├── ManifestError                  the manifest
@@ -23,6 +24,7 @@ SepweightError
     ├── WrongDigestError
     ├── StrayFileError                 a link that leads out of the directory
     ├── CorruptFileError               the right size, but not readable as tensors
+    ├── CannotWriteError               the disk is full, or takes no file of this size
     └── UntrustedPickle                holds more than tensors, so it was not read
 """
 
@@ -113,6 +115,18 @@ class OccupiedDirectoryError(DirectoryError):
     """The output directory holds a finished model or a file of someone else."""
 
 
+class NoSpaceError(DirectoryError):
+    """The disk has too little room for what is to be written. Sizes are in bytes."""
+
+    def __init__(self, directory: Path, needed: int, free: int) -> None:
+        super().__init__(
+            f"{directory} needs {needed / 1e9:.3f} GB, and its disk has {free / 1e9:.3f} GB free: "
+            "make room, or choose another directory"
+        )
+        self.needed = needed
+        self.free = free
+
+
 class MissingSectionError(DirectoryError):
     """The part needs a section that was never written."""
 
@@ -201,6 +215,13 @@ class StrayFileError(FileError):
 
 class CorruptFileError(FileError):
     """The file cannot be read as a set of tensors."""
+
+
+class CannotWriteError(FileError):
+    """The file does not fit on the disk, or is larger than the system lets a file be. Nothing of it stays."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        super().__init__(file, f"cannot be written: {reason}: make room, or choose another directory")
 
 
 class UntrustedPickle(FileError):

@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from llm_sepweight.errors import OccupiedDirectoryError
 from llm_sepweight.manifest import FileEntry, Manifest
 from llm_sepweight.mapped_file import checked_chunks, checked_path
 from llm_sepweight.part_spec import PartSpec
-from llm_sepweight.publishing import claim_directory, publish, synced_file, temporary
+from llm_sepweight.publishing import claim_directory, publish, refuse_inside, synced_file, temporary
 
 
 def extract(
@@ -29,11 +28,10 @@ def extract(
     source, out = Path(path), Path(out_path)
     manifest = Manifest.read(source)
     entries = manifest.entries(PartSpec.of(part_spec))
-    if out.exists() and out.samefile(source):
-        raise OccupiedDirectoryError(f"{out} is what would be copied: choose another directory")
+    refuse_inside(out, source, "copied")
     for entry in entries.values():
         checked_path(source, entry)
-    claim_directory(out, overwrite=overwrite)
+    claim_directory(out, overwrite=overwrite, needed=sum(entry.size for entry in entries.values()))
     for entry in entries.values():
         _copy(source, out, entry, progress)
     manifest.write(out)

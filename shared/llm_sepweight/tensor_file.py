@@ -67,6 +67,11 @@ class TensorSource:
         return cls(name, tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
+def file_size(sources: Sequence[TensorSource]) -> int:
+    """Bytes of the file that `write_tensor_file` would write. Raises BadTensorError as it does."""
+    return len(_header(_in_file_order(sources))) + sum(source.size for source in sources)
+
+
 def write_tensor_file(
     path: Path, sources: Sequence[TensorSource], progress: Callable[[int], None] | None = None
 ) -> tuple[int, str]:

@@ -27,6 +27,9 @@ _RUNS_AFTER_THE_LAYERS = ("project_out", "final_layer_norm")
 CACHE_ARGUMENTS = ("past_key_values", "cache_params")
 """What decoders call the cache that they are given."""
 _NOT_FOR_TEXT = ("embed_tokens_extend",)
+_MOST_LAYERS = 4096
+# What transformers raises where it computes with a config's values before it has looked at them.
+_BAD_VALUES = (ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -91,23 +94,36 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     """The whole causal model without memory for its weights.
 
     Raises:
-        UnsupportedModel: transformers has no causal language model for this config, or it is known that
-            it cannot be cut.
+        UnsupportedModel: transformers has no causal language model for this config, it is known that it cannot be
+            cut, or the config has values that no model can be built of.
     """
     reason = why_not(config)
     if reason is not None:
         raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
+    # a private name, but transformers has no other for it; from_config would go on to ask for the folder's own code
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers")
+    n_layers = decoder_depth(config)
+    if n_layers > _MOST_LAYERS:
+        raise UnsupportedModel(f"a {config.model_type} of {n_layers} layers cannot be; at most {_MOST_LAYERS} are built")
     try:
         with torch.device("meta"), _NoRandomNumbers():
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers") from error
     except (ImportError, TypeError) as error:
         # without an optional package transformers leaves None where a class should be
         raise UnsupportedModel(
-            f"transformers cannot build {config.model_type} here, probably for want of a package: {error}"
+            f"transformers cannot build {config.model_type} here, for want of a package or because of what its config "
+            f"says: {error}"
         ) from error
+    except _BAD_VALUES as error:
+        raise UnsupportedModel(_bad_values(config.model_type, error)) from error
+    _agree_on_depth(model.config)
     return model.eval()
+
+
+def _bad_values(model_type: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the config of this {model_type} has values that cannot be: {reason}"
 
 
 def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
@@ -119,15 +135,35 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
     """
     fields = dict(values)
     model_type = fields.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise UnsupportedModel(f"the config names no model type, but has model_type {model_type!r}")
     # config.json spells infinity as an object
     fields = PretrainedConfig._decode_special_floats(fields)
-    if not is_known(str(model_type)):
-        raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers")
+    if not is_known(model_type):
+        own_code = "; the folder's own code for it (auto_map) is not run" if fields.get("auto_map") else ""
+        raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers{own_code}")
     try:
-        return AutoConfig.for_model(str(model_type), **fields)
-    except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise UnsupportedModel(f"the config of this {model_type} has values that cannot be: {reason}") from error
+        config = AutoConfig.for_model(model_type, **fields)
+        config.get_text_config(decoder=True)
+    except (StrictDataclassError, TypeError, *_BAD_VALUES) as error:
+        raise UnsupportedModel(_bad_values(model_type, error)) from error
+    return config
+
+
+def decoder_depth(config: PretrainedConfig) -> int:
+    """How many layers the decoder has. What an encoder beside it has may be told under the more general name."""
+    own = vars(config)
+    if "decoder_layers" in own and not getattr(config, "text_config", None):
+        return int(own["decoder_layers"])
+    text = config.get_text_config(decoder=True)
+    return int(getattr(text, "num_layers", None) or getattr(text, "num_hidden_layers", None) or 0)
+
+
+def _agree_on_depth(config: PretrainedConfig) -> None:
+    """Lets the general name tell the depth of the decoder, which a causal model has alone, and not of the encoder."""
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "decoder_layers", None) and text.num_hidden_layers != text.decoder_layers:
+        text.num_hidden_layers = text.decoder_layers
 
 
 def study(model: PreTrainedModel) -> Anatomy:
@@ -169,8 +205,7 @@ def _decoder(model: PreTrainedModel) -> nn.Module | None:
 
 def _layer_list(config: PretrainedConfig, modules: Mapping[str, nn.Module], decoder: str) -> tuple[str, int]:
     """Path and length of the decoder's list of layers: the one of the right length that lies least deep."""
-    kind, config = config.model_type, config.get_text_config(decoder=True)
-    n_layers = getattr(config, "num_layers", None) or getattr(config, "num_hidden_layers", None)
+    kind, n_layers = config.model_type, decoder_depth(config)
     found = [
         path
         for path, module in modules.items()
@@ -180,7 +215,7 @@ def _layer_list(config: PretrainedConfig, modules: Mapping[str, nn.Module], deco
     found = [path for path in found if path.count(".") == least]
     if len(found) != 1:
         raise UnsupportedModel(f"{kind}: expected one list of {n_layers} layers in the decoder, found {len(found)}")
-    return found[0], int(n_layers or 0)
+    return found[0], n_layers
 
 
 def _beside(model: PreTrainedModel, layers: str) -> Iterator[tuple[str, bool]]:

@@ -1,36 +1,32 @@
 """Hugging Face checkpoint -> sepweight directory, one tensor at a time."""
 
-import json
-import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
 from llm_sepweight.layout import section_name
+from llm_sepweight.tensor_file import file_size
 from splitlearn.anatomy import Anatomy, build_on_meta, config_from_dict, leave_out, storage_dtype, study
 from splitlearn.cache import entry_kinds
-from splitlearn.checkpoint import Recipe, recipes
+from splitlearn.checkpoint import Reading, Recipe, read_checkpoint
+from splitlearn.checkpoint_folder import (
+    check_name,
+    checkpoint_name,
+    find_checkpoint,
+    inside,
+    read_config,
+    shorten,
+    tokenizer_files,
+)
 from splitlearn.errors import BadCheckpoint, UnsupportedModel
 from splitlearn.loading import resolve_dtype
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-_SIDE_FILES = ["config.json", "*.index.json", *TOKENIZER_FILES]
+from splitlearn.plan import SplitPlan
+from splitlearn.quantised import declared_format, stored_format
 
 
 @dataclass(frozen=True)
@@ -45,37 +41,48 @@ class Conversion:
     tied: dict[str, str]
     dtype: str
     config: dict[str, object]
+    tokenizer_files: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Tensors of the checkpoint that the model has no place for."""
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of tensor data that `write` will put out; the files' headers come on top."""
-        return sum(
-            torch.Size(t.shape).numel() * t.dtype.itemsize for tensors in self.sections.values() for t in tensors
-        )
+        """Bytes that `write` will put out for the sections, headers included."""
+        return sum(file_size(tensors) for tensors in self.sections.values())
+
+    def left_out_in_one_line(self) -> str | None:
+        """Which tensors are left out, of many alike one; None if all have a place."""
+        if not self.left_out:
+            return None
+        count = f"{len(self.left_out)} tensor{'s' if len(self.left_out) > 1 else ''}"
+        return f"left out {count} that the model has no place for: {shorten(self.left_out)}"
 
     def write(self, out: Path, *, overwrite: bool = False, progress: Callable[[int], None] | None = None) -> Manifest:
         """Writes the directory; the manifest comes last, so that an interrupted run leaves nothing that loads.
+
+        If it fails, what it wrote is removed.
 
         Args:
             out: the directory to make; finished ones are refused unless `overwrite`.
             progress: told the number of bytes each time some have gone out.
 
         Raises:
-            SepweightError: `out` is a finished directory already, or cannot be written.
+            SepweightError: `out` is a finished directory already, lies in the checkpoint's folder, has too little
+                room, or cannot be written.
         """
-        writer = SepweightWriter(out, overwrite=overwrite)
-        for section, tensors in self.sections.items():
-            writer.write_section(section, tensors, progress)
-        for name in TOKENIZER_FILES:
-            if (self.source / name).exists():
-                shutil.copyfile(self.source / name, out / name)
-        return writer.commit(
-            model_name=self.model_name,
-            config=self.config,
-            dtype=self.dtype,
-            n_layers=self.anatomy.n_layers,
-            tied=self.tied,
-        )
+        beside = sum((self.source / name).stat().st_size for name in self.tokenizer_files)
+        with SepweightWriter(out, overwrite=overwrite, source=self.source, needed=self.total_bytes + beside) as writer:
+            for section, tensors in self.sections.items():
+                writer.write_section(section, tensors, progress)
+            for name in self.tokenizer_files:
+                writer.copy_beside(inside(self.source, name), name)
+            return writer.commit(
+                model_name=self.model_name,
+                config=self.config,
+                dtype=self.dtype,
+                n_layers=self.anatomy.n_layers,
+                tied=self.tied,
+            )
 
 
 def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -> Conversion:
@@ -87,45 +94,81 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         name: what the model is called from now on; None takes the last part of `source`.
 
     Raises:
-        BadCheckpoint: no such folder or model, or tensors missing or of the wrong shape.
-        UnsupportedModel: the architecture cannot be cut, with the reason.
+        BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
+            tensors missing or of the wrong shape.
+        UnsupportedModel: the architecture cannot be cut, or the weights are quantised, with the reason.
+        BadPlan: the model has too few layers to be cut.
+        BadDevice: a dtype that no model is run in.
     """
     folder = find_checkpoint(source)
     values = read_config(folder)
-    if values.get("quantization_config"):
-        raise UnsupportedModel(f"{source} holds quantised weights; convert the checkpoint that they were made from")
+    _refuse_quantised(source, declared_format(values, folder))
+    target_dtype = dtype or _named_dtype(values)
+    if target_dtype is not None:
+        resolve_dtype(target_dtype)
+    called = check_name(name) if name else checkpoint_name(source, folder)
     config = config_from_dict(values)
     model = build_on_meta(config)
     anatomy = study(model)
-    entry_kinds(config)
+    SplitPlan.parse(None, anatomy.n_layers)
+    entry_kinds(model.config)
     leave_out(model, anatomy.unused)
-    outlines = [(recipe, recipe.outline(model)) for recipe in recipes(folder, model)]
-    made = {key: recipe for recipe, outline in outlines for key in outline}
-    tied = _tied(model, made)
-    for target, stored in tied.items():
-        if stored not in made and target in made:
-            made[stored] = made[target]
-    wanted = {key: t for key, t in model.state_dict(keep_vars=True).items() if key not in tied}
-    missing = sorted(wanted.keys() - made.keys())
-    if missing:
-        raise BadCheckpoint(f"{folder} lacks {len(missing)} tensors of the model, the first is {missing[0]}")
-    for key, outline in ((key, t) for _, tensors in outlines for key, t in tensors.items() if key in wanted):
-        if outline.shape != wanted[key].shape:
-            raise BadCheckpoint(
-                f"{key} should have the shape {list(wanted[key].shape)}, found {list(outline.shape)}; "
-                "config.json and weights are of different models"
-            )
-    target_dtype = dtype or _own_dtype(values, made, model)
+    reading = read_checkpoint(folder, model)
+    wanted, made, tied = _whole(source, folder, model, reading)
+    target_dtype = target_dtype or _commonest_dtype(reading)
     return Conversion(
         source=folder,
-        model_name=name or (folder.resolve() if Path(source).is_dir() else Path(source)).name,
+        model_name=called,
         model=model,
         anatomy=anatomy,
         sections=_sections(anatomy, wanted, made, model, resolve_dtype(target_dtype)),
         tied={_place_name(anatomy, a): _place_name(anatomy, b) for a, b in tied.items()},
         dtype=target_dtype,
         config={**values, "model_type": config.model_type},
+        tokenizer_files=tuple(tokenizer_files(folder)),
+        left_out=tuple(tensor.key for tensor in reading.left_out),
     )
+
+
+def _whole(
+    source: str, folder: Path, model: PreTrainedModel, reading: Reading
+) -> tuple[dict[str, torch.Tensor], dict[str, Recipe], dict[str, str]]:
+    """The model's tensors without those that are tied to another, a recipe for each, and the ties.
+
+    Raises:
+        BadCheckpoint: some are not stored, or in another shape.
+        UnsupportedModel: they are stored quantised.
+    """
+    every = model.state_dict(keep_vars=True)
+    targets = {recipe.target for recipe in reading.recipes}
+    lacking = sorted(every.keys() - targets - set(model.all_tied_weights_keys))
+    _refuse_quantised(source, stored_format(reading.used(every), reading.left_out, lacking))
+    outlines = [(recipe, recipe.outline(model)) for recipe in reading.recipes]
+    made = {key: recipe for recipe, outline in outlines for key in outline}
+    tied = _tied(model, made)
+    for target, stored in tied.items():
+        if stored not in made and target in made:
+            made[stored] = made[target]
+    wanted = {key: t for key, t in every.items() if key not in tied}
+    missing = sorted(wanted.keys() - made.keys())
+    if missing:
+        unused = [tensor.key for tensor in reading.left_out]
+        instead = f"; it holds {shorten(unused)} instead" if unused else ""
+        raise BadCheckpoint(f"{folder} lacks {len(missing)} tensors of the model: {shorten(missing)}{instead}")
+    for key, outline in ((key, t) for _, tensors in outlines for key, t in tensors.items() if key in wanted):
+        if outline.shape != wanted[key].shape:
+            raise BadCheckpoint(
+                f"{key} should have the shape {list(wanted[key].shape)}, found {list(outline.shape)}; "
+                "config.json and weights are of different models"
+            )
+    return wanted, made, tied
+
+
+def _refuse_quantised(source: str, form: str | None) -> None:
+    if form is not None:
+        raise UnsupportedModel(
+            f"{source} holds quantised weights ({form}); convert the checkpoint that they were made from"
+        )
 
 
 def _sections(
@@ -166,50 +209,24 @@ class _Kitchen:
         return read
 
 
-def find_checkpoint(source: str) -> Path:
-    """The local folder `source`, or that of the model with this id, downloaded if need be.
-
-    Raises:
-        BadCheckpoint: neither is to be had.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    try:
-        downloaded = Path(snapshot_download(source, allow_patterns=[*_SIDE_FILES, "*.safetensors"]))
-        if any(downloaded.glob("*.safetensors")):
-            return downloaded
-        return Path(snapshot_download(source, allow_patterns=[*_SIDE_FILES, "pytorch_model*.bin"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadCheckpoint(
-            f"{source!r} is neither a local folder nor a model that could be had from the hub: {reason}"
-        ) from error
+def _named_dtype(values: dict[str, object]) -> str | None:
+    """The dtype that a config, or the text part in it, names."""
+    for section in (values, values.get("text_config"), values.get("decoder")):
+        if isinstance(section, dict):
+            named = section.get("dtype") or section.get("torch_dtype")
+            if isinstance(named, str) and named != "auto":
+                return named.removeprefix("torch.")
+    return None
 
 
-def read_config(folder: Path) -> dict[str, object]:
-    """The folder's config.json.
-
-    Raises:
-        BadCheckpoint: it is missing, or not a JSON object.
-    """
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadCheckpoint(f"{folder} has no config.json; it is not a Hugging Face checkpoint") from error
-    except json.JSONDecodeError as error:
-        raise BadCheckpoint(f"{folder / 'config.json'} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise BadCheckpoint(f"{folder / 'config.json'} should hold an object, found {type(values).__name__}")
-    return values
-
-
-def _own_dtype(values: dict[str, object], made: dict[str, Recipe], model: PreTrainedModel) -> str:
-    named = values.get("dtype", values.get("torch_dtype"))
-    if isinstance(named, str) and named != "auto":
-        return named
-    outline = next(iter(made.values())).outline(model)
-    return str(next(iter(outline.values())).dtype).removeprefix("torch.")
+def _commonest_dtype(reading: Reading) -> str:
+    """The floating-point dtype that most numbers are stored in."""
+    counts: Counter[torch.dtype] = Counter()
+    for recipe in reading.recipes:
+        for _, stored in recipe.inputs:
+            if stored.dtype.is_floating_point:
+                counts[stored.dtype] += torch.Size(stored.shape).numel()
+    return str(counts.most_common(1)[0][0]).removeprefix("torch.")
 
 
 def _tied(model: PreTrainedModel, made: dict[str, Recipe]) -> dict[str, str]:

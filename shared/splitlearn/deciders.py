@@ -8,7 +8,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from splitlearn.anatomy import build_on_meta, config_from_dict, study
-from splitlearn.convert import find_checkpoint, read_config
+from splitlearn.checkpoint_folder import find_checkpoint, read_config
 
 
 def decider_for(model: PretrainedConfig | str | Path) -> Callable[[str], list[str]]:

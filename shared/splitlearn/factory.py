@@ -12,7 +12,7 @@ from llm_sepweight.layout import MANIFEST_FILE
 from splitlearn.anatomy import config_from_dict
 from splitlearn.architectures import is_known
 from splitlearn.checkpoint import read_tensors
-from splitlearn.convert import find_checkpoint, read_config
+from splitlearn.checkpoint_folder import find_checkpoint, read_config
 from splitlearn.core import BaseSplitModel
 from splitlearn.errors import BadCheckpoint, BadPlan, BadRegistration, UnsupportedModel
 from splitlearn.loading import fill, resolve_device, resolve_dtype

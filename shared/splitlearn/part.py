@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from llm_sepweight import PartSpec
 from splitlearn.anatomy import CACHE_ARGUMENTS, Anatomy, build_on_meta, leave_out, study
 from splitlearn.cache import EntryKind, PartCache, entry_kinds
+from splitlearn.context import context_length
 from splitlearn.errors import BadPlan, BadRows
 from splitlearn.slicing import slice_config
 from splitlearn.traits import row_width, takes_one_row_at_a_time, why_not_here
@@ -29,13 +30,21 @@ class Part(nn.Module):
     """Runs `spec`'s layers of one model; built on the meta device by `cut`, filled by `splitlearn.loading`."""
 
     def __init__(
-        self, model: PreTrainedModel, anatomy: Anatomy, spec: PartSpec, layers: range, remembers: Sequence[EntryKind]
+        self,
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        spec: PartSpec,
+        layers: range,
+        remembers: Sequence[EntryKind],
+        context_length: int | None,
     ) -> None:
         super().__init__()
         self.model = model
         self.anatomy = anatomy
         self.spec = spec
         self.layers = layers
+        self.context_length = context_length
+        """The number of positions that the whole model has; None where it has no end."""
         self.dtype: torch.dtype = model.dtype
         """The dtype of rows; set by whoever fills the part. Some weights stay in fp32 whatever it is."""
         self._remembers = remembers
@@ -71,21 +80,6 @@ class Part(nn.Module):
     def hidden_size(self) -> int:
         """Numbers in a row; more than the config's own hidden size where layers keep several streams."""
         return row_width(self.config)
-
-    @property
-    def context_length(self) -> int | None:
-        """The number of positions that can be served; None where the model's config names none.
-
-        Rotary tables of the kinds "longrope" and "dynamic" change for all earlier positions once a text grows past
-        the original length, while the cache keeps the old ones: there the context ends at the original length.
-        """
-        config = self.config.get_text_config(decoder=True)
-        rope = getattr(config, "rope_parameters", None) or {}
-        names = ["max_position_embeddings", "max_seq_len"]
-        if rope.get("rope_type") in ("longrope", "dynamic"):
-            names.insert(0, "original_max_position_embeddings")
-        found = [rope.get(name) or getattr(config, name, None) for name in names]
-        return next((int(value) for value in found if value), None)
 
     @property
     def device(self) -> torch.device:
@@ -233,10 +227,11 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
     reason = why_not_here(config, layers)
     if reason is not None:
         raise BadPlan(f"{config.model_type}, part {spec}: {reason}")
-    remembers = entry_kinds(config)
+    remembers = entry_kinds(model.config)
     each = len(remembers) // anatomy.n_layers
     remembers = remembers[layers.start * each : layers.stop * each]
     leave_out(model, anatomy.unused)
+    length = context_length(model, anatomy)
     _keep_layers(model, anatomy, layers, each)
     if not spec.begin:
         for path in _outermost(anatomy.front):
@@ -244,7 +239,7 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
     if not spec.end:
         for path in _outermost(anatomy.rear):
             _replace(model, path, _PassesOn)
-    return Part(model, anatomy, spec, layers, remembers)
+    return Part(model, anatomy, spec, layers, remembers, length)
 
 
 def _keep_layers(model: PreTrainedModel, anatomy: Anatomy, layers: range, each: int) -> None:

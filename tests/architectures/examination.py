@@ -3,6 +3,7 @@
 The whole model is asked without a cache, from scratch for every logit: the plainest thing to be equal to.
 """
 
+import asyncio
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from architectures.small_configs import N_LAYERS, VOCABULARY, small_config
 from splitlearn.anatomy import Anatomy, build_on_meta, study
 from splitlearn.convert import prepare
-from splitlearn.errors import SplitError
+from splitlearn.engine import DeviceThread, Engine
+from splitlearn.errors import ContextExceeded, SplitError
 from splitlearn.loading import load_part
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
@@ -30,6 +32,8 @@ NEW_TOKENS = 8
 # Rows of three sessions in the same steps: a prompt beside prompts, chunks beside next tokens, and one that comes late.
 CHUNKS_OF_MANY = ((17, 1, 9, 1, 1, 5), (3, 12, 1, 1, 20, 2), (0, 1, 1, 23, 1, 8))
 NEW_TOKENS_OF_MANY = 4
+# Rows that are more than any size in the small configs, for models whose context has no end.
+NO_END = 300
 
 _KINDS = {
     "sliding_attention": "sliding window",
@@ -81,12 +85,13 @@ def examine(model_type: str, folder: Path) -> Outcome:
     prepare(str(folder / "checkpoint")).write(folder / "parts")
     parts = load_parts(folder / "parts", PLAN)
     can_truncate = all(part.can_truncate for part in parts)
-    complaint = _compare(model, parts) or _check_rows(folder / "parts")
+    complaint = _compare(model, parts) or _compare_at_the_end(model, parts) or _check_rows(folder / "parts")
     if not complaint and can_truncate:
         complaint = _compare_after_truncation(model, parts)
     in_turn = {name: why for name, part in zip(PARTS, parts, strict=True) if (why := why_in_turn(part)) is not None}
     if not complaint and len(in_turn) < len(parts):
         complaint = _compare_many(model, parts, can_truncate) or _check_rows_of_many(folder / "parts")
+    complaint = complaint or _check_beyond_the_end(parts[0])
     verdict = "differs" if complaint else "equal"
     return Outcome(verdict, complaint, can_truncate, _why(in_turn), _traits(config, anatomy))
 
@@ -120,6 +125,35 @@ def _compare(model: PreTrainedModel, parts: list[Part]) -> str:
         logits_V = split.append(ids_T[-1:])
         complaint = complaint or _difference(logits_V, _whole(model, ids_T), f"new token {i}")
     return complaint
+
+
+def _compare_at_the_end(model: PreTrainedModel, parts: list[Part]) -> str:
+    """As `_compare`, for a prompt that leaves room for two tokens; where no context ends, for a long one."""
+    length = parts[0].context_length or NO_END
+    ids_T = _prompt(length, seed=11)
+    split, complaint = Chain(parts), ""
+    for start, end in ((0, length - 2), (length - 2, length - 1), (length - 1, length)):
+        logits_V = split.append(ids_T[start:end])
+        complaint = complaint or _difference(logits_V, _whole(model, ids_T[:end]), f"row {end} of a context of {length}")
+    return complaint
+
+
+def _check_beyond_the_end(bottom: Part) -> str:
+    """Whether a prompt of the whole context is taken, and one row more refused."""
+    length = bottom.context_length
+    return "" if length is None else asyncio.run(_complain_of_the_end(bottom, length))
+
+
+async def _complain_of_the_end(bottom: Part, length: int) -> str:
+    with DeviceThread(1) as thread:
+        engine = Engine(bottom, thread)
+        session = engine.open()
+        try:
+            await engine.step(session, 0, _prompt(length, seed=12))
+            await engine.step(session, length, _prompt(1, seed=13))
+        except ContextExceeded:
+            return "" if session.reached == length else f"a prompt of the whole context, {length} rows, is refused"
+    return f"one row more than the context of {length} is taken"
 
 
 def _compare_after_truncation(model: PreTrainedModel, parts: list[Part]) -> str:

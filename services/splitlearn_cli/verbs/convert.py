@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Flag
-from splitlearn_cli.terminal import bytes_bar, human_bytes
+from splitlearn_cli.terminal import bytes_bar, human_bytes, note
 
 
 class Settings(BaseSettings):
@@ -52,6 +52,8 @@ def _convert(settings: Settings) -> None:
     conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name)
     with bytes_bar("converting", conversion.total_bytes) as advance:
         manifest = conversion.write(settings.out, overwrite=settings.overwrite, progress=advance)
+    if (left_out := conversion.left_out_in_one_line()) is not None:
+        note(left_out)
     _report(settings.out, manifest.n_layers, sum(entry.size for entry in manifest.files.values()))
 
 

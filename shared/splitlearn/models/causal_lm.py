@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Cache, PretrainedConfig
 
 from llm_sepweight import PartSpec, PartStateDict
+from splitlearn.anatomy import decoder_depth
 from splitlearn.cache import PartCache
 from splitlearn.core import BaseBottomModel, BaseSplitModel, BaseTopModel, BaseTrunkModel
 from splitlearn.errors import BadCheckpoint, UnsupportedModel
@@ -235,7 +236,7 @@ class CausalLMTopModel(CausalLMPart, BaseTopModel):
 
 def layer_count(config: PretrainedConfig) -> int:
     """How many layers the whole model has."""
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+    return decoder_depth(config)
 
 
 def filled_from(

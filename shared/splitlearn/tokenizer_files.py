@@ -1,0 +1,48 @@
+"""Which files of a checkpoint make its tokenizer: the one list of convert, of downloads and of the client service.
+
+Pure: names only.
+"""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "tokenizer.*.json",
+    "*tekken*.json",
+    "*.model",
+    "*.model.v*",
+    "*.spm",
+    "*.tiktoken",
+    "*.tokenizer",
+    "vocab.txt",
+    "vocab.json",
+    "vocab-*.json",
+    "bpe.codes",
+    "byte_maps.json",
+)
+"""Patterns of files any of which is a vocabulary: where none is, there is no tokenizer."""
+
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    "merges.txt",
+    "dict.txt",
+    "emoji.json",
+    "normalizer.json",
+    "*_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "generation_config.json",
+)
+"""Patterns of all files that go with a model beside its config and weights."""
+
+
+def has_vocabulary(names: Iterable[str]) -> bool:
+    """Whether one of the files of these names holds a vocabulary."""
+    return any(PurePosixPath(name).match(pattern) for name in names for pattern in VOCABULARY_FILES)
