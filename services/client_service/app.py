@@ -2,16 +2,13 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
-import uvicorn
 import uvloop
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -23,6 +20,8 @@ from client_service.block_names import BlockNames
 from client_service.ends import Ends
 from client_service.generation import Generator
 from client_service.metrics import ClientMetrics
+from client_service.serving.listening import address_of, listen
+from client_service.serving.server import HTTPServer
 from client_service.settings import ClientSettings, parse_origins
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
@@ -32,7 +31,7 @@ from splitlearn.anatomy import config_from_dict
 from splitlearn.engine import DeviceThread, Limits
 from splitlearn.errors import SplitError
 from splitlearn.plan import SplitPlan
-from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, PortUnavailable
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient
 
 log = structlog.get_logger()
 
@@ -46,32 +45,16 @@ async def serve(settings: ClientSettings) -> None:
     """The whole life of one client service."""
     async with AsyncExitStack() as stack:
         # before anything is loaded: a busy port should not be news minutes later
-        listening = stack.enter_context(_listen(settings))
+        sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
         service = await build(settings, stack)
-        host, port = listening.getsockname()[:2]
-        config = uvicorn.Config(
-            application(service, parse_origins(settings.cors_origins or "")),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=max(1, round(settings.grace)),
-        )
-        server = _Server(config)
+        server = http_server(service, settings)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, server.stop)
-        log.info("serving", address=f"{host}:{port}", page=f"http://{host}:{port}/", model=service.model)
-        await server.serve(sockets=[listening])
+        address = address_of(sockets[0])
+        log.info("serving", address=address, page=f"http://{address}/", model=service.model)
+        await server.run(sockets)
     log.info("stopped")
-
-
-def _listen(settings: ClientSettings) -> socket.socket:
-    try:
-        return socket.create_server((settings.host, settings.port))
-    except OSError as error:
-        raise PortUnavailable(
-            f"the API cannot be served on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)}); "
-            "choose another --port, 0 picks a free one"
-        ) from error
 
 
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
@@ -100,15 +83,21 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     client = await stack.enter_async_context(
         AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
     )
-    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec)
+    failed = metrics.watch_failures.inc
+    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec, failed)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
-    watching.add_done_callback(_fatal)
     names = BlockNames(Limits.block_rows) if settings.prefix_reuse else None
     generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
     name = settings.model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)
+
+
+def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
+    """The server of a built service."""
+    app = application(service, parse_origins(settings.cors_origins or ""))
+    return HTTPServer(app, router(service).routes, settings, service.metrics)
 
 
 def application(service: Service, cors_origins: Sequence[str] = ()) -> FastAPI:
@@ -141,27 +130,7 @@ def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> fro
     return frozenset(found)
 
 
-def _fatal(watching: "asyncio.Task[None]") -> None:
-    """Without the watch the service would never be ready, or never notice that it is not: better to end."""
-    if not watching.cancelled() and (error := watching.exception()) is not None:
-        log.error("the watch over the trunk failed; stopping", error=repr(error), exc_info=error)
-        signal.raise_signal(signal.SIGTERM)
-
-
 async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, with the signals left to the composition root."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def stop(self) -> None:
-        """Finishes running requests within the grace period; a second signal drops them."""
-        self.force_exit = self.should_exit
-        self.should_exit = True

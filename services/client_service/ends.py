@@ -1,5 +1,6 @@
 """The client's own parts: bottom and top on this machine, on one device thread."""
 
+from contextlib import suppress
 from typing import Self
 
 from client_service.settings import ClientSettings
@@ -49,5 +50,9 @@ class Ends:
         Args:
             name: from the trunk, see `splitlearn.engine.cores_name`; None if it does not say, or is no processor.
         """
-        is_processor = self.bottom.part.device.type == "cpu"
-        self._thread.shares_cores = is_processor and name is not None and name == cores_name()
+        if name is None or self.bottom.part.device.type != "cpu":
+            self._thread.shares_cores = False
+            return
+        # only how soon a step begins hangs on it; where the system cannot say now, it stays as it was
+        with suppress(OSError):
+            self._thread.shares_cores = name == cores_name()

@@ -5,7 +5,12 @@ RequestError                 everything below: status, OpenAI error type and cod
 ├── PromptTooLong            400, the caller: the prompt leaves no room in the model's context
 ├── NoChatTemplate           400, the caller: chat asked of a model without a chat template
 ├── UnknownModel             404, the caller: a model that is not served here
+├── RequestTooLarge          413, the caller: a body longer, or of more values, than is taken here
+├── RequestTimeout           408, the caller: headers or a body that did not come in time
+├── UnknownHost              421, the caller: a Host header that names another service
 ├── TooBusy                  429, the operator: no room for more requests now; with the time to wait
+├── TooManyConnections       503, the operator: no room for more connections now
+├── ShuttingDown             503, the operator: this service is about to end
 ├── TrunkNotReady            503, the operator: no trunk answers, or it holds something else
 ├── TrunkFailed              502, the operator or the network: the trunk failed in the middle
 └── BrokenNumbers            500, the operator: the model's logits are not finite
@@ -62,12 +67,47 @@ class UnknownModel(BadRequest):
     code = "model_not_found"
 
 
+class RequestTooLarge(BadRequest):
+    """The body is longer, or has more values, than this service reads."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class RequestTimeout(BadRequest):
+    """Headers or body did not come in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class UnknownHost(BadRequest):
+    """The Host header names neither this service nor anything that it was told to answer to."""
+
+    status = 421
+    code = "unknown_host"
+
+
 class TooBusy(RequestError):
     """There is no room for the request now, nor to wait for it."""
 
     status = 429
     kind = "rate_limit_error"
     code = "too_busy"
+
+
+class TooManyConnections(RequestError):
+    """There is no room for more connections now."""
+
+    status = 503
+    code = "too_many_connections"
+
+
+class ShuttingDown(RequestError):
+    """The service was told to stop."""
+
+    status = 503
+    code = "shutting_down"
 
 
 class TrunkNotReady(RequestError):

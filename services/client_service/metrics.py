@@ -1,4 +1,10 @@
-"""What Prometheus reads from the client service; names and buckets follow vLLM's under our prefix."""
+"""What Prometheus reads from the client service.
+
+What vLLM counts too has vLLM's name behind our prefix: the three histograms, `prompt_tokens`, `generation_tokens` and
+`num_requests_running`. The histograms have vLLM's buckets (vllm/v1/metrics/loggers.py) and finer ones below. Other are
+the labels (one model, one engine: there are none) and what stands for vLLM's `request_success`: `request_finished`
+counts failures as well. All else is ours alone.
+"""
 
 from prometheus_client import (
     CollectorRegistry,
@@ -28,6 +34,10 @@ FIRST_TOKEN = (
     10.0,
     20.0,
     40.0,
+    80.0,
+    160.0,
+    640.0,
+    2560.0,
 )
 INTER_TOKEN = (
     0.001,
@@ -47,6 +57,11 @@ INTER_TOKEN = (
     1.0,
     2.5,
     5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
 )
 REQUEST = (
     0.05,
@@ -64,9 +79,14 @@ REQUEST = (
     20.0,
     30.0,
     40.0,
+    50.0,
     60.0,
     120.0,
     240.0,
+    480.0,
+    960.0,
+    1920.0,
+    7680.0,
 )
 
 
@@ -87,6 +107,12 @@ class ClientMetrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
         self.finished = self._counter("request_finished", "Requests by how they ended.", ["reason"])
+        self._requests = self._counter(
+            "http_requests",
+            "Requests over HTTP by how they were answered; 499 if the caller hung up first.",
+            ["path", "method", "status"],
+        )
+        self.watch_failures = self._counter("watch_failures", "Faults of the watch over the trunk; it goes on.")
         self.running = self._gauge("num_requests_running", "Requests being generated now.")
         self.trunk_ready = self._gauge("trunk_ready", "1 while a trunk that fits answers.")
         self.weights_verified = self._gauge(
@@ -96,6 +122,10 @@ class ClientMetrics:
             "weights_damaged", "1 while an own file is known not to have its digest, else 0."
         )
         self._wire = self._counter("wire_bytes", "Bytes exchanged with the trunk.", ["direction"])
+
+    def request_answered(self, path: str, method: str, status: int) -> None:
+        """Counts a request; `path` is the route's own text, which callers cannot choose."""
+        self._requests.labels(path, method, str(status)).inc()
 
     def wire(self, *, sent: int, received: int) -> None:
         """Counts bytes that have gone to and come from the trunk."""

@@ -40,10 +40,15 @@ class ClientSettings(BaseSettings):
         None,
         description="Layers that the trunk must serve, START-END. Default: whatever the trunk says it serves.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the port to the network.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
     cors_origins: Annotated[str | None, AfterValidator(_readable_origins)] = Field(
         None, description="Origins whose pages may ask from a browser, ORIGIN,ORIGIN,... or *. Default: none."
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names that requests may give as their Host, such as llm.example.com,*.lan; * takes any. "
+        "Default: addresses and localhost where only this machine can connect, else any.",
     )
     model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
@@ -65,10 +70,26 @@ class ClientSettings(BaseSettings):
     prefix_reuse: bool = Field(
         True, description="Name blocks of prompts to the trunk by keyed hashes, so that it need not compute them again."
     )
-    trunk_timeout: float = Field(60.0, gt=0, description="Seconds to wait for one reply of the trunk.")
     verify: Literal["auto", "always", "never"] = Field(
         "auto",
         description="When the own files are compared with their digests: always before serving; never; or auto, before "
         "serving where that takes under two seconds, else while serving. Sizes are always compared.",
     )
+    trunk_timeout: float = Field(
+        60.0, gt=0, description="Seconds without a word of the trunk after which it counts as gone."
+    )
+    max_body: ByteSize = Field(
+        ByteSize(8 * 2**20),
+        ge=2**10,
+        description="Longest body of a request; all bodies together may have eight times as much.",
+    )
+    max_connections: int | None = Field(
+        None, ge=2, description="Connections at a time. Default: what the limit of open files leaves, at most 4096."
+    )
+    header_timeout: float = Field(10.0, gt=0, description="Seconds in which the headers of a request must come.")
+    body_timeout: float = Field(60.0, gt=0, description="Seconds in which the body of a request must come.")
+    send_timeout: float = Field(
+        30.0, gt=0, description="Seconds without progress after which a reader that does not read is dropped."
+    )
+    keep_alive: float = Field(75.0, gt=0, description="Seconds that a connection without a request stays open.")
     grace: float = Field(5.0, ge=0, description="Seconds that running requests get to end after SIGTERM.")

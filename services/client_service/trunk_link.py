@@ -29,6 +29,7 @@ class TrunkLink:
         layers: the cut to insist on; None takes the cut that the trunk serves.
         load_ends: loads bottom and top for a plan.
         codec: what rows travel in, both ways.
+        failed: is told when the watch runs into what nobody foresaw.
     """
 
     def __init__(
@@ -38,12 +39,15 @@ class TrunkLink:
         layers: str | None,
         load_ends: Callable[[SplitPlan], Awaitable[Ends]],
         codec: str = "none",
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._n_layers = n_layers
         self._wanted = SplitPlan.parse(layers, n_layers) if layers else None
         self._load_ends = load_ends
         self._codec = codec
+        self._failed = failed
+        self._failure: str | None = None
         self._ends: Ends | None = None
         self._offered: SplitPlan | None = None
         self._damage: str | None = None
@@ -74,12 +78,25 @@ class TrunkLink:
         """Asks the trunk again and again; runs until cancelled."""
         while True:
             before = self.trouble
-            self.trouble = await self._ask()
+            self.trouble = await self._looked_after(before)
             if self.trouble is None and before is not None:
                 log.info("trunk ready", fingerprint=self.ends.fingerprint)
             elif self.trouble != before:
                 log.warning("trunk not ready", reason=self.trouble)
             await asyncio.sleep(WAITING_SECONDS if self.trouble else WATCHING_SECONDS)
+
+    async def _looked_after(self, before: str | None) -> str | None:
+        """The trouble now. A fault of the watch itself says nothing about the trunk, and must not end the watch."""
+        try:
+            trouble = await self._ask()
+        except Exception as error:
+            self._failed()
+            before_that, self._failure = self._failure, repr(error)
+            if self._failure != before_that:
+                log.error("the watch over the trunk failed; it goes on", error=self._failure, exc_info=error)
+            return before
+        self._failure = None
+        return trouble
 
     async def _ask(self) -> str | None:
         if self._damage is not None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from openai import AsyncOpenAI
 
 import trunk_service.app
 from client_service.api.routes import Service
-from client_service.app import application, build
+from client_service.app import build, http_server
+from client_service.serving.server import HTTPServer
 from client_service.settings import ClientSettings
 from splitlearn.engine import DeviceThread
 from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer
@@ -133,13 +133,14 @@ async def busy(trunk: RunningTrunk) -> AsyncIterator[None]:
 @asynccontextmanager
 async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIterator[RunningClient]:
     """The client service of a sepweight directory, serving the model "tiny"; it may not be ready yet."""
-    settings = {"weights": weights, "trunk": trunk, "model_name": "tiny", "threads": 1, **settings}
+    settings = {"weights": weights, "trunk": trunk, "model_name": "tiny", "threads": 1, "grace": 1.0, **settings}
     async with AsyncExitStack() as stack:
-        service = await build(ClientSettings(**settings), stack)
+        given = ClientSettings(**settings)
+        service = await build(given, stack)
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        server = http_server(service, given)
+        serving = asyncio.create_task(server.run([listening]))
         stack.push_async_callback(_stop, server, serving)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False))
         # it gets a pool of connections of its own, so that closing one of `http` closes nothing else
@@ -148,8 +149,8 @@ async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIte
         yield RunningClient(service, http, openai)
 
 
-async def _stop(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
-    server.should_exit = True
+async def _stop(server: HTTPServer, serving: "asyncio.Task[None]") -> None:
+    server.stop()
     await serving
 
 

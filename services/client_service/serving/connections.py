@@ -1,0 +1,251 @@
+"""How many connections there are, and how long each may take: uvicorn's protocol with a watch over it.
+
+uvicorn limits neither the time in which headers come nor that in which a reader reads, and at its only limit of
+connections it refuses newcomers for the sake of those that do nothing.
+"""
+
+import asyncio
+import json
+import logging
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from client_service.api import error_replies
+from client_service.errors import BadRequest, RequestError, RequestTimeout, TooManyConnections
+
+log = structlog.get_logger()
+
+# files, pipes, sockets to trunks: what the process opens besides connections
+_OTHER_FILES = 128
+_MOST_BY_DEFAULT = 4096
+# uvicorn's lines about broken requests would come beside those of the access log
+_logger = logging.getLogger("uvicorn.error.connections")
+_logger.setLevel(logging.ERROR)
+
+# A connection that is closed while its peer still sends is reset, which can take the refusal along. So some go on
+# reading, for so many seconds, what they throw away.
+_LINGERING = 64
+_LINGER_SECONDS = 2.0
+
+Refused = Callable[[RequestError], None]
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """Seconds, and the greatest number of connections.
+
+    Attributes:
+        header_timeout: from the first byte of a request to the end of its headers.
+        send_timeout: without any progress of a reader.
+        keep_alive: without a request.
+    """
+
+    connections: int
+    header_timeout: float = 10.0
+    send_timeout: float = 30.0
+    keep_alive: float = 75.0
+
+
+def most_connections() -> int:
+    """What the limit of open files leaves for connections; at most 4096."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return _MOST_BY_DEFAULT
+    return max(2, min(_MOST_BY_DEFAULT, files - min(_OTHER_FILES, files // 2)))
+
+
+class Connections:
+    """All connections of one service. Lives on the event loop's thread.
+
+    Args:
+        refused: is told of refusals that no application sees.
+    """
+
+    def __init__(self, limits: ConnectionLimits, refused: Refused) -> None:
+        self.limits = limits
+        self.refused = refused
+        self._all: set[Connection] = set()
+        # those without a request under way, the longest idle first
+        self._idle: dict[Connection, None] = {}
+        self._lingering: set[Connection] = set()
+        self._made_room = 0
+        seconds = (limits.header_timeout, limits.send_timeout, limits.keep_alive)
+        self._look_every = min(1.0, min(seconds) / 4)
+
+    def protocol(self, *args: Any, **kwargs: Any) -> "Connection":
+        """What uvicorn makes of each new connection."""
+        return Connection(self, *args, **kwargs)
+
+    def entered(self, connection: "Connection") -> None:
+        """Counts a new one; where there are too many, the one that has been idle longest makes room."""
+        self._all.add(connection)
+        if len(self._all) > self.limits.connections:
+            oldest = next(iter(self._idle), connection)
+            if oldest is connection or oldest.header_since is not None:
+                oldest.refuse(TooManyConnections("too many connections; try again later", retry_after=1.0))
+            else:
+                oldest.give_up()
+                self._made_room += 1
+        if connection in self._all:
+            self.idle(connection)
+
+    def idle(self, connection: "Connection") -> None:
+        self._idle.pop(connection, None)
+        self._idle[connection] = None
+
+    def busy(self, connection: "Connection") -> None:
+        self._idle.pop(connection, None)
+
+    def left(self, connection: "Connection") -> None:
+        self._all.discard(connection)
+        self._idle.pop(connection, None)
+        self._lingering.discard(connection)
+
+    def linger(self, connection: "Connection") -> bool:
+        """Whether one that was refused may still read; it no longer counts as a connection."""
+        self.left(connection)
+        if len(self._lingering) >= _LINGERING:
+            return False
+        self._lingering.add(connection)
+        return True
+
+    async def watch(self) -> None:
+        """Ends connections that take too long; runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._look_every)
+            if self._made_room:
+                log.warning("idle connections closed to make room", count=self._made_room, most=self.limits.connections)
+                self._made_room = 0
+            now = asyncio.get_running_loop().time()
+            for connection in [*self._all, *self._lingering]:
+                connection.look(now)
+
+    def drop_busy(self) -> None:
+        """Breaks off whatever is under way."""
+        for connection in self._all - self._idle.keys():
+            connection.drop()
+
+
+class Connection(H11Protocol):
+    """One connection, which is idle, receives headers, or has a request under way."""
+
+    def __init__(self, connections: Connections, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _logger
+        self.header_since: float | None = None
+        """When the first byte of a request came whose headers are not complete."""
+        self._others = connections
+        self._idle_since = self.loop.time()
+        self._stuck_since: float | None = None
+        self._lingers_since: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._others.entered(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._others.left(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingers_since is not None:
+            return
+        if not self._is_busy and self.header_since is None:
+            self.header_since = self.loop.time()
+        super().data_received(data)
+        self._settle()
+
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        # may go on with a request that came early
+        super().on_response_complete()
+        self._settle()
+
+    def pause_writing(self) -> None:
+        self._stuck_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stuck_since = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        # h11 knows better what is wrong, for instance that the headers are too long
+        status = int(getattr(sys.exception(), "error_status_hint", 400))
+        if self.cycle is not None and not self.cycle.response_complete:
+            # the body is broken: whoever reads it finds nobody at the other end
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        # not what h11 says of it, which quotes what came
+        error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
+        error.status, error.code = status, "invalid_http"
+        self.refuse(error)
+
+    def look(self, now: float) -> None:
+        """Ends the connection if it takes too long."""
+        limits = self._others.limits
+        if self._lingers_since is not None:
+            if now - self._lingers_since > _LINGER_SECONDS:
+                self.drop()
+            return
+        if self.transport.is_closing():
+            # what is still to be sent gets as long as any reader's progress
+            self._stuck_since = self._stuck_since or now
+        if self._stuck_since is not None and now - self._stuck_since > limits.send_timeout:
+            self.drop()
+        elif self._is_busy or self.transport.is_closing():
+            return
+        elif self.header_since is not None and now - self.header_since > limits.header_timeout:
+            self.refuse(RequestTimeout(f"the headers did not come within {limits.header_timeout:g} s"))
+        elif self.header_since is None and now - self._idle_since > limits.keep_alive:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Closes a connection that nobody uses."""
+        self._others.left(self)
+        self.transport.close()
+
+    def refuse(self, error: RequestError) -> None:
+        """Says what is wrong where no response is under way, and closes."""
+        self._others.refused(error)
+        lingers = self._others.linger(self)
+        body = json.dumps(error_replies.body(error)).encode()
+        retry = f"retry-after: {error.retry_after:.0f}\r\n" if error.retry_after else ""
+        head = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n{retry}connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        if lingers:
+            self._lingers_since = self.loop.time()
+            self.flow.resume_reading()
+            self.transport.write_eof()
+        else:
+            self.give_up()
+
+    def drop(self) -> None:
+        """Breaks the connection off; whoever works for it is told that nobody is left."""
+        self.transport.abort()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _settle(self) -> None:
+        """After a change: the headers are through, or the connection is idle again."""
+        if self._is_busy:
+            self.header_since = None
+            self._others.busy(self)
+        elif self.conn.trailing_data[0] == b"":
+            self.header_since = None
+            self._others.idle(self)

@@ -1,0 +1,122 @@
+"""The end of the service: nothing new is begun, what runs gets a while, and is told when that is over."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import structlog
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from client_service.api import error_replies
+from client_service.errors import ShuttingDown
+from client_service.serving.refusing import Incoming, closing, refuse
+
+log = structlog.get_logger()
+
+# for the last words of those who are cut off, to readers who may not read
+_FAREWELL_SECONDS = 1.0
+_RETRY_AFTER = 5.0
+
+
+class Draining:
+    """ASGI middleware that knows what runs. `finish` ends it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._running: set[asyncio.Timeout] = set()
+        self._begun = False
+        self._silent = False
+        self._changed = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif self._begun and scope["path"] == "/ready":
+            reply = JSONResponse({"status": "not ready", "reason": "this service is shutting down"}, 503)
+            await reply(scope, receive, closing(send))
+        elif self._begun and scope["method"] == "POST":
+            await refuse(Incoming(receive), send, _shutting_down())
+        else:
+            await self._run(scope, receive, closing(send) if self._begun else send)
+
+    async def finish(self, grace: float) -> None:
+        """Begins nothing more, waits for what runs, and cuts it off after `grace` seconds, with a word to each."""
+        self._begun = True
+        await self._quiet(grace)
+        if self._running:
+            log.warning("requests cut off at the end of the grace period", count=len(self._running))
+            self._cut()
+            await self._quiet(_FAREWELL_SECONDS + 1.0)
+
+    def drop(self) -> None:
+        """Cuts off at once, without a word."""
+        self._silent = True
+        self._cut()
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        incoming, response = Incoming(receive), _Response(send)
+        try:
+            async with asyncio.timeout(None) as life:
+                with self._among_the_running(life):
+                    await self._app(scope, incoming, response.send)
+        except TimeoutError:
+            if not life.expired():
+                raise
+            if not self._silent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FAREWELL_SECONDS):
+                        await response.say_farewell(incoming)
+
+    @contextmanager
+    def _among_the_running(self, life: asyncio.Timeout) -> Iterator[None]:
+        self._running.add(life)
+        try:
+            yield
+        finally:
+            self._running.discard(life)
+            self._changed.set()
+
+    def _cut(self) -> None:
+        for life in self._running:
+            life.reschedule(asyncio.get_running_loop().time())
+
+    async def _quiet(self, seconds: float) -> None:
+        """Returns when nothing runs, or after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+
+class _Response:
+    """How far a response has come."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._begun = False
+        self._whole = False
+        self._is_stream = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._begun = True
+            headers = dict(message.get("headers", ()))
+            self._is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        elif message["type"] == "http.response.body":
+            self._whole = not message.get("more_body", False)
+        await self._send(message)
+
+    async def say_farewell(self, incoming: Incoming) -> None:
+        """An error where none was sent yet, an error event at the end of a stream."""
+        if not self._begun:
+            await refuse(incoming, self._send, _shutting_down(), _FAREWELL_SECONDS / 2)
+        elif self._is_stream and not self._whole:
+            event = f"data: {json.dumps(error_replies.body(_shutting_down()))}\n\n"
+            await self._send({"type": "http.response.body", "body": event.encode()})
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("this service is shutting down; ask again, or another one", retry_after=_RETRY_AFTER)

@@ -1,0 +1,140 @@
+"""The HTTP server: uvicorn, with the limits of this service around it and an end of its own."""
+
+import asyncio
+import math
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from client_service.errors import UnknownHost
+from client_service.metrics import ClientMetrics
+from client_service.serving.access import Access
+from client_service.serving.bodies import Bodies, BodyLimits
+from client_service.serving.connections import ConnectionLimits, Connections, most_connections
+from client_service.serving.draining import Draining
+from client_service.serving.hosts import AllowedHosts
+from client_service.serving.refusing import Incoming, refuse
+from client_service.settings import ClientSettings
+
+log = structlog.get_logger()
+
+# all bodies under way may have as many bytes as so many of the longest
+_LONG_BODIES = 8
+# what requests get to put away what they hold, once they are dropped
+_DROP_SECONDS = 1.0
+
+
+class HTTPServer:
+    """Serves one application on sockets that already listen, until it is stopped.
+
+    Args:
+        routes: of the application, by whose paths requests are counted.
+    """
+
+    def __init__(
+        self, app: ASGIApp, routes: Sequence[BaseRoute], settings: ClientSettings, metrics: ClientMetrics
+    ) -> None:
+        self._settings = settings
+        self._app = app
+        self._routes = routes
+        self._metrics = metrics
+        self._stopping = asyncio.Event()
+        self._dropping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Lets running requests end within the grace period; the second time drops them."""
+        if self._stopping.is_set():
+            self._dropping.set()
+        self._stopping.set()
+
+    async def run(self, sockets: Sequence[socket.socket]) -> None:
+        """Returns when it was stopped and nothing runs any more; the sockets are closed."""
+        settings = self._settings
+        limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
+        bound = [listening.getsockname()[0] for listening in sockets]
+        hosts = AllowedHosts.of(settings.allowed_hosts, settings.host, bound)
+        draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
+        access = Access(draining, self._routes, self._metrics.request_answered)
+        connections = Connections(_connection_limits(settings), access.unseen)
+        server = _Uvicorn(_config(access, connections, settings))
+        watching = asyncio.create_task(connections.watch())
+        serving = asyncio.create_task(server.serve(list(sockets)))
+        stopping = asyncio.create_task(self._stop(draining, connections, server))
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await serving
+        finally:
+            for task in (watching, stopping, serving):
+                task.cancel()
+            await asyncio.wait({watching, stopping, serving})
+
+    async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
+        await self._stopping.wait()
+        log.info("stopping", grace=self._settings.grace)
+        finishing = asyncio.create_task(draining.finish(self._settings.grace))
+        dropping = asyncio.create_task(self._dropping.wait())
+        await asyncio.wait({finishing, dropping}, return_when=asyncio.FIRST_COMPLETED)
+        dropping.cancel()
+        if not finishing.done():
+            draining.drop()
+        # what is still under way has a reader who does not read
+        connections.drop_busy()
+        await asyncio.wait({finishing}, timeout=_DROP_SECONDS)
+        finishing.cancel()
+        server.should_exit = True
+
+
+class _Hosts:
+    """ASGI middleware that refuses requests meant for another service."""
+
+    def __init__(self, app: ASGIApp, allowed: AllowedHosts) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # requests of HTTP/1.0 may have none; a browser's always do
+        host = dict(scope["headers"]).get(b"host") if scope["type"] == "http" else None
+        if host is None or self._allowed.take(host.decode("latin-1")):
+            await self._app(scope, receive, send)
+            return
+        text = "this service does not answer to the Host of the request; name it in --allowed-hosts"
+        await refuse(Incoming(receive), send, UnknownHost(text))
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the signals to the composition root."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _connection_limits(settings: ClientSettings) -> ConnectionLimits:
+    return ConnectionLimits(
+        settings.max_connections or most_connections(),
+        settings.header_timeout,
+        settings.send_timeout,
+        settings.keep_alive,
+    )
+
+
+def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) -> uvicorn.Config:
+    # typed as a class, called like a function
+    protocol: Any = connections.protocol
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=math.ceil(settings.keep_alive),
+        # all requests have ended by then: this is only for responses that are still on their way
+        timeout_graceful_shutdown=1,
+    )

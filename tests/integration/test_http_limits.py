@@ -1,0 +1,247 @@
+"""One stranger against a client service with few files: each abuse is refused, and nobody else waits or fails."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from support.client_process import ClientProcess, becomes, client_process, refusal
+from support.running_split import PATIENCE, free_port, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+FILES = 192
+LIMITS = ("--max-body", "1MiB", "--header-timeout", 1, "--body-timeout", 1, "--send-timeout", 1)
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+# what another request may wait beside an abuse; far more than it takes, on a busy machine
+MOST_WAIT = 5.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tiny_weights: Path) -> AsyncIterator[ClientProcess]:
+    """A service whose trunk is missing: whatever is let through gets 503."""
+    async with client_process(tiny_weights, f"127.0.0.1:{free_port()}", *LIMITS, files=FILES) as process:
+        async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE, trust_env=False) as http:
+            # what is loaded with the first request is not memory that an abuse keeps
+            await http.post("/v1/completions", json={"model": "tiny", "prompt": "the quick"})
+        yield process
+
+
+def posted(body: bytes, length: int | None = None) -> bytes:
+    return HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (len(body) if length is None else length) + body
+
+
+@asynccontextmanager
+async def others_go_on(client: ClientProcess) -> AsyncIterator[None]:
+    """Another caller asks all the while. Nothing of it fails, and the memory is back in the end."""
+    before, longest, over = client.megabytes, 0.0, asyncio.Event()
+
+    async def ask() -> None:
+        nonlocal longest
+        async with httpx.AsyncClient(base_url=client.url, timeout=PATIENCE, trust_env=False) as http:
+            while not over.is_set():
+                began = time.monotonic()
+                assert (await http.get("/v1/models")).status_code == 200
+                longest = max(longest, time.monotonic() - began)
+                await asyncio.sleep(0.01)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        over.set()
+        await asking
+    assert longest < MOST_WAIT
+    await until(lambda: client.megabytes < 1.1 * before)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_is_too_long_is_refused_before_it_is_read(client: ClientProcess, chunked: bool) -> None:
+    before = await client.counted("/v1/completions", "POST", 413)
+    if chunked:
+        pieces = [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[b"%x\r\n" % MIB + bytes(MIB) + b"\r\n"] * 50]
+        pieces.append(b"0\r\n\r\n")
+    else:
+        pieces = [posted(b"", 50 * MIB), *[bytes(MIB)] * 50]
+    async with others_go_on(client):
+        # all of it is sent before the answer is read, as many clients do
+        answer = await client.exchange(*pieces)
+    assert refusal(answer) == (413, "request_too_large")
+    assert b"--max-body" in answer
+    assert b"\r\nconnection: close\r\n" in answer
+    assert await client.counted("/v1/completions", "POST", 413) == before + 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [b'"prompt":[%s0]' % (b"[]," * 250_000), b'"prompt":[%s0]' % (b'"",' * 250_000), b'"stop":%s' % (b"[" * 900_000)],
+    ids=["lists", "strings", "depth"],
+)
+async def test_a_short_body_of_very_many_values_is_refused_before_it_is_parsed(
+    client: ClientProcess, values: bytes
+) -> None:
+    async with others_go_on(client):
+        answer = await client.exchange(posted(b'{"model":"tiny",' + values + b"}"))
+    assert refusal(answer) == (413, "request_too_large")
+
+
+async def test_long_bodies_together_have_a_bound_and_short_ones_come_through_beside_them(client: ClientProcess) -> None:
+    stalled = [await client.connect() for _ in range(12)]
+    body = json.dumps({"model": "tiny", "prompt": "x" * (MIB - 100)}).encode()
+    async with others_go_on(client):
+        for _, writer in stalled:
+            writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1])
+        first = [refusal(await first_answer(reader)) for reader, _ in stalled]
+        short = refusal(await client.exchange(posted(json.dumps({"model": "tiny", "prompt": "x"}).encode())))
+    # eight find room and never send their end, the others are told to come again
+    assert sorted(first) == [(408, "request_timeout")] * 8 + [(429, "too_busy")] * 4
+    assert short == (503, "trunk_not_ready")
+    for _, writer in stalled:
+        writer.close()
+
+
+async def first_answer(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(PATIENCE):
+        return await reader.read()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /health HTTP/1.1\r\nHost: local",
+        b"GET /health HTTP/1.1\r\n",
+        b"G",
+        posted(b'{"mo', 100),
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    ],
+)
+async def test_a_request_that_does_not_come_to_an_end_is_given_up(client: ClientProcess, begun: bytes) -> None:
+    reader, writer = await client.connect()
+    writer.write(begun)
+
+    async def drip() -> None:
+        # a byte now and then does not help
+        while not reader.at_eof():
+            await asyncio.sleep(0.3)
+            writer.write(b"a")
+
+    dripping = asyncio.create_task(drip())
+    assert refusal(await first_answer(reader)) == (408, "request_timeout")
+    dripping.cancel()
+    writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /he"])
+async def test_more_idle_connections_than_files_close_the_oldest_ones_and_keep_nobody_out(
+    client: ClientProcess, begun: bytes
+) -> None:
+    async with others_go_on(client):
+        strangers = []
+        for _ in range(2 * FILES):
+            reader, writer = await client.connect()
+            writer.write(begun)
+            strangers.append((reader, writer))
+        assert b" 200 OK" in await client.exchange(GET)
+        answer = await first_answer(strangers[0][0])
+        assert not answer or refusal(answer) in [(503, "too_many_connections"), (408, "request_timeout")]
+    for _, writer in strangers:
+        writer.close()
+    assert client.process.returncode is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"\0\1\2\r\n\r\n", (400, "invalid_http")),
+        (b"GET / HTTP/1.1\r\n\r\n", (400, "invalid_http")),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", (400, "invalid_http")),
+        (b"secret words " * 3 + b"\r\n\r\n", (400, "invalid_http")),
+        (b"GET /" + b"x" * 300_000, (431, "invalid_http")),
+        (b"GET /health HTTP/1.1\r\nHost: rebound.example\r\n\r\n", (421, "unknown_host")),
+        (HEAD.replace(b"localhost", b"rebound.example:80") + b"Content-Length: 3\r\n\r\nabc", (421, "unknown_host")),
+    ],
+)
+async def test_what_is_no_request_to_this_service_is_answered_in_openai_s_shape(
+    client: ClientProcess, sent: bytes, expected: tuple[int, str]
+) -> None:
+    assert refusal(await client.exchange(sent)) == expected
+    assert not [line for line in client.lines if "secret" in json.dumps(line)]
+
+
+async def test_a_body_that_breaks_off_in_its_framing_is_refused(client: ClientProcess) -> None:
+    sent = HEAD + b"Transfer-Encoding: chunked\r\n\r\nnot a length\r\n"
+    assert refusal(await client.exchange(sent)) == (400, "invalid_http")
+
+
+async def test_a_reader_who_does_not_read_is_dropped_and_costs_no_memory(client: ClientProcess) -> None:
+    async with others_go_on(client):
+        _, writer = await client.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
+
+        async def ask_on() -> None:
+            while True:
+                writer.write(asked)
+                await writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(ask_on(), PATIENCE)
+        writer.close()
+
+
+async def test_each_request_is_counted_and_has_one_line_that_tells_nothing_of_its_text(client: ClientProcess) -> None:
+    wanted = [
+        ("/v1/models", "GET", 200, GET.replace(b"/health", b"/v1/models")),
+        ("/v1/models/{name:path}", "GET", 404, GET.replace(b"/health", b"/v1/models/none%0Asuch")),
+        ("other", "GET", 404, GET.replace(b"/health", b"/private?a=secret")),
+        ("/health", "DELETE", 405, GET.replace(b"GET", b"DELETE")),
+        ("/v1/models", "other", 405, GET.replace(b"GET /health", b"BREW /v1/models")),
+        ("/v1/completions", "POST", 503, posted(b'{"model":"tiny","prompt":"secret"}')),
+        ("/v1/completions", "POST", 400, posted(b'{"model":"tiny","prompt":"secret","n":7}')),
+        ("/v1/completions", "POST", 400, posted(b"secret{")),
+    ]
+    for path, method, status, sent in wanted:
+        before, n_lines = await client.counted(path, method, status), len(client.lines)
+        await client.exchange(sent)
+        assert await client.counted(path, method, status) == before + 1
+        (line,) = [each for each in client.lines[n_lines:] if each.get("event") in ("request", "request refused")]
+        assert line["status"] == status
+        assert status < 400 or line["code"]
+        assert "secret" not in json.dumps(line)
+        assert "\n" not in line["path"]
+
+
+async def test_probes_have_no_line_as_long_as_they_are_answered(client: ClientProcess) -> None:
+    n_lines = len(client.lines)
+    for path in (b"/health", b"/ready", b"/metrics"):
+        await client.exchange(GET.replace(b"/health", path))
+    await client.exchange(GET.replace(b"/health", b"/v1/models"))
+    await until(lambda: len(client.lines) > n_lines)
+    assert [line.get("path") for line in client.lines[n_lines:] if "path" in line] == ["/v1/models"]
+
+
+async def test_a_caller_who_hangs_up_is_counted_as_such(client: ClientProcess) -> None:
+    before = await client.counted("/v1/completions", "POST", 499)
+    _, writer = await client.connect()
+    writer.write(posted(b'{"mo', 100))
+    await writer.drain()
+    await asyncio.sleep(0)
+    writer.close()
+
+    async def seen() -> bool:
+        return await client.counted("/v1/completions", "POST", 499) == before + 1
+
+    await becomes(seen)
+
+
+async def test_the_service_lives_and_has_seen_no_fault_of_its_own(client: ClientProcess) -> None:
+    assert client.process.returncode is None
+    assert not [line for line in client.lines if line.get("level") == "error" or "exception" in line]

@@ -1,0 +1,109 @@
+"""A client service that is told to stop, as a process of its own, with requests under way."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.client_process import ClientProcess, becomes, client_process
+from support.running_split import PATIENCE, RunningTrunk, busy, running_trunk, until
+
+LONG: dict[str, Any] = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 450, "temperature": 0}
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 450}
+
+
+@asynccontextmanager
+async def serving(weights: Path, grace: float) -> AsyncIterator[tuple[RunningTrunk, ClientProcess, httpx.AsyncClient]]:
+    """A trunk in this process, a client service that is ready, and a way to ask it."""
+    async with (
+        running_trunk(weights) as trunk,
+        client_process(weights, trunk.address, "--grace", grace) as client,
+        httpx.AsyncClient(base_url=client.url, timeout=PATIENCE, trust_env=False) as http,
+    ):
+        await becomes(lambda: is_ready(http))
+        yield trunk, client, http
+
+
+async def is_ready(http: httpx.AsyncClient) -> bool:
+    return (await http.get("/ready")).status_code == 200
+
+
+async def is_not_ready(http: httpx.AsyncClient) -> bool:
+    return not await is_ready(http)
+
+
+def faults(client: ClientProcess) -> list[dict[str, Any]]:
+    return [
+        line
+        for line in client.lines
+        if line.get("level") == "error" or "exception" in line or line["event"] == "not a log line"
+    ]
+
+
+async def test_at_the_end_of_the_grace_every_request_is_told_and_nothing_new_is_begun(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, grace=2.0) as (trunk, client, http), busy(trunk) as _:
+        # both wait for the trunk's device: neither has a first token
+        waiting = [asyncio.create_task(http.post("/v1/completions", json=LONG | {"stream": s})) for s in (False, True)]
+        await until(lambda: trunk.open_sessions == 2)
+        client.process.send_signal(signal.SIGTERM)
+        await becomes(lambda: is_not_ready(http))
+        ready = await http.get("/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
+        assert "shutting down" in ready.json()["reason"]
+        assert (await http.get("/health")).status_code == 200
+        refused = await http.post("/v1/completions", json=LONG)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.headers["Connection"] == "close"
+        for answer in await asyncio.gather(*waiting):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+        assert await client.process.wait() == 0
+        assert not faults(client)
+
+
+async def test_streams_end_with_an_error_event(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, grace=0.0) as (trunk, client, http):
+        body = CHAT | {"stream": True}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            async with busy(trunk):
+                client.process.send_signal(signal.SIGTERM)
+                rest = [line.removeprefix("data: ") async for line in lines if line]
+        assert json.loads(rest[-1])["error"]["code"] == "shutting_down"
+        assert await client.process.wait() == 0
+        assert not faults(client)
+
+
+async def test_what_ends_within_the_grace_is_whole(tiny_weights: Path) -> None:
+    async with (
+        serving(tiny_weights, grace=60.0) as (_, client, http),
+        http.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response,
+    ):
+        lines = response.aiter_lines()
+        await anext(lines)
+        client.process.send_signal(signal.SIGTERM)
+        rest = [line async for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert await client.process.wait() == 0
+        assert not faults(client)
+
+
+async def test_a_second_signal_drops_what_runs(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, grace=600.0) as (trunk, client, http), busy(trunk):
+        waiting = asyncio.create_task(http.post("/v1/completions", json=LONG))
+        await until(lambda: trunk.open_sessions == 1)
+        client.process.send_signal(signal.SIGTERM)
+        await becomes(lambda: is_not_ready(http))
+        began = time.monotonic()
+        client.process.send_signal(signal.SIGTERM)
+        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], httpx.TransportError)
+        assert await client.process.wait() == 0
+        assert time.monotonic() - began < PATIENCE
+        assert not faults(client)
