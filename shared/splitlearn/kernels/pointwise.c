@@ -171,4 +171,18 @@ void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, v
     GOMP_parallel(heads_share, &heads, team_for_numbers(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
 }
 
+/* Puts the rows of a step, [heads][rows][width] by the given strides, behind those that their sessions hold. */
+void splitlearn_keep(const void *sessions, long n_sessions, long tensor, const void *rows, long head_stride, long row_stride,
+                     long n_heads, long width) {
+    const Session *session = sessions;
+    for (const Session *last = session + n_sessions; session < last; session++)
+        for (long head = 0; head < n_heads; head++) {
+            const bf16 *from = (const bf16 *)rows + head * head_stride + session->first * row_stride;
+            bf16 *to = session->block + tensor * session->tensor_stride + head * session->head_stride +
+                       (session->n_rows - session->n_new) * width;
+            for (long row = 0; row < session->n_new; row++)
+                memcpy(to + row * width, from + row * row_stride, width * sizeof(bf16));
+        }
+}
+
 #endif
