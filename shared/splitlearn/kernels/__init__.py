@@ -34,7 +34,9 @@ class Kernels:
         self.attend = _function(library, "splitlearn_attend", [*attend, _UNSIGNED])
         norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.rms_norm = _function(library, "splitlearn_rms_norm", norm)
-        self.silu_gate = _function(library, "splitlearn_silu_gate", [_POINTER] * 3 + [_LONG] * 3 + [_UNSIGNED])
+        # gates, what they gate, outputs; sizes; whether it is GELU
+        gate = [_POINTER] * 3 + [_LONG] * 3 + [ctypes.c_int, _UNSIGNED]
+        self.gate = _function(library, "splitlearn_gate", gate)
         # sessions, rows of heads, cosines and sines, weights of norms
         place = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _LONG]
         place += [_POINTER, _POINTER, ctypes.c_float, ctypes.c_int, _UNSIGNED]

@@ -54,8 +54,8 @@ void splitlearn_linear_int8(const void *rows, const void *weight, const void *sc
                             unsigned n_threads);
 void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,
                          int adds_one, unsigned n_threads);
-void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride,
-                          unsigned n_threads);
+void splitlearn_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride, int is_gelu,
+                     unsigned n_threads);
 void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, void *rows, long n_rows, long n_heads,
                             long n_kv_heads, long width, const void *cosines, const void *sines, long n_turned,
                             const void *query_weight, const void *key_weight, float epsilon, int adds_one,

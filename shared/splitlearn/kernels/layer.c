@@ -20,7 +20,7 @@ typedef struct {
     RowNorm query_norm, key_norm; /* of heads; both or none */
     long index, n_heads, n_kv_heads, width;
     How how;
-    int is_turned;
+    int is_turned, is_gelu;
 } Layer;
 
 typedef struct {
@@ -97,7 +97,8 @@ static int run(const Layer *layer, const Step *step, const bf16 *rows, bf16 *out
     taken_in = layer->before_gates.weight ? between.normed : outputs;
     apply(&layer->gates, taken_in, between.both, step);
     const long n_inner = layer->closes.n_inputs;
-    splitlearn_silu_gate(between.both, between.both + n_inner, between.gated, n_rows, n_inner, 2 * n_inner, n_threads);
+    splitlearn_gate(between.both, between.both + n_inner, between.gated, n_rows, n_inner, 2 * n_inner, layer->is_gelu,
+                    n_threads);
     apply(&layer->closes, between.gated, between.added, step);
     splitlearn_join(outputs, between.added, outputs, between.normed, &layer->after_gates, &none, n_rows, width, n_threads);
     free(between.normed);

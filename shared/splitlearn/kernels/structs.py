@@ -53,6 +53,7 @@ class Layer(ctypes.Structure):
         ("width", _LONG),
         ("how", How),
         ("is_turned", _INT),
+        ("is_gelu", _INT),
     )
 
 

@@ -95,7 +95,7 @@ def _plans(module: nn.Module, asked: Asked) -> Iterator[LayerPlan]:
     for names in _ORDERS:
         if len(names) == len(parts.norms):
             norms = dict(zip(names, parts.norms, strict=True))
-            yield LayerPlan(_described(parts.attention, linears, norms), parts.attention)
+            yield LayerPlan(_described(parts.attention, parts.gated, linears, norms), parts.attention)
 
 
 def _fits(parts: _Parts, linears: tuple[Native, Native], asked: Asked) -> bool:
@@ -113,6 +113,7 @@ def _fits(parts: _Parts, linears: tuple[Native, Native], asked: Asked) -> bool:
 
 def _described(
     attention: AttentionPlan,
+    gated: NativeGatedMLP,
     gates: tuple[Native, Native],
     norms: dict[str, NativeRMSNorm],
 ) -> Described:
@@ -143,6 +144,7 @@ def _described(
         width=width,
         how=how.structure,
         is_turned=attention.is_turned,
+        is_gelu=gated.is_gelu,
     )
     tensors = [*norms_D.values(), *how.tensors]
     if heads is not None:

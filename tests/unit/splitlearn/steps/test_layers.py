@@ -23,16 +23,18 @@ from support.tiny_models import random_model, save_sepweight, tiny_config
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
 
-# what makes each of them special: shared keys; biases; norms of heads; layers without positions; a window
+# what makes each of them special: shared keys; biases; norms of heads; layers without positions; a window; GELU and norms around, with capped scores or norms of heads that add one
 NATIVE: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: tiny_config("llama"),
     "qwen2": lambda: small_config("qwen2"),
     "qwen3": lambda: small_config("qwen3"),
     "smollm3": lambda: small_config("smollm3"),
     "mistral": lambda: tiny_config("mistral", sliding_window=6),
+    "gemma2": lambda: small_config("gemma2"),
+    "gemma3_text": lambda: small_config("gemma3_text"),
 }
-# experts; a gate that is no SiLU
-STOCK = ["mixtral", "gemma3_text"]
+# experts; norms of all heads at once
+STOCK = ["mixtral", "olmo2"]
 
 
 class NormedAfter(LlamaDecoderLayer):
