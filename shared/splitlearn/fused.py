@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.activations import SiLUActivation
+from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation, SiLUActivation
 
 from splitlearn.kernels import kernels
 from splitlearn.linear import Native
@@ -20,6 +20,9 @@ from splitlearn.linear.siblings import shared_linear
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_SILU = (nn.SiLU, SiLUActivation)
+# torch's own stays out: it may be the exact one, from which the probe's rows might not tell the other
+_GELU = (GELUTanh, NewGELUActivation, FastGELUActivation)
 _PROBE_ROWS = 5
 # results are bf16 numbers that may differ in their last bit, where sums were added up in another order
 _TOLERANCE = 2**-7
@@ -59,14 +62,19 @@ class NativeRMSNorm(nn.Module):
 
 
 class NativeGatedMLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))` of bf16 rows (Shazeer 2020, arXiv 2002.05202) with the gate in one pass."""
+    """`down(silu(gate(x)) * up(x))` of bf16 rows (Shazeer 2020, arXiv 2002.05202) with the gate in one pass.
 
-    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module) -> None:
+    Args:
+        is_gelu: GELU, approximated by a tanh, stands in place of SiLU, as in Gemma.
+    """
+
+    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module, is_gelu: bool = False) -> None:
         super().__init__()
         library = kernels()
         if library is None:
             raise RuntimeError("the native kernels do not run here: ask kernels() first")
-        self._gate = library.silu_gate
+        self._gate = library.gate
+        self.is_gelu = is_gelu
         self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
         self._both = shared_linear(gate_proj, up_proj)
 
@@ -83,7 +91,8 @@ class NativeGatedMLP(nn.Module):
         output = both.new_empty((*both.shape[:-1], n_inner))
         gates = both.data_ptr()
         addresses = gates, gates + n_inner * both.itemsize, output.data_ptr()
-        self._gate(*addresses, output.numel() // n_inner, n_inner, 2 * n_inner, torch.get_num_threads())
+        sizes = output.numel() // n_inner, n_inner, 2 * n_inner
+        self._gate(*addresses, *sizes, int(self.is_gelu), torch.get_num_threads())
         return torch.as_tensor(self.down_proj(output))
 
 
@@ -124,8 +133,9 @@ def _candidates(module: nn.Module) -> Iterator[nn.Module]:
         weight_D = module.get_parameter("weight")
         if epsilon is not None and _is_ours(weight_D) and weight_D.ndim == 1:
             yield from (NativeRMSNorm(weight_D, epsilon, adds_one) for adds_one in (False, True))
-    if set(children) == _GATED and not own and isinstance(children["act_fn"], nn.SiLU | SiLUActivation):
-        yield NativeGatedMLP(*(children[name] for name in ("gate_proj", "up_proj", "down_proj")))
+    if set(children) == _GATED and not own and isinstance(children["act_fn"], _SILU + _GELU):
+        linears = (children[name] for name in ("gate_proj", "up_proj", "down_proj"))
+        yield NativeGatedMLP(*linears, is_gelu=isinstance(children["act_fn"], _GELU))
 
 
 def _agree(theirs: nn.Module, ours: nn.Module) -> bool:

@@ -29,14 +29,14 @@ class Kernels:
         self.linear = _function(library, "splitlearn_linear", [_POINTER] * 4 + [_LONG] * 4 + [_UNSIGNED])
         # levels, scales of outputs, int32 sums of each output's levels
         self.linear_int8 = _function(library, "splitlearn_linear_int8", [_POINTER] * 6 + [_LONG] * 4 + [_UNSIGNED])
-        attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
-        self.attend = _function(library, "splitlearn_attend", [*attend, ctypes.c_float, _UNSIGNED])
-        prompt = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG]
-        prompt += [ctypes.c_float, _UNSIGNED]
-        self.attend_prompt = _function(library, "splitlearn_attend_prompt", prompt)
+        # sessions, first rows that are seen, queries, outputs, what is done to scores
+        attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _POINTER]
+        self.attend = _function(library, "splitlearn_attend", [*attend, _UNSIGNED])
         norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
         self.rms_norm = _function(library, "splitlearn_rms_norm", norm)
-        self.silu_gate = _function(library, "splitlearn_silu_gate", [_POINTER] * 3 + [_LONG] * 3 + [_UNSIGNED])
+        # gates, what they gate, outputs; sizes; whether it is GELU
+        gate = [_POINTER] * 3 + [_LONG] * 3 + [ctypes.c_int, _UNSIGNED]
+        self.gate = _function(library, "splitlearn_gate", gate)
         # sessions, rows of heads, cosines and sines, weights of norms
         place = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _LONG]
         place += [_POINTER, _POINTER, ctypes.c_float, ctypes.c_int, _UNSIGNED]
@@ -63,9 +63,10 @@ def kernels() -> Kernels | None:
     """
     if are_off():
         return None
-    files = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
+    name = _suited()
+    files = [Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES]
     file = next((each for each in files if each.exists()), None)
-    if file is None or not _has_instructions():
+    if name is None or file is None:
         return None
     try:
         return Kernels(ctypes.CDLL(str(file)))
@@ -74,8 +75,11 @@ def kernels() -> Kernels | None:
         return None
 
 
-def _has_instructions() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+def _suited() -> str | None:
+    """The library whose instructions the processor has; None where it has those of neither."""
+    if not torch.cpu._is_avx512_supported() or not torch.cpu._is_vnni_supported():
+        return None
+    return "_kernels" if torch.cpu._is_avx512_bf16_supported() else "_kernels_without_bf16"
 
 
 def _function(

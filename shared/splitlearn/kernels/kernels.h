@@ -10,7 +10,14 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+/* WITHOUT_BF16: for processors that have AVX-512 and VNNI only. They multiply bf16 pairs in two steps, and round bf16
+   by hand; the order of sums, and so what is promised of it, is the same. */
+#ifdef WITHOUT_BF16
+#define INSTRUCTIONS "avx512f,avx512bw,avx512vl"
+#else
+#define INSTRUCTIONS "avx512f,avx512bw,avx512vl,avx512bf16"
+#endif
+#define TARGET __attribute__((target(INSTRUCTIONS)))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -32,6 +39,13 @@ typedef struct {
     int adds_one; /* to the weight, and rounds once; else the normed row is rounded before it is weighed */
 } RowNorm;
 
+/* What is done to scores of attention; mirrored by structs.py. */
+typedef struct {
+    const float *sinks; /* of each head a score that takes its share of the weights and has no value; NULL: none */
+    float scaling;
+    float softcap; /* scores are softcap * tanh(score / softcap); 0: they stay as they are */
+} How;
+
 /* What Python calls, and a layer as a whole. */
 void splitlearn_linear(const void *rows, const void *weight, const void *bias, void *outputs, long n_rows, long row_stride,
                        long n_inputs, long n_outputs, unsigned n_threads);
@@ -40,18 +54,15 @@ void splitlearn_linear_int8(const void *rows, const void *weight, const void *sc
                             unsigned n_threads);
 void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,
                          int adds_one, unsigned n_threads);
-void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride,
-                          unsigned n_threads);
+void splitlearn_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride, int is_gelu,
+                     unsigned n_threads);
 void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, void *rows, long n_rows, long n_heads,
                             long n_kv_heads, long width, const void *cosines, const void *sines, long n_turned,
                             const void *query_weight, const void *key_weight, float epsilon, int adds_one,
                             unsigned n_threads);
 void splitlearn_attend(const void *sessions, long n_sessions, long layer, const void *starts, const void *queries,
                        long head_stride, long row_stride, void *outputs, long n_heads, long n_kv_heads, long width,
-                       float scaling, unsigned n_threads);
-void splitlearn_attend_prompt(const void *sessions, long index, long layer, const void *queries, long head_stride,
-                              long row_stride, void *outputs, long n_heads, long n_kv_heads, long width, float scaling,
-                              unsigned n_threads);
+                       const void *how, unsigned n_threads);
 /* Rows plus what is added to them, which is normed before, into `sums`; then a norm of these into `normed`. */
 void splitlearn_join(const void *rows, void *added, void *sums, void *normed, const RowNorm *after, const RowNorm *before,
                      long n_rows, long width, unsigned n_threads);
@@ -79,18 +90,42 @@ INLINE __m512 widened(__mmask16 mask, const bf16 *numbers) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-INLINE void narrow(bf16 *to, __mmask16 mask, __m512 numbers) {
-    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(numbers));
+/* Rounded to the nearest, of two to the even one. */
+INLINE __m256i to_bf16(__m512 numbers) {
+#ifdef WITHOUT_BF16
+    const __m512i bits = _mm512_castps_si512(numbers);
+    const __m512i is_odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), is_odd);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(1 << 22)), 16));
+#else
+    return (__m256i)_mm512_cvtneps_pbh(numbers);
+#endif
 }
+
+INLINE void narrow(bf16 *to, __mmask16 mask, __m512 numbers) { _mm256_mask_storeu_epi16(to, mask, to_bf16(numbers)); }
 
 /* As torch leaves a number that it puts between two operations. */
 INLINE __m512 rounded(__m512 numbers) {
-    __m512i wide = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bf16(numbers)), 16));
+}
+
+/* 16 sums, each plus the products of a pair of bf16 numbers with another. */
+INLINE __m512 plus_pairs(__m512 sums, __m512i ones, __m512i others) {
+#ifdef WITHOUT_BF16
+    const __m512i high = _mm512_set1_epi32(0xffff0000);
+    const __m512 low_1 = _mm512_castsi512_ps(_mm512_slli_epi32(ones, 16)), low_2 = _mm512_castsi512_ps(_mm512_slli_epi32(others, 16));
+    sums = _mm512_fmadd_ps(low_1, low_2, sums);
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(ones, high)), _mm512_castsi512_ps(_mm512_and_si512(others, high)), sums);
+#else
+    return _mm512_dpbf16_ps(sums, (__m512bh)ones, (__m512bh)others);
+#endif
 }
 
 /* The first `left` of 16, or all. */
 INLINE __mmask16 first_of_16(long left) { return left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1); }
+
+INLINE __mmask32 first_of_32(long left) { return left >= 32 ? 0xffffffffu : (1u << left) - 1; }
 
 /* e^x for x <= 0: a power of two times the series of e^r for |r| <= ln(2) / 2, off by 2e-7 of itself at most; zero
    from where fp32 ends. */
@@ -115,10 +150,10 @@ static inline int height_of(long n_rows, long most) {
     return (int)((n_rows + n_blocks - 1) / n_blocks);
 }
 
-INLINE __m512bh both_inputs(const bf16 *inputs) {
+INLINE __m512i both_inputs(const bf16 *inputs) {
     int32_t pair;
     memcpy(&pair, inputs, sizeof pair);
-    return (__m512bh)_mm512_set1_epi32(pair);
+    return _mm512_set1_epi32(pair);
 }
 
 /* `ahead`: panels that are fetched into the second-level cache meanwhile, for what comes next; or NULL. */
@@ -126,16 +161,16 @@ INLINE void multiply(int n_rows, int n_panels, const bf16 *rows, long row_stride
                      long n_pairs, const bf16 *ahead, __m512 sums[MOST_ROWS * MOST_PANELS]) {
     UNROLL for (int i = 0; i < n_rows * n_panels; i++) sums[i] = _mm512_setzero_ps();
     for (long pair = 0; pair < n_pairs; pair++) {
-        __m512bh weights[MOST_PANELS];
+        __m512i weights[MOST_PANELS];
         UNROLL for (int panel = 0; panel < n_panels; panel++)
-            weights[panel] = (__m512bh)_mm512_loadu_si512(panels + panel * panel_size + pair * 2 * PANEL);
+            weights[panel] = _mm512_loadu_si512(panels + panel * panel_size + pair * 2 * PANEL);
         if (ahead)
             UNROLL for (int panel = 0; panel < n_panels; panel++)
                 _mm_prefetch((const char *)(ahead + panel * panel_size + pair * 2 * PANEL), _MM_HINT_T1);
         UNROLL for (int i = 0; i < n_rows; i++) {
-            __m512bh inputs = both_inputs(rows + i * row_stride + 2 * pair);
+            const __m512i inputs = both_inputs(rows + i * row_stride + 2 * pair);
             UNROLL for (int panel = 0; panel < n_panels; panel++)
-                sums[i * n_panels + panel] = _mm512_dpbf16_ps(sums[i * n_panels + panel], weights[panel], inputs);
+                sums[i * n_panels + panel] = plus_pairs(sums[i * n_panels + panel], weights[panel], inputs);
         }
     }
 }

@@ -19,8 +19,8 @@ typedef struct {
     Linear projects, projects_out, gates, closes;
     RowNorm query_norm, key_norm; /* of heads; both or none */
     long index, n_heads, n_kv_heads, width;
-    int is_turned;
-    float scaling;
+    How how;
+    int is_turned, is_gelu;
 } Layer;
 
 typedef struct {
@@ -70,11 +70,7 @@ static void attend(const Layer *layer, const Step *step, bf16 *projected, bf16 *
                            layer->query_norm.weight, layer->key_norm.weight, layer->query_norm.epsilon,
                            layer->query_norm.adds_one, step->n_threads);
     splitlearn_attend(step->sessions, step->n_sessions, layer->index, step->starts, projected, width, row_stride, attended,
-                      n_heads, n_kv_heads, width, layer->scaling, step->n_threads);
-    for (long i = 0; i < step->n_sessions; i++)
-        if (step->sessions[i].n_new > 1)
-            splitlearn_attend_prompt(step->sessions, i, layer->index, projected, width, row_stride, attended, n_heads,
-                                     n_kv_heads, width, layer->scaling, step->n_threads);
+                      n_heads, n_kv_heads, width, &layer->how, step->n_threads);
 }
 
 /* Whoever fills layers in asks whether both mean the same. */
@@ -101,7 +97,8 @@ static int run(const Layer *layer, const Step *step, const bf16 *rows, bf16 *out
     taken_in = layer->before_gates.weight ? between.normed : outputs;
     apply(&layer->gates, taken_in, between.both, step);
     const long n_inner = layer->closes.n_inputs;
-    splitlearn_silu_gate(between.both, between.both + n_inner, between.gated, n_rows, n_inner, 2 * n_inner, n_threads);
+    splitlearn_gate(between.both, between.both + n_inner, between.gated, n_rows, n_inner, 2 * n_inner, layer->is_gelu,
+                    n_threads);
     apply(&layer->closes, between.gated, between.added, step);
     splitlearn_join(outputs, between.added, outputs, between.normed, &layer->after_gates, &none, n_rows, width, n_threads);
     free(between.normed);
@@ -110,7 +107,7 @@ static int run(const Layer *layer, const Step *step, const bf16 *rows, bf16 *out
 
 /* Rows of all sessions through layers, one after the other; 0 where there is no memory for what lies between.
 
-   `starts`: of each session the first row that its row sees, or NULL: all of them see everything before them. */
+   `starts`: of each row the first row of its session that it sees, or NULL: all of them see everything before them. */
 int splitlearn_layers(const void *layers, long n_layers, const void *sessions, long n_sessions, const void *starts,
                       const void *cosines, const void *sines, long n_turned, const void *rows, void *outputs, long n_rows,
                       unsigned n_threads) {

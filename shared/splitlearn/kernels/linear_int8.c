@@ -11,7 +11,7 @@
 
 #if defined(__x86_64__)
 
-#define TARGET_WHOLE __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx512vnni")))
+#define TARGET_WHOLE __attribute__((target(INSTRUCTIONS ",avx512vnni")))
 #define INLINE_WHOLE static inline __attribute__((always_inline)) TARGET_WHOLE
 
 enum { FOUR = 4, HIGH = 0, LOW = 1, BYTES = 2, WHOLE_ROWS = 7, GREATEST = 32767, MIDDLE_BITS = 7 };

@@ -23,6 +23,7 @@ typedef struct {
     const bf16 *gates, *rows;
     bf16 *outputs;
     long n_rows, width, stride; /* from one row to the next, of gates and what they gate; outputs lie side by side */
+    int is_gelu;                /* its approximation by a tanh; else SiLU */
 } Gate;
 
 /* The heads of a step's rows: queries are changed in place, keys and values go where their sessions keep them. */
@@ -80,12 +81,17 @@ static void join_share(void *data) {
     }
 }
 
-TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, long width) {
+TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, long width, int is_gelu) {
     for (long column = 0; column < width; column += 16) {
         const __mmask16 mask = first_of_16(width - column);
         const __m512 x = widened(mask, gates + column);
-        /* x / (1 + e^-x), by an exponential that never overflows */
-        const __m512 small = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(x)));
+        /* x / (1 + e^-s), by an exponential that never overflows; (1 + tanh(s / 2)) / 2 is 1 / (1 + e^-s) */
+        __m512 s = x;
+        if (is_gelu) {
+            const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), _mm512_set1_ps(1.f));
+            s = _mm512_mul_ps(_mm512_mul_ps(x, cubic), _mm512_set1_ps(1.59576912f)); /* twice the root of 2 / pi */
+        }
+        const __m512 small = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(s)));
         const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
         const __m512 above = _mm512_mask_mul_ps(x, is_negative, x, small);
         const __m512 opened = _mm512_div_ps(above, _mm512_add_ps(_mm512_set1_ps(1.f), small));
@@ -97,7 +103,7 @@ static void gate_share(void *data) {
     const Gate *gate = data;
     const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = gate->width;
     for (long row = gate->n_rows * me / team; row < gate->n_rows * (me + 1) / team; row++)
-        gate_row(gate->gates + row * gate->stride, gate->rows + row * gate->stride, gate->outputs + row * width, width);
+        gate_row(gate->gates + row * gate->stride, gate->rows + row * gate->stride, gate->outputs + row * width, width, gate->is_gelu);
 }
 
 /* Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of one head: each number of the first half makes a pair
@@ -155,10 +161,10 @@ void splitlearn_join(const void *rows, void *added, void *sums, void *normed, co
     GOMP_parallel(join_share, &join, team_for_numbers(n_rows * width, n_threads), 0);
 }
 
-/* silu(gates) * rows */
-void splitlearn_silu_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride,
-                          unsigned n_threads) {
-    Gate gate = {gates, rows, outputs, n_rows, width, stride};
+/* silu(gates) * rows, or the same with GELU */
+void splitlearn_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride, int is_gelu,
+                     unsigned n_threads) {
+    Gate gate = {gates, rows, outputs, n_rows, width, stride, is_gelu};
     GOMP_parallel(gate_share, &gate, team_for_numbers(n_rows * width, n_threads), 0);
 }
 
@@ -169,6 +175,20 @@ void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, v
     Heads heads = {sessions, n_sessions, layer, rows, n_rows, n_heads, n_kv_heads, width, cosines, sines, n_turned,
                    {query_weight, epsilon, adds_one}, {key_weight, epsilon, adds_one}};
     GOMP_parallel(heads_share, &heads, team_for_numbers(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
+}
+
+/* Puts the rows of a step, [heads][rows][width] by the given strides, behind those that their sessions hold. */
+void splitlearn_keep(const void *sessions, long n_sessions, long tensor, const void *rows, long head_stride, long row_stride,
+                     long n_heads, long width) {
+    const Session *session = sessions;
+    for (const Session *last = session + n_sessions; session < last; session++)
+        for (long head = 0; head < n_heads; head++) {
+            const bf16 *from = (const bf16 *)rows + head * head_stride + session->first * row_stride;
+            bf16 *to = session->block + tensor * session->tensor_stride + head * session->head_stride +
+                       (session->n_rows - session->n_new) * width;
+            for (long row = 0; row < session->n_new; row++)
+                memcpy(to + row * width, from + row * row_stride, width * sizeof(bf16));
+        }
 }
 
 #endif

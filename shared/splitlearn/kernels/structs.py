@@ -27,6 +27,12 @@ class Linear(ctypes.Structure):
     )
 
 
+class How(ctypes.Structure):
+    """What is done to scores of attention: `sinks` are fp32, one per head; a soft cap of 0 is none."""
+
+    _fields_ = (("sinks", _POINTER), ("scaling", _FLOAT), ("softcap", _FLOAT))
+
+
 class Layer(ctypes.Structure):
     """A decoder layer."""
 
@@ -45,8 +51,9 @@ class Layer(ctypes.Structure):
         ("n_heads", _LONG),
         ("n_kv_heads", _LONG),
         ("width", _LONG),
+        ("how", How),
         ("is_turned", _INT),
-        ("scaling", _FLOAT),
+        ("is_gelu", _INT),
     )
 
 

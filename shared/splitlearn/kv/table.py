@@ -3,6 +3,7 @@
 Shapes: S sessions, T rows of all sessions, H heads, K heads of keys, d width of a head.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from splitlearn.kernels import Kernels, kernels
-from splitlearn.kernels.structs import Layers
+from splitlearn.kernels.structs import Described, How, Layers
 from splitlearn.kv.store import SessionKV
 
 
@@ -22,6 +23,29 @@ class HeadNorms:
     keys_d: torch.Tensor
     epsilon: float
     adds_one: bool
+
+
+@dataclass(frozen=True)
+class ScoreRules:
+    """What is done to scores of attention.
+
+    Attributes:
+        scaling: None: by the width of a head.
+        softcap: scores are `softcap * tanh(score / softcap)`; None: they stay as they are.
+        sinks_H: of each head a score that takes its share of the weights and has no value.
+    """
+
+    scaling: float | None = None
+    softcap: float | None = None
+    sinks_H: torch.Tensor | None = None  # noqa: N815 - a shape
+
+    def described(self, width: int) -> Described:
+        """As the kernel of attention reads it, for heads of this width."""
+        scaling = width**-0.5 if self.scaling is None else self.scaling
+        if self.sinks_H is None:
+            return Described(How(None, scaling, self.softcap or 0.0), ())
+        sinks_H = self.sinks_H.detach().flatten().float().contiguous()
+        return Described(How(sinks_H.data_ptr(), scaling, self.softcap or 0.0), (sinks_H,))
 
 
 @dataclass(frozen=True)
@@ -134,20 +158,21 @@ class SessionTable:
         return rows_TN.as_strided((n_heads, n_rows, self.width), (self.width, n_projected, 1))
 
     def attend(
-        self, layer: int, query_HTd: torch.Tensor, starts_S: torch.Tensor | None, scaling: float | None
+        self, layer: int, query_HTd: torch.Tensor, starts_T: torch.Tensor | None, how: ScoreRules
     ) -> torch.Tensor:
-        """Outputs [T, H, d] of the sessions that bring one row; those of the others are not yet written.
+        """Outputs [T, H, d]. A row's are the same to the bit whatever rows come with it.
 
         Args:
-            starts_S: of each session the first row that its row sees (int64); None: all of them see all before them.
+            starts_T: of each row the first row of its session that it sees (int64); None: each sees all before it.
         """
         query_HTd = query_HTd if query_HTd.stride(2) == 1 else query_HTd.contiguous()
         heads, n_rows, width = query_HTd.shape
         output_THd = query_HTd.new_empty(n_rows, heads, width)
+        described = how.described(width)
         self._library.attend(
             *self._lines,
             layer,
-            None if starts_S is None else starts_S.data_ptr(),
+            None if starts_T is None else starts_T.data_ptr(),
             query_HTd.data_ptr(),
             query_HTd.stride(0),
             query_HTd.stride(1),
@@ -155,44 +180,23 @@ class SessionTable:
             heads,
             self._n_kv_heads,
             width,
-            width**-0.5 if scaling is None else scaling,
+            ctypes.byref(described.structure),
             torch.get_num_threads(),
         )
         return output_THd
-
-    def attend_prompt(
-        self, layer: int, index: int, query_HTd: torch.Tensor, output_THd: torch.Tensor, scaling: float | None
-    ) -> None:
-        """Fills the outputs of the rows of one session; each sees those before it and itself."""
-        query_HTd = query_HTd if query_HTd.stride(2) == 1 else query_HTd.contiguous()
-        heads, _, width = query_HTd.shape
-        self._library.attend_prompt(
-            self._lines_S6.data_ptr(),
-            index,
-            layer,
-            query_HTd.data_ptr(),
-            query_HTd.stride(0),
-            query_HTd.stride(1),
-            output_THd.data_ptr(),
-            heads,
-            self._n_kv_heads,
-            width,
-            width**-0.5 if scaling is None else scaling,
-            torch.get_num_threads(),
-        )
 
     def run_layers(
         self,
         layers: Layers,
         hidden_1TD: torch.Tensor,
         turns: tuple[torch.Tensor, torch.Tensor] | None,
-        starts_S: torch.Tensor | None,
+        starts_T: torch.Tensor | None,
     ) -> torch.Tensor:
         """Rows of all sessions [1, T, D] through decoder layers.
 
         Args:
             turns: cosines and sines [1, T, n] of the rows' positions; None: nothing is rotated.
-            starts_S: of each session the first row that its row sees; None: all of them see all before them.
+            starts_T: of each row the first row of its session that it sees; None: each sees all before it.
 
         Raises:
             RuntimeError: the rows are not bf16, or not those of the step.
@@ -208,7 +212,7 @@ class SessionTable:
             layers.addresses,
             layers.count,
             *self._lines,
-            None if starts_S is None else starts_S.data_ptr(),
+            None if starts_T is None else starts_T.data_ptr(),
             *turned.arguments,
             hidden_1TD.data_ptr(),
             outputs_1TD.data_ptr(),

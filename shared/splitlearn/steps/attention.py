@@ -66,7 +66,7 @@ def make_attention_native(module: nn.Module, run: Callable[[], object]) -> int:
 
 def _plans(module: nn.Module, asked: Asked) -> Iterator[AttentionPlan]:
     projections, how = _projections(module), asked.cache.how
-    if projections is None or how is None or not how.is_plain:
+    if projections is None or how is None or how.expand is not None:
         return
     projects, projects_out = projections
     queries, keys = (module._modules.get(name) for name in _HEAD_NORMS)

@@ -50,11 +50,11 @@ class LayerPlan:
         """[1, T, D] to the same; None where attention needs more than the kernels."""
         rows = asked.cache.rows
         seen = rows.seen(asked.rule) if isinstance(rows, PieceRows) else None
-        if seen is None or seen.prompts_are_ruled:
+        if seen is None or seen.missing:
             return None
         asked.cache.enter(self.attention.layer)
         turns = asked.turns if self.attention.is_turned else None
-        return asked.table.run_layers(self.alone, asked.hidden, turns, seen.starts)
+        return asked.table.run_layers(self.alone, asked.hidden, turns, seen.starts_T)
 
 
 def make_layers_native(module: nn.Module, run: Callable[[], object]) -> int:
@@ -95,7 +95,7 @@ def _plans(module: nn.Module, asked: Asked) -> Iterator[LayerPlan]:
     for names in _ORDERS:
         if len(names) == len(parts.norms):
             norms = dict(zip(names, parts.norms, strict=True))
-            yield LayerPlan(_described(parts.attention, linears, norms), parts.attention)
+            yield LayerPlan(_described(parts.attention, parts.gated, linears, norms), parts.attention)
 
 
 def _fits(parts: _Parts, linears: tuple[Native, Native], asked: Asked) -> bool:
@@ -113,6 +113,7 @@ def _fits(parts: _Parts, linears: tuple[Native, Native], asked: Asked) -> bool:
 
 def _described(
     attention: AttentionPlan,
+    gated: NativeGatedMLP,
     gates: tuple[Native, Native],
     norms: dict[str, NativeRMSNorm],
 ) -> Described:
@@ -125,6 +126,7 @@ def _described(
         "gates": gates[0].described,
         "closes": gates[1].described,
     }
+    how = attention.how.rules.described(width)
     heads = attention.norms
     query_norm, key_norm = (RowNorm(), RowNorm())
     if heads is not None:
@@ -140,10 +142,11 @@ def _described(
         n_heads=n_heads,
         n_kv_heads=(attention.projects.out_features // width - n_heads) // 2,
         width=width,
+        how=how.structure,
         is_turned=attention.is_turned,
-        scaling=width**-0.5 if attention.how.scaling is None else attention.how.scaling,
+        is_gelu=gated.is_gelu,
     )
-    tensors = list(norms_D.values())
+    tensors = [*norms_D.values(), *how.tensors]
     if heads is not None:
         tensors += [heads.queries_d, heads.keys_d]
     return Described(structure, (*tensors, *(each.tensors for each in linears.values())))

@@ -12,7 +12,7 @@ import torch
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from splitlearn.kv.store import SessionKV
-from splitlearn.kv.table import SessionTable
+from splitlearn.kv.table import ScoreRules, SessionTable
 
 _WINDOW = sliding_window_causal_mask_function(1)
 
@@ -42,6 +42,18 @@ class MaskRule:
             self._first[position] = start if bool(seen_N[start:].all()) else None
         return self._first[position]
 
+    def starts(self, position: int, count: int) -> torch.Tensor | None:
+        """Of each of `count` rows from `position` on the first row that it sees, int64 [t]; None where one does not see
+        just itself and one piece of rows before it."""
+        limits_T = torch.arange(position + 1, position + count + 1)
+        if self.window is not None:
+            return (limits_T - self.window).clamp_(min=0)
+        seen_TN = self.table(position, count, torch.device("cpu"))
+        starts_T = limits_T - seen_TN.sum(1)
+        rows_N = torch.arange(position + count)
+        in_one_piece_TN = (rows_N >= starts_T[:, None]) & (rows_N < limits_T[:, None])
+        return starts_T if bool((starts_T < limits_T).all()) and torch.equal(in_one_piece_TN, seen_TN) else None
+
     @cached_property
     def window(self) -> int | None:
         """How many rows a row sees, with itself, where that is all that the rule says; None for any other rule.
@@ -66,8 +78,9 @@ class How:
     sinks: torch.Tensor | None
 
     @property
-    def is_plain(self) -> bool:
-        return self.expand is None and self.softcap is None and self.sinks is None
+    def rules(self) -> ScoreRules:
+        """As our kernels take it, which expand nothing."""
+        return ScoreRules(self.scaling, self.softcap, self.sinks)
 
 
 class StepRows(Protocol):
@@ -96,12 +109,12 @@ class Seen:
     """What rows of a step may see, by one rule.
 
     Attributes:
-        starts: of each session the first row that its row sees, int64 [S]; None: all of them see all before them.
-        prompts_are_ruled: rows that come in one session do not see all before them.
+        starts_T: of each row the first row of its session that it sees, int64; None: each sees all before it.
+        missing: sessions of which a row sees something else than itself and one piece of rows before it.
     """
 
-    starts: torch.Tensor | None
-    prompts_are_ruled: bool
+    starts_T: torch.Tensor | None
+    missing: tuple[int, ...]
 
 
 class PieceRows:
@@ -116,7 +129,7 @@ class PieceRows:
         self._lengths = [count for _, _, count in sessions]
         self._held: dict[int, Sequence[torch.Tensor]] = {}
         # a step's rules are few, and most layers ask by the same
-        self._seen: dict[MaskRule | None, Seen | None] = {}
+        self._seen: dict[MaskRule | None, Seen] = {}
         self._rooms: list[Sequence[torch.Tensor]] = []
         for kv, position, count in sessions:
             kv.place(position, count)
@@ -142,32 +155,24 @@ class PieceRows:
     def attend(
         self, layer: int, query_HTd: torch.Tensor, rule: MaskRule | None, how: How
     ) -> tuple[torch.Tensor, Sequence[int]] | None:
-        """Prompts whose rows do not see all before them are left out."""
-        table, seen = self.table, self.seen(rule)
-        if table is None or seen is None or not how.is_plain:
+        """Sessions of which a row sees more than one piece of what is before it are left out."""
+        if self.table is None or how.expand is not None:
             return None
-        output_THd = table.attend(layer, query_HTd, seen.starts, how.scaling)
-        prompts = [index for index, count in enumerate(self._lengths) if count > 1]
-        if seen.prompts_are_ruled:
-            return output_THd, prompts
-        for index in prompts:
-            table.attend_prompt(layer, index, query_HTd, output_THd, how.scaling)
-        return output_THd, ()
+        seen = self.seen(rule)
+        return self.table.attend(layer, query_HTd, seen.starts_T, how.rules), seen.missing
 
-    def seen(self, rule: MaskRule | None) -> "Seen | None":
-        """What rows may see; None where one that comes alone sees more than one piece of those before it."""
+    def seen(self, rule: MaskRule | None) -> Seen:
+        """What rows may see."""
         if rule not in self._seen:
-            self._seen[rule] = self._found_seen(rule)
+            self._seen[rule] = Seen(None, ()) if rule is None else self._found_seen(rule)
         return self._seen[rule]
 
-    def _found_seen(self, rule: MaskRule | None) -> "Seen | None":
-        if rule is None:
-            return Seen(None, False)
-        firsts = [rule.first_seen(position) if count == 1 else 0 for _, position, count in self._sessions]
-        starts = [first for first in firsts if first is not None]
-        if len(starts) != len(firsts):
-            return None
-        return Seen(torch.tensor(starts, dtype=torch.int64) if any(starts) else None, max(self._lengths) > 1)
+    def _found_seen(self, rule: MaskRule) -> Seen:
+        starts = [rule.starts(position, count) for _, position, count in self._sessions]
+        missing = tuple(index for index, each in enumerate(starts) if each is None)
+        known = [torch.zeros(n, dtype=torch.int64) if each is None else each for each, n in zip(starts, self._lengths, strict=True)]
+        starts_T = torch.cat(known)
+        return Seen(starts_T if bool(starts_T.any()) else None, missing)
 
 
 def _same_code(one: Any, other: Any) -> bool:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
 from splitlearn.fused import NativeGatedMLP, NativeRMSNorm, fuse
 from splitlearn.kernels import kernels
@@ -92,22 +93,26 @@ def test_a_norm_is_the_spelled_out_one_to_the_last_bit(width: int, n_rows: int) 
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
 
 
+@pytest.mark.parametrize("activation", [nn.SiLU(), GELUTanh(), NewGELUActivation()], ids=["silu", "gelu", "spelled out"])
 @pytest.mark.parametrize("inner", [1, 16, 33, 4000])
-def test_a_gated_unit_is_the_spelled_out_one(inner: int) -> None:
-    model, rows = nn.Sequential(MLP(inner=inner)), random(2, 7, 32) * 20
+def test_a_gated_unit_is_the_spelled_out_one(inner: int, activation: nn.Module) -> None:
+    model, rows = nn.Sequential(MLP(inner=inner, activation=activation)), random(2, 7, 32) * 20
     expected = model(rows)
     assert fuse(model) == 1
     assert isinstance(model[0], NativeGatedMLP)
     torch.testing.assert_close(model(rows), expected, rtol=2**-6, atol=2**-6 * expected.abs().max().item())
 
 
-def test_a_gate_is_right_wherever_it_is_open_or_shut() -> None:
+@pytest.mark.parametrize("is_gelu", [False, True], ids=["silu", "gelu"])
+def test_a_gate_is_right_wherever_it_is_open_or_shut(is_gelu: bool) -> None:
     library = kernels()
     assert library is not None
     gates = torch.cat([torch.linspace(-200, 200, 4001), torch.tensor([0.0, -0.0, 3e38, -3e38, 1e-30])]).bfloat16()
     found, ones = torch.empty_like(gates), torch.ones_like(gates)
-    library.silu_gate(gates.data_ptr(), ones.data_ptr(), found.data_ptr(), 1, gates.numel(), gates.numel(), 2)
-    torch.testing.assert_close(found, functional.silu(gates.double()).bfloat16(), rtol=2**-7, atol=1e-36)
+    addresses, n_gates = (gates.data_ptr(), ones.data_ptr(), found.data_ptr()), gates.numel()
+    library.gate(*addresses, 1, n_gates, n_gates, int(is_gelu), 2)
+    exact = functional.gelu(gates.double(), approximate="tanh") if is_gelu else functional.silu(gates.double())
+    torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=1e-6 if is_gelu else 1e-36)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +123,10 @@ def test_a_gate_is_right_wherever_it_is_open_or_shut() -> None:
         GatedRMSNorm(32),
         HalvedMLP(),
         MLP(activation=nn.GELU()),
+        MLP(activation=GELUActivation()),
         RMSNorm(8).float(),
     ],
-    ids=["centred", "grouped", "gated", "halved", "gelu", "fp32"],
+    ids=["centred", "grouped", "gated", "halved", "exact gelu", "exact gelu of transformers", "fp32"],
 )
 def test_what_computes_something_else_is_left_alone(other: nn.Module) -> None:
     model = nn.Sequential(other)
@@ -139,7 +145,7 @@ def test_what_is_hooked_is_left_alone() -> None:
     [
         ("llama", {"NativeRMSNorm", "NativeGatedMLP"}),
         ("qwen3", {"NativeRMSNorm", "NativeGatedMLP"}),
-        ("gemma2", {"NativeRMSNorm"}),
+        ("gemma2", {"NativeRMSNorm", "NativeGatedMLP"}),
         ("gpt2", set()),
     ],
 )

@@ -1,11 +1,13 @@
 """Shapes: T rows of all sessions, N rows that one holds, H heads, K heads of keys, d width of a head."""
 
+import random
+
 import pytest
 import torch
 
 from splitlearn.kernels import kernels
 from splitlearn.kv.store import KVLayout, SessionKV
-from splitlearn.kv.table import HeadNorms, SessionTable
+from splitlearn.kv.table import HeadNorms, ScoreRules, SessionTable
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
@@ -33,11 +35,13 @@ def exact(query_Hd: torch.Tensor, kv: SessionKV, layer: int, start: int, scaling
 def attended(table: SessionTable | None, *arguments: object) -> torch.Tensor:
     assert table is not None
     *before, starts, scaling = arguments
-    return table.attend(*before, torch.tensor(starts) if any(starts) else None, scaling)
+    return table.attend(*before, torch.tensor(starts) if any(starts) else None, ScoreRules(scaling))
 
 
-def close(found_Hd: torch.Tensor, expected_Hd: torch.Tensor) -> None:
-    torch.testing.assert_close(found_Hd.double(), expected_Hd, rtol=2**-8, atol=1e-4)
+def close(found: torch.Tensor, expected: torch.Tensor, kv: SessionKV, layer: int, further: float = 0.0) -> None:
+    """Weights are rounded to bf16, as torch rounds them, and what they give of values is rounded again."""
+    atol = (2**-8 + further) * kv.views(0, kv.n_rows)[2 * layer + 1].abs().max().item()
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=atol)
 
 
 @pytest.mark.parametrize("heads", [(14, 2), (4, 4), (9, 1), (32, 4)], ids=str)
@@ -49,7 +53,7 @@ def test_any_number_of_heads_and_any_width_is_rounded_once(heads: tuple[int, int
     for layer in (0, 1):
         output_THd = attended(table, layer, query_HTd, [0] * len(kvs), None)
         for row, kv in enumerate(kvs):
-            close(output_THd[row], exact(query_HTd[:, row], kv, layer, 0, width**-0.5))
+            close(output_THd[row], exact(query_HTd[:, row], kv, layer, 0, width**-0.5), kv, layer)
 
 
 def test_a_window_begins_where_it_is_said_to() -> None:
@@ -57,7 +61,7 @@ def test_a_window_begins_where_it_is_said_to() -> None:
     query_HTd = torch.randn(4, 3, 64, generator=torch.Generator().manual_seed(9)).bfloat16()
     output_THd = attended(SessionTable.of([(kv, kv.n_rows - 1, 1) for kv in kvs]), 1, query_HTd, starts, 0.3)
     for row, (kv, start) in enumerate(zip(kvs, starts, strict=True)):
-        close(output_THd[row], exact(query_HTd[:, row], kv, 1, start, 0.3))
+        close(output_THd[row], exact(query_HTd[:, row], kv, 1, start, 0.3), kv, 1)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 3000.0])
@@ -66,7 +70,7 @@ def test_flat_scores_and_steep_ones_give_whole_weights(scale: float) -> None:
     output_THd = attended(SessionTable.of([(kv, 299, 1)]), 0, query_HTd, [0], scale)
     # the dot products themselves are fp32, which steep scores make the most of
     expected_Hd = exact(query_HTd[:, 0], kv, 0, 0, scale)
-    torch.testing.assert_close(output_THd[0].double(), expected_Hd, rtol=2**-8, atol=1e-4 * max(1, scale / 10))
+    close(output_THd[0], expected_Hd, kv, 0, 1e-5 * scale)
 
 
 def test_queries_may_lie_in_any_order() -> None:
@@ -133,15 +137,9 @@ def test_rows_of_a_prompt_see_what_is_before_them(heads: tuple[int, int], width:
     query_HTd = torch.randn(heads[0], 1 + new, width, generator=torch.Generator().manual_seed(9)).bfloat16()
     table = SessionTable.of([(other, 8, 1), (kv, held, new)])
     for layer in (0, 1):
-        output_THd = attended(table, layer, query_HTd, [0, 0], None)
-        first = output_THd[0].clone()
-        assert table is not None
-        table.attend_prompt(layer, 1, query_HTd, output_THd, None)
-        # the weights of a prompt's rows are rounded to bf16, as torch rounds them
-        bound = 2**-7 * kv.views(0, kv.n_rows)[2 * layer + 1].abs().max().item()
-        expected_THd = exact_prompt(query_HTd[:, 1:], kv, layer)
-        torch.testing.assert_close(output_THd[1:].double(), expected_THd, rtol=2**-7, atol=bound)
-        assert torch.equal(output_THd[0], first)
+        output_THd = attended(table, layer, query_HTd, [], None)
+        close(output_THd[:1], exact_prompt(query_HTd[:, :1], other, layer), other, layer)
+        close(output_THd[1:], exact_prompt(query_HTd[:, 1:], kv, layer), kv, layer)
 
 
 @pytest.mark.parametrize("scaling", [1e-3, 0.2, 3.0])
@@ -152,31 +150,98 @@ def test_rows_of_a_long_prompt_see_all_that_is_before_them(held: int, new: int, 
     kv.views(0, held + new)[0][:, 700:705] *= 4
     query_HTd = torch.randn(6, new, 32, generator=torch.Generator().manual_seed(9)).bfloat16()
     table = SessionTable.of([(kv, held, new)])
-    output_THd = query_HTd.new_empty(new, 6, 32)
-    assert table is not None
-    table.attend_prompt(0, 0, query_HTd, output_THd, scaling)
-    expected_THd = exact_prompt(query_HTd, kv, 0, scaling)
+    output_THd = attended(table, 0, query_HTd, [], scaling)
     # dot products are fp32, which steep scores make the most of
-    bound = (2**-7 + 1e-3 * scaling) * kv.views(0, kv.n_rows)[1].abs().max().item()
-    torch.testing.assert_close(output_THd.double(), expected_THd, rtol=2**-7, atol=bound)
+    close(output_THd, exact_prompt(query_HTd, kv, 0, scaling), kv, 0, 1e-3 * scaling)
 
 
-def test_a_row_of_a_prompt_comes_out_the_same_to_the_bit_however_the_prompt_is_cut() -> None:
-    kv = session(2, 64, 700, 6)
-    query_HTd = torch.randn(14, 40, 64, generator=torch.Generator().manual_seed(9)).bfloat16()
-    outputs = []
-    for counts in ([40], [3, 30, 7], [16, 16, 8]):
-        pieces, position = [], 660
-        for count in counts:
-            table = SessionTable.of([(kv, position, count)])
-            assert table is not None
-            own = query_HTd[:, position - 660 : position - 660 + count]
-            pieces.append(query_HTd.new_empty(count, 14, 64))
-            table.attend_prompt(1, 0, own, pieces[-1], None)
-            position += count
-        outputs.append(torch.cat(pieces))
-    assert torch.equal(outputs[0], outputs[1])
-    assert torch.equal(outputs[0], outputs[2])
+def scored(
+    query_HTd: torch.Tensor, kv: SessionKV, starts_T: torch.Tensor, how: ScoreRules
+) -> torch.Tensor:
+    """What rows at the end of a session see in its layer 0 from their starts on, [T, H, d] in fp64."""
+    heads, count, width = query_HTd.shape
+    keys, values = (view.double().repeat_interleave(heads // view.shape[0], 0) for view in kv.views(0, kv.n_rows)[:2])
+    scores_HTN = query_HTd.double() @ keys.transpose(1, 2) * (how.scaling or width**-0.5)
+    if how.softcap is not None:
+        scores_HTN = torch.tanh(scores_HTN / how.softcap) * how.softcap
+    rows_N, limits_T = torch.arange(kv.n_rows), torch.arange(kv.n_rows - count, kv.n_rows) + 1
+    is_seen_TN = (rows_N >= starts_T[:, None]) & (rows_N < limits_T[:, None])
+    scores_HTN = scores_HTN.masked_fill(~is_seen_TN, float("-inf"))
+    if how.sinks_H is not None:
+        scores_HTN = torch.cat([scores_HTN, how.sinks_H.double()[:, None, None].expand(-1, count, 1)], -1)
+    return (torch.softmax(scores_HTN, -1)[..., : kv.n_rows] @ values).transpose(0, 1)
+
+
+SINKS_8 = torch.tensor([-2.0, 0.0, 1.0, 3.0, 9.0, -9.0, 0.5, 2.0])
+RULES = [ScoreRules(), ScoreRules(0.3), ScoreRules(0.3, softcap=4.0), ScoreRules(sinks_H=SINKS_8)]
+
+
+@pytest.mark.parametrize("how", RULES, ids=["plain", "scaled", "capped", "sinks"])
+@pytest.mark.parametrize("window", [1, 40, 513, 2000])
+@pytest.mark.parametrize(("held", "new"), [(0, 70), (500, 30), (1000, 90), (1023, 1), (1024, 1)])
+def test_rows_see_a_window_with_capped_scores_and_sinks(held: int, new: int, window: int, how: ScoreRules) -> None:
+    kv, dice = session(2, 24, held + new, 6), torch.Generator().manual_seed(9)
+    query_HTd = torch.randn(8, new, 24, generator=dice).bfloat16()
+    starts_T = (torch.arange(held + 1, held + new + 1) - window).clamp(min=0)
+    table = SessionTable.of([(kv, held, new)])
+    assert table is not None
+    close(table.attend(0, query_HTd, starts_T, how), scored(query_HTd, kv, starts_T, how), kv, 0, 1e-3)
+
+
+@pytest.mark.parametrize("heads", [(14, 2), (4, 4), (8, 1), (40, 2)], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_a_row_comes_out_the_same_to_the_bit_however_its_prompt_is_cut_and_beside_whom(
+    heads: tuple[int, int], seed: int
+) -> None:
+    """Of a session of 1100 rows the last 200 are asked, once in one call and once in pieces, alone and beside others."""
+    dice = random.Random(seed)
+    width, first, last = dice.choice([6, 16, 64, 80]), 900, 1100
+    kv = session(heads[1], width, last, 6)
+    sinks_H = torch.linspace(-3, 3, heads[0]) if dice.random() < 0.5 else None
+    how = ScoreRules(dice.choice([None, 0.4]), dice.choice([None, 5.0]), sinks_H)
+    limits_T = torch.arange(first, last) + 1
+    window, chunk = dice.choice([3, 64, 100, 600, 2000]), dice.choice([100, 512])
+    starts_T = dice.choice([None, (limits_T - window).clamp(min=0), (limits_T - 1) // chunk * chunk])
+    query_HTd = torch.randn(heads[0], last - first, width, generator=torch.Generator().manual_seed(9)).bfloat16()
+    whole = SessionTable.of([(kv, first, last - first)])
+    assert whole is not None
+    expected_THd = whole.attend(0, query_HTd, starts_T, how)
+    position = first
+    while position < last:
+        count = min(dice.choice([1, 1, 1, 2, 3, 15, 60]), last - position)
+        others = [session(heads[1], width, dice.randint(5, 600), n) for n in range(dice.randrange(3))]
+        works = [(other, other.n_rows - n, n) for other in others for n in [dice.choice([1, 1, 4])]]
+        at = dice.randint(0, len(works))
+        works.insert(at, (kv, position, count))
+        before, total = sum(n for _, _, n in works[:at]), sum(n for _, _, n in works)
+        asked_HTd = torch.randn(heads[0], total, width, generator=torch.Generator().manual_seed(1)).bfloat16()
+        asked_HTd[:, before : before + count] = query_HTd[:, position - first : position - first + count]
+        asked_T = None if starts_T is None else torch.zeros(total, dtype=torch.int64)
+        if asked_T is not None and starts_T is not None:
+            asked_T[before : before + count] = starts_T[position - first : position - first + count]
+        table = SessionTable.of(works)
+        assert table is not None
+        found_THd = table.attend(0, asked_HTd, asked_T, how)[before : before + count]
+        assert torch.equal(found_THd, expected_THd[position - first : position - first + count]), position
+        position += count
+
+
+def test_rows_that_a_session_has_room_for_but_never_wrote_are_not_read() -> None:
+    kv, clean = (SessionKV(KVLayout(((2, 16),) * 2, torch.bfloat16, CPU), 64) for _ in range(2))
+    for each, fill in ((kv, float("nan")), (clean, 0.0)):
+        each.place(0, 64)
+        for view in each.views(0, 64):
+            view.fill_(fill)
+        each.place(0, 37)
+        for view in each.views(0, 37):
+            view.copy_(torch.randn(view.shape, generator=torch.Generator().manual_seed(3)))
+    query_HTd = torch.randn(4, 37, 16, generator=torch.Generator().manual_seed(9)).bfloat16()
+    for count in (1, 2, 5, 37):
+        poisoned, other = (SessionTable.of([(each, 37 - count, count)]) for each in (kv, clean))
+        assert poisoned is not None
+        assert other is not None
+        rows = query_HTd[:, :count]
+        assert torch.equal(poisoned.attend(0, rows, None, RULES[0]), other.attend(0, rows, None, RULES[0]))
 
 
 def norm(rows: torch.Tensor, weight_d: torch.Tensor, epsilon: float, adds_one: bool) -> torch.Tensor:
