@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from client_service.block_names import BlockNames
 from client_service.ends import Ends
-from client_service.errors import PromptTooLong, TooBusy, from_wire
+from client_service.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
 from client_service.sampling import Choice, Sampler, SamplingSettings
@@ -18,7 +18,7 @@ from client_service.session_run import SessionRun, open_run
 from client_service.stopping import StopText
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
-from splitlearn.errors import EngineFull
+from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
 from splitlearn_comm import ClientStream, CommError
 
 
@@ -91,8 +91,8 @@ class Generator:
                 await run.keep(self._block_names(ids[:-1]))
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
-        except EngineFull as error:
-            raise TooBusy(str(error), retry_after=error.retry_after) from error
+        except (BadRows, ContextExceeded, EngineFull) as error:
+            raise _from_bottom(error, begun=report.first_token is not None) from error
 
     async def _pieces(
         self, run: SessionRun, request: GenerationRequest, ids: list[int], budget: int, report: Report
@@ -130,6 +130,17 @@ class Generator:
         )
         report.wire_bytes_sent = stream.bytes_sent
         report.wire_bytes_received = stream.bytes_received
+
+
+def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:
+    """What it means that the bottom, or the top for want of room, refused rows; `begun` once a token was chosen."""
+    if isinstance(error, EngineFull):
+        return TooBusy(str(error), retry_after=error.retry_after)
+    if isinstance(error, ContextExceeded):
+        return PromptTooLong(str(error))
+    if begun:
+        return BrokenNumbers(f"the model chose a token that it cannot read: {error}")
+    return BadRequest(f"the prompt cannot be read by this model: {error}")
 
 
 def _room(ends: Ends, request: GenerationRequest) -> int:

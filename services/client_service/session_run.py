@@ -93,7 +93,9 @@ class SessionRun:
         self._ends.bottom.keep(self._bottom, names)
         self._ends.top.keep(self._top, names)
         if names:
-            await self.stream.keep(names)
+            # the answer is complete: it does not become an error because the trunk has gone since
+            with suppress(CommError):
+                await self.stream.keep(names)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
         """Rows go out ahead of the replies, so that bottom, trunk and top work side by side, but not further than that.

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
@@ -20,6 +20,8 @@ async def unless_disconnected(receive: Receive, work: Awaitable[R]) -> R:
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_hung_up(receive))
+    for future in (working, leaving):
+        future.add_done_callback(_look_at)
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -29,8 +31,6 @@ async def unless_disconnected(receive: Receive, work: Awaitable[R]) -> R:
         leaving.cancel()
         working.cancel()
         await asyncio.wait((working, leaving))
-        if not working.cancelled():
-            working.exception()  # looked at, so that asyncio does not complain when nobody is left to be told
 
 
 class EventStream(StreamingResponse):
@@ -50,6 +50,12 @@ async def _joined(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
     yield first
     async for event in rest:
         yield event
+
+
+def _look_at(future: "asyncio.Future[Any]") -> None:
+    """So that asyncio does not complain of an error when nobody is left to be told."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _hung_up(receive: Receive) -> None:
