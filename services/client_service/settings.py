@@ -21,6 +21,16 @@ class ClientSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
     model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
+    generation_config: Literal["auto", "vllm"] = Field(
+        "auto",
+        description="Where sampling values come from that a request leaves out: auto, the model's "
+        "generation_config.json; vllm, none of it but OpenAI's.",
+    )
+    chat_template_content_format: Literal["auto", "string", "openai"] = Field(
+        "auto",
+        description="What chat templates get as a message's content: string, openai (a list of parts), or auto, what "
+        "probes find that the template takes.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Literal["none", "int8"] = Field(

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -13,12 +13,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from client_service.answer import Piece
 from client_service.api import error_replies
 from client_service.api.disconnect import EventStream, unless_disconnected
 from client_service.api.replies import ReplyShape
 from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
 from client_service.errors import BadRequest, RequestError, UnknownModel
-from client_service.generation import GenerationRequest, Generator, Piece
+from client_service.generation import GenerationRequest, Generator
+from client_service.generation_config import GenerationDefaults
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
 from client_service.tokenizer import TextCodec
@@ -38,6 +40,7 @@ class Service:
     generator: Generator
     link: TrunkLink
     metrics: ClientMetrics
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
 def router(service: Service) -> APIRouter:
@@ -47,17 +50,17 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        # on another thread: a long text takes a while, and other requests' tokens go through this loop
-        prompt = await asyncio.to_thread(service.codec.encode_chat, [message.plain() for message in fields.messages])
+        prompt = await service.codec.tokenize_chat([message.plain() for message in fields.messages])
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
-        asked = _asked(fields, prompt, fields.max_completion_tokens or fields.max_tokens, tops)
+        most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
+        asked = _asked(service, fields, prompt, most, tops)
         return await _answer(service, fields, asked, request, chat=True)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompt = await asyncio.to_thread(_prompt_ids, service, fields.prompt)
-        asked = _asked(fields, prompt, fields.max_tokens, fields.logprobs)
+        prompt = await _prompt_ids(service, fields.prompt)
+        asked = _asked(service, fields, prompt, fields.max_tokens, fields.logprobs)
         return await _answer(service, fields, asked, request, chat=False)
 
     @routes.get("/v1/models")
@@ -93,17 +96,18 @@ def router(service: Service) -> APIRouter:
 
 
 def _asked(
-    fields: GenerationFields, prompt: list[int], max_tokens: int | None, top_logprobs: int | None
+    service: Service, fields: GenerationFields, prompt: list[int], max_tokens: int | None, top_logprobs: int | None
 ) -> GenerationRequest:
     if not prompt:
         raise BadRequest("the prompt has no tokens")
-    return GenerationRequest(tuple(prompt), max_tokens, fields.sampling(top_logprobs), fields.stops)
+    sampling = fields.sampling(top_logprobs, service.defaults.sampling)
+    return GenerationRequest(tuple(prompt), max_tokens, sampling, fields.stops)
 
 
 async def _answer(
     service: Service, fields: GenerationFields, asked: GenerationRequest, request: Request, *, chat: bool
 ) -> Response:
-    shape = ReplyShape(chat, fields.model, service.codec.piece)
+    shape = ReplyShape(chat, fields.model)
     report = Report()
     pieces = _measured(service, asked, report)
     if not fields.stream:
@@ -169,9 +173,9 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
+async def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
     if isinstance(prompt, str):
-        return service.codec.encode(prompt)
+        return await service.codec.tokenize(prompt)
     wrong = [i for i in prompt if not 0 <= i < service.vocabulary]
     if wrong:
         raise BadRequest(f"token id {wrong[0]} does not exist; ids go from 0 to {service.vocabulary - 1}", "prompt")

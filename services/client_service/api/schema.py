@@ -4,11 +4,14 @@ Fields that cannot be honoured are refused by name rather than ignored; a few th
 answer (`user`, `metadata`, ...) are accepted.
 """
 
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from client_service.sampling import SamplingSettings
+
+_OPENAI = SamplingSettings()
 
 
 class StreamOptions(BaseModel):
@@ -56,16 +59,10 @@ class GenerationFields(BaseModel):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def sampling(self, top_logprobs: int | None) -> SamplingSettings:
-        return SamplingSettings(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-            top_logprobs=top_logprobs,
-        )
+    def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
+        """How to sample; `defaults` for what the request leaves out."""
+        names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"} & self.model_fields_set
+        return replace(defaults, top_logprobs=top_logprobs, **{name: getattr(self, name) for name in names})
 
 
 class CompletionFields(GenerationFields):
@@ -90,10 +87,11 @@ class Message(BaseModel):
     content: str | list[TextPart]
     name: str | None = None
 
-    def plain(self) -> dict[str, str]:
-        """Role and text as chat templates take them."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates read it; `ChatTemplate` finds the form of content that one takes."""
+        content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": content, **named}
 
 
 class ChatFields(GenerationFields):

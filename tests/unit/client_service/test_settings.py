@@ -30,6 +30,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "host": "0.0.0.0",
         "port": 81,
         "model_name": "m",
+        "generation_config": "vllm",
+        "chat_template_content_format": "openai",
         "device": "cpu",
         "dtype": "bfloat16",
         "threads": 3,
