@@ -1,7 +1,6 @@
 """Composition root of the client service: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from client_service.api.routes import Service, router
 from client_service.block_names import BlockNames
 from client_service.ends import Ends
 from client_service.generation import Generator
+from client_service.generation_config import GenerationDefaults, read_generation_config
 from client_service.metrics import ClientMetrics
 from client_service.serving.listening import address_of, listen
 from client_service.serving.server import HTTPServer
@@ -61,7 +61,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     """Every object of the service; `stack` takes them down again."""
     manifest = Manifest.read(settings.weights)
     config = config_from_dict(manifest.config)
-    codec = TextCodec(settings.weights, config)
+    codec = TextCodec(settings.weights, config, settings.chat_template_content_format)
+    stack.callback(codec.close)
+    defaults = GenerationDefaults.read(settings.weights, settings.generation_config)
     metrics = ClientMetrics()
     thread = stack.enter_context(DeviceThread(settings.threads))
 
@@ -77,6 +79,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         except (SepweightError, SplitError):
             await check.explain()
             raise
+        codec.context = ends.bottom.part.context_length
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
         return ends
 
@@ -91,7 +94,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
     name = settings.model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
-    return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics)
+    return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics, defaults)
 
 
 def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
@@ -122,8 +125,7 @@ def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> fro
 
     Chat models often name the end of a turn only in generation_config.json.
     """
-    file = weights / "generation_config.json"
-    named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
+    named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
     for value in (named, config.get_text_config(decoder=True).eos_token_id, codec.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]

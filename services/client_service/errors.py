@@ -13,7 +13,8 @@ RequestError                 everything below: status, OpenAI error type and cod
 ├── ShuttingDown             503, the operator: this service is about to end
 ├── TrunkNotReady            503, the operator: no trunk answers, or it holds something else
 ├── TrunkFailed              502, the operator or the network: the trunk failed in the middle
-└── BrokenNumbers            500, the operator: the model's logits are not finite
+├── BrokenNumbers            500, the operator: the model's logits are not finite
+└── BadModelFiles            500, the operator: tokenizer, template or generation config cannot be used; at start
 """
 
 from splitlearn_comm import (
@@ -128,6 +129,12 @@ class BrokenNumbers(RequestError):
     """The logits hold NaN or infinity; the weights or the dtype are at fault."""
 
     code = "broken_numbers"
+
+
+class BadModelFiles(RequestError):
+    """The files beside the weights cannot be used as they are; ends the service before it serves."""
+
+    code = "bad_model_files"
 
 
 def from_wire(error: CommError, *, begun: bool = False) -> RequestError:

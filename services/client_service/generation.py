@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from client_service.answer import AnswerText, Piece
 from client_service.block_names import BlockNames
 from client_service.ends import Ends
 from client_service.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
-from client_service.sampling import Choice, Sampler, SamplingSettings
+from client_service.sampling import Sampler, SamplingSettings
 from client_service.session_run import SessionRun, open_run
-from client_service.stopping import StopText
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
@@ -31,15 +31,6 @@ class GenerationRequest:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     stop: tuple[str, ...] = ()
     param: str | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one token added: its text (may be empty while characters or stop strings are incomplete)."""
-
-    text: str
-    choice: Choice | None
-    finish_reason: str | None = None
 
 
 class Generator:
@@ -98,20 +89,18 @@ class Generator:
         self, run: SessionRun, request: GenerationRequest, ids: list[int], budget: int, report: Report
     ) -> AsyncGenerator[Piece]:
         """Chooses token after token; `ids` grows by them."""
-        sampler, stops = Sampler(request.sampling), StopText(request.stop)
-        text = self._codec.decoder(request.prompt)
+        sampler = Sampler(request.sampling)
+        answer = AnswerText(self._codec.vocabulary, request.prompt, request.stop)
         while True:
             choice = await run.choose(ids, sampler)
             report.completion_tokens += 1
             self._observe(report, run.stream)
             ids.append(choice.token)
-            ended = choice.token in self._end_tokens
-            certain = "" if ended else stops.feed(text.feed(choice.token))
-            if ended or stops.hit or report.completion_tokens == budget:
-                rest = "" if stops.hit else stops.feed(text.flush()) + stops.flush()
-                yield Piece(certain + rest, choice, "stop" if ended or stops.hit else "length")
+            ended, last = choice.token in self._end_tokens, report.completion_tokens == budget
+            piece = answer.add(choice, ended=ended, last=last)
+            yield piece
+            if piece.finish_reason is not None:
                 return
-            yield Piece(certain, choice)
 
     def _block_names(self, ids: Sequence[int]) -> tuple[bytes, ...]:
         return () if self._names is None else self._names.of(ids)

@@ -51,6 +51,16 @@ class ClientSettings(BaseSettings):
         "Default: addresses and localhost where only this machine can connect, else any.",
     )
     model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
+    generation_config: Literal["auto", "vllm"] = Field(
+        "auto",
+        description="Where sampling values come from that a request leaves out: auto, the model's "
+        "generation_config.json; vllm, none of it but OpenAI's.",
+    )
+    chat_template_content_format: Literal["auto", "string", "openai"] = Field(
+        "auto",
+        description="What chat templates get as a message's content: string, openai (a list of parts), or auto, what "
+        "probes find that the template takes.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Literal["none", "int8"] = Field(

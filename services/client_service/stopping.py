@@ -3,40 +3,113 @@
 Pure: text in, text out.
 """
 
+from collections import deque
+from itertools import islice
+
 
 class StopText:
     """Passes text on, except for what may be the beginning of a stop string.
+
+    A stop string is looked for in the text as readers see it, and in the text with the names of the tokens that
+    readers do not see: "<|im_end|>" stops an answer, and so does "done<|im_end|>". The one that is complete first
+    counts, of several at once the longest. Takes time in proportion to the text, however it is divided.
 
     Args:
         stops: strings that end the text; none of them is ever passed on.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
+        self._seen = [_Search(stop) for stop in stops]
+        self._full: list[_Search] | None = None
+        """The same searches with what readers do not see, from where there is some."""
+        self._longest = max(map(len, stops), default=0)
+        self._shown: deque[bool] = deque(maxlen=self._longest)
+        """Of the last characters with what readers do not see, whether readers see them."""
         self._held = ""
         self.hit = False
 
     def feed(self, text: str) -> str:
         """The text that is certain by now. After a hit nothing more comes out."""
-        if self.hit:
-            return ""
+        if self.hit or not self._seen:
+            return "" if self.hit else text
+        for index, character in enumerate(text):
+            matched = [search.length for search in self._seen if search.feed(character)]
+            if self._full is not None:
+                self._shown.append(True)
+                matched += [self._visible(search.length) for search in self._full if search.feed(character)]
+            if matched:
+                return self._end(self._held + text[: index + 1], max(matched))
         self._held += text
-        found = [i for i in (self._held.find(stop) for stop in self._stops) if i >= 0]
-        if found:
-            self.hit = True
-            passed, self._held = self._held[: min(found)], ""
-            return passed
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        passed, self._held = self._held[:cut], self._held[cut:]
-        return passed
+        return self._pass(max(search.matched for search in self._seen))
+
+    def feed_hidden(self, name: str) -> str:
+        """The same for a token that readers do not see; `name` is what it is called in a stop string."""
+        if self.hit or not self._seen:
+            return ""
+        if self._full is None:
+            # so far both texts were the same
+            self._full = [search.copy() for search in self._seen]
+            self._shown.extend([True] * self._longest)
+        for character in name:
+            self._shown.append(False)
+            matched = [self._visible(search.length) for search in self._full if search.feed(character)]
+            if matched:
+                return self._end(self._held, max(matched))
+        return self._pass(max(search.matched for search in self._seen))
 
     def flush(self) -> str:
         """What was held back, once no more text will come."""
         passed, self._held = self._held, ""
         return passed
 
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+    def _visible(self, length: int) -> int:
+        """How many of the last `length` characters of the full text readers see."""
+        return sum(islice(reversed(self._shown), length))
+
+    def _pass(self, keep: int) -> str:
+        if self._full is not None:
+            keep = max(keep, *(self._visible(search.matched) for search in self._full))
+        cut = len(self._held) - keep
+        passed, self._held = self._held[:cut], self._held[cut:]
+        return passed
+
+    def _end(self, text: str, matched: int) -> str:
+        self.hit, self._held = True, ""
+        return text[: len(text) - matched]
+
+
+class _Search:
+    """Finds one string in a text that comes character by character (Knuth, Morris, Pratt)."""
+
+    def __init__(self, wanted: str) -> None:
+        self._wanted = wanted
+        # for each beginning of it that was matched so far, the longest shorter one that it ends with
+        self._shorter = [0, 0]
+        self.length = len(wanted)
+        self.matched = 0
+        """Length of the longest end of the text that begins the string."""
+
+    def copy(self) -> "_Search":
+        """A search that has come as far."""
+        made = _Search(self._wanted)
+        made._shorter, made.matched = list(self._shorter), self.matched
+        return made
+
+    def feed(self, character: str) -> bool:
+        """Whether this character completes the string."""
+        wanted, shorter, matched = self._wanted, self._shorter, self.matched
+        while matched and wanted[matched] != character:
+            matched = shorter[matched]
+        if wanted[matched] == character:
+            matched += 1
+            self._learn(matched)
+        self.matched = matched
+        return matched == self.length
+
+    def _learn(self, matched: int) -> None:
+        while len(self._shorter) <= matched:
+            wanted, known = self._wanted, self._shorter
+            length, last = known[-1], wanted[len(known) - 1]
+            while length and wanted[length] != last:
+                length = known[length]
+            known.append(length + 1 if wanted[length] == last else 0)

@@ -16,12 +16,13 @@ from types import SimpleNamespace
 import pytest
 import uvicorn
 
+from client_service.answer import Piece
 from client_service.api.routes import Service
 from client_service.app import application
 from client_service.errors import TrunkFailed, TrunkNotReady
-from client_service.generation import GenerationRequest, Piece, Report
+from client_service.generation import GenerationRequest
 from client_service.metrics import ClientMetrics
-from client_service.sampling import Choice
+from client_service.report import Report
 from client_service.tokenizer import TextCodec
 from splitlearn.plan import SplitPlan
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
@@ -54,8 +55,8 @@ class Script:
                 report.last_token = asyncio.get_running_loop().time()
                 report.first_token = report.first_token or report.last_token - 0.1
                 report.began = report.first_token - 0.25
-                yield Piece(line, Choice(7))
-            yield Piece("", None, "stop")
+                yield Piece(line)
+            yield Piece("", finish_reason="stop")
         finally:
             self.closed.set()
 

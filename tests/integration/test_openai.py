@@ -14,6 +14,7 @@ import torch
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from transformers import PreTrainedModel
 
+from client_service.text.vocabulary import LOST, Vocabulary
 from splitlearn_comm import CHUNK_BYTES
 from support.running_split import Split, running_split
 from support.tiny_models import CONTEXT, random_model, save_sepweight, tiny_config, tiny_tokenizer
@@ -23,6 +24,7 @@ QUESTION = [{"role": "user", "content": "who jumps?"}]
 N = 24
 
 TOKENIZER = tiny_tokenizer()
+VOCABULARY = Vocabulary(TOKENIZER)
 
 
 @torch.inference_mode()
@@ -41,10 +43,6 @@ def whole_logprobs(model: PreTrainedModel, prompt: Sequence[int], answer: Sequen
 
 def text(ids: Sequence[int]) -> str:
     return str(TOKENIZER.decode(ids, skip_special_tokens=True))
-
-
-def piece(token: int) -> str:
-    return str(TOKENIZER.decode([token]))
 
 
 def continuation(prompt: Sequence[int], answer: Sequence[int]) -> str:
@@ -106,7 +104,11 @@ async def test_a_greedy_completion_is_the_whole_model_s_token_by_token(
     choice = answer.choices[0]
     assert choice.text == continuation(prompt, expected)
     assert choice.logprobs is not None
-    assert choice.logprobs.tokens == [piece(token) for token in expected]
+    assert choice.logprobs.tokens is not None
+    assert "".join(choice.logprobs.tokens) == choice.text
+    # a token that is a whole text says itself
+    for said, token in zip(choice.logprobs.tokens, expected, strict=True):
+        assert said.endswith(VOCABULARY.text(token)) or LOST in VOCABULARY.text(token)
     expected_T = whole_logprobs(tiny_llama, prompt, expected).gather(1, torch.tensor(expected)[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(choice.logprobs.token_logprobs), expected_T, atol=1e-4, rtol=0)
     assert choice.finish_reason == "length"
@@ -261,11 +263,11 @@ async def test_chat_logprobs_are_the_whole_model_s_with_the_likeliest_alternativ
     assert reported is not None
     assert reported.content is not None
     for token, each, values_V in zip(expected, reported.content, expected_TV, strict=True):
-        assert each.token == piece(token)
+        assert each.bytes == list(VOCABULARY.bytes(token))
         assert each.logprob == pytest.approx(float(values_V[token]), abs=1e-4)
         best = values_V.topk(3)
         assert [top.logprob for top in each.top_logprobs] == pytest.approx(best.values.tolist(), abs=1e-4)
-        assert [top.token for top in each.top_logprobs] == [piece(i) for i in best.indices.tolist()]
+        assert [top.bytes for top in each.top_logprobs] == [list(VOCABULARY.bytes(i)) for i in best.indices.tolist()]
 
 
 async def test_a_stream_carries_the_same_logprobs_as_the_whole_reply(openai: AsyncOpenAI) -> None:

@@ -2,13 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from client_service.generation import Piece
+from client_service.answer import Piece, TokenLogprob
 from client_service.report import Report
-from client_service.sampling import Choice
 
 Json = dict[str, Any]
 
@@ -19,14 +18,13 @@ class ReplyShape:
 
     chat: bool
     model: str
-    token_text: Callable[[int], str]
     index: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def chunk(self, piece: Piece, report: Report, *, first: bool) -> Json:
         """One event of a stream; the last piece's also says where time and bytes went."""
-        logprobs = self._logprobs([piece.choice] if piece.choice else [])
+        logprobs = self._logprobs(piece.logprobs)
         choice: Json = {"index": self.index, "finish_reason": piece.finish_reason, "logprobs": logprobs}
         if self.chat:
             choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": piece.text}
@@ -42,7 +40,7 @@ class ReplyShape:
     def whole(self, pieces: Sequence[Piece], report: Report) -> Json:
         """The reply to a request without streaming."""
         text = "".join(piece.text for piece in pieces)
-        logprobs = self._logprobs([piece.choice for piece in pieces if piece.choice])
+        logprobs = self._logprobs([entry for piece in pieces for entry in piece.logprobs])
         choice: Json = {"index": self.index, "finish_reason": pieces[-1].finish_reason, "logprobs": logprobs}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
@@ -61,38 +59,36 @@ class ReplyShape:
             "choices": choices,
         }
 
-    def _logprobs(self, choices: list[Choice]) -> Json | None:
-        choices = [choice for choice in choices if choice.logprob is not None]
-        if not choices:
+    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json | None:
+        if not entries:
             return None
         if self.chat:
-            return {"content": [self._chat_logprob(choice) for choice in choices], "refusal": None}
-        texts = [self.token_text(choice.token) for choice in choices]
-        offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
+            return {"content": [_chat_logprob(entry) for entry in entries], "refusal": None}
         return {
-            "tokens": texts,
-            "token_logprobs": [choice.logprob for choice in choices],
-            "top_logprobs": [self._alternatives(choice) for choice in choices],
-            "text_offset": offsets,
+            "tokens": [entry.text for entry in entries],
+            "token_logprobs": [entry.logprob for entry in entries],
+            "top_logprobs": [_alternatives(entry) for entry in entries],
+            "text_offset": [entry.offset for entry in entries],
         }
 
-    def _alternatives(self, choice: Choice) -> dict[str, float]:
-        tops: dict[str, float] = {}
-        for token, value in choice.alternatives:
-            # most likely first: it stands for those that look the same, such as pieces of characters
-            tops.setdefault(self.token_text(token), value)
-        return tops
 
-    def _chat_logprob(self, choice: Choice) -> Json:
-        return self._token(choice.token, choice.logprob) | {
-            "top_logprobs": [self._token(token, value) for token, value in choice.alternatives]
-        }
+def _alternatives(entry: TokenLogprob) -> dict[str, float]:
+    """By their texts; of those that look the same all but one by their ids. The token taken keeps its text."""
+    tops: dict[str, float] = {}
+    for other in entry.alternatives:
+        is_taken = other.token == entry.token
+        is_free = other.text not in tops and other.text != entry.text
+        tops[other.text if is_taken or is_free else f"token_id:{other.token}"] = other.logprob
+    return tops
 
-    def _token(self, token: int, logprob: float | None) -> Json:
-        text = self.token_text(token)
-        # a piece of a character has no text of its own, and its bytes are not known here
-        known = "\N{REPLACEMENT CHARACTER}" not in text
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if known else None}
+
+def _chat_logprob(entry: TokenLogprob) -> Json:
+    tops = [_token(other.text, other.logprob, other.spelled) for other in entry.alternatives]
+    return _token(entry.text, entry.logprob, entry.spelled) | {"top_logprobs": tops}
+
+
+def _token(text: str, logprob: float, spelled: Iterable[int] | None) -> Json:
+    return {"token": text, "logprob": logprob, "bytes": None if spelled is None else list(spelled)}
 
 
 def usage(report: Report) -> Json:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -13,13 +13,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from client_service.answer import Piece
 from client_service.api import error_replies
 from client_service.api.disconnect import EventStream, unless_disconnected
 from client_service.api.json_body import ApiRoute
 from client_service.api.replies import ReplyShape, measurements, usage
 from client_service.api.schema import ChatFields, CompletionFields, GenerationFields
 from client_service.errors import BadRequest, RequestError, UnknownModel
-from client_service.generation import GenerationRequest, Generator, Piece
+from client_service.generation import GenerationRequest, Generator
+from client_service.generation_config import GenerationDefaults
 from client_service.metrics import ClientMetrics
 from client_service.report import Report, together
 from client_service.tokenizer import TextCodec
@@ -42,6 +44,7 @@ class Service:
     generator: Generator
     link: TrunkLink
     metrics: ClientMetrics
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
 def router(service: Service) -> APIRouter:
@@ -51,19 +54,16 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        # on another thread: a long text takes a while, and other requests' tokens go through this loop
-        prompt = await asyncio.to_thread(service.codec.encode_chat, [message.plain() for message in fields.messages])
+        messages = [message.plain() for message in fields.messages]
+        prompt = await unless_disconnected(request.receive, service.codec.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
-        max_tokens = fields.max_completion_tokens or fields.max_tokens
-        return await _answer(service, fields, _asked(service, fields, {"messages": prompt}, max_tokens, tops), request)
+        most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
+        return await _answer(service, fields, _asked(service, fields, {"messages": prompt}, most, tops), request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompts = {
-            name: await asyncio.to_thread(service.codec.encode, prompt) if isinstance(prompt, str) else prompt
-            for name, prompt in fields.prompts.items()
-        }
+        prompts = await unless_disconnected(request.receive, _tokenized(service.codec, fields.prompts))
         return await _answer(
             service, fields, _asked(service, fields, prompts, fields.max_tokens, fields.logprobs), request
         )
@@ -109,6 +109,10 @@ class _Turn:
     pieces: AsyncGenerator[Piece]
 
 
+async def _tokenized(codec: TextCodec, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
+    return {name: await codec.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
+
+
 def _asked(
     service: Service,
     fields: GenerationFields,
@@ -117,7 +121,7 @@ def _asked(
     top_logprobs: int | None,
 ) -> list[GenerationRequest]:
     """What to generate for each prompt, by the prompt's name in the request. Raises BadRequest."""
-    sampling = fields.sampling(top_logprobs)
+    sampling = fields.sampling(top_logprobs, service.defaults.sampling)
     for name, ids in prompts.items():
         _check_ids(service, ids, name)
     return [GenerationRequest(tuple(ids), max_tokens, sampling, fields.stops, name) for name, ids in prompts.items()]
@@ -147,7 +151,7 @@ async def _answer(
 
 def _turns(service: Service, fields: GenerationFields, asked: list[GenerationRequest]) -> Iterator[_Turn]:
     """One prompt after the other: a request takes no more room than its neighbours, however many prompts it has."""
-    shape = ReplyShape(isinstance(fields, ChatFields), fields.model, service.codec.piece)
+    shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
     for index, each in enumerate(asked):
         report = Report()
         yield _Turn(replace(shape, index=index), report, _measured(service, each, report))

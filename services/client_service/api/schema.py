@@ -6,6 +6,7 @@ answer: those values stand in `neutral.py`.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
@@ -26,6 +27,7 @@ from client_service.api import neutral
 from client_service.api.neutral import Neutral
 from client_service.sampling import SamplingSettings
 
+_OPENAI = SamplingSettings()
 # they are served one after the other, so that one request never takes the room of many
 MOST_PROMPTS: Final = 128
 
@@ -154,16 +156,10 @@ class GenerationFields(Fields):
     def continuous_usage(self) -> bool:
         return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
-    def sampling(self, top_logprobs: int | None) -> SamplingSettings:
-        return SamplingSettings(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-            top_logprobs=top_logprobs,
-        )
+    def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
+        """How to sample; `defaults` for what the request leaves out."""
+        names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"} & self.model_fields_set
+        return replace(defaults, top_logprobs=top_logprobs, **{name: getattr(self, name) for name in names})
 
 
 def _prompt_kind(value: Any) -> str | None:
@@ -237,10 +233,11 @@ class Message(Fields):
     content: Content
     name: str | None = None
 
-    def plain(self) -> dict[str, str]:
-        """Role and text as chat templates take them."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates read it; `ChatTemplate` finds the form of content that one takes."""
+        content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": content, **named}
 
 
 class ChatFields(GenerationFields):

@@ -31,6 +31,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "port": 81,
         "cors_origins": "http://localhost:3000,https://chat.example.org",
         "model_name": "m",
+        "generation_config": "vllm",
+        "chat_template_content_format": "openai",
         "device": "cpu",
         "dtype": "bfloat16",
         "threads": 3,

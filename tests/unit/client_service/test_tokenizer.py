@@ -1,137 +1,234 @@
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from client_service.errors import BadRequest, NoChatTemplate
+from client_service.errors import BadModelFiles, BadRequest, NoChatTemplate, PromptTooLong
 from client_service.tokenizer import TextCodec
-from support.tiny_models import tiny_config, tiny_tokenizer
+from support.running_split import PATIENCE, until
+from support.tiny_models import TEMPLATE, VOCABULARY, tiny_config, tiny_tokenizer
 
-LOST = "\N{REPLACEMENT CHARACTER}"
-TEXTS = [
-    "the quick brown fox jumps over the lazy dog",
-    " leading and  double   spaces ",
-    "Grüße, œuvre, naïve",
-    "日本語のテキスト、漢字とかな",
-    "family 👨‍👩‍👧‍👦 and flags 🇯🇵🇩🇪, then text",
-    "😀😁😂🤣😃😄😅😆😉😊",
-    "line\nbreak\ttab\r\n",
-]
+USER = [{"role": "user", "content": "hi"}]
+CONTEXT = 512
 
 
-def byte_level(folder: Path) -> TextCodec:
-    """Tokens are pieces of UTF-8, as in gpt2, llama 3 and qwen."""
-    tiny_tokenizer().save_pretrained(folder)
-    return TextCodec(folder, tiny_config("llama"))
+def codec_of(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, **config: Any) -> TextCodec:
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
+    codec = TextCodec(folder, tiny_config("llama", **config))
+    codec.context = CONTEXT
+    return codec
 
 
-def byte_fallback(folder: Path) -> TextCodec:
-    """Tokens are words that begin with their space, and bytes for everything else, as in llama 2 and gemma."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz,"]
-    vocabulary = {word: i for i, word in enumerate([*words, "▁t", "he", "▁the"])}
-    merges = [("▁", "t"), ("h", "e"), ("▁t", "he")]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    fast.save_pretrained(folder)
-    return TextCodec(folder, tiny_config("llama"))
+def with_template(template: str | dict[str, str]) -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
 
 
-@pytest.fixture(params=[byte_level, byte_fallback])
-def codec(request: pytest.FixtureRequest, tmp_path: Path) -> TextCodec:
-    made: TextCodec = request.param(tmp_path)
-    return made
+@pytest.fixture
+def codec(tmp_path: Path) -> TextCodec:
+    return codec_of(tmp_path)
 
 
-def pieces(codec: TextCodec, prompt: list[int], answer: list[int]) -> list[str]:
-    """What each token adds, and what is left at the end."""
-    text = codec.decoder(prompt)
-    return [*(text.feed(token) for token in answer), text.flush()]
+async def test_a_prompt_s_tokens_are_the_tokenizer_s_own(codec: TextCodec) -> None:
+    text = "the quick brown fox <|x|> é"
+    assert await codec.tokenize(text) == tiny_tokenizer().encode(text)
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_an_answer_token_by_token_is_the_answer_at_once(codec: TextCodec, text: str) -> None:
-    prompt, answer = codec.encode("the fox"), codec.encode(text)
-    said = pieces(codec, prompt, answer)
-    assert "".join(said) == codec.decode([*prompt, *answer]).removeprefix("the fox")
-    assert "".join(said).strip() == text.strip()
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_no_piece_holds_a_broken_character(codec: TextCodec, text: str) -> None:
-    assert LOST not in "".join(pieces(codec, codec.encode("the"), codec.encode(text)))
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_text_goes_on_wherever_between_two_characters_the_prompt_ended(codec: TextCodec, text: str) -> None:
-    ids = codec.encode(text)
-    for cut in range(1, len(ids)):
-        begun = codec.decode(ids[:cut])
-        if not begun.endswith(LOST):
-            assert begun + "".join(pieces(codec, ids[:cut], ids[cut:])) == codec.decode(ids)
-
-
-def test_a_character_spread_over_tokens_comes_with_its_last_one(codec: TextCodec) -> None:
-    face = codec.encode("a😀")[-4:]
-    said = pieces(codec, codec.encode("the"), [*face, *codec.encode("b")[-1:]])
-    assert said[:3] == ["", "", ""]
-    assert said[3] == "😀"
-    assert said[4].strip() == "b"
-
-
-def test_spaces_between_words_are_kept(codec: TextCodec) -> None:
-    # as in the middle of a text; some tokenizers put a space in front of a text of its own
-    answer = codec.encode("the the the")[len(codec.encode("the")) :]
-    assert "".join(pieces(codec, codec.encode("the"), answer)) == " the the"
-
-
-def test_what_is_incomplete_when_no_more_tokens_come_is_flushed(codec: TextCodec) -> None:
-    half = codec.encode("a😀")[-4:-2]
-    said = pieces(codec, codec.encode("the"), half)
-    assert said[:-1] == ["", ""]
-    assert set(said[-1]) == {LOST}
-
-
-def test_bytes_that_make_no_character_do_not_swallow_the_text_after_them(codec: TextCodec) -> None:
-    half, rest = codec.encode("a😀")[-4:-2], codec.encode("athe fox")[1:]
-    said = "".join(pieces(codec, codec.encode("the"), [*half, *rest]))
-    assert said.lstrip(LOST).endswith("fox")
-
-
-def test_special_tokens_have_no_text_in_an_answer_but_a_name_by_themselves(codec: TextCodec) -> None:
-    end = codec.end_token
-    assert end is not None
-    assert codec.piece(end) == "</s>"
-    assert pieces(codec, codec.encode("the"), [end]) == ["", ""]
-
-
-def test_a_conversation_is_rendered_by_the_model_s_template_up_to_the_answer(tmp_path: Path) -> None:
-    codec = byte_level(tmp_path)
-    ids = codec.encode_chat([{"role": "system", "content": "Be short."}, {"role": "user", "content": "hi"}])
+async def test_a_conversation_is_rendered_by_the_model_s_template_up_to_the_answer(codec: TextCodec) -> None:
+    ids = await codec.tokenize_chat([{"role": "system", "content": "Be short."}, *USER])
     assert codec.decode(ids) == "system: Be short.\nuser: hi\nassistant:"
 
 
-def test_without_a_chat_template_the_error_says_where_to_ask_instead(tmp_path: Path) -> None:
-    tiny_tokenizer(chat=False).save_pretrained(tmp_path)
-    codec = TextCodec(tmp_path, tiny_config("llama"))
+async def test_a_template_sees_the_tokenizer_s_special_tokens_and_writes_them_once(tmp_path: Path) -> None:
+    codec = codec_of(tmp_path, with_template("{{ bos_token }}" + TEMPLATE))
+    ids = await codec.tokenize_chat(USER)
+    assert (ids[0], ids.count(1)) == (1, 1)
+
+
+async def test_without_a_chat_template_the_error_says_where_to_ask_instead(tmp_path: Path) -> None:
+    codec = codec_of(tmp_path, tiny_tokenizer(chat=False))
     with pytest.raises(NoChatTemplate, match="/v1/completions"):
-        codec.encode_chat([{"role": "user", "content": "hi"}])
+        await codec.tokenize_chat(USER)
 
 
-def test_a_template_s_own_refusal_is_passed_on(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    tokenizer.save_pretrained(tmp_path)
+async def test_templates_with_names_need_a_default(tmp_path: Path) -> None:
+    (tmp_path / "named").mkdir()
+    named = codec_of(tmp_path / "named", with_template({"rag": TEMPLATE, "tool_use": TEMPLATE}))
+    with pytest.raises(NoChatTemplate, match=r"\(rag, tool_use\) and none is called default.*chat_template.jinja"):
+        await named.tokenize_chat(USER)
+    (tmp_path / "default").mkdir()
+    default = codec_of(tmp_path / "default", with_template({"rag": "no", "default": TEMPLATE}))
+    assert default.decode(await default.tokenize_chat(USER)) == "user: hi\nassistant:"
+
+
+async def test_a_template_s_own_refusal_is_passed_on(tmp_path: Path) -> None:
+    codec = codec_of(tmp_path, with_template("{{ raise_exception('roles must alternate') }}"))
     with pytest.raises(BadRequest, match="roles must alternate") as refused:
-        TextCodec(tmp_path, tiny_config("llama")).encode_chat([{"role": "user", "content": "hi"}])
+        await codec.tokenize_chat(USER)
     assert refused.value.param == "messages"
+
+
+async def test_a_template_without_end_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr("client_service.text.template_process.CPU_SECONDS", 0.3)
+    codec = codec_of(tmp_path, with_template(endless))
+    with pytest.raises(NoChatTemplate, match="cannot be used: it ran for more than"):
+        await codec.tokenize_chat(USER)
+
+
+def test_a_template_without_the_user_s_words_is_an_error_at_start(tmp_path: Path) -> None:
+    with pytest.raises(BadModelFiles, match="leaves out what users say"):
+        codec_of(tmp_path, with_template("{% for m in messages %}{{ m.role }}{% endfor %}"))
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2"])
 def test_a_folder_without_a_tokenizer_is_an_error_at_start(tmp_path: Path, model_type: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no tokenizer \(tokenizer\.json"):
         TextCodec(tmp_path, tiny_config(model_type))
+
+
+async def test_a_token_behind_the_end_of_the_embedding_is_refused_by_its_name(tmp_path: Path) -> None:
+    # as in Gemma 3's text models, whose tokenizer has a token for images
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    rows = tokenizer.convert_tokens_to_ids("<image>")
+    codec = codec_of(tmp_path, tokenizer, vocab_size=rows)
+    for asked, param in (
+        (codec.tokenize("look: <image>"), "prompt"),
+        (codec.tokenize_chat([{"role": "user", "content": "look: <image>"}]), "messages"),
+    ):
+        with pytest.raises(BadRequest, match=rf"'<image>', token {rows}, .* ends at {rows - 1}") as refused:
+            await asked
+        assert refused.value.param == param
+    assert await codec.tokenize("look")
+
+
+@pytest.mark.parametrize("text", ["a\ud800b", "\udfff", "x" * 70_000 + "\ud83d"])
+async def test_half_a_character_is_refused(codec: TextCodec, text: str) -> None:
+    codec.context = 1 << 17
+    for asked, param in (
+        (codec.tokenize(text), "prompt"),
+        (codec.tokenize_chat([{"role": "user", "content": text}]), "messages"),
+    ):
+        with pytest.raises(BadRequest, match="surrogate") as refused:
+            await asked
+        assert refused.value.param == param
+
+
+def counted(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the texts that the tokenizer is given from now on."""
+    lengths = list[int]()
+    encode = codec._tokenizer.encode
+
+    def counting(text: str, **more: Any) -> list[int]:
+        lengths.append(len(text))
+        return list(encode(text, **more))
+
+    monkeypatch.setattr(codec._tokenizer, "encode", counting)
+    return lengths
+
+
+async def test_a_text_that_cannot_fit_is_refused_before_it_is_looked_at(
+    codec: TextCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = counted(codec, monkeypatch)
+    most = CONTEXT * codec.vocabulary.longest
+    messages = [{"role": "user", "content": [{"type": "text", "text": "x" * (most // 2)}] * 3}]
+    for asked in (codec.tokenize("x" * (most + 1)), codec.tokenize_chat(messages)):
+        with pytest.raises(PromptTooLong, match=f"{CONTEXT} tokens of at most {codec.vocabulary.longest} characters"):
+            await asked
+    assert lengths == []
+    with pytest.raises(PromptTooLong, match="send fewer"):
+        await codec.tokenize_chat(USER * (CONTEXT + 1))
+
+
+async def test_a_text_with_too_many_tokens_is_refused_before_all_are_made(
+    codec: TextCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = counted(codec, monkeypatch)
+    monkeypatch.setattr(codec.vocabulary, "longest", 1 << 20)
+    with pytest.raises(PromptTooLong, match=rf"more than \d+ tokens, but this model's context is {CONTEXT} tokens"):
+        await codec.tokenize("the fox " * 200_000)
+    assert sum(lengths) <= 1 << 16
+
+
+async def test_a_long_text_that_fits_has_the_tokens_of_the_whole(codec: TextCodec) -> None:
+    codec.context = 200_000
+    text = "the quick brown fox, 日本 " * 15_000
+    assert await codec.tokenize(text) == tiny_tokenizer().encode(text)
+
+
+class Held:
+    """A tokenizer's `encode` that does not end before it is let go."""
+
+    def __init__(self, codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = list[str]()
+        self.go = threading.Event()
+        encode = codec._tokenizer.encode
+
+        def held(text: str, **more: Any) -> list[int]:
+            self.begun.append(text[:10])
+            assert not text.startswith("held") or self.go.wait(PATIENCE)
+            return list(encode(text, **more))
+
+        monkeypatch.setattr(codec._tokenizer, "encode", held)
+
+
+async def test_a_short_prompt_does_not_wait_for_long_ones(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec.context = 200_000
+    held = Held(codec, monkeypatch)
+    long = [asyncio.create_task(codec.tokenize("held" + "x" * (1 << 17) + "y" * 200_000)) for _ in range(12)]
+    await until(lambda: bool(held.begun))
+    async with asyncio.timeout(PATIENCE):
+        assert await codec.tokenize("the fox") == tiny_tokenizer().encode("the fox")
+    held.go.set()
+    for task in long:
+        task.cancel()
+    await asyncio.gather(*long, return_exceptions=True)
+
+
+async def test_prompts_of_those_who_hung_up_are_not_looked_at(
+    codec: TextCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(codec, monkeypatch)
+    running = [asyncio.create_task(codec.tokenize(f"held {i}")) for i in range(2)]
+    await until(lambda: len(held.begun) == 2)
+    gone = [asyncio.create_task(codec.tokenize(f"gone {i}")) for i in range(50)]
+    stays = asyncio.create_task(codec.tokenize("stays"))
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    held.go.set()
+    await asyncio.gather(*running, stays)
+    assert held.begun == ["held 0", "held 1", "stays"]
+
+
+async def test_a_long_text_is_left_when_its_caller_hangs_up(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec.context = 400_000
+    lengths, go, began = list[int](), threading.Event(), threading.Event()
+
+    def slow(text: str, **_: Any) -> list[int]:
+        lengths.append(len(text))
+        began.set()
+        assert go.wait(PATIENCE)
+        return [5]
+
+    monkeypatch.setattr(codec._tokenizer, "encode", slow)
+    asked = asyncio.create_task(codec.tokenize("x" * 1_000_000))
+    await until(began.is_set)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    go.set()
+    codec.close()
+    await asyncio.to_thread(codec._threads.shutdown)
+    assert lengths == [1 << 16]
+
+
+def test_an_empty_row_of_the_embedding_has_no_word_and_is_no_error(codec: TextCodec) -> None:
+    assert codec.decode([VOCABULARY - 1]) == tiny_tokenizer().decode([VOCABULARY - 1])
+    assert codec.vocabulary.hidden(VOCABULARY + 5) == ""

@@ -5,15 +5,13 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from client_service.answer import Alternative, Piece, TokenLogprob
 from client_service.api.replies import ReplyShape, measurements, usage
-from client_service.generation import Piece, Report
-from client_service.sampling import Choice
-
-TEXTS = {1: "Hel", 2: "lo", 3: "\N{REPLACEMENT CHARACTER}", 4: "\N{REPLACEMENT CHARACTER}", 5: "é"}
+from client_service.report import Report
 
 
 def shape(*, chat: bool) -> ReplyShape:
-    return ReplyShape(chat, "tiny", TEXTS.__getitem__)
+    return ReplyShape(chat, "tiny")
 
 
 def report() -> Report:
@@ -28,11 +26,17 @@ def report() -> Report:
     )
 
 
-def piece(text: str, token: int, end: str | None = None, logprob: float | None = None, *tops: int) -> Piece:
-    return Piece(text, Choice(token, logprob, tuple((top, -float(i)) for i, top in enumerate(tops))), end)
+def token(
+    text: str, number: int, logprob: float, *tops: tuple[int, str], offset: int = 0, spelled: bytes | None = None
+) -> TokenLogprob:
+    """A token of the answer; each of `tops` is less likely than the one before."""
+    alternatives = tuple(Alternative(other, seen, seen.encode(), -float(i)) for i, (other, seen) in enumerate(tops))
+    return TokenLogprob(number, text, text.encode() if spelled is None else spelled, logprob, offset, alternatives)
 
 
-PIECES = [piece("Hel", 1), piece("", 2), piece("lo", 2, "length")]
+HEL = token("Hel", 1, -0.5, (1, "Hel"), (2, "lo"))
+LO = token("lo", 2, -1.5, (2, "lo"), (1, "Hel"), offset=3)
+PIECES = [Piece("Hel"), Piece(""), Piece("lo", finish_reason="length")]
 
 
 def valid(model: Any, body: dict[str, Any]) -> Any:
@@ -93,21 +97,28 @@ def test_the_usage_chunk_has_no_choices() -> None:
 
 
 def test_chat_logprobs_name_token_bytes_and_alternatives() -> None:
-    pieces = [piece("Hel", 1, None, -0.5, 1, 2), piece("é", 5, "stop", -1.5, 5)]
-    read = valid(ChatCompletion, shape(chat=True).whole(pieces, report()))
+    accented = token("é", 5, -1.5, (5, "é"), offset=3)
+    read = valid(
+        ChatCompletion, shape(chat=True).whole([Piece("Hel", (HEL,)), Piece("é", (accented,), "stop")], report())
+    )
     first, second = read.choices[0].logprobs.content
     assert (first.token, first.logprob, first.bytes) == ("Hel", -0.5, [72, 101, 108])
     assert [(top.token, top.logprob) for top in first.top_logprobs] == [("Hel", 0.0), ("lo", -1.0)]
     assert second.bytes == list("é".encode())
 
 
-def test_a_token_that_is_a_piece_of_a_character_names_no_bytes() -> None:
-    body = shape(chat=True).whole([piece("", 3, "stop", -0.5)], report())
-    assert body["choices"][0]["logprobs"]["content"][0]["bytes"] is None
+def test_a_piece_of_a_character_has_bytes_and_no_text_and_what_readers_never_see_has_no_bytes() -> None:
+    hidden = Alternative(9, "</s>", None, -2.0)
+    entry = TokenLogprob(3, "", b"\xf0", -0.5, 0, (hidden,))
+    body = shape(chat=True).whole([Piece("", (entry,), "stop")], report())
+    valid(ChatCompletion, body)
+    told = body["choices"][0]["logprobs"]["content"][0]
+    assert (told["token"], told["bytes"]) == ("", [0xF0])
+    assert told["top_logprobs"] == [{"token": "</s>", "logprob": -2.0, "bytes": None}]
 
 
 def test_completion_logprobs_are_four_lists_side_by_side() -> None:
-    pieces = [piece("Hel", 1, None, -0.5, 1, 2), piece("lo", 2, "stop", -1.5, 2, 1)]
+    pieces = [Piece("Hel", (HEL,)), Piece("lo", (LO,), "stop")]
     read = valid(Completion, shape(chat=False).whole(pieces, report())).choices[0].logprobs
     assert read.tokens == ["Hel", "lo"]
     assert read.token_logprobs == [-0.5, -1.5]
@@ -115,9 +126,26 @@ def test_completion_logprobs_are_four_lists_side_by_side() -> None:
     assert read.top_logprobs == [{"Hel": 0.0, "lo": -1.0}, {"lo": 0.0, "Hel": -1.0}]
 
 
-def test_of_alternatives_that_look_the_same_the_likeliest_is_reported() -> None:
-    body = shape(chat=False).whole([piece("Hel", 1, "stop", -0.5, 3, 1, 4)], report())
-    assert body["choices"][0]["logprobs"]["top_logprobs"] == [{"\N{REPLACEMENT CHARACTER}": 0.0, "Hel": -1.0}]
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_logprobs_of_a_stream_are_those_of_the_whole_reply(chat: bool) -> None:
+    # the second token's text was held back, and comes with the third's
+    third = token("!", 7, -2.5, offset=5)
+    pieces = [Piece("Hel", (HEL,)), Piece(""), Piece("lo!", (LO, third), "stop")]
+    chunks = [shape(chat=chat).chunk(piece, report(), first=False)["choices"][0] for piece in pieces]
+    whole = shape(chat=chat).whole(pieces, report())["choices"][0]["logprobs"]
+    assert chunks[1]["logprobs"] is None
+    streamed = [chunk["logprobs"] for chunk in chunks if chunk["logprobs"]]
+    for name, told in whole.items():
+        if told is not None:
+            assert [entry for each in streamed for entry in each[name]] == told
+
+
+def test_alternatives_that_look_the_same_are_all_there_and_the_taken_token_keeps_its_text() -> None:
+    entry = token("a", 4, -0.5, (1, "a"), (2, "b"), (3, "b"), (4, "a"))
+    body = shape(chat=False).whole([Piece("a", (entry,), "stop")], report())
+    assert body["choices"][0]["logprobs"]["top_logprobs"] == [
+        {"token_id:1": 0.0, "b": -1.0, "token_id:3": -2.0, "a": -3.0}
+    ]
 
 
 def test_measurements_are_of_the_tokens_after_the_first() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,13 +124,19 @@ def test_usage_in_every_chunk_needs_usage_at_all() -> None:
     assert not completion(stream_options={"include_usage": True}).continuous_usage
 
 
-def test_messages_become_role_and_text_as_templates_take_them() -> None:
-    parts = {"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}
-    asked = chat(messages=[{"role": "developer", "content": "Be short."}, parts])
-    assert [message.plain() for message in asked.messages] == [
-        {"role": "system", "content": "Be short."},
-        {"role": "user", "content": "one two"},
-    ]
+def test_messages_keep_role_name_and_parts_for_the_template() -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    sent = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": parts, "name": "Ann"}]
+    assert [message.plain() for message in chat(messages=sent).messages] == sent
+
+
+def test_what_the_model_advises_stands_where_a_request_leaves_a_field_out() -> None:
+    advised = SamplingSettings(temperature=0.6, top_p=0.9, top_k=20, repetition_penalty=1.05)
+    assert chat().sampling(None, advised) == advised
+    assert chat(temperature=None, top_p=None).sampling(2, advised) == replace(advised, top_logprobs=2)
+    # what is asked counts even where it is what OpenAI's would be
+    asked = completion(temperature=1.0, top_k=0).sampling(None, advised)
+    assert asked == replace(advised, temperature=1.0, top_k=0)
 
 
 @pytest.mark.parametrize(

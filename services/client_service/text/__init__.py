@@ -1,0 +1,1 @@
+"""What lies between text and token ids: chat templates, the vocabulary's bytes, text token by token, prompts."""
