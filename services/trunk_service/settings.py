@@ -31,6 +31,9 @@ class TrunkSettings(BaseSettings):
     )
     max_sessions: int = Field(256, ge=1, description="Sessions that hold keys and values at a time.")
     max_waiting: int = Field(256, ge=0, description="Sessions that may wait for room; more are told to come later.")
+    queue_timeout: float = Field(
+        30.0, gt=0, description="Seconds that a session's rows may wait for room; then it is told to come later."
+    )
     step_rows: int = Field(512, ge=16, description="Rows of prompts in one step, when nobody waits for a token.")
     idle_timeout: float = Field(600.0, gt=0, description="Seconds after which an unused session loses its memory.")
     prefix_reuse: bool = Field(True, description="Keep closed sessions' blocks for later ones that begin alike.")

@@ -11,6 +11,7 @@ import grpc.aio
 
 from splitlearn_comm import wire
 from splitlearn_comm.errors import Cancelled, CommError, RemoteFailure, TimedOut
+from splitlearn_comm.waiting import WAITING
 
 _T = TypeVar("_T")
 
@@ -24,8 +25,8 @@ class ByteStream:
 
     Args:
         name: what the stream is, for its errors.
-        timeout: seconds that a call waits at most, unless it is told otherwise. When it runs out the stream is
-            cancelled, because which reply belongs to which message is no longer sure.
+        timeout: seconds without a word of the server that a call waits at most, unless it is told otherwise. When it
+            runs out the stream is cancelled, because which reply belongs to which message is no longer sure.
     """
 
     def __init__(self, call: grpc.aio.StreamStreamCall, *, name: str, address: str, timeout: float) -> None:
@@ -35,6 +36,7 @@ class ByteStream:
         self.bytes_received = 0
         self._call = call
         self._timeout = timeout
+        self._heard = 0.0
         self._begun = False
         self._is_accepted = False
         # Messages; None once, at the end.
@@ -162,6 +164,9 @@ class ByteStream:
         """Never raises: how the stream ended is kept for whoever asks next."""
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
+                self._heard = asyncio.get_running_loop().time()
+                if data == WAITING:
+                    continue
                 self.bytes_received += len(data)
                 self._arrived.put_nowait(data)
             end = self._verdict()
@@ -192,15 +197,42 @@ class ByteStream:
     def _given_up(self) -> CommError:
         return Cancelled(f"{self.name} was cancelled at this end")
 
-    def _deadline(self, what: str, timeout: float | None) -> asyncio.TimerHandle:
-        seconds = self._timeout if timeout is None else timeout
-        return asyncio.get_running_loop().call_later(seconds, self._expire, what, seconds)
+    def _deadline(self, what: str, timeout: float | None) -> _Deadline:
+        return _Deadline(self, what, self._timeout if timeout is None else timeout)
 
-    def _expire(self, what: str, seconds: float) -> None:
+    def seconds_left(self, since: float, seconds: float) -> float:
+        """Of so many seconds after `since`, or after the server's last word."""
+        return max(since, self._heard) + seconds - asyncio.get_running_loop().time()
+
+    def expire(self, what: str, seconds: float) -> None:
+        """End the stream, because the server did not do something in so many seconds."""
         self._end = self._end or TimedOut(
             f"{self.address} did not {what} within {seconds:g} s; the stream is cancelled"
         )
         self._call.cancel()
+
+
+class _Deadline:
+    """Expires a stream unless it is cancelled before, or the server says something."""
+
+    def __init__(self, stream: ByteStream, what: str, seconds: float) -> None:
+        self._stream = stream
+        self._what = what
+        self._seconds = seconds
+        self._since = asyncio.get_running_loop().time()
+        self._wait(seconds)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        if (left := self._stream.seconds_left(self._since, self._seconds)) > 0:
+            self._wait(left)
+        else:
+            self._stream.expire(self._what, self._seconds)
 
 
 def is_being_cancelled() -> bool:

@@ -19,6 +19,7 @@ from splitlearn_comm.core import Session, SessionHost, TensorCodec, WireObserver
 from splitlearn_comm.errors import CommError, InvalidRequest, InvalidTensor, NotServed, RemoteFailure
 from splitlearn_comm.frames import Reply, ServiceInfo
 from splitlearn_comm.messages import parse
+from splitlearn_comm.waiting import told_to_wait
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +115,7 @@ class ComputeService:
             await context.write(wire.encode_opened(session.reached))
         # One at a time: HTTP/2 flow control holds back a client that is ahead, and costs no task per frame.
         if request.HasField("frame"):
-            await context.write(await self._answer(session, codec, request))
+            await context.write(await self._answer(session, codec, request, context))
         while (data := await context.read()) is not grpc.aio.EOF:
             self._count_in(data)
             request = parse(pb2.StreamRequest(), data)
@@ -123,12 +124,15 @@ class ComputeService:
             if request.HasField("keep"):
                 session.keep(request.keep.names)
                 continue
-            await context.write(await self._answer(session, codec, request))
+            await context.write(await self._answer(session, codec, request, context))
 
-    async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:
+    async def _answer(
+        self, session: Session, codec: TensorCodec, request: pb2.StreamRequest, context: grpc.aio.ServicerContext
+    ) -> bytes:
         self._total_frames += 1
         try:
-            reply = await session.step(wire.read_frame(request))
+            async with told_to_wait(session, context.write):
+                reply = await session.step(wire.read_frame(request))
         except CommError as refusal:
             answer = wire.encode_error(refusal)
         else:

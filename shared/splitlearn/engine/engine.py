@@ -186,12 +186,33 @@ class Engine:
         if task.is_decoding:
             self._gathering.came(session.number, session.used)
         self._go_on()
+        self._be_patient(task)
         try:
             return await task.result
         finally:
+            if task.patience is not None:
+                task.patience.cancel()
             if task.result.cancelled():
                 self._fall_back(task)
                 self._forget(session.number)
+
+    def is_waiting(self, session: EngineSession) -> bool:
+        """Whether rows of the session wait for room."""
+        return self._scheduler.waits(session.number)
+
+    def _be_patient(self, task: Task) -> None:
+        task.patience = asyncio.get_running_loop().call_later(self.limits.queue_seconds, self._lose_patience, task)
+
+    def _lose_patience(self, task: Task) -> None:
+        """Rows that wait for room go back to their owner; others may still lose theirs."""
+        if not self.is_waiting(task.session):
+            self._be_patient(task)
+            return
+        waited, seconds = self.limits.queue_seconds, self._pace.seconds_for(self.n_waiting)
+        error = EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds)
+        self._fail(task, error)
+        # it may have stood before others who need less
+        self._go_on()
 
     def _go_on(self) -> None:
         if self._arrival is not None and not self._arrival.done():
