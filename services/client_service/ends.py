@@ -41,6 +41,7 @@ class Ends:
             waiting=settings.max_waiting,
             kv_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
             kept=Limits.kept if settings.prefix_reuse else 0,
+            queue_seconds=settings.queue_timeout,
         )
         return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected, thread)
 

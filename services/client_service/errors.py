@@ -17,6 +17,8 @@ RequestError                 everything below: status, OpenAI error type and cod
 └── BadModelFiles            500, the operator: tokenizer, template or generation config cannot be used; at start
 """
 
+import math
+
 from splitlearn_comm import (
     CommError,
     FingerprintMismatch,
@@ -38,7 +40,9 @@ class RequestError(Exception):
     def __init__(self, message: str, param: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.param = param
-        self.retry_after = retry_after
+        # may come from a trunk; a header cannot say infinity, and nobody waits for more than an hour
+        usable = retry_after is not None and math.isfinite(retry_after)
+        self.retry_after = min(max(retry_after or 0.0, 0.0), 3600.0) if usable else None
 
 
 class BadRequest(RequestError):
@@ -142,7 +146,9 @@ def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
     if isinstance(error, SessionTooLong):
         return PromptTooLong(str(error))
     if isinstance(error, Overloaded):
-        return TooBusy(f"the trunk has no room: {error}", retry_after=error.retry_after or 1.0)
+        busy = TooBusy(f"the trunk has no room: {error}", retry_after=error.retry_after)
+        busy.retry_after = busy.retry_after or 1.0
+        return busy
     if not begun and isinstance(error, Unreachable | FingerprintMismatch | UnknownCodec):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):

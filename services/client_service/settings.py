@@ -88,6 +88,9 @@ class ClientSettings(BaseSettings):
     trunk_timeout: float = Field(
         60.0, gt=0, description="Seconds without a word of the trunk after which it counts as gone."
     )
+    queue_timeout: float = Field(
+        30.0, gt=0, description="Seconds that a request may wait for room in the own layers' memory."
+    )
     max_body: ByteSize = Field(
         ByteSize(8 * 2**20),
         ge=2**10,

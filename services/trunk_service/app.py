@@ -159,6 +159,7 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
         waiting=settings.max_waiting,
         kv_bytes=settings.kv_memory or free_bytes(part.device) // 2,
         kept=Limits.kept if settings.prefix_reuse else 0,
+        queue_seconds=settings.queue_timeout,
     )
     return Engine(part, thread, limits, metrics)
 

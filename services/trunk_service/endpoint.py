@@ -129,6 +129,7 @@ class TrunkSession:
         self._session = session
         self._metrics = metrics
         self._is_open = True
+        self._steps_seen = 0
 
     def check(self, header: FrameHeader) -> None:
         """Raises what `step` would raise for any frame with this header, before its rows are decoded."""
@@ -156,7 +157,7 @@ class TrunkSession:
         """
         self._check_open()
         self._host.check()
-        arrived = time.perf_counter()
+        arrived, self._steps_seen = time.perf_counter(), self._metrics.n_steps
         rows_TD = frame.rows if frame.rows is not None else self._no_rows()
         try:
             step = await self._engine.step(self._session, frame.position, rows_TD)
@@ -168,6 +169,11 @@ class TrunkSession:
         self._metrics.request_seconds.observe(time.perf_counter() - arrived)
         reply = Frame(frame.position, step.output if frame.rows is not None else None)
         return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
+
+    def gets_on(self) -> bool:
+        """Whether the frame under way waits for room, or a step was run since this was asked last."""
+        before, self._steps_seen = self._steps_seen, self._metrics.n_steps
+        return self._engine.is_waiting(self._session) or self._steps_seen != before
 
     async def close(self) -> None:
         """Gives the KV cache back; a step that is still running keeps it until it ends."""

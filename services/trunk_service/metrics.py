@@ -22,6 +22,8 @@ class TrunkMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.n_steps = 0
+        """Steps that were run since the start."""
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.step_seconds = self._histogram("step_seconds", "Time on the device for one frame.")
@@ -57,6 +59,7 @@ class TrunkMetrics:
         self._gauge("kept_prefixes", "Closed sessions whose first rows are kept.", lambda: engine.n_kept)
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
+        self.n_steps += 1
         self.batch_sessions.observe(n_sessions)
         self.batch_rows.observe(n_rows)
         self.batch_seconds.observe(seconds)

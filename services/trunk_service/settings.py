@@ -34,6 +34,9 @@ class TrunkSettings(BaseSettings):
     max_streams: int = Field(
         1024, ge=1, description="Streams open at a time, those that wait for their client included; more come later."
     )
+    queue_timeout: float = Field(
+        30.0, gt=0, description="Seconds that a session's rows may wait for room; then it is told to come later."
+    )
     step_rows: int = Field(512, ge=16, description="Rows of prompts in one step, when nobody waits for a token.")
     idle_timeout: float = Field(600.0, gt=0, description="Seconds after which an unused session loses its memory.")
     prefix_reuse: bool = Field(True, description="Keep closed sessions' blocks for later ones that begin alike.")

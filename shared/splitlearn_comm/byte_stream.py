@@ -11,6 +11,7 @@ import grpc.aio
 
 from splitlearn_comm.errors import Cancelled, CommError, InvalidReply, RemoteFailure, TimedOut
 from splitlearn_comm.statuses import Status, error_of
+from splitlearn_comm.waiting import MOST_AT_ONCE, SECONDS, WAITING
 
 _T = TypeVar("_T")
 
@@ -27,8 +28,8 @@ class ByteStream:
 
     Args:
         name: what the stream is, for its errors.
-        timeout: seconds that a call waits at most, unless it is told otherwise. When it runs out the stream is
-            cancelled, because which reply belongs to which message is no longer sure.
+        timeout: seconds without a word of the server that a call waits at most, unless it is told otherwise. When it
+            runs out the stream is cancelled, because which reply belongs to which message is no longer sure.
     """
 
     def __init__(self, call: grpc.aio.StreamStreamCall, *, name: str, address: str, timeout: float) -> None:
@@ -38,6 +39,9 @@ class ByteStream:
         self.bytes_received = 0
         self._call = call
         self._timeout = timeout
+        self._opened = asyncio.get_running_loop().time()
+        self._heard = 0.0
+        self._words = 0
         self._begun = False
         self._is_accepted = False
         # Messages; None once, at the end.
@@ -173,6 +177,9 @@ class ByteStream:
         """Never raises: how the stream ended is kept for whoever asks next."""
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
+                self._heard = asyncio.get_running_loop().time()
+                if data == WAITING and self._owed and self._words_left():
+                    continue
                 self.bytes_received += len(data)
                 if self._owed == 0:
                     self._end = self._end or InvalidReply(f"{self.address} sends more messages than it was asked for")
@@ -187,6 +194,11 @@ class ByteStream:
             end = self._given_up()
         self._end = self._end or end
         self._arrived.put_nowait(None)
+
+    def _words_left(self) -> bool:
+        """Whether the server may say once more that it has not forgotten: often enough, and no flood."""
+        self._words += 1
+        return self._words <= MOST_AT_ONCE + (self._heard - self._opened) / SECONDS * 2
 
     def _keep_status(self, call: grpc.aio.StreamStreamCall) -> None:
         # Taken when it arrives, because grpcio overwrites it with INTERNAL when a write fails after it
@@ -208,15 +220,42 @@ class ByteStream:
     def _given_up(self) -> CommError:
         return Cancelled(f"{self.name} was cancelled at this end")
 
-    def _deadline(self, what: str, timeout: float | None) -> asyncio.TimerHandle:
-        seconds = self._timeout if timeout is None else timeout
-        return asyncio.get_running_loop().call_later(seconds, self._expire, what, seconds)
+    def _deadline(self, what: str, timeout: float | None) -> _Deadline:
+        return _Deadline(self, what, self._timeout if timeout is None else timeout)
 
-    def _expire(self, what: str, seconds: float) -> None:
+    def seconds_left(self, since: float, seconds: float) -> float:
+        """Of so many seconds after `since`, or after the server's last word."""
+        return max(since, self._heard) + seconds - asyncio.get_running_loop().time()
+
+    def expire(self, what: str, seconds: float) -> None:
+        """End the stream, because the server did not do something in so many seconds."""
         self._end = self._end or TimedOut(
             f"{self.address} did not {what} within {seconds:g} s; the stream is cancelled"
         )
         self._call.cancel()
+
+
+class _Deadline:
+    """Expires a stream unless it is cancelled before, or the server says something."""
+
+    def __init__(self, stream: ByteStream, what: str, seconds: float) -> None:
+        self._stream = stream
+        self._what = what
+        self._seconds = seconds
+        self._since = asyncio.get_running_loop().time()
+        self._wait(seconds)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        if (left := self._stream.seconds_left(self._since, self._seconds)) > 0:
+            self._wait(left)
+        else:
+            self._stream.expire(self._what, self._seconds)
 
 
 def is_being_cancelled() -> bool:

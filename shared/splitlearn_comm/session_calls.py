@@ -37,6 +37,7 @@ from splitlearn_comm.errors import (
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.messages import parse
 from splitlearn_comm.statuses import kind_of
+from splitlearn_comm.waiting import told_to_wait
 
 log = structlog.get_logger(__name__)
 
@@ -182,7 +183,8 @@ class _Call:
         with self._calls.admission.holding(n_bytes):
             frame = await self._decoded(encoded)
             del encoded
-            reply = await session.step(frame)
+            async with told_to_wait(session, self._context.write):
+                reply = await session.step(frame)
         return await _encode_computed(reply, codec)
 
     async def _decoded(self, encoded: wire.EncodedFrame) -> Frame:

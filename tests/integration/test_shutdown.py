@@ -5,7 +5,7 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from support.client_process import ClientProcess, becomes, client_process
 from support.running_split import PATIENCE, RunningTrunk, busy, running_trunk, until
 
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 450, "temperature": 0}
-CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 450}
+CHAT: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 450,
+    "stream": True,
+}
 
 
 @asynccontextmanager
@@ -47,10 +52,15 @@ def faults(client: ClientProcess) -> list[dict[str, Any]]:
 
 
 async def test_at_the_end_of_the_grace_every_request_is_told_and_nothing_new_is_begun(tiny_weights: Path) -> None:
-    async with serving(tiny_weights, grace=2.0) as (trunk, client, http), busy(trunk) as _:
-        # both wait for the trunk's device: neither has a first token
+    async with AsyncExitStack() as stack:
+        trunk, client, http = await stack.enter_async_context(serving(tiny_weights, grace=2.0))
+        begun = await stack.enter_async_context(http.stream("POST", "/v1/chat/completions", json=CHAT))
+        events = begun.aiter_lines()
+        await anext(events)
+        # from now on nobody gets a token
+        await stack.enter_async_context(busy(trunk))
         waiting = [asyncio.create_task(http.post("/v1/completions", json=LONG | {"stream": s})) for s in (False, True)]
-        await until(lambda: trunk.open_sessions == 2)
+        await until(lambda: trunk.open_sessions == 3)
         client.process.send_signal(signal.SIGTERM)
         await becomes(lambda: is_not_ready(http))
         ready = await http.get("/ready")
@@ -63,20 +73,8 @@ async def test_at_the_end_of_the_grace_every_request_is_told_and_nothing_new_is_
         assert refused.headers["Connection"] == "close"
         for answer in await asyncio.gather(*waiting):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
-        assert await client.process.wait() == 0
-        assert not faults(client)
-
-
-async def test_streams_end_with_an_error_event(tiny_weights: Path) -> None:
-    async with serving(tiny_weights, grace=0.0) as (trunk, client, http):
-        body = CHAT | {"stream": True}
-        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-            lines = response.aiter_lines()
-            await anext(lines)
-            async with busy(trunk):
-                client.process.send_signal(signal.SIGTERM)
-                rest = [line.removeprefix("data: ") async for line in lines if line]
-        assert json.loads(rest[-1])["error"]["code"] == "shutting_down"
+        rest = [line async for line in events if line]
+        assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert await client.process.wait() == 0
         assert not faults(client)
 

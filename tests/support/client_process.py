@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,22 +37,22 @@ class ClientProcess:
     def megabytes(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(self.host, self.port)
+    async def connect(self, stack: AsyncExitStack) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection that the stack breaks off."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        stack.push_async_callback(_break_off, writer)
+        return reader, writer
 
     async def exchange(self, *pieces: bytes) -> bytes:
         """Sends the pieces, and reads until the other end closes."""
-        reader, writer = await self.connect()
-        try:
+        async with AsyncExitStack() as stack:
+            reader, writer = await self.connect(stack)
             # the answer may come, and the connection be gone, before all is sent
             with suppress(ConnectionError):
                 for piece in pieces:
                     writer.write(piece)
                     await writer.drain()
-            async with asyncio.timeout(PATIENCE):
-                return await reader.read()
-        finally:
-            writer.close()
+            return await to_the_end(reader)
 
     async def counted(self, path: str, method: str, status: int) -> float:
         """How many such requests /metrics tells of."""
@@ -61,6 +61,17 @@ class ClientProcess:
         name = f'splitlearn_client_http_requests_total{{method="{method}",path="{path}",status="{status}"}}'
         found = [line for line in text.splitlines() if line.startswith(name)]
         return float(found[0].split()[-1]) if found else 0.0
+
+
+async def to_the_end(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(PATIENCE):
+        return await reader.read()
+
+
+async def _break_off(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 def refusal(answer: bytes) -> tuple[int, str]:

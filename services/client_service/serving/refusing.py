@@ -11,7 +11,7 @@ from client_service.api import error_replies
 from client_service.errors import RequestError
 
 # how long a peer may go on sending what was refused: closing at once would reset the connection, refusal and all
-_LINGER_SECONDS = 5.0
+_LINGER_SECONDS = 2.0
 
 
 class Incoming:

@@ -183,6 +183,7 @@ class Engine:
             seconds = self._beat.pace.seconds_for(self.n_waiting)
             raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
         self._serving.go_on()
+        self._be_patient(task)
         try:
             return await task.result
         except asyncio.CancelledError:
@@ -190,6 +191,26 @@ class Engine:
             # perhaps others waited behind it
             self._serving.go_on()
             raise
+        finally:
+            if task.patience is not None:
+                task.patience.cancel()
+
+    def is_waiting(self, session: EngineSession) -> bool:
+        """Whether rows of the session wait for room."""
+        return self._sessions.scheduler.waits(session.number)
+
+    def _be_patient(self, task: Task) -> None:
+        task.patience = asyncio.get_running_loop().call_later(self.limits.queue_seconds, self._lose_patience, task)
+
+    def _lose_patience(self, task: Task) -> None:
+        """Rows that wait for room go back to their owner; others may still lose theirs."""
+        if not self.is_waiting(task.session):
+            self._be_patient(task)
+            return
+        waited, seconds = self.limits.queue_seconds, self._beat.pace.seconds_for(self.n_waiting)
+        self._sessions.end(task, EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds))
+        # it may have stood before others who need less
+        self._serving.go_on()
 
     def _check(self, session: EngineSession, position: int, rows: torch.Tensor) -> None:
         self._serving.check_thread()

@@ -25,6 +25,7 @@ class Limits:
         headroom: rows beyond its first ones for which there must be room before a session is let in.
         kept: closed sessions whose rows are kept for later ones that begin alike; 0 keeps none.
         block_rows: rows of a block, the unit in which beginnings are compared.
+        queue_seconds: how long rows may wait for room; then their session is told to come later.
     """
 
     step_rows: int = 512
@@ -35,6 +36,7 @@ class Limits:
     headroom: int = 64
     kept: int = 64
     block_rows: int = 32
+    queue_seconds: float = 30.0
 
 
 @dataclass
@@ -122,6 +124,10 @@ class Scheduler:
 
     def job(self, session: int) -> Job | None:
         return self._jobs.get(session)
+
+    def waits(self, session: int) -> bool:
+        """Whether the session has a job and no room for it."""
+        return session in self._jobs and session not in self._inside
 
     def advance(self, session: int, count: int) -> bool:
         """Counts rows that were run. True if the job is done, which is then gone."""

@@ -58,7 +58,10 @@ class EngineSession:
 
 @dataclass(eq=False)
 class Task:
-    """The rows of a job, what came of them so far, and who waits for it. `then` makes `made` of the last output."""
+    """The rows of a job, what came of them so far, and who waits for it. `then` makes `made` of the last output.
+
+    `patience` ends when they have waited too long for room.
+    """
 
     session: EngineSession
     position: int
@@ -70,6 +73,7 @@ class Task:
     began: float | None = None
     compute_seconds: float = 0.0
     outputs: list[torch.Tensor] = field(default_factory=list)
+    patience: asyncio.TimerHandle | None = None
     is_decoding: bool = field(init=False)
 
     def __post_init__(self) -> None:

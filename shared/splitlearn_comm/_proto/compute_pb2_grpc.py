@@ -76,6 +76,8 @@ class ComputeServiceServicer:
         3. Each frame gets exactly one reply, in the order of the frames, and so does
         an open that names a prefix. A client may send frames without waiting for
         replies.
+        Before it a server may send any number of replies without an outcome:
+        the frame waits its turn, and the server has not forgotten it.
         4. A reply with an error leaves the session alive and as it was.
         5. An open that is refused, and a failure after which the session cannot be
         trusted, end the stream with a gRPC status. Its trailing metadata

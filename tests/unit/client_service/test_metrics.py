@@ -1,3 +1,4 @@
+import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,6 +13,8 @@ NAMES = {
     "prompt_tokens": "counter",
     "generation_tokens": "counter",
     "request_finished": "counter",
+    "http_requests": "counter",
+    "watch_failures": "counter",
     "num_requests_running": "gauge",
     "trunk_ready": "gauge",
     "wire_bytes": "counter",
@@ -33,17 +36,29 @@ def test_names_and_kinds_are_those_that_dashboards_use() -> None:
     assert families(ClientMetrics()) == NAMES
 
 
-def test_buckets_tell_milliseconds_between_tokens_and_minutes_of_a_request_apart() -> None:
+# vllm/v1/metrics/loggers.py
+VLLM_BUCKETS = {
+    "time_to_first_token_seconds": "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 "
+    "640 2560",
+    "inter_token_latency_seconds": "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80",
+    "e2e_request_latency_seconds": "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680",
+}
+
+
+@pytest.mark.parametrize("name", VLLM_BUCKETS)
+def test_buckets_are_vllm_s_and_finer_ones_below(name: str) -> None:
+    theirs = [*map(float, VLLM_BUCKETS[name].split()), float("inf")]
+    edges = buckets(ClientMetrics(), name)
+    assert edges == sorted(edges)
+    assert edges[-len(theirs) :] == theirs
+
+
+def test_requests_are_counted_by_path_method_and_status() -> None:
     metrics = ClientMetrics()
-    spans = {
-        "time_to_first_token_seconds": (0.001, 40.0),
-        "inter_token_latency_seconds": (0.001, 5.0),
-        "e2e_request_latency_seconds": (0.05, 240.0),
-    }
-    for name, (shortest, longest) in spans.items():
-        edges = buckets(metrics, name)
-        assert edges == sorted(edges)
-        assert (edges[0], edges[-2], edges[-1]) == (shortest, longest, float("inf"))
+    for status in (200, 413, 413):
+        metrics.request_answered("/v1/completions", "POST", status)
+    labels = {"path": "/v1/completions", "method": "POST", "status": "413"}
+    assert metrics.registry.get_sample_value(f"{PREFIX}http_requests_total", labels) == 2
 
 
 def test_bytes_are_counted_by_direction() -> None:

@@ -1,11 +1,13 @@
 """The link against real servers on loopback that say of themselves what the test wants."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from client_service.ends import Ends
 from client_service.errors import TrunkNotReady
@@ -40,7 +42,11 @@ class Watched:
         self._thread = thread
         self.loaded: list[str] = []
         self.failure: Exception | None = None
-        self.link = TrunkLink(client, N_LAYERS, layers, self._load)
+        self.faults = 0
+        self.link = TrunkLink(client, N_LAYERS, layers, self._load, failed=self._fault)
+
+    def _fault(self) -> None:
+        self.faults += 1
 
     async def _load(self, plan: SplitPlan) -> Ends:
         self.loaded.append(plan.layers)
@@ -198,3 +204,36 @@ async def test_one_answer_with_another_cut_does_not_change_the_ends(tiny_weights
         assert it.loaded == ["1-4"]
         await it.link._fitting_ends(odd)
         assert (await it.link._fitting_ends(odd)).plan.layers == "2-3"
+
+
+async def test_a_fault_of_the_watch_neither_ends_it_nor_says_anything_of_the_trunk(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
+        await until(lambda: it.link.trouble is None)
+        monkeypatch.setattr("client_service.trunk_link.WATCHING_SECONDS", 0.01)
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with capture_logs() as logs, monkeypatch.context() as broken:
+            broken.setattr(it.link, "_fitting_ends", fail)
+            await until(lambda: it.faults > 3)
+        assert it.link.trouble is None
+        # one line for as long as it stays the same fault
+        assert [line["log_level"] for line in logs] == ["error"]
+        await server.stop()
+        await it.trouble("no answer")
+
+
+async def test_cores_that_cannot_be_asked_for_change_nothing(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
+        await until(lambda: it.link.trouble is None)
+        monkeypatch.setattr("client_service.ends.cores_name", fail)
+        it.link.ends.learn_trunk_cores("some")
+        assert it.faults == 0

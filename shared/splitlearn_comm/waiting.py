@@ -1,0 +1,71 @@
+"""The server's word that a frame is not forgotten: a reply without an outcome, sent while the frame waits its turn.
+
+The client's timeout is for a server that says nothing at all, which one with many frames to compute is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Protocol, runtime_checkable
+
+# A StreamReply without an outcome takes no bytes.
+WAITING: Final = b""
+SECONDS: Final = 0.5
+# What a slow network may have gathered.
+MOST_AT_ONCE: Final = 64
+
+
+@runtime_checkable
+class TellsProgress(Protocol):
+    """A session that knows whether its host gets on."""
+
+    def gets_on(self) -> bool:
+        """Whether the frame under way waits for its turn, or the host did other work since this was asked last.
+
+        No means that the client does well to count its seconds.
+        """
+        ...
+
+
+@asynccontextmanager
+async def told_to_wait(session: object, write: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[None]:
+    """While the body runs the client hears now and then that its frame waits, if the session says so.
+
+    Nothing else may be written meanwhile. What is being written at the end is finished first.
+    """
+    if not isinstance(session, TellsProgress):
+        yield
+        return
+    over = asyncio.Event()
+    telling: asyncio.Task[None] | None = None
+
+    def begin() -> None:
+        nonlocal telling
+        telling = asyncio.create_task(_tell(session, write, over))
+
+    # most frames are answered before, and cost no task
+    timer = asyncio.get_running_loop().call_later(SECONDS, begin)
+    try:
+        yield
+        over.set()
+        if telling is not None:
+            await asyncio.wait({telling})
+    finally:
+        timer.cancel()
+        if telling is not None:
+            telling.cancel()
+
+
+async def _tell(session: TellsProgress, write: Callable[[bytes], Awaitable[None]], over: asyncio.Event) -> None:
+    while not over.is_set():
+        if session.gets_on():
+            try:
+                await write(WAITING)
+            except Exception:  # noqa: BLE001 (the stream is over, which whoever serves it learns by himself)
+                return
+        try:
+            await asyncio.wait_for(over.wait(), SECONDS)
+        except TimeoutError:
+            continue

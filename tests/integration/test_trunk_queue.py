@@ -1,0 +1,74 @@
+"""A trunk that has no room: its queue is no silence, and its overload never looks like a failure."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from splitlearn.engine import EngineSession
+from support.running_split import RunningTrunk, Split, running_client, running_trunk, until
+
+# far longer than any wait for the network, far shorter than what requests wait for room here
+TRUNK_TIMEOUT = 1.5
+LONG: dict[str, Any] = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "temperature": 0, "stream": True}
+
+
+@asynccontextmanager
+async def split(weights: Path, queue_timeout: float) -> AsyncIterator[Split]:
+    """A trunk for one session at a time, and a client that soon gives a silent trunk up."""
+    async with (
+        running_trunk(weights, max_sessions=1, queue_timeout=queue_timeout) as trunk,
+        running_client(weights, trunk.address, trunk_timeout=TRUNK_TIMEOUT) as client,
+    ):
+        await client.ready()
+        yield Split(trunk, client)
+
+
+async def step(trunk: RunningTrunk, session: EngineSession) -> None:
+    engine = trunk.trunk.engine
+    await engine.step(session, 0, torch.zeros(1, engine.part.hidden_size, dtype=engine.part.dtype))
+
+
+async def ask(running: Split) -> httpx.Response:
+    return await running.client.complete(prompt=[5, 6, 7], max_tokens=2)
+
+
+async def test_waiting_for_room_may_take_longer_than_a_silent_trunk_is_waited_for(tiny_weights: Path) -> None:
+    async with split(tiny_weights, queue_timeout=60.0) as running:
+        engine = running.trunk.trunk.engine
+        held = engine.open()
+        await step(running.trunk, held)
+        asking = asyncio.create_task(ask(running))
+        await until(lambda: engine.n_waiting == 1)
+        done, _ = await asyncio.wait({asking}, timeout=2 * TRUNK_TIMEOUT)
+        assert not done
+        engine.close(held)
+        assert (await asking).status_code == 200
+
+
+async def test_who_has_waited_for_room_too_long_is_told_to_come_later(tiny_weights: Path) -> None:
+    async with split(tiny_weights, queue_timeout=0.2) as running:
+        held = running.trunk.trunk.engine.open()
+        await step(running.trunk, held)
+        refused = await ask(running)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_busy")
+        assert int(refused.headers["Retry-After"]) >= 1
+        running.trunk.trunk.engine.close(held)
+        assert (await ask(running)).status_code == 200
+
+
+async def test_in_the_middle_of_a_stream_it_is_an_event_that_says_the_same(tiny_weights: Path) -> None:
+    async with split(tiny_weights, queue_timeout=0.2) as running:
+        # the older one, that takes the room of the stream as soon as it wants any
+        held = running.trunk.trunk.engine.open()
+        async with running.client.http.stream("POST", "/v1/completions", json=LONG) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            await step(running.trunk, held)
+            rest = [line async for line in lines if line]
+        assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "too_busy"

@@ -1,0 +1,81 @@
+"""A server that says that a frame waits, and a client that counts its seconds from there."""
+
+import asyncio
+
+import pytest
+import torch
+
+from splitlearn_comm import waiting
+from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.errors import TimedOut
+from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.testing import EchoSession, EchoSessionHost, loopback
+
+TIMEOUT = 0.4
+FRAME = Frame(0, torch.ones(1, 2))
+
+
+class SlowSession(EchoSession):
+    """Says a number of times that it gets on, and answers when it is let."""
+
+    def __init__(self, opening: SessionOpening, words: int) -> None:
+        super().__init__(opening, 2.0, {})
+        self.words = words
+        self.free = asyncio.Event()
+
+    def gets_on(self) -> bool:
+        self.words -= 1
+        if self.words == 0:
+            self.free.set()
+        return self.words >= 0
+
+    async def step(self, frame: Frame) -> Reply:
+        await self.free.wait()
+        return await super().step(frame)
+
+
+class SlowHost(EchoSessionHost):
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self._words = words
+
+    async def open(self, opening: SessionOpening) -> SlowSession:
+        return SlowSession(opening, self._words)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SECONDS", TIMEOUT / 8)
+
+
+async def test_a_frame_that_waits_longer_than_the_timeout_is_answered() -> None:
+    async with (
+        loopback(session_host=SlowHost(words=24), timeout=TIMEOUT) as (_, client),
+        client.stream(SessionOpening("one", "echo", 8)) as stream,
+    ):
+        # several frames ahead: those behind the first wait to be taken
+        for i in range(3):
+            await stream.send(Frame(i, torch.ones(1, 2)))
+        for i in range(3):
+            assert (await stream.receive()).frame.position == i
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    async with loopback(session_host=SlowHost(words=-1), timeout=TIMEOUT) as (_, client):
+        stream = client.stream(SessionOpening("one", "echo", 8))
+        with pytest.raises(TimedOut, match=r"did not reply within 0\.4 s"):
+            await stream.step(FRAME)
+
+
+async def test_who_leaves_meanwhile_leaves_nothing_behind() -> None:
+    async with loopback(session_host=SlowHost(words=1000)) as (_, client):
+        stream = client.stream(SessionOpening("one", "echo", 8))
+        asking = asyncio.create_task(stream.step(FRAME))
+        await asyncio.sleep(TIMEOUT / 2)
+        asking.cancel()
+        await asyncio.wait({asking})
+        stream.cancel()
+    left = [task for task in asyncio.all_tasks() if "_tell" in repr(task.get_coro())]
+    if left:
+        await asyncio.wait(left, timeout=5)
+    assert all(task.done() for task in left)
