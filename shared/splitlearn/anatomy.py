@@ -105,7 +105,9 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers")
     n_layers = decoder_depth(config)
     if n_layers > _MOST_LAYERS:
-        raise UnsupportedModel(f"a {config.model_type} of {n_layers} layers cannot be; at most {_MOST_LAYERS} are built")
+        raise UnsupportedModel(
+            f"a {config.model_type} of {n_layers} layers cannot be; at most {_MOST_LAYERS} are built"
+        )
     try:
         with torch.device("meta"), _NoRandomNumbers():
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

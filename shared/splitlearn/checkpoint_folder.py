@@ -51,7 +51,7 @@ def find_checkpoint(source: str) -> Path:
     if os.path.exists(source):  # noqa: PTH110 (as above)
         raise BadCheckpoint(f"{source} is a file; give the folder that holds it, with its config.json")
     name, _, revision = source.partition("@")
-    if _HUB_ID.fullmatch(name) is None:
+    if _HUB_ID.fullmatch(name) is None or len(name) > _LONGEST_NAME:
         raise BadCheckpoint(
             f"{source!r} is neither a local folder nor a model that could be had from the hub: "
             "there is no such folder, and ids look like org/name"
