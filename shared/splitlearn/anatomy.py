@@ -146,9 +146,11 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
         raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers{own_code}")
     try:
         config = AutoConfig.for_model(model_type, **fields)
-        config.get_text_config(decoder=True)
+        text = config.get_text_config(decoder=True)
     except (StrictDataclassError, TypeError, *_BAD_VALUES) as error:
         raise UnsupportedModel(_bad_values(model_type, error)) from error
+    if not isinstance(text, PretrainedConfig):
+        raise UnsupportedModel(f"a {model_type} has no text config in its config, found {type(text).__name__}")
     return config
 
 
