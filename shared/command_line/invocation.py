@@ -36,7 +36,12 @@ class Invocation:
                 standalone_mode=False,
                 obj=self,
             )
-        except (KeyboardInterrupt, typer.Abort):
+        except KeyboardInterrupt:
+            return 130
+        except typer.Abort as abort:
+            # typer takes an EOFError for the end of what the user types, but a verb raises it of a file that ends early
+            if isinstance(abort.__cause__, EOFError):
+                raise abort.__cause__ from None
             return 130
         except foreseen(self.program) as error:
             failure = failure_of(error, self.program)

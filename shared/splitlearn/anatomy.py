@@ -105,7 +105,9 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers")
     n_layers = decoder_depth(config)
     if n_layers > _MOST_LAYERS:
-        raise UnsupportedModel(f"a {config.model_type} of {n_layers} layers cannot be; at most {_MOST_LAYERS} are built")
+        raise UnsupportedModel(
+            f"a {config.model_type} of {n_layers} layers cannot be; at most {_MOST_LAYERS} are built"
+        )
     try:
         with torch.device("meta"), _NoRandomNumbers():
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -144,9 +146,11 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
         raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers{own_code}")
     try:
         config = AutoConfig.for_model(model_type, **fields)
-        config.get_text_config(decoder=True)
+        text = config.get_text_config(decoder=True)
     except (StrictDataclassError, TypeError, *_BAD_VALUES) as error:
         raise UnsupportedModel(_bad_values(model_type, error)) from error
+    if not isinstance(text, PretrainedConfig):
+        raise UnsupportedModel(f"a {model_type} has no text config in its config, found {type(text).__name__}")
     return config
 
 

@@ -51,7 +51,7 @@ def find_checkpoint(source: str) -> Path:
     if os.path.exists(source):  # noqa: PTH110 (as above)
         raise BadCheckpoint(f"{source} is a file; give the folder that holds it, with its config.json")
     name, _, revision = source.partition("@")
-    if _HUB_ID.fullmatch(name) is None:
+    if _HUB_ID.fullmatch(name) is None or len(name) > _LONGEST_NAME:
         raise BadCheckpoint(
             f"{source!r} is neither a local folder nor a model that could be had from the hub: "
             "there is no such folder, and ids look like org/name"
@@ -142,15 +142,19 @@ def inside(folder: Path, name: str, named_by: str = "") -> Path:
     return path
 
 
+def tokenizer_names(folder: Path) -> list[str]:
+    """The names in the folder, relative to it, that are those of a tokenizer's files."""
+    found = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)}
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
 def tokenizer_files(folder: Path) -> list[str]:
     """The names of the tokenizer's files that the folder holds, checked as far as can be seen without reading them.
 
     Raises:
         BadCheckpoint: one is a link out of the folder, or not what its name says.
     """
-    found = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
-    names = [path.relative_to(folder).as_posix() for path in found]
-    kept = [name for name in names if inside(folder, name).is_file()]
+    kept = [name for name in tokenizer_names(folder) if inside(folder, name).is_file()]
     for name in kept:
         if name.endswith(".json"):
             read_json_object(folder / name)

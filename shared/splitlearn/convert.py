@@ -22,11 +22,13 @@ from splitlearn.checkpoint_folder import (
     read_config,
     shorten,
     tokenizer_files,
+    tokenizer_names,
 )
 from splitlearn.errors import BadCheckpoint, UnsupportedModel
 from splitlearn.loading import resolve_dtype
 from splitlearn.plan import SplitPlan
 from splitlearn.quantised import declared_format, stored_format
+from splitlearn.tokenizer_files import has_vocabulary
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Conversion:
         with SepweightWriter(out, overwrite=overwrite, source=self.source, needed=self.total_bytes + beside) as writer:
             for section, tensors in self.sections.items():
                 writer.write_section(section, tensors, progress)
+            if overwrite and has_vocabulary(self.tokenizer_files):
+                # what another model left there would be read with this one's
+                for name in set(tokenizer_names(out)) - set(self.tokenizer_files):
+                    (out / name).unlink()
             for name in self.tokenizer_files:
                 writer.copy_beside(inside(self.source, name), name)
             return writer.commit(
@@ -214,8 +220,8 @@ def _named_dtype(values: dict[str, object]) -> str | None:
     for section in (values, values.get("text_config"), values.get("decoder")):
         if isinstance(section, dict):
             named = section.get("dtype") or section.get("torch_dtype")
-            if isinstance(named, str) and named != "auto":
-                return named.removeprefix("torch.")
+            if isinstance(named, str):
+                return named
     return None
 
 

@@ -18,7 +18,6 @@ VOCABULARY_FILES = (
     "vocab.txt",
     "vocab.json",
     "vocab-*.json",
-    "bpe.codes",
     "byte_maps.json",
 )
 """Patterns of files any of which is a vocabulary: where none is, there is no tokenizer."""
@@ -26,6 +25,7 @@ VOCABULARY_FILES = (
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
     "merges.txt",
+    "bpe.codes",
     "dict.txt",
     "emoji.json",
     "normalizer.json",

@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -160,7 +161,10 @@ def _unpickled(file: Path) -> Any:
     if (reason := foreign(file)) is not None:
         raise BadCheckpoint(f"{file} {reason}")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            # torch asks to report odd pickles to its authors
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         # torch's own words advise to switch the safe reading off
         raise BadCheckpoint(
@@ -169,7 +173,7 @@ def _unpickled(file: Path) -> Any:
         ) from error
     except (
         OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
-        struct.error, MemoryError, NotImplementedError,
+        struct.error, zipfile.BadZipFile, MemoryError, AssertionError,
     ) as error:  # fmt: skip
         # whatever a reader of foreign bytes stumbles over
         raise BadCheckpoint(f"{file} is damaged, or no torch file: {_first_line(error)}; download it again") from error

@@ -134,7 +134,9 @@ def _compare_at_the_end(model: PreTrainedModel, parts: list[Part]) -> str:
     split, complaint = Chain(parts), ""
     for start, end in ((0, length - 2), (length - 2, length - 1), (length - 1, length)):
         logits_V = split.append(ids_T[start:end])
-        complaint = complaint or _difference(logits_V, _whole(model, ids_T[:end]), f"row {end} of a context of {length}")
+        complaint = complaint or _difference(
+            logits_V, _whole(model, ids_T[:end]), f"row {end} of a context of {length}"
+        )
     return complaint
 
 

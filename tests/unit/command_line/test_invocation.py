@@ -72,17 +72,18 @@ def test_debug_shows_the_traceback_before_the_line(brew: Run, capsys: pytest.Cap
     assert lines[-1] == "brew: error: too hot"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), EOFError()])
-def test_ctrl_c_and_the_end_of_input_end_quietly_with_130(
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Abort()])
+def test_ctrl_c_and_a_prompt_that_is_left_end_quietly_with_130(
     brew: Run, capsys: pytest.CaptureFixture[str], error: BaseException
 ) -> None:
     assert brew("pour", deed=raising(error)) == 130
     assert capsys.readouterr().err.strip() == ""
 
 
-def test_what_nobody_foresaw_is_left_to_the_entry_point(brew: Run) -> None:
-    with pytest.raises(KeyError):
-        brew("pour", deed=raising(KeyError("x")))
+@pytest.mark.parametrize("error", [KeyError("x"), EOFError("Ran out of input")])
+def test_what_nobody_foresaw_is_left_to_the_entry_point(brew: Run, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        brew("pour", deed=raising(error))
 
 
 def test_without_a_verb_the_help_goes_to_stderr_and_the_version_to_stdout(

@@ -1,16 +1,21 @@
+import errno
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from llm_sepweight import Manifest, load
+from architectures.small_configs import small_config
+from llm_sepweight import CannotWriteError, Manifest, NoSpaceError, OccupiedDirectoryError, load
 from splitlearn.convert import prepare
-from splitlearn.errors import BadCheckpoint, SplitError, UnsupportedModel
+from splitlearn.errors import BadCheckpoint, BadDevice, BadPlan, SplitError, UnsupportedModel
 from splitlearn.loading import load_part
+from support.sessions import Chain
 from support.tiny_models import ARCHITECTURES, random_model, save_checkpoint, save_sepweight, tiny_config
 
 
@@ -238,3 +243,124 @@ def test_derived_buffers_are_made_in_the_dtype_that_runs(tmp_path: Path) -> None
     scale = part.get_buffer("model.model.embed_tokens.embed_scale")
     assert scale.dtype == torch.float32
     assert scale.item() == pytest.approx(64**0.5)
+
+
+def config_says(checkpoint: Path, **fields: Any) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"dtype": None, "torch_dtype": "float16"}, "float16"),
+        ({"dtype": "bfloat16", "torch_dtype": "float16"}, "bfloat16"),
+        ({"dtype": None, "torch_dtype": None}, "float32"),
+    ],
+)
+def test_the_dtype_is_the_one_that_the_config_names(checkpoint: Path, fields: dict[str, Any], expected: str) -> None:
+    config_says(checkpoint, **fields)
+    assert prepare(str(checkpoint)).dtype == expected
+
+
+def test_the_dtype_of_a_text_part_is_taken_where_the_config_names_no_other(tmp_path: Path) -> None:
+    model = random_model(small_config("gemma3"))
+    model.save_pretrained(tmp_path)
+    text = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    config_says(tmp_path, dtype=None, text_config={**text, "dtype": None, "torch_dtype": "float16"})
+    assert prepare(str(tmp_path)).dtype == "float16"
+
+
+def test_a_config_that_names_none_leaves_the_dtype_that_most_numbers_have(checkpoint: Path) -> None:
+    state = load_file(checkpoint / "model.safetensors")
+    mixed = {name: tensor if "norm" in name else tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    save_file(mixed, checkpoint / "model.safetensors")
+    config_says(checkpoint, dtype=None)
+    assert prepare(str(checkpoint)).dtype == "bfloat16"
+
+
+def test_a_dtype_that_nothing_runs_in_is_refused_before_the_weights_are_read(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(BadDevice, match="choose one of"):
+        prepare(str(checkpoint), dtype="int8")
+
+
+def test_what_is_left_out_is_told_in_one_line(checkpoint: Path) -> None:
+    state = load_file(checkpoint / "model.safetensors")
+    assert prepare(str(checkpoint)).left_out_in_one_line() is None
+    state |= {f"vision.layers.{i}.weight": torch.ones(1) for i in range(40)}
+    state |= {name: torch.ones(1) for name in ("a", "b", "c", "d", "e")}
+    save_file(state, checkpoint / "model.safetensors")
+    told = "left out 45 tensors that the model has no place for: a, b, c, d and 41 more"
+    assert prepare(str(checkpoint)).left_out_in_one_line() == told
+
+
+def test_what_is_missing_is_an_error_that_tells_what_is_there_instead(checkpoint: Path) -> None:
+    state = load_file(checkpoint / "model.safetensors")
+    renamed = {name.replace("mlp.up_proj", "mlp.upward"): tensor for name, tensor in state.items()}
+    save_file(renamed, checkpoint / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match=r"lacks 5 .*mlp\.up_proj\.weight \(5\); it holds .*upward.* instead"):
+        prepare(str(checkpoint))
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_a_model_that_is_too_shallow_to_cut_is_refused(tmp_path: Path, n_layers: int) -> None:
+    save_checkpoint(tmp_path / "shallow", random_model(tiny_config("llama", num_hidden_layers=n_layers)))
+    with pytest.raises(BadPlan, match="at least 3"):
+        prepare(str(tmp_path / "shallow"))
+
+
+@pytest.mark.parametrize(("model_type", "encoder"), [("bart", 12), ("bart", 2), ("whisper", 12), ("marian", 1)])
+def test_an_encoder_of_another_depth_changes_nothing(tmp_path: Path, model_type: str, encoder: int) -> None:
+    config = small_config(model_type)
+    config.encoder_layers = encoder
+    model = random_model(config)
+    model.save_pretrained(tmp_path / "checkpoint")
+    config.save_pretrained(tmp_path / "checkpoint")
+    manifest = prepare(str(tmp_path / "checkpoint")).write(tmp_path / "out")
+    assert manifest.n_layers == 6
+    ids_T = torch.arange(5, 25)
+    parts = Chain([load_part(tmp_path / "out", spec) for spec in ("b 0-2", "2-4", "4-6 e")])
+    parts.append(ids_T[:13])
+    with torch.inference_mode():
+        expected_V = model(ids_T[None], use_cache=False).logits[0, -1]
+    assert torch.allclose(parts.append(ids_T[13:]), expected_V, atol=1e-4)
+
+
+@pytest.mark.parametrize("out", ["checkpoint", "checkpoint/parts", "link"])
+def test_the_output_is_not_the_checkpoint(tmp_path: Path, checkpoint: Path, out: str) -> None:
+    (tmp_path / "link").symlink_to(checkpoint)
+    before = sorted(path.name for path in checkpoint.iterdir())
+    with pytest.raises(OccupiedDirectoryError, match="what would be converted"):
+        prepare(str(checkpoint)).write(tmp_path / out, overwrite=True)
+    assert sorted(path.name for path in checkpoint.iterdir()) == before
+
+
+def test_a_disk_that_fills_up_is_told_and_leaves_nothing(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversion = prepare(str(checkpoint))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=conversion.total_bytes - 1))
+    with pytest.raises(NoSpaceError):
+        conversion.write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+
+    def fill(_: int) -> None:
+        if len(list((tmp_path / "out").glob("mid.*.safetensors"))) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(CannotWriteError, match="No space left on device"):
+        conversion.write(tmp_path / "out", progress=fill)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_the_model_before_does_not_stay(tmp_path: Path, checkpoint: Path) -> None:
+    (checkpoint / "vocab.txt").write_text("a")
+    prepare(str(checkpoint)).write(tmp_path / "out")
+    (tmp_path / "out" / "notes").write_text("mine")
+    (checkpoint / "vocab.txt").unlink()
+    prepare(str(checkpoint)).write(tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "vocab.txt").exists()
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+    assert (tmp_path / "out" / "notes").exists()
