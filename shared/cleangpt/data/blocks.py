@@ -1,4 +1,6 @@
-"""Running text as blocks of equal length: all texts one after the other, cut every T tokens.
+"""Running text as blocks of equal length: all texts one after the other, read through a window of T tokens.
+
+A block begins with the token that the one before ends with, so that this token is predicted too.
 
 Shapes: N tokens of the whole text, C blocks, B blocks of a batch, T positions.
 """
@@ -18,6 +20,8 @@ from cleangpt.errors import TextError, TextTooShortError
 from cleangpt.tokenizers.base import BaseTokenizer
 
 _TEXTS_AT_ONCE = 256
+# Part of the fingerprint: a checkpoint of batches that were cut in another way is no beginning of these.
+_WAY_OF_CUTTING = 2
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,14 @@ class BlockSettings:
 
 @dataclass(frozen=True, eq=False)
 class TokenBlocks:
-    """The batches of every epoch over one long text, `ids_N` (int32).
+    """The batches of every epoch over one long text, `ids_N` (int32). Every epoch has every token.
 
-    Shuffled, an epoch covers the text once but for less than a block at either end: it begins to cut at
-    another token each time, so that over the epochs every token stands everywhere in a block. Not shuffled,
-    every epoch is the same: blocks in the order of the text, from its first token. Either way, a batch is
-    a function of the text, the settings, the epoch and its index alone. The last batch may be smaller.
-    Raises TextTooShortError for a text shorter than a block.
+    Shuffled, to train on: the cuts lie elsewhere in each epoch, so that over the epochs every token stands
+    everywhere in a block, and blocks are drawn in random order. The first and the last block of the text reach over
+    their neighbours: what they have in common is learned twice in the epoch. Not shuffled, to measure on: every epoch
+    is the same, blocks in the order of the text, and every token but the first is predicted once; what is left at the
+    end is a shorter block in a batch of its own. Either way, a batch is a function of the text, the settings, the
+    epoch and its index alone. The last batch may be smaller. Raises TextTooShortError for a text shorter than a block.
     """
 
     ids_N: Tensor  # noqa: N815 - a shape
@@ -84,38 +89,36 @@ class TokenBlocks:
         )
 
     @property
-    def blocks(self) -> int:
-        """Blocks of an epoch."""
-        total, block = len(self.ids_N), self.settings.block_size
-        # shuffled, up to a block is left over for the cut to begin at any of its tokens
-        return max(1, (total + 1) // block - 1) if self.shuffled else total // block
-
-    @property
     def fingerprint(self) -> str:
         """Equal for equal text and settings: what a checkpoint remembers of its data."""
         digest = hashlib.sha256(self.ids_N.numpy().tobytes())
-        digest.update(f"{self.settings} {self.shuffled}".encode())
+        digest.update(f"{self.settings} {self.shuffled} {_WAY_OF_CUTTING}".encode())
         return digest.hexdigest()
 
-    def batches(self, epoch: int) -> LazyBatches[int]:
+    def batches(self, epoch: int) -> LazyBatches[tuple[Tensor, int]]:
         """The batches of one epoch in the order to train them."""
-        blocks_CT, order_C = self._cut(epoch)
-        size = self.settings.batch_size
-        return LazyBatches(
-            range(0, len(order_C), size), lambda first: Batch(blocks_CT[order_C[first : first + size]].long())
-        )
+        starts_C, block = self._starts(epoch), self.settings.block_size
+        sources = [(starts_B, block) for starts_B in starts_C.split(self.settings.batch_size)]
+        # of the last block its last token is the first that was not predicted from
+        end = int(starts_C[-1]) + block - 1
+        if not self.shuffled and end < len(self.ids_N) - 1:
+            sources.append((torch.tensor([end]), len(self.ids_N) - end))
+        return LazyBatches(sources, lambda source: Batch(self._rows(*source)))
 
-    def _cut(self, epoch: int) -> tuple[Tensor, Tensor]:
-        count, block = self.blocks, self.settings.block_size
-        begin, order_C = 0, torch.arange(count)
-        if self.shuffled:
-            drawn = hashlib.sha256(f"{self.settings.seed} {epoch}".encode()).digest()
-            # signed 64 bits are what a generator takes
-            generator = torch.Generator().manual_seed(int.from_bytes(drawn[:8]) >> 1)
-            left_over = min(block - 1, len(self.ids_N) - count * block)
-            begin = int(torch.randint(left_over + 1, (), generator=generator))
-            order_C = torch.randperm(count, generator=generator)
-        return self.ids_N[begin : begin + count * block].view(count, block), order_C
+    def _rows(self, starts_B: Tensor, width: int) -> Tensor:
+        return self.ids_N.unfold(0, width, 1)[starts_B].long()
+
+    def _starts(self, epoch: int) -> Tensor:
+        """Where the full blocks of an epoch begin, in its order; neighbours in the text share a token at least."""
+        stride, last = self.settings.block_size - 1, len(self.ids_N) - self.settings.block_size
+        if not self.shuffled:
+            return torch.arange(0, last + 1, stride)
+        drawn = hashlib.sha256(f"{self.settings.seed} {epoch}".encode()).digest()
+        # signed 64 bits are what a generator takes
+        generator = torch.Generator().manual_seed(int.from_bytes(drawn[:8]) >> 1)
+        shift = int(torch.randint(stride, (), generator=generator))
+        starts_C = (torch.arange(0, last + 2 * stride, stride) - shift).clamp(0, last).unique()
+        return starts_C[torch.randperm(len(starts_C), generator=generator)]
 
 
 def joined_ids(texts: Iterable[str], tokenizer: BaseTokenizer) -> Tensor:

@@ -104,8 +104,10 @@ def _dataset_texts(folder: Path, column: str, split: str) -> Iterator[str]:
         raise PackageMissingError(f"{folder} is a dataset; reading it needs a package: pip install datasets") from error
     try:
         data = load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise TextError(f"{folder} looks like a dataset, but cannot be read: {error}") from error
+    except Exception as error:
+        # of a damaged folder nearly any may come
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TextError(f"{folder} looks like a dataset, but cannot be read ({reason}); save it again") from error
     if isinstance(data, DatasetDict):
         if split not in data:
             raise TextColumnError(f"{folder} has no split {split!r}, it has {', '.join(data)}; name one of them")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cleangpt.data.stdlib_questions import Question
+from cleangpt.errors import ModelFolderError
 
 TRAINED_ON_FILE = "trained_on.json"
 
@@ -21,11 +22,18 @@ def other_text(folder: Path, questions: Sequence[Question]) -> str | None:
     """A line that says so where the model was trained on other questions than these of this interpreter.
 
     None where the text is the same, or where `folder` does not say what the model was trained on.
+    Raises ModelFolderError where its file is damaged.
     """
     file = folder / TRAINED_ON_FILE
     if not file.exists():
         return None
-    trained, here = json.loads(file.read_text(encoding="utf-8")), _trained_on(questions)
+    here = _trained_on(questions)
+    try:
+        trained = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{file} is not JSON ({error}); copy it again, or remove it") from error
+    if not isinstance(trained, dict) or not trained.keys() >= here.keys():
+        raise ModelFolderError(f"{file} does not say {', '.join(here)}; copy it again, or remove it")
     if trained["digest"] == here["digest"]:
         return None
     return (

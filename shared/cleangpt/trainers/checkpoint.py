@@ -2,8 +2,8 @@
 
 import os
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
+from cleangpt.trainers.feed import FeedState
 from cleangpt.trainers.history import History
 
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
-_FORMAT = "cleangpt checkpoint 1"
+_FORMAT = "cleangpt checkpoint 2"
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Checkpoints:
     """Where a loop saves its state, and how often. `identity` names the text and the model in words.
 
     A checkpoint is due when `every_seconds` have passed since the last one, or `every_steps` where that is given.
+    A training whose data does not come again as it came before the checkpoint is refused where `exact` is set, and goes
+    on with a warning where it is not.
     """
 
     folder: Path
     identity: str
     every_seconds: float = 60.0
     every_steps: int | None = None
+    exact: bool = True
 
     @property
     def last(self) -> Path:
@@ -43,24 +47,43 @@ class Checkpoints:
 
 
 def save_state(
-    checkpoints: Checkpoints, described: Mapping[str, str], model: nn.Module, optimizer: Optimizer, history: History
+    checkpoints: Checkpoints,
+    described: Mapping[str, str],
+    model: nn.Module,
+    optimizer: Optimizer,
+    history: History,
+    feed: FeedState,
 ) -> None:
     """Replaces the last checkpoint. `described` is what a resuming training has to agree with."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history.to_dict()}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": history.to_dict(),
+        "data": asdict(feed),
+    }
     _write(checkpoints.last, {**state, "described": {**described, "text and model": checkpoints.identity}})
 
 
 def restore_state(
-    checkpoints: Checkpoints, described: Mapping[str, str], model: nn.Module, optimizer: Optimizer
+    checkpoints: Checkpoints,
+    described: Mapping[str, str],
+    model: nn.Module,
+    optimizer: Optimizer,
+    check: Callable[[History, FeedState], None],
 ) -> History:
     """Fills model and optimizer from the last checkpoint; an empty history where there is none.
 
+    Args:
+        check: is told what the checkpoint holds before anything is filled, and may raise.
+
     Raises CheckpointMismatchError where it belongs to another training and CheckpointBrokenError where it is no
-    whole checkpoint. Neither changes the file, the model or the optimizer.
+    whole checkpoint. Neither changes the file; the former changes neither model nor optimizer.
     """
     if not checkpoints.last.exists():
         return History()
-    found = _read(checkpoints.last, ("model", "optimizer", "history", "described"))
+    found = _read(checkpoints.last, ("model", "optimizer", "history", "described", "data"))
+    if not isinstance(found["described"], dict):
+        raise _broken(checkpoints.last, "it does not describe its training")
     wanted = {**described, "text and model": checkpoints.identity}
     differing = [name for name in wanted if found["described"].get(name) != wanted[name]]
     if differing:
@@ -69,11 +92,16 @@ def restore_state(
             f"Train as then to go on, or remove {checkpoints.folder} to start again"
         )
     try:
-        history = History.from_dict(found["history"])
+        history, feed = History.from_dict(found["history"]), FeedState.from_dict(found["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(checkpoints.last, f"its history cannot be read ({error!r})") from error
-    model.load_state_dict(found["model"])
-    optimizer.load_state_dict(found["optimizer"])
+    check(history, feed)
+    try:
+        model.load_state_dict(found["model"])
+        optimizer.load_state_dict(found["optimizer"])
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        # RuntimeError is what a module raises for other names or shapes
+        raise _broken(checkpoints.last, " ".join(f"it does not fit the model ({error})".split())) from error
     return history
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch
 from cleangpt.errors import BatchFormatError
+from cleangpt.trainers.random_streams import RandomStream
 
 IGNORED_LABEL = -100
 _KNOWN = (
@@ -21,15 +22,18 @@ _KNOWN = (
 
 
 class LoaderBatches:
-    """The batches of a DataLoader; what it draws at random depends on seed and epoch alone.
+    """The batches of a DataLoader; what it draws from the shared random sources depends on seed and epoch alone.
 
     So a resumed training sees the order that an uninterrupted one would have seen. What was trained before it
-    stopped is read once more and skipped.
+    stopped is read once more and skipped. `sources` are the parts of the loader that may draw from sources of their
+    own: see `cleangpt.trainers.feed`.
     """
 
     def __init__(self, loader: "DataLoader[Any]", seed: int) -> None:
         self._loader = loader
         self._seed = seed
+        parts = ("dataset", "sampler", "batch_sampler", "collate_fn")
+        self.sources = {name: getattr(loader, name) for name in parts}
 
     def batches(self, epoch: int) -> Sequence[Batch]:
         """The batches of `epoch`, to be taken in order."""
@@ -43,7 +47,7 @@ class _Epoch(Sequence[Batch]):
         self._epoch = epoch
         self._taken = 0
         self._found: Iterator[Any] | None = None
-        self._random: Tensor | None = None
+        self._stream = RandomStream(seed)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -71,18 +75,14 @@ class _Epoch(Sequence[Batch]):
             if generator is not None:
                 generator.manual_seed(self._seed)
         # what the loader draws comes from a stream of its own, which the model's dropout cannot shift
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._seed)
+        self._stream = RandomStream(self._seed)
+        with self._stream.drawn():
             self._found = iter(self._loader)
-            self._random = torch.get_rng_state()
         self._taken = 0
 
     def _next(self) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            if self._random is not None:
-                torch.set_rng_state(self._random)
+        with self._stream.drawn():
             item = next(self._found or iter(()))
-            self._random = torch.get_rng_state()
         self._taken += 1
         return item
 

@@ -1,10 +1,11 @@
 """The training loop: every trainer is this loop with other callbacks or another objective.
 
-Random numbers are a function of seed, step and process: a resumed training draws what an uninterrupted one draws.
+Random numbers from torch, numpy and Python's own source are a function of seed, step and process: a resumed training
+draws what an uninterrupted one draws.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,9 +19,11 @@ from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import EmptyDataError, TrainingDivergedError
 from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.checkpoint import Checkpoints, restore_state, save_best, save_state
+from cleangpt.trainers.feed import Feed, FeedState
 from cleangpt.trainers.history import Evaluation, History
 from cleangpt.trainers.objective import Objective, ObjectiveModule, learned_count, learned_loss
 from cleangpt.trainers.processes import Processes, joined, own_device
+from cleangpt.trainers.random_streams import seed_everything
 from cleangpt.trainers.settings import TrainingSettings
 
 _RATE_WITHOUT_SCHEDULE = 1e-3
@@ -53,7 +56,8 @@ def train(training: Training) -> History:
     the rows of every batch, so that the numbers are those of one process up to rounding.
 
     Raises:
-        CheckpointMismatchError, CheckpointBrokenError: the checkpoint cannot be gone on from; nothing is changed.
+        CheckpointMismatchError, CheckpointBrokenError: the checkpoint cannot be gone on from, or the data does not come
+            again as it came.
         TrainingDivergedError: the loss is no longer finite; the last checkpoint is from before that.
         EmptyDataError: there are no batches.
     """
@@ -72,32 +76,6 @@ def adamw(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     return torch.optim.AdamW(groups, lr=_RATE_WITHOUT_SCHEDULE, betas=settings.betas, fused=True)
 
 
-def steps_of(data: EpochBatches, settings: TrainingSettings, done: int = 0) -> Iterator[list[Batch]]:
-    """The batches of each optimizer step after the first `done` steps; endless where `settings.epochs` is None."""
-    epoch = 0
-    while settings.epochs is None or epoch < settings.epochs:
-        batches = _epoch(data, epoch)
-        starts = range(0, len(batches), settings.accumulate)
-        for start in starts[done:]:
-            yield [batches[index] for index in range(start, min(start + settings.accumulate, len(batches)))]
-        done = max(0, done - len(starts))
-        epoch += 1
-
-
-def total_steps(data: EpochBatches, settings: TrainingSettings) -> int:
-    """How many optimizer steps the training takes when nothing stops it."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    return sum(-(-len(_epoch(data, epoch)) // settings.accumulate) for epoch in range(settings.epochs or 0))
-
-
-def _epoch(data: EpochBatches, number: int) -> Sequence[Batch]:
-    batches = data.batches(number)
-    if not batches:
-        raise EmptyDataError(f"epoch {number} of the training data has no batches; give it at least one row")
-    return batches
-
-
 class _Loop:
     """One run of a training in one process."""
 
@@ -108,7 +86,9 @@ class _Loop:
         self._processes = processes
         self._model = training.model.to(device)
         self._optimizer = training.optimizer or adamw(self._model, training.settings)
-        self._run = Run(self._model, training.settings, total_steps(training.data, training.settings))
+        self._feed = Feed(training.data, training.settings)
+        self._stream = self._feed.steps()
+        self._run = Run(self._model, training.settings, self._feed.total_steps())
         self._saved_at = time.monotonic()
         self._callbacks = [each for each in training.callbacks if each.everywhere or processes.is_first]
         if training.settings.compile:
@@ -121,7 +101,7 @@ class _Loop:
         checkpoints = self._training.checkpoints
         if checkpoints:
             described = self._settings.described
-            self._run.history = restore_state(checkpoints, described, self._model, self._optimizer)
+            self._run.history = restore_state(checkpoints, described, self._model, self._optimizer, self._resume)
         self._model.train()
         try:
             self._tell("on_begin")
@@ -131,12 +111,16 @@ class _Loop:
             self._tell("on_end")
         return self._run.history
 
+    def _resume(self, history: History, state: FeedState) -> None:
+        checkpoints = self._training.checkpoints
+        if checkpoints and 0 < history.step < self._run.total_steps:
+            self._stream = self._feed.resumed(state, history.step, exact=checkpoints.exact)
+
     def _steps(self) -> None:
         run, history = self._run, self._run.history
         at_start, began, before = run.step, time.monotonic(), history.seconds
-        stream = steps_of(self._training.data, self._settings, run.step)
         while run.step < run.total_steps and not self._processes.any(run.stopped is not None, self._device):
-            batches = next(stream)
+            batches = next(self._stream)
             rate = self._set_rate()
             loss = self._step(batches)
             history.losses.append(loss)
@@ -159,7 +143,7 @@ class _Loop:
 
     def _step(self, batches: Sequence[Batch]) -> float:
         """One optimizer step; the mean loss over all learned positions of all batches and processes."""
-        torch.manual_seed((self._settings.seed * 1_000_003 + self._run.step) * 4099 + self._processes.rank)
+        seed_everything((self._settings.seed * 1_000_003 + self._run.step) * 4099 + self._processes.rank)
         n_learned = max(1, sum(learned_count(batch) for batch in batches))
         total = torch.zeros((), device=self._device)
         for number, batch in enumerate(batches, start=1):
@@ -235,7 +219,8 @@ class _Loop:
     def _save(self) -> None:
         checkpoints = self._training.checkpoints
         if checkpoints and self._processes.is_first:
-            save_state(checkpoints, self._settings.described, self._model, self._optimizer, self._run.history)
+            described, history = self._settings.described, self._run.history
+            save_state(checkpoints, described, self._model, self._optimizer, history, self._feed.state())
             self._saved_at = time.monotonic()
             self._tell("on_checkpoint")
 

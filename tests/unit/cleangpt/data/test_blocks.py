@@ -1,5 +1,6 @@
+from collections import Counter
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -31,17 +32,41 @@ def test_more_texts_than_are_encoded_at_once_stay_in_order(tokenizer: BaseTokeni
     assert joined_ids(texts, tokenizer).tolist() == list(chain.from_iterable((3 + i % 8, 1) for i in range(600)))
 
 
-def test_blocks_are_runs_of_the_text_and_cover_it_once_but_for_its_ends() -> None:
-    rows = _rows(_BLOCKS, 0)
-    assert all(row == list(range(row[0], row[0] + 8)) for row in rows)
-    seen = sorted(chain.from_iterable(rows))
-    assert seen == list(range(seen[0], seen[-1] + 1))
-    assert len(seen) > 100 - 2 * 8
+def test_blocks_are_runs_of_the_text_that_share_a_token_with_their_neighbours() -> None:
+    for epoch in range(5):
+        rows = sorted(_rows(_BLOCKS, epoch))
+        assert all(row == list(range(row[0], row[0] + 8)) for row in rows)
+        assert all(before[-1] >= after[0] for before, after in pairwise(rows))
+        # only the first and the last have more in common with theirs
+        assert all(before[-1] == after[0] for before, after in pairwise(rows[1:-1]))
+
+
+@pytest.mark.parametrize("block", [2, 3, 8, 256])
+@pytest.mark.parametrize("more", [0, 1, 2, 254, 255, 256, 510, 511])
+def test_every_token_but_the_first_is_predicted_in_every_epoch(block: int, more: int) -> None:
+    length = block + more
+    settings = BlockSettings(block, 4, seed=length)
+    for shuffled in (True, False):
+        blocks = TokenBlocks(torch.arange(length, dtype=torch.int32), settings, shuffled)
+        for epoch in range(4):
+            predicted = Counter(id_ for row in _rows(blocks, epoch) for id_ in row[1:])
+            assert set(predicted) == set(range(1, length))
+            assert predicted.total() < length + 2 * block
+            if not shuffled:
+                assert set(predicted.values()) == {1}
+
+
+def test_a_small_text_is_learned_whole() -> None:
+    small = TokenBlocks(torch.arange(766, dtype=torch.int32), BlockSettings(256, 16))
+    for epoch in range(3):
+        assert {id_ for row in _rows(small, epoch) for id_ in row} == set(range(766))
 
 
 def test_batches_have_the_size_asked_for_and_ids_that_embeddings_take() -> None:
     batches = _BLOCKS.batches(1)
-    assert [tuple(batch.ids_BT.shape) for batch in batches] == [(3, 8)] * 3 + [(2, 8)]
+    shapes = [tuple(batch.ids_BT.shape) for batch in batches]
+    assert shapes[:-1] == [(3, 8)] * (len(shapes) - 1)
+    assert shapes[-1] in [(1, 8), (2, 8), (3, 8)]
     assert batches[0].ids_BT.dtype == torch.int64
     assert batches[0].learned_BT is None
 
@@ -55,21 +80,22 @@ def test_a_batch_depends_on_seed_epoch_and_index_alone() -> None:
     assert _rows(_BLOCKS, 4) != _rows(TokenBlocks(_BLOCKS.ids_N, replace(_SETTINGS, seed=6)), 4)
 
 
-def test_over_the_epochs_every_token_opens_a_block() -> None:
-    begins = {row[0] % 8 for epoch in range(60) for row in _rows(_BLOCKS, epoch)}
-    assert begins == set(range(8))
+def test_over_the_epochs_the_text_is_cut_everywhere() -> None:
+    begins = {row[0] % 7 for epoch in range(60) for row in _rows(_BLOCKS, epoch)}
+    assert begins == set(range(7))
 
 
-def test_unshuffled_every_epoch_reads_the_text_from_its_first_token() -> None:
+def test_unshuffled_every_epoch_reads_the_text_in_order_and_ends_with_a_shorter_block() -> None:
     plain = TokenBlocks(_BLOCKS.ids_N, _SETTINGS, shuffled=False)
-    assert list(chain.from_iterable(_rows(plain, 0))) == list(range(96))
+    assert _rows(plain, 0) == [list(range(7 * i, 7 * i + 8)) for i in range(14)] + [[98, 99]]
     assert _rows(plain, 0) == _rows(plain, 1)
+    assert [len(batch.ids_BT) for batch in plain.batches(0)] == [3, 3, 3, 3, 2, 1]
 
 
-@pytest.mark.parametrize(("length", "shuffled", "blocks"), [(8, True, 1), (15, True, 1), (23, True, 2), (23, False, 2)])
-def test_even_a_text_of_one_block_has_a_batch(length: int, shuffled: bool, blocks: int) -> None:
-    short = TokenBlocks(torch.arange(length, dtype=torch.int32), _SETTINGS, shuffled)
-    assert short.blocks == len(_rows(short, 0)) == blocks
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_even_a_text_of_one_block_has_a_batch(shuffled: bool) -> None:
+    short = TokenBlocks(torch.arange(8, dtype=torch.int32), _SETTINGS, shuffled)
+    assert _rows(short, 0) == [list(range(8))]
 
 
 def test_a_text_shorter_than_a_block_is_refused_with_both_lengths(tokenizer: BaseTokenizer) -> None:

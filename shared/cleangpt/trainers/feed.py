@@ -1,0 +1,179 @@
+"""The batches of each optimizer step, and what it takes to get the same ones again when a training resumes.
+
+Whatever the data draws from the random sources that all share (torch's, numpy's, Python's) is a function of the seed,
+the epoch and the batch. What it draws from a generator of its own is not: such a source tells its state by
+`state_dict` and takes it back by `load_state_dict`, as those of torchdata do. Whether that was enough is seen, not
+believed: the last batch before the checkpoint is made once more and compared.
+"""
+
+import copy
+import hashlib
+import io
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.errors import CheckpointMismatchError, EmptyDataError, TrainingSettingsError
+from cleangpt.trainers.random_streams import RandomStream
+from cleangpt.trainers.settings import TrainingSettings
+
+
+@runtime_checkable
+class StatefulSource(Protocol):
+    """Data, or a part of it, whose batches depend on more than seed and epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes what follows the same as when `state_dict` was asked for that state."""
+        ...
+
+
+@dataclass
+class FeedState:
+    """What a checkpoint holds of the data: the sources as the epoch at hand began, and the last step's digest."""
+
+    sources: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def from_dict(cls, found: Any) -> "FeedState":
+        """Raises KeyError or TypeError where `found` is none."""
+        return cls(dict(found["sources"]), str(found["digest"]))
+
+
+class Feed:
+    """Hands out the batches of each step, once."""
+
+    def __init__(self, data: EpochBatches, settings: TrainingSettings) -> None:
+        self._data = data
+        self._settings = settings
+        self._sources = _sources_of(data)
+        self._at_epoch: dict[str, Any] = {}
+        self._last: Sequence[Batch] = ()
+
+    def steps(self) -> Iterator[list[Batch]]:
+        """Those of each optimizer step; endless where `settings.epochs` is None."""
+        return self._steps(0, {})
+
+    def resumed(self, state: FeedState, done: int, *, exact: bool = True) -> Iterator[list[Batch]]:
+        """The steps after the first `done` (at least one), as an uninterrupted training would have them.
+
+        Args:
+            exact: refuse to go on where it would not; otherwise it is a warning.
+
+        Raises:
+            CheckpointMismatchError: the data does not come again as it came.
+        """
+        steps = self._steps(done - 1, state.sources)
+        if _digest(next(steps, [])) == state.digest:
+            return steps
+        said = f"the batches of step {done} do not come again as they came before the checkpoint"
+        if exact:
+            raise CheckpointMismatchError(
+                f"{said}: the data draws random numbers of its own, or depends on what went before. Draw from torch, "
+                "numpy.random or random, or give the dataset or sampler state_dict and load_state_dict; to go on with "
+                "other batches than those of an uninterrupted training, give Checkpoints(exact=False)"
+            )
+        warnings.warn(f"{said}; the training goes on with other ones", stacklevel=2)
+        return steps
+
+    def state(self) -> FeedState:
+        """For a checkpoint after the step at hand."""
+        return FeedState(self._at_epoch, _digest(self._last))
+
+    def total_steps(self) -> int:
+        """How many optimizer steps the training takes when nothing stops it."""
+        settings = self._settings
+        if settings.max_steps is not None:
+            return settings.max_steps
+        return sum(-(-len(self._epoch(epoch)) // settings.accumulate) for epoch in range(settings.epochs or 0))
+
+    def _epoch(self, number: int) -> Sequence[Batch]:
+        with RandomStream(_seed(self._settings.seed, number)).drawn():
+            batches = self._data.batches(number)
+        if not batches:
+            raise EmptyDataError(f"epoch {number} of the training data has no batches; give it at least one row")
+        return batches
+
+    def _batch(self, batches: Sequence[Batch], epoch: int, index: int) -> Batch:
+        with RandomStream(_seed(self._settings.seed, epoch, index)).drawn():
+            return batches[index]
+
+    def _steps(self, done: int, sources: dict[str, Any]) -> Iterator[list[Batch]]:
+        """`sources`: the states of those that tell one, as the epoch of the first step began."""
+        size, epoch = self._settings.accumulate, 0
+        while self._settings.epochs is None or epoch < self._settings.epochs:
+            at_epoch = {name: _plain(name, source.state_dict()) for name, source in self._sources.items()}
+            batches = self._epoch(epoch)
+            starts = range(0, len(batches), size)
+            if done < len(starts):
+                if sources:
+                    at_epoch, batches, sources = sources, self._again(sources, epoch, done * size), {}
+                self._at_epoch = at_epoch
+            for start in starts[done:]:
+                stop = min(start + size, len(batches))
+                self._last = [self._batch(batches, epoch, index) for index in range(start, stop)]
+                yield list(self._last)
+            done = max(0, done - len(starts))
+            epoch += 1
+
+    def _again(self, states: dict[str, Any], epoch: int, count: int) -> Sequence[Batch]:
+        """The epoch's batches, the first `count` of them made: a source moves on with each."""
+        for name, source in self._sources.items():
+            if name in states:
+                source.load_state_dict(copy.deepcopy(states[name]))
+        batches = self._epoch(epoch)
+        for index in range(count):
+            self._batch(batches, epoch, index)
+        return batches
+
+
+def _sources_of(data: EpochBatches) -> dict[str, StatefulSource]:
+    candidates: Mapping[str, object] = {"data": data, **getattr(data, "sources", {})}
+    return {name: each for name, each in candidates.items() if isinstance(each, StatefulSource)}
+
+
+def _seed(*numbers: int) -> int:
+    # signed 64 bits are what a generator takes
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
+
+
+def _plain(name: str, state: Any) -> Any:
+    """A copy of the state as a checkpoint gives it back. Raises TrainingSettingsError where it cannot be stored."""
+    stored = io.BytesIO()
+    try:
+        torch.save(state, stored)
+        stored.seek(0)
+        return torch.load(stored, weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        raise TrainingSettingsError(
+            f"state_dict of the {name} of the training data holds what no checkpoint can; give plain values and tensors"
+        ) from error
+
+
+def _digest(batches: Sequence[Batch]) -> str:
+    digest = hashlib.sha256()
+    for batch in batches:
+        for each in fields(batch):
+            _add(digest, getattr(batch, each.name))
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, tuple):
+        for each in value:
+            _add(digest, each)
+    else:
+        digest.update(repr(value).encode())
