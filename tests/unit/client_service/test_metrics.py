@@ -17,6 +17,8 @@ NAMES = {
     "watch_failures": "counter",
     "num_requests_running": "gauge",
     "trunk_ready": "gauge",
+    "weights_damaged": "gauge",
+    "weights_verified": "gauge",
     "wire_bytes": "counter",
 }
 

@@ -44,6 +44,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "prefix_reuse": False,
         "trunk_timeout": 7.5,
         "queue_timeout": 6.5,
+        "verify": "always",
         "allowed_hosts": "llm.example.com,*.lan",
         "max_body": 2**20,
         "max_connections": 12,

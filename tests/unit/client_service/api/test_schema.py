@@ -172,7 +172,10 @@ def test_null_stands_for_absent_at_every_depth() -> None:
     assert chat(temperature=None, top_p=None).sampling(None) == SamplingSettings()
     assert not completion(stream_options={"include_usage": None, "continuous_usage_stats": None}).include_usage
     message = {"role": "user", "name": None, "content": [{"type": "text", "text": "hi", "image_url": None}], "x": None}
-    assert chat(messages=[message]).messages[0].plain() == {"role": "user", "content": "hi"}
+    assert chat(messages=[message]).messages[0].plain() == {
+        "role": "user",
+        "content": [{"type": "text", "text": "hi"}],
+    }
 
 
 def assistant_messages() -> Iterator[ChatCompletionMessage]:
