@@ -52,9 +52,18 @@ async def serve(settings: ClientSettings) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, server.stop)
         address = address_of(sockets[0])
-        log.info("serving", address=address, page=f"http://{address}/", model=service.model)
+        page = f"http://{address}/"
+        log.info("listening", address=address, page=page)
+        announcing = asyncio.create_task(_announce(service, address, page))
+        stack.push_async_callback(_end, announcing)
         await server.run(sockets)
     log.info("stopped")
+
+
+async def _announce(service: Service, address: str, page: str) -> None:
+    """Says "serving" when the first request can be answered, which takes a trunk and both ends loaded."""
+    await service.link.ready.wait()
+    log.info("serving", address=address, page=page, model=service.model)
 
 
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:

@@ -51,6 +51,8 @@ class TrunkLink:
         self._ends: Ends | None = None
         self._offered: SplitPlan | None = None
         self._damage: str | None = None
+        self.ready = asyncio.Event()
+        """Set once a trunk that fits has answered; `trouble` says whether one does now."""
         self.trouble: str | None = "no trunk has been asked yet"
         """Why requests cannot be served now; None when they can."""
 
@@ -81,6 +83,7 @@ class TrunkLink:
             self.trouble = await self._looked_after(before)
             if self.trouble is None and before is not None:
                 log.info("trunk ready", fingerprint=self.ends.fingerprint)
+                self.ready.set()
             elif self.trouble != before:
                 log.warning("trunk not ready", reason=self.trouble)
             await asyncio.sleep(WAITING_SECONDS if self.trouble else WATCHING_SECONDS)

@@ -58,7 +58,7 @@ class Child:
             )
 
     def address(self) -> str | None:
-        """HOST:PORT, once the child has logged that it serves there.
+        """HOST:PORT, once the child has logged that it can be asked there, if only whether it is ready.
 
         Raises:
             ChildFailed: the child has ended.
@@ -72,7 +72,7 @@ class Child:
                         break
                     self._read_to += len(line)
                     event = _event(line.decode(errors="replace"))
-                    if event.get("event") == "serving":
+                    if event.get("event") in ("listening", "serving"):
                         self._address = str(event["address"])
         return self._address
 

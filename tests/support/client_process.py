@@ -136,5 +136,5 @@ async def _read(process: asyncio.subprocess.Process, lines: list[Json], serving:
         except ValueError:
             line = {"event": "not a log line", "text": text.decode(errors="replace")}
         lines.append(line)
-        if line.get("event") == "serving" and not serving.done():
+        if line.get("event") == "listening" and not serving.done():
             serving.set_result(int(line["address"].rpartition(":")[2]))

@@ -12,7 +12,8 @@ from splitlearn_cli.children import Child
 from splitlearn_cli.errors import ChildFailed
 
 # a service that accepts and never answers keeps `generate` waiting for as long as a test needs it
-ASK = ("Hello", "--url")
+# nobody is waited for
+ASK = ("Hello", "--wait", "0", "--url")
 
 
 @pytest.fixture
