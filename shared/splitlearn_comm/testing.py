@@ -45,7 +45,8 @@ class EchoSession:
         self.factor = factor
         self._kept = kept
         # What a trunk's cache would have been built from, [rows reached, D]; None before the first rows.
-        self.rows_TD: Tensor | None = next((kept[name] for name in reversed(opening.prefix) if name in kept), None)
+        found_TD = next((kept[name] for name in reversed(opening.prefix) if name in kept), None)
+        self.rows_TD: Tensor | None = None if found_TD is None else found_TD[: opening.max_length]
         self.closed = asyncio.Event()
         self.times_closed = 0
 

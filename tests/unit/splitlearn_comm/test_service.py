@@ -163,6 +163,32 @@ async def test_a_second_open_ends_the_stream_and_closes_the_session(
     assert host.sessions[0].times_closed == 1
 
 
+AFTER_KEEP = {
+    "a frame": pb2.StreamRequest(frame=ROW),
+    "a frame that truncates": pb2.StreamRequest(frame=pb2.Frame()),
+    "another keep": pb2.StreamRequest(keep=pb2.Keep(names=[b"n"])),
+    "another open": pb2.StreamRequest(open=OPEN),
+    "nothing": pb2.StreamRequest(),
+    "a frame that is none": pb2.StreamRequest(frame=pb2.Frame(position=-1)),
+}
+
+
+@pytest.mark.parametrize("what", AFTER_KEEP)
+async def test_after_keep_nothing_is_answered_and_the_stream_ends_by_an_error_that_says_so(
+    raw_stream: Callable[[], grpc.aio.StreamStreamCall], host: EchoSessionHost, what: str
+) -> None:
+    stream = raw_stream()
+    await stream.write(pb2.StreamRequest(open=OPEN, frame=ROW).SerializeToString())
+    assert pb2.StreamReply.FromString(await stream.read()).HasField("frame")
+    await stream.write(pb2.StreamRequest(keep=pb2.Keep(names=[b"n"])).SerializeToString())
+    await stream.write(AFTER_KEEP[what].SerializeToString())
+
+    assert await stream.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert (statuses.KIND_KEY, "SessionClosed") in tuple(await stream.trailing_metadata())
+    await asyncio.wait_for(host.sessions[0].closed.wait(), 5)
+    assert host.sessions[0].reached == 1
+
+
 async def test_frames_that_are_none_are_refused_in_band_and_the_session_goes_on(
     foreign: ComputeServiceStub, host: EchoSessionHost
 ) -> None:
