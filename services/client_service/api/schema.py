@@ -4,6 +4,7 @@ Fields that cannot be honoured are refused by name rather than ignored, unless t
 answer: those values stand in `neutral.py`.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -69,6 +70,15 @@ def _refusal(path: _Path, text: str) -> ValidationError:
     return ValidationError.from_exception_data("request", [InitErrorDetails(type=problem, loc=path, input=None)])
 
 
+def _encodable(value: Any) -> bool:
+    """Far quicker than to look for the place, which hardly any request has."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, TypeError):
+        return False
+    return True
+
+
 def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
     """Where a text is that no encoding can carry: JSON can escape half of a character, Unicode knows none."""
     if isinstance(value, str):
@@ -123,8 +133,7 @@ class GenerationFields(Fields):
     @classmethod
     def _is_unicode(cls, sent: Any) -> Any:
         """Runs before what leaves fields out, because it is defined after it."""
-        path = _unpaired_surrogate(sent)
-        if path is not None:
+        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
             text = "this text has half of a surrogate pair in it, which is no Unicode character"
             raise _refusal(path, text)
         return sent
