@@ -59,7 +59,8 @@ def strict_json(body: bytes, content_type: str = "") -> Any:
     except ValueError as error:
         # Python refuses to convert so many digits
         raise JSONDecodeError("a number with too many digits", "", NOWHERE) from error
-    _refuse_depth(value)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _refuse_depth(value)
     return value
 
 

@@ -4,8 +4,9 @@ Fields that cannot be honoured are refused by name rather than ignored, unless t
 answer: those values stand in `neutral.py`.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -49,29 +50,35 @@ class Fields(BaseModel):
     def _only_what_matters(cls, sent: Any) -> Any:
         if not isinstance(sent, dict):
             return sent
-        rules = {name: cls.neutral[name] for name in sent if name in cls.neutral}
+        rules = cls.neutral
         meant = {
             name: value
             for name, value in sent.items()
             if value is not None and not (name in rules and rules[name].holds(value))
         }
-        refused = [name for name in rules if name in meant and name not in cls.model_fields]
-        if refused:
-            raise _refusal("not_neutral", [((name,), _not_neutral(rules[name])) for name in refused])
+        unknown = [name for name in meant if name not in cls.model_fields]
+        wrong = next((name for name in unknown if name in rules), None)
+        if wrong is not None:
+            raise _refusal((wrong,), f"this value is not supported here; leave it out or send {rules[wrong].words}")
+        # an error for each of very many would take longer than the request is worth
+        for name in unknown[1:]:
+            del meant[name]
         return meant
 
 
-def _not_neutral(rule: Neutral) -> str:
-    return f"this value is not supported here; leave it out or send {rule.words}"
+def _refusal(path: _Path, text: str) -> ValidationError:
+    """What a validator of a whole object raises to name a member of it."""
+    problem = PydanticCustomError("not_supported", "{text}", {"text": text})
+    return ValidationError.from_exception_data("request", [InitErrorDetails(type=problem, loc=path, input=None)])
 
 
-def _refusal(kind: Literal["not_neutral", "not_unicode"], problems: Sequence[tuple[_Path, str]]) -> ValidationError:
-    """What a validator of a whole object raises to name members of it."""
-    details = [
-        InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=path, input=None)
-        for path, text in problems
-    ]
-    return ValidationError.from_exception_data("request", details)
+def _encodable(value: Any) -> bool:
+    """Far quicker than to look for the place, which hardly any request has."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, TypeError):
+        return False
+    return True
 
 
 def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
@@ -102,7 +109,7 @@ def _stop_kind(value: Any) -> str | None:
 
 
 Stop = Annotated[
-    Annotated[str, Tag(_TEXT)] | Annotated[list[str], Tag(_TEXTS)],
+    Annotated[str, Tag(_TEXT)] | Annotated[list[str], Field(fail_fast=True), Tag(_TEXTS)],
     Discriminator(
         _stop_kind, custom_error_type="no_alternative", custom_error_message="expected a string, or a list of strings"
     ),
@@ -128,10 +135,9 @@ class GenerationFields(Fields):
     @classmethod
     def _is_unicode(cls, sent: Any) -> Any:
         """Runs before what leaves fields out, because it is defined after it."""
-        path = _unpaired_surrogate(sent)
-        if path is not None:
+        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
             text = "this text has half of a surrogate pair in it, which is no Unicode character"
-            raise _refusal("not_unicode", [(path, text)])
+            raise _refusal(path, text)
         return sent
 
     @field_validator("stop", mode="after")
@@ -174,12 +180,12 @@ def _prompt_kind(value: Any) -> str | None:
 
 Text = Annotated[str, Field(min_length=1)]
 # strict, so that neither true nor "5" is an id
-Ids = Annotated[list[StrictInt], Field(min_length=1)]
+Ids = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
 Prompt = Annotated[
     Annotated[Text, Tag(_TEXT)]
-    | Annotated[list[Text], Field(max_length=MOST_PROMPTS), Tag(_TEXTS)]
+    | Annotated[list[Text], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag(_TEXTS)]
     | Annotated[Ids, Tag(_IDS)]
-    | Annotated[list[Ids], Field(max_length=MOST_PROMPTS), Tag(_LISTS_OF_IDS)],
+    | Annotated[list[Ids], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag(_LISTS_OF_IDS)],
     Discriminator(
         _prompt_kind,
         custom_error_type="no_alternative",
@@ -217,7 +223,7 @@ def _content_kind(value: Any) -> str | None:
 
 
 Content = Annotated[
-    Annotated[str, Tag(_TEXT)] | Annotated[list[TextPart], Tag(_PARTS)],
+    Annotated[str, Tag(_TEXT)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_PARTS)],
     Discriminator(
         _content_kind,
         custom_error_type="no_alternative",
@@ -245,7 +251,7 @@ class ChatFields(GenerationFields):
 
     neutral = neutral.CHAT
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -94,7 +94,7 @@ def test_a_type_that_transformers_has_is_read_without_the_code_beside_it(
     (folder / "code.py").write_text(_CODE.format(mark=str(ran)))
     edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "code.StrangerModel"})
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 10))
-    assert cleangpt("generate", folder, "--prompt", "Turn to", "--max_new_tokens", 2).code == 0
+    assert cleangpt("generate", folder, "--prompt", "Turn to", "--max-tokens", 2).code == 0
     assert not ran.exists()
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_is_empty_foreign_or_half_is_one_line_and_no_bug(cleangpt: R
     for content in (*_FOREIGN, whole[: len(whole) // 2]):
         (folder / name).write_bytes(content)
         # what is missing from a file may have a default: then there is nothing to say
-        result = cleangpt("generate", folder, "--prompt", "Turn to", "--max_new_tokens", 1)
+        result = cleangpt("generate", folder, "--prompt", "Turn to", "--max-tokens", 1)
         assert result.code in (0, 1), (content, result)
         if result.code:
             last = result.err.splitlines()[-1]

@@ -98,6 +98,26 @@ def test_a_value_that_cannot_be_honoured_is_refused_by_the_name_of_its_field(nam
     assert complaint(**{name: value})[0].split(".")[0] == name
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {f"unknown{i}": 1 for i in range(9)},
+        {"prompt": [1, *["x"] * 9]},
+        {"prompt": [[1, *["x"] * 9], *[[]] * 9]},
+        {"prompt": [""] * 9},
+        {"stop": [1] * 9},
+        {"messages": [1] * 9},
+        {"messages": [{"role": "user", "content": [1] * 9}] * 9},
+        {"messages": [{"role": "user", "content": "x", **{f"unknown{i}": 1 for i in range(9)}}] * 9},
+    ],
+)
+def test_many_mistakes_of_one_kind_cost_as_much_as_one(fields: dict[str, Any]) -> None:
+    ask = chat if "messages" in fields else completion
+    with pytest.raises(ValidationError) as refused:
+        ask(**fields)
+    assert refused.value.error_count() == 1
+
+
 def test_unknown_options_of_a_stream_are_refused() -> None:
     assert complaint(stream_options={"include_usage": True, "x": 1})[0] == "stream_options.x"
 
