@@ -65,15 +65,24 @@ async def all_said(
         return Said(choices, trunk.value("preemptions_total"), trunk.value("prefix_hits_total"))
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
-async def test_a_request_says_the_same_alone_and_in_a_crowd(weights: Path, quantization: str) -> None:
+async def alone_and_in_a_crowd(weights: Path, quantization: str, **trunk_settings: Any) -> Said:
+    """What a crowd was told, which is what each of them is told alone."""
     everybody, same = range(len(LENGTHS)), {"quantization": quantization}
     alone = {**same, "prefix_reuse": False}
-    expected = await all_said(weights, [[index] for index in everybody], alone, alone)
+    expected = (await all_said(weights, [[index] for index in everybody], alone, alone)).choices
     # a second time behind what the first left, in other company
-    rounds = [[*everybody], [*everybody][::-1], [*everybody][::2]]
+    rounds = [[*everybody], [*everybody][::-2]]
     crowded = {**same, "step_rows": 16}
-    found = await all_said(weights, rounds, {**crowded, "kv_memory": FEW_PAGES}, crowded)
-    assert found.choices == [expected.choices[index] for each in rounds for index in each]
-    assert found.n_preempted > 0
-    assert found.n_reused > 0
+    found = await all_said(weights, rounds, {**crowded, **trunk_settings}, crowded)
+    assert found.choices == [expected[index] for each in rounds for index in each]
+    return found
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+async def test_a_request_says_the_same_behind_what_others_left(weights: Path, quantization: str) -> None:
+    assert (await alone_and_in_a_crowd(weights, quantization)).n_reused > 0
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+async def test_a_request_says_the_same_where_pages_are_short(weights: Path, quantization: str) -> None:
+    assert (await alone_and_in_a_crowd(weights, quantization, kv_memory=FEW_PAGES)).n_preempted > 0
