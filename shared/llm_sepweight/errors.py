@@ -120,7 +120,7 @@ class NoSpaceError(DirectoryError):
 
     def __init__(self, directory: Path, needed: int, free: int) -> None:
         super().__init__(
-            f"{directory} needs {needed / 1e9:.3f} GB, and its disk has {free / 1e9:.3f} GB free: "
+            f"{directory} needs {needed / 1e6:.1f} MB, and its disk has {free / 1e6:.1f} MB free: "
             "make room, or choose another directory"
         )
         self.needed = needed

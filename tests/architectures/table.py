@@ -18,8 +18,8 @@ edit. Of these {equal} can be cut and {refused} are refused when a checkpoint is
 
 For each, the walk makes a tiny random model of six layers, converts it, cuts it at two points, and compares with the
 whole model, which it runs without a cache: logits within 1e-4 in fp32 and equal greedy tokens, for prompts in chunks
-of several lengths, token by token, and after taking rows back. Where sessions share a step, three of unlike lengths
-are compared in the same way. `make test-architectures` repeats it (2 minutes on two cores).
+of several lengths, token by token, to the last row of the context, and after taking rows back; one row more than the
+context is refused. Where sessions share a step, three of unlike lengths are compared in the same way. `make test-architectures` repeats it (2 minutes on two cores).
 
 ## What can be cut
 
@@ -47,6 +47,11 @@ Each part is judged by itself: a part with none but the attention layers of a hy
 _NOTES = """
 ## What to know of some traits
 
+- **Context**: it ends with the shortest table of positions, of which some families keep the first rows for padding, or
+  where the rotary tables were made for. Rotary tables of the kinds "longrope" and "dynamic" change for all earlier
+  positions of a text that grows past the original length, while a cache keeps the old ones: there the context ends at
+  the original length, also where only one type of layers has such tables. A model with neither has no end.
+- **Encoder beside the decoder**: it is left out, and its depth is none of the decoder's business.
 - **Several streams**: layers hand on several hidden states a token, so a row is as many times as wide.
 - **Sparse attention**: in `glm_moe_dsa` and `hy_v4` some layers attend to rows that an earlier layer chose. A part
   must begin at a layer that chooses itself; other cuts are refused with the list of those layers.

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, load
@@ -92,3 +93,54 @@ def test_a_source_that_is_nothing_is_named(splitlearn: Run, tmp_path: Path) -> N
     assert ran.code == 1
     assert "missing" in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_what_the_model_has_no_place_for_is_told_in_one_line(
+    splitlearn: Run, tmp_path: Path, tiny_llama: PreTrainedModel
+) -> None:
+    checkpoint = save_checkpoint(tmp_path / "hf", tiny_llama)
+    state = load_file(checkpoint / "model.safetensors")
+    extra = {f"vision.{i}.weight": torch.ones(1) for i in range(3)}
+    save_file({**state, **extra}, checkpoint / "model.safetensors")
+
+    ran = splitlearn("convert", checkpoint, "-o", tmp_path / "out")
+
+    assert ran.code == 0
+    assert ran.err == "left out 3 tensors that the model has no place for: vision.*.weight (3)\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"version https://git-lfs.github.com/spec/v1\n", b"<html>"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_half_and_foreign_files_end_in_one_line_that_names_them(
+    splitlearn: Run, tmp_path: Path, checkpoint: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    (tmp_path / "hf" / name).write_bytes(content)
+
+    ran = splitlearn("convert", tmp_path / "hf", "-o", tmp_path / "out")
+
+    assert ran.code == 1
+    assert ran.err.startswith(f"splitlearn: error: {tmp_path / 'hf' / name} ")
+    assert ran.err.count("\n") == 1
+    assert "bug" not in ran.err
+    assert "weights_only" not in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gguf_path_is_told_what_it_is(splitlearn: Run, tmp_path: Path) -> None:
+    ran = splitlearn("convert", "some/model.Q4_K_M.gguf", "-o", tmp_path / "out")
+
+    assert ran.code == 1
+    assert ran.err.startswith("splitlearn: error: some/model.Q4_K_M.gguf: GGUF is not supported")
+
+
+@pytest.mark.parametrize("out", ["file", "file/inside"])
+def test_an_output_that_cannot_be_made_is_named(splitlearn: Run, tmp_path: Path, checkpoint: Path, out: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    ran = splitlearn("convert", checkpoint, "-o", tmp_path / out)
+
+    assert ran.code == 1
+    assert str(tmp_path / "file") in ran.err
+    assert (tmp_path / "file").read_text() == "in the way"
