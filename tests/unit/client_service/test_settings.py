@@ -40,6 +40,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "step_rows": 64,
         "prefix_reuse": False,
         "trunk_timeout": 7.5,
+        "verify": "always",
         "grace": 0.5,
     }
     assert set(values) == set(ClientSettings.model_fields)
