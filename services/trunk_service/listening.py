@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import socket
+from typing import Any
 
 from splitlearn_comm import PortUnavailable
 from splitlearn_comm.addresses import listening_trouble
@@ -40,7 +41,7 @@ def address_of(held: socket.socket) -> tuple[ipaddress.IPv4Address | ipaddress.I
     return ipaddress.ip_address(host.partition("%")[0]), port
 
 
-def _held(made: socket.socket, address: tuple[str | int, ...]) -> socket.socket:
+def _held(made: socket.socket, address: Any) -> socket.socket:
     try:
         # a port whose last connections are still closing is free
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -98,7 +98,7 @@ class TokenBlocks:
     def batches(self, epoch: int) -> LazyBatches[tuple[Tensor, int]]:
         """The batches of one epoch in the order to train them."""
         starts_C, block = self._starts(epoch), self.settings.block_size
-        sources = [(starts_B, block) for starts_B in starts_C.split(self.settings.batch_size)]
+        sources = [(starts_B, block) for starts_B in torch.split(starts_C, self.settings.batch_size)]
         # of the last block its last token is the first that was not predicted from
         end = int(starts_C[-1]) + block - 1
         if not self.shuffled and end < len(self.ids_N) - 1:
@@ -117,7 +117,9 @@ class TokenBlocks:
         # signed 64 bits are what a generator takes
         generator = torch.Generator().manual_seed(int.from_bytes(drawn[:8]) >> 1)
         shift = int(torch.randint(stride, (), generator=generator))
-        starts_C = (torch.arange(0, last + 2 * stride, stride) - shift).clamp(0, last).unique()
+        # several may come to lie at the same end of the text
+        starts = sorted({min(max(0, start - shift), last) for start in range(0, last + 2 * stride, stride)})
+        starts_C = torch.tensor(starts)
         return starts_C[torch.randperm(len(starts_C), generator=generator)]
 
 
