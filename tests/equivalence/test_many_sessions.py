@@ -1,4 +1,7 @@
-"""Many sessions through three engines, as client and trunk run them, say what each of them says alone."""
+"""Many sessions through three engines, as client and trunk run them, say what each of them says alone.
+
+Memory holds NaN wherever no row of a session was written: whoever reads there says something else.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -16,8 +19,7 @@ from splitlearn.engine.scheduler import DECODING_ROWS
 from splitlearn.errors import PositionNotReached
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.steps.runner import runner_for
-from support.paged import Record, paged_runner
+from support.poison import poisoned_paged_runner, poisoned_runner
 from support.sessions import Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
 
@@ -50,7 +52,7 @@ class Trio:
         thread: DeviceThread,
         limits: Limits,
         kv_rows: tuple[int, ...] = (),
-        runner: Callable[[Part, int | None], Any] = runner_for,
+        runner: Callable[[Part, int | None], Any] = poisoned_runner,
     ) -> None:
         self.seen = [Seen() for _ in parts]
         self.engines = []
@@ -100,7 +102,7 @@ class Case:
 
     def trio_in_pages(self, *, kv_rows: tuple[int, ...] = (), **limits: int) -> Trio:
         """As on a CUDA device, with what stands for one."""
-        runner = partial(paged_runner, capture=Record(), n_pages=400)
+        runner = partial(poisoned_paged_runner, n_pages=400)
         return Trio(self.parts, self.thread, Limits(**limits), kv_rows, runner)
 
 

@@ -80,4 +80,4 @@ def poisoned_paged_runner(part: Part, kv_bytes: int | None = None, *, n_pages: i
 
 
 def _pages(n_pages: int, layout: KVLayout, n_bytes: int | None) -> PoisonedPages:
-    return PoisonedPages(layout, n_pages if n_bytes is None else n_bytes // (PAGE_ROWS * layout.row_bytes) - 1)
+    return PoisonedPages(layout, n_pages if n_bytes is None else n_bytes // (PAGE_ROWS * layout.row_bytes))

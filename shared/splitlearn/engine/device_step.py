@@ -82,7 +82,7 @@ class DeviceStep:
         together = [sound] if self._runner.in_batches else [[work] for work in sound]
         n_failed = sum(not self._compute(some) for some in together)
         for work in sound:
-            if work.error is None and work.is_last and work.task.then is not None:
+            if work.output is not None and work.error is None and work.is_last and work.task.then is not None:
                 try:
                     work.made = work.task.then(work.output)
                 except Exception as error:  # noqa: BLE001 - goes to the one who asked for it

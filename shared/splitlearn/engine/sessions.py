@@ -17,6 +17,7 @@ from splitlearn.engine.observer import EngineObserver
 from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
 from splitlearn.engine.session import EngineSession, Step, Task
 from splitlearn.errors import PositionNotReached, SessionClosed
+from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
 
 
@@ -45,7 +46,7 @@ class Sessions:
     ) -> None:
         self._runner, self._gathering, self._observer, self._clock = runner, gathering, observer, clock
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
-        self.ledger = runner.ledger(limits.page_rows)
+        self.ledger: PageLedger = runner.ledger(limits.page_rows)
         most_kept = limits.kept if runner.can_share_rows else 0
         self.kept = KeptRows(most_kept, limits.block_rows, self.ledger, runner.let_go)
         self.scheduler = Scheduler(limits, self.ledger, self.kept.give_up)
