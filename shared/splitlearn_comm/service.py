@@ -18,6 +18,7 @@ from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import SessionHost, WireObserver
 from splitlearn_comm.errors import CommError, NotServed, RemoteFailure
 from splitlearn_comm.frames import ServiceInfo
+from splitlearn_comm.heap import HeapTrimmer
 from splitlearn_comm.session_calls import SessionCalls
 from splitlearn_comm.statuses import kind_of, status_of
 
@@ -39,7 +40,8 @@ class ComputeService:
         self._session_host = session_host
         admission = Admission(limits)
         self._admission = admission
-        self._sessions = None if session_host is None else SessionCalls(session_host, admission, observer)
+        self._heap = HeapTrimmer()
+        self._sessions = None if session_host is None else SessionCalls(session_host, admission, observer, self._heap)
         self._computes = computes
         self._observer = observer
         self._started_at = time.monotonic()
@@ -70,6 +72,7 @@ class ComputeService:
         """Wait until every session is closed, then tear the compute function down. No new call may come."""
         while self._unfinished:
             await asyncio.wait(self._unfinished)
+        self._heap.stop()
         if self._sessions is not None:
             await self._sessions.finish()
         if self._computes is not None:
@@ -102,7 +105,7 @@ class ComputeService:
             await self._sessions.serve(context)
 
     def _edge(self, context: grpc.aio.ServicerContext, call: str) -> _StatusEdge:
-        return _StatusEdge(context, call, self._observer)
+        return _StatusEdge(context, call, self._observer, self._heap)
 
     @asynccontextmanager
     async def _under_way(self) -> AsyncIterator[None]:
@@ -118,7 +121,8 @@ class ComputeService:
 class _StatusEdge:
     """Where an exception leaves the server as a gRPC status. Cancellation passes: there is no one to tell."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, call: str, observer: WireObserver) -> None:
+    def __init__(self, context: grpc.aio.ServicerContext, call: str, observer: WireObserver, heap: HeapTrimmer) -> None:
+        self._heap = heap
         self._context = context
         self._call = call
         self._observer = observer
@@ -129,6 +133,9 @@ class _StatusEdge:
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            # also of a message above the limit, which grpc refuses by cancelling the call
+            self._heap.soon()
         if not isinstance(error, Exception):
             return
         if not isinstance(error, CommError):

@@ -35,6 +35,7 @@ from splitlearn_comm.errors import (
     TimedOut,
 )
 from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.heap import HeapTrimmer
 from splitlearn_comm.messages import parse
 from splitlearn_comm.statuses import kind_of
 from splitlearn_comm.waiting import told_to_wait
@@ -45,10 +46,11 @@ log = structlog.get_logger(__name__)
 class SessionCalls:
     """Streams of frames on one session host. `total_requests` counts the frames that came, refused ones too."""
 
-    def __init__(self, host: SessionHost, admission: Admission, observer: WireObserver) -> None:
+    def __init__(self, host: SessionHost, admission: Admission, observer: WireObserver, heap: HeapTrimmer) -> None:
         self.host = host
         self.admission = admission
         self.observer = observer
+        self.heap = heap
         # One thread: decoding for some clients takes no more than one core from the others.
         self.decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self.total_requests = 0
@@ -110,8 +112,13 @@ class _Call:
         request = await self._read()
         if request is None:
             return
-        opening = wire.read_opening(request)
-        session = await self._calls.host.open(opening)
+        try:
+            opening = wire.read_opening(request)
+            session = await self._calls.host.open(opening)
+        except BaseException:
+            # The error's traceback knows this frame, and what grpc makes of both is a cycle that lasts.
+            request.Clear()
+            raise
         self._calls.observer.session_opened()
         try:
             # tells the client that it may send more
@@ -166,6 +173,7 @@ class _Call:
             raise
         except CommError as refusal:
             self._calls.observer.refused(kind_of(refusal))
+            self._calls.heap.soon()
             answer = wire.encode_error(refusal)
         self._calls.observer.bytes_out(len(answer))
         await self._context.write(answer)
