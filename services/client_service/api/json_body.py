@@ -68,7 +68,7 @@ def _refuse_other_charsets(content_type: str) -> None:
     message = Message()
     message["content-type"] = content_type
     charset = message.get_content_charset("utf-8")
-    if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+    if charset not in ("", "utf-8", "utf8", "us-ascii", "ascii"):
         raise JSONDecodeError("the header Content-Type names another charset than UTF-8", "", NOWHERE)
 
 

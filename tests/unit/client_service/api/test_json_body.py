@@ -76,7 +76,7 @@ def test_a_charset_that_is_not_utf_8_is_refused_even_if_the_body_is(charset: str
     assert "Content-Type" in refusal(b"{}", f"application/json; charset={charset}").msg
 
 
-@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii"])
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii", ""])
 def test_utf_8_may_be_named(charset: str) -> None:
     assert strict_json(b"{}", f"application/json; charset={charset}") == {}
 
