@@ -113,10 +113,12 @@ class TextCodec:
 
     async def _ids(self, text: str, param: str, *, bare: bool) -> list[int]:
         self._check_length(len(text), param)
-        if len(text) <= max(_PIECE, self._most_tokens):
+        if len(text) <= _PIECE:
             return await self._on_thread(partial(self._encoded, text, param, bare=bare))
         async with self._long_text:
-            await self._check_tokens(text, param)
+            # no token has less than a character
+            if len(text) > self._most_tokens:
+                await self._check_tokens(text, param)
             return await self._on_thread(partial(self._encoded, text, param, bare=bare))
 
     async def _check_tokens(self, text: str, param: str) -> None:

@@ -17,7 +17,10 @@ PROMPT = "the quick brown fox"
 QUESTION = "who jumps over the dog?"
 N = 24
 TOKENIZER = tiny_tokenizer()
-PARTS = "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %}{{ '\\n' }}{% endfor %}assistant:"
+PARTS = (
+    "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %}{{ '\\n' }}{% endfor %}"
+    "assistant:"
+)
 
 
 @pytest.fixture

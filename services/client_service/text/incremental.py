@@ -42,7 +42,7 @@ class IncrementalText:
         if not seen:
             seen = [token for token in prompt if words.hidden(token) is None]
         self._ids, self._done = self._window(seen)
-        self._incomplete = 0
+        self._unfinished = 0
         """Tokens since the last one with which the text ended in a whole character."""
 
     def feed(self, token: int) -> str:
@@ -51,9 +51,9 @@ class IncrementalText:
             return ""
         self._ids.append(token)
         text = self._words.decode(self._ids)
-        waiting = self._incomplete + 1
-        self._incomplete = waiting if text.endswith(_LOST) else 0
-        if 0 < self._incomplete < self._STARTS:
+        waiting = self._unfinished + 1
+        self._unfinished = waiting if text.endswith(_LOST) else 0
+        if 0 < self._unfinished < self._STARTS:
             return ""
         if not text.startswith(self._done):
             # bytes at the end of the prompt, or said to make no character, may have become one after all
@@ -61,7 +61,7 @@ class IncrementalText:
         if not text.startswith(self._done):
             # the tokens changed what is already said, so all that can still be said of them is their own text
             piece = self._words.within(self._ids[-waiting:])
-            self._incomplete = 0
+            self._unfinished = 0
             self._shorten(0)
             return piece
         certain = len(text) - _incomplete(text)
@@ -74,7 +74,10 @@ class IncrementalText:
 
     def flush(self) -> str:
         """What is left when no more tokens come, incomplete characters included."""
-        return self._words.decode(self._ids)[len(self._done) :]
+        text = self._words.decode(self._ids)
+        if text.startswith(self._done) or not self._unfinished:
+            return text[len(self._done) :]
+        return self._words.within(self._ids[-self._unfinished :])
 
     def _shorten(self, owed: int) -> None:
         """Begins the window again; of its text, the last `owed` characters are not said yet."""

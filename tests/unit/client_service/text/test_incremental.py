@@ -139,6 +139,16 @@ def test_a_special_token_adds_nothing(tokenizer: PreTrainedTokenizerFast) -> Non
     assert pieces(tokenizer, tokenizer.encode("the"), [tokenizer.eos_token_id]) == ["", ""]
 
 
+def test_bytes_that_spoil_those_before_them_are_told_and_nothing_is_lost() -> None:
+    # a tokenizer of this kind takes a row of bytes as a whole, so that one of them undoes characters already said
+    tokenizer = byte_fallback()
+    spell = tokenizer.convert_tokens_to_ids
+    accented, broken, letter = [spell("<0xC3>"), spell("<0xBC>")], spell("<0xE9>"), spell("o")
+    prompt = tokenizer.encode("the")
+    assert "".join(pieces(tokenizer, prompt, [*accented, broken, broken, letter])) == f"ü{LOST}{LOST}o"
+    assert "".join(pieces(tokenizer, prompt, [*accented, broken])) == f"ü{LOST}"
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_no_token_s_text_is_lost_where_others_change_what_is_before_them(
     kind: Callable[[], PreTrainedTokenizerFast],
