@@ -29,13 +29,27 @@ def _readable_origins(text: str | None) -> str | None:
     return text
 
 
+def _address(text: str) -> str:
+    """Refuses at the start what no trunk can be reached at; names are asked for later, again and again."""
+    if text.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[-6:]) <= 65535 and len(port) < 6):
+        raise PydanticCustomError("address", "a trunk's address is HOST:PORT, with a port from 1 to 65535")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
+    return text
+
+
 class ClientSettings(BaseSettings):
     """Parsed once at start; a bad value stops the process before anything is loaded."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
 
     weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
-    trunk: str = Field("127.0.0.1:50051", description="HOST:PORT of the trunk; a name may have several addresses.")
+    trunk: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1:50051", description="HOST:PORT of the trunk; a name may have several addresses."
+    )
     layers: str | None = Field(
         None,
         description="Layers that the trunk must serve, START-END. Default: whatever the trunk says it serves.",

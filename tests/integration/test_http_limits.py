@@ -82,8 +82,14 @@ async def test_a_body_that_is_too_long_is_refused_before_it_is_read(client: Clie
 
 @pytest.mark.parametrize(
     "values",
-    [b'"prompt":[%s0]' % (b"[]," * 250_000), b'"prompt":[%s0]' % (b'"",' * 250_000), b'"stop":%s' % (b"[" * 900_000)],
-    ids=["lists", "strings", "depth"],
+    [
+        b'"prompt":[%s0]' % (b"[]," * 250_000),
+        b'"prompt":[%s0]' % (b'"",' * 250_000),
+        b'"prompt":%s' % (b"[" * 900_000),
+        b'"prompt":"a","stop":[%s0]' % (b"0," * 500_000),
+        b'"prompt":"a"' + b"".join(b',"%x":0' % i for i in range(100_000)),
+    ],
+    ids=["lists", "strings", "depth", "numbers", "fields"],
 )
 async def test_a_short_body_of_very_many_values_is_refused_before_it_is_parsed(
     client: ClientProcess, values: bytes
@@ -146,6 +152,16 @@ async def test_more_idle_connections_than_files_close_the_oldest_ones_and_keep_n
         answer = await to_the_end(strangers[0])
         assert not answer or refusal(answer) in [(503, "too_many_connections"), (408, "request_timeout")]
     assert client.process.returncode is None
+
+
+async def test_a_body_in_chunks_of_a_byte_does_not_keep_others_waiting(client: ClientProcess) -> None:
+    body = b'{"model": "tiny", "prompt": "' + b"x" * 8_000 + b'"}'
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    async with others_go_on(client):
+        answer = await client.exchange(
+            HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+        )
+    assert refusal(answer) == (503, "trunk_not_ready")
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ class Bodies:
             try:
                 body = await self._whole(scope, incoming, room)
             except RequestError as error:
-                # who is too slow is not worth more time
-                linger = {"linger": 0.0} if isinstance(error, RequestTimeout) else {}
+                # who is too slow is not worth much more time
+                linger = {"linger": 0.5} if isinstance(error, RequestTimeout) else {}
                 await refuse(incoming, send, error, **linger)
                 return
             if body is not None:
@@ -74,7 +74,7 @@ class Bodies:
         body = b"".join(parts)
         too_many = has_too_many_values
         if too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body):
-            raise RequestTooLarge(f"the body has more than {MOST_VALUES} strings, lists and objects; send fewer")
+            raise RequestTooLarge(f"the body has more than {MOST_VALUES} values; send fewer")
         return body
 
     @contextmanager

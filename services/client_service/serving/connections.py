@@ -34,6 +34,9 @@ _logger.setLevel(logging.ERROR)
 _LINGERING = 64
 _LINGER_SECONDS = 2.0
 
+# parsed before others have their turn
+_TURN_BYTES = 2**14
+
 Refused = Callable[[RequestError], None]
 
 
@@ -145,6 +148,9 @@ class Connection(H11Protocol):
         self._idle_since = self.loop.time()
         self._stuck_since: float | None = None
         self._lingers_since: float | None = None
+        # read, and not yet parsed; nothing more is read meanwhile
+        self._unread = bytearray()
+        self._has_turn = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -159,8 +165,26 @@ class Connection(H11Protocol):
             return
         if not self._is_busy and self.header_since is None:
             self.header_since = self.loop.time()
-        super().data_received(data)
+        self._unread += data
+        if not self._has_turn:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Parses some of what was read. A body in chunks of a byte takes a second for what is read at once."""
+        self._has_turn = False
+        if self.transport.is_closing() or self._lingers_since is not None:
+            self._unread.clear()
+            return
+        piece = bytes(self._unread[:_TURN_BYTES])
+        del self._unread[:_TURN_BYTES]
+        super().data_received(piece)
         self._settle()
+        if self._unread and not self.transport.is_closing():
+            self._has_turn = True
+            self.transport.pause_reading()
+            self.loop.call_soon(self._take_turn)
+        elif not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def on_response_complete(self) -> None:
         self._idle_since = self.loop.time()

@@ -70,6 +70,12 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
     [
         ("port", 65536),
         ("port", -1),
+        ("trunk", "trunk:65536"),
+        ("trunk", "trunk:0"),
+        ("trunk", "trunk:5005100000000000000000"),
+        ("trunk", "trunk"),
+        ("trunk", ":50051"),
+        ("trunk", "::1:50051"),
         ("port", "http"),
         ("threads", 0),
         ("trunk_timeout", 0),
@@ -118,3 +124,10 @@ def test_settings_do_not_change_after_the_start() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in ClientSettings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "address", ["trunk:1", "[::1]:50051", "127.0.0.1:65535", "unix:/run/trunk", "dns:///trunk:50051"]
+)
+def test_a_trunk_s_address_is_a_host_and_a_port(address: str) -> None:
+    assert ClientSettings(weights=Path("w"), trunk=address).trunk == address

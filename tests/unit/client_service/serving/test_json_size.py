@@ -5,31 +5,42 @@ import pytest
 from client_service.serving.json_size import MOST_VALUES, has_too_many_values
 
 
-@pytest.mark.parametrize("value", [[], {}, "", [1], {"a": 1}, "\\", '"', "\n"])
-def test_strings_lists_and_objects_are_counted(value: object) -> None:
-    per_value = {str: 1, list: 1, dict: 1 + len(value) if isinstance(value, dict) else 0}[type(value)]
+@pytest.mark.parametrize("value", [[], {}, "", 1, 1.5, [1], {"a": 1}, "\\", '"', "\n", ","])
+@pytest.mark.parametrize("key", ["stop", "messages", "prompts", "p"])
+def test_lists_of_anything_are_counted(key: str, value: object) -> None:
+    per_value = 2 if isinstance(value, list | dict) else 1
+    # two brackets around them, and one comma less than values
     fits = (MOST_VALUES - 1) // per_value
-    assert not has_too_many_values(json.dumps([value] * fits).encode())
-    assert has_too_many_values(json.dumps([value] * (fits + 1)).encode())
+    assert not has_too_many_values(json.dumps({key: [value] * fits}).encode())
+    assert has_too_many_values(json.dumps({key: [value] * (fits + 1)}).encode())
+
+
+@pytest.mark.parametrize("value", [[], {}, "", 1.5, [1], "1"])
+def test_lists_of_anything_but_ids_are_counted_in_a_prompt_too(value: object) -> None:
+    assert has_too_many_values(json.dumps({"prompt": [value] * 2 * MOST_VALUES}).encode())
+
+
+def test_keys_are_counted() -> None:
+    assert has_too_many_values(json.dumps({str(i): 0 for i in range(2 * MOST_VALUES)}).encode())
+
+
+@pytest.mark.parametrize("layout", [None, 0])
+def test_a_prompt_of_token_ids_may_be_long(layout: int | None) -> None:
+    ids = list(range(4 * MOST_VALUES))
+    assert not has_too_many_values(json.dumps({"model": "m", "prompt": ids, "n": 1}, indent=layout).encode())
+    assert has_too_many_values(json.dumps({"prompt": ids, "stop": ids}).encode())
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        [5] * (4 * MOST_VALUES),
-        "[" * (4 * MOST_VALUES),
-        '"' * (4 * MOST_VALUES),
-        "\\" * (4 * MOST_VALUES),
-        "{}, " * MOST_VALUES,
-        ['\n"[]' * MOST_VALUES],
-    ],
-    ids=["token ids", "brackets", "quotes", "backslashes", "code", "escapes"],
+    "text",
+    ["[" * 4, '"' * 4, "\\" * 4, "{}, ", '\n"[],', '"prompt":[', "\\u005b["],
+    ids=["brackets", "quotes", "backslashes", "code", "escapes", "prompts", "more escapes"],
 )
-def test_what_stands_in_a_text_and_numbers_are_not(value: object) -> None:
-    assert not has_too_many_values(json.dumps({"prompt": value}).encode())
+def test_what_stands_in_a_text_is_not_counted(text: str) -> None:
+    assert not has_too_many_values(json.dumps({"prompt": text * MOST_VALUES}).encode())
 
 
-@pytest.mark.parametrize("text", [b"[" * (2 * MOST_VALUES), b'"' * (4 * MOST_VALUES), b'{"a":' * MOST_VALUES])
+@pytest.mark.parametrize("text", [b"[" * (2 * MOST_VALUES), b'{"a":' * (2 * MOST_VALUES), b"," * (2 * MOST_VALUES)])
 def test_what_is_not_json_is_counted_all_the_same(text: bytes) -> None:
     assert has_too_many_values(text)
 
