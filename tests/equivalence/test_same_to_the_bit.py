@@ -1,7 +1,7 @@
 """A row's bits do not depend on how its prompt was cut, reused or sent again, or on who shares the steps.
 
-Through three engines, as client and trunk run them, in bf16 and int8, over more rows than attention takes at a time. The
-seed of a failure is in the test's name.
+Through three engines, as client and trunk run them, in bf16 and int8, over more rows than attention takes at a time.
+The seed of a failure is in the test's name.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -27,7 +27,7 @@ from splitlearn.steps.runner import runner_for
 from support.sessions import load_parts
 from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 LENGTH = 640
 # a piece ends here in every run, so that logits can be compared: where attention begins a tile, and around
@@ -117,7 +117,7 @@ class Session:
 class Case:
     parts: list[Part]
     thread: DeviceThread
-    ids_T: torch.Tensor
+    ids_T: torch.Tensor  # noqa: N815 - a shape
 
     async def engines(self, kv_rows: int | None = None, **limits: int) -> list[Engine]:
         """With room for so many rows. Made on the device thread, which may still run what nobody waits for any more."""
@@ -193,7 +193,9 @@ def thread() -> Iterator[DeviceThread]:
         yield thread
 
 
-@pytest.fixture(scope="module", params=[(name, weights) for name in MODELS for weights in ("none", "int8")], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(name, weights) for name in MODELS for weights in ("none", "int8")], ids="-".join
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, thread: DeviceThread) -> Case:
     name, quantization = request.param
     model = random_model(CONFIG_MAPPING[name](**{**SMALL, **MODELS[name]})).bfloat16()

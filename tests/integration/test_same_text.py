@@ -13,7 +13,7 @@ from splitlearn.kernels import kernels
 from support.running_split import RunningClient, running_client, running_trunk
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 LENGTHS = (3, 40, 130, 9, 64, 33, 220, 17)
 NEW_TOKENS = 12

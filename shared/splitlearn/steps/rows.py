@@ -113,7 +113,7 @@ class Seen:
         missing: sessions of which a row sees something else than itself and one piece of rows before it.
     """
 
-    starts_T: torch.Tensor | None
+    starts_T: torch.Tensor | None  # noqa: N815 - a shape
     missing: tuple[int, ...]
 
 
@@ -170,7 +170,10 @@ class PieceRows:
     def _found_seen(self, rule: MaskRule) -> Seen:
         starts = [rule.starts(position, count) for _, position, count in self._sessions]
         missing = tuple(index for index, each in enumerate(starts) if each is None)
-        known = [torch.zeros(n, dtype=torch.int64) if each is None else each for each, n in zip(starts, self._lengths, strict=True)]
+        known = [
+            torch.zeros(n, dtype=torch.int64) if each is None else each
+            for each, n in zip(starts, self._lengths, strict=True)
+        ]
         starts_T = torch.cat(known)
         return Seen(starts_T if bool(starts_T.any()) else None, missing)
 

@@ -9,7 +9,7 @@ from splitlearn.fused import NativeGatedMLP, NativeRMSNorm, fuse
 from splitlearn.kernels import kernels
 from support.tiny_models import random_model, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 
 class RMSNorm(nn.Module):
@@ -93,7 +93,9 @@ def test_a_norm_is_the_spelled_out_one_to_the_last_bit(width: int, n_rows: int) 
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
 
 
-@pytest.mark.parametrize("activation", [nn.SiLU(), GELUTanh(), NewGELUActivation()], ids=["silu", "gelu", "spelled out"])
+@pytest.mark.parametrize(
+    "activation", [nn.SiLU(), GELUTanh(), NewGELUActivation()], ids=["silu", "gelu", "spelled out"]
+)
 @pytest.mark.parametrize("inner", [1, 16, 33, 4000])
 def test_a_gated_unit_is_the_spelled_out_one(inner: int, activation: nn.Module) -> None:
     model, rows = nn.Sequential(MLP(inner=inner, activation=activation)), random(2, 7, 32) * 20

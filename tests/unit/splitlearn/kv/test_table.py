@@ -10,7 +10,7 @@ from splitlearn.kv.store import KVLayout, SessionKV
 from splitlearn.kv.table import HeadNorms, ScoreRules, SessionTable
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 
 def session(n_kv_heads: int, width: int, held: int, seed: int) -> SessionKV:
@@ -155,9 +155,7 @@ def test_rows_of_a_long_prompt_see_all_that_is_before_them(held: int, new: int, 
     close(output_THd, exact_prompt(query_HTd, kv, 0, scaling), kv, 0, 1e-3 * scaling)
 
 
-def scored(
-    query_HTd: torch.Tensor, kv: SessionKV, starts_T: torch.Tensor, how: ScoreRules
-) -> torch.Tensor:
+def scored(query_HTd: torch.Tensor, kv: SessionKV, starts_T: torch.Tensor, how: ScoreRules) -> torch.Tensor:
     """What rows at the end of a session see in its layer 0 from their starts on, [T, H, d] in fp64."""
     heads, count, width = query_HTd.shape
     keys, values = (view.double().repeat_interleave(heads // view.shape[0], 0) for view in kv.views(0, kv.n_rows)[:2])
@@ -193,7 +191,7 @@ def test_rows_see_a_window_with_capped_scores_and_sinks(held: int, new: int, win
 def test_a_row_comes_out_the_same_to_the_bit_however_its_prompt_is_cut_and_beside_whom(
     heads: tuple[int, int], seed: int
 ) -> None:
-    """Of a session of 1100 rows the last 200 are asked, once in one call and once in pieces, alone and beside others."""
+    """Of a session of 1100 rows the last 200 are asked, in one call and in pieces, alone and beside others."""
     dice = random.Random(seed)
     width, first, last = dice.choice([6, 16, 64, 80]), 900, 1100
     kv = session(heads[1], width, last, 6)

@@ -8,7 +8,7 @@ from splitlearn.linear.int8 import quantize
 
 SOME = torch.zeros(1, 2, dtype=torch.bfloat16)
 pytestmark = pytest.mark.skipif(
-    not NativeLinear.supports(SOME), reason="no C compiler when the package was installed, or no AVX-512 BF16"
+    not NativeLinear.supports(SOME), reason="no C compiler when the package was installed, or no AVX-512 with VNNI"
 )
 # one row, a block of either kind, two equal blocks, and more
 ROWS = (1, 2, 7, 8, 13, 14, 15, 28, 29, 57)

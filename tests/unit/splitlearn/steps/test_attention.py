@@ -20,7 +20,7 @@ from splitlearn.steps.runner import InBatches, Span
 from support.stand_ins import close, outputs, packed, stand_ins, without
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 # what makes each of them special: shared keys; biases; norms of heads; norms that add one, and two kinds of positions;
 # layers without positions; a window; experts and half of each head rotated; capped scores and a window

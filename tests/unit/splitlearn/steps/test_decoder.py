@@ -20,7 +20,7 @@ from splitlearn.steps.runner import InBatches, Span
 from support.stand_ins import equal, outputs, packed, stand_ins, without
 from support.tiny_models import tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 
 def without_windows(model_type: str) -> PretrainedConfig:

@@ -17,13 +17,14 @@ from splitlearn.packing import pack
 from splitlearn.part import Part
 from splitlearn.steps.attention import AttentionPlan
 from splitlearn.steps.layers import LayerPlan
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches
 from support.stand_ins import equal, outputs, packed, stand_ins, without
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
-# what makes each of them special: shared keys; biases; norms of heads; layers without positions; a window; GELU and norms around, with capped scores or norms of heads that add one
+# what makes each of them special: shared keys; biases; norms of heads; layers without positions; a window; GELU, norms
+# around and capped scores; norms of heads that add one
 NATIVE: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: tiny_config("llama"),
     "qwen2": lambda: small_config("qwen2"),

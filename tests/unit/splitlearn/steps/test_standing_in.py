@@ -18,7 +18,7 @@ from splitlearn.steps.standing_in import Asked, StandIn, put_stand_ins
 from support.stand_ins import equal, outputs, packed, stand_ins
 from support.tiny_models import tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 BF16")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 Change = Callable[[torch.Tensor, Asked], torch.Tensor | None]
 
