@@ -4,10 +4,12 @@ import asyncio
 import signal
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -79,7 +81,9 @@ async def serve(settings: TrunkSettings) -> None:
         _announce(settings, held)
         metrics = TrunkMetrics()
         stack.enter_context(exported(metrics.registry, listening))
-        trunk = await build(settings, stack, metrics)
+        trunk = await _unless(stop, build(settings, stack, metrics))
+        if trunk is None:
+            return
         held.close()
         await trunk.start()
         log.info(
@@ -93,6 +97,19 @@ async def serve(settings: TrunkSettings) -> None:
         log.info("stopping", grace=settings.grace)
         await trunk.server.stop(settings.grace)
     log.info("stopped")
+
+
+async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> Trunk | None:
+    """The trunk, or None if it is told to stop before it is built: comparing and loading files may take minutes."""
+    task, stopping = asyncio.create_task(building), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return None
 
 
 async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMetrics | None = None) -> Trunk:

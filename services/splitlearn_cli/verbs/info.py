@@ -13,7 +13,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_INFO_", frozen=True, extra="forbid")
 
-    address: str = Field(description="HOST:PORT of the trunk.")
+    address: str = Field(description="HOST:PORT of the trunk; an IPv6 address in brackets.")
     timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
     wait: float = Field(0.0, ge=0, description="Seconds to wait for a trunk that is still starting.")
 

@@ -4,7 +4,8 @@ import asyncio
 import http.client
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,26 @@ async def test_metrics_answer_while_the_worker_still_loads_and_it_says_serving_w
         assert seen == [200]
         events = [each["event"] for each in lines]
         assert events.index("starting") < events.index("loaded") < events.index("serving")
+
+
+async def test_a_worker_that_still_compares_its_files_stops_when_it_is_told_to(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def compares(*_: Any) -> Iterator[memoryview]:
+        begun.set()
+        # longer than anybody waits, if nobody says stop
+        while not over.wait(0.01):
+            yield memoryview(b"")
+
+    monkeypatch.setattr("llm_sepweight.verification.checked_chunks", compares)
+    serving = asyncio.create_task(
+        serve(TrunkSettings(weights=tiny_weights, port=0, metrics_port=0, threads=1, verify="always"))
+    )
+    try:
+        assert await asyncio.to_thread(begun.wait, 20)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(serving, 20)
+    finally:
+        over.set()
