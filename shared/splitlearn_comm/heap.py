@@ -11,8 +11,8 @@ import ctypes
 import gc
 from typing import Final
 
-# Trimming takes some milliseconds. A flood of refusals is one reason, not many.
-_SECONDS: Final = 0.5
+# Trimming takes some milliseconds: many streams that end are one reason, not many.
+_SECONDS: Final = 1.0
 
 
 class HeapTrimmer:
