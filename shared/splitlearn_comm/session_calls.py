@@ -74,6 +74,8 @@ class SessionCalls:
         finally:
             if place is not None:
                 self.admission.leave(place)
+            # Not after refusals alone: a message above the limit looks from here like a client that hung up.
+            self.heap.soon()
 
     async def close(self, session: Session) -> None:
         """Returns when it is closed, and closes it even if whoever waits for that is cancelled."""

@@ -6,15 +6,20 @@ import threading
 import pytest
 import torch
 
+from splitlearn import errors as split
 from splitlearn_comm import (
     FingerprintMismatch,
     Frame,
     InvalidTensor,
+    Overloaded,
     PositionNotReached,
+    RemoteFailure,
+    SessionClosed,
     SessionOpening,
     SessionTooLong,
 )
 from support.running_split import RunningTrunk
+from trunk_service.endpoint import TrunkHost, on_the_wire
 
 D = 64
 
@@ -115,3 +120,55 @@ async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTru
     finally:
         gate.set()
     await busy
+
+
+@pytest.mark.parametrize("kind", [split.BadRows, split.SessionClosed, split.NoRoom, split.SplitError])
+def test_every_error_of_the_engine_has_one_of_the_wire_and_so_have_its_subclasses(
+    kind: type[split.SplitError],
+) -> None:
+    class Newer(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    expected = {split.BadRows: InvalidTensor, split.SessionClosed: SessionClosed}.get(kind, RemoteFailure)
+    for error in (kind("the words"), Newer("the words")):
+        assert type(on_the_wire(error)) is expected
+        assert str(on_the_wire(error)) == "the words"
+
+
+def test_a_full_engine_says_on_the_wire_when_to_come_back() -> None:
+    class Fuller(split.EngineFull):
+        pass
+
+    error = on_the_wire(Fuller("full", 2.5))
+    assert (type(error), error.retry_after) == (Overloaded, 2.5)
+
+
+async def test_a_kept_session_takes_no_more_frames(trunk: RunningTrunk) -> None:
+    session = await trunk.server._service._sessions.host.open(opening(trunk))  # type: ignore[union-attr]
+    await session.step(Frame(0, rows(2)))
+    session.keep(())
+    for _ in range(2):
+        with pytest.raises(SessionClosed):
+            await session.step(Frame(2, rows(1)))
+    with pytest.raises(SessionClosed):
+        session.keep(())
+    await session.close()
+
+
+async def test_a_look_for_idle_sessions_that_fails_is_logged_and_not_the_last(
+    trunk: RunningTrunk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = asyncio.Queue[float]()
+
+    def broken(idle_seconds: float) -> None:
+        looks.put_nowait(idle_seconds)
+        raise KeyError("a session that is gone")
+
+    monkeypatch.setattr(trunk.trunk.engine, "expire", broken)
+    host = TrunkHost(trunk.trunk.engine, trunk.trunk.info, trunk.trunk.metrics)
+    expiring = asyncio.create_task(host.expire(0.001))
+    for _ in range(3):
+        assert await asyncio.wait_for(looks.get(), 10) == 0.001
+    expiring.cancel()
+    await asyncio.wait({expiring})
+    assert "idle sessions could not be expired" in capsys.readouterr().out
