@@ -127,7 +127,7 @@ def expected(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
 
 
 @seed(13)
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(
     st.lists(st.text("ab<>", min_size=1, max_size=5), min_size=1, max_size=4),
     st.lists(st.sampled_from(["a", "b", "ab", "ba", "aab", "", "<a>", "<>", "<b>"]), max_size=30),
