@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol, runtime_checkable
 
 # A StreamReply without an outcome takes no bytes.
@@ -54,6 +54,7 @@ async def told_to_wait(session: object, write: Callable[[bytes], Awaitable[None]
             await asyncio.wait({telling})
     finally:
         timer.cancel()
+        over.set()
         if telling is not None:
             telling.cancel()
 
@@ -65,7 +66,6 @@ async def _tell(session: TellsProgress, write: Callable[[bytes], Awaitable[None]
                 await write(WAITING)
             except Exception:  # noqa: BLE001 (the stream is over, which whoever serves it learns by himself)
                 return
-        try:
-            await asyncio.wait_for(over.wait(), SECONDS)
-        except TimeoutError:
-            continue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS):
+                await over.wait()

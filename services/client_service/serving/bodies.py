@@ -47,12 +47,15 @@ class Bodies:
             try:
                 body = await self._whole(scope, incoming, room)
             except RequestError as error:
-                # who is too slow is not worth much more time
-                linger = {"linger": 0.5} if isinstance(error, RequestTimeout) else {}
-                await refuse(incoming, send, error, **linger)
+                # without the frames that hold what came of the body
+                refusal = error.with_traceback(None)
+            else:
+                if body is not None:
+                    await self._app(scope, _given(body, receive), send)
                 return
-            if body is not None:
-                await self._app(scope, _given(body, receive), send)
+        # who is too slow is not worth much more time
+        linger = {"linger": 0.5} if isinstance(refusal, RequestTimeout) else {}
+        await refuse(incoming, send, refusal, **linger)
 
     async def _whole(self, scope: Scope, receive: Receive, room: "_Room") -> bytes | None:
         """The body; None if its sender has gone."""

@@ -10,8 +10,10 @@ from starlette.types import Message, Receive, Send
 from client_service.api import error_replies
 from client_service.errors import RequestError
 
-# how long a peer may go on sending what was refused: closing at once would reset the connection, refusal and all
-_LINGER_SECONDS = 2.0
+# A peer may go on sending what was refused, as long as it does so: closing at once would reset the connection, refusal
+# and all. After so many seconds of silence, or so many in all, it is closed.
+_SILENCE_SECONDS = 1.0
+_LINGER_SECONDS = 30.0
 
 
 class Incoming:
@@ -28,7 +30,11 @@ class Incoming:
 
 
 async def refuse(incoming: Incoming, send: Send, error: RequestError, linger: float = _LINGER_SECONDS) -> None:
-    """Answers, throws away what still comes of the request for `linger` seconds, and closes the connection."""
+    """Answers, throws away what still comes of the request, and closes the connection.
+
+    Args:
+        linger: seconds that the peer may go on sending.
+    """
     retry_after = None if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
     reply = JSONResponse(error_replies.body(error), error.status, retry_after)
     headers = [*reply.raw_headers, (b"connection", b"close")]
@@ -38,7 +44,9 @@ async def refuse(incoming: Incoming, send: Send, error: RequestError, linger: fl
     with suppress(TimeoutError):
         async with asyncio.timeout(linger):
             while not incoming.ended:
-                await incoming()
+                # not wait_for, which may swallow the timeout around it (Python before 3.12)
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    await incoming()
     await send({"type": "http.response.body"})
 
 
