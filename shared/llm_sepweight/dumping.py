@@ -82,16 +82,18 @@ class SepweightWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and not self._committed:
-            for file in self._brought:
-                file.unlink(missing_ok=True)
+            for path in reversed(self._brought):
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink(missing_ok=True)
             abandon_directory(self._directory, was_made=self._is_new)
 
     def copy_beside(self, file: Path, name: str) -> None:
-        """Copy a file that goes with the weights, such as a tokenizer's, under `name`, relative to the directory."""
+        """Copy a file that goes with the weights, such as a tokenizer's: into the directory, or one in it."""
         target = self._directory / name
-        if not target.exists():
-            self._brought.append(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._brought += [path for path in (target.parent, target) if not path.exists()]
+        target.parent.mkdir(exist_ok=True)
         with file.open("rb") as read, synced_file(target) as written:
             shutil.copyfileobj(read, written)
 

@@ -138,7 +138,7 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
     fields = dict(values)
     model_type = fields.pop("model_type", None)
     if not isinstance(model_type, str):
-        raise UnsupportedModel(f"the config names no model type, but has model_type {model_type!r}")
+        raise UnsupportedModel(f"config.json names no model type: its model_type is {model_type!r}")
     # config.json spells infinity as an object
     fields = PretrainedConfig._decode_special_floats(fields)
     if not is_known(model_type):

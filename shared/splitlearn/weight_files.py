@@ -130,7 +130,7 @@ def _from_safetensors(file: Path) -> dict[str, StoredTensor]:
         with safe_open(file, framework="pt") as opened:
             return {key: tensor(key, opened.get_slice(key)) for key in opened.keys()}  # noqa: SIM118 (not a dict)
     except KeyError as error:
-        raise BadCheckpoint(f"{file} holds tensors of the dtype {error}, which torch does not have") from error
+        raise BadCheckpoint(f"{file} holds quantised weights, of a dtype that torch does not have: {error}") from error
     except (OSError, SafetensorError) as error:
         reason = foreign(file) or f"cannot be read as safetensors: {error}; download it again"
         raise BadCheckpoint(f"{file} {reason}") from error

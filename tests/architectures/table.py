@@ -19,7 +19,8 @@ edit. Of these {equal} can be cut and {refused} are refused when a checkpoint is
 For each, the walk makes a tiny random model of six layers, converts it, cuts it at two points, and compares with the
 whole model, which it runs without a cache: logits within 1e-4 in fp32 and equal greedy tokens, for prompts in chunks
 of several lengths, token by token, to the last row of the context, and after taking rows back; one row more than the
-context is refused. Where sessions share a step, three of unlike lengths are compared in the same way. `make test-architectures` repeats it (2 minutes on two cores).
+context is refused. Where sessions share a step, three of unlike lengths are compared in the same way.
+`make test-architectures` repeats it (2 minutes on two cores).
 
 ## What can be cut
 

@@ -31,6 +31,7 @@ def write(out, beside, last):
     with SepweightWriter(out) as writer:
         writer.write_section("begin", [ones("w", 9)])
         writer.copy_beside(beside, "tokenizer.json")
+        writer.copy_beside(beside, "templates/a.jinja")
         writer.write_section("end", [last])
 
 
