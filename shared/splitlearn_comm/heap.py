@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+from collections.abc import Callable
 from typing import Final
 
 # Trimming takes some milliseconds: many streams that end are one reason, not many.
@@ -23,7 +24,7 @@ class HeapTrimmer:
     """
 
     def __init__(self) -> None:
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._trim: Callable[[int], object] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._due: asyncio.TimerHandle | None = None
         self._again = False
 
@@ -44,6 +45,7 @@ class HeapTrimmer:
         self._due = None
         if gc.get_freeze_count():
             gc.collect()
-        asyncio.get_running_loop().run_in_executor(None, self._trim, 0)
+        if self._trim is not None:
+            asyncio.get_running_loop().run_in_executor(None, self._trim, 0)
         if self._again:
             self.soon()

@@ -156,7 +156,7 @@ def abuses(victim: Victim) -> dict[str, tuple[Callable[[], Awaitable[set[str]]],
         "a name of 3 MiB": (lambda: every(victim, 12, opened, keep(long_name)), {"InvalidRequest"}),
         "rows of one value in int8": (
             lambda: every(victim, 4, opened, rows([len(ones) // 5, 1], ones[: len(ones) // 5 * 5], pb2.CODEC_INT8)),
-            {"InvalidTensor"},
+            {"SessionTooLong"},
         ),
         "zlib of 64 MiB in 64 KiB": (
             lambda: every(victim, 30, opened, *[rows([64 * MIB // 256, D], bomb, zlib_codec)] * 4),
@@ -198,7 +198,8 @@ async def test_streams_that_send_no_frame_are_bounded_and_keep_nobody_out(victim
                 await call.write(request)
         await until(lambda: sum(call.done() for call in calls) >= 1500 - 1024)
         refused = {dict(await call.trailing_metadata()).get(KIND_KEY) for call in calls if call.done()}
-        assert refused == {"Overloaded"}
+        # grpc puts an error of its own in the place of a refusal that arrives while the client writes (issue 36066)
+        assert "Overloaded" in refused <= {"Overloaded", None}
         # a place that is only held goes to the one that comes
         async with AsyncGRPCComputeClient(victim.address) as client:
             for _ in range(100):

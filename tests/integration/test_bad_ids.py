@@ -1,0 +1,30 @@
+"""A prompt with a token that the model lacks, however it came past the API: refused, and nobody beside it notices."""
+
+import asyncio
+
+import pytest
+
+from client_service.errors import BadRequest
+from client_service.generation import GenerationRequest
+from client_service.report import Report
+from client_service.sampling import SamplingSettings
+from support.running_split import Split
+from support.tiny_models import VOCABULARY
+
+GREEDY = SamplingSettings(temperature=0)
+
+
+async def tokens(split: Split, prompt: tuple[int, ...]) -> list[int]:
+    pieces = split.client.service.generator.generate(GenerationRequest(prompt, 8, GREEDY), Report())
+    return [piece.choice.token async for piece in pieces if piece.choice is not None]
+
+
+async def test_an_id_past_the_embedding_table_is_refused_for_its_request_alone(split: Split) -> None:
+    honest = [tuple(range(3, 9 + i)) for i in range(6)]
+    alone = [await tokens(split, prompt) for prompt in honest]
+    asked = [tokens(split, prompt) for prompt in honest] + [tokens(split, (5, 7, VOCABULARY)) for _ in range(3)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert found[:6] == alone
+    assert [type(error) for error in found[6:]] == [BadRequest] * 3
+    with pytest.raises(BadRequest, match=f"token id {VOCABULARY} does not exist"):
+        await tokens(split, (VOCABULARY,))
