@@ -200,7 +200,8 @@ class Engine:
         return self._sessions.scheduler.waits(session.number)
 
     def _be_patient(self, task: Task) -> None:
-        task.patience = asyncio.get_running_loop().call_later(self.limits.queue_seconds, self._lose_patience, task)
+        if (seconds := self.limits.queue_seconds) is not None:
+            task.patience = asyncio.get_running_loop().call_later(seconds, self._lose_patience, task)
 
     def _lose_patience(self, task: Task) -> None:
         """Rows that wait for room go back to their owner; others may still lose theirs."""

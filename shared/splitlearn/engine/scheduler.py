@@ -25,7 +25,7 @@ class Limits:
         headroom: rows beyond its first ones for which there must be room before a session is let in.
         kept: closed sessions whose rows are kept for later ones that begin alike; 0 keeps none.
         block_rows: rows of a block, the unit in which beginnings are compared.
-        queue_seconds: how long rows may wait for room; then their session is told to come later.
+        queue_seconds: how long rows may wait for room; then their session is told to come later. None for no bound.
     """
 
     step_rows: int = 512
@@ -36,7 +36,7 @@ class Limits:
     headroom: int = 64
     kept: int = 64
     block_rows: int = 32
-    queue_seconds: float = 30.0
+    queue_seconds: float | None = None
 
 
 @dataclass
