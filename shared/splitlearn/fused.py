@@ -134,8 +134,8 @@ def _candidates(module: nn.Module) -> Iterator[nn.Module]:
         if epsilon is not None and _is_ours(weight_D) and weight_D.ndim == 1:
             yield from (NativeRMSNorm(weight_D, epsilon, adds_one) for adds_one in (False, True))
     if set(children) == _GATED and not own and isinstance(children["act_fn"], _SILU + _GELU):
-        linears = (children[name] for name in ("gate_proj", "up_proj", "down_proj"))
-        yield NativeGatedMLP(*linears, is_gelu=isinstance(children["act_fn"], _GELU))
+        gate_proj, up_proj, down_proj = (children[name] for name in ("gate_proj", "up_proj", "down_proj"))
+        yield NativeGatedMLP(gate_proj, up_proj, down_proj, isinstance(children["act_fn"], _GELU))
 
 
 def _agree(theirs: nn.Module, ours: nn.Module) -> bool:

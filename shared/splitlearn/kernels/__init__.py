@@ -1,7 +1,8 @@
 """Kernels of our own, in C: compiled when the package is installed where a C compiler is at hand.
 
-They run on x86 processors with AVX-512 BF16, on the threads of torch. Everything that they do is done without them
-too, by torch and oneDNN, more slowly.
+They run on x86 processors with AVX-512 and VNNI, on the threads of torch; the same sources are compiled with and
+without AVX-512 BF16. What they do is done without them too, by torch and oneDNN, more slowly. What they promise beside
+speed: a row's result is the same to the bit whatever rows come with it, and however its prompt was cut.
 """
 
 import ctypes
