@@ -16,6 +16,7 @@ from splitlearn_comm.core import SessionOpening
 from splitlearn_comm.errors import CommError, InvalidReply, Overloaded
 from splitlearn_comm.frames import Frame
 from splitlearn_comm.statuses import KIND_KEY, RETRY_AFTER_KEY, error_of
+from splitlearn_comm.waiting import MOST_AT_ONCE, WAITING
 
 GOOD = pb2.StreamReply(frame=pb2.Frame(rows=pb2.Tensor(dtype=pb2.DTYPE_FLOAT32, shape=[2, 4], data=bytes(32))))
 
@@ -59,7 +60,6 @@ async def answering(replies: Sequence[bytes], info: bytes = b"") -> AsyncIterato
 
 
 BAD_REPLIES: dict[str, pb2.StreamReply | bytes] = {
-    "nothing": b"",
     "no message": b"\xff\xff\xff",
     "text that is not UTF-8": b"\x12\x03\x12\x01\xff",
     "another position": reply(position=1),
@@ -75,6 +75,17 @@ BAD_REPLIES: dict[str, pb2.StreamReply | bytes] = {
     "a time before it began": timed(-1.0),
     "an opening that was not asked for": pb2.StreamReply(opened=pb2.Opened(reached=1)),
 }
+
+
+async def test_words_that_a_frame_waits_are_no_replies_and_a_flood_of_them_ends_the_stream() -> None:
+    async with answering([*[WAITING] * 3, GOOD.SerializeToString()]) as client:
+        stream = client.stream(SessionOpening("patient", "", 8))
+        assert (await stream.step(Frame(0, torch.zeros(2, 4)))).frame.position == 0
+        await stream.close()
+    async with answering([WAITING] * (MOST_AT_ONCE * 2)) as client:
+        stream = client.stream(SessionOpening("flooded", "", 8))
+        with pytest.raises(InvalidReply):
+            await stream.step(Frame(0, torch.zeros(2, 4)))
 
 
 @pytest.mark.parametrize("what", BAD_REPLIES)
