@@ -209,7 +209,9 @@ class Engine:
             self._be_patient(task)
             return
         waited, seconds = self.limits.queue_seconds, self._beat.pace.seconds_for(self.n_waiting)
-        self._sessions.end(task, EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds))
+        self._sessions.end(
+            task, EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds)
+        )
         # it may have stood before others who need less
         self._serving.go_on()
 
