@@ -77,6 +77,12 @@ class HTTPServer:
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
         log.info("stopping", grace=self._settings.grace)
+        try:
+            await self._end(draining, connections)
+        finally:
+            server.should_exit = True
+
+    async def _end(self, draining: Draining, connections: Connections) -> None:
         finishing = asyncio.create_task(draining.finish(self._settings.grace))
         dropping = asyncio.create_task(self._dropping.wait())
         await asyncio.wait({finishing, dropping}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,7 +93,6 @@ class HTTPServer:
         connections.drop_busy()
         await asyncio.wait({finishing}, timeout=_DROP_SECONDS)
         finishing.cancel()
-        server.should_exit = True
 
 
 class _Hosts:
