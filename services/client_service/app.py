@@ -3,14 +3,12 @@
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
 import uvloop
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from transformers import PretrainedConfig
 
 from client_service.api import error_replies
@@ -22,7 +20,7 @@ from client_service.generation_config import GenerationDefaults, read_generation
 from client_service.metrics import ClientMetrics
 from client_service.serving.listening import address_of, listen
 from client_service.serving.server import HTTPServer
-from client_service.settings import ClientSettings, parse_origins
+from client_service.settings import ClientSettings
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 from client_service.verification import WeightsCheck
@@ -108,24 +106,14 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
 
 def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
     """The server of a built service."""
-    app = application(service, parse_origins(settings.cors_origins or ""))
-    return HTTPServer(app, router(service).routes, settings, service.metrics)
+    return HTTPServer(application(service), router(service).routes, settings, service.metrics)
 
 
-def application(service: Service, cors_origins: Sequence[str] = ()) -> FastAPI:
-    """The ASGI application around a built service; pages of these origins may ask it from a browser."""
+def application(service: Service) -> FastAPI:
+    """The ASGI application around a built service."""
     app = FastAPI(title="SplitLearn client service", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router(service))
     error_replies.install(app)
-    if cors_origins:
-        # around everything else, so that a page can read refusals too
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("*",),
-            expose_headers=("Retry-After",),
-        )
     return app
 
 

@@ -108,6 +108,10 @@ def _param(problem: Any) -> str | None:
     """The path of the field, such as messages.0.content."""
     # the first says that it was in the body
     names = [str(part) for part in problem["loc"][1:]]
+    if problem["type"] == "extra_forbidden":
+        # the last one its sender made up; it may look like a tag, or like nothing
+        *names, last = names
+        names.append(ascii(last) if not last or _ALTERNATIVE.fullmatch(last) else last)
     path = ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name))
     return path[:_LONGEST_PARAM] or None
 

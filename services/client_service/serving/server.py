@@ -19,8 +19,9 @@ from client_service.serving.bodies import Bodies, BodyLimits
 from client_service.serving.connections import ConnectionLimits, Connections, most_connections
 from client_service.serving.draining import Draining
 from client_service.serving.hosts import AllowedHosts
+from client_service.serving.origins import readable_from
 from client_service.serving.refusing import Incoming, refuse
-from client_service.settings import ClientSettings
+from client_service.settings import ClientSettings, parse_origins
 
 log = structlog.get_logger()
 
@@ -60,7 +61,8 @@ class HTTPServer:
         bound = [listening.getsockname()[0] for listening in sockets]
         hosts = AllowedHosts.of(settings.allowed_hosts, settings.host, bound)
         draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
-        access = Access(draining, self._routes, self._metrics.request_answered)
+        origins = parse_origins(settings.cors_origins or "")
+        access = Access(readable_from(origins, draining), self._routes, self._metrics.request_answered)
         connections = Connections(_connection_limits(settings), access.unseen)
         server = _Uvicorn(_config(access, connections, settings))
         watching = asyncio.create_task(connections.watch())

@@ -157,6 +157,8 @@ async def test_what_is_no_json_object_is_told_what_to_send(http: httpx.AsyncClie
         ("/completion", completion(metadata={"a": ["\ud800"]}), "metadata.a.0", "surrogate"),
         ("/completion", completion(metadata={"\ud800": 1}), "metadata", "surrogate"),
         ("/completion", completion(**{"x" * 999: 1}), "x" * 200, "not supported here; leave it out"),
+        ("/completion", completion(**{"": 1}), "''", "not supported"),
+        ("/completion", completion(**{"<text>": 1}), "'<text>'", "not supported"),
         ("/completion", completion(stream_options={"x": 1}), "stream_options.x", "not supported"),
         ("/chat", {"model": "tiny", "messages": [{"role": "user"}]}, "messages.0.content", "required"),
         ("/chat", {"model": "tiny", "messages": [{"role": "user", "content": 5}]}, "messages.0.content", "string"),
