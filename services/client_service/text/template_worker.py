@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 # without site-packages: the parent says where Jinja lies
 sys.path += sys.argv[3:]
 
-# these two Jinja imports when it needs them, and later no file can be opened; so are html, textwrap and unicodedata above
+# these two Jinja imports when it needs them, as it does html, textwrap and unicodedata; later no file can be opened
 import jinja2.constants
 import jinja2.debug  # noqa: F401
 from jinja2 import Environment, Template, TemplateError, nodes
