@@ -15,6 +15,7 @@ from client_service.api import error_replies
 from client_service.api.routes import Service, router
 from client_service.block_names import BlockNames
 from client_service.ends import Ends
+from client_service.errors import BadModelFiles
 from client_service.generation import Generator
 from client_service.generation_config import GenerationDefaults, read_generation_config
 from client_service.metrics import ClientMetrics
@@ -121,11 +122,16 @@ def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> fro
     """Ids that end an answer: those of generation_config.json and of the config, and the tokenizer's own.
 
     Chat models often name the end of a turn only in generation_config.json.
+
+    Raises:
+        BadModelFiles: what the files name is no token id.
     """
     named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
     for value in (named, config.get_text_config(decoder=True).eos_token_id, codec.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]
+    if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
+        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; mend the file")
     return frozenset(found)
 
 

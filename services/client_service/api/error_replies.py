@@ -23,6 +23,11 @@ CLIENT_CLOSED_REQUEST = 499
 _ALTERNATIVE = re.compile(r"<.*>")
 # a name that nobody knows may be as long as its sender likes
 _LONGEST_PARAM: Final = 200
+# most who ask for another path have a base URL with /v1 once too often or too rarely
+_NOTHING_THERE: Final = (
+    "nothing is served at this path; /v1/chat/completions, /v1/completions and /v1/models are, and clients that add "
+    "the last part themselves need a base URL that ends in /v1"
+)
 
 
 def body(error: RequestError) -> dict[str, Any]:
@@ -131,7 +136,8 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    return JSONResponse(_body(str(error.detail), kind, "http_error"), error.status_code, error.headers)
+    text = _NOTHING_THERE if error.status_code == 404 else str(error.detail)
+    return JSONResponse(_body(text, kind, "http_error"), error.status_code, error.headers)
 
 
 async def _nobody_left(_: Request, __: Exception) -> Response:

@@ -21,7 +21,7 @@ from client_service.serving.draining import Draining
 from client_service.serving.hosts import AllowedHosts
 from client_service.serving.origins import readable_from
 from client_service.serving.refusing import Incoming, refuse
-from client_service.settings import ClientSettings, parse_origins
+from client_service.settings import ClientSettings, parse_hosts, parse_origins
 
 log = structlog.get_logger()
 
@@ -59,7 +59,8 @@ class HTTPServer:
         settings = self._settings
         limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
         bound = [listening.getsockname()[0] for listening in sockets]
-        hosts = AllowedHosts.of(settings.allowed_hosts, settings.host, bound)
+        named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
+        hosts = AllowedHosts.of(named, settings.host, bound)
         draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
         origins = parse_origins(settings.cors_origins or "")
         access = Access(readable_from(origins, draining), self._routes, self._metrics.request_answered)

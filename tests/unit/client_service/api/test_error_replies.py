@@ -188,7 +188,9 @@ async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
 
 
 async def test_a_path_that_does_not_exist_and_a_wrong_method_have_the_same_shape(http: httpx.AsyncClient) -> None:
-    assert error_of(await http.get("/v2/nothing"), 404)["type"] == "invalid_request_error"
+    missing = error_of(await http.get("/v2/nothing"), 404)
+    assert missing["type"] == "invalid_request_error"
+    assert "/v1/chat/completions" in missing["message"]
     assert error_of(await http.get("/completion"), 405)["code"] == "http_error"
 
 
