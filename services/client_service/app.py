@@ -3,26 +3,25 @@
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
 import uvloop
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from transformers import PretrainedConfig
 
 from client_service.api import error_replies
 from client_service.api.routes import Service, router
 from client_service.block_names import BlockNames
 from client_service.ends import Ends
+from client_service.errors import BadModelFiles
 from client_service.generation import Generator
 from client_service.generation_config import GenerationDefaults, read_generation_config
 from client_service.metrics import ClientMetrics
 from client_service.serving.listening import address_of, listen
 from client_service.serving.server import HTTPServer
-from client_service.settings import ClientSettings, parse_origins
+from client_service.settings import ClientSettings
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 from client_service.verification import WeightsCheck
@@ -108,24 +107,14 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
 
 def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
     """The server of a built service."""
-    app = application(service, parse_origins(settings.cors_origins or ""))
-    return HTTPServer(app, router(service).routes, settings, service.metrics)
+    return HTTPServer(application(service), router(service).routes, settings, service.metrics)
 
 
-def application(service: Service, cors_origins: Sequence[str] = ()) -> FastAPI:
-    """The ASGI application around a built service; pages of these origins may ask it from a browser."""
+def application(service: Service) -> FastAPI:
+    """The ASGI application around a built service."""
     app = FastAPI(title="SplitLearn client service", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router(service))
     error_replies.install(app)
-    if cors_origins:
-        # around everything else, so that a page can read refusals too
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("*",),
-            expose_headers=("Retry-After",),
-        )
     return app
 
 
@@ -133,11 +122,16 @@ def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> fro
     """Ids that end an answer: those of generation_config.json and of the config, and the tokenizer's own.
 
     Chat models often name the end of a turn only in generation_config.json.
+
+    Raises:
+        BadModelFiles: what the files name is no token id.
     """
     named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
     for value in (named, config.get_text_config(decoder=True).eos_token_id, codec.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]
+    if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
+        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; mend the file")
     return frozenset(found)
 
 

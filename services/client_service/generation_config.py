@@ -66,7 +66,7 @@ def read_generation_config(weights: Path) -> Mapping[str, Any]:
         return {}
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadModelFiles(f"{file} is no JSON ({error}); mend it or take it away") from error
     if not isinstance(fields, dict):
         raise BadModelFiles(f"{file} is no JSON object; mend it or take it away")
@@ -75,9 +75,17 @@ def read_generation_config(weights: Path) -> Mapping[str, Any]:
 
 def _checked(weights: Path, name: str, value: object) -> float:
     wanted, fits = _RANGES[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (_is_finite(value) and fits(value)):
         raise BadModelFiles(
             f"{weights / FILE}: {name} is {value!r}, but must be {wanted}; mend the file, or ignore its values with "
             "--generation-config vllm"
         )
     return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # a whole number that no float can hold
+        return False

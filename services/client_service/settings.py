@@ -1,6 +1,7 @@
 """The client service's settings: each is a flag of `splitlearn client` and an environment variable."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[?[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -21,12 +23,27 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return origins
 
 
-def _readable_origins(text: str | None) -> str | None:
-    try:
-        parse_origins(text or "")
-    except ValueError as error:
-        raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
-    return text
+def parse_hosts(text: str) -> frozenset[str]:
+    """Names that requests may give as their Host, in small letters. Raises ValueError."""
+    hosts = frozenset(filter(None, (each.strip().lower() for each in text.split(","))))
+    for host in hosts:
+        # with a scheme or a port it would never match, and what browsers send is ASCII
+        if not _HOST.fullmatch(host):
+            raise ValueError(
+                f"expected names such as llm.example.com or *.lan, without scheme and port, found {host!r}"
+            )
+    return hosts
+
+
+def _readable(parse: Callable[[str], object]) -> AfterValidator:
+    def check(text: str | None) -> str | None:
+        try:
+            parse(text or "")
+        except ValueError as error:
+            raise PydanticCustomError("unreadable", "{reason}", {"reason": str(error)}) from error
+        return text
+
+    return AfterValidator(check)
 
 
 def _address(text: str) -> str:
@@ -56,10 +73,10 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
-    cors_origins: Annotated[str | None, AfterValidator(_readable_origins)] = Field(
+    cors_origins: Annotated[str | None, _readable(parse_origins)] = Field(
         None, description="Origins whose pages may ask from a browser, ORIGIN,ORIGIN,... or *. Default: none."
     )
-    allowed_hosts: str | None = Field(
+    allowed_hosts: Annotated[str | None, _readable(parse_hosts)] = Field(
         None,
         description="Names that requests may give as their Host, such as llm.example.com,*.lan; * takes any. "
         "Default: addresses and localhost where only this machine can connect, else any.",

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from support.client_process import ClientProcess, becomes, client_process, refusal, to_the_end
-from support.running_split import PATIENCE, free_port, until
+from support.running_split import PATIENCE, free_port, running_client, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -213,6 +213,8 @@ async def test_each_request_is_counted_and_has_one_line_that_tells_nothing_of_it
         ("/v1/completions", "POST", 503, posted(b'{"model":"tiny","prompt":"secret"}')),
         ("/v1/completions", "POST", 400, posted(b'{"model":"tiny","prompt":"secret","n":7}')),
         ("/v1/completions", "POST", 400, posted(b"secret{")),
+        ("/v1/completions", "POST", 400, HEAD + b"Transfer-Encoding: chunked\r\n\r\nsecret\r\n"),
+        ("other", "other", 400, b"secret\r\n\r\n"),
     ]
     for path, method, status, sent in wanted:
         before, n_lines = await client.counted(path, method, status), len(client.lines)
@@ -222,7 +224,7 @@ async def test_each_request_is_counted_and_has_one_line_that_tells_nothing_of_it
         assert line["status"] == status
         assert status < 400 or line["code"]
         assert "secret" not in json.dumps(line)
-        assert "\n" not in line["path"]
+        assert "\n" not in line.get("path", "")
 
 
 async def test_probes_have_no_line_as_long_as_they_are_answered(client: ClientProcess) -> None:
@@ -245,6 +247,21 @@ async def test_a_caller_who_hangs_up_is_counted_as_such(client: ClientProcess) -
         return await client.counted("/v1/completions", "POST", 499) == before + 1
 
     await becomes(seen)
+
+
+async def test_pages_of_other_origins_can_read_refusals_too(tiny_weights: Path) -> None:
+    page = {"Origin": "http://localhost:3000"}
+    async with running_client(
+        tiny_weights, f"127.0.0.1:{free_port()}", cors_origins=page["Origin"], max_body=MIB
+    ) as running:
+        for path, status, headers in (
+            ("/v1/completions", 413, {}),
+            ("/v1/completions", 421, {"Host": "evil.example"}),
+            ("/nothing", 404, {}),
+        ):
+            body = b" " * (2 * MIB if status == 413 else 1)
+            answer = await running.http.post(path, content=body, headers=page | headers)
+            assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, page["Origin"])
 
 
 async def test_the_service_lives_and_has_seen_no_fault_of_its_own(client: ClientProcess) -> None:

@@ -23,6 +23,11 @@ CLIENT_CLOSED_REQUEST = 499
 _ALTERNATIVE = re.compile(r"<.*>")
 # a name that nobody knows may be as long as its sender likes
 _LONGEST_PARAM: Final = 200
+# most who ask for another path have a base URL with /v1 once too often or too rarely
+_NOTHING_THERE: Final = (
+    "nothing is served at this path; /v1/chat/completions, /v1/completions and /v1/models are, and clients that add "
+    "the last part themselves need a base URL that ends in /v1"
+)
 
 
 def body(error: RequestError) -> dict[str, Any]:
@@ -108,6 +113,10 @@ def _param(problem: Any) -> str | None:
     """The path of the field, such as messages.0.content."""
     # the first says that it was in the body
     names = [str(part) for part in problem["loc"][1:]]
+    if problem["type"] == "extra_forbidden":
+        # the last one its sender made up; it may look like a tag, or like nothing
+        *names, last = names
+        names.append(ascii(last) if not last or _ALTERNATIVE.fullmatch(last) else last)
     path = ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name))
     return path[:_LONGEST_PARAM] or None
 
@@ -127,7 +136,8 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    return JSONResponse(_body(str(error.detail), kind, "http_error"), error.status_code, error.headers)
+    text = _NOTHING_THERE if error.status_code == 404 else str(error.detail)
+    return JSONResponse(_body(text, kind, "http_error"), error.status_code, error.headers)
 
 
 async def _nobody_left(_: Request, __: Exception) -> Response:

@@ -93,7 +93,9 @@ def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
         items = enumerate(value)
     else:
         return None
-    return next((found for key, each in items if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
+    # a prompt may have a million ids
+    texts = ((key, each) for key, each in items if isinstance(each, str | dict | list))
+    return next((found for key, each in texts if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
 
 
 class StreamOptions(Fields):

@@ -19,6 +19,8 @@ _OTHER = "other"
 # nginx's number for a caller who hung up
 _HUNG_UP = 499
 _LONGEST = 200
+# where a scope holds the refusal of a request whose body turned out to be no HTTP: its application sees a caller go
+BROKEN = "client_service.broken"
 
 Count = Callable[[str, str, int], None]
 
@@ -50,10 +52,12 @@ class Access:
     def unseen(self, error: RequestError) -> None:
         """Counts and logs a refusal that came before there was a request."""
         self._count(_OTHER, _OTHER, error.status)
-        log.info("request refused", status=error.status, code=error.code, reason=_short(str(error)))
+        log.info("request refused", status=error.status, **_why(error))
 
     def _tell(self, scope: Scope, seen: "_Seen", seconds: float) -> None:
-        path, method, status = self._template(scope), _method(scope), seen.status
+        broken: RequestError | None = scope.get(BROKEN)
+        path, method = self._template(scope), _method(scope)
+        status = seen.status if broken is None else broken.status
         self._count(path, method, status)
         if path in _PROBES and status in (200, 503):
             return
@@ -62,7 +66,7 @@ class Access:
         if status < 400:
             log.info("request", **line)
         else:
-            log.info("request refused", **line, **seen.why())
+            log.info("request refused", **line, **(seen.why() if broken is None else _why(broken)))
 
     def _template(self, scope: Scope) -> str:
         for route in self._routes:
@@ -119,6 +123,10 @@ class _Seen:
 
 def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in _METHODS else _OTHER
+
+
+def _why(error: RequestError) -> dict[str, str]:
+    return {"code": error.code, "reason": _short(str(error))}
 
 
 def _short(text: str) -> str:

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client_service.errors import RequestError, RequestTimeout, RequestTooLarge, TooBusy
-from client_service.serving.json_size import MOST_VALUES, has_too_many_values
+from client_service.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
 from client_service.serving.refusing import Incoming, refuse
 
 # Of each body so many bytes are not counted: those who fill all room with long bodies must not shut out everybody.
@@ -77,7 +77,7 @@ class Bodies:
         body = b"".join(parts)
         too_many = has_too_many_values
         if too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body):
-            raise RequestTooLarge(f"the body has more than {MOST_VALUES} values; send fewer")
+            raise RequestTooLarge(f"the body has more than {MOST_VALUES} values, or {MOST_IDS} token ids; send fewer")
         return body
 
     @contextmanager

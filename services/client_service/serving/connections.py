@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from client_service.api import error_replies
 from client_service.errors import BadRequest, RequestError, RequestTimeout, TooManyConnections
+from client_service.serving.access import BROKEN
 
 log = structlog.get_logger()
 
@@ -203,6 +204,9 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         # h11 knows better what is wrong, for instance that the headers are too long
         status = int(getattr(sys.exception(), "error_status_hint", 400))
+        # not what h11 says of it, which quotes what came
+        error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
+        error.status, error.code = status, "invalid_http"
         if self.cycle is not None and not self.cycle.response_complete:
             # the body is broken: whoever reads it finds nobody at the other end
             self.cycle.disconnected = True
@@ -210,10 +214,11 @@ class Connection(H11Protocol):
             if self.cycle.response_started:
                 self.transport.close()
                 return
-        # not what h11 says of it, which quotes what came
-        error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
-        error.status, error.code = status, "invalid_http"
-        self.refuse(error)
+            # the request that it is the body of has its line in the log
+            self.cycle.scope[BROKEN] = error
+        else:
+            self._others.refused(error)
+        self._say(error)
 
     def look(self, now: float) -> None:
         """Ends the connection if it takes too long."""
@@ -242,6 +247,9 @@ class Connection(H11Protocol):
     def refuse(self, error: RequestError) -> None:
         """Says what is wrong where no response is under way, and closes."""
         self._others.refused(error)
+        self._say(error)
+
+    def _say(self, error: RequestError) -> None:
         lingers = self._others.linger(self)
         body = json.dumps(error_replies.body(error)).encode()
         retry = f"retry-after: {error.retry_after:.0f}\r\n" if error.retry_after else ""

@@ -57,17 +57,18 @@ class Draining:
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming, response = Incoming(receive), _Response(send)
-        try:
-            async with asyncio.timeout(None) as life:
-                with self._among_the_running(life):
+        life = asyncio.timeout(None)
+        with self._among_the_running(life):
+            try:
+                async with life:
                     await self._app(scope, incoming, response.send)
-        except TimeoutError:
-            if not life.expired():
-                raise
-            if not self._silent:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_FAREWELL_SECONDS):
-                        await response.say_farewell(incoming)
+            except TimeoutError:
+                if not life.expired():
+                    raise
+                if not self._silent:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_FAREWELL_SECONDS):
+                            await response.say_farewell(incoming)
 
     @contextmanager
     def _among_the_running(self, life: asyncio.Timeout) -> Iterator[None]:
@@ -80,7 +81,9 @@ class Draining:
 
     def _cut(self) -> None:
         for life in self._running:
-            life.reschedule(asyncio.get_running_loop().time())
+            # one that was cut off before may still put away what it holds, or hear its farewell
+            if not life.expired():
+                life.reschedule(asyncio.get_running_loop().time())
 
     async def _quiet(self, seconds: float) -> None:
         """Returns when nothing runs, or after so many seconds."""

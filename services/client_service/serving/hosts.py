@@ -21,16 +21,16 @@ class AllowedHosts:
     names: frozenset[str]
 
     @classmethod
-    def of(cls, given: str | None, host: str, bound: Iterable[str]) -> "AllowedHosts":
+    def of(cls, given: Iterable[str] | None, host: str, bound: Iterable[str]) -> "AllowedHosts":
         """What the settings say, and a service's own name.
 
         Args:
-            given: names, with commas between; None takes any, or on loopback only `localhost`.
+            given: names in lower case; None takes any, or on loopback only `localhost`.
             host: what the service was told to listen on.
             bound: the addresses that it listens on.
         """
         if given is not None:
-            names = {name.strip().lower() for name in given.split(",")} - {""}
+            names = set(given)
         elif all(ip_address(address.partition("%")[0]).is_loopback for address in bound):
             names = set()
         else:

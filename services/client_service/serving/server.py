@@ -19,8 +19,9 @@ from client_service.serving.bodies import Bodies, BodyLimits
 from client_service.serving.connections import ConnectionLimits, Connections, most_connections
 from client_service.serving.draining import Draining
 from client_service.serving.hosts import AllowedHosts
+from client_service.serving.origins import readable_from
 from client_service.serving.refusing import Incoming, refuse
-from client_service.settings import ClientSettings
+from client_service.settings import ClientSettings, parse_hosts, parse_origins
 
 log = structlog.get_logger()
 
@@ -58,9 +59,11 @@ class HTTPServer:
         settings = self._settings
         limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
         bound = [listening.getsockname()[0] for listening in sockets]
-        hosts = AllowedHosts.of(settings.allowed_hosts, settings.host, bound)
+        named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
+        hosts = AllowedHosts.of(named, settings.host, bound)
         draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
-        access = Access(draining, self._routes, self._metrics.request_answered)
+        origins = parse_origins(settings.cors_origins or "")
+        access = Access(readable_from(origins, draining), self._routes, self._metrics.request_answered)
         connections = Connections(_connection_limits(settings), access.unseen)
         server = _Uvicorn(_config(access, connections, settings))
         watching = asyncio.create_task(connections.watch())
@@ -77,6 +80,12 @@ class HTTPServer:
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
         log.info("stopping", grace=self._settings.grace)
+        try:
+            await self._end(draining, connections)
+        finally:
+            server.should_exit = True
+
+    async def _end(self, draining: Draining, connections: Connections) -> None:
         finishing = asyncio.create_task(draining.finish(self._settings.grace))
         dropping = asyncio.create_task(self._dropping.wait())
         await asyncio.wait({finishing, dropping}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,7 +96,6 @@ class HTTPServer:
         connections.drop_busy()
         await asyncio.wait({finishing}, timeout=_DROP_SECONDS)
         finishing.cancel()
-        server.should_exit = True
 
 
 class _Hosts:

@@ -5,11 +5,14 @@ sandbox keeps a template away from Python; that it neither runs nor grows withou
 the address space, and a timer that ends the process. Requests and replies are JSON behind their length in 8 bytes.
 """
 
+import html  # noqa: F401
 import json
 import resource
 import signal
 import sys
+import textwrap  # noqa: F401
 import time
+import unicodedata  # noqa: F401
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -17,7 +20,7 @@ from typing import Any, BinaryIO
 # without site-packages: the parent says where Jinja lies
 sys.path += sys.argv[3:]
 
-# these two Jinja imports when it needs them, and later no file can be opened
+# these two Jinja imports when it needs them, as it does html, textwrap and unicodedata; later no file can be opened
 import jinja2.constants
 import jinja2.debug  # noqa: F401
 from jinja2 import Environment, Template, TemplateError, nodes

@@ -73,7 +73,7 @@ def test_a_value_that_cannot_be_sampled_with_is_an_error_at_start(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition_penalty"])
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "1" + "0" * 400])
 def test_what_json_takes_for_a_number_may_be_none(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(BadModelFiles, match=name):
         read(tmp_path, f'{{"{name}": {value}}}')

@@ -4,7 +4,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from client_service.settings import ClientSettings, parse_origins
+from client_service.settings import ClientSettings, parse_hosts, parse_origins
 from splitlearn_comm.core import CODECS
 
 
@@ -88,6 +88,11 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("keep_alive", -1),
         ("flavour", "sweet"),
         ("codec", "lz4"),
+        ("allowed_hosts", "llm.example.com:8000"),
+        ("allowed_hosts", "http://llm.example.com"),
+        ("allowed_hosts", "one two"),
+        ("allowed_hosts", "lan,*lan"),
+        ("allowed_hosts", "b\u00fccher.example"),
         ("cors_origins", "localhost:3000"),
         ("cors_origins", "http://localhost:3000/"),
         ("cors_origins", "http://Localhost"),
@@ -131,3 +136,13 @@ def test_every_setting_says_what_it_is() -> None:
 )
 def test_a_trunk_s_address_is_a_host_and_a_port(address: str) -> None:
     assert ClientSettings(weights=Path("w"), trunk=address).trunk == address
+
+
+def test_hosts_are_names_and_addresses_with_commas_between() -> None:
+    assert parse_hosts(" LLM.example.com, *.lan,,*, ::1,[fe80::1] ") == {
+        "llm.example.com",
+        "*.lan",
+        "*",
+        "::1",
+        "[fe80::1]",
+    }

@@ -157,6 +157,8 @@ async def test_what_is_no_json_object_is_told_what_to_send(http: httpx.AsyncClie
         ("/completion", completion(metadata={"a": ["\ud800"]}), "metadata.a.0", "surrogate"),
         ("/completion", completion(metadata={"\ud800": 1}), "metadata", "surrogate"),
         ("/completion", completion(**{"x" * 999: 1}), "x" * 200, "not supported here; leave it out"),
+        ("/completion", completion(**{"": 1}), "''", "not supported"),
+        ("/completion", completion(**{"<text>": 1}), "'<text>'", "not supported"),
         ("/completion", completion(stream_options={"x": 1}), "stream_options.x", "not supported"),
         ("/chat", {"model": "tiny", "messages": [{"role": "user"}]}, "messages.0.content", "required"),
         ("/chat", {"model": "tiny", "messages": [{"role": "user", "content": 5}]}, "messages.0.content", "string"),
@@ -186,7 +188,9 @@ async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
 
 
 async def test_a_path_that_does_not_exist_and_a_wrong_method_have_the_same_shape(http: httpx.AsyncClient) -> None:
-    assert error_of(await http.get("/v2/nothing"), 404)["type"] == "invalid_request_error"
+    missing = error_of(await http.get("/v2/nothing"), 404)
+    assert missing["type"] == "invalid_request_error"
+    assert "/v1/chat/completions" in missing["message"]
     assert error_of(await http.get("/completion"), 405)["code"] == "http_error"
 
 

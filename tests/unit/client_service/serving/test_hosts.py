@@ -54,7 +54,7 @@ def test_on_a_network_any_name_passes_because_nobody_has_said_which_are_its_own(
 
 
 def test_named_hosts_are_the_only_ones_wherever_it_listens() -> None:
-    allowed = AllowedHosts.of("llm.example.com, *.lan,", "0.0.0.0", ["0.0.0.0"])
+    allowed = AllowedHosts.of(["llm.example.com", "*.lan"], "0.0.0.0", ["0.0.0.0"])
     assert all(map(allowed.take, ["LLM.example.com:443", "a.lan", "a.b.lan", "10.0.0.7", "localhost"]))
     assert not any(map(allowed.take, ["example.com", "x.llm.example.com", "lan", "alan", "client"]))
 

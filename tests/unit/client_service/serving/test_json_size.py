@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from client_service.serving.json_size import MOST_VALUES, has_too_many_values
+from client_service.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
 
 
 @pytest.mark.parametrize("value", [[], {}, "", 1, 1.5, [1], {"a": 1}, "\\", '"', "\n", ","])
@@ -29,6 +29,27 @@ def test_a_prompt_of_token_ids_may_be_long(layout: int | None) -> None:
     ids = list(range(4 * MOST_VALUES))
     assert not has_too_many_values(json.dumps({"model": "m", "prompt": ids, "n": 1}, indent=layout).encode())
     assert has_too_many_values(json.dumps({"prompt": ids, "stop": ids}).encode())
+
+
+@pytest.mark.parametrize("layout", [None, 0])
+def test_lists_of_token_ids_may_be_long_together(layout: int | None) -> None:
+    lists = [list(range(2 * MOST_VALUES // 128))] * 128
+    assert not has_too_many_values(json.dumps({"model": "m", "prompt": lists, "n": 1}, indent=layout).encode())
+    assert has_too_many_values(json.dumps({"stop": lists}).encode())
+
+
+@pytest.mark.parametrize("n_lists", [1, 100])
+def test_token_ids_are_counted_too(n_lists: int) -> None:
+    def body(n_ids: int) -> bytes:
+        each = b"[" + b"1," * (n_ids // n_lists) + b"1]"
+        return b'{"prompt":[' + b",".join([each] * n_lists) + b"]}"
+
+    assert not has_too_many_values(body(MOST_IDS - n_lists))
+    assert has_too_many_values(body(MOST_IDS + n_lists))
+
+
+def test_more_lists_of_token_ids_than_are_taken_are_counted() -> None:
+    assert has_too_many_values(json.dumps({"prompt": [[1]] * MOST_VALUES}).encode())
 
 
 @pytest.mark.parametrize(

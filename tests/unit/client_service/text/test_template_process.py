@@ -23,6 +23,7 @@ AS_IN_TRANSFORMERS = [
     "{% for m in messages %}{% generation %}{% set x = 1 %}{{ m.role }}{% endgeneration %}{{ x }}{% endfor %}",
     "{{ strftime_now('%Y') }}{{ dict(a=1).a }}{{ dict.fromkeys(['b'], 2) }}{{ bos_token }}{{ tools }}",
     "{{ 'a' * 3 ~ missing ~ messages[5] }}{% if tools is none and documents is none %}none{% endif %}",
+    r"{{ '\N{BULLET} a b c' | wordwrap(3) }}{{ messages[0].content | striptags }}",
     "{% macro told(m) %}[{{ m.role }}]{% endmacro %}{{ told(messages[0]) }}{{ add_generation_prompt }}",
 ]
 
