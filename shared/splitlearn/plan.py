@@ -12,6 +12,9 @@ from typing import Self
 from llm_sepweight import Manifest, PartSpec
 from splitlearn.errors import BadPlan
 
+FEWEST_LAYERS = 3
+"""One for the trunk, and one at each end for the client."""
+
 
 @dataclass(frozen=True)
 class SplitPlan:
@@ -44,8 +47,10 @@ class SplitPlan:
     def parse(cls, layers: str | None, n_layers: int) -> Self:
         """Reads "2-22"; None gives the default cut, a twelfth of the layers (at least one) at each end."""
         if layers is None:
-            if n_layers < 3:
-                raise BadPlan(f"a model of {n_layers} layers has no middle to give away; it needs at least 3")
+            if n_layers < FEWEST_LAYERS:
+                raise BadPlan(
+                    f"a model of {n_layers} layers has no middle to give away; it needs at least {FEWEST_LAYERS}"
+                )
             ends = max(1, n_layers // 12)
             return cls(ends, n_layers - ends, n_layers)
         match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", layers)

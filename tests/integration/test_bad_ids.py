@@ -11,12 +11,12 @@ from client_service.sampling import SamplingSettings
 from support.running_split import Split
 from support.tiny_models import VOCABULARY
 
-GREEDY = SamplingSettings(temperature=0)
+GREEDY = SamplingSettings(temperature=0, top_logprobs=0)
 
 
 async def tokens(split: Split, prompt: tuple[int, ...]) -> list[int]:
     pieces = split.client.service.generator.generate(GenerationRequest(prompt, 8, GREEDY), Report())
-    return [piece.choice.token async for piece in pieces if piece.choice is not None]
+    return [entry.token async for piece in pieces for entry in piece.logprobs]
 
 
 async def test_an_id_past_the_embedding_table_is_refused_for_its_request_alone(split: Split) -> None:

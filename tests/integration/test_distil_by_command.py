@@ -30,7 +30,7 @@ def test_nobody_at_the_address_is_one_line(
     client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--weights", str(client_weights), "--trunk", f"127.0.0.1:{free_port()}", "--data", str(story)]
-    assert main(["distill", "--shadow", *words, "--out", str(tmp_path / "out")]) == 1
+    assert main(["distill", "--shadow", *words, "--trunk-wait", "0", "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

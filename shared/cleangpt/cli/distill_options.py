@@ -28,6 +28,7 @@ class DistillOptions:
     weights: Path | None = flag("With --shadow: the sepweight directory with bottom and top.", None)  # noqa: RUF009
     layers: str | None = flag("With --shadow: the trunk's layers, such as 2-22. Default: the usual cut.", None)
     trunk: str | None = flag("With --shadow: HOST:PORT of the trunk. Default: its layers in --weights.", None)
+    trunk_wait: float = flag("With --trunk: seconds to wait for a trunk that is still starting.", 60.0)
     student_model_type: str = flag("Vanilla, SASP, Factored or FactoredALiBi.", "Vanilla")
     student_n_embd: int | None = flag("Hidden size. Default: the teacher's.", None)
     student_n_head: int | None = flag("Attention heads. Default: the teacher's; of a shadow 4.", None)

@@ -86,7 +86,7 @@ def distil_shadow(options: DistillOptions) -> None:
     if options.weights is None:
         raise UsageError("a shadow needs --weights")
     disable_progress_bar()
-    with opened(options.weights, options.layers, options.trunk) as trunk:
+    with opened(options.weights, options.layers, options.trunk, options.trunk_wait) as trunk:
         tokenizer = create_tokenizer(str(options.weights))
         data = texts_to_read(options, tokenizer, trunk.ends.bottom.context_length)
         shadow = new_shadow(options, trunk)

@@ -32,6 +32,9 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw them to this file: .png, .svg, .pdf.")] = None,
     layers: Annotated[str | None, typer.Option("--layers", help="Of a shadow's trunk, such as 2-22.")] = None,
     trunk: Annotated[str | None, typer.Option("--trunk", help="HOST:PORT of a shadow's trunk.")] = None,
+    trunk_wait: Annotated[
+        float, typer.Option("--trunk-wait", min=0, help="Seconds to wait for a trunk that is still starting.")
+    ] = 60.0,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda ... Default: a GPU if any.")] = None,
 ) -> None:
     """Perplexity, bits per byte, size and speed; beside a teacher also agreement and the error of hidden states."""
@@ -43,7 +46,7 @@ def evaluate(
 
     disable_progress_bar()
     text = TextChoice(data, column, max_samples, block_size, batch_size, validation, max_batches)
-    request = FolderRequest(folder, text, teacher, generate_comparisons, device, layers, trunk)
+    request = FolderRequest(folder, text, teacher, generate_comparisons, device, layers, trunk, trunk_wait)
     report = evaluate_folder(request)
     typer.echo(report.table())
     if json_file is not None:

@@ -78,6 +78,7 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
 
     from cleangpt.evaluation.trained_on import write_trained_on
     from cleangpt.trainers.checkpoint import load_best
+    from splitlearn.plan import FEWEST_LAYERS
 
     line = f"loss {history.losses[-1]:.4f}"
     if history.best is not None:
@@ -91,6 +92,9 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
         write_trained_on(options.out, materials.questions)
     parts = options.out.with_name(f"{options.out.name}-parts")
     print(f"{options.out}: {parameters / 1e6:.2f} million parameters, {line}")
+    if materials.model.config.num_hidden_layers < FEWEST_LAYERS:
+        print(f"it has fewer than {FEWEST_LAYERS} layers, and so no middle that a trunk could serve")
+        return
     print(f"next:  splitlearn convert {options.out} --out {parts}")
     print(f"       splitlearn up {parts}")
 

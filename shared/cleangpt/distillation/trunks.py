@@ -1,8 +1,8 @@
 """Opens the trunk that a shadow learns from: layers in a directory here, or a service at an address.
 
 `cleangpt` knows no network. A package that does names what opens an address, in the entry point group
-`cleangpt.trunks` under the name `address`: something that is called with the address and gives a context manager, whose
-value is a TrunkTeacher.
+`cleangpt.trunks` under the name `address`: something that is called with the address, and with `wait`, the seconds that
+a trunk gets to start. It gives a context manager, whose value is a TrunkTeacher.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,9 @@ from splitlearn.plan import SplitPlan, fingerprint
 GROUP = "cleangpt.trunks"
 NAME = "address"
 
+PATIENCE_SECONDS = 60.0
+"""How long a trunk at an address is waited for, unless somebody says otherwise."""
+
 
 @dataclass(frozen=True, eq=False)
 class OpenTrunk:
@@ -33,7 +36,9 @@ class OpenTrunk:
 
 
 @contextmanager
-def opened(weights: Path | str, layers: str | None = None, address: str | None = None) -> Iterator[OpenTrunk]:
+def opened(
+    weights: Path | str, layers: str | None = None, address: str | None = None, wait: float = PATIENCE_SECONDS
+) -> Iterator[OpenTrunk]:
     """The ends from a sepweight directory, and the trunk from there too or from an address.
 
     All that is here computes in float32.
@@ -41,6 +46,7 @@ def opened(weights: Path | str, layers: str | None = None, address: str | None =
     Args:
         layers: the trunk's, as "2-22"; None takes the default cut.
         address: of a trunk service, `host:port`; its layers need not be in `weights`.
+        wait: seconds to wait for a service that is still starting.
 
     Raises:
         SepweightError, SplitError: files missing, or layers that the model does not have.
@@ -54,7 +60,7 @@ def opened(weights: Path | str, layers: str | None = None, address: str | None =
         part = load_part(weights, plan.trunk, dtype="float32")
         yield OpenTrunk(ends, LocalTrunk(part, ends.fingerprint), part)
         return
-    with open_address(address) as teacher:
+    with open_address(address, wait) as teacher:
         # the last word of a fingerprint is the dtype that the trunk computes in, which is up to the trunk
         dtype = teacher.fingerprint.rsplit(" ", 1)[-1]
         # before the ends are read: of another cut, their files need not be here
@@ -66,10 +72,10 @@ def opened(weights: Path | str, layers: str | None = None, address: str | None =
         yield OpenTrunk(Ends.load(weights, plan.layers, trunk=dtype), teacher)
 
 
-def open_address(address: str) -> AbstractContextManager[TrunkTeacher]:
+def open_address(address: str, wait: float) -> AbstractContextManager[TrunkTeacher]:
     """The trunk at an address, to be used as a context. Raises PackageMissingError, and what the opener raises."""
     for brought in entry_points(group=GROUP, name=NAME):
-        found: AbstractContextManager[TrunkTeacher] = brought.load()(address)
+        found: AbstractContextManager[TrunkTeacher] = brought.load()(address, wait=wait)
         return found
     raise PackageMissingError(
         f"nothing that is installed here can open the trunk at {address}: no package names {NAME!r} in the entry point "

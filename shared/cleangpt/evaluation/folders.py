@@ -8,7 +8,7 @@ import torch
 
 from cleangpt.distillation.shadow import ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
-from cleangpt.distillation.trunks import opened
+from cleangpt.distillation.trunks import PATIENCE_SECONDS, opened
 from cleangpt.errors import UsageError
 from cleangpt.evaluation.evaluate import Subject, evaluate_model, refuse_other_tokens
 from cleangpt.evaluation.model_folder import load_model
@@ -26,8 +26,8 @@ class FolderRequest:
     """What to evaluate, and on which text.
 
     `folder` holds a model or a shadow. `teacher` holds its teacher; for a shadow the sepweight directory that bottom
-    and top are in, whose trunk has the layers `layers` or is at the address `trunk`. `device` None takes a GPU where
-    there is one; shadows are measured on the CPU.
+    and top are in, whose trunk has the layers `layers` or is at the address `trunk`; there it gets `trunk_wait` seconds
+    to start. `device` None takes a GPU where there is one; shadows are measured on the CPU.
     """
 
     folder: Path
@@ -37,6 +37,7 @@ class FolderRequest:
     device: str | None = None
     layers: str | None = None
     trunk: str | None = None
+    trunk_wait: float = PATIENCE_SECONDS
 
 
 def evaluate_folder(request: FolderRequest) -> Report:
@@ -82,7 +83,7 @@ def _evaluate_shadow(request: FolderRequest) -> Report:
             f"{request.folder} is a shadow, which is measured between bottom and top: name their sepweight directory "
             "as the teacher"
         )
-    with opened(request.teacher, request.layers, request.trunk) as trunk:
+    with opened(request.teacher, request.layers, request.trunk, request.trunk_wait) as trunk:
         shadow = load_shadow(request.folder, fingerprint=trunk.ends.fingerprint)
         tokenizer = create_tokenizer(str(request.teacher))
         text = read_evaluation_text(request.text, tokenizer, trunk.ends.bottom.context_length)

@@ -34,7 +34,8 @@ def test_a_trained_model_loads_with_its_tokenizer_and_can_be_cut(
     cleangpt: Run, story: Path, tmp_path: Path, model_type: str
 ) -> None:
     out = tmp_path / "out"
-    ran = cleangpt("train", "--data", story, "--out", out, "--model-type", model_type, *_CHARACTERS, "--max-steps", 3)
+    words = ("--model-type", model_type, *_CHARACTERS, "--n-layer", 3, "--max-steps", 3)
+    ran = cleangpt("train", "--data", story, "--out", out, *words)
     assert ran.code == 0, ran.err
     assert f"next:  splitlearn convert {out} --out {out}-parts\n       splitlearn up {out}-parts\n" in ran.out
     model = AutoModelForCausalLM.from_pretrained(out)
@@ -45,7 +46,7 @@ def test_a_trained_model_loads_with_its_tokenizer_and_can_be_cut(
     assert len(history["losses"]) == 3
     assert len(history["evaluations"]) == 1
     assert (out / "curves.png").exists()
-    assert prepare(str(out)).write(tmp_path / "parts").n_layers == 1
+    assert prepare(str(out)).write(tmp_path / "parts").n_layers == 3
 
 
 def test_a_bpe_tokenizer_is_trained_on_the_text(cleangpt: Run, story: Path, tmp_path: Path) -> None:

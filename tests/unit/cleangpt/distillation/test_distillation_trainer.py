@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
@@ -20,6 +20,7 @@ from cleangpt.errors import (
 )
 from cleangpt.trainers import Callback, Run
 from splitlearn.convert import prepare
+from splitlearn.plan import FEWEST_LAYERS
 
 
 def _trainer(teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], out: Path) -> DistillationTrainer:
@@ -98,6 +99,8 @@ def test_checkpoints_of_another_text_or_damaged_ones_are_refused_and_kept(
 def test_the_student_is_written_as_a_folder_that_can_be_cut(
     teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
 ) -> None:
+    student = AutoModelForCausalLM.from_config(GPT2Config(**{**student.config.to_dict(), "n_layer": FEWEST_LAYERS}))
+    student.eval()
     _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
     prepare(str(tmp_path / "student")).write(tmp_path / "sepweight")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "student")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cleangpt.errors import ModelFolderError
 from cleangpt.model.folder import open_model
@@ -13,7 +13,10 @@ from splitlearn.convert import prepare
 
 @pytest.fixture
 def hf_folder(tmp_path: Path, tiny_model: PreTrainedModel) -> Path:
-    tiny_model.to(torch.bfloat16).save_pretrained(tmp_path / "hf")
+    # the fewest layers that can be cut
+    sizes = {**tiny_model.config.to_dict(), "num_hidden_layers": 3, "layer_types": None}
+    model = AutoModelForCausalLM.from_config(type(tiny_model.config)(**sizes))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "hf")
     return tmp_path / "hf"
 
 
