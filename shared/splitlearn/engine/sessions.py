@@ -94,7 +94,8 @@ class Sessions:
         """Takes pages and rows from sessions that nobody has used since."""
         for session in list(self._open.values()):
             is_quiet = session.number not in self.tasks and not session.in_step
-            if session.used < before and is_quiet and session.reached:
+            # one that went back to 0, or left while its first rows were run, has pages and no rows
+            if session.used < before and is_quiet and (session.reached or self.ledger.held_by(session.number)):
                 self._lose(session)
                 self._observer.expired()
 

@@ -223,6 +223,19 @@ async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread:
     assert second.reached == 0
 
 
+async def test_pages_of_an_idle_session_without_rows_go_to_those_who_wait(part: Part, thread: DeviceThread) -> None:
+    row_bytes = Engine(part, thread).row_bytes
+    engine = Engine(part, thread, Limits(kv_bytes=4 * 32 * row_bytes, headroom=0))
+    idle, waiting = engine.open(), engine.open()
+    await engine.step(idle, 0, rows(60))
+    await engine.step(idle, 0, rows(0))
+    asking = asyncio.create_task(engine.step(waiting, 0, rows(90)))
+    await turns_until(lambda: engine.n_waiting)
+    assert idle.reached == 0
+    engine.expire(-1.0)
+    await asyncio.wait_for(asking, 10)
+
+
 async def test_a_session_that_has_ended_answers_nothing(engine: Engine) -> None:
     kept, closed = engine.open(), engine.open()
     for session in (kept, closed):
