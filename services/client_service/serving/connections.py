@@ -9,10 +9,10 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -215,7 +215,8 @@ class Connection(H11Protocol):
                 self.transport.close()
                 return
             # the request that it is the body of has its line in the log
-            self.cycle.scope[BROKEN] = error
+            scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
+            scope[BROKEN] = error
         else:
             self._others.refused(error)
         self._say(error)
