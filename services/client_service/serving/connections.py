@@ -215,7 +215,7 @@ class Connection(H11Protocol):
                 self.transport.close()
                 return
             # the request that it is the body of has its line in the log
-            self.cycle.scope[BROKEN] = error
+            self.cycle.scope[BROKEN] = error  # type: ignore[literal-required]
         else:
             self._others.refused(error)
         self._say(error)
