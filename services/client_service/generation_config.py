@@ -51,6 +51,8 @@ class GenerationDefaults:
         max_tokens = found.pop("max_new_tokens", None)
         if "top_k" in found:
             found["top_k"] = max(0, int(found["top_k"]))
+        # transformers insists on floats, and JSON writes 2.0 as 2
+        found = {name: value if name == "top_k" else float(value) for name, value in found.items()}
         sampling = replace(SamplingSettings(), **found)
         return cls(sampling, None if max_tokens is None else int(max_tokens))
 

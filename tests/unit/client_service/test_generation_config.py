@@ -3,10 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from client_service.errors import BadModelFiles
 from client_service.generation_config import FILE, GenerationDefaults
-from client_service.sampling import SamplingSettings
+from client_service.sampling import Sampler, SamplingSettings
 
 
 def read(folder: Path, fields: dict[str, Any] | str, source: Any = "auto") -> GenerationDefaults:
@@ -45,6 +46,12 @@ def test_without_a_file_or_a_value_openai_s_stand(tmp_path: Path) -> None:
 def test_whether_to_sample_is_not_the_file_s_to_say(tmp_path: Path) -> None:
     # as in vLLM: many files say nothing, which is "do not sample" to transformers
     assert read(tmp_path, {"do_sample": False, "temperature": 0.7}).sampling.temperature == 0.7
+
+
+def test_whole_numbers_can_be_sampled_with(tmp_path: Path) -> None:
+    whole = {"temperature": 2, "top_p": 1, "min_p": 1, "repetition_penalty": 2, "top_k": 3}
+    logits_V = torch.zeros(8)
+    assert Sampler(read(tmp_path, whole).sampling).choose(logits_V, [1]).token < 8
 
 
 def test_a_top_k_of_minus_one_is_none(tmp_path: Path) -> None:
