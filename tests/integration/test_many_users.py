@@ -17,6 +17,7 @@ from support.tiny_models import VOCABULARY, tiny_tokenizer
 
 N = 24
 TOKENIZER = tiny_tokenizer()
+LETTER: int = TOKENIZER.encode("x", add_special_tokens=False)[0]
 
 
 @torch.inference_mode()
@@ -29,7 +30,8 @@ def greedy(model: PreTrainedModel, prompt: Sequence[int], n: int = N) -> list[in
 def prompts(count: int, *, longest: int = 90) -> list[list[int]]:
     generator = torch.Generator().manual_seed(count)
     lengths = torch.randint(1, longest, (count,), generator=generator)
-    return [torch.randint(3, VOCABULARY, (int(n),), generator=generator).tolist() for n in lengths]
+    # the last token is a whole character, so that answers have a text of their own
+    return [[*torch.randint(3, VOCABULARY, (int(n) - 1,), generator=generator).tolist(), LETTER] for n in lengths]
 
 
 @asynccontextmanager
@@ -42,10 +44,13 @@ async def split(weights: Path, *, trunk: dict[str, Any] | None = None, **client:
         yield Split(worker, service)
 
 
-def tokens(reply: httpx.Response) -> list[str]:
+def said(reply: httpx.Response) -> tuple[str, int]:
+    """The text and how many tokens it has, which join to it."""
     assert reply.status_code == 200, reply.text
-    found: list[str] = reply.json()["choices"][0]["logprobs"]["tokens"]
-    return found
+    choice = reply.json()["choices"][0]
+    tokens: list[str] = choice["logprobs"]["tokens"]
+    assert "".join(tokens) == choice["text"]
+    return choice["text"], len(tokens)
 
 
 async def ask(running: Split, prompt: Sequence[int], n: int = N) -> httpx.Response:
@@ -56,8 +61,8 @@ def kv_bytes(trunk: RunningTrunk, rows: int) -> int:
     return trunk.trunk.engine.row_bytes * rows
 
 
-def pieces(ids: Sequence[int]) -> list[str]:
-    return [str(TOKENIZER.decode([token])) for token in ids]
+def spelled(ids: Sequence[int]) -> tuple[str, int]:
+    return str(TOKENIZER.decode(ids, skip_special_tokens=True)), len(ids)
 
 
 async def test_sixteen_requests_at_once_are_answered_as_each_alone(
@@ -67,7 +72,7 @@ async def test_sixteen_requests_at_once_are_answered_as_each_alone(
     async with split(tiny_weights) as running:
         replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
-            assert tokens(reply) == pieces(greedy(tiny_llama, prompt))
+            assert said(reply) == spelled(greedy(tiny_llama, prompt))
         steps = running.trunk.value("batch_rows_count")
         rows = running.trunk.value("batch_rows_sum")
     # as many rows as tokens, in far fewer steps
@@ -84,7 +89,7 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
     async with split(tiny_weights, trunk={"kv_memory": memory, "prefix_reuse": False}) as running:
         replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
-            assert tokens(reply) == pieces(greedy(tiny_llama, prompt, 90))
+            assert said(reply) == spelled(greedy(tiny_llama, prompt, 90))
         assert running.trunk.value("preemptions_total") > 0
         assert sum(reply.json()["splitlearn"]["replays"] for reply in replies) > 0
         await until(lambda: running.trunk.value("kv_pages_used") == 0)
@@ -111,11 +116,11 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
     question = prompts(1, longest=200)[0] * 3
     async with split(tiny_weights) as running, split(tiny_weights, prefix_reuse=False) as without:
         answer = greedy(tiny_llama, question)
-        assert tokens(await ask(running, question)) == pieces(answer)
+        assert said(await ask(running, question)) == spelled(answer)
         turn = [*question, *answer, 7, 8, 9]
         before = running.trunk.value("rows_total")
         again, plain = await ask(running, turn), await ask(without, turn)
-        assert tokens(again) == tokens(plain) == pieces(greedy(tiny_llama, turn))
+        assert said(again) == said(plain) == spelled(greedy(tiny_llama, turn))
         whole = (len(question) + N - 1) // Limits.block_rows * Limits.block_rows
         assert again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == whole
         assert plain.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
@@ -132,7 +137,7 @@ async def test_a_prefix_that_had_to_make_room_is_computed_again(
         memory = kv_bytes(measured, 7 * Limits.page_rows)
     async with split(tiny_weights, trunk={"kv_memory": memory}) as running:
         for prompt in (first, second, first):
-            assert tokens(await ask(running, prompt)) == pieces(greedy(tiny_llama, prompt))
+            assert said(await ask(running, prompt)) == spelled(greedy(tiny_llama, prompt))
         assert running.trunk.value("preemptions_total") == 0
         assert running.trunk.value("kept_prefixes") == 1
 
@@ -161,4 +166,4 @@ async def test_prompts_in_small_pieces_give_the_same_answers(
     async with split(tiny_weights, trunk={"step_rows": step_rows}, step_rows=step_rows) as running:
         replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
-            assert tokens(reply) == pieces(greedy(tiny_llama, prompt))
+            assert said(reply) == spelled(greedy(tiny_llama, prompt))

@@ -55,9 +55,9 @@ class IncrementalText:
         self._unfinished = waiting if text.endswith(_LOST) else 0
         if 0 < self._unfinished < self._STARTS:
             return ""
-        if not text.startswith(self._done):
-            # bytes at the end of the prompt, or said to make no character, may have become one after all
-            self._done = self._done.rstrip(_LOST)
+        while not text.startswith(self._done) and self._done.endswith(_LOST):
+            # bytes at the end of the prompt, or said to make no character, have become one after all
+            self._done = self._done[:-1]
         if not text.startswith(self._done):
             # the tokens changed what is already said, so all that can still be said of them is their own text
             piece = self._words.within(self._ids[-waiting:])

@@ -75,6 +75,13 @@ def test_a_character_that_the_prompt_began_is_said_when_it_is_complete(tokenizer
     assert pieces(tokenizer, ids[:-2], ids[-2:]) == ["", "😀", ""]
 
 
+def test_of_broken_bytes_at_the_end_of_a_prompt_only_those_that_make_a_character_are_said_again() -> None:
+    tokenizer = byte_level()
+    # EA begins a character that CB breaks off; 9D completes one with CB
+    prompt = [*tokenizer.encode("so", add_special_tokens=False), *tokenizer.convert_tokens_to_ids(["ê", "Ë"])]
+    assert "".join(pieces(tokenizer, prompt, [tokenizer.convert_tokens_to_ids("Ŀ")])) == "\u02dd"
+
+
 def test_a_character_spread_over_tokens_comes_with_its_last_one(tokenizer: PreTrainedTokenizerFast) -> None:
     face = tokenizer.encode("a😀")[-4:]
     said = pieces(tokenizer, tokenizer.encode("the"), [*face, *tokenizer.encode("b")[-1:]])

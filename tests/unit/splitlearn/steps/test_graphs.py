@@ -207,6 +207,8 @@ def test_inputs_stay_where_they_are_and_hold_each_steps_numbers() -> None:
     graphs = graphs_of(pool, seen, lambda step: step)
     kvs = [PagedKV(pool) for _ in range(3)]
     for at in range(6):
+        for n, kv in enumerate(kvs):
+            kv.n_rows = at * (n + 1)  # as if they had been run
         rows_SD = torch.randn(3, 5)
         found = graphs.run(rows_SD, [(kv, at * (n + 1), 1) for n, kv in enumerate(kvs)])
         assert found is not None
@@ -219,6 +221,7 @@ def test_a_session_that_is_longer_than_was_said_runs_without() -> None:
     pool = pool_of(20)
     graphs = graphs_of(pool, [], Record())
     kv = PagedKV(pool)
+    kv.place(0, 39)
     with torch.inference_mode():
         assert graphs.run(torch.randn(1, 5), [(kv, 39, 1)]) is not None
         assert graphs.run(torch.randn(1, 5), [(kv, 40, 1)]) is None
