@@ -1,5 +1,6 @@
 """One list of files for convert, downloads and the client service."""
 
+import asyncio
 import json
 from pathlib import Path, PurePosixPath
 
@@ -68,4 +69,5 @@ def test_a_model_whose_vocabulary_is_words_is_converted_and_its_text_read(tmp_pa
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     codec = TextCodec(tmp_path, tiny_config("llama"))
-    assert codec.decode(codec.encode("the foxes")) == "the foxes"
+    assert codec.decode(asyncio.run(codec.tokenize("the foxes"))) == "the foxes"
+    codec.close()
