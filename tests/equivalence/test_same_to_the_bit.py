@@ -140,9 +140,10 @@ class Case:
         by_ends = Session(await self.engines(step_rows=LENGTH), self.ids_T)
         for end in ENDS:
             await by_ends.append(end - by_ends.reached)
-        check(by_ends.run(), run)
+        again = by_ends.run()
+        check(again, run)
         by_ends.close()
-        return Run(run.hidden, by_ends.run().logits, run.kept)
+        return Run(run.hidden, again.logits, run.kept)
 
 
 def text(seed: int, length: int) -> torch.Tensor:
