@@ -50,8 +50,9 @@ proto: $(VENV)/dev.stamp ## regenerate the stubs from proto/
 proto-check: $(VENV)/dev.stamp
 	$(BIN)/python proto/generate.py --check
 
+# two files at a time: many tests wait for processes of their own
 unit: $(VENV)/dev.stamp
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
 	$(BIN)/pytest -m slow tests/architectures --timeout 1800
