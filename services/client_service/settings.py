@@ -47,7 +47,10 @@ def _readable(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _address(text: str) -> str:
-    """Refuses at the start what no trunk can be reached at; names are asked for later, again and again."""
+    """Refuses at the start what no trunk can be reached at; names are asked for later, again and again.
+
+    Not by `splitlearn_comm.addresses`: that package brings torch along, and `--help` reads these settings.
+    """
     if text.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
         return text
     host, _, port = text.rpartition(":")

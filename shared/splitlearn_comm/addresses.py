@@ -88,6 +88,8 @@ def listening_trouble(host: str, port: int, error: OSError) -> str:
             return f"{host} is not an address of this machine{unavailable}; listen on one that is"
         case errno.EAFNOSUPPORT:
             return f"this machine offers no IPv6, so {host} cannot be listened on; give an IPv4 address"
+        case errno.EINVAL if host.lower().startswith("fe80:"):
+            return f"{host} is a link-local address and needs its interface, as in fe80::1%eth0"
         case errno.EACCES | errno.EPERM:
             return f"this process may not listen on {address}; ports below 1024 take privileges, choose another"
         case _:

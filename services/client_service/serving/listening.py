@@ -1,19 +1,15 @@
 """The sockets that the API is served on."""
 
 import errno
-import os
 import socket
 from contextlib import ExitStack
 from typing import Any
 
 from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import join_address
+from splitlearn_comm.addresses import join_address, listening_trouble
 
 # host and port, and for IPv6 flow and scope: what the socket module takes and gives
 Address = tuple[Any, ...]
-
-_ADVICE = "choose another --port, 0 picks a free one"
-_NO_IPV6 = "IPv6 is switched off on this machine; use --host 127.0.0.1, or 0.0.0.0 for all addresses"
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -56,11 +52,10 @@ def address_of(listening: socket.socket) -> str:
 def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, socket.gaierror) else "it is not a host name"
-        raise PortUnavailable(
-            f"the host {host!r} cannot be resolved ({reason}); check --host, or give an address such as 127.0.0.1"
-        ) from error
+    except UnicodeError as error:
+        raise PortUnavailable(f"--host: {host!r} is no host name ({error})") from error
+    except socket.gaierror as error:
+        raise PortUnavailable(f"--host: {listening_trouble(host, port, error)}") from error
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -75,20 +70,5 @@ def _same_port(address: Address, bound: list[socket.socket]) -> Address:
 
 
 def _complaint(host: str, address: Address, error: OSError) -> PortUnavailable:
-    where = join_address(*address[:2])
-    match error.errno:
-        case errno.EADDRINUSE:
-            reason = f"the port is taken; {_ADVICE}"
-        case errno.EACCES | errno.EPERM:
-            reason = f"this user may not use that port; {_ADVICE}"
-        case errno.EAFNOSUPPORT:
-            reason = _NO_IPV6
-        case errno.EADDRNOTAVAIL if address[0] in ("::", "::1"):
-            reason = _NO_IPV6
-        case errno.EADDRNOTAVAIL:
-            reason = f"{host} is not an address of this machine; give --host one of its own, or 0.0.0.0 for all"
-        case errno.EINVAL if address[0].startswith("fe80:"):
-            reason = "a link-local address needs its interface, as in fe80::1%eth0"
-        case _:
-            reason = f"{os.strerror(error.errno or 0)}; check --host and --port"
-    return PortUnavailable(f"the API cannot be served on {where}: {reason}")
+    # a name may have several addresses: the one at fault is told
+    return PortUnavailable(f"--host {host}, --port: {listening_trouble(*address[:2], error)}")

@@ -67,9 +67,9 @@ def test_a_family_that_is_switched_off_is_left_out_of_a_name(stack: ExitStack, m
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::", "0.0.0.0"])
 def test_a_port_that_is_taken_is_to_blame_and_not_the_host(stack: ExitStack, host: str) -> None:
     (address,) = opened(stack, host)
-    with pytest.raises(PortUnavailable, match="the port is taken; choose another --port") as refused:
+    with pytest.raises(PortUnavailable, match="taken by another process; choose another port") as refused:
         listen(host, int(address.rpartition(":")[2]))
-    assert f"on {address}" in str(refused.value)
+    assert f"{address} is taken" in str(refused.value)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
@@ -80,16 +80,16 @@ def test_an_address_of_another_machine_is_named(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 80])
 def test_a_name_that_does_not_resolve_is_named(host: str) -> None:
-    with pytest.raises(PortUnavailable, match="cannot be resolved"):
+    with pytest.raises(PortUnavailable, match=r"does not resolve|is no host name"):
         listen(host, 0)
 
 
 @pytest.mark.parametrize(
     ("host", "number", "blamed"),
     [
-        ("127.0.0.1", errno.EACCES, "this user may not use that port"),
-        ("::1", errno.EADDRNOTAVAIL, "IPv6 is switched off on this machine"),
-        ("::", errno.EAFNOSUPPORT, "IPv6 is switched off on this machine"),
+        ("127.0.0.1", errno.EACCES, "this process may not listen on"),
+        ("::1", errno.EADDRNOTAVAIL, "this machine has no IPv6"),
+        ("::", errno.EAFNOSUPPORT, "this machine offers no IPv6"),
         ("127.0.0.1", errno.EMFILE, "Too many open files"),
     ],
 )
