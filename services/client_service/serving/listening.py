@@ -71,4 +71,4 @@ def _same_port(address: Address, bound: list[socket.socket]) -> Address:
 
 def _complaint(host: str, address: Address, error: OSError) -> PortUnavailable:
     # a name may have several addresses: the one at fault is told
-    return PortUnavailable(f"--host {host}, --port: {listening_trouble(*address[:2], error)}")
+    return PortUnavailable(f"--host {host}, --port: {listening_trouble(str(address[0]), int(address[1]), error)}")
