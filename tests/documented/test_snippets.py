@@ -1,7 +1,11 @@
-"""README and tutorials, pasted from top to bottom into one shell. Of what they show, the numbers may be others."""
+"""Every page that holds commands, pasted from top to bottom into one shell. Of what pages show, numbers may be others.
+
+The tutorials share a shell, as one goes on where another ended. README has a hub with a model in it. Any other page,
+also a new one, gets a folder of its own.
+"""
 
 import json
-import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +13,31 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support.pasted import Shell, compare, follow
+from support.pasted import ROOT, Shell, blocks, compare, follow, pasted_blocks, unpasteable
 from support.tiny_models import random_model, save_checkpoint, tiny_config
 
 # every command is a process of its own, which spends seconds on imports
 _pasted = pytest.mark.slow
 
-_ROOT = Path(__file__).parents[2]
-_FOLDER = _ROOT / "docs" / "tutorials"
+_README = ROOT / "README.md"
+_FOLDER = ROOT / "docs" / "tutorials"
 _BEFORE = {"distil": "train_cut_serve", "evaluate": "distil"}
+_PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
+_LANGUAGES = {
+    page: {block.language for block in pasted_blocks(page.read_text(encoding="utf-8"))} - {"text"} for page in _PAGES
+}
+# what the libraries' pages show has tests of its own here, under these names, with models in the place of their names
+_RETYPED = {"docs/llm_sepweight", "docs/splitlearn", "docs/splitlearn_comm"}
+# what a page takes for granted
+_GIVEN = {"docs/weights": "splitlearn convert Qwen/Qwen2-0.5B -o weights"}
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
+_IN_ORDER = {f"docs/tutorials/{name}" for name in ("train_cut_serve", "distil", "evaluate")}
+_BY_THEMSELVES = [page for page in _PAGES if _LANGUAGES[page] and _name(page) not in {"README", *_IN_ORDER, *_RETYPED}]
 
 
 @dataclass
@@ -108,25 +128,70 @@ def test_evaluate(workplace: Workplace) -> None:
 
 @_pasted
 def test_readme_with_a_model_of_the_hub(tiny_hub: Path, tmp_path: Path) -> None:
-    """What `pip install` does is not repeated here; the hub is a cache that holds a tiny model of that name."""
-    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("## Your own model") : readme.index("## Which models")]
-    document = tmp_path / "README.md"
-    document.write_text(re.sub(r"^pip install .*\n", "", section, flags=re.MULTILINE), encoding="utf-8")
+    """The hub is a cache that holds a tiny model of that name."""
     (folder := tmp_path / "empty").mkdir()
     with Shell(folder, tmp_path / "stderr.txt", {"HF_HOME": str(tiny_hub)}) as shell:
-        assert follow(document, shell) >= 3
+        assert follow(_README, shell) >= 4
         assert shell.paste("splitlearn info 127.0.0.1:50051").count("Qwen2-0.5B") >= 1
         shell.paste("kill $(jobs -p)\nwait")
         assert shell.said().count('"event": "stopped"') == 2
 
 
+@_pasted
+@pytest.mark.parametrize("page", _BY_THEMSELVES, ids=_name)
+def test_any_other_page(page: Path, tiny_hub: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "empty").mkdir()
+    if "deploy/" in page.read_text(encoding="utf-8"):
+        shutil.copytree(ROOT / "deploy", folder / "deploy")
+    with Shell(folder, tmp_path / "stderr.txt", {"HF_HOME": str(tiny_hub)}) as shell:
+        shell.paste(_GIVEN.get(_name(page), ""))
+        follow(page, shell)
+        assert shell.paste("jobs -r") == "", "the page leaves something running"
+        assert shell.said().count('"event": "stopped"') == shell.said().count('"event": "serving"')
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_name)
+def test_whatever_can_be_typed_is_in_a_block_that_is_pasted_or_says_why_not(page: Path) -> None:
+    assert unpasteable(page.read_text(encoding="utf-8")) == []
+
+
+def test_pages_whose_python_is_retyped_have_tests_here_and_no_commands() -> None:
+    for name in _RETYPED:
+        assert (ROOT / "tests" / "documented" / f"test_{Path(name).stem}.py").exists()
+        assert _LANGUAGES[ROOT / f"{name}.md"] == {"python"}
+
+
 @pytest.mark.parametrize(
-    "file", [*sorted(_FOLDER.glob("*.md")), _FOLDER.parent / "cleangpt.md"], ids=lambda file: file.stem
+    ("document", "found"),
+    [
+        ("```\n$ splitlearn up weights\n```\n", ["$ splitlearn up weights"]),
+        ("```sh\nsplitlearn up weights\n```\n", ["splitlearn up weights"]),
+        ("```console\n$ make run\n```\n", ["$ make run"]),
+        ("Try:\n\n    MODEL=./weights docker compose up\n", ["MODEL=./weights docker compose up"]),
+        ("## More\n    docker compose up --scale trunk=2\n", ["docker compose up --scale trunk=2"]),
+        ("Try:\n\n    from cleangpt.model import get_model\n", ["from cleangpt.model import get_model"]),
+        ("```py\nimport torch\n```\n", ["import torch"]),
+        ("```bash\nsplitlearn up weights\n```\n", []),
+        ("<!-- not pasted: it needs a GPU -->\n```console\n$ make run\n```\n", []),
+        ("<!-- not pasted: it needs Docker -->\n\n    docker compose up\n", []),
+        ("<!-- not pasted: -->\n```console\n$ make run\n```\n", ["$ make run"]),
+        ("```\ntext -> bottom -> trunk\n```\n\n    a = x + W_O v\n", []),
+        ("```toml\nmake = 1\n```\n", []),
+    ],
 )
-def test_links_between_documents_lead_somewhere(file: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8")):
-        assert (file.parent / target).exists(), target
+def test_commands_that_nobody_would_paste_are_found(document: str, found: list[str]) -> None:
+    assert unpasteable(document) == found
+
+
+def test_a_block_is_left_out_where_the_page_says_why() -> None:
+    marked = "<!-- not pasted: it needs a GPU -->\n```bash\na\n```\n"
+    document = f"{marked}\n```bash\nb\n```\n<!-- not pasted: -->\n```bash\nc\n```\n"
+    assert [(each.text, each.reason) for each in blocks(document)] == [
+        ("a\n", "it needs a GPU"),
+        ("b\n", ""),
+        ("c\n", ""),
+    ]
+    assert [each.text for each in pasted_blocks(document)] == ["b\n", "c\n"]
 
 
 def test_what_a_tutorial_shows_is_compared() -> None:
