@@ -194,6 +194,37 @@ def test_a_block_is_left_out_where_the_page_says_why() -> None:
     assert [each.text for each in pasted_blocks(document)] == ["b\n", "c\n"]
 
 
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ("```bash\ntrue\nfalse\ntrue\n```\n", "1 false"),
+        ("```bash\nexit 0\n```\n", "it has ended"),
+        ('```bash\npip install -e ".[no-such]"\n```\n', "nothing stands in for: pip install"),
+        ('```bash\npip install -e ".[client,nothing]"\n```\n', "no extras named nothing"),
+        ("```bash\nmake nothing\n```\n", "No rule to make target"),
+        ("```python\n1 / 0\n```\n", "ZeroDivisionError"),
+        ("```python\na = 1\n```\n```bash\ntrue\n```\n```python\nprint(b)\n```\n", "name 'b' is not defined"),
+        ("```bash\necho a\n```\n```text\nb\n```\n", "the document shows"),
+        ("```python\nprint('a')\n```\n```text\nb\n```\n", "the document shows"),
+    ],
+)
+def test_a_page_fails_where_a_block_fails(document: str, complaint: str, tmp_path: Path) -> None:
+    (page := tmp_path / "page.md").write_text(document, encoding="utf-8")
+    with Shell(tmp_path, tmp_path / "stderr.txt") as shell, pytest.raises(AssertionError, match=complaint):
+        follow(page, shell)
+
+
+def test_blocks_of_a_page_go_on_from_one_another(tmp_path: Path) -> None:
+    (page := tmp_path / "page.md").write_text(
+        "```bash\nmake run\npip install -e '.[client,train]'\nprintf 1 >one\nprintf without-an-end\n```\n"
+        "```python\none = open('one').read()\nprint(one, end='')\n```\n```text\n1\n```\n"
+        "```python\nprint('again', one)\n```\n```text\nagain 1\n```\n",
+        encoding="utf-8",
+    )
+    with Shell(tmp_path, tmp_path / "stderr.txt") as shell:
+        assert follow(page, shell) == 5
+
+
 def test_what_a_tutorial_shows_is_compared() -> None:
     compare("a 1.5 MB\nc 3,000\n", "a   20.25 MB\nb\nc 7\n")
     with pytest.raises(AssertionError, match="the document shows"):
