@@ -57,8 +57,8 @@ unit: $(VENV)/dev.stamp
 test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
 	$(BIN)/pytest -m slow tests/architectures --timeout 1800
 
-test-snippets: $(VENV)/dev.stamp ## paste README and tutorials into a shell, from top to bottom (minutes)
-	$(BIN)/pytest -m slow tests/documented --timeout 1800
+test-snippets: $(VENV)/dev.stamp ## paste every page that holds commands into a shell, from top to bottom (minutes)
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow tests/documented --timeout 1800
 
 architectures: export PYTHONPATH := tests
 architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs/architectures.md
