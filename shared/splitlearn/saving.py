@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from llm_sepweight import MissingFileError, TensorSource
-from llm_sepweight.mapped_file import map_tensors, open_pickle
+from llm_sepweight.mapped_file import map_tensors
 from llm_sepweight.publishing import publish, synced_file, temporary
 from llm_sepweight.tensor_file import write_tensor_file
+from llm_sepweight.torch_file import open_pickle
 from splitlearn.errors import BadCheckpoint
 
 FORMAT_VERSION = 1
