@@ -53,6 +53,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
 
+    @classmethod
+    def of(cls, key: str, tensor: torch.Tensor) -> "StoredTensor":
+        """A tensor that is already at hand."""
+        return cls(key, tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
     def outline(self) -> torch.Tensor:
         """Shape and dtype without the values: a tensor on the meta device."""
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
@@ -145,10 +150,7 @@ def _from_pickle(file: Path) -> dict[str, StoredTensor]:
             "save the model's state_dict alone"
         )
 
-    def tensor(key: str, value: torch.Tensor) -> StoredTensor:
-        return StoredTensor(key, value.dtype, tuple(value.shape), lambda: value)
-
-    return {key: tensor(key, value) for key, value in state.items()}
+    return {key: StoredTensor.of(key, value) for key, value in state.items()}
 
 
 def _is_plain(value: object) -> bool:
