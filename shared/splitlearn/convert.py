@@ -62,7 +62,7 @@ class Conversion:
     def write(self, out: Path, *, overwrite: bool = False, progress: Callable[[int], None] | None = None) -> Manifest:
         """Writes the directory; the manifest comes last, so that an interrupted run leaves nothing that loads.
 
-        If it fails, what it wrote is removed.
+        If it fails, what it wrote is removed; a finished model that is to be replaced stays whole until then.
 
         Args:
             out: the directory to make; finished ones are refused unless `overwrite`.
@@ -78,8 +78,7 @@ class Conversion:
                 writer.write_section(section, tensors, progress)
             if overwrite and has_vocabulary(self.tokenizer_files):
                 # what another model left there would be read with this one's
-                for name in set(tokenizer_names(out)) - set(self.tokenizer_files):
-                    (out / name).unlink()
+                writer.drop(set(tokenizer_names(out)) - set(self.tokenizer_files))
             for name in self.tokenizer_files:
                 writer.copy_beside(inside(self.source, name), name)
             return writer.commit(
