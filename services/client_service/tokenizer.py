@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from client_service.errors import BadRequest, NoChatTemplate, PromptTooLong
 from client_service.text.chat_template import ChatTemplate, ContentFormat, Message
 from client_service.text.template_process import TemplateFailed
+from client_service.text.tokenizer_reading import read_tokenizer
 from client_service.text.vocabulary import Vocabulary
-from splitlearn.tokenizer_files import VOCABULARY_FILES, has_vocabulary
 
 log = structlog.get_logger()
 
@@ -41,20 +41,11 @@ class TextCodec:
 
     Raises:
         FileNotFoundError: the directory holds no tokenizer.
-        OSError, ValueError: it holds one that transformers cannot read.
-        BadModelFiles: its chat template leaves out what users say.
+        BadModelFiles: it holds one that cannot be read, or whose chat template leaves out what users say.
     """
 
     def __init__(self, weights: Path, config: PretrainedConfig, content_format: ContentFormat = "auto") -> None:
-        if not has_vocabulary(path.name for path in weights.iterdir()):
-            # transformers would make an empty tokenizer of the model's kind
-            raise FileNotFoundError(
-                f"{weights} holds no tokenizer ({', '.join(VOCABULARY_FILES)}); convert a checkpoint that has one, "
-                "or copy its files there"
-            )
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            weights, config=config, local_files_only=True, trust_remote_code=False
-        )
+        self._tokenizer = read_tokenizer(weights, config)
         self._rows = int(config.get_text_config(decoder=True).vocab_size)
         self.vocabulary = Vocabulary(self._tokenizer)
         self.context: int | None = None

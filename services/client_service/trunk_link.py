@@ -55,6 +55,8 @@ class TrunkLink:
         """Set once a trunk that fits has answered; `trouble` says whether one does now."""
         self.trouble: str | None = "no trunk has been asked yet"
         """Why requests cannot be served now; None when they can."""
+        self.passes = True
+        """Whether the trouble may go away by itself, as that of a trunk that is starting does; damage does not."""
 
     @property
     def ends(self) -> Ends:
@@ -75,6 +77,7 @@ class TrunkLink:
     def condemn(self, damage: str) -> None:
         """From now on no request is served: a file of bottom or top is not what it should be."""
         self._damage = self.trouble = damage
+        self.passes = False
 
     async def watch(self) -> None:
         """Asks the trunk again and again; runs until cancelled."""
@@ -106,8 +109,18 @@ class TrunkLink:
             return self._damage
         try:
             info = await self._client.service_info(ASKING_SECONDS)
+        except CommError as error:
+            self.passes = True
+            return str(error)
+        trouble = await self._misfit(info)
+        self.passes = trouble is None
+        return trouble
+
+    async def _misfit(self, info: ServiceInfo) -> str | None:
+        """Why the trunk that answered and this client cannot work together."""
+        try:
             ends = await self._fitting_ends(info)
-        except (CommError, SplitError, SepweightError, TrunkNotReady) as error:
+        except (SplitError, SepweightError, TrunkNotReady) as error:
             return str(error)
         if self._damage is not None:
             return self._damage

@@ -4,7 +4,7 @@ CliError                 exit 1
 ├── BadUsage             exit 2, the caller: a flag's value, or flags that contradict each other
 ├── ServiceUnreachable   the operator: nothing answers at the address, or not in time
 ├── ServiceRefused       the service: it answered with an error; `code` is the service's own
-└── ChildFailed          `up` only: a process that it started did not come up, or ended by itself
+└── ChildFailed          `up` only: a process that it started did not come up, ended by itself, or cannot serve
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,10 @@ class ServiceRefused(CliError):
 
 
 class ChildFailed(CliError):
-    """A process that `up` started is gone. `last_lines` end its log; empty where it gave its own reason."""
+    """A process that `up` started is gone, or says that it cannot serve.
+
+    `last_lines` end its log; empty where it gave its own reason.
+    """
 
     def __init__(self, message: str, last_lines: Sequence[str]) -> None:
         super().__init__(message)

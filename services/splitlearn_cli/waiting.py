@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,8 +19,16 @@ _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 5.0
 
 
-def not_ready_because(session: httpx.Client, url: str) -> str | None:
-    """Why the service at `url` cannot answer requests yet; None once it can.
+@dataclass(frozen=True)
+class NotReady:
+    """Why a client service cannot answer requests yet, and whether that may pass by itself."""
+
+    reason: str
+    passes: bool = True
+
+
+def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
+    """What is in the way of the service at `url`; None once it can answer.
 
     Servers that are not ours have no /ready, and are ready when they answer at all.
 
@@ -29,16 +38,17 @@ def not_ready_because(session: httpx.Client, url: str) -> str | None:
     try:
         response = session.get(f"{url}/ready", timeout=_PROBE_SECONDS)
     except (httpx.ConnectError, httpx.TimeoutException) as error:
-        return str(error) or type(error).__name__
+        return NotReady(str(error) or type(error).__name__)
     except (httpx.ReadError, httpx.RemoteProtocolError):
         # whoever listens there does not speak HTTP: the request that follows says so
         return None
     if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
         return None
     try:
-        return str(response.json()["reason"])
-    except (ValueError, KeyError, TypeError):
-        return f"/ready answers {response.status_code}"
+        told = response.json()
+        return NotReady(str(told["reason"]), passes=told.get("passes") is not False)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return NotReady(f"/ready answers {response.status_code}")
 
 
 def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
@@ -48,9 +58,9 @@ def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     is_told = False
-    while time.monotonic() < deadline and (reason := not_ready_because(session, url)) is not None:
+    while time.monotonic() < deadline and (trouble := not_ready_because(session, url)) is not None:
         if not is_told:
-            note(f"{url} is not ready ({reason}); waiting up to {seconds:g} s")
+            note(f"{url} is not ready ({trouble.reason}); waiting up to {seconds:g} s")
             is_told = True
         time.sleep(_POLL_SECONDS)
 

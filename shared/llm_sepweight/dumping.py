@@ -23,16 +23,8 @@ from llm_sepweight.layout import (
 )
 from llm_sepweight.manifest import FORMAT_VERSION, FileEntry, Manifest
 from llm_sepweight.mapped_file import checked_path, map_tensors
-from llm_sepweight.publishing import (
-    abandon_directory,
-    claim_directory,
-    discard_temporary_files,
-    publish,
-    refuse_inside,
-    synced_file,
-    temporary,
-    withdraw_manifest,
-)
+from llm_sepweight.publishing import claim_directory, publish, refuse_inside, stage, synced_file, temporary
+from llm_sepweight.replacing import replace_directory
 from llm_sepweight.tensor_file import TensorSource, write_tensor_file
 
 __all__ = ["Decider", "SepweightWriter", "TensorSource", "common_dtype", "dump", "placed"]
@@ -44,9 +36,10 @@ Decider = Callable[[str], Sequence[str]]
 class SepweightWriter:
     """Writes one weight directory. It owns the directory from construction to `commit`.
 
-    The manifest comes last: until `commit` nothing loads, and a run that was killed is cleaned up by the
-    next one. As a context manager it cleans up itself when the block fails. Files that are not of this format are
-    never touched, but for those of the same names as what `copy_beside` brings.
+    The manifest comes last: until `commit` nothing loads, or the finished model that is to be replaced does, and a run
+    that was killed is cleaned up by the next one. As a context manager it cleans up itself when the block fails. Files
+    that are not of this format are never touched, but for those of the same names as what `copy_beside` brings, and
+    those that `drop` names.
     """
 
     def __init__(
@@ -66,14 +59,15 @@ class SepweightWriter:
 
         Raises OccupiedDirectoryError, NoSpaceError.
         """
-        self._directory = Path(out_path)
         self._names: dict[str, frozenset[str]] = {}
         self._entries: dict[str, FileEntry] = {}
         self._brought: list[Path] = []
+        self._dropped: set[str] = set()
         self._committed = False
         if source is not None:
-            refuse_inside(self._directory, Path(source), "converted")
-        self._is_new = claim_directory(self._directory, overwrite=overwrite, needed=needed)
+            refuse_inside(Path(out_path), Path(source), "converted")
+        self._claim = claim_directory(Path(out_path), overwrite=overwrite, needed=needed)
+        self._directory = self._claim.directory
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +81,7 @@ class SepweightWriter:
                     path.rmdir()
                 else:
                     path.unlink(missing_ok=True)
-            abandon_directory(self._directory, was_made=self._is_new)
+            self._claim.abandon()
 
     def copy_beside(self, file: Path, name: str) -> None:
         """Copy a file that goes with the weights, such as a tokenizer's: into the directory, or one in it."""
@@ -96,6 +90,10 @@ class SepweightWriter:
         target.parent.mkdir(exist_ok=True)
         with file.open("rb") as read, synced_file(target) as written:
             shutil.copyfileobj(read, written)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Have files of others in the directory, by their names relative to it, removed at the commit."""
+        self._dropped.update(names)
 
     def write_section(
         self, section: str, tensors: Sequence[TensorSource], progress: Callable[[int], None] | None = None
@@ -128,7 +126,12 @@ class SepweightWriter:
             self._check_tie(tied_place, home)
         files = dict(self._entries)
         manifest = Manifest(FORMAT_VERSION, model_name, config, dtype, n_layers, files, dict(tied))
+        if not self._claim.replaces:
+            for name in self._dropped:
+                (self._directory / name).unlink(missing_ok=True)
         manifest.write(self._directory)
+        if self._claim.replaces:
+            replace_directory(self._directory, self._claim.target, drop=self._dropped)
         self._committed = True
         return manifest
 
@@ -145,8 +148,8 @@ def dump(*, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: 
     """Write a state dict as a weight directory, or add it to a finished one.
 
     `decider` says for each key where its tensor goes. Tensors that are already there under the same name are
-    replaced; all others stay. A killed call leaves the directory as it was before, or, in the short
-    moment when files are swapped, without manifest.
+    replaced; all others stay. A call that fails or is killed leaves the directory as it was before; see
+    `replace_directory`.
 
     Raises BadDecisionError, BadTensorError.
     """
@@ -210,25 +213,29 @@ def _write_beside(
 
 
 def _add(out: Path, sections: Mapping[str, Sequence[TensorSource]], manifest: Manifest) -> None:
-    """Merge sections into a finished directory: write all new files beside the old, then swap them."""
-    discard_temporary_files(out)
-    entries = {}
-    for section, sources in sections.items():
-        merged = {source.name: source for source in _stored(out, section, manifest)}
-        merged |= {source.name: source for source in sources}
-        entries[section] = _write_beside(out, section, list(merged.values()))
-    untied = {place(section, source.name) for section, sources in sections.items() for source in sources}
-    merged_manifest = replace(
-        manifest,
-        dtype=common_dtype(sections, manifest.dtype),
-        n_layers=max(manifest.n_layers, layer_count(sections)),
-        files={**manifest.files, **entries},
-        tied={tied: home for tied, home in manifest.tied.items() if tied not in untied},
-    )
-    withdraw_manifest(out)
-    for entry in entries.values():
-        publish(out / entry.file)
-    merged_manifest.write(out)
+    """Merge sections into a finished directory: write a new one in it, and have that take its place."""
+    claim = stage(out)
+    try:
+        entries = {}
+        for section, sources in sections.items():
+            merged = {source.name: source for source in _stored(out, section, manifest)}
+            merged |= {source.name: source for source in sources}
+            entries[section] = _write_beside(claim.directory, section, list(merged.values()))
+            publish(claim.directory / entries[section].file)
+        untied = {place(section, source.name) for section, sources in sections.items() for source in sources}
+        merged_manifest = replace(
+            manifest,
+            dtype=common_dtype(sections, manifest.dtype),
+            n_layers=max(manifest.n_layers, layer_count(sections)),
+            files={**manifest.files, **entries},
+            tied={tied: home for tied, home in manifest.tied.items() if tied not in untied},
+        )
+        merged_manifest.write(claim.directory)
+        kept = {entry.file for section, entry in manifest.files.items() if section not in entries}
+        replace_directory(claim.directory, out, keep=kept)
+    except BaseException:
+        claim.abandon()
+        raise
 
 
 def _stored(out: Path, section: str, manifest: Manifest) -> list[TensorSource]:

@@ -32,6 +32,8 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
+_MOST_NAMES = 8
+
 
 class SepweightError(Exception):
     """Root of all errors that this package raises on purpose."""
@@ -225,14 +227,18 @@ class CannotWriteError(FileError):
 
 
 class UntrustedPickle(FileError):
-    """The pickle names something else than tensors. It was not read, because reading could run its code."""
+    """The pickle names something else than tensors. It was not read, because reading could run its code.
+
+    `unsafe` is what it names, empty where that could not be found out: then the file may be damaged instead.
+    """
 
     def __init__(self, file: Path, unsafe: Sequence[str]) -> None:
-        names = f" ({', '.join(unsafe)})" if unsafe else ""
+        names = ", ".join(unsafe[:_MOST_NAMES])
+        holds = f"holds more than tensors ({names})" if unsafe else "holds more than tensors, or is damaged"
         super().__init__(
             file,
-            f"holds more than tensors{names}, and was not read, because unpickling it could run code. "
-            "Safe ways out: use the safetensors edition of the model; or open the file in a sandbox that you "
-            "can throw away, and save only its tensors there with safetensors.torch.save_file",
+            f"{holds}, and was not read, because unpickling it could run code. "
+            "Safe ways out: download it again; use the safetensors edition of the model; or open the file in a sandbox "
+            "that you can throw away, and save only its tensors there with safetensors.torch.save_file",
         )
         self.unsafe = tuple(unsafe)

@@ -8,6 +8,7 @@ from llm_sepweight.manifest import FileEntry, Manifest
 from llm_sepweight.mapped_file import checked_chunks, checked_path
 from llm_sepweight.part_spec import PartSpec
 from llm_sepweight.publishing import claim_directory, publish, refuse_inside, synced_file, temporary
+from llm_sepweight.replacing import replace_directory
 
 
 def extract(
@@ -21,7 +22,8 @@ def extract(
     """Copy the files of a part, and of the tensors tied into it, with the whole model's manifest.
 
     Each file is compared with its size and digest on the way. The manifest comes last, and is the same, so
-    that the copy has the digest of the original. `progress` gets the bytes of each chunk.
+    that the copy has the digest of the original. If it fails, what it wrote is removed, and a finished directory that
+    was to be overwritten is as it was. `progress` gets the bytes of each chunk.
 
     Raises PartSpecError, DirectoryError, ManifestError, FileError.
     """
@@ -31,10 +33,16 @@ def extract(
     refuse_inside(out, source, "copied")
     for entry in entries.values():
         checked_path(source, entry)
-    claim_directory(out, overwrite=overwrite, needed=sum(entry.size for entry in entries.values()))
-    for entry in entries.values():
-        _copy(source, out, entry, progress)
-    manifest.write(out)
+    claim = claim_directory(out, overwrite=overwrite, needed=sum(entry.size for entry in entries.values()))
+    try:
+        for entry in entries.values():
+            _copy(source, claim.directory, entry, progress)
+        manifest.write(claim.directory)
+        if claim.replaces:
+            replace_directory(claim.directory, out)
+    except BaseException:
+        claim.abandon()
+        raise
 
 
 def _copy(source: Path, out: Path, entry: FileEntry, progress: Callable[[int], None] | None) -> None:

@@ -15,6 +15,9 @@ SUFFIX = ".safetensors"
 LEGACY_SUFFIX = ".pth"
 TEMPORARY_SUFFIX = ".tmp"
 MANIFEST_FILE = "manifest.json"
+# In a finished directory: what will take its place. Beside it, while the two are exchanged, `REPLACED` of its name.
+STAGING_DIRECTORY = ".replacement"
+REPLACED = ".{}.replaced"
 
 _MID = re.compile(r"mid\.([0-9]{5,9})")
 

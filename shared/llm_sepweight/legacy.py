@@ -20,8 +20,8 @@ from llm_sepweight.layout import (
     section_name,
     section_of_file,
 )
-from llm_sepweight.mapped_file import open_pickle, open_pickled_tensor
 from llm_sepweight.part_spec import PartSpec
+from llm_sepweight.torch_file import open_pickle, open_pickled_tensor
 
 _NESTED_BEGIN = "start"
 

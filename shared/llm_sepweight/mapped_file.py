@@ -1,11 +1,8 @@
-"""Reading one file: compare it with its manifest entry, map safetensors, open legacy pickles safely."""
+"""Reading one file: compare it with its manifest entry, and map its tensors."""
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +11,6 @@ from llm_sepweight.containment import refuse_stray
 from llm_sepweight.errors import (
     CorruptFileError,
     MissingFileError,
-    UntrustedPickle,
     WrongDigestError,
     WrongSizeError,
 )
@@ -68,44 +64,3 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise CorruptFileError(path, f"no safetensors file ({error}): convert the model again") from error
-
-
-def open_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `torch.save` file, read weights-only, and mapped where its format allows it.
-
-    Raises UntrustedPickle if it names anything but tensors, CorruptFileError if it is no state dict.
-    """
-    content = _unpickled(path)
-    tensors = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
-    )
-    if not tensors:
-        raise CorruptFileError(path, "holds something else than a dict of names and tensors")
-    return dict(content)
-
-
-def open_pickled_tensor(path: Path) -> torch.Tensor:
-    """The one tensor of a `torch.save` file, read as `open_pickle` does. Raises what it raises."""
-    content = _unpickled(path)
-    if not isinstance(content, torch.Tensor):
-        raise CorruptFileError(path, "holds something else than one tensor")
-    return content
-
-
-def _unpickled(path: Path) -> Any:
-    is_zip = zipfile.is_zipfile(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise UntrustedPickle(path, _unsafe_names(path) if is_zip else []) from error
-    except (RuntimeError, EOFError) as error:
-        raise CorruptFileError(path, f"no torch file ({error})") from error
-
-
-def _unsafe_names(path: Path) -> list[str]:
-    """What a refused pickle names besides tensors, found without running it."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except pickle.UnpicklingError:
-        # the pickle uses an operation that the reader does not even know, so it names nothing
-        return []

@@ -4,7 +4,7 @@ import os
 
 from llm_sepweight.conversion import convert_shards, shards
 from llm_sepweight.dumping import Decider
-from llm_sepweight.mapped_file import open_pickle
+from llm_sepweight.torch_file import open_pickle
 
 
 def convert_pth_files(

@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from llm_sepweight.errors import CannotWriteError, NoSpaceError, OccupiedDirectoryError
-from llm_sepweight.layout import MANIFEST_FILE, TEMPORARY_SUFFIX, is_own_file
+from llm_sepweight.layout import MANIFEST_FILE, REPLACED, STAGING_DIRECTORY, TEMPORARY_SUFFIX, is_own_file
 
 # What the system says when a disk or a quota is full, or a file too large.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,12 +25,40 @@ def refuse_inside(out_path: Path, source: Path, done: str) -> None:
         raise OccupiedDirectoryError(f"{out_path} {where} what would be {done}: choose another directory")
 
 
-def claim_directory(out_path: Path, *, overwrite: bool, needed: int = 0) -> bool:
-    """Make `out_path` an empty weight directory that keeps the files of others. Returns whether it was not there.
+@dataclass(frozen=True)
+class Claim:
+    """An output directory that is being made.
 
-    Leftovers of a killed run are removed. With `overwrite` a finished model is removed too, manifest first,
-    so that no moment exists at which a manifest describes files that are gone. Whatever is refused is refused
-    before anything is removed.
+    `directory` is where its files are written. Where that is not `target` itself, `target` holds a finished model,
+    which stays as it is until the new one is whole; see `replacing`.
+    """
+
+    directory: Path
+    target: Path
+    is_new: bool
+
+    @property
+    def replaces(self) -> bool:
+        """Whether there is a finished model to take the place of."""
+        return self.directory != self.target
+
+    def abandon(self) -> None:
+        """Remove what an unfinished run wrote, and the directory itself where the run made it and nothing else is in
+        it."""
+        if self.replaces:
+            _discard_replacements(self.target)
+            return
+        for file in sorted(self.directory.iterdir()):
+            if is_own_file(file.name):
+                file.unlink()
+        if self.is_new and not any(self.directory.iterdir()):
+            self.directory.rmdir()
+
+
+def claim_directory(out_path: Path, *, overwrite: bool, needed: int = 0) -> Claim:
+    """Have an empty weight directory to write to, at `out_path` or for it. The files of others in it stay.
+
+    Leftovers of a killed run are removed. A finished model stays until it is replaced.
 
     Args:
         overwrite: whether a finished model may be replaced.
@@ -43,15 +72,39 @@ def claim_directory(out_path: Path, *, overwrite: bool, needed: int = 0) -> bool
     manifest = out_path / MANIFEST_FILE
     if manifest.exists():
         _check_replaceable(manifest, overwrite)
+        return stage(out_path, needed)
     own = [file for file in sorted(out_path.iterdir()) if is_own_file(file.name)] if out_path.is_dir() else []
     _check_room(out_path, needed - sum(file.lstat().st_size for file in own))
     is_new = not out_path.exists()
     out_path.mkdir(parents=True, exist_ok=True)
-    if manifest.exists():
-        withdraw_manifest(out_path)
+    _discard_replacements(out_path)
     for file in own:
         file.unlink(missing_ok=True)
-    return is_new
+    return Claim(out_path, out_path, is_new)
+
+
+def stage(finished: Path, needed: int = 0) -> Claim:
+    """Have an empty directory for what will replace a finished model, in place of what killed runs left of such.
+
+    Raises NoSpaceError.
+    """
+    _discard_replacements(finished)
+    discard_temporary_files(finished)
+    _check_room(finished, needed)
+    staging = finished / STAGING_DIRECTORY
+    staging.mkdir()
+    return Claim(staging, finished, is_new=False)
+
+
+def replaced_path(directory: Path) -> Path:
+    """Where a directory (resolved) is while another takes its place."""
+    return directory.with_name(REPLACED.format(directory.name))
+
+
+def _discard_replacements(directory: Path) -> None:
+    for leftover in (directory / STAGING_DIRECTORY, replaced_path(directory.resolve())):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
 
 
 def _check_room(out_path: Path, needed: int) -> None:
@@ -59,15 +112,6 @@ def _check_room(out_path: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise NoSpaceError(out_path, needed, free)
-
-
-def abandon_directory(directory: Path, *, was_made: bool) -> None:
-    """Remove what an unfinished run wrote, and the directory itself where the run made it and nothing else is in it."""
-    for file in sorted(directory.iterdir()):
-        if is_own_file(file.name):
-            file.unlink()
-    if was_made and not any(directory.iterdir()):
-        directory.rmdir()
 
 
 def discard_temporary_files(directory: Path) -> None:
@@ -80,7 +124,7 @@ def discard_temporary_files(directory: Path) -> None:
 def withdraw_manifest(directory: Path) -> None:
     """Remove the manifest durably: from here on the directory does not load."""
     (directory / MANIFEST_FILE).unlink()
-    _sync_directory(directory)
+    sync_directory(directory)
 
 
 def temporary(file: Path) -> Path:
@@ -113,7 +157,7 @@ def synced_file(path: Path) -> Iterator[BinaryIO]:
 def publish(file: Path) -> None:
     """Move the temporary twin of `file` in place, durably. Its bytes must have been synced before."""
     temporary(file).replace(file)
-    _sync_directory(file.parent)
+    sync_directory(file.parent)
 
 
 def _check_replaceable(manifest: Path, overwrite: bool) -> None:
@@ -135,7 +179,8 @@ def _is_own_manifest(manifest: Path) -> bool:
     return isinstance(content, dict) and {"format_version", "files"} <= content.keys()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the names in it on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -24,10 +24,10 @@ from splitlearn.checkpoint_folder import (
     tokenizer_files,
     tokenizer_names,
 )
-from splitlearn.errors import BadCheckpoint, UnsupportedModel
+from splitlearn.errors import BadCheckpoint
 from splitlearn.loading import resolve_dtype
 from splitlearn.plan import SplitPlan
-from splitlearn.quantised import declared_format, stored_format
+from splitlearn.quantised import refuse_declared, refuse_stored
 from splitlearn.tokenizer_files import has_vocabulary
 
 
@@ -62,7 +62,7 @@ class Conversion:
     def write(self, out: Path, *, overwrite: bool = False, progress: Callable[[int], None] | None = None) -> Manifest:
         """Writes the directory; the manifest comes last, so that an interrupted run leaves nothing that loads.
 
-        If it fails, what it wrote is removed.
+        If it fails, what it wrote is removed; a finished model that is to be replaced stays whole until then.
 
         Args:
             out: the directory to make; finished ones are refused unless `overwrite`.
@@ -78,8 +78,7 @@ class Conversion:
                 writer.write_section(section, tensors, progress)
             if overwrite and has_vocabulary(self.tokenizer_files):
                 # what another model left there would be read with this one's
-                for name in set(tokenizer_names(out)) - set(self.tokenizer_files):
-                    (out / name).unlink()
+                writer.drop(set(tokenizer_names(out)) - set(self.tokenizer_files))
             for name in self.tokenizer_files:
                 writer.copy_beside(inside(self.source, name), name)
             return writer.commit(
@@ -108,7 +107,7 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
     """
     folder = find_checkpoint(source)
     values = read_config(folder)
-    _refuse_quantised(source, declared_format(values, folder))
+    refuse_declared(source, values, folder)
     target_dtype = dtype or _named_dtype(values)
     if target_dtype is not None:
         resolve_dtype(target_dtype)
@@ -148,7 +147,7 @@ def _whole(
     every = model.state_dict(keep_vars=True)
     targets = {recipe.target for recipe in reading.recipes}
     lacking = sorted(every.keys() - targets - set(model.all_tied_weights_keys))
-    _refuse_quantised(source, stored_format(reading.used(every), reading.left_out, lacking))
+    refuse_stored(source, reading.used(every), reading.left_out, lacking)
     outlines = [(recipe, recipe.outline(model)) for recipe in reading.recipes]
     made = {key: recipe for recipe, outline in outlines for key in outline}
     tied = _tied(model, made)
@@ -168,13 +167,6 @@ def _whole(
                 "config.json and weights are of different models"
             )
     return wanted, made, tied
-
-
-def _refuse_quantised(source: str, form: str | None) -> None:
-    if form is not None:
-        raise UnsupportedModel(
-            f"{source} holds quantised weights ({form}); convert the checkpoint that they were made from"
-        )
 
 
 def _sections(

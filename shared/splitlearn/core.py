@@ -18,6 +18,7 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from splitlearn.errors import BadCheckpoint
+from splitlearn.quantised import refuse_given
 from splitlearn.saving import FORMAT_VERSION, SavedPart, write_metadata, write_weights
 
 
@@ -79,10 +80,16 @@ class BaseSplitModel(nn.Module, ABC):
 
         Raises:
             BadCheckpoint: a tensor is missing, could be one of several, or has another shape.
+            UnsupportedModel: the tensors are quantised.
         """
-        found = _Renamed(full_state_dict, self.get_layer_name_pattern(), self.start_layer)
+        renamed = _Renamed(full_state_dict, self.get_layer_name_pattern(), self.start_layer)
         own = self.state_dict()
-        weights = {name: found.tensor(name) for name in own}
+        keys = {name: key for name in own if (key := renamed.key(name)) is not None}
+        refuse_given("the state dict", own, full_state_dict, keys)
+        lacking = next((name for name in own if name not in keys), None)
+        if lacking is not None:
+            raise BadCheckpoint(f"the state dict has no tensor for {renamed.where(lacking)}; give the whole model's")
+        weights = {name: full_state_dict[key] for name, key in keys.items()}
         for name, tensor in weights.items():
             if tensor.shape != own[name].shape:
                 raise BadCheckpoint(
@@ -213,7 +220,6 @@ class _Renamed:
     """The whole model's tensors, by the names that they have in a part."""
 
     def __init__(self, full: Mapping[str, torch.Tensor], pattern: str, start_layer: int) -> None:
-        self._full = full
         self._pattern = re.compile(pattern)
         self._start = start_layer
         self._layers: dict[str, str] = {}
@@ -229,16 +235,20 @@ class _Renamed:
             if here >= 0:
                 self._layers[f"{dotted[1 : match.start() + number.start()]}{here}{dotted[match.end() :]}"] = key
 
-    def tensor(self, name: str) -> torch.Tensor:
-        in_layers = self._pattern.search(f".{name}") is not None
-        names = self._layers if in_layers else self._others
+    def key(self, name: str) -> str | None:
+        """What the part's tensor `name` is called in the whole model; None if it is not there."""
+        names = self._layers if self._is_in_layers(name) else self._others
         keys = [names[name]] if name in names else [key for n, key in names.items() if n.endswith(f".{name}")]
-        if not keys:
-            where = f" (its layers count from {self._start})" if in_layers else ""
-            raise BadCheckpoint(f"the state dict has no tensor for {name}{where}; give the whole model's")
         if len(keys) > 1:
             raise BadCheckpoint(f"{name} could be {keys[0]} or {keys[1]} of the whole model; name it as it is there")
-        return self._full[keys[0]]
+        return keys[0] if keys else None
+
+    def where(self, name: str) -> str:
+        """The name, and what its number counts from."""
+        return f"{name} (its layers count from {self._start})" if self._is_in_layers(name) else name
+
+    def _is_in_layers(self, name: str) -> bool:
+        return self._pattern.search(f".{name}") is not None
 
 
 def _positions(hidden_BTD: torch.Tensor, position_ids: torch.Tensor | None) -> torch.Tensor:

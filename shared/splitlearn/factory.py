@@ -20,6 +20,7 @@ from splitlearn.models import split_class
 from splitlearn.models.causal_lm import CausalLMPart, layer_count
 from splitlearn.part import cut
 from splitlearn.plan import SplitPlan
+from splitlearn.quantised import refuse_declared, refuse_given
 from splitlearn.registry import PARTS
 from splitlearn.saving import SavedPart, read_weights
 from splitlearn.sources import WholeModel, open_checkpoint, open_sepweight
@@ -86,7 +87,8 @@ class ModelFactory:
             One model per part, in evaluation mode, without gradients. Tied tensors are shared between them.
 
         Raises:
-            UnsupportedModel: an architecture that cannot be cut, is another than `model_type`, or is unknown.
+            UnsupportedModel: an architecture that cannot be cut, is another than `model_type`, or is unknown; or the
+                weights are quantised.
             BadRegistration: a registered class that makes something else than its part.
             BadCheckpoint, BadPlan, BadDevice: see `splitlearn.errors`.
             SepweightError: see `llm_sepweight.errors`.
@@ -115,7 +117,8 @@ class ModelFactory:
 
         Raises:
             BadCheckpoint: metadata missing or damaged, or weights that do not fit them.
-            UnsupportedModel: the model type is neither registered nor one of transformers.
+            UnsupportedModel: the model type is neither registered nor one of transformers, or the weights are
+                quantised.
             FileError: weights that cannot be read, see `llm_sepweight.errors`.
         """
         weights = Path(path)
@@ -130,6 +133,8 @@ class ModelFactory:
                 tensors, config, **layers, device=resolve_device(device), dtype=_dtype(dtype)
             )
         model = split(config, **layers)
+        own = model.state_dict()
+        refuse_given(str(weights), own, tensors, {name: name for name in own if name in tensors})
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
@@ -164,6 +169,7 @@ def _from_registered(folder: Path, values: dict[str, Any], wish: _Wish) -> tuple
     config = _config(values)
     if wish.attention is not None:
         config._attn_implementation = wish.attention
+    refuse_declared(str(folder), values, folder)
     plan = wish.plan(getattr(config, "num_hidden_layers", None))
     full_state_dict = read_tensors(folder)
     models = []

@@ -13,6 +13,7 @@ from llm_sepweight import Manifest, PartSpec, PartStateDict, load
 from splitlearn.anatomy import config_from_dict, storage_dtype
 from splitlearn.errors import BadCheckpoint, BadDevice
 from splitlearn.part import Part, cut
+from splitlearn.quantised import refuse_given
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -93,9 +94,16 @@ def fill(
 
     Args:
         ready: tensors in use already, by the id of the one in `weights` that each was made of. Grows.
+
+    Raises:
+        BadCheckpoint: a tensor is missing or has another shape.
+        UnsupportedModel: codes stand where the part wants numbers.
     """
     by_name = weights.to_dict()
     ready = {} if ready is None else ready
+    wanted = part.model.state_dict(keep_vars=True)
+    places = {key: place for key in wanted if (place := ".".join(_place(part, key))) in by_name}
+    refuse_given("the directory", wanted, by_name, places)
     for path, module in part.model.named_modules():
         for name, empty in _stored_tensors(module):
             key = f"{path}.{name}" if path else name
@@ -125,13 +133,17 @@ def _stored_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def _stored(part: Part, by_name: dict[str, torch.Tensor], key: str) -> torch.Tensor:
-    section, layer, name = part.anatomy.place(key)
-    if layer is not None:
-        section = f"mid.{layer + part.layers.start}"
+    section, name = _place(part, key)
     tensor = by_name.get(f"{section}.{name}")
     if tensor is None:
         raise BadCheckpoint(f"the {section} file lacks the tensor {name}; convert the checkpoint again")
     return tensor
+
+
+def _place(part: Part, key: str) -> tuple[str, str]:
+    """Section and name, as in the keys of `PartStateDict.to_dict`, of one of the part's tensors."""
+    section, layer, name = part.anatomy.place(key)
+    return (section if layer is None else f"mid.{layer + part.layers.start}"), name
 
 
 def _fill_derived_buffers(part: Part, device: torch.device) -> None:

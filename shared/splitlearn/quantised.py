@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from splitlearn.checkpoint_folder import inside, read_json_object
+from splitlearn.errors import UnsupportedModel
 from splitlearn.weight_files import StoredTensor
 
 # Where the config, or a section in it, says that weights are quantised; and files beside it that say so.
@@ -36,12 +37,71 @@ _BESIDE = {
 _DECODES = ("scale", "absmax", "quant", "zero", "SCB", "codebook", "bitmask", "compressed")
 
 
-def declared_format(values: Mapping[str, Any], folder: Path) -> str | None:
-    """What a checkpoint's config, or a file beside it, says of how its weights are quantised; None if nothing.
+def refuse_declared(source: str, values: Mapping[str, Any], folder: Path) -> None:
+    """Refuses a checkpoint that says of itself that its weights are quantised.
+
+    Args:
+        source: what the checkpoint is called in the error.
+        values: its config.
+        folder: where it lies.
 
     Raises:
-        BadCheckpoint: such a file cannot be read.
+        UnsupportedModel: it does, with the format's name.
+        BadCheckpoint: a file that may say so cannot be read.
     """
+    _refuse(source, _declared_format(values, folder))
+
+
+def refuse_stored(
+    source: str,
+    used: Iterable[tuple[str, torch.Tensor, StoredTensor]],
+    left_out: Sequence[StoredTensor],
+    missing: Sequence[str],
+) -> None:
+    """Refuses tensors that are codes, or belong to codes, where a model wants numbers.
+
+    Args:
+        source: what holds them, for the error.
+        used: tensors of the model, by name, and what each is read from.
+        left_out: stored tensors that the model has no place for.
+        missing: tensors of the model that are not stored.
+
+    Raises:
+        UnsupportedModel: with the format as far as it shows.
+    """
+    _refuse(source, _stored_format(used, left_out, missing))
+
+
+def refuse_given(
+    source: str, wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], names: Mapping[str, str]
+) -> None:
+    """`refuse_stored` for tensors that are at hand.
+
+    Args:
+        source: what holds them, for the error.
+        wanted: the model's, or some of them, by name.
+        given: what they are to be filled from.
+        names: for those of `wanted` that are given, which of `given` it is.
+    """
+    stored = {key: StoredTensor.of(key, tensor) for key, tensor in given.items()}
+    taken = set(names.values())
+    refuse_stored(
+        source,
+        [(name, wanted[name], stored[key]) for name, key in names.items()],
+        [tensor for key, tensor in stored.items() if key not in taken],
+        sorted(wanted.keys() - names.keys()),
+    )
+
+
+def _refuse(source: str, form: str | None) -> None:
+    if form is not None:
+        raise UnsupportedModel(
+            f"{source} holds quantised weights ({form}); convert the checkpoint that they were made from"
+        )
+
+
+def _declared_format(values: Mapping[str, Any], folder: Path) -> str | None:
+    """What a checkpoint's config, or a file beside it, says of how its weights are quantised; None if nothing."""
     section = _find_section(values, _DEEPEST)
     if section is not None:
         return f"{section}, says config.json"
@@ -78,16 +138,10 @@ def _name_of(section: Mapping[str, Any]) -> str:
     return f"{named} bits" if field.endswith("bit") or field.endswith("bits") else named
 
 
-def stored_format(
+def _stored_format(
     used: Iterable[tuple[str, torch.Tensor, StoredTensor]], left_out: Sequence[StoredTensor], missing: Sequence[str]
 ) -> str | None:
-    """How the weights are quantised as far as the files' headers show it; None if they are plain numbers.
-
-    Args:
-        used: tensors of the model, by name, and what each is read from.
-        left_out: stored tensors that the model has no place for.
-        missing: tensors of the model that are not stored.
-    """
+    """How the weights are quantised as far as the files' headers show it; None if they are plain numbers."""
     beside = next((name for part, name in _BESIDE.items() if any(part in tensor.key for tensor in left_out)), "")
     known = f"{beside}: " if beside else ""
     weights = []

@@ -1,6 +1,7 @@
 """A part's weights in one file, and beside it what has to be known to use them."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,14 +10,24 @@ from typing import Any
 import torch
 
 from llm_sepweight import MissingFileError, TensorSource
-from llm_sepweight.mapped_file import map_tensors, open_pickle
+from llm_sepweight.mapped_file import map_tensors
 from llm_sepweight.publishing import publish, synced_file, temporary
 from llm_sepweight.tensor_file import write_tensor_file
+from llm_sepweight.torch_file import open_pickle
 from splitlearn.errors import BadCheckpoint
 
 FORMAT_VERSION = 1
 _SAFETENSORS = ".safetensors"
 _PICKLES = (".pt", ".pth", ".bin")
+_PARTS = ("bottom", "trunk", "top")
+# What metadata must be for the part to be made; the other fields only tell.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "model_type": str,
+    "part": str,
+    "start_layer": int,
+    "end_layer": (int, type(None)),
+    "config": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,19 @@ class SavedPart:
             saved = cls(**content)
         except FileNotFoundError as error:
             raise BadCheckpoint(f"{path} is missing; copy it with the weights, or save the part again") from error
-        except (ValueError, TypeError) as error:
-            raise BadCheckpoint(f"{path} is not the metadata of a saved part: {error}; save the part again") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BadCheckpoint(f"{path} is not the metadata of a saved part: {reason}; save the part again") from error
         if saved.format_version != FORMAT_VERSION:
             raise BadCheckpoint(
                 f"{path} has format version {saved.format_version}, this version of splitlearn reads {FORMAT_VERSION}"
+            )
+        wrong = next((name for name, kinds in _KINDS.items() if not isinstance(getattr(saved, name), kinds)), None)
+        if wrong is not None or saved.part not in _PARTS:
+            named = wrong or "part"
+            raise BadCheckpoint(
+                f"{path} is not the metadata of a saved part: {named} is {reprlib.repr(getattr(saved, named))}; "
+                "save the part again"
             )
         return saved
 

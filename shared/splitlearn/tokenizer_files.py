@@ -6,10 +6,12 @@ Pure: names only.
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+_TEKKEN = "*tekken*.json"
+
 VOCABULARY_FILES = (
     "tokenizer.json",
     "tokenizer.*.json",
-    "*tekken*.json",
+    _TEKKEN,
     "*.model",
     "*.model.v*",
     "*.spm",
@@ -21,6 +23,9 @@ VOCABULARY_FILES = (
     "byte_maps.json",
 )
 """Patterns of files any of which is a vocabulary: where none is, there is no tokenizer."""
+
+PROCESSORS_TEMPLATE = "chat_template.json"
+"""Where a processor's chat template lies; a tokenizer's own comes before it."""
 
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
@@ -36,7 +41,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "chat_template.json",
+    PROCESSORS_TEMPLATE,
     "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
@@ -46,3 +51,9 @@ TOKENIZER_FILES = (
 def has_vocabulary(names: Iterable[str]) -> bool:
     """Whether one of the files of these names holds a vocabulary."""
     return any(PurePosixPath(name).match(pattern) for name in names for pattern in VOCABULARY_FILES)
+
+
+def is_tekken_alone(names: Iterable[str]) -> bool:
+    """Whether the vocabulary is one of Mistral's tekken format, and there is no other that would be read first."""
+    found = set(names)
+    return "tokenizer.json" not in found and any(PurePosixPath(name).match(_TEKKEN) for name in found)

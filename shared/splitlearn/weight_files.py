@@ -1,9 +1,5 @@
 """The files that hold a checkpoint's weights, and the tensors in them, none of which is read before it is asked for."""
 
-import pickle
-import struct
-import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from llm_sepweight import FileError
+from llm_sepweight.torch_file import open_torch_file
 from splitlearn.checkpoint_folder import foreign, inside, read_json_object
 from splitlearn.errors import BadCheckpoint
 
@@ -54,6 +52,11 @@ class StoredTensor:
     dtype: torch.dtype
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
+
+    @classmethod
+    def of(cls, key: str, tensor: torch.Tensor) -> "StoredTensor":
+        """A tensor that is already at hand."""
+        return cls(key, tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
     def outline(self) -> torch.Tensor:
         """Shape and dtype without the values: a tensor on the meta device."""
@@ -147,10 +150,7 @@ def _from_pickle(file: Path) -> dict[str, StoredTensor]:
             "save the model's state_dict alone"
         )
 
-    def tensor(key: str, value: torch.Tensor) -> StoredTensor:
-        return StoredTensor(key, value.dtype, tuple(value.shape), lambda: value)
-
-    return {key: tensor(key, value) for key, value in state.items()}
+    return {key: StoredTensor.of(key, value) for key, value in state.items()}
 
 
 def _is_plain(value: object) -> bool:
@@ -161,24 +161,6 @@ def _unpickled(file: Path) -> Any:
     if (reason := foreign(file)) is not None:
         raise BadCheckpoint(f"{file} {reason}")
     try:
-        with warnings.catch_warnings():
-            # torch asks to report odd pickles to its authors
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        # torch's own words advise to switch the safe reading off
-        raise BadCheckpoint(
-            f"{file} holds something other than plain tensors, or is damaged; it was not read further, because "
-            "unpickling can run code. Download it again, or use the safetensors edition of the model"
-        ) from error
-    except (
-        OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
-        struct.error, zipfile.BadZipFile, MemoryError, AssertionError,
-    ) as error:  # fmt: skip
-        # whatever a reader of foreign bytes stumbles over
-        raise BadCheckpoint(f"{file} is damaged, or no torch file: {_first_line(error)}; download it again") from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+        return open_torch_file(file)
+    except FileError as error:
+        raise BadCheckpoint(str(error)) from error

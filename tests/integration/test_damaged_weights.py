@@ -103,7 +103,9 @@ async def test_a_trunk_that_finds_out_while_it_serves_stops_to(weights: Path, ga
         with pytest.raises(FingerprintMismatch, match=r"damaged: mid\.00002\.safetensors"):
             await a_session_of(trunk)
         await until(lambda: not client.is_ready)
-        reason = (await client.http.get("/ready")).json()["reason"]
+        told = (await client.http.get("/ready")).json()
+        assert told["passes"] is False
+        reason = told["reason"]
         assert "mid.00002.safetensors" in reason
         assert str(weights) not in reason
         assert (await client.complete(prompt=PROMPT)).status_code == 503
@@ -139,6 +141,7 @@ async def test_a_client_whose_own_file_is_damaged_is_not_ready_until_it_is_mende
         await until(lambda: name in (client.service.link.trouble or ""))
         answer = await client.http.get("/ready")
         assert (answer.status_code, name in answer.json()["reason"]) == (503, True)
+        assert answer.json()["passes"] is False
         assert (await client.complete(prompt=PROMPT)).status_code == 503
         for file in ("begin", "mid.00000", "mid.00004", "end"):
             shutil.copy(tiny_weights / f"{file}.safetensors", weights)
@@ -157,6 +160,7 @@ async def test_a_client_that_finds_out_while_it_serves_stops_to(
         await until(lambda: not client.is_ready)
         answer = await client.http.get("/ready")
         assert (answer.status_code, "begin.safetensors" in answer.json()["reason"]) == (503, True)
+        assert answer.json()["passes"] is False
         assert (await client.complete(prompt=PROMPT)).status_code == 503
         assert client.value("weights_damaged") == 1
 

@@ -1,5 +1,6 @@
 """`splitlearn up` as a user runs it: three real processes, a tiny random model, loopback."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 from transformers import PreTrainedModel
 
 from support.tiny_models import save_sepweight
@@ -18,7 +20,7 @@ QUICK = ("--port", "0", "--threads", "1", "--max-tokens", "8")
 
 def run(*words: object) -> "subprocess.CompletedProcess[str]":
     command = [*COMMAND, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
 
 
 @contextmanager
@@ -87,3 +89,28 @@ def test_a_child_that_cannot_start_gives_its_reason_in_one_line(tiny_weights: Pa
     assert "3-99" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert "logs" not in done.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("file", "flags", "says"),
+    [
+        ("begin", (), "client: "),
+        # nobody compares digests, and what cannot be read shows when it is loaded
+        ("end", ("--verify", "never"), "client: "),
+    ],
+)
+def test_a_damaged_file_ends_it_at_once_and_whose_it_is_is_said(
+    tiny_weights: Path, tmp_path: Path, file: str, flags: tuple[str, ...], says: str
+) -> None:
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+    with (weights / f"{file}.safetensors").open("r+b") as damaged:
+        damaged.write(b"\xff" * 8)
+    # a start that is waited for to its end outlasts the test
+    done = run("up", weights, *QUICK, *flags, "--start-timeout", 1000)
+
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"splitlearn: error: {says}")
+    assert f"{file}.safetensors" in last
+    assert "Traceback" not in done.stderr

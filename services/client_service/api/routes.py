@@ -84,7 +84,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/ready")
     async def ready() -> JSONResponse:
         if service.link.trouble is not None:
-            return JSONResponse({"status": "not ready", "reason": service.link.trouble}, 503)
+            trouble = {"reason": service.link.trouble, "passes": service.link.passes}
+            return JSONResponse({"status": "not ready", **trouble}, 503)
         ends = service.link.ends
         return JSONResponse({"status": "ready", "fingerprint": ends.fingerprint, "layers": ends.plan.layers})
 

@@ -69,10 +69,7 @@ def run(settings: Settings) -> None:
             return
         note(f"logs: {folder}")
         print(f"chat page: {url}/  (Ctrl-C stops)", flush=True)
-        while True:
-            for child in pair:
-                child.check()
-            time.sleep(_WATCH_SECONDS)
+        _watch(*pair, url)
 
 
 @contextmanager
@@ -166,18 +163,14 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
     """The client's address, once it has a trunk. Raises ChildFailed or ServiceUnreachable."""
     status = StatusLine()
     deadline = time.monotonic() + timeout
-    reason: str | None = None
     with httpx.Client(timeout=5.0, trust_env=False) as session:
         try:
             while True:
-                awaited, address = "loading the trunk's layers", client.address()
+                awaited, reason, address = "loading the trunk's layers", None, client.address()
                 if trunk.address() is not None:
                     awaited = "loading the client's layers"
                     if address is not None:
-                        awaited, reason = (
-                            "connecting the client to the trunk",
-                            not_ready_because(session, f"http://{address}"),
-                        )
+                        awaited, reason = "connecting the client to the trunk", _trouble(session, address)
                         if reason is None:
                             return f"http://{address}"
                 status.show(f"{awaited} ({reason})" if reason else awaited)
@@ -189,6 +182,31 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
                 time.sleep(_POLL_SECONDS)
         finally:
             status.clear()
+
+
+def _watch(trunk: Child, client: Child, url: str) -> None:
+    """Runs for as long as both serve, and no file is found damaged. Raises ChildFailed."""
+    address = url.removeprefix("http://")
+    with httpx.Client(timeout=5.0, trust_env=False) as session:
+        while True:
+            for child in (trunk, client):
+                child.check()
+            _trouble(session, address)
+            time.sleep(_WATCH_SECONDS)
+
+
+def _trouble(session: httpx.Client, address: str) -> str | None:
+    """Why the client cannot answer now, its own files and what its trunk says of itself included.
+
+    Raises:
+        ChildFailed: that will not pass by itself.
+    """
+    trouble = not_ready_because(session, f"http://{address}")
+    if trouble is None:
+        return None
+    if not trouble.passes:
+        raise ChildFailed(f"client: {trouble.reason}", ())
+    return trouble.reason
 
 
 def _ask(settings: Settings, url: str) -> None:

@@ -19,6 +19,7 @@ from splitlearn.core import BaseBottomModel, BaseSplitModel, BaseTopModel, BaseT
 from splitlearn.errors import BadCheckpoint, UnsupportedModel
 from splitlearn.loading import fill
 from splitlearn.part import Part, cut
+from splitlearn.quantised import refuse_given
 
 _INSIDE = "part.model."
 
@@ -260,7 +261,8 @@ def filled_from(
 
     Raises:
         BadCheckpoint: a tensor is missing or has another shape.
-        UnsupportedModel, PartSpecError: the architecture cannot be cut, or has no such layers.
+        UnsupportedModel, PartSpecError: the architecture cannot be cut or has no such layers, or the weights are
+            quantised.
     """
     own = next((tensor.dtype for tensor in full_state_dict.values() if tensor.is_floating_point()), torch.float32)
     config = copy.deepcopy(config)
@@ -282,14 +284,16 @@ def _picked(part: Part, full: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     """The part's tensors out of the whole model's, by the names that they have there."""
     tied = dict(part.model.all_tied_weights_keys)
     twins = {**tied, **{stored: target for target, stored in tied.items()}}
-    names = [_shifted(part, name, part.layers.start) for name in part.model.state_dict(keep_vars=True)]
-    missing = [name for name in names if name not in full and twins.get(name) not in full]
+    wanted = {_shifted(part, name, part.layers.start): t for name, t in part.model.state_dict(keep_vars=True).items()}
+    names = {name: key for name in wanted if (key := name if name in full else twins.get(name, name)) in full}
+    refuse_given("the state dict", wanted, full, names)
+    missing = [name for name in wanted if name not in names]
     if missing:
         raise BadCheckpoint(
             f"the state dict lacks {len(missing)} tensors of this part, the first is {missing[0]}; "
             "give the `state_dict()` of the whole model"
         )
-    return {name: full[name] if name in full else full[twins[name]] for name in names}
+    return {name: full[names[name]] for name in wanted}
 
 
 def _shifted(part: Part, name: str, by: int) -> str:

@@ -38,7 +38,7 @@ def broken_read() -> torch.Tensor:
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
 
 
 def test_a_directory_loads_only_after_the_commit(tmp_path):
@@ -67,22 +67,15 @@ def test_a_finished_directory_is_refused_unharmed(model):
     assert snapshot(model.path) == before
 
 
-def test_overwriting_takes_the_manifest_away_at_once(model):
+def test_what_is_overwritten_stays_whole_until_the_commit(model):
+    before = snapshot(model.path)
     writer = SepweightWriter(model.path, overwrite=True)
-    assert not list(model.path.iterdir())
     writer.write_section("begin", [ones("new", 1)])
+    assert before.items() <= snapshot(model.path).items()
+    verify(model.path)
     commit(writer, n_layers=0)
     assert list(load(model.path, "b").to_dict()) == ["begin.new"]
-
-
-def test_the_manifest_goes_before_the_files_that_it_describes(model):
-    # a file that cannot be removed stops the cleaning where a kill could
-    (model.path / "begin.safetensors").unlink()
-    (model.path / "begin.safetensors").mkdir()
-    with pytest.raises(OSError, match="begin"):
-        SepweightWriter(model.path, overwrite=True)
-    with pytest.raises(UnfinishedDirectoryError):
-        load(model.path, "0-1")
+    assert sorted(snapshot(model.path)) == ["begin.safetensors", "manifest.json"]
 
 
 def test_foreign_files_survive_overwriting_and_cleaning(model):
@@ -90,8 +83,18 @@ def test_foreign_files_survive_overwriting_and_cleaning(model):
     for name, content in foreign.items():
         (model.path / name).write_bytes(content)
     (model.path / "mid.00009.safetensors.tmp").write_bytes(b"stale")
-    SepweightWriter(model.path, overwrite=True)
-    assert snapshot(model.path) == foreign
+    (model.path / "folder" / "deep").mkdir(parents=True)
+    (model.path / "folder" / "deep" / "file").write_bytes(b"a")
+    (model.path / "folder" / "empty").mkdir()
+    (model.path / "link").symlink_to("nowhere")
+    writer = SepweightWriter(model.path, overwrite=True)
+    writer.write_section("begin", [ones("new", 1)])
+    commit(writer, n_layers=0)
+    left = snapshot(model.path)
+    assert {name: left[name] for name in left.keys() - {"begin.safetensors", "manifest.json"}} == foreign
+    assert (model.path / "folder" / "deep" / "file").read_bytes() == b"a"
+    assert (model.path / "folder" / "empty").is_dir()
+    assert (model.path / "link").is_symlink()
 
 
 def test_the_manifest_of_something_else_is_never_overwritten(tmp_path):

@@ -19,7 +19,7 @@ from llm_sepweight import (
     extract,
     verify,
 )
-from llm_sepweight.publishing import synced_file
+from llm_sepweight.publishing import synced_file, withdraw_manifest
 
 
 def ones(name, *shape):
@@ -58,15 +58,22 @@ def test_too_little_room_is_seen_before_anything_is_made(tmp_path, room):
     SepweightWriter(tmp_path / "deep" / "out", needed=1000)
 
 
-def test_what_is_replaced_makes_room_and_stays_where_that_is_not_enough(model, room):
-    size = sum(file.stat().st_size for file in model.path.iterdir())
+def test_what_is_replaced_stays_until_the_end_and_makes_no_room(model, room):
     before = names(model.path)
-    room(0)
+    room(99)
     with pytest.raises(NoSpaceError):
-        SepweightWriter(model.path, overwrite=True, needed=size + 1)
+        SepweightWriter(model.path, overwrite=True, needed=100)
     assert names(model.path) == before
     verify(model.path)
-    SepweightWriter(model.path, overwrite=True, needed=size)
+
+
+def test_what_a_killed_run_left_makes_room(model, room):
+    withdraw_manifest(model.path)
+    size = sum(file.stat().st_size for file in model.path.iterdir())
+    room(0)
+    with pytest.raises(NoSpaceError):
+        SepweightWriter(model.path, needed=size + 1)
+    SepweightWriter(model.path, needed=size)
     assert names(model.path) == []
 
 

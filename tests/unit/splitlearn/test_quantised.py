@@ -1,6 +1,7 @@
 """Codes are never taken for numbers, whatever a checkpoint says or does not say of them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
-from llm_sepweight import load
+from llm_sepweight import dump, load
+from splitlearn import ModelFactory
 from splitlearn.convert import prepare
 from splitlearn.errors import UnsupportedModel
+from splitlearn.loading import load_part
+from splitlearn.models import split_class
+from support import handmade
 from support.tiny_models import save_checkpoint
 
 UP = "model.layers.3.mlp.up_proj"
@@ -84,7 +89,7 @@ def truth_values(state: State) -> None:
     state["model.norm.weight"] = torch.ones(64, dtype=torch.bool)
 
 
-@pytest.mark.parametrize(
+CODES = pytest.mark.parametrize(
     ("change", "named"),
     [
         (block_wise_fp8, "block-wise fp8.*float8_e4m3fn"),
@@ -99,6 +104,9 @@ def truth_values(state: State) -> None:
         (truth_values, "stored as bool"),
     ],
 )
+
+
+@CODES
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
 def test_codes_are_refused_by_what_is_stored(
     checkpoint: Path, change: Callable[[State], None], named: str, ending: str
@@ -176,3 +184,91 @@ def test_plain_weights_are_converted_whatever_lies_beside_them(tmp_path: Path, c
     conversion.write(tmp_path / "out")
     assert torch.equal(load(tmp_path / "out", "3-4").mid[3]["mlp.up_proj.weight"], expected)
     assert len(conversion.left_out) == 2
+
+
+@CODES
+def test_codes_are_refused_by_the_factory_and_by_a_class_that_is_named(
+    checkpoint: Path, change: Callable[[State], None], named: str
+) -> None:
+    edit(checkpoint, change)
+    refused = pytest.raises(UnsupportedModel, match=f"quantised weights.*{named}")
+    with refused:
+        ModelFactory.create_split_models("llama", checkpoint)
+    state, config = load_file(checkpoint / "model.safetensors"), AutoConfig.from_pretrained(checkpoint)
+    split: Any = split_class("llama", "top")
+    with refused:
+        split.from_pretrained_split(state, config, start_layer=3)
+    with refused:
+        split(config, start_layer=3).load_split_weights(state)
+
+
+def test_a_part_is_not_asked_about_the_codes_of_others(checkpoint: Path) -> None:
+    edit(checkpoint, int8)
+    state, config = load_file(checkpoint / "model.safetensors"), AutoConfig.from_pretrained(checkpoint)
+    split: Any = split_class("llama", "bottom")
+    assert split.from_pretrained_split(state, config, end_layer=3).end_layer == 3
+
+
+QKV = "model.layers.2.qkv"
+
+
+def turned(state: State, dtype: torch.dtype) -> None:
+    state[f"{QKV}.weight"] = state[f"{QKV}.weight"].to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: turned(state, torch.int8), "stored as int8"),
+        (lambda state: turned(state, torch.float8_e4m3fn), "stored as float8_e4m3fn"),
+        (lambda state: state.update({f"{QKV}.weight_scale": torch.ones(1)}), "to be read with .*weight_scale"),
+        (
+            lambda state: state.update({f"{QKV}.qweight": state.pop(f"{QKV}.weight").to(torch.int32)}),
+            "GPTQ or AWQ.*int32 in place of .*qkv",
+        ),
+    ],
+)
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_codes_are_refused_for_an_architecture_of_ones_own(
+    tmp_path: Path, change: Callable[[State], None], named: str, ending: str
+) -> None:
+    folder = handmade.save_checkpoint(tmp_path / "own", handmade.whole_model())
+    edit(folder, change)
+    if ending == "bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedModel, match=f"quantised weights.*{named}"):
+        ModelFactory.create_split_models("handmade", folder, 1, 3)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_architecture_of_ones_own_that_says_it_is_quantised_is_refused(tmp_path: Path, beside: bool) -> None:
+    folder = handmade.save_checkpoint(tmp_path / "own", handmade.whole_model())
+    if beside:
+        (folder / "quantize_config.json").write_text(json.dumps({"bits": 4}))
+    else:
+        says(folder, quantization_config={"bits": 4})
+    with pytest.raises(UnsupportedModel, match=r"quantised weights \(4 bits"):
+        ModelFactory.create_split_models("handmade", folder, 1, 3)
+
+
+@pytest.mark.parametrize("model_type", ["handmade", "llama"])
+def test_a_saved_part_whose_tensors_were_made_codes_is_refused(
+    tmp_path: Path, checkpoint: Path, model_type: str
+) -> None:
+    source = checkpoint if model_type == "llama" else handmade.save_checkpoint(tmp_path / "own", handmade.whole_model())
+    (trunk,) = ModelFactory.create_split_models(model_type, source, 1, 3, parts=["trunk"])
+    trunk.save_split_model(tmp_path / "x.pt")
+    state = torch.load(tmp_path / "x.pt")
+    torch.save({name: tensor.to(torch.int8) for name, tensor in state.items()}, tmp_path / "x.pt")
+    with pytest.raises(UnsupportedModel, match=r"quantised weights.*stored as int8"):
+        ModelFactory.load_split_model(tmp_path / "x.pt")
+
+
+def test_a_directory_that_was_written_with_codes_is_not_loaded(tmp_path: Path, tiny_weights: Path) -> None:
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+    codes = {"mlp.up_proj.weight": torch.ones(96, 64, dtype=torch.int8)}
+    dump(decider=lambda name: ["mid", "3", name], state_dict=codes, out_path=weights)
+    with pytest.raises(UnsupportedModel, match=r"quantised weights.*mid\.3\.mlp\.up_proj\.weight is stored as int8"):
+        load_part(weights, "2-4", dtype="float32")
+    load_part(weights, "1-3", dtype="float32")

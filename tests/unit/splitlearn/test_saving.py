@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from llm_sepweight import CorruptFileError, MissingFileError
+from splitlearn import ModelFactory
 from splitlearn.errors import BadCheckpoint
 from splitlearn.saving import SavedPart, metadata_path, read_weights, write_weights
 from support.handmade import HandmadeTrunk, Settings
@@ -59,10 +60,35 @@ def test_missing_or_damaged_metadata_are_named(tmp_path: Path) -> None:
     file = tmp_path / "x.pt"
     with pytest.raises(BadCheckpoint, match=r"x_metadata\.json is missing"):
         SavedPart.read(file)
-    for damage in ("{", "[]", '{"format_version": 1}'):
+    for damage in ("{", "[]", '{"format_version": 1}', "", "[" * 100_000):
         metadata_path(file).write_text(damage)
         with pytest.raises(BadCheckpoint, match=r"x_metadata\.json is not the metadata"):
             SavedPart.read(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("part", "middle"),
+        ("part", ["trunk"]),
+        ("model_type", None),
+        ("start_layer", "1"),
+        ("end_layer", [3]),
+        ("config", []),
+        ("config", "x" * 10_000),
+    ],
+)
+def test_metadata_with_a_field_of_another_kind_are_refused_in_one_line(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    HandmadeTrunk(Settings(), 1, 3).save_split_model(tmp_path / "x.pt")
+    path = metadata_path(tmp_path / "x.pt")
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(
+        BadCheckpoint, match=rf"x_metadata\.json is not the metadata of a saved part: {field} is"
+    ) as said:
+        ModelFactory.load_split_model(tmp_path / "x.pt")
+    assert len(str(said.value)) < 500
 
 
 def test_metadata_of_another_version_are_refused_with_both(tmp_path: Path) -> None:

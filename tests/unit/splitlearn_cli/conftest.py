@@ -63,6 +63,8 @@ class ChatService:
     done: bool = True
     busy: int = 0
     """How many times /ready is answered with 503."""
+    passes: bool | None = None
+    """What /ready then says of whether that passes."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     url: str = ""
 
@@ -74,7 +76,11 @@ def serving(service: ChatService) -> Iterator[ChatService]:
             if self.path == "/ready":
                 service.busy -= 1
                 ready = service.busy < 0
-                body = {"status": "ready"} if ready else {"status": "not ready", "reason": "no trunk answers"}
+                body: dict[str, Any] = (
+                    {"status": "ready"} if ready else {"status": "not ready", "reason": "no trunk answers"}
+                )
+                if not ready and service.passes is not None:
+                    body["passes"] = service.passes
                 self._reply(200 if ready else 503, json.dumps(body).encode())
                 return
             self._reply(200, json.dumps({"data": [{"id": "tiny"}]}).encode())

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from splitlearn_cli import waiting
-from splitlearn_cli.waiting import not_ready_because, wait_for_client, wait_for_trunk
+from splitlearn_cli.waiting import NotReady, not_ready_because, wait_for_client, wait_for_trunk
 from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer, ServiceInfo, Unreachable
 from support.running_split import free_port
 
@@ -44,9 +44,17 @@ def test_without_patience_nobody_is_asked(chat_service: Any) -> None:
 
 def test_nobody_at_the_address_is_waited_for() -> None:
     with httpx.Client(trust_env=False) as session:
-        reason = not_ready_because(session, f"http://127.0.0.1:{free_port()}")
-    assert reason is not None
-    assert "refused" in reason
+        trouble = not_ready_because(session, f"http://127.0.0.1:{free_port()}")
+    assert trouble is not None
+    assert "refused" in trouble.reason
+    assert trouble.passes
+
+
+@pytest.mark.parametrize(("told", "passes"), [(None, True), (True, True), (False, False)])
+def test_a_service_says_whether_its_trouble_passes(chat_service: Any, told: bool | None, passes: bool) -> None:
+    chat_service.busy, chat_service.passes = 1, told
+    with httpx.Client(trust_env=False) as session:
+        assert not_ready_because(session, chat_service.url) == NotReady("no trunk answers", passes)
 
 
 def test_an_address_that_is_none_is_not_waited_for() -> None:
