@@ -1,6 +1,7 @@
 """How long a session may go without a frame: its first one, and after the last one that it announced."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -43,6 +44,10 @@ async def outcome(stream: grpc.aio.StreamStreamCall, *requests: pb2.StreamReques
     """How a stream with these requests ends that the client leaves open: code, kind, message."""
     for request in requests:
         await stream.write(request.SerializeToString())
+    # a status comes after the replies before it were read
+    with suppress(grpc.aio.AioRpcError):
+        while await stream.read() is not grpc.aio.EOF:
+            pass
     code = await stream.code()
     return code.name, str(dict(await stream.trailing_metadata()).get(KIND_KEY)), await stream.details()
 
