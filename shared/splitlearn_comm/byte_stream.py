@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from splitlearn_comm import forks
 from splitlearn_comm.errors import Cancelled, CommError, InvalidReply, RemoteFailure, TimedOut
 from splitlearn_comm.statuses import Status, error_of
 from splitlearn_comm.waiting import MOST_AT_ONCE, SECONDS, WAITING
@@ -25,6 +26,9 @@ class ByteStream:
 
     What ends the stream is kept: `ended` tells, and from then on every call raises the error that ended it.
     One task sends and one receives (they may be the same).
+
+    In a process that was forked from the one that opened the stream every call raises Forked, and ending it does
+    nothing: the stream is the parent's.
 
     Args:
         name: what the stream is, for its errors.
@@ -60,6 +64,7 @@ class ByteStream:
 
     async def send(self, data: bytes, timeout: float | None = None, *, answers: int = 1) -> None:
         """Hand one message to the network. `answers`: as many messages come back for it."""
+        forks.check()
         self._owed += answers
         deadline = self._deadline("take the message", timeout)
         try:
@@ -69,6 +74,7 @@ class ByteStream:
 
     async def receive(self, timeout: float | None = None) -> bytes:
         """The oldest message that was not received yet."""
+        forks.check()
         deadline = self._deadline("reply", timeout)
         try:
             return await self._next()
@@ -77,6 +83,7 @@ class ByteStream:
 
     async def exchange(self, data: bytes, timeout: float | None = None) -> bytes:
         """Send, and receive the one reply, within one deadline."""
+        forks.check()
         self._owed += 1
         deadline = self._deadline("answer", timeout)
         try:
@@ -91,6 +98,8 @@ class ByteStream:
         Raises:
             CommError: what ended the stream before, unless a call has raised it already.
         """
+        if forks.is_forked():
+            return
         self._closing = True
         if not self._begun:
             # The server knows of nothing yet.
@@ -109,17 +118,22 @@ class ByteStream:
     def fail(self, error: CommError) -> None:
         """End the stream, because what the server sent cannot be used."""
         self._end, self._end_told = self._end or error, True
-        self._call.cancel()
+        self._hang_up()
 
     def cancel(self) -> None:
         """Give the stream up at once, whatever is under way."""
         # Whoever cancels knows it: closing afterwards is no error.
         self._end, self._end_told = self._end or self._given_up(), True
-        self._call.cancel()
+        self._hang_up()
 
     async def wait_ended(self) -> None:
-        # wait() and not await: a caller that is cancelled here must not take the reader along.
-        await asyncio.wait({self._reader})
+        if not forks.is_forked():
+            # wait() and not await: a caller that is cancelled here must not take the reader along.
+            await asyncio.wait({self._reader})
+
+    def _hang_up(self) -> None:
+        if not forks.is_forked():
+            self._call.cancel()
 
     async def _next(self) -> bytes:
         data = await self._arrived.get()

@@ -83,6 +83,8 @@ class AsyncGRPCComputeClient:
         Failures that may pass are retried as the strategy says, with the same request: a server may compute it
         more than once.
         """
+        # before a thread is asked to encode, which did not come along
+        forks.check()
         if self._codec.takes_long(tensor):
             request = await asyncio.to_thread(wire.encode_compute, tensor, self._codec)
         else:
@@ -143,7 +145,7 @@ class AsyncGRPCComputeClient:
         self._closed = True
         for stream in list(self._streams):
             stream.cancel()
-        if self._channel is not None:
+        if self._channel is not None and not forks.is_forked():
             await self._channel.close()
 
     async def __aenter__(self) -> Self:

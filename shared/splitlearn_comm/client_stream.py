@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from splitlearn_comm import wire
+from splitlearn_comm import forks, wire
 from splitlearn_comm.byte_stream import ByteStream
 from splitlearn_comm.core import SessionOpening, codec_named
 from splitlearn_comm.errors import InvalidReply
@@ -77,6 +77,8 @@ class ClientStream:
         Args:
             timeout: seconds; the client's own when None. When it runs out the stream is cancelled.
         """
+        # before a thread is asked to encode, which did not come along
+        forks.check()
         if self._unsent_opening is not None and self._unsent_opening.prefix:
             await self.open(timeout)
         if self._codec.takes_long(frame.rows):

@@ -18,6 +18,9 @@ MAX_MESSAGE_BYTES: Final = 64 * 2**20
 # Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of this size.
 CHUNK_BYTES: Final = 2**20
 
+# What the other end may have sent on one stream before anybody here reads it.
+UNREAD_BYTES: Final = 2 * CHUNK_BYTES
+
 # Schemes of grpc's resolvers, with what follows: hosts with ports, or something else.
 _HOST_SCHEMES: Final = frozenset({"dns", "ipv4", "ipv6"})
 _PATH_SCHEMES: Final = frozenset({"unix", "unix-abstract", "vsock"})
@@ -32,8 +35,19 @@ _KEEPALIVE: Final[Options] = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
+# Left to itself, grpc lets a stream run 4 MiB ahead of whoever reads it, and more the faster the network is: some
+# streams that are not read would take gigabytes. With windows that stay, what was sent and not read is this much a
+# stream at most. It is enough for the next chunk to be on its way while one is worked on. A message that is awaited
+# gets a window of its own size, so that large ones are as fast as before.
+_WINDOW: Final[Options] = (
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
+    ("grpc.http2.max_frame_size", CHUNK_BYTES),
+)
+
 _SERVER: Final[Options] = (
     *_KEEPALIVE,
+    *_WINDOW,
     # Must be below the client's keepalive_time_ms, or the server hangs up on it for pinging too often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     # A client whose connection ends this way looks the name up again, and so finds new replicas. Streams that are
@@ -45,6 +59,7 @@ _SERVER: Final[Options] = (
 
 _CHANNEL: Final[Options] = (
     *_KEEPALIVE,
+    *_WINDOW,
     # Each stream goes to the next address of the name: that is how sessions spread over replicas.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
@@ -90,7 +105,8 @@ def channel_target(address: str) -> str:
 
 
 def _message_size(most_received: int) -> Options:
-    # grpc holds a message whole before it looks at its size: a small limit is what keeps its memory small
+    # A message is refused as soon as the five bytes before it are read, compressed or not; versions before 1.84.2
+    # held it whole first (grpc/grpc issue 43012).
     return (
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", most_received),

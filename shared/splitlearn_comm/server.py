@@ -113,7 +113,7 @@ class AsyncGRPCComputeServer:
 
         The other end of a stream that is cut gets Unreachable. Stopping a stopped server does nothing.
         """
-        if self._grpc is None:
+        if self._grpc is None or forks.is_forked():
             return
         server, self._grpc = self._grpc, None
         await self._health.enter_graceful_shutdown()

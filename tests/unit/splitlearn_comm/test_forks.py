@@ -108,3 +108,82 @@ def test_a_forked_process_is_told_so_by_every_call_and_ends_cleanly(tmp_path: Pa
             assert "gRPC was used in the process that this one was forked from" in text, name
             assert "'spawn' or 'forkserver'" in text, name
             assert name == "trouble" or text.startswith("Forked: "), name
+
+
+ASYNC_SCRIPT = """
+import asyncio, json, os, sys
+import torch
+from splitlearn_comm import Frame, SessionOpening
+from splitlearn_comm.core import CompressedTensorCodec, ModelComputeFunction
+from splitlearn_comm.testing import EchoSessionHost, loopback
+
+LARGE = torch.ones(512, 1024)
+
+async def calls(server, client, stream):
+    async def leave_by_error():
+        async with stream:
+            await stream.receive()
+    return {
+        "step": stream.step(Frame(1, torch.ones(1, 2))),
+        "large": stream.step(Frame(1, LARGE)),
+        "receive": stream.receive(),
+        "keep": stream.keep([b"one"]),
+        "context": leave_by_error(),
+        "compute": client.compute(torch.ones(2)),
+        "large compute": client.compute(LARGE),
+        "health": client.health(),
+        "close": stream.close(),
+        "close client": client.close(),
+        "stop": server.stop(),
+    }
+
+async def main():
+    host = EchoSessionHost()
+    function = ModelComputeFunction(torch.nn.Identity())
+    async with loopback(session_host=host, compute_fn=function) as (server, client):
+        client._codec = CompressedTensorCodec()
+        # large tensors are encoded on threads, which are there by now and will not be in the child
+        await client.compute(LARGE)
+        stream = client.stream(SessionOpening("one", "echo", 1000, codec="zlib"))
+        await stream.step(Frame(0, torch.ones(1, 2)))
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            said = {}
+            for name, call in (await calls(server, client, stream)).items():
+                try:
+                    # the event loop is the parent's, and nothing in it may be waited for
+                    call.send(None)
+                    said[name] = "waits"
+                except StopIteration as done:
+                    said[name] = repr(done.value)
+                except Exception as error:
+                    said[name] = f"{type(error).__name__}: {error}"
+            stream.cancel()
+            os.write(writing, json.dumps(said).encode())
+            os._exit(0)
+        os.close(writing)
+        said = os.read(reading, 100_000)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        rows = (await stream.step(Frame(0, torch.ones(1, 2)))).frame.rows
+        await stream.close()
+        print(json.dumps({"said": json.loads(said), "status": status, "parent": rows.tolist()}))
+
+asyncio.run(main())
+"""
+
+
+def test_a_stream_that_was_open_at_a_fork_says_so_in_the_child_and_lives_on_in_the_parent(tmp_path: Path) -> None:
+    script = tmp_path / "forking_stream.py"
+    script.write_text(ASYNC_SCRIPT)
+
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert report["status"] == 0
+    assert report["parent"] == [[2, 2]]
+    said = report["said"]
+    assert [said.pop(name) for name in ("close", "close client", "stop")] == ["None"] * 3
+    for name, text in said.items():
+        assert text.startswith("Forked: gRPC was used in the process that this one was forked from"), name

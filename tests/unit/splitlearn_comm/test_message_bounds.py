@@ -1,0 +1,149 @@
+"""What grpc takes from a connection before anybody reads it, seen by a peer that speaks HTTP/2 itself."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+import torch
+
+from splitlearn_comm import wire
+from splitlearn_comm.admission import ServerLimits
+from splitlearn_comm.core import Session, SessionOpening
+from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.options import UNREAD_BYTES
+from splitlearn_comm.server import AsyncGRPCComputeServer
+from splitlearn_comm.testing import EchoSession, EchoSessionHost
+
+LIMIT: Final = 4 * 2**20
+DATA, HEADERS, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 4, 6, 8
+ACK: Final = 1
+INITIAL_WINDOW_SIZE: Final = 4
+
+
+@dataclass
+class RawPeer:
+    """One connection with one stream on it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    window: int = 65_535
+    received: bytes = b""
+    acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send(self, kind: int, payload: bytes, *, flags: int = 0, stream: int = 1) -> None:
+        self.writer.write(struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream))
+        self.writer.write(payload)
+
+    def open(self, **headers: str) -> None:
+        fields = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": f"/{wire.SERVICE}/Stream",
+            ":authority": "peer",
+            "content-type": "application/grpc",
+            "te": "trailers",
+            **headers,
+        }
+        # literal header fields without indexing (RFC 7541, 6.2.2)
+        block = b"".join(
+            b"\0" + bytes((len(name),)) + name.encode() + bytes((len(text),)) + text.encode()
+            for name, text in fields.items()
+        )
+        self.send(HEADERS, block, flags=4)
+
+    def data(self, payload: bytes) -> None:
+        self.window -= len(payload)
+        for start in range(0, len(payload), 16_384):
+            self.send(DATA, payload[start : start + 16_384])
+
+    async def settled(self) -> None:
+        """Everything sent so far was read by the other end."""
+        self.acknowledged.clear()
+        self.send(PING, bytes(8), stream=0)
+        await asyncio.wait_for(self.acknowledged.wait(), 20)
+
+    async def listen(self) -> None:
+        while True:
+            head = await self.reader.readexactly(9)
+            payload = await self.reader.readexactly(int.from_bytes(head[:3], "big"))
+            kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            if kind == SETTINGS and not flags & ACK:
+                told = dict(struct.iter_unpack(">HI", payload))
+                self.window += told.get(INITIAL_WINDOW_SIZE, 65_535) - 65_535
+                self.send(SETTINGS, b"", flags=ACK, stream=0)
+            elif kind == PING and flags & ACK:
+                self.acknowledged.set()
+            elif kind == PING:
+                self.send(PING, payload, flags=ACK, stream=0)
+            elif kind == WINDOW_UPDATE and stream == 1:
+                self.window += int.from_bytes(payload, "big")
+            elif kind == HEADERS and flags & 1:
+                self.received += payload
+                self.ended.set()
+
+
+@asynccontextmanager
+async def raw_peer(port: int) -> AsyncIterator[RawPeer]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    peer = RawPeer(reader, writer)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    peer.send(SETTINGS, b"", stream=0)
+    listening = asyncio.create_task(peer.listen())
+    try:
+        yield peer
+    finally:
+        listening.cancel()
+        writer.close()
+
+
+class NeverAnswers(EchoSession):
+    async def step(self, frame: Frame) -> Reply:
+        await asyncio.Event().wait()
+        return Reply(frame)
+
+
+class Host(EchoSessionHost):
+    async def open(self, opening: SessionOpening) -> Session:  # type: ignore[override]
+        return NeverAnswers(opening, 1.0, {})
+
+
+def prefixed(message: bytes, *, flag: int = 0) -> bytes:
+    return bytes((flag,)) + struct.pack(">I", len(message)) + message
+
+
+@pytest.mark.parametrize(("flag", "headers"), [(0, {}), (1, {}), (1, {"grpc-encoding": "gzip"})])
+async def test_a_message_above_the_limit_is_refused_by_its_first_five_bytes(flag: int, headers: dict[str, str]) -> None:
+    limits = ServerLimits(message_bytes=LIMIT)
+    async with AsyncGRPCComputeServer(session_host=Host(), limits=limits) as server, raw_peer(server.port) as peer:
+        peer.open(**headers)
+        peer.data(bytes((flag,)) + struct.pack(">I", LIMIT + 1))
+
+        await asyncio.wait_for(peer.ended.wait(), 20)
+
+        assert b"grpc-status\x018" in peer.received
+        assert f"larger than max ({LIMIT + 1} vs. {LIMIT})".encode() in peer.received
+
+
+async def test_a_stream_runs_no_further_ahead_of_its_reader_than_it_may() -> None:
+    limits = ServerLimits(message_bytes=LIMIT)
+    async with AsyncGRPCComputeServer(session_host=Host(), limits=limits) as server, raw_peer(server.port) as peer:
+        first = wire.encode_request(SessionOpening("one", "", 9), Frame(0, torch.ones(1, 4)))
+        next_one = prefixed(wire.encode_request(None, Frame(1, torch.ones(2**10, 2**9))))
+        peer.open()
+        peer.data(prefixed(first))
+        ahead = 0
+        # the network is as fast as it can be, so that windows that grow would grow
+        for _ in range(200):
+            await peer.settled()
+            if peer.window <= 0:
+                break
+            piece = (next_one * 2)[ahead % len(next_one) :][: peer.window]
+            peer.data(piece)
+            ahead += len(piece)
+
+        assert 0 < ahead <= UNREAD_BYTES
