@@ -30,6 +30,7 @@ from splitlearn.packing import pack
 from splitlearn.steps.runner import InBatches, Span
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
+from tests.benchmarks.figures import add_json_option, write_report
 
 HISTORY = 64
 SHORT, LONG = 16, 1024
@@ -213,8 +214,9 @@ async def kv_bytes(engine: Engine, sizes: Sizes) -> Measure:
     wanted = sizes.kv_users * sizes.kv_rows * engine.row_bytes
     for session in sessions:
         engine.close(session)
-    what = f"growth for {sizes.kv_users} sessions of {sizes.kv_rows} rows, of {wanted / 1e6:.0f} MB of keys and values"
-    return Measure(what, "of them", [held / wanted], Goal(1.03, at_most=True))
+    what = f"growth for {sizes.kv_users} sessions of {sizes.kv_rows} rows"
+    detail = f", of {wanted / 1e6:.0f} MB of keys and values"
+    return Measure(what, "of them", [held / wanted], Goal(1.03, at_most=True), detail)
 
 
 async def resident_bytes() -> int:
@@ -245,8 +247,8 @@ async def openings(engine: Engine, sizes: Sizes) -> Measure:
     for _ in range(2):
         await many(sizes.openings // 2)
         grown.append((await resident_bytes() - before) / 1e6)
-    what = f"growth after {sizes.openings // 2} and {sizes.openings} openings, steps and closings of a process of"
-    return Measure(f"{what} {before / 1e6:.0f} MB", "MB", grown, Goal(1.0, at_most=True))
+    what = f"growth after {sizes.openings // 2} and {sizes.openings} openings, steps and closings"
+    return Measure(what, "MB", grown, Goal(1.0, at_most=True), f" of a process of {before / 1e6:.0f} MB")
 
 
 def scheduling(sizes: Sizes) -> list[Measure]:
@@ -290,8 +292,9 @@ async def of_shape(shape: ModelShape, sizes: Sizes) -> tuple[list[Comparison], M
         ]
         times = await histories(engine, sizes)
         more = [many - few for few, many in zip(times[str(SHORT)], times[str(LONG)], strict=True)]
-        what = f"{shape.label}: step behind {LONG} rows, more than behind {SHORT} ({median(times[str(SHORT)]):.1f} ms)"
-    return ratios, Measure(what, "ms", more, Goal(4.0, at_most=True))
+        what = f"{shape.label}: step behind {LONG} rows, more than behind {SHORT}"
+        detail = f" ({median(times[str(SHORT)]):.1f} ms)"
+    return ratios, Measure(what, "ms", more, Goal(4.0, at_most=True), detail)
 
 
 async def memory(sizes: Sizes) -> list[Measure]:
@@ -329,6 +332,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it runs")
+    add_json_option(parser)
     options = parser.parse_args()
     sizes = Sizes(options.rounds, options.threads)
     if options.quick:
@@ -341,7 +345,8 @@ def main() -> None:
         f"of the rounds' ratios.\n\n{comparisons(ratios)}\n{measures(numbers)}"
     )
     print(text)
-    if not options.quick:
+    write_report(options.json, [row.figure for row in (*ratios, *numbers)])
+    if not options.quick and options.json is None:
         (RESULTS / f"engine_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
 
 
