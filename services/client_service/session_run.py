@@ -123,7 +123,7 @@ class SessionRun:
         """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
         part = self._ends.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        return min(most, self._ends.bottom.prompt_rows)
+        return min(most, self._ends.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
         """Takes those that are still owed, so that the next one belongs to the next frame."""

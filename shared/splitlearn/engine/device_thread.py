@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from splitlearn.engine.gathering import Gathering
+from splitlearn.engine.arrivals import ArrivalEstimator
 
 R = TypeVar("R")
 
@@ -36,8 +36,8 @@ class DeviceThread:
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
-        self._gatherings: tuple[weakref.ref[Gathering], ...] = ()
-        self._adding = threading.Lock()
+        self._estimators: tuple[weakref.ref[ArrivalEstimator], ...] = ()
+        self._adding_lock = threading.Lock()
         self.shares_cores = False
         """Another process works for the same sessions on the same cores while this one has nothing of them."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -46,18 +46,18 @@ class DeviceThread:
         if n_threads is not None:
             self._executor.submit(torch.set_num_threads, n_threads).result()
 
-    def watch(self, gathering: Gathering) -> None:
+    def watch(self, arrivals: ArrivalEstimator) -> None:
         """Counts one more engine's sessions in `next_due`, as long as it lives. From any thread: engines are made on
         this one while the event loop serves others."""
-        with self._adding:
+        with self._adding_lock:
             # never changed in place: the loop may be going through it
-            alive = [known for known in self._gatherings if known() is not None]
-            self._gatherings = (*alive, weakref.ref(gathering))
+            alive = [known for known in self._estimators if known() is not None]
+            self._estimators = (*alive, weakref.ref(arrivals))
 
     def next_due(self, now: float) -> float | None:
-        """Seconds until the thread is needed for somebody's next token; see `Gathering.next_due`."""
-        gatherings = (known() for known in self._gatherings)
-        due = (gathering.next_due(now) for gathering in gatherings if gathering is not None)
+        """Seconds until the thread is needed for somebody's next token; see `ArrivalEstimator.next_due`."""
+        estimators = (known() for known in self._estimators)
+        due = (estimator.next_due(now) for estimator in estimators if estimator is not None)
         return min((seconds for seconds in due if seconds is not None), default=None)
 
     def run(self, function: Callable[..., R], *args: Any) -> "asyncio.Future[tuple[R, Timing]]":
@@ -67,12 +67,12 @@ class DeviceThread:
         Raises:
             RuntimeError: the thread was closed.
         """
-        asked = time.perf_counter()
+        submitted = time.perf_counter()
 
         def timed() -> tuple[R, Timing]:
             began = time.perf_counter()
             result = function(*args)
-            return result, Timing(began - asked, time.perf_counter() - began)
+            return result, Timing(began - submitted, time.perf_counter() - began)
 
         # no task of its own: each turn of the event loop between two steps is time in which nothing is computed
         running = asyncio.wrap_future(self._executor.submit(timed))

@@ -5,7 +5,7 @@ The scheduler decides what runs, on plain integers; the engine keeps tensors, fu
 Who may touch what, on which thread:
 
 - **The event loop's thread** calls every method, and owns all that they change: sessions, tasks and their futures,
-  scheduler, page ledger, kept prefixes, beat.
+  scheduler, page ledger, kept prefixes, policy.
 - **The device thread** runs `DeviceStep.run` and nothing else of an engine. It owns the part and the runner, and from
   a step's beginning to its end the stores (`kv`) of the sessions in it, which are handed over in a `Work` and come
   back in it. It writes to no session. The loop gives a store up only while no step runs with it: a session that is
@@ -26,17 +26,17 @@ from typing import Any
 
 import torch
 
-from splitlearn.engine.beat import Beat
+from splitlearn.engine.batching_policy import BatchingPolicy
 from splitlearn.engine.device_step import DeviceStep
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
-from splitlearn.engine.pace import BLOCK_ROWS, Pace
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import Limits
 from splitlearn.engine.serving import Serving
 from splitlearn.engine.session import EngineSession, Step, Task
 from splitlearn.engine.sessions import Sessions
+from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
 from splitlearn.errors import EngineFull, PositionNotReached
 from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
@@ -73,11 +73,11 @@ class Engine:
         self._clock = clock
         self._checks = RowChecks(part)
         told = Guarded(observer or NoObserver())
-        self._beat = Beat(Pace(self.limits.step_rows), self.runs_in_batches)
-        thread.watch(self._beat.gathering)
-        self._sessions = Sessions(part, self._runner, self.limits, self._beat.gathering, told, clock)
+        self._policy = BatchingPolicy(StepCostModel(self.limits.step_rows), self.runs_in_batches)
+        thread.watch(self._policy.arrivals)
+        self._sessions = Sessions(part, self._runner, self.limits, self._policy.arrivals, told, clock)
         step = DeviceStep(part, self._runner, self._checks)
-        self._serving = Serving(self._sessions, thread, step, self._beat, told, clock)
+        self._serving = Serving(self._sessions, thread, step, self._policy, told, clock)
 
     @property
     def runs_in_batches(self) -> bool:
@@ -94,9 +94,9 @@ class Engine:
         return self._sessions.scheduler.n_waiting
 
     @property
-    def prompt_rows(self) -> int:
+    def prefill_chunk_size(self) -> int:
         """How many rows of a prompt to bring at a time: as the next step takes, few while others wait for tokens."""
-        return max(BLOCK_ROWS, self._beat.prompt_rows(self._serving.moment()))
+        return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
 
     @property
     def n_kept(self) -> int:
@@ -180,7 +180,7 @@ class Engine:
             return Step(torch.empty(0, self.part.hidden_size, dtype=self.part.dtype), Timing(0.0, 0.0))
         task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter(), then)
         if not self._sessions.submit(task):
-            seconds = self._beat.pace.seconds_for(self.n_waiting)
+            seconds = self._policy.step_cost.seconds_to_serve(self.n_waiting)
             raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
         self._serving.go_on()
         self._be_patient(task)
@@ -208,7 +208,7 @@ class Engine:
         if not self.is_waiting(task.session):
             self._be_patient(task)
             return
-        waited, seconds = self.limits.queue_seconds, self._beat.pace.seconds_for(self.n_waiting)
+        waited, seconds = self.limits.queue_seconds, self._policy.step_cost.seconds_to_serve(self.n_waiting)
         self._sessions.end(
             task, EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds)
         )

@@ -159,14 +159,14 @@ class Scheduler:
         self._known.discard(session)
         self.ledger.release(session)
 
-    def decide(self, prompt_rows: int) -> Decision:
-        """The next step: all who decode, and of prompts at most `prompt_rows` rows, shared evenly."""
+    def decide(self, prefill_budget: int) -> Decision:
+        """The next step: all who decode, and of prompts at most `prefill_budget` rows, shared evenly."""
         preempted: list[int] = []
         self._let_in(preempted)
         ready = [self._jobs[session] for session in sorted(self._jobs) if session in self._inside]
         wanted = [Slice(job.session, job.done, job.n_rows - job.done) for job in ready if job.is_decoding]
         if len(wanted) < len(ready):
-            wanted += _shared([job for job in ready if not job.is_decoding], prompt_rows)
+            wanted += _shared([job for job in ready if not job.is_decoding], prefill_budget)
             wanted.sort(key=lambda piece: piece.session)
         slices: list[Slice] = []
         for piece in wanted:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from splitlearn.engine.beat import Beat, Moment
+from splitlearn.engine.batching_policy import BatchingPolicy, EngineState
 from splitlearn.engine.device_step import DeviceStep, Work
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.observer import EngineObserver
@@ -29,11 +29,11 @@ class Serving:
         sessions: Sessions,
         thread: DeviceThread,
         step: DeviceStep,
-        beat: Beat,
+        policy: BatchingPolicy,
         observer: EngineObserver,
         clock: Callable[[], float],
     ) -> None:
-        self._sessions, self._thread, self._step, self._beat = sessions, thread, step, beat
+        self._sessions, self._thread, self._step, self._policy = sessions, thread, step, policy
         self._observer, self._clock = observer, clock
         # set while a step waits for more sessions; done when one comes or goes
         self._arrival: asyncio.Future[None] | None = None
@@ -46,12 +46,12 @@ class Serving:
         if self._task is not None and self._loop_thread != threading.get_ident():
             raise RuntimeError("an engine is used on the thread of its event loop; others may read some numbers of it")
 
-    def moment(self, since: float | None = None) -> Moment:
-        """What is known now; see `Moment`."""
+    def state(self, waiting_since: float | None = None) -> EngineState:
+        """What is known now; see `EngineState`."""
         now, tasks = self._clock(), self._sessions.tasks
-        n_ready = sum(task.is_decoding for task in tasks.values())
+        n_decoding = sum(task.is_decoding for task in tasks.values())
         due = self._thread.next_due(now)
-        return Moment(now, n_ready, len(tasks) - n_ready, since, due, self._thread.shares_cores)
+        return EngineState(now, n_decoding, len(tasks) - n_decoding, waiting_since, due, self._thread.shares_cores)
 
     def go_on(self) -> None:
         """To be called when a session has come or gone."""
@@ -98,16 +98,16 @@ class Serving:
 
     async def _gather(self) -> int:
         """Waits for those who are worth it; the rows of prompts for the step."""
-        since = None
+        waiting_since = None
         while True:
-            moment = self.moment(since)
-            start = self._beat.start(moment)
-            if start.wait <= 0:
-                return start.prompt_rows
-            since = since or (moment.now if moment.n_ready else None)
+            state = self.state(waiting_since)
+            decision = self._policy.decide(state)
+            if decision.wait <= 0:
+                return decision.prefill_budget
+            waiting_since = waiting_since or (state.now if state.n_decoding else None)
             self._arrival = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait({self._arrival}, timeout=start.wait)
+                await asyncio.wait({self._arrival}, timeout=decision.wait)
             finally:
                 self._arrival = None
 
@@ -138,9 +138,9 @@ class Serving:
             except Exception as error:  # noqa: BLE001 - goes to the one whose rows they are
                 self._sessions.end(work.task, error)
         if is_smooth:
-            prompt_rows = sum(work.piece.count for work in works if not work.task.is_decoding)
+            n_prefill_rows = sum(work.piece.count for work in works if not work.task.is_decoding)
             n_decoding = sum(work.task.is_decoding for work in works)
-            self._beat.pace.learn(n_decoding, prompt_rows, timing.compute_seconds)
+            self._policy.step_cost.learn(n_decoding, n_prefill_rows, timing.compute_seconds)
         if failure is None:
             self._observer.step_done(len(works), sum(work.piece.count for work in works), timing.compute_seconds)
 

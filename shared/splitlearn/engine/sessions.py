@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from splitlearn.engine.arrivals import ArrivalEstimator
 from splitlearn.engine.device_step import Work
 from splitlearn.engine.device_thread import Timing
-from splitlearn.engine.gathering import Gathering
 from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver
 from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
@@ -40,11 +40,11 @@ class Sessions:
         part: Part,
         runner: Any,
         limits: Limits,
-        gathering: Gathering,
+        arrivals: ArrivalEstimator,
         observer: EngineObserver,
         clock: Callable[[], float],
     ) -> None:
-        self._runner, self._gathering, self._observer, self._clock = runner, gathering, observer, clock
+        self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
         self.ledger: PageLedger = runner.ledger(limits.page_rows)
         most_kept = limits.kept if runner.can_share_rows else 0
@@ -106,7 +106,7 @@ class Sessions:
             return False
         self.tasks[session.number] = task
         if task.is_decoding:
-            self._gathering.came(session.number, session.used)
+            self._arrivals.on_received(session.number, session.used)
         return True
 
     def works(self, slices: Sequence[Slice]) -> list[Work]:
@@ -152,15 +152,15 @@ class Sessions:
         """The one way in which a task comes to its end, but for callers who leave."""
         if self._take_away(task):
             if not isinstance(outcome, Step):
-                self._gathering.forget(task.session.number)
+                self._arrivals.forget(task.session.number)
             elif task.is_decoding:
-                self._gathering.went(task.session.number, self._clock())
+                self._arrivals.on_sent(task.session.number, self._clock())
         task.finish(outcome)
 
     def abandon(self, task: Task) -> None:
         """Its caller has left."""
         if self._take_away(task):
-            self._gathering.forget(task.session.number)
+            self._arrivals.forget(task.session.number)
             self._fall_back(task)
 
     def fail_all(self, error: Exception) -> None:
@@ -215,4 +215,4 @@ class Sessions:
             self._runner.let_go(session.kv)
         session.kv = session.begins_with = None
         self.scheduler.leave(session.number)
-        self._gathering.forget(session.number)
+        self._arrivals.forget(session.number)

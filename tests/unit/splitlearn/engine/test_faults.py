@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from splitlearn.engine.gathering import Gathering
 
 from splitlearn.engine import DeviceThread, Engine, Limits
-from splitlearn.engine.gathering import Gathering
 from splitlearn.errors import BadRows, PositionNotReached, SessionClosed
 from splitlearn.loading import load_part
 from splitlearn.part import Part

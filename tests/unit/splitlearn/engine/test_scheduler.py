@@ -24,9 +24,9 @@ def submit(given: Scheduler, *jobs: Job) -> None:
         assert given.submit(job)
 
 
-def run(given: Scheduler, prompt_rows: int) -> dict[int, int]:
+def run(given: Scheduler, prefill_budget: int) -> dict[int, int]:
     """One step in which nobody has to give way; says how many rows of whom."""
-    decision = given.decide(prompt_rows)
+    decision = given.decide(prefill_budget)
     assert decision.preempted == ()
     for piece in decision.slices:
         given.advance(piece.session, piece.count)
