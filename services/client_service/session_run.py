@@ -90,8 +90,8 @@ class SessionRun:
 
     async def keep(self, names: Sequence[bytes]) -> None:
         """Lets all three parts keep the blocks of these names; nothing can be run after it."""
-        self._ends.bottom.keep(self._bottom, names)
-        self._ends.top.keep(self._top, names)
+        self._ends.bottom.close_and_cache(self._bottom, names)
+        self._ends.top.close_and_cache(self._top, names)
         if names:
             # the answer is complete: it does not become an error because the trunk has gone since
             with suppress(CommError):

@@ -135,7 +135,7 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
         layers=plan.layers,
         of=plan.n_layers,
         seconds=round(time.perf_counter() - began, 2),
-        kv_rows=engine.pages.total * engine.pages.page_rows,
+        kv_rows=engine.pages.total * engine.pages.page_size,
         in_batches=engine.runs_in_batches,
     )
     metrics.watch(engine)

@@ -189,7 +189,7 @@ class TrunkSession:
         """Ends the session: what is kept belongs to others from here on."""
         self._check_open()
         self._is_open = False
-        self._engine.keep(self._session, names)
+        self._engine.close_and_cache(self._session, names)
 
     def _no_rows(self) -> torch.Tensor:
         return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)

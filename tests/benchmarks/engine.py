@@ -24,7 +24,7 @@ import torch
 
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
 from splitlearn.engine.scheduler import Job, Scheduler
-from splitlearn.kv.pages import PageLedger
+from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
 from splitlearn.steps.runner import InBatches, Span
@@ -252,7 +252,7 @@ async def openings(engine: Engine, sizes: Sizes) -> Measure:
 def scheduling(sizes: Sizes) -> list[Measure]:
     """The scheduler's own time with many who decode: to decide, and for all that one step takes of it."""
     limits = Limits(sessions=SCHEDULED)
-    scheduler = Scheduler(limits, PageLedger(1 << 20, limits.page_rows))
+    scheduler = Scheduler(limits, PageAccounting(1 << 20, limits.page_rows))
     deciding, all_of_it = [], []
     for position in range(HISTORY, HISTORY + 50 * sizes.rounds):
         began = time.perf_counter()

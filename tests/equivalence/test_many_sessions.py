@@ -84,7 +84,7 @@ class Trio:
         tokens = await asyncio.gather(*(self.generate(ids_T) for ids_T in prompts))
         for engine in self.engines:
             assert engine.pages.used == 0
-            assert engine.pages.complaint() is None
+            assert engine.pages.check_consistency() is None
         return tokens
 
 

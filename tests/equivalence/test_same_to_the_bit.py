@@ -110,7 +110,7 @@ class Session:
 
     def close(self, names: Sequence[bytes] = ()) -> None:
         for engine, session in zip(self._engines, self._sessions, strict=True):
-            engine.keep(session, names)
+            engine.close_and_cache(session, names)
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def test_an_exhausted_pool_says_so_and_serves_those_who_come_later(tmp_path: Pat
     trunk = in_bf16(tmp_path, random_model(tiny_config("llama")))[1]
     row_bytes = runner_for(trunk, KV_BYTES).row_bytes
     runner = runner_for(trunk, 3 * 256 * row_bytes)
-    assert runner.ledger(32).total == 2
+    assert runner.page_budget(32).n_pages == 2
     first, second = runner.new_kv(None), runner.new_kv(None)
     rows_TD = torch.randn(257, 64).bfloat16()
     runner.run([Span(first, 0, rows_TD)])  # type: ignore[list-item]

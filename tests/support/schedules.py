@@ -19,7 +19,7 @@ import torch
 
 from splitlearn.engine import DeviceThread, Timing
 from splitlearn.errors import PositionNotReached
-from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.page_budget import PageBudget
 from splitlearn.steps.runner import Span
 
 BAD_ROW = 666.0
@@ -161,8 +161,8 @@ class ExactRunner:
     can_share_rows: bool = True
     stores: set[ExactKV] = field(default_factory=set)
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return PageLedger(self.n_pages, page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget(self.n_pages, page_size)
 
     def new_kv(self, most_rows: int | None) -> ExactKV:
         kv = ExactKV([])

@@ -13,6 +13,7 @@ import torch
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import Slice
 from splitlearn.engine.session import Task
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.part import Part
 from splitlearn.steps.runner import Span
 
@@ -37,7 +38,7 @@ class Work:
     task: Task
     piece: Slice
     kv: Any
-    begins_with: tuple[Any, int] | None
+    begins_with: SequenceSlice[Any] | None
     reached: int
     output: torch.Tensor | None = None
     made: Any = None
@@ -99,8 +100,8 @@ class DeviceStep:
             return
         position = work.task.position
         if work.begins_with is not None and position:
-            kept, n_rows = work.begins_with
-            work.kv = self._runner.begin_with(work.kv, kept, min(n_rows, position))
+            cached = work.begins_with
+            work.kv = self._runner.begin_with(work.kv, cached.kv, min(cached.length, position))
         work.begins_with = None
         work.reached = self._fallen_back(work)
         work.kv = self._runner.go_back(work.kv, position)

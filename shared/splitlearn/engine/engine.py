@@ -5,13 +5,13 @@ The scheduler decides what runs, on plain integers; the engine keeps tensors, fu
 Who may touch what, on which thread:
 
 - **The event loop's thread** calls every method, and owns all that they change: sessions, tasks and their futures,
-  scheduler, page ledger, kept prefixes, policy.
+  scheduler, page accounting, prefix cache, policy.
 - **The device thread** runs `DeviceStep.run` and nothing else of an engine. It owns the part and the runner, and from
   a step's beginning to its end the stores (`kv`) of the sessions in it, which are handed over in a `Work` and come
   back in it. It writes to no session. The loop gives a store up only while no step runs with it: a session that is
   closed in a step leaves when that is over.
-- **Any thread** may read `n_waiting`, `n_kept`, and `used` and `total` of `pages`: each is a number, or the length of a
-  dictionary. And any thread may make an engine.
+- **Any thread** may read `n_waiting`, `n_cached_prefixes`, and `used` and `total` of `pages`: each is a number, or the
+  length of a dictionary. And any thread may make an engine.
 
 What one session brings with it (rows, `then`, a caller who leaves, a kept beginning that is gone) ends at most its own
 step. What is nobody's own (the thread was closed, a fault in here) is told to all who wait, and the next are served.
@@ -30,6 +30,7 @@ from splitlearn.engine.batching_policy import BatchingPolicy
 from splitlearn.engine.device_step import DeviceStep
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
+from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import Limits
@@ -38,7 +39,6 @@ from splitlearn.engine.session import EngineSession, Step, Task
 from splitlearn.engine.sessions import Sessions
 from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
 from splitlearn.errors import EngineFull, PositionNotReached
-from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
 from splitlearn.steps.runner import runner_for
 
@@ -99,39 +99,39 @@ class Engine:
         return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
 
     @property
-    def n_kept(self) -> int:
+    def n_cached_prefixes(self) -> int:
         """Closed sessions whose first rows are kept. From any thread."""
-        return len(self._sessions.kept)
+        return len(self._sessions.prefix_cache)
 
     @property
-    def pages(self) -> PageLedger:
+    def pages(self) -> PageAccounting:
         """Who holds which pages; to look at only."""
-        return self._sessions.ledger
+        return self._sessions.pages
 
     def open(self, max_length: int | None = None, prefix: Sequence[bytes] = ()) -> EngineSession:
         """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
 
         Args:
-            prefix: names of the blocks that it will begin with; see `splitlearn.kv.prefixes`. The session's `reached`
-                says how many rows it holds already.
+            prefix: hashes of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
+                `reached` says how many rows it holds already.
         """
         self._serving.check_thread()
-        limits = (max_length, self.part.context_length, self.pages.total * self.pages.page_rows)
+        limits = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
         return self._sessions.open(min(n for n in limits if n), prefix)
 
-    def keep(self, session: EngineSession, names: Sequence[bytes]) -> None:
+    def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes a session and keeps the rows of its first blocks for later ones.
 
         Args:
-            names: of its blocks, from the first on; those that it does not hold in full are ignored, and so are all
-                while rows of it are run or wait for it.
+            block_hashes: of its blocks, from the first on. Blocks that it does not hold in full are ignored, and all
+                of them while rows of the session run or wait.
 
         Raises:
             SessionClosed: it was closed or kept before.
         """
         self._serving.check_thread()
         self._sessions.check_open(session)
-        self._sessions.keep(session, names)
+        self._sessions.close_and_cache(session, block_hashes)
         self._serving.go_on()
 
     def close(self, session: EngineSession) -> None:

@@ -6,7 +6,7 @@ Sessions are numbered in the order in which they were opened; the older one is s
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from splitlearn.kv.pages import PageLedger
+from splitlearn.engine.page_accounting import PageAccounting
 
 DECODING_ROWS = 8
 """A job of at most so many rows is somebody's next token (or a few guesses at it), and not a prompt."""
@@ -76,13 +76,13 @@ class Scheduler:
     """Knows the jobs that wait and the sessions that were let in.
 
     Attributes:
-        ledger: who holds which pages; changed by `decide` and `leave` alone.
-        give_up_kept: frees pages of what is only kept for later; told how many are missing, says how many it freed.
+        pages: who holds which pages; changed by `decide` and `leave` alone.
+        evict_cached: frees pages of what is only kept for later; told how many are missing, says how many it freed.
     """
 
     limits: Limits
-    ledger: PageLedger
-    give_up_kept: Callable[[int], int] = lambda _missing: 0
+    pages: PageAccounting
+    evict_cached: Callable[[int], int] = lambda _missing: 0
     _jobs: dict[int, Job] = field(default_factory=dict)
     _inside: dict[int, None] = field(default_factory=dict)
     # with a job, and not let in
@@ -104,7 +104,7 @@ class Scheduler:
 
         Nor may it pass those who wait.
         """
-        if self.n_waiting or len(self._inside) >= self.limits.sessions or not self.ledger.hold(session, n_rows):
+        if self.n_waiting or len(self._inside) >= self.limits.sessions or not self.pages.reserve(session, n_rows):
             return False
         self._enter(session)
         return True
@@ -150,14 +150,14 @@ class Scheduler:
     def expire(self, session: int) -> None:
         """Takes the pages of a session that has no job; it may come back."""
         self._inside.pop(session, None)
-        self.ledger.release(session)
+        self.pages.release(session)
 
     def leave(self, session: int) -> None:
         """Forgets the session; its pages are free."""
         self.drop(session)
         self._inside.pop(session, None)
         self._known.discard(session)
-        self.ledger.release(session)
+        self.pages.release(session)
 
     def decide(self, prefill_budget: int) -> Decision:
         """The next step: all who decode, and of prompts at most `prefill_budget` rows, shared evenly."""
@@ -192,23 +192,23 @@ class Scheduler:
             if not self._has_room(session, rows) and (preempted is None or not self._clear(session, rows, preempted)):
                 return
             # the pages are its own from now on, so that those who come after it find them taken
-            self.ledger.hold(session, rows)
+            self.pages.reserve(session, rows)
             self._enter(session)
 
     def _has_room(self, session: int, n_rows: int) -> bool:
         """Whether one more session may come in and find pages for its rows, if need be those of what is kept."""
         if len(self._inside) >= self.limits.sessions:
             return False
-        missing = self.ledger.missing(session, n_rows)
-        return not missing or self.give_up_kept(missing) >= missing
+        missing = self.pages.missing(session, n_rows)
+        return not missing or self.evict_cached(missing) >= missing
 
     def _clear(self, session: int, n_rows: int, preempted: list[int]) -> bool:
         """Takes the pages of younger sessions that have nothing to run; of none if that would not be enough."""
         idle = sorted(other for other in self._inside if other > session and other not in self._jobs)
         if not idle:
             return False
-        self.give_up_kept(self.ledger.missing(session, n_rows))
-        if sum(self.ledger.held_by(other) for other in idle) < self.ledger.missing(session, n_rows):
+        self.evict_cached(self.pages.missing(session, n_rows))
+        if sum(self.pages.held_by(other) for other in idle) < self.pages.missing(session, n_rows):
             return False
         while not self._has_room(session, n_rows):
             self._preempt(idle.pop(), preempted)
@@ -218,22 +218,22 @@ class Scheduler:
         del self._inside[session]
         if session in self._jobs:
             self._outside[session] = None
-        self.ledger.release(session)
+        self.pages.release(session)
         preempted.append(session)
 
     def _make_room(self, piece: Slice, preempted: list[int]) -> bool:
         """Gets the pages for a slice; takes them from what is kept, then from the youngest. False if it is that."""
         rows = self._jobs[piece.session].position + piece.start + piece.count
-        if rows <= self.ledger.held_by(piece.session) * self.ledger.page_rows:
+        if rows <= self.pages.held_by(piece.session) * self.pages.page_size:
             return True
-        while missing := self.ledger.missing(piece.session, rows):
-            if self.give_up_kept(missing):
+        while missing := self.pages.missing(piece.session, rows):
+            if self.evict_cached(missing):
                 continue
             youngest = max(self._inside)
             self._preempt(youngest, preempted)
             if youngest == piece.session:
                 return False
-        return self.ledger.hold(piece.session, rows)
+        return self.pages.reserve(piece.session, rows)
 
 
 def _shared(prompts: list[Job], rows: int) -> list[Slice]:

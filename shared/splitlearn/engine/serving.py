@@ -74,7 +74,7 @@ class Serving:
         finally:
             # before anybody else's turn, who would otherwise think that this goes on
             self._task = None
-        if not self._sessions.tasks and (complaint := self._sessions.ledger.complaint()):
+        if not self._sessions.tasks and (complaint := self._sessions.pages.check_consistency()):
             log.error("the pages do not add up: %s", complaint)
 
     def _served(self, task: "asyncio.Task[None]") -> None:

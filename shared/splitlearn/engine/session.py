@@ -10,6 +10,7 @@ import torch
 from splitlearn.engine.device_thread import Timing
 from splitlearn.engine.scheduler import DECODING_ROWS
 from splitlearn.errors import PositionNotReached
+from splitlearn.kv.sequence_slice import SequenceSlice
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class EngineSession:
     used: float
     reached: int = 0
     lost_pages: bool = False
-    begins_with: tuple[Any, int] | None = None
+    begins_with: SequenceSlice[Any] | None = None
     in_step: bool = False
 
     def __repr__(self) -> str:

@@ -12,12 +12,12 @@ import torch
 from splitlearn.engine.arrivals import ArrivalEstimator
 from splitlearn.engine.device_step import Work
 from splitlearn.engine.device_thread import Timing
-from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver
+from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.prefix_cache import PrefixCache
 from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
 from splitlearn.engine.session import EngineSession, Step, Task
 from splitlearn.errors import PositionNotReached, SessionClosed
-from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
 
 
@@ -46,10 +46,11 @@ class Sessions:
     ) -> None:
         self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
-        self.ledger: PageLedger = runner.ledger(limits.page_rows)
-        most_kept = limits.kept if runner.can_share_rows else 0
-        self.kept = KeptRows(most_kept, limits.block_rows, self.ledger, runner.let_go)
-        self.scheduler = Scheduler(limits, self.ledger, self.kept.give_up)
+        budget = runner.page_budget(limits.page_rows)
+        self.pages = PageAccounting(budget.n_pages, budget.page_size)
+        max_prefixes = limits.kept if runner.can_share_rows else 0
+        self.prefix_cache = PrefixCache(max_prefixes, limits.block_rows, self.pages, runner.let_go)
+        self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict)
         self.tasks: dict[int, Task] = {}
         # the scheduler knows no others, but for those that were closed in the step that runs
         self._open: dict[int, EngineSession] = {}
@@ -59,9 +60,9 @@ class Sessions:
         """A session of at most `limit` rows, which begins with what is kept of `prefix` if there is room for it."""
         session = EngineSession(next(self._numbers), limit, self._runner.new_kv(limit), self._clock())
         self._open[session.number] = session
-        found = self.kept.find(prefix, limit)
-        if found is not None and self.scheduler.let_in(session.number, found[1]):
-            session.begins_with, session.reached = found, found[1]
+        found = self.prefix_cache.find(prefix, limit)
+        if found is not None and self.scheduler.let_in(session.number, found.length):
+            session.begins_with, session.reached = found, found.length
             self._observer.reused(session.reached)
         return session
 
@@ -70,12 +71,12 @@ class Sessions:
         if self._open.get(session.number) is not session:
             raise SessionClosed(f"{session} was closed, or its rows are kept for others: open another one")
 
-    def keep(self, session: EngineSession, names: Sequence[bytes]) -> None:
+    def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes an open session, and keeps its first rows unless it has rows under way."""
         is_quiet = session.number not in self.tasks and not session.in_step and session.begins_with is None
-        names = self.kept.whole_blocks(names, session.reached) if is_quiet else ()
-        if names:
-            self.kept.keep(session.number, names, session.kv)
+        block_hashes = self.prefix_cache.cacheable_blocks(block_hashes, session.reached) if is_quiet else ()
+        if block_hashes:
+            self.prefix_cache.insert(session.number, block_hashes, session.kv)
             session.kv = None
         self.close(session)
 
@@ -95,7 +96,7 @@ class Sessions:
         for session in list(self._open.values()):
             is_quiet = session.number not in self.tasks and not session.in_step
             # one that went back to 0, or left while its first rows were run, has pages and no rows
-            if session.used < before and is_quiet and (session.reached or self.ledger.held_by(session.number)):
+            if session.used < before and is_quiet and (session.reached or self.pages.held_by(session.number)):
                 self._lose(session)
                 self._observer.expired()
 

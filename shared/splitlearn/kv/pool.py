@@ -146,7 +146,7 @@ class PagedKV:
         ]
 
     def truncate(self, position: int) -> None:
-        """Keeps at most the first `position` rows, and all pages: the ledger counts them as held, too."""
+        """Keeps at most the first `position` rows, and all pages: the engine counts them as held, too."""
         self.n_rows = min(self.n_rows, position)
 
     def copy_from(self, other: Any, count: int) -> None:

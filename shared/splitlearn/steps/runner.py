@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from splitlearn.cache import PartCache
 from splitlearn.kernels import are_off
-from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.page_budget import PageBudget
 from splitlearn.kv.store import KVLayout, check_held
 from splitlearn.part import Part
 from splitlearn.steps.attention import make_attention_native
@@ -89,13 +89,13 @@ class Runner(ABC, Generic[K]):
     def row_bytes(self) -> int:
         """Memory for the keys and values of one row."""
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        """For the pages that there is memory for, of `page_rows` rows where nothing else asks for another size.
+    def page_budget(self, page_size: int) -> PageBudget:
+        """The pages that there is memory for, of `page_size` rows unless the store has a size of its own.
 
         Raises:
             NoRoom: there is memory for none.
         """
-        return PageLedger.within(self._kv_bytes, self.row_bytes, page_rows)
+        return PageBudget.within(self._kv_bytes, self.row_bytes, page_size)
 
     @abstractmethod
     def new_kv(self, most_rows: int | None) -> K:
@@ -195,8 +195,8 @@ class InBatches(Runner[KeepsRows]):
     def row_bytes(self) -> int:
         return self._layout.row_bytes
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return self._store.ledger(page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return self._store.page_budget(page_size)
 
     def new_kv(self, most_rows: int | None) -> KeepsRows:
         kv: KeepsRows = self._store.new_kv(most_rows)

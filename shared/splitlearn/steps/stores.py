@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from splitlearn.errors import NoRoom
 from splitlearn.kv.budget import free_bytes
-from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.page_budget import PageBudget
 from splitlearn.kv.pool import PagedKV, PagePool
 from splitlearn.kv.store import KVLayout, SessionKV
 from splitlearn.steps.graphs import Capture, DecodeGraphs, Forward
@@ -21,8 +21,8 @@ class Store(Protocol):
     memory behind them held before.
     """
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        """For as many pages as there is memory for, of `page_rows` rows unless the store has a size of its own."""
+    def page_budget(self, page_size: int) -> PageBudget:
+        """The pages that there is memory for, of `page_size` rows unless the store has a size of its own."""
 
     def new_kv(self, most_rows: int | None) -> Any:
         """Room for a session of at most `most_rows` rows."""
@@ -48,8 +48,8 @@ class Pieces:
     layout: KVLayout
     kv_bytes: int | None
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return PageLedger.within(self.kv_bytes, self.layout.row_bytes, page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget.within(self.kv_bytes, self.layout.row_bytes, page_size)
 
     def new_kv(self, most_rows: int | None) -> SessionKV:
         return SessionKV(self.layout, most_rows)
@@ -86,7 +86,7 @@ class Pages:
         self._kernel = kernel or PagedKernel()
         self._capture = capture
         n_bytes = free_bytes(layout.device) // 2 if kv_bytes is None else kv_bytes
-        n_pages = PageLedger.within(n_bytes, layout.row_bytes, self._kernel.page_rows).total - 1
+        n_pages = PageBudget.within(n_bytes, layout.row_bytes, self._kernel.page_rows).n_pages - 1
         if not n_pages:
             raise NoRoom(
                 f"{n_bytes} bytes for keys and values hold a single page of {self._kernel.page_rows} rows, which has "
@@ -94,8 +94,8 @@ class Pages:
             )
         self.pool = PagePool(layout, n_pages, self._kernel.page_rows)
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return PageLedger(self.pool.total, self.pool.page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget(self.pool.total, self.pool.page_rows)
 
     def new_kv(self, most_rows: int | None) -> PagedKV:
         return PagedKV(self.pool)

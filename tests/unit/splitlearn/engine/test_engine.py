@@ -171,9 +171,9 @@ async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_name
     hidden_TD = rows(11)
     first = engine.open()
     whole = (await engine.step(first, 0, hidden_TD)).output
-    engine.keep(first, [b"a", b"b", b"not whole"])
+    engine.close_and_cache(first, [b"a", b"b", b"not whole"])
     second = engine.open(prefix=[b"a", b"b", b"other"])
-    assert (first.reached, second.reached, engine.n_kept) == (11, 8, 1)
+    assert (first.reached, second.reached, engine.n_cached_prefixes) == (11, 8, 1)
     output = (await engine.step(second, 8, hidden_TD[8:])).output
     torch.testing.assert_close(output, whole[8:], atol=1e-5, rtol=0)
     third = engine.open(prefix=[b"a", b"c"])

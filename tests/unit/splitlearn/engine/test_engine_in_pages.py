@@ -1,4 +1,4 @@
-"""An engine whose sessions share a pool of pages, as on a CUDA device: pages and ledger agree whatever happens.
+"""An engine whose sessions share a pool of pages, as on a CUDA device: pages and pages agree whatever happens.
 
 Shapes: T rows, D hidden size.
 """
@@ -54,14 +54,14 @@ class Given:
         return pool.total - pool.n_free
 
     def agrees(self) -> bool:
-        """Sessions have no page that the ledger does not count as theirs."""
-        return self.n_held <= self.engine.pages.used and self.engine.pages.complaint() is None
+        """Sessions have no page that the pages does not count as theirs."""
+        return self.n_held <= self.engine.pages.used and self.engine.pages.check_consistency() is None
 
     async def kept(self, hidden_TD: torch.Tensor) -> EngineSession:
         """A session of these rows, whose first two blocks are kept as `a` and `b`."""
         session = self.engine.open()
         await self.engine.step(session, 0, hidden_TD)
-        self.engine.keep(session, [b"a", b"b"])
+        self.engine.close_and_cache(session, [b"a", b"b"])
         return session
 
     def alone(self, hidden_TD: torch.Tensor) -> torch.Tensor:
@@ -76,9 +76,9 @@ def close_to(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-async def test_the_ledger_counts_the_pages_of_the_pool(thread: DeviceThread, tiny_weights: Path) -> None:
+async def test_the_accounting_counts_the_pages_of_the_pool(thread: DeviceThread, tiny_weights: Path) -> None:
     given = Given(thread, tiny_weights, 10)
-    assert (given.engine.pages.total, given.engine.pages.page_rows) == (10, PAGE_ROWS)
+    assert (given.engine.pages.total, given.engine.pages.page_size) == (10, PAGE_ROWS)
     session = given.engine.open()
     await given.engine.step(session, 0, rows(9))
     assert (given.engine.pages.used, given.n_held) == (3, 3)
@@ -119,7 +119,7 @@ async def test_kept_rows_that_were_given_up_before_they_were_copied_have_to_be_s
     # takes all that is left, and what was kept
     third = given.engine.open()
     await given.engine.step(third, 0, rows(16, seed=1))
-    assert (second.reached, given.engine.n_kept) == (8, 0)
+    assert (second.reached, given.engine.n_cached_prefixes) == (8, 0)
     with pytest.raises(PositionNotReached, match="given up for others: send everything again"):
         await given.engine.step(second, 8, hidden_TD[8:])
     assert (second.reached, second.lost_pages) == (0, True)
@@ -166,7 +166,7 @@ async def test_sessions_that_come_go_and_lose_their_pages_never_have_more_than_t
                 seen["lost"] += 1
                 await engine.step(session, 0, hidden_TD[:2])
             if turn % 2:
-                engine.keep(session, names)
+                engine.close_and_cache(session, names)
             else:
                 engine.close(session)
 

@@ -240,24 +240,24 @@ async def test_a_session_that_has_ended_answers_nothing(engine: Engine) -> None:
     kept, closed = engine.open(), engine.open()
     for session in (kept, closed):
         await engine.step(session, 0, rows(8))
-    engine.keep(kept, [b"a", b"b"])
+    engine.close_and_cache(kept, [b"a", b"b"])
     engine.close(closed)
     for session in (kept, closed):
         for position, new in ((8, rows(1)), (0, rows(1)), (4, rows(0))):
             with pytest.raises(SessionClosed):
                 await engine.step(session, position, new)
         with pytest.raises(SessionClosed):
-            engine.keep(session, [b"a", b"b"])
+            engine.close_and_cache(session, [b"a", b"b"])
         engine.close(session)
         assert session.kv is None
-    assert (engine.n_kept, engine.pages.used) == (1, 1)
+    assert (engine.n_cached_prefixes, engine.pages.used) == (1, 1)
 
 
 async def test_names_that_were_made_up_give_no_rows_of_others(engine: Engine) -> None:
     """One block is kept under a name, and a session asks for it as its second."""
     victim, owner = engine.open(), engine.open()
     await engine.step(owner, 0, rows(4))
-    engine.keep(owner, [b"b", b"not whole", b"nor this"])
+    engine.close_and_cache(owner, [b"b", b"not whole", b"nor this"])
     await engine.step(victim, 0, rows(60, 1))
     engine.close(victim)
     for names in ([b"x", b"b"], [b"x"] * 5 + [b"b"]):
@@ -305,7 +305,7 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
     def read() -> None:
         try:
             while not over.is_set():
-                assert engine.n_waiting + engine.pages.used + engine.pages.total + engine.n_kept > 0
+                assert engine.n_waiting + engine.pages.used + engine.pages.total + engine.n_cached_prefixes > 0
         except BaseException as error:  # noqa: BLE001 - looked at below
             failed.append(error)
 
@@ -317,7 +317,7 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
         for turn in range(3):
             session = engine.open(prefix=[b"a", bytes([number])])
             await engine.step(session, session.reached, rows(12)[session.reached :])
-            engine.keep(session, [b"a", bytes([number]), bytes([turn])])
+            engine.close_and_cache(session, [b"a", bytes([number]), bytes([turn])])
 
     def make() -> Engine:
         return Engine(load_part(tiny_weights, "2-3"), thread)

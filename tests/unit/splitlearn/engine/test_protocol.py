@@ -82,7 +82,7 @@ class Protocol(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(1))
-        assert self.engine.pages.complaint() is None
+        assert self.engine.pages.check_consistency() is None
         assert not self.loop.complaints
         self.loop.close()
 
@@ -172,7 +172,7 @@ class Protocol(RuleBasedStateMachine):
                     self._ask(known, position, n, 1, asking[0].exception() or asking[0].result())
                 if keeps:
                     self._note_kept(known, [b"a", b"c"])
-                    self.engine.keep(known.session, [b"a", b"c"])
+                    self.engine.close_and_cache(known.session, [b"a", b"c"])
                 else:
                     self.engine.close(known.session)
 
@@ -192,10 +192,10 @@ class Protocol(RuleBasedStateMachine):
     def keep(self, known: Known, under: list[bytes]) -> None:
         if not known.is_open:
             with pytest.raises(SessionClosed):
-                self.engine.keep(known.session, under)
+                self.engine.close_and_cache(known.session, under)
             return
         self._note_kept(known, under)
-        self.engine.keep(known.session, under)
+        self.engine.close_and_cache(known.session, under)
         known.is_open = False
 
     @rule(known=opened)
@@ -209,7 +209,7 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def pages_add_up(self) -> None:
-        assert self.engine.pages.complaint() is None
+        assert self.engine.pages.check_consistency() is None
         assert self.engine.n_waiting == 0
 
     def _note_kept(self, known: Known, under: list[bytes]) -> None:

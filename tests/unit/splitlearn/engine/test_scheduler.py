@@ -1,14 +1,14 @@
 import pytest
 
+from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import DECODING_ROWS, Decision, Job, Limits, Scheduler
-from splitlearn.kv.pages import PageLedger
 
 PLENTY = 10_000
 
 
 def scheduler(pages: int = PLENTY, **limits: int) -> Scheduler:
     limits = {"page_rows": 4, "headroom": 0, **limits}
-    return Scheduler(Limits(**limits), PageLedger(pages, limits["page_rows"]))
+    return Scheduler(Limits(**limits), PageAccounting(pages, limits["page_rows"]))
 
 
 def prompt(session: int, n_rows: int, position: int = 0) -> Job:
@@ -123,7 +123,7 @@ def test_a_dropped_job_is_not_run_and_the_session_keeps_its_place() -> None:
     given.drop(0)
     given.drop(0)
     assert given.decide(100).slices == ()
-    assert given.ledger.held_by(0) == 5
+    assert given.pages.held_by(0) == 5
 
 
 # who comes in
@@ -193,7 +193,7 @@ def test_past_the_queue_nobody_may_wait_but_who_is_inside_goes_on() -> None:
 def test_a_session_that_begins_with_rows_holds_their_pages_at_once() -> None:
     given = scheduler(pages=10)
     assert given.let_in(0, 9)
-    assert given.ledger.held_by(0) == 3
+    assert given.pages.held_by(0) == 3
     assert not given.let_in(1, 40)
     assert given.n_inside == 1
 
@@ -222,7 +222,7 @@ def test_the_youngest_gives_way_when_an_older_one_grows() -> None:
     decision = given.decide(0)
     assert decision.preempted == (2,)
     assert counts(decision) == {0: 1, 1: 1}
-    assert given.ledger.owners() == {0, 1}
+    assert given.pages.owners() == {0, 1}
 
 
 def test_the_youngest_gives_way_to_older_ones_even_when_it_alone_grows() -> None:
@@ -231,7 +231,7 @@ def test_the_youngest_gives_way_to_older_ones_even_when_it_alone_grows() -> None
     submit(given, token(2, position=12))
     decision = given.decide(0)
     assert (decision.preempted, decision.slices) == ((2,), ())
-    assert given.ledger.owners() == {0, 1}
+    assert given.pages.owners() == {0, 1}
 
 
 def test_as_many_give_way_as_it_takes() -> None:
@@ -259,17 +259,17 @@ def test_rows_that_replace_others_need_no_new_pages() -> None:
 
 
 def test_what_is_only_kept_goes_before_anybody_gives_way() -> None:
-    ledger, asked = PageLedger(9, 4), []
+    pages, asked = PageAccounting(9, 4), []
 
     def give_up(missing: int) -> int:
         asked.append(missing)
-        freed = ledger.held_by(-1)
-        ledger.release(-1)
+        freed = pages.held_by(-1)
+        pages.release(-1)
         return freed
 
-    given = Scheduler(Limits(page_rows=4, headroom=0), ledger, give_up)
+    given = Scheduler(Limits(page_rows=4, headroom=0), pages, give_up)
     filled(given, 2, 12)
-    assert ledger.hold(-1, 12)
+    assert pages.reserve(-1, 12)
     submit(given, token(0, position=12))
     assert set(run(given, 0)) == {0}
     assert asked == [1]
@@ -279,15 +279,15 @@ def test_what_is_only_kept_goes_before_anybody_gives_way() -> None:
 
 
 def test_what_is_only_kept_goes_before_anybody_waits() -> None:
-    ledger = PageLedger(9, 4)
+    pages = PageAccounting(9, 4)
 
     def give_up(_: int) -> int:
-        freed = ledger.held_by(-1)
-        ledger.release(-1)
+        freed = pages.held_by(-1)
+        pages.release(-1)
         return freed
 
-    given = Scheduler(Limits(page_rows=4, headroom=0), ledger, give_up)
-    ledger.hold(-1, 36)
+    given = Scheduler(Limits(page_rows=4, headroom=0), pages, give_up)
+    pages.reserve(-1, 36)
     submit(given, prompt(0, 36))
     assert set(run(given, 100)) == {0}
 
@@ -310,7 +310,7 @@ def test_who_gave_way_begins_again_from_its_first_row_when_there_is_room() -> No
 def lost(given: Scheduler) -> None:
     """Leaves session 2 inside with three pages, and session 1 outside, which lost its own to one that is gone."""
     filled(given, 2, 12)
-    submit(given, prompt(0, 4 * given.ledger.total - 20, position=12))
+    submit(given, prompt(0, 4 * given.pages.total - 20, position=12))
     assert given.decide(100).preempted == (1,)
     given.leave(0)
     submit(given, prompt(2, 12))
@@ -323,7 +323,7 @@ def test_who_waits_gets_room_from_a_younger_one_that_has_nothing_to_run() -> Non
     submit(given, prompt(1, 24))
     decision = given.decide(100)
     assert (decision.preempted, counts(decision)) == ((2,), {1: 24})
-    assert given.ledger.owners() == {1}
+    assert given.pages.owners() == {1}
 
 
 def test_who_waits_gets_room_from_the_youngest_first() -> None:
@@ -357,7 +357,7 @@ def test_nobody_gives_way_if_that_would_not_be_enough() -> None:
     assert run(given, 100) == {3: 12}
     submit(given, prompt(1, 36), token(3, position=11))  # 2 has three pages and five are free, but nine are needed
     assert run(given, 100) == {3: 1}
-    assert given.ledger.owners() == {2, 3}
+    assert given.pages.owners() == {2, 3}
 
 
 def test_a_place_among_the_sessions_is_taken_from_a_younger_one_too() -> None:
@@ -366,7 +366,7 @@ def test_a_place_among_the_sessions_is_taken_from_a_younger_one_too() -> None:
     submit(given, token(0, position=16))
     assert given.decide(0).preempted == (1,)
     given.advance(0, 1)
-    given.ledger.total = 20
+    given.pages.total = 20
     submit(given, prompt(2, 12))
     run(given, 100)
     submit(given, token(1))

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import Decision, Job, Limits, Scheduler
-from splitlearn.kv.pages import PageLedger
 
 
 def scheduler(pages: int, **limits: int) -> Scheduler:
-    return Scheduler(Limits(page_rows=4, **{"headroom": 0, **limits}), PageLedger(pages, 4))
+    return Scheduler(Limits(page_rows=4, **{"headroom": 0, **limits}), PageAccounting(pages, 4))
 
 
 @dataclass
@@ -39,7 +39,7 @@ class House:
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self.most_rows = self.given.ledger.total * self.given.ledger.page_rows
+        self.most_rows = self.given.pages.total * self.given.pages.page_size
 
     def step(self) -> None:
         if self.opened < self.n_sessions and self.dice.random() < 0.4:
@@ -88,21 +88,21 @@ class House:
         visitor.lost, visitor.rows, visitor.asked = visitor.rows, 0, None
 
     def check(self, decision: Decision, limit: int) -> None:
-        ledger = self.given.ledger
-        assert ledger.complaint() is None
+        pages = self.given.pages
+        assert pages.check_consistency() is None
         numbers = [piece.session for piece in decision.slices]
         assert len(set(numbers)) == len(numbers)
         assert not set(numbers) & set(decision.preempted)
-        assert not ledger.owners() & set(decision.preempted)
-        assert min(ledger.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
+        assert not pages.owners() & set(decision.preempted)
+        assert min(pages.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
         jobs = {number: job for number in self.visitors if (job := self.given.job(number)) is not None}
         for piece in decision.slices:
             job = jobs[piece.session]
             assert piece.start == job.done
             assert piece.count > 0
             assert job.done + piece.count <= job.n_rows
-            assert ledger.held_by(piece.session) >= ledger.pages_for(job.position + piece.start + piece.count)
-        decoding = {number for number, job in jobs.items() if job.is_decoding and number in ledger.owners()}
+            assert pages.held_by(piece.session) >= pages.pages_for(job.position + piece.start + piece.count)
+        decoding = {number for number, job in jobs.items() if job.is_decoding and number in pages.owners()}
         assert decoding <= set(numbers)
         assert sum(piece.count for piece in decision.slices if not jobs[piece.session].is_decoding) <= limit
 
@@ -117,7 +117,7 @@ def test_under_any_load_pages_add_up_and_every_session_comes_to_its_end(seed: in
         if len(house.ended) == 30:
             break
     assert sorted(house.ended) == list(range(30))
-    assert house.given.ledger.used == 0
+    assert house.given.pages.used == 0
     assert house.gave_way[0] == 0  # nobody was older
 
 

@@ -80,12 +80,12 @@ class User:
 
     def _keep(self, session: EngineSession) -> None:
         try:
-            self.engine.keep(session, self.names)
+            self.engine.close_and_cache(session, self.names)
         except SessionClosed:
             assert self.was_closed
         else:
             with pytest.raises(SessionClosed):
-                self.engine.keep(session, self.names)
+                self.engine.close_and_cache(session, self.names)
 
     async def _send_all(self, session: EngineSession) -> None:
         position, expected = min(session.reached, self.length - 1), exact_outputs(self.rows)
@@ -155,9 +155,9 @@ class World:
         scheduler = sessions.scheduler
         known = (scheduler._jobs, scheduler._inside, scheduler._outside, scheduler._known)
         assert not any(known), known
-        assert self.engine.pages.complaint() is None
+        assert self.engine.pages.check_consistency() is None
         assert all(owner < 0 for owner in self.engine.pages.owners())
-        assert len(self.runner.stores) == len(self.engine.pages.owners()) == self.engine.n_kept
+        assert len(self.runner.stores) == len(self.engine.pages.owners()) == self.engine.n_cached_prefixes
         last = User(self.engine, 7, Random(0), 0, 40)
         self.loop.run_until_complete(last.lives(1))
         assert last.n_checked

@@ -75,7 +75,7 @@ def test_a_pool_that_is_exhausted_says_so_and_changes_nobody() -> None:
     assert pool.n_free == 0
 
 
-def test_a_truncated_session_keeps_its_pages_as_the_ledger_does() -> None:
+def test_a_truncated_session_keeps_its_pages_as_the_accounting_does() -> None:
     pool = pool_of(4)
     kv = placed(pool, 9)
     pages = list(kv.pages)
