@@ -17,7 +17,7 @@ from client_service.report import Report
 from client_service.sampling import Choice, Sampler
 from client_service.trunk_link import TrunkLink
 from splitlearn import errors as split
-from splitlearn.engine import Engine, EngineSession, Step
+from splitlearn.engine import Engine, EngineSession, StepResult
 from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, PositionNotReached
 
 # A part loses its rows when its memory is short, and to older sessions only: each replay makes this one older.
@@ -157,7 +157,7 @@ class SessionRun:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step)
 
-    def _count(self, name: str, step: Step) -> None:
+    def _count(self, name: str, step: StepResult) -> None:
         self._report.split[name] += step.timing.compute_seconds
 
 

@@ -23,8 +23,8 @@ import psutil
 import torch
 
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
-from splitlearn.engine.scheduler import Job, Scheduler
 from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
 from splitlearn.steps.runner import InBatches, Span
@@ -62,7 +62,7 @@ def engine_of(weights: Path, layers: str, threads: int) -> Iterator[tuple[Engine
     with DeviceThread(threads) as thread:
         part = load_part(weights, layers)
         pack(part)
-        yield Engine(part, thread, Limits(kept=0)), thread
+        yield Engine(part, thread, Limits(max_cached_prefixes=0)), thread
 
 
 def rows_of(engine: Engine, count: int) -> torch.Tensor:
@@ -251,25 +251,25 @@ async def openings(engine: Engine, sizes: Sizes) -> Measure:
 
 def scheduling(sizes: Sizes) -> list[Measure]:
     """The scheduler's own time with many who decode: to decide, and for all that one step takes of it."""
-    limits = Limits(sessions=SCHEDULED)
+    limits = Limits(max_num_seqs=SCHEDULED)
     scheduler = Scheduler(limits, PageAccounting(1 << 20, limits.page_rows))
     deciding, all_of_it = [], []
     for position in range(HISTORY, HISTORY + 50 * sizes.rounds):
         began = time.perf_counter()
         for session in range(SCHEDULED):
-            scheduler.submit(Job(session, position, 1, None))
+            scheduler.submit(ScheduledRequest(session, position, 1, None))
         decided = time.perf_counter()
-        decision = scheduler.decide(limits.step_rows)
+        decision = scheduler.schedule(limits.step_rows)
         deciding.append(time.perf_counter() - decided)
-        for piece in decision.slices:
-            scheduler.advance(piece.session, piece.count)
+        for slice_ in decision.slices:
+            scheduler.advance(slice_.session, slice_.length)
         all_of_it.append(time.perf_counter() - began)
         if len(decision.slices) != SCHEDULED:
             raise SystemExit(f"{len(decision.slices)} of {SCHEDULED} sessions were let run")
     # the first let them in
     return [
         _milliseconds(f"decide() with {SCHEDULED} sessions that decode", deciding[1:], sizes.rounds),
-        _milliseconds("the same with their jobs submitted and counted", all_of_it[1:], sizes.rounds),
+        _milliseconds("the same with their requests submitted and counted", all_of_it[1:], sizes.rounds),
     ]
 
 

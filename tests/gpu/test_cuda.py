@@ -110,7 +110,7 @@ async def test_sessions_at_once_choose_what_the_whole_model_would(
 ) -> None:
     model = random_model(tiny_config(model_type))
     with DeviceThread() as thread:
-        engines = [Engine(part, thread, Limits(kv_bytes=KV_BYTES)) for part in in_bf16(tmp_path, model)]
+        engines = [Engine(part, thread, Limits(kv_cache_memory_bytes=KV_BYTES)) for part in in_bf16(tmp_path, model)]
         prompts = [prompt(length) for length in LENGTHS[:n_sessions]]
         made = await asyncio.gather(*(generate(engines, ids_T) for ids_T in prompts))
         assert all(engine.pages.used == 0 and engine.pages.page_rows == 256 for engine in engines)
@@ -126,7 +126,7 @@ async def test_sessions_that_lose_their_pages_choose_the_same(tmp_path: Path) ->
         # four pages for sessions in each part, and one that is nobody's
         budgets = [5 * 256 * runner_for(part, KV_BYTES).row_bytes for part in parts]
         engines = [
-            Engine(part, thread, Limits(kv_bytes=budget, headroom=0))
+            Engine(part, thread, Limits(kv_cache_memory_bytes=budget, headroom=0))
             for part, budget in zip(parts, budgets, strict=True)
         ]
         prompts = [prompt(length) for length in (250, 251, 252, 253)]  # each goes over the edge of its page

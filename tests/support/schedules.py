@@ -88,7 +88,7 @@ class ScheduledThread(DeviceThread):
     def run(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
         running = asyncio.get_running_loop().create_future()
         self._unfinished += 1
-        running.add_done_callback(self._count_off)
+        running.add_done_callback(self._on_done)
         for kv in _stores(args):
             kv.lent = True
         self._queue.append((running, function, args))
@@ -113,7 +113,7 @@ class ScheduledThread(DeviceThread):
 
 
 def _stores(args: tuple[Any, ...]) -> list["ExactKV"]:
-    return [work.kv for works in args for work in works]
+    return [item.kv for items in args for item in items]
 
 
 @dataclass(eq=False)

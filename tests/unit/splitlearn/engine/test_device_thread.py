@@ -71,19 +71,19 @@ async def test_the_number_of_cores_is_set_for_the_thread() -> None:
     torch.set_num_threads(before)
 
 
-async def test_the_thread_is_free_when_what_was_given_before_is_done() -> None:
+async def test_draining_waits_for_the_calls_submitted_before() -> None:
     gate = threading.Event()
     with DeviceThread() as thread:
-        await asyncio.wait_for(thread.free(), 1)
+        await asyncio.wait_for(thread.drain(), 1)
         work = thread.run(gate.wait)
         await asyncio.sleep(0)
-        free = asyncio.create_task(thread.free())
+        draining = asyncio.create_task(thread.drain())
         await asyncio.sleep(0)
-        assert not free.done()
+        assert not draining.done()
         gate.set()
-        await free
+        await draining
         assert work.done()
-        await asyncio.wait_for(thread.free(), 1)
+        await asyncio.wait_for(thread.drain(), 1)
 
 
 def test_the_thread_is_due_when_the_first_of_its_engines_is() -> None:

@@ -149,7 +149,7 @@ async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) 
 
 def test_memory_that_does_not_hold_a_page_is_refused_at_the_start(thread: DeviceThread, tiny_weights: Path) -> None:
     with pytest.raises(NoRoom, match="100 bytes for keys and values do not hold a single page of 32 rows"):
-        Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_bytes=100))
+        Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_cache_memory_bytes=100))
 
 
 async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: Engine) -> None:
@@ -167,7 +167,7 @@ async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: En
 async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_names(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(block_rows=4))
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(block_size=4))
     hidden_TD = rows(11)
     first = engine.open()
     whole = (await engine.step(first, 0, hidden_TD)).output
@@ -185,7 +185,7 @@ async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_name
 
 
 async def test_what_is_to_follow_is_done_with_the_last_rows_of_a_step(thread: DeviceThread, tiny_weights: Path) -> None:
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(step_rows=4))
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(max_num_batched_tokens=4))
     seen: list[tuple[int, str]] = []
 
     def last_row(output_TD: torch.Tensor) -> torch.Tensor:
@@ -193,7 +193,7 @@ async def test_what_is_to_follow_is_done_with_the_last_rows_of_a_step(thread: De
         return output_TD[-1]
 
     step = await engine.step(engine.open(), 0, rows(10), last_row)
-    assert torch.equal(step.made, step.output[-1])
+    assert torch.equal(step.postprocessed, step.output[-1])
     assert [n_rows for n_rows, _ in seen] == [2]
     assert seen[0][1].startswith("device")
 

@@ -36,7 +36,7 @@ class Given:
         self.part = load_part(weights, "1-4")
         self.stores: list[Pages] = []
         self.engine = Engine(
-            self.part, thread, Limits(**{"block_rows": 4, "headroom": 0, **limits}), runner=partial(self._run, n_pages)
+            self.part, thread, Limits(**{"block_size": 4, "headroom": 0, **limits}), runner=partial(self._run, n_pages)
         )
 
     def _run(self, n_pages: int, part: Any, kv_bytes: int | None) -> InBatches:
@@ -143,7 +143,7 @@ async def test_an_idle_session_gives_its_pages_back(thread: DeviceThread, tiny_w
 async def test_sessions_that_come_go_and_lose_their_pages_never_have_more_than_they_should(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    given = Given(thread, tiny_weights, 18, kept=3, sessions=6)
+    given = Given(thread, tiny_weights, 18, max_cached_prefixes=3, max_num_seqs=6)
     engine, dice = given.engine, torch.Generator().manual_seed(0)
     seen = {"reused": 0, "lost": 0}
     # before the engine has the part: both at once would each have it attend in its own way

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from splitlearn.engine.gathering import Gathering
 
 from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.engine.arrivals import ArrivalEstimator
 from splitlearn.errors import BadRows, PositionNotReached, SessionClosed
 from splitlearn.loading import load_part
 from splitlearn.part import Part
@@ -42,7 +42,7 @@ def part(tiny_weights: Path) -> Part:
 
 @pytest.fixture
 def engine(part: Part, thread: DeviceThread) -> Engine:
-    return Engine(part, thread, Limits(step_rows=16, block_rows=4), runner=poisoned_runner)
+    return Engine(part, thread, Limits(max_num_batched_tokens=16, block_size=4), runner=poisoned_runner)
 
 
 @pytest.fixture
@@ -177,11 +177,11 @@ async def test_when_the_device_is_broken_all_are_told_once_and_later_ones_are_se
 
 @pytest.mark.parametrize("error", [StopIteration(), ZeroDivisionError(), asyncio.InvalidStateError()])
 async def test_what_follows_a_step_fails_for_its_session_alone(engine: Engine, error: Exception) -> None:
-    def then(_: torch.Tensor) -> None:
+    def postprocess(_: torch.Tensor) -> None:
         raise error
 
     session, other = engine.open(), engine.open()
-    asked = (engine.step(session, 0, rows(3), then), engine.step(other, 0, rows(3)))
+    asked = (engine.step(session, 0, rows(3), postprocess), engine.step(other, 0, rows(3)))
     found = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(found[0], RuntimeError if isinstance(error, StopIteration) else type(error))
     await close_to_alone(engine, found[1], rows(3))
@@ -213,7 +213,7 @@ async def test_an_engine_whose_task_is_cancelled_before_it_begins_serves_all_the
 
 async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread: DeviceThread) -> None:
     row_bytes = Engine(part, thread).row_bytes
-    engine = Engine(part, thread, Limits(kv_bytes=4 * 32 * row_bytes, headroom=0))
+    engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     first, second, third = (engine.open() for _ in range(3))
     await engine.step(first, 0, rows(40))
     waiting = [asyncio.create_task(engine.step(*what)) for what in ((second, 0, rows(90)), (third, 0, rows(30)))]
@@ -225,7 +225,7 @@ async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread:
 
 async def test_pages_of_an_idle_session_without_rows_go_to_those_who_wait(part: Part, thread: DeviceThread) -> None:
     row_bytes = Engine(part, thread).row_bytes
-    engine = Engine(part, thread, Limits(kv_bytes=4 * 32 * row_bytes, headroom=0))
+    engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     idle, waiting = engine.open(), engine.open()
     await engine.step(idle, 0, rows(60))
     await engine.step(idle, 0, rows(0))
@@ -334,25 +334,25 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
 async def test_an_engine_is_not_used_on_another_thread_while_it_serves(engine: Engine) -> None:
     session, caught = engine.open(), list[BaseException]()
 
-    def then(_: torch.Tensor) -> None:
+    def postprocess(_: torch.Tensor) -> None:
         uses: list[Callable[[], Any]] = [engine.open, lambda: engine.close(session), lambda: engine.expire(-1.0)]
         for use in uses:
             with pytest.raises(RuntimeError, match="on the thread of its event loop") as info:
                 use()
             caught.append(info.value)
 
-    await engine.step(session, 0, rows(3), then)
+    await engine.step(session, 0, rows(3), postprocess)
     assert len(caught) == 3
     assert session.reached == 3
 
 
 def test_threads_may_watch_while_another_looks_when_the_device_is_due() -> None:
     with DeviceThread() as thread:
-        over, alive = threading.Event(), list[Gathering]()
+        over, alive = threading.Event(), list[ArrivalEstimator]()
 
         def add() -> None:
             while not over.is_set():
-                alive.append(Gathering())
+                alive.append(ArrivalEstimator())
                 thread.watch(alive[-1])
                 del alive[:-3]
 
@@ -362,4 +362,4 @@ def test_threads_may_watch_while_another_looks_when_the_device_is_due() -> None:
             assert thread.next_due(0.0) is None
         over.set()
         adding.join()
-        assert len(thread._gatherings) < 20
+        assert len(thread._estimators) < 20

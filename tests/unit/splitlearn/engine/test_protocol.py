@@ -75,7 +75,9 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.loop = ScheduledLoop()
         self.kept: dict[tuple[bytes, ...], list[Rows]] = {}
-        limits = Limits(page_rows=4, block_rows=BLOCK_ROWS, headroom=0, kept=2, step_rows=16)
+        limits = Limits(
+            page_size=4, block_size=BLOCK_ROWS, headroom=0, max_cached_prefixes=2, max_num_batched_tokens=16
+        )
         thread = ScheduledThread(Random(0))
         subject = self.subject
         self.engine = Engine(subject.part, thread, limits, runner=subject.runner, clock=self.loop.time)
@@ -118,10 +120,10 @@ class Protocol(RuleBasedStateMachine):
         position, wrong = known.session.reached, other.session.reached
         bad = self.subject.rows(_numbers(2, wrong, 1))
         bad[-1] = float("nan") if fault == "nan" else BAD_ROW if fault == "row" else bad[-1]
-        then = _fails if fault == "then" else None
+        postprocess = _fails if fault == "then" else None
 
         async def both() -> list[Any]:
-            asked = (self._stepped(known, position, n, text), self.engine.step(other.session, wrong, bad, then))
+            asked = (self._stepped(known, position, n, text), self.engine.step(other.session, wrong, bad, postprocess))
             return await asyncio.gather(*asked, return_exceptions=True)
 
         found, failed = self._drive(both())

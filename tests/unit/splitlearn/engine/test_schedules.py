@@ -92,11 +92,11 @@ class User:
         while position < self.length:
             count = self.dice.choice((0, 1, 1, 1, 3, 9, 20))
             rows = self.rows[position : position + count]
-            then = None
+            postprocess = None
             if self.fault and self.dice.random() < 0.3:
-                rows, then = self._faulty(rows)
+                rows, postprocess = self._faulty(rows)
             try:
-                step = await self.engine.step(session, position, rows_of(rows), then)
+                step = await self.engine.step(session, position, rows_of(rows), postprocess)
             except PositionNotReached:
                 assert position
                 position = 0
@@ -137,7 +137,7 @@ class World:
     def __post_init__(self) -> None:
         self.runner = ExactRunner(self.n_pages, in_batches=self.in_batches)
         self.thread = ScheduledThread(Random(self.dice.random()))
-        limits = Limits(**{"page_rows": PAGE_ROWS, "block_rows": BLOCK_ROWS, "headroom": 4, **self.limits})
+        limits = Limits(**{"page_size": PAGE_ROWS, "block_size": BLOCK_ROWS, "headroom": 4, **self.limits})
         self.engine = Engine(
             exact_part(), self.thread, limits, self.observer, lambda *_: self.runner, clock=self.loop.time
         )
@@ -150,10 +150,10 @@ class World:
         """Nobody is left, all memory is back but for what is kept, and the next user is served."""
         self.loop.run_until_complete(self._rest())
         sessions = self.engine._sessions
-        assert not sessions.tasks
+        assert not sessions.requests
         assert not sessions._open
         scheduler = sessions.scheduler
-        known = (scheduler._jobs, scheduler._inside, scheduler._outside, scheduler._known)
+        known = (scheduler._requests, scheduler._running, scheduler._waiting, scheduler._admitted_before)
         assert not any(known), known
         assert self.engine.pages.check_consistency() is None
         assert all(owner < 0 for owner in self.engine.pages.owners())
@@ -208,7 +208,11 @@ def one_schedule(number: int) -> None:
             n_pages=dice.choice((11, 14, 20, 200)),
             in_batches=dice.random() < 0.8,
             observer=BadObserver() if dice.random() < 0.2 else None,
-            limits={"kept": dice.choice((0, 1, 3)), "sessions": dice.choice((2, 4, 256)), "step_rows": 16},
+            limits={
+                "max_cached_prefixes": dice.choice((0, 1, 3)),
+                "max_num_seqs": dice.choice((2, 4, 256)),
+                "max_num_batched_tokens": 16,
+            },
         )
         steady = [world.user(i) for i in range(dice.randrange(1, 4))]
         victims = [world.user(10 + i, dice.choice(("", "", *ALLOWED))) for i in range(dice.randrange(4))]
@@ -240,7 +244,7 @@ def cancelled_at(turn: int, who: int, in_batches: bool, n_pages: int) -> int:
     """A caller leaves before one of the loop's turns; how many turns there were."""
     dice = Random(0)
     with scheduled(None) as loop:
-        world = World(loop, dice, n_pages, in_batches, limits={"step_rows": 16, "kept": 2})
+        world = World(loop, dice, n_pages, in_batches, limits={"max_num_batched_tokens": 16, "max_cached_prefixes": 2})
         users = [world.user(i) for i in range(3)]
         tasks = [loop.create_task(user.lives(1)) for user in users]
         loop.before[turn] = [tasks[who].cancel]
