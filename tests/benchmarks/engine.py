@@ -27,7 +27,7 @@ from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 
@@ -168,10 +168,10 @@ async def bare_batches(engine: Engine, thread: DeviceThread, sizes: Sizes) -> Co
     row_1D = rows_of(engine, 1)
     runner, _ = await thread.run(InBatches, engine.part)
     kvs = [runner.new_kv(None) for _ in sessions]
-    await thread.run(runner.run, [Span(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
+    await thread.run(runner.run, [SequenceInput(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
 
     async def bare() -> float:
-        spans = [Span(kv, HISTORY, row_1D) for kv in kvs]
+        spans = [SequenceInput(kv, HISTORY, row_1D) for kv in kvs]
         times = [(await thread.run(runner.run, spans))[1].compute_seconds for _ in range(sizes.steps)]
         return 1000 * median(times)
 

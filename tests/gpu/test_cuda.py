@@ -23,7 +23,7 @@ from splitlearn.plan import SplitPlan
 from splitlearn.steps.paged import PagedKernel, PageRows
 from splitlearn.steps.ragged import RaggedCache, attend_rows, mask_rule
 from splitlearn.steps.rows import How
-from splitlearn.steps.runner import InBatches, Span, runner_for
+from splitlearn.steps.runner import InBatches, SequenceInput, runner_for
 from splitlearn.steps.stores import Pages
 from support.paged import plain_attention
 from support.sessions import Chain, Whole, decode, load_parts, prompt
@@ -147,10 +147,10 @@ def test_steps_that_are_replayed_give_what_they_give_when_they_run(tmp_path: Pat
         dice = torch.Generator().manual_seed(0)
         kvs: list[Any] = [runner.new_kv(None) for _ in range(n_sessions)]
         rows = [torch.randn(length, 64, generator=dice).bfloat16() for length in LENGTHS[:n_sessions]]
-        runner.run([Span(kv, 0, rows_TD) for kv, rows_TD in zip(kvs, rows, strict=True)])
+        runner.run([SequenceInput(kv, 0, rows_TD) for kv, rows_TD in zip(kvs, rows, strict=True)])
         for at in range(5):
             new = [torch.randn(1, 64, generator=dice).bfloat16() for _ in kvs]
-            spans = [Span(kv, n + at, row) for kv, n, row in zip(kvs, LENGTHS, new, strict=False)]
+            spans = [SequenceInput(kv, n + at, row) for kv, n, row in zip(kvs, LENGTHS, new, strict=False)]
             outputs.append(torch.cat(runner.run(spans)).float())
     assert replayed._graphs is not None
     assert replayed._graphs.reason is None  # else both ran
@@ -167,7 +167,7 @@ def test_what_cannot_be_captured_runs_all_the_same_and_says_why(
     kv: Any = runner.new_kv(None)
     rows_TD = torch.randn(20, 64).bfloat16()
     with caplog.at_level(logging.WARNING, logger="splitlearn"):
-        outputs = [runner.run([Span(kv, at, rows_TD[at : at + 1])])[0] for at in range(20)]
+        outputs = [runner.run([SequenceInput(kv, at, rows_TD[at : at + 1])])[0] for at in range(20)]
     assert caplog.text.count("without CUDA graphs") == 1
     assert "caps scores" in caplog.text
     expected_TD = trunk(rows_TD.to("cuda"), 0, trunk.new_cache()).cpu().float()
@@ -186,7 +186,7 @@ def test_after_a_capture_that_failed_the_device_goes_on(tmp_path: Path) -> None:
     stream = torch.cuda.current_stream()
     kv: Any = runner.new_kv(None)
     rows_TD = torch.randn(6, 64).bfloat16()
-    outputs = [runner.run([Span(kv, at, rows_TD[at : at + 1])])[0] for at in range(6)]
+    outputs = [runner.run([SequenceInput(kv, at, rows_TD[at : at + 1])])[0] for at in range(6)]
     assert runner._graphs is not None
     assert runner._graphs.reason is not None
     assert torch.cuda.current_stream() == stream
@@ -201,11 +201,11 @@ def test_an_exhausted_pool_says_so_and_serves_those_who_come_later(tmp_path: Pat
     assert runner.page_budget(32).n_pages == 2
     first, second = runner.new_kv(None), runner.new_kv(None)
     rows_TD = torch.randn(257, 64).bfloat16()
-    runner.run([Span(first, 0, rows_TD)])  # type: ignore[list-item]
+    runner.run([SequenceInput(first, 0, rows_TD)])  # type: ignore[list-item]
     with pytest.raises(NoRoom, match="1 pages are wanted, 0 of 2 are free"):
-        runner.run([Span(second, 0, rows_TD[:1])])  # type: ignore[list-item]
-    runner.let_go(first)  # type: ignore[arg-type]
-    (output_TD,) = runner.run([Span(second, 0, rows_TD)])  # type: ignore[list-item]
+        runner.run([SequenceInput(second, 0, rows_TD[:1])])  # type: ignore[list-item]
+    runner.release(first)  # type: ignore[arg-type]
+    (output_TD,) = runner.run([SequenceInput(second, 0, rows_TD)])  # type: ignore[list-item]
     assert bool(torch.isfinite(output_TD).all())
 
 

@@ -20,7 +20,7 @@ import torch
 from splitlearn.engine import DeviceThread, Timing
 from splitlearn.errors import PositionNotReached
 from splitlearn.kv.page_budget import PageBudget
-from splitlearn.steps.runner import Span
+from splitlearn.steps.runner import SequenceInput
 
 BAD_ROW = 666.0
 """A forward that meets it fails."""
@@ -164,12 +164,12 @@ class ExactRunner:
     def page_budget(self, page_size: int) -> PageBudget:
         return PageBudget(self.n_pages, page_size)
 
-    def new_kv(self, most_rows: int | None) -> ExactKV:
+    def new_kv(self, max_length: int | None) -> ExactKV:
         kv = ExactKV([])
         self.stores.add(kv)
         return kv
 
-    def let_go(self, kv: ExactKV, n_rows: int = 0) -> None:
+    def release(self, kv: ExactKV, n_rows: int = 0) -> None:
         assert not kv.lent, "a store was given up while the device thread had it"
         assert not kv.gone, "a store was given up twice"
         kv.memory[n_rows:] = [nan] * (len(kv.memory) - n_rows)
@@ -178,23 +178,23 @@ class ExactRunner:
             kv.gone = True
             self.stores.discard(kv)
 
-    def go_back(self, kv: ExactKV, position: int) -> ExactKV:
+    def truncate(self, kv: ExactKV, position: int) -> ExactKV:
         assert not kv.gone
         kv.n_rows = min(kv.n_rows, position)
         return kv
 
-    def begin_with(self, kv: ExactKV, kept: ExactKV, n_rows: int) -> ExactKV:
+    def copy_prefix(self, kv: ExactKV, kept: ExactKV, n_rows: int) -> ExactKV:
         if kept.n_rows < n_rows:
             raise PositionNotReached("given up for others")
         kv.memory, kv.n_rows = kept.memory[:n_rows], n_rows
         return kv
 
-    def run(self, spans: Sequence[Span[Any]]) -> list[torch.Tensor]:
+    def run(self, inputs: Sequence[SequenceInput[Any]]) -> list[torch.Tensor]:
         outputs = []
-        for span in spans:
-            rows = span.rows[:, 0].tolist()
-            outputs.append(torch.tensor(span.kv.place(span.position, rows))[:, None])
-        if any(BAD_ROW in span.rows for span in spans):
+        for each in inputs:
+            rows = each.rows[:, 0].tolist()
+            outputs.append(torch.tensor(each.kv.place(each.start, rows))[:, None])
+        if any(BAD_ROW in each.rows for each in inputs):
             raise RuntimeError("a bad row")
         return outputs
 

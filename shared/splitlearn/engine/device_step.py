@@ -15,7 +15,7 @@ from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import ScheduledSlice
 from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.part import Part
-from splitlearn.steps.runner import Runner, Span
+from splitlearn.steps.runner import Runner, SequenceInput
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +110,10 @@ class DeviceStep:
         """Drops the rows from the request's position on; copies the cached rows before it, if they were not yet."""
         position, prefix = item.request.position, item.cached_prefix
         if prefix is not None and position:
-            item.kv = self._runner.begin_with(item.kv, prefix.kv, min(prefix.length, position))
+            item.kv = self._runner.copy_prefix(item.kv, prefix.kv, min(prefix.length, position))
         item.cached_prefix = None
         item.reached = self._reached_after_failure(item)
-        item.kv = self._runner.go_back(item.kv, position)
+        item.kv = self._runner.truncate(item.kv, position)
 
     def _compute(self, items: Sequence[WorkItem]) -> bool:
         """Runs the items in one forward; if that fails, in two halves, and so on.
@@ -124,7 +124,7 @@ class DeviceStep:
         if not items:
             return True
         try:
-            outputs = self._runner.run([self._span(item) for item in items])
+            outputs = self._runner.run([self._input(item) for item in items])
             for item, output in zip(items, outputs, strict=True):
                 item.output = output.cpu()
         except Exception as error:  # noqa: BLE001 - goes to the caller whose rows they are
@@ -139,7 +139,7 @@ class DeviceStep:
             return True
         for item in items:
             # the failed forward may have added rows to any of them
-            item.kv = self._runner.go_back(item.kv, item.position)
+            item.kv = self._runner.truncate(item.kv, item.position)
         half = len(items) // 2
         for some in (items[:half], items[half:]):
             self._compute(some)
@@ -155,8 +155,8 @@ class DeviceStep:
         except Exception as error:  # noqa: BLE001 - goes to the caller whose function it is
             item.error, item.reached = error, self._reached_after_failure(item)
 
-    def _span(self, item: WorkItem) -> Span[Any]:
-        return Span(item.kv, item.position, item.rows, not self._is_end or item.is_last)
+    def _input(self, item: WorkItem) -> SequenceInput[Any]:
+        return SequenceInput(item.kv, item.position, item.rows, not self._is_end or item.is_last)
 
     def _reached_after_failure(self, item: WorkItem) -> int:
         """Rows that the session holds if its request fails: its first layers may have rows that the last ones lack."""

@@ -51,7 +51,7 @@ class Sessions:
         budget = runner.page_budget(limits.page_size)
         self.pages = PageAccounting(budget.n_pages, budget.page_size)
         max_prefixes = limits.max_cached_prefixes if runner.can_share_rows else 0
-        self.prefix_cache = PrefixCache(max_prefixes, limits.block_size, self.pages, runner.let_go)
+        self.prefix_cache = PrefixCache(max_prefixes, limits.block_size, self.pages, runner.release)
         self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict)
         self.requests: dict[int, PendingRequest] = {}
         # the scheduler knows these, and the sessions that were closed during the step that runs
@@ -216,7 +216,7 @@ class Sessions:
 
     def _reset(self, session: EngineSession) -> None:
         """The session holds no rows any more."""
-        self._runner.let_go(session.kv)
+        self._runner.release(session.kv)
         session.kv = self._runner.new_kv(session.max_length)
         session.cached_prefix = None
         session.reached = 0
@@ -225,7 +225,7 @@ class Sessions:
     def _remove(self, session: EngineSession) -> None:
         """Frees what a closed session holds. No step may run with it."""
         if session.kv is not None:
-            self._runner.let_go(session.kv)
+            self._runner.release(session.kv)
         session.kv = session.cached_prefix = None
         self.scheduler.remove(session.number)
         self._arrivals.forget(session.number)

@@ -8,6 +8,7 @@ from splitlearn.errors import NoRoom
 from splitlearn.kv.budget import free_bytes
 from splitlearn.kv.page_budget import PageBudget
 from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.store import KVLayout, SessionKV
 from splitlearn.steps.graphs import Capture, DecodeGraphs, Forward
 from splitlearn.steps.paged import PagedKernel, PageRows
@@ -24,16 +25,16 @@ class Store(Protocol):
     def page_budget(self, page_size: int) -> PageBudget:
         """The pages that there is memory for, of `page_size` rows unless the store has a size of its own."""
 
-    def new_kv(self, most_rows: int | None) -> Any:
-        """Room for a session of at most `most_rows` rows."""
+    def new_kv(self, max_length: int | None) -> Any:
+        """Keys and values of a session of at most `max_length` rows."""
 
-    def rows(self, sessions: Sequence[tuple[Any, int, int]]) -> StepRows:
-        """Makes room for a step's rows: of each session keeps as many as its second item says, for its third more."""
+    def rows(self, sessions: Sequence[SequenceSlice[Any]]) -> StepRows:
+        """Reserves room for a step's rows: truncates each session to its slice's start, and appends the slice."""
 
-    def let_go(self, kv: Any, n_rows: int) -> None:
-        """As `Runner.let_go`."""
+    def release(self, kv: Any, n_rows: int) -> None:
+        """As `Runner.release`."""
 
-    def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
+    def graphs(self, forward: Forward, max_length: int | None) -> DecodeGraphs | None:
         """What replays steps of one row per session; None where nothing does."""
 
 
@@ -51,16 +52,16 @@ class Pieces:
     def page_budget(self, page_size: int) -> PageBudget:
         return PageBudget.within(self.kv_bytes, self.layout.row_bytes, page_size)
 
-    def new_kv(self, most_rows: int | None) -> SessionKV:
-        return SessionKV(self.layout, most_rows)
+    def new_kv(self, max_length: int | None) -> SessionKV:
+        return SessionKV(self.layout, max_length)
 
-    def rows(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> StepRows:
+    def rows(self, sessions: Sequence[SequenceSlice[SessionKV]]) -> StepRows:
         return PieceRows(sessions)
 
-    def let_go(self, kv: SessionKV, n_rows: int) -> None:
+    def release(self, kv: SessionKV, n_rows: int) -> None:
         pass
 
-    def graphs(self, forward: Forward, most_rows: int | None) -> None:
+    def graphs(self, forward: Forward, max_length: int | None) -> None:
         return None
 
 
@@ -97,16 +98,16 @@ class Pages:
     def page_budget(self, page_size: int) -> PageBudget:
         return PageBudget(self.pool.total, self.pool.page_rows)
 
-    def new_kv(self, most_rows: int | None) -> PagedKV:
+    def new_kv(self, max_length: int | None) -> PagedKV:
         return PagedKV(self.pool)
 
-    def rows(self, sessions: Sequence[tuple[PagedKV, int, int]]) -> StepRows:
+    def rows(self, sessions: Sequence[SequenceSlice[PagedKV]]) -> StepRows:
         return PageRows.of(self.pool, self._kernel, sessions)
 
-    def let_go(self, kv: PagedKV, n_rows: int) -> None:
-        kv.let_go(n_rows)
+    def release(self, kv: PagedKV, n_rows: int) -> None:
+        kv.release(n_rows)
 
-    def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
+    def graphs(self, forward: Forward, max_length: int | None) -> DecodeGraphs | None:
         if self._capture is None:
             return None
-        return DecodeGraphs(forward, self.pool, self._kernel, most_rows, self._capture)
+        return DecodeGraphs(forward, self.pool, self._kernel, max_length, self._capture)
