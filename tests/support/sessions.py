@@ -55,7 +55,7 @@ class Together:
             self._positions[n] += ids_T.shape[0]
         return dict(zip(chunks, rows, strict=True))
 
-    def go_back(self, session: int, position: int) -> None:
+    def truncate(self, session: int, position: int) -> None:
         kvs = self._kvs[session]
         self._kvs[session] = [runner.truncate(kv, position) for runner, kv in zip(self.runners, kvs, strict=True)]
         self._positions[session] = position

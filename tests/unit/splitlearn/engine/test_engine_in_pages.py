@@ -54,11 +54,11 @@ class Given:
         return pool.total - pool.n_free
 
     def agrees(self) -> bool:
-        """Sessions have no page that the pages does not count as theirs."""
+        """Sessions have no page that the accounting does not count as theirs."""
         return self.n_held <= self.engine.pages.used and self.engine.pages.check_consistency() is None
 
-    async def kept(self, hidden_TD: torch.Tensor) -> EngineSession:
-        """A session of these rows, whose first two blocks are kept as `a` and `b`."""
+    async def cached(self, hidden_TD: torch.Tensor) -> EngineSession:
+        """A session of these rows, whose first two blocks are cached as `a` and `b`."""
         session = self.engine.open()
         await self.engine.step(session, 0, hidden_TD)
         self.engine.close_and_cache(session, [b"a", b"b"])
@@ -95,11 +95,11 @@ def test_memory_that_does_not_hold_two_pages_is_refused(thread: DeviceThread, ti
         Given(thread, tiny_weights, 0)
 
 
-async def test_a_session_that_begins_with_kept_rows_has_pages_of_its_own(
+async def test_a_session_that_begins_with_cached_rows_has_pages_of_its_own(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
     given, hidden_TD = Given(thread, tiny_weights, 12), rows(11)
-    first = await given.kept(hidden_TD)
+    first = await given.cached(hidden_TD)
     given.engine.close(first)  # as owners do in the end, whatever they did before
     assert given.n_held == given.engine.pages.used == 2  # not the three that it had
     second = given.engine.open(prefix=[b"a", b"b"])
@@ -110,11 +110,11 @@ async def test_a_session_that_begins_with_kept_rows_has_pages_of_its_own(
     assert given.agrees()
 
 
-async def test_kept_rows_that_were_given_up_before_they_were_copied_have_to_be_sent(
+async def test_cached_rows_that_were_evicted_before_they_were_copied_have_to_be_sent(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
     given, hidden_TD = Given(thread, tiny_weights, 6), rows(9)
-    await given.kept(hidden_TD)
+    await given.cached(hidden_TD)
     second = given.engine.open(prefix=[b"a", b"b"])
     # takes all that is left, and what was kept
     third = given.engine.open()

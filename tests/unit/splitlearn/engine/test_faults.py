@@ -160,7 +160,7 @@ async def test_what_is_too_much_at_once_is_done_in_pieces(engine: Engine, part: 
         await close_to_alone(engine, found, rows(2, i))
 
 
-async def test_when_the_device_is_broken_all_are_told_once_and_later_ones_are_served(
+async def test_when_the_device_is_broken_all_requests_fail_once_and_later_ones_are_served(
     engine: Engine, part: Part
 ) -> None:
     entered: list[int] = []
@@ -176,7 +176,7 @@ async def test_when_the_device_is_broken_all_are_told_once_and_later_ones_are_se
 
 
 @pytest.mark.parametrize("error", [StopIteration(), ZeroDivisionError(), asyncio.InvalidStateError()])
-async def test_what_follows_a_step_fails_for_its_session_alone(engine: Engine, error: Exception) -> None:
+async def test_an_error_of_postprocess_fails_its_session_alone(engine: Engine, error: Exception) -> None:
     def postprocess(_: torch.Tensor) -> None:
         raise error
 
@@ -187,7 +187,7 @@ async def test_what_follows_a_step_fails_for_its_session_alone(engine: Engine, e
     await close_to_alone(engine, found[1], rows(3))
 
 
-async def test_those_who_wait_for_a_thread_that_is_closed_are_told(part: Part) -> None:
+async def test_requests_that_wait_for_a_thread_that_is_closed_fail(part: Part) -> None:
     thread, over = DeviceThread(), threading.Event()
     engine = Engine(part, thread)
     session, other = engine.open(), engine.open()
@@ -211,7 +211,7 @@ async def test_an_engine_whose_task_is_cancelled_before_it_begins_serves_all_the
     await close_to_alone(engine, await asyncio.wait_for(asking, 10), rows(3))
 
 
-async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread: DeviceThread) -> None:
+async def test_a_request_behind_one_that_is_cancelled_is_admitted(part: Part, thread: DeviceThread) -> None:
     row_bytes = Engine(part, thread).row_bytes
     engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     first, second, third = (engine.open() for _ in range(3))
@@ -223,7 +223,7 @@ async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread:
     assert second.reached == 0
 
 
-async def test_pages_of_an_idle_session_without_rows_go_to_those_who_wait(part: Part, thread: DeviceThread) -> None:
+async def test_pages_of_an_idle_session_without_rows_go_to_waiting_ones(part: Part, thread: DeviceThread) -> None:
     row_bytes = Engine(part, thread).row_bytes
     engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     idle, waiting = engine.open(), engine.open()
@@ -253,7 +253,7 @@ async def test_a_session_that_has_ended_answers_nothing(engine: Engine) -> None:
     assert (engine.n_cached_prefixes, engine.pages.used) == (1, 1)
 
 
-async def test_names_that_were_made_up_give_no_rows_of_others(engine: Engine) -> None:
+async def test_forged_hashes_give_no_rows_of_others(engine: Engine) -> None:
     """One block is kept under a name, and a session asks for it as its second."""
     victim, owner = engine.open(), engine.open()
     await engine.step(owner, 0, rows(4))

@@ -1,4 +1,4 @@
-"""The scheduler under random loads: pages add up after every step, and every session comes to its end."""
+"""The scheduler under random loads: pages are consistent after every step, and every session finishes."""
 
 import random
 from collections import Counter
@@ -35,7 +35,7 @@ class House:
     visitors: dict[int, Visitor] = field(default_factory=dict)
     opened: int = 0
     ended: list[int] = field(default_factory=list)
-    gave_way: Counter[int] = field(default_factory=Counter)
+    preempted: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
@@ -79,7 +79,7 @@ class House:
         self.ended.append(number)
 
     def lose(self, number: int) -> None:
-        self.gave_way[number] += 1
+        self.preempted[number] += 1
         visitor, request = self.visitors[number], self.given.request(number)
         if request is not None and request.position == 0:
             self.given.restart(number)
@@ -108,7 +108,7 @@ class House:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_under_any_load_pages_add_up_and_every_session_comes_to_its_end(seed: int) -> None:
+def test_under_any_load_pages_are_consistent_and_every_session_finishes(seed: int) -> None:
     dice = random.Random(seed)
     limits = {
         "max_num_seqs": dice.choice((3, 100)),
@@ -122,11 +122,11 @@ def test_under_any_load_pages_add_up_and_every_session_comes_to_its_end(seed: in
             break
     assert sorted(house.ended) == list(range(30))
     assert house.given.pages.used == 0
-    assert house.gave_way[0] == 0  # nobody was older
+    assert house.preempted[0] == 0  # no session is older
 
 
-def test_the_random_loads_above_do_make_sessions_give_way() -> None:
+def test_the_random_loads_above_do_preempt_sessions() -> None:
     house = House(1, n_sessions=30, given=scheduler(pages=5))
     while len(house.ended) < 30:
         house.step()
-    assert sum(house.gave_way.values()) >= 5
+    assert sum(house.preempted.values()) >= 5

@@ -74,11 +74,11 @@ class User:
                 await self._send_all(self.session)
             finally:
                 if self.dice.random() < 0.5:
-                    self._keep(self.session)
+                    self._close_and_cache(self.session)
                 self.engine.close(self.session)
                 self.engine.close(self.session)
 
-    def _keep(self, session: EngineSession) -> None:
+    def _close_and_cache(self, session: EngineSession) -> None:
         try:
             self.engine.close_and_cache(session, self.names)
         except SessionClosed:
@@ -231,7 +231,7 @@ def one_schedule(number: int) -> None:
 # the observer's failures are logged, one after the other
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("part", range(4))
-def test_whoever_stays_gets_what_it_would_have_got_alone_in_any_schedule(part: int) -> None:
+def test_in_any_schedule_a_session_that_stays_gets_what_it_gets_alone(part: int) -> None:
     for number in range(FIRST + part, FIRST + N_SCHEDULES, 4):
         try:
             one_schedule(number)

@@ -70,9 +70,9 @@ class Both:
             torch.testing.assert_close(found[n], logits_V, atol=1e-4, rtol=0)
         return expected
 
-    def go_back(self, session: int, position: int) -> None:
-        self.paged.go_back(session, position)
-        self.pieces.go_back(session, position)
+    def truncate(self, session: int, position: int) -> None:
+        self.paged.truncate(session, position)
+        self.pieces.truncate(session, position)
 
     def decode(self, logits: dict[int, torch.Tensor], *sessions: int) -> dict[int, torch.Tensor]:
         return {**logits, **self.step({n: logits[n].argmax()[None] for n in sessions})}
@@ -92,8 +92,8 @@ def test_what_is_replayed_is_what_the_rows_say(parts_of: Callable[[str], list[Pa
     logits |= both.step({3: ids(12, 3), 4: ids(3, 4), 1: ids(5, 5)})  # prompts, one of them of a session with history
     for _ in range(6):  # over the edges of pages
         logits = both.decode(logits, 4, 3, 2, 1, 0)
-    both.go_back(2, 9)
-    both.go_back(0, 0)
+    both.truncate(2, 9)
+    both.truncate(0, 0)
     logits |= both.step({0: ids(6, 6)})
     logits = both.decode(both.decode(logits, 2, 0, 3), 1)
     for capture, runner in zip(both.captures, both.paged.runners, strict=True):

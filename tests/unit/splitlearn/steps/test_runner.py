@@ -75,8 +75,8 @@ class Several:
             assert logits[n].std() > 0.01
         return logits
 
-    def go_back(self, session: int, position: int) -> None:
-        self.together.go_back(session, position)
+    def truncate(self, session: int, position: int) -> None:
+        self.together.truncate(session, position)
         self._texts[session] = self._texts[session][:position]
 
 
@@ -98,16 +98,16 @@ def test_sessions_of_unlike_lengths_come_out_as_the_whole_model_has_them(
 def test_a_session_goes_back_while_others_go_on(made: Callable[[str], Model], name: str) -> None:
     several = Several(*made(name), 2)
     several.step({0: ids(20, 0), 1: ids(9, 1)})
-    several.go_back(0, 11)
+    several.truncate(0, 11)
     several.step({0: ids(1, 2), 1: ids(1, 3)})
-    several.go_back(1, 0)
+    several.truncate(1, 0)
     several.step({0: ids(4, 4), 1: ids(8, 5)})
 
 
 def test_a_recurrent_session_goes_back_to_its_beginning(made: Callable[[str], Model]) -> None:
     several = Several(*made("mamba2"), 2)
     several.step({0: ids(6, 0), 1: ids(9, 1)})
-    several.go_back(0, 0)
+    several.truncate(0, 0)
     several.step({0: ids(4, 2), 1: ids(1, 3)})
 
 
