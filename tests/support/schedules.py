@@ -1,8 +1,8 @@
-"""An event loop whose schedule a test decides, and what stands under it for a part, its runner and its device thread.
+"""An event loop whose schedule a test decides, and fakes of a part, its runner and its device thread.
 
-Time is virtual and nothing waits for it, so thousands of schedules run in seconds; a loop on which nobody can go on any
-more says so at once. Outputs are exact: each depends on all rows before it, so one that was read from somewhere else
-shows.
+Time is virtual, so thousands of schedules run in seconds. A loop on which no callback can ever run again raises at
+once.
+Outputs are exact: each depends on all rows before it, so an output that was computed from other rows shows.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ BAD_ROW = 666.0
 """A forward that meets it fails."""
 
 
-class NobodyCanGoOn(Exception):
-    """Somebody waits for what will never come."""
+class Deadlock(Exception):
+    """A callback is awaited that can never run."""
 
 
 class _Selector(selectors.SelectSelector):
@@ -35,7 +35,7 @@ class _Selector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise NobodyCanGoOn
+            raise Deadlock
         self.loop.now += timeout
         return []
 
@@ -46,7 +46,7 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
     Attributes:
         turn: callbacks run so far.
         before: called before the callback of a turn is.
-        complaints: what nobody caught.
+        complaints: errors that no code caught.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
@@ -152,7 +152,7 @@ class ExactRunner:
     """Stands for a runner. Fails where a row is `BAD_ROW`, with the rows of some sessions placed.
 
     Attributes:
-        stores: that were made and not let go.
+        stores: that were made and not released.
     """
 
     n_pages: int
@@ -170,8 +170,8 @@ class ExactRunner:
         return kv
 
     def release(self, kv: ExactKV, n_rows: int = 0) -> None:
-        assert not kv.lent, "a store was given up while the device thread had it"
-        assert not kv.gone, "a store was given up twice"
+        assert not kv.lent, "a store was released while the device thread had it"
+        assert not kv.gone, "a store was released twice"
         kv.memory[n_rows:] = [nan] * (len(kv.memory) - n_rows)
         kv.n_rows = min(kv.n_rows, n_rows)
         if not n_rows:
@@ -185,7 +185,7 @@ class ExactRunner:
 
     def copy_prefix(self, kv: ExactKV, kept: ExactKV, n_rows: int) -> ExactKV:
         if kept.n_rows < n_rows:
-            raise PositionNotReached("given up for others")
+            raise PositionNotReached("evicted for others")
         kv.memory, kv.n_rows = kept.memory[:n_rows], n_rows
         return kv
 
@@ -200,7 +200,7 @@ class ExactRunner:
 
 
 def exact_part(context: int | None = None) -> Any:
-    """As much of a part as an engine asks for."""
+    """The attributes of a part that an engine reads."""
     spec = SimpleNamespace(begin=False, end=False)
     config = SimpleNamespace(model_type="exact")
     return SimpleNamespace(

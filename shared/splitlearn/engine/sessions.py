@@ -72,7 +72,7 @@ class Sessions:
     def check_open(self, session: EngineSession) -> None:
         """Raises SessionClosed if it is not."""
         if self._open.get(session.number) is not session:
-            raise SessionClosed(f"{session} was closed, or its rows are kept for others: open another one")
+            raise SessionClosed(f"{session} was closed, or its rows were cached for others: open another one")
 
     def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes an open session, and caches its first rows unless it has a request or a step runs with it."""

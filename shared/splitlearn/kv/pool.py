@@ -159,7 +159,7 @@ class PagedKV:
         # first, so that what is seen of the other one holds until its rows are copied
         self._pool.collect()
         if other.keeps is not None and other.keeps < count:
-            raise PositionNotReached("the rows to begin with were given up for others: send everything again from 0")
+            raise PositionNotReached("the cached rows were evicted for others: send everything again from 0")
         check_held(other.n_rows, count)
         self.place(0, count)
         self.n_rows = 0

@@ -120,7 +120,7 @@ async def test_cached_rows_that_were_evicted_before_they_were_copied_have_to_be_
     third = given.engine.open()
     await given.engine.step(third, 0, rows(16, seed=1))
     assert (second.reached, given.engine.n_cached_prefixes) == (8, 0)
-    with pytest.raises(PositionNotReached, match="given up for others: send everything again"):
+    with pytest.raises(PositionNotReached, match="evicted for others: send everything again"):
         await given.engine.step(second, 8, hidden_TD[8:])
     assert (second.reached, second.lost_pages) == (0, True)
     with pytest.raises(PositionNotReached):

@@ -32,7 +32,7 @@ FIRST = int(os.environ.get("SPLITLEARN_FIRST_SCHEDULE", "0"))
 """The first seed."""
 
 SEEN = "reused", "left", "lost", "waited", "ended", "row", "nan", "then"
-"""What must have happened at least once for a run to say something."""
+"""What must have happened at least once in a run that proves anything."""
 
 Rows = tuple[int, ...]
 

@@ -33,7 +33,7 @@ PAGE_ROWS = BLOCK_ROWS = 4
 
 
 class BadObserver:
-    """Fails whatever it is told."""
+    """Fails at every call."""
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         raise RuntimeError("observer")
@@ -51,10 +51,10 @@ class User:
     begins_like: int
     length: int
     fault: str = ""
-    """What it brings that fails: "row", "then", "stop"; or "" for nothing."""
+    """Its fault: "row", "then", "stop"; or "" for nothing."""
     session: EngineSession | None = None
     was_closed: bool = False
-    """By somebody else, in the middle."""
+    """By another caller, in the middle."""
     n_checked: int = 0
     rows: list[float] = field(init=False)
 
@@ -147,7 +147,7 @@ class World:
         return User(self.engine, number, own, own.randrange(2), own.randrange(10, 31), fault)
 
     def check(self) -> None:
-        """Nobody is left, all memory is back but for what is kept, and the next user is served."""
+        """No session is left, all memory is free except for cached prefixes, and the next user is served."""
         self.loop.run_until_complete(self._rest())
         sessions = self.engine._sessions
         assert not sessions.requests
@@ -169,7 +169,7 @@ class World:
             if self.engine._serving._task is None:
                 return
             await asyncio.sleep(0.01)
-        raise AssertionError("the engine goes on with nobody there")
+        raise AssertionError("the engine goes on without a session")
 
 
 def meddle(world: World, victims: list[User], tasks: list["asyncio.Task[None]"], dice: Random) -> None:

@@ -148,7 +148,7 @@ def test_rows_that_were_given_up_are_not_copied_even_while_they_are_there() -> N
     kv.copy_from(kept, 8)
     assert kv.n_rows == 8
     kept.release()
-    with pytest.raises(PositionNotReached, match="given up for others"):
+    with pytest.raises(PositionNotReached, match="evicted for others"):
         PagedKV(pool).copy_from(kept, 8)
 
 
