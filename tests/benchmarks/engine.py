@@ -252,14 +252,14 @@ async def openings(engine: Engine, sizes: Sizes) -> Measure:
 def scheduling(sizes: Sizes) -> list[Measure]:
     """The scheduler's own time with many who decode: to decide, and for all that one step takes of it."""
     limits = Limits(max_num_seqs=SCHEDULED)
-    scheduler = Scheduler(limits, PageAccounting(1 << 20, limits.page_rows))
+    scheduler = Scheduler(limits, PageAccounting(1 << 20, limits.page_size))
     deciding, all_of_it = [], []
     for position in range(HISTORY, HISTORY + 50 * sizes.rounds):
         began = time.perf_counter()
         for session in range(SCHEDULED):
             scheduler.submit(ScheduledRequest(session, position, 1, None))
         decided = time.perf_counter()
-        decision = scheduler.schedule(limits.step_rows)
+        decision = scheduler.schedule(limits.max_num_batched_tokens)
         deciding.append(time.perf_counter() - decided)
         for slice_ in decision.slices:
             scheduler.advance(slice_.session, slice_.length)

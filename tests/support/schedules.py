@@ -1,8 +1,7 @@
 """An event loop whose schedule a test decides, and fakes of a part, its runner and its device thread.
 
 Time is virtual, so thousands of schedules run in seconds. A loop on which no callback can ever run again raises at
-once.
-Outputs are exact: each depends on all rows before it, so an output that was computed from other rows shows.
+once. Outputs are exact: each depends on all rows before it, so an output that was computed from other rows shows.
 """
 
 import asyncio
