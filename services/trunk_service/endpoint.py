@@ -137,8 +137,8 @@ class TrunkSession:
         self._check_open()
         try:
             if session.lost_pages and header.position > session.reached == 0:
-                raise session.lost()
-            check_position(header.position, header.row_count, session.reached, session.limit)
+                raise session.lost_rows()
+            check_position(header.position, header.row_count, session.reached, session.max_length)
         except split.SplitError as error:
             raise on_the_wire(error) from error
         if header.shape is None:
