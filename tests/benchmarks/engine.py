@@ -23,11 +23,11 @@ import psutil
 import torch
 
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
-from splitlearn.engine.scheduler import Job, Scheduler
-from splitlearn.kv.pages import PageLedger
+from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 from tests.benchmarks.figures import add_json_option, write_report
@@ -63,7 +63,7 @@ def engine_of(weights: Path, layers: str, threads: int) -> Iterator[tuple[Engine
     with DeviceThread(threads) as thread:
         part = load_part(weights, layers)
         pack(part)
-        yield Engine(part, thread, Limits(kept=0)), thread
+        yield Engine(part, thread, Limits(max_cached_prefixes=0)), thread
 
 
 def rows_of(engine: Engine, count: int) -> torch.Tensor:
@@ -169,10 +169,10 @@ async def bare_batches(engine: Engine, thread: DeviceThread, sizes: Sizes) -> Co
     row_1D = rows_of(engine, 1)
     runner, _ = await thread.run(InBatches, engine.part)
     kvs = [runner.new_kv(None) for _ in sessions]
-    await thread.run(runner.run, [Span(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
+    await thread.run(runner.run, [SequenceInput(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
 
     async def bare() -> float:
-        spans = [Span(kv, HISTORY, row_1D) for kv in kvs]
+        spans = [SequenceInput(kv, HISTORY, row_1D) for kv in kvs]
         times = [(await thread.run(runner.run, spans))[1].compute_seconds for _ in range(sizes.steps)]
         return 1000 * median(times)
 
@@ -253,25 +253,25 @@ async def openings(engine: Engine, sizes: Sizes) -> Measure:
 
 def scheduling(sizes: Sizes) -> list[Measure]:
     """The scheduler's own time with many who decode: to decide, and for all that one step takes of it."""
-    limits = Limits(sessions=SCHEDULED)
-    scheduler = Scheduler(limits, PageLedger(1 << 20, limits.page_rows))
+    limits = Limits(max_num_seqs=SCHEDULED)
+    scheduler = Scheduler(limits, PageAccounting(1 << 20, limits.page_size))
     deciding, all_of_it = [], []
     for position in range(HISTORY, HISTORY + 50 * sizes.rounds):
         began = time.perf_counter()
         for session in range(SCHEDULED):
-            scheduler.submit(Job(session, position, 1, None))
+            scheduler.submit(ScheduledRequest(session, position, 1, None))
         decided = time.perf_counter()
-        decision = scheduler.decide(limits.step_rows)
+        decision = scheduler.schedule(limits.max_num_batched_tokens)
         deciding.append(time.perf_counter() - decided)
-        for piece in decision.slices:
-            scheduler.advance(piece.session, piece.count)
+        for slice_ in decision.slices:
+            scheduler.advance(slice_.session, slice_.length)
         all_of_it.append(time.perf_counter() - began)
         if len(decision.slices) != SCHEDULED:
             raise SystemExit(f"{len(decision.slices)} of {SCHEDULED} sessions were let run")
     # the first let them in
     return [
         _milliseconds(f"decide() with {SCHEDULED} sessions that decode", deciding[1:], sizes.rounds),
-        _milliseconds("the same with their jobs submitted and counted", all_of_it[1:], sizes.rounds),
+        _milliseconds("the same with their requests submitted and counted", all_of_it[1:], sizes.rounds),
     ]
 
 

@@ -18,7 +18,7 @@ from splitlearn.part import Part
 from splitlearn.steps.attention import AttentionPlan
 from splitlearn.steps.decoder import DecoderStandIn
 from splitlearn.steps.layers import LayerPlan
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from splitlearn.steps.standing_in import StandIn
 from tests.benchmarks.contenders import QWEN, make_weights
 from tests.benchmarks.figures import Figure, add_json_option, write_report
@@ -53,11 +53,11 @@ def steps(part: Part, runner: InBatches, n_sessions: int) -> Callable[[], float]
     row_1D = torch.randn(1, part.hidden_size).to(part.dtype)
     kvs = [runner.new_kv(HISTORY + 1) for _ in range(n_sessions)]
     for kv in kvs:
-        runner.run([Span(kv, 0, row_1D.expand(HISTORY, -1))])
+        runner.run([SequenceInput(kv, 0, row_1D.expand(HISTORY, -1))])
 
     def step() -> float:
         began = time.perf_counter()
-        runner.run([Span(kv, HISTORY, row_1D) for kv in kvs])
+        runner.run([SequenceInput(kv, HISTORY, row_1D) for kv in kvs])
         return time.perf_counter() - began
 
     return step

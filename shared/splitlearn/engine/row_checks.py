@@ -1,4 +1,4 @@
-"""What rows must be before a step computes with them: what one session sends would else fail all who share the step.
+"""Checks of rows before a step computes with them: bad rows of one session would fail all sessions of the step.
 
 Shapes: T rows, D hidden size.
 """
@@ -12,7 +12,7 @@ from splitlearn.part import Part
 
 
 class RowChecks:
-    """Of one part: what its rows are, and which token ids its embedding table has."""
+    """Knows the shape and dtype of one part's rows, and which token ids its embedding table has."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -21,7 +21,7 @@ class RowChecks:
         self._n_ids = _table_size(part) if part.spec.begin else 0
 
     def check_shape(self, rows: torch.Tensor) -> None:
-        """Looks at no value, and so runs on the event loop.
+        """Checks shape and dtype, and no value: runs on the event loop's thread.
 
         Raises:
             BadRows: neither token ids [T] (int64) for a part that begins the model, nor hidden states [T, D] in the
@@ -38,7 +38,7 @@ class RowChecks:
             raise BadRows(f"{what} must be {_name(dtype)}{why}; found {_name(rows.dtype)}")
 
     def refusal(self, rows: torch.Tensor) -> BadRows | None:
-        """Looks at all values, on the device thread. What is wrong with them, or None."""
+        """Checks all values, on the device thread. The error to raise, or None."""
         if not self._part.spec.begin:
             return None if _are_finite(rows) else _not_finite(rows)
         least, most = (int(extreme) for extreme in rows.aminmax())

@@ -13,6 +13,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from splitlearn.kv.page_table import PageTable
 from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.rows import How, MaskRule
 
@@ -83,8 +84,8 @@ class PageRows:
         self._pool, self._kernel, self._table, self._held = pool, kernel, table, held
 
     @classmethod
-    def of(cls, pool: PagePool, kernel: PagedKernel, sessions: Sequence[tuple[PagedKV, int, int]]) -> Self:
-        """Places the rows of sessions, given with the rows that each keeps and those that it brings."""
+    def of(cls, pool: PagePool, kernel: PagedKernel, sessions: Sequence[SequenceSlice[PagedKV]]) -> Self:
+        """Reserves the pages of the slices."""
         pool.place(sessions)
         table = PageTable.of(pool, sessions).to(pool.layout.device)
         return cls(pool, kernel, table, [position + count for _, position, count in sessions])

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.store import SessionKV
 from splitlearn.kv.table import ScoreRules, SessionTable
 
@@ -124,7 +125,7 @@ class PieceRows:
         sessions: with the rows that each keeps and those that it brings; room is made for them.
     """
 
-    def __init__(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> None:
+    def __init__(self, sessions: Sequence[SequenceSlice[SessionKV]]) -> None:
         self._sessions = sessions
         self._lengths = [count for _, _, count in sessions]
         self._held: dict[int, Sequence[torch.Tensor]] = {}
