@@ -89,6 +89,23 @@ async def test_a_newcomer_takes_the_place_of_the_one_that_has_been_idle_longest(
     await strangers.end()
 
 
+async def test_requests_whose_bodies_stand_still_make_room_before_a_newcomer_is_refused() -> None:
+    strangers = Strangers(most=3)
+    begun = GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 9\r\n\r\n1"
+    busy, (first, uploading), second = strangers.connect(GET)[1], strangers.connect(begun), strangers.connect(begun)[1]
+    first.data_received(b"2")
+    newcomer, wire = strangers.connect()
+    assert second.sent.startswith(b"HTTP/1.1 503 ")
+    assert not any(each.closed or each.sent for each in (busy, uploading, wire))
+    # whoever is idle goes first; a body that has come whole is work
+    first.data_received(b"3456789")
+    newcomer.data_received(begun)
+    strangers.connect()
+    assert wire.sent.startswith(b"HTTP/1.1 503 ")
+    assert not any(each.closed or each.sent for each in (busy, uploading))
+    await strangers.end()
+
+
 async def test_where_all_are_busy_the_newcomer_is_refused() -> None:
     strangers = Strangers(most=2)
     busy = [strangers.connect(GET)[1] for _ in range(2)]
