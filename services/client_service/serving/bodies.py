@@ -85,9 +85,8 @@ class Bodies:
         finally:
             share.uploading = False
             self._lives.pop(share, None)
-        too_many = has_too_many_values
-        if body and (too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body)):
-            raise RequestTooLarge(f"the body has more than {MOST_VALUES} values, or {MOST_IDS} token ids; send fewer")
+        if body is not None:
+            await _check_values(body)
         return body
 
     async def _received(self, receive: Receive, share: Share) -> bytes | None:
@@ -144,6 +143,12 @@ class Bodies:
                 await asyncio.sleep(_LOOK_SECONDS)
             elif not self._lives[slowest].expired():
                 self._lives[slowest].reschedule(_now())
+
+
+async def _check_values(body: bytes) -> None:
+    too_many = has_too_many_values
+    if too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body):
+        raise RequestTooLarge(f"the body has more than {MOST_VALUES} values, or {MOST_IDS} token ids; send fewer")
 
 
 def _now() -> float:

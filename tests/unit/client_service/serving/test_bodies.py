@@ -162,6 +162,22 @@ async def test_room_that_comes_back_meanwhile_goes_to_who_waits_first() -> None:
         assert [await sender.end() for sender in (fills, *waits)] == [(200, None)] * 3
 
 
+async def test_nobody_overtakes_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_STILL_SECONDS", 60.0)
+    monkeypatch.setattr(bodies, "_PATIENCE_SECONDS", 60.0)
+    service = Service(BodyLimits(16 * KIB64, 2 * KIB64, 400.0))
+    stands = Sender(service, FREE + KIB64, ends=False)
+    await stands.has_been_read()
+    first, second = FREE + KIB64 + 1, FREE + KIB64
+    waiting = []
+    for n_bytes in (first, second):
+        waiting.append(Sender(service, n_bytes))
+        await waiting[-1].has_been_read()
+    stands.task.cancel()
+    assert [await sender.end() for sender in waiting] == [(200, None)] * 2
+    assert service.asked == [first, second]
+
+
 async def test_where_only_answers_can_give_room_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "_PATIENCE_SECONDS", 30.0)
     service = Service()
