@@ -78,6 +78,8 @@ class Connections:
         self._all: set[Connection] = set()
         # those without a request under way, the longest idle first
         self._idle: dict[Connection, None] = {}
+        # those whose body is awaited, the one of which nothing has come for longest first
+        self._uploading: dict[Connection, None] = {}
         self._lingering: set[Connection] = set()
         self._made_room = 0
         seconds = (limits.header_timeout, limits.send_timeout, limits.keep_alive)
@@ -88,12 +90,18 @@ class Connections:
         return Connection(self, *args, **kwargs)
 
     def entered(self, connection: "Connection") -> None:
-        """Counts a new one; where there are too many, the one that has been idle longest makes room."""
+        """Counts a new one; where there are too many, the one that has been idle longest makes room.
+
+        If none is idle, the one whose body has been awaited for longest does: a request that stands still is no work.
+        """
         self._all.add(connection)
         if len(self._all) > self.limits.connections:
-            oldest = next(iter(self._idle), connection)
-            if oldest is connection or oldest.header_since is not None:
-                oldest.refuse(TooManyConnections("too many connections; try again later", retry_after=1.0))
+            oldest = next(iter(self._idle), None) or next(iter(self._uploading), connection)
+            error = TooManyConnections("too many connections; try again later", retry_after=1.0)
+            if oldest in self._uploading:
+                oldest.break_off(error)
+            elif oldest is connection or oldest.header_since is not None:
+                oldest.refuse(error)
             else:
                 oldest.give_up()
                 self._made_room += 1
@@ -101,15 +109,20 @@ class Connections:
             self.idle(connection)
 
     def idle(self, connection: "Connection") -> None:
-        self._idle.pop(connection, None)
+        self.busy(connection)
         self._idle[connection] = None
+
+    def uploading(self, connection: "Connection") -> None:
+        self.busy(connection)
+        self._uploading[connection] = None
 
     def busy(self, connection: "Connection") -> None:
         self._idle.pop(connection, None)
+        self._uploading.pop(connection, None)
 
     def left(self, connection: "Connection") -> None:
         self._all.discard(connection)
-        self._idle.pop(connection, None)
+        self.busy(connection)
         self._lingering.discard(connection)
 
     def linger(self, connection: "Connection") -> bool:
@@ -207,19 +220,10 @@ class Connection(H11Protocol):
         # not what h11 says of it, which quotes what came
         error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
         error.status, error.code = status, "invalid_http"
-        if self.cycle is not None and not self.cycle.response_complete:
-            # the body is broken: whoever reads it finds nobody at the other end
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
-                self.transport.close()
-                return
-            # the request that it is the body of has its line in the log
-            scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
-            scope[BROKEN] = error
+        if self._is_busy:
+            self.break_off(error)
         else:
-            self._others.refused(error)
-        self._say(error)
+            self.refuse(error)
 
     def look(self, now: float) -> None:
         """Ends the connection if it takes too long."""
@@ -244,6 +248,19 @@ class Connection(H11Protocol):
         """Closes a connection that nobody uses."""
         self._others.left(self)
         self.transport.close()
+
+    def break_off(self, error: RequestError) -> None:
+        """Ends a request whose body is not whole: whoever reads it finds nobody at the other end."""
+        self._others.busy(self)
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        if self.cycle.response_started:
+            self.transport.close()
+            return
+        # the request that it is the body of has its line in the log
+        scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
+        scope[BROKEN] = error
+        self._say(error)
 
     def refuse(self, error: RequestError) -> None:
         """Says what is wrong where no response is under way, and closes."""
@@ -278,7 +295,10 @@ class Connection(H11Protocol):
         """After a change: the headers are through, or the connection is idle again."""
         if self._is_busy:
             self.header_since = None
-            self._others.busy(self)
+            if self.cycle.more_body:
+                self._others.uploading(self)
+            else:
+                self._others.busy(self)
         elif self.conn.trailing_data[0] == b"":
             self.header_since = None
             self._others.idle(self)
