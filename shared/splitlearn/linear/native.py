@@ -71,13 +71,16 @@ class _Native(nn.Module, ABC):
 
     @abstractmethod
     def _weights(self) -> tuple[torch.Tensor, ...]:
-        """The packed weight; and of an int8 weight the scales and the sums of its outputs."""
+        """All tensors that the kernel reads, but the bias."""
+
+    @abstractmethod
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        """Of the packed weight; and of an int8 weight those of its scales and sums."""
 
     def _linear(self) -> Linear:
-        weights = [tensor.data_ptr() for tensor in self._weights()]
-        weight, scales, sums = weights if len(weights) > 1 else (*weights, None, None)
-        bias = None if self.bias is None else self.bias.data_ptr()
-        return Linear(weight, scales, sums, bias, self.in_features, self.out_features)
+        bias = self.bias
+        address = None if bias is None else bias.data_ptr()
+        return Linear(*self._addresses(), address, self.in_features, self.out_features)
 
 
 class NativeLinear(_Native):
@@ -93,6 +96,9 @@ class NativeLinear(_Native):
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
         return (self._packed,)
+
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        return self._packed.data_ptr(), None, None
 
 
 class NativeInt8Linear(_Native):
@@ -122,6 +128,9 @@ class NativeInt8Linear(_Native):
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
         return self._packed, self.scale_N, self._sums
+
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        return self._packed.data_ptr(), self.scale_N.data_ptr(), self._sums.data_ptr()
 
 
 Native = NativeLinear | NativeInt8Linear
