@@ -95,9 +95,12 @@ def _build(compiler: str, folder: Path) -> None:
 
 
 def _runtime(compiler: str) -> str:
-    """Must be loaded before all else, as it replaces malloc."""
-    command = [compiler, "-print-file-name=libasan.so"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    """Must be loaded first: ASan, which replaces malloc, and the C++ exceptions that it intercepts."""
+    names = ("libasan.so", "libstdc++.so.6")
+    commands = ([compiler, f"-print-file-name={name}"] for name in names)
+    return " ".join(
+        subprocess.run(each, check=True, capture_output=True, text=True).stdout.strip() for each in commands
+    )
 
 
 def _reported(folder: Path) -> str:

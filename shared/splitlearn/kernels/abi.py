@@ -38,7 +38,7 @@ FUNCTIONS: Mapping[str, type[ctypes.Structure]] = {
     "layers": structs.LayersCall,
 }
 OK, NO_MEMORY = 0, 1
-_SCALARS = {
+_SCALARS: Mapping[type, str] = {
     ctypes.c_int32: "int32_t",
     ctypes.c_int64: "int64_t",
     ctypes.c_uint32: "uint32_t",

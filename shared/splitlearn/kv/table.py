@@ -95,7 +95,8 @@ class SessionTable:
     ) -> None:
         self._library = library
         self._n_kv_heads, self.width = heads
-        rows, first = [], 0
+        rows: list[Any] = []  # tuples, which ctypes turns into structures
+        first = 0
         for kv, position, count in sessions:
             block = kv.block
             if block is None:

@@ -27,7 +27,7 @@ def too_many_sessions(library: Kernels) -> None:
 
 def too_wide_heads(library: Kernels) -> None:
     """No worker has memory for its part."""
-    session = (Session * 1)((None, 0, 0, 1, 1, 0))
+    session = Session(None, 0, 0, 1, 1, 0)
     library.attend(
         AttendCall(ctypes.addressof(session), 1, n_heads=1, n_kv_heads=1, head_dim=TOO_MANY, n_threads=2),
     )
