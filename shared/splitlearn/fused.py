@@ -15,6 +15,7 @@ from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation, SiLUActivation
 
 from splitlearn.kernels import kernels
+from splitlearn.kernels.structs import GateCall, RmsNormCall, RowNorm
 from splitlearn.linear import Native
 from splitlearn.linear.siblings import shared_linear
 
@@ -52,9 +53,9 @@ class NativeRMSNorm(nn.Module):
         if rows.dtype is not torch.bfloat16 or rows.shape[-1] != width:
             raise RuntimeError(f"expected bf16 [..., {width}], found {rows.dtype} {list(rows.shape)}")
         output = torch.empty_like(rows)
-        addresses = rows.data_ptr(), self.weight.data_ptr(), output.data_ptr()
-        n_rows, adds_one = rows.numel() // width, int(self.adds_one)
-        self._norm(*addresses, n_rows, width, self.epsilon, adds_one, torch.get_num_threads())
+        norm = RowNorm(self.weight.data_ptr(), self.epsilon, self.adds_one)
+        addresses, n_rows = (rows.data_ptr(), output.data_ptr()), rows.numel() // width
+        self._norm(RmsNormCall(*addresses, n_rows, width, norm, torch.get_num_threads()))
         return output
 
     def extra_repr(self) -> str:
@@ -92,7 +93,7 @@ class NativeGatedMLP(nn.Module):
         gates = both.data_ptr()
         addresses = gates, gates + n_inner * both.itemsize, output.data_ptr()
         sizes = output.numel() // n_inner, n_inner, 2 * n_inner
-        self._gate(*addresses, *sizes, int(self.is_gelu), torch.get_num_threads())
+        self._gate(GateCall(*addresses, *sizes, self.is_gelu, torch.get_num_threads()))
         return torch.as_tensor(self.down_proj(output))
 
 
