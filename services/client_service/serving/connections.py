@@ -76,10 +76,8 @@ class Connections:
         self.limits = limits
         self.refused = refused
         self._all: set[Connection] = set()
-        # those without a request under way, the longest idle first
+        # those without a whole request, first the one of which nothing has come for longest: answer or piece of a body
         self._idle: dict[Connection, None] = {}
-        # those whose body is awaited, the one of which nothing has come for longest first
-        self._uploading: dict[Connection, None] = {}
         self._lingering: set[Connection] = set()
         self._made_room = 0
         seconds = (limits.header_timeout, limits.send_timeout, limits.keep_alive)
@@ -92,13 +90,13 @@ class Connections:
     def entered(self, connection: "Connection") -> None:
         """Counts a new one; where there are too many, the one that has been idle longest makes room.
 
-        If none is idle, the one whose body has been awaited for longest does: a request that stands still is no work.
+        Whoever keeps its body back is idle too, and goes before those who have just had an answer.
         """
         self._all.add(connection)
         if len(self._all) > self.limits.connections:
-            oldest = next(iter(self._idle), None) or next(iter(self._uploading), connection)
+            oldest = next(iter(self._idle), connection)
             error = TooManyConnections("too many connections; try again later", retry_after=1.0)
-            if oldest in self._uploading:
+            if oldest.is_busy:
                 oldest.break_off(error)
             elif oldest is connection or oldest.header_since is not None:
                 oldest.refuse(error)
@@ -112,13 +110,8 @@ class Connections:
         self.busy(connection)
         self._idle[connection] = None
 
-    def uploading(self, connection: "Connection") -> None:
-        self.busy(connection)
-        self._uploading[connection] = None
-
     def busy(self, connection: "Connection") -> None:
         self._idle.pop(connection, None)
-        self._uploading.pop(connection, None)
 
     def left(self, connection: "Connection") -> None:
         self._all.discard(connection)
@@ -146,8 +139,9 @@ class Connections:
 
     def drop_busy(self) -> None:
         """Breaks off whatever is under way."""
-        for connection in self._all - self._idle.keys():
-            connection.drop()
+        for connection in list(self._all):
+            if connection.is_busy:
+                connection.drop()
 
 
 class Connection(H11Protocol):
@@ -177,7 +171,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lingers_since is not None:
             return
-        if not self._is_busy and self.header_since is None:
+        if not self.is_busy and self.header_since is None:
             self.header_since = self.loop.time()
         self._unread += data
         if not self._has_turn:
@@ -220,7 +214,7 @@ class Connection(H11Protocol):
         # not what h11 says of it, which quotes what came
         error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
         error.status, error.code = status, "invalid_http"
-        if self._is_busy:
+        if self.is_busy:
             self.break_off(error)
         else:
             self.refuse(error)
@@ -237,7 +231,7 @@ class Connection(H11Protocol):
             self._stuck_since = self._stuck_since or now
         if self._stuck_since is not None and now - self._stuck_since > limits.send_timeout:
             self.drop()
-        elif self._is_busy or self.transport.is_closing():
+        elif self.is_busy or self.transport.is_closing():
             return
         elif self.header_since is not None and now - self.header_since > limits.header_timeout:
             self.refuse(RequestTimeout(f"the headers did not come within {limits.header_timeout:g} s"))
@@ -288,15 +282,16 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     @property
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether a request has begun whose answer is not whole."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _settle(self) -> None:
         """After a change: the headers are through, or the connection is idle again."""
-        if self._is_busy:
+        if self.is_busy:
             self.header_since = None
-            if self.cycle.more_body:
-                self._others.uploading(self)
+            if self.cycle.more_body and not self.cycle.disconnected:
+                self._others.idle(self)
             else:
                 self._others.busy(self)
         elif self.conn.trailing_data[0] == b"":

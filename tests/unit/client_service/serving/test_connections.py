@@ -98,12 +98,14 @@ async def test_requests_whose_bodies_stand_still_make_room_before_a_newcomer_is_
     newcomer, wire = strangers.connect()
     assert second.sent.startswith(b"HTTP/1.1 503 ")
     assert not any(each.closed or each.sent for each in (busy, uploading, wire))
-    # whoever is idle goes first; a body that has come whole is work
-    first.data_received(b"3456789")
+    # a body that has come whole is work, and whoever was answered or connected before others began waits its turn
     newcomer.data_received(begun)
+    silent = strangers.connect()[1]
+    assert first.transport.sent.startswith(b"HTTP/1.1 503 ")  # type: ignore[attr-defined]
+    newcomer.data_received(b"23456789")
     strangers.connect()
-    assert wire.sent.startswith(b"HTTP/1.1 503 ")
-    assert not any(each.closed or each.sent for each in (busy, uploading))
+    assert silent.closed
+    assert not any(each.closed or each.sent for each in (busy, wire))
     await strangers.end()
 
 
