@@ -13,9 +13,8 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-import torch
-
 from splitlearn.kernels.structs import Layer
+from splitlearn.torch_private import has_avx512, has_avx512_bf16
 
 _POINTER, _LONG, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_uint
 
@@ -78,9 +77,9 @@ def kernels() -> Kernels | None:
 
 def _suited() -> str | None:
     """The library whose instructions the processor has; None where it has those of neither."""
-    if not torch.cpu._is_avx512_supported() or not torch.cpu._is_vnni_supported():
+    if not has_avx512():
         return None
-    return "_kernels" if torch.cpu._is_avx512_bf16_supported() else "_kernels_without_bf16"
+    return "_kernels" if has_avx512_bf16() else "_kernels_without_bf16"
 
 
 def _function(
