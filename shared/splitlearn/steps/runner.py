@@ -4,6 +4,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 """
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -321,7 +322,15 @@ def _attends_to_pages(part: Part) -> bool:
     # torch calls AMD's devices "cuda" too; its FlashAttention there reads no pages
     if torch.version.hip is not None or not torch.backends.cuda.is_flash_attention_available():
         return False
-    return torch.cuda.get_device_capability(part.device) >= kernel.capability
+    if torch.cuda.get_device_capability(part.device) < kernel.capability:
+        return False
+    if kernel.lacking:
+        logging.getLogger(__name__).warning(
+            "each session is attended to by itself, without CUDA graphs: varlen_attn of torch %s takes no %s",
+            torch.__version__,
+            ", ".join(kernel.lacking),
+        )
+    return not kernel.lacking
 
 
 def _pages_on_cuda(layout: KVLayout, kv_bytes: int | None) -> Pages:
