@@ -14,9 +14,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from splitlearn.kernels import abi, structs
+from splitlearn.torch_private import has_avx512, has_avx512_bf16
 
 
 class Kernels:
@@ -70,9 +69,9 @@ def kernels() -> Kernels | None:
 
 def _suited() -> str | None:
     """The library whose instructions the processor has; None where it has those of neither."""
-    if not torch.cpu._is_avx512_supported() or not torch.cpu._is_vnni_supported():
+    if not has_avx512():
         return None
-    return "_kernels" if torch.cpu._is_avx512_bf16_supported() else "_kernels_without_bf16"
+    return "_kernels" if has_avx512_bf16() else "_kernels_without_bf16"
 
 
 def _check(library: ctypes.CDLL) -> None:

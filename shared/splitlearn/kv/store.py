@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 
 from splitlearn.errors import PositionNotReached
+from splitlearn.torch_private import copy_all
 
 _FIRST_ROWS = 64
 
@@ -98,7 +99,7 @@ class SessionKV:
         check_held(other.n_rows, count)
         self.place(0, count)
         self.n_rows = 0
-        torch._foreach_copy_(self.views(0, count), other.views(0, count))
+        copy_all(self.views(0, count), other.views(0, count))
         self.n_rows = count
 
     def _reserve(self, n_rows: int) -> None:

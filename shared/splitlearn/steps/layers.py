@@ -19,6 +19,7 @@ from splitlearn.linear import Native
 from splitlearn.steps.attention import AttentionPlan
 from splitlearn.steps.rows import PieceRows
 from splitlearn.steps.standing_in import Asked, StandIn, put_stand_ins
+from splitlearn.torch_private import own_modules
 
 # where the norms stand that a layer has, in the order in which it names them: before attention and gates, as in Llama;
 # after both, as in OLMo 2; around both, as in Gemma
@@ -76,7 +77,7 @@ class _Parts:
 
 def _parts(module: nn.Module) -> _Parts | None:
     """Of what may be such a layer by its looks; None if it is none."""
-    children = list(module._modules.values())
+    children = list(own_modules(module).values())
     plans = [forward.plan for each in children if isinstance(forward := vars(each).get("forward"), StandIn)]
     attentions = [plan for plan in plans if isinstance(plan, AttentionPlan)]
     gated = [each for each in children if isinstance(each, NativeGatedMLP)]

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.masking_utils import causal_mask_function
 
+from splitlearn.hf.masks import MaskFunction, is_causal
 from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.rows import How, MaskRule, PieceRows, StepRows
@@ -127,9 +127,9 @@ def ragged_step(cache: RaggedCache) -> Any:
         cache.end()
 
 
-def mask_rule(*, mask_function: Callable[..., torch.Tensor], **_: Any) -> MaskRule | None:
+def mask_rule(*, mask_function: MaskFunction, **_: Any) -> MaskRule | None:
     """In place of a mask for all rows of all sessions: nothing where a row sees all before it, else the rule."""
-    return None if mask_function is causal_mask_function else MaskRule(mask_function)
+    return None if is_causal(mask_function) else MaskRule(mask_function)
 
 
 def attend(

@@ -4,18 +4,17 @@ Shapes: T rows, D hidden size, V vocabulary.
 """
 
 import copy
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from transformers import PretrainedConfig
-from transformers.cache_utils import DynamicLayer
 
 from splitlearn.cache import PartCache
+from splitlearn.hf.attention_interface import AttentionSwitch, supports_attention_interface
 from splitlearn.kernels import are_off
 from splitlearn.kv.page_budget import PageBudget
 from splitlearn.kv.sequence_slice import SequenceSlice
@@ -43,8 +42,6 @@ class KeepsRows(Protocol):
         """Takes over the first `count` rows of another session of the same store."""
 
 
-# where a config of transformers keeps which attention function its model calls
-_CHOSEN = "_attn_implementation_internal"
 K = TypeVar("K", KeepsRows, PartCache)
 
 
@@ -172,10 +169,7 @@ class InBatches(Runner[KeepsRows]):
         self._store = self._make_store(self._layout, self._kv_bytes)
         self._graphs = self._store.graphs(self._decode, self.part.context_length)
         self._cache = RaggedCache(self._store.rows)
-        named = (vars(module).get("config") for module in self.part.modules())
-        configs = [config for config in named if isinstance(config, PretrainedConfig)]
-        # their attributes: what a config does beside setting one takes longer than a layer's work between its kernels
-        self._configs = [vars(config) for config in {id(config): config for config in configs}.values()]
+        self._attention = AttentionSwitch(self.part.modules())
         make_attention_native(self.part, self._try)
         make_layers_native(self.part, self._try)
         make_decoder_native(self.part.model.get_submodule(self.part.anatomy.decoder), self._try)
@@ -255,7 +249,7 @@ class InBatches(Runner[KeepsRows]):
             "position_ids": torch.tensor([[position + further for position in positions]], device=rows.device),
         }
         self._cache.begin(sessions)
-        with ragged_step(self._cache), self._attention():
+        with ragged_step(self._cache), self._attention.to(NAME):
             if not self.part.spec.end:
                 return list(self.part.run(rows[None], **options)[0].split(lengths))
             return self._logits(rows, inputs, list(accumulate(lengths)), options)
@@ -275,20 +269,9 @@ class InBatches(Runner[KeepsRows]):
     def _decode(self, rows: torch.Tensor, positions_1B: torch.Tensor, where: PageRows) -> torch.Tensor:
         """A row of each session, the same operations each time: hidden states [B, D], or logits [B, V]."""
         self._cache.begin_at(where, [], [1] * rows.shape[0])
-        with ragged_step(self._cache), self._attention():
+        with ragged_step(self._cache), self._attention.to(NAME):
             output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, position_ids=positions_1B)
         return torch.as_tensor((output.logits if self.part.spec.end else output)[0])
-
-    @contextmanager
-    def _attention(self) -> Iterator[None]:
-        before = [config[_CHOSEN] for config in self._configs]
-        try:
-            for config in self._configs:
-                config[_CHOSEN] = NAME
-            yield
-        finally:
-            for config, name in zip(self._configs, before, strict=True):
-                config[_CHOSEN] = name
 
 
 class InTurn(Runner[PartCache]):
@@ -354,7 +337,15 @@ def _attends_to_pages(part: Part) -> bool:
     # torch calls AMD's devices "cuda" too; its FlashAttention there reads no pages
     if torch.version.hip is not None or not torch.backends.cuda.is_flash_attention_available():
         return False
-    return torch.cuda.get_device_capability(part.device) >= kernel.capability
+    if torch.cuda.get_device_capability(part.device) < kernel.capability:
+        return False
+    if kernel.lacking:
+        logging.getLogger(__name__).warning(
+            "each session is attended to by itself, without CUDA graphs: varlen_attn of torch %s takes no %s",
+            torch.__version__,
+            ", ".join(kernel.lacking),
+        )
+    return not kernel.lacking
 
 
 def _pages_on_cuda(layout: KVLayout, kv_bytes: int | None) -> Pages:
@@ -366,10 +357,10 @@ def why_in_turn(part: Part) -> str | None:
     reason = why_not_in_batches(part.config)
     if reason is not None:
         return reason
-    if not part.remembers_rows_alone(DynamicLayer):
+    if not part.remembers_rows_alone:
         return "it remembers more of a text than keys and values"
     if not part.takes_positions:
         return "it counts positions itself, and takes none"
-    if not part.model._supports_attention_backend:
+    if not supports_attention_interface(part.model):
         return "transformers does not say that another attention can take the place of its own"
     return None
