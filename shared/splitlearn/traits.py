@@ -19,7 +19,6 @@ _CANNOT_BE_CUT = {
     "blt": "it reads bytes in patches of changing length through models of its own",
     "cpmant": "it puts a prompt of its own before the text, so that its cache holds other rows than the session",
     "dory": _IN_LOOPS,
-    "flaubert": _OWN_STATE,
     "gemma3n": _TOKEN_IDS,
     "gemma3n_text": _TOKEN_IDS,
     "gemma4_assistant": _DRAFTS,
