@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types contracts proto proto-check unit architectures test-architectures test-snippets test-packaging dist bench bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers format types contracts proto proto-check unit architectures test-architectures test-snippets test-packaging dist bench bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -30,13 +30,30 @@ export PROMPT
 
 test: lint types contracts proto-check unit ## everything that needs no GPU and no docker
 
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp lint-kernels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Warnings are errors here and never where users install: there a build that fails leaves the kernels out without a word.
+# -O1: the headers of the compiler's intrinsics are without warnings only where it optimizes.
+C_WARNINGS := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wconversion -Wsign-conversion -Wcast-qual \
+	-Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wundef -Wvla -Wpointer-arith
+export C_WARNINGS
+lint-kernels: $(VENV)/dev.stamp
+	$(BIN)/clang-format --dry-run -Werror $(KERNELS)
+	@command -v $(CC) >/dev/null || { echo "no C compiler ($(CC)): warnings of the kernels are not checked"; exit 0; }; \
+	for build in -UWITHOUT_BF16 -DWITHOUT_BF16; do \
+		echo $(CC) -fsyntax-only -Werror ... $$build; \
+		$(CC) -std=gnu11 -O1 -fsyntax-only -Werror $(C_WARNINGS) $$build $(filter %.c,$(KERNELS)) || exit 1; \
+	done
+
+kernels-header: $(VENV)/dev.stamp ## regenerate kernels/abi.h from kernels/structs.py
+	$(BIN)/python -m splitlearn.kernels.abi
 
 format: $(VENV)/dev.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(KERNELS)
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
@@ -56,6 +73,9 @@ unit: $(VENV)/dev.stamp
 
 test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
 	$(BIN)/pytest -m slow tests/architectures --timeout 1800
+
+test-sanitizers: $(VENV)/dev.stamp ## run the kernels' tests with the address and undefined behaviour sanitizers (minutes)
+	$(BIN)/python -m tests.sanitizers
 
 test-snippets: $(VENV)/dev.stamp ## paste every page that holds commands into a shell, from top to bottom (minutes)
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow tests/documented --timeout 1800
@@ -77,6 +97,7 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.wire
 	$(BIN)/python -m tests.benchmarks.loading
 	$(BIN)/python -m tests.benchmarks.linear
+	$(BIN)/python -m tests.benchmarks.one_step
 	$(BIN)/python -m tests.benchmarks.layers
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.many_users

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: quiet libraries, few threads, and models that are made once."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
 transformers_logging.disable_progress_bar()
+# a shell that runs tests in the background ignores Ctrl-C for them, and so would every command that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny models: a second thread only waits, and the machine has other work
 
 

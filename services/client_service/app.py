@@ -97,7 +97,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec, failed)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
-    names = BlockNames(Limits.block_rows) if settings.prefix_reuse else None
+    names = BlockNames(Limits.block_size) if settings.prefix_reuse else None
     generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
     name = settings.model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size

@@ -37,11 +37,11 @@ class Ends:
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         limits = Limits(
-            step_rows=settings.step_rows,
-            waiting=settings.max_waiting,
-            kv_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
-            kept=Limits.kept if settings.prefix_reuse else 0,
-            queue_seconds=settings.queue_timeout,
+            max_num_batched_tokens=settings.step_rows,
+            max_waiting=settings.max_waiting,
+            kv_cache_memory_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
+            max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
+            queue_timeout=settings.queue_timeout,
         )
         return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected, thread)
 

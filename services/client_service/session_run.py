@@ -17,7 +17,7 @@ from client_service.report import Report
 from client_service.sampling import Choice, Sampler
 from client_service.trunk_link import TrunkLink
 from splitlearn import errors as split
-from splitlearn.engine import Engine, EngineSession, Step
+from splitlearn.engine import Engine, EngineSession, StepResult
 from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, PositionNotReached
 
 # A part loses its rows when its memory is short, and to older sessions only: each replay makes this one older.
@@ -90,8 +90,8 @@ class SessionRun:
 
     async def keep(self, names: Sequence[bytes]) -> None:
         """Lets all three parts keep the blocks of these names; nothing can be run after it."""
-        self._ends.bottom.keep(self._bottom, names)
-        self._ends.top.keep(self._top, names)
+        self._ends.bottom.close_and_cache(self._bottom, names)
+        self._ends.top.close_and_cache(self._top, names)
         if names:
             # the answer is complete: it does not become an error because the trunk has gone since
             with suppress(CommError):
@@ -123,7 +123,7 @@ class SessionRun:
         """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
         part = self._ends.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        return min(most, self._ends.bottom.prompt_rows)
+        return min(most, self._ends.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
         """Takes those that are still owed, so that the next one belongs to the next frame."""
@@ -157,7 +157,7 @@ class SessionRun:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step)
 
-    def _count(self, name: str, step: Step) -> None:
+    def _count(self, name: str, step: StepResult) -> None:
         self._report.split[name] += step.timing.compute_seconds
 
 

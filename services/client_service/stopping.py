@@ -4,7 +4,6 @@ Pure: text in, text out.
 """
 
 from collections import deque
-from itertools import islice
 
 
 class StopText:
@@ -23,8 +22,8 @@ class StopText:
         self._full: list[_Search] | None = None
         """The same searches with what readers do not see, from where there is some."""
         self._longest = max(map(len, stops), default=0)
-        self._shown: deque[bool] = deque(maxlen=self._longest)
-        """Of the last characters with what readers do not see, whether readers see them."""
+        self._shown: deque[int] = deque(maxlen=self._longest + 1)
+        """After each of the last characters with what readers do not see, how many of all readers have seen."""
         self._held = ""
         self.hit = False
 
@@ -35,7 +34,7 @@ class StopText:
         for index, character in enumerate(text):
             matched = [search.length for search in self._seen if search.feed(character)]
             if self._full is not None:
-                self._shown.append(True)
+                self._shown.append(self._shown[-1] + 1)
                 matched += [self._visible(search.length) for search in self._full if search.feed(character)]
             if matched:
                 return self._end(self._held + text[: index + 1], max(matched))
@@ -49,9 +48,9 @@ class StopText:
         if self._full is None:
             # so far both texts were the same
             self._full = [search.copy() for search in self._seen]
-            self._shown.extend([True] * self._longest)
+            self._shown.extend(range(self._longest + 1))
         for character in name:
-            self._shown.append(False)
+            self._shown.append(self._shown[-1])
             matched = [self._visible(search.length) for search in self._full if search.feed(character)]
             if matched:
                 return self._end(self._held, max(matched))
@@ -64,7 +63,7 @@ class StopText:
 
     def _visible(self, length: int) -> int:
         """How many of the last `length` characters of the full text readers see."""
-        return sum(islice(reversed(self._shown), length))
+        return self._shown[-1] - self._shown[-1 - length]
 
     def _pass(self, keep: int) -> str:
         if self._full is not None:

@@ -169,7 +169,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, content_format: ContentFormat)
                 "the one to use as chat_template.jinja beside the weights, or ask /v1/completions with a plain prompt"
             )
         found = found["default"]
-    if not found:
+    if not isinstance(found, str) or not found:
         return NoChatTemplate(
             "this model's tokenizer has no chat template; ask /v1/completions with a plain prompt instead"
         )

@@ -134,8 +134,8 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
         layers=plan.layers,
         of=plan.n_layers,
         seconds=round(time.perf_counter() - began, 2),
-        kv_rows=engine.pages.total * engine.pages.page_rows,
-        in_batches=engine.runs_in_batches,
+        kv_rows=engine.pages.total * engine.pages.page_size,
+        in_batches=engine.is_batched,
     )
     metrics.watch(engine)
     info = _service_info(settings, manifest, plan, engine.part)
@@ -174,12 +174,12 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
     part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
     pack(part, settings.quantization)
     limits = Limits(
-        step_rows=settings.step_rows,
-        sessions=settings.max_sessions,
-        waiting=settings.max_waiting,
-        kv_bytes=settings.kv_memory or free_bytes(part.device) // 2,
-        kept=Limits.kept if settings.prefix_reuse else 0,
-        queue_seconds=settings.queue_timeout,
+        max_num_batched_tokens=settings.step_rows,
+        max_num_seqs=settings.max_sessions,
+        max_waiting=settings.max_waiting,
+        kv_cache_memory_bytes=settings.kv_memory or free_bytes(part.device) // 2,
+        max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
+        queue_timeout=settings.queue_timeout,
     )
     return Engine(part, thread, limits, metrics)
 

@@ -137,8 +137,8 @@ class TrunkSession:
         self._check_open()
         try:
             if session.lost_pages and header.position > session.reached == 0:
-                raise session.lost()
-            check_position(header.position, header.row_count, session.reached, session.limit)
+                raise session.lost_rows()
+            check_position(header.position, header.row_count, session.reached, session.max_length)
         except split.SplitError as error:
             raise on_the_wire(error) from error
         if header.shape is None:
@@ -189,7 +189,7 @@ class TrunkSession:
         """Ends the session: what is kept belongs to others from here on."""
         self._check_open()
         self._is_open = False
-        self._engine.keep(self._session, names)
+        self._engine.close_and_cache(self._session, names)
 
     def _no_rows(self) -> torch.Tensor:
         return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)

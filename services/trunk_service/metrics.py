@@ -56,7 +56,7 @@ class TrunkMetrics:
         self._gauge("sessions_waiting", "Sessions that wait for room.", lambda: engine.n_waiting)
         self._gauge("kv_pages_used", "Pages of keys and values in use, kept ones included.", lambda: engine.pages.used)
         self._gauge("kv_pages_limit", "Pages of keys and values that there are.", lambda: engine.pages.total)
-        self._gauge("kept_prefixes", "Closed sessions whose first rows are kept.", lambda: engine.n_kept)
+        self._gauge("kept_prefixes", "Closed sessions whose first rows are kept.", lambda: engine.n_cached_prefixes)
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         self.n_steps += 1

@@ -50,7 +50,7 @@ def open_torch_file(path: Path) -> Any:
         # torch's own words advise to switch the safe reading off
         raise UntrustedPickle(path, _unsafe_names(path)) from error
     except Exception as error:  # what readers of foreign bytes stumble over has no end, and all of it means one thing
-        raise CorruptFileError(path, f"is damaged, or no torch file ({_reason(error)}): download it again") from error
+        raise CorruptFileError(path, f"damaged, or no torch file ({_reason(error)}): download it again") from error
 
 
 def _unsafe_names(path: Path) -> list[str]:

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from splitlearn.architectures import is_known
 from splitlearn.errors import UnsupportedModel
+from splitlearn.hf.cache import cache_argument
+from splitlearn.hf.config import decode_special_floats, has_causal_model
+from splitlearn.hf.init import NoRandomNumbers, kept_in_fp32
 from splitlearn.traits import why_not
 
 # Children that their authors define on the other side of the layer list than where they run them.
 _RUNS_BEFORE_THE_LAYERS = ("layernorm_embedding",)
 _NAMED_MISLEADINGLY = ("bigbird_pegasus",)
 _RUNS_AFTER_THE_LAYERS = ("project_out", "final_layer_norm")
-CACHE_ARGUMENTS = ("past_key_values", "cache_params")
-"""What decoders call the cache that they are given."""
 _NOT_FOR_TEXT = ("embed_tokens_extend",)
 _MOST_LAYERS = 4096
 # What transformers raises where it computes with a config's values before it has looked at them.
@@ -69,27 +69,6 @@ class Anatomy:
         )
 
 
-class _NoRandomNumbers(TorchFunctionMode):
-    """Leaves out the drawing of random numbers, which for tensors without memory takes most of the time.
-
-    On this thread alone: transformers' own `no_init_weights` changes torch for all of them, and for good where two
-    threads build models at once.
-    """
-
-    # by their names: transformers puts functions of its own in the place of torch's while it makes a model, and
-    # leaves them there where two threads do so at once
-    _DRAWING = frozenset(
-        {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"}
-        | {"xavier_uniform_", "xavier_normal_", "orthogonal_"}
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", None) in self._DRAWING:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     """The whole causal model without memory for its weights.
 
@@ -100,8 +79,7 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
     reason = why_not(config)
     if reason is not None:
         raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
-    # a private name, but transformers has no other for it; from_config would go on to ask for the folder's own code
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    if not has_causal_model(config):
         raise UnsupportedModel(f"{config.model_type}: not a causal language model of transformers")
     n_layers = decoder_depth(config)
     if n_layers > _MOST_LAYERS:
@@ -109,7 +87,7 @@ def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
             f"a {config.model_type} of {n_layers} layers cannot be; at most {_MOST_LAYERS} are built"
         )
     try:
-        with torch.device("meta"), _NoRandomNumbers():
+        with torch.device("meta"), NoRandomNumbers():
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ImportError, TypeError) as error:
         # without an optional package transformers leaves None where a class should be
@@ -139,8 +117,7 @@ def config_from_dict(values: dict[str, object]) -> PretrainedConfig:
     model_type = fields.pop("model_type", None)
     if not isinstance(model_type, str):
         raise UnsupportedModel(f"config.json names no model type: its model_type is {model_type!r}")
-    # config.json spells infinity as an object
-    fields = PretrainedConfig._decode_special_floats(fields)
+    fields = decode_special_floats(fields)
     if not is_known(model_type):
         own_code = "; the folder's own code for it (auto_map) is not run" if fields.get("auto_map") else ""
         raise UnsupportedModel(f"model type {model_type!r} is unknown to this version of transformers{own_code}")
@@ -182,8 +159,8 @@ def study(model: PreTrainedModel) -> Anatomy:
     decoder = paths.get(id(_decoder(model)), "")
     if not decoder:
         raise UnsupportedModel(f"{kind}: transformers does not say which module is the decoder")
-    arguments = inspect.signature(model.get_submodule(decoder).forward).parameters
-    if "inputs_embeds" not in arguments or not any(name in arguments for name in CACHE_ARGUMENTS):
+    forward = model.get_submodule(decoder).forward
+    if "inputs_embeds" not in inspect.signature(forward).parameters or cache_argument(forward) is None:
         raise UnsupportedModel(f"{kind}: its decoder takes no hidden states, or no cache that a part could hold")
     layers, n_layers = _layer_list(model.config, modules, decoder)
     embedding = paths.get(id(model.get_input_embeddings()))
@@ -265,5 +242,5 @@ def storage_dtype(model: PreTrainedModel, key: str, stored: torch.dtype, wanted:
     """
     if not stored.is_floating_point:
         return stored
-    kept = model._get_dtype_plan(wanted)
+    kept = kept_in_fp32(model, wanted)
     return torch.float32 if any(re.search(rf"(^|\.){re.escape(name)}(\.|$)", key) for name in kept) else wanted

@@ -5,22 +5,15 @@ projections). transformers knows the conversions; here they become recipes that 
 no more than the tensors of one recipe are in memory.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
 
 from splitlearn.errors import BadCheckpoint
+from splitlearn.hf.conversion import Conversions, WeightConverter, convert, natural_order
 from splitlearn.weight_files import StoredTensor, stored_tensors
 
 
@@ -54,11 +47,9 @@ class Recipe:
     def _convert(self, model: PreTrainedModel, readers: list[Callable[[], torch.Tensor]]) -> dict[str, torch.Tensor]:
         if self.converter is None:
             return {self.target: readers[0]()}
-        converter = copy.deepcopy(self.converter)
-        for (pattern, stored), read in zip(self.inputs, readers, strict=True):
-            converter.add_tensor(self.target, stored.key, pattern, read)
-        made = converter.convert(self.target, model=model, config=model.config)
-        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+        inputs = zip(self.inputs, readers, strict=True)
+        given = ((pattern, stored.key, read) for (pattern, stored), read in inputs)
+        return convert(self.converter, self.target, model, given)
 
 
 @dataclass(frozen=True)
@@ -81,15 +72,12 @@ def read_checkpoint(source: Path, model: PreTrainedModel) -> Reading:
     Raises:
         BadCheckpoint: as `splitlearn.weight_files.stored_tensors`.
     """
-    conversions = get_model_conversion_mapping(model)
-    renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
-    converters = [c for c in conversions if isinstance(c, WeightConverter)]
-    by_pattern = {pattern: c for c in converters for pattern in c.source_patterns}
+    conversions = Conversions(model)
     wanted = model.state_dict(keep_vars=True)
     made: dict[str, Recipe] = {}
     left_out = []
-    for key, stored in sorted(stored_tensors(source).items(), key=lambda item: dot_natural_key(item[0])):
-        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
+    for key, stored in sorted(stored_tensors(source).items(), key=lambda item: natural_order(item[0])):
+        name, pattern = conversions.name_and_pattern(key)
         if name not in wanted and key in wanted:
             name, pattern = key, None
         # a second tensor for one place would go nowhere
@@ -97,7 +85,7 @@ def read_checkpoint(source: Path, model: PreTrainedModel) -> Reading:
         if name not in wanted or is_second:
             left_out.append(stored)
             continue
-        converter = by_pattern[pattern] if pattern is not None else None
+        converter = conversions.converter(pattern) if pattern is not None else None
         made.setdefault(name, Recipe(name, converter)).inputs.append((pattern or key, stored))
     return Reading(list(made.values()), left_out)
 

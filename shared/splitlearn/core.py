@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from splitlearn.errors import BadCheckpoint
+from splitlearn.hf.outputs import CausalLMOutputWithPast, causal_output
 from splitlearn.quantised import refuse_given
 from splitlearn.saving import FORMAT_VERSION, SavedPart, write_metadata, write_weights
 
@@ -213,7 +213,7 @@ class BaseTopModel(BaseSplitModel):
     ) -> CausalLMOutputWithPast:
         """An output whose `logits` are [B, T, V]."""
         hidden_BTD = self.run_blocks(hidden_states, attention_mask, position_ids)
-        return CausalLMOutputWithPast(logits=self.get_lm_head()(self.get_final_norm()(hidden_BTD)))
+        return causal_output(self.get_lm_head()(self.get_final_norm()(hidden_BTD)))
 
 
 class _Renamed:

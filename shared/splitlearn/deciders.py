@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PretrainedConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from splitlearn.anatomy import build_on_meta, config_from_dict, study
 from splitlearn.checkpoint_folder import find_checkpoint, read_config
+from splitlearn.hf.conversion import Conversions
 
 
 def decider_for(model: PretrainedConfig | str | Path) -> Callable[[str], list[str]]:
@@ -27,11 +26,11 @@ def decider_for(model: PretrainedConfig | str | Path) -> Callable[[str], list[st
     config = model if isinstance(model, PretrainedConfig) else _config(str(model))
     whole = build_on_meta(config)
     anatomy = study(whole)
-    renamings = [c for c in get_model_conversion_mapping(whole) if isinstance(c, WeightRenaming)]
+    conversions = Conversions(whole)
     wanted = whole.state_dict(keep_vars=True)
 
     def decide(key: str) -> list[str]:
-        name = key if key in wanted else rename_source_key(key, renamings, [], whole.base_model_prefix, wanted)[0]
+        name = key if key in wanted else conversions.name(key)
         section, layer, rest = anatomy.place(name)
         if layer is not None:
             return [section, str(layer), rest]

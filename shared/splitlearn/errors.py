@@ -44,7 +44,7 @@ class PositionNotReached(SplitError):
 
 
 class SessionClosed(SplitError):
-    """The session was closed, or its rows are kept for others: it takes no more rows, and answers none."""
+    """The session was closed, or its rows were cached for others: it accepts no more rows."""
 
 
 class ContextExceeded(SplitError):

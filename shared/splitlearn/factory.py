@@ -15,6 +15,7 @@ from splitlearn.checkpoint import read_tensors
 from splitlearn.checkpoint_folder import find_checkpoint, read_config
 from splitlearn.core import BaseSplitModel
 from splitlearn.errors import BadCheckpoint, BadPlan, BadRegistration, UnsupportedModel
+from splitlearn.hf.attention_interface import choose_attention
 from splitlearn.loading import fill, resolve_device, resolve_dtype
 from splitlearn.models import split_class
 from splitlearn.models.causal_lm import CausalLMPart, layer_count
@@ -157,7 +158,7 @@ def _from_whole(whole: WholeModel, wish: _Wish) -> tuple[Any, ...]:
             raise UnsupportedModel(f"{split.__name__} takes its weights from a checkpoint, not a sepweight directory")
         own_config = config_from_dict(values)
         if wish.attention is not None:
-            own_config._attn_implementation = wish.attention
+            choose_attention(own_config, wish.attention)
         spec: Any = getattr(plan, name)
         part = cut(own_config, spec)
         fill(part, whole.weights(spec, device, dtype), device, dtype)
@@ -168,7 +169,7 @@ def _from_whole(whole: WholeModel, wish: _Wish) -> tuple[Any, ...]:
 def _from_registered(folder: Path, values: dict[str, Any], wish: _Wish) -> tuple[Any, ...]:
     config = _config(values)
     if wish.attention is not None:
-        config._attn_implementation = wish.attention
+        choose_attention(config, wish.attention)
     refuse_declared(str(folder), values, folder)
     plan = wish.plan(getattr(config, "num_hidden_layers", None))
     full_state_dict = read_tensors(folder)

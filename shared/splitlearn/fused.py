@@ -12,17 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation, SiLUActivation
 
+from splitlearn.hf.modeling import GATED_MLP, SILU, TANH_GELU, norm_epsilon
 from splitlearn.kernels import kernels
+from splitlearn.kernels.structs import GateCall, RmsNormCall, RowNorm
 from splitlearn.linear import Native
 from splitlearn.linear.siblings import shared_linear
+from splitlearn.torch_private import forward_hooks, own_modules, own_parameters
 
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-_SILU = (nn.SiLU, SiLUActivation)
-# torch's own stays out: it may be the exact one, from which the probe's rows might not tell the other
-_GELU = (GELUTanh, NewGELUActivation, FastGELUActivation)
 _PROBE_ROWS = 5
 # results are bf16 numbers that may differ in their last bit, where sums were added up in another order
 _TOLERANCE = 2**-7
@@ -52,9 +49,9 @@ class NativeRMSNorm(nn.Module):
         if rows.dtype is not torch.bfloat16 or rows.shape[-1] != width:
             raise RuntimeError(f"expected bf16 [..., {width}], found {rows.dtype} {list(rows.shape)}")
         output = torch.empty_like(rows)
-        addresses = rows.data_ptr(), self.weight.data_ptr(), output.data_ptr()
-        n_rows, adds_one = rows.numel() // width, int(self.adds_one)
-        self._norm(*addresses, n_rows, width, self.epsilon, adds_one, torch.get_num_threads())
+        norm = RowNorm(self.weight.data_ptr(), self.epsilon, self.adds_one)
+        addresses, n_rows = (rows.data_ptr(), output.data_ptr()), rows.numel() // width
+        self._norm(RmsNormCall(*addresses, n_rows, width, norm, torch.get_num_threads()))
         return output
 
     def extra_repr(self) -> str:
@@ -92,14 +89,14 @@ class NativeGatedMLP(nn.Module):
         gates = both.data_ptr()
         addresses = gates, gates + n_inner * both.itemsize, output.data_ptr()
         sizes = output.numel() // n_inner, n_inner, 2 * n_inner
-        self._gate(*addresses, *sizes, int(self.is_gelu), torch.get_num_threads())
+        self._gate(GateCall(*addresses, *sizes, self.is_gelu, torch.get_num_threads()))
         return torch.as_tensor(self.down_proj(output))
 
 
 def hooks_inside(module: nn.Module) -> list[Mapping[int, Any]]:
     """The hooks of `module` and of anything in it, now and later: where none is empty, somebody looks on who would miss
     what runs in its place."""
-    return [getattr(each, hooks) for each in module.modules() for hooks in _HOOKS]
+    return [hooks for each in module.modules() for hooks in forward_hooks(each)]
 
 
 @torch.inference_mode()
@@ -112,12 +109,12 @@ def fuse(module: nn.Module) -> int:
         return 0
     replaced: dict[nn.Module, nn.Module] = {}
     for parent in list(module.modules()):
-        for name, child in parent._modules.items():
+        for name, child in own_modules(parent).items():
             if child is None or any(hooks_inside(child)):
                 continue
             if child not in replaced:
                 replaced[child] = next((ours for ours in _candidates(child) if _agree(child, ours)), child)
-            parent._modules[name] = replaced[child]
+            own_modules(parent)[name] = replaced[child]
     return sum(old is not new for old, new in replaced.items())
 
 
@@ -126,16 +123,15 @@ def _candidates(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, NativeRMSNorm | NativeGatedMLP):
         return
     children = dict(module.named_children())
-    own = set(module._parameters)
-    if type(module).__name__.endswith("RMSNorm") and not children and own == {"weight"}:
-        named = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
-        epsilon = next((value for value in named if isinstance(value, float)), None)
+    own = set(own_parameters(module))
+    epsilon = norm_epsilon(module)
+    if epsilon is not None and not children and own == {"weight"}:
         weight_D = module.get_parameter("weight")
-        if epsilon is not None and _is_ours(weight_D) and weight_D.ndim == 1:
+        if _is_ours(weight_D) and weight_D.ndim == 1:
             yield from (NativeRMSNorm(weight_D, epsilon, adds_one) for adds_one in (False, True))
-    if set(children) == _GATED and not own and isinstance(children["act_fn"], _SILU + _GELU):
+    if set(children) == GATED_MLP and not own and isinstance(children["act_fn"], SILU + TANH_GELU):
         gate_proj, up_proj, down_proj = (children[name] for name in ("gate_proj", "up_proj", "down_proj"))
-        yield NativeGatedMLP(gate_proj, up_proj, down_proj, isinstance(children["act_fn"], _GELU))
+        yield NativeGatedMLP(gate_proj, up_proj, down_proj, isinstance(children["act_fn"], TANH_GELU))
 
 
 def _agree(theirs: nn.Module, ours: nn.Module) -> bool:

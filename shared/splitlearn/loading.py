@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.initialization import guard_torch_init_functions
 
 from llm_sepweight import Manifest, PartSpec, PartStateDict, load
 from splitlearn.anatomy import config_from_dict, storage_dtype
 from splitlearn.errors import BadCheckpoint, BadDevice
+from splitlearn.hf.init import initialize, keep_values
 from splitlearn.part import Part, cut
 from splitlearn.quantised import refuse_given
+from splitlearn.torch_private import own_buffers, own_parameters, stored_buffers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -117,19 +118,18 @@ def fill(
                 wanted = storage_dtype(part.model, key, stored.dtype, dtype)
                 ready[id(stored)] = stored.to(device=device, dtype=wanted)
             tensor = ready[id(stored)]
-            if name in module._parameters:
-                module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+            if name in own_parameters(module):
+                own_parameters(module)[name] = nn.Parameter(tensor, requires_grad=False)
             else:
-                module._buffers[name] = tensor
+                own_buffers(module)[name] = tensor
     _fill_derived_buffers(part, device)
     part.dtype = dtype
 
 
 def _stored_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """The module's own parameters and those of its buffers that files hold."""
-    own: list[tuple[str, torch.Tensor | None]] = [*module._parameters.items()]
-    own += [item for item in module._buffers.items() if item[0] not in module._non_persistent_buffers_set]
-    return [(name, tensor) for name, tensor in own if tensor is not None]
+    own = {**own_parameters(module), **stored_buffers(module)}
+    return [(name, tensor) for name, tensor in own.items() if tensor is not None]
 
 
 def _stored(part: Part, by_name: dict[str, torch.Tensor], key: str) -> torch.Tensor:
@@ -154,19 +154,17 @@ def _fill_derived_buffers(part: Part, device: torch.device) -> None:
     modules = dict(part.model.named_modules())
     deriving: set[str] = set()
     for path, module in modules.items():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                tensor._is_hf_initialized = True
-        for name, buffer in module._buffers.items():
+        own = (*own_parameters(module).values(), *own_buffers(module).values())
+        keep_values(tensor for tensor in own if tensor is not None)
+        for name, buffer in own_buffers(module).items():
             if buffer is not None and buffer.is_meta:
-                module._buffers[name] = torch.empty_like(buffer, device=device)
+                own_buffers(module)[name] = torch.empty_like(buffer, device=device)
                 # some modules derive what those inside them hold
                 deriving.update(_path_and_above(path))
-    with torch.no_grad(), guard_torch_init_functions():
-        for path in sorted(deriving, key=len, reverse=True):
-            owners = [modules[above] for above in _path_and_above(path)]
-            owner = next((module for module in owners if isinstance(module, PreTrainedModel)), part.model)
-            owner._initialize_weights(modules[path])
+    for path in sorted(deriving, key=len, reverse=True):
+        owners = [modules[above] for above in _path_and_above(path)]
+        owner = next((module for module in owners if isinstance(module, PreTrainedModel)), part.model)
+        initialize(owner, modules[path])
 
 
 def _path_and_above(path: str) -> list[str]:

@@ -3,23 +3,21 @@
 Shapes: K inputs, N outputs.
 """
 
-import inspect
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from splitlearn.errors import BadDevice
 from splitlearn.fused import fuse
+from splitlearn.hf.modeling import SIBLINGS, linear_weight, weights_read
 from splitlearn.linear.int8 import Int8Linear
 from splitlearn.linear.native import NativeInt8Linear, NativeLinear
 from splitlearn.linear.packed import PackedLinear
 from splitlearn.linear.pages import prefer_huge_pages
-from splitlearn.linear.siblings import NAMES, FusedLinear, Sibling
+from splitlearn.linear.siblings import FusedLinear, Sibling
+from splitlearn.torch_private import forward_hooks, move_forward_hooks, own_modules, own_parameters
 
 Replacement = NativeLinear | NativeInt8Linear | PackedLinear | Int8Linear
 Kind = type[NativeLinear] | type[NativeInt8Linear] | type[PackedLinear] | type[Int8Linear]
@@ -30,9 +28,6 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 QUANTIZATIONS = tuple(_KINDS)
 _SMALL_BYTES = 2**20
-# what a model's own code reads of a layer, other than calling it
-_WEIGHT_READ = re.compile(r"\bself(?:\.\w+)*\.(\w+)\.weight\b")
-_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
 
 
 @dataclass(frozen=True)
@@ -73,18 +68,18 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
         _refuse_other_devices(module)
     replaced: dict[nn.Module, nn.Module] = {}
     made: list[Replacement] = []
-    read = _weights_read(module)
+    read = weights_read(module)
     for parent in list(module.modules()):
         # not named_children(), which names a module that hangs in two places once
-        named = [(name, child) for name, child in parent._modules.items() if child is not None and name not in read]
-        children = {name: child for name, child in named if _weight(child) is not None}
+        named = [(name, child) for name, child in own_modules(parent).items() if child is not None and name not in read]
+        children = {name: child for name, child in named if linear_weight(child) is not None}
         for group in _groups(children):
             if not any(child in replaced for child in group):
                 replaced.update(_fuse(group, quantization, made))
         for name, child in children.items():
             if child not in replaced:
                 replaced[child] = _replace(child, quantization, made)
-            parent._modules[name] = replaced[child]
+            own_modules(parent)[name] = replaced[child]
     _own_small_tensors(module)
     fuse(module)
     prefer_huge_pages([linear.span for linear in made])
@@ -98,25 +93,9 @@ def _refuse_other_devices(module: nn.Module) -> None:
         raise BadDevice(f"int8 weights run on the CPU only, the model is on {', '.join(sorted(elsewhere))}: use none")
 
 
-def _weights_read(module: nn.Module) -> frozenset[str]:
-    """Names of the attributes whose `weight` the source files of the module's classes read."""
-    files = {type(each).__module__ for each in module.modules()}
-    texts = (inspect.getsource(sys.modules[file]) for file in files if not file.startswith("torch."))
-    return frozenset(name for text in texts for name in _WEIGHT_READ.findall(text))
-
-
-def _weight(module: nn.Module) -> torch.Tensor | None:
-    """The weight [N, K] of a linear layer; None for other modules, and for subclasses with a forward of their own."""
-    if type(module) is nn.Linear:
-        return module.weight
-    if type(module) is Conv1D:
-        return torch.as_tensor(module.weight).t()
-    return None
-
-
 def _groups(children: dict[str, nn.Module]) -> Iterator[list[nn.Module]]:
     """Siblings that can share one weight."""
-    for names in NAMES:
+    for names in SIBLINGS:
         group = [children[name] for name in names if name in children]
         if len(group) == len(names) and len(set(group)) == len(names) and _is_alike(group):
             yield group
@@ -127,11 +106,11 @@ def _is_alike(group: Sequence[nn.Module]) -> bool:
     for linear in group:
         weight_NK = _required_weight(linear)
         kinds.add((weight_NK.shape[1], weight_NK.dtype, weight_NK.device, linear.bias is None))
-    return len(kinds) == 1 and not any(getattr(linear, name) for linear in group for name in _HOOKS)
+    return len(kinds) == 1 and not any(hooks for linear in group for hooks in forward_hooks(linear))
 
 
 def _required_weight(linear: nn.Module) -> torch.Tensor:
-    weight_NK = _weight(linear)
+    weight_NK = linear_weight(linear)
     if weight_NK is None:
         raise TypeError(f"{type(linear).__name__} is no linear layer")
     return weight_NK
@@ -166,8 +145,7 @@ def _replace(linear: nn.Module, quantization: str, made: list[Replacement]) -> n
     bias = linear.bias if isinstance(linear.bias, torch.Tensor) else None
     packed = kind(weight_NK, bias)
     made.append(packed)
-    for name in _HOOKS:
-        setattr(packed, name, getattr(linear, name))
+    move_forward_hooks(linear, packed)
     _empty(linear)
     return packed
 
@@ -178,7 +156,7 @@ def _kind(weight_NK: torch.Tensor, quantization: str) -> Kind | None:
 
 def _empty(linear: nn.Module) -> None:
     # whoever else still holds the module must not keep the weight in memory
-    linear._parameters.clear()
+    own_parameters(linear).clear()
 
 
 def _own_small_tensors(module: nn.Module) -> None:

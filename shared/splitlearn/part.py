@@ -10,7 +10,7 @@ Shapes: B sequences, T rows, D hidden size, V vocabulary.
 import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,16 +18,21 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_sepweight import PartSpec
-from splitlearn.anatomy import CACHE_ARGUMENTS, Anatomy, build_on_meta, leave_out, study
+from splitlearn.anatomy import Anatomy, build_on_meta, leave_out, study
 from splitlearn.cache import EntryKind, PartCache, entry_kinds
 from splitlearn.context import context_length
 from splitlearn.errors import BadPlan, BadRows
+from splitlearn.hf.cache import CACHE_NAME, cache_argument
+from splitlearn.hf.modeling import hidden_in, with_hidden
 from splitlearn.slicing import slice_config
+from splitlearn.torch_private import own_modules, own_parameters
 from splitlearn.traits import row_width, takes_one_row_at_a_time, why_not_here
 
 
 class Part(nn.Module):
     """Runs `spec`'s layers of one model; built on the meta device by `cut`, filled by `splitlearn.loading`."""
+
+    _row: torch.Tensor
 
     def __init__(
         self,
@@ -45,8 +50,8 @@ class Part(nn.Module):
         self.layers = layers
         self.context_length = context_length
         """The number of positions that the whole model has; None where it has no end."""
-        self.dtype: torch.dtype = model.dtype
-        """The dtype of rows; set by whoever fills the part. Some weights stay in fp32 whatever it is."""
+        # a buffer: what casts a module, casts it
+        self.register_buffer("_row", torch.empty(0, dtype=model.dtype), persistent=False)
         self._remembers = remembers
         decoder = model.get_submodule(anatomy.decoder)
         self._border = _Border()
@@ -62,15 +67,10 @@ class Part(nn.Module):
             hasattr(kind, "create_position_ids_from_input_ids") for kind in {type(m) for m in decoder.modules()}
         )
         self.takes_positions = "position_ids" in arguments and not counts_itself
-        self._takes_cache_as = next(name for name in CACHE_ARGUMENTS if name in arguments)
+        self._takes_cache_as = cache_argument(decoder.forward) or CACHE_NAME
         self._embedding_width: int = model.config.get_text_config(decoder=True).hidden_size
         self._takes_one_row = takes_one_row_at_a_time(model.config)
         self.keeps_last_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Part":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        return self
 
     @property
     def config(self) -> PretrainedConfig:
@@ -82,6 +82,15 @@ class Part(nn.Module):
         return row_width(self.config)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of rows; set by whoever fills the part. Some weights stay in fp32 whatever it is."""
+        return self._row.dtype
+
+    @dtype.setter
+    def dtype(self, dtype: torch.dtype) -> None:
+        self._row = self._row.to(dtype)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
@@ -91,9 +100,10 @@ class Part(nn.Module):
         """Whether a session can go back to an earlier position. Layers with a recurrent state cannot."""
         return all(kind.can_truncate for kind in self._remembers)
 
-    def remembers_rows_alone(self, kind: type[object]) -> bool:
-        """Whether every layer's entry in the cache is just of this kind."""
-        return all(remembered.entry is kind for remembered in self._remembers)
+    @property
+    def remembers_rows_alone(self) -> bool:
+        """Whether every layer keeps keys and values as they come, and nothing else."""
+        return all(kind.keeps_rows_alone for kind in self._remembers)
 
     def new_cache(self) -> PartCache:
         """An empty cache for one session."""
@@ -173,8 +183,7 @@ class _Border(threading.local):
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         """Before the first layer: in place of what the decoder made of its input."""
-        rows_BTD = self.take().reshape((args[0] if args else kwargs["hidden_states"]).shape)
-        return ((rows_BTD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": rows_BTD})
+        return with_hidden(self.take().reshape(hidden_in(args, kwargs).shape), args, kwargs)
 
     def leave(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         """After the last layer: before the decoder does anything more."""
@@ -253,7 +262,7 @@ def _keep_layers(model: PreTrainedModel, anatomy: Anatomy, layers: range, each: 
     model.set_submodule(anatomy.layers, kept)
     for module in model.modules():
         # rotary tables are made again when the part is filled: for all kinds of layers of the whole model
-        if not module._modules and not module._parameters and hasattr(module, "config"):
+        if not own_modules(module) and not own_parameters(module) and hasattr(module, "config"):
             module.config = copy.deepcopy(module.config)
     for config in {id(c): c for c in (model.config, model.config.get_text_config(decoder=True))}.values():
         slice_config(config, anatomy.n_layers, layers, each)

@@ -12,16 +12,20 @@ _TOKEN_IDS = "its layers take embeddings of the token ids, which must not leave 
 _EMBEDDING_AGAIN = "its layers read the output of the embedding again, and share one set of weights"
 _BEHIND_THE_CACHE = "it changes keys and values between its cache and its attention"
 _COUNTS = "its layers count positions themselves, to scale what they ask for"
+_IN_LOOPS = "it runs its stacks of layers several times in turn, so that a text would cross the cut many times"
 _STREAM = "its layers read what all blocks of layers before them made, not only the last"
 
 _CANNOT_BE_CUT = {
     "blt": "it reads bytes in patches of changing length through models of its own",
     "cpmant": "it puts a prompt of its own before the text, so that its cache holds other rows than the session",
+    "dory": _IN_LOOPS,
+    "flaubert": _OWN_STATE,
     "gemma3n": _TOKEN_IDS,
     "gemma3n_text": _TOKEN_IDS,
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
-    "hrm_text": "it runs its stacks of layers several times in turn, so that a text would cross the cut many times",
+    "hrm_text": _IN_LOOPS,
+    "inkling2_loop_text": _IN_LOOPS,
     "inkling2_text": _STREAM,
     "minimax": _OWN_STATE,
     "mllama": "layers that only look at images lie between the others",

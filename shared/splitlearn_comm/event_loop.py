@@ -15,7 +15,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ModuleNotFoundError:
         logging.getLogger(__name__).info("uvloop is not installed: asyncio's own event loop runs, which is slower")
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:

@@ -27,6 +27,7 @@ class HeapTrimmer:
         self._trim: Callable[[int], object] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._due: asyncio.TimerHandle | None = None
         self._again = False
+        self._collects = False
 
     def soon(self) -> None:
         """Asked for while it is due already, it happens once more after that: the call that asks is not over yet."""
@@ -43,7 +44,9 @@ class HeapTrimmer:
 
     def _run(self) -> None:
         self._due = None
-        if gc.get_freeze_count():
+        # Python counts what is frozen one by one, which takes longer than the collection.
+        self._collects = self._collects or gc.get_freeze_count() > 0
+        if self._collects:
             gc.collect()
         if self._trim is not None:
             asyncio.get_running_loop().run_in_executor(None, self._trim, 0)

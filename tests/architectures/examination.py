@@ -188,7 +188,7 @@ def _compare_many(model: PreTrainedModel, parts: list[Part], can_truncate: bool)
         ids = [torch.cat([ids_T, logits_V.argmax()[None]]) for ids_T, logits_V in zip(ids, logits, strict=True)]
         logits = append([1] * len(ids), f"new token {i}")
     seen[0] = 11 if can_truncate else 0
-    many.go_back(0, seen[0])
+    many.truncate(0, seen[0])
     ids = [torch.cat([ids[0][: seen[0]], _prompt(3, seed=4)]), *(torch.cat([ids_T, ids_T[:1]]) for ids_T in ids[1:])]
     append([3, 1, 1], "after truncation")
     return complaint

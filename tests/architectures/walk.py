@@ -1,8 +1,10 @@
 """Walks all causal language models of transformers: each is examined in a process of its own.
 
-    PYTHONPATH=tests python -m architectures.walk [--write] [MODEL_TYPE ...]
+    PYTHONPATH=tests python -m architectures.walk [--write | --json FILE] [MODEL_TYPE ...]
 
-Without --write it compares what it found with result.json, and exits 1 where they differ.
+Without --write it compares what it found with result.json, and exits 1 where they differ. Another version of
+transformers than that of result.json may have other types, and refuse, batch or take back otherwise: there only a type
+that neither comes out equal nor is refused, or is refused while result.json has it equal, makes it exit with 1.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import transformers
@@ -86,6 +89,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model_types", nargs="*", metavar="MODEL_TYPE")
     arguments.add_argument("--write", action="store_true", help="write result.json and docs/architectures.md")
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write there what was found, and what differs")
     arguments.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = arguments.parse_args()
     torch.set_num_threads(1)
@@ -95,16 +99,35 @@ def main() -> int:
     found = walk(given.model_types or ALL, given.jobs)
     print(dict(Counter(outcome.verdict for outcome in found.values())))
     types = json.loads(json.dumps({model_type: asdict(outcome) for model_type, outcome in found.items()}))
+    result = {"transformers": transformers.__version__, "types": types}
     if given.write:
-        RESULT.write_text(json.dumps({"transformers": transformers.__version__, "types": types}, indent=1) + "\n")
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
         TABLE.write_text(render())
         return 0
-    known = json.loads(RESULT.read_text())["types"]
-    changed = [name for name, outcome in types.items() if known.get(name) != outcome]
-    gone = [] if given.model_types else sorted(known.keys() - types.keys())
-    for name in changed + gone:
-        print(f"{name}: result.json has {known.get(name)}, found {types.get(name)}")
-    return 1 if changed or gone else 0
+    known = json.loads(RESULT.read_text())
+    if given.model_types:
+        known["types"] = {name: known["types"][name] for name in given.model_types if name in known["types"]}
+    told = compare(known, result)
+    print(json.dumps(told, indent=1))
+    if given.json is not None:
+        given.json.write_text(json.dumps({**told, **result}, indent=1) + "\n")
+    return 1 if told["wrong"] else 0
+
+
+def compare(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What two walks found: types that the second has not, or has beside the first, that came out otherwise, and those
+    of which that is wrong."""
+    before, after = known["types"], found["types"]
+    lacks, adds = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
+    changed = {name: after[name] for name in sorted(before.keys() & after.keys()) if before[name] != after[name]}
+    if known["transformers"] == found["transformers"]:
+        wrong = sorted({*lacks, *adds, *changed})
+    else:
+        was_equal = {name for name, outcome in before.items() if outcome["verdict"] == "equal"}
+        fine = {name for name, outcome in after.items() if outcome["verdict"] in ("equal", "refused")}
+        now_refused = {name for name, outcome in changed.items() if outcome["verdict"] == "refused"}
+        wrong = sorted((after.keys() - fine) | (was_equal & now_refused))
+    return {"wrong": wrong, "lacks": lacks, "adds": adds, "changed": changed}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from tests.benchmarks.figures import Figure
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -30,6 +32,10 @@ class Comparison:
     goal: Goal
 
     @property
+    def figure(self) -> Figure:
+        return Figure(self.what, self.unit, self.ours, not self.goal.at_most, self.base)
+
+    @property
     def ratios(self) -> list[float]:
         return [ours / base for base, ours in zip(self.base, self.ours, strict=True)]
 
@@ -45,19 +51,24 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number, measured several times."""
+    """One number, measured several times. `detail` is what else was measured of it."""
 
     what: str
     unit: str
     found: Sequence[float]
     goal: Goal
+    detail: str = ""
+
+    @property
+    def figure(self) -> Figure:
+        return Figure(self.what, self.unit, self.found, not self.goal.at_most)
 
     @property
     def line(self) -> str:
         middle = median(self.found)
         return (
-            f"| {self.what} | **{number(middle)}** {self.unit} | {self.goal} | {verdict(self.goal, middle)} "
-            f"| {', '.join(number(each) for each in self.found)} |"
+            f"| {self.what}{self.detail} | **{number(middle)}** {self.unit} "
+            f"| {self.goal} | {verdict(self.goal, middle)} | {', '.join(number(each) for each in self.found)} |"
         )
 
 

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "bench"
+# several checkouts may share them: they are large, and take minutes to make
+CHECKPOINTS = Path(os.environ.get("SPLITLEARN_BENCH_CHECKPOINTS", WORK))
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -109,7 +111,7 @@ def make_weights(shape: ModelShape = QWEN) -> tuple[Path, Path]:
     from splitlearn.convert import prepare
     from support.tiny_models import tiny_tokenizer
 
-    checkpoint, weights = WORK / f"{shape.name}-shape", WORK / f"{shape.name}-weights"
+    checkpoint, weights = CHECKPOINTS / f"{shape.name}-shape", WORK / f"{shape.name}-weights"
     # each is complete if what is written last is there
     if not (checkpoint / "tokenizer.json").exists():
         print(f"making random weights of the {shape.label} shape (once, 1 to 2 GB)", flush=True)

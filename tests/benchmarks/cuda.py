@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from splitlearn.loading import load_part
 from splitlearn.part import Part
-from splitlearn.steps.runner import InBatches, Span, runner_for
+from splitlearn.steps.runner import InBatches, SequenceInput, runner_for
 from tests.benchmarks.comparison import Comparison, Goal, comparisons
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 
@@ -120,19 +120,19 @@ class Ours:
     def decode(self, n_sessions: int) -> float:
         kvs = [self._runner.new_kv(None) for _ in range(n_sessions)]
         for seed, kv in enumerate(kvs):
-            self._runner.run([Span(kv, 0, some_ids(HISTORY, seed), False)])
+            self._runner.run([SequenceInput(kv, 0, some_ids(HISTORY, seed), False)])
         position = HISTORY
 
         def step() -> None:
             nonlocal position
-            for logits_V in self._runner.run([Span(kv, position, some_ids(1)) for kv in kvs]):
+            for logits_V in self._runner.run([SequenceInput(kv, position, some_ids(1)) for kv in kvs]):
                 logits_V.cpu()
             position += 1
 
         step()  # captures, where this number of sessions is new
         found = self._sizes.milliseconds(step, self._sizes.steps)
         for kv in kvs:
-            self._runner.let_go(kv)
+            self._runner.release(kv)
         return found
 
     def prefill(self, n_rows: int) -> float:
@@ -141,11 +141,11 @@ class Ours:
         def step() -> None:
             for start in range(0, n_rows, STEP_ROWS):
                 last = start + STEP_ROWS >= n_rows
-                (logits_V,) = self._runner.run([Span(kv, start, ids_T[start : start + STEP_ROWS], last)])
+                (logits_V,) = self._runner.run([SequenceInput(kv, start, ids_T[start : start + STEP_ROWS], last)])
                 logits_V.cpu()
 
         found = self._sizes.milliseconds(step, 3)
-        self._runner.let_go(kv)
+        self._runner.release(kv)
         return found
 
 

@@ -23,13 +23,14 @@ import psutil
 import torch
 
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
-from splitlearn.engine.scheduler import Job, Scheduler
-from splitlearn.kv.pages import PageLedger
+from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
+from tests.benchmarks.figures import add_json_option, write_report
 
 HISTORY = 64
 SHORT, LONG = 16, 1024
@@ -62,7 +63,7 @@ def engine_of(weights: Path, layers: str, threads: int) -> Iterator[tuple[Engine
     with DeviceThread(threads) as thread:
         part = load_part(weights, layers)
         pack(part)
-        yield Engine(part, thread, Limits(kept=0)), thread
+        yield Engine(part, thread, Limits(max_cached_prefixes=0)), thread
 
 
 def rows_of(engine: Engine, count: int) -> torch.Tensor:
@@ -168,10 +169,10 @@ async def bare_batches(engine: Engine, thread: DeviceThread, sizes: Sizes) -> Co
     row_1D = rows_of(engine, 1)
     runner, _ = await thread.run(InBatches, engine.part)
     kvs = [runner.new_kv(None) for _ in sessions]
-    await thread.run(runner.run, [Span(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
+    await thread.run(runner.run, [SequenceInput(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
 
     async def bare() -> float:
-        spans = [Span(kv, HISTORY, row_1D) for kv in kvs]
+        spans = [SequenceInput(kv, HISTORY, row_1D) for kv in kvs]
         times = [(await thread.run(runner.run, spans))[1].compute_seconds for _ in range(sizes.steps)]
         return 1000 * median(times)
 
@@ -213,8 +214,9 @@ async def kv_bytes(engine: Engine, sizes: Sizes) -> Measure:
     wanted = sizes.kv_users * sizes.kv_rows * engine.row_bytes
     for session in sessions:
         engine.close(session)
-    what = f"growth for {sizes.kv_users} sessions of {sizes.kv_rows} rows, of {wanted / 1e6:.0f} MB of keys and values"
-    return Measure(what, "of them", [held / wanted], Goal(1.03, at_most=True))
+    what = f"growth for {sizes.kv_users} sessions of {sizes.kv_rows} rows"
+    detail = f", of {wanted / 1e6:.0f} MB of keys and values"
+    return Measure(what, "of them", [held / wanted], Goal(1.03, at_most=True), detail)
 
 
 async def resident_bytes() -> int:
@@ -245,31 +247,31 @@ async def openings(engine: Engine, sizes: Sizes) -> Measure:
     for _ in range(2):
         await many(sizes.openings // 2)
         grown.append((await resident_bytes() - before) / 1e6)
-    what = f"growth after {sizes.openings // 2} and {sizes.openings} openings, steps and closings of a process of"
-    return Measure(f"{what} {before / 1e6:.0f} MB", "MB", grown, Goal(1.0, at_most=True))
+    what = f"growth after {sizes.openings // 2} and {sizes.openings} openings, steps and closings"
+    return Measure(what, "MB", grown, Goal(1.0, at_most=True), f" of a process of {before / 1e6:.0f} MB")
 
 
 def scheduling(sizes: Sizes) -> list[Measure]:
     """The scheduler's own time with many who decode: to decide, and for all that one step takes of it."""
-    limits = Limits(sessions=SCHEDULED)
-    scheduler = Scheduler(limits, PageLedger(1 << 20, limits.page_rows))
+    limits = Limits(max_num_seqs=SCHEDULED)
+    scheduler = Scheduler(limits, PageAccounting(1 << 20, limits.page_size))
     deciding, all_of_it = [], []
     for position in range(HISTORY, HISTORY + 50 * sizes.rounds):
         began = time.perf_counter()
         for session in range(SCHEDULED):
-            scheduler.submit(Job(session, position, 1, None))
+            scheduler.submit(ScheduledRequest(session, position, 1, None))
         decided = time.perf_counter()
-        decision = scheduler.decide(limits.step_rows)
+        decision = scheduler.schedule(limits.max_num_batched_tokens)
         deciding.append(time.perf_counter() - decided)
-        for piece in decision.slices:
-            scheduler.advance(piece.session, piece.count)
+        for slice_ in decision.slices:
+            scheduler.advance(slice_.session, slice_.length)
         all_of_it.append(time.perf_counter() - began)
         if len(decision.slices) != SCHEDULED:
             raise SystemExit(f"{len(decision.slices)} of {SCHEDULED} sessions were let run")
     # the first let them in
     return [
         _milliseconds(f"decide() with {SCHEDULED} sessions that decode", deciding[1:], sizes.rounds),
-        _milliseconds("the same with their jobs submitted and counted", all_of_it[1:], sizes.rounds),
+        _milliseconds("the same with their requests submitted and counted", all_of_it[1:], sizes.rounds),
     ]
 
 
@@ -290,8 +292,9 @@ async def of_shape(shape: ModelShape, sizes: Sizes) -> tuple[list[Comparison], M
         ]
         times = await histories(engine, sizes)
         more = [many - few for few, many in zip(times[str(SHORT)], times[str(LONG)], strict=True)]
-        what = f"{shape.label}: step behind {LONG} rows, more than behind {SHORT} ({median(times[str(SHORT)]):.1f} ms)"
-    return ratios, Measure(what, "ms", more, Goal(4.0, at_most=True))
+        what = f"{shape.label}: step behind {LONG} rows, more than behind {SHORT}"
+        detail = f" ({median(times[str(SHORT)]):.1f} ms)"
+    return ratios, Measure(what, "ms", more, Goal(4.0, at_most=True), detail)
 
 
 async def memory(sizes: Sizes) -> list[Measure]:
@@ -329,6 +332,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it runs")
+    add_json_option(parser)
     options = parser.parse_args()
     sizes = Sizes(options.rounds, options.threads)
     if options.quick:
@@ -341,7 +345,8 @@ def main() -> None:
         f"of the rounds' ratios.\n\n{comparisons(ratios)}\n{measures(numbers)}"
     )
     print(text)
-    if not options.quick:
+    write_report(options.json, [row.figure for row in (*ratios, *numbers)])
+    if not options.quick and options.json is None:
         (RESULTS / f"engine_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
 
 

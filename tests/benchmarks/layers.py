@@ -3,9 +3,10 @@
 Linear layers and norms are packed on all sides.
 """
 
+import argparse
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 
 import torch
@@ -17,9 +18,10 @@ from splitlearn.part import Part
 from splitlearn.steps.attention import AttentionPlan
 from splitlearn.steps.decoder import DecoderStandIn
 from splitlearn.steps.layers import LayerPlan
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from splitlearn.steps.standing_in import StandIn
 from tests.benchmarks.contenders import QWEN, make_weights
+from tests.benchmarks.figures import Figure, add_json_option, write_report
 
 THREADS = 2
 HISTORY = 64
@@ -51,42 +53,51 @@ def steps(part: Part, runner: InBatches, n_sessions: int) -> Callable[[], float]
     row_1D = torch.randn(1, part.hidden_size).to(part.dtype)
     kvs = [runner.new_kv(HISTORY + 1) for _ in range(n_sessions)]
     for kv in kvs:
-        runner.run([Span(kv, 0, row_1D.expand(HISTORY, -1))])
+        runner.run([SequenceInput(kv, 0, row_1D.expand(HISTORY, -1))])
 
     def step() -> float:
         began = time.perf_counter()
-        runner.run([Span(kv, HISTORY, row_1D) for kv in kvs])
+        runner.run([SequenceInput(kv, HISTORY, row_1D) for kv in kvs])
         return time.perf_counter() - began
 
     return step
 
 
-def lines(weights: str) -> str:
+def measure(weights: str, rounds: int) -> Iterator[tuple[int, dict[str, list[float]]]]:
+    """Of how many sessions, and the milliseconds of each side's steps."""
     part = load_part(make_weights(QWEN)[1], QWEN.layers)
     pack(part, weights)
     runner = InBatches(part)
     found = stand_ins(part)
-    rows = []
     for n_sessions in SESSIONS:
         step = steps(part, runner, n_sessions)
         times: dict[str, list[float]] = {name: [] for name in SIDES}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, kinds in SIDES.items():
                 put(found, kinds)
-                times[name].append(step())
-        own, *others = (1000 * median(each) for each in times.values())
-        rows.append(f"| {weights} | {n_sessions} | {own:.1f} | " + " | ".join(f"{ms:.1f}" for ms in others) + " |\n")
-        print(rows[-1], end="", flush=True)
-    return "".join(rows)
+                times[name].append(1000 * step())
+        yield n_sessions, times
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--quick", action="store_true", help="few rounds, to see whether it runs")
+    add_json_option(parser)
+    options = parser.parse_args()
+    rounds = 8 if options.quick else options.rounds
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    head = f"| weights | sessions | {', ms | '.join(SIDES)}, ms |\n{'|---' * (2 + len(SIDES))}|\n"
-    table = head + "".join(lines(weights) for weights in ("none", "int8"))
-    print(f"\n{QWEN.label}, layers {QWEN.layers}, {THREADS} threads on {os.cpu_count()} cores, medians of {ROUNDS}\n")
-    print(table)
+    print(f"\n{QWEN.label}, layers {QWEN.layers}, {THREADS} threads on {os.cpu_count()} cores, medians of {rounds}\n")
+    print(f"| weights | sessions | {', ms | '.join(SIDES)}, ms |\n{'|---' * (2 + len(SIDES))}|")
+    figures = []
+    for weights in ("none", "int8"):
+        for n_sessions, times in measure(weights, rounds):
+            cells = [weights, str(n_sessions), *(f"{median(each):.1f}" for each in times.values())]
+            print(f"| {' | '.join(cells)} |", flush=True)
+            named = ((f"weights {weights}, {n_sessions} sessions, {name}", each) for name, each in times.items())
+            figures += [Figure(name, "ms", each, more_is_better=False) for name, each in named]
+    write_report(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from tests.benchmarks.contenders import (
     split_model,
     whole_model,
 )
+from tests.benchmarks.figures import add_json_option, write_report
 from tests.benchmarks.users import MixedLoad, Prompts, arriving, beside_a_long_prompt, together
 
 T = TypeVar("T")
@@ -293,6 +294,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it runs")
+    add_json_option(parser)
     options = parser.parse_args()
     shape = SHAPES[options.shape]
     sizes = QUICK if options.quick else Sizes()
@@ -300,7 +302,8 @@ def main() -> None:
     make_weights(shape)
     text = run(bench, options.only or list(SECTIONS))
     print(text)
-    if not options.quick and not options.only:
+    write_report(options.json, [row.figure for row in (*bench.ratios, *bench.numbers)])
+    if not options.quick and not options.only and options.json is None:
         (RESULTS / f"many_users_{shape.name}_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
 
 

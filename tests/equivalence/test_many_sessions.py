@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from splitlearn.engine import DeviceThread, Engine, Limits, NoObserver
-from splitlearn.engine.scheduler import DECODING_ROWS
+from splitlearn.engine.scheduler import MAX_DECODE_ROWS
 from splitlearn.errors import PositionNotReached
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
@@ -58,7 +58,7 @@ class Trio:
         self.engines = []
         for part, seen, n_rows in zip_longest(parts, self.seen, kv_rows):
             budget = None if n_rows is None else n_rows * Engine(part, thread).row_bytes
-            self.engines.append(Engine(part, thread, replace(limits, kv_bytes=budget), seen, runner))
+            self.engines.append(Engine(part, thread, replace(limits, kv_cache_memory_bytes=budget), seen, runner))
         self.n_replays = 0
 
     async def generate(self, ids_T: torch.Tensor) -> list[int]:
@@ -84,7 +84,7 @@ class Trio:
         tokens = await asyncio.gather(*(self.generate(ids_T) for ids_T in prompts))
         for engine in self.engines:
             assert engine.pages.used == 0
-            assert engine.pages.complaint() is None
+            assert engine.pages.check_consistency() is None
         return tokens
 
 
@@ -137,14 +137,14 @@ async def test_sessions_at_once_say_what_each_says_alone(case: Case, n_sessions:
 
 
 async def test_prompts_in_many_slices_say_the_same(case: Case) -> None:
-    trio = case.trio(step_rows=6)
+    trio = case.trio(max_num_batched_tokens=6)
     assert await trio.together(case.prompts) == case.expected
-    in_slices = sum(length for length in LENGTHS if length > DECODING_ROWS)
+    in_slices = sum(length for length in LENGTHS if length > MAX_DECODE_ROWS)
     assert all(len(seen.steps) >= in_slices / 6 for seen in trio.seen)
 
 
 async def test_sessions_that_come_and_go_say_the_same(case: Case) -> None:
-    trio = case.trio(sessions=3)
+    trio = case.trio(max_num_seqs=3)
 
     async def one_after_the_other(first: int) -> list[list[int]]:
         return [await trio.generate(ids_T) for ids_T in case.prompts[first::5]]
@@ -158,7 +158,7 @@ async def test_sessions_that_come_and_go_say_the_same(case: Case) -> None:
 async def test_sessions_that_lose_their_pages_send_everything_again_and_say_the_same(
     case: Case, kv_rows: tuple[int, ...]
 ) -> None:
-    trio = case.trio(kv_rows=kv_rows, page_rows=4, headroom=0)
+    trio = case.trio(kv_rows=kv_rows, page_size=4, headroom=0)
     assert await trio.together(case.prompts) == case.expected
     assert sum(seen.n_preempted for seen in trio.seen) > 0
     assert trio.n_replays > 0
@@ -172,12 +172,12 @@ async def test_sessions_in_pages_say_what_each_says_alone(case: Case, n_sessions
 
 
 async def test_prompts_in_many_slices_say_the_same_in_pages(case: Case) -> None:
-    assert await case.trio_in_pages(step_rows=6).together(case.prompts) == case.expected
+    assert await case.trio_in_pages(max_num_batched_tokens=6).together(case.prompts) == case.expected
 
 
 @pytest.mark.parametrize("kv_rows", [(160, 160, 160), (120, 100, 120), (1000, 84, 1000)])
 async def test_sessions_that_lose_their_pages_in_a_pool_say_the_same(case: Case, kv_rows: tuple[int, ...]) -> None:
-    trio = case.trio_in_pages(kv_rows=kv_rows, page_rows=4, headroom=0)
+    trio = case.trio_in_pages(kv_rows=kv_rows, page_size=4, headroom=0)
     assert await trio.together(case.prompts) == case.expected
     assert sum(seen.n_preempted for seen in trio.seen) > 0
     assert trio.n_replays > 0

@@ -30,7 +30,7 @@ from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweig
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
 
 LENGTH = 640
-# a piece ends here in every run, so that logits can be compared: where attention begins a tile, and around
+# a slice_ ends here in every run, so that logits can be compared: where attention begins a tile, and around
 ENDS = (1, 300, 511, 512, 513, LENGTH)
 BLOCK = 32
 PIECES = (1, 1, 1, 2, 8, 9, 40, 100)
@@ -110,7 +110,7 @@ class Session:
 
     def close(self, names: Sequence[bytes] = ()) -> None:
         for engine, session in zip(self._engines, self._sessions, strict=True):
-            engine.keep(session, names)
+            engine.close_and_cache(session, names)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Case:
         def made() -> list[Engine]:
             budgets = [None if kv_rows is None else kv_rows * runner_for(part).row_bytes for part in self.parts]
             return [
-                Engine(part, self.thread, Limits(kv_bytes=budget, block_rows=BLOCK, **limits))
+                Engine(part, self.thread, Limits(kv_cache_memory_bytes=budget, block_size=BLOCK, **limits))
                 for part, budget in zip(self.parts, budgets, strict=True)
             ]
 
@@ -133,11 +133,11 @@ class Case:
 
     async def whole(self) -> Run:
         """In as few pieces as logits are compared at, alone."""
-        session = Session(await self.engines(step_rows=LENGTH), self.ids_T)
+        session = Session(await self.engines(max_num_batched_tokens=LENGTH), self.ids_T)
         await session.append(LENGTH)
         run = session.run()
         session.close()
-        by_ends = Session(await self.engines(step_rows=LENGTH), self.ids_T)
+        by_ends = Session(await self.engines(max_num_batched_tokens=LENGTH), self.ids_T)
         for end in ENDS:
             await by_ends.append(end - by_ends.reached)
         again = by_ends.run()
@@ -215,7 +215,7 @@ def whole(case: Case) -> Run:
 @pytest.mark.parametrize("seed", range(2))
 async def test_in_any_pieces_beside_any_others(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
-    engines = await case.engines(step_rows=dice.choice((16, 33, 200, LENGTH)))
+    engines = await case.engines(max_num_batched_tokens=dice.choice((16, 33, 200, LENGTH)))
     async with beside_others(engines, dice):
         session = Session(engines, case.ids_T)
         await session.append_in_pieces(dice, LENGTH)
@@ -225,7 +225,7 @@ async def test_in_any_pieces_beside_any_others(case: Case, whole: Run, seed: int
 @pytest.mark.parametrize("seed", range(1))
 async def test_behind_rows_that_another_session_left(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
-    engines = await case.engines(step_rows=dice.choice((16, 200)))
+    engines = await case.engines(max_num_batched_tokens=dice.choice((16, 200)))
     shared = dice.choice((40, 500, 530, 600))
     first = Session(engines, torch.cat([case.ids_T[:shared], text(1, 50)]))
     await first.append_in_pieces(dice, shared + 50)
@@ -239,7 +239,7 @@ async def test_behind_rows_that_another_session_left(case: Case, whole: Run, see
 @pytest.mark.parametrize("seed", range(1))
 async def test_after_losing_its_pages(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
-    engines = await case.engines(kv_rows=LENGTH + 100, step_rows=200, kept=0)
+    engines = await case.engines(kv_rows=LENGTH + 100, max_num_batched_tokens=200, max_cached_prefixes=0)
     older = Session(engines, text(1, LENGTH))
     await older.append(1)
     session = Session(engines, case.ids_T)

@@ -23,7 +23,7 @@ from splitlearn.plan import SplitPlan
 from splitlearn.steps.paged import PagedKernel, PageRows
 from splitlearn.steps.ragged import RaggedCache, attend_rows, mask_rule
 from splitlearn.steps.rows import How
-from splitlearn.steps.runner import InBatches, Span, runner_for
+from splitlearn.steps.runner import InBatches, SequenceInput, runner_for
 from splitlearn.steps.stores import Pages
 from support.paged import plain_attention
 from support.sessions import Chain, Whole, decode, load_parts, prompt
@@ -110,7 +110,7 @@ async def test_sessions_at_once_choose_what_the_whole_model_would(
 ) -> None:
     model = random_model(tiny_config(model_type))
     with DeviceThread() as thread:
-        engines = [Engine(part, thread, Limits(kv_bytes=KV_BYTES)) for part in in_bf16(tmp_path, model)]
+        engines = [Engine(part, thread, Limits(kv_cache_memory_bytes=KV_BYTES)) for part in in_bf16(tmp_path, model)]
         prompts = [prompt(length) for length in LENGTHS[:n_sessions]]
         made = await asyncio.gather(*(generate(engines, ids_T) for ids_T in prompts))
         assert all(engine.pages.used == 0 and engine.pages.page_rows == 256 for engine in engines)
@@ -126,7 +126,7 @@ async def test_sessions_that_lose_their_pages_choose_the_same(tmp_path: Path) ->
         # four pages for sessions in each part, and one that is nobody's
         budgets = [5 * 256 * runner_for(part, KV_BYTES).row_bytes for part in parts]
         engines = [
-            Engine(part, thread, Limits(kv_bytes=budget, headroom=0))
+            Engine(part, thread, Limits(kv_cache_memory_bytes=budget, headroom=0))
             for part, budget in zip(parts, budgets, strict=True)
         ]
         prompts = [prompt(length) for length in (250, 251, 252, 253)]  # each goes over the edge of its page
@@ -147,10 +147,10 @@ def test_steps_that_are_replayed_give_what_they_give_when_they_run(tmp_path: Pat
         dice = torch.Generator().manual_seed(0)
         kvs: list[Any] = [runner.new_kv(None) for _ in range(n_sessions)]
         rows = [torch.randn(length, 64, generator=dice).bfloat16() for length in LENGTHS[:n_sessions]]
-        runner.run([Span(kv, 0, rows_TD) for kv, rows_TD in zip(kvs, rows, strict=True)])
+        runner.run([SequenceInput(kv, 0, rows_TD) for kv, rows_TD in zip(kvs, rows, strict=True)])
         for at in range(5):
             new = [torch.randn(1, 64, generator=dice).bfloat16() for _ in kvs]
-            spans = [Span(kv, n + at, row) for kv, n, row in zip(kvs, LENGTHS, new, strict=False)]
+            spans = [SequenceInput(kv, n + at, row) for kv, n, row in zip(kvs, LENGTHS, new, strict=False)]
             outputs.append(torch.cat(runner.run(spans)).float())
     assert replayed._graphs is not None
     assert replayed._graphs.reason is None  # else both ran
@@ -167,7 +167,7 @@ def test_what_cannot_be_captured_runs_all_the_same_and_says_why(
     kv: Any = runner.new_kv(None)
     rows_TD = torch.randn(20, 64).bfloat16()
     with caplog.at_level(logging.WARNING, logger="splitlearn"):
-        outputs = [runner.run([Span(kv, at, rows_TD[at : at + 1])])[0] for at in range(20)]
+        outputs = [runner.run([SequenceInput(kv, at, rows_TD[at : at + 1])])[0] for at in range(20)]
     assert caplog.text.count("without CUDA graphs") == 1
     assert "caps scores" in caplog.text
     expected_TD = trunk(rows_TD.to("cuda"), 0, trunk.new_cache()).cpu().float()
@@ -186,7 +186,7 @@ def test_after_a_capture_that_failed_the_device_goes_on(tmp_path: Path) -> None:
     stream = torch.cuda.current_stream()
     kv: Any = runner.new_kv(None)
     rows_TD = torch.randn(6, 64).bfloat16()
-    outputs = [runner.run([Span(kv, at, rows_TD[at : at + 1])])[0] for at in range(6)]
+    outputs = [runner.run([SequenceInput(kv, at, rows_TD[at : at + 1])])[0] for at in range(6)]
     assert runner._graphs is not None
     assert runner._graphs.reason is not None
     assert torch.cuda.current_stream() == stream
@@ -198,14 +198,14 @@ def test_an_exhausted_pool_says_so_and_serves_those_who_come_later(tmp_path: Pat
     trunk = in_bf16(tmp_path, random_model(tiny_config("llama")))[1]
     row_bytes = runner_for(trunk, KV_BYTES).row_bytes
     runner = runner_for(trunk, 3 * 256 * row_bytes)
-    assert runner.ledger(32).total == 2
+    assert runner.page_budget(32).n_pages == 2
     first, second = runner.new_kv(None), runner.new_kv(None)
     rows_TD = torch.randn(257, 64).bfloat16()
-    runner.run([Span(first, 0, rows_TD)])  # type: ignore[list-item]
+    runner.run([SequenceInput(first, 0, rows_TD)])  # type: ignore[list-item]
     with pytest.raises(NoRoom, match="1 pages are wanted, 0 of 2 are free"):
-        runner.run([Span(second, 0, rows_TD[:1])])  # type: ignore[list-item]
-    runner.let_go(first)  # type: ignore[arg-type]
-    (output_TD,) = runner.run([Span(second, 0, rows_TD)])  # type: ignore[list-item]
+        runner.run([SequenceInput(second, 0, rows_TD[:1])])  # type: ignore[list-item]
+    runner.release(first)  # type: ignore[arg-type]
+    (output_TD,) = runner.run([SequenceInput(second, 0, rows_TD)])  # type: ignore[list-item]
     assert bool(torch.isfinite(output_TD).all())
 
 

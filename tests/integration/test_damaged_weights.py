@@ -139,6 +139,7 @@ async def test_a_client_whose_own_file_is_damaged_is_not_ready_until_it_is_mende
     damage(weights / name)
     async with running_trunk(tiny_weights) as trunk, running_client(weights, trunk.address) as client:
         await until(lambda: name in (client.service.link.trouble or ""))
+        assert client.value("weights_damaged") == 1
         answer = await client.http.get("/ready")
         assert (answer.status_code, name in answer.json()["reason"]) == (503, True)
         assert answer.json()["passes"] is False

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from support.client_process import ClientProcess, becomes, client_process, refusal, to_the_end
-from support.running_split import PATIENCE, free_port, running_client, until
+from support.client_process import ClientProcess, becomes, break_off, client_process, refusal, to_the_end
+from support.running_split import PATIENCE, RunningClient, free_port, running_client, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,6 +20,9 @@ MIB = 2**20
 FILES = 192
 LIMITS = ("--max-body", "1MiB", "--header-timeout", 1, "--body-timeout", 1, "--send-timeout", 1)
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+# long, and quick to read
+HONEST = b'{"model": "tiny", "prompt": "x"}'.ljust(MIB)
+JSON = {"Content-Type": "application/json"}
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 # what another request may wait beside an abuse; far more than it takes, on a busy machine
 MOST_WAIT = 10.0
@@ -99,17 +102,89 @@ async def test_a_short_body_of_very_many_values_is_refused_before_it_is_parsed(
     assert refusal(answer) == (413, "request_too_large")
 
 
-async def test_long_bodies_together_have_a_bound_and_short_ones_come_through_beside_them(client: ClientProcess) -> None:
-    body = json.dumps({"model": "tiny", "prompt": "x" * (MIB - 100)}).encode()
+async def uploads(
+    running: RunningClient, stack: AsyncExitStack, count: int, length: int, sent: int
+) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Requests of which a part of the body has been sent; the stack breaks them off."""
+    begun = []
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.http.base_url.port)
+        stack.push_async_callback(break_off, writer)
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % length + bytes(sent))
+        begun.append((reader, writer))
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("strangers", "length", "drips"),
+    [(12, MIB, False), (12, MIB, True), (240, 120 * 2**10, False)],
+    ids=["silence", "a byte now and then", "many"],
+)
+async def test_uploads_that_stand_still_give_their_room_to_those_that_move(
+    tiny_weights: Path, strangers: int, length: int, drips: bool
+) -> None:
+    # by --body-timeout alone they would have the room for a minute, longer than these tests wait
+    async with (
+        running_client(tiny_weights, f"127.0.0.1:{free_port()}", max_body=MIB) as running,
+        AsyncExitStack() as stack,
+    ):
+        stalled = await uploads(running, stack, strangers, length, length * 7 // 8)
+
+        async def drip() -> None:
+            while True:
+                for _, writer in stalled:
+                    writer.write(b"a")
+                await asyncio.sleep(0.02)
+
+        if drips:
+            stack.callback(asyncio.create_task(drip()).cancel)
+        for n_before in range(3):
+            answer = await running.http.post("/v1/completions", content=HONEST, headers=JSON)
+            assert (n_before, answer.status_code) == (n_before, 503), answer.text
+        # a connection that sends on is reset in the end, behind its answer
+        answers = [bytes(reader._buffer) for reader, _ in stalled]  # type: ignore[attr-defined]
+    assert any(answers)
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers if answer)
+
+
+async def test_an_honest_sender_on_a_slow_line_comes_through_beside_those_who_stand_still(tiny_weights: Path) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        for start in range(0, MIB, MIB // 8):
+            yield HONEST[start : start + MIB // 8]
+            await asyncio.sleep(0.2)
+
+    async with (
+        running_client(tiny_weights, f"127.0.0.1:{free_port()}", max_body=MIB) as running,
+        AsyncExitStack() as stack,
+    ):
+        await uploads(running, stack, 12, MIB, MIB - 1)
+        answer = await running.http.post("/v1/completions", content=slowly(), headers=JSON)
+    assert answer.status_code == 503, answer.text
+
+
+async def test_short_bodies_come_through_beside_long_ones_that_stand_still(client: ClientProcess) -> None:
     async with AsyncExitStack() as stack, others_go_on(client):
         stalled = [await client.connect(stack) for _ in range(12)]
         for _, writer in stalled:
-            writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1])
-        first = [refusal(await to_the_end(reader)) for reader, _ in stalled]
+            writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % MIB + bytes(MIB - 1))
         short = refusal(await client.exchange(posted(json.dumps({"model": "tiny", "prompt": "x"}).encode())))
-    # some find room and never send their end, the others are told to come again
-    assert set(first) == {(408, "request_timeout"), (429, "too_busy")}
+        first = [refusal(await to_the_end(reader)) for reader, _ in stalled]
     assert short == (503, "trunk_not_ready")
+    # on a busy machine some may have waited for too long before the others were found to stand still
+    assert (408, "request_timeout") in first
+    assert set(first) <= {(408, "request_timeout"), (429, "too_busy")}
+
+
+async def test_requests_that_do_not_go_on_cannot_take_all_connections(client: ClientProcess) -> None:
+    async with AsyncExitStack() as stack, others_go_on(client):
+        strangers = []
+        for _ in range(2 * FILES):
+            reader, writer = await client.connect(stack)
+            writer.write(posted(b'{"mo', 100))
+            strangers.append(reader)
+        assert b" 200 OK" in await client.exchange(GET)
+        ends = [refusal(answer) for each in strangers if (answer := await to_the_end(each))]
+    assert set(ends) <= {(503, "too_many_connections"), (408, "request_timeout")}
 
 
 @pytest.mark.parametrize(
@@ -212,6 +287,7 @@ async def test_each_request_is_counted_and_has_one_line_that_tells_nothing_of_it
         ("/v1/models", "other", 405, GET.replace(b"GET /health", b"BREW /v1/models")),
         ("/v1/completions", "POST", 503, posted(b'{"model":"tiny","prompt":"secret"}')),
         ("/v1/completions", "POST", 400, posted(b'{"model":"tiny","prompt":"secret","n":7}')),
+        ("/v1/completions", "POST", 404, posted(b'{"model":"secret","prompt":"x"}')),
         ("/v1/completions", "POST", 400, posted(b"secret{")),
         ("/v1/completions", "POST", 400, HEAD + b"Transfer-Encoding: chunked\r\n\r\nsecret\r\n"),
         ("other", "other", 400, b"secret\r\n\r\n"),

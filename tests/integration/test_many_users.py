@@ -85,7 +85,7 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
 ) -> None:
     asked = prompts(6, longest=60)
     async with running_trunk(tiny_weights) as measured:
-        memory = kv_bytes(measured, 8 * Limits.page_rows)
+        memory = kv_bytes(measured, 8 * Limits.page_size)
     async with split(tiny_weights, trunk={"kv_memory": memory, "prefix_reuse": False}) as running:
         replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
@@ -121,7 +121,7 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
         before = running.trunk.value("rows_total")
         again, plain = await ask(running, turn), await ask(without, turn)
         assert said(again) == said(plain) == spelled(greedy(tiny_llama, turn))
-        whole = (len(question) + N - 1) // Limits.block_rows * Limits.block_rows
+        whole = (len(question) + N - 1) // Limits.block_size * Limits.block_size
         assert again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == whole
         assert plain.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert running.trunk.value("rows_total") - before == len(turn) - whole + N - 1
@@ -134,7 +134,7 @@ async def test_a_prefix_that_had_to_make_room_is_computed_again(
     first, second = prompts(2, longest=20)
     first, second = (first * 40)[:100], (second * 40)[:100]
     async with running_trunk(tiny_weights) as measured:
-        memory = kv_bytes(measured, 7 * Limits.page_rows)
+        memory = kv_bytes(measured, 7 * Limits.page_size)
     async with split(tiny_weights, trunk={"kv_memory": memory}) as running:
         for prompt in (first, second, first):
             assert said(await ask(running, prompt)) == spelled(greedy(tiny_llama, prompt))

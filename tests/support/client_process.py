@@ -40,7 +40,7 @@ class ClientProcess:
     async def connect(self, stack: AsyncExitStack) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection that the stack breaks off."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
-        stack.push_async_callback(_break_off, writer)
+        stack.push_async_callback(break_off, writer)
         return reader, writer
 
     async def exchange(self, *pieces: bytes) -> bytes:
@@ -68,7 +68,7 @@ async def to_the_end(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
 
 
-async def _break_off(writer: asyncio.StreamWriter) -> None:
+async def break_off(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()

@@ -33,10 +33,10 @@ class PoisonedKV(SessionKV):
 
 
 class PoisonedPieces(Pieces):
-    def new_kv(self, most_rows: int | None) -> SessionKV:
-        return PoisonedKV(self.layout, most_rows)
+    def new_kv(self, max_length: int | None) -> SessionKV:
+        return PoisonedKV(self.layout, max_length)
 
-    def let_go(self, kv: SessionKV, n_rows: int) -> None:
+    def release(self, kv: SessionKV, n_rows: int) -> None:
         kv.truncate(n_rows)
 
 

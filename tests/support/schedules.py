@@ -1,8 +1,7 @@
-"""An event loop whose schedule a test decides, and what stands under it for a part, its runner and its device thread.
+"""An event loop whose schedule a test decides, and fakes of a part, its runner and its device thread.
 
-Time is virtual and nothing waits for it, so thousands of schedules run in seconds; a loop on which nobody can go on any
-more says so at once. Outputs are exact: each depends on all rows before it, so one that was read from somewhere else
-shows.
+Time is virtual, so thousands of schedules run in seconds. A loop on which no callback can ever run again raises at
+once. Outputs are exact: each depends on all rows before it, so an output that was computed from other rows shows.
 """
 
 import asyncio
@@ -19,15 +18,15 @@ import torch
 
 from splitlearn.engine import DeviceThread, Timing
 from splitlearn.errors import PositionNotReached
-from splitlearn.kv.pages import PageLedger
-from splitlearn.steps.runner import Span
+from splitlearn.kv.page_budget import PageBudget
+from splitlearn.steps.runner import SequenceInput
 
 BAD_ROW = 666.0
 """A forward that meets it fails."""
 
 
-class NobodyCanGoOn(Exception):
-    """Somebody waits for what will never come."""
+class Deadlock(Exception):
+    """A callback is awaited that can never run."""
 
 
 class _Selector(selectors.SelectSelector):
@@ -35,7 +34,7 @@ class _Selector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise NobodyCanGoOn
+            raise Deadlock
         self.loop.now += timeout
         return []
 
@@ -46,7 +45,7 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
     Attributes:
         turn: callbacks run so far.
         before: called before the callback of a turn is.
-        complaints: what nobody caught.
+        complaints: errors that no code caught.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
@@ -88,7 +87,7 @@ class ScheduledThread(DeviceThread):
     def run(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
         running = asyncio.get_running_loop().create_future()
         self._unfinished += 1
-        running.add_done_callback(self._count_off)
+        running.add_done_callback(self._on_done)
         for kv in _stores(args):
             kv.lent = True
         self._queue.append((running, function, args))
@@ -113,7 +112,7 @@ class ScheduledThread(DeviceThread):
 
 
 def _stores(args: tuple[Any, ...]) -> list["ExactKV"]:
-    return [work.kv for works in args for work in works]
+    return [item.kv for items in args for item in items]
 
 
 @dataclass(eq=False)
@@ -152,7 +151,7 @@ class ExactRunner:
     """Stands for a runner. Fails where a row is `BAD_ROW`, with the rows of some sessions placed.
 
     Attributes:
-        stores: that were made and not let go.
+        stores: that were made and not released.
     """
 
     n_pages: int
@@ -161,46 +160,46 @@ class ExactRunner:
     can_share_rows: bool = True
     stores: set[ExactKV] = field(default_factory=set)
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return PageLedger(self.n_pages, page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget(self.n_pages, page_size)
 
-    def new_kv(self, most_rows: int | None) -> ExactKV:
+    def new_kv(self, max_length: int | None) -> ExactKV:
         kv = ExactKV([])
         self.stores.add(kv)
         return kv
 
-    def let_go(self, kv: ExactKV, n_rows: int = 0) -> None:
-        assert not kv.lent, "a store was given up while the device thread had it"
-        assert not kv.gone, "a store was given up twice"
+    def release(self, kv: ExactKV, n_rows: int = 0) -> None:
+        assert not kv.lent, "a store was released while the device thread had it"
+        assert not kv.gone, "a store was released twice"
         kv.memory[n_rows:] = [nan] * (len(kv.memory) - n_rows)
         kv.n_rows = min(kv.n_rows, n_rows)
         if not n_rows:
             kv.gone = True
             self.stores.discard(kv)
 
-    def go_back(self, kv: ExactKV, position: int) -> ExactKV:
+    def truncate(self, kv: ExactKV, position: int) -> ExactKV:
         assert not kv.gone
         kv.n_rows = min(kv.n_rows, position)
         return kv
 
-    def begin_with(self, kv: ExactKV, kept: ExactKV, n_rows: int) -> ExactKV:
+    def copy_prefix(self, kv: ExactKV, kept: ExactKV, n_rows: int) -> ExactKV:
         if kept.n_rows < n_rows:
-            raise PositionNotReached("given up for others")
+            raise PositionNotReached("evicted for others")
         kv.memory, kv.n_rows = kept.memory[:n_rows], n_rows
         return kv
 
-    def run(self, spans: Sequence[Span[Any]]) -> list[torch.Tensor]:
+    def run(self, inputs: Sequence[SequenceInput[Any]]) -> list[torch.Tensor]:
         outputs = []
-        for span in spans:
-            rows = span.rows[:, 0].tolist()
-            outputs.append(torch.tensor(span.kv.place(span.position, rows))[:, None])
-        if any(BAD_ROW in span.rows for span in spans):
+        for each in inputs:
+            rows = each.rows[:, 0].tolist()
+            outputs.append(torch.tensor(each.kv.place(each.start, rows))[:, None])
+        if any(BAD_ROW in each.rows for each in inputs):
             raise RuntimeError("a bad row")
         return outputs
 
 
 def exact_part(context: int | None = None) -> Any:
-    """As much of a part as an engine asks for."""
+    """The attributes of a part that an engine reads."""
     spec = SimpleNamespace(begin=False, end=False)
     config = SimpleNamespace(model_type="exact")
     return SimpleNamespace(

@@ -9,7 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 from splitlearn import loading
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
-from splitlearn.steps.runner import InBatches, InTurn, Span, runner_for
+from splitlearn.steps.runner import InBatches, InTurn, SequenceInput, runner_for
 from support.tiny_models import VOCABULARY
 
 
@@ -49,15 +49,15 @@ class Together:
         rows = list(chunks.values())
         for i, runner in enumerate(self.runners):
             rows = runner.run(
-                [Span(self._kvs[n][i], self._positions[n], own) for n, own in zip(chunks, rows, strict=True)]
+                [SequenceInput(self._kvs[n][i], self._positions[n], own) for n, own in zip(chunks, rows, strict=True)]
             )
         for n, ids_T in chunks.items():
             self._positions[n] += ids_T.shape[0]
         return dict(zip(chunks, rows, strict=True))
 
-    def go_back(self, session: int, position: int) -> None:
+    def truncate(self, session: int, position: int) -> None:
         kvs = self._kvs[session]
-        self._kvs[session] = [runner.go_back(kv, position) for runner, kv in zip(self.runners, kvs, strict=True)]
+        self._kvs[session] = [runner.truncate(kv, position) for runner, kv in zip(self.runners, kvs, strict=True)]
         self._positions[session] = position
 
 

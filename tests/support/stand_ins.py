@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from splitlearn.loading import load_part
 from splitlearn.packing import pack
 from splitlearn.part import Part
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from splitlearn.steps.standing_in import StandIn
 from support.tiny_models import random_model, save_sepweight
 
@@ -45,7 +45,7 @@ def outputs(runner: InBatches) -> list[torch.Tensor]:
     kvs = [runner.new_kv(None) for _ in range(3)]
     for counts in STEPS:
         rows = [_any_rows(runner.part, count, dice) for count in counts.values()]
-        found += runner.run([Span(kvs[n], kvs[n].n_rows, own) for n, own in zip(counts, rows, strict=True)])
+        found += runner.run([SequenceInput(kvs[n], kvs[n].n_rows, own) for n, own in zip(counts, rows, strict=True)])
     return [*found, *(view.clone() for kv in kvs for view in kv.views(0, kv.n_rows))]
 
 

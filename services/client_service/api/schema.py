@@ -31,6 +31,9 @@ from client_service.sampling import SamplingSettings
 _OPENAI = SamplingSettings()
 # they are served one after the other, so that one request never takes the room of many
 MOST_PROMPTS: Final = 128
+MOST_STOPS: Final = 16
+# characters; every stop string is looked for in every token's text, and may hold back as much text as it is long
+LONGEST_STOP: Final = 1024
 
 _Path = tuple[str | int, ...]
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -110,8 +113,10 @@ def _stop_kind(value: Any) -> str | None:
     return _TEXT if isinstance(value, str) else _TEXTS if isinstance(value, list) else None
 
 
+_StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Stop = Annotated[
-    Annotated[str, Tag(_TEXT)] | Annotated[list[str], Field(fail_fast=True), Tag(_TEXTS)],
+    Annotated[_StopText, Tag(_TEXT)]
+    | Annotated[list[_StopText], Field(max_length=MOST_STOPS, fail_fast=True), Tag(_TEXTS)],
     Discriminator(
         _stop_kind, custom_error_type="no_alternative", custom_error_message="expected a string, or a list of strings"
     ),
@@ -141,14 +146,6 @@ class GenerationFields(Fields):
             text = "this text has half of a surrogate pair in it, which is no Unicode character"
             raise _refusal(path, text)
         return sent
-
-    @field_validator("stop", mode="after")
-    @classmethod
-    def _stops_are_usable(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        stops = [stop] if isinstance(stop, str) else stop or []
-        if len(stops) > 16 or any(not each for each in stops):
-            raise ValueError("stop takes at most 16 strings, none of them empty")
-        return stop
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -1,19 +1,23 @@
 """Bodies of requests: how long, how slow and how many at a time."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client_service.errors import RequestError, RequestTimeout, RequestTooLarge, TooBusy
+from client_service.serving.body_room import PIECE, Room, Share
 from client_service.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
 from client_service.serving.refusing import Incoming, refuse
 
-# Of each body so many bytes are not counted: those who fill all room with long bodies must not shut out everybody.
-_FREE = 2**16
+# Where there is no room: an upload that stands still for so long gives way, and others wait at most so long. Both are
+# less where bodies must come in a few seconds.
+_STILL_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 2.0
+# how often the first in line looks
+_LOOK_SECONDS: Final = 0.01
 # counting the values of so many bytes takes no time worth a thread
 _SHORT = 2**18
 
@@ -30,22 +34,29 @@ class BodyLimits:
 class Bodies:
     """ASGI middleware: the application gets a body whole, checked and counted, or is not asked at all.
 
-    What a request brought is counted until it is answered, because its text is kept as long.
+    What a request brought is counted until it is answered, because its text is kept as long. Where there is no room,
+    a body waits in line for it while its sender is not read, and the slowest upload gives way.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
         self._app = app
         self._limits = limits
-        self._held = 0
+        self._room = Room(limits.together, min(_STILL_SECONDS, limits.seconds / 4))
+        self._patience = min(_PATIENCE_SECONDS, limits.seconds / 2)
+        self._line = asyncio.Lock()
+        """Held by the first of those who wait for room."""
+        self._lives: dict[Share, asyncio.Timeout] = {}
+        """Of the bodies under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         incoming = Incoming(receive)
-        with self._room() as room:
+        share = self._room.enter(_now())
+        try:
             try:
-                body = await self._whole(scope, incoming, room)
+                body = await self._whole(scope, incoming, share)
             except RequestError as error:
                 # without the frames that hold what came of the body
                 refusal = error.with_traceback(None)
@@ -53,42 +64,49 @@ class Bodies:
                 if body is not None:
                     await self._app(scope, _given(body, receive), send)
                 return
+        finally:
+            self._room.leave(share)
         # who is too slow is not worth much more time
         linger = {"linger": 0.5} if isinstance(refusal, RequestTimeout) else {}
         await refuse(incoming, send, refusal, **linger)
 
-    async def _whole(self, scope: Scope, receive: Receive, room: "_Room") -> bytes | None:
+    async def _whole(self, scope: Scope, receive: Receive, share: Share) -> bytes | None:
         """The body; None if its sender has gone."""
         # h11 has checked that it is a number
-        self.check(int(Headers(scope=scope).get("content-length", "0")))
-        parts: list[bytes] = []
+        self._check_length(int(Headers(scope=scope).get("content-length", "0")))
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    parts.append(message.get("body", b""))
-                    room.add(len(parts[-1]))
-                    if not message.get("more_body", False):
-                        break
+            async with asyncio.timeout(self._limits.seconds) as life:
+                self._lives[share] = life
+                body = await self._received(receive, share)
         except TimeoutError as error:
+            if share.dropped:
+                raise _gave_way() from error
             raise RequestTimeout(f"the body did not come within {self._limits.seconds:g} s") from error
-        body = b"".join(parts)
-        too_many = has_too_many_values
-        if too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body):
-            raise RequestTooLarge(f"the body has more than {MOST_VALUES} values, or {MOST_IDS} token ids; send fewer")
+        finally:
+            share.uploading = False
+            self._lives.pop(share, None)
+        if body is not None:
+            await _check_values(body)
         return body
 
-    @contextmanager
-    def _room(self) -> Iterator["_Room"]:
-        room = _Room(self)
+    async def _received(self, receive: Receive, share: Share) -> bytes | None:
+        parts: list[bytes] = []
         try:
-            yield room
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                parts.append(message.get("body", b""))
+                share.add(len(parts[-1]), _now())
+                self._check_length(share.came)
+                await self._hold(share)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
         finally:
-            self._held -= room.held
+            # an error may keep this frame for a while
+            parts.clear()
 
-    def check(self, n_bytes: int) -> None:
+    def _check_length(self, n_bytes: int) -> None:
         """Refuses a body of at least so many bytes if it is too long."""
         if n_bytes > self._limits.longest:
             raise RequestTooLarge(
@@ -96,27 +114,56 @@ class Bodies:
                 "shorten it, or start the service with a greater --max-body"
             )
 
-    def hold(self, more: int) -> None:
-        """Counts bytes that have come."""
-        if self._held + more > self._limits.together:
-            raise TooBusy("too many long requests at a time; try again later", retry_after=1.0)
-        self._held += more
+    async def _hold(self, share: Share) -> None:
+        """Comes back when what came is counted.
+
+        Raises:
+            TooBusy: there is no room for it, and others who have it use it.
+            RequestTimeout: it gave way itself.
+        """
+        if share.dropped:
+            raise _gave_way()
+        # nobody overtakes those who wait
+        if not self._line.locked() and self._room.take(share):
+            return
+        share.waiting = True
+        try:
+            async with asyncio.timeout(self._patience), self._line:
+                await self._first_in_line(share)
+        except TimeoutError as error:
+            raise _no_room() from error
+        share.go_on(_now())
+
+    async def _first_in_line(self, share: Share) -> None:
+        while not self._room.take(share):
+            slowest = self._room.make_room(share, _now())
+            if slowest is share:
+                raise _no_room()
+            if slowest is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+            elif not self._lives[slowest].expired():
+                self._lives[slowest].reschedule(_now())
 
 
-class _Room:
-    """What one request has of the bytes that all may have."""
+async def _check_values(body: bytes) -> None:
+    too_many = has_too_many_values
+    if too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body):
+        raise RequestTooLarge(f"the body has more than {MOST_VALUES} values, or {MOST_IDS} token ids; send fewer")
 
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies = bodies
-        self._came = 0
-        self.held = 0
 
-    def add(self, n_bytes: int) -> None:
-        self._came += n_bytes
-        self._bodies.check(self._came)
-        if (more := self._came - _FREE - self.held) > 0:
-            self._bodies.hold(more)
-            self.held += more
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _no_room() -> TooBusy:
+    return TooBusy("too many long requests at a time; try again later", retry_after=1.0)
+
+
+def _gave_way() -> RequestTimeout:
+    return RequestTimeout(
+        "too many long requests at a time, and the body of this one came slowest; send it again, faster "
+        f"({PIECE // 1024} KiB a second or more), or shorten it"
+    )
 
 
 def _given(body: bytes, receive: Receive) -> Receive:

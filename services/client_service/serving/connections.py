@@ -76,7 +76,7 @@ class Connections:
         self.limits = limits
         self.refused = refused
         self._all: set[Connection] = set()
-        # those without a request under way, the longest idle first
+        # those without a whole request, first the one of which nothing has come for longest: answer or piece of a body
         self._idle: dict[Connection, None] = {}
         self._lingering: set[Connection] = set()
         self._made_room = 0
@@ -88,12 +88,18 @@ class Connections:
         return Connection(self, *args, **kwargs)
 
     def entered(self, connection: "Connection") -> None:
-        """Counts a new one; where there are too many, the one that has been idle longest makes room."""
+        """Counts a new one; where there are too many, the one that has been idle longest makes room.
+
+        Whoever keeps its body back is idle too, and goes before those who have just had an answer.
+        """
         self._all.add(connection)
         if len(self._all) > self.limits.connections:
             oldest = next(iter(self._idle), connection)
-            if oldest is connection or oldest.header_since is not None:
-                oldest.refuse(TooManyConnections("too many connections; try again later", retry_after=1.0))
+            error = TooManyConnections("too many connections; try again later", retry_after=1.0)
+            if oldest.is_busy:
+                oldest.break_off(error)
+            elif oldest is connection or oldest.header_since is not None:
+                oldest.refuse(error)
             else:
                 oldest.give_up()
                 self._made_room += 1
@@ -101,7 +107,7 @@ class Connections:
             self.idle(connection)
 
     def idle(self, connection: "Connection") -> None:
-        self._idle.pop(connection, None)
+        self.busy(connection)
         self._idle[connection] = None
 
     def busy(self, connection: "Connection") -> None:
@@ -109,7 +115,7 @@ class Connections:
 
     def left(self, connection: "Connection") -> None:
         self._all.discard(connection)
-        self._idle.pop(connection, None)
+        self.busy(connection)
         self._lingering.discard(connection)
 
     def linger(self, connection: "Connection") -> bool:
@@ -133,8 +139,9 @@ class Connections:
 
     def drop_busy(self) -> None:
         """Breaks off whatever is under way."""
-        for connection in self._all - self._idle.keys():
-            connection.drop()
+        for connection in list(self._all):
+            if connection.is_busy:
+                connection.drop()
 
 
 class Connection(H11Protocol):
@@ -164,7 +171,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lingers_since is not None:
             return
-        if not self._is_busy and self.header_since is None:
+        if not self.is_busy and self.header_since is None:
             self.header_since = self.loop.time()
         self._unread += data
         if not self._has_turn:
@@ -207,19 +214,10 @@ class Connection(H11Protocol):
         # not what h11 says of it, which quotes what came
         error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
         error.status, error.code = status, "invalid_http"
-        if self.cycle is not None and not self.cycle.response_complete:
-            # the body is broken: whoever reads it finds nobody at the other end
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
-                self.transport.close()
-                return
-            # the request that it is the body of has its line in the log
-            scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
-            scope[BROKEN] = error
+        if self.is_busy:
+            self.break_off(error)
         else:
-            self._others.refused(error)
-        self._say(error)
+            self.refuse(error)
 
     def look(self, now: float) -> None:
         """Ends the connection if it takes too long."""
@@ -233,7 +231,7 @@ class Connection(H11Protocol):
             self._stuck_since = self._stuck_since or now
         if self._stuck_since is not None and now - self._stuck_since > limits.send_timeout:
             self.drop()
-        elif self._is_busy or self.transport.is_closing():
+        elif self.is_busy or self.transport.is_closing():
             return
         elif self.header_since is not None and now - self.header_since > limits.header_timeout:
             self.refuse(RequestTimeout(f"the headers did not come within {limits.header_timeout:g} s"))
@@ -244,6 +242,19 @@ class Connection(H11Protocol):
         """Closes a connection that nobody uses."""
         self._others.left(self)
         self.transport.close()
+
+    def break_off(self, error: RequestError) -> None:
+        """Ends a request whose body is not whole: whoever reads it finds nobody at the other end."""
+        self._others.busy(self)
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        if self.cycle.response_started:
+            self.transport.close()
+            return
+        # the request that it is the body of has its line in the log
+        scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
+        scope[BROKEN] = error
+        self._say(error)
 
     def refuse(self, error: RequestError) -> None:
         """Says what is wrong where no response is under way, and closes."""
@@ -271,14 +282,18 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     @property
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether a request has begun whose answer is not whole."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _settle(self) -> None:
         """After a change: the headers are through, or the connection is idle again."""
-        if self._is_busy:
+        if self.is_busy:
             self.header_since = None
-            self._others.busy(self)
+            if self.cycle.more_body and not self.cycle.disconnected:
+                self._others.idle(self)
+            else:
+                self._others.busy(self)
         elif self.conn.trailing_data[0] == b"":
             self.header_since = None
             self._others.idle(self)

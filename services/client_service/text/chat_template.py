@@ -34,6 +34,7 @@ _PROBE_LENGTH: Final = 16
 # A key that no template reads: where it shows, a part was written out as it is.
 _UNREAD: Final = "zqunread"
 _MOST_SHAPES: Final = 256
+# Messages and parts of messages.
 _LONGEST_KEPT_SHAPE: Final = 64
 # Enough for a conversation of probe words in any template's words.
 _PROBED_CHARACTERS: Final = 1 << 22
@@ -50,6 +51,7 @@ class ChatTemplate:
 
     Raises:
         BadModelFiles: the template leaves out what users say, whatever form it has.
+        TemplateUnusable: it is no template.
         TemplateUnbounded: it goes past its limits on a plain question.
     """
 
@@ -63,9 +65,12 @@ class ChatTemplate:
         """What was found of conversations of a shape; held by the lock."""
         # a template that writes any role's name takes every role: only its own words tell whether the model knows one
         self._names_developer = "developer" in source
+        self._process.start()
         if content_format == "auto":
             self._check_users_words()
             self._check_beginning_of_answers()
+        else:
+            self._check_plain_question()
 
     def render(self, messages: Sequence[Message], longest: int) -> str:
         """The prompt's text, of at most `longest` characters.
@@ -147,7 +152,7 @@ class ChatTemplate:
             if shape in self._left_out:
                 return self._left_out[shape]
         left_out = self._probed(messages, longest)
-        if len(shape) <= _LONGEST_KEPT_SHAPE:
+        if sum(map(_n_parts, messages)) <= _LONGEST_KEPT_SHAPE:
             with self._lock:
                 self._left_out[shape] = left_out
                 if len(self._left_out) > _MOST_SHAPES:
@@ -186,10 +191,15 @@ class ChatTemplate:
                 "--chat-template-content-format string or openai"
             )
         if not self._forms["user"]:
-            try:
-                self._rendered([{"role": "user", "content": "word"}], _PROBED_CHARACTERS)
-            except TemplateFailed as error:
-                log.warning("the chat template refuses a plain question", reason=str(error))
+            self._check_plain_question()
+
+    def _check_plain_question(self) -> None:
+        try:
+            self._rendered([self._formed({"role": "user", "content": "word"})], _PROBED_CHARACTERS)
+        except TemplateUnbounded:
+            raise
+        except TemplateFailed as error:
+            log.warning("the chat template refuses a plain question", reason=str(error))
 
     def _check_beginning_of_answers(self) -> None:
         """Warns where the prompt ends before what the template itself writes in front of an answer."""
@@ -222,6 +232,11 @@ def _shape(message: Message) -> tuple[Any, ...]:
     if isinstance(content, list):
         said = tuple(bool(part.get("text", "").strip()) for part in content)
     return (*sorted(message), message["role"], said)
+
+
+def _n_parts(message: Message) -> int:
+    content = message.get("content")
+    return max(1, len(content)) if isinstance(content, list) else 1
 
 
 def _probes(count: int = 10**9) -> Iterator[str]:

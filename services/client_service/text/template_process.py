@@ -1,6 +1,7 @@
 """A chat template under limits of time and size, in a process of its own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,10 +21,16 @@ CPU_SECONDS: Final = 2.0
 # By the clock; also holds for a process that is not scheduled.
 WALL_SECONDS: Final = 30.0
 MEMORY_BYTES: Final = 1 << 30
+# All that a template may know of this process's environment: what time it is here.
+_PASSED_ON: Final = ("TZ",)
 
 
 class TemplateFailed(Exception):
     """The template refuses what it was given, or fails on it; with the reason."""
+
+
+class TemplateUnusable(TemplateFailed):
+    """It is no template, whatever it is given."""
 
 
 class TemplateUnbounded(TemplateFailed):
@@ -59,6 +66,16 @@ class TemplateProcess:
         self._broken: TemplateFailed | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
+    def start(self) -> None:
+        """Compiles the template, unless that is done; blocking.
+
+        Raises:
+            TemplateUnusable: it is no template.
+            TemplateUnbounded: it does not compile within its limits.
+        """
+        with self._turn:
+            self._started()
+
     def render(self, variables: Mapping[str, Any], longest: int) -> str:
         """The template's text for these variables; blocking.
 
@@ -70,31 +87,32 @@ class TemplateProcess:
             TemplateFailed: it made no text within its limits, or is no template.
         """
         with self._turn:
-            if self._broken is not None:
-                raise self._broken
             process = self._started()
             return self._ask(process, {"variables": variables, "longest": longest}, longest)
 
     def _started(self) -> "subprocess.Popen[bytes]":
+        if self._broken is not None:
+            raise self._broken
         if self._process is not None and self._process.poll() is None:
             return self._process
         packages = {str(Path(package.__file__ or "").parents[1]) for package in (jinja2, markupsafe)}
         limits = [str(self._memory_bytes), str(self._cpu_seconds)]
         self._process = subprocess.Popen(
-            # without site-packages, whose hooks take longer to start than all the rest; and without the environment,
-            # in which there may be secrets
+            # without site-packages, whose hooks take longer to start than all the rest; and without the rest of the
+            # environment, in which there may be secrets
             [sys.executable, "-I", "-S", str(_WORKER), *limits, *sorted(packages)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={},
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         )
         weakref.finalize(self, _end, self._process)
         try:
             self._ask(self._process, {"source": self._source}, 0)
         except TemplateFailed as error:
             # the same source would fail the same way
-            self._broken = error
-            raise
+            unbounded = isinstance(error, TemplateUnbounded)
+            self._broken = error if unbounded else TemplateUnusable(str(error))
+            raise self._broken from None
         return self._process
 
     def _ask(self, process: "subprocess.Popen[bytes]", request: Mapping[str, Any], longest: int) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.config import GPTConfig

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, Qwen3Config, Qwen3Model
-from transformers.cache_utils import Cache
+from transformers import Cache, PretrainedConfig, PreTrainedModel, Qwen3Config, Qwen3Model
 
 from cleangpt.distillation.blocks import first_layers
 from cleangpt.errors import ShadowTooLargeError
+from splitlearn.hf.cache import named_cache
 
 _STEP = 8
 
@@ -143,9 +143,9 @@ class Shadow(PreTrainedModel):  # type: ignore[misc]
         """Hidden states [B, T, D] from those of the bottom, [B, T, D]; rows follow those in the cache."""
         stack_BTW = self.stack(
             inputs_embeds=self.entrance(hidden_BTD),
-            past_key_values=past_key_values,
             position_ids=position_ids,
             use_cache=past_key_values is not None,
+            **named_cache(past_key_values),
         ).last_hidden_state
         if isinstance(self.exit, nn.Identity):
             return torch.as_tensor(stack_BTW)

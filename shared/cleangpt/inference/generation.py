@@ -1,14 +1,23 @@
 """One prompt to one text, through transformers' `generate`."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation.streamers import BaseStreamer
 
 from cleangpt.errors import GenerationSettingsError, PromptError
 from cleangpt.inference.sampling import Sampling
 from cleangpt.tokenizers import BaseTokenizer
+
+
+class Streamer(Protocol):
+    """What gets ids as they come, such as transformers' `TextStreamer`."""
+
+    def put(self, value: torch.Tensor) -> None:
+        """The ids of the prompt, then one after the other."""
+
+    def end(self) -> None:
+        """There are no more."""
 
 
 def run_generation(
@@ -17,7 +26,7 @@ def run_generation(
     prompt_text: str,
     device: torch.device | str | None = None,
     *,
-    streamer: BaseStreamer | None = None,
+    streamer: Streamer | None = None,
     **sampling: Any,
 ) -> tuple[list[int], str]:
     """Goes on with a prompt until the end token, `max_new_tokens` or the end of the model's positions.

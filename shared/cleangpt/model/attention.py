@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import Cache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cleangpt.model.alibi import N_COLUMNS, AlibiColumns
 from cleangpt.model.configuration import CleanGPTConfig
+from splitlearn.hf.authoring import attention_function
 
 
 class CausalAttention(nn.Module):
@@ -45,6 +45,7 @@ class CausalAttention(nn.Module):
         *,
         attention_mask: Any = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         alibi: AlibiColumns | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -62,9 +63,11 @@ class CausalAttention(nn.Module):
             key_BHTd = _beside(key_BHTd, alibi.key)
             # fast kernels want keys and values of one width
             value_BHTd = functional.pad(value_BHTd, (0, N_COLUMNS))
-        if past_key_values is not None:
-            key_BHTd, value_BHTd = past_key_values.update(key_BHTd, value_BHTd, self.layer_idx)
-        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        # by the one or the other name, as transformers has it
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            key_BHTd, value_BHTd = cache.update(key_BHTd, value_BHTd, self.layer_idx)
+        kernel = attention_function(self.config, eager_attention)
         dropout = self.config.dropout if self.training else 0.0
         output_BTHd, weights_BHTN = kernel(
             self, query_BHTd, key_BHTd, value_BHTd, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs

@@ -11,17 +11,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PreTrainedModel
 
 from cleangpt.errors import BadInputError
 from cleangpt.model.alibi import AlibiColumns, alibi_columns
 from cleangpt.model.configuration import CleanGPTConfig
+from splitlearn.hf.authoring import can_return_tuple, capture_outputs, causal_mask, rows_to_keep
+from splitlearn.hf.cache import CACHE_NAMES, named_cache
+from splitlearn.hf.outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    cache_of,
+    causal_output,
+    decoder_output,
+)
 
 
 class Layer(GradientCheckpointingLayer, ABC):  # type: ignore[misc]  # transformers has no types
@@ -40,7 +43,7 @@ class CleanGPTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar = list(CACHE_NAMES)
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -85,6 +88,7 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """As every model of transformers.
@@ -93,6 +97,7 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
             input_ids: [B, T]; or in its place `inputs_embeds` [B, T, D].
             attention_mask: [B, N], 0 where a row is padding. Positions then count the other rows.
             position_ids: [B or 1, T].
+            past_key_values: the cache; transformers calls it `cache` from 5.24 on, and so may every caller.
             use_cache: None means yes, except in training.
 
         Raises:
@@ -103,18 +108,13 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         embedded_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = self._positions(embedded_BTD, attention_mask, past_key_values)
-        self._check_positions(position_ids, attention_mask, past_key_values)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=embedded_BTD,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+            position_ids = self._positions(embedded_BTD, attention_mask, cache)
+        self._check_positions(position_ids, attention_mask, cache)
+        mask = causal_mask(self.config, embedded_BTD, attention_mask, cache, position_ids)
         alibi = self._alibi(position_ids)
         if alibi is None:
             embedded_BTD = embedded_BTD + self.embed_positions(position_ids)
@@ -124,13 +124,13 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
                 hidden,
                 attention_mask=mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
                 alibi=alibi,
+                **named_cache(cache),
                 **kwargs,
             )
         normed_BTD = self.norm(self.out_of_layers(hidden))
-        return BaseModelOutputWithPast(last_hidden_state=normed_BTD, past_key_values=past_key_values)
+        return decoder_output(normed_BTD, cache)
 
     def _positions(
         self, embedded_BTD: torch.Tensor, attention_mask: torch.Tensor | None, past: Cache | None
@@ -189,6 +189,7 @@ class CleanGPTForCausalLM(CleanGPTPreTrainedModel, GenerationMixin):  # type: ig
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """As every causal model of transformers: logits [B, T, V], or of the last `logits_to_keep` rows only.
@@ -200,19 +201,19 @@ class CleanGPTForCausalLM(CleanGPTPreTrainedModel, GenerationMixin):  # type: ig
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=past_key_values if cache is None else cache,
             **kwargs,
         )
-        logits_BTV = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits_BTV = self.lm_head(rows_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
+        return causal_output(
+            logits_BTV,
+            cache_of(outputs),
             loss=loss,
-            logits=logits_BTV,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

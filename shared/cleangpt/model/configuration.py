@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from splitlearn.hf.cache import CACHE_NAMES
+
 
 @strict
 class CleanGPTConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types
@@ -11,7 +13,7 @@ class CleanGPTConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ha
     ALiBi is a field and not a model type of its own: it changes what stands for positions, and no layer.
     """
 
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # transformers' own form
+    keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012  # transformers' own form
     attribute_map = {  # noqa: RUF012
         "block_size": "max_position_embeddings",
         "n_embd": "hidden_size",

@@ -24,12 +24,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import initialization as init
 
 from cleangpt.model.attention import CausalAttention
 from cleangpt.model.base import CleanGPTForCausalLM, CleanGPTModel, Layer
 from cleangpt.model.configuration import CleanGPTConfig, FactoredConfig
 from cleangpt.model.feed_forward import FeedForward
+from splitlearn.hf.authoring import init
 
 
 class HeadMixing(nn.Module):

@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import initialization as init
 
 from cleangpt.model.attention import CausalAttention
 from cleangpt.model.base import CleanGPTForCausalLM, CleanGPTModel, Layer
 from cleangpt.model.configuration import CleanGPTConfig, SASPConfig
 from cleangpt.model.feed_forward import FeedForward
+from splitlearn.hf.authoring import init
 
 _MLP_GAIN = 0.1
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import initialization as init
 
 from cleangpt.model.attention import CausalAttention
 from cleangpt.model.base import CleanGPTForCausalLM, CleanGPTModel, Layer
 from cleangpt.model.configuration import CleanGPTConfig, VanillaConfig
 from cleangpt.model.feed_forward import FeedForward
+from splitlearn.hf.authoring import init
 
 
 class VanillaAttention(CausalAttention):

@@ -1,11 +1,12 @@
-"""Run a part for many sessions on one device thread."""
+"""Runs a part for many sessions on one device thread."""
 
 from splitlearn.engine.cores import cores_name
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.engine import Engine
 from splitlearn.engine.observer import EngineObserver, NoObserver
+from splitlearn.engine.request import StepResult
 from splitlearn.engine.scheduler import Limits
-from splitlearn.engine.session import EngineSession, Step
+from splitlearn.engine.session import EngineSession
 
 __all__ = [
     "DeviceThread",
@@ -14,7 +15,7 @@ __all__ = [
     "EngineSession",
     "Limits",
     "NoObserver",
-    "Step",
+    "StepResult",
     "Timing",
     "cores_name",
 ]

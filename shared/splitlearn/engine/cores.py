@@ -4,14 +4,14 @@ import hashlib
 import os
 from pathlib import Path
 
-# Of this start of this machine; the same inside its containers.
+# Changes with each boot of the machine; the same inside its containers.
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def cores_name() -> str | None:
-    """The same in all processes that may use the same cores of one machine; it tells nothing else.
+    """A hash that is equal in all processes that may use the same cores of one machine; it reveals nothing else.
 
-    None where the system does not say (it does on Linux).
+    None where the system does not tell (Linux does).
     """
     if not _BOOT.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a step does on the device thread. It knows neither the event loop nor who waits.
+"""What a step does on the device thread. It knows neither the event loop nor the callers that wait.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -10,132 +10,154 @@ from typing import Any
 
 import torch
 
+from splitlearn.engine.request import PendingRequest
 from splitlearn.engine.row_checks import RowChecks
-from splitlearn.engine.scheduler import Slice
-from splitlearn.engine.session import Task
+from splitlearn.engine.scheduler import ScheduledSlice
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.part import Part
-from splitlearn.steps.runner import Span
+from splitlearn.steps.runner import Runner, SequenceInput
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Work:
-    """The rows of one task in one step. The device thread's from the step's beginning to its end, then the loop's.
+class WorkItem:
+    """One request's rows in one step. The device thread's while the step runs, before and after that the loop's.
 
     Attributes:
-        task: only what never changes is read of it: rows, position, `then`.
-        piece: which of its rows.
-        kv: the session's store; another one may take its place.
-        begins_with: as the session's; None once the rows were copied.
+        request: only what never changes is read on the device thread: rows, position, `postprocess`.
+        slice: which of its rows.
+        kv: the session's keys and values; the step may replace them by others.
+        cached_prefix: as the session's; None once the rows were copied.
         reached: rows that the session holds if the step ends now.
         output: hidden states [T, D], or logits [V]; None before they are computed.
-        made: what `then` made of it.
-        error: why there is no output, or nothing made of it.
+        postprocessed: what `postprocess` returned.
+        error: why there is no output, or nothing that `postprocess` returned.
     """
 
-    task: Task
-    piece: Slice
+    request: PendingRequest
+    slice: ScheduledSlice
     kv: Any
-    begins_with: tuple[Any, int] | None
+    cached_prefix: SequenceSlice[Any] | None
     reached: int
     output: torch.Tensor | None = None
-    made: Any = None
+    postprocessed: Any = None
     error: Exception | None = None
 
     @classmethod
-    def of(cls, task: Task, piece: Slice) -> "Work":
-        session = task.session
-        return cls(task, piece, session.kv, session.begins_with, session.reached)
+    def of(cls, request: PendingRequest, slice_: ScheduledSlice) -> "WorkItem":
+        session = request.session
+        return cls(request, slice_, session.kv, session.cached_prefix, session.reached)
 
     @property
     def position(self) -> int:
-        """Of its first row in the session."""
-        return self.task.position + self.piece.start
+        """Position of its first row in the session."""
+        return self.request.position + self.slice.offset
 
     @property
     def rows(self) -> torch.Tensor:
-        return self.task.rows[self.piece.start : self.piece.start + self.piece.count]
+        return self.request.rows[self.slice.offset : self.slice.offset + self.slice.length]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the request begins with it."""
+        return self.slice.offset == 0
 
     @property
     def is_last(self) -> bool:
-        """Whether the task is done with it."""
-        return self.piece.start + self.piece.count == self.task.rows.shape[0]
+        """Whether the request is finished with it."""
+        return self.slice.offset + self.slice.length == self.request.n_rows
 
 
 class DeviceStep:
-    """Runs the rows of several sessions; what fails for one of them is that one's alone."""
+    """Runs rows of several sessions; an error of one session fails that session alone.
 
-    def __init__(self, part: Part, runner: Any, checks: RowChecks) -> None:
+    On the device thread. It writes to the items and to their keys and values, and to no session.
+    """
+
+    def __init__(self, part: Part, runner: Runner[Any], checks: RowChecks) -> None:
         self._runner = runner
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
         self._checks = checks
 
-    def run(self, works: Sequence[Work]) -> bool:
-        """Fills in what came of them. False if rows had to be run again, so that its time says nothing."""
-        for work in works:
-            try:
-                self._begin(work)
-            except Exception as error:  # noqa: BLE001 - goes to the one whose rows they are
-                work.error = error
-        sound = [work for work in works if work.error is None]
-        together = [sound] if self._runner.in_batches else [[work] for work in sound]
-        n_failed = sum(not self._compute(some) for some in together)
-        for work in sound:
-            if work.output is not None and work.error is None and work.is_last and work.task.then is not None:
-                try:
-                    work.made = work.task.then(work.output)
-                except Exception as error:  # noqa: BLE001 - goes to the one who asked for it
-                    work.error, work.reached = error, self._fallen_back(work)
-        return not n_failed
+    def run(self, items: Sequence[WorkItem]) -> bool:
+        """Checks, truncates, runs and postprocesses; each item then has its output or its error.
 
-    def _begin(self, work: Work) -> None:
-        """Before a task's first rows: takes back what it drops, or copies what it begins with."""
-        if work.piece.start:
-            return
-        refusal = self._checks.refusal(work.task.rows)
-        if refusal is not None:
-            work.error = refusal
-            return
-        position = work.task.position
-        if work.begins_with is not None and position:
-            kept, n_rows = work.begins_with
-            work.kv = self._runner.begin_with(work.kv, kept, min(n_rows, position))
-        work.begins_with = None
-        work.reached = self._fallen_back(work)
-        work.kv = self._runner.go_back(work.kv, position)
-
-    def _compute(self, works: Sequence[Work]) -> bool:
-        """In one forward; if that fails, in two halves, and so on: what one session has brought fails for it alone, and
-        what was too much at once may do in pieces. False if it failed.
+        Returns:
+            False if rows had to be run again, so that the step's time says nothing.
         """
-        if not works:
+        for item in items:
+            self._prepare(item)
+        sound = [item for item in items if item.error is None]
+        batches = [sound] if self._runner.in_batches else [[item] for item in sound]
+        succeeded = [self._compute(batch) for batch in batches]
+        for item in sound:
+            self._postprocess(item)
+        return all(succeeded)
+
+    def _prepare(self, item: WorkItem) -> None:
+        """Before a request's first rows: checks them, then truncates the session to where they begin."""
+        if not item.is_first:
+            return
+        try:
+            item.error = self._checks.refusal(item.request.rows)
+            if item.error is None:
+                self._truncate(item)
+        except Exception as error:  # noqa: BLE001 - goes to the caller whose rows they are
+            item.error = error
+
+    def _truncate(self, item: WorkItem) -> None:
+        """Drops the rows from the request's position on; copies the cached rows before it, if they were not yet."""
+        position, prefix = item.request.position, item.cached_prefix
+        if prefix is not None and position:
+            item.kv = self._runner.copy_prefix(item.kv, prefix.kv, min(prefix.length, position))
+        item.cached_prefix = None
+        item.reached = self._reached_after_failure(item)
+        item.kv = self._runner.truncate(item.kv, position)
+
+    def _compute(self, items: Sequence[WorkItem]) -> bool:
+        """Runs the items in one forward; if that fails, in two halves, and so on.
+
+        So an error that one session causes fails for it alone, and a step that needs too much memory at once may
+        succeed in smaller ones. False if the forward failed.
+        """
+        if not items:
             return True
         try:
-            outputs = self._runner.run([self._span(work) for work in works])
-            for work, output in zip(works, outputs, strict=True):
-                work.output = output.cpu()
-        except Exception as error:  # noqa: BLE001 - goes to the one whose rows they are
-            if len(works) == 1:
-                works[0].error, works[0].reached = error, self._fallen_back(works[0])
+            outputs = self._runner.run([self._input(item) for item in items])
+            for item, output in zip(items, outputs, strict=True):
+                item.output = output.cpu()
+        except Exception as error:  # noqa: BLE001 - goes to the caller whose rows they are
+            if len(items) == 1:
+                items[0].error, items[0].reached = error, self._reached_after_failure(items[0])
                 return False
             name = type(error).__name__
-            log.warning("a step of %d sessions failed (%s); its halves are run by themselves", len(works), name)
+            log.warning("a step of %d sessions failed (%s); its halves are run by themselves", len(items), name)
         else:
-            for work in works:
-                work.reached = work.position + work.piece.count
+            for item in items:
+                item.reached = item.position + item.slice.length
             return True
-        for work in works:
-            # any of them may hold rows that the failed forward has put there
-            work.kv = self._runner.go_back(work.kv, work.position)
-        half = len(works) // 2
-        for some in (works[:half], works[half:]):
+        for item in items:
+            # the failed forward may have added rows to any of them
+            item.kv = self._runner.truncate(item.kv, item.position)
+        half = len(items) // 2
+        for some in (items[:half], items[half:]):
             self._compute(some)
         return False
 
-    def _span(self, work: Work) -> Span[Any]:
-        return Span(work.kv, work.position, work.rows, not self._is_end or work.is_last)
+    def _postprocess(self, item: WorkItem) -> None:
+        """Calls the request's `postprocess` with the output of its last rows."""
+        postprocess = item.request.postprocess
+        if postprocess is None or item.output is None or item.error is not None or not item.is_last:
+            return
+        try:
+            item.postprocessed = postprocess(item.output)
+        except Exception as error:  # noqa: BLE001 - goes to the caller whose function it is
+            item.error, item.reached = error, self._reached_after_failure(item)
 
-    def _fallen_back(self, work: Work) -> int:
-        """What the session holds if its task fails: midway the first layers have rows that the last ones lack."""
-        return work.task.position if self._can_truncate else 0
+    def _input(self, item: WorkItem) -> SequenceInput[Any]:
+        return SequenceInput(item.kv, item.position, item.rows, not self._is_end or item.is_last)
+
+    def _reached_after_failure(self, item: WorkItem) -> int:
+        """Rows that the session holds if its request fails: its first layers may have rows that the last ones lack."""
+        return item.request.position if self._can_truncate else 0

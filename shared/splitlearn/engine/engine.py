@@ -2,19 +2,20 @@
 
 The scheduler decides what runs, on plain integers; the engine keeps tensors, futures and the clock.
 
-Who may touch what, on which thread:
+Which thread may touch what:
 
-- **The event loop's thread** calls every method, and owns all that they change: sessions, tasks and their futures,
-  scheduler, page ledger, kept prefixes, beat.
+- **The event loop's thread** calls every method, and owns all that they change: sessions, requests and their futures,
+  scheduler, page accounting, prefix cache, batching policy.
 - **The device thread** runs `DeviceStep.run` and nothing else of an engine. It owns the part and the runner, and from
-  a step's beginning to its end the stores (`kv`) of the sessions in it, which are handed over in a `Work` and come
-  back in it. It writes to no session. The loop gives a store up only while no step runs with it: a session that is
-  closed in a step leaves when that is over.
-- **Any thread** may read `n_waiting`, `n_kept`, and `used` and `total` of `pages`: each is a number, or the length of a
-  dictionary. And any thread may make an engine.
+  a step's beginning to its end the keys and values (`kv`) of the sessions in it, which go to it in a `WorkItem` and
+  come back in it. It writes to no session. The event loop releases keys and values only while no step runs with them:
+  a session that is closed during a step is removed after it.
+- **Any thread** may read `n_waiting`, `n_cached_prefixes`, and `used` and `total` of `pages`: each is a number, or the
+  length of a dictionary. Any thread may create an engine.
 
-What one session brings with it (rows, `then`, a caller who leaves, a kept beginning that is gone) ends at most its own
-step. What is nobody's own (the thread was closed, a fault in here) is told to all who wait, and the next are served.
+An error that one session causes (by its rows, by `postprocess`, by a caller that leaves, by a cached prefix that was
+evicted) ends at most its own request. An error that no session caused (the device thread was closed, a fault in the
+engine) ends all pending requests, and later ones are served.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -26,35 +27,39 @@ from typing import Any
 
 import torch
 
-from splitlearn.engine.beat import Beat
+from splitlearn.engine.batching_policy import BatchingPolicy
 from splitlearn.engine.device_step import DeviceStep
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
-from splitlearn.engine.pace import BLOCK_ROWS, Pace
+from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.positions import check_position
+from splitlearn.engine.request import PendingRequest, StepResult
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import Limits
 from splitlearn.engine.serving import Serving
-from splitlearn.engine.session import EngineSession, Step, Task
+from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
+from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
 from splitlearn.errors import EngineFull, PositionNotReached
-from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
-from splitlearn.steps.runner import runner_for
+from splitlearn.steps.runner import Runner, runner_for
+
+Postprocess = Callable[[torch.Tensor], Any]
+"""Called with a step's output, on the device thread."""
 
 
 class Engine:
     """Runs `part` for any number of sessions: rows of all of them in one step where the architecture allows it.
 
-    Making an engine runs some small steps through the part, to learn what a row takes and what may stand in for its
-    modules: do it where that may take a while.
+    Creating an engine runs some small steps through the part, to measure a row and to see which of its modules can be
+    replaced: do it where that may take a while. Used on the event loop's thread; see the module's docstring.
 
     Args:
         part: filled; the engine takes it over.
         thread: runs the steps; several engines may share it.
         limits: how many rows, sessions and bytes.
-        observer: is told of steps and sessions.
-        runner: made of the part and the bytes for keys and values.
+        observer: hears of steps and sessions.
+        runner: makes the runner, from the part and the bytes for keys and values.
         clock: seconds, never going back.
     """
 
@@ -64,173 +69,198 @@ class Engine:
         thread: DeviceThread,
         limits: Limits | None = None,
         observer: EngineObserver | None = None,
-        runner: Callable[[Part, int | None], Any] = runner_for,
+        runner: Callable[[Part, int | None], Runner[Any]] = runner_for,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.part = part
         self.limits = limits or Limits()
-        self._runner = runner(part, self.limits.kv_bytes)
+        self._runner = runner(part, self.limits.kv_cache_memory_bytes)
         self._clock = clock
         self._checks = RowChecks(part)
-        told = Guarded(observer or NoObserver())
-        self._beat = Beat(Pace(self.limits.step_rows), self.runs_in_batches)
-        thread.watch(self._beat.gathering)
-        self._sessions = Sessions(part, self._runner, self.limits, self._beat.gathering, told, clock)
+        guarded = Guarded(observer or NoObserver())
+        self._policy = BatchingPolicy(StepCostModel(self.limits.max_num_batched_tokens), self.is_batched)
+        thread.watch(self._policy.arrivals)
+        self._sessions = Sessions(part, self._runner, self.limits, self._policy.arrivals, guarded, clock)
         step = DeviceStep(part, self._runner, self._checks)
-        self._serving = Serving(self._sessions, thread, step, self._beat, told, clock)
+        self._serving = Serving(self._sessions, thread, step, self._policy, guarded, clock)
+
+    def __repr__(self) -> str:
+        scheduler, pages = self._sessions.scheduler, self.pages
+        return (
+            f"<Engine {scheduler.n_running} running, {scheduler.n_waiting} waiting, {pages.used}/{pages.total} pages>"
+        )
 
     @property
-    def runs_in_batches(self) -> bool:
-        return bool(self._runner.in_batches)
+    def is_batched(self) -> bool:
+        """Whether rows of several sessions share a step."""
+        return self._runner.in_batches
 
     @property
     def row_bytes(self) -> int:
         """Memory for the keys and values of one row of one session."""
-        return int(self._runner.row_bytes)
+        return self._runner.row_bytes
 
     @property
     def n_waiting(self) -> int:
-        """Sessions with rows to run for which there is no room. From any thread."""
+        """Sessions with rows to run that are not admitted. From any thread."""
         return self._sessions.scheduler.n_waiting
 
     @property
-    def prompt_rows(self) -> int:
-        """How many rows of a prompt to bring at a time: as the next step takes, few while others wait for tokens."""
-        return max(BLOCK_ROWS, self._beat.prompt_rows(self._serving.moment()))
+    def n_cached_prefixes(self) -> int:
+        """Closed sessions whose first rows are cached. From any thread."""
+        return len(self._sessions.prefix_cache)
 
     @property
-    def n_kept(self) -> int:
-        """Closed sessions whose first rows are kept. From any thread."""
-        return len(self._sessions.kept)
+    def pages(self) -> PageAccounting:
+        """Which session holds how many pages; read only."""
+        return self._sessions.pages
 
     @property
-    def pages(self) -> PageLedger:
-        """Who holds which pages; to look at only."""
-        return self._sessions.ledger
+    def prefill_chunk_size(self) -> int:
+        """Rows of a prompt to send at a time: as many as the next step takes, few while others wait for tokens."""
+        return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
 
     def open(self, max_length: int | None = None, prefix: Sequence[bytes] = ()) -> EngineSession:
         """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
 
         Args:
-            prefix: names of the blocks that it will begin with; see `splitlearn.kv.prefixes`. The session's `reached`
-                says how many rows it holds already.
+            prefix: hashes of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
+                `reached` says how many rows it holds already.
         """
         self._serving.check_thread()
-        limits = (max_length, self.part.context_length, self.pages.total * self.pages.page_rows)
-        return self._sessions.open(min(n for n in limits if n), prefix)
+        bounds = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
+        return self._sessions.open(min(bound for bound in bounds if bound), prefix)
 
-    def keep(self, session: EngineSession, names: Sequence[bytes]) -> None:
-        """Closes a session and keeps the rows of its first blocks for later ones.
+    def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
+        """Closes a session and caches the rows of its first blocks for later sessions.
 
         Args:
-            names: of its blocks, from the first on; those that it does not hold in full are ignored, and so are all
-                while rows of it are run or wait for it.
+            block_hashes: of its blocks, from the first on. Blocks that it does not hold in full are ignored, and all
+                of them while rows of the session run or wait.
 
         Raises:
-            SessionClosed: it was closed or kept before.
+            SessionClosed: it was closed before.
         """
         self._serving.check_thread()
         self._sessions.check_open(session)
-        self._sessions.keep(session, names)
-        self._serving.go_on()
+        self._sessions.close_and_cache(session, block_hashes)
+        self._serving.wake()
 
     def close(self, session: EngineSession) -> None:
-        """Gives back what the session holds; whoever waits for a step of it gets SessionClosed. Does so once."""
+        """Frees what the session holds; a pending step of it raises SessionClosed. Does nothing if it is closed."""
         self._serving.check_thread()
         self._sessions.close(session)
-        self._serving.go_on()
+        self._serving.wake()
 
     def expire(self, idle_seconds: float) -> None:
-        """Takes the pages of sessions that were not used for so long; they stay open and may send everything again."""
+        """Frees the pages of sessions that were idle for this long; they stay open, and must send all rows again."""
         self._serving.check_thread()
         self._sessions.expire(self._clock() - idle_seconds)
-        self._serving.go_on()
+        self._serving.wake()
 
     async def step(
-        self,
-        session: EngineSession,
-        position: int,
-        rows: torch.Tensor,
-        then: Callable[[torch.Tensor], Any] | None = None,
-    ) -> Step:
+        self, session: EngineSession, position: int, rows: torch.Tensor, postprocess: Postprocess | None = None
+    ) -> StepResult:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
         Args:
-            session: from `open`; takes one step at a time. Refused rows leave it as it was; what fails while computing,
-                or is cancelled, leaves `position` rows, or none where the part cannot truncate.
+            session: from `open`; takes one step at a time. Refused rows leave it as it was; rows that fail or are
+                cancelled while they run leave `position` rows, or none where the part cannot truncate.
             position: where the rows begin.
             rows: token ids [T] (int64) if the part begins the model, else hidden states [T, D] in the part's
-                dtype. No rows at all only truncates.
-            then: is given the output, on the device thread and as a part of the step: what it returns is in the
-                step's `made`. What it raises concerns this session alone.
+                dtype. No rows at all only truncate.
+            postprocess: called with the output on the device thread, as a part of the step; its result is in the
+                step's `postprocessed`. An error that it raises fails this step alone.
 
         Returns:
             The part's output for these rows; with no rows an empty [0, D].
 
         Raises:
             PositionNotReached: also when the session's pages had to be taken from it: send everything again from 0.
-            SessionClosed: also when it is closed before the rows are run.
+            SessionClosed: also when it is closed before the rows have run.
             ContextExceeded, BadRows, EngineFull: see `splitlearn.errors`.
         """
         self._check(session, position, rows)
-        session.used = self._clock()
+        session.last_used = self._clock()
         if not rows.shape[0]:
-            # the rows behind are dropped when the next ones come
-            session.reached = position
-            return Step(torch.empty(0, self.part.hidden_size, dtype=self.part.dtype), Timing(0.0, 0.0))
-        task = Task(session, position, rows, asyncio.get_running_loop().create_future(), time.perf_counter(), then)
-        if not self._sessions.submit(task):
-            seconds = self._beat.pace.seconds_for(self.n_waiting)
-            raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
-        self._serving.go_on()
-        self._be_patient(task)
-        try:
-            return await task.result
-        except asyncio.CancelledError:
-            self._sessions.abandon(task)
-            # perhaps others waited behind it
-            self._serving.go_on()
-            raise
-        finally:
-            if task.patience is not None:
-                task.patience.cancel()
+            return self._truncate(session, position)
+        request = self._run(session, position, rows, postprocess)
+        return await self._collect(request)
 
     def is_waiting(self, session: EngineSession) -> bool:
-        """Whether rows of the session wait for room."""
-        return self._sessions.scheduler.waits(session.number)
-
-    def _be_patient(self, task: Task) -> None:
-        if (seconds := self.limits.queue_seconds) is not None:
-            task.patience = asyncio.get_running_loop().call_later(seconds, self._lose_patience, task)
-
-    def _lose_patience(self, task: Task) -> None:
-        """Rows that wait for room go back to their owner; others may still lose theirs."""
-        if not self.is_waiting(task.session):
-            self._be_patient(task)
-            return
-        waited, seconds = self.limits.queue_seconds, self._beat.pace.seconds_for(self.n_waiting)
-        self._sessions.end(
-            task, EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds)
-        )
-        # it may have stood before others who need less
-        self._serving.go_on()
+        """Whether rows of the session wait for admission."""
+        return self._sessions.scheduler.is_waiting(session.number)
 
     def _check(self, session: EngineSession, position: int, rows: torch.Tensor) -> None:
+        """Raises what `step` raises before anything changes. Values of rows are checked on the device thread."""
         self._serving.check_thread()
         self._sessions.check_open(session)
-        task = self._sessions.tasks.get(session.number)
-        if task is not None and task.result.done():
-            # cancelled, and its caller has not had a turn since
-            self._sessions.abandon(task)
-        elif task is not None:
-            raise ValueError(f"{session} has rows under way: it takes one step at a time")
+        self._check_idle(session)
         if session.lost_pages and position > session.reached == 0:
-            raise session.lost()
+            raise session.lost_rows()
         if rows.ndim == 0 or rows.shape[0]:
             self._checks.check_shape(rows)
-        check_position(position, rows.shape[0], session.reached, session.limit)
+        check_position(position, rows.shape[0], session.reached, session.max_length)
         if 0 < position < session.reached and not self.part.can_truncate:
             raise PositionNotReached(
                 f"the session holds {session.reached} rows and cannot go back to {position}: layers of a "
                 f"{self.part.config.model_type} keep one state for all rows; send everything again from 0"
             )
+
+    def _check_idle(self, session: EngineSession) -> None:
+        """Raises ValueError if a step of the session is pending."""
+        request = self._sessions.requests.get(session.number)
+        if request is None:
+            return
+        if not request.result.done():
+            raise ValueError(f"{session} has rows under way: it takes one step at a time")
+        # it was cancelled, and its caller has not run since
+        self._sessions.abort(request)
+
+    def _truncate(self, session: EngineSession, position: int) -> StepResult:
+        """Keeps the first `position` rows; the keys and values behind them are dropped when the next rows come."""
+        session.reached = position
+        return StepResult(torch.empty(0, self.part.hidden_size, dtype=self.part.dtype), Timing(0.0, 0.0))
+
+    def _run(
+        self, session: EngineSession, position: int, rows: torch.Tensor, postprocess: Postprocess | None
+    ) -> PendingRequest:
+        """Submits the rows; they run in one step or in several, beside those of other sessions."""
+        result = asyncio.get_running_loop().create_future()
+        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess)
+        accepted = self._sessions.submit(request)
+        if not accepted:
+            seconds = self._policy.step_cost.seconds_to_serve(self.n_waiting)
+            raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
+        self._serving.wake()
+        self._start_queue_timer(request)
+        return request
+
+    async def _collect(self, request: PendingRequest) -> StepResult:
+        """Waits for the result; a caller that is cancelled aborts its request."""
+        try:
+            return await request.result
+        except asyncio.CancelledError:
+            self._sessions.abort(request)
+            # other requests may have waited behind it
+            self._serving.wake()
+            raise
+        finally:
+            if request.queue_timer is not None:
+                request.queue_timer.cancel()
+
+    def _start_queue_timer(self, request: PendingRequest) -> None:
+        seconds = self.limits.queue_timeout
+        if seconds is not None:
+            request.queue_timer = asyncio.get_running_loop().call_later(seconds, self._on_queue_timeout, request)
+
+    def _on_queue_timeout(self, request: PendingRequest) -> None:
+        """Refuses a request that is not admitted; an admitted one may still be preempted, and wait again."""
+        if not self.is_waiting(request.session):
+            self._start_queue_timer(request)
+            return
+        waited, seconds = self.limits.queue_timeout, self._policy.step_cost.seconds_to_serve(self.n_waiting)
+        error = EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds)
+        self._sessions.finish(request, error)
+        # requests behind it may need fewer pages
+        self._serving.wake()

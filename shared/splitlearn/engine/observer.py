@@ -1,4 +1,4 @@
-"""What an engine tells while it works."""
+"""How an engine reports what it does, for metrics."""
 
 import logging
 from collections.abc import Callable
@@ -8,14 +8,14 @@ log = logging.getLogger(__name__)
 
 
 class EngineObserver(Protocol):
-    """Called on the event loop; must be quick."""
+    """Called on the event loop's thread; must be quick."""
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         """A step ran `n_rows` rows of `n_sessions` sessions."""
         ...
 
     def reused(self, n_rows: int) -> None:
-        """A session began with `n_rows` rows that were kept."""
+        """A session began with `n_rows` cached rows."""
         ...
 
     def preempted(self) -> None:
@@ -23,12 +23,12 @@ class EngineObserver(Protocol):
         ...
 
     def expired(self) -> None:
-        """A session that nobody used lost its pages."""
+        """An idle session lost its pages."""
         ...
 
 
 class NoObserver:
-    """Listens to nothing."""
+    """Ignores everything."""
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         pass
@@ -44,24 +44,24 @@ class NoObserver:
 
 
 class Guarded:
-    """Passes everything on. What the observer raises is logged, and concerns nobody's rows."""
+    """Passes everything on. An error that the observer raises is logged, and fails no request."""
 
     def __init__(self, observer: EngineObserver) -> None:
         self._observer = observer
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
-        self._tell(self._observer.step_done, n_sessions, n_rows, seconds)
+        self._call(self._observer.step_done, n_sessions, n_rows, seconds)
 
     def reused(self, n_rows: int) -> None:
-        self._tell(self._observer.reused, n_rows)
+        self._call(self._observer.reused, n_rows)
 
     def preempted(self) -> None:
-        self._tell(self._observer.preempted)
+        self._call(self._observer.preempted)
 
     def expired(self) -> None:
-        self._tell(self._observer.expired)
+        self._call(self._observer.expired)
 
-    def _tell(self, method: Callable[..., None], *args: Any) -> None:
+    def _call(self, method: Callable[..., None], *args: Any) -> None:
         try:
             method(*args)
         except Exception:

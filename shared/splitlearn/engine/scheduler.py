@@ -1,15 +1,16 @@
-"""Which rows of which sessions run in the next step, who may come in, and who must give way. Plain integers.
+"""Which rows of which sessions run in the next step, which sessions are admitted, and which are preempted.
 
-Sessions are numbered in the order in which they were opened; the older one is served first where not all can be.
+Plain integers. Sessions are numbered in the order in which they were opened; older sessions are served first. Used on
+the event loop's thread; `n_waiting` may be read from any thread.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from splitlearn.kv.pages import PageLedger
+from splitlearn.engine.page_accounting import PageAccounting
 
-DECODING_ROWS = 8
-"""A job of at most so many rows is somebody's next token (or a few guesses at it), and not a prompt."""
+MAX_DECODE_ROWS = 8
+"""A request of at most this many rows decodes (a token, or a few guesses at it); a longer one is a prompt's."""
 
 
 @dataclass(frozen=True)
@@ -17,236 +18,278 @@ class Limits:
     """Bounds of one engine.
 
     Attributes:
-        step_rows: rows of prompts in one step.
-        sessions: sessions that hold pages at a time.
-        waiting: sessions that may wait until there is room for them.
-        kv_bytes: memory for keys and values; None for no bound, or half of what is free where it is taken at once.
-        page_rows: rows of a page, where attention does not ask for others.
-        headroom: rows beyond its first ones for which there must be room before a session is let in.
-        kept: closed sessions whose rows are kept for later ones that begin alike; 0 keeps none.
-        block_rows: rows of a block, the unit in which beginnings are compared.
-        queue_seconds: how long rows may wait for room; then their session is told to come later. None for no bound.
+        max_num_batched_tokens: rows of prompts in one step.
+        max_num_seqs: sessions that hold pages at a time.
+        max_waiting: sessions that may wait for admission.
+        kv_cache_memory_bytes: memory for keys and values; None for no bound, or for half of what is free where it is
+            all allocated at the start.
+        page_size: rows of a page, unless the attention kernel needs another size.
+        headroom: rows beyond its first ones for which there must be pages before a session is admitted.
+        max_cached_prefixes: closed sessions whose first rows are cached for later ones; 0 caches none.
+        block_size: rows of a block, the unit in which prefixes are compared.
+        queue_timeout: seconds that rows may wait for admission before they are refused; None for no bound.
     """
 
-    step_rows: int = 512
-    sessions: int = 256
-    waiting: int = 1024
-    kv_bytes: int | None = None
-    page_rows: int = 32
+    max_num_batched_tokens: int = 512
+    max_num_seqs: int = 256
+    max_waiting: int = 1024
+    kv_cache_memory_bytes: int | None = None
+    page_size: int = 32
     headroom: int = 64
-    kept: int = 64
-    block_rows: int = 32
-    queue_seconds: float | None = None
+    max_cached_prefixes: int = 64
+    block_size: int = 32
+    queue_timeout: float | None = None
 
 
 @dataclass
-class Job:
-    """Rows that one session wants run: `n_rows` behind its first `position` rows, of which `done` have been."""
+class ScheduledRequest:
+    """The rows of one frame, and not of a whole prompt: a client sends a long prompt in several frames.
+
+    Attributes:
+        session: the number of its session.
+        position: position of its first row in the session.
+        n_rows: rows of the frame.
+        max_length: rows that the session may ever hold; None for no bound.
+        n_computed: rows of the frame that have been run.
+    """
 
     session: int
     position: int
     n_rows: int
-    most_rows: int | None
-    done: int = 0
+    max_length: int | None
+    n_computed: int = 0
 
     @property
     def is_decoding(self) -> bool:
-        return self.n_rows <= DECODING_ROWS
+        return self.n_rows <= MAX_DECODE_ROWS
+
+    @property
+    def n_left(self) -> int:
+        return self.n_rows - self.n_computed
 
 
 @dataclass(frozen=True)
-class Slice:
-    """The next rows of a job: `count` from the job's row `start` on."""
+class ScheduledSlice:
+    """Rows `offset` to `offset + length` of a request, which run in the next step."""
 
     session: int
-    start: int
-    count: int
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One step, and the sessions that lose their pages before it, because there are too few."""
+    """One step, and the sessions that are preempted before it, because there are too few pages."""
 
-    slices: tuple[Slice, ...]
+    slices: tuple[ScheduledSlice, ...]
     preempted: tuple[int, ...] = ()
 
 
 @dataclass
 class Scheduler:
-    """Knows the jobs that wait and the sessions that were let in.
+    """Knows the pending requests and the sessions that were admitted.
 
     Attributes:
-        ledger: who holds which pages; changed by `decide` and `leave` alone.
-        give_up_kept: frees pages of what is only kept for later; told how many are missing, says how many it freed.
+        pages: which session holds how many pages.
+        evict_cached: frees at least as many pages of cached prefixes as its argument says, or all; returns how many.
     """
 
     limits: Limits
-    ledger: PageLedger
-    give_up_kept: Callable[[int], int] = lambda _missing: 0
-    _jobs: dict[int, Job] = field(default_factory=dict)
-    _inside: dict[int, None] = field(default_factory=dict)
-    # with a job, and not let in
-    _outside: dict[int, None] = field(default_factory=dict)
-    # let in at some time and not gone since: may wait to come back however many others do
-    _known: set[int] = field(default_factory=set)
+    pages: PageAccounting
+    evict_cached: Callable[[int], int] = lambda _n_pages: 0
+    _requests: dict[int, ScheduledRequest] = field(default_factory=dict)
+    _running: dict[int, None] = field(default_factory=dict)
+    # sessions with a request that are not admitted
+    _waiting: dict[int, None] = field(default_factory=dict)
+    # sessions that were admitted once and not removed since: `max_waiting` does not refuse them
+    _admitted_before: set[int] = field(default_factory=set)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler {self.n_running} running, {self.n_waiting} waiting>"
 
     @property
     def n_waiting(self) -> int:
-        """Sessions with a job that have not been let in. From any thread."""
-        return len(self._outside)
+        """Sessions with a request that are not admitted. From any thread."""
+        return len(self._waiting)
 
     @property
-    def n_inside(self) -> int:
-        return len(self._inside)
+    def n_running(self) -> int:
+        """Sessions that are admitted, with a request or without."""
+        return len(self._running)
 
-    def let_in(self, session: int, n_rows: int) -> bool:
-        """Lets a session in that begins with rows; False, and it has to begin with none, if there is no room.
+    def admit(self, session: int, n_rows: int) -> bool:
+        """Admits a session that begins with cached rows, unless others wait or its pages are missing.
 
-        Nor may it pass those who wait.
+        Returns:
+            False if it was not admitted, and so must begin without rows.
         """
-        if self.n_waiting or len(self._inside) >= self.limits.sessions or not self.ledger.hold(session, n_rows):
+        if self._waiting or len(self._running) >= self.limits.max_num_seqs:
             return False
-        self._enter(session)
-        return True
+        is_reserved = self.pages.reserve(session, n_rows)
+        if is_reserved:
+            self._admit(session)
+        return is_reserved
 
-    def submit(self, job: Job) -> bool:
-        """Takes a job; a session has one at a time. False, and nothing changes, if it could not even wait."""
-        if job.session in self._jobs:
-            raise ValueError(f"session {job.session} has a job already")
-        self._jobs[job.session] = job
-        if job.session not in self._inside:
-            self._outside[job.session] = None
-            self._let_in()
-        if job.session in self._known or self.n_waiting <= self.limits.waiting:
+    def submit(self, request: ScheduledRequest) -> bool:
+        """Adds a request; a session has one at a time. False, and nothing changes, if too many sessions wait."""
+        session = request.session
+        if session in self._requests:
+            raise ValueError(f"session {session} has a request already")
+        self._requests[session] = request
+        if session not in self._running:
+            self._waiting[session] = None
+            self._admit_waiting()
+        if session in self._admitted_before or self.n_waiting <= self.limits.max_waiting:
             return True
-        self.drop(job.session)
+        self.drop(session)
         return False
 
-    def job(self, session: int) -> Job | None:
-        return self._jobs.get(session)
+    def request(self, session: int) -> ScheduledRequest | None:
+        return self._requests.get(session)
 
-    def waits(self, session: int) -> bool:
-        """Whether the session has a job and no room for it."""
-        return session in self._jobs and session not in self._inside
+    def is_waiting(self, session: int) -> bool:
+        """Whether the session has a request and is not admitted."""
+        return session in self._waiting
 
-    def advance(self, session: int, count: int) -> bool:
-        """Counts rows that were run. True if the job is done, which is then gone."""
-        job = self._jobs[session]
-        job.done += count
-        if job.done < job.n_rows:
+    def advance(self, session: int, n_rows: int) -> bool:
+        """Counts rows that were run. True if the request is finished; it is then removed."""
+        request = self._requests[session]
+        request.n_computed += n_rows
+        if request.n_left:
             return False
-        del self._jobs[session]
+        del self._requests[session]
         return True
 
-    def begin_again(self, session: int) -> None:
-        """Its rows are to be run from the first on."""
-        self._jobs[session].done = 0
+    def restart(self, session: int) -> None:
+        """The session's request runs again from its first row."""
+        self._requests[session].n_computed = 0
 
     def drop(self, session: int) -> None:
-        """Forgets the session's job; nothing happens if it has none."""
-        self._jobs.pop(session, None)
-        self._outside.pop(session, None)
+        """Removes the session's request, if it has one."""
+        self._requests.pop(session, None)
+        self._waiting.pop(session, None)
 
-    def expire(self, session: int) -> None:
-        """Takes the pages of a session that has no job; it may come back."""
-        self._inside.pop(session, None)
-        self.ledger.release(session)
+    def release_pages(self, session: int) -> None:
+        """Frees the pages of a session without a request; it can be admitted again."""
+        self._running.pop(session, None)
+        self.pages.release(session)
 
-    def leave(self, session: int) -> None:
-        """Forgets the session; its pages are free."""
+    def remove(self, session: int) -> None:
+        """Removes the session and frees its pages."""
         self.drop(session)
-        self._inside.pop(session, None)
-        self._known.discard(session)
-        self.ledger.release(session)
+        self.release_pages(session)
+        self._admitted_before.discard(session)
 
-    def decide(self, prompt_rows: int) -> Decision:
-        """The next step: all who decode, and of prompts at most `prompt_rows` rows, shared evenly."""
+    def schedule(self, prefill_budget: int) -> Decision:
+        """The next step: all sessions that decode, and at most `prefill_budget` rows of prompts, shared evenly."""
         preempted: list[int] = []
-        self._let_in(preempted)
-        ready = [self._jobs[session] for session in sorted(self._jobs) if session in self._inside]
-        wanted = [Slice(job.session, job.done, job.n_rows - job.done) for job in ready if job.is_decoding]
+        self._admit_waiting(preempted)
+        ready = [self._requests[session] for session in sorted(self._requests) if session in self._running]
+        wanted = [_next_rows(request, request.n_left) for request in ready if request.is_decoding]
         if len(wanted) < len(ready):
-            wanted += _shared([job for job in ready if not job.is_decoding], prompt_rows)
-            wanted.sort(key=lambda piece: piece.session)
-        slices: list[Slice] = []
-        for piece in wanted:
-            if piece.session in self._inside and self._make_room(piece, preempted):
-                slices.append(piece)
+            wanted += _shared([request for request in ready if not request.is_decoding], prefill_budget)
+            wanted.sort(key=lambda slice_: slice_.session)
+        slices: list[ScheduledSlice] = []
+        for slice_ in wanted:
+            # an older session may have preempted it
+            has_pages = slice_.session in self._running
+            if has_pages:
+                has_pages = self._reserve(slice_, preempted)
+            if has_pages:
+                slices.append(slice_)
         return Decision(tuple(slices), tuple(preempted))
 
-    def _enter(self, session: int) -> None:
-        self._inside[session] = None
-        self._outside.pop(session, None)
-        self._known.add(session)
+    def _admit(self, session: int) -> None:
+        self._running[session] = None
+        self._waiting.pop(session, None)
+        self._admitted_before.add(session)
 
-    def _let_in(self, preempted: list[int] | None = None) -> None:
-        """In the order of their opening, as long as there is room; nobody is overtaken.
+    def _admit_waiting(self, preempted: list[int] | None = None) -> None:
+        """Admits waiting sessions in the order of their opening, as long as there are pages; none overtakes another.
 
-        With `preempted`, younger sessions make room that have nothing to run. Where bottom, trunk and top are
-        engines of their own, those may wait elsewhere for the very session that waits here.
+        With `preempted`, younger sessions without a request are preempted for them. Where bottom, trunk and top are
+        separate engines, such a session may wait in another engine for the very session that waits here.
         """
-        for session in sorted(self._outside):
-            job = self._jobs[session]
-            rows = job.position + job.n_rows + self.limits.headroom
-            rows = rows if job.most_rows is None else min(rows, job.most_rows)
-            if not self._has_room(session, rows) and (preempted is None or not self._clear(session, rows, preempted)):
+        for session in sorted(self._waiting):
+            request = self._requests[session]
+            rows = request.position + request.n_rows + self.limits.headroom
+            rows = rows if request.max_length is None else min(rows, request.max_length)
+            can_admit = self._free_enough(session, rows)
+            if not can_admit and preempted is not None:
+                can_admit = self._preempt_idle(session, rows, preempted)
+            if not can_admit:
                 return
-            # the pages are its own from now on, so that those who come after it find them taken
-            self.ledger.hold(session, rows)
-            self._enter(session)
+            # reserved now, so that the sessions behind it cannot count on the same pages
+            self.pages.reserve(session, rows)
+            self._admit(session)
 
-    def _has_room(self, session: int, n_rows: int) -> bool:
-        """Whether one more session may come in and find pages for its rows, if need be those of what is kept."""
-        if len(self._inside) >= self.limits.sessions:
+    def _free_enough(self, session: int, n_rows: int) -> bool:
+        """Whether one more session may be admitted with pages for its rows. Evicts cached prefixes if need be."""
+        if len(self._running) >= self.limits.max_num_seqs:
             return False
-        missing = self.ledger.missing(session, n_rows)
-        return not missing or self.give_up_kept(missing) >= missing
+        missing = self.pages.missing(session, n_rows)
+        if not missing:
+            return True
+        return self.evict_cached(missing) >= missing
 
-    def _clear(self, session: int, n_rows: int, preempted: list[int]) -> bool:
-        """Takes the pages of younger sessions that have nothing to run; of none if that would not be enough."""
-        idle = sorted(other for other in self._inside if other > session and other not in self._jobs)
+    def _preempt_idle(self, session: int, n_rows: int, preempted: list[int]) -> bool:
+        """Preempts younger sessions without a request, the youngest first; none if that would not be enough."""
+        idle = sorted(other for other in self._running if other > session and other not in self._requests)
         if not idle:
             return False
-        self.give_up_kept(self.ledger.missing(session, n_rows))
-        if sum(self.ledger.held_by(other) for other in idle) < self.ledger.missing(session, n_rows):
+        self.evict_cached(self.pages.missing(session, n_rows))
+        if sum(self.pages.held_by(other) for other in idle) < self.pages.missing(session, n_rows):
             return False
-        while not self._has_room(session, n_rows):
+        is_free = self._free_enough(session, n_rows)
+        while not is_free:
             self._preempt(idle.pop(), preempted)
+            is_free = self._free_enough(session, n_rows)
         return True
 
     def _preempt(self, session: int, preempted: list[int]) -> None:
-        del self._inside[session]
-        if session in self._jobs:
-            self._outside[session] = None
-        self.ledger.release(session)
+        del self._running[session]
+        if session in self._requests:
+            self._waiting[session] = None
+        self.pages.release(session)
         preempted.append(session)
 
-    def _make_room(self, piece: Slice, preempted: list[int]) -> bool:
-        """Gets the pages for a slice; takes them from what is kept, then from the youngest. False if it is that."""
-        rows = self._jobs[piece.session].position + piece.start + piece.count
-        if rows <= self.ledger.held_by(piece.session) * self.ledger.page_rows:
+    def _reserve(self, slice_: ScheduledSlice, preempted: list[int]) -> bool:
+        """Reserves the pages for a slice: evicts cached prefixes, then preempts the youngest session.
+
+        Returns:
+            False if the slice's own session is the youngest, and was preempted.
+        """
+        session = slice_.session
+        rows = self._requests[session].position + slice_.offset + slice_.length
+        if rows <= self.pages.held_by(session) * self.pages.page_size:
             return True
-        while missing := self.ledger.missing(piece.session, rows):
-            if self.give_up_kept(missing):
-                continue
-            youngest = max(self._inside)
-            self._preempt(youngest, preempted)
-            if youngest == piece.session:
-                return False
-        return self.ledger.hold(piece.session, rows)
+        missing = self.pages.missing(session, rows)
+        while missing:
+            n_evicted = self.evict_cached(missing)
+            if not n_evicted:
+                youngest = max(self._running)
+                self._preempt(youngest, preempted)
+                if youngest == session:
+                    return False
+            missing = self.pages.missing(session, rows)
+        return self.pages.reserve(session, rows)
 
 
-def _shared(prompts: list[Job], rows: int) -> list[Slice]:
-    """Divides `rows` evenly; what short ones leave goes to the others.
+def _next_rows(request: ScheduledRequest, n_rows: int) -> ScheduledSlice:
+    return ScheduledSlice(request.session, request.n_computed, n_rows)
+
+
+def _shared(prompts: list[ScheduledRequest], budget: int) -> list[ScheduledSlice]:
+    """Divides `budget` rows evenly; what short prompts leave goes to the others.
 
     Args:
-        prompts: the oldest first. Where there are more of them than rows, the younger ones wait.
-        rows: of all slices together, at most.
+        prompts: the oldest first. Where there are more prompts than rows, the younger ones wait.
+        budget: rows of all slices together, at most.
     """
-    chosen = sorted(prompts[: max(0, rows)], key=lambda j: (j.n_rows - j.done, j.session))
+    chosen = sorted(prompts[: max(0, budget)], key=lambda request: (request.n_left, request.session))
     slices = []
-    for i, job in enumerate(chosen):
-        count = min(rows // (len(chosen) - i), job.n_rows - job.done)
-        rows -= count
-        slices.append(Slice(job.session, job.done, count))
+    for i, request in enumerate(chosen):
+        n_rows = min(budget // (len(chosen) - i), request.n_left)
+        budget -= n_rows
+        slices.append(_next_rows(request, n_rows))
     return slices

@@ -1,4 +1,4 @@
-"""Step after step on the event loop, as long as rows wait that can be run."""
+"""The loop that runs step after step on the event loop, as long as there are rows that can run."""
 
 import asyncio
 import logging
@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from splitlearn.engine.beat import Beat, Moment
-from splitlearn.engine.device_step import DeviceStep, Work
+from splitlearn.engine.batching_policy import BatchingPolicy, EngineState
+from splitlearn.engine.device_step import DeviceStep, WorkItem
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.observer import EngineObserver
-from splitlearn.engine.scheduler import Slice
+from splitlearn.engine.scheduler import ScheduledSlice
 from splitlearn.engine.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
 
 class Serving:
-    """Waits for sessions, lets the scheduler decide, and gives the device thread what it decided.
+    """Waits for requests, lets the scheduler decide, and gives the device thread what it decided.
+
+    On the event loop's thread; only `DeviceStep.run` is called on the device thread.
 
     Args:
         clock: seconds, never going back.
@@ -29,124 +31,130 @@ class Serving:
         sessions: Sessions,
         thread: DeviceThread,
         step: DeviceStep,
-        beat: Beat,
+        policy: BatchingPolicy,
         observer: EngineObserver,
         clock: Callable[[], float],
     ) -> None:
-        self._sessions, self._thread, self._step, self._beat = sessions, thread, step, beat
+        self._sessions, self._thread, self._step, self._policy = sessions, thread, step, policy
         self._observer, self._clock = observer, clock
-        # set while a step waits for more sessions; done when one comes or goes
+        # set while a step waits for more sessions; done when a request comes or goes
         self._arrival: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        # of the loop that the task belongs to
+        # the thread of the event loop that the task runs on
         self._loop_thread = 0
 
     def check_thread(self) -> None:
-        """Raises RuntimeError on another thread than that of the loop that serves now."""
+        """Raises RuntimeError on any other thread than that of the event loop that serves now."""
         if self._task is not None and self._loop_thread != threading.get_ident():
             raise RuntimeError("an engine is used on the thread of its event loop; others may read some numbers of it")
 
-    def moment(self, since: float | None = None) -> Moment:
-        """What is known now; see `Moment`."""
-        now, tasks = self._clock(), self._sessions.tasks
-        n_ready = sum(task.is_decoding for task in tasks.values())
+    def state(self, waiting_since: float | None = None) -> EngineState:
+        """What the batching policy needs to know now."""
+        now, requests = self._clock(), self._sessions.requests
+        n_decoding = sum(request.is_decoding for request in requests.values())
         due = self._thread.next_due(now)
-        return Moment(now, n_ready, len(tasks) - n_ready, since, due, self._thread.shares_cores)
+        return EngineState(now, n_decoding, len(requests) - n_decoding, waiting_since, due, self._thread.shares_cores)
 
-    def go_on(self) -> None:
-        """To be called when a session has come or gone."""
+    def wake(self) -> None:
+        """Must be called when a request has come or gone, or pages may have become free."""
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
-        # callers who have left take their tasks away themselves
-        if self._task is None and not all(task.result.done() for task in self._sessions.tasks.values()):
+        # callers that have left abort their requests themselves
+        if self._task is None and not all(request.result.done() for request in self._sessions.requests.values()):
             self._loop_thread = threading.get_ident()
-            self._task = asyncio.create_task(self._serve())
-            self._task.add_done_callback(self._served)
+            self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(self._on_loop_done)
 
-    async def _serve(self) -> None:
-        """Until nothing is left that could be run."""
+    async def _run(self) -> None:
+        """Until there are no rows that could run."""
         try:
-            while self._sessions.tasks and await self._one_step():
-                pass
+            made_progress = True
+            while self._sessions.requests and made_progress:
+                made_progress = await self._run_step()
         except Exception as error:
-            log.exception("the engine failed, and tells %d sessions that wait", len(self._sessions.tasks))
+            log.exception("the engine failed, and tells %d sessions that wait", len(self._sessions.requests))
             self._sessions.fail_all(error)
         finally:
-            # before anybody else's turn, who would otherwise think that this goes on
+            # before any other callback runs, which would otherwise think that this loop goes on
             self._task = None
-        if not self._sessions.tasks and (complaint := self._sessions.ledger.complaint()):
-            log.error("the pages do not add up: %s", complaint)
+        if not self._sessions.requests:
+            inconsistency = self._sessions.pages.check_consistency()
+            if inconsistency is not None:
+                log.error("the pages do not add up: %s", inconsistency)
 
-    def _served(self, task: "asyncio.Task[None]") -> None:
+    def _on_loop_done(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():
-            # it may never have begun; those who still wait were not meant
+            # a task that is cancelled before it begins runs no `finally`; the requests were not meant
             if self._task is task:
                 self._task = None
-            self.go_on()
+            self.wake()
 
-    async def _one_step(self) -> bool:
-        """False if there is no room for any of those who wait."""
-        # who comes while others have the thread can still be part of the step
-        await self._thread.free()
-        decision = self._sessions.scheduler.decide(await self._gather())
+    async def _run_step(self) -> bool:
+        """False if no waiting session can be admitted, and no other has rows to run."""
+        # requests that arrive while the thread works for others can still join the step
+        await self._thread.drain()
+        prefill_budget = await self._wait_for_requests()
+        decision = self._sessions.scheduler.schedule(prefill_budget)
         for number in decision.preempted:
             self._sessions.preempt(number)
         if decision.slices:
-            await self._take(decision.slices)
-        # pages that were taken may be enough for somebody who waits
+            await self._run_batch(decision.slices)
+        # the pages of a preempted session may be enough for one that waits
         return bool(decision.slices or decision.preempted)
 
-    async def _gather(self) -> int:
-        """Waits for those who are worth it; the rows of prompts for the step."""
-        since = None
+    async def _wait_for_requests(self) -> int:
+        """Waits as long as the policy says; returns the step's budget for rows of prompts."""
+        waiting_since = None
         while True:
-            moment = self.moment(since)
-            start = self._beat.start(moment)
-            if start.wait <= 0:
-                return start.prompt_rows
-            since = since or (moment.now if moment.n_ready else None)
+            state = self.state(waiting_since)
+            decision = self._policy.decide(state)
+            if decision.wait <= 0:
+                return decision.prefill_budget
+            waiting_since = waiting_since or (state.now if state.n_decoding else None)
             self._arrival = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait({self._arrival}, timeout=start.wait)
+                await asyncio.wait({self._arrival}, timeout=decision.wait)
             finally:
                 self._arrival = None
 
-    async def _take(self, slices: Sequence[Slice]) -> None:
-        """One step. Nothing calls it off once the device thread has it: only when it is over are its stores ours."""
-        works = self._sessions.works(slices)
-        asked = time.perf_counter()
-        running = self._thread.run(self._step.run, works)
-        self._sessions.hand_over(works)
+    async def _run_batch(self, slices: Sequence[ScheduledSlice]) -> None:
+        """One step. The device thread owns the keys and values until it is over, so cancelling waits for its end."""
+        items = self._sessions.work_items(slices)
+        submitted = time.perf_counter()
+        running = self._thread.run(self._step.run, items)
+        self._sessions.begin_step(items)
         cancelled = False
         while not running.done():
             try:
                 await asyncio.wait({running})
             except asyncio.CancelledError:
                 cancelled = True
-        self._take_back(works, running, asked)
+        self._complete(items, running, submitted)
         if cancelled:
             raise asyncio.CancelledError
 
-    def _take_back(self, works: Sequence[Work], ran: "asyncio.Future[tuple[bool, Timing]]", asked: float) -> None:
-        """After a step, whatever came of it."""
+    def _complete(
+        self, items: Sequence[WorkItem], ran: "asyncio.Future[tuple[bool, Timing]]", submitted: float
+    ) -> None:
+        """After a step, whether it succeeded or failed."""
         failure = _failure(ran)
-        is_smooth, timing = ran.result() if failure is None else (False, Timing(0.0, 0.0))
-        for work in works:
-            work.error = work.error or failure
+        succeeded, timing = ran.result() if failure is None else (False, Timing(0.0, 0.0))
+        for item in items:
+            item.error = item.error or failure
             try:
-                self._sessions.settle(work, timing, asked)
-            except Exception as error:  # noqa: BLE001 - goes to the one whose rows they are
-                self._sessions.end(work.task, error)
-        if is_smooth:
-            prompt_rows = sum(work.piece.count for work in works if not work.task.is_decoding)
-            n_decoding = sum(work.task.is_decoding for work in works)
-            self._beat.pace.learn(n_decoding, prompt_rows, timing.compute_seconds)
+                self._sessions.complete(item, timing, submitted)
+            except Exception as error:  # noqa: BLE001 - goes to the caller whose rows they are
+                self._sessions.finish(item.request, error)
+        if succeeded:
+            n_prefill_rows = sum(item.slice.length for item in items if not item.request.is_decoding)
+            n_decoding = sum(item.request.is_decoding for item in items)
+            self._policy.step_cost.learn(n_decoding, n_prefill_rows, timing.compute_seconds)
         if failure is None:
-            self._observer.step_done(len(works), sum(work.piece.count for work in works), timing.compute_seconds)
+            self._observer.step_done(len(items), sum(item.slice.length for item in items), timing.compute_seconds)
 
 
 def _failure(ran: "asyncio.Future[Any]") -> Exception | None:
-    """Why a step came to nothing as a whole."""
+    """The error of a step that failed as a whole; None if it did not."""
     if ran.cancelled():
         return RuntimeError("the device thread was closed before these rows were run")
     error = ran.exception()

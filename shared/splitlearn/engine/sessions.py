@@ -1,4 +1,4 @@
-"""The sessions of one engine and their tasks, and all that becomes of them. On the event loop alone.
+"""The sessions of one engine and their pending requests, and what becomes of them. On the event loop's thread alone.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -9,73 +9,77 @@ from typing import Any
 
 import torch
 
-from splitlearn.engine.device_step import Work
+from splitlearn.engine.arrivals import ArrivalEstimator
+from splitlearn.engine.device_step import WorkItem
 from splitlearn.engine.device_thread import Timing
-from splitlearn.engine.gathering import Gathering
-from splitlearn.engine.kept import KeptRows
 from splitlearn.engine.observer import EngineObserver
-from splitlearn.engine.scheduler import Job, Limits, Scheduler, Slice
-from splitlearn.engine.session import EngineSession, Step, Task
+from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.prefix_cache import PrefixCache
+from splitlearn.engine.request import PendingRequest, StepResult
+from splitlearn.engine.scheduler import Limits, ScheduledRequest, ScheduledSlice, Scheduler
+from splitlearn.engine.session import EngineSession
 from splitlearn.errors import PositionNotReached, SessionClosed
-from splitlearn.kv.pages import PageLedger
 from splitlearn.part import Part
+from splitlearn.steps.runner import Runner
 
 
 class Sessions:
-    """Keeps sessions, tasks, scheduler, pages and stores in step with each other.
+    """Keeps sessions, requests, scheduler, pages, and keys and values consistent with each other.
 
-    A session's store is the device thread's while a step runs with it (`in_step`): nothing here touches it then, and a
-    session that is closed in a step leaves when that is over.
+    A session's `kv` is the device thread's while a step runs with it (`in_step`): nothing here touches it then, and a
+    session that is closed during a step is removed after the step.
 
     Args:
-        runner: makes stores and gives them up.
+        runner: makes keys and values, and releases them.
         clock: seconds, never going back.
 
     Attributes:
-        tasks: by the number of their session; the scheduler has a job of each.
+        requests: by the number of their session; the scheduler has a `ScheduledRequest` for each.
     """
 
     def __init__(
         self,
         part: Part,
-        runner: Any,
+        runner: Runner[Any],
         limits: Limits,
-        gathering: Gathering,
+        arrivals: ArrivalEstimator,
         observer: EngineObserver,
         clock: Callable[[], float],
     ) -> None:
-        self._runner, self._gathering, self._observer, self._clock = runner, gathering, observer, clock
+        self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
-        self.ledger: PageLedger = runner.ledger(limits.page_rows)
-        most_kept = limits.kept if runner.can_share_rows else 0
-        self.kept = KeptRows(most_kept, limits.block_rows, self.ledger, runner.let_go)
-        self.scheduler = Scheduler(limits, self.ledger, self.kept.give_up)
-        self.tasks: dict[int, Task] = {}
-        # the scheduler knows no others, but for those that were closed in the step that runs
+        budget = runner.page_budget(limits.page_size)
+        self.pages = PageAccounting(budget.n_pages, budget.page_size)
+        max_prefixes = limits.max_cached_prefixes if runner.can_share_rows else 0
+        self.prefix_cache = PrefixCache(max_prefixes, limits.block_size, self.pages, runner.release)
+        self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict)
+        self.requests: dict[int, PendingRequest] = {}
+        # the scheduler knows these, and the sessions that were closed during the step that runs
         self._open: dict[int, EngineSession] = {}
         self._numbers = count()
 
-    def open(self, limit: int, prefix: Sequence[bytes]) -> EngineSession:
-        """A session of at most `limit` rows, which begins with what is kept of `prefix` if there is room for it."""
-        session = EngineSession(next(self._numbers), limit, self._runner.new_kv(limit), self._clock())
+    def open(self, max_length: int, prefix: Sequence[bytes]) -> EngineSession:
+        """A session of at most `max_length` rows, with the cached rows of `prefix` if there are pages for them."""
+        session = EngineSession(next(self._numbers), max_length, self._runner.new_kv(max_length), self._clock())
         self._open[session.number] = session
-        found = self.kept.find(prefix, limit)
-        if found is not None and self.scheduler.let_in(session.number, found[1]):
-            session.begins_with, session.reached = found, found[1]
+        cached = self.prefix_cache.find(prefix, max_length)
+        is_admitted = cached is not None and self.scheduler.admit(session.number, cached.length)
+        if cached is not None and is_admitted:
+            session.cached_prefix, session.reached = cached, cached.length
             self._observer.reused(session.reached)
         return session
 
     def check_open(self, session: EngineSession) -> None:
         """Raises SessionClosed if it is not."""
         if self._open.get(session.number) is not session:
-            raise SessionClosed(f"{session} was closed, or its rows are kept for others: open another one")
+            raise SessionClosed(f"{session} was closed, or its rows were cached for others: open another one")
 
-    def keep(self, session: EngineSession, names: Sequence[bytes]) -> None:
-        """Closes an open session, and keeps its first rows unless it has rows under way."""
-        is_quiet = session.number not in self.tasks and not session.in_step and session.begins_with is None
-        names = self.kept.whole_blocks(names, session.reached) if is_quiet else ()
-        if names:
-            self.kept.keep(session.number, names, session.kv)
+    def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
+        """Closes an open session, and caches its first rows unless it has a request or a step runs with it."""
+        is_idle = session.number not in self.requests and not session.in_step and session.cached_prefix is None
+        blocks = self.prefix_cache.cacheable_blocks(block_hashes, session.reached) if is_idle else ()
+        if blocks:
+            self.prefix_cache.insert(session.number, blocks, session.kv)
             session.kv = None
         self.close(session)
 
@@ -84,135 +88,144 @@ class Sessions:
         if self._open.get(session.number) is not session:
             return
         del self._open[session.number]
-        task = self.tasks.get(session.number)
-        if task is not None:
-            self.end(task, SessionClosed(f"{session} was closed while its rows were waited for"))
+        request = self.requests.get(session.number)
+        if request is not None:
+            self.finish(request, SessionClosed(f"{session} was closed while its rows were waited for"))
+        # the device thread has its keys and values during a step; `complete` removes it after that
         if not session.in_step:
-            self._leave(session)
+            self._remove(session)
 
     def expire(self, before: float) -> None:
-        """Takes pages and rows from sessions that nobody has used since."""
+        """Takes pages and rows from sessions that were last used before that time."""
         for session in list(self._open.values()):
-            is_quiet = session.number not in self.tasks and not session.in_step
-            # one that went back to 0, or left while its first rows were run, has pages and no rows
-            if session.used < before and is_quiet and (session.reached or self.ledger.held_by(session.number)):
-                self._lose(session)
+            is_idle = session.number not in self.requests and not session.in_step
+            # a session that was truncated to 0, or left while its first rows ran, has pages and no rows
+            has_pages = session.reached or self.pages.held_by(session.number)
+            if session.last_used < before and is_idle and has_pages:
+                self._release_pages(session)
                 self._observer.expired()
 
-    def submit(self, task: Task) -> bool:
-        """Takes the task of a session that has none. False, and nothing changes, if it could not even wait."""
-        session = task.session
-        if not self.scheduler.submit(Job(session.number, task.position, task.rows.shape[0], session.limit)):
-            return False
-        self.tasks[session.number] = task
-        if task.is_decoding:
-            self._gathering.came(session.number, session.used)
-        return True
+    def submit(self, request: PendingRequest) -> bool:
+        """Adds the request of a session that has none. False, and nothing changes, if too many sessions wait."""
+        session = request.session
+        accepted = self.scheduler.submit(
+            ScheduledRequest(session.number, request.position, request.n_rows, session.max_length)
+        )
+        if accepted:
+            self.requests[session.number] = request
+            if request.is_decoding:
+                self._arrivals.on_received(session.number, session.last_used)
+        return accepted
 
-    def works(self, slices: Sequence[Slice]) -> list[Work]:
-        """What the device thread needs of these."""
-        return [Work.of(self.tasks[piece.session], piece) for piece in slices]
+    def work_items(self, slices: Sequence[ScheduledSlice]) -> list[WorkItem]:
+        """What the device thread needs for these slices."""
+        return [WorkItem.of(self.requests[slice_.session], slice_) for slice_ in slices]
 
-    def hand_over(self, works: Sequence[Work]) -> None:
-        """The device thread has them, and the stores in them, until they are settled."""
-        for work in works:
-            work.task.session.in_step = True
+    def begin_step(self, items: Sequence[WorkItem]) -> None:
+        """From here to `complete`, the items and the keys and values in them are the device thread's."""
+        for item in items:
+            item.request.session.in_step = True
 
-    def settle(self, work: Work, timing: Timing, asked: float) -> None:
-        """Takes a session's rows back after a step, and tells who waits what came of them.
+    def complete(self, item: WorkItem, timing: Timing, submitted: float) -> None:
+        """Takes a session's keys and values back after a step, and finishes its request if all of its rows were run.
 
         Args:
-            asked: when the step was given to the device thread, on the performance counter.
+            submitted: when the step was given to the device thread, on the performance counter.
         """
-        task, session = work.task, work.task.session
-        session.in_step, session.kv, session.begins_with = False, work.kv, work.begins_with
-        # an error holds on to the frames that it went through, and they to this
-        error, work.error, work.kv = work.error, None, None
+        request, session = item.request, item.request.session
+        session.in_step, session.kv, session.cached_prefix = False, item.kv, item.cached_prefix
+        # an error refers to the frames that it passed, and they to this item
+        error, item.error, item.kv = item.error, None, None
         if self._open.get(session.number) is not session:
-            self._leave(session)
+            self._remove(session)
             return
-        if self.tasks.get(session.number) is not task:
-            # its caller has left in the meantime, and the next rows may wait already
-            session.reached = min(session.reached, work.reached)
+        if self.requests.get(session.number) is not request:
+            # its caller has left during the step, and the next request may wait already
+            session.reached = min(session.reached, item.reached)
             return
-        session.reached, session.used = work.reached, self._clock()
+        session.reached, session.last_used = item.reached, self._clock()
         if error is not None:
-            self.end(task, error)
+            self.finish(request, error)
             if isinstance(error, PositionNotReached):
-                self._lose(session)
+                self._release_pages(session)
             return
-        task.began = task.began or asked + timing.queue_seconds
-        task.compute_seconds += timing.compute_seconds
-        task.outputs.append(torch.as_tensor(work.output))
-        if self.scheduler.advance(session.number, work.piece.count):
-            output = task.outputs[-1] if self._is_end or len(task.outputs) == 1 else torch.cat(task.outputs)
-            self.end(task, Step(output, Timing(task.began - task.submitted, task.compute_seconds), work.made))
+        request.began = request.began or submitted + timing.queue_seconds
+        request.compute_seconds += timing.compute_seconds
+        request.outputs.append(torch.as_tensor(item.output))
+        is_finished = self.scheduler.advance(session.number, item.slice.length)
+        if is_finished:
+            outputs = request.outputs
+            output = outputs[-1] if self._is_end or len(outputs) == 1 else torch.cat(outputs)
+            timing = Timing(request.began - request.submitted, request.compute_seconds)
+            self.finish(request, StepResult(output, timing, item.postprocessed))
 
-    def end(self, task: Task, outcome: Step | Exception) -> None:
-        """The one way in which a task comes to its end, but for callers who leave."""
-        if self._take_away(task):
-            if not isinstance(outcome, Step):
-                self._gathering.forget(task.session.number)
-            elif task.is_decoding:
-                self._gathering.went(task.session.number, self._clock())
-        task.finish(outcome)
+    def finish(self, request: PendingRequest, outcome: StepResult | Exception) -> None:
+        """Ends a request; the only way in which one ends, except `abort`."""
+        was_pending = self._detach(request)
+        if was_pending and not isinstance(outcome, StepResult):
+            self._arrivals.forget(request.session.number)
+        elif was_pending and request.is_decoding:
+            self._arrivals.on_sent(request.session.number, self._clock())
+        request.finish(outcome)
 
-    def abandon(self, task: Task) -> None:
+    def abort(self, request: PendingRequest) -> None:
         """Its caller has left."""
-        if self._take_away(task):
-            self._gathering.forget(task.session.number)
-            self._fall_back(task)
+        was_pending = self._detach(request)
+        if was_pending:
+            self._arrivals.forget(request.session.number)
+            self._truncate(request)
 
     def fail_all(self, error: Exception) -> None:
-        """Nobody runs their rows any more: better to say so than to let them wait."""
-        for task in list(self.tasks.values()):
-            self._fall_back(task)
-            self.end(task, error)
+        """Ends all requests with this error, because nothing runs their rows any more."""
+        for request in list(self.requests.values()):
+            self._truncate(request)
+            self.finish(request, error)
 
     def preempt(self, number: int) -> None:
-        """Takes everything from a session whose pages are gone already."""
+        """Takes the rows of a session whose pages the scheduler has freed."""
         self._observer.preempted()
-        session, task = self._open[number], self.tasks.get(number)
-        self._empty(session)
-        if task is None:
+        session, request = self._open[number], self.requests.get(number)
+        self._reset(session)
+        if request is None:
             return
-        if task.position == 0:
-            # everything that it held is at hand: it begins again when there is room
-            self.scheduler.begin_again(number)
-            task.outputs.clear()
+        if request.position == 0:
+            # the request has all rows of the session: it runs again when there are pages
+            self.scheduler.restart(number)
+            request.outputs.clear()
         else:
-            self.end(task, session.lost())
+            self.finish(request, session.lost_rows())
 
-    def _take_away(self, task: Task) -> bool:
-        """False if it has come to its end before."""
-        number = task.session.number
-        if self.tasks.get(number) is not task:
+    def _detach(self, request: PendingRequest) -> bool:
+        """Removes a request. False if it was removed before."""
+        number = request.session.number
+        if self.requests.get(number) is not request:
             return False
-        del self.tasks[number]
+        del self.requests[number]
         self.scheduler.drop(number)
         return True
 
-    def _fall_back(self, task: Task) -> None:
-        """Leaves the rows before those of a task that has begun: midway the first layers have more than the last."""
-        if task.session.in_step or task.outputs:
-            task.session.reached = task.position if self._can_truncate else 0
+    def _truncate(self, request: PendingRequest) -> None:
+        """Drops the rows of a request that has begun: in between, the first layers have more of them than the last."""
+        if request.session.in_step or request.outputs:
+            request.session.reached = request.position if self._can_truncate else 0
 
-    def _lose(self, session: EngineSession) -> None:
-        """Takes pages and rows from a session that has no task; it may come back."""
-        self.scheduler.expire(session.number)
-        self._empty(session)
+    def _release_pages(self, session: EngineSession) -> None:
+        """Takes pages and rows from a session without a request; it stays open."""
+        self.scheduler.release_pages(session.number)
+        self._reset(session)
 
-    def _empty(self, session: EngineSession) -> None:
-        self._runner.let_go(session.kv)
-        session.kv = self._runner.new_kv(session.limit)
-        session.begins_with = None
+    def _reset(self, session: EngineSession) -> None:
+        """The session holds no rows any more."""
+        self._runner.release(session.kv)
+        session.kv = self._runner.new_kv(session.max_length)
+        session.cached_prefix = None
         session.reached = 0
         session.lost_pages = True
 
-    def _leave(self, session: EngineSession) -> None:
-        """The end of a closed session that no step runs with."""
+    def _remove(self, session: EngineSession) -> None:
+        """Frees what a closed session holds. No step may run with it."""
         if session.kv is not None:
-            self._runner.let_go(session.kv)
-        session.kv = session.begins_with = None
-        self.scheduler.leave(session.number)
-        self._gathering.forget(session.number)
+            self._runner.release(session.kv)
+        session.kv = session.cached_prefix = None
+        self.scheduler.remove(session.number)
+        self._arrivals.forget(session.number)

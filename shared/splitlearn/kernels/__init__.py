@@ -1,54 +1,43 @@
-"""Kernels of our own, in C: compiled when the package is installed where a C compiler is at hand.
+"""Our own kernels in C, compiled when the package is installed where there is a C compiler.
 
-They run on x86 processors with AVX-512 and VNNI, on the threads of torch; the same sources are compiled with and
-without AVX-512 BF16. What they do is done without them too, by torch and oneDNN, more slowly. What they promise beside
-speed: a row's result is the same to the bit whatever rows come with it, and however its prompt was cut.
+They run on x86 processors with AVX-512 and VNNI, on torch's threads; the same sources are compiled with and without
+AVX-512 BF16. Without them torch and oneDNN do the same work more slowly. Beside speed they promise that a row's result
+is the same to the bit whatever rows come with it, and however its prompt was cut.
 """
 
 import ctypes
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from splitlearn.kernels.structs import Layer
-
-_POINTER, _LONG, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_uint
+from splitlearn.kernels import abi, structs
+from splitlearn.torch_private import has_avx512, has_avx512_bf16
 
 
 class Kernels:
-    """The functions of one compiled library. Addresses are those of bf16 numbers where nothing else is said."""
+    """The functions of one compiled library. Each takes one structure, and raises MemoryError if there is none left.
+
+    Raises:
+        ImportError: the library was compiled from other sources.
+    """
 
     MOST_INT8_INPUTS = 2**16
     """A row's 16-bit numbers times levels, summed over more inputs, might not fit 32 bits."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.linear = _function(library, "splitlearn_linear", [_POINTER] * 4 + [_LONG] * 4 + [_UNSIGNED])
-        # levels, scales of outputs, int32 sums of each output's levels
-        self.linear_int8 = _function(library, "splitlearn_linear_int8", [_POINTER] * 6 + [_LONG] * 4 + [_UNSIGNED])
-        # sessions, first rows that are seen, queries, outputs, what is done to scores
-        attend = [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _POINTER]
-        self.attend = _function(library, "splitlearn_attend", [*attend, _UNSIGNED])
-        norm = [_POINTER] * 3 + [_LONG] * 2 + [ctypes.c_float, ctypes.c_int, _UNSIGNED]
-        self.rms_norm = _function(library, "splitlearn_rms_norm", norm)
-        # gates, what they gate, outputs; sizes; whether it is GELU
-        gate = [_POINTER] * 3 + [_LONG] * 3 + [ctypes.c_int, _UNSIGNED]
-        self.gate = _function(library, "splitlearn_gate", gate)
-        # sessions, rows of heads, cosines and sines, weights of norms
-        place = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _LONG]
-        place += [_POINTER, _POINTER, ctypes.c_float, ctypes.c_int, _UNSIGNED]
-        self.place_heads = _function(library, "splitlearn_place_heads", place)
-        # layers, sessions, first rows that are seen, cosines and sines, rows, outputs; zero: no memory
-        layers = [_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _POINTER, _LONG]
-        self.layers = _function(library, "splitlearn_layers", [*layers, _UNSIGNED], ctypes.c_int)
-        if _function(library, "splitlearn_layer_size", [], _LONG)() != ctypes.sizeof(Layer):
-            raise AttributeError("it was compiled from other sources; install the package again")
-        keep = [_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG]
-        self.keep = _function(library, "splitlearn_keep", keep)
+        # before any function is called: with another layout each would read other memory
+        _check(library)
+        self.linear: Callable[[structs.LinearCall], None] = _function(library, "linear")
+        self.rms_norm: Callable[[structs.RmsNormCall], None] = _function(library, "rms_norm")
+        self.gate: Callable[[structs.GateCall], None] = _function(library, "gate")
+        self.rope_and_store: Callable[[structs.RopeAndStoreCall], None] = _function(library, "rope_and_store")
+        self.store: Callable[[structs.StoreCall], None] = _function(library, "store")
+        self.attend: Callable[[structs.AttendCall], None] = _function(library, "attend")
+        self.layers: Callable[[structs.LayersCall], None] = _function(library, "layers")
 
 
 def are_off() -> bool:
@@ -58,34 +47,50 @@ def are_off() -> bool:
 
 @cache
 def kernels() -> Kernels | None:
-    """What was compiled; None where nothing was, the processor lacks the instructions, or they are switched off.
+    """The compiled kernels; None where there are none, the processor lacks the instructions, or they are switched off.
 
     `SPLITLEARN_KERNELS=off` in the environment lets torch do their work, to see whether something is due to them.
+    `SPLITLEARN_KERNELS_DIR` names another directory to load them from, for those built by `make test-sanitizers`.
     """
     if are_off():
         return None
     name = _suited()
-    files = [Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES]
+    directory = Path(os.environ.get("SPLITLEARN_KERNELS_DIR") or Path(__file__).parent)
+    files = [directory / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((each for each in files if each.exists()), None)
     if name is None or file is None:
         return None
     try:
         return Kernels(ctypes.CDLL(str(file)))
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, ImportError) as error:
         logging.getLogger(__name__).warning("%s cannot be used, torch does its work: %s", file.name, error)
         return None
 
 
 def _suited() -> str | None:
     """The library whose instructions the processor has; None where it has those of neither."""
-    if not torch.cpu._is_avx512_supported() or not torch.cpu._is_vnni_supported():
+    if not has_avx512():
         return None
-    return "_kernels" if torch.cpu._is_avx512_bf16_supported() else "_kernels_without_bf16"
+    return "_kernels" if has_avx512_bf16() else "_kernels_without_bf16"
 
 
-def _function(
-    library: ctypes.CDLL, name: str, arguments: Sequence[type], result: type | None = None
-) -> "ctypes._NamedFuncPointer":
-    function = getattr(library, name)
-    function.argtypes, function.restype = arguments, result
+def _check(library: ctypes.CDLL) -> None:
+    try:
+        compiled = library.splitlearn_abi
+    except AttributeError:
+        raise ImportError("it was compiled from other sources; install the package again") from None
+    compiled.restype = ctypes.c_char_p
+    difference = abi.difference(compiled().decode())
+    if difference is not None:
+        raise ImportError(f"it was compiled from other sources ({difference}); install the package again")
+
+
+def _function(library: ctypes.CDLL, name: str) -> Callable[[Any], None]:
+    function = getattr(library, f"splitlearn_{name}")
+
+    def check(status: int) -> None:
+        if status != abi.OK:
+            raise MemoryError(f"no memory for the kernel {name}")
+
+    function.argtypes, function.restype = [ctypes.POINTER(abi.FUNCTIONS[name])], check
     return function  # type: ignore[no-any-return]

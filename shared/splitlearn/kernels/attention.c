@@ -1,322 +1,347 @@
-/* Attention over keys and values where the sessions keep them, of all rows of a step. Scores, their softmax and the sums
-   over values are fp32; weights are rounded to bf16.
+/* Attention of all rows of a step to the keys and values of their sessions, which are read in place. Scores, their
+   softmax and the sums over values are fp32; weights are rounded to bf16.
 
-   A row's result does not depend on which rows come with it, nor on where its prompt was cut. Tiles of keys begin at
-   multiples of TILE of the session's rows, wherever the rows that look at them begin; a score is summed over pairs of
-   columns in their order, a tile's values over pairs of rows in theirs, and the softmax is carried from tile to tile (Dao
-   et al. 2022, arXiv 2205.14135). What a row does not see adds zeros at either end of such a sum. */
+   A row's result does not depend on the other rows of the step, nor on how its prompt was cut. Tiles of keys begin at
+   multiples of TILE of the session's rows, wherever the rows that see them begin. A score is summed over pairs of
+   columns in order, a tile's values over pairs of rows in order, and the softmax is carried from tile to tile (Dao et
+   al. 2022, arXiv 2205.14135). What a row does not see adds zeros at either end of such a sum. */
 
 #include "panels.h"
 
 #if defined(__x86_64__)
 
-/* Scores of lines that began a multiple of 4 KB apart would push each other out of the first-level cache: hence STRIDE. */
-enum { TILE = 512, KEYS_AT_ONCE = MOST_PANELS * PANEL, MOST_BLOCKS = 16, STRIDE = TILE + KEYS_AT_ONCE, FEW_LINES = 3 };
+/* Scores of query rows with a stride of a multiple of 4 KB would evict each other from the first-level cache: hence
+   STRIDE. */
+enum { TILE = 512, KEYS_AT_ONCE = MAX_PANELS * PANEL, MAX_BLOCKS = 16, STRIDE = TILE + KEYS_AT_ONCE, FEW_QUERIES = 3 };
 
-/* What one session brings is taken in chunks of lines, for each head of keys. */
+/* A query row is one head of one row. Heads that share keys are neighbours, so that each key that is read serves all of
+   them. A work item is a chunk of query rows of one session and one head of keys. */
 typedef struct {
-    long chunk, n_chunks; /* lines in one, and how many there are */
-    long end;             /* of its items among those of all sessions */
-} Share;
+    int64_t chunk, n_chunks; /* query rows of one, and how many there are per head of keys */
+    int64_t end;             /* of the session's items among those of all sessions */
+} Items;
 
 typedef struct {
-    const Session *sessions;
-    long n_sessions, layer;
-    const long *starts; /* of each row of the step the first row of its session that it sees; NULL: 0 */
-    const bf16 *queries;
-    long head_stride, row_stride; /* of queries */
-    bf16 *outputs;                /* [rows][heads][width] */
-    long n_heads, n_kv_heads, width;
-    How how;
-    const Share *shares;
-    long most_lines; /* of a chunk */
-    long next;       /* item that nobody has taken */
+    const AttendCall *call;
+    const Items *items;  /* of each session */
+    int64_t max_queries; /* of a chunk */
+    int64_t n_items;
+    int64_t next; /* first item that no worker has taken */
 } Attention;
 
-/* A line is one head of one row; heads that share keys have theirs side by side, so that each key that is read serves
-   all of them. */
+/* A worker's item: the query rows, the tile of keys and the block of query rows that it is at, and its scratch memory.
+ */
 typedef struct {
-    const Attention *all;
+    const AttendCall *call;
     const Session *session;
     const bf16 *session_keys, *session_values; /* of the head, from the session's first row on */
-    long kv_head;
-    long first, count; /* lines */
-    long tile, n_keys; /* the first key of the tile, and how many there are */
-    long from, to;     /* keys of the tile that some line of the block sees, in multiples of KEYS_AT_ONCE */
-    bf16 *keys;        /* [keys / 16][width / 2][16][2]; where lines are few, KEYS_AT_ONCE of them */
-    bf16 *values;      /* [width / 16][keys / 2][16][2]; unused where lines are few */
-    bf16 *queries;     /* [lines][width] */
-    float *mixed;      /* [lines][width, filled up to pairs of panels] */
-    float *greatest, *totals;
+    int64_t kv_head;
+    int64_t first, count; /* query rows */
+    int64_t tile, n_keys; /* the first key of the tile, and how many it has */
+    int64_t from, to;     /* keys of the tile that some query row of the block sees, in multiples of KEYS_AT_ONCE */
+    bf16 *keys;           /* [keys / 16][width / 2][16][2]; of KEYS_AT_ONCE keys where there are few query rows */
+    bf16 *values;         /* [width / 16][keys / 2][16][2]; unused where there are few query rows */
+    bf16 *queries;        /* [query rows][width] */
+    float *outputs;       /* weighted sums of values, [query rows][width, filled up to pairs of panels] */
+    float *max_scores, *weight_sums;
     float *scores; /* of a block, [14][STRIDE] */
     bf16 *weights;
-    float factors[MOST_ROWS]; /* what a tile's greater scores leave of what was mixed before */
-} Lines;
+    float factors[MAX_ROWS]; /* by which the block's earlier sums shrink as a tile has greater scores */
+} Chunk;
 
-static inline long shared_by(const Attention *all) { return all->n_heads / all->n_kv_heads; }
-static inline long columns_of(const Attention *all) { return padded(all->width, MOST_PANELS * PANEL); }
-static inline long row_of(const Lines *lines, long line) { return (lines->first + line) / shared_by(lines->all); }
-static inline long head_of(const Lines *lines, long line) {
-    const long shared = shared_by(lines->all);
-    return lines->kv_head * shared + (lines->first + line) % shared;
+static inline int64_t group_of(const AttendCall *call) { return call->n_heads / call->n_kv_heads; }
+static inline int64_t columns_of(const AttendCall *call) { return round_up(call->head_dim, MAX_PANELS * PANEL); }
+static inline int64_t row_of(const Chunk *chunk, int64_t query) {
+    return (chunk->first + query) / group_of(chunk->call);
+}
+static inline int64_t head_of(const Chunk *chunk, int64_t query) {
+    const int64_t group = group_of(chunk->call);
+    return chunk->kv_head * group + (chunk->first + query) % group;
 }
 
-/* A line sees the rows of its session in [start, limit). */
-static inline long limit_of(const Lines *lines, long line) {
-    return lines->session->n_rows - lines->session->n_new + row_of(lines, line) + 1;
+/* A query row sees the rows of its session in [start, limit). */
+static inline int64_t limit_of(const Chunk *chunk, int64_t query) {
+    return chunk->session->n_rows - chunk->session->n_new + row_of(chunk, query) + 1;
 }
-static inline long start_of(const Lines *lines, long line) {
-    return lines->all->starts ? lines->all->starts[lines->session->first + row_of(lines, line)] : 0;
+static inline int64_t start_of(const Chunk *chunk, int64_t query) {
+    const int64_t *starts = chunk->call->starts;
+    return starts ? starts[chunk->session->first_row + row_of(chunk, query)] : 0;
 }
-static long first_start(const Lines *lines, long line, long count) {
-    long first = start_of(lines, line);
-    for (long i = 1; lines->all->starts && i < count; i++) first = least(first, start_of(lines, line + i));
+static int64_t first_start(const Chunk *chunk, int64_t query, int64_t count) {
+    int64_t first = start_of(chunk, query);
+    for (int64_t i = 1; chunk->call->starts && i < count; i++) first = min_of(first, start_of(chunk, query + i));
     return first;
 }
 
-/* Where many blocks of lines look at a tile, it is put into panels that stay in a core's cache meanwhile. */
-static inline int are_many(const Lines *lines) { return lines->count > MOST_ROWS; }
+/* A tile that many blocks of query rows read is packed into panels, which stay in the core's cache meanwhile. */
+static inline int has_many(const Chunk *chunk) { return chunk->count > MAX_ROWS; }
 
-TARGET static void tile_to_panels(const Lines *lines, long begin) {
-    const long width = lines->all->width, to = padded(lines->n_keys, KEYS_AT_ONCE);
-    const long from = most(begin - lines->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
-    const bf16 *keys = lines->session_keys + lines->tile * width, *values = lines->session_values + lines->tile * width;
-    keys_to_panels(keys, lines->n_keys, from, to, width, lines->keys + from * width);
-    values_to_panels(values, lines->n_keys, from, to, width, TILE, lines->values);
+TARGET static void tile_to_panels(const Chunk *chunk, int64_t begin) {
+    const int64_t width = chunk->call->head_dim, to = round_up(chunk->n_keys, KEYS_AT_ONCE);
+    const int64_t from = max_of(begin - chunk->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+    const bf16 *keys = chunk->session_keys + chunk->tile * width, *values = chunk->session_values + chunk->tile * width;
+    keys_to_panels(keys, chunk->n_keys, from, to, width, chunk->keys + from * width);
+    values_to_panels(values, chunk->n_keys, from, to, width, TILE, chunk->values);
 }
 
-INLINE void score_block(int n_lines, Lines *lines, long line) {
-    const long width = lines->all->width;
-    const bf16 *queries = lines->queries + line * width, *tile = lines->session_keys + lines->tile * width;
-    for (long key = lines->from; key < lines->to; key += KEYS_AT_ONCE) {
-        const bf16 *panels = lines->keys + key * width;
-        if (!are_many(lines)) {
-            keys_to_panels(tile, lines->n_keys, key, key + KEYS_AT_ONCE, width, lines->keys);
-            panels = lines->keys;
+INLINE void score_block(int n_queries, Chunk *chunk, int64_t query) {
+    const int64_t width = chunk->call->head_dim;
+    const bf16 *queries = chunk->queries + query * width, *tile = chunk->session_keys + chunk->tile * width;
+    for (int64_t key = chunk->from; key < chunk->to; key += KEYS_AT_ONCE) {
+        const bf16 *panels = chunk->keys + key * width;
+        if (!has_many(chunk)) {
+            keys_to_panels(tile, chunk->n_keys, key, key + KEYS_AT_ONCE, width, chunk->keys);
+            panels = chunk->keys;
         }
-        __m512 sums[MOST_ROWS * MOST_PANELS];
-        multiply(n_lines, 2, queries, width, panels, PANEL * width, width / 2, NULL, sums);
-        UNROLL for (int i = 0; i < n_lines; i++) {
-            _mm512_storeu_ps(lines->scores + i * STRIDE + key, sums[2 * i]);
-            _mm512_storeu_ps(lines->scores + i * STRIDE + key + PANEL, sums[2 * i + 1]);
+        __m512 sums[MAX_ROWS * MAX_PANELS];
+        multiply_panels(n_queries, 2, queries, width, panels, PANEL * width, width / 2, NULL, sums);
+        UNROLL (int i = 0; i < n_queries; i++) {
+            _mm512_storeu_ps(chunk->scores + i * STRIDE + key, sums[2 * i]);
+            _mm512_storeu_ps(chunk->scores + i * STRIDE + key + PANEL, sums[2 * i + 1]);
         }
     }
 }
 
-/* Takes a tile's sums of a line into what was mixed before. */
-INLINE void carry(const Lines *lines, int i, long line, long column, __m512 sum) {
-    float *mixed = lines->mixed + (line + i) * columns_of(lines->all) + column;
-    _mm512_storeu_ps(mixed, _mm512_fmadd_ps(_mm512_loadu_ps(mixed), _mm512_set1_ps(lines->factors[i]), sum));
+/* Adds a tile's sums of query row query + i to those of earlier tiles. */
+INLINE void accumulate(const Chunk *chunk, int i, int64_t query, int64_t column, __m512 sum) {
+    float *output = chunk->outputs + (query + i) * columns_of(chunk->call) + column;
+    _mm512_storeu_ps(output, _mm512_fmadd_ps(_mm512_loadu_ps(output), _mm512_set1_ps(chunk->factors[i]), sum));
 }
 
-INLINE void mix_panels(int n_lines, int n_panels, const Lines *lines, long line, long column) {
-    const bf16 *values = lines->values + column * TILE + lines->from * PANEL;
-    __m512 sums[MOST_ROWS * MOST_PANELS];
-    multiply(n_lines, n_panels, lines->weights + lines->from, STRIDE, values, PANEL * TILE, (lines->to - lines->from) / 2,
-             NULL, sums);
-    UNROLL for (int i = 0; i < n_lines; i++)
-        UNROLL for (int panel = 0; panel < n_panels; panel++)
-            carry(lines, i, line, column + panel * PANEL, sums[i * n_panels + panel]);
+INLINE void values_from_panels(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int64_t column) {
+    const bf16 *values = chunk->values + column * TILE + chunk->from * PANEL;
+    __m512 sums[MAX_ROWS * MAX_PANELS];
+    multiply_panels(n_queries, n_panels, chunk->weights + chunk->from, STRIDE, values, PANEL * TILE,
+                    (chunk->to - chunk->from) / 2, NULL, sums);
+    UNROLL (int i = 0; i < n_queries; i++)
+        UNROLL (int panel = 0; panel < n_panels; panel++)
+            accumulate(chunk, i, query, column + panel * PANEL, sums[i * n_panels + panel]);
 }
 
-/* The same sums from values as they lie. */
-INLINE void mix_rows(int n_lines, int n_panels, const Lines *lines, long line, long column) {
-    const long width = lines->all->width, last = least(lines->to, lines->n_keys);
-    const bf16 *values = lines->session_values + lines->tile * width + column;
-    __mmask32 there[MOST_PANELS];
-    __m512 sums[MOST_ROWS * MOST_PANELS];
-    UNROLL for (int pair = 0; pair < n_panels / 2; pair++) there[pair] = first_of_32(width - column - pair * 2 * PANEL);
-    UNROLL for (int i = 0; i < n_lines * n_panels; i++) sums[i] = _mm512_setzero_ps();
-    for (long row = lines->from; row < last; row += 2) {
+/* The same sums from values that are not packed. */
+INLINE void values_from_rows(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int64_t column) {
+    const int64_t width = chunk->call->head_dim, last = min_of(chunk->to, chunk->n_keys);
+    const bf16 *values = chunk->session_values + chunk->tile * width + column;
+    __mmask32 masks[MAX_PANELS];
+    __m512 sums[MAX_ROWS * MAX_PANELS];
+    UNROLL (int pair = 0; pair < n_panels / 2; pair++) masks[pair] = mask_32(width - column - pair * 2 * PANEL);
+    UNROLL (int i = 0; i < n_queries * n_panels; i++) sums[i] = _mm512_setzero_ps();
+    for (int64_t row = chunk->from; row < last; row += 2) {
         const bf16 *some = values + row * width;
-        __m512i panels[2 * MOST_PANELS];
-        UNROLL for (int pair = 0; pair < n_panels / 2; pair++)
-            pair_columns(some + pair * 2 * PANEL, some + width + pair * 2 * PANEL, there[pair],
-                         row + 1 < last ? there[pair] : 0, panels + 2 * pair);
-        UNROLL for (int i = 0; i < n_lines; i++) {
-            const __m512i weights = both_inputs(lines->weights + i * STRIDE + row);
-            UNROLL for (int panel = 0; panel < n_panels; panel++)
-                sums[i * n_panels + panel] = plus_pairs(sums[i * n_panels + panel], panels[panel], weights);
+        __m512i panels[2 * MAX_PANELS];
+        UNROLL (int pair = 0; pair < n_panels / 2; pair++)
+            pair_columns(some + pair * 2 * PANEL, some + width + pair * 2 * PANEL, masks[pair],
+                         row + 1 < last ? masks[pair] : 0, panels + 2 * pair);
+        UNROLL (int i = 0; i < n_queries; i++) {
+            const __m512i weights = broadcast_pair(chunk->weights + i * STRIDE + row);
+            UNROLL (int panel = 0; panel < n_panels; panel++)
+                sums[i * n_panels + panel] = add_pair_products(sums[i * n_panels + panel], panels[panel], weights);
         }
     }
-    UNROLL for (int i = 0; i < n_lines; i++)
-        UNROLL for (int pair = 0; pair < n_panels / 2; pair++) {
+    UNROLL (int i = 0; i < n_queries; i++)
+        UNROLL (int pair = 0; pair < n_panels / 2; pair++) {
             __m512 *both = sums + i * n_panels + 2 * pair;
-            in_order(both);
-            carry(lines, i, line, column + pair * 2 * PANEL, both[0]);
-            carry(lines, i, line, column + pair * 2 * PANEL + PANEL, both[1]);
+            restore_order(both);
+            accumulate(chunk, i, query, column + pair * 2 * PANEL, both[0]);
+            accumulate(chunk, i, query, column + pair * 2 * PANEL + PANEL, both[1]);
         }
 }
 
-INLINE void mix_block(int n_lines, const Lines *lines, long line) {
-    const long width = lines->all->width;
-    long column = 0;
-    if (are_many(lines)) {
-        for (; column + PANEL < width; column += 2 * PANEL) mix_panels(n_lines, 2, lines, line, column);
-        if (column < width) mix_panels(n_lines, 1, lines, line, column);
+INLINE void values_of_block(int n_queries, const Chunk *chunk, int64_t query) {
+    const int64_t width = chunk->call->head_dim;
+    int64_t column = 0;
+    if (has_many(chunk)) {
+        for (; column + PANEL < width; column += 2 * PANEL) values_from_panels(n_queries, 2, chunk, query, column);
+        if (column < width) values_from_panels(n_queries, 1, chunk, query, column);
         return;
     }
-    /* few lines have registers left for more columns, and need them: a sum waits for the one before it */
-    if (n_lines <= FEW_LINES)
-        for (; column + 2 * PANEL < width; column += 4 * PANEL) mix_rows(n_lines, 4, lines, line, column);
-    for (; column < width; column += 2 * PANEL) mix_rows(n_lines, 2, lines, line, column);
+    /* few query rows leave registers for more columns, and need them, as each sum waits for the one before it */
+    if (n_queries <= FEW_QUERIES)
+        for (; column + 2 * PANEL < width; column += 4 * PANEL) values_from_rows(n_queries, 4, chunk, query, column);
+    for (; column < width; column += 2 * PANEL) values_from_rows(n_queries, 2, chunk, query, column);
 }
 
-#define CASE_SCORE(n) case n: score_block(n, lines, line); break;
-#define CASE_MIX(n) case n: mix_block(n, lines, line); break;
-TARGET static void score_some(long n_lines, Lines *lines, long line) { switch (n_lines) { EACH_HEIGHT(CASE_SCORE) } }
-TARGET static void mix_some(long n_lines, const Lines *lines, long line) { switch (n_lines) { EACH_HEIGHT(CASE_MIX) } }
+#define CASE_SCORE(n)                                                                                                  \
+    case n: score_block(n, chunk, query); break;
+#define CASE_VALUES(n)                                                                                                 \
+    case n: values_of_block(n, chunk, query); break;
+TARGET static void score_some(int64_t n_queries, Chunk *chunk, int64_t query) {
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE) }
+}
+TARGET static void values_some(int64_t n_queries, const Chunk *chunk, int64_t query) {
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_VALUES) }
+}
 
 /* cap * tanh(scores / cap), by an exponential that never overflows. */
 INLINE __m512 capped(__m512 scores, float cap) {
     const __m512 one = _mm512_set1_ps(1.f), size = _mm512_abs_ps(_mm512_div_ps(scores, _mm512_set1_ps(cap)));
-    const __m512 small = exponential(_mm512_mul_ps(size, _mm512_set1_ps(-2.f)));
+    const __m512 small = exp_ps(_mm512_mul_ps(size, _mm512_set1_ps(-2.f)));
     const __m512 tanh = _mm512_div_ps(_mm512_sub_ps(one, small), _mm512_add_ps(one, small));
     const __m512i sign = _mm512_and_si512(_mm512_castps_si512(scores), _mm512_set1_epi32(INT32_MIN));
     const __m512i product = _mm512_castps_si512(_mm512_mul_ps(tanh, _mm512_set1_ps(cap)));
     return _mm512_castsi512_ps(_mm512_or_si512(product, sign));
 }
 
-/* Scores of the block's line `i` to weights in bf16, zeros where it sees nothing. */
-TARGET static void weigh_line(Lines *lines, int i, long line) {
-    float *scores = lines->scores + i * STRIDE;
-    bf16 *weights = lines->weights + i * STRIDE;
-    const How *how = &lines->all->how;
-    const long begin = most(start_of(lines, line) - lines->tile, 0), end = least(limit_of(lines, line) - lines->tile, lines->to);
-    const long first = begin < end ? begin / PANEL * PANEL : lines->to, last = begin < end ? padded(end, PANEL) : lines->to;
-    const __m512 scaling = _mm512_set1_ps(how->scaling), nothing = _mm512_set1_ps(-__builtin_inff());
-    for (long key = lines->from; key < first; key += PANEL) narrow(weights + key, 0xffff, _mm512_setzero_ps());
-    for (long key = last; key < lines->to; key += PANEL) narrow(weights + key, 0xffff, _mm512_setzero_ps());
-    lines->factors[i] = 1.f;
+/* Turns the scores of the block's query row i into weights in bf16: zeros where it sees nothing. */
+TARGET static void softmax_row(Chunk *chunk, int i, int64_t query) {
+    float *scores = chunk->scores + i * STRIDE;
+    bf16 *weights = chunk->weights + i * STRIDE;
+    const AttentionParams *params = &chunk->call->params;
+    const int64_t begin = max_of(start_of(chunk, query) - chunk->tile, 0),
+                  end = min_of(limit_of(chunk, query) - chunk->tile, chunk->to);
+    const int64_t first = begin < end ? begin / PANEL * PANEL : chunk->to,
+                  last = begin < end ? round_up(end, PANEL) : chunk->to;
+    const __m512 scaling = _mm512_set1_ps(params->scaling), nothing = _mm512_set1_ps(-__builtin_inff());
+    for (int64_t key = chunk->from; key < first; key += PANEL) store_bf16(weights + key, 0xffff, _mm512_setzero_ps());
+    for (int64_t key = last; key < chunk->to; key += PANEL) store_bf16(weights + key, 0xffff, _mm512_setzero_ps());
+    chunk->factors[i] = 1.f;
     if (begin >= end) return;
-    __m512 greatest = _mm512_set1_ps(lines->greatest[line]), total = _mm512_setzero_ps();
-    for (long key = first; key < last; key += PANEL) {
+    __m512 max = _mm512_set1_ps(chunk->max_scores[query]), total = _mm512_setzero_ps();
+    for (int64_t key = first; key < last; key += PANEL) {
         __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(scores + key), scaling);
-        if (how->softcap > 0.f) scaled = capped(scaled, how->softcap);
-        const __mmask16 before = key < begin ? first_of_16(begin - key) : 0;
-        const __m512 seen = _mm512_mask_blend_ps(first_of_16(end - key) & ~before, nothing, scaled);
+        if (params->softcap > 0.f) scaled = capped(scaled, params->softcap);
+        const __mmask16 before = key < begin ? mask_16(begin - key) : 0;
+        const __m512 seen = _mm512_mask_blend_ps(mask_16(end - key) & ~before, nothing, scaled);
         _mm512_storeu_ps(scores + key, seen);
-        greatest = _mm512_max_ps(greatest, seen);
+        max = _mm512_max_ps(max, seen);
     }
-    const float most_of_all = _mm512_reduce_max_ps(greatest);
-    const __m512 top = _mm512_set1_ps(most_of_all);
-    for (long key = first; key < last; key += PANEL) {
-        const __m512 weight = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + key), top));
+    const float max_score = _mm512_reduce_max_ps(max);
+    const __m512 top = _mm512_set1_ps(max_score);
+    for (int64_t key = first; key < last; key += PANEL) {
+        const __m512 weight = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + key), top));
         total = _mm512_add_ps(total, weight);
-        narrow(weights + key, 0xffff, weight);
+        store_bf16(weights + key, 0xffff, weight);
     }
-    const float factor = _mm512_cvtss_f32(exponential(_mm512_sub_ps(_mm512_set1_ps(lines->greatest[line]), top)));
-    lines->greatest[line] = most_of_all;
-    lines->totals[line] = lines->totals[line] * factor + _mm512_reduce_add_ps(total);
-    lines->factors[i] = factor;
+    const float factor = _mm512_cvtss_f32(exp_ps(_mm512_sub_ps(_mm512_set1_ps(chunk->max_scores[query]), top)));
+    chunk->max_scores[query] = max_score;
+    chunk->weight_sums[query] = chunk->weight_sums[query] * factor + _mm512_reduce_add_ps(total);
+    chunk->factors[i] = factor;
 }
 
-static void attend_lines(Lines *lines) {
-    const long last = limit_of(lines, lines->count - 1), begin = first_start(lines, 0, lines->count);
-    for (lines->tile = begin / TILE * TILE; lines->tile < last; lines->tile += TILE) {
-        lines->n_keys = least(last - lines->tile, TILE);
-        if (are_many(lines)) tile_to_panels(lines, begin);
-        for (long line = 0; line < lines->count; line += MOST_ROWS) {
-            const long n_lines = least(lines->count - line, MOST_ROWS);
-            const long end = least(limit_of(lines, line + n_lines - 1) - lines->tile, lines->n_keys);
-            lines->from = most(first_start(lines, line, n_lines) - lines->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
-            if (end <= lines->from) continue;
-            lines->to = padded(end, KEYS_AT_ONCE);
-            score_some(n_lines, lines, line);
-            for (int i = 0; i < n_lines; i++) weigh_line(lines, i, line + i);
-            mix_some(n_lines, lines, line);
+static void attend_chunk(Chunk *chunk) {
+    const int64_t last = limit_of(chunk, chunk->count - 1), begin = first_start(chunk, 0, chunk->count);
+    for (chunk->tile = begin / TILE * TILE; chunk->tile < last; chunk->tile += TILE) {
+        chunk->n_keys = min_of(last - chunk->tile, TILE);
+        if (has_many(chunk)) tile_to_panels(chunk, begin);
+        for (int64_t query = 0; query < chunk->count; query += MAX_ROWS) {
+            const int64_t n_queries = min_of(chunk->count - query, MAX_ROWS);
+            const int64_t end = min_of(limit_of(chunk, query + n_queries - 1) - chunk->tile, chunk->n_keys);
+            chunk->from = max_of(first_start(chunk, query, n_queries) - chunk->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+            if (end <= chunk->from) continue;
+            chunk->to = round_up(end, KEYS_AT_ONCE);
+            score_some(n_queries, chunk, query);
+            for (int i = 0; i < n_queries; i++) softmax_row(chunk, i, query + i);
+            values_some(n_queries, chunk, query);
         }
     }
 }
 
-TARGET static void write_lines(const Lines *lines) {
-    const Attention *all = lines->all;
-    const long width = all->width, stride = columns_of(all);
-    for (long line = 0; line < lines->count; line++) {
-        const long row = lines->session->first + row_of(lines, line);
-        bf16 *to = all->outputs + (row * all->n_heads + head_of(lines, line)) * width;
-        const __m512 share = _mm512_set1_ps(1.f / lines->totals[line]);
-        for (long column = 0; column < width; column += PANEL) {
-            const __m512 mixed = _mm512_loadu_ps(lines->mixed + line * stride + column);
-            /* a sum that began with more zeros may have lost the sign of its own */
-            narrow(to + column, first_of_16(width - column), _mm512_fmadd_ps(mixed, share, _mm512_setzero_ps()));
+TARGET static void write_outputs(const Chunk *chunk) {
+    const AttendCall *call = chunk->call;
+    const int64_t width = call->head_dim, stride = columns_of(call);
+    for (int64_t query = 0; query < chunk->count; query++) {
+        const int64_t row = chunk->session->first_row + row_of(chunk, query);
+        bf16 *to = call->outputs + (row * call->n_heads + head_of(chunk, query)) * width;
+        const __m512 inverse = _mm512_set1_ps(1.f / chunk->weight_sums[query]);
+        for (int64_t column = 0; column < width; column += PANEL) {
+            const __m512 sum = _mm512_loadu_ps(chunk->outputs + query * stride + column);
+            /* a zero's sign depends on how many zeros were added before: adding zero makes it positive */
+            store_bf16(to + column, mask_16(width - column), _mm512_fmadd_ps(sum, inverse, _mm512_setzero_ps()));
         }
     }
 }
 
-static void begin_lines(Lines *lines) {
-    const Attention *all = lines->all;
-    for (long line = 0; line < lines->count; line++) {
-        const long row = lines->session->first + row_of(lines, line), head = head_of(lines, line);
-        const bf16 *query = all->queries + head * all->head_stride + row * all->row_stride;
-        memcpy(lines->queries + line * all->width, query, all->width * sizeof(bf16));
-        /* a sink is a score that takes its share of the weights and has no value */
-        lines->greatest[line] = all->how.sinks ? all->how.sinks[head] : -__builtin_inff();
-        lines->totals[line] = all->how.sinks ? 1.f : 0.f;
+static void begin_chunk(Chunk *chunk) {
+    const AttendCall *call = chunk->call;
+    const float *sinks = call->params.sinks;
+    for (int64_t query = 0; query < chunk->count; query++) {
+        const int64_t row = chunk->session->first_row + row_of(chunk, query), head = head_of(chunk, query);
+        const bf16 *from = call->queries + head * call->head_stride + row * call->row_stride;
+        memcpy(chunk->queries + query * call->head_dim, from, (size_t)call->head_dim * sizeof(bf16));
+        /* a sink is a score that takes part in the softmax and has no value */
+        chunk->max_scores[query] = sinks ? sinks[head] : -__builtin_inff();
+        chunk->weight_sums[query] = sinks ? 1.f : 0.f;
     }
-    memset(lines->mixed, 0, lines->count * columns_of(all) * sizeof(float));
+    memset(chunk->outputs, 0, (size_t)(chunk->count * columns_of(call)) * sizeof(float));
 }
 
-/* Late rows of a prompt see the most: they come first, so that the threads end together. */
-static void attend_item(Lines *lines, const Session *session, const Share *share, long item) {
-    const Attention *all = lines->all;
-    const long n_lines = session->n_new * shared_by(all), chunk = share->n_chunks - 1 - item / all->n_kv_heads;
-    lines->session = session;
-    lines->kv_head = item % all->n_kv_heads;
-    lines->session_keys = session->block + 2 * all->layer * session->tensor_stride + lines->kv_head * session->head_stride;
-    lines->session_values = lines->session_keys + session->tensor_stride;
-    lines->first = chunk * share->chunk;
-    lines->count = least(n_lines - lines->first, share->chunk);
-    begin_lines(lines);
-    attend_lines(lines);
-    write_lines(lines);
+/* The last rows of a prompt see the most: they come first, so that the threads end together. */
+static void attend_item(Chunk *chunk, const Session *session, const Items *items, int64_t item) {
+    const AttendCall *call = chunk->call;
+    const int64_t n_queries = session->n_new * group_of(call), index = items->n_chunks - 1 - item / call->n_kv_heads;
+    chunk->session = session;
+    chunk->kv_head = item % call->n_kv_heads;
+    chunk->session_keys =
+        session->block + 2 * call->layer * session->tensor_stride + chunk->kv_head * session->head_stride;
+    chunk->session_values = chunk->session_keys + session->tensor_stride;
+    chunk->first = index * items->chunk;
+    chunk->count = min_of(n_queries - chunk->first, items->chunk);
+    begin_chunk(chunk);
+    attend_chunk(chunk);
+    write_outputs(chunk);
 }
 
-static void attend_share(void *data) {
+/* Gives the chunk scratch memory; NO_MEMORY: there is none. It begins at `keys`. */
+static int32_t allocate(Chunk *chunk, int64_t max_queries) {
+    const int64_t width = chunk->call->head_dim, columns = columns_of(chunk->call);
+    const int64_t n_floats = max_queries * (columns + 2) + MAX_ROWS * STRIDE;
+    const int64_t n_panels = max_queries > MAX_ROWS ? TILE * (width + columns) : KEYS_AT_ONCE * width;
+    const int64_t n_numbers = n_panels + max_queries * width + MAX_ROWS * STRIDE;
+    const int64_t n_bytes = n_numbers * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float);
+    /* panels are loaded by whole cache lines */
+    chunk->keys = aligned_alloc(CACHE_LINE, (size_t)round_up(n_bytes, CACHE_LINE));
+    if (!chunk->keys) return NO_MEMORY;
+    chunk->values = max_queries > MAX_ROWS ? chunk->keys + TILE * width : NULL;
+    chunk->outputs = (float *)(chunk->keys + n_panels);
+    chunk->max_scores = chunk->outputs + max_queries * columns;
+    chunk->weight_sums = chunk->max_scores + max_queries;
+    chunk->scores = chunk->weight_sums + max_queries;
+    chunk->queries = (bf16 *)(chunk->outputs + n_floats);
+    chunk->weights = chunk->queries + max_queries * width;
+    return OK;
+}
+
+/* A worker without memory leaves its items to the others. */
+static void attend_worker(void *data) {
     Attention *all = data;
-    const long width = all->width, columns = columns_of(all), n_lines = all->most_lines;
-    const long n_floats = n_lines * (columns + 2) + MOST_ROWS * STRIDE;
-    const long n_panels = n_lines > MOST_ROWS ? TILE * (width + columns) : KEYS_AT_ONCE * width;
-    Lines lines = {.all = all};
-    /* panels are loaded by whole lines of the cache */
-    lines.keys = aligned_alloc(64, padded((n_panels + n_lines * width + MOST_ROWS * STRIDE) * sizeof(bf16) + n_floats * sizeof(float), 64));
-    if (!lines.keys) abort(); /* as torch does where no memory is left in a parallel region */
-    lines.values = lines.keys + TILE * width;
-    lines.mixed = (float *)(lines.keys + n_panels);
-    lines.greatest = lines.mixed + n_lines * columns;
-    lines.totals = lines.greatest + n_lines;
-    lines.scores = lines.totals + n_lines;
-    lines.queries = (bf16 *)(lines.mixed + n_floats);
-    lines.weights = lines.queries + n_lines * width;
-    long item, index = 0;
-    while ((item = __atomic_fetch_add(&all->next, 1, __ATOMIC_RELAXED)) < all->shares[all->n_sessions - 1].end) {
-        while (item >= all->shares[index].end) index++;
-        attend_item(&lines, all->sessions + index, all->shares + index, item - (index ? all->shares[index - 1].end : 0));
+    const AttendCall *call = all->call;
+    const Items *items = all->items;
+    Chunk chunk = {.call = call};
+    if (allocate(&chunk, all->max_queries) != OK) return;
+    int64_t item, index = 0;
+    while ((item = fetch_add(&all->next, 1)) < all->n_items) {
+        while (item >= items[index].end) index++;
+        attend_item(&chunk, call->sessions + index, items + index, item - (index ? items[index - 1].end : 0));
     }
-    free(lines.keys);
+    free(chunk.keys);
 }
 
-/* The outputs of all rows of a step. `starts`: of each row the first row of its session that it sees, or NULL: every row
-   sees all before it. */
-void splitlearn_attend(const void *sessions, long n_sessions, long layer, const void *starts, const void *queries,
-                       long head_stride, long row_stride, void *outputs, long n_heads, long n_kv_heads, long width,
-                       const void *how, unsigned n_threads) {
-    Share *shares = malloc(n_sessions * sizeof(Share));
-    if (!shares) abort();
-    Attention all = {sessions,    n_sessions, layer, starts,  queries, head_stride, row_stride, outputs, n_heads,
-                     n_kv_heads, width,      *(const How *)how, shares, 0,       0};
-    long n_products = 0, end = 0;
-    for (long i = 0; i < n_sessions; i++) n_products += 2 * all.sessions[i].n_rows * all.sessions[i].n_new * n_heads * width;
-    const unsigned team = team_for_products(n_products, n_threads);
-    for (long i = 0; i < n_sessions; i++) {
-        const long n_lines = all.sessions[i].n_new * shared_by(&all), n_blocks = (n_lines + MOST_ROWS - 1) / MOST_ROWS;
-        const long chunk = MOST_ROWS * least((n_kv_heads * n_blocks + team - 1) / team, MOST_BLOCKS);
-        const long n_chunks = (n_lines + chunk - 1) / chunk;
-        shares[i] = (Share){chunk, n_chunks, end += n_chunks * n_kv_heads};
-        all.most_lines = most(all.most_lines, least(chunk, n_lines));
+/* The items of all sessions, so that a team of threads has work for all. */
+static void split(Attention *all, Items *items, unsigned team) {
+    const AttendCall *call = all->call;
+    for (int64_t i = 0; i < call->n_sessions; i++) {
+        const int64_t n_queries = call->sessions[i].n_new * group_of(call);
+        const int64_t n_blocks = (n_queries + MAX_ROWS - 1) / MAX_ROWS;
+        const int64_t chunk = MAX_ROWS * min_of((call->n_kv_heads * n_blocks + team - 1) / team, MAX_BLOCKS);
+        const int64_t n_chunks = (n_queries + chunk - 1) / chunk;
+        items[i] = (Items){chunk, n_chunks, all->n_items += n_chunks * call->n_kv_heads};
+        all->max_queries = max_of(all->max_queries, min_of(chunk, n_queries));
     }
-    GOMP_parallel(attend_share, &all, team, 0);
-    free(shares);
+}
+
+int32_t splitlearn_attend(const AttendCall *call) {
+    if (!call->n_sessions) return OK;
+    Items *items = malloc((size_t)call->n_sessions * sizeof(Items));
+    if (!items) return NO_MEMORY;
+    int64_t n_products = 0;
+    for (const Session *session = call->sessions; session < call->sessions + call->n_sessions; session++)
+        n_products += 2 * session->n_rows * session->n_new * call->n_heads * call->head_dim;
+    const unsigned team = team_for_products(n_products, call->n_threads);
+    Attention all = {.call = call, .items = items};
+    split(&all, items, team);
+    GOMP_parallel(attend_worker, &all, team, 0);
+    free(items);
+    return all.next < all.n_items ? NO_MEMORY : OK; /* items are left where no worker had memory */
 }
 
 #endif

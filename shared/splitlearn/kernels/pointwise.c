@@ -1,194 +1,177 @@
-/* What stands between linear layers: norms, gates and rotated positions, in one pass over the rows. Rounded to bf16
-   where torch rounds. */
+/* What is between linear layers: norms, residuals, gates and rotary positions, each in one pass over the rows. Results
+   are rounded to bf16 where torch rounds them. */
 
 #include "kernels.h"
 
 #if defined(__x86_64__)
 
+/* The rows of this thread: a team splits them evenly. */
 typedef struct {
-    const bf16 *rows;
-    bf16 *outputs;
-    long n_rows, width;
-    RowNorm by;
-} Norm;
+    int64_t begin, end;
+} Rows;
 
-typedef struct {
-    const bf16 *rows;
-    bf16 *added, *sums, *normed;
-    const RowNorm *after, *before;
-    long n_rows, width;
-} Join;
-
-typedef struct {
-    const bf16 *gates, *rows;
-    bf16 *outputs;
-    long n_rows, width, stride; /* from one row to the next, of gates and what they gate; outputs lie side by side */
-    int is_gelu;                /* its approximation by a tanh; else SiLU */
-} Gate;
-
-/* The heads of a step's rows: queries are changed in place, keys and values go where their sessions keep them. */
-typedef struct {
-    const Session *sessions;
-    long n_sessions, layer;
-    bf16 *rows; /* [rows][heads + 2 kv_heads][width]: queries, keys, values */
-    long n_rows, n_heads, n_kv_heads, width;
-    const bf16 *cosines, *sines;              /* [rows][n_turned] */
-    long n_turned;                            /* the first numbers of each head; 0: positions are not rotated */
-    RowNorm query_norm, key_norm;
-} Heads;
+static Rows rows_of_worker(int64_t n_rows) {
+    const int64_t worker = omp_get_thread_num(), team = omp_get_num_threads();
+    return (Rows){n_rows * worker / team, n_rows * (worker + 1) / team};
+}
 
 /* The output may be the row itself. */
-TARGET static void norm_row(const bf16 *row, const RowNorm *by, bf16 *output, long width) {
+TARGET static void norm_row(const bf16 *row, const RowNorm *norm, bf16 *output, int64_t width) {
     __m512 squares = _mm512_setzero_ps();
-    for (long column = 0; column < width; column += 16) {
-        const __m512 some = widened(first_of_16(width - column), row + column);
+    for (int64_t column = 0; column < width; column += 16) {
+        const __m512 some = load_bf16(mask_16(width - column), row + column);
         squares = _mm512_fmadd_ps(some, some, squares);
     }
     const float mean = _mm512_reduce_add_ps(squares) / (float)width;
-    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + by->epsilon));
-    for (long column = 0; column < width; column += 16) {
-        const __mmask16 mask = first_of_16(width - column);
-        const __m512 normed = _mm512_mul_ps(widened(mask, row + column), scale);
-        const __m512 weights = widened(mask, by->weight + column);
-        const __m512 weighed = by->adds_one ? _mm512_mul_ps(normed, _mm512_add_ps(weights, _mm512_set1_ps(1.f)))
-                                            : _mm512_mul_ps(rounded(normed), weights);
-        narrow(output + column, mask, weighed);
+    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + norm->epsilon));
+    for (int64_t column = 0; column < width; column += 16) {
+        const __mmask16 mask = mask_16(width - column);
+        const __m512 normed = _mm512_mul_ps(load_bf16(mask, row + column), scale);
+        const __m512 weights = load_bf16(mask, norm->weight + column);
+        const __m512 weighed = norm->unit_offset ? _mm512_mul_ps(normed, _mm512_add_ps(weights, _mm512_set1_ps(1.f)))
+                                                 : _mm512_mul_ps(round_bf16(normed), weights);
+        store_bf16(output + column, mask, weighed);
     }
 }
 
-static void norm_share(void *data) {
-    const Norm *norm = data;
-    const long me = omp_get_thread_num(), team = omp_get_num_threads();
-    for (long row = norm->n_rows * me / team; row < norm->n_rows * (me + 1) / team; row++)
-        norm_row(norm->rows + row * norm->width, &norm->by, norm->outputs + row * norm->width, norm->width);
+static void norm_worker(void *data) {
+    const RmsNormCall *call = data;
+    const int64_t width = call->width;
+    const Rows rows = rows_of_worker(call->n_rows);
+    for (int64_t row = rows.begin; row < rows.end; row++)
+        norm_row(call->rows + row * width, &call->norm, call->outputs + row * width, width);
 }
 
-TARGET static void add_row(const bf16 *row, const bf16 *added, bf16 *sum, long width) {
-    for (long column = 0; column < width; column += 16) {
-        const __mmask16 mask = first_of_16(width - column);
-        narrow(sum + column, mask, _mm512_add_ps(widened(mask, row + column), widened(mask, added + column)));
+TARGET static void add_row(const bf16 *row, const bf16 *added, bf16 *sum, int64_t width) {
+    for (int64_t column = 0; column < width; column += 16) {
+        const __mmask16 mask = mask_16(width - column);
+        store_bf16(sum + column, mask, _mm512_add_ps(load_bf16(mask, row + column), load_bf16(mask, added + column)));
     }
 }
 
-static void join_share(void *data) {
-    const Join *join = data;
-    const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = join->width;
-    for (long row = join->n_rows * me / team; row < join->n_rows * (me + 1) / team; row++) {
-        bf16 *added = join->added + row * width, *sum = join->sums + row * width;
-        if (join->after->weight) norm_row(added, join->after, added, width);
-        add_row(join->rows + row * width, added, sum, width);
-        if (join->before->weight) norm_row(sum, join->before, join->normed + row * width, width);
+static void residual_norm_worker(void *data) {
+    const ResidualNormCall *call = data;
+    const int64_t width = call->width;
+    const Rows rows = rows_of_worker(call->n_rows);
+    for (int64_t row = rows.begin; row < rows.end; row++) {
+        bf16 *added = call->added + row * width, *sum = call->sums + row * width;
+        if (call->added_norm->weight) norm_row(added, call->added_norm, added, width);
+        add_row(call->rows + row * width, added, sum, width);
+        if (call->sums_norm->weight) norm_row(sum, call->sums_norm, call->normed + row * width, width);
     }
 }
 
-TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, long width, int is_gelu) {
-    for (long column = 0; column < width; column += 16) {
-        const __mmask16 mask = first_of_16(width - column);
-        const __m512 x = widened(mask, gates + column);
+TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, int64_t width, int is_gelu) {
+    for (int64_t column = 0; column < width; column += 16) {
+        const __mmask16 mask = mask_16(width - column);
+        const __m512 x = load_bf16(mask, gates + column);
         /* x / (1 + e^-s), by an exponential that never overflows; (1 + tanh(s / 2)) / 2 is 1 / (1 + e^-s) */
         __m512 s = x;
         if (is_gelu) {
             const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), _mm512_set1_ps(1.f));
             s = _mm512_mul_ps(_mm512_mul_ps(x, cubic), _mm512_set1_ps(1.59576912f)); /* twice the root of 2 / pi */
         }
-        const __m512 small = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(s)));
+        const __m512 small = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(s)));
         const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
         const __m512 above = _mm512_mask_mul_ps(x, is_negative, x, small);
         const __m512 opened = _mm512_div_ps(above, _mm512_add_ps(_mm512_set1_ps(1.f), small));
-        narrow(output + column, mask, _mm512_mul_ps(rounded(opened), widened(mask, row + column)));
+        store_bf16(output + column, mask, _mm512_mul_ps(round_bf16(opened), load_bf16(mask, row + column)));
     }
 }
 
-static void gate_share(void *data) {
-    const Gate *gate = data;
-    const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = gate->width;
-    for (long row = gate->n_rows * me / team; row < gate->n_rows * (me + 1) / team; row++)
-        gate_row(gate->gates + row * gate->stride, gate->rows + row * gate->stride, gate->outputs + row * width, width, gate->is_gelu);
+static void gate_worker(void *data) {
+    const GateCall *call = data;
+    const Rows rows = rows_of_worker(call->n_rows);
+    for (int64_t row = rows.begin; row < rows.end; row++)
+        gate_row(call->gates + row * call->stride, call->rows + row * call->stride, call->outputs + row * call->width,
+                 call->width, call->is_gelu);
 }
 
-/* Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of one head: each number of the first half makes a pair
-   with its fellow of the second. */
-TARGET static void turn(bf16 *head, const bf16 *cosines, const bf16 *sines, long n_turned) {
-    const long half = n_turned / 2;
-    for (long column = 0; column < half; column += 16) {
-        const __mmask16 mask = first_of_16(half - column);
-        const __m512 first = widened(mask, head + column), second = widened(mask, head + half + column);
-        const __m512 along = rounded(_mm512_mul_ps(first, widened(mask, cosines + column)));
-        const __m512 across = rounded(_mm512_mul_ps(second, widened(mask, sines + column)));
-        const __m512 along_2 = rounded(_mm512_mul_ps(second, widened(mask, cosines + half + column)));
-        const __m512 across_2 = rounded(_mm512_mul_ps(first, widened(mask, sines + half + column)));
-        narrow(head + column, mask, _mm512_sub_ps(along, across));
-        narrow(head + half + column, mask, _mm512_add_ps(along_2, across_2));
+/* Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of one head: number i is rotated with number half + i.
+ */
+TARGET static void rope(bf16 *head, const bf16 *cosines, const bf16 *sines, int64_t rotary_dim) {
+    const int64_t half = rotary_dim / 2;
+    for (int64_t column = 0; column < half; column += 16) {
+        const __mmask16 mask = mask_16(half - column);
+        const __m512 first = load_bf16(mask, head + column), second = load_bf16(mask, head + half + column);
+        const __m512 along = round_bf16(_mm512_mul_ps(first, load_bf16(mask, cosines + column)));
+        const __m512 across = round_bf16(_mm512_mul_ps(second, load_bf16(mask, sines + column)));
+        const __m512 along_2 = round_bf16(_mm512_mul_ps(second, load_bf16(mask, cosines + half + column)));
+        const __m512 across_2 = round_bf16(_mm512_mul_ps(first, load_bf16(mask, sines + half + column)));
+        store_bf16(head + column, mask, _mm512_sub_ps(along, across));
+        store_bf16(head + half + column, mask, _mm512_add_ps(along_2, across_2));
     }
 }
 
-static void place_head(const Heads *all, long row, const bf16 *head, const RowNorm *norm, bf16 *to) {
+static void rope_and_store_head(const RopeAndStoreCall *call, int64_t row, const bf16 *head, const RowNorm *norm,
+                                bf16 *to) {
+    const int64_t rotary_dim = call->rotary_dim;
     if (norm->weight)
-        norm_row(head, norm, to, all->width);
+        norm_row(head, norm, to, call->head_dim);
     else if (to != head)
-        memcpy(to, head, all->width * sizeof(bf16));
-    turn(to, all->cosines + row * all->n_turned, all->sines + row * all->n_turned, all->n_turned);
+        memcpy(to, head, (size_t)call->head_dim * sizeof(bf16));
+    if (rotary_dim) rope(to, call->cosines + row * rotary_dim, call->sines + row * rotary_dim, rotary_dim);
 }
 
-static void heads_share(void *data) {
-    const Heads *all = data;
-    const long me = omp_get_thread_num(), team = omp_get_num_threads(), width = all->width;
-    const long begin = all->n_rows * me / team, end = all->n_rows * (me + 1) / team;
-    for (const Session *session = all->sessions; session < all->sessions + all->n_sessions; session++) {
-        const long last = session->first + session->n_new < end ? session->first + session->n_new : end;
-        bf16 *keys = session->block + 2 * all->layer * session->tensor_stride, *values = keys + session->tensor_stride;
-        for (long row = session->first > begin ? session->first : begin; row < last; row++) {
-            const long place = (session->n_rows - session->n_new + row - session->first) * width;
-            bf16 *head = all->rows + row * (all->n_heads + 2 * all->n_kv_heads) * width;
-            for (long i = 0; i < all->n_heads; i++, head += width) place_head(all, row, head, &all->query_norm, head);
-            for (long i = 0; i < all->n_kv_heads; i++, head += width)
-                place_head(all, row, head, &all->key_norm, keys + i * session->head_stride + place);
-            for (long i = 0; i < all->n_kv_heads; i++, head += width)
-                memcpy(values + i * session->head_stride + place, head, width * sizeof(bf16));
-        }
+static void rope_and_store_row(const RopeAndStoreCall *call, const Session *session, int64_t row) {
+    const int64_t width = call->head_dim, position = session->n_rows - session->n_new + row - session->first_row;
+    bf16 *keys = session->block + 2 * call->layer * session->tensor_stride + position * width;
+    bf16 *values = keys + session->tensor_stride;
+    bf16 *head = call->rows + row * (call->n_heads + 2 * call->n_kv_heads) * width;
+    for (int64_t i = 0; i < call->n_heads; i++, head += width)
+        rope_and_store_head(call, row, head, &call->query_norm, head);
+    for (int64_t i = 0; i < call->n_kv_heads; i++, head += width)
+        rope_and_store_head(call, row, head, &call->key_norm, keys + i * session->head_stride);
+    for (int64_t i = 0; i < call->n_kv_heads; i++, head += width)
+        memcpy(values + i * session->head_stride, head, (size_t)width * sizeof(bf16));
+}
+
+static void rope_and_store_worker(void *data) {
+    const RopeAndStoreCall *call = data;
+    const Rows rows = rows_of_worker(call->n_rows);
+    for (const Session *session = call->sessions; session < call->sessions + call->n_sessions; session++) {
+        const int64_t first = session->first_row, last = first + session->n_new;
+        for (int64_t row = first > rows.begin ? first : rows.begin; row < last && row < rows.end; row++)
+            rope_and_store_row(call, session, row);
     }
 }
 
-void splitlearn_rms_norm(const void *rows, const void *weight, void *outputs, long n_rows, long width, float epsilon,
-                         int adds_one, unsigned n_threads) {
-    Norm norm = {rows, outputs, n_rows, width, {weight, epsilon, adds_one}};
-    GOMP_parallel(norm_share, &norm, team_for_numbers(n_rows * width, n_threads), 0);
+/* Workers only read the call; GOMP_parallel takes no pointer to const. */
+int32_t splitlearn_rms_norm(const RmsNormCall *call) {
+    RmsNormCall copy = *call;
+    GOMP_parallel(norm_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads), 0);
+    return OK;
 }
 
-void splitlearn_join(const void *rows, void *added, void *sums, void *normed, const RowNorm *after, const RowNorm *before,
-                     long n_rows, long width, unsigned n_threads) {
-    Join join = {rows, added, sums, normed, after, before, n_rows, width};
-    GOMP_parallel(join_share, &join, team_for_numbers(n_rows * width, n_threads), 0);
+void residual_norm(const ResidualNormCall *call) {
+    ResidualNormCall copy = *call;
+    GOMP_parallel(residual_norm_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads), 0);
 }
 
-/* silu(gates) * rows, or the same with GELU */
-void splitlearn_gate(const void *gates, const void *rows, void *outputs, long n_rows, long width, long stride, int is_gelu,
-                     unsigned n_threads) {
-    Gate gate = {gates, rows, outputs, n_rows, width, stride, is_gelu};
-    GOMP_parallel(gate_share, &gate, team_for_numbers(n_rows * width, n_threads), 0);
+int32_t splitlearn_gate(const GateCall *call) {
+    GateCall copy = *call;
+    GOMP_parallel(gate_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads), 0);
+    return OK;
 }
 
-void splitlearn_place_heads(const void *sessions, long n_sessions, long layer, void *rows, long n_rows, long n_heads,
-                            long n_kv_heads, long width, const void *cosines, const void *sines, long n_turned,
-                            const void *query_weight, const void *key_weight, float epsilon, int adds_one,
-                            unsigned n_threads) {
-    Heads heads = {sessions, n_sessions, layer, rows, n_rows, n_heads, n_kv_heads, width, cosines, sines, n_turned,
-                   {query_weight, epsilon, adds_one}, {key_weight, epsilon, adds_one}};
-    GOMP_parallel(heads_share, &heads, team_for_numbers(n_rows * (n_heads + 2 * n_kv_heads) * width, n_threads), 0);
+int32_t splitlearn_rope_and_store(const RopeAndStoreCall *call) {
+    RopeAndStoreCall copy = *call;
+    const int64_t n_numbers = call->n_rows * (call->n_heads + 2 * call->n_kv_heads) * call->head_dim;
+    GOMP_parallel(rope_and_store_worker, &copy, team_for_numbers(n_numbers, call->n_threads), 0);
+    return OK;
 }
 
-/* Puts the rows of a step, [heads][rows][width] by the given strides, behind those that their sessions hold. */
-void splitlearn_keep(const void *sessions, long n_sessions, long tensor, const void *rows, long head_stride, long row_stride,
-                     long n_heads, long width) {
-    const Session *session = sessions;
-    for (const Session *last = session + n_sessions; session < last; session++)
-        for (long head = 0; head < n_heads; head++) {
-            const bf16 *from = (const bf16 *)rows + head * head_stride + session->first * row_stride;
-            bf16 *to = session->block + tensor * session->tensor_stride + head * session->head_stride +
+int32_t splitlearn_store(const StoreCall *call) {
+    const int64_t width = call->head_dim;
+    for (const Session *session = call->sessions; session < call->sessions + call->n_sessions; session++)
+        for (int64_t head = 0; head < call->n_heads; head++) {
+            const bf16 *from = call->rows + head * call->head_stride + session->first_row * call->row_stride;
+            bf16 *to = session->block + call->tensor * session->tensor_stride + head * session->head_stride +
                        (session->n_rows - session->n_new) * width;
-            for (long row = 0; row < session->n_new; row++)
-                memcpy(to + row * width, from + row * row_stride, width * sizeof(bf16));
+            for (int64_t row = 0; row < session->n_new; row++)
+                memcpy(to + row * width, from + row * call->row_stride, (size_t)width * sizeof(bf16));
         }
+    return OK;
 }
 
 #endif

@@ -10,6 +10,7 @@ from itertools import accumulate
 import torch
 
 from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.sequence_slice import SequenceSlice
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class PageTable:
 
     @classmethod
     def of(
-        cls, pool: PagePool, sessions: Sequence[tuple[PagedKV, int, int]], n_sessions: int = 0, n_pages: int = 0
+        cls, pool: PagePool, sessions: Sequence[SequenceSlice[PagedKV]], n_sessions: int = 0, n_pages: int = 0
     ) -> "PageTable":
         """Of sessions that were placed, on the CPU.
 
         Args:
-            sessions: with the rows that each keeps and those that it brings.
+            sessions: the new rows of each.
             n_sessions: as many are made of them by adding ones that bring one row each, to the page of nobody.
             n_pages: room for so many pages of each session, at least.
         """

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from splitlearn.errors import NoRoom, PositionNotReached, SessionClosed
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.store import KVLayout, check_held
 
 
@@ -51,8 +52,8 @@ class PagePool:
     def pages_for(self, n_rows: int) -> int:
         return -(-n_rows // self.page_rows)
 
-    def place(self, sessions: "Sequence[tuple[PagedKV, int, int]]") -> None:
-        """Of each session keeps as many rows as its second item says, and makes room for its third.
+    def place(self, sessions: "Sequence[SequenceSlice[PagedKV]]") -> None:
+        """Truncates each session to its slice's start, and reserves pages for the slice.
 
         Raises:
             NoRoom: there are too few pages; no session was changed.
@@ -146,7 +147,7 @@ class PagedKV:
         ]
 
     def truncate(self, position: int) -> None:
-        """Keeps at most the first `position` rows, and all pages: the ledger counts them as held, too."""
+        """Keeps at most the first `position` rows, and all pages: the engine counts them as held, too."""
         self.n_rows = min(self.n_rows, position)
 
     def copy_from(self, other: Any, count: int) -> None:
@@ -158,7 +159,7 @@ class PagedKV:
         # first, so that what is seen of the other one holds until its rows are copied
         self._pool.collect()
         if other.keeps is not None and other.keeps < count:
-            raise PositionNotReached("the rows to begin with were given up for others: send everything again from 0")
+            raise PositionNotReached("the cached rows were evicted for others: send everything again from 0")
         check_held(other.n_rows, count)
         self.place(0, count)
         self.n_rows = 0
@@ -166,7 +167,7 @@ class PagedKV:
         self._pool.copy(other.pages[:n_pages], self.pages[:n_pages])
         self.n_rows = count
 
-    def let_go(self, n_rows: int = 0) -> None:
+    def release(self, n_rows: int = 0) -> None:
         """Gives up all but the first `n_rows` rows; takes no more of them. From any thread."""
         self.keeps = n_rows
         self._pool.give_up(self, n_rows)

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 
 from splitlearn.errors import PositionNotReached
+from splitlearn.torch_private import copy_all
 
 _FIRST_ROWS = 64
 
@@ -42,16 +43,16 @@ class KVLayout:
 
 
 class SessionKV:
-    """Grows as rows are placed, by doubling up to `most_rows`. Memory that no row was written to is not resident.
+    """Grows as rows are placed, by doubling up to `max_length`. Memory that no row was written to is not resident.
 
     Args:
-        most_rows: rows that will ever be placed; None if that is not known.
+        max_length: rows that will ever be placed; None if that is not known.
     """
 
-    def __init__(self, layout: KVLayout, most_rows: int | None = None) -> None:
+    def __init__(self, layout: KVLayout, max_length: int | None = None) -> None:
         self.layout = layout
         self.n_rows = 0
-        self._most_rows = most_rows
+        self._max_length = max_length
         self._capacity = 0
         self._blocks: list[torch.Tensor] = []
 
@@ -98,14 +99,14 @@ class SessionKV:
         check_held(other.n_rows, count)
         self.place(0, count)
         self.n_rows = 0
-        torch._foreach_copy_(self.views(0, count), other.views(0, count))
+        copy_all(self.views(0, count), other.views(0, count))
         self.n_rows = count
 
     def _reserve(self, n_rows: int) -> None:
         if n_rows <= self._capacity:
             return
         doubled = max(_FIRST_ROWS, n_rows, 2 * self._capacity)
-        capacity = doubled if self._most_rows is None else max(n_rows, min(doubled, self._most_rows))
+        capacity = doubled if self._max_length is None else max(n_rows, min(doubled, self._max_length))
         grown = [
             torch.empty(len(indices), heads, capacity, width, dtype=self.layout.dtype, device=self.layout.device)
             for (heads, width), indices in self.layout.groups.items()

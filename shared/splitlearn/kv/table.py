@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from splitlearn.kernels import Kernels, kernels
-from splitlearn.kernels.structs import Described, How, Layers
+from splitlearn.kernels.structs import (
+    AttendCall,
+    AttentionParams,
+    Descriptor,
+    Layers,
+    LayersCall,
+    RopeAndStoreCall,
+    RowNorm,
+    Session,
+    StoreCall,
+)
 from splitlearn.kv.store import SessionKV
 
 
@@ -23,6 +33,14 @@ class HeadNorms:
     keys_d: torch.Tensor
     epsilon: float
     adds_one: bool
+
+    @property
+    def described(self) -> tuple[RowNorm, RowNorm]:
+        """As the kernels read them: of queries and of keys."""
+        queries, keys = (
+            RowNorm(weight_d.data_ptr(), self.epsilon, self.adds_one) for weight_d in (self.queries_d, self.keys_d)
+        )
+        return queries, keys
 
 
 @dataclass(frozen=True)
@@ -39,13 +57,13 @@ class ScoreRules:
     softcap: float | None = None
     sinks_H: torch.Tensor | None = None  # noqa: N815 - a shape
 
-    def described(self, width: int) -> Described:
+    def described(self, width: int) -> Descriptor:
         """As the kernel of attention reads it, for heads of this width."""
         scaling = width**-0.5 if self.scaling is None else self.scaling
         if self.sinks_H is None:
-            return Described(How(None, scaling, self.softcap or 0.0), ())
+            return Descriptor(AttentionParams(None, scaling, self.softcap or 0.0), ())
         sinks_H = self.sinks_H.detach().flatten().float().contiguous()
-        return Described(How(sinks_H.data_ptr(), scaling, self.softcap or 0.0), (sinks_H,))
+        return Descriptor(AttentionParams(sinks_H.data_ptr(), scaling, self.softcap or 0.0), (sinks_H,))
 
 
 @dataclass(frozen=True)
@@ -77,15 +95,17 @@ class SessionTable:
     ) -> None:
         self._library = library
         self._n_kv_heads, self.width = heads
-        lines, first = [], 0
+        rows: list[Any] = []  # tuples, which ctypes turns into structures
+        first = 0
         for kv, position, count in sessions:
             block = kv.block
             if block is None:
                 raise RuntimeError(f"{kv} has no block: ask of() for a table")
-            lines.append((block.data_ptr(), block.stride(0), block.stride(1), position + count, count, first))
+            rows.append((block.data_ptr(), block.stride(0), block.stride(1), position + count, count, first))
             first += count
         self._n_rows = first
-        self._lines_S6 = torch.tensor(lines, dtype=torch.int64)
+        self._sessions = (Session * len(rows))(*rows)
+        self._addressed = ctypes.addressof(self._sessions), len(rows)
 
     @classmethod
     def of(cls, sessions: Sequence[tuple[SessionKV, int, int]]) -> "SessionTable | None":
@@ -103,7 +123,7 @@ class SessionTable:
         rows_KTd = rows_KTd if rows_KTd.stride(2) == 1 else rows_KTd.contiguous()
         heads, _, width = rows_KTd.shape
         strides = rows_KTd.stride(0), rows_KTd.stride(1)
-        self._library.keep(*self._lines, tensor, rows_KTd.data_ptr(), *strides, heads, width)
+        self._library.store(StoreCall(*self._addressed, tensor, rows_KTd.data_ptr(), *strides, heads, width))
 
     def takes(self, n_projected: int, n_attended: int, norms: HeadNorms | None) -> bool:
         """Whether rows of `n_projected` numbers are heads of which attention gives back `n_attended`."""
@@ -140,20 +160,21 @@ class SessionTable:
         n_rows, n_projected = rows_TN.shape
         n_heads = n_projected // self.width - 2 * self._n_kv_heads
         turned = _Turned.of(turns)
-        self._library.place_heads(
-            *self._lines,
-            layer,
-            rows_TN.data_ptr(),
-            n_rows,
-            n_heads,
-            self._n_kv_heads,
-            self.width,
-            *turned.arguments,
-            None if norms is None else norms.queries_d.data_ptr(),
-            None if norms is None else norms.keys_d.data_ptr(),
-            0.0 if norms is None else norms.epsilon,
-            norms is not None and norms.adds_one,
-            torch.get_num_threads(),
+        query_norm, key_norm = ((), ()) if norms is None else norms.described
+        self._library.rope_and_store(
+            RopeAndStoreCall(
+                *self._addressed,
+                layer,
+                rows_TN.data_ptr(),
+                n_rows,
+                n_heads,
+                self._n_kv_heads,
+                self.width,
+                *turned.arguments,
+                query_norm,
+                key_norm,
+                torch.get_num_threads(),
+            )
         )
         return rows_TN.as_strided((n_heads, n_rows, self.width), (self.width, n_projected, 1))
 
@@ -170,18 +191,20 @@ class SessionTable:
         output_THd = query_HTd.new_empty(n_rows, heads, width)
         described = how.described(width)
         self._library.attend(
-            *self._lines,
-            layer,
-            None if starts_T is None else starts_T.data_ptr(),
-            query_HTd.data_ptr(),
-            query_HTd.stride(0),
-            query_HTd.stride(1),
-            output_THd.data_ptr(),
-            heads,
-            self._n_kv_heads,
-            width,
-            ctypes.byref(described.structure),
-            torch.get_num_threads(),
+            AttendCall(
+                *self._addressed,
+                layer,
+                None if starts_T is None else starts_T.data_ptr(),
+                query_HTd.data_ptr(),
+                query_HTd.stride(0),
+                query_HTd.stride(1),
+                output_THd.data_ptr(),
+                heads,
+                self._n_kv_heads,
+                width,
+                described.structure,
+                torch.get_num_threads(),
+            )
         )
         return output_THd
 
@@ -208,24 +231,20 @@ class SessionTable:
         hidden_1TD = hidden_1TD.contiguous()
         outputs_1TD = torch.empty_like(hidden_1TD)
         turned = _Turned.of(turns)
-        done = self._library.layers(
-            layers.addresses,
-            layers.count,
-            *self._lines,
-            None if starts_T is None else starts_T.data_ptr(),
-            *turned.arguments,
-            hidden_1TD.data_ptr(),
-            outputs_1TD.data_ptr(),
-            hidden_1TD.shape[1],
-            torch.get_num_threads(),
+        self._library.layers(
+            LayersCall(
+                layers.address,
+                layers.count,
+                *self._addressed,
+                None if starts_T is None else starts_T.data_ptr(),
+                *turned.arguments,
+                hidden_1TD.data_ptr(),
+                outputs_1TD.data_ptr(),
+                hidden_1TD.shape[1],
+                torch.get_num_threads(),
+            )
         )
-        if not done:
-            raise MemoryError(f"no memory for a step of {hidden_1TD.shape[1]} rows")
         return outputs_1TD
 
     def _n_projected(self, n_heads: int) -> int:
         return (n_heads + 2 * self._n_kv_heads) * self.width
-
-    @property
-    def _lines(self) -> tuple[int, int]:
-        return self._lines_S6.data_ptr(), self._lines_S6.shape[0]

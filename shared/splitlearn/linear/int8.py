@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from splitlearn.linear.pages import Span
+from splitlearn.torch_private import int8_linear
 
 _GREATEST = 127
 _MOST_ROWS_OF_THE_INT8_KERNEL = 8
@@ -56,7 +57,7 @@ class Int8Linear(nn.Module):
         # the kernel takes rows for neighbours in memory, whatever their strides say
         rows_RK = input.reshape(-1, self.in_features).contiguous()
         if rows_RK.shape[0] <= _MOST_ROWS_OF_THE_INT8_KERNEL:
-            output_RN = torch._weight_int8pack_mm(rows_RK, self.levels_NK, self.scale_N)
+            output_RN = int8_linear(rows_RK, self.levels_NK, self.scale_N)
         else:
             output_RN = self._widened(rows_RK)
         if self.bias is not None:

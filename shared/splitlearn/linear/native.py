@@ -4,14 +4,13 @@ Shapes: R rows, K inputs, N outputs, P panels of 16 outputs, ... any leading dim
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from splitlearn.kernels import Kernels, kernels
-from splitlearn.kernels.structs import Described, Linear
+from splitlearn.kernels.structs import Descriptor, Linear, LinearCall
 from splitlearn.linear.int8 import quantize
 from splitlearn.linear.pages import Span
 
@@ -52,28 +51,16 @@ class _Native(nn.Module, ABC):
         rows_RK = input.reshape(-1, self.in_features)
         output = input.new_empty((*input.shape[:-1], self.out_features))
         rows_RK = rows_RK if rows_RK.stride(1) == 1 else rows_RK.contiguous()
-        self._kernel(
-            rows_RK.data_ptr(),
-            *(weight.data_ptr() for weight in self._weights().values()),
-            None if self.bias is None else self.bias.data_ptr(),
-            output.data_ptr(),
-            rows_RK.shape[0],
-            rows_RK.stride(0),
-            self.in_features,
-            self.out_features,
-            torch.get_num_threads(),
-        )
+        n_rows, row_stride = rows_RK.shape[0], rows_RK.stride(0)
+        addresses = rows_RK.data_ptr(), output.data_ptr()
+        self._library.linear(LinearCall(*addresses, n_rows, row_stride, self._linear(), torch.get_num_threads()))
         return output
 
     @property
-    def described(self) -> Described:
+    def described(self) -> Descriptor:
         """As the kernel of a whole layer reads it."""
-        tensors = {name: tensor.detach() for name, tensor in self._weights().items()}
-        if self.bias is not None:
-            tensors["bias"] = self.bias.detach()
-        addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        linear = Linear(**addresses, n_inputs=self.in_features, n_outputs=self.out_features)
-        return Described(linear, tuple(tensors.values()))
+        tensors = (*self._weights(), self.bias)
+        return Descriptor(self._linear(), tuple(tensor.detach() for tensor in tensors if tensor is not None))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -82,14 +69,18 @@ class _Native(nn.Module, ABC):
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
         """The weight as the kernel reads it."""
 
-    @property
     @abstractmethod
-    def _kernel(self) -> Callable[..., None]:
-        """Takes the addresses of rows and weights, of the bias and the outputs, and sizes."""
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        """All tensors that the kernel reads, but the bias."""
 
     @abstractmethod
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """What the kernel multiplies by, in its order."""
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        """Of the packed weight; and of an int8 weight those of its scales and sums."""
+
+    def _linear(self) -> Linear:
+        bias = self.bias
+        address = None if bias is None else bias.data_ptr()
+        return Linear(*self._addresses(), address, self.in_features, self.out_features)
 
 
 class NativeLinear(_Native):
@@ -103,12 +94,11 @@ class NativeLinear(_Native):
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
         return _in_panels(weight_NK, 2)
 
-    @property
-    def _kernel(self) -> Callable[..., None]:
-        return self._library.linear
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        return (self._packed,)
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {"weight": self._packed}
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        return self._packed.data_ptr(), None, None
 
 
 class NativeInt8Linear(_Native):
@@ -136,12 +126,11 @@ class NativeInt8Linear(_Native):
         self._sums = packed.sum((1, 3), dtype=torch.int32)
         return packed
 
-    @property
-    def _kernel(self) -> Callable[..., None]:
-        return self._library.linear_int8
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        return self._packed, self.scale_N, self._sums
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {"weight": self._packed, "scales": self.scale_N, "sums": self._sums}
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        return self._packed.data_ptr(), self.scale_N.data_ptr(), self._sums.data_ptr()
 
 
 Native = NativeLinear | NativeInt8Linear

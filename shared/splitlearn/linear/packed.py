@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from splitlearn.linear.pages import Span
+from splitlearn.torch_private import has_mkldnn_bf16, mkldnn_linear, mkldnn_memory, mkldnn_pack
 
 _ROWS_OF_THE_FAST_KERNEL = 4
 
@@ -25,16 +26,16 @@ class PackedLinear(nn.Module):
         # modules are asked for their dtype and device through their parameters, and some models hold no others
         self.empty = nn.Parameter(weight_NK.detach().new_empty(0), requires_grad=False)
         # an opaque tensor, which state dicts and casts do not understand: neither parameter nor buffer
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK.detach().contiguous(), None)
+        self._packed = mkldnn_pack(weight_NK.detach().contiguous())
         self._pads = weight_NK.dtype is torch.bfloat16
 
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
         """Whether there is a kernel for such a weight on this machine."""
-        if weight.device.type != "cpu" or not torch._C._has_mkldnn:
+        if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return False
         if weight.dtype is torch.bfloat16:
-            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+            return has_mkldnn_bf16()
         return weight.dtype is torch.float32
 
     @property
@@ -45,7 +46,7 @@ class PackedLinear(nn.Module):
     @property
     def span(self) -> Span:
         """Where the packed weight lies in memory."""
-        return Span(torch.ops.mkldnn.data_ptr(self._packed), torch.ops.mkldnn._nbytes(self._packed))
+        return Span(*mkldnn_memory(self._packed))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's name
         """[..., K] to [..., N]."""
@@ -57,7 +58,7 @@ class PackedLinear(nn.Module):
         return padded_RN[:n_rows].view(*input.shape[:-1], self.out_features)
 
     def _multiply(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-        return torch.as_tensor(torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], ""))
+        return mkldnn_linear(input, self._packed, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -7,9 +7,7 @@ from torch import nn
 
 from splitlearn.linear.native import Native
 from splitlearn.linear.packed import PackedLinear
-
-# children of one module that transformers' models call with the same tensor
-NAMES = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
+from splitlearn.torch_private import change_count
 
 Shared = Native | PackedLinear
 
@@ -20,13 +18,13 @@ class _Held:
     def __init__(self, input: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:  # noqa: A002
         # the reference keeps the tensor alive, so that no other can pass for it
         self._input = input
-        self._version = _version(input)
+        self._version = change_count(input)
         self._outputs = list(outputs)
         self._waiting = set(range(len(outputs)))
 
     def has(self, input: torch.Tensor, index: int) -> bool:  # noqa: A002
         """Whether sibling `index` has yet to take its output for this very tensor, unchanged since."""
-        return input is self._input and index in self._waiting and _version(input) == self._version
+        return input is self._input and index in self._waiting and change_count(input) == self._version
 
     def take(self, index: int) -> torch.Tensor:
         self._waiting.discard(index)
@@ -92,8 +90,3 @@ def shared_linear(*modules: nn.Module) -> Shared | None:
         return None
     (only,) = fused
     return only.linear if len(only.widths) == len(modules) else None
-
-
-def _version(tensor: torch.Tensor) -> int:
-    # inference tensors do not count their changes; models do not change what they project in between
-    return 0 if tensor.is_inference() else tensor._version

@@ -20,6 +20,7 @@ from splitlearn.errors import BadCheckpoint, UnsupportedModel
 from splitlearn.loading import fill
 from splitlearn.part import Part, cut
 from splitlearn.quantised import refuse_given
+from splitlearn.torch_private import own_modules, with_modules
 
 _INSIDE = "part.model."
 
@@ -115,10 +116,9 @@ class CausalLMBottomModel(CausalLMPart, BaseBottomModel):
 
     def apply_position_encoding(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """What the model's own forward hands to its first layer; rotary positions come later, inside the layers."""
-        decoder = copy.copy(self._decoder())
         silent: dict[str, nn.Module | None] = {name: nn.Identity() for name in self._norms_without_weights()}
         silent[self._layers_name()] = nn.ModuleList()
-        decoder._modules = {**decoder._modules, **silent}
+        decoder = with_modules(self._decoder(), {**own_modules(self._decoder()), **silent})
         output = decoder(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
         return torch.as_tensor(output.last_hidden_state)
 

@@ -12,15 +12,14 @@ import torch
 from torch import nn
 
 from splitlearn.fused import NativeRMSNorm, same_numbers
+from splitlearn.hf.modeling import HEAD_NORMS, PROJECTIONS
 from splitlearn.kv.table import HeadNorms
 from splitlearn.linear import Native
 from splitlearn.linear.siblings import shared_linear
 from splitlearn.steps.ragged import attend_rows
 from splitlearn.steps.rows import How
 from splitlearn.steps.standing_in import Asked, put_stand_ins
-
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-_HEAD_NORMS = ("q_norm", "k_norm")
+from splitlearn.torch_private import own_modules, own_parameters
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _plans(module: nn.Module, asked: Asked) -> Iterator[AttentionPlan]:
     if projections is None or how is None or how.expand is not None:
         return
     projects, projects_out = projections
-    queries, keys = (module._modules.get(name) for name in _HEAD_NORMS)
+    queries, keys = (own_modules(module).get(name) for name in HEAD_NORMS)
     norms = None
     if isinstance(queries, NativeRMSNorm) and isinstance(keys, NativeRMSNorm):
         # where those of keys differ in more than their weights, the results will
@@ -83,19 +82,19 @@ def _plans(module: nn.Module, asked: Asked) -> Iterator[AttentionPlan]:
 
 def _may_be_native(module: nn.Module) -> bool:
     """By its looks: nothing but packed projections, and perhaps norms of heads."""
-    names = set(module._modules)
-    norms = [module.get_submodule(name) for name in _HEAD_NORMS if name in names]
+    names = set(own_modules(module))
+    norms = [module.get_submodule(name) for name in HEAD_NORMS if name in names]
     return (
-        names.difference(_HEAD_NORMS) == set(_PROJECTIONS)
-        and len(norms) in (0, len(_HEAD_NORMS))
+        names.difference(HEAD_NORMS) == set(PROJECTIONS)
+        and len(norms) in (0, len(HEAD_NORMS))
         and all(isinstance(each, NativeRMSNorm) for each in norms)
-        and not module._parameters
+        and not own_parameters(module)
         and _projections(module) is not None
     )
 
 
 def _projections(module: nn.Module) -> tuple[Native, Native] | None:
-    *projections, projects_out = (module.get_submodule(name) for name in _PROJECTIONS)
+    *projections, projects_out = (module.get_submodule(name) for name in PROJECTIONS)
     projects = shared_linear(*projections)
     if not isinstance(projects, Native) or not isinstance(projects_out, Native):
         return None

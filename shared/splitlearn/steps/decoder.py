@@ -6,7 +6,6 @@ again in each step.
 Shapes: T rows of all sessions, D hidden size.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,16 +13,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from splitlearn.fused import hooks_inside
+from splitlearn.hf.cache import cache_in
+from splitlearn.hf.modeling import DECODER, DecoderParts, rotates_by_positions_alone, with_hidden
 from splitlearn.kernels.structs import Layers
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.ragged import RaggedCache
 from splitlearn.steps.standing_in import Asked, StandIn
-
-_CHILDREN = {"embed_tokens", "layers", "norm", "rotary_emb"}
+from splitlearn.torch_private import own_modules, own_parameters
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class DecoderStandIn:
 
     def __init__(self, decoder: nn.Module) -> None:
         self._stock = decoder.forward
-        self._decoder = decoder
+        self._parts = DecoderParts(decoder)
         self._layers = _layers(decoder)
         self._described = [_plan(layer).described for layer in self._layers]
         self._hooks = [hooks_inside(layer) for layer in self._layers]
@@ -56,20 +55,21 @@ class DecoderStandIn:
         *,
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
         use_cache: bool | None = None,
         **others: Any,
     ) -> Any:
         """As transformers' decoders, of which only the first argument may come without its name."""
-        table = past_key_values.table if isinstance(past_key_values, RaggedCache) else None
-        if table is None or position_ids is None or any(value is not None for value in others.values()):
+        cache = cache_in(others)
+        table = cache.table if isinstance(cache, RaggedCache) else None
+        is_more_asked = any(value is not None for value in others.values() if value is not cache)
+        if table is None or position_ids is None or is_more_asked:
             inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "position_ids": position_ids}
-            return self._stock(**inputs, past_key_values=past_key_values, use_cache=use_cache, **others)
-        parts: dict[str, Any] = self._decoder._modules
-        hidden_1TD = parts["embed_tokens"](input_ids) if inputs_embeds is None else inputs_embeds
-        turns = parts["rotary_emb"](hidden_1TD, position_ids=position_ids)
-        hidden_1TD = self._through(hidden_1TD, turns, position_ids, past_key_values, table)
-        return BaseModelOutputWithPast(last_hidden_state=parts["norm"](hidden_1TD), past_key_values=past_key_values)
+            return self._stock(**inputs, use_cache=use_cache, **others)
+        if inputs_embeds is None:
+            inputs_embeds = self._parts.embed(input_ids)
+        turns = self._parts.rotation(inputs_embeds, position_ids)
+        hidden_1TD = self._through(inputs_embeds, turns, position_ids, cache, table)
+        return self._parts.output(hidden_1TD, cache)
 
     def _through(
         self, hidden_1TD: torch.Tensor, turns: Any, position_ids: torch.Tensor, cache: RaggedCache, table: SessionTable
@@ -77,13 +77,12 @@ class DecoderStandIn:
         watched = [any(hooks) for hooks in self._hooks]
         if watched != self._watched:
             self._runs, self._watched = list(self._runs_of(watched)), watched
-        inputs = {"attention_mask": None, "position_ids": position_ids, "position_embeddings": turns}
         for run in self._runs:
             if run.layers is not None:
                 hidden_1TD = table.run_layers(run.layers, hidden_1TD, turns, None)
                 continue
             for layer in run.modules:
-                hidden_1TD = layer(hidden_1TD, **inputs, past_key_values=cache, use_cache=True)
+                hidden_1TD = self._parts.layer(layer, hidden_1TD, position_ids, turns, cache)
         return hidden_1TD
 
     def _runs_of(self, watched: Sequence[bool]) -> Iterator[_Run]:
@@ -104,7 +103,7 @@ def make_decoder_native(decoder: nn.Module, run: Callable[[], Sequence[torch.Ten
     is_plain: list[bool] = []
 
     def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        asked = Asked.of((), {"hidden_states": torch.empty(0), **kwargs})
+        asked = Asked.of(*with_hidden(torch.empty(0), (), kwargs))
         is_plain.append(asked is not None and asked.rule is None and asked.table.takes_turns(asked.turns))
 
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in _layers(decoder)]
@@ -127,10 +126,9 @@ def make_decoder_native(decoder: nn.Module, run: Callable[[], Sequence[torch.Ten
 
 def _may_be_native(decoder: nn.Module) -> bool:
     """By its looks: embedding, native layers, norm, and a rotation that needs nothing but rows and positions."""
-    if set(decoder._modules) != _CHILDREN or decoder._parameters or "forward" in vars(decoder):
+    if set(own_modules(decoder)) != DECODER or own_parameters(decoder) or "forward" in vars(decoder):
         return False
-    _rows, *takes = inspect.signature(decoder.get_submodule("rotary_emb").forward).parameters.values()
-    if {each.name for each in takes if each.default is each.empty} != {"position_ids"}:
+    if not rotates_by_positions_alone(decoder):
         return False
     plans = [getattr(vars(layer).get("forward"), "plan", None) for layer in _layers(decoder)]
     return bool(plans) and all(isinstance(plan, LayerPlan) for plan in plans)

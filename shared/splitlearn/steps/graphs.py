@@ -12,6 +12,7 @@ import torch
 
 from splitlearn.kv.page_table import PageTable
 from splitlearn.kv.pool import PagePool
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.steps.paged import PagedKernel, PageRows
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -49,25 +50,25 @@ class DecodeGraphs:
 
     Args:
         forward: a step; must do the same each time, but for the numbers in its tensors.
-        most_rows: that a session holds; None if only the pool bounds it.
+        max_length: that a session holds; None if only the pool bounds it.
         capture: of CUDA, or what stands for it.
     """
 
     def __init__(
-        self, forward: Forward, pool: PagePool, kernel: PagedKernel, most_rows: int | None, capture: Capture
+        self, forward: Forward, pool: PagePool, kernel: PagedKernel, max_length: int | None, capture: Capture
     ) -> None:
         self._forward, self._pool, self._kernel, self._capture = forward, pool, kernel, capture
-        self._n_pages = min(pool.total, pool.total if most_rows is None else pool.pages_for(most_rows))
+        self._n_pages = min(pool.total, pool.total if max_length is None else pool.pages_for(max_length))
         self._steps: dict[int, _Decode] = {}
         self.reason: str | None = None
         """Why steps run without graphs; None as long as they do not."""
 
-    def run(self, rows: torch.Tensor, sessions: Sequence[tuple[Any, int, int]]) -> torch.Tensor | None:
+    def run(self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[Any]]) -> torch.Tensor | None:
         """Appends a row to each session: [S, D] or [S, V], until the next call. None: run it without.
 
         Args:
             rows: token ids [S] or hidden states [S, D].
-            sessions: with the rows that each keeps, and 1.
+            sessions: a slice of one row each.
         """
         bucket = bucket_for(len(sessions))
         if self.reason is not None or bucket is None:

@@ -14,18 +14,19 @@ import torch
 from torch import nn
 
 from splitlearn.fused import NativeGatedMLP, NativeRMSNorm
-from splitlearn.kernels.structs import Described, Layer, Layers, RowNorm
+from splitlearn.kernels.structs import Descriptor, Layer, Layers, RowNorm
 from splitlearn.linear import Native
 from splitlearn.steps.attention import AttentionPlan
 from splitlearn.steps.rows import PieceRows
 from splitlearn.steps.standing_in import Asked, StandIn, put_stand_ins
+from splitlearn.torch_private import own_modules
 
 # where the norms stand that a layer has, in the order in which it names them: before attention and gates, as in Llama;
 # after both, as in OLMo 2; around both, as in Gemma
 _ORDERS = (
-    ("before_attention", "before_gates"),
-    ("after_attention", "after_gates"),
-    ("before_attention", "after_attention", "before_gates", "after_gates"),
+    ("pre_attention_norm", "pre_mlp_norm"),
+    ("post_attention_norm", "post_mlp_norm"),
+    ("pre_attention_norm", "post_attention_norm", "pre_mlp_norm", "post_mlp_norm"),
 )
 
 
@@ -38,7 +39,7 @@ class LayerPlan:
         attention: of the layer.
     """
 
-    described: Described
+    described: Descriptor
     attention: AttentionPlan
 
     @cached_property
@@ -76,7 +77,7 @@ class _Parts:
 
 def _parts(module: nn.Module) -> _Parts | None:
     """Of what may be such a layer by its looks; None if it is none."""
-    children = list(module._modules.values())
+    children = list(own_modules(module).values())
     plans = [forward.plan for each in children if isinstance(forward := vars(each).get("forward"), StandIn)]
     attentions = [plan for plan in plans if isinstance(plan, AttentionPlan)]
     gated = [each for each in children if isinstance(each, NativeGatedMLP)]
@@ -116,23 +117,19 @@ def _described(
     gated: NativeGatedMLP,
     gates: tuple[Native, Native],
     norms: dict[str, NativeRMSNorm],
-) -> Described:
+) -> Descriptor:
     width = attention.width
     norms_D = {name: each.weight.detach() for name, each in norms.items()}
     n_heads = attention.projects_out.in_features // width
     linears = {
-        "projects": attention.projects.described,
-        "projects_out": attention.projects_out.described,
-        "gates": gates[0].described,
-        "closes": gates[1].described,
+        "qkv_proj": attention.projects.described,
+        "o_proj": attention.projects_out.described,
+        "gate_up_proj": gates[0].described,
+        "down_proj": gates[1].described,
     }
     how = attention.how.rules.described(width)
     heads = attention.norms
-    query_norm, key_norm = (RowNorm(), RowNorm())
-    if heads is not None:
-        query_norm, key_norm = (
-            RowNorm(weight.data_ptr(), heads.epsilon, heads.adds_one) for weight in (heads.queries_d, heads.keys_d)
-        )
+    query_norm, key_norm = (RowNorm(), RowNorm()) if heads is None else heads.described
     structure = Layer(
         **{name: each.structure for name, each in linears.items()},
         **{name: RowNorm(norms_D[name].data_ptr(), each.epsilon, each.adds_one) for name, each in norms.items()},
@@ -141,12 +138,12 @@ def _described(
         index=attention.layer,
         n_heads=n_heads,
         n_kv_heads=(attention.projects.out_features // width - n_heads) // 2,
-        width=width,
-        how=how.structure,
-        is_turned=attention.is_turned,
+        head_dim=width,
+        attention=how.structure,
+        uses_rope=attention.is_turned,
         is_gelu=gated.is_gelu,
     )
     tensors = [*norms_D.values(), *how.tensors]
     if heads is not None:
         tensors += [heads.queries_d, heads.keys_d]
-    return Described(structure, (*tensors, *(each.tensors for each in linears.values())))
+    return Descriptor(structure, (*tensors, *(each.tensors for each in linears.values())))

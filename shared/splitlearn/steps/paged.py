@@ -4,6 +4,7 @@ Shapes: S sessions, T rows of all sessions, N rows that one holds, H heads, K he
 P pages, R rows of a page.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,8 +14,12 @@ from torch.nn.attention.varlen import varlen_attn
 
 from splitlearn.kv.page_table import PageTable
 from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.rows import How, MaskRule
+
+# by name in `PageRows.attend`; torch 2.11 knows neither block tables nor heads that share keys
+_KEYWORDS = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table", "num_splits")
 
 
 class CannotBeCaptured(RuntimeError):
@@ -42,6 +47,12 @@ class PagedKernel:
     most_width: int = 256
     width_step: int = 8
     capability: tuple[int, int] = (8, 0)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Arguments that the function would have to take, and does not in this version of torch."""
+        takes = inspect.signature(self.attend).parameters
+        return tuple(name for name in _KEYWORDS if name not in takes)
 
     def why_not(self, query_HTd: torch.Tensor, pages: Sequence[torch.Tensor], rule: MaskRule | None, how: How) -> str:
         """Why this layer's attention runs session by session, over rows gathered from their pages; "" if it need not.
@@ -83,8 +94,8 @@ class PageRows:
         self._pool, self._kernel, self._table, self._held = pool, kernel, table, held
 
     @classmethod
-    def of(cls, pool: PagePool, kernel: PagedKernel, sessions: Sequence[tuple[PagedKV, int, int]]) -> Self:
-        """Places the rows of sessions, given with the rows that each keeps and those that it brings."""
+    def of(cls, pool: PagePool, kernel: PagedKernel, sessions: Sequence[SequenceSlice[PagedKV]]) -> Self:
+        """Reserves the pages of the slices."""
         pool.place(sessions)
         table = PageTable.of(pool, sessions).to(pool.layout.device)
         return cls(pool, kernel, table, [position + count for _, position, count in sessions])

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.masking_utils import causal_mask_function
 
+from splitlearn.hf.masks import MaskFunction, is_causal
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.rows import How, MaskRule, PieceRows, StepRows
 
@@ -31,7 +32,7 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         place: makes room for the rows of a step, and says where.
     """
 
-    def __init__(self, place: Callable[[Sequence[tuple[Any, int, int]]], StepRows] = PieceRows) -> None:
+    def __init__(self, place: Callable[[Sequence[SequenceSlice[Any]]], StepRows] = PieceRows) -> None:
         super().__init__()
         self.lengths: list[int] = []
         self.positions: list[int] = []
@@ -46,8 +47,8 @@ class RaggedCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         """What our kernels read of the step's sessions; None where none does."""
         return self.rows.table
 
-    def begin(self, sessions: Sequence[tuple[Any, int, int]]) -> None:
-        """Keeps of each session the first rows, as many as its second item says, and makes room for its third."""
+    def begin(self, sessions: Sequence[SequenceSlice[Any]]) -> None:
+        """Truncates each session to its slice's start, and reserves room for the slice."""
         self.begin_at(self._place(sessions), [position for _, position, _ in sessions], [n for _, _, n in sessions])
 
     def begin_at(self, rows: StepRows, positions: list[int], lengths: list[int]) -> None:
@@ -126,9 +127,9 @@ def ragged_step(cache: RaggedCache) -> Any:
         cache.end()
 
 
-def mask_rule(*, mask_function: Callable[..., torch.Tensor], **_: Any) -> MaskRule | None:
+def mask_rule(*, mask_function: MaskFunction, **_: Any) -> MaskRule | None:
     """In place of a mask for all rows of all sessions: nothing where a row sees all before it, else the rule."""
-    return None if mask_function is causal_mask_function else MaskRule(mask_function)
+    return None if is_causal(mask_function) else MaskRule(mask_function)
 
 
 def attend(

@@ -6,21 +6,21 @@ Shapes: T rows of all sessions, t rows of one, N rows that it then holds, H head
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
+from splitlearn.hf.masks import MaskFunction, window_of
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.store import SessionKV
 from splitlearn.kv.table import ScoreRules, SessionTable
-
-_WINDOW = sliding_window_causal_mask_function(1)
+from splitlearn.torch_private import copy_all
 
 
 class MaskRule:
     """Stands where a mask would: which rows a row may see, other than all before it."""
 
-    def __init__(self, may_see: Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, may_see: MaskFunction) -> None:
         self._may_see = may_see
         self._known: dict[tuple[int, int], torch.Tensor] = {}
         self._first: dict[int, int | None] = {}
@@ -56,16 +56,8 @@ class MaskRule:
 
     @cached_property
     def window(self) -> int | None:
-        """How many rows a row sees, with itself, where that is all that the rule says; None for any other rule.
-
-        transformers makes each rule anew, of the same code and with its numbers in the closure.
-        """
-        if not _same_code(self._may_see, _WINDOW):
-            return None
-        overlay, causal = _closure(self._may_see)[0]
-        if causal is not causal_mask_function or not _same_code(overlay, _closure(_WINDOW)[0][0]):
-            return None
-        return int(_closure(overlay)[0])
+        """How many rows a row sees, with itself, where that is all that the rule says; None for any other rule."""
+        return window_of(self._may_see)
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ class PieceRows:
         sessions: with the rows that each keeps and those that it brings; room is made for them.
     """
 
-    def __init__(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> None:
+    def __init__(self, sessions: Sequence[SequenceSlice[SessionKV]]) -> None:
         self._sessions = sessions
         self._lengths = [count for _, _, count in sessions]
         self._held: dict[int, Sequence[torch.Tensor]] = {}
@@ -144,7 +136,7 @@ class PieceRows:
             return
         rooms = [room[2 * layer] for room in self._rooms] + [room[2 * layer + 1] for room in self._rooms]
         news = [*torch.split(keys_KTd, self._lengths, 1), *torch.split(values_KTd, self._lengths, 1)]
-        torch._foreach_copy_(rooms, news)
+        copy_all(rooms, news)
 
     def held(self, index: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         if index not in self._held:
@@ -176,11 +168,3 @@ class PieceRows:
         ]
         starts_T = torch.cat(known)
         return Seen(starts_T if bool(starts_T.any()) else None, missing)
-
-
-def _same_code(one: Any, other: Any) -> bool:
-    return getattr(one, "__code__", None) is other.__code__
-
-
-def _closure(function: Any) -> list[Any]:
-    return [cell.cell_contents for cell in function.__closure__]

@@ -4,20 +4,20 @@ Shapes: T rows, D hidden size, V vocabulary.
 """
 
 import copy
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from transformers import PretrainedConfig
-from transformers.cache_utils import DynamicLayer
 
 from splitlearn.cache import PartCache
+from splitlearn.hf.attention_interface import AttentionSwitch, supports_attention_interface
 from splitlearn.kernels import are_off
-from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.page_budget import PageBudget
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.store import KVLayout, check_held
 from splitlearn.part import Part
 from splitlearn.steps.attention import make_attention_native
@@ -42,22 +42,28 @@ class KeepsRows(Protocol):
         """Takes over the first `count` rows of another session of the same store."""
 
 
-# where a config of transformers keeps which attention function its model calls
-_CHOSEN = "_attn_implementation_internal"
 K = TypeVar("K", KeepsRows, PartCache)
 
 
 @dataclass(frozen=True)
-class Span(Generic[K]):
-    """Rows of one session: token ids [T] or hidden states [T, D] that follow the first `position` rows of `kv`.
+class SequenceInput(Generic[K]):
+    """New rows of one session, which follow its first `start` rows.
 
-    `needs_output` may be False where nobody looks at what comes out.
+    Attributes:
+        kv: the keys and values of the session.
+        start: position of the first new row.
+        rows: token ids [T] or hidden states [T, D].
+        needs_output: whether the output is used.
     """
 
     kv: K
-    position: int
+    start: int
     rows: torch.Tensor
     needs_output: bool = True
+
+    @property
+    def slice(self) -> SequenceSlice[K]:
+        return SequenceSlice(self.kv, self.start, self.rows.shape[0])
 
 
 class Runner(ABC, Generic[K]):
@@ -89,26 +95,28 @@ class Runner(ABC, Generic[K]):
     def row_bytes(self) -> int:
         """Memory for the keys and values of one row."""
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        """For the pages that there is memory for, of `page_rows` rows where nothing else asks for another size.
+    def page_budget(self, page_size: int) -> PageBudget:
+        """The pages that there is memory for, of `page_size` rows unless the store has a size of its own.
 
         Raises:
             NoRoom: there is memory for none.
         """
-        return PageLedger.within(self._kv_bytes, self.row_bytes, page_rows)
+        return PageBudget.within(self._kv_bytes, self.row_bytes, page_size)
 
     @abstractmethod
-    def new_kv(self, most_rows: int | None) -> K:
-        """Room for a session of at most `most_rows` rows."""
+    def new_kv(self, max_length: int | None) -> K:
+        """Keys and values of a session of at most `max_length` rows."""
 
-    def let_go(self, kv: K, n_rows: int = 0) -> None:
-        """Gives up all but the first `n_rows` rows of a session, which takes no more. From any thread, while no step
-        runs with it."""
+    def release(self, kv: K, n_rows: int = 0) -> None:
+        """Frees all but the first `n_rows` rows of a session, which takes no more rows.
+
+        From any thread, while no step runs with the session.
+        """
         # by default memory goes with the last reference
         return
 
     @abstractmethod
-    def go_back(self, kv: K, position: int) -> K:
+    def truncate(self, kv: K, position: int) -> K:
         """A session that keeps just its first `position` rows: 0, or any that it holds if the part can truncate."""
 
     @property
@@ -117,7 +125,7 @@ class Runner(ABC, Generic[K]):
         """Whether a session can begin with rows of another one."""
 
     @abstractmethod
-    def begin_with(self, kv: K, kept: K, n_rows: int) -> K:
+    def copy_prefix(self, kv: K, kept: K, n_rows: int) -> K:
         """A new session that holds the first `n_rows` rows of `kept`, which stays as it is.
 
         Raises:
@@ -125,14 +133,14 @@ class Runner(ABC, Generic[K]):
         """
 
     @abstractmethod
-    def run(self, spans: Sequence[Span[K]]) -> list[torch.Tensor]:
-        """Appends the rows of each span to its session, each session at most once.
+    def run(self, inputs: Sequence[SequenceInput[K]]) -> list[torch.Tensor]:
+        """Appends the rows of each input to its session, each session at most once.
 
-        Where it raises, any of the sessions may have some of its rows, until `go_back` takes them from it.
+        Where it raises, any of the sessions may hold some of its rows, until `truncate` drops them.
 
         Returns:
-            For each span hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
-            anything where the span needs no output.
+            For each input hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
+            anything where the input needs no output.
 
         Raises:
             PositionNotReached: a session does not hold the rows before its own.
@@ -161,10 +169,7 @@ class InBatches(Runner[KeepsRows]):
         self._store = self._make_store(self._layout, self._kv_bytes)
         self._graphs = self._store.graphs(self._decode, self.part.context_length)
         self._cache = RaggedCache(self._store.rows)
-        named = (vars(module).get("config") for module in self.part.modules())
-        configs = [config for config in named if isinstance(config, PretrainedConfig)]
-        # their attributes: what a config does beside setting one takes longer than a layer's work between its kernels
-        self._configs = [vars(config) for config in {id(config): config for config in configs}.values()]
+        self._attention = AttentionSwitch(self.part.modules())
         make_attention_native(self.part, self._try)
         make_layers_native(self.part, self._try)
         make_decoder_native(self.part.model.get_submodule(self.part.anatomy.decoder), self._try)
@@ -177,11 +182,15 @@ class InBatches(Runner[KeepsRows]):
         n_rows, found = 7, []
         for further in (0, max(0, (self.part.context_length or 0) - n_rows)):
             first, second = self.new_kv(n_rows), self.new_kv(n_rows)
-            found += self._run([Span(first, 0, self._any_rows(5))], further)
-            found += self._run([Span(first, 5, self._any_rows(1)), Span(second, 0, self._any_rows(3))], further)
-            found += self._run([Span(first, 6, self._any_rows(1)), Span(second, 3, self._any_rows(1))], further)
+            found += self._run([SequenceInput(first, 0, self._any_rows(5))], further)
+            found += self._run(
+                [SequenceInput(first, 5, self._any_rows(1)), SequenceInput(second, 0, self._any_rows(3))], further
+            )
+            found += self._run(
+                [SequenceInput(first, 6, self._any_rows(1)), SequenceInput(second, 3, self._any_rows(1))], further
+            )
             for kv in (first, second):
-                self.let_go(kv)
+                self.release(kv)
         return found
 
     def _any_rows(self, count: int) -> torch.Tensor:
@@ -195,17 +204,17 @@ class InBatches(Runner[KeepsRows]):
     def row_bytes(self) -> int:
         return self._layout.row_bytes
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return self._store.ledger(page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return self._store.page_budget(page_size)
 
-    def new_kv(self, most_rows: int | None) -> KeepsRows:
-        kv: KeepsRows = self._store.new_kv(most_rows)
+    def new_kv(self, max_length: int | None) -> KeepsRows:
+        kv: KeepsRows = self._store.new_kv(max_length)
         return kv
 
-    def let_go(self, kv: KeepsRows, n_rows: int = 0) -> None:
-        self._store.let_go(kv, n_rows)
+    def release(self, kv: KeepsRows, n_rows: int = 0) -> None:
+        self._store.release(kv, n_rows)
 
-    def go_back(self, kv: KeepsRows, position: int) -> KeepsRows:
+    def truncate(self, kv: KeepsRows, position: int) -> KeepsRows:
         kv.truncate(position)
         return kv
 
@@ -213,67 +222,56 @@ class InBatches(Runner[KeepsRows]):
     def can_share_rows(self) -> bool:
         return True
 
-    def begin_with(self, kv: KeepsRows, kept: KeepsRows, n_rows: int) -> KeepsRows:
+    def copy_prefix(self, kv: KeepsRows, kept: KeepsRows, n_rows: int) -> KeepsRows:
         kv.copy_from(kept, n_rows)
         return kv
 
-    def run(self, spans: Sequence[Span[KeepsRows]]) -> list[torch.Tensor]:
-        return self._run(spans)
+    def run(self, inputs: Sequence[SequenceInput[KeepsRows]]) -> list[torch.Tensor]:
+        return self._run(inputs)
 
     @torch.inference_mode()
-    def _run(self, spans: Sequence[Span[KeepsRows]], further: int = 0) -> list[torch.Tensor]:
+    def _run(self, inputs: Sequence[SequenceInput[KeepsRows]], further: int = 0) -> list[torch.Tensor]:
         """Rows of which the model is told that they lie `further` behind where they are kept."""
-        lengths = [span.rows.shape[0] for span in spans]
-        positions = [i for span, n in zip(spans, lengths, strict=True) for i in range(span.position, span.position + n)]
-        rows = spans[0].rows if len(spans) == 1 else torch.cat([span.rows for span in spans])
-        sessions = [(span.kv, span.position, n) for span, n in zip(spans, lengths, strict=True)]
-        if self._graphs is not None and len(positions) == len(spans):
+        sessions = [each.slice for each in inputs]
+        lengths = [each.length for each in sessions]
+        positions = [i for each in sessions for i in range(each.start, each.end)]
+        rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
+        if self._graphs is not None and len(positions) == len(inputs):
             decoded = self._graphs.run(rows, sessions)
             if decoded is not None:
                 # the next step is replayed into the same memory, and one copy takes less than one for each
                 decoded = decoded.to("cpu", copy=True)
                 return list(decoded if self.part.spec.end else decoded[:, None])
         rows = rows.to(self._layout.device)
-        inputs: dict[str, Any] = {
+        options: dict[str, Any] = {
             "past_key_values": self._cache,
             "use_cache": True,
             "position_ids": torch.tensor([[position + further for position in positions]], device=rows.device),
         }
         self._cache.begin(sessions)
-        with ragged_step(self._cache), self._attention():
+        with ragged_step(self._cache), self._attention.to(NAME):
             if not self.part.spec.end:
-                return list(self.part.run(rows[None], **inputs)[0].split(lengths))
-            return self._logits(rows, spans, list(accumulate(lengths)), inputs)
+                return list(self.part.run(rows[None], **options)[0].split(lengths))
+            return self._logits(rows, inputs, list(accumulate(lengths)), options)
 
     def _logits(
-        self, rows: torch.Tensor, spans: Sequence[Span[KeepsRows]], ends: list[int], inputs: dict[str, Any]
+        self, rows: torch.Tensor, inputs: Sequence[SequenceInput[KeepsRows]], ends: list[int], options: dict[str, Any]
     ) -> list[torch.Tensor]:
-        wanted = [end - 1 for span, end in zip(spans, ends, strict=True) if span.needs_output]
+        wanted = [end - 1 for each, end in zip(inputs, ends, strict=True) if each.needs_output]
         kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
         if self.part.keeps_last_rows:
-            logits_SV = self.part.run(rows[None], logits_to_keep=kept, **inputs).logits[0]
+            logits_SV = self.part.run(rows[None], logits_to_keep=kept, **options).logits[0]
         else:
-            logits_SV = self.part.run(rows[None], **inputs).logits[0, kept]
+            logits_SV = self.part.run(rows[None], **options).logits[0, kept]
         computed = iter(logits_SV)
-        return [next(computed) if span.needs_output else logits_SV.new_empty(0) for span in spans]
+        return [next(computed) if each.needs_output else logits_SV.new_empty(0) for each in inputs]
 
     def _decode(self, rows: torch.Tensor, positions_1B: torch.Tensor, where: PageRows) -> torch.Tensor:
         """A row of each session, the same operations each time: hidden states [B, D], or logits [B, V]."""
         self._cache.begin_at(where, [], [1] * rows.shape[0])
-        with ragged_step(self._cache), self._attention():
+        with ragged_step(self._cache), self._attention.to(NAME):
             output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, position_ids=positions_1B)
         return torch.as_tensor((output.logits if self.part.spec.end else output)[0])
-
-    @contextmanager
-    def _attention(self) -> Iterator[None]:
-        before = [config[_CHOSEN] for config in self._configs]
-        try:
-            for config in self._configs:
-                config[_CHOSEN] = NAME
-            yield
-        finally:
-            for config, name in zip(self._configs, before, strict=True):
-                config[_CHOSEN] = name
 
 
 class InTurn(Runner[PartCache]):
@@ -289,10 +287,10 @@ class InTurn(Runner[PartCache]):
     def row_bytes(self) -> int:
         return self._row_bytes
 
-    def new_kv(self, most_rows: int | None) -> PartCache:
+    def new_kv(self, max_length: int | None) -> PartCache:
         return self.part.new_cache()
 
-    def go_back(self, kv: PartCache, position: int) -> PartCache:
+    def truncate(self, kv: PartCache, position: int) -> PartCache:
         if position == 0:
             return self.part.new_cache()
         if self.part.can_truncate:
@@ -304,14 +302,14 @@ class InTurn(Runner[PartCache]):
     def can_share_rows(self) -> bool:
         return self.part.can_truncate
 
-    def begin_with(self, kv: PartCache, kept: PartCache, n_rows: int) -> PartCache:
+    def copy_prefix(self, kv: PartCache, kept: PartCache, n_rows: int) -> PartCache:
         check_held(kept.n_rows, n_rows)
-        return self.go_back(copy.deepcopy(kept), n_rows)
+        return self.truncate(copy.deepcopy(kept), n_rows)
 
-    def run(self, spans: Sequence[Span[PartCache]]) -> list[torch.Tensor]:
-        for span in spans:
-            check_held(span.kv.n_rows, span.position)
-        return [self.part(span.rows.to(self.part.device), span.position, span.kv) for span in spans]
+    def run(self, inputs: Sequence[SequenceInput[PartCache]]) -> list[torch.Tensor]:
+        for each in inputs:
+            check_held(each.kv.n_rows, each.start)
+        return [self.part(each.rows.to(self.part.device), each.start, each.kv) for each in inputs]
 
 
 def runner_for(part: Part, kv_bytes: int | None = None) -> InBatches | InTurn:
@@ -339,7 +337,15 @@ def _attends_to_pages(part: Part) -> bool:
     # torch calls AMD's devices "cuda" too; its FlashAttention there reads no pages
     if torch.version.hip is not None or not torch.backends.cuda.is_flash_attention_available():
         return False
-    return torch.cuda.get_device_capability(part.device) >= kernel.capability
+    if torch.cuda.get_device_capability(part.device) < kernel.capability:
+        return False
+    if kernel.lacking:
+        logging.getLogger(__name__).warning(
+            "each session is attended to by itself, without CUDA graphs: varlen_attn of torch %s takes no %s",
+            torch.__version__,
+            ", ".join(kernel.lacking),
+        )
+    return not kernel.lacking
 
 
 def _pages_on_cuda(layout: KVLayout, kv_bytes: int | None) -> Pages:
@@ -351,10 +357,10 @@ def why_in_turn(part: Part) -> str | None:
     reason = why_not_in_batches(part.config)
     if reason is not None:
         return reason
-    if not part.remembers_rows_alone(DynamicLayer):
+    if not part.remembers_rows_alone:
         return "it remembers more of a text than keys and values"
     if not part.takes_positions:
         return "it counts positions itself, and takes none"
-    if not part.model._supports_attention_backend:
+    if not supports_attention_interface(part.model):
         return "transformers does not say that another attention can take the place of its own"
     return None

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from splitlearn.fused import hooks_inside
+from splitlearn.hf.cache import cache_in
+from splitlearn.hf.modeling import hidden_in, mask_in, rotation_in
 from splitlearn.kv.table import SessionTable
 from splitlearn.steps.ragged import RaggedCache
 from splitlearn.steps.rows import MaskRule
@@ -38,13 +40,13 @@ class Asked:
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Asked | None":
         """None where it is asked something else, or in another way."""
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         if not isinstance(cache, RaggedCache) or (table := cache.table) is None or len(args) > 1:
             return None
-        hidden = args[0] if args else kwargs.get("hidden_states")
+        hidden = hidden_in(args, kwargs)
         if not isinstance(hidden, torch.Tensor):
             return None
-        return cls(hidden, kwargs.get("position_embeddings"), kwargs.get("attention_mask"), cache, table)
+        return cls(hidden, rotation_in(kwargs), mask_in(kwargs), cache, table)
 
 
 class Plan(Protocol):

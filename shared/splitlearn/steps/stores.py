@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from splitlearn.errors import NoRoom
 from splitlearn.kv.budget import free_bytes
-from splitlearn.kv.pages import PageLedger
+from splitlearn.kv.page_budget import PageBudget
 from splitlearn.kv.pool import PagedKV, PagePool
+from splitlearn.kv.sequence_slice import SequenceSlice
 from splitlearn.kv.store import KVLayout, SessionKV
 from splitlearn.steps.graphs import Capture, DecodeGraphs, Forward
 from splitlearn.steps.paged import PagedKernel, PageRows
@@ -21,19 +22,19 @@ class Store(Protocol):
     memory behind them held before.
     """
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        """For as many pages as there is memory for, of `page_rows` rows unless the store has a size of its own."""
+    def page_budget(self, page_size: int) -> PageBudget:
+        """The pages that there is memory for, of `page_size` rows unless the store has a size of its own."""
 
-    def new_kv(self, most_rows: int | None) -> Any:
-        """Room for a session of at most `most_rows` rows."""
+    def new_kv(self, max_length: int | None) -> Any:
+        """Keys and values of a session of at most `max_length` rows."""
 
-    def rows(self, sessions: Sequence[tuple[Any, int, int]]) -> StepRows:
-        """Makes room for a step's rows: of each session keeps as many as its second item says, for its third more."""
+    def rows(self, sessions: Sequence[SequenceSlice[Any]]) -> StepRows:
+        """Reserves room for a step's rows: truncates each session to its slice's start, and appends the slice."""
 
-    def let_go(self, kv: Any, n_rows: int) -> None:
-        """As `Runner.let_go`."""
+    def release(self, kv: Any, n_rows: int) -> None:
+        """As `Runner.release`."""
 
-    def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
+    def graphs(self, forward: Forward, max_length: int | None) -> DecodeGraphs | None:
         """What replays steps of one row per session; None where nothing does."""
 
 
@@ -48,19 +49,19 @@ class Pieces:
     layout: KVLayout
     kv_bytes: int | None
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return PageLedger.within(self.kv_bytes, self.layout.row_bytes, page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget.within(self.kv_bytes, self.layout.row_bytes, page_size)
 
-    def new_kv(self, most_rows: int | None) -> SessionKV:
-        return SessionKV(self.layout, most_rows)
+    def new_kv(self, max_length: int | None) -> SessionKV:
+        return SessionKV(self.layout, max_length)
 
-    def rows(self, sessions: Sequence[tuple[SessionKV, int, int]]) -> StepRows:
+    def rows(self, sessions: Sequence[SequenceSlice[SessionKV]]) -> StepRows:
         return PieceRows(sessions)
 
-    def let_go(self, kv: SessionKV, n_rows: int) -> None:
+    def release(self, kv: SessionKV, n_rows: int) -> None:
         pass
 
-    def graphs(self, forward: Forward, most_rows: int | None) -> None:
+    def graphs(self, forward: Forward, max_length: int | None) -> None:
         return None
 
 
@@ -86,7 +87,7 @@ class Pages:
         self._kernel = kernel or PagedKernel()
         self._capture = capture
         n_bytes = free_bytes(layout.device) // 2 if kv_bytes is None else kv_bytes
-        n_pages = PageLedger.within(n_bytes, layout.row_bytes, self._kernel.page_rows).total - 1
+        n_pages = PageBudget.within(n_bytes, layout.row_bytes, self._kernel.page_rows).n_pages - 1
         if not n_pages:
             raise NoRoom(
                 f"{n_bytes} bytes for keys and values hold a single page of {self._kernel.page_rows} rows, which has "
@@ -94,19 +95,19 @@ class Pages:
             )
         self.pool = PagePool(layout, n_pages, self._kernel.page_rows)
 
-    def ledger(self, page_rows: int) -> PageLedger:
-        return PageLedger(self.pool.total, self.pool.page_rows)
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget(self.pool.total, self.pool.page_rows)
 
-    def new_kv(self, most_rows: int | None) -> PagedKV:
+    def new_kv(self, max_length: int | None) -> PagedKV:
         return PagedKV(self.pool)
 
-    def rows(self, sessions: Sequence[tuple[PagedKV, int, int]]) -> StepRows:
+    def rows(self, sessions: Sequence[SequenceSlice[PagedKV]]) -> StepRows:
         return PageRows.of(self.pool, self._kernel, sessions)
 
-    def let_go(self, kv: PagedKV, n_rows: int) -> None:
-        kv.let_go(n_rows)
+    def release(self, kv: PagedKV, n_rows: int) -> None:
+        kv.release(n_rows)
 
-    def graphs(self, forward: Forward, most_rows: int | None) -> DecodeGraphs | None:
+    def graphs(self, forward: Forward, max_length: int | None) -> DecodeGraphs | None:
         if self._capture is None:
             return None
-        return DecodeGraphs(forward, self.pool, self._kernel, most_rows, self._capture)
+        return DecodeGraphs(forward, self.pool, self._kernel, max_length, self._capture)

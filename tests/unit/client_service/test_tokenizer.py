@@ -7,6 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from client_service.errors import BadModelFiles, BadRequest, NoChatTemplate, PromptTooLong
+from client_service.text.chat_template import ContentFormat
+from client_service.text.template_process import template_process
 from client_service.tokenizer import TextCodec
 from support.running_split import PATIENCE, until
 from support.tiny_models import TEMPLATE, VOCABULARY, tiny_config, tiny_tokenizer
@@ -72,12 +74,27 @@ async def test_a_template_s_own_refusal_is_passed_on(tmp_path: Path) -> None:
     assert refused.value.param == "messages"
 
 
-async def test_a_template_without_end_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+@pytest.mark.parametrize("content_format", ["auto", "string", "openai"])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor", "TemplateSyntaxError"),
+        ("{% for m in messages %}{{ m.content | nosuchfilter }}{% endfor %}", "nosuchfilter"),
+        ("{{" + "(" * 5000 + ")" * 5000 + "}}", "RecursionError"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it ran for more than"),
+    ],
+    ids=["syntax", "filter", "depth", "no end"],
+)
+async def test_what_no_conversation_can_be_rendered_with_counts_as_no_template_and_plain_prompts_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str, content_format: ContentFormat
+) -> None:
     monkeypatch.setattr("client_service.text.template_process.CPU_SECONDS", 0.3)
-    codec = codec_of(tmp_path, with_template(endless))
-    with pytest.raises(NoChatTemplate, match="cannot be used: it ran for more than"):
+    template_process.cache_clear()
+    with_template(source).save_pretrained(tmp_path)
+    codec = TextCodec(tmp_path, tiny_config("llama"), content_format)
+    with pytest.raises(NoChatTemplate, match=rf"cannot be used: .*{reason}.*/v1/completions"):
         await codec.tokenize_chat(USER)
+    assert await codec.tokenize("the quick") == tiny_tokenizer().encode("the quick")
 
 
 def test_a_template_without_the_user_s_words_is_an_error_at_start(tmp_path: Path) -> None:

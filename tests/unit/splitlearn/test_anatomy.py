@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM, BertConfig, Gemma3nTextConfig
 from transformers.initialization import guard_torch_init_functions
 
 from architectures.small_configs import small_config
-from splitlearn.anatomy import _NoRandomNumbers, build_on_meta, config_from_dict, leave_out, study
+from splitlearn.anatomy import build_on_meta, config_from_dict, leave_out, study
 from splitlearn.errors import UnsupportedModel
+from splitlearn.hf.init import NoRandomNumbers
 from support.tiny_models import ARCHITECTURES, tiny_config
 
 
@@ -103,7 +104,7 @@ def test_building_without_memory_leaves_other_threads_random_numbers_alone() -> 
 
     other = threading.Thread(target=draw)
     other.start()
-    with _NoRandomNumbers():
+    with NoRandomNumbers():
         entered.set()
         assert drawn.wait(10)
         assert not torch.nn.init.normal_(torch.zeros(8)).any()
@@ -112,7 +113,7 @@ def test_building_without_memory_leaves_other_threads_random_numbers_alone() -> 
 
 
 def test_building_without_memory_draws_nothing_where_transformers_has_changed_torch() -> None:
-    with guard_torch_init_functions(), _NoRandomNumbers():
+    with guard_torch_init_functions(), NoRandomNumbers():
         assert not torch.nn.init.normal_(torch.zeros(8)).any()
 
 

@@ -46,7 +46,7 @@ def test_a_part_of_only_recurrent_layers_counts_rows_as_it_is_told() -> None:
         ("gemma2", "1-3", True),
         ("qwen3_next", "0-2", False),
         ("qwen3_next", "3-4", True),  # the one layer with full attention
-        ("lfm3", "0-2", False),
+        ("lfm2", "0-2", False),
         ("deepseek_v4", "2-4", False),
         ("mamba", "1-3", False),
     ],

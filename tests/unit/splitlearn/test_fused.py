@@ -7,6 +7,7 @@ from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
 from splitlearn.fused import NativeGatedMLP, NativeRMSNorm, fuse
 from splitlearn.kernels import kernels
+from splitlearn.kernels.structs import GateCall
 from support.tiny_models import random_model, tiny_config
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
@@ -114,7 +115,7 @@ def test_a_gate_is_right_wherever_it_is_open_or_shut(is_gelu: bool) -> None:
     gates = torch.cat([torch.linspace(-200, 200, 4001), torch.tensor([0.0, -0.0, 3e38, -3e38, 1e-30])]).bfloat16()
     found, ones = torch.empty_like(gates), torch.ones_like(gates)
     addresses, n_gates = (gates.data_ptr(), ones.data_ptr(), found.data_ptr()), gates.numel()
-    library.gate(*addresses, 1, n_gates, n_gates, int(is_gelu), 2)
+    library.gate(GateCall(*addresses, 1, n_gates, n_gates, is_gelu, 2))
     exact = functional.gelu(gates.double(), approximate="tanh") if is_gelu else functional.silu(gates.double())
     torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=1e-6 if is_gelu else 1e-36)
 

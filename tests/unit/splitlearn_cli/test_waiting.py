@@ -94,3 +94,14 @@ async def test_a_trunk_that_never_comes_is_unreachable() -> None:
     async with AsyncGRPCComputeClient(f"127.0.0.1:{free_port()}", timeout=10.0) as client:
         with pytest.raises(Unreachable):
             await wait_for_trunk(client, 0.01)
+
+
+@pytest.mark.parametrize("answer", [404, httpx.RemoteProtocolError("no HTTP"), httpx.ReadError("reset")])
+def test_servers_that_are_not_ours_are_not_waited_for(answer: int | Exception) -> None:
+    def ready(_request: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer)
+
+    with httpx.Client(transport=httpx.MockTransport(ready)) as session:
+        assert not_ready_because(session, "http://elsewhere") is None

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -6,7 +7,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
-from client_service.api.schema import MOST_PROMPTS, ChatFields, CompletionFields
+from client_service.api.schema import LONGEST_STOP, MOST_PROMPTS, MOST_STOPS, ChatFields, CompletionFields
 from client_service.sampling import SamplingSettings
 
 USER = {"role": "user", "content": "hi"}
@@ -54,9 +55,25 @@ def test_stop_is_one_string_or_several(stop: object, stops: tuple[str, ...]) -> 
     assert completion(stop=stop).stops == stops
 
 
-@pytest.mark.parametrize("stop", ["", ["x", ""], ["x"] * 17])
-def test_stop_strings_that_cannot_be_used_are_refused(stop: object) -> None:
-    assert "at most 16 strings, none of them empty" in complaint(stop=stop)[1]
+def test_stop_strings_may_be_as_many_and_as_long_as_the_limits_say() -> None:
+    stops = ["é" * LONGEST_STOP] * MOST_STOPS
+    assert completion(stop=stops).stops == tuple(stops)
+    assert completion(stop=stops[0]).stops == (stops[0],)
+
+
+@pytest.mark.parametrize(
+    ("stop", "place", "reason"),
+    [
+        ("", "stop", "at least 1 character"),
+        (["x", ""], "stop.1", "at least 1 character"),
+        ("x" * (LONGEST_STOP + 1), "stop", f"at most {LONGEST_STOP} characters"),
+        (["x", "x" * 2**20, "x" * 2**20], "stop.1", f"at most {LONGEST_STOP} characters"),
+        (["x"] * (MOST_STOPS + 1), "stop", f"at most {MOST_STOPS} items"),
+    ],
+)
+def test_stop_strings_that_cannot_be_used_are_refused(stop: object, place: str, reason: str) -> None:
+    named, told = complaint(stop=stop)
+    assert (re.sub(r"\.<\w+>", "", named), reason in told) == (place, True)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.sent = b""
         self.closed = False
+        self.aborted = False
         self.reads = True
 
     def write(self, data: Any) -> None:
@@ -34,7 +35,7 @@ class Wire(asyncio.Transport):
         self.closed = True
 
     def abort(self) -> None:
-        self.closed = True
+        self.closed = self.aborted = True
 
     def is_closing(self) -> bool:
         return self.closed
@@ -89,6 +90,25 @@ async def test_a_newcomer_takes_the_place_of_the_one_that_has_been_idle_longest(
     await strangers.end()
 
 
+async def test_requests_whose_bodies_stand_still_make_room_before_a_newcomer_is_refused() -> None:
+    strangers = Strangers(most=3)
+    begun = GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 9\r\n\r\n1"
+    busy, (first, uploading), second = strangers.connect(GET)[1], strangers.connect(begun), strangers.connect(begun)[1]
+    first.data_received(b"2")
+    newcomer, wire = strangers.connect()
+    assert second.sent.startswith(b"HTTP/1.1 503 ")
+    assert not any(each.closed or each.sent for each in (busy, uploading, wire))
+    # a body that has come whole is work, and whoever was answered or connected before others began waits its turn
+    newcomer.data_received(begun)
+    silent = strangers.connect()[1]
+    assert first.transport.sent.startswith(b"HTTP/1.1 503 ")  # type: ignore[attr-defined]
+    newcomer.data_received(b"23456789")
+    strangers.connect()
+    assert silent.closed
+    assert not any(each.closed or each.sent for each in (busy, wire))
+    await strangers.end()
+
+
 async def test_where_all_are_busy_the_newcomer_is_refused() -> None:
     strangers = Strangers(most=2)
     busy = [strangers.connect(GET)[1] for _ in range(2)]
@@ -133,6 +153,30 @@ async def test_a_reader_without_progress_is_dropped() -> None:
     connection.pause_writing()
     connection.look(now + 42.0)
     assert wire.closed
+    await strangers.end()
+
+
+async def test_a_closed_connection_whose_last_words_nobody_reads_is_dropped() -> None:
+    strangers = Strangers(most=9)
+    connection, wire = strangers.connect(GET)
+    wire.close()
+    now = asyncio.get_running_loop().time()
+    for seconds, is_dropped in ((0.0, False), (19.0, False), (21.0, True)):
+        connection.look(now + seconds)
+        assert wire.aborted == is_dropped
+    await strangers.end()
+
+
+async def test_some_who_were_refused_may_send_on_for_a_while() -> None:
+    strangers = Strangers(most=999)
+    refused = [strangers.connect(b"\0\r\n\r\n") for _ in range(connections._LINGERING + 1)]
+    assert strangers.refused == [400] * len(refused)
+    assert [wire.closed for _, wire in refused] == [False] * connections._LINGERING + [True]
+    connection, wire = refused[0]
+    now = asyncio.get_running_loop().time()
+    for seconds, is_dropped in ((connections._LINGER_SECONDS - 1, False), (connections._LINGER_SECONDS + 1, True)):
+        connection.look(now + seconds)
+        assert wire.aborted == is_dropped
     await strangers.end()
 
 

@@ -2,6 +2,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,23 @@ def test_a_name_is_served_on_all_its_addresses_and_one_port(stack: ExitStack, mo
     four, six = opened(stack, "desk")
     assert four.rpartition(":")[2] == six.rpartition(":")[2]
     assert (four.rpartition(":")[0], six.rpartition(":")[0]) == ("127.0.0.1", "[::1]")
+
+
+def test_where_one_address_cannot_be_had_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("127.0.0.1", "127.0.0.2")]
+    made, create_server = list[socket.socket](), socket.create_server
+
+    def create_one(*args: Any, **options: Any) -> socket.socket:
+        if made:
+            raise OSError(errno.EACCES, "not allowed")
+        made.append(create_server(*args, **options))
+        return made[0]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_rest: both)
+    monkeypatch.setattr(socket, "create_server", create_one)
+    with pytest.raises(PortUnavailable):
+        listen("desk", 0)
+    assert made[0].fileno() == -1
 
 
 def test_a_family_that_is_switched_off_is_left_out_of_a_name(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:

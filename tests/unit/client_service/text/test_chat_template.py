@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from client_service.errors import BadModelFiles, BadRequest
-from client_service.text.chat_template import ChatTemplate
-from client_service.text.template_process import TemplateUnbounded
+from client_service.text.chat_template import ChatTemplate, ContentFormat
+from client_service.text.template_process import TemplateUnbounded, TemplateUnusable
 from support.tiny_models import TEMPLATE
 
 LONG = 1 << 20
@@ -118,6 +118,15 @@ def test_a_message_that_the_template_leaves_out_is_refused_wherever_it_stands(
             assert refused.value.param == f"messages.{left_out}"
 
 
+def test_what_was_found_of_long_conversations_is_not_kept() -> None:
+    template = ChatTemplate(BOTH, {})
+    template.render([said("user", ["a"] * 60)], LONG)
+    assert len(template._left_out) == 1
+    template.render([said("user", ["a"] * 5000)], LONG)
+    template.render([said("user", "a")] * 5000, LONG)
+    assert len(template._left_out) == 1
+
+
 def test_a_message_of_nothing_may_be_left_out() -> None:
     assert render(WITHOUT_SYSTEM, said("system", " "), said("user", "hi"), {"role": "assistant", "content": None})
 
@@ -159,7 +168,13 @@ def test_a_template_s_own_refusal_is_passed_on(role: str) -> None:
     assert refused.value.param == "messages"
 
 
-@pytest.mark.parametrize("source", ["{% if %}", "{{ 1 / 0 }}", "{{ x.y.z }}", "{{ messages[0].content + 5 }}"])
+@pytest.mark.parametrize("content_format", ["auto", "string", "openai"])
+def test_what_is_no_template_is_found_at_start(content_format: ContentFormat) -> None:
+    with pytest.raises(TemplateUnusable, match="TemplateSyntaxError"):
+        ChatTemplate("{% if %}", {}, content_format)
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ x.y.z }}", "{{ messages[0].content + 5 }}"])
 def test_a_broken_template_is_the_request_s_error_with_its_reason(source: str) -> None:
     with pytest.raises(BadRequest, match="Error"):
         render(source, said("user", "hi"))

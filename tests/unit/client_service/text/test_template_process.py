@@ -2,13 +2,14 @@ import gc
 import json
 import threading
 import weakref
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psutil
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from client_service.text.template_process import TemplateFailed, TemplateProcess, TemplateUnbounded
+from client_service.text.template_process import TemplateFailed, TemplateProcess, TemplateUnbounded, TemplateUnusable
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": " Hi <b>you</b> & 'me' é "},
@@ -156,13 +157,42 @@ def test_a_dead_process_is_replaced() -> None:
 
 def test_the_process_sees_neither_this_one_s_environment_nor_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "x")
+    monkeypatch.setenv("TZ", "UTC")
     process = TemplateProcess("fine")
     process.render(variables(), 100)
     assert process._process is not None
     seen = psutil.Process(process._process.pid)
-    assert "SECRET" not in seen.environ()
+    assert seen.environ() == {"TZ": "UTC"}
     assert seen.rlimit(psutil.RLIMIT_NOFILE) == (0, 0)
     assert seen.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+
+
+@pytest.mark.parametrize(("zone", "hours"), [("XXX-14", 14), ("XXX+10", -10), (None, 0)])
+def test_the_time_is_that_of_the_service_s_time_zone(
+    monkeypatch: pytest.MonkeyPatch, zone: str | None, hours: int
+) -> None:
+    monkeypatch.delenv("TZ", raising=False)
+    if zone is not None:
+        monkeypatch.setenv("TZ", zone)
+
+    def now() -> str:
+        there = datetime.now().astimezone() if zone is None else datetime.now(timezone(timedelta(hours=hours)))
+        return there.strftime("%d %H")
+
+    before = now()
+    text = render("{{ strftime_now('%d %H') }}")
+    # an hour may end meanwhile
+    assert text in (before, now())
+
+
+@pytest.mark.parametrize("source", ["{% if %}", "{{ x | nosuchfilter }}", "{% nosuchtag %}", "{{", "{{" + "(" * 5000])
+def test_what_is_no_template_is_known_before_anything_is_rendered_and_stays_so(source: str) -> None:
+    process = TemplateProcess(source)
+    with pytest.raises(TemplateUnusable) as first:
+        process.start()
+    with pytest.raises(TemplateUnusable) as later:
+        process.render(variables(), 100)
+    assert later.value is first.value
 
 
 def test_threads_take_turns() -> None:

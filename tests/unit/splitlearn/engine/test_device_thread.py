@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from splitlearn.engine import DeviceThread
-from splitlearn.engine.gathering import Gathering
+from splitlearn.engine.arrivals import ArrivalEstimator
 
 
 async def test_work_runs_on_one_other_thread_in_order() -> None:
@@ -71,31 +71,31 @@ async def test_the_number_of_cores_is_set_for_the_thread() -> None:
     torch.set_num_threads(before)
 
 
-async def test_the_thread_is_free_when_what_was_given_before_is_done() -> None:
+async def test_draining_waits_for_the_calls_submitted_before() -> None:
     gate = threading.Event()
     with DeviceThread() as thread:
-        await asyncio.wait_for(thread.free(), 1)
+        await asyncio.wait_for(thread.drain(), 1)
         work = thread.run(gate.wait)
         await asyncio.sleep(0)
-        free = asyncio.create_task(thread.free())
+        draining = asyncio.create_task(thread.drain())
         await asyncio.sleep(0)
-        assert not free.done()
+        assert not draining.done()
         gate.set()
-        await free
+        await draining
         assert work.done()
-        await asyncio.wait_for(thread.free(), 1)
+        await asyncio.wait_for(thread.drain(), 1)
 
 
 def test_the_thread_is_due_when_the_first_of_its_engines_is() -> None:
     with DeviceThread() as thread:
         assert thread.next_due(0.0) is None
-        gatherings = [Gathering(), Gathering()]
-        for gathering, away in zip(gatherings, (0.3, 0.1), strict=True):
-            thread.watch(gathering)
-            gathering.went(0, -away)
-            gathering.came(0, 0.0)
-            gathering.went(0, 0.0)
+        estimators = [ArrivalEstimator(), ArrivalEstimator()]
+        for estimator, away in zip(estimators, (0.3, 0.1), strict=True):
+            thread.watch(estimator)
+            estimator.on_sent(0, -away)
+            estimator.on_received(0, 0.0)
+            estimator.on_sent(0, 0.0)
         assert thread.next_due(0.04) == pytest.approx(0.06)
-        gatherings.pop()
-        gathering = gatherings[0]
+        estimators.pop()
+        estimator = estimators[0]
         assert thread.next_due(0.04) == pytest.approx(0.26)

@@ -51,7 +51,7 @@ async def test_a_resent_frame_gives_the_same_rows_again(engine: Engine) -> None:
     assert session.reached == 6
 
 
-async def test_after_a_truncation_the_session_is_as_if_the_rows_had_never_come(engine: Engine) -> None:
+async def test_after_a_truncation_the_session_is_as_if_the_dropped_rows_had_never_come(engine: Engine) -> None:
     kept_TD, dropped_TD, new_TD = rows(5), rows(7, seed=1), rows(3, seed=2)
     session = engine.open()
     await engine.step(session, 0, kept_TD)
@@ -117,7 +117,7 @@ def recurrent(thread: DeviceThread, tmp_path_factory: pytest.TempPathFactory) ->
     return Engine(load_part(save_sepweight(tmp_path_factory.mktemp("mamba2"), model), "2-4"), thread)
 
 
-async def test_a_session_of_recurrent_layers_starts_again_but_does_not_go_back(recurrent: Engine) -> None:
+async def test_a_session_of_recurrent_layers_restarts_but_is_not_truncated(recurrent: Engine) -> None:
     hidden_TD = rows(8)
     session = recurrent.open()
     await recurrent.step(session, 0, hidden_TD[:5])
@@ -149,7 +149,7 @@ async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) 
 
 def test_memory_that_does_not_hold_a_page_is_refused_at_the_start(thread: DeviceThread, tiny_weights: Path) -> None:
     with pytest.raises(NoRoom, match="100 bytes for keys and values do not hold a single page of 32 rows"):
-        Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_bytes=100))
+        Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_cache_memory_bytes=100))
 
 
 async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: Engine) -> None:
@@ -164,16 +164,16 @@ async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: En
     engine.close(session)
 
 
-async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_names(
+async def test_a_session_begins_with_the_rows_that_were_cached_under_the_same_hashes(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(block_rows=4))
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(block_size=4))
     hidden_TD = rows(11)
     first = engine.open()
     whole = (await engine.step(first, 0, hidden_TD)).output
-    engine.keep(first, [b"a", b"b", b"not whole"])
+    engine.close_and_cache(first, [b"a", b"b", b"not whole"])
     second = engine.open(prefix=[b"a", b"b", b"other"])
-    assert (first.reached, second.reached, engine.n_kept) == (11, 8, 1)
+    assert (first.reached, second.reached, engine.n_cached_prefixes) == (11, 8, 1)
     output = (await engine.step(second, 8, hidden_TD[8:])).output
     torch.testing.assert_close(output, whole[8:], atol=1e-5, rtol=0)
     third = engine.open(prefix=[b"a", b"c"])
@@ -184,8 +184,8 @@ async def test_a_session_begins_with_the_rows_that_were_kept_under_the_same_name
     assert engine.open(prefix=[b"c"]).reached == 0
 
 
-async def test_what_is_to_follow_is_done_with_the_last_rows_of_a_step(thread: DeviceThread, tiny_weights: Path) -> None:
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(step_rows=4))
+async def test_postprocess_gets_the_last_rows_of_a_step(thread: DeviceThread, tiny_weights: Path) -> None:
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(max_num_batched_tokens=4))
     seen: list[tuple[int, str]] = []
 
     def last_row(output_TD: torch.Tensor) -> torch.Tensor:
@@ -193,12 +193,12 @@ async def test_what_is_to_follow_is_done_with_the_last_rows_of_a_step(thread: De
         return output_TD[-1]
 
     step = await engine.step(engine.open(), 0, rows(10), last_row)
-    assert torch.equal(step.made, step.output[-1])
+    assert torch.equal(step.postprocessed, step.output[-1])
     assert [n_rows for n_rows, _ in seen] == [2]
     assert seen[0][1].startswith("device")
 
 
-async def test_what_fails_after_a_step_concerns_one_session_alone(engine: Engine) -> None:
+async def test_a_postprocess_that_fails_leaves_the_other_sessions_alone(engine: Engine) -> None:
     def fails(_: torch.Tensor) -> None:
         raise ZeroDivisionError("own")
 
@@ -212,7 +212,24 @@ async def test_what_fails_after_a_step_concerns_one_session_alone(engine: Engine
     assert torch.equal((await engine.step(session, 0, rows(3))).output, alone_TD)
 
 
-async def test_the_sessions_own_limit_holds_below_the_context(engine: Engine) -> None:
+async def test_the_sessions_own_max_length_holds_below_the_context(engine: Engine) -> None:
     session = engine.open(max_length=3)
     with pytest.raises(ContextExceeded, match="limit is 3"):
         await engine.step(session, 0, rows(4))
+
+
+async def test_reprs_tell_how_full_an_engine_is(thread: DeviceThread, tiny_weights: Path) -> None:
+    row_bytes = Engine(load_part(tiny_weights, "1-4"), thread).row_bytes
+    limits = Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0)
+    engine = Engine(load_part(tiny_weights, "1-4"), thread, limits)
+    first, second = engine.open(), engine.open(max_length=100)
+    await engine.step(first, 0, rows(40))
+    working = asyncio.create_task(engine.step(first, 40, rows(20)))
+    waiting = asyncio.create_task(engine.step(second, 0, rows(100)))
+    await asyncio.sleep(0)
+    assert repr(engine) == "<Engine 1 running, 1 waiting, 2/4 pages>"
+    assert repr(second) == f"<EngineSession {second.number}: 0/100 rows>"
+    assert repr(engine.pages) == "<PageAccounting 2/4 pages of 32 rows>"
+    await working
+    engine.close(first)
+    await waiting

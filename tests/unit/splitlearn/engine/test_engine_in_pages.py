@@ -1,4 +1,4 @@
-"""An engine whose sessions share a pool of pages, as on a CUDA device: pages and ledger agree whatever happens.
+"""An engine whose sessions share a pool of pages, as on a CUDA device: pages and pages agree whatever happens.
 
 Shapes: T rows, D hidden size.
 """
@@ -36,7 +36,7 @@ class Given:
         self.part = load_part(weights, "1-4")
         self.stores: list[Pages] = []
         self.engine = Engine(
-            self.part, thread, Limits(**{"block_rows": 4, "headroom": 0, **limits}), runner=partial(self._run, n_pages)
+            self.part, thread, Limits(**{"block_size": 4, "headroom": 0, **limits}), runner=partial(self._run, n_pages)
         )
 
     def _run(self, n_pages: int, part: Any, kv_bytes: int | None) -> InBatches:
@@ -54,14 +54,14 @@ class Given:
         return pool.total - pool.n_free
 
     def agrees(self) -> bool:
-        """Sessions have no page that the ledger does not count as theirs."""
-        return self.n_held <= self.engine.pages.used and self.engine.pages.complaint() is None
+        """Sessions have no page that the accounting does not count as theirs."""
+        return self.n_held <= self.engine.pages.used and self.engine.pages.check_consistency() is None
 
-    async def kept(self, hidden_TD: torch.Tensor) -> EngineSession:
-        """A session of these rows, whose first two blocks are kept as `a` and `b`."""
+    async def cached(self, hidden_TD: torch.Tensor) -> EngineSession:
+        """A session of these rows, whose first two blocks are cached as `a` and `b`."""
         session = self.engine.open()
         await self.engine.step(session, 0, hidden_TD)
-        self.engine.keep(session, [b"a", b"b"])
+        self.engine.close_and_cache(session, [b"a", b"b"])
         return session
 
     def alone(self, hidden_TD: torch.Tensor) -> torch.Tensor:
@@ -76,9 +76,9 @@ def close_to(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-async def test_the_ledger_counts_the_pages_of_the_pool(thread: DeviceThread, tiny_weights: Path) -> None:
+async def test_the_accounting_counts_the_pages_of_the_pool(thread: DeviceThread, tiny_weights: Path) -> None:
     given = Given(thread, tiny_weights, 10)
-    assert (given.engine.pages.total, given.engine.pages.page_rows) == (10, PAGE_ROWS)
+    assert (given.engine.pages.total, given.engine.pages.page_size) == (10, PAGE_ROWS)
     session = given.engine.open()
     await given.engine.step(session, 0, rows(9))
     assert (given.engine.pages.used, given.n_held) == (3, 3)
@@ -95,11 +95,11 @@ def test_memory_that_does_not_hold_two_pages_is_refused(thread: DeviceThread, ti
         Given(thread, tiny_weights, 0)
 
 
-async def test_a_session_that_begins_with_kept_rows_has_pages_of_its_own(
+async def test_a_session_that_begins_with_cached_rows_has_pages_of_its_own(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
     given, hidden_TD = Given(thread, tiny_weights, 12), rows(11)
-    first = await given.kept(hidden_TD)
+    first = await given.cached(hidden_TD)
     given.engine.close(first)  # as owners do in the end, whatever they did before
     assert given.n_held == given.engine.pages.used == 2  # not the three that it had
     second = given.engine.open(prefix=[b"a", b"b"])
@@ -110,17 +110,17 @@ async def test_a_session_that_begins_with_kept_rows_has_pages_of_its_own(
     assert given.agrees()
 
 
-async def test_kept_rows_that_were_given_up_before_they_were_copied_have_to_be_sent(
+async def test_cached_rows_that_were_evicted_before_they_were_copied_have_to_be_sent(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
     given, hidden_TD = Given(thread, tiny_weights, 6), rows(9)
-    await given.kept(hidden_TD)
+    await given.cached(hidden_TD)
     second = given.engine.open(prefix=[b"a", b"b"])
     # takes all that is left, and what was kept
     third = given.engine.open()
     await given.engine.step(third, 0, rows(16, seed=1))
-    assert (second.reached, given.engine.n_kept) == (8, 0)
-    with pytest.raises(PositionNotReached, match="given up for others: send everything again"):
+    assert (second.reached, given.engine.n_cached_prefixes) == (8, 0)
+    with pytest.raises(PositionNotReached, match="evicted for others: send everything again"):
         await given.engine.step(second, 8, hidden_TD[8:])
     assert (second.reached, second.lost_pages) == (0, True)
     with pytest.raises(PositionNotReached):
@@ -143,7 +143,7 @@ async def test_an_idle_session_gives_its_pages_back(thread: DeviceThread, tiny_w
 async def test_sessions_that_come_go_and_lose_their_pages_never_have_more_than_they_should(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    given = Given(thread, tiny_weights, 18, kept=3, sessions=6)
+    given = Given(thread, tiny_weights, 18, max_cached_prefixes=3, max_num_seqs=6)
     engine, dice = given.engine, torch.Generator().manual_seed(0)
     seen = {"reused": 0, "lost": 0}
     # before the engine has the part: both at once would each have it attend in its own way
@@ -166,7 +166,7 @@ async def test_sessions_that_come_go_and_lose_their_pages_never_have_more_than_t
                 seen["lost"] += 1
                 await engine.step(session, 0, hidden_TD[:2])
             if turn % 2:
-                engine.keep(session, names)
+                engine.close_and_cache(session, names)
             else:
                 engine.close(session)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from splitlearn.engine import DeviceThread, Engine, Limits
-from splitlearn.engine.gathering import Gathering
+from splitlearn.engine.arrivals import ArrivalEstimator
 from splitlearn.errors import BadRows, PositionNotReached, SessionClosed
 from splitlearn.loading import load_part
 from splitlearn.part import Part
@@ -42,7 +42,7 @@ def part(tiny_weights: Path) -> Part:
 
 @pytest.fixture
 def engine(part: Part, thread: DeviceThread) -> Engine:
-    return Engine(part, thread, Limits(step_rows=16, block_rows=4), runner=poisoned_runner)
+    return Engine(part, thread, Limits(max_num_batched_tokens=16, block_size=4), runner=poisoned_runner)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_what_is_too_much_at_once_is_done_in_pieces(engine: Engine, part: 
         await close_to_alone(engine, found, rows(2, i))
 
 
-async def test_when_the_device_is_broken_all_are_told_once_and_later_ones_are_served(
+async def test_when_the_device_is_broken_all_requests_fail_once_and_later_ones_are_served(
     engine: Engine, part: Part
 ) -> None:
     entered: list[int] = []
@@ -176,18 +176,18 @@ async def test_when_the_device_is_broken_all_are_told_once_and_later_ones_are_se
 
 
 @pytest.mark.parametrize("error", [StopIteration(), ZeroDivisionError(), asyncio.InvalidStateError()])
-async def test_what_follows_a_step_fails_for_its_session_alone(engine: Engine, error: Exception) -> None:
-    def then(_: torch.Tensor) -> None:
+async def test_an_error_of_postprocess_fails_its_session_alone(engine: Engine, error: Exception) -> None:
+    def postprocess(_: torch.Tensor) -> None:
         raise error
 
     session, other = engine.open(), engine.open()
-    asked = (engine.step(session, 0, rows(3), then), engine.step(other, 0, rows(3)))
+    asked = (engine.step(session, 0, rows(3), postprocess), engine.step(other, 0, rows(3)))
     found = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(found[0], RuntimeError if isinstance(error, StopIteration) else type(error))
     await close_to_alone(engine, found[1], rows(3))
 
 
-async def test_those_who_wait_for_a_thread_that_is_closed_are_told(part: Part) -> None:
+async def test_requests_that_wait_for_a_thread_that_is_closed_fail(part: Part) -> None:
     thread, over = DeviceThread(), threading.Event()
     engine = Engine(part, thread)
     session, other = engine.open(), engine.open()
@@ -211,9 +211,9 @@ async def test_an_engine_whose_task_is_cancelled_before_it_begins_serves_all_the
     await close_to_alone(engine, await asyncio.wait_for(asking, 10), rows(3))
 
 
-async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread: DeviceThread) -> None:
+async def test_a_request_behind_one_that_is_cancelled_is_admitted(part: Part, thread: DeviceThread) -> None:
     row_bytes = Engine(part, thread).row_bytes
-    engine = Engine(part, thread, Limits(kv_bytes=4 * 32 * row_bytes, headroom=0))
+    engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     first, second, third = (engine.open() for _ in range(3))
     await engine.step(first, 0, rows(40))
     waiting = [asyncio.create_task(engine.step(*what)) for what in ((second, 0, rows(90)), (third, 0, rows(30)))]
@@ -223,9 +223,9 @@ async def test_whoever_waits_behind_one_that_leaves_comes_in(part: Part, thread:
     assert second.reached == 0
 
 
-async def test_pages_of_an_idle_session_without_rows_go_to_those_who_wait(part: Part, thread: DeviceThread) -> None:
+async def test_pages_of_an_idle_session_without_rows_go_to_waiting_ones(part: Part, thread: DeviceThread) -> None:
     row_bytes = Engine(part, thread).row_bytes
-    engine = Engine(part, thread, Limits(kv_bytes=4 * 32 * row_bytes, headroom=0))
+    engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     idle, waiting = engine.open(), engine.open()
     await engine.step(idle, 0, rows(60))
     await engine.step(idle, 0, rows(0))
@@ -240,24 +240,24 @@ async def test_a_session_that_has_ended_answers_nothing(engine: Engine) -> None:
     kept, closed = engine.open(), engine.open()
     for session in (kept, closed):
         await engine.step(session, 0, rows(8))
-    engine.keep(kept, [b"a", b"b"])
+    engine.close_and_cache(kept, [b"a", b"b"])
     engine.close(closed)
     for session in (kept, closed):
         for position, new in ((8, rows(1)), (0, rows(1)), (4, rows(0))):
             with pytest.raises(SessionClosed):
                 await engine.step(session, position, new)
         with pytest.raises(SessionClosed):
-            engine.keep(session, [b"a", b"b"])
+            engine.close_and_cache(session, [b"a", b"b"])
         engine.close(session)
         assert session.kv is None
-    assert (engine.n_kept, engine.pages.used) == (1, 1)
+    assert (engine.n_cached_prefixes, engine.pages.used) == (1, 1)
 
 
-async def test_names_that_were_made_up_give_no_rows_of_others(engine: Engine) -> None:
+async def test_forged_hashes_give_no_rows_of_others(engine: Engine) -> None:
     """One block is kept under a name, and a session asks for it as its second."""
     victim, owner = engine.open(), engine.open()
     await engine.step(owner, 0, rows(4))
-    engine.keep(owner, [b"b", b"not whole", b"nor this"])
+    engine.close_and_cache(owner, [b"b", b"not whole", b"nor this"])
     await engine.step(victim, 0, rows(60, 1))
     engine.close(victim)
     for names in ([b"x", b"b"], [b"x"] * 5 + [b"b"]):
@@ -305,7 +305,7 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
     def read() -> None:
         try:
             while not over.is_set():
-                assert engine.n_waiting + engine.pages.used + engine.pages.total + engine.n_kept > 0
+                assert engine.n_waiting + engine.pages.used + engine.pages.total + engine.n_cached_prefixes > 0
         except BaseException as error:  # noqa: BLE001 - looked at below
             failed.append(error)
 
@@ -317,7 +317,7 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
         for turn in range(3):
             session = engine.open(prefix=[b"a", bytes([number])])
             await engine.step(session, session.reached, rows(12)[session.reached :])
-            engine.keep(session, [b"a", bytes([number]), bytes([turn])])
+            engine.close_and_cache(session, [b"a", bytes([number]), bytes([turn])])
 
     def make() -> Engine:
         return Engine(load_part(tiny_weights, "2-3"), thread)
@@ -334,25 +334,25 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
 async def test_an_engine_is_not_used_on_another_thread_while_it_serves(engine: Engine) -> None:
     session, caught = engine.open(), list[BaseException]()
 
-    def then(_: torch.Tensor) -> None:
+    def postprocess(_: torch.Tensor) -> None:
         uses: list[Callable[[], Any]] = [engine.open, lambda: engine.close(session), lambda: engine.expire(-1.0)]
         for use in uses:
             with pytest.raises(RuntimeError, match="on the thread of its event loop") as info:
                 use()
             caught.append(info.value)
 
-    await engine.step(session, 0, rows(3), then)
+    await engine.step(session, 0, rows(3), postprocess)
     assert len(caught) == 3
     assert session.reached == 3
 
 
 def test_threads_may_watch_while_another_looks_when_the_device_is_due() -> None:
     with DeviceThread() as thread:
-        over, alive = threading.Event(), list[Gathering]()
+        over, alive = threading.Event(), list[ArrivalEstimator]()
 
         def add() -> None:
             while not over.is_set():
-                alive.append(Gathering())
+                alive.append(ArrivalEstimator())
                 thread.watch(alive[-1])
                 del alive[:-3]
 
@@ -362,4 +362,4 @@ def test_threads_may_watch_while_another_looks_when_the_device_is_due() -> None:
             assert thread.next_due(0.0) is None
         over.set()
         adding.join()
-        assert len(thread._gatherings) < 20
+        assert len(thread._estimators) < 20

@@ -32,7 +32,7 @@ FIRST = int(os.environ.get("SPLITLEARN_FIRST_SCHEDULE", "0"))
 """The first seed."""
 
 SEEN = "reused", "left", "lost", "waited", "ended", "row", "nan", "then"
-"""What must have happened at least once for a run to say something."""
+"""What must have happened at least once in a run that proves anything."""
 
 Rows = tuple[int, ...]
 
@@ -75,14 +75,16 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.loop = ScheduledLoop()
         self.kept: dict[tuple[bytes, ...], list[Rows]] = {}
-        limits = Limits(page_rows=4, block_rows=BLOCK_ROWS, headroom=0, kept=2, step_rows=16)
+        limits = Limits(
+            page_size=4, block_size=BLOCK_ROWS, headroom=0, max_cached_prefixes=2, max_num_batched_tokens=16
+        )
         thread = ScheduledThread(Random(0))
         subject = self.subject
         self.engine = Engine(subject.part, thread, limits, runner=subject.runner, clock=self.loop.time)
 
     def teardown(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(1))
-        assert self.engine.pages.complaint() is None
+        assert self.engine.pages.check_consistency() is None
         assert not self.loop.complaints
         self.loop.close()
 
@@ -118,10 +120,10 @@ class Protocol(RuleBasedStateMachine):
         position, wrong = known.session.reached, other.session.reached
         bad = self.subject.rows(_numbers(2, wrong, 1))
         bad[-1] = float("nan") if fault == "nan" else BAD_ROW if fault == "row" else bad[-1]
-        then = _fails if fault == "then" else None
+        postprocess = _fails if fault == "then" else None
 
         async def both() -> list[Any]:
-            asked = (self._stepped(known, position, n, text), self.engine.step(other.session, wrong, bad, then))
+            asked = (self._stepped(known, position, n, text), self.engine.step(other.session, wrong, bad, postprocess))
             return await asyncio.gather(*asked, return_exceptions=True)
 
         found, failed = self._drive(both())
@@ -172,7 +174,7 @@ class Protocol(RuleBasedStateMachine):
                     self._ask(known, position, n, 1, asking[0].exception() or asking[0].result())
                 if keeps:
                     self._note_kept(known, [b"a", b"c"])
-                    self.engine.keep(known.session, [b"a", b"c"])
+                    self.engine.close_and_cache(known.session, [b"a", b"c"])
                 else:
                     self.engine.close(known.session)
 
@@ -192,10 +194,10 @@ class Protocol(RuleBasedStateMachine):
     def keep(self, known: Known, under: list[bytes]) -> None:
         if not known.is_open:
             with pytest.raises(SessionClosed):
-                self.engine.keep(known.session, under)
+                self.engine.close_and_cache(known.session, under)
             return
         self._note_kept(known, under)
-        self.engine.keep(known.session, under)
+        self.engine.close_and_cache(known.session, under)
         known.is_open = False
 
     @rule(known=opened)
@@ -209,7 +211,7 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def pages_add_up(self) -> None:
-        assert self.engine.pages.complaint() is None
+        assert self.engine.pages.check_consistency() is None
         assert self.engine.n_waiting == 0
 
     def _note_kept(self, known: Known, under: list[bytes]) -> None:

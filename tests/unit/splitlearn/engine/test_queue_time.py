@@ -21,10 +21,10 @@ def thread() -> Iterator[DeviceThread]:
 
 
 def engine(weights: Path, thread: DeviceThread, seconds: float) -> Engine:
-    return Engine(load_part(weights, "1-4"), thread, Limits(sessions=1, queue_seconds=seconds))
+    return Engine(load_part(weights, "1-4"), thread, Limits(max_num_seqs=1, queue_timeout=seconds))
 
 
-async def test_rows_without_room_go_back_with_a_time_and_the_session_is_as_it_was(
+async def test_a_request_that_times_out_is_refused_with_a_retry_time_and_leaves_its_session_as_it_was(
     tiny_weights: Path, thread: DeviceThread
 ) -> None:
     it = engine(tiny_weights, thread, 0.05)
@@ -41,13 +41,13 @@ async def test_rows_without_room_go_back_with_a_time_and_the_session_is_as_it_wa
     assert (await it.step(second, 0, torch.zeros(3, D))).output.shape == (3, D)
 
 
-async def test_who_stands_behind_one_that_gives_up_comes_in(tiny_weights: Path, thread: DeviceThread) -> None:
+async def test_a_request_behind_one_that_timed_out_is_admitted(tiny_weights: Path, thread: DeviceThread) -> None:
     part = load_part(tiny_weights, "1-4")
     probe = Engine(part, thread)
     it = Engine(
         load_part(tiny_weights, "1-4"),
         thread,
-        Limits(kv_bytes=probe.row_bytes * 32 * 4, headroom=0, queue_seconds=1.0),
+        Limits(kv_cache_memory_bytes=probe.row_bytes * 32 * 4, headroom=0, queue_timeout=1.0),
     )
     first, large, small = it.open(), it.open(), it.open()
     await it.step(first, 0, torch.zeros(40, D))

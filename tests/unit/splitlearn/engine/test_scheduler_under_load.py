@@ -1,4 +1,4 @@
-"""The scheduler under random loads: pages add up after every step, and every session comes to its end."""
+"""The scheduler under random loads: pages are consistent after every step, and every session finishes."""
 
 import random
 from collections import Counter
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from splitlearn.engine.scheduler import Decision, Job, Limits, Scheduler
-from splitlearn.kv.pages import PageLedger
+from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.scheduler import Decision, Limits, ScheduledRequest, Scheduler
 
 
 def scheduler(pages: int, **limits: int) -> Scheduler:
-    return Scheduler(Limits(page_rows=4, **{"headroom": 0, **limits}), PageLedger(pages, 4))
+    return Scheduler(Limits(page_size=4, **{"headroom": 0, **limits}), PageAccounting(pages, 4))
 
 
 @dataclass
@@ -35,11 +35,11 @@ class House:
     visitors: dict[int, Visitor] = field(default_factory=dict)
     opened: int = 0
     ended: list[int] = field(default_factory=list)
-    gave_way: Counter[int] = field(default_factory=Counter)
+    preempted: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self.most_rows = self.given.ledger.total * self.given.ledger.page_rows
+        self.most_rows = self.given.pages.total * self.given.pages.page_size
 
     def step(self) -> None:
         if self.opened < self.n_sessions and self.dice.random() < 0.4:
@@ -52,18 +52,18 @@ class House:
             elif self.dice.random() < 0.005:
                 self.leave(number)
         limit = self.dice.choice((1, 7, 30))
-        decision = self.given.decide(limit)
+        decision = self.given.schedule(limit)
         self.check(decision, limit)
         for number in decision.preempted:
             self.lose(number)
-        for piece in decision.slices:
-            if self.given.advance(piece.session, piece.count):
-                self.arrive(piece.session)
+        for slice_ in decision.slices:
+            if self.given.advance(slice_.session, slice_.length):
+                self.arrive(slice_.session)
 
     def ask(self, number: int, visitor: Visitor) -> None:
         back = self.dice.randint(0, min(2, visitor.rows))
         end = max(visitor.prompt, visitor.lost, min(visitor.rows + self.dice.randint(1, 12), visitor.length))
-        if self.given.submit(Job(number, visitor.rows - back, end - visitor.rows + back, visitor.length)):
+        if self.given.submit(ScheduledRequest(number, visitor.rows - back, end - visitor.rows + back, visitor.length)):
             visitor.asked = end
 
     def arrive(self, number: int) -> None:
@@ -74,55 +74,59 @@ class House:
             self.leave(number)
 
     def leave(self, number: int) -> None:
-        self.given.leave(number)
+        self.given.remove(number)
         del self.visitors[number]
         self.ended.append(number)
 
     def lose(self, number: int) -> None:
-        self.gave_way[number] += 1
-        visitor, job = self.visitors[number], self.given.job(number)
-        if job is not None and job.position == 0:
-            self.given.begin_again(number)
+        self.preempted[number] += 1
+        visitor, request = self.visitors[number], self.given.request(number)
+        if request is not None and request.position == 0:
+            self.given.restart(number)
             return
         self.given.drop(number)
         visitor.lost, visitor.rows, visitor.asked = visitor.rows, 0, None
 
     def check(self, decision: Decision, limit: int) -> None:
-        ledger = self.given.ledger
-        assert ledger.complaint() is None
-        numbers = [piece.session for piece in decision.slices]
+        pages = self.given.pages
+        assert pages.check_consistency() is None
+        numbers = [slice_.session for slice_ in decision.slices]
         assert len(set(numbers)) == len(numbers)
         assert not set(numbers) & set(decision.preempted)
-        assert not ledger.owners() & set(decision.preempted)
-        assert min(ledger.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
-        jobs = {number: job for number in self.visitors if (job := self.given.job(number)) is not None}
-        for piece in decision.slices:
-            job = jobs[piece.session]
-            assert piece.start == job.done
-            assert piece.count > 0
-            assert job.done + piece.count <= job.n_rows
-            assert ledger.held_by(piece.session) >= ledger.pages_for(job.position + piece.start + piece.count)
-        decoding = {number for number, job in jobs.items() if job.is_decoding and number in ledger.owners()}
+        assert not pages.owners() & set(decision.preempted)
+        assert min(pages.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
+        requests = {number: request for number in self.visitors if (request := self.given.request(number)) is not None}
+        for slice_ in decision.slices:
+            request = requests[slice_.session]
+            assert slice_.offset == request.n_computed
+            assert slice_.length > 0
+            assert request.n_computed + slice_.length <= request.n_rows
+            assert pages.held_by(slice_.session) >= pages.pages_for(request.position + slice_.offset + slice_.length)
+        decoding = {number for number, request in requests.items() if request.is_decoding and number in pages.owners()}
         assert decoding <= set(numbers)
-        assert sum(piece.count for piece in decision.slices if not jobs[piece.session].is_decoding) <= limit
+        assert sum(slice_.length for slice_ in decision.slices if not requests[slice_.session].is_decoding) <= limit
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_under_any_load_pages_add_up_and_every_session_comes_to_its_end(seed: int) -> None:
+def test_under_any_load_pages_are_consistent_and_every_session_finishes(seed: int) -> None:
     dice = random.Random(seed)
-    limits = {"sessions": dice.choice((3, 100)), "waiting": dice.choice((2, 100)), "headroom": dice.choice((0, 5))}
+    limits = {
+        "max_num_seqs": dice.choice((3, 100)),
+        "max_waiting": dice.choice((2, 100)),
+        "headroom": dice.choice((0, 5)),
+    }
     house = House(seed, n_sessions=30, given=scheduler(pages=dice.randint(3, 12), **limits))
     for _ in range(3000):
         house.step()
         if len(house.ended) == 30:
             break
     assert sorted(house.ended) == list(range(30))
-    assert house.given.ledger.used == 0
-    assert house.gave_way[0] == 0  # nobody was older
+    assert house.given.pages.used == 0
+    assert house.preempted[0] == 0  # no session is older
 
 
-def test_the_random_loads_above_do_make_sessions_give_way() -> None:
+def test_the_random_loads_above_do_preempt_sessions() -> None:
     house = House(1, n_sessions=30, given=scheduler(pages=5))
     while len(house.ended) < 30:
         house.step()
-    assert sum(house.gave_way.values()) >= 5
+    assert sum(house.preempted.values()) >= 5

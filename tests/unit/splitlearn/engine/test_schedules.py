@@ -33,7 +33,7 @@ PAGE_ROWS = BLOCK_ROWS = 4
 
 
 class BadObserver:
-    """Fails whatever it is told."""
+    """Fails at every call."""
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         raise RuntimeError("observer")
@@ -51,10 +51,10 @@ class User:
     begins_like: int
     length: int
     fault: str = ""
-    """What it brings that fails: "row", "then", "stop"; or "" for nothing."""
+    """Its fault: "row", "then", "stop"; or "" for nothing."""
     session: EngineSession | None = None
     was_closed: bool = False
-    """By somebody else, in the middle."""
+    """By another caller, in the middle."""
     n_checked: int = 0
     rows: list[float] = field(init=False)
 
@@ -74,29 +74,29 @@ class User:
                 await self._send_all(self.session)
             finally:
                 if self.dice.random() < 0.5:
-                    self._keep(self.session)
+                    self._close_and_cache(self.session)
                 self.engine.close(self.session)
                 self.engine.close(self.session)
 
-    def _keep(self, session: EngineSession) -> None:
+    def _close_and_cache(self, session: EngineSession) -> None:
         try:
-            self.engine.keep(session, self.names)
+            self.engine.close_and_cache(session, self.names)
         except SessionClosed:
             assert self.was_closed
         else:
             with pytest.raises(SessionClosed):
-                self.engine.keep(session, self.names)
+                self.engine.close_and_cache(session, self.names)
 
     async def _send_all(self, session: EngineSession) -> None:
         position, expected = min(session.reached, self.length - 1), exact_outputs(self.rows)
         while position < self.length:
             count = self.dice.choice((0, 1, 1, 1, 3, 9, 20))
             rows = self.rows[position : position + count]
-            then = None
+            postprocess = None
             if self.fault and self.dice.random() < 0.3:
-                rows, then = self._faulty(rows)
+                rows, postprocess = self._faulty(rows)
             try:
-                step = await self.engine.step(session, position, rows_of(rows), then)
+                step = await self.engine.step(session, position, rows_of(rows), postprocess)
             except PositionNotReached:
                 assert position
                 position = 0
@@ -137,7 +137,7 @@ class World:
     def __post_init__(self) -> None:
         self.runner = ExactRunner(self.n_pages, in_batches=self.in_batches)
         self.thread = ScheduledThread(Random(self.dice.random()))
-        limits = Limits(**{"page_rows": PAGE_ROWS, "block_rows": BLOCK_ROWS, "headroom": 4, **self.limits})
+        limits = Limits(**{"page_size": PAGE_ROWS, "block_size": BLOCK_ROWS, "headroom": 4, **self.limits})
         self.engine = Engine(
             exact_part(), self.thread, limits, self.observer, lambda *_: self.runner, clock=self.loop.time
         )
@@ -147,17 +147,17 @@ class World:
         return User(self.engine, number, own, own.randrange(2), own.randrange(10, 31), fault)
 
     def check(self) -> None:
-        """Nobody is left, all memory is back but for what is kept, and the next user is served."""
+        """No session is left, all memory is free except for cached prefixes, and the next user is served."""
         self.loop.run_until_complete(self._rest())
         sessions = self.engine._sessions
-        assert not sessions.tasks
+        assert not sessions.requests
         assert not sessions._open
         scheduler = sessions.scheduler
-        known = (scheduler._jobs, scheduler._inside, scheduler._outside, scheduler._known)
+        known = (scheduler._requests, scheduler._running, scheduler._waiting, scheduler._admitted_before)
         assert not any(known), known
-        assert self.engine.pages.complaint() is None
+        assert self.engine.pages.check_consistency() is None
         assert all(owner < 0 for owner in self.engine.pages.owners())
-        assert len(self.runner.stores) == len(self.engine.pages.owners()) == self.engine.n_kept
+        assert len(self.runner.stores) == len(self.engine.pages.owners()) == self.engine.n_cached_prefixes
         last = User(self.engine, 7, Random(0), 0, 40)
         self.loop.run_until_complete(last.lives(1))
         assert last.n_checked
@@ -169,7 +169,7 @@ class World:
             if self.engine._serving._task is None:
                 return
             await asyncio.sleep(0.01)
-        raise AssertionError("the engine goes on with nobody there")
+        raise AssertionError("the engine goes on without a session")
 
 
 def meddle(world: World, victims: list[User], tasks: list["asyncio.Task[None]"], dice: Random) -> None:
@@ -208,7 +208,11 @@ def one_schedule(number: int) -> None:
             n_pages=dice.choice((11, 14, 20, 200)),
             in_batches=dice.random() < 0.8,
             observer=BadObserver() if dice.random() < 0.2 else None,
-            limits={"kept": dice.choice((0, 1, 3)), "sessions": dice.choice((2, 4, 256)), "step_rows": 16},
+            limits={
+                "max_cached_prefixes": dice.choice((0, 1, 3)),
+                "max_num_seqs": dice.choice((2, 4, 256)),
+                "max_num_batched_tokens": 16,
+            },
         )
         steady = [world.user(i) for i in range(dice.randrange(1, 4))]
         victims = [world.user(10 + i, dice.choice(("", "", *ALLOWED))) for i in range(dice.randrange(4))]
@@ -227,7 +231,7 @@ def one_schedule(number: int) -> None:
 # the observer's failures are logged, one after the other
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("part", range(4))
-def test_whoever_stays_gets_what_it_would_have_got_alone_in_any_schedule(part: int) -> None:
+def test_in_any_schedule_a_session_that_stays_gets_what_it_gets_alone(part: int) -> None:
     for number in range(FIRST + part, FIRST + N_SCHEDULES, 4):
         try:
             one_schedule(number)
@@ -240,7 +244,7 @@ def cancelled_at(turn: int, who: int, in_batches: bool, n_pages: int) -> int:
     """A caller leaves before one of the loop's turns; how many turns there were."""
     dice = Random(0)
     with scheduled(None) as loop:
-        world = World(loop, dice, n_pages, in_batches, limits={"step_rows": 16, "kept": 2})
+        world = World(loop, dice, n_pages, in_batches, limits={"max_num_batched_tokens": 16, "max_cached_prefixes": 2})
         users = [world.user(i) for i in range(3)]
         tasks = [loop.create_task(user.lives(1)) for user in users]
         loop.before[turn] = [tasks[who].cancel]

@@ -75,7 +75,7 @@ def test_a_pool_that_is_exhausted_says_so_and_changes_nobody() -> None:
     assert pool.n_free == 0
 
 
-def test_a_truncated_session_keeps_its_pages_as_the_ledger_does() -> None:
+def test_a_truncated_session_keeps_its_pages_as_the_accounting_does() -> None:
     pool = pool_of(4)
     kv = placed(pool, 9)
     pages = list(kv.pages)
@@ -88,7 +88,7 @@ def test_a_truncated_session_keeps_its_pages_as_the_ledger_does() -> None:
 def test_a_session_gives_its_pages_back_at_the_next_step_and_not_before() -> None:
     pool = pool_of(3)
     kv = placed(pool, 12)
-    kv.let_go()
+    kv.release()
     assert (pool.n_free, len(kv.pages)) == (0, 3)  # a step may be running with them
     other = placed(pool, 12)
     assert (kv.pages, len(other.pages)) == ([], 3)
@@ -98,7 +98,7 @@ def test_a_session_gives_its_pages_back_at_the_next_step_and_not_before() -> Non
 def test_a_session_that_was_let_go_takes_no_more_rows_and_fails_before_any_other_is_changed(kept: int) -> None:
     pool = pool_of(4)
     gone, other = placed(pool, 4), placed(pool, 4)
-    gone.let_go(kept)
+    gone.release(kept)
     with pytest.raises(SessionClosed):
         pool.place([(other, 4, 3), (gone, kept, 1)])
     assert (other.n_rows, other.pages, pool.n_free) == (4, other.pages[:1], 3 - bool(kept))
@@ -120,11 +120,11 @@ def test_a_kept_session_gives_back_the_pages_behind_its_first_rows() -> None:
     pool = pool_of(5)
     kv = placed(pool, 20)
     news = write(pool, kv, 20, seed=0)
-    kv.let_go(8)
+    kv.release(8)
     pool.collect()
     assert (len(kv.pages), pool.n_free) == (2, 3)
     assert same(kv.views(0, 8), [new_KNd[:, :8] for new_KNd in news])
-    kv.let_go()
+    kv.release()
     pool.collect()
     assert pool.n_free == 5
 
@@ -144,11 +144,11 @@ def test_a_copy_has_the_first_rows_and_pages_of_its_own(layout: KVLayout) -> Non
 def test_rows_that_were_given_up_are_not_copied_even_while_they_are_there() -> None:
     pool = pool_of(8)
     kept, kv = placed(pool, 11), PagedKV(pool)
-    kept.let_go(8)
+    kept.release(8)
     kv.copy_from(kept, 8)
     assert kv.n_rows == 8
-    kept.let_go()
-    with pytest.raises(PositionNotReached, match="given up for others"):
+    kept.release()
+    with pytest.raises(PositionNotReached, match="evicted for others"):
         PagedKV(pool).copy_from(kept, 8)
 
 
@@ -160,8 +160,8 @@ def test_pages_go_from_hand_to_hand_without_loss() -> None:
         sessions.append(placed(pool, n_rows))
         assert len({page for kv in sessions for page in kv.pages}) == 12 - pool.n_free
         while len(sessions) > 2:
-            sessions.pop(int(torch.randint(len(sessions), (1,), generator=dice))).let_go()
+            sessions.pop(int(torch.randint(len(sessions), (1,), generator=dice))).release()
     for kv in sessions:
-        kv.let_go()
+        kv.release()
     pool.collect()
     assert pool.n_free == 12

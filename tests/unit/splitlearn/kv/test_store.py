@@ -149,13 +149,13 @@ def test_memory_doubles_so_that_few_growths_are_needed() -> None:
 
 
 def test_memory_never_exceeds_the_most_rows_that_a_session_may_have() -> None:
-    kv = SessionKV(ALIKE, most_rows=100)
+    kv = SessionKV(ALIKE, max_length=100)
     for position in range(100):
         kv.place(position, 1)
         assert capacity(kv) <= 100
 
 
 def test_a_short_session_does_not_take_the_room_of_a_long_one() -> None:
-    kv = SessionKV(ALIKE, most_rows=10)
+    kv = SessionKV(ALIKE, max_length=10)
     kv.place(0, 1)
     assert capacity(kv) == 10

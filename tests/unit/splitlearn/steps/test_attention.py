@@ -16,7 +16,7 @@ from splitlearn.loading import load_part
 from splitlearn.packing import pack
 from splitlearn.steps.attention import AttentionPlan, make_attention_native
 from splitlearn.steps.layers import LayerPlan
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from support.stand_ins import close, outputs, packed, stand_ins, without
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
@@ -67,7 +67,7 @@ def test_a_session_that_no_kernel_reads_gets_the_models_own_attention(tmp_path: 
     part = packed(tmp_path, tiny_config("llama"))
     rows_TD = torch.randn(5, part.hidden_size, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = part(rows_TD, 0, part.new_cache())
-    (alone,) = (runner := InBatches(part)).run([Span(runner.new_kv(None), 0, rows_TD)])
+    (alone,) = (runner := InBatches(part)).run([SequenceInput(runner.new_kv(None), 0, rows_TD)])
     assert natives(part)
     assert torch.equal(part(rows_TD, 0, part.new_cache()), expected)
     close([alone], [expected])

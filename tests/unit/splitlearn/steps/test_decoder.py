@@ -16,7 +16,7 @@ from splitlearn.part import Part
 from splitlearn.steps.decoder import DecoderStandIn, make_decoder_native
 from splitlearn.steps.layers import LayerPlan
 from splitlearn.steps.ragged import RaggedCache, ragged_step
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from support.stand_ins import equal, outputs, packed, stand_ins, without
 from support.tiny_models import tiny_config
 
@@ -109,7 +109,7 @@ def test_a_session_that_no_kernel_reads_gets_the_decoders_own_forward(tmp_path: 
     runner = InBatches(part)
     assert is_native(part)
     assert torch.equal(part(ids_T, 0, part.new_cache()), expected_V)
-    (found_V,) = runner.run([Span(runner.new_kv(None), 0, ids_T)])
+    (found_V,) = runner.run([SequenceInput(runner.new_kv(None), 0, ids_T)])
     torch.testing.assert_close(found_V, expected_V, rtol=2**-6, atol=2**-6 * expected_V.abs().max().item())
 
 

@@ -17,7 +17,7 @@ from splitlearn.part import Part
 from splitlearn.plan import SplitPlan
 from splitlearn.steps.graphs import BUCKETS, DecodeGraphs, bucket_for
 from splitlearn.steps.paged import PageRows
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.steps.runner import InBatches, SequenceInput
 from support.paged import KERNEL, PAGE_ROWS, Record, paged_runner
 from support.sessions import Together, load_parts
 from support.tiny_models import random_model, save_sepweight, tiny_config
@@ -70,9 +70,9 @@ class Both:
             torch.testing.assert_close(found[n], logits_V, atol=1e-4, rtol=0)
         return expected
 
-    def go_back(self, session: int, position: int) -> None:
-        self.paged.go_back(session, position)
-        self.pieces.go_back(session, position)
+    def truncate(self, session: int, position: int) -> None:
+        self.paged.truncate(session, position)
+        self.pieces.truncate(session, position)
 
     def decode(self, logits: dict[int, torch.Tensor], *sessions: int) -> dict[int, torch.Tensor]:
         return {**logits, **self.step({n: logits[n].argmax()[None] for n in sessions})}
@@ -92,8 +92,8 @@ def test_what_is_replayed_is_what_the_rows_say(parts_of: Callable[[str], list[Pa
     logits |= both.step({3: ids(12, 3), 4: ids(3, 4), 1: ids(5, 5)})  # prompts, one of them of a session with history
     for _ in range(6):  # over the edges of pages
         logits = both.decode(logits, 4, 3, 2, 1, 0)
-    both.go_back(2, 9)
-    both.go_back(0, 0)
+    both.truncate(2, 9)
+    both.truncate(0, 0)
     logits |= both.step({0: ids(6, 6)})
     logits = both.decode(both.decode(logits, 2, 0, 3), 1)
     for capture, runner in zip(both.captures, both.paged.runners, strict=True):
@@ -118,7 +118,7 @@ def test_what_cannot_be_captured_says_so_once(
     kv = runner.new_kv(None)
     with caplog.at_level(logging.WARNING, logger="splitlearn"):
         for position in range(3):
-            runner.run([Span(kv, position, rows_1D)])  # type: ignore[list-item]
+            runner.run([SequenceInput(kv, position, rows_1D)])  # type: ignore[list-item]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "tokens are decoded without CUDA graphs" in caplog.text
     assert words in caplog.text
@@ -147,7 +147,7 @@ def test_outputs_outlive_the_next_step(parts_of: Callable[[str], list[Part]]) ->
     runner = paged_runner(part, capture=Record())
     kv = runner.new_kv(None)
     rows_TD = torch.randn(4, part.hidden_size)
-    outputs = [runner.run([Span(kv, at, rows_TD[at : at + 1])])[0] for at in range(4)]  # type: ignore[list-item]
+    outputs = [runner.run([SequenceInput(kv, at, rows_TD[at : at + 1])])[0] for at in range(4)]  # type: ignore[list-item]
     torch.testing.assert_close(torch.cat(outputs), part(rows_TD, 0, part.new_cache()), atol=1e-5, rtol=0)
 
 
@@ -156,11 +156,11 @@ def test_padding_writes_to_the_page_of_nobody_alone(parts_of: Callable[[str], li
     runner = paged_runner(part, capture=Record())
     rows_TD = torch.randn(9, part.hidden_size)
     kvs: list[Any] = [runner.new_kv(None) for _ in range(4)]
-    runner.run([Span(kv, 0, rows_TD) for kv in kvs])
+    runner.run([SequenceInput(kv, 0, rows_TD) for kv in kvs])
     # the fourth pauses, and its place in the bucket is padding
-    runner.run([Span(kv, 9, rows_TD[:1]) for kv in kvs])
+    runner.run([SequenceInput(kv, 9, rows_TD[:1]) for kv in kvs])
     before = [tensor.clone() for tensor in kvs[3].views(0, 10)]
-    runner.run([Span(kv, 10, rows_TD[:1]) for kv in kvs[:3]])
+    runner.run([SequenceInput(kv, 10, rows_TD[:1]) for kv in kvs[:3]])
     assert all(map(torch.equal, kvs[3].views(0, 10), before))
 
 
@@ -169,10 +169,10 @@ def test_more_sessions_than_the_largest_bucket_run_without(parts_of: Callable[[s
     runner = paged_runner(part, capture=capture, n_pages=80)
     rows_TD = torch.randn(65, part.hidden_size)
     kvs: list[Any] = [runner.new_kv(None) for _ in rows_TD]
-    outputs = runner.run([Span(kv, 0, row_D[None]) for kv, row_D in zip(kvs, rows_TD, strict=True)])
+    outputs = runner.run([SequenceInput(kv, 0, row_D[None]) for kv, row_D in zip(kvs, rows_TD, strict=True)])
     assert len(outputs) == 65
     assert capture.n_captured == 0
-    runner.run([Span(kv, 1, row_D[None]) for kv, row_D in zip(kvs[:64], rows_TD, strict=False)])
+    runner.run([SequenceInput(kv, 1, row_D[None]) for kv, row_D in zip(kvs[:64], rows_TD, strict=False)])
     assert capture.n_captured == 1
 
 

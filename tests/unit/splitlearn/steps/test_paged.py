@@ -1,6 +1,7 @@
 """Shapes: T rows of all sessions, N rows that one holds, H heads, K heads of keys, d width of a head."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from splitlearn.kv.store import KVLayout, SessionKV
 from splitlearn.steps.paged import CannotBeCaptured, PagedKernel, PageRows
 from splitlearn.steps.ragged import RaggedCache, attend_rows, mask_rule
 from splitlearn.steps.rows import How, MaskRule, StepRows
+from splitlearn.steps.runner import _attends_to_pages
 from support.paged import KERNEL, PAGE_ROWS
 
 CPU = torch.device("cpu")
@@ -139,6 +141,30 @@ def test_a_step_that_is_to_be_replayed_refuses_to_run_session_by_session() -> No
         rows.held(0, 1)
 
 
+def test_a_function_that_takes_no_pages_says_what_it_lacks() -> None:
+    def of_torch_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+    assert PagedKernel(of_torch_2_11).lacking == ("enable_gqa", "seqused_k", "block_table", "num_splits")
+    assert KERNEL.lacking == ()
+
+
+@pytest.mark.parametrize("lacking", [(), ("block_table", "enable_gqa")])
+def test_a_cuda_device_whose_torch_reads_no_pages_attends_session_by_session_and_says_so(
+    lacking: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SPLITLEARN_KERNELS", raising=False)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(PagedKernel, "lacking", property(lambda _: lacking))
+    part: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    assert _attends_to_pages(part) == (not lacking)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == bool(lacking)
+    assert all(f"torch {torch.__version__} takes no block_table, enable_gqa" in each for each in said)
+
+
+@pytest.mark.skipif(bool(PagedKernel().lacking), reason="this torch attends to no pages")
 def test_torch_takes_the_call_as_it_is_made() -> None:
     """By shapes alone: what the kernel itself says to it, only a GPU shows."""
     meta = torch.device("meta")

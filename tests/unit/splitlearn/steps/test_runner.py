@@ -12,7 +12,7 @@ from llm_sepweight import PartSpec
 from splitlearn.loading import load_part
 from splitlearn.part import Part, cut
 from splitlearn.plan import SplitPlan
-from splitlearn.steps.runner import InBatches, InTurn, Span, runner_for, why_in_turn
+from splitlearn.steps.runner import InBatches, InTurn, SequenceInput, runner_for, why_in_turn
 from support.sessions import Together, load_parts
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
@@ -75,8 +75,8 @@ class Several:
             assert logits[n].std() > 0.01
         return logits
 
-    def go_back(self, session: int, position: int) -> None:
-        self.together.go_back(session, position)
+    def truncate(self, session: int, position: int) -> None:
+        self.together.truncate(session, position)
         self._texts[session] = self._texts[session][:position]
 
 
@@ -98,16 +98,16 @@ def test_sessions_of_unlike_lengths_come_out_as_the_whole_model_has_them(
 def test_a_session_goes_back_while_others_go_on(made: Callable[[str], Model], name: str) -> None:
     several = Several(*made(name), 2)
     several.step({0: ids(20, 0), 1: ids(9, 1)})
-    several.go_back(0, 11)
+    several.truncate(0, 11)
     several.step({0: ids(1, 2), 1: ids(1, 3)})
-    several.go_back(1, 0)
+    several.truncate(1, 0)
     several.step({0: ids(4, 4), 1: ids(8, 5)})
 
 
 def test_a_recurrent_session_goes_back_to_its_beginning(made: Callable[[str], Model]) -> None:
     several = Several(*made("mamba2"), 2)
     several.step({0: ids(6, 0), 1: ids(9, 1)})
-    several.go_back(0, 0)
+    several.truncate(0, 0)
     several.step({0: ids(4, 2), 1: ids(1, 3)})
 
 
@@ -117,7 +117,7 @@ def test_rows_that_a_part_hands_on_equal_those_of_one_session(made: Callable[[st
     runner = runner_for(part)
     assert isinstance(runner, InBatches)
     rows = [torch.randn(n, part.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
-    spans = [Span(runner.new_kv(None), 0, rows_TD) for rows_TD in rows]
+    spans = [SequenceInput(runner.new_kv(None), 0, rows_TD) for rows_TD in rows]
     for output_TD, rows_TD in zip(runner.run(spans), rows, strict=True):
         torch.testing.assert_close(output_TD, part(rows_TD, 0, part.new_cache()), atol=1e-5, rtol=0)
 
@@ -129,12 +129,12 @@ def test_logits_are_computed_for_those_who_need_them(made: Callable[[str], Model
     rows = [torch.randn(n, top.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
     kvs = [runner.new_kv(None) for _ in rows]
     needs = (False, True, False)
-    spans = [Span(kv, 0, rows_TD, need) for kv, rows_TD, need in zip(kvs, rows, needs, strict=True)]
+    spans = [SequenceInput(kv, 0, rows_TD, need) for kv, rows_TD, need in zip(kvs, rows, needs, strict=True)]
     _, logits_V, _ = runner.run(spans)  # type: ignore[arg-type]
     torch.testing.assert_close(logits_V, top(rows[1], 0, top.new_cache()), atol=1e-5, rtol=0)
     # what was computed without them is there all the same
     last_TD = torch.randn(1, top.hidden_size)
-    (after_V,) = runner.run([Span(kvs[2], 8, last_TD)])  # type: ignore[list-item]
+    (after_V,) = runner.run([SequenceInput(kvs[2], 8, last_TD)])  # type: ignore[list-item]
     torch.testing.assert_close(after_V, top(torch.cat([rows[2], last_TD]), 0, top.new_cache()), atol=1e-5, rtol=0)
 
 
@@ -144,7 +144,7 @@ def test_a_step_in_which_nobody_needs_logits_computes_none(made: Callable[[str],
     assert isinstance(runner, InBatches)
     kvs, seen = [runner.new_kv(None) for _ in range(2)], []
     hook = top.model.get_submodule("lm_head").register_forward_hook(lambda *given: seen.append(given[2].shape))
-    outputs = runner.run([Span(kv, 0, torch.randn(3, top.hidden_size), needs_output=False) for kv in kvs])
+    outputs = runner.run([SequenceInput(kv, 0, torch.randn(3, top.hidden_size), needs_output=False) for kv in kvs])
     hook.remove()
     assert [shape[:-1].numel() for shape in seen] == [0]
     assert [output.numel() for output in outputs] == [0, 0]
@@ -156,7 +156,7 @@ def test_the_part_runs_as_before_when_no_step_is_going_on(made: Callable[[str], 
     rows_TD = torch.randn(4, part.hidden_size)
     before_TD = part(rows_TD, 0, part.new_cache())
     runner = runner_for(part)
-    runner.run([Span(runner.new_kv(None), 0, rows_TD)])  # type: ignore[list-item]
+    runner.run([SequenceInput(runner.new_kv(None), 0, rows_TD)])  # type: ignore[list-item]
     assert torch.equal(part(rows_TD, 0, part.new_cache()), before_TD)
 
 
@@ -171,12 +171,12 @@ def test_after_a_failure_midway_the_rows_can_be_sent_again(made: Callable[[str],
     runner = runner_for(part)
     assert isinstance(runner, InBatches)
     rows_TD, kv = torch.randn(6, part.hidden_size), runner.new_kv(None)
-    runner.run([Span(kv, 0, rows_TD[:4])])
+    runner.run([SequenceInput(kv, 0, rows_TD[:4])])
     hook = part.model.get_submodule(part.anatomy.layers)[1].register_forward_pre_hook(fail)
     with pytest.raises(Broken):
-        runner.run([Span(kv, 4, rows_TD[4:])])
+        runner.run([SequenceInput(kv, 4, rows_TD[4:])])
     hook.remove()
-    (output_TD,) = runner.run([Span(runner.go_back(kv, 4), 4, rows_TD[4:])])
+    (output_TD,) = runner.run([SequenceInput(runner.truncate(kv, 4), 4, rows_TD[4:])])
     torch.testing.assert_close(output_TD, part(rows_TD, 0, part.new_cache())[4:], atol=1e-5, rtol=0)
 
 
@@ -187,12 +187,12 @@ def test_a_session_may_begin_with_rows_of_another(made: Callable[[str], Model], 
     assert runner.can_share_rows
     rows_TD = torch.randn(12, part.hidden_size)
     first = runner.new_kv(None)
-    runner.run([Span(first, 0, rows_TD[:9])])  # type: ignore[list-item]
-    second = runner.begin_with(runner.new_kv(None), first, 6)  # type: ignore[arg-type]
-    (output_TD,) = runner.run([Span(second, 6, rows_TD[6:])])  # type: ignore[list-item]
+    runner.run([SequenceInput(first, 0, rows_TD[:9])])  # type: ignore[list-item]
+    second = runner.copy_prefix(runner.new_kv(None), first, 6)  # type: ignore[arg-type]
+    (output_TD,) = runner.run([SequenceInput(second, 6, rows_TD[6:])])  # type: ignore[list-item]
     expected_TD = part(rows_TD, 0, part.new_cache())
     torch.testing.assert_close(output_TD, expected_TD[6:], atol=1e-5, rtol=0)
-    (output_TD,) = runner.run([Span(first, 9, rows_TD[9:])])  # type: ignore[list-item]
+    (output_TD,) = runner.run([SequenceInput(first, 9, rows_TD[9:])])  # type: ignore[list-item]
     torch.testing.assert_close(output_TD, expected_TD[9:], atol=1e-5, rtol=0)
 
 
@@ -227,7 +227,7 @@ def test_in_half_precision_keys_and_rows_stay_there(tmp_path: Path) -> None:
     runner = runner_for(part)
     assert isinstance(runner, InBatches)
     rows = [torch.randn(n, part.hidden_size, dtype=torch.bfloat16) for n in (9, 1)]
-    outputs = runner.run([Span(runner.new_kv(None), 0, rows_TD) for rows_TD in rows])
+    outputs = runner.run([SequenceInput(runner.new_kv(None), 0, rows_TD) for rows_TD in rows])
     for output_TD, rows_TD in zip(outputs, rows, strict=True):
         assert output_TD.dtype == torch.bfloat16
         expected_TD = part(rows_TD, 0, part.new_cache())

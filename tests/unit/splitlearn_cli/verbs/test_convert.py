@@ -121,7 +121,7 @@ def test_half_and_foreign_files_end_in_one_line_that_names_them(
     ran = splitlearn("convert", tmp_path / "hf", "-o", tmp_path / "out")
 
     assert ran.code == 1
-    assert ran.err.startswith(f"splitlearn: error: {tmp_path / 'hf' / name} ")
+    assert ran.err.startswith(f"splitlearn: error: {tmp_path / 'hf' / name}")
     assert ran.err.count("\n") == 1
     assert "bug" not in ran.err
     assert "weights_only" not in ran.err

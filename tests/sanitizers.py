@@ -1,0 +1,127 @@
+"""`make test-sanitizers`: the tests that reach the C kernels, with kernels built with ASan and UBSan.
+
+Any report ends the test run. First a read past the end of a tensor must be reported, so that silence means something.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "shared/splitlearn/kernels").glob("*.c"))
+TESTS = [
+    "kernels",
+    "kv/test_table.py",
+    "linear",
+    "test_fused.py",
+    "steps/test_attention.py",
+    "steps/test_layers.py",
+    "steps/test_decoder.py",
+]
+LIBRARIES = {"_kernels": "-UWITHOUT_BF16", "_kernels_without_bf16": "-DWITHOUT_BF16"}
+# contraction is off as in pyproject.toml: tests compare bits
+FLAGS = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-fPIC"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+OPTIONS = {
+    # Python frees little at its end; a test of exhausted memory asks for more than there is
+    "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:detect_odr_violation=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+}
+READ_PAST_THE_END = """
+import torch
+from splitlearn.kernels import kernels
+from splitlearn.kernels.structs import Linear, LinearCall
+
+library = kernels()
+print("loaded" if library is not None else "no kernels", flush=True)
+rows, outputs = torch.zeros(64, dtype=torch.bfloat16), torch.zeros(16, dtype=torch.bfloat16)
+weight = torch.zeros(1, 8, 16, 2, dtype=torch.bfloat16)  # of 16 inputs, not of 64
+linear = Linear(weight.data_ptr(), None, None, None, 64, 16)
+library.linear(LinearCall(rows.data_ptr(), outputs.data_ptr(), 1, 64, linear, 1))
+"""
+
+
+def main() -> int:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        print("no C compiler: the kernels were not tested with sanitizers")
+        return 0
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        _build(compiler, Path(folder))
+        print(f"built in {time.monotonic() - began:.0f} s", flush=True)
+        # not to stderr: pytest holds it back, and a report ends the process before pytest shows it
+        reports = Path(folder) / "report"
+        options = {name: f"{value}:log_path={reports}" for name, value in OPTIONS.items()}
+        environment = {**os.environ, **options, "SPLITLEARN_KERNELS_DIR": folder, "LD_PRELOAD": _runtime(compiler)}
+        if not _reports(environment, Path(folder)):
+            return 1
+        tests = [str(ROOT / "tests/unit/splitlearn" / test) for test in TESTS]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x", *tests, *sys.argv[1:]]
+        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        found = _reported(Path(folder))
+        print(found, end="")
+        # also of a process that a test started, and whose end it took for something else
+        status = status or int(bool(found))
+    print(f"{'passed' if status == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s")
+    return status
+
+
+def _build(compiler: str, folder: Path) -> None:
+    """Both libraries, though no machine loads both: the other one is at least compiled."""
+    warnings = shlex.split(os.environ.get("C_WARNINGS", "-Wall -Wextra"))
+    options = [*FLAGS, *SANITIZERS, *warnings, "-Werror"]
+    jobs = []
+    for name, build in LIBRARIES.items():
+        (folder / name).mkdir()
+        jobs += [
+            subprocess.Popen([compiler, *options, build, "-c", source, "-o", folder / name / f"{source.stem}.o"])
+            for source in SOURCES
+        ]
+    statuses = [job.wait() for job in jobs]
+    if any(statuses):
+        sys.exit("the kernels do not compile")
+    for name in LIBRARIES:
+        library = folder / f"{name}{EXTENSION_SUFFIXES[0]}"
+        objects = (folder / name).glob("*.o")
+        subprocess.run([compiler, "-shared", *SANITIZERS, *objects, "-o", library], check=True)
+
+
+def _runtime(compiler: str) -> str:
+    """Must be loaded first: ASan, which replaces malloc, and the C++ exceptions that it intercepts."""
+    names = ("libasan.so", "libstdc++.so.6")
+    commands = ([compiler, f"-print-file-name={name}"] for name in names)
+    return " ".join(
+        subprocess.run(each, check=True, capture_output=True, text=True).stdout.strip() for each in commands
+    )
+
+
+def _reported(folder: Path) -> str:
+    """The errors that the sanitizers wrote, which are then removed; warnings of exhausted memory are none."""
+    found = {each: each.read_text() for each in sorted(folder.glob("report.*"))}
+    for each in found:
+        each.unlink()
+    return "".join(text for text in found.values() if "ERROR: " in text or "runtime error: " in text)
+
+
+def _reports(environment: Mapping[str, str], folder: Path) -> bool:
+    code = [sys.executable, "-c", READ_PAST_THE_END]
+    found = subprocess.run(code, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if "no kernels" in found.stdout:
+        print("no AVX-512 with VNNI: the kernels were compiled with sanitizers and not run")
+        sys.exit(0)
+    if "heap-buffer-overflow" in _reported(folder):
+        return True
+    print(f"a read past the end of a tensor was not reported\n{found.stdout}{found.stderr}")
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
