@@ -6,26 +6,26 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers format types contracts proto proto-check unit architectures test-architectures test-snippets bench bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers format types contracts proto proto-check unit architectures test-architectures test-snippets test-packaging dist bench bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
 
 # the C sources too: installing compiles them
 KERNELS := $(wildcard shared/splitlearn/kernels/*.[ch])
-$(VENV)/run.stamp: pyproject.toml $(KERNELS)
+$(VENV)/run.stamp: pyproject.toml setup.py $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -e ".[trunk,client]"
+	$(BIN)/pip install -e ".[demo]" -e deploy/demo_model
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml $(KERNELS)
+$(VENV)/dev.stamp: pyproject.toml setup.py $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -e ".[dev]"
+	$(BIN)/pip install -e ".[dev]" -e deploy/demo_model
 	@touch $(VENV)/run.stamp $@
 
 # bash's job control hands the terminal to the command: Ctrl-C then stops it, and not make, which would exit 130
 run: $(VENV)/run.stamp ## set up, start trunk and client, stream a sample; PROMPT="..." prints one completion and exits
-	@bash $$([ -t 0 ] && echo -m) -c '$(BIN)/splitlearn up deploy/demo_model --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
+	@bash $$([ -t 0 ] && echo -m) -c '$(BIN)/splitlearn demo --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
 export PROMPT
 
 test: lint types contracts proto-check unit ## everything that needs no GPU and no docker
@@ -80,6 +80,13 @@ test-sanitizers: $(VENV)/dev.stamp ## run the kernels' tests with the address an
 test-snippets: $(VENV)/dev.stamp ## paste every page that holds commands into a shell, from top to bottom (minutes)
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow tests/documented --timeout 1800
 
+test-packaging: $(VENV)/dev.stamp ## build wheels and sdist, look into them, install them (minutes; asks the package index)
+	$(BIN)/pytest -m slow tests/packaging --timeout 1800
+
+dist: $(VENV)/dev.stamp ## build what is published: a wheel for this platform, an sdist, the demo model's wheel
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist deploy/demo_model
+
 architectures: export PYTHONPATH := tests
 architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs/architectures.md
 	$(BIN)/python -m architectures.walk --write
@@ -114,4 +121,4 @@ test-docker: $(VENV)/dev.stamp ## build the images, start compose, ask through t
 	$(BIN)/pytest -m docker tests/deploy --timeout 1800
 
 clean: ## remove what the verbs made
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

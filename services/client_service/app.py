@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
-import uvloop
 from fastapi import FastAPI
 from transformers import PretrainedConfig
 
@@ -30,14 +29,14 @@ from splitlearn.anatomy import config_from_dict
 from splitlearn.engine import DeviceThread, Limits
 from splitlearn.errors import SplitError
 from splitlearn.plan import SplitPlan
-from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, event_loop
 
 log = structlog.get_logger()
 
 
 def run(settings: ClientSettings) -> None:
     """Serves until a signal; raises SepweightError, SplitError or OSError if it cannot start."""
-    uvloop.run(serve(settings))
+    event_loop.run(serve(settings))
 
 
 async def serve(settings: ClientSettings) -> None:

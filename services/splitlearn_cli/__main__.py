@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
-import typer
-
 from command_line.failures import Program, bug
 from command_line.invocation import Invocation
 from splitlearn_cli.children import PARENT_VARIABLE, end_with_parent
+from splitlearn_cli.command import command
 from splitlearn_cli.errors import BadUsage
 
 # Read once, when torch loads its OpenMP library. Trunk and client of one machine take turns token by token;
@@ -21,7 +20,6 @@ _SPIN_COUNT: Final = "20000"
 
 PROGRAM: Final = Program(
     name="splitlearn",
-    extras="trunk,client",
     wrong_usage=BadUsage,
     error_roots={
         "splitlearn_cli.errors": "CliError",
@@ -40,14 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         end_with_parent(int(parent))
     invocation = Invocation(PROGRAM)
     sys.excepthook = _excepthook(invocation)
-    return invocation.run(_command, argv)
-
-
-def _command() -> typer.Typer:
-    # pydantic and structlog come with the extras: where they are missing the run has to say so
-    from splitlearn_cli.command import command
-
-    return command()
+    return invocation.run(command, argv)
 
 
 def _excepthook(invocation: Invocation) -> Any:

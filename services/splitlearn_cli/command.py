@@ -25,7 +25,7 @@ class GlobalSettings(BaseSettings):
 
 def command() -> typer.Typer:
     """What typer makes the command line of; its context carries the `Invocation`."""
-    app = typer.Typer(cls=Verbs, add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(cls=Verbs, rich_markup_mode=None)
 
     def splitlearn(ctx: typer.Context, version_wanted: bool, **given: Any) -> None:
         end_without_verb(ctx, version_wanted=version_wanted)

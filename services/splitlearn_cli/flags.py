@@ -4,7 +4,7 @@ typer splits the command line into words; the settings class reads the environme
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -87,7 +87,12 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
         info = typer.Option(None, f"{_flag(name)}/--no-{_flag(name)[2:]}", help=help_text, show_default=False)
     else:
         info = typer.Option(
-            None, *_spellings(name, field), metavar=_metavar(field.annotation), help=help_text, show_default=False
+            None,
+            *_spellings(name, field),
+            metavar=_metavar(field.annotation),
+            help=help_text,
+            show_default=False,
+            autocompletion=_completing(_choices(field.annotation)),
         )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool | None if is_bool else str | None
@@ -125,9 +130,25 @@ def _metavar(annotation: Any) -> str:
     """How the help names a flag's value: INT, PATH, auto|console|json."""
     if get_origin(annotation) in (Union, UnionType):
         return "|".join(_metavar(kind) for kind in get_args(annotation) if kind is not NoneType)
-    if get_origin(annotation) is Literal:
-        return "|".join(str(choice) for choice in get_args(annotation))
+    if choices := _choices(annotation):
+        return "|".join(choices)
     return "TEXT" if annotation is str else str(annotation.__name__).upper()
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values that a flag takes, for the help and the shell; empty where they are not listed."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [choice for kind in get_args(annotation) for choice in _choices(kind)]
+    return [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def _completing(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """What typer asks when the shell wants to complete a value; where nothing fits, shells offer files."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def _complaint(settings_class: type[BaseSettings], detail: Mapping[str, Any]) -> str:

@@ -4,18 +4,19 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
-from command_line.verbs import VerbGroup
+from command_line.verbs import Verb, VerbGroup
 from splitlearn_cli.flags import from_settings
 
 VERBS: Final = {
-    "convert": "Turn a Hugging Face checkpoint into a directory of parts.",
-    "inspect": "Show what a directory of parts holds, or verify it.",
-    "trunk": "Serve the middle layers over gRPC.",
-    "client": "Serve the OpenAI API and the chat page; needs a trunk.",
-    "up": "Start a trunk and a client here, and ask one question.",
-    "generate": "Ask a running client, and stream the answer.",
-    "info": "Ask a trunk what it serves.",
-    "bench": "Measure an OpenAI endpoint under load.",
+    "convert": Verb("Turn a Hugging Face checkpoint into a directory of parts."),
+    "inspect": Verb("Show what a directory of parts holds, or verify it."),
+    "trunk": Verb("Serve the middle layers over gRPC.", "trunk"),
+    "client": Verb("Serve the OpenAI API and the chat page; needs a trunk.", "client"),
+    "up": Verb("Start a trunk and a client here, and ask one question.", "client"),
+    "demo": Verb("Start both with the model that ships: no download, no arguments.", "demo"),
+    "generate": Verb("Ask a running client, and stream the answer."),
+    "info": Verb("Ask a trunk what it serves.", "trunk"),
+    "bench": Verb("Measure an OpenAI endpoint under load."),
 }
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import uvloop
 
 from llm_sepweight import Manifest, SepweightError
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
@@ -23,7 +22,7 @@ from splitlearn.loading import load_part, resolve_device
 from splitlearn.packing import pack
 from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
-from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo, event_loop
 from splitlearn_comm.addresses import join_address
 from trunk_service.endpoint import TrunkHost
 from trunk_service.exporter import exported
@@ -40,7 +39,7 @@ _BYTES_IN_FLIGHT = 2**28
 
 def run(settings: TrunkSettings) -> None:
     """Serves until a signal; raises SepweightError, SplitError or CommError if it cannot start."""
-    uvloop.run(serve(settings))
+    event_loop.run(serve(settings))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from typer import TyperException
 
+from command_line.extras import MissingExtra
+
 
 @dataclass(frozen=True)
 class Program:
@@ -13,14 +15,12 @@ class Program:
 
     Args:
         name: what the user types, and what each line of an error begins with.
-        extras: what `pip install` has to be told for all of its verbs.
         wrong_usage: the error of flags or settings that make no sense; it ends a run with 2.
         error_roots: module -> the root of the errors in it that end a run with one line. They are looked up among the
             modules that are loaded: one that is not has raised nothing.
     """
 
     name: str
-    extras: str
     wrong_usage: type[Exception]
     error_roots: Mapping[str, str]
 
@@ -37,7 +37,7 @@ def foreseen(program: Program) -> tuple[type[BaseException], ...]:
     """The errors that end a run with one line; everything else is a bug."""
     roots = program.error_roots.items()
     loaded = (getattr(sys.modules[module], name) for module, name in roots if module in sys.modules)
-    return (program.wrong_usage, TyperException, OSError, ModuleNotFoundError, *loaded)
+    return (program.wrong_usage, TyperException, OSError, MissingExtra, ModuleNotFoundError, *loaded)
 
 
 def failure_of(error: BaseException, program: Program) -> Failure:
@@ -47,8 +47,7 @@ def failure_of(error: BaseException, program: Program) -> Failure:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return Failure(_one_line(f"{error.filename}: {error.strerror}"), 1)
     if isinstance(error, ModuleNotFoundError):
-        install = f"pip install 'splitlearn[{program.extras}]'"
-        return Failure(f"this needs the package {error.name}, which is not installed here: {install}", 1)
+        return Failure(f"this needs the module {error.name}, which is not installed here", 1)
     return Failure(_one_line(str(error)), 2 if isinstance(error, program.wrong_usage) else 1)
 
 

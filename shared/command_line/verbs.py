@@ -2,11 +2,25 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+from command_line.extras import needing
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a verb does, one line for the help, and the extra that installs what it imports beyond the base.
+
+    Several extras have commas between them.
+    """
+
+    line: str
+    extra: str | None = None
 
 
 def with_dashes(name: str) -> str:
@@ -17,16 +31,16 @@ def with_dashes(name: str) -> str:
 class VerbGroup(TyperGroup):
     """Lists verbs out of a table; whatever needs only their names imports none of them.
 
-    A subclass gives the table, `verbs`: name -> what the verb does, one line for the help. `function_of` has to find
-    every name that stands in it.
+    A subclass gives the table, `verbs`, by name. `function_of` has to find every name that stands in it.
     """
 
-    verbs: ClassVar[Mapping[str, str]]
+    verbs: ClassVar[Mapping[str, Verb]]
 
     def __init__(self, **attributes: Any) -> None:
-        listed = [TyperCommand(name, help=line, rich_markup_mode=None) for name, line in self.verbs.items()]
-        # verbs inherit it
-        settings = {**(attributes.get("context_settings") or {}), "token_normalize_func": with_dashes}
+        listed = [TyperCommand(name, help=verb.line, rich_markup_mode=None) for name, verb in self.verbs.items()]
+        # verbs inherit both
+        inherited = {"token_normalize_func": with_dashes, "help_option_names": ["-h", "--help"]}
+        settings = {**(attributes.get("context_settings") or {}), **inherited}
         super().__init__(**{**attributes, "commands": listed, "context_settings": settings})
 
     @classmethod
@@ -39,7 +53,9 @@ class VerbGroup(TyperGroup):
         return name, listed if name is None else self._command(name), rest
 
     def _command(self, name: str) -> Any:
-        function = self.function_of(name)
+        verb = self.verbs[name]
+        with needing(verb.extra):
+            function = self.function_of(name)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name, help=f"{self.verbs[name]}\n\n{function.__doc__ or ''}")(function)
+        app.command(name, help=f"{verb.line}\n\n{function.__doc__ or ''}")(needing(verb.extra)(function))
         return get_command(app)

@@ -8,10 +8,9 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any, TypeVar
 
-import uvloop
-
 from splitlearn_comm import forks
 from splitlearn_comm.errors import Forked
+from splitlearn_comm.event_loop import new_event_loop
 
 _T = TypeVar("_T")
 
@@ -20,7 +19,7 @@ class LoopThread:
     """Runs coroutines for threads that wait for them."""
 
     def __init__(self) -> None:
-        self._loop = uvloop.new_event_loop()
+        self._loop = new_event_loop()
         # A daemon, so that a script that ends without closing anything ends. It is never stopped: grpc complains
         # of every server whose loop is gone before it.
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitlearn-comm", daemon=True)

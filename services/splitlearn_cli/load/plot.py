@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from splitlearn_cli.errors import CliError
+from command_line.extras import MissingExtra
 from splitlearn_cli.load.record import MeasuredLevel
 from splitlearn_cli.load.summary import Distribution, summarize
 
@@ -21,9 +21,9 @@ Line = tuple[str, str, list[tuple[float, float]]]
 
 
 def require_matplotlib() -> None:
-    """Raises CliError where it is not installed; to be asked before anything is measured."""
+    """Raises MissingExtra where it is not installed; to be asked before anything is measured."""
     if find_spec("matplotlib") is None:
-        raise CliError("--plot needs matplotlib, which is not installed here: pip install 'splitlearn[bench]'")
+        raise MissingExtra(["matplotlib"], "bench", what="--plot")
 
 
 def draw(path: Path, title: str, levels: Sequence[MeasuredLevel]) -> None:

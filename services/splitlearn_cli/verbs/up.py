@@ -31,12 +31,9 @@ _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 10.0
 
 
-class Settings(BaseSettings):
-    """What to serve, and what to ask first."""
+class PairSettings(BaseSettings):
+    """How to serve whatever model it is, and what to ask first."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid")
-
-    weights: Path = Field(description="Sepweight directory of a whole model, with its tokenizer.")
     layers: str | None = Field(
         None, description="Layers of the trunk, START-END without END. Default: all but the ends."
     )
@@ -58,11 +55,24 @@ class Settings(BaseSettings):
     )
 
 
+class Settings(PairSettings):
+    """What to serve."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid")
+
+    weights: Path = Field(description="Sepweight directory of a whole model, with its tokenizer.")
+
+
 def run(settings: Settings) -> None:
     """Streams one answer, prints the chat page's address and serves until Ctrl-C, which stops both."""
+    serve(settings.weights, settings)
+
+
+def serve(weights: Path, settings: PairSettings) -> None:
+    """Runs both services until Ctrl-C, or until the prompt is answered. Raises CliError."""
     _require_free(settings.port, "--port")
     _require_free(settings.trunk_port, "--trunk-port")
-    with stopped_by_signals(), _log_folder(settings.log_dir) as folder, _pair(settings, folder) as pair:
+    with stopped_by_signals(), _log_folder(settings.log_dir) as folder, _pair(weights, settings, folder) as pair:
         url = _await_ready(*pair, settings.start_timeout)
         _ask(settings, url)
         if settings.prompt is not None:
@@ -94,13 +104,13 @@ def _log_folder(chosen: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _pair(settings: Settings, folder: Path) -> Iterator[tuple[Child, Child]]:
+def _pair(weights: Path, settings: PairSettings, folder: Path) -> Iterator[tuple[Child, Child]]:
     """Trunk and client, both started at once because both spend seconds on loading; stopped in order."""
     trunk_port = settings.trunk_port or _free_port()
     started: list[Child] = []
     try:
-        started.append(Child("trunk", _trunk_arguments(settings, trunk_port), folder / "trunk.log"))
-        started.append(Child("client", _client_arguments(settings, trunk_port), folder / "client.log"))
+        started.append(Child("trunk", _trunk_arguments(weights, settings, trunk_port), folder / "trunk.log"))
+        started.append(Child("client", _client_arguments(weights, settings, trunk_port), folder / "client.log"))
         yield started[0], started[1]
     except ChildFailed as error:
         for line in error.last_lines:
@@ -117,25 +127,25 @@ def _pair(settings: Settings, folder: Path) -> Iterator[tuple[Child, Child]]:
             child.wait(_STOP_SECONDS)
 
 
-def _trunk_arguments(settings: Settings, port: int) -> list[str]:
+def _trunk_arguments(weights: Path, settings: PairSettings, port: int) -> list[str]:
     return [
-        *_common_arguments(settings),
+        *_common_arguments(weights, settings),
         *("--port", str(port)),
         # nobody scrapes a trunk on the desk, and two of them must not fight for one port
         *("--metrics-port", "0"),
     ]
 
 
-def _client_arguments(settings: Settings, trunk_port: int) -> list[str]:
+def _client_arguments(weights: Path, settings: PairSettings, trunk_port: int) -> list[str]:
     trunk = f"{_LOOPBACK}:{trunk_port}"
-    return [*_common_arguments(settings), "--port", str(settings.port), "--trunk", trunk]
+    return [*_common_arguments(weights, settings), "--port", str(settings.port), "--trunk", trunk]
 
 
-def _common_arguments(settings: Settings) -> list[str]:
+def _common_arguments(weights: Path, settings: PairSettings) -> list[str]:
     shared = ("layers", "device", "dtype", "quantization", "threads", "verify")
     given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return [str(settings.weights), "--host", _LOOPBACK, *flags]
+    return [str(weights), "--host", _LOOPBACK, *flags]
 
 
 def _require_free(port: int, flag: str) -> None:
@@ -209,7 +219,7 @@ def _trouble(session: httpx.Client, address: str) -> str | None:
     return trouble.reason
 
 
-def _ask(settings: Settings, url: str) -> None:
+def _ask(settings: PairSettings, url: str) -> None:
     prompt = SAMPLE if settings.prompt is None else settings.prompt
     if settings.prompt is None:
         note(f"> {prompt}")

@@ -13,7 +13,6 @@ from command_line.invocation import Invocation, end_without_verb
 
 PROGRAM: Final = Program(
     name="cleangpt",
-    extras="train",
     wrong_usage=UsageError,
     error_roots={
         "cleangpt.errors": "CleangptError",
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _app() -> typer.Typer:
-    app = typer.Typer(cls=Verbs, add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(cls=Verbs, rich_markup_mode=None)
 
     @app.callback(invoke_without_command=True)
     def cleangpt(

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
-from command_line.verbs import VerbGroup
+from command_line.verbs import Verb, VerbGroup
 
 VERBS: Final = {
-    "train": "Train a model, and write it in Hugging Face's form.",
-    "distill": "Fit a small model to a large one, or a shadow to a trunk.",
-    "evaluate": "Measure a model on a text, alone or beside its teacher.",
-    "generate": "Go on with a prompt.",
-    "tokens": "Count what a tokenizer makes of a text; prune its vocabulary.",
-    "accuracy": "Ask a model every question about Python that it was trained on.",
+    "train": Verb("Train a model, and write it in Hugging Face's form.", "train"),
+    "distill": Verb("Fit a small model to a large one, or a shadow to a trunk.", "train,trunk"),
+    "evaluate": Verb("Measure a model on a text, alone or beside its teacher.", "train,trunk"),
+    "generate": Verb("Go on with a prompt.", "train"),
+    "tokens": Verb("Count what a tokenizer makes of a text; prune its vocabulary.", "train"),
+    "accuracy": Verb("Ask a model every question about Python that it was trained on.", "train"),
 }
 
 

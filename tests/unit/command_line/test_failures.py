@@ -4,6 +4,7 @@ import sys
 import pytest
 import typer
 
+from command_line.extras import MissingExtra
 from command_line.failures import Program, bug, failure_of, foreseen
 from splitlearn.errors import BadPlan, SplitError
 
@@ -12,7 +13,7 @@ class Unusable(Exception):
     pass
 
 
-BREW = Program("brew", "beans", Unusable, {"splitlearn.errors": "SplitError"})
+BREW = Program("brew", Unusable, {"splitlearn.errors": "SplitError"})
 
 
 @pytest.mark.parametrize("error", [SplitError("sorry"), BadPlan("no such layer")])
@@ -47,12 +48,17 @@ def test_a_system_error_without_a_file_keeps_its_own_words() -> None:
     assert failure_of(OSError("nobody listens"), BREW).message == "nobody listens"
 
 
-def test_a_missing_package_is_named_with_the_way_to_install_it() -> None:
-    failure = failure_of(ModuleNotFoundError("No module named 'fastapi'", name="fastapi"), BREW)
-
-    assert "fastapi" in failure.message
-    assert "pip install 'splitlearn[beans]'" in failure.message
-    assert failure.exit_code == 1
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'mamba'", name="mamba"), "mamba"),
+        (MissingExtra(["fastapi", "uvicorn"], "client"), 'fastapi, uvicorn: pip install "splitlearn[client]"'),
+    ],
+)
+def test_what_is_not_installed_is_named(error: Exception, said: str) -> None:
+    assert isinstance(error, foreseen(BREW))
+    assert said in failure_of(error, BREW).message
+    assert failure_of(error, BREW).exit_code == 1
 
 
 def test_looking_errors_up_imports_no_package(monkeypatch: pytest.MonkeyPatch) -> None:

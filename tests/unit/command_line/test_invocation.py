@@ -13,7 +13,7 @@ class Unusable(Exception):
     pass
 
 
-BREW = Program("brew", "beans", Unusable, {})
+BREW = Program("brew", Unusable, {})
 Run = Callable[..., int]
 
 

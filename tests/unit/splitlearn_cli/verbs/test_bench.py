@@ -156,7 +156,7 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_anything_is_sent(
 
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.count("\n") == 1
-    assert "pip install 'splitlearn[bench]'" in ran.err
+    assert 'pip install "splitlearn[bench]"' in ran.err
     assert openai.asked == []
 
 

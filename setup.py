@@ -1,0 +1,50 @@
+"""What pyproject.toml cannot say: the names of libraries that hold no Python, and README for readers elsewhere."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+
+
+class PlainLibraries(build_ext):
+    """Kernels are opened by ctypes: their names carry no version of Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split(".")).with_suffix(".so"))
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install. Libraries that bear the name of a Python version would be opened in their place."""
+        super().copy_extensions_to_source()
+        sources = self.get_finalized_command("build_py")
+        for extension in self.extensions:
+            package, _, name = extension.name.rpartition(".")
+            for old in Path(sources.get_package_dir(package)).glob(f"{name}.*.so"):
+                old.unlink()
+
+
+class AnyPython(bdist_wheel):
+    """One wheel for every Python of a platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+def long_description() -> str:
+    """README with links that lead somewhere from a package index, too."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    files = f"{project['urls']['Homepage']}/blob/v{project['version']}/"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\((?!https?://|#|mailto:)", f"]({files}", text)
+
+
+setup(
+    cmdclass={"build_ext": PlainLibraries, "bdist_wheel": AnyPython},
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+)

@@ -1,0 +1,25 @@
+"""The event loop of a process that speaks over the network: uvloop's, and asyncio's own where that is not installed."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop that the caller runs and closes."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        logging.getLogger(__name__).info("uvloop is not installed: asyncio's own event loop runs, which is slower")
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """As `asyncio.run`."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)

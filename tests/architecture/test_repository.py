@@ -1,0 +1,84 @@
+"""What belongs to the repository and not to the product: CI, hooks, templates."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CI = ROOT / ".ci" / "run"
+
+VERBS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_workflow_runs_the_steps_of_ci_and_each_is_a_verb() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = set(re.findall(r"^ *step make ([a-z-]+)$", CI.read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert set(workflow["jobs"]["step"]["strategy"]["matrix"]["verb"]) == steps
+    assert steps <= VERBS
+
+
+def test_verbs_that_hooks_and_contributors_are_told_exist() -> None:
+    told = [ROOT / ".pre-commit-config.yaml", ROOT / "CONTRIBUTING.md"]
+    found = {
+        verb for page in told for verb in re.findall(r"(?:`|: )make ([a-z]+(?:-[a-z]+)*)", page.read_text("utf-8"))
+    }
+    assert found <= VERBS | {"test-versions"}
+
+
+def test_templates_of_issues_are_read_as_forms() -> None:
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert path.name == "config.yml" or {"name", "description", "body"} <= set(form)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Where .ci/run finds a `make` that writes down what it is told; it fails at test-snippets if so asked."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(CI, tmp_path / ".ci")
+    make = tmp_path / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text(
+        '#!/bin/sh\necho "$1" >>told\n[ "$1" != "$FAILING" ] || exit 7\n[ "$1" != "$HANGING" ] || exec sleep 99\n'
+    )
+    make.chmod(0o755)
+    return tmp_path
+
+
+def ci(checkout: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    found = {**os.environ, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", **environment}
+    return subprocess.run(
+        [checkout / ".ci" / "run"], env=found, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_ci_prints_how_long_each_step_took(checkout: Path) -> None:
+    done = ci(checkout)
+
+    assert done.returncode == 0, done.stderr
+    told = (checkout / "told").read_text().split()
+    table = [line.split() for line in done.stdout.splitlines() if line]
+    assert [row[0] for row in table] == ["step", *told, "total"]
+    assert all(re.fullmatch(r"\d+:\d\d", row[1]) for row in table[1:])
+
+
+def test_ci_ends_at_the_first_step_that_fails_and_says_which(checkout: Path) -> None:
+    done = ci(checkout, FAILING="test-snippets")
+
+    assert done.returncode == 7
+    assert (checkout / "told").read_text().split()[-1] == "test-snippets"
+    assert "test-snippets" in done.stdout
+
+
+def test_ci_fails_when_all_steps_together_take_too_long(checkout: Path) -> None:
+    done = ci(checkout, CI_SECONDS="2", HANGING="test-architectures")
+
+    assert done.returncode != 0
+    assert "all steps together may take 0:02 minutes" in done.stderr
+    assert (checkout / "told").read_text().split()[-1] == "test-architectures"
