@@ -151,7 +151,7 @@ async def test_what_is_no_json_object_is_told_what_to_send(http: httpx.AsyncClie
         ("/completion", completion(max_tokens=0), "max_tokens", "greater than or equal to 1"),
         ("/completion", completion(stop=5), "stop", "a string, or a list of strings"),
         ("/completion", completion(stop=[1]), "stop.0", "valid string"),
-        ("/completion", completion(stop=""), "stop", "none of them empty"),
+        ("/completion", completion(stop=""), "stop", "at least 1 character"),
         ("/completion", completion(stop=["x", "\udfff"]), "stop.1", "surrogate"),
         ("/completion", completion(user="\ud800"), "user", "surrogate"),
         ("/completion", completion(metadata={"a": ["\ud800"]}), "metadata.a.0", "surrogate"),
