@@ -18,8 +18,8 @@ def test_the_help_lists_every_verb_with_its_line(cleangpt: Run) -> None:
     ran = cleangpt("--help")
     assert ran.code == 0
     lines = [line.split(maxsplit=1) for line in ran.out.splitlines()]
-    for name, line in VERBS.items():
-        assert [name, line] in lines
+    for name, verb in VERBS.items():
+        assert [name, verb.line] in lines
 
 
 @pytest.mark.parametrize("module", PROGRAM.error_roots)
@@ -31,7 +31,7 @@ def test_every_error_root_is_where_the_command_looks_for_it(module: str) -> None
 def test_every_verb_has_help(cleangpt: Run, name: str) -> None:
     ran = cleangpt(name, "--help")
     assert ran.code == 0
-    assert VERBS[name] in " ".join(ran.out.split())
+    assert VERBS[name].line in " ".join(ran.out.split())
 
 
 def test_help_imports_nothing_heavy() -> None:
