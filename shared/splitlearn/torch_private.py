@@ -4,7 +4,7 @@ It stands beside `hf` and not in it: kernels and linear layers need it, and load
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def int8_linear(rows_RK: torch.Tensor, levels_NK: torch.Tensor, scale_N: torch.T
     return torch._weight_int8pack_mm(rows_RK, levels_NK, scale_N)
 
 
-def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+def copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     """Copies each source into its target, in one call."""
     torch._foreach_copy_(targets, sources)
 

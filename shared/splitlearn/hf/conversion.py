@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
+__all__ = ["Conversions", "WeightConverter", "convert", "natural_order"]
+
 
 class Conversions:
     """Those of one model, which may be on the meta device."""

@@ -95,7 +95,7 @@ class DecoderParts:
         self._children: Mapping[str, Any] = own_modules(decoder)
         self._cache_argument = cache_argument(decoder.forward) or CACHE_NAME
 
-    def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
+    def embed(self, ids_BT: torch.Tensor | None) -> torch.Tensor:
         return torch.as_tensor(self._children["embed_tokens"](ids_BT))
 
     def rotation(self, hidden_BTD: torch.Tensor, position_ids: torch.Tensor) -> Any:

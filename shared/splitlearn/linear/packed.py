@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
         """Whether there is a kernel for such a weight on this machine."""
-        if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return False
         if weight.dtype is torch.bfloat16:
             return has_mkldnn_bf16()
