@@ -10,6 +10,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter as WeightConverter
 from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
 
+__all__ = ["Conversions", "WeightConverter", "convert", "natural_order"]
+
 
 class Conversions:
     """Those of one model, which may be on the meta device."""
