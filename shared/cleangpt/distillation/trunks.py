@@ -79,5 +79,5 @@ def open_address(address: str, wait: float) -> AbstractContextManager[TrunkTeach
         return found
     raise PackageMissingError(
         f"nothing that is installed here can open the trunk at {address}: no package names {NAME!r} in the entry point "
-        f"group {GROUP}; install splitlearn with its services: pip install \"splitlearn[trunk]\""
+        f'group {GROUP}; install splitlearn with its services: pip install "splitlearn[trunk]"'
     )
