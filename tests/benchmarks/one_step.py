@@ -67,7 +67,7 @@ def by_engine(weights: str, rounds: int, steps: int) -> Times:
         pack(part)
 
         async def opened() -> tuple[Engine, object]:
-            engine = Engine(part, thread, Limits(kept=0))
+            engine = Engine(part, thread, Limits(max_cached_prefixes=0))
             session = engine.open()
             await engine.step(session, 0, torch.randn(TINY_HISTORY, part.hidden_size).to(part.dtype))
             return engine, session

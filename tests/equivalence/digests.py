@@ -130,7 +130,7 @@ def digests_of(name: str, folder: Path, thread: DeviceThread) -> Iterator[tuple[
 
 async def _by_engines(parts: Sequence[Part], thread: DeviceThread) -> list[tuple[str, dict[str, str]]]:
     def made() -> list[Engine]:
-        return [Engine(part, thread, Limits(kept=0)) for part in parts]
+        return [Engine(part, thread, Limits(max_cached_prefixes=0)) for part in parts]
 
     engines, _ = await thread.run(made)
     found = [
