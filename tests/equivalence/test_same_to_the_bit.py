@@ -7,6 +7,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 """
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ LENGTH = 640
 ENDS = (1, 300, 511, 512, 513, LENGTH)
 BLOCK = 32
 PIECES = (1, 1, 1, 2, 8, 9, 40, 100)
+SEEDS = range(FIRST := int(os.environ.get("SPLITLEARN_FIRST_SCHEDULE", "0")), FIRST + 1)
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -212,7 +214,7 @@ def whole(case: Case) -> Run:
     return asyncio.run(case.whole())
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_in_any_pieces_beside_any_others(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
     engines = await case.engines(max_num_batched_tokens=dice.choice((16, 33, 200, LENGTH)))
@@ -222,7 +224,7 @@ async def test_in_any_pieces_beside_any_others(case: Case, whole: Run, seed: int
     check(session.run(), whole)
 
 
-@pytest.mark.parametrize("seed", range(1))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_behind_rows_that_another_session_left(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
     engines = await case.engines(max_num_batched_tokens=dice.choice((16, 200)))
@@ -236,7 +238,7 @@ async def test_behind_rows_that_another_session_left(case: Case, whole: Run, see
     check(session.run(), whole)
 
 
-@pytest.mark.parametrize("seed", range(1))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_after_losing_its_pages(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
     engines = await case.engines(kv_rows=LENGTH + 100, max_num_batched_tokens=200, max_cached_prefixes=0)

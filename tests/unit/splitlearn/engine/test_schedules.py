@@ -27,7 +27,7 @@ from support.schedules import (
     rows_of,
 )
 
-N_SCHEDULES = int(os.environ.get("SPLITLEARN_SCHEDULES", "500"))
+N_SCHEDULES = int(os.environ.get("SPLITLEARN_SCHEDULES", "250"))
 FIRST = int(os.environ.get("SPLITLEARN_FIRST_SCHEDULE", "0"))
 PAGE_ROWS = BLOCK_ROWS = 4
 
