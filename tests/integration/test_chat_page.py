@@ -117,7 +117,9 @@ async def scene(
     config = tiny_config("llama")
     codec, script = TextCodec(folder, config), Script()
     # as much of the link to the trunk as /ready asks
-    link = SimpleNamespace(trouble=trouble, ends=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny"))
+    link = SimpleNamespace(
+        trouble=trouble, passes=True, ends=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny")
+    )
     service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics())
     async with serving(service) as (address, server), tab(chromium, address) as page:
         yield Scene(page, script, codec, server)
