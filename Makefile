@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers format types contracts proto proto-check unit architectures test-architectures test-snippets test-packaging dist bench bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging dist bench bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -77,8 +77,11 @@ test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers 
 test-sanitizers: $(VENV)/dev.stamp ## run the kernels' tests with the address and undefined behaviour sanitizers (minutes)
 	$(BIN)/python -m tests.sanitizers
 
-test-snippets: $(VENV)/dev.stamp ## paste every page that holds commands into a shell, from top to bottom (minutes)
-	$(BIN)/pytest -n 2 --dist loadgroup -m slow tests/documented --timeout 1800
+test-snippets: $(VENV)/dev.stamp ## paste README and the tutorials into a shell, from top to bottom (minutes)
+	$(BIN)/pytest -m slow tests/documented --timeout 1800 -k "not any_other_page"
+
+test-pages: $(VENV)/dev.stamp ## paste every other page that holds commands (a quarter of an hour)
+	$(BIN)/pytest -m slow tests/documented --timeout 1800 -k any_other_page
 
 test-packaging: $(VENV)/dev.stamp ## build wheels and sdist, look into them, install them (minutes; asks the package index)
 	$(BIN)/pytest -m slow tests/packaging --timeout 1800

@@ -18,8 +18,6 @@ from support.tiny_models import random_model, save_checkpoint, tiny_config
 
 # every command is a process of its own, which spends seconds on imports
 _pasted = pytest.mark.slow
-# what goes on from one another
-_one_worker = pytest.mark.xdist_group("tutorials")
 
 _README = ROOT / "README.md"
 _FOLDER = ROOT / "docs" / "tutorials"
@@ -92,7 +90,6 @@ def _is_drawn(file: Path) -> bool:
 
 
 @_pasted
-@_one_worker
 def test_train_cut_serve(workplace: Workplace) -> None:
     workplace.finish("train_cut_serve")
     assert workplace.n_blocks["train_cut_serve"] >= 9
@@ -107,7 +104,6 @@ def test_train_cut_serve(workplace: Workplace) -> None:
 
 
 @_pasted
-@_one_worker
 def test_distil(workplace: Workplace) -> None:
     workplace.finish("distil")
     found = json.loads((workplace.folder / "student" / "history.json").read_text())
@@ -118,7 +114,6 @@ def test_distil(workplace: Workplace) -> None:
 
 
 @_pasted
-@_one_worker
 def test_evaluate(workplace: Workplace) -> None:
     workplace.finish("evaluate")
     found = json.loads((workplace.folder / "student.json").read_text())
