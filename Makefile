@@ -13,14 +13,14 @@ help: ## list the verbs
 
 # the C sources too: installing compiles them
 KERNELS := $(wildcard shared/splitlearn/kernels/*.[ch])
-$(VENV)/run.stamp: pyproject.toml setup.py $(KERNELS)
+$(VENV)/run.stamp: pyproject.toml setup.py constraints/cpu.txt $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -e ".[demo]" -e deploy/demo_model
+	$(BIN)/pip install -c constraints/cpu.txt -e ".[demo]" -e deploy/demo_model
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml setup.py $(KERNELS)
+$(VENV)/dev.stamp: pyproject.toml setup.py constraints/cpu.txt $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -e ".[dev]" -e deploy/demo_model
+	$(BIN)/pip install -c constraints/cpu.txt -e ".[dev]" -e deploy/demo_model
 	@touch $(VENV)/run.stamp $@
 
 # bash's job control hands the terminal to the command: Ctrl-C then stops it, and not make, which would exit 130
