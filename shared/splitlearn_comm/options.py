@@ -18,7 +18,8 @@ MAX_MESSAGE_BYTES: Final = 64 * 2**20
 # Larger messages move slower: grpc copies them whole. Callers cut long prompts into frames of this size.
 CHUNK_BYTES: Final = 2**20
 
-# What the other end may have sent on one stream before anybody here reads it.
+# The window of one stream. The other end may have sent two of them before anybody here reads: one while a message was
+# awaited, and one behind it.
 UNREAD_BYTES: Final = 2 * CHUNK_BYTES
 
 # Schemes of grpc's resolvers, with what follows: hosts with ports, or something else.
@@ -36,7 +37,7 @@ _KEEPALIVE: Final[Options] = (
 )
 
 # Left to itself, grpc lets a stream run 4 MiB ahead of whoever reads it, and more the faster the network is: some
-# streams that are not read would take gigabytes. With windows that stay, what was sent and not read is this much a
+# streams that are not read would take gigabytes. With windows that stay, what was sent and not read is two windows a
 # stream at most. It is enough for the next chunk to be on its way while one is worked on. A message that is awaited
 # gets a window of its own size, so that large ones are as fast as before.
 _WINDOW: Final[Options] = (

@@ -96,7 +96,7 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
 
 
 async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights: Path) -> None:
-    async with split(tiny_weights, trunk={"max_sessions": 1, "max_waiting": 0}) as running:
+    async with split(tiny_weights, trunk={"max_sessions": 1, "max_waiting": 0, "prefix_reuse": False}) as running:
         async with running.client.http.stream(
             "POST", "/v1/completions", json={"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "stream": True}
         ) as first:
@@ -106,7 +106,8 @@ async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["error"]["code"] == "too_busy"
-        await until(lambda: running.trunk.open_sessions == 0)
+        # a session that is closed during a step holds its pages, and its place, to the step's end
+        await until(lambda: running.trunk.value("kv_pages_used") == 0)
         assert (await ask(running, [5, 6])).status_code == 200
 
 

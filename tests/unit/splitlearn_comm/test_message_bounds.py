@@ -102,14 +102,23 @@ async def raw_peer(port: int) -> AsyncIterator[RawPeer]:
 
 
 class NeverAnswers(EchoSession):
+    def __init__(self, opening: SessionOpening, stepping: asyncio.Event) -> None:
+        super().__init__(opening, 1.0, {})
+        self.stepping = stepping
+
     async def step(self, frame: Frame) -> Reply:
+        self.stepping.set()
         await asyncio.Event().wait()
         return Reply(frame)
 
 
 class Host(EchoSessionHost):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stepping = asyncio.Event()
+
     async def open(self, opening: SessionOpening) -> Session:  # type: ignore[override]
-        return NeverAnswers(opening, 1.0, {})
+        return NeverAnswers(opening, self.stepping)
 
 
 def prefixed(message: bytes, *, flag: int = 0) -> bytes:
@@ -130,12 +139,14 @@ async def test_a_message_above_the_limit_is_refused_by_its_first_five_bytes(flag
 
 
 async def test_a_stream_runs_no_further_ahead_of_its_reader_than_it_may() -> None:
-    limits = ServerLimits(message_bytes=LIMIT)
-    async with AsyncGRPCComputeServer(session_host=Host(), limits=limits) as server, raw_peer(server.port) as peer:
+    host, limits = Host(), ServerLimits(message_bytes=LIMIT)
+    async with AsyncGRPCComputeServer(session_host=host, limits=limits) as server, raw_peer(server.port) as peer:
         first = wire.encode_request(SessionOpening("one", "", 9), Frame(0, torch.ones(1, 4)))
         next_one = prefixed(wire.encode_request(None, Frame(1, torch.ones(2**10, 2**9))))
         peer.open()
         peer.data(prefixed(first))
+        # from here on nobody reads
+        await asyncio.wait_for(host.stepping.wait(), 20)
         ahead = 0
         # the network is as fast as it can be, so that windows that grow would grow
         for _ in range(200):
