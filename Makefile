@@ -12,7 +12,7 @@ help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
 
 # the C sources too: installing compiles them
-KERNELS := $(wildcard shared/splitlearn/kernels/*.[ch])
+KERNELS := $(wildcard shared/splitlearn/backends/cpu/kernels/*.[ch])
 $(VENV)/run.stamp: pyproject.toml setup.py constraints/cpu.txt $(KERNELS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints/cpu.txt -e ".[demo]" -e deploy/demo_model
@@ -48,7 +48,7 @@ lint-kernels: $(VENV)/dev.stamp
 	done
 
 kernels-header: $(VENV)/dev.stamp ## regenerate kernels/abi.h from kernels/structs.py
-	$(BIN)/python -m splitlearn.kernels.abi
+	$(BIN)/python -m splitlearn.backends.cpu.kernels.abi
 
 format: $(VENV)/dev.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

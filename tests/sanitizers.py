@@ -15,7 +15,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "shared/splitlearn/kernels").glob("*.c"))
+SOURCES = sorted((ROOT / "shared/splitlearn/backends/cpu/kernels").glob("*.c"))
 TESTS = [
     "kernels",
     "kv/test_table.py",
@@ -36,8 +36,8 @@ OPTIONS = {
 }
 READ_PAST_THE_END = """
 import torch
-from splitlearn.kernels import kernels
-from splitlearn.kernels.structs import Linear, LinearCall
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.backends.cpu.kernels.structs import Linear, LinearCall
 
 library = kernels()
 print("loaded" if library is not None else "no kernels", flush=True)

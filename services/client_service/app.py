@@ -25,10 +25,10 @@ from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
 from client_service.verification import WeightsCheck
 from llm_sepweight import Manifest, SepweightError
-from splitlearn.anatomy import config_from_dict
 from splitlearn.engine import DeviceThread, Limits
 from splitlearn.errors import SplitError
-from splitlearn.plan import SplitPlan
+from splitlearn.model.layout import config_from_dict
+from splitlearn.model.plan import SplitPlan
 from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, event_loop
 
 log = structlog.get_logger()

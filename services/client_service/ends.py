@@ -5,11 +5,12 @@ from typing import Self
 
 from client_service.settings import ClientSettings
 from llm_sepweight import Manifest
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.memory import free_bytes
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_parts, resolve_device
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
-from splitlearn.kv.budget import free_bytes
-from splitlearn.loading import load_parts, resolve_device
-from splitlearn.packing import pack
-from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn.model.plan import SplitPlan, fingerprint
 
 
 class Ends:
@@ -43,7 +44,7 @@ class Ends:
             max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
             queue_timeout=settings.queue_timeout,
         )
-        return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected, thread)
+        return cls(build_engine(bottom, thread, limits), build_engine(top, thread, limits), plan, expected, thread)
 
     def learn_trunk_cores(self, name: str | None) -> None:
         """Takes in where the trunk computes. What runs here while it does would slow it down on the same cores.

@@ -10,7 +10,7 @@ from client_service.ends import Ends
 from client_service.errors import TrunkNotReady
 from llm_sepweight import SepweightError
 from splitlearn.errors import SplitError
-from splitlearn.plan import SplitPlan
+from splitlearn.model.plan import SplitPlan
 from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, CommError, ServiceInfo, SessionOpening
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ from client_service.metrics import ClientMetrics
 from client_service.settings import ClientSettings
 from llm_sepweight import SepweightError, Verification
 from llm_sepweight.verification import KnownDigests
-from splitlearn.plan import SplitPlan
+from splitlearn.model.plan import SplitPlan
 
 log = structlog.get_logger()
 

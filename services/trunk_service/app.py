@@ -15,13 +15,14 @@ from typing import Any
 import structlog
 
 from llm_sepweight import Manifest, SepweightError
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.memory import free_bytes
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part, resolve_device
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.errors import SplitError
-from splitlearn.kv.budget import free_bytes
-from splitlearn.loading import load_part, resolve_device
-from splitlearn.packing import pack
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo, event_loop
 from splitlearn_comm.addresses import join_address
 from trunk_service.endpoint import TrunkHost
@@ -181,7 +182,7 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
         max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
         queue_timeout=settings.queue_timeout,
     )
-    return Engine(part, thread, limits, metrics)
+    return build_engine(part, thread, limits, metrics)
 
 
 def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:

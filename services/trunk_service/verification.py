@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from llm_sepweight import FileError, SepweightError, Verification
-from splitlearn.plan import SplitPlan
+from splitlearn.model.plan import SplitPlan
 from trunk_service.metrics import TrunkMetrics
 from trunk_service.settings import TrunkSettings
 

@@ -1,23 +1,23 @@
 """Cut a Hugging Face causal language model into parts and run them.
 
-The names below are imported when they are first used, so that `splitlearn.plan` and its like stay light.
+The names below are imported when they are first used, so that light modules such as `splitlearn.model.plan` stay light.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "BaseBottomModel": "core",
-    "BaseSplitModel": "core",
-    "BaseTopModel": "core",
-    "BaseTrunkModel": "core",
-    "ModelFactory": "factory",
-    "ModelRegistry": "registry",
-    "Part": "part",
-    "SplitPlan": "plan",
-    "decider_for": "deciders",
-    "load_part": "loading",
-    "load_parts": "loading",
+    "BaseBottomModel": "split_models.base",
+    "BaseSplitModel": "split_models.base",
+    "BaseTopModel": "split_models.base",
+    "BaseTrunkModel": "split_models.base",
+    "ModelFactory": "split_models.factory",
+    "ModelRegistry": "split_models.registry",
+    "Part": "model.part",
+    "SplitPlan": "model.plan",
+    "decider_for": "checkpoints.deciders",
+    "load_part": "checkpoints.load",
+    "load_parts": "checkpoints.load",
 }
 
 __all__ = [

@@ -105,7 +105,7 @@ def test_modules_of_transformers_are_imported_at_the_edge_alone() -> None:
     ],
 )
 def test_a_private_name_is_seen(line: str) -> None:
-    assert strangers("shared/splitlearn/part.py", ast.parse(line), own_names())
+    assert strangers("shared/splitlearn/model/part.py", ast.parse(line), own_names())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_private_name_is_seen(line: str) -> None:
     ],
 )
 def test_a_module_of_transformers_is_seen(line: str) -> None:
-    assert submodules("shared/splitlearn/part.py", ast.parse(line))
+    assert submodules("shared/splitlearn/model/part.py", ast.parse(line))
 
 
 def test_every_function_of_the_edge_has_a_test() -> None:

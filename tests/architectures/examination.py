@@ -13,15 +13,16 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from architectures.small_configs import N_LAYERS, VOCABULARY, small_config
-from splitlearn.anatomy import Anatomy, build_on_meta, study
-from splitlearn.convert import prepare
-from splitlearn.engine import DeviceThread, Engine
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.convert import prepare
+from splitlearn.checkpoints.load import load_part
+from splitlearn.engine import DeviceThread
 from splitlearn.errors import ContextExceeded, SplitError
-from splitlearn.loading import load_part
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
-from splitlearn.steps.runner import why_in_turn
-from splitlearn.traits import row_width, takes_one_row_at_a_time
+from splitlearn.model.layout import ModelLayout, build_on_meta, inspect_model
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
+from splitlearn.model.traits import row_width, takes_one_row_at_a_time
+from splitlearn.runner.select import why_not_batched
 from support.sessions import Chain, Together, load_parts
 
 PLAN = SplitPlan(2, 4, N_LAYERS)
@@ -73,7 +74,7 @@ def examine(model_type: str, folder: Path) -> Outcome:
     config = small_config(model_type)
     config.save_pretrained(folder / "checkpoint")
     try:
-        anatomy = study(build_on_meta(config))
+        layout = inspect_model(build_on_meta(config))
     except SplitError as error:
         return Outcome("refused", str(error))
     torch.manual_seed(0)
@@ -88,12 +89,12 @@ def examine(model_type: str, folder: Path) -> Outcome:
     complaint = _compare(model, parts) or _compare_at_the_end(model, parts) or _check_rows(folder / "parts")
     if not complaint and can_truncate:
         complaint = _compare_after_truncation(model, parts)
-    in_turn = {name: why for name, part in zip(PARTS, parts, strict=True) if (why := why_in_turn(part)) is not None}
+    in_turn = {name: why for name, part in zip(PARTS, parts, strict=True) if (why := why_not_batched(part)) is not None}
     if not complaint and len(in_turn) < len(parts):
         complaint = _compare_many(model, parts, can_truncate) or _check_rows_of_many(folder / "parts")
     complaint = complaint or _check_beyond_the_end(parts[0])
     verdict = "differs" if complaint else "equal"
-    return Outcome(verdict, complaint, can_truncate, _why(in_turn), _traits(config, anatomy))
+    return Outcome(verdict, complaint, can_truncate, _why(in_turn), _traits(config, layout))
 
 
 def _why(in_turn: dict[str, str]) -> str:
@@ -148,7 +149,7 @@ def _check_beyond_the_end(bottom: Part) -> str:
 
 async def _complain_of_the_end(bottom: Part, length: int) -> str:
     with DeviceThread(1) as thread:
-        engine = Engine(bottom, thread)
+        engine = build_engine(bottom, thread)
         session = engine.open()
         try:
             await engine.step(session, 0, _prompt(length, seed=12))
@@ -226,7 +227,7 @@ def _check_rows_of_many(weights: Path) -> str:
     return "" if finite else "logits in bfloat16 are not finite in batches"
 
 
-def _traits(config: PretrainedConfig, anatomy: Anatomy) -> tuple[str, ...]:
+def _traits(config: PretrainedConfig, layout: ModelLayout) -> tuple[str, ...]:
     text = config.get_text_config(decoder=True)
     values = text.to_dict()
     names = {*values, *(name for own in values.get("per_layer_config", {}).values() for name in own)}
@@ -237,7 +238,7 @@ def _traits(config: PretrainedConfig, anatomy: Anatomy) -> tuple[str, ...]:
     found |= {"latent attention"} if "kv_lora_rank" in names else set()
     found |= {"several streams"} if row_width(config) > text.hidden_size else set()
     found |= {"one row at a time"} if takes_one_row_at_a_time(config) else set()
-    found |= {"text half of a larger model"} if anatomy.unused else set()
+    found |= {"text half of a larger model"} if layout.unused else set()
     return tuple(sorted(found))
 
 

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from architectures.examination import examine
 from architectures.small_configs import small_config
 from architectures.table import RESULT, TABLE, render
-from splitlearn.convert import prepare
+from splitlearn.checkpoints.convert import prepare
 from splitlearn.errors import UnsupportedModel
 
 FOUND: dict[str, Any] = json.loads(RESULT.read_text())

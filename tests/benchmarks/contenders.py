@@ -108,7 +108,7 @@ def make_weights(shape: ModelShape = QWEN) -> tuple[Path, Path]:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    from splitlearn.convert import prepare
+    from splitlearn.checkpoints.convert import prepare
     from support.tiny_models import tiny_tokenizer
 
     checkpoint, weights = CHECKPOINTS / f"{shape.name}-shape", WORK / f"{shape.name}-weights"

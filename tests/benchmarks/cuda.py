@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
-from splitlearn.loading import load_part
-from splitlearn.part import Part
-from splitlearn.steps.runner import InBatches, SequenceInput, runner_for
+from splitlearn.checkpoints.load import load_part
+from splitlearn.model.part import Part
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.interface import SequenceInput
+from splitlearn.runner.select import runner_for
 from tests.benchmarks.comparison import Comparison, Goal, comparisons
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 
@@ -114,7 +116,7 @@ class Ours:
     """The whole model as one part, run as an engine runs it."""
 
     def __init__(self, weights: Path, sizes: Sizes, runner: Callable[[Part], Any] = runner_for) -> None:
-        self._runner: InBatches = runner(load_part(weights, "f", device=str(sizes.device), dtype="bfloat16"))
+        self._runner: BatchedRunner = runner(load_part(weights, "f", device=str(sizes.device), dtype="bfloat16"))
         self._sizes = sizes
 
     def decode(self, n_sessions: int) -> float:

@@ -25,7 +25,7 @@ from cleangpt.distillation.teacher import LocalTrunk
 from cleangpt.tokenizers import load_tokenizer
 from cleangpt.tokenizers.chat import answer_ids, prompt_ids
 from cleangpt.trainers.settings import TrainingSettings
-from splitlearn.loading import load_part
+from splitlearn.checkpoints.load import load_part
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "deploy" / "demo_model"

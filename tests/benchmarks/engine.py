@@ -22,12 +22,14 @@ from statistics import median
 import psutil
 import torch
 
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
-from splitlearn.loading import load_part
-from splitlearn.packing import pack
-from splitlearn.steps.runner import InBatches, SequenceInput
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.interface import SequenceInput
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 from tests.benchmarks.figures import add_json_option, write_report
@@ -63,7 +65,7 @@ def engine_of(weights: Path, layers: str, threads: int) -> Iterator[tuple[Engine
     with DeviceThread(threads) as thread:
         part = load_part(weights, layers)
         pack(part)
-        yield Engine(part, thread, Limits(max_cached_prefixes=0)), thread
+        yield build_engine(part, thread, Limits(max_cached_prefixes=0)), thread
 
 
 def rows_of(engine: Engine, count: int) -> torch.Tensor:
@@ -167,7 +169,7 @@ async def bare_batches(engine: Engine, thread: DeviceThread, sizes: Sizes) -> Co
     """A step of many sessions against the runner alone, given the same rows."""
     sessions = [await opened(engine, HISTORY) for _ in range(USERS)]
     row_1D = rows_of(engine, 1)
-    runner, _ = await thread.run(InBatches, engine.part)
+    runner, _ = await thread.run(BatchedRunner, engine.part)
     kvs = [runner.new_kv(None) for _ in sessions]
     await thread.run(runner.run, [SequenceInput(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
 

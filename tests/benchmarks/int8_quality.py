@@ -21,7 +21,7 @@ from cleangpt.data.stdlib_questions import Question, collect_questions
 from cleangpt.evaluation.accuracy import measure_accuracy
 from cleangpt.evaluation.model_folder import load_model
 from cleangpt.tokenizers.chat import answer_ids, prompt_ids
-from splitlearn.packing import pack
+from splitlearn.backends.cpu.packing import pack
 
 MODEL = Path(__file__).parents[2] / "deploy" / "demo_model"
 BATCH = 128

@@ -12,14 +12,16 @@ from statistics import median
 import torch
 from torch import nn
 
-from splitlearn.loading import load_part
-from splitlearn.packing import pack
-from splitlearn.part import Part
-from splitlearn.steps.attention import AttentionPlan
-from splitlearn.steps.decoder import DecoderStandIn
-from splitlearn.steps.layers import LayerPlan
-from splitlearn.steps.runner import InBatches, SequenceInput
-from splitlearn.steps.standing_in import StandIn
+from splitlearn.backends.cpu.backend import ContiguousBackend
+from splitlearn.backends.cpu.fused_attention import AttentionPlan
+from splitlearn.backends.cpu.fused_decoder import FusedDecoder
+from splitlearn.backends.cpu.fused_layers import LayerPlan
+from splitlearn.backends.cpu.module_fusion import FusedModule
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.checkpoints.load import load_part
+from splitlearn.model.part import Part
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.interface import SequenceInput
 from tests.benchmarks.contenders import QWEN, make_weights
 from tests.benchmarks.figures import Figure, add_json_option, write_report
 
@@ -31,12 +33,12 @@ SIDES: Mapping[str, tuple[type, ...]] = {
     "own code": (),
     "attention": (AttentionPlan,),
     "whole layers": (AttentionPlan, LayerPlan),
-    "decoder": (AttentionPlan, LayerPlan, DecoderStandIn),
+    "decoder": (AttentionPlan, LayerPlan, FusedDecoder),
 }
-StandsIn = StandIn | DecoderStandIn
+StandsIn = FusedModule | FusedDecoder
 
 
-def stand_ins(part: Part) -> dict[nn.Module, StandsIn]:
+def fused_modules(part: Part) -> dict[nn.Module, StandsIn]:
     forwards = ((module, vars(module).get("forward")) for module in part.modules())
     return {module: forward for module, forward in forwards if isinstance(forward, StandsIn)}
 
@@ -44,11 +46,11 @@ def stand_ins(part: Part) -> dict[nn.Module, StandsIn]:
 def put(found: Mapping[nn.Module, StandsIn], kinds: tuple[type, ...]) -> None:
     for module, forward in found.items():
         vars(module).pop("forward", None)
-        if isinstance(forward.plan if isinstance(forward, StandIn) else forward, kinds):
+        if isinstance(forward.plan if isinstance(forward, FusedModule) else forward, kinds):
             module.forward = forward
 
 
-def steps(part: Part, runner: InBatches, n_sessions: int) -> Callable[[], float]:
+def steps(part: Part, runner: BatchedRunner, n_sessions: int) -> Callable[[], float]:
     """Seconds of one step in which each session brings one row."""
     row_1D = torch.randn(1, part.hidden_size).to(part.dtype)
     kvs = [runner.new_kv(HISTORY + 1) for _ in range(n_sessions)]
@@ -67,8 +69,8 @@ def measure(weights: str, rounds: int) -> Iterator[tuple[int, dict[str, list[flo
     """Of how many sessions, and the milliseconds of each side's steps."""
     part = load_part(make_weights(QWEN)[1], QWEN.layers)
     pack(part, weights)
-    runner = InBatches(part)
-    found = stand_ins(part)
+    runner = BatchedRunner(part, None, ContiguousBackend)
+    found = fused_modules(part)
     for n_sessions in SESSIONS:
         step = steps(part, runner, n_sessions)
         times: dict[str, list[float]] = {name: [] for name in SIDES}

@@ -13,7 +13,7 @@ from statistics import quantiles
 import torch
 from torch import nn
 
-from splitlearn.packing import pack
+from splitlearn.backends.cpu.packing import pack
 from tests.benchmarks.contenders import RESULTS
 
 THREADS = 2

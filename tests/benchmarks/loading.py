@@ -26,14 +26,14 @@ def from_checkpoint(path: str) -> object:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from splitlearn.models import Qwen2TrunkModel
+    from splitlearn.split_models import Qwen2TrunkModel
 
     whole = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     return Qwen2TrunkModel.from_pretrained_split(whole.state_dict(), whole.config, start_layer=START, end_layer=STOP)
 
 
 def from_sepweight(path: str) -> object:
-    from splitlearn.loading import load_part
+    from splitlearn.checkpoints.load import load_part
 
     return load_part(path, LAYERS)
 

@@ -16,10 +16,13 @@ from statistics import median
 
 import torch
 
+from splitlearn.backends.cpu.backend import ContiguousBackend
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, Limits
-from splitlearn.loading import load_part
-from splitlearn.packing import pack
-from splitlearn.steps.runner import InBatches, Span
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.select import Span
 from tests.benchmarks.contenders import QWEN, ModelShape, make_weights
 from tests.benchmarks.figures import Figure, add_json_option, write_report
 
@@ -67,7 +70,7 @@ def by_engine(weights: str, rounds: int, steps: int) -> Times:
         pack(part)
 
         async def opened() -> tuple[Engine, object]:
-            engine = Engine(part, thread, Limits(max_cached_prefixes=0))
+            engine = build_engine(part, thread, Limits(max_cached_prefixes=0))
             session = engine.open()
             await engine.step(session, 0, torch.randn(TINY_HISTORY, part.hidden_size).to(part.dtype))
             return engine, session
@@ -87,7 +90,7 @@ def by_engine(weights: str, rounds: int, steps: int) -> Times:
 def by_runner(weights: str, rounds: int, steps: int) -> Iterator[tuple[str, Times]]:
     part = load_part(make_weights(SOME)[1], SOME.layers)
     pack(part, weights)
-    runner = InBatches(part)
+    runner = BatchedRunner(part, None, ContiguousBackend)
     row_1D = torch.randn(1, part.hidden_size).to(part.dtype)
     for n_sessions, history in CASES:
         kvs = [runner.new_kv(history + 1) for _ in range(n_sessions)]

@@ -18,7 +18,7 @@ import pytest
 from openai import OpenAI
 
 from llm_sepweight.layout import MANIFEST_FILE, file_name, section_name
-from splitlearn.tokenizer_files import TOKENIZER_FILES
+from splitlearn.checkpoints.tokenizer_files import TOKENIZER_FILES
 
 pytestmark = pytest.mark.docker
 
@@ -240,8 +240,9 @@ def test_an_image_has_the_command_whose_verbs_it_holds_and_not_the_other(stack: 
 @pytest.mark.parametrize("service", ["trunk", "client"])
 def test_the_kernels_of_an_image_are_compiled(stack: Stack, service: str) -> None:
     code = (
-        "from importlib.machinery import EXTENSION_SUFFIXES; from pathlib import Path; import splitlearn.kernels\n"
-        "library = Path(splitlearn.kernels.__file__).with_name('_kernels')\n"
+        "from importlib.machinery import EXTENSION_SUFFIXES; from pathlib import Path\n"
+        "import splitlearn.backends.cpu.kernels\n"
+        "library = Path(splitlearn.backends.cpu.kernels.__file__).with_name('_kernels')\n"
         "found = [Path(f'{library}{suffix}').exists() for suffix in EXTENSION_SUFFIXES]\n"
         "print(json.dumps(any(found)))"
     )

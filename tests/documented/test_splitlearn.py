@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from splitlearn.core import BaseBottomModel, BaseTopModel, BaseTrunkModel
-from splitlearn.registry import ModelRegistry
+from splitlearn.split_models.base import BaseBottomModel, BaseTopModel, BaseTrunkModel
+from splitlearn.split_models.registry import ModelRegistry
 from support.tiny_models import random_model, save_checkpoint, tiny_config
 
 
@@ -75,10 +75,10 @@ def test_the_other_architectures_of_the_table(model_type: str, tmp_path: Path) -
 
 
 def test_classes_of_the_table_are_where_the_documents_import_them() -> None:
-    from splitlearn.models.gemma import GemmaBottomModel, GemmaTopModel, GemmaTrunkModel
-    from splitlearn.models.gpt2 import GPT2BottomModel, GPT2TopModel, GPT2TrunkModel
-    from splitlearn.models.qwen2 import Qwen2BottomModel, Qwen2TopModel, Qwen2TrunkModel
-    from splitlearn.registry import ModelRegistry
+    from splitlearn.split_models.gemma import GemmaBottomModel, GemmaTopModel, GemmaTrunkModel
+    from splitlearn.split_models.gpt2 import GPT2BottomModel, GPT2TopModel, GPT2TrunkModel
+    from splitlearn.split_models.qwen2 import Qwen2BottomModel, Qwen2TopModel, Qwen2TrunkModel
+    from splitlearn.split_models.registry import ModelRegistry
 
     for model_type, classes in {
         "gpt2": (GPT2BottomModel, GPT2TrunkModel, GPT2TopModel),
@@ -91,7 +91,7 @@ def test_classes_of_the_table_are_where_the_documents_import_them() -> None:
 def test_direct_model_creation(gpt2: PreTrainedModel) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from splitlearn.models.gpt2 import GPT2BottomModel, GPT2TopModel, GPT2TrunkModel
+    from splitlearn.split_models.gpt2 import GPT2BottomModel, GPT2TopModel, GPT2TrunkModel
 
     config = GPT2Config.from_pretrained("gpt2")
     full_model = GPT2LMHeadModel.from_pretrained("gpt2")

@@ -26,11 +26,12 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.build import build_engine
 from splitlearn.engine import DeviceThread, Engine, Limits
-from splitlearn.kernels import kernels
-from splitlearn.packing import pack
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
 from support.sessions import Chain, Together, decode, load_parts, prompt
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
@@ -130,7 +131,7 @@ def digests_of(name: str, folder: Path, thread: DeviceThread) -> Iterator[tuple[
 
 async def _by_engines(parts: Sequence[Part], thread: DeviceThread) -> list[tuple[str, dict[str, str]]]:
     def made() -> list[Engine]:
-        return [Engine(part, thread, Limits(max_cached_prefixes=0)) for part in parts]
+        return [build_engine(part, thread, Limits(max_cached_prefixes=0)) for part in parts]
 
     engines, _ = await thread.run(made)
     found = [

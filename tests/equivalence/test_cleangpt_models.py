@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from cleangpt.config import GPTConfig
 from cleangpt.model import get_model
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
 from support.sessions import Chain, Together, Whole, decode, load_parts, prompt
 from support.small_gpts import shaken
 from support.tiny_models import CONTEXT, N_LAYERS, VOCABULARY, save_checkpoint, save_sepweight
@@ -86,7 +86,7 @@ def test_sessions_run_in_batches_and_say_what_each_says_alone(
 ) -> None:
     model, parts = model_and_parts
     together = Together(parts, 3)
-    assert all(runner.in_batches for runner in together.runners)
+    assert all(runner.is_batched for runner in together.runners)
     wholes = [Whole(model) for _ in range(3)]
     steps = [(5, 33, 120), (40, 1, 1), (1, 1, 1), (2, 60, 7), (1, 1, 1)]
     for lengths in steps:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from splitlearn.engine import DeviceThread, Engine, Limits, NoObserver
+from splitlearn.build import build_engine
+from splitlearn.engine import DeviceThread, Limits, NoObserver
 from splitlearn.engine.scheduler import MAX_DECODE_ROWS
 from splitlearn.errors import PositionNotReached
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
 from support.poison import poisoned_paged_runner, poisoned_runner
 from support.sessions import Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
@@ -57,8 +58,8 @@ class Trio:
         self.seen = [Seen() for _ in parts]
         self.engines = []
         for part, seen, n_rows in zip_longest(parts, self.seen, kv_rows):
-            budget = None if n_rows is None else n_rows * Engine(part, thread).row_bytes
-            self.engines.append(Engine(part, thread, replace(limits, kv_cache_memory_bytes=budget), seen, runner))
+            budget = None if n_rows is None else n_rows * build_engine(part, thread).row_bytes
+            self.engines.append(build_engine(part, thread, replace(limits, kv_cache_memory_bytes=budget), seen, runner))
         self.n_replays = 0
 
     async def generate(self, ids_T: torch.Tensor) -> list[int]:

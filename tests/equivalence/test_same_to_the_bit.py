@@ -18,13 +18,14 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.build import build_engine
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.errors import PositionNotReached
-from splitlearn.kernels import kernels
-from splitlearn.packing import pack
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
-from splitlearn.steps.runner import runner_for
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
+from splitlearn.runner.select import runner_for
 from support.sessions import load_parts
 from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight
 
@@ -127,7 +128,7 @@ class Case:
         def made() -> list[Engine]:
             budgets = [None if kv_rows is None else kv_rows * runner_for(part).row_bytes for part in self.parts]
             return [
-                Engine(part, self.thread, Limits(kv_cache_memory_bytes=budget, block_size=BLOCK, **limits))
+                build_engine(part, self.thread, Limits(kv_cache_memory_bytes=budget, block_size=BLOCK, **limits))
                 for part, budget in zip(self.parts, budgets, strict=True)
             ]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
 from support.sessions import Chain, Whole, decode, load_parts, prompt
 from support.tiny_models import ARCHITECTURES, N_LAYERS, random_model, save_sepweight, tiny_config
 

@@ -5,6 +5,7 @@ Shapes: T rows, H heads, K heads of keys, d width of a head, V vocabulary.
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,24 @@ import torch
 from transformers import PreTrainedModel
 from transformers.masking_utils import sliding_window_causal_mask_function
 
+from splitlearn.attention.kv_layout import KVLayout
+from splitlearn.attention.params import AttentionParams
+from splitlearn.attention.ragged import RaggedCache, attend_rows, make_mask
+from splitlearn.backends.cuda.backend import PagedBackend
+from splitlearn.backends.cuda.paged_attention import PagedAttention, PagedKernel
+from splitlearn.backends.cuda.paged_kv import PagedKVCache, PagePool
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_parts as load_parts_as
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.errors import NoRoom, PositionNotReached
-from splitlearn.kv.pool import PagedKV, PagePool
-from splitlearn.kv.store import KVLayout
-from splitlearn.loading import load_parts as load_parts_as
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
-from splitlearn.steps.paged import PagedKernel, PageRows
-from splitlearn.steps.ragged import RaggedCache, attend_rows, mask_rule
-from splitlearn.steps.rows import How
-from splitlearn.steps.runner import InBatches, SequenceInput, runner_for
-from splitlearn.steps.stores import Pages
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.interface import SequenceInput
+from splitlearn.runner.select import runner_for
 from support.paged import plain_attention
 from support.sessions import Chain, Whole, decode, load_parts, prompt
+from support.steps import begin_step
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -48,7 +53,7 @@ async def test_an_engine_takes_rows_from_the_host_and_gives_them_back_there(tmp_
     weights = save_sepweight(tmp_path, random_model(tiny_config("llama")))
     _, trunk, _ = load_parts(weights, SplitPlan(1, 4, N_LAYERS), device="cuda")
     with DeviceThread() as thread:
-        engine = Engine(trunk, thread)
+        engine = build_engine(trunk, thread)
         step = await engine.step(engine.open(), 0, torch.randn(5, 64))
     assert step.output.device.type == "cpu"
     assert bool(torch.isfinite(step.output).all())
@@ -58,7 +63,7 @@ PLAN = SplitPlan(1, 3, N_LAYERS)
 LENGTHS = (5, 300, 1, 70, 18, 2, 41, 256, 3, 25, 255, 12, 7, 257, 4, 64)
 NEW_TOKENS = 12
 KV_BYTES = 64 * 2**20
-# how far below the whole model's best logit, as a share of the logits' spread, a token may be that was chosen instead:
+# How far below the whole model's best logit, as a share of the logits' spread, a token may be that was chosen instead:
 # rounding to 8 bits in each of a few dozen operations, in another order
 UNDECIDED = 0.03
 
@@ -110,7 +115,9 @@ async def test_sessions_at_once_choose_what_the_whole_model_would(
 ) -> None:
     model = random_model(tiny_config(model_type))
     with DeviceThread() as thread:
-        engines = [Engine(part, thread, Limits(kv_cache_memory_bytes=KV_BYTES)) for part in in_bf16(tmp_path, model)]
+        engines = [
+            build_engine(part, thread, Limits(kv_cache_memory_bytes=KV_BYTES)) for part in in_bf16(tmp_path, model)
+        ]
         prompts = [prompt(length) for length in LENGTHS[:n_sessions]]
         made = await asyncio.gather(*(generate(engines, ids_T) for ids_T in prompts))
         assert all(engine.pages.used == 0 and engine.pages.page_rows == 256 for engine in engines)
@@ -126,7 +133,7 @@ async def test_sessions_that_lose_their_pages_choose_the_same(tmp_path: Path) ->
         # four pages for sessions in each part, and one that is nobody's
         budgets = [5 * 256 * runner_for(part, KV_BYTES).row_bytes for part in parts]
         engines = [
-            Engine(part, thread, Limits(kv_cache_memory_bytes=budget, headroom=0))
+            build_engine(part, thread, Limits(kv_cache_memory_bytes=budget, headroom=0))
             for part, budget in zip(parts, budgets, strict=True)
         ]
         prompts = [prompt(length) for length in (250, 251, 252, 253)]  # each goes over the edge of its page
@@ -140,8 +147,8 @@ async def test_sessions_that_lose_their_pages_choose_the_same(tmp_path: Path) ->
 def test_steps_that_are_replayed_give_what_they_give_when_they_run(tmp_path: Path, n_sessions: int) -> None:
     trunk = in_bf16(tmp_path, random_model(tiny_config("llama")))[1]
     replayed = runner_for(trunk, KV_BYTES)
-    assert isinstance(replayed, InBatches)
-    running = InBatches(trunk, KV_BYTES, Pages)
+    assert isinstance(replayed, BatchedRunner)
+    running = BatchedRunner(trunk, KV_BYTES, PagedBackend)
     outputs = []
     for runner in (replayed, running):
         dice = torch.Generator().manual_seed(0)
@@ -180,9 +187,9 @@ def test_after_a_capture_that_failed_the_device_goes_on(tmp_path: Path) -> None:
             return hidden if float(hidden.sum()) else hidden + 1
 
     trunk = in_bf16(tmp_path, random_model(tiny_config("llama")))[1]
-    trunk.model.get_submodule(trunk.anatomy.layers)[0].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), Waits())
+    trunk.model.get_submodule(trunk.layout.layers)[0].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), Waits())
     runner = runner_for(trunk, KV_BYTES)
-    assert isinstance(runner, InBatches)
+    assert isinstance(runner, BatchedRunner)
     stream = torch.cuda.current_stream()
     kv: Any = runner.new_kv(None)
     rows_TD = torch.randn(6, 64).bfloat16()
@@ -213,7 +220,7 @@ def test_an_exhausted_pool_says_so_and_serves_those_who_come_later(tmp_path: Pat
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 8])
 @pytest.mark.parametrize("width", [64, 80, 128, 256])
 def test_the_kernel_attends_as_plain_torch_does(n_kv_heads: int, width: int, window: int | None) -> None:
-    rule = None if window is None else mask_rule(mask_function=sliding_window_causal_mask_function(window))
+    rule = None if window is None else make_mask(mask_function=sliding_window_causal_mask_function(window))
     steps = (((0, 300), (0, 1), (0, 255)), ((300, 1), (1, 1), (255, 1)), ((301, 1), (2, 9), (256, 300)))
     found, expected = (
         attended(kernel, device, dtype, (n_kv_heads, width), rule, steps)
@@ -231,16 +238,17 @@ def attended(
 ) -> list[torch.Tensor]:
     """[T, H, d] of each step of three sessions; the numbers are the same on all devices, and exact in bf16."""
     pool = PagePool(KVLayout((shape, shape), dtype, torch.device(device)), 12, 256)
-    cache = RaggedCache(lambda sessions: PageRows.of(pool, kernel, sessions))
-    kvs, dice, outputs = [PagedKV(pool) for _ in range(3)], torch.Generator().manual_seed(0), []
+    cache = RaggedCache()
+    kvs, dice, outputs = [PagedKVCache(pool) for _ in range(3)], torch.Generator().manual_seed(0), []
     for step in steps:
-        cache.begin([(kv, *sizes) for kv, sizes in zip(kvs, step, strict=True)])
+        sessions = [(kv, *sizes) for kv, sizes in zip(kvs, step, strict=True)]
+        begin_step(cache, sessions, partial(PagedAttention.of, pool, kernel))
         n_rows = sum(count for _, count in step)
         query, key, value = (
             torch.randn(1, n, n_rows, shape[1], generator=dice).bfloat16().to(device, dtype)
             for n in (8, shape[0], shape[0])
         )
         cache.update(key, value, 0)
-        outputs.append(attend_rows(cache, query[0], rule, How(None, None, None, None)))
+        outputs.append(attend_rows(cache, query[0], rule, AttentionParams(None, None, None, None)))
         cache.end()
     return outputs

@@ -24,7 +24,7 @@ from client_service.generation import GenerationRequest
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
 from client_service.tokenizer import TextCodec
-from splitlearn.plan import SplitPlan
+from splitlearn.model.plan import SplitPlan
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
 from support.running_split import Split
 from support.tiny_models import tiny_config, tiny_tokenizer

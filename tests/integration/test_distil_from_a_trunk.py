@@ -11,7 +11,7 @@ from cleangpt.distillation.ends import Ends
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
-from splitlearn.loading import load_part
+from splitlearn.checkpoints.load import load_part
 from splitlearn_cli.remote_teacher import RemoteTrunk
 from splitlearn_comm import CommError, Unreachable
 from splitlearn_comm.loop_thread import loop_thread

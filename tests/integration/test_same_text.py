@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.kernels import kernels
+from splitlearn.backends.cpu.kernels import kernels
 from support.running_split import RunningClient, running_client, running_trunk
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 

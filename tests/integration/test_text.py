@@ -9,7 +9,7 @@ import torch
 from openai import AsyncOpenAI, BadRequestError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from splitlearn.convert import prepare
+from splitlearn.checkpoints.convert import prepare
 from support.running_split import Split, running_client, running_split, running_trunk
 from support.tiny_models import TEMPLATE, random_model, tiny_config, tiny_tokenizer
 

@@ -18,7 +18,7 @@ def test_the_wheel_is_for_any_python_of_this_platform_and_holds_the_kernels(buil
     assert platform != "any"
     libraries = {name for name in ZipFile(built.wheel).namelist() if name.endswith(".so")}
     wanted = {"_kernels", "_kernels_without_bf16"} if shutil.which("cc") else set()
-    assert libraries == {f"splitlearn/kernels/{name}.so" for name in wanted}
+    assert libraries == {f"splitlearn/backends/cpu/kernels/{name}.so" for name in wanted}
 
 
 def test_the_wheel_holds_every_module_and_the_page_and_no_sources_of_kernels(built: Built) -> None:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from splitlearn.core import BaseBottomModel, BaseTopModel, BaseTrunkModel
-from splitlearn.registry import ModelRegistry
+from splitlearn.split_models.base import BaseBottomModel, BaseTopModel, BaseTrunkModel
+from splitlearn.split_models.registry import ModelRegistry
 
 MODEL_TYPE = "handmade"
 HIDDEN, VOCABULARY, LONGEST, N_LAYERS = 16, 32, 24, 5

@@ -11,11 +11,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from splitlearn.kv.store import KVLayout
-from splitlearn.part import Part
-from splitlearn.steps.paged import PagedKernel
-from splitlearn.steps.runner import InBatches, InTurn, why_in_turn
-from splitlearn.steps.stores import Pages
+from splitlearn.attention.kv_layout import KVLayout
+from splitlearn.backends.cuda.backend import PagedBackend
+from splitlearn.backends.cuda.paged_attention import PagedKernel
+from splitlearn.model.part import Part
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.select import why_not_batched
+from splitlearn.runner.sequential import SequentialRunner
 
 PAGE_ROWS = 4
 _aten = torch.ops.aten
@@ -158,20 +160,20 @@ class Record:
         return replay
 
 
-def pages_of(layout: KVLayout, n_pages: int, capture: Record | None = None) -> Pages:
+def pages_of(layout: KVLayout, n_pages: int, capture: Record | None = None) -> PagedBackend:
     """A store of so many pages for sessions."""
-    return Pages(layout, (n_pages + 1) * PAGE_ROWS * layout.row_bytes, KERNEL, capture)
+    return PagedBackend(layout, (n_pages + 1) * PAGE_ROWS * layout.row_bytes, KERNEL, capture)
 
 
 def paged_runner(
     part: Part, kv_bytes: int | None = None, *, capture: Record | None = None, n_pages: int = 64
-) -> InBatches | InTurn:
+) -> BatchedRunner | SequentialRunner:
     """As `runner_for` on a CUDA device; with no bytes given, of so many pages for sessions."""
-    if why_in_turn(part) is not None:
-        return InTurn(part, kv_bytes)
+    if why_not_batched(part) is not None:
+        return SequentialRunner(part, kv_bytes)
 
-    def store(layout: KVLayout, n_bytes: int | None) -> Pages:
+    def store(layout: KVLayout, n_bytes: int | None) -> PagedBackend:
         pages = n_pages if n_bytes is None else n_bytes // (PAGE_ROWS * layout.row_bytes)
         return pages_of(layout, pages, capture)
 
-    return InBatches(part, kv_bytes, store)
+    return BatchedRunner(part, kv_bytes, store)

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from splitlearn.attention.page_budget import PageBudget
 from splitlearn.engine import DeviceThread, Timing
 from splitlearn.errors import PositionNotReached
-from splitlearn.kv.page_budget import PageBudget
-from splitlearn.steps.runner import SequenceInput
+from splitlearn.runner.interface import SequenceInput
 
 BAD_ROW = 666.0
 """A forward that meets it fails."""
@@ -128,7 +128,7 @@ class ExactKV:
     lent: bool = False
     gone: bool = False
 
-    def place(self, position: int, rows: Sequence[float]) -> list[float]:
+    def reserve(self, position: int, rows: Sequence[float]) -> list[float]:
         if position > self.n_rows:
             raise PositionNotReached(f"{self.n_rows} rows are held, not {position}")
         del self.memory[position:]
@@ -155,9 +155,11 @@ class ExactRunner:
     """
 
     n_pages: int
-    in_batches: bool = True
+    is_batched: bool = True
     row_bytes: int = 1
     can_share_rows: bool = True
+    part: Any = field(default_factory=lambda: exact_part())
+    fusion: str = "nothing is fused"
     stores: set[ExactKV] = field(default_factory=set)
 
     def page_budget(self, page_size: int) -> PageBudget:
@@ -192,7 +194,7 @@ class ExactRunner:
         outputs = []
         for each in inputs:
             rows = each.rows[:, 0].tolist()
-            outputs.append(torch.tensor(each.kv.place(each.start, rows))[:, None])
+            outputs.append(torch.tensor(each.kv.reserve(each.start, rows))[:, None])
         if any(BAD_ROW in each.rows for each in inputs):
             raise RuntimeError("a bad row")
         return outputs
@@ -203,7 +205,13 @@ def exact_part(context: int | None = None) -> Any:
     spec = SimpleNamespace(begin=False, end=False)
     config = SimpleNamespace(model_type="exact")
     return SimpleNamespace(
-        spec=spec, hidden_size=1, dtype=torch.float32, context_length=context, can_truncate=True, config=config
+        spec=spec,
+        hidden_size=1,
+        dtype=torch.float32,
+        device="cpu",
+        context_length=context,
+        can_truncate=True,
+        config=config,
     )
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from splitlearn import loading
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
-from splitlearn.steps.runner import InBatches, InTurn, SequenceInput, runner_for
+from splitlearn.checkpoints import load as loading
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.interface import SequenceInput
+from splitlearn.runner.select import runner_for
+from splitlearn.runner.sequential import SequentialRunner
 from support.tiny_models import VOCABULARY
 
 
@@ -38,7 +41,10 @@ class Together:
     """Several sessions of the three parts, whose rows run in the same steps as far as the parts allow it."""
 
     def __init__(
-        self, parts: list[Part], n_sessions: int, runner: Callable[[Part], InBatches | InTurn] = runner_for
+        self,
+        parts: list[Part],
+        n_sessions: int,
+        runner: Callable[[Part], BatchedRunner | SequentialRunner] = runner_for,
     ) -> None:
         self.runners = [runner(part) for part in parts]
         self._kvs = [[runner.new_kv(None) for runner in self.runners] for _ in range(n_sessions)]

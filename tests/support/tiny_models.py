@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from splitlearn.convert import prepare
+from splitlearn.checkpoints.convert import prepare
 
 N_LAYERS = 5
 VOCABULARY = 384

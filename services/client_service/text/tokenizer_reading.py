@@ -7,7 +7,12 @@ from typing import Any, Final
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
 
 from client_service.errors import BadModelFiles
-from splitlearn.tokenizer_files import PROCESSORS_TEMPLATE, VOCABULARY_FILES, has_vocabulary, is_tekken_alone
+from splitlearn.checkpoints.tokenizer_files import (
+    PROCESSORS_TEMPLATE,
+    VOCABULARY_FILES,
+    has_vocabulary,
+    is_tekken_alone,
+)
 
 # What Mistral's tokens are for, which tekken.json does not say; as in transformers' own conversion of it.
 _TEKKEN_TOKENS: Final = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}

@@ -47,7 +47,7 @@ def run(settings: Settings) -> None:
 
 
 def _convert(settings: Settings) -> None:
-    from splitlearn.convert import prepare
+    from splitlearn.checkpoints.convert import prepare
 
     conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name)
     with bytes_bar("converting", conversion.total_bytes) as advance:
@@ -59,7 +59,7 @@ def _convert(settings: Settings) -> None:
 
 def _extract(settings: Settings, layers: str) -> None:
     from llm_sepweight import Manifest, extract
-    from splitlearn.plan import SplitPlan
+    from splitlearn.model.plan import SplitPlan
 
     manifest = Manifest.read(settings.source)
     plan = SplitPlan.parse(layers, manifest.n_layers)
@@ -71,7 +71,7 @@ def _extract(settings: Settings, layers: str) -> None:
 
 
 def _report(out: Path, n_layers: int, size: int) -> None:
-    from splitlearn.plan import SplitPlan
+    from splitlearn.model.plan import SplitPlan
 
     layers = SplitPlan.parse(None, n_layers).layers
     print(f"{out}: {n_layers} layers, {human_bytes(size)}")

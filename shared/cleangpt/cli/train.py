@@ -78,7 +78,7 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
 
     from cleangpt.evaluation.trained_on import write_trained_on
     from cleangpt.trainers.checkpoint import load_best
-    from splitlearn.plan import FEWEST_LAYERS
+    from splitlearn.model.plan import FEWEST_LAYERS
 
     line = f"loss {history.losses[-1]:.4f}"
     if history.best is not None:

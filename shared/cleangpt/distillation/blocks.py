@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.text import head_reads_only, predicting
-from splitlearn.anatomy import study
-from splitlearn.traits import row_width
+from splitlearn.model.layout import inspect_model
+from splitlearn.model.traits import row_width
 
 
 @contextmanager
@@ -38,8 +38,8 @@ class Blocks:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._anatomy = study(model)
-        self.n_blocks = self._anatomy.n_layers
+        self._layout = inspect_model(model)
+        self.n_blocks = self._layout.n_layers
         self.width = int(row_width(model.config))
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
 
@@ -50,10 +50,10 @@ class Blocks:
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
             found.append((output[0] if isinstance(output, tuple) else output).flatten(2))
 
-        with first_layers(self.model, self._anatomy.layers, block + 1) as layers:
+        with first_layers(self.model, self._layout.layers, block + 1) as layers:
             hook = layers[-1].register_forward_hook(keep)
             try:
-                self.model.get_submodule(self._anatomy.decoder)(input_ids=ids_BT, use_cache=False)
+                self.model.get_submodule(self._layout.decoder)(input_ids=ids_BT, use_cache=False)
             finally:
                 hook.remove()
         return found[0]
@@ -75,4 +75,4 @@ class Blocks:
 
     def _placed(self, wanted: Callable[[str, int | None], bool]) -> list[nn.Parameter]:
         named = self.model.named_parameters()
-        return [each for name, each in named if wanted(*self._anatomy.place(name)[:2])]
+        return [each for name, each in named if wanted(*self._layout.place(name)[:2])]

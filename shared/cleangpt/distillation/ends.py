@@ -16,10 +16,10 @@ from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.text import head_reads_only, predicting
 from cleangpt.errors import TrunkMismatchError
 from llm_sepweight import Manifest
-from splitlearn.cache import PartCache
-from splitlearn.loading import load_parts
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn.checkpoints.load import load_parts
+from splitlearn.model.cache import PartCache
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan, fingerprint
 
 
 @dataclass(frozen=True, eq=False)

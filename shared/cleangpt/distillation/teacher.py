@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cleangpt.model.folder import open_model
-from splitlearn.part import Part
+from splitlearn.model.part import Part
 
 
 class TrunkTeacher(Protocol):

@@ -15,9 +15,9 @@ from cleangpt.distillation.ends import Ends
 from cleangpt.distillation.teacher import LocalTrunk, TrunkTeacher
 from cleangpt.errors import PackageMissingError, TrunkMismatchError
 from llm_sepweight import Manifest
-from splitlearn.loading import load_part
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn.checkpoints.load import load_part
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan, fingerprint
 
 GROUP = "cleangpt.trunks"
 NAME = "address"

@@ -16,7 +16,7 @@ from cleangpt.data.batches import Batch
 from cleangpt.distillation.stitching import block_map
 from cleangpt.distillation.text import present
 from cleangpt.errors import EmptyDataError
-from splitlearn.anatomy import study
+from splitlearn.model.layout import inspect_model
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def block_errors(
         EmptyDataError: the widths differ and there is but one row of text.
         UnsupportedModel: no list of layers was found.
     """
-    pairs = list(enumerate(block_map(study(student).n_layers, study(teacher).n_layers, chosen)))
+    pairs = list(enumerate(block_map(inspect_model(student).n_layers, inspect_model(teacher).n_layers, chosen)))
 
     def both(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         own, others = hidden_states(student, batch.ids_BT), hidden_states(teacher, batch.ids_BT)
@@ -98,10 +98,10 @@ def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> list[Tensor]:
     def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         found.append((output[0] if isinstance(output, tuple) else output).flatten(2))
 
-    anatomy = study(model)
-    hooks = [layer.register_forward_hook(keep) for layer in model.get_submodule(anatomy.layers).children()]
+    layout = inspect_model(model)
+    hooks = [layer.register_forward_hook(keep) for layer in model.get_submodule(layout.layers).children()]
     try:
-        model.get_submodule(anatomy.decoder)(input_ids=ids_BT, use_cache=False)
+        model.get_submodule(layout.decoder)(input_ids=ids_BT, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

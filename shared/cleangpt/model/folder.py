@@ -23,7 +23,7 @@ def open_model(folder: Path) -> PreTrainedModel:
         )
     if (folder / "manifest.json").exists():
         # a Hugging Face folder needs nothing of it
-        from splitlearn.loading import load_part
+        from splitlearn.checkpoints.load import load_part
 
         return load_part(folder, "f").model.eval()
     if not (folder / "config.json").exists():

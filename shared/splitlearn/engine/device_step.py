@@ -13,9 +13,8 @@ import torch
 from splitlearn.engine.request import PendingRequest
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import ScheduledSlice
-from splitlearn.kv.sequence_slice import SequenceSlice
-from splitlearn.part import Part
-from splitlearn.steps.runner import Runner, SequenceInput
+from splitlearn.model.part import Part
+from splitlearn.runner.interface import Runner, SequenceInput, SequenceSlice
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class DeviceStep:
         for item in items:
             self._prepare(item)
         sound = [item for item in items if item.error is None]
-        batches = [sound] if self._runner.in_batches else [[item] for item in sound]
+        batches = [sound] if self._runner.is_batched else [[item] for item in sound]
         succeeded = [self._compute(batch) for batch in batches]
         for item in sound:
             self._postprocess(item)

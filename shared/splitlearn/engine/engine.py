@@ -41,40 +41,36 @@ from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
 from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
 from splitlearn.errors import EngineFull, PositionNotReached
-from splitlearn.part import Part
-from splitlearn.steps.runner import Runner, runner_for
+from splitlearn.runner.interface import Runner
 
 Postprocess = Callable[[torch.Tensor], Any]
 """Called with a step's output, on the device thread."""
 
 
 class Engine:
-    """Runs `part` for any number of sessions: rows of all of them in one step where the architecture allows it.
+    """Runs a part for any number of sessions: rows of all of them in one step where the architecture allows it.
 
-    Creating an engine runs some small steps through the part, to measure a row and to see which of its modules can be
-    replaced: do it where that may take a while. Used on the event loop's thread; see the module's docstring.
+    `splitlearn.build.build_engine` makes one for a part. Used on the event loop's thread; see the module's docstring.
 
     Args:
-        part: filled; the engine takes it over.
+        runner: runs the part; the engine takes it over.
         thread: runs the steps; several engines may share it.
         limits: how many rows, sessions and bytes.
         observer: hears of steps and sessions.
-        runner: makes the runner, from the part and the bytes for keys and values.
         clock: seconds, never going back.
     """
 
     def __init__(
         self,
-        part: Part,
+        runner: Runner[Any],
         thread: DeviceThread,
         limits: Limits | None = None,
         observer: EngineObserver | None = None,
-        runner: Callable[[Part, int | None], Runner[Any]] = runner_for,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.part = part
+        self.part = part = runner.part
         self.limits = limits or Limits()
-        self._runner = runner(part, self.limits.kv_cache_memory_bytes)
+        self._runner = runner
         self._clock = clock
         self._checks = RowChecks(part)
         guarded = Guarded(observer or NoObserver())
@@ -93,7 +89,7 @@ class Engine:
     @property
     def is_batched(self) -> bool:
         """Whether rows of several sessions share a step."""
-        return self._runner.in_batches
+        return self._runner.is_batched
 
     @property
     def row_bytes(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.prefix_index import PrefixIndex
-from splitlearn.kv.sequence_slice import SequenceSlice
+from splitlearn.runner.interface import SequenceSlice
 
 
 class PrefixCache:

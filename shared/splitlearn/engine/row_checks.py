@@ -8,7 +8,7 @@ import math
 import torch
 
 from splitlearn.errors import BadRows
-from splitlearn.part import Part
+from splitlearn.model.part import Part
 
 
 class RowChecks:
@@ -51,7 +51,7 @@ class RowChecks:
 
 
 def _table_size(part: Part) -> int:
-    weight = getattr(part.model.get_submodule(part.anatomy.token_embedding), "weight", None)
+    weight = getattr(part.model.get_submodule(part.layout.token_embedding), "weight", None)
     if isinstance(weight, torch.Tensor):
         return int(weight.shape[0])
     return int(part.config.get_text_config(decoder=True).vocab_size)

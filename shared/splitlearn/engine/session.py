@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitlearn.errors import PositionNotReached
-from splitlearn.kv.sequence_slice import SequenceSlice
+from splitlearn.runner.interface import SequenceSlice
 
 
 @dataclass(eq=False)
@@ -38,7 +38,7 @@ class EngineSession:
         return f"<EngineSession {self.number}: {self.reached}/{self.max_length} rows>"
 
     def lost_rows(self) -> PositionNotReached:
-        """The error for an owner who believes that the session still holds its rows."""
+        """The error for a caller that expects the session to hold its rows still."""
         return PositionNotReached(
             "the session's pages were given to others while memory was short or it was idle; "
             f"it holds {self.reached} rows: send everything again from 0"

@@ -19,8 +19,8 @@ from splitlearn.engine.request import PendingRequest, StepResult
 from splitlearn.engine.scheduler import Limits, ScheduledRequest, ScheduledSlice, Scheduler
 from splitlearn.engine.session import EngineSession
 from splitlearn.errors import PositionNotReached, SessionClosed
-from splitlearn.part import Part
-from splitlearn.steps.runner import Runner
+from splitlearn.model.part import Part
+from splitlearn.runner.interface import Runner
 
 
 class Sessions:

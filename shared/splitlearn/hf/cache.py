@@ -84,6 +84,6 @@ def can_crop(entry: type[Any]) -> bool:
     return entry.is_croppable is True and not issubclass(entry, recurrent_or_short)
 
 
-def keeps_rows_alone(entry: type[Any]) -> bool:
+def keeps_plain_kv(entry: type[Any]) -> bool:
     """Whether entries of this class keep all keys and values as they come, and nothing else."""
     return entry is DynamicLayer

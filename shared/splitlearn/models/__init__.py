@@ -1,13 +1,21 @@
-"""The classes of the documented architectures by name, and those of every other that Hugging Face has on demand."""
+"""The documented place of the classes of split models."""
 
-from splitlearn.architectures import is_known
-from splitlearn.core import BaseSplitModel
-from splitlearn.errors import UnsupportedModel
-from splitlearn.models.causal_lm import CausalLMBottomModel, CausalLMPart, CausalLMTopModel, CausalLMTrunkModel
-from splitlearn.models.gemma import GemmaBottomModel, GemmaTopModel, GemmaTrunkModel
-from splitlearn.models.gpt2 import GPT2BottomModel, GPT2TopModel, GPT2TrunkModel
-from splitlearn.models.qwen2 import Qwen2BottomModel, Qwen2TopModel, Qwen2TrunkModel
-from splitlearn.registry import ModelRegistry
+from splitlearn.split_models import (
+    CausalLMBottomModel,
+    CausalLMPart,
+    CausalLMTopModel,
+    CausalLMTrunkModel,
+    GemmaBottomModel,
+    GemmaTopModel,
+    GemmaTrunkModel,
+    GPT2BottomModel,
+    GPT2TopModel,
+    GPT2TrunkModel,
+    Qwen2BottomModel,
+    Qwen2TopModel,
+    Qwen2TrunkModel,
+    split_class,
+)
 
 __all__ = [
     "CausalLMBottomModel",
@@ -25,25 +33,3 @@ __all__ = [
     "Qwen2TrunkModel",
     "split_class",
 ]
-
-_GENERIC = {base.part_name: base for base in (CausalLMBottomModel, CausalLMTrunkModel, CausalLMTopModel)}
-
-
-def split_class(model_type: str, part: str) -> type[BaseSplitModel]:
-    """The class of a part: the registered one, else one made and registered for an architecture of Hugging Face.
-
-    Raises:
-        UnsupportedModel: nobody registered it, and transformers does not know the model type.
-    """
-    registered = ModelRegistry.find(model_type, part)
-    if registered is not None:
-        return registered
-    if not is_known(model_type):
-        raise UnsupportedModel(
-            f"{model_type!r} has no {part} here, and transformers does not know the model type; "
-            f"register one with @ModelRegistry.register({model_type!r}, {part!r})"
-        )
-    generic = _GENERIC[part]
-    name = "".join(word.capitalize() for word in model_type.split("_")) + generic.__name__.removeprefix("CausalLM")
-    made = type(name, (generic,), {"__doc__": generic.__doc__, "__module__": __name__})
-    return ModelRegistry.register(model_type, part)(made)

@@ -1,19 +1,5 @@
-"""Gemma, cut in three."""
+"""The documented place of the split models of Gemma."""
 
-from splitlearn.models.causal_lm import CausalLMBottomModel, CausalLMTopModel, CausalLMTrunkModel
-from splitlearn.registry import ModelRegistry
+from splitlearn.split_models.gemma import GemmaBottomModel, GemmaTopModel, GemmaTrunkModel
 
-
-@ModelRegistry.register("gemma", "bottom")
-class GemmaBottomModel(CausalLMBottomModel):
-    """Embeddings and layers 0 up to, not including, `end_layer`."""
-
-
-@ModelRegistry.register("gemma", "trunk")
-class GemmaTrunkModel(CausalLMTrunkModel):
-    """Layers `start_layer` up to, not including, `end_layer`."""
-
-
-@ModelRegistry.register("gemma", "top")
-class GemmaTopModel(CausalLMTopModel):
-    """Layers from `start_layer` on, final norm and head."""
+__all__ = ["GemmaBottomModel", "GemmaTopModel", "GemmaTrunkModel"]

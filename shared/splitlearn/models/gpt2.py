@@ -1,19 +1,5 @@
-"""GPT-2, cut in three."""
+"""The documented place of the split models of GPT2."""
 
-from splitlearn.models.causal_lm import CausalLMBottomModel, CausalLMTopModel, CausalLMTrunkModel
-from splitlearn.registry import ModelRegistry
+from splitlearn.split_models.gpt2 import GPT2BottomModel, GPT2TopModel, GPT2TrunkModel
 
-
-@ModelRegistry.register("gpt2", "bottom")
-class GPT2BottomModel(CausalLMBottomModel):
-    """Embeddings and layers 0 up to, not including, `end_layer`."""
-
-
-@ModelRegistry.register("gpt2", "trunk")
-class GPT2TrunkModel(CausalLMTrunkModel):
-    """Layers `start_layer` up to, not including, `end_layer`."""
-
-
-@ModelRegistry.register("gpt2", "top")
-class GPT2TopModel(CausalLMTopModel):
-    """Layers from `start_layer` on, final norm and head."""
+__all__ = ["GPT2BottomModel", "GPT2TopModel", "GPT2TrunkModel"]

@@ -1,19 +1,5 @@
-"""Qwen2, cut in three."""
+"""The documented place of the split models of Qwen2."""
 
-from splitlearn.models.causal_lm import CausalLMBottomModel, CausalLMTopModel, CausalLMTrunkModel
-from splitlearn.registry import ModelRegistry
+from splitlearn.split_models.qwen2 import Qwen2BottomModel, Qwen2TopModel, Qwen2TrunkModel
 
-
-@ModelRegistry.register("qwen2", "bottom")
-class Qwen2BottomModel(CausalLMBottomModel):
-    """Embeddings and layers 0 up to, not including, `end_layer`."""
-
-
-@ModelRegistry.register("qwen2", "trunk")
-class Qwen2TrunkModel(CausalLMTrunkModel):
-    """Layers `start_layer` up to, not including, `end_layer`."""
-
-
-@ModelRegistry.register("qwen2", "top")
-class Qwen2TopModel(CausalLMTopModel):
-    """Layers from `start_layer` on, final norm and head."""
+__all__ = ["Qwen2BottomModel", "Qwen2TopModel", "Qwen2TrunkModel"]

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from client_service.ends import Ends
 from client_service.settings import ClientSettings
 from llm_sepweight import Manifest, MissingFileError, PartSpec
+from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, cores_name
 from splitlearn.errors import BadDevice
-from splitlearn.loading import load_part
-from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn.model.plan import SplitPlan, fingerprint
 from support.tiny_models import N_LAYERS
 
 PLAN = SplitPlan(2, 3, N_LAYERS)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from client_service.errors import BadModelFiles
 from client_service.tokenizer import TextCodec
-from splitlearn.convert import prepare
+from splitlearn.checkpoints.convert import prepare
 from support.tiny_models import save_checkpoint, tiny_config
 
 TEXT = "the quick brown fox jumps over the lazy dog"

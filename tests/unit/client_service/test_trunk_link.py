@@ -16,7 +16,7 @@ from client_service.trunk_link import TrunkLink
 from llm_sepweight import Manifest, MissingFileError
 from splitlearn.engine import DeviceThread
 from splitlearn.errors import BadPlan
-from splitlearn.plan import SplitPlan, fingerprint
+from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer, ServiceInfo
 from splitlearn_comm.testing import EchoSessionHost
 from support.running_split import free_port, until

@@ -33,7 +33,10 @@ def test_another_name_is_refused_as_by_any_module() -> None:
 
 
 def test_the_plan_is_light() -> None:
-    program = "import sys, splitlearn.plan; print('transformers' in sys.modules, 'splitlearn.factory' in sys.modules)"
+    program = (
+        "import sys, splitlearn.model.plan\n"
+        "print('transformers' in sys.modules, 'splitlearn.split_models.factory' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

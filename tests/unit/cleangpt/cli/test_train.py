@@ -15,7 +15,7 @@ from cleangpt.cli.materials import gather
 from cleangpt.cli.options import options_from
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.errors import BadConfigError, ModelUnknownError, TextTooShortError, UsageError
-from splitlearn.convert import prepare
+from splitlearn.checkpoints.convert import prepare
 
 Run = Callable[..., Any]
 

@@ -19,8 +19,8 @@ from cleangpt.errors import (
     VocabularyMismatchError,
 )
 from cleangpt.trainers import Callback, Run
-from splitlearn.convert import prepare
-from splitlearn.plan import FEWEST_LAYERS
+from splitlearn.checkpoints.convert import prepare
+from splitlearn.model.plan import FEWEST_LAYERS
 
 
 def _trainer(teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], out: Path) -> DistillationTrainer:

@@ -12,7 +12,7 @@ from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
 from cleangpt.errors import CheckpointMismatchError, TrunkMismatchError
-from splitlearn.loading import load_part
+from splitlearn.checkpoints.load import load_part
 
 
 @pytest.fixture

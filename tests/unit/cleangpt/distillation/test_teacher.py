@@ -10,7 +10,7 @@ from cleangpt.config import GPTConfig
 from cleangpt.distillation.teacher import LocalTrunk, load_teacher
 from cleangpt.errors import ModelFolderError
 from cleangpt.model import get_model
-from splitlearn.loading import load_part
+from splitlearn.checkpoints.load import load_part
 
 _PROGRAM = """
 import sys

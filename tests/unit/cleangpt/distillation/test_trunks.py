@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cleangpt.distillation.trunks import GROUP, NAME, opened
+from splitlearn.checkpoints.load import load_part
 from splitlearn.errors import BadPlan
-from splitlearn.loading import load_part
 
 
 def test_a_trunk_here_comes_with_the_ends_that_fit_it(tiny_weights: Path) -> None:

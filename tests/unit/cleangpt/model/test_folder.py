@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from cleangpt.errors import ModelFolderError
 from cleangpt.model.folder import open_model
 from llm_sepweight.errors import SepweightError
-from splitlearn.convert import prepare
+from splitlearn.checkpoints.convert import prepare
 
 
 @pytest.fixture

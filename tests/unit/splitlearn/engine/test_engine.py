@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from architectures.small_configs import small_config
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.errors import BadRows, ContextExceeded, NoRoom, PositionNotReached
-from splitlearn.loading import load_part
 from support.tiny_models import random_model, save_sepweight
 
 D = 64
@@ -23,7 +24,7 @@ def thread() -> Iterator[DeviceThread]:
 
 @pytest.fixture(scope="module")
 def engine(thread: DeviceThread, tiny_weights: Path) -> Engine:
-    return Engine(load_part(tiny_weights, "1-4"), thread)
+    return build_engine(load_part(tiny_weights, "1-4"), thread)
 
 
 def rows(n: int, seed: int = 0) -> torch.Tensor:
@@ -93,11 +94,11 @@ async def test_a_failure_in_the_middle_of_the_layers_leaves_the_rows_before_it(
         pass
 
     part = load_part(tiny_weights, "1-4")
-    engine = Engine(part, thread)
+    engine = build_engine(part, thread)
     hidden_TD = rows(6)
     session = engine.open()
     await engine.step(session, 0, hidden_TD[:4])
-    last_layer = part.model.get_submodule(part.anatomy.layers)[2]
+    last_layer = part.model.get_submodule(part.layout.layers)[2]
 
     def fail(*_: object) -> None:
         raise Broken
@@ -114,7 +115,7 @@ async def test_a_failure_in_the_middle_of_the_layers_leaves_the_rows_before_it(
 @pytest.fixture(scope="module")
 def recurrent(thread: DeviceThread, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     model = random_model(small_config("mamba2"))
-    return Engine(load_part(save_sepweight(tmp_path_factory.mktemp("mamba2"), model), "2-4"), thread)
+    return build_engine(load_part(save_sepweight(tmp_path_factory.mktemp("mamba2"), model), "2-4"), thread)
 
 
 async def test_a_session_of_recurrent_layers_restarts_but_is_not_truncated(recurrent: Engine) -> None:
@@ -139,7 +140,7 @@ async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) 
     hidden_TD = rows(6)
     session = recurrent.open()
     await recurrent.step(session, 0, hidden_TD[:4])
-    hook = recurrent.part.model.get_submodule(recurrent.part.anatomy.layers)[1].register_forward_pre_hook(fail)
+    hook = recurrent.part.model.get_submodule(recurrent.part.layout.layers)[1].register_forward_pre_hook(fail)
     with pytest.raises(Broken):
         await recurrent.step(session, 4, hidden_TD[4:])
     hook.remove()
@@ -149,7 +150,7 @@ async def test_after_a_failure_recurrent_layers_hold_nothing(recurrent: Engine) 
 
 def test_memory_that_does_not_hold_a_page_is_refused_at_the_start(thread: DeviceThread, tiny_weights: Path) -> None:
     with pytest.raises(NoRoom, match="100 bytes for keys and values do not hold a single page of 32 rows"):
-        Engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_cache_memory_bytes=100))
+        build_engine(load_part(tiny_weights, "1-4"), thread, Limits(kv_cache_memory_bytes=100))
 
 
 async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: Engine) -> None:
@@ -167,7 +168,7 @@ async def test_an_idle_session_loses_its_rows_and_may_send_them_again(engine: En
 async def test_a_session_begins_with_the_rows_that_were_cached_under_the_same_hashes(
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(block_size=4))
+    engine = build_engine(load_part(tiny_weights, "1-4"), thread, Limits(block_size=4))
     hidden_TD = rows(11)
     first = engine.open()
     whole = (await engine.step(first, 0, hidden_TD)).output
@@ -185,7 +186,7 @@ async def test_a_session_begins_with_the_rows_that_were_cached_under_the_same_ha
 
 
 async def test_postprocess_gets_the_last_rows_of_a_step(thread: DeviceThread, tiny_weights: Path) -> None:
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, Limits(max_num_batched_tokens=4))
+    engine = build_engine(load_part(tiny_weights, "1-4"), thread, Limits(max_num_batched_tokens=4))
     seen: list[tuple[int, str]] = []
 
     def last_row(output_TD: torch.Tensor) -> torch.Tensor:
@@ -219,9 +220,9 @@ async def test_the_sessions_own_max_length_holds_below_the_context(engine: Engin
 
 
 async def test_reprs_tell_how_full_an_engine_is(thread: DeviceThread, tiny_weights: Path) -> None:
-    row_bytes = Engine(load_part(tiny_weights, "1-4"), thread).row_bytes
+    row_bytes = build_engine(load_part(tiny_weights, "1-4"), thread).row_bytes
     limits = Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0)
-    engine = Engine(load_part(tiny_weights, "1-4"), thread, limits)
+    engine = build_engine(load_part(tiny_weights, "1-4"), thread, limits)
     first, second = engine.open(), engine.open(max_length=100)
     await engine.step(first, 0, rows(40))
     working = asyncio.create_task(engine.step(first, 40, rows(20)))

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
+from splitlearn.attention.kv_layout import KVLayout
+from splitlearn.backends.cuda.backend import PagedBackend
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
+from splitlearn.engine import DeviceThread, EngineSession, Limits
 from splitlearn.errors import NoRoom, PositionNotReached, SessionClosed
-from splitlearn.kv.store import KVLayout
-from splitlearn.loading import load_part
-from splitlearn.steps.runner import InBatches
-from splitlearn.steps.stores import Pages
+from splitlearn.runner.batched import BatchedRunner
 from support.paged import KERNEL, PAGE_ROWS, Record, paged_runner
 
 D = 64
@@ -34,16 +35,16 @@ class Given:
 
     def __init__(self, thread: DeviceThread, weights: Path, n_pages: int, **limits: Any) -> None:
         self.part = load_part(weights, "1-4")
-        self.stores: list[Pages] = []
-        self.engine = Engine(
+        self.stores: list[PagedBackend] = []
+        self.engine = build_engine(
             self.part, thread, Limits(**{"block_size": 4, "headroom": 0, **limits}), runner=partial(self._run, n_pages)
         )
 
-    def _run(self, n_pages: int, part: Any, kv_bytes: int | None) -> InBatches:
+    def _run(self, n_pages: int, part: Any, kv_bytes: int | None) -> BatchedRunner:
         runner = paged_runner(part, kv_bytes, capture=Record(), n_pages=n_pages)
-        assert isinstance(runner, InBatches)
-        assert isinstance(runner._store, Pages)
-        self.stores.append(runner._store)
+        assert isinstance(runner, BatchedRunner)
+        assert isinstance(runner._backend, PagedBackend)
+        self.stores.append(runner._backend)
         return runner
 
     @property
@@ -90,8 +91,8 @@ async def test_the_accounting_counts_the_pages_of_the_pool(thread: DeviceThread,
 
 def test_memory_that_does_not_hold_two_pages_is_refused(thread: DeviceThread, tiny_weights: Path) -> None:
     with pytest.raises(NoRoom, match="100 bytes for keys and values do not hold a single page of 4 rows"):
-        Pages(KVLayout(((2, 8),) * 2, torch.float32, torch.device("cpu")), 100, KERNEL)
-    with pytest.raises(NoRoom, match="a single page of 4 rows, which has to stay nobody's"):
+        PagedBackend(KVLayout(((2, 8),) * 2, torch.float32, torch.device("cpu")), 100, KERNEL)
+    with pytest.raises(NoRoom, match="a single page of 4 rows, and one page is the null page"):
         Given(thread, tiny_weights, 0)
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.engine.arrivals import ArrivalEstimator
 from splitlearn.errors import BadRows, PositionNotReached, SessionClosed
-from splitlearn.loading import load_part
-from splitlearn.part import Part
+from splitlearn.model.part import Part
 from support.poison import poisoned_runner
 from support.tiny_models import VOCABULARY
 
@@ -42,12 +43,12 @@ def part(tiny_weights: Path) -> Part:
 
 @pytest.fixture
 def engine(part: Part, thread: DeviceThread) -> Engine:
-    return Engine(part, thread, Limits(max_num_batched_tokens=16, block_size=4), runner=poisoned_runner)
+    return build_engine(part, thread, Limits(max_num_batched_tokens=16, block_size=4), runner=poisoned_runner)
 
 
 @pytest.fixture
 def bottom(thread: DeviceThread, tiny_weights: Path) -> Engine:
-    return Engine(load_part(tiny_weights, "b 0-2"), thread, runner=poisoned_runner)
+    return build_engine(load_part(tiny_weights, "b 0-2"), thread, runner=poisoned_runner)
 
 
 def rows(n: int, seed: int = 0) -> torch.Tensor:
@@ -56,7 +57,7 @@ def rows(n: int, seed: int = 0) -> torch.Tensor:
 
 def fail_when(part: Part, condition: Callable[[torch.Tensor], bool], error: Exception) -> Any:
     """Lets the last layer fail, behind others that have placed rows, when what entered the first is so."""
-    layers, failing = part.model.get_submodule(part.anatomy.layers), [False]
+    layers, failing = part.model.get_submodule(part.layout.layers), [False]
 
     def look(_: Any, args: tuple[torch.Tensor, ...]) -> None:
         failing[0] = condition(args[0][0])
@@ -189,7 +190,7 @@ async def test_an_error_of_postprocess_fails_its_session_alone(engine: Engine, e
 
 async def test_requests_that_wait_for_a_thread_that_is_closed_fail(part: Part) -> None:
     thread, over = DeviceThread(), threading.Event()
-    engine = Engine(part, thread)
+    engine = build_engine(part, thread)
     session, other = engine.open(), engine.open()
     blocking = thread.run(over.wait)
     waiting = [asyncio.create_task(engine.step(session, 0, rows(3)))]
@@ -212,8 +213,8 @@ async def test_an_engine_whose_task_is_cancelled_before_it_begins_serves_all_the
 
 
 async def test_a_request_behind_one_that_is_cancelled_is_admitted(part: Part, thread: DeviceThread) -> None:
-    row_bytes = Engine(part, thread).row_bytes
-    engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
+    row_bytes = build_engine(part, thread).row_bytes
+    engine = build_engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     first, second, third = (engine.open() for _ in range(3))
     await engine.step(first, 0, rows(40))
     waiting = [asyncio.create_task(engine.step(*what)) for what in ((second, 0, rows(90)), (third, 0, rows(30)))]
@@ -224,8 +225,8 @@ async def test_a_request_behind_one_that_is_cancelled_is_admitted(part: Part, th
 
 
 async def test_pages_of_an_idle_session_without_rows_go_to_waiting_ones(part: Part, thread: DeviceThread) -> None:
-    row_bytes = Engine(part, thread).row_bytes
-    engine = Engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
+    row_bytes = build_engine(part, thread).row_bytes
+    engine = build_engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
     idle, waiting = engine.open(), engine.open()
     await engine.step(idle, 0, rows(60))
     await engine.step(idle, 0, rows(0))
@@ -320,7 +321,7 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
             engine.close_and_cache(session, [b"a", bytes([number]), bytes([turn])])
 
     def make() -> Engine:
-        return Engine(load_part(tiny_weights, "2-3"), thread)
+        return build_engine(load_part(tiny_weights, "2-3"), thread)
 
     made = thread.run(make)
     await asyncio.gather(*(user(i) for i in range(8)))

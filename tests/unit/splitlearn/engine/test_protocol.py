@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from splitlearn.engine import Engine, EngineSession, Limits
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
+from splitlearn.engine import EngineSession, Limits
 from splitlearn.errors import BadRows, ContextExceeded, PositionNotReached, SessionClosed
-from splitlearn.loading import load_part
-from splitlearn.part import Part
+from splitlearn.model.part import Part
 from support.poison import poisoned_paged_runner, poisoned_runner
 from support.schedules import BAD_ROW, ExactRunner, ScheduledLoop, ScheduledThread, exact_outputs, exact_part, rows_of
 
@@ -80,7 +81,7 @@ class Protocol(RuleBasedStateMachine):
         )
         thread = ScheduledThread(Random(0))
         subject = self.subject
-        self.engine = Engine(subject.part, thread, limits, runner=subject.runner, clock=self.loop.time)
+        self.engine = build_engine(subject.part, thread, limits, runner=subject.runner, clock=self.loop.time)
 
     def teardown(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(1))
@@ -284,7 +285,7 @@ async def _outcome(step: Coroutine[Any, Any, Any]) -> Any:
 
 def fail_at(part: Part, number: float) -> None:
     """Lets the last layer fail when rows of this number have entered the first."""
-    layers, bad = part.model.get_submodule(part.anatomy.layers), [False]
+    layers, bad = part.model.get_submodule(part.layout.layers), [False]
 
     def look(_: Any, args: tuple[torch.Tensor, ...]) -> None:
         bad[0] = bool((args[0] == number).all(dim=-1).any())
@@ -312,11 +313,11 @@ def hold(subject: Subject, n_examples: int, n_steps: int, number: int = 0) -> No
     run_state_machine_as_test(machine, settings=checked)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("in_batches", [True, False])
-def test_any_order_of_requests_gives_what_its_rows_give_alone(in_batches: bool) -> None:
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_any_order_of_requests_gives_what_its_rows_give_alone(is_batched: bool) -> None:
     subject = Subject(
         exact_part(),
-        lambda *_: ExactRunner(N_PAGES, in_batches=in_batches),
+        lambda *_: ExactRunner(N_PAGES, is_batched=is_batched),
         lambda numbers: rows_of([float(number) for number in numbers]),
         lambda rows: torch.tensor(exact_outputs(rows))[:, None],
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
 from splitlearn.errors import EngineFull
-from splitlearn.loading import load_part
 
 D = 64
 
@@ -21,7 +22,7 @@ def thread() -> Iterator[DeviceThread]:
 
 
 def engine(weights: Path, thread: DeviceThread, seconds: float) -> Engine:
-    return Engine(load_part(weights, "1-4"), thread, Limits(max_num_seqs=1, queue_timeout=seconds))
+    return build_engine(load_part(weights, "1-4"), thread, Limits(max_num_seqs=1, queue_timeout=seconds))
 
 
 async def test_a_request_that_times_out_is_refused_with_a_retry_time_and_leaves_its_session_as_it_was(
@@ -43,8 +44,8 @@ async def test_a_request_that_times_out_is_refused_with_a_retry_time_and_leaves_
 
 async def test_a_request_behind_one_that_timed_out_is_admitted(tiny_weights: Path, thread: DeviceThread) -> None:
     part = load_part(tiny_weights, "1-4")
-    probe = Engine(part, thread)
-    it = Engine(
+    probe = build_engine(part, thread)
+    it = build_engine(
         load_part(tiny_weights, "1-4"),
         thread,
         Limits(kv_cache_memory_bytes=probe.row_bytes * 32 * 4, headroom=0, queue_timeout=1.0),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from splitlearn.engine.row_checks import RowChecks
-from splitlearn.part import Part
-from splitlearn.plan import SplitPlan
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan
 from support.sessions import load_parts
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from splitlearn.build import build_engine
 from splitlearn.engine import Engine, EngineSession, Limits
 from splitlearn.errors import PositionNotReached, SessionClosed
 from support.schedules import (
@@ -130,15 +131,15 @@ class World:
     loop: ScheduledLoop
     dice: Random
     n_pages: int
-    in_batches: bool = True
+    is_batched: bool = True
     observer: Any = None
     limits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.runner = ExactRunner(self.n_pages, in_batches=self.in_batches)
+        self.runner = ExactRunner(self.n_pages, is_batched=self.is_batched)
         self.thread = ScheduledThread(Random(self.dice.random()))
         limits = Limits(**{"page_size": PAGE_ROWS, "block_size": BLOCK_ROWS, "headroom": 4, **self.limits})
-        self.engine = Engine(
+        self.engine = build_engine(
             exact_part(), self.thread, limits, self.observer, lambda *_: self.runner, clock=self.loop.time
         )
 
@@ -206,7 +207,7 @@ def one_schedule(number: int) -> None:
             loop,
             dice,
             n_pages=dice.choice((11, 14, 20, 200)),
-            in_batches=dice.random() < 0.8,
+            is_batched=dice.random() < 0.8,
             observer=BadObserver() if dice.random() < 0.2 else None,
             limits={
                 "max_cached_prefixes": dice.choice((0, 1, 3)),
@@ -240,11 +241,11 @@ def test_in_any_schedule_a_session_that_stays_gets_what_it_gets_alone(part: int)
             raise
 
 
-def cancelled_at(turn: int, who: int, in_batches: bool, n_pages: int) -> int:
+def cancelled_at(turn: int, who: int, is_batched: bool, n_pages: int) -> int:
     """A caller leaves before one of the loop's turns; how many turns there were."""
     dice = Random(0)
     with scheduled(None) as loop:
-        world = World(loop, dice, n_pages, in_batches, limits={"max_num_batched_tokens": 16, "max_cached_prefixes": 2})
+        world = World(loop, dice, n_pages, is_batched, limits={"max_num_batched_tokens": 16, "max_cached_prefixes": 2})
         users = [world.user(i) for i in range(3)]
         tasks = [loop.create_task(user.lives(1)) for user in users]
         loop.before[turn] = [tasks[who].cancel]
@@ -256,11 +257,11 @@ def cancelled_at(turn: int, who: int, in_batches: bool, n_pages: int) -> int:
     return n_turns
 
 
-@pytest.mark.parametrize(("who", "in_batches", "n_pages"), [(0, True, 11), (1, True, 100), (2, False, 100)])
-def test_a_caller_may_leave_at_every_turn_of_the_loop(who: int, in_batches: bool, n_pages: int) -> None:
+@pytest.mark.parametrize(("who", "is_batched", "n_pages"), [(0, True, 11), (1, True, 100), (2, False, 100)])
+def test_a_caller_may_leave_at_every_turn_of_the_loop(who: int, is_batched: bool, n_pages: int) -> None:
     turn, n_turns = 1, 2
     while turn < n_turns:
-        n_turns = cancelled_at(turn, who, in_batches, n_pages)
+        n_turns = cancelled_at(turn, who, is_batched, n_pages)
         turn += 1
     assert turn > 50
 

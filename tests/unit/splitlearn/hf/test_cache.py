@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, Cache, DynamicCache
 
-from splitlearn.anatomy import build_on_meta
 from splitlearn.hf.cache import (
     CACHE_NAME,
     CACHE_NAMES,
@@ -14,10 +13,11 @@ from splitlearn.hf.cache import (
     counts_rows,
     entry_classes,
     fill_cache,
-    keeps_rows_alone,
+    keeps_plain_kv,
     layer_types,
     named_cache,
 )
+from splitlearn.model.layout import build_on_meta
 from support.tiny_models import random_model, tiny_config
 
 HYBRID = CONFIG_MAPPING["qwen3_next"](num_hidden_layers=4)
@@ -55,15 +55,15 @@ def test_a_cache_is_found_under_its_name_of_today_and_of_before(name: str) -> No
 def test_layers_with_a_window_get_the_entry_of_those_without() -> None:
     config = tiny_config("gemma2")
     assert "sliding_attention" in layer_types(config)
-    assert all(keeps_rows_alone(entry) and can_crop(entry) for entry, _ in entry_classes(config))
+    assert all(keeps_plain_kv(entry) and can_crop(entry) for entry, _ in entry_classes(config))
 
 
 def test_a_recurrent_layer_counts_no_rows_and_gives_none_back() -> None:
     kinds = dict(zip(layer_types(HYBRID), entry_classes(HYBRID), strict=True))
     recurrent, _ = kinds["linear_attention"]
     attending, _ = kinds["full_attention"]
-    assert (counts_rows(recurrent), can_crop(recurrent), keeps_rows_alone(recurrent)) == (False, False, False)
-    assert (counts_rows(attending), can_crop(attending), keeps_rows_alone(attending)) == (True, True, True)
+    assert (counts_rows(recurrent), can_crop(recurrent), keeps_plain_kv(recurrent)) == (False, False, False)
+    assert (counts_rows(attending), can_crop(attending), keeps_plain_kv(attending)) == (True, True, True)
 
 
 def test_a_layer_of_a_type_without_an_entry_is_named() -> None:

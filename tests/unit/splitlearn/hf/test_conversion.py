@@ -1,8 +1,8 @@
 import torch
 from transformers import CONFIG_MAPPING
 
-from splitlearn.anatomy import build_on_meta
 from splitlearn.hf.conversion import Conversions, convert, natural_order
+from splitlearn.model.layout import build_on_meta
 from support.tiny_models import tiny_config
 
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING
 
-from splitlearn.anatomy import build_on_meta
 from splitlearn.hf.init import NoRandomNumbers, initialize, keep_values, kept_in_fp32
+from splitlearn.model.layout import build_on_meta
 from support.tiny_models import random_model, tiny_config
 
 

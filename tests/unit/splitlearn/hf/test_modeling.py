@@ -8,7 +8,6 @@ from torch import nn
 from transformers import CONFIG_MAPPING, DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from splitlearn.anatomy import build_on_meta
 from splitlearn.hf.cache import named_cache
 from splitlearn.hf.modeling import (
     DECODER,
@@ -27,6 +26,7 @@ from splitlearn.hf.modeling import (
     weights_read,
     with_hidden,
 )
+from splitlearn.model.layout import build_on_meta
 from support.tiny_models import random_model, tiny_config
 
 IDS = torch.arange(5)[None]

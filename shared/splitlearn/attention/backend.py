@@ -1,0 +1,114 @@
+"""What a backend offers: keys and values of sessions, attention to them, and faster ways to run a part.
+
+Shapes: T rows of all sessions, N rows that one session holds, S sessions, D hidden size, V vocabulary, H heads, K heads
+of keys, d head dimension.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from splitlearn.attention.mask import AttentionMask
+from splitlearn.attention.page_budget import PageBudget
+from splitlearn.attention.params import AttentionParams
+from splitlearn.attention.sequence_slice import SequenceSlice
+from splitlearn.model.part import Part
+
+
+class KVCache(Protocol):
+    """The keys and values of one session."""
+
+    n_rows: int
+
+    def truncate(self, position: int) -> None:
+        """Keeps at most the first `position` rows."""
+
+    def copy_from(self, other: Any, count: int) -> None:
+        """Takes over the first `count` rows of another session of the same backend."""
+
+
+class StepAttention(Protocol):
+    """Attention of one step: where its sessions hold keys and values, and how rows attend to them."""
+
+    def store(self, layer: int, keys_KTd: torch.Tensor, values_KTd: torch.Tensor) -> None:
+        """Writes the keys and values of the step's rows to the sessions' caches."""
+
+    def gather(self, index: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values of one session in a layer, [K, N, d]."""
+
+    def attend(
+        self, layer: int, query_HTd: torch.Tensor, mask: AttentionMask | None, params: AttentionParams
+    ) -> tuple[torch.Tensor, Sequence[int]] | None:
+        """Outputs [T, H, d], contiguous, and the sessions whose rows are not computed in them; None: none are."""
+
+
+Forward = Callable[[torch.Tensor, torch.Tensor, StepAttention], torch.Tensor]
+"""Rows [S] or [S, D], positions [1, S] and attention of a step of one row per session, to hidden states [S, D] or
+logits [S, V]."""
+
+
+@dataclass(frozen=True)
+class FusionReport:
+    """Which modules of a part a backend runs by kernels of its own.
+
+    Attributes:
+        n_layers: decoder layers of the part.
+        n_fused_attention: attention modules that are fused.
+        n_fused_layers: layers that run as a whole in one call.
+        is_decoder_fused: whether all layers run in one call, without transformers' code around them.
+    """
+
+    n_layers: int
+    n_fused_attention: int = 0
+    n_fused_layers: int = 0
+    is_decoder_fused: bool = False
+
+    def __str__(self) -> str:
+        decoder = "yes" if self.is_decoder_fused else "no"
+        return (
+            f"fused {self.n_fused_layers}/{self.n_layers} layers, attention of {self.n_fused_attention}/"
+            f"{self.n_layers}, decoder {decoder}"
+        )
+
+
+class AttentionBackend(Protocol):
+    """Holds the keys and values of all sessions of a part.
+
+    A session reads only what it has written: nothing is read past the rows that were reserved for it, whatever the
+    memory behind them held before.
+    """
+
+    def page_budget(self, page_size: int) -> PageBudget:
+        """The pages that fit into memory, of `page_size` rows unless the backend has a page size of its own."""
+
+    def new_kv(self, max_length: int | None) -> Any:
+        """Keys and values of a session of at most `max_length` rows."""
+
+    def begin_step(self, sessions: Sequence[SequenceSlice[Any]]) -> StepAttention:
+        """Truncates each session to its slice's start, and reserves memory for the slice."""
+
+    def release(self, kv: Any, n_rows: int) -> None:
+        """As `Runner.release`."""
+
+    def fuse(self, part: Part, run: Callable[[], list[torch.Tensor]]) -> FusionReport:
+        """Replaces modules of `part` by faster ones where both give the same.
+
+        Args:
+            run: steps through the part, with rows of several sessions; returns their outputs.
+        """
+
+    def prepare_decode(self, forward: Forward, max_length: int | None) -> None:
+        """Lets `decode` run `forward`.
+
+        Args:
+            forward: must do the same operations in each call.
+            max_length: that a session holds; None for no bound.
+        """
+
+    def decode(self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[Any]]) -> torch.Tensor | None:
+        """Runs a step of one row per session: [S, D] or [S, V], valid until the next call.
+
+        None where the backend has no faster way than to run it as any other step.
+        """

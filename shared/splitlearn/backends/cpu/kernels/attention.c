@@ -1,0 +1,347 @@
+/* Attention of all rows of a step to the keys and values of their sessions, which are read in place. Scores, their
+   softmax and the sums over values are fp32; weights are rounded to bf16.
+
+   A row's result does not depend on the other rows of the step, nor on how its prompt was cut. Tiles of keys begin at
+   multiples of TILE of the session's rows, wherever the rows that see them begin. A score is summed over pairs of
+   columns in order, a tile's values over pairs of rows in order, and the softmax is carried from tile to tile (Dao et
+   al. 2022, arXiv 2205.14135). What a row does not see adds zeros at either end of such a sum. */
+
+#include "panels.h"
+
+#if defined(__x86_64__)
+
+/* Scores of query rows with a stride of a multiple of 4 KB would evict each other from the first-level cache: hence
+   STRIDE. */
+enum { TILE = 512, KEYS_AT_ONCE = MAX_PANELS * PANEL, MAX_BLOCKS = 16, STRIDE = TILE + KEYS_AT_ONCE, FEW_QUERIES = 3 };
+
+/* A query row is one head of one row. Heads that share keys are neighbours, so that each key that is read serves all of
+   them. A work item is a chunk of query rows of one session and one head of keys. */
+typedef struct {
+    int64_t chunk, n_chunks; /* query rows of one, and how many there are per head of keys */
+    int64_t end;             /* of the session's items among those of all sessions */
+} Items;
+
+typedef struct {
+    const AttendCall *call;
+    const Items *items;  /* of each session */
+    int64_t max_queries; /* of a chunk */
+    int64_t n_items;
+    int64_t next; /* first item that no worker has taken */
+} Attention;
+
+/* A worker's item: the query rows, the tile of keys and the block of query rows that it is at, and its scratch memory.
+ */
+typedef struct {
+    const AttendCall *call;
+    const Session *session;
+    const bf16 *session_keys, *session_values; /* of the head, from the session's first row on */
+    int64_t kv_head;
+    int64_t first, count; /* query rows */
+    int64_t tile, n_keys; /* the first key of the tile, and how many it has */
+    int64_t from, to;     /* keys of the tile that some query row of the block sees, in multiples of KEYS_AT_ONCE */
+    bf16 *keys;           /* [keys / 16][width / 2][16][2]; of KEYS_AT_ONCE keys where there are few query rows */
+    bf16 *values;         /* [width / 16][keys / 2][16][2]; unused where there are few query rows */
+    bf16 *queries;        /* [query rows][width] */
+    float *outputs;       /* weighted sums of values, [query rows][width, filled up to pairs of panels] */
+    float *max_scores, *weight_sums;
+    float *scores; /* of a block, [14][STRIDE] */
+    bf16 *weights;
+    float factors[MAX_ROWS]; /* by which the block's earlier sums shrink as a tile has greater scores */
+} Chunk;
+
+static inline int64_t group_of(const AttendCall *call) { return call->n_heads / call->n_kv_heads; }
+static inline int64_t columns_of(const AttendCall *call) { return round_up(call->head_dim, MAX_PANELS * PANEL); }
+static inline int64_t row_of(const Chunk *chunk, int64_t query) {
+    return (chunk->first + query) / group_of(chunk->call);
+}
+static inline int64_t head_of(const Chunk *chunk, int64_t query) {
+    const int64_t group = group_of(chunk->call);
+    return chunk->kv_head * group + (chunk->first + query) % group;
+}
+
+/* A query row sees the rows of its session in [start, limit). */
+static inline int64_t limit_of(const Chunk *chunk, int64_t query) {
+    return chunk->session->n_rows - chunk->session->n_new + row_of(chunk, query) + 1;
+}
+static inline int64_t start_of(const Chunk *chunk, int64_t query) {
+    const int64_t *starts = chunk->call->starts;
+    return starts ? starts[chunk->session->first_row + row_of(chunk, query)] : 0;
+}
+static int64_t first_start(const Chunk *chunk, int64_t query, int64_t count) {
+    int64_t first = start_of(chunk, query);
+    for (int64_t i = 1; chunk->call->starts && i < count; i++) first = min_of(first, start_of(chunk, query + i));
+    return first;
+}
+
+/* A tile that many blocks of query rows read is packed into panels, which stay in the core's cache meanwhile. */
+static inline int has_many(const Chunk *chunk) { return chunk->count > MAX_ROWS; }
+
+TARGET static void tile_to_panels(const Chunk *chunk, int64_t begin) {
+    const int64_t width = chunk->call->head_dim, to = round_up(chunk->n_keys, KEYS_AT_ONCE);
+    const int64_t from = max_of(begin - chunk->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+    const bf16 *keys = chunk->session_keys + chunk->tile * width, *values = chunk->session_values + chunk->tile * width;
+    keys_to_panels(keys, chunk->n_keys, from, to, width, chunk->keys + from * width);
+    values_to_panels(values, chunk->n_keys, from, to, width, TILE, chunk->values);
+}
+
+INLINE void score_block(int n_queries, Chunk *chunk, int64_t query) {
+    const int64_t width = chunk->call->head_dim;
+    const bf16 *queries = chunk->queries + query * width, *tile = chunk->session_keys + chunk->tile * width;
+    for (int64_t key = chunk->from; key < chunk->to; key += KEYS_AT_ONCE) {
+        const bf16 *panels = chunk->keys + key * width;
+        if (!has_many(chunk)) {
+            keys_to_panels(tile, chunk->n_keys, key, key + KEYS_AT_ONCE, width, chunk->keys);
+            panels = chunk->keys;
+        }
+        __m512 sums[MAX_ROWS * MAX_PANELS];
+        multiply_panels(n_queries, 2, queries, width, panels, PANEL * width, width / 2, NULL, sums);
+        UNROLL (int i = 0; i < n_queries; i++) {
+            _mm512_storeu_ps(chunk->scores + i * STRIDE + key, sums[2 * i]);
+            _mm512_storeu_ps(chunk->scores + i * STRIDE + key + PANEL, sums[2 * i + 1]);
+        }
+    }
+}
+
+/* Adds a tile's sums of query row query + i to those of earlier tiles. */
+INLINE void accumulate(const Chunk *chunk, int i, int64_t query, int64_t column, __m512 sum) {
+    float *output = chunk->outputs + (query + i) * columns_of(chunk->call) + column;
+    _mm512_storeu_ps(output, _mm512_fmadd_ps(_mm512_loadu_ps(output), _mm512_set1_ps(chunk->factors[i]), sum));
+}
+
+INLINE void values_from_panels(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int64_t column) {
+    const bf16 *values = chunk->values + column * TILE + chunk->from * PANEL;
+    __m512 sums[MAX_ROWS * MAX_PANELS];
+    multiply_panels(n_queries, n_panels, chunk->weights + chunk->from, STRIDE, values, PANEL * TILE,
+                    (chunk->to - chunk->from) / 2, NULL, sums);
+    UNROLL (int i = 0; i < n_queries; i++)
+        UNROLL (int panel = 0; panel < n_panels; panel++)
+            accumulate(chunk, i, query, column + panel * PANEL, sums[i * n_panels + panel]);
+}
+
+/* The same sums from values that are not packed. */
+INLINE void values_from_rows(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int64_t column) {
+    const int64_t width = chunk->call->head_dim, last = min_of(chunk->to, chunk->n_keys);
+    const bf16 *values = chunk->session_values + chunk->tile * width + column;
+    __mmask32 masks[MAX_PANELS];
+    __m512 sums[MAX_ROWS * MAX_PANELS];
+    UNROLL (int pair = 0; pair < n_panels / 2; pair++) masks[pair] = mask_32(width - column - pair * 2 * PANEL);
+    UNROLL (int i = 0; i < n_queries * n_panels; i++) sums[i] = _mm512_setzero_ps();
+    for (int64_t row = chunk->from; row < last; row += 2) {
+        const bf16 *some = values + row * width;
+        __m512i panels[2 * MAX_PANELS];
+        UNROLL (int pair = 0; pair < n_panels / 2; pair++)
+            pair_columns(some + pair * 2 * PANEL, some + width + pair * 2 * PANEL, masks[pair],
+                         row + 1 < last ? masks[pair] : 0, panels + 2 * pair);
+        UNROLL (int i = 0; i < n_queries; i++) {
+            const __m512i weights = broadcast_pair(chunk->weights + i * STRIDE + row);
+            UNROLL (int panel = 0; panel < n_panels; panel++)
+                sums[i * n_panels + panel] = add_pair_products(sums[i * n_panels + panel], panels[panel], weights);
+        }
+    }
+    UNROLL (int i = 0; i < n_queries; i++)
+        UNROLL (int pair = 0; pair < n_panels / 2; pair++) {
+            __m512 *both = sums + i * n_panels + 2 * pair;
+            restore_order(both);
+            accumulate(chunk, i, query, column + pair * 2 * PANEL, both[0]);
+            accumulate(chunk, i, query, column + pair * 2 * PANEL + PANEL, both[1]);
+        }
+}
+
+INLINE void values_of_block(int n_queries, const Chunk *chunk, int64_t query) {
+    const int64_t width = chunk->call->head_dim;
+    int64_t column = 0;
+    if (has_many(chunk)) {
+        for (; column + PANEL < width; column += 2 * PANEL) values_from_panels(n_queries, 2, chunk, query, column);
+        if (column < width) values_from_panels(n_queries, 1, chunk, query, column);
+        return;
+    }
+    /* few query rows leave registers for more columns, and need them, as each sum waits for the one before it */
+    if (n_queries <= FEW_QUERIES)
+        for (; column + 2 * PANEL < width; column += 4 * PANEL) values_from_rows(n_queries, 4, chunk, query, column);
+    for (; column < width; column += 2 * PANEL) values_from_rows(n_queries, 2, chunk, query, column);
+}
+
+#define CASE_SCORE(n)                                                                                                  \
+    case n: score_block(n, chunk, query); break;
+#define CASE_VALUES(n)                                                                                                 \
+    case n: values_of_block(n, chunk, query); break;
+TARGET static void score_some(int64_t n_queries, Chunk *chunk, int64_t query) {
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE) }
+}
+TARGET static void values_some(int64_t n_queries, const Chunk *chunk, int64_t query) {
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_VALUES) }
+}
+
+/* cap * tanh(scores / cap), by an exponential that never overflows. */
+INLINE __m512 capped(__m512 scores, float cap) {
+    const __m512 one = _mm512_set1_ps(1.f), size = _mm512_abs_ps(_mm512_div_ps(scores, _mm512_set1_ps(cap)));
+    const __m512 small = exp_ps(_mm512_mul_ps(size, _mm512_set1_ps(-2.f)));
+    const __m512 tanh = _mm512_div_ps(_mm512_sub_ps(one, small), _mm512_add_ps(one, small));
+    const __m512i sign = _mm512_and_si512(_mm512_castps_si512(scores), _mm512_set1_epi32(INT32_MIN));
+    const __m512i product = _mm512_castps_si512(_mm512_mul_ps(tanh, _mm512_set1_ps(cap)));
+    return _mm512_castsi512_ps(_mm512_or_si512(product, sign));
+}
+
+/* Turns the scores of the block's query row i into weights in bf16: zeros where it sees nothing. */
+TARGET static void softmax_row(Chunk *chunk, int i, int64_t query) {
+    float *scores = chunk->scores + i * STRIDE;
+    bf16 *weights = chunk->weights + i * STRIDE;
+    const SoftmaxParams *params = &chunk->call->params;
+    const int64_t begin = max_of(start_of(chunk, query) - chunk->tile, 0),
+                  end = min_of(limit_of(chunk, query) - chunk->tile, chunk->to);
+    const int64_t first = begin < end ? begin / PANEL * PANEL : chunk->to,
+                  last = begin < end ? round_up(end, PANEL) : chunk->to;
+    const __m512 scaling = _mm512_set1_ps(params->scaling), nothing = _mm512_set1_ps(-__builtin_inff());
+    for (int64_t key = chunk->from; key < first; key += PANEL) store_bf16(weights + key, 0xffff, _mm512_setzero_ps());
+    for (int64_t key = last; key < chunk->to; key += PANEL) store_bf16(weights + key, 0xffff, _mm512_setzero_ps());
+    chunk->factors[i] = 1.f;
+    if (begin >= end) return;
+    __m512 max = _mm512_set1_ps(chunk->max_scores[query]), total = _mm512_setzero_ps();
+    for (int64_t key = first; key < last; key += PANEL) {
+        __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(scores + key), scaling);
+        if (params->softcap > 0.f) scaled = capped(scaled, params->softcap);
+        const __mmask16 before = key < begin ? mask_16(begin - key) : 0;
+        const __m512 seen = _mm512_mask_blend_ps(mask_16(end - key) & ~before, nothing, scaled);
+        _mm512_storeu_ps(scores + key, seen);
+        max = _mm512_max_ps(max, seen);
+    }
+    const float max_score = _mm512_reduce_max_ps(max);
+    const __m512 top = _mm512_set1_ps(max_score);
+    for (int64_t key = first; key < last; key += PANEL) {
+        const __m512 weight = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + key), top));
+        total = _mm512_add_ps(total, weight);
+        store_bf16(weights + key, 0xffff, weight);
+    }
+    const float factor = _mm512_cvtss_f32(exp_ps(_mm512_sub_ps(_mm512_set1_ps(chunk->max_scores[query]), top)));
+    chunk->max_scores[query] = max_score;
+    chunk->weight_sums[query] = chunk->weight_sums[query] * factor + _mm512_reduce_add_ps(total);
+    chunk->factors[i] = factor;
+}
+
+static void attend_chunk(Chunk *chunk) {
+    const int64_t last = limit_of(chunk, chunk->count - 1), begin = first_start(chunk, 0, chunk->count);
+    for (chunk->tile = begin / TILE * TILE; chunk->tile < last; chunk->tile += TILE) {
+        chunk->n_keys = min_of(last - chunk->tile, TILE);
+        if (has_many(chunk)) tile_to_panels(chunk, begin);
+        for (int64_t query = 0; query < chunk->count; query += MAX_ROWS) {
+            const int64_t n_queries = min_of(chunk->count - query, MAX_ROWS);
+            const int64_t end = min_of(limit_of(chunk, query + n_queries - 1) - chunk->tile, chunk->n_keys);
+            chunk->from = max_of(first_start(chunk, query, n_queries) - chunk->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+            if (end <= chunk->from) continue;
+            chunk->to = round_up(end, KEYS_AT_ONCE);
+            score_some(n_queries, chunk, query);
+            for (int i = 0; i < n_queries; i++) softmax_row(chunk, i, query + i);
+            values_some(n_queries, chunk, query);
+        }
+    }
+}
+
+TARGET static void write_outputs(const Chunk *chunk) {
+    const AttendCall *call = chunk->call;
+    const int64_t width = call->head_dim, stride = columns_of(call);
+    for (int64_t query = 0; query < chunk->count; query++) {
+        const int64_t row = chunk->session->first_row + row_of(chunk, query);
+        bf16 *to = call->outputs + (row * call->n_heads + head_of(chunk, query)) * width;
+        const __m512 inverse = _mm512_set1_ps(1.f / chunk->weight_sums[query]);
+        for (int64_t column = 0; column < width; column += PANEL) {
+            const __m512 sum = _mm512_loadu_ps(chunk->outputs + query * stride + column);
+            /* a zero's sign depends on how many zeros were added before: adding zero makes it positive */
+            store_bf16(to + column, mask_16(width - column), _mm512_fmadd_ps(sum, inverse, _mm512_setzero_ps()));
+        }
+    }
+}
+
+static void begin_chunk(Chunk *chunk) {
+    const AttendCall *call = chunk->call;
+    const float *sinks = call->params.sinks;
+    for (int64_t query = 0; query < chunk->count; query++) {
+        const int64_t row = chunk->session->first_row + row_of(chunk, query), head = head_of(chunk, query);
+        const bf16 *from = call->queries + head * call->head_stride + row * call->row_stride;
+        memcpy(chunk->queries + query * call->head_dim, from, (size_t)call->head_dim * sizeof(bf16));
+        /* a sink is a score that takes part in the softmax and has no value */
+        chunk->max_scores[query] = sinks ? sinks[head] : -__builtin_inff();
+        chunk->weight_sums[query] = sinks ? 1.f : 0.f;
+    }
+    memset(chunk->outputs, 0, (size_t)(chunk->count * columns_of(call)) * sizeof(float));
+}
+
+/* The last rows of a prompt see the most: they come first, so that the threads end together. */
+static void attend_item(Chunk *chunk, const Session *session, const Items *items, int64_t item) {
+    const AttendCall *call = chunk->call;
+    const int64_t n_queries = session->n_new * group_of(call), index = items->n_chunks - 1 - item / call->n_kv_heads;
+    chunk->session = session;
+    chunk->kv_head = item % call->n_kv_heads;
+    chunk->session_keys =
+        session->block + 2 * call->layer * session->tensor_stride + chunk->kv_head * session->head_stride;
+    chunk->session_values = chunk->session_keys + session->tensor_stride;
+    chunk->first = index * items->chunk;
+    chunk->count = min_of(n_queries - chunk->first, items->chunk);
+    begin_chunk(chunk);
+    attend_chunk(chunk);
+    write_outputs(chunk);
+}
+
+/* Gives the chunk scratch memory; NO_MEMORY: there is none. It begins at `keys`. */
+static int32_t allocate(Chunk *chunk, int64_t max_queries) {
+    const int64_t width = chunk->call->head_dim, columns = columns_of(chunk->call);
+    const int64_t n_floats = max_queries * (columns + 2) + MAX_ROWS * STRIDE;
+    const int64_t n_panels = max_queries > MAX_ROWS ? TILE * (width + columns) : KEYS_AT_ONCE * width;
+    const int64_t n_numbers = n_panels + max_queries * width + MAX_ROWS * STRIDE;
+    const int64_t n_bytes = n_numbers * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float);
+    /* panels are loaded by whole cache lines */
+    chunk->keys = aligned_alloc(CACHE_LINE, (size_t)round_up(n_bytes, CACHE_LINE));
+    if (!chunk->keys) return NO_MEMORY;
+    chunk->values = max_queries > MAX_ROWS ? chunk->keys + TILE * width : NULL;
+    chunk->outputs = (float *)(chunk->keys + n_panels);
+    chunk->max_scores = chunk->outputs + max_queries * columns;
+    chunk->weight_sums = chunk->max_scores + max_queries;
+    chunk->scores = chunk->weight_sums + max_queries;
+    chunk->queries = (bf16 *)(chunk->outputs + n_floats);
+    chunk->weights = chunk->queries + max_queries * width;
+    return OK;
+}
+
+/* A worker without memory leaves its items to the others. */
+static void attend_worker(void *data) {
+    Attention *all = data;
+    const AttendCall *call = all->call;
+    const Items *items = all->items;
+    Chunk chunk = {.call = call};
+    if (allocate(&chunk, all->max_queries) != OK) return;
+    int64_t item, index = 0;
+    while ((item = fetch_add(&all->next, 1)) < all->n_items) {
+        while (item >= items[index].end) index++;
+        attend_item(&chunk, call->sessions + index, items + index, item - (index ? items[index - 1].end : 0));
+    }
+    free(chunk.keys);
+}
+
+/* The items of all sessions, so that a team of threads has work for all. */
+static void split(Attention *all, Items *items, unsigned team) {
+    const AttendCall *call = all->call;
+    for (int64_t i = 0; i < call->n_sessions; i++) {
+        const int64_t n_queries = call->sessions[i].n_new * group_of(call);
+        const int64_t n_blocks = (n_queries + MAX_ROWS - 1) / MAX_ROWS;
+        const int64_t chunk = MAX_ROWS * min_of((call->n_kv_heads * n_blocks + team - 1) / team, MAX_BLOCKS);
+        const int64_t n_chunks = (n_queries + chunk - 1) / chunk;
+        items[i] = (Items){chunk, n_chunks, all->n_items += n_chunks * call->n_kv_heads};
+        all->max_queries = max_of(all->max_queries, min_of(chunk, n_queries));
+    }
+}
+
+int32_t splitlearn_attend(const AttendCall *call) {
+    if (!call->n_sessions) return OK;
+    Items *items = malloc((size_t)call->n_sessions * sizeof(Items));
+    if (!items) return NO_MEMORY;
+    int64_t n_products = 0;
+    for (const Session *session = call->sessions; session < call->sessions + call->n_sessions; session++)
+        n_products += 2 * session->n_rows * session->n_new * call->n_heads * call->head_dim;
+    const unsigned team = team_for_products(n_products, call->n_threads);
+    Attention all = {.call = call, .items = items};
+    split(&all, items, team);
+    GOMP_parallel(attend_worker, &all, team, 0);
+    free(items);
+    return all.next < all.n_items ? NO_MEMORY : OK; /* items are left where no worker had memory */
+}
+
+#endif

@@ -1,0 +1,151 @@
+"""Linear layers for bf16 rows by kernels of our own: each weight is read once, at the speed of memory.
+
+Shapes: R rows, K inputs, N outputs, P panels of 16 outputs, ... any leading dimensions.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from splitlearn.backends.cpu.huge_pages import Span
+from splitlearn.backends.cpu.kernels import Kernels, kernels
+from splitlearn.backends.cpu.kernels.structs import Descriptor, Linear, LinearCall
+from splitlearn.backends.cpu.linear.int8 import quantize
+
+_PANEL = 16
+
+
+class _Native(nn.Module, ABC):
+    """What both kinds have in common. A row's result is the same to the bit whatever other rows come with it."""
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
+        super().__init__()
+        library = kernels()
+        if library is None:
+            raise RuntimeError("the native kernels do not run here: ask supports() first")
+        self._library = library
+        self.out_features, self.in_features = weight_NK.shape
+        self.bias = None if bias_N is None else nn.Parameter(bias_N.detach().clone(), requires_grad=False)
+        # modules are asked for their dtype and device through their parameters, and some models hold no others
+        self.empty = nn.Parameter(torch.empty(0, dtype=torch.bfloat16), requires_grad=False)
+        # in an order that state dicts and casts must not touch: neither parameter nor buffer
+        self._packed = self._pack(weight_NK.detach())
+
+    @staticmethod
+    def supports(weight: torch.Tensor) -> bool:
+        """Whether the kernels multiply by such a weight [N, K], on this machine."""
+        fits = weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and weight.shape[1] % 2 == 0
+        return fits and kernels() is not None
+
+    @property
+    def span(self) -> Span:
+        """Where the packed weight lies in memory."""
+        return Span(self._packed.data_ptr(), self._packed.nbytes)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's name
+        """[..., K] to [..., N]."""
+        if input.dtype is not torch.bfloat16 or input.shape[-1] != self.in_features:
+            raise RuntimeError(f"expected bf16 [..., {self.in_features}], found {input.dtype} {list(input.shape)}")
+        rows_RK = input.reshape(-1, self.in_features)
+        output = input.new_empty((*input.shape[:-1], self.out_features))
+        rows_RK = rows_RK if rows_RK.stride(1) == 1 else rows_RK.contiguous()
+        n_rows, row_stride = rows_RK.shape[0], rows_RK.stride(0)
+        addresses = rows_RK.data_ptr(), output.data_ptr()
+        self._library.linear(LinearCall(*addresses, n_rows, row_stride, self._linear(), torch.get_num_threads()))
+        return output
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """As the kernel of a whole layer reads it."""
+        tensors = (*self._weights(), self.bias)
+        return Descriptor(self._linear(), tuple(tensor.detach() for tensor in tensors if tensor is not None))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    @abstractmethod
+    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
+        """The weight as the kernel reads it."""
+
+    @abstractmethod
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        """All tensors that the kernel reads, but the bias."""
+
+    @abstractmethod
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        """Of the packed weight; and of an int8 weight those of its scales and sums."""
+
+    def _linear(self) -> Linear:
+        bias = self.bias
+        address = None if bias is None else bias.data_ptr()
+        return Linear(*self._addresses(), address, self.in_features, self.out_features)
+
+
+class NativeLinear(_Native):
+    """Computes what `nn.Linear` does with a bf16 weight, with its own copy of it and no other (kernels/linear.c)."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight [N, K] in its usual order, unpacked at each access: for the few models that read it."""
+        return _out_of_panels(self._packed, self.out_features, self.in_features)
+
+    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
+        return _in_panels(weight_NK, 2)
+
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        return (self._packed,)
+
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        return self._packed.data_ptr(), None, None
+
+
+class NativeInt8Linear(_Native):
+    """The same with a weight rounded to 8 bits, as `Int8Linear` rounds it (kernels/linear_int8.c).
+
+    Rows are taken as 16-bit whole numbers times a scale of their own; a number is off by 1 / 65534 of the greatest in
+    its row at most.
+    """
+
+    @staticmethod
+    def supports(weight: torch.Tensor) -> bool:
+        """As for bf16; sums of wider rows would not fit 32 bits."""
+        return _Native.supports(weight) and weight.shape[1] <= Kernels.MOST_INT8_INPUTS
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The rounded weight [N, K], made at each access: for the few models that read it."""
+        levels_NK = _out_of_panels(self._packed, self.out_features, self.in_features)
+        return levels_NK.to(self.scale_N.dtype) * self.scale_N[:, None]
+
+    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
+        levels_NK, scale_N = quantize(weight_NK)
+        self.scale_N = nn.Parameter(scale_N, requires_grad=False)
+        packed = _in_panels(levels_NK, 4)
+        self._sums = packed.sum((1, 3), dtype=torch.int32)
+        return packed
+
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        return self._packed, self.scale_N, self._sums
+
+    def _addresses(self) -> tuple[int, int | None, int | None]:
+        return self._packed.data_ptr(), self.scale_N.data_ptr(), self._sums.data_ptr()
+
+
+Native = NativeLinear | NativeInt8Linear
+
+
+def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
+    """[N, K] as [P, K / s, 16, s] for s inputs side by side: what the kernel reads one after the other.
+
+    Missing inputs and outputs are zeros.
+    """
+    n_outputs, n_inputs = numbers_NK.shape
+    missing = (0, -n_inputs % side_by_side, 0, -n_outputs % _PANEL)
+    whole_NK = functional.pad(numbers_NK, missing) if any(missing) else numbers_NK
+    return whole_NK.view(-1, _PANEL, whole_NK.shape[1] // side_by_side, side_by_side).permute(0, 2, 1, 3).contiguous()
+
+
+def _out_of_panels(packed: torch.Tensor, n_outputs: int, n_inputs: int) -> torch.Tensor:
+    return packed.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:n_outputs, :n_inputs]

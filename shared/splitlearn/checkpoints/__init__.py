@@ -1,0 +1,1 @@
+"""Weights on disk: Hugging Face checkpoints read and converted, sepweight directories loaded into parts."""

@@ -1,0 +1,145 @@
+"""Runs the rows of all sessions of a step in one forward.
+
+Shapes: T rows of all sessions, S sessions, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from splitlearn.attention.backend import AttentionBackend, KVCache, StepAttention
+from splitlearn.attention.kv_layout import KVLayout
+from splitlearn.attention.page_budget import PageBudget
+from splitlearn.attention.ragged import NAME, RaggedCache, ragged_step
+from splitlearn.hf.attention_interface import AttentionSwitch
+from splitlearn.model.cache import PartCache
+from splitlearn.model.part import Part
+from splitlearn.runner.interface import Runner, SequenceInput
+
+MakeBackend = Callable[[KVLayout, int | None], AttentionBackend]
+"""Makes a backend for a layout and so many bytes; None for no bound."""
+
+
+class BatchedRunner(Runner[KVCache]):
+    """All rows in one forward, attention by a backend.
+
+    Args:
+        make_backend: called once, when the layout of keys and values is known.
+    """
+
+    is_batched = True
+
+    def __init__(self, part: Part, kv_bytes: int | None, make_backend: MakeBackend) -> None:
+        self._make_backend = make_backend
+        super().__init__(part, kv_bytes)
+
+    def _prepare(self, cache: PartCache) -> None:
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        shapes = tuple((tensor.shape[1], tensor.shape[3]) for tensor in tensors)
+        self._layout = KVLayout(shapes, tensors[0].dtype, tensors[0].device)
+        self._backend = self._make_backend(self._layout, self._kv_bytes)
+        self._cache = RaggedCache()
+        self._attention = AttentionSwitch(self.part.modules())
+        self.fusion = self._backend.fuse(self.part, self._sample_steps)
+        self._backend.prepare_decode(self._decode, self.part.context_length)
+
+    def _sample_steps(self) -> list[torch.Tensor]:
+        """Outputs of steps in which a session begins, goes on while another begins, and both bring one row more.
+
+        Run at the beginning and at the end of the context: some models scale rows by their position.
+        """
+        n_rows, found = 7, []
+        for offset in (0, max(0, (self.part.context_length or 0) - n_rows)):
+            first, second = self.new_kv(n_rows), self.new_kv(n_rows)
+            found += self._run([SequenceInput(first, 0, self._random_rows(5))], offset)
+            found += self._run(
+                [SequenceInput(first, 5, self._random_rows(1)), SequenceInput(second, 0, self._random_rows(3))], offset
+            )
+            found += self._run(
+                [SequenceInput(first, 6, self._random_rows(1)), SequenceInput(second, 3, self._random_rows(1))], offset
+            )
+            for kv in (first, second):
+                self.release(kv)
+        return found
+
+    def _random_rows(self, count: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(count)
+        if self.part.spec.begin:
+            vocabulary = self.part.config.get_text_config(decoder=True).vocab_size
+            return torch.randint(vocabulary, (count,), generator=generator)
+        return torch.randn(count, self.part.hidden_size, generator=generator).to(self.part.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        return self._layout.row_bytes
+
+    def page_budget(self, page_size: int) -> PageBudget:
+        return self._backend.page_budget(page_size)
+
+    def new_kv(self, max_length: int | None) -> KVCache:
+        kv: KVCache = self._backend.new_kv(max_length)
+        return kv
+
+    def release(self, kv: KVCache, n_rows: int = 0) -> None:
+        self._backend.release(kv, n_rows)
+
+    def truncate(self, kv: KVCache, position: int) -> KVCache:
+        kv.truncate(position)
+        return kv
+
+    @property
+    def can_share_rows(self) -> bool:
+        return True
+
+    def copy_prefix(self, kv: KVCache, cached: KVCache, n_rows: int) -> KVCache:
+        kv.copy_from(cached, n_rows)
+        return kv
+
+    def run(self, inputs: Sequence[SequenceInput[KVCache]]) -> list[torch.Tensor]:
+        return self._run(inputs)
+
+    @torch.inference_mode()
+    def _run(self, inputs: Sequence[SequenceInput[KVCache]], position_offset: int = 0) -> list[torch.Tensor]:
+        """As `run`; the model is given positions that are `position_offset` more than those in the cache."""
+        sessions = [each.slice for each in inputs]
+        lengths = [each.length for each in sessions]
+        positions = [i for each in sessions for i in range(each.start, each.end)]
+        rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
+        if len(positions) == len(inputs) and not position_offset:
+            decoded = self._backend.decode(rows, sessions)
+            if decoded is not None:
+                # the next step overwrites this memory; one copy takes less time than one per session
+                decoded = decoded.to("cpu", copy=True)
+                return list(decoded if self.part.spec.end else decoded[:, None])
+        rows = rows.to(self._layout.device)
+        options: dict[str, Any] = {
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "position_ids": torch.tensor([[position + position_offset for position in positions]], device=rows.device),
+        }
+        self._cache.begin(self._backend.begin_step(sessions), [each.start for each in sessions], lengths)
+        with ragged_step(self._cache), self._attention.to(NAME):
+            if not self.part.spec.end:
+                return list(self.part.run(rows[None], **options)[0].split(lengths))
+            return self._logits(rows, inputs, list(accumulate(lengths)), options)
+
+    def _logits(
+        self, rows: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], ends: list[int], options: dict[str, Any]
+    ) -> list[torch.Tensor]:
+        wanted = [end - 1 for each, end in zip(inputs, ends, strict=True) if each.needs_output]
+        kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
+        if self.part.keeps_last_rows:
+            logits_SV = self.part.run(rows[None], logits_to_keep=kept, **options).logits[0]
+        else:
+            logits_SV = self.part.run(rows[None], **options).logits[0, kept]
+        computed = iter(logits_SV)
+        return [next(computed) if each.needs_output else logits_SV.new_empty(0) for each in inputs]
+
+    def _decode(self, rows: torch.Tensor, positions_1S: torch.Tensor, attention: StepAttention) -> torch.Tensor:
+        """One row of each session: hidden states [S, D], or logits [S, V]."""
+        self._cache.begin(attention, [], [1] * rows.shape[0])
+        with ragged_step(self._cache), self._attention.to(NAME):
+            output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, position_ids=positions_1S)
+        return torch.as_tensor((output.logits if self.part.spec.end else output)[0])

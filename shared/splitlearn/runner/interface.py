@@ -1,0 +1,128 @@
+"""What the engine knows of running a part: sessions' keys and values, new rows, and `run`.
+
+Shapes: T rows, D hidden size, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from splitlearn.attention.backend import FusionReport, KVCache
+from splitlearn.attention.page_budget import PageBudget
+from splitlearn.attention.sequence_slice import SequenceSlice
+from splitlearn.model.cache import PartCache
+from splitlearn.model.part import Part
+
+__all__ = ["FusionReport", "KVCache", "PageBudget", "Runner", "SequenceInput", "SequenceSlice"]
+
+K = TypeVar("K", KVCache, PartCache)
+
+
+@dataclass(frozen=True)
+class SequenceInput(Generic[K]):
+    """New rows of one session, which follow its first `start` rows.
+
+    Attributes:
+        kv: the keys and values of the session.
+        start: position of the first new row.
+        rows: token ids [T] or hidden states [T, D].
+        needs_output: whether the output is used.
+    """
+
+    kv: K
+    start: int
+    rows: torch.Tensor
+    needs_output: bool = True
+
+    @property
+    def slice(self) -> SequenceSlice[K]:
+        return SequenceSlice(self.kv, self.start, self.rows.shape[0])
+
+
+class Runner(ABC, Generic[K]):
+    """Runs one part for many sessions. Used on one thread at a time.
+
+    Args:
+        kv_bytes: that keys and values may take; None for no bound.
+
+    Attributes:
+        fusion: which modules of the part a backend runs by kernels of its own.
+    """
+
+    is_batched: bool
+    """Whether rows of several sessions share a forward."""
+    fusion: FusionReport
+
+    def __init__(self, part: Part, kv_bytes: int | None = None) -> None:
+        self.part = part
+        self._kv_bytes = kv_bytes
+        self.fusion = FusionReport(len(part.layers))
+        rows = torch.zeros(1, dtype=torch.long, device=part.device)
+        if not part.spec.begin:
+            rows = torch.zeros(1, part.hidden_size, dtype=part.dtype, device=part.device)
+        cache = part.new_cache()
+        part(rows, 0, cache)
+        self._prepare(cache)
+
+    @abstractmethod
+    def _prepare(self, cache: PartCache) -> None:
+        """Called once, with the cache of a session of one row."""
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Memory for the keys and values of one row."""
+
+    def page_budget(self, page_size: int) -> PageBudget:
+        """The pages that fit into memory, of `page_size` rows unless the backend has a page size of its own.
+
+        Raises:
+            NoRoom: not one fits.
+        """
+        return PageBudget.within(self._kv_bytes, self.row_bytes, page_size)
+
+    @abstractmethod
+    def new_kv(self, max_length: int | None) -> K:
+        """Keys and values of a session of at most `max_length` rows."""
+
+    def release(self, kv: K, n_rows: int = 0) -> None:
+        """Frees all but the first `n_rows` rows of a session, which takes no more rows.
+
+        From any thread, while no step runs with the session.
+        """
+        # by default memory goes with the last reference
+        return
+
+    @abstractmethod
+    def truncate(self, kv: K, position: int) -> K:
+        """A session that keeps just its first `position` rows: 0, or any that it holds if the part can truncate."""
+
+    @property
+    @abstractmethod
+    def can_share_rows(self) -> bool:
+        """Whether a session can begin with rows of another one."""
+
+    @abstractmethod
+    def copy_prefix(self, kv: K, cached: K, n_rows: int) -> K:
+        """A new session that holds the first `n_rows` rows of `cached`, which is not changed.
+
+        Raises:
+            PositionNotReached: `cached` does not hold them, or was released and has given them up.
+        """
+
+    @abstractmethod
+    def run(self, inputs: Sequence[SequenceInput[K]]) -> list[torch.Tensor]:
+        """Appends the rows of each input to its session, each session at most once.
+
+        Where it raises, any of the sessions may hold some of its rows, until `truncate` drops them.
+
+        Returns:
+            For each input hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
+            anything where the input needs no output.
+
+        Raises:
+            PositionNotReached: a session does not hold the rows before its own.
+        """

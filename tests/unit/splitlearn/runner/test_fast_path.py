@@ -1,0 +1,48 @@
+"""The fast path is not only right: on a machine that has it, it is taken."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from splitlearn.attention.backend import FusionReport
+from splitlearn.backends.cpu.kernels import are_off, kernels
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part
+from splitlearn.engine import DeviceThread
+from splitlearn.runner.select import runner_for
+from splitlearn.torch_private import has_avx512
+from support.fused_modules import packed
+from support.tiny_models import tiny_config
+
+can_run = pytest.mark.skipif(
+    not has_avx512() or shutil.which("cc") is None or are_off(),
+    reason="no AVX-512 with VNNI, or no C compiler at installation, or SPLITLEARN_KERNELS=off",
+)
+
+
+@can_run
+def test_the_kernels_are_compiled_and_loaded_where_the_processor_has_their_instructions() -> None:
+    assert kernels() is not None
+
+
+@can_run
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_whole_layers_and_the_whole_decoder_run_by_our_kernels(kind: str, quantization: str, tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config(kind), quantization, spec="1-4")
+    assert runner_for(part).fusion == FusionReport(3, 3, 3, is_decoder_fused=True)
+
+
+@can_run
+def test_an_engine_logs_what_is_fused_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    part = packed(tmp_path, tiny_config("llama"), spec="1-4")
+    with caplog.at_level(logging.INFO, "splitlearn.build"), DeviceThread() as thread:
+        build_engine(part, thread)
+    lines = [record.getMessage() for record in caplog.records if record.name == "splitlearn.build"]
+    assert lines == ["part 1-4 runs batched on cpu, fused 3/3 layers, attention of 3/3, decoder yes"]
+
+
+def test_a_part_in_fp32_says_that_nothing_is_fused(tiny_weights: Path) -> None:
+    assert str(runner_for(load_part(tiny_weights, "1-4")).fusion) == "fused 0/3 layers, attention of 0/3, decoder no"

@@ -1,0 +1,270 @@
+"""Shapes: T rows, D hidden size, V vocabulary."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from architectures.small_configs import small_config
+from llm_sepweight import PartSpec
+from splitlearn.checkpoints.load import load_part
+from splitlearn.model.part import Part, cut
+from splitlearn.model.plan import SplitPlan
+from splitlearn.runner.batched import BatchedRunner
+from splitlearn.runner.interface import SequenceInput
+from splitlearn.runner.select import runner_for, why_not_batched
+from splitlearn.runner.sequential import SequentialRunner
+from support.sessions import Together, load_parts
+from support.tiny_models import random_model, save_sepweight, tiny_config
+
+Model = tuple[PreTrainedModel, list[Part]]
+
+# what makes each of them special: shared keys, caps and windows, a window, sinks, latents, learned positions
+IN_BATCHES: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: tiny_config("llama"),
+    "gemma2": lambda: tiny_config("gemma2", sliding_window=6),
+    "mistral": lambda: tiny_config("mistral", sliding_window=6),
+    "gpt_oss": lambda: small_config("gpt_oss"),
+    "deepseek_v3": lambda: small_config("deepseek_v3"),
+    "deepseek_v2": lambda: small_config("deepseek_v2"),
+    "gpt2": lambda: tiny_config("gpt2"),
+}
+IN_TURN: dict[str, Callable[[], PretrainedConfig]] = {
+    "falcon": lambda: tiny_config("falcon"),
+    "mamba2": lambda: small_config("mamba2"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Models and their three parts, each made once."""
+    known: dict[str, Model] = {}
+
+    def make(name: str) -> Model:
+        if name not in known:
+            config = {**IN_BATCHES, **IN_TURN}[name]()
+            model = random_model(config)
+            weights = save_sepweight(tmp_path_factory.mktemp(name), model)
+            known[name] = model, load_parts(weights, SplitPlan(1, 3, config.num_hidden_layers))
+        return known[name]
+
+    return make
+
+
+def ids(length: int, seed: int) -> torch.Tensor:
+    return torch.randint(3, 100, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def whole(model: PreTrainedModel, ids_T: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(model(ids_T[None]).logits[0, -1])
+
+
+class Several:
+    """Sessions run together, each compared with the whole model after every step."""
+
+    def __init__(self, model: PreTrainedModel, parts: list[Part], n_sessions: int) -> None:
+        self._model = model
+        self.together = Together(parts, n_sessions)
+        self._texts = [torch.empty(0, dtype=torch.long) for _ in range(n_sessions)]
+
+    def step(self, chunks: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        logits = self.together.append(chunks)
+        for n, ids_T in chunks.items():
+            self._texts[n] = torch.cat([self._texts[n], ids_T])
+            torch.testing.assert_close(logits[n], whole(self._model, self._texts[n]), atol=1e-4, rtol=0)
+            assert logits[n].std() > 0.01
+        return logits
+
+    def truncate(self, session: int, position: int) -> None:
+        self.together.truncate(session, position)
+        self._texts[session] = self._texts[session][:position]
+
+
+@pytest.mark.parametrize("name", [*IN_BATCHES, *IN_TURN])
+def test_sessions_of_unlike_lengths_come_out_as_the_whole_model_has_them(
+    made: Callable[[str], Model], name: str
+) -> None:
+    model, parts = made(name)
+    several = Several(model, parts, 3)
+    assert all(runner.is_batched is (name in IN_BATCHES) for runner in several.together.runners)
+    several.step({0: ids(7, 0), 1: ids(1, 1), 2: ids(25, 2)})
+    several.step({1: ids(12, 3), 0: ids(1, 4)})  # a prompt with history beside a token, and one session that pauses
+    logits = several.step({0: ids(3, 5), 1: ids(1, 6), 2: ids(15, 7)})
+    for _ in range(5):
+        logits = several.step({n: logits_V.argmax()[None] for n, logits_V in logits.items()})
+
+
+@pytest.mark.parametrize("name", [*IN_BATCHES, "falcon"])
+def test_a_session_goes_back_while_others_go_on(made: Callable[[str], Model], name: str) -> None:
+    several = Several(*made(name), 2)
+    several.step({0: ids(20, 0), 1: ids(9, 1)})
+    several.truncate(0, 11)
+    several.step({0: ids(1, 2), 1: ids(1, 3)})
+    several.truncate(1, 0)
+    several.step({0: ids(4, 4), 1: ids(8, 5)})
+
+
+def test_a_recurrent_session_goes_back_to_its_beginning(made: Callable[[str], Model]) -> None:
+    several = Several(*made("mamba2"), 2)
+    several.step({0: ids(6, 0), 1: ids(9, 1)})
+    several.truncate(0, 0)
+    several.step({0: ids(4, 2), 1: ids(1, 3)})
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_rows_that_a_part_hands_on_equal_those_of_one_session(made: Callable[[str], Model], name: str) -> None:
+    part = made(name)[1][1]
+    runner = runner_for(part)
+    assert isinstance(runner, BatchedRunner)
+    rows = [torch.randn(n, part.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
+    spans = [SequenceInput(runner.new_kv(None), 0, rows_TD) for rows_TD in rows]
+    for output_TD, rows_TD in zip(runner.run(spans), rows, strict=True):
+        torch.testing.assert_close(output_TD, part(rows_TD, 0, part.new_cache()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_logits_are_computed_for_those_who_need_them(made: Callable[[str], Model], name: str) -> None:
+    top = made(name)[1][2]
+    runner = runner_for(top)
+    rows = [torch.randn(n, top.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
+    kvs = [runner.new_kv(None) for _ in rows]
+    needs = (False, True, False)
+    spans = [SequenceInput(kv, 0, rows_TD, need) for kv, rows_TD, need in zip(kvs, rows, needs, strict=True)]
+    _, logits_V, _ = runner.run(spans)  # type: ignore[arg-type]
+    torch.testing.assert_close(logits_V, top(rows[1], 0, top.new_cache()), atol=1e-5, rtol=0)
+    # what was computed without them is there all the same
+    last_TD = torch.randn(1, top.hidden_size)
+    (after_V,) = runner.run([SequenceInput(kvs[2], 8, last_TD)])  # type: ignore[list-item]
+    torch.testing.assert_close(after_V, top(torch.cat([rows[2], last_TD]), 0, top.new_cache()), atol=1e-5, rtol=0)
+
+
+def test_a_step_in_which_nobody_needs_logits_computes_none(made: Callable[[str], Model]) -> None:
+    top = made("llama")[1][2]
+    runner = runner_for(top)
+    assert isinstance(runner, BatchedRunner)
+    kvs, seen = [runner.new_kv(None) for _ in range(2)], []
+    hook = top.model.get_submodule("lm_head").register_forward_hook(lambda *given: seen.append(given[2].shape))
+    outputs = runner.run([SequenceInput(kv, 0, torch.randn(3, top.hidden_size), needs_output=False) for kv in kvs])
+    hook.remove()
+    assert [shape[:-1].numel() for shape in seen] == [0]
+    assert [output.numel() for output in outputs] == [0, 0]
+    assert [kv.n_rows for kv in kvs] == [3, 3]
+
+
+def test_the_part_runs_as_before_when_no_step_is_going_on(made: Callable[[str], Model]) -> None:
+    part = made("llama")[1][1]
+    rows_TD = torch.randn(4, part.hidden_size)
+    before_TD = part(rows_TD, 0, part.new_cache())
+    runner = runner_for(part)
+    runner.run([SequenceInput(runner.new_kv(None), 0, rows_TD)])  # type: ignore[list-item]
+    assert torch.equal(part(rows_TD, 0, part.new_cache()), before_TD)
+
+
+def test_after_a_failure_midway_the_rows_can_be_sent_again(made: Callable[[str], Model]) -> None:
+    class Broken(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise Broken
+
+    part = made("llama")[1][1]
+    runner = runner_for(part)
+    assert isinstance(runner, BatchedRunner)
+    rows_TD, kv = torch.randn(6, part.hidden_size), runner.new_kv(None)
+    runner.run([SequenceInput(kv, 0, rows_TD[:4])])
+    hook = part.model.get_submodule(part.layout.layers)[1].register_forward_pre_hook(fail)
+    with pytest.raises(Broken):
+        runner.run([SequenceInput(kv, 4, rows_TD[4:])])
+    hook.remove()
+    (output_TD,) = runner.run([SequenceInput(runner.truncate(kv, 4), 4, rows_TD[4:])])
+    torch.testing.assert_close(output_TD, part(rows_TD, 0, part.new_cache())[4:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_a_session_may_begin_with_rows_of_another(made: Callable[[str], Model], name: str) -> None:
+    part = made(name)[1][1]
+    runner = runner_for(part)
+    assert runner.can_share_rows
+    rows_TD = torch.randn(12, part.hidden_size)
+    first = runner.new_kv(None)
+    runner.run([SequenceInput(first, 0, rows_TD[:9])])  # type: ignore[list-item]
+    second = runner.copy_prefix(runner.new_kv(None), first, 6)  # type: ignore[arg-type]
+    (output_TD,) = runner.run([SequenceInput(second, 6, rows_TD[6:])])  # type: ignore[list-item]
+    expected_TD = part(rows_TD, 0, part.new_cache())
+    torch.testing.assert_close(output_TD, expected_TD[6:], atol=1e-5, rtol=0)
+    (output_TD,) = runner.run([SequenceInput(first, 9, rows_TD[9:])])  # type: ignore[list-item]
+    torch.testing.assert_close(output_TD, expected_TD[9:], atol=1e-5, rtol=0)
+
+
+def test_a_recurrent_session_cannot_begin_with_rows_of_another(made: Callable[[str], Model]) -> None:
+    assert not runner_for(made("mamba2")[1][1]).can_share_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "n_numbers"),
+    # keys and values of two heads of 16; one latent of 24 and its rotary half; all four heads' keys and values
+    [("llama", 2 * 2 * 16), ("deepseek_v3", 24 + small_config("deepseek_v3").qk_rope_head_dim), ("gpt2", 2 * 64)],
+)
+def test_a_row_takes_what_its_layers_keep(made: Callable[[str], Model], name: str, n_numbers: int) -> None:
+    part = made(name)[1][1]
+    assert runner_for(part).row_bytes == len(part.layers) * n_numbers * 4
+
+
+def test_a_row_of_a_part_in_turn_takes_its_keys_and_values(made: Callable[[str], Model]) -> None:
+    falcon, mamba = made("falcon")[1][1], made("mamba2")[1][1]
+    assert runner_for(falcon).row_bytes == sum(
+        layer.keys.nbytes + layer.values.nbytes
+        for cache in [falcon.new_cache()]
+        if falcon(torch.zeros(1, falcon.hidden_size), 0, cache).numel()
+        for layer in cache.layers
+    )
+    assert runner_for(mamba).row_bytes == 0
+
+
+def test_in_half_precision_keys_and_rows_stay_there(tmp_path: Path) -> None:
+    weights = save_sepweight(tmp_path, random_model(tiny_config("gemma2", sliding_window=6)))
+    part = load_part(weights, "1-3", dtype="bfloat16")
+    runner = runner_for(part)
+    assert isinstance(runner, BatchedRunner)
+    rows = [torch.randn(n, part.hidden_size, dtype=torch.bfloat16) for n in (9, 1)]
+    outputs = runner.run([SequenceInput(runner.new_kv(None), 0, rows_TD) for rows_TD in rows])
+    for output_TD, rows_TD in zip(outputs, rows, strict=True):
+        assert output_TD.dtype == torch.bfloat16
+        expected_TD = part(rows_TD, 0, part.new_cache())
+        assert (output_TD - expected_TD).norm() < 0.02 * expected_TD.norm()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (small_config("mamba2"), "recurrent state"),
+        (small_config("qwen3_next"), "recurrent state"),
+        (small_config("deepseek_v4"), "recurrent state"),
+        (tiny_config("bloom"), "counts positions itself"),
+        (tiny_config("falcon"), "another attention can take the place"),
+        (small_config("llama4_text"), "count positions themselves"),
+        (small_config("diffllama"), "between its cache and its attention"),
+        (small_config("doge"), "a mask of its own"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_what_is_served_one_session_at_a_time_says_why(config: PretrainedConfig, words: str) -> None:
+    assert words in str(why_not_batched(cut(config, PartSpec.parse("2-4"))))
+
+
+def test_a_model_that_counts_positions_does_so_in_its_bottom_alone() -> None:
+    assert "counts positions itself" in str(why_not_batched(cut(small_config("roberta"), PartSpec.parse("b 0-2"))))
+    assert why_not_batched(cut(small_config("roberta"), PartSpec.parse("2-4"))) is None
+
+
+@pytest.mark.parametrize("name", IN_BATCHES)
+def test_what_runs_in_batches_has_no_reason_not_to(name: str) -> None:
+    assert why_not_batched(cut(IN_BATCHES[name](), PartSpec.parse("2-4"))) is None
+
+
+def test_the_runner_is_chosen_by_the_part(made: Callable[[str], Model]) -> None:
+    assert isinstance(runner_for(made("llama")[1][0]), BatchedRunner)
+    assert isinstance(runner_for(made("falcon")[1][0]), SequentialRunner)
