@@ -16,6 +16,7 @@ VERBS: Final = {
     "demo": Verb("Start both with the model that ships: no download, no arguments.", "demo"),
     "generate": Verb("Ask a running client, and stream the answer."),
     "info": Verb("Ask a trunk what it serves.", "trunk"),
+    "doctor": Verb("Say whether the fast path is taken here, and why not."),
     "bench": Verb("Measure an OpenAI endpoint under load."),
 }
 
