@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,11 +12,15 @@ import pytest
 import torch
 
 from splitlearn_comm import wire
-from splitlearn_comm.admission import ServerLimits
-from splitlearn_comm.core import Session, SessionOpening
+from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.admission import Admission, ServerLimits
+from splitlearn_comm.core import NoObserver, Session, SessionOpening
+from splitlearn_comm.errors import InvalidRequest
 from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.heap import HeapTrimmer
 from splitlearn_comm.options import UNREAD_BYTES
 from splitlearn_comm.server import AsyncGRPCComputeServer
+from splitlearn_comm.session_calls import SessionCalls
 from splitlearn_comm.testing import EchoSession, EchoSessionHost
 
 LIMIT: Final = 4 * 2**20
@@ -123,6 +128,45 @@ class Host(EchoSessionHost):
 
 def prefixed(message: bytes, *, flag: int = 0) -> bytes:
     return bytes((flag,)) + struct.pack(">I", len(message)) + message
+
+
+async def test_long_requests_take_a_quarter_of_the_event_loop_s_time_however_many_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rest is for others: a step of a neighbour takes Python's lock hundreds of times."""
+    parse, n, seconds = wire.parse_request, 20, 0.0
+
+    def timed(data: bytes) -> pb2.StreamRequest:
+        nonlocal seconds
+        began = time.perf_counter()
+        try:
+            return parse(data)
+        finally:
+            seconds += time.perf_counter() - began
+
+    monkeypatch.setattr(wire, "parse_request", timed)
+    calls = SessionCalls(Host(), Admission(ServerLimits()), NoObserver(), HeapTrimmer())
+    # most of them can be parsed, the others fail half way through
+    long = pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 130_000)).SerializeToString()
+    broken = long[:-2] + b"\x2a\x09"
+    began = time.perf_counter()
+    ends = await asyncio.gather(*map(calls.parsed, [long, broken] * n), return_exceptions=True)
+    assert time.perf_counter() - began >= 3.9 * seconds
+    assert [type(end) for end in ends] == [pb2.StreamRequest, InvalidRequest] * n
+
+
+async def test_short_requests_and_long_tensors_wait_for_nobody() -> None:
+    calls = SessionCalls(Host(), Admission(ServerLimits()), NoObserver(), HeapTrimmer())
+    long = pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 130_000)).SerializeToString()
+    waiting = [asyncio.ensure_future(calls.parsed(long)) for _ in range(200)]
+    await asyncio.sleep(0)
+    for _ in range(20):
+        await calls.parsed(wire.encode_request(SessionOpening("one", "", 99, "none", (bytes(16),) * 99), None))
+        await calls.parsed(wire.encode_request(None, Frame(0, torch.ones(2**9, 2**9))))
+    assert not all(each.done() for each in waiting)
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
 
 
 @pytest.mark.parametrize(("flag", "headers"), [(0, {}), (1, {}), (1, {"grpc-encoding": "gzip"})])
