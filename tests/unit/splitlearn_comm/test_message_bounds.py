@@ -4,14 +4,14 @@ import asyncio
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
 import torch
 
-from splitlearn_comm import wire
+from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, Overloaded, admission, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.admission import Admission, ServerLimits
 from splitlearn_comm.core import NoObserver, Session, SessionOpening
@@ -65,6 +65,14 @@ class RawPeer:
         self.window -= len(payload)
         for start in range(0, len(payload), 16_384):
             self.send(DATA, payload[start : start + 16_384])
+
+    async def data_as_allowed(self, payload: bytes) -> None:
+        """As flow control lets it: all of it goes if the other end awaits it."""
+        while payload:
+            piece = payload[: max(self.window, 0)]
+            payload = payload[len(piece) :]
+            self.data(piece)
+            await self.settled()
 
     async def settled(self) -> None:
         """Everything sent so far was read by the other end."""
@@ -202,3 +210,42 @@ async def test_a_stream_runs_no_further_ahead_of_its_reader_than_it_may() -> Non
             ahead += len(piece)
 
         assert 0 < ahead <= UNREAD_BYTES
+
+
+@pytest.mark.parametrize("frames_before", [0, 1], ids=["first message", "second message"])
+async def test_a_stream_that_stops_in_a_message_gives_its_place_to_one_that_comes(
+    monkeypatch: pytest.MonkeyPatch, frames_before: int
+) -> None:
+    monkeypatch.setattr(admission, "IDLE_SECONDS", admission.SILENT_SECONDS)
+    n = 8
+    opening = SessionOpening("one", "echo", 2**12)
+    small, large = Frame(0, torch.ones(1, 4)), torch.ones(2**10 - 1, 2**10)
+    first = prefixed(wire.encode_request(opening, small)) * frames_before
+    stops = prefixed(wire.encode_request(None if frames_before else opening, Frame(frames_before, large)))[:-1]
+    limits = ServerLimits(message_bytes=LIMIT, streams=n)
+    async with (
+        AsyncGRPCComputeServer(session_host=EchoSessionHost(), limits=limits) as server,
+        AsyncGRPCComputeClient(f"127.0.0.1:{server.port}", timeout=20) as client,
+        AsyncExitStack() as stack,
+    ):
+        peers = [await stack.enter_async_context(raw_peer(server.port)) for _ in range(n)]
+        for peer in peers:
+            peer.open()
+            peer.data(first)
+            await peer.data_as_allowed(stops)
+        async with asyncio.timeout(20):
+            for _ in range(n):
+                # each refusal takes a round trip
+                while not await answered(client.stream(opening), small):
+                    pass
+        for peer in peers:
+            await asyncio.wait_for(peer.ended.wait(), 20)
+            assert b"grpc-status\x018" in peer.received
+
+
+async def answered(stream: ClientStream, frame: Frame) -> bool:
+    try:
+        await stream.step(frame)
+    except Overloaded:
+        return False
+    return True
