@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from splitlearn_comm import MOST_NAMES
+
 NAME_BYTES = 16
 
 
@@ -27,10 +29,10 @@ class BlockNames:
         self._key = key or secrets.token_bytes(32)
 
     def of(self, ids: Sequence[int]) -> tuple[bytes, ...]:
-        """One name for each whole block of `ids`, the first first."""
+        """One name for each whole block of `ids`, the first first; no more than one message takes."""
         names: list[bytes] = []
         before = b""
-        for start in range(0, len(ids) - self.block_rows + 1, self.block_rows):
+        for start in range(0, len(ids) - self.block_rows + 1, self.block_rows)[:MOST_NAMES]:
             block = np.asarray(ids[start : start + self.block_rows], dtype="<i8").tobytes()
             before = hmac.digest(self._key, before + block, "sha256")[:NAME_BYTES]
             names.append(before)

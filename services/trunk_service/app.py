@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+import torch
 
 from llm_sepweight import Manifest, SepweightError
 from splitlearn.backends.cpu.packing import pack
@@ -148,13 +149,21 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
         port=settings.port,
         session_host=host,
         observer=metrics,
-        limits=ServerLimits(
-            message_bytes=SESSION_MESSAGE_BYTES, streams=settings.max_streams, bytes_in_flight=_BYTES_IN_FLIGHT
-        ),
+        limits=_server_limits(settings),
     )
     trunk = Trunk(server, host, engine, thread, metrics, info)
     check.watch(trunk.condemn)
     return trunk
+
+
+def _server_limits(settings: TrunkSettings) -> ServerLimits:
+    """To be asked for after loading. Of what is free then keys and values take half, where they are in this memory."""
+    quarter = free_bytes(torch.device("cpu")) // 4
+    return ServerLimits(
+        message_bytes=SESSION_MESSAGE_BYTES,
+        streams=settings.max_streams or ServerLimits.streams_within(quarter, SESSION_MESSAGE_BYTES),
+        bytes_in_flight=_BYTES_IN_FLIGHT,
+    )
 
 
 def _announce(settings: TrunkSettings, held: socket.socket) -> None:

@@ -31,8 +31,11 @@ class TrunkSettings(BaseSettings):
     )
     max_sessions: int = Field(256, ge=1, description="Sessions that hold keys and values at a time.")
     max_waiting: int = Field(256, ge=0, description="Sessions that may wait for room; more are told to come later.")
-    max_streams: int = Field(
-        1024, ge=1, description="Streams open at a time, those that wait for their client included; more come later."
+    max_streams: int | None = Field(
+        None,
+        ge=1,
+        description="Streams open at a time, those that wait for their client included; more come later. Each may hold "
+        "4 MiB of a message that does not end. Default: what a quarter of the free memory takes, at most 1024.",
     )
     queue_timeout: float = Field(
         30.0, gt=0, description="Seconds that a session's rows may wait for room; then it is told to come later."

@@ -17,6 +17,7 @@ SMALL_BYTES: Final = 2**16
 SILENT_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 30.0
 _RETRY_AFTER: Final = 1.0
+_MOST_STREAMS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class ServerLimits:
     """
 
     message_bytes: int = MAX_MESSAGE_BYTES
-    streams: int = 1024
+    streams: int = _MOST_STREAMS
     first_frame_seconds: float = 60.0
     bytes_in_flight: int = 2**30
 
@@ -40,6 +41,15 @@ class ServerLimits:
         for name in ("message_bytes", "streams", "first_frame_seconds", "bytes_in_flight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is more than 0, got {getattr(self, name)}")
+
+    @staticmethod
+    def streams_within(memory_bytes: int, message_bytes: int) -> int:
+        """How many streams may all stop just before the end of a message.
+
+        gRPC holds what came of a message and tells nobody of it before all of it has come, and it has no bound over all
+        streams that Python could set (its ResourceQuota is C++'s alone). So only their number bounds it.
+        """
+        return max(1, min(_MOST_STREAMS, memory_bytes // message_bytes))
 
 
 class Place:

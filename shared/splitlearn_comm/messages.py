@@ -14,6 +14,13 @@ from torch import Tensor
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.core import CODECS, DTYPES, MAX_DIMENSIONS, EncodedTensor, TensorCodec, check
 from splitlearn_comm.errors import InvalidRequest, InvalidTensor, UnknownCodec
+from splitlearn_comm.message_size import (
+    MOST_BESIDE_DATA,
+    MOST_FIELDS,
+    NoMessageError,
+    TooMuchBesideDataError,
+    beside_data,
+)
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
 _M = TypeVar("_M", bound=Message)
@@ -25,17 +32,38 @@ _CODEC_NAMES: Final = {number: name for name, number in _CODEC_NUMBERS.items()}
 
 _DATA: Final = pb2.Tensor.DATA_FIELD_NUMBER
 _LENGTH_DELIMITED: Final = 2
+# Names of so many bytes take protobuf a quarter of a millisecond.
+_QUICKLY_PARSED: Final = 2**14
 
 
-def parse(message: _M, data: bytes) -> _M:
-    """Fill `message` from `data`; InvalidRequest when these are not its bytes."""
+def parse(message: _M, data: bytes, path: tuple[int, ...] = ()) -> _M:
+    """Fill `message` from `data`. `path` (field numbers) leads to its tensor.
+
+    Raises:
+        InvalidRequest: these are not its bytes, or too many that are no tensor's; nothing of it was parsed.
+        InvalidTensor: too many of the tensor are not its data.
+    """
     try:
+        beside_data(data, _to_data(path))
         message.ParseFromString(data)
-    except DecodeError:
+    except (DecodeError, NoMessageError):
         raise InvalidRequest(
             f"{len(data)} bytes that are no {message.DESCRIPTOR.full_name}; both ends must speak splitlearn.comm.v1"
         ) from None
+    except TooMuchBesideDataError as error:
+        what, kind = ("tensor", InvalidTensor) if error.in_tensor else ("message", InvalidRequest)
+        raise kind(
+            f"a {what} has at most {MOST_FIELDS} fields, and {MOST_BESIDE_DATA} bytes beside its elements"
+        ) from None
     return message
+
+
+def takes_long_to_parse(data: bytes, path: tuple[int, ...]) -> bool:
+    """Whether parsing takes more than a moment. What `parse` refuses for its size takes none."""
+    try:
+        return beside_data(data, _to_data(path)) > _QUICKLY_PARSED
+    except (NoMessageError, TooMuchBesideDataError):
+        return False
 
 
 def serialize(message: Message) -> bytes:
@@ -78,6 +106,10 @@ def encoded_tensor(source: pb2.Tensor) -> EncodedTensor:
     encoded = EncodedTensor(dtype, tuple(source.shape), source.data, codec_name(source.codec))
     check(encoded)
     return encoded
+
+
+def _to_data(path: tuple[int, ...]) -> tuple[int, ...]:
+    return (*path, _DATA) if path else ()
 
 
 def codec_number(name: str) -> pb2.Codec.ValueType:

@@ -46,6 +46,8 @@ _WINDOW: Final[Options] = (
     ("grpc.http2.max_frame_size", CHUNK_BYTES),
 )
 
+_MOST_PENDING: Final = 4096
+
 _SERVER: Final[Options] = (
     *_KEEPALIVE,
     *_WINDOW,
@@ -54,6 +56,11 @@ _SERVER: Final[Options] = (
     # A client whose connection ends this way looks the name up again, and so finds new replicas. Streams that are
     # open keep the old connection for as long as they last.
     ("grpc.max_connection_age_ms", 30_000),
+    # Streams that nobody looked at yet. grpc resets some of them once there are 1000, and all that come beyond 3000,
+    # without a word of ours (random early detection): whoever asked then cannot tell a full server from a dead one. Up
+    # to here all are told to come later; beyond, the loop would take longer for its refusals than anybody waits.
+    ("grpc.server.max_pending_requests", _MOST_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
     # With port sharing, a second server on a busy port would start and silently take half of the sessions.
     ("grpc.so_reuseport", 0),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -36,11 +37,13 @@ from splitlearn_comm.errors import (
 )
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.heap import HeapTrimmer
-from splitlearn_comm.messages import parse
 from splitlearn_comm.statuses import kind_of
 from splitlearn_comm.waiting import told_to_wait
 
 log = structlog.get_logger(__name__)
+
+# for each second in which long requests are parsed
+_RESTS: Final = 3.0
 
 
 class SessionCalls:
@@ -53,6 +56,8 @@ class SessionCalls:
         self.heap = heap
         # One thread: decoding for some clients takes no more than one core from the others.
         self.decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        # Whoever sends a long list of names waits here for a turn; others come in between.
+        self._parsing = asyncio.Lock()
         self.total_requests = 0
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -76,6 +81,22 @@ class SessionCalls:
                 self.admission.leave(place)
             # Not after refusals alone: a message above the limit looks from here like a client that hung up.
             self.heap.soon()
+
+    async def parsed(self, data: bytes) -> pb2.StreamRequest:
+        """The request. However many long ones come, parsing them takes a quarter of the event loop's time at most.
+
+        Raises:
+            InvalidRequest, InvalidTensor: it is none, or more than any has.
+        """
+        if not wire.request_takes_long(data):
+            return wire.parse_request(data)
+        async with self._parsing:
+            began = time.perf_counter()
+            try:
+                return wire.parse_request(data)
+            finally:
+                # Not only for a turn of the loop: the device thread too gets Python's lock back only between two.
+                await asyncio.sleep(_RESTS * (time.perf_counter() - began))
 
     async def close(self, session: Session) -> None:
         """Returns when it is closed, and closes it even if whoever waits for that is cancelled."""
@@ -163,7 +184,7 @@ class _Call:
         if data is grpc.aio.EOF:
             return None
         self._calls.observer.bytes_in(len(data))
-        return parse(pb2.StreamRequest(), data)
+        return await self._calls.parsed(data)
 
     async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> None:
         self._patience.reschedule(None)

@@ -36,6 +36,7 @@ from splitlearn_comm.messages import (
     parse,
     serialize,
     serialize_with,
+    takes_long_to_parse,
 )
 from splitlearn_comm.peer_text import clipped
 from splitlearn_comm.statuses import read_error, write_error
@@ -50,7 +51,8 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
 LONGEST_NAME: Final = 64
-MOST_NAMES: Final = 2**16
+# of 16 bytes each they fit in what a message may have beside its tensor
+MOST_NAMES: Final = 2**13
 _MOST_ATTRIBUTES: Final = 256
 _LONGEST_ATTRIBUTE: Final = 2**14
 
@@ -71,7 +73,7 @@ def encode_compute(tensor: Tensor, codec: TensorCodec) -> bytes:
 
 def decode_compute(data: bytes) -> tuple[Tensor, str]:
     """The tensor in, and the codec that its reply is asked for in."""
-    message = parse(pb2.ComputeRequest(), data)
+    message = parse(pb2.ComputeRequest(), data, _INPUT)
     asked, encoded = codec_name(message.codec), encoded_tensor(message.tensor)
     return unpack(encoded), asked
 
@@ -92,7 +94,7 @@ def encode_compute_error(error: CommError) -> bytes:
 def decode_computed(data: bytes) -> Computed:
     """The tensor out, or the error that was sent in its place, raised; InvalidReply for what is neither."""
     with _blaming_the_server():
-        message = parse(pb2.ComputeReply(), data)
+        message = parse(pb2.ComputeReply(), data, _OUTPUT)
     if message.HasField("error"):
         raise read_error(message.error)
     with _blaming_the_server():
@@ -117,6 +119,16 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
     if frame.rows is None:
         return serialize(message)
     return serialize_with(message, _FRAME_ROWS, begin_tensor(message.frame.rows, frame.rows, codec))
+
+
+def request_takes_long(data: bytes) -> bool:
+    """Whether `parse_request` takes a while, and what comes at the same time should get its turn in between."""
+    return takes_long_to_parse(data, _FRAME_ROWS)
+
+
+def parse_request(data: bytes) -> pb2.StreamRequest:
+    """Raises InvalidRequest, InvalidTensor: it is none, or more than any has."""
+    return parse(pb2.StreamRequest(), data, _FRAME_ROWS)
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:
@@ -162,7 +174,7 @@ def decode_opened(data: bytes, max_length: int) -> int:
         InvalidReply: neither, or more rows than the session may have.
     """
     with _blaming_the_server():
-        message = parse(pb2.StreamReply(), data)
+        message = parse(pb2.StreamReply(), data, _REPLY_ROWS)
     if message.HasField("error"):
         raise read_error(message.error)
     if not message.HasField("opened"):
@@ -231,7 +243,7 @@ def decode_reply(data: bytes, asked: FrameHeader | None = None, codec: str | Non
         InvalidReply: neither, or an answer to something else; nothing of it was decoded.
     """
     with _blaming_the_server():
-        message = parse(pb2.StreamReply(), data)
+        message = parse(pb2.StreamReply(), data, _REPLY_ROWS)
     if message.HasField("error"):
         raise read_error(message.error)
     with _blaming_the_server():

@@ -30,21 +30,20 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)
 LONGER = 1.0
 STREAMS = 1024
 TOO_LARGE = "RESOURCE_EXHAUSTED"
-# grpc resets, without a word of ours, some of the streams that come while more than 1000 wait to be looked at
-RESET = "CANCELLED"
 
 REFUSALS = {
     "first messages of 60 MiB": (TOO_LARGE, 30),
     "first messages of 4 MiB": ("FingerprintMismatch", 30),
     "names of 50 MiB": (TOO_LARGE, 12),
     "names of 3 MiB": ("InvalidRequest", 12),
-    "a million names": ("InvalidRequest", 4),
+    "130,000 names": ("InvalidRequest", 120),
+    "a million names": ("InvalidRequest", 60),
     "int8 of [13000000, 1]": (TOO_LARGE, 12),
     "int8 of [600000, 1]": ("SessionTooLong", 30),
     "zlib that claims 64 MiB": ("InvalidTensor", 30),
     "zlib that claims 4 MiB": ("SessionTooLong", 30),
     "zlib that hides 64 MiB": ("InvalidTensor", 30),
-    "a million dimensions": ("InvalidTensor", 4),
+    "a million dimensions": ("InvalidTensor", 60),
     "ids of 5 MB": (TOO_LARGE, 12),
     "ids of 3 MB": ("InvalidRequest", 12),
     "ids of two lines": ("InvalidRequest", 1),
@@ -176,8 +175,7 @@ async def test_an_abuse_is_refused_in_kind_gives_its_memory_back_and_holds_up_no
 async def test_streams_that_send_no_frame_are_bounded_and_keep_nobody_out(scene: Scene) -> None:
     async with memory_comes_back(scene):
         refusals = await scene.abuse("opens")
-        assert "Overloaded" in refusals
-        assert refusals.keys() <= {"Overloaded", RESET}
+        assert refusals.keys() == {"Overloaded"}
         assert OPENS - sum(refusals.values()) <= STREAMS
         # a place that is only held goes to the one that comes
         async with AsyncGRPCComputeClient(scene.address) as client:

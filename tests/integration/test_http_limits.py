@@ -1,16 +1,23 @@
 """One stranger against a client service with few files: each abuse is refused, and nobody else waits or fails."""
 
 import asyncio
+import gc
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from client_service.answer import Piece
+from client_service.api.json_body import _StrictRequest
+from client_service.api.schema import GenerationFields
+from client_service.generation import GenerationRequest, Generator
+from client_service.report import Report
 from support.client_process import ClientProcess, becomes, break_off, client_process, refusal, to_the_end
 from support.running_split import PATIENCE, RunningClient, free_port, running_client, until
 
@@ -160,6 +167,39 @@ async def test_an_honest_sender_on_a_slow_line_comes_through_beside_those_who_st
         await uploads(running, stack, 12, MIB, MIB - 1)
         answer = await running.http.post("/v1/completions", content=slowly(), headers=JSON)
     assert answer.status_code == 503, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [("/v1/completions", {"prompt": "x"}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})],
+)
+async def test_streams_keep_neither_their_bodies_nor_the_room_of_them(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, path: str, prompt: dict[str, Any]
+) -> None:
+    ends = asyncio.Event()
+
+    async def generate(_self: Generator, _request: GenerationRequest, _report: Report) -> AsyncGenerator[Piece]:
+        yield Piece("a")
+        await ends.wait()
+        yield Piece("b", finish_reason="stop")
+
+    monkeypatch.setattr(Generator, "generate", generate)
+    keepers, streams = (GenerationFields, _StrictRequest), list[AsyncIterator[str]]()
+    body = json.dumps({"model": "tiny", "stream": True, **prompt}).encode().ljust(MIB)
+    async with running_client(tiny_weights, f"127.0.0.1:{free_port()}", max_body=MIB) as running:
+        async with AsyncExitStack() as stack:
+            # eight such bodies are all that may be under way together
+            for n_before in range(10):
+                asked = running.http.stream("POST", path, content=body, headers=JSON)
+                answer = await stack.enter_async_context(asked)
+                assert (n_before, answer.status_code) == (n_before, 200)
+                # an iterator that nobody holds any more closes its response
+                streams.append(answer.aiter_lines())
+                assert await anext(streams[-1])
+            # not isinstance, which asks proxies for what they stand for
+            kept = [kind for each in gc.get_objects() if issubclass(kind := type(each), keepers)]
+            ends.set()
+        assert kept == []
 
 
 async def test_short_bodies_come_through_beside_long_ones_that_stand_still(client: ClientProcess) -> None:

@@ -142,17 +142,18 @@ async def _answer(
 ) -> Response:
     for later in asked[1:]:
         service.generator.check(later)
-    turns = _turns(service, fields, asked)
+    shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
+    turns = _turns(service, shape, asked)
     if not fields.stream:
         return JSONResponse(await unless_disconnected(request.receive, _whole(turns)))
-    events = _events(turns, fields)
+    # not `fields`: a stream may last, and the room of the request's text is given back when it begins
+    events = _events(turns, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
     # the first event is awaited before the status line goes out, so that refusals keep their status
     return EventStream(await unless_disconnected(request.receive, anext(events)), events)
 
 
-def _turns(service: Service, fields: GenerationFields, asked: list[GenerationRequest]) -> Iterator[_Turn]:
+def _turns(service: Service, shape: ReplyShape, asked: list[GenerationRequest]) -> Iterator[_Turn]:
     """One prompt after the other: a request takes no more room than its neighbours, however many prompts it has."""
-    shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
     for index, each in enumerate(asked):
         report = Report()
         yield _Turn(replace(shape, index=index), report, _measured(service, each, report))
@@ -195,7 +196,7 @@ async def _measured(service: Service, asked: GenerationRequest, report: Report) 
             service.metrics.request.observe(report.last_token - report.began)
 
 
-async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGenerator[str]:
+async def _events(turns: Iterator[_Turn], *, include_usage: bool, continuous_usage: bool) -> AsyncGenerator[str]:
     reports: list[Report] = []
     begun = False
     try:
@@ -205,7 +206,7 @@ async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGene
             async with aclosing(turn.pieces):
                 async for piece in turn.pieces:
                     chunk = turn.shape.chunk(piece, turn.report, first=first)
-                    spent = {"usage": usage(together(reports))} if fields.continuous_usage else {}
+                    spent = {"usage": usage(together(reports))} if continuous_usage else {}
                     first, begun = False, True
                     yield _event(chunk | spent)
     except Exception as error:
@@ -214,7 +215,7 @@ async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGene
         # the status line is out: only an event can still tell
         yield _event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
         return
-    if fields.include_usage:
+    if include_usage:
         yield _event(turn.shape.usage_chunk(together(reports)))
     yield "data: [DONE]\n\n"
 

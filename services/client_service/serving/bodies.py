@@ -34,8 +34,9 @@ class BodyLimits:
 class Bodies:
     """ASGI middleware: the application gets a body whole, checked and counted, or is not asked at all.
 
-    What a request brought is counted until it is answered, because its text is kept as long. Where there is no room,
-    a body waits in line for it while its sender is not read, and the slowest upload gives way.
+    A body is counted until its response begins: by then the application keeps nothing of it, however long the response
+    lasts. Where there is no room, a body waits in line for it while its sender is not read, and the slowest upload
+    gives way.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
@@ -62,13 +63,26 @@ class Bodies:
                 refusal = error.with_traceback(None)
             else:
                 if body is not None:
-                    await self._app(scope, _given(body, receive), send)
+                    given = _given(body, receive)
+                    # else this frame kept it until the response has ended
+                    del body
+                    await self._app(scope, given, self._giving_back(share, send))
                 return
         finally:
             self._room.leave(share)
         # who is too slow is not worth much more time
         linger = {"linger": 0.5} if isinstance(refusal, RequestTimeout) else {}
         await refuse(incoming, send, refusal, **linger)
+
+    def _giving_back(self, share: Share, send: Send) -> Send:
+        """`send`, which gives back the room of a body as soon as its response begins."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._room.leave(share)
+            await send(message)
+
+        return sending
 
     async def _whole(self, scope: Scope, receive: Receive, share: Share) -> bytes | None:
         """The body; None if its sender has gone."""

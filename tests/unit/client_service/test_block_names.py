@@ -1,4 +1,5 @@
 from client_service.block_names import NAME_BYTES, BlockNames
+from splitlearn_comm import MOST_NAMES, SessionOpening, wire
 
 KEY = bytes(range(32))
 NAMES = BlockNames(4, KEY)
@@ -7,6 +8,15 @@ NAMES = BlockNames(4, KEY)
 def test_only_whole_blocks_have_names() -> None:
     assert [len(NAMES.of(range(n))) for n in (0, 3, 4, 7, 8, 9)] == [0, 0, 1, 1, 2, 2]
     assert {len(name) for name in NAMES.of(range(12))} == {NAME_BYTES}
+
+
+def test_the_names_of_any_text_fit_in_one_message() -> None:
+    names = BlockNames(1, KEY).of(range(MOST_NAMES + 5))
+    assert names == BlockNames(1, KEY).of(range(MOST_NAMES))
+    opening = SessionOpening(
+        "s" * wire.LONGEST_SESSION_ID, "f" * wire.LONGEST_FINGERPRINT, 2 * MOST_NAMES, "none", names
+    )
+    assert wire.read_opening(wire.parse_request(wire.encode_request(opening, None))) == opening
 
 
 def test_texts_that_begin_alike_share_the_names_of_what_is_alike() -> None:

@@ -46,6 +46,13 @@ def test_bytes_are_counted_while_they_are_held_and_small_frames_always_come_in()
     assert admission.bytes_in_flight == 0
 
 
+@pytest.mark.parametrize(
+    ("memory", "streams"), [(0, 1), (2**22, 1), (7 * 2**28, 448), (2**32 - 1, 1023), (2**32, 1024), (2**40, 1024)]
+)
+def test_streams_that_stop_in_a_message_fit_in_memory_together(memory: int, streams: int) -> None:
+    assert ServerLimits.streams_within(memory, 2**22) == streams
+
+
 @pytest.mark.parametrize("name", ["message_bytes", "streams", "first_frame_seconds", "bytes_in_flight"])
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):

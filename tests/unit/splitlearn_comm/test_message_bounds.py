@@ -2,20 +2,25 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
 import torch
 
-from splitlearn_comm import wire
-from splitlearn_comm.admission import ServerLimits
-from splitlearn_comm.core import Session, SessionOpening
+from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, Overloaded, admission, wire
+from splitlearn_comm._proto import compute_pb2 as pb2
+from splitlearn_comm.admission import Admission, ServerLimits
+from splitlearn_comm.core import NoObserver, Session, SessionOpening
+from splitlearn_comm.errors import InvalidRequest
 from splitlearn_comm.frames import Frame, Reply
+from splitlearn_comm.heap import HeapTrimmer
 from splitlearn_comm.options import UNREAD_BYTES
 from splitlearn_comm.server import AsyncGRPCComputeServer
+from splitlearn_comm.session_calls import SessionCalls
 from splitlearn_comm.testing import EchoSession, EchoSessionHost
 
 LIMIT: Final = 4 * 2**20
@@ -60,6 +65,14 @@ class RawPeer:
         self.window -= len(payload)
         for start in range(0, len(payload), 16_384):
             self.send(DATA, payload[start : start + 16_384])
+
+    async def data_as_allowed(self, payload: bytes) -> None:
+        """As flow control lets it: all of it goes if the other end awaits it."""
+        while payload:
+            piece = payload[: max(self.window, 0)]
+            payload = payload[len(piece) :]
+            self.data(piece)
+            await self.settled()
 
     async def settled(self) -> None:
         """Everything sent so far was read by the other end."""
@@ -125,6 +138,45 @@ def prefixed(message: bytes, *, flag: int = 0) -> bytes:
     return bytes((flag,)) + struct.pack(">I", len(message)) + message
 
 
+async def test_long_requests_take_a_quarter_of_the_event_loop_s_time_however_many_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rest is for others: a step of a neighbour takes Python's lock hundreds of times."""
+    parse, n, seconds = wire.parse_request, 20, 0.0
+
+    def timed(data: bytes) -> pb2.StreamRequest:
+        nonlocal seconds
+        began = time.perf_counter()
+        try:
+            return parse(data)
+        finally:
+            seconds += time.perf_counter() - began
+
+    monkeypatch.setattr(wire, "parse_request", timed)
+    calls = SessionCalls(Host(), Admission(ServerLimits()), NoObserver(), HeapTrimmer())
+    # most of them can be parsed, the others fail half way through
+    long = pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 130_000)).SerializeToString()
+    broken = long[:-2] + b"\x2a\x09"
+    began = time.perf_counter()
+    ends = await asyncio.gather(*map(calls.parsed, [long, broken] * n), return_exceptions=True)
+    assert time.perf_counter() - began >= 3.9 * seconds
+    assert [type(end) for end in ends] == [pb2.StreamRequest, InvalidRequest] * n
+
+
+async def test_short_requests_and_long_tensors_wait_for_nobody() -> None:
+    calls = SessionCalls(Host(), Admission(ServerLimits()), NoObserver(), HeapTrimmer())
+    long = pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 130_000)).SerializeToString()
+    waiting = [asyncio.ensure_future(calls.parsed(long)) for _ in range(200)]
+    await asyncio.sleep(0)
+    for _ in range(20):
+        await calls.parsed(wire.encode_request(SessionOpening("one", "", 99, "none", (bytes(16),) * 99), None))
+        await calls.parsed(wire.encode_request(None, Frame(0, torch.ones(2**9, 2**9))))
+    assert not all(each.done() for each in waiting)
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+
+
 @pytest.mark.parametrize(("flag", "headers"), [(0, {}), (1, {}), (1, {"grpc-encoding": "gzip"})])
 async def test_a_message_above_the_limit_is_refused_by_its_first_five_bytes(flag: int, headers: dict[str, str]) -> None:
     limits = ServerLimits(message_bytes=LIMIT)
@@ -158,3 +210,42 @@ async def test_a_stream_runs_no_further_ahead_of_its_reader_than_it_may() -> Non
             ahead += len(piece)
 
         assert 0 < ahead <= UNREAD_BYTES
+
+
+@pytest.mark.parametrize("frames_before", [0, 1], ids=["first message", "second message"])
+async def test_a_stream_that_stops_in_a_message_gives_its_place_to_one_that_comes(
+    monkeypatch: pytest.MonkeyPatch, frames_before: int
+) -> None:
+    monkeypatch.setattr(admission, "IDLE_SECONDS", admission.SILENT_SECONDS)
+    n = 8
+    opening = SessionOpening("one", "echo", 2**12)
+    small, large = Frame(0, torch.ones(1, 4)), torch.ones(2**10 - 1, 2**10)
+    first = prefixed(wire.encode_request(opening, small)) * frames_before
+    stops = prefixed(wire.encode_request(None if frames_before else opening, Frame(frames_before, large)))[:-1]
+    limits = ServerLimits(message_bytes=LIMIT, streams=n)
+    async with (
+        AsyncGRPCComputeServer(session_host=EchoSessionHost(), limits=limits) as server,
+        AsyncGRPCComputeClient(f"127.0.0.1:{server.port}", timeout=20) as client,
+        AsyncExitStack() as stack,
+    ):
+        peers = [await stack.enter_async_context(raw_peer(server.port)) for _ in range(n)]
+        for peer in peers:
+            peer.open()
+            peer.data(first)
+            await peer.data_as_allowed(stops)
+        async with asyncio.timeout(20):
+            for _ in range(n):
+                # each refusal takes a round trip
+                while not await answered(client.stream(opening), small):
+                    pass
+        for peer in peers:
+            await asyncio.wait_for(peer.ended.wait(), 20)
+            assert b"grpc-status\x018" in peer.received
+
+
+async def answered(stream: ClientStream, frame: Frame) -> bool:
+    try:
+        await stream.step(frame)
+    except Overloaded:
+        return False
+    return True

@@ -29,6 +29,7 @@ def test_the_public_surface_is_this() -> None:
         "InvalidRequest",
         "InvalidTensor",
         "MAX_MESSAGE_BYTES",
+        "MOST_NAMES",
         "ModelComputeFunction",
         "NotServed",
         "Overloaded",

@@ -6,16 +6,24 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 import trunk_service.app
-from splitlearn_comm import AsyncGRPCComputeClient, PortUnavailable
-from support.running_split import until
+from splitlearn_comm import (
+    SESSION_MESSAGE_BYTES,
+    AsyncGRPCComputeClient,
+    Frame,
+    Overloaded,
+    PortUnavailable,
+    SessionOpening,
+)
+from support.running_split import running_trunk, until
 from trunk_service.app import serve
 from trunk_service.listening import bound
 from trunk_service.settings import TrunkSettings
@@ -151,3 +159,23 @@ async def test_a_worker_that_still_compares_its_files_stops_when_it_is_told_to(
         await asyncio.wait_for(serving, 20)
     finally:
         over.set()
+
+
+@pytest.mark.parametrize(("chosen", "taken"), [(None, 2), (3, 3)])
+async def test_no_more_streams_are_taken_than_may_stop_in_a_message_within_a_quarter_of_the_free_memory(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, chosen: int | None, taken: int
+) -> None:
+    monkeypatch.setattr(trunk_service.app, "free_bytes", lambda _device: 11 * SESSION_MESSAGE_BYTES)
+    async with (
+        running_trunk(tiny_weights, max_streams=chosen, kv_memory="64MiB") as trunk,
+        AsyncExitStack() as stack,
+    ):
+        hidden = trunk.trunk.engine.part.hidden_size
+        for n_before in range(taken + 1):
+            opening = SessionOpening(str(n_before), trunk.fingerprint, 8)
+            stream = await stack.enter_async_context(trunk.client.stream(opening))
+            if n_before == taken:
+                with pytest.raises(Overloaded, match=f"{taken} may be"):
+                    await stream.step(Frame(0, torch.ones(1, hidden)))
+            else:
+                await stream.step(Frame(0, torch.ones(1, hidden)))

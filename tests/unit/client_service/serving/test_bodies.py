@@ -18,11 +18,13 @@ LIMITS = BodyLimits(longest=16 * KIB64, together=16 * KIB64, seconds=60.0)
 
 
 class Service:
-    """Answers a body with its length, once it is allowed to."""
+    """Answers a body once it is allowed to, and ends the answer once it is allowed to do that."""
 
     def __init__(self, limits: BodyLimits = LIMITS) -> None:
         self.answers = asyncio.Event()
         self.answers.set()
+        self.ends = asyncio.Event()
+        self.ends.set()
         self.asked: list[int] = []
         self.bodies = Bodies(self._answer, limits)
 
@@ -31,7 +33,9 @@ class Service:
         assert not message["more_body"]
         self.asked.append(len(message["body"]))
         await self.answers.wait()
+        del message
         await send({"type": "http.response.start", "status": 200})
+        await self.ends.wait()
         await send({"type": "http.response.body", "body": b'{"error": {"code": null}}'})
 
 
@@ -188,6 +192,19 @@ async def test_where_only_answers_can_give_room_nobody_waits_for_it(monkeypatch:
     assert await asyncio.wait_for(long.end(), 20) == (429, "too_busy")
     service.answers.set()
     assert await answered.end() == await short.end() == (200, None)
+
+
+async def test_a_body_has_no_room_any_more_once_its_response_has_begun() -> None:
+    service = Service()
+    service.ends.clear()
+    first = Sender(service, 16 * KIB64)
+    await until(lambda: bool(first.heard))
+    second = Sender(service, 16 * KIB64)
+    with lasting(first, second):
+        await until(lambda: bool(second.heard))
+        assert first.heard == second.heard == [{"type": "http.response.start", "status": 200}]
+        service.ends.set()
+        assert await first.end() == await second.end() == (200, None)
 
 
 async def test_many_that_come_at_once_are_not_all_refused() -> None:
