@@ -94,12 +94,12 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
     )
     failed = metrics.watch_failures.inc
-    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec, failed)
+    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.wire_codec, failed)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
-    names = BlockNames(Limits.block_size) if settings.prefix_reuse else None
+    names = BlockNames(Limits.block_size) if settings.enable_prefix_caching else None
     generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
-    name = settings.model_name or manifest.model_name
+    name = settings.served_model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics, defaults)
 

@@ -37,10 +37,10 @@ class Ends:
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         limits = Limits(
-            max_num_batched_tokens=settings.step_rows,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
             max_waiting=settings.max_waiting,
-            kv_cache_memory_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
-            max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
+            kv_cache_memory_bytes=(settings.kv_cache_memory_bytes or free_bytes(bottom.device) // 4) // 2,
+            max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
             queue_timeout=settings.queue_timeout,
         )
         return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected, thread)

@@ -88,10 +88,10 @@ class Child:
         """Tells it to stop, and returns at once."""
         self._process.terminate()
 
-    def wait(self, grace: float) -> None:
-        """Returns when it has ended; after `grace` seconds it is killed."""
+    def wait(self, timeout: float) -> None:
+        """Returns when it has ended; after `timeout` seconds it is killed."""
         try:
-            self._process.wait(grace)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -97,8 +97,8 @@ async def serve(settings: TrunkSettings) -> None:
             device=trunk.info.device,
         )
         await stop.wait()
-        log.info("stopping", grace=settings.grace)
-        await trunk.server.stop(settings.grace)
+        log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+        await trunk.server.stop(settings.shutdown_timeout)
     log.info("stopped")
 
 
@@ -140,7 +140,7 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
     metrics.watch(engine)
     info = _service_info(settings, manifest, plan, engine.part)
     host = TrunkHost(engine, info, metrics)
-    expiring = asyncio.create_task(host.expire(settings.idle_timeout))
+    expiring = asyncio.create_task(host.expire(settings.session_idle_timeout))
     stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
         host=settings.host,
@@ -174,11 +174,11 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
     part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
     pack(part, settings.quantization)
     limits = Limits(
-        max_num_batched_tokens=settings.step_rows,
-        max_num_seqs=settings.max_sessions,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_seqs=settings.max_num_seqs,
         max_waiting=settings.max_waiting,
-        kv_cache_memory_bytes=settings.kv_memory or free_bytes(part.device) // 2,
-        max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes or free_bytes(part.device) // 2,
+        max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
         queue_timeout=settings.queue_timeout,
     )
     return Engine(part, thread, limits, metrics)

@@ -328,7 +328,7 @@ async def test_a_caller_who_hangs_up_is_counted_as_such(client: ClientProcess) -
 async def test_pages_of_other_origins_can_read_refusals_too(tiny_weights: Path) -> None:
     page = {"Origin": "http://localhost:3000"}
     async with running_client(
-        tiny_weights, f"127.0.0.1:{free_port()}", cors_origins=page["Origin"], max_body=MIB
+        tiny_weights, f"127.0.0.1:{free_port()}", allowed_origins=page["Origin"], max_body=MIB
     ) as running:
         for path, status, headers in (
             ("/v1/completions", 413, {}),

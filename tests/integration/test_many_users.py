@@ -86,7 +86,7 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
     asked = prompts(6, longest=60)
     async with running_trunk(tiny_weights) as measured:
         memory = kv_bytes(measured, 8 * Limits.page_size)
-    async with split(tiny_weights, trunk={"kv_memory": memory, "prefix_reuse": False}) as running:
+    async with split(tiny_weights, trunk={"kv_cache_memory_bytes": memory, "enable_prefix_caching": False}) as running:
         replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt, 90))
@@ -96,7 +96,9 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
 
 
 async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights: Path) -> None:
-    async with split(tiny_weights, trunk={"max_sessions": 1, "max_waiting": 0, "prefix_reuse": False}) as running:
+    async with split(
+        tiny_weights, trunk={"max_num_seqs": 1, "max_waiting": 0, "enable_prefix_caching": False}
+    ) as running:
         async with running.client.http.stream(
             "POST", "/v1/completions", json={"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "stream": True}
         ) as first:
@@ -115,7 +117,7 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
     tiny_weights: Path, tiny_llama: PreTrainedModel
 ) -> None:
     question = prompts(1, longest=200)[0] * 3
-    async with split(tiny_weights) as running, split(tiny_weights, prefix_reuse=False) as without:
+    async with split(tiny_weights) as running, split(tiny_weights, enable_prefix_caching=False) as without:
         answer = greedy(tiny_llama, question)
         assert said(await ask(running, question)) == spelled(answer)
         turn = [*question, *answer, 7, 8, 9]
@@ -136,7 +138,7 @@ async def test_a_prefix_that_had_to_make_room_is_computed_again(
     first, second = (first * 40)[:100], (second * 40)[:100]
     async with running_trunk(tiny_weights) as measured:
         memory = kv_bytes(measured, 7 * Limits.page_size)
-    async with split(tiny_weights, trunk={"kv_memory": memory}) as running:
+    async with split(tiny_weights, trunk={"kv_cache_memory_bytes": memory}) as running:
         for prompt in (first, second, first):
             assert said(await ask(running, prompt)) == spelled(greedy(tiny_llama, prompt))
         assert running.trunk.value("preemptions_total") == 0
@@ -159,12 +161,13 @@ async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_s
         assert text.endswith("[DONE]")
 
 
-@pytest.mark.parametrize("step_rows", [16, 64])
+@pytest.mark.parametrize("most", [16, 64])
 async def test_prompts_in_small_pieces_give_the_same_answers(
-    tiny_weights: Path, tiny_llama: PreTrainedModel, step_rows: int
+    tiny_weights: Path, tiny_llama: PreTrainedModel, most: int
 ) -> None:
     asked = prompts(4, longest=300)
-    async with split(tiny_weights, trunk={"step_rows": step_rows}, step_rows=step_rows) as running:
+    limits = {"max_num_batched_tokens": most}
+    async with split(tiny_weights, trunk=limits, **limits) as running:
         replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt))

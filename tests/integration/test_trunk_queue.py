@@ -22,7 +22,7 @@ LONG: dict[str, Any] = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400,
 async def split(weights: Path, queue_timeout: float) -> AsyncIterator[Split]:
     """A trunk for one session at a time, and a client that soon gives a silent trunk up."""
     async with (
-        running_trunk(weights, max_sessions=1, queue_timeout=queue_timeout) as trunk,
+        running_trunk(weights, max_num_seqs=1, queue_timeout=queue_timeout) as trunk,
         running_client(weights, trunk.address, trunk_timeout=TRUNK_TIMEOUT) as client,
     ):
         await client.ready()

@@ -133,7 +133,14 @@ async def busy(trunk: RunningTrunk) -> AsyncIterator[None]:
 @asynccontextmanager
 async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIterator[RunningClient]:
     """The client service of a sepweight directory, serving the model "tiny"; it may not be ready yet."""
-    settings = {"weights": weights, "trunk": trunk, "model_name": "tiny", "threads": 1, "grace": 1.0, **settings}
+    settings = {
+        "weights": weights,
+        "trunk": trunk,
+        "served_model_name": "tiny",
+        "threads": 1,
+        "shutdown_timeout": 1.0,
+        **settings,
+    }
     async with AsyncExitStack() as stack:
         given = ClientSettings(**settings)
         service = await build(given, stack)

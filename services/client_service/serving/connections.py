@@ -48,13 +48,13 @@ class ConnectionLimits:
     Attributes:
         header_timeout: from the first byte of a request to the end of its headers.
         send_timeout: without any progress of a reader.
-        keep_alive: without a request.
+        timeout_keep_alive: without a request.
     """
 
     connections: int
     header_timeout: float = 10.0
     send_timeout: float = 30.0
-    keep_alive: float = 75.0
+    timeout_keep_alive: float = 75.0
 
 
 def most_connections() -> int:
@@ -80,7 +80,7 @@ class Connections:
         self._idle: dict[Connection, None] = {}
         self._lingering: set[Connection] = set()
         self._made_room = 0
-        seconds = (limits.header_timeout, limits.send_timeout, limits.keep_alive)
+        seconds = (limits.header_timeout, limits.send_timeout, limits.timeout_keep_alive)
         self._look_every = min(1.0, min(seconds) / 4)
 
     def protocol(self, *args: Any, **kwargs: Any) -> "Connection":
@@ -235,7 +235,7 @@ class Connection(H11Protocol):
             return
         elif self.header_since is not None and now - self.header_since > limits.header_timeout:
             self.refuse(RequestTimeout(f"the headers did not come within {limits.header_timeout:g} s"))
-        elif self.header_since is None and now - self._idle_since > limits.keep_alive:
+        elif self.header_since is None and now - self._idle_since > limits.timeout_keep_alive:
             self.give_up()
 
     def give_up(self) -> None:

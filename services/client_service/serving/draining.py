@@ -41,12 +41,12 @@ class Draining:
         else:
             await self._run(scope, receive, closing(send) if self._begun else send)
 
-    async def finish(self, grace: float) -> None:
-        """Begins nothing more, waits for what runs, and cuts it off after `grace` seconds, with a word to each."""
+    async def finish(self, timeout: float) -> None:
+        """Accepts nothing new, waits for running requests, and after `timeout` seconds ends each with an error."""
         self._begun = True
-        await self._quiet(grace)
+        await self._quiet(timeout)
         if self._running:
-            log.warning("requests cut off at the end of the grace period", count=len(self._running))
+            log.warning("requests ended by the shutdown timeout", count=len(self._running))
             self._cut()
             await self._quiet(_FAREWELL_SECONDS + 1.0)
 

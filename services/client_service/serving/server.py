@@ -49,7 +49,7 @@ class HTTPServer:
         self._dropping = asyncio.Event()
 
     def stop(self) -> None:
-        """Lets running requests end within the grace period; the second time drops them."""
+        """Lets running requests end within the shutdown timeout; a second call drops them."""
         if self._stopping.is_set():
             self._dropping.set()
         self._stopping.set()
@@ -62,7 +62,7 @@ class HTTPServer:
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
         hosts = AllowedHosts.of(named, settings.host, bound)
         draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
-        origins = parse_origins(settings.cors_origins or "")
+        origins = parse_origins(settings.allowed_origins or "")
         access = Access(readable_from(origins, draining), self._routes, self._metrics.request_answered)
         connections = Connections(_connection_limits(settings), access.unseen)
         server = _Uvicorn(_config(access, connections, settings))
@@ -79,14 +79,14 @@ class HTTPServer:
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
-        log.info("stopping", grace=self._settings.grace)
+        log.info("stopping", shutdown_timeout=self._settings.shutdown_timeout)
         try:
             await self._end(draining, connections)
         finally:
             server.should_exit = True
 
     async def _end(self, draining: Draining, connections: Connections) -> None:
-        finishing = asyncio.create_task(draining.finish(self._settings.grace))
+        finishing = asyncio.create_task(draining.finish(self._settings.shutdown_timeout))
         dropping = asyncio.create_task(self._dropping.wait())
         await asyncio.wait({finishing, dropping}, return_when=asyncio.FIRST_COMPLETED)
         dropping.cancel()
@@ -128,7 +128,7 @@ def _connection_limits(settings: ClientSettings) -> ConnectionLimits:
         settings.max_connections or most_connections(),
         settings.header_timeout,
         settings.send_timeout,
-        settings.keep_alive,
+        settings.timeout_keep_alive,
     )
 
 
@@ -142,7 +142,7 @@ def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) ->
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=math.ceil(settings.keep_alive),
+        timeout_keep_alive=math.ceil(settings.timeout_keep_alive),
         # all requests have ended by then: this is only for responses that are still on their way
         timeout_graceful_shutdown=1,
     )

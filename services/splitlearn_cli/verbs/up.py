@@ -14,6 +14,7 @@ import httpx
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from splitlearn.choices import Quantization, Verify
 from splitlearn_cli.children import Child
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
@@ -27,12 +28,12 @@ SAMPLE = "What does shutil.copyfile do?"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
-# longer than the services' own grace, so that they end by themselves
+# longer than the services' own shutdown timeout, so that they end by themselves
 _STOP_SECONDS = 10.0
 
 
 class PairSettings(BaseSettings):
-    """How to serve whatever model it is, and what to ask first."""
+    """How to serve a model, and the first prompt."""
 
     layers: str | None = Field(
         None, description="Layers of the trunk, START-END without END. Default: all but the ends."
@@ -41,15 +42,17 @@ class PairSettings(BaseSettings):
     trunk_port: int = Field(0, ge=0, le=65535, description="gRPC port of the trunk; 0 picks a free one.")
     device: str | None = Field(None, description="auto, cpu, cuda or cuda:N, for both. Default: auto.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
-    quantization: str | None = Field(None, description="none or int8, for both: int8 halves the weights in memory.")
-    threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
-    verify: str | None = Field(
-        None, description="auto, always or never, for both: when files are compared with their digests. Default: auto."
+    quantization: Quantization | None = Field(
+        None, description="For both: int8 halves the weights in memory and rounds them; CPU only. Default: none."
     )
-    prompt: str | None = Field(None, description="Ask this, print only the answer, and stop.")
+    threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
+    verify: Verify | None = Field(
+        None, description="For both: when the files are compared with their digests. Default: auto."
+    )
+    prompt: str | None = Field(None, description="Answer this prompt, print only the answer, and stop.")
     max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
     raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
-    start_timeout: float = Field(300.0, gt=0, description="Seconds that both get to load and to connect.")
+    start_timeout: float = Field(300.0, gt=0, description="Seconds that both may take to load and to connect.")
     log_dir: Path | None = Field(
         None, description="Where the logs go. Default: a temporary directory, removed after a clean end."
     )
