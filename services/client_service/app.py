@@ -71,7 +71,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     codec = TextCodec(settings.weights, config, settings.chat_template_content_format)
     stack.callback(codec.close)
     defaults = GenerationDefaults.read(settings.weights, settings.generation_config)
-    metrics = ClientMetrics()
+    name = settings.served_model_name or manifest.model_name
+    metrics = ClientMetrics(name)
     thread = stack.enter_context(DeviceThread(settings.threads))
 
     check = WeightsCheck(settings, metrics, stack)
@@ -93,13 +94,13 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     client = await stack.enter_async_context(
         AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
     )
-    failed = metrics.watch_failures.inc
+    failed = metrics.trunk_poll_errors.inc
     link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.wire_codec, failed)
+    metrics.watch(lambda: link.n_waiting)
     watching = asyncio.create_task(link.watch())
     stack.push_async_callback(_end, watching)
     names = BlockNames(Limits.block_size) if settings.enable_prefix_caching else None
     generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
-    name = settings.served_model_name or manifest.model_name
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics, defaults)
 

@@ -17,6 +17,8 @@ class Report:
     """Of the prompt's, those whose rows all parts had kept from an earlier request."""
     replays: int = 0
     """How often everything was sent again, because a part had lost its rows."""
+    queue_seconds: float = 0.0
+    """How long the first rows that were sent waited to be run: in bottom, trunk and top together."""
     first_token: float | None = None
     last_token: float | None = None
     wire_bytes_sent: int = 0

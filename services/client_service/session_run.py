@@ -33,6 +33,7 @@ class _Sent:
 
     position: int
     n_rows: int
+    is_first: bool
     seconds: float
 
 
@@ -63,6 +64,7 @@ class SessionRun:
         self._top = top
         self._report = report
         self._position = 0
+        self._has_sent = False
 
     async def begin(self, n_ids: int) -> None:
         """Goes on behind what all three parts have kept of earlier sessions; at least one row is left to run."""
@@ -133,11 +135,12 @@ class SessionRun:
                     await self.stream.receive()
 
     async def _send(self, ids: Sequence[int], start: int, stop: int) -> _Sent:
+        is_first, self._has_sent = not self._has_sent, True
         step = await self._ends.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
-        self._count("bottom", step)
+        self._count("bottom", step, is_first=is_first)
         began = time.perf_counter()
         await self.stream.send(Frame(start, step.output))
-        return _Sent(start, stop - start, time.perf_counter() - began)
+        return _Sent(start, stop - start, is_first, time.perf_counter() - began)
 
     async def _receive(self, sent: _Sent, choosing: "_Choosing") -> None:
         began = time.perf_counter()
@@ -148,6 +151,8 @@ class SessionRun:
             raise TrunkFailed(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
         seconds = self._report.split
         seconds["queue"] += reply.queue_seconds
+        if sent.is_first:
+            self._report.queue_seconds += reply.queue_seconds
         seconds["trunk"] += reply.compute_seconds
         seconds["wire"] += max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         try:
@@ -155,10 +160,12 @@ class SessionRun:
             step = await self._ends.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
         except (split.BadRows, split.ContextExceeded) as error:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
-        self._count("top", step)
+        self._count("top", step, is_first=sent.is_first)
 
-    def _count(self, name: str, step: StepResult) -> None:
+    def _count(self, name: str, step: StepResult, *, is_first: bool) -> None:
         self._report.split[name] += step.timing.compute_seconds
+        if is_first:
+            self._report.queue_seconds += step.timing.queue_seconds
 
 
 @asynccontextmanager

@@ -69,6 +69,11 @@ class TrunkLink:
             raise TrunkNotReady(self.trouble or "bottom and top are still loading")
         return self._ends
 
+    @property
+    def n_waiting(self) -> int:
+        """Sessions of bottom and top that wait for admission."""
+        return 0 if self._ends is None else self._ends.bottom.n_waiting + self._ends.top.n_waiting
+
     def open_stream(self, ends: Ends, max_length: int, prefix: tuple[bytes, ...] = ()) -> ClientStream:
         """A session on one of the trunk's replicas, not sent before its first frame, or `open` if it has a prefix."""
         session_id = uuid.uuid4().hex

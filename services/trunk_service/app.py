@@ -71,15 +71,16 @@ async def serve(settings: TrunkSettings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    # what is wrong with the command line or the directory is told first, and alone
-    SplitPlan.parse(settings.layers, Manifest.read(settings.weights).n_layers)
+    # errors in the command line or the directory come before any other log line
+    manifest = Manifest.read(settings.weights)
+    SplitPlan.parse(settings.layers, manifest.n_layers)
     async with AsyncExitStack() as stack:
         held = stack.enter_context(bound(settings.host, settings.port, "--port"))
         listening = bound(settings.host, settings.metrics_port, "--metrics-port")
         settings = settings.model_copy(update={"port": address_of(held)[1]})
         metrics_address = join_address(settings.host, address_of(listening)[1])
         _announce(settings, held)
-        metrics = TrunkMetrics()
+        metrics = TrunkMetrics(manifest.model_name)
         stack.enter_context(exported(metrics.registry, listening))
         trunk = await _unless(stop, build(settings, stack, metrics))
         if trunk is None:
@@ -120,7 +121,7 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
-    metrics = metrics or TrunkMetrics()
+    metrics = metrics or TrunkMetrics(manifest.model_name)
     check = WeightsCheck(settings, plan, metrics, stack)
     await check.begin()
     began = time.perf_counter()

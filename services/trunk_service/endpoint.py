@@ -98,6 +98,7 @@ class TrunkHost:
             session = self._engine.open(opening.max_length, opening.prefix)
         except split.SplitError as error:
             raise on_the_wire(error) from error
+        self._metrics.prefix_cache_queries.inc(len(opening.prefix) * self._engine.limits.block_size)
         log.info(
             "session opened", session=opening.session_id, max_length=opening.max_length, begins_with=session.reached
         )
@@ -164,9 +165,9 @@ class TrunkSession:
         except split.SplitError as error:
             raise on_the_wire(error) from error
         self._metrics.rows.inc(rows_TD.shape[0])
-        self._metrics.queue_seconds.observe(step.timing.queue_seconds)
-        self._metrics.step_seconds.observe(step.timing.compute_seconds)
-        self._metrics.request_seconds.observe(time.perf_counter() - arrived)
+        self._metrics.frame_queue.observe(step.timing.queue_seconds)
+        self._metrics.frame_compute.observe(step.timing.compute_seconds)
+        self._metrics.frame_latency.observe(time.perf_counter() - arrived)
         reply = Frame(frame.position, step.output if frame.rows is not None else None)
         return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
 

@@ -104,7 +104,7 @@ async def test_a_trunk_that_stops_in_the_middle_of_a_stream_becomes_an_error_eve
         assert error["code"] == "trunk_failed"
         assert split.trunk.address in error["message"]
         assert "[DONE]" not in rest
-        assert split.client.value("request_finished_total", reason="trunk_failed") == 1
+        assert split.client.value("request_failures_total", code="trunk_failed") == 1
         await settled(split.client, "no answer")
         async with running_trunk(tiny_weights, port=split.trunk.server.port) as again:
             await split.client.ready()

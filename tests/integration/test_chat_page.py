@@ -120,7 +120,7 @@ async def scene(
     link = SimpleNamespace(
         trouble=trouble, passes=True, ends=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny")
     )
-    service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics())
+    service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics("tiny"))
     async with serving(service) as (address, server), tab(chromium, address) as page:
         yield Scene(page, script, codec, server)
 

@@ -73,8 +73,8 @@ async def test_sixteen_requests_at_once_are_answered_as_each_alone(
         replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt))
-        steps = running.trunk.value("batch_rows_count")
-        rows = running.trunk.value("batch_rows_sum")
+        steps = running.trunk.value("iteration_tokens_count")
+        rows = running.trunk.value("iteration_tokens_sum")
     # as many rows as tokens, in far fewer steps
     assert rows == sum(map(len, asked)) + 16 * (N - 1)
     assert steps < rows / 3
@@ -90,9 +90,9 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
         replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt, 90))
-        assert running.trunk.value("preemptions_total") > 0
+        assert running.trunk.value("num_preemptions_total") > 0
         assert sum(reply.json()["splitlearn"]["replays"] for reply in replies) > 0
-        await until(lambda: running.trunk.value("kv_pages_used") == 0)
+        await until(lambda: running.trunk.value("kv_cache_pages_used") == 0)
 
 
 async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights: Path) -> None:
@@ -109,7 +109,7 @@ async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["error"]["code"] == "too_busy"
         # a session that is closed during a step holds its pages, and its place, to the step's end
-        await until(lambda: running.trunk.value("kv_pages_used") == 0)
+        await until(lambda: running.trunk.value("kv_cache_pages_used") == 0)
         assert (await ask(running, [5, 6])).status_code == 200
 
 
@@ -128,6 +128,10 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
         assert again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == whole
         assert plain.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert running.trunk.value("rows_total") - before == len(turn) - whole + N - 1
+        hits = [each.value("prefix_cache_hits_total") for each in (running.trunk, running.client)]
+        assert hits == [whole, whole]
+        assert running.trunk.value("prefix_cache_queries_total") == len(turn) // Limits.block_size * Limits.block_size
+        assert running.client.value("prefix_cache_queries_total") == len(question) + len(turn)
         assert again.json()["splitlearn"]["wire_bytes_sent"] < plain.json()["splitlearn"]["wire_bytes_sent"] / 2
 
 
@@ -141,8 +145,10 @@ async def test_a_prefix_that_had_to_make_room_is_computed_again(
     async with split(tiny_weights, trunk={"kv_cache_memory_bytes": memory}) as running:
         for prompt in (first, second, first):
             assert said(await ask(running, prompt)) == spelled(greedy(tiny_llama, prompt))
-        assert running.trunk.value("preemptions_total") == 0
-        assert running.trunk.value("kept_prefixes") == 1
+        assert running.trunk.value("num_preemptions_total") == 0
+        assert running.trunk.value("cached_prefixes") == 1
+        used, limit = (running.trunk.value(f"kv_cache_pages_{which}") for which in ("used", "limit"))
+        assert running.trunk.value("kv_cache_usage_perc") == used / limit > 0
 
 
 async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_same(

@@ -62,7 +62,7 @@ async def all_said(
         choices: list[dict[str, Any]] = []
         for each in rounds:
             choices += await asyncio.gather(*(said(client, index) for index in each))
-        return Said(choices, trunk.value("preemptions_total"), trunk.value("prefix_hits_total"))
+        return Said(choices, trunk.value("num_preemptions_total"), trunk.value("prefix_cache_hits_total"))
 
 
 async def alone_and_in_a_crowd(weights: Path, quantization: str, **trunk_settings: Any) -> Said:

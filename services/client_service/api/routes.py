@@ -22,7 +22,7 @@ from client_service.api.schema import ChatFields, CompletionFields, GenerationFi
 from client_service.errors import BadRequest, RequestError, UnknownModel
 from client_service.generation import GenerationRequest, Generator
 from client_service.generation_config import GenerationDefaults
-from client_service.metrics import ClientMetrics
+from client_service.metrics import ABORT, ClientMetrics
 from client_service.report import Report, together
 from client_service.tokenizer import TextCodec
 from client_service.trunk_link import TrunkLink
@@ -170,29 +170,31 @@ async def _whole(turns: Iterator[_Turn]) -> dict[str, Any]:
 
 async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
     """The generator's pieces, with the request's life counted around them."""
-    reason = "internal_error"
+    finished_reason, code = None, "internal_error"
     try:
-        with service.metrics.running.track_inprogress():
+        with service.metrics.in_progress():
             async with aclosing(service.generator.generate(asked, report)) as pieces:
                 async for piece in pieces:
-                    reason = piece.finish_reason or reason
+                    finished_reason = piece.finish_reason
                     yield piece
     except (asyncio.CancelledError, GeneratorExit):
-        reason = "cancelled"
+        finished_reason = finished_reason or ABORT
         raise
     except RequestError as error:
-        reason = error.code
+        finished_reason, code = None, error.code
         if error.status >= 500:
             log.warning(
-                "request failed", code=reason, session=report.session, tokens=report.completion_tokens, error=str(error)
+                "request failed", code=code, session=report.session, tokens=report.completion_tokens, error=str(error)
             )
         raise
+    except Exception:
+        finished_reason = None
+        raise
     finally:
-        service.metrics.finished.labels(reason).inc()
-        service.metrics.prompt_tokens.inc(report.prompt_tokens)
-        service.metrics.generation_tokens.inc(report.completion_tokens)
-        if report.last_token is not None:
-            service.metrics.request.observe(report.last_token - report.began)
+        if finished_reason is None:
+            service.metrics.request_failed(code, report)
+        else:
+            service.metrics.request_succeeded(finished_reason, report)
 
 
 async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGenerator[str]:

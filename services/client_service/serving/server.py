@@ -63,7 +63,7 @@ class HTTPServer:
         hosts = AllowedHosts.of(named, settings.host, bound)
         draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
         origins = parse_origins(settings.allowed_origins or "")
-        access = Access(readable_from(origins, draining), self._routes, self._metrics.request_answered)
+        access = Access(readable_from(origins, draining), self._routes, self._metrics.http_request)
         connections = Connections(_connection_limits(settings), access.unseen)
         server = _Uvicorn(_config(access, connections, settings))
         watching = asyncio.create_task(connections.watch())

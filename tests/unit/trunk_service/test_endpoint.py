@@ -94,16 +94,16 @@ async def test_a_frame_without_rows_truncates(trunk: RunningTrunk) -> None:
 async def test_sessions_rows_and_bytes_are_counted(trunk: RunningTrunk) -> None:
     async with trunk.client.stream(opening(trunk)) as stream:
         await stream.step(Frame(0, rows(6)))
-        assert trunk.value("sessions_open") == 1
+        assert trunk.value("num_sessions_open") == 1
         await stream.close()
         sent, received = stream.bytes_sent, stream.bytes_received
     assert trunk.value("sessions_total") == 1
     assert trunk.value("rows_total") == 6
-    assert trunk.value("step_seconds_count") == 1
-    assert trunk.value("queue_seconds_count") == 1
-    assert trunk.value("request_seconds_count") == 1
-    assert trunk.value("received_bytes_total") == sent > 6 * D * 4
-    assert trunk.value("sent_bytes_total") == received > 6 * D * 4
+    assert trunk.value("frame_compute_time_seconds_count") == 1
+    assert trunk.value("frame_queue_time_seconds_count") == 1
+    assert trunk.value("frame_latency_seconds_count") == 1
+    assert trunk.value("wire_bytes_total", direction="received") == sent > 6 * D * 4
+    assert trunk.value("wire_bytes_total", direction="sent") == received > 6 * D * 4
 
 
 async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTrunk) -> None:
