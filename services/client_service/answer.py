@@ -36,12 +36,12 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenDelta:
     """What is certain with one more token; may be nothing while characters or stop strings are incomplete."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the tokens whose text is this piece's; empty if they were not asked for."""
+    """Of the tokens whose text is this delta's; empty if they were not asked for."""
     finish_reason: str | None = None
 
 
@@ -55,7 +55,7 @@ class _Said:
 
 
 class AnswerText:
-    """Turns the tokens of one answer into its pieces."""
+    """Turns the tokens of one answer into its deltas."""
 
     def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], stops: tuple[str, ...]) -> None:
         self._vocabulary = vocabulary
@@ -67,7 +67,7 @@ class AnswerText:
         self._owed = b""
         """Bytes of a character that is not complete yet."""
 
-    def add(self, choice: Choice, *, ended: bool, last: bool) -> Piece:
+    def add(self, choice: Choice, *, ended: bool, last: bool) -> TokenDelta:
         """The next token.
 
         Args:
@@ -85,13 +85,13 @@ class AnswerText:
             certain += self._stops.feed(rest) + self._stops.flush()
         reason = "stop" if ended or self._stops.hit else "length" if last else None
         if choice.logprob is None:
-            return Piece(certain, (), reason)
+            return TokenDelta(certain, (), reason)
         silent = ended or hidden is not None
         spelled = said.encode() if silent else self._spelled(choice.token, said)
         self._waiting.append(_Said(choice, said, spelled))
         self._certain += certain
         entries = tuple(self._released(whole=reason is None))
-        return Piece("".join(entry.text for entry in entries), entries, reason)
+        return TokenDelta("".join(entry.text for entry in entries), entries, reason)
 
     def _released(self, *, whole: bool) -> list[TokenLogprob]:
         """The tokens whose text is certain; at the end all of them, with as much of it as is said."""
@@ -122,7 +122,7 @@ class AnswerText:
         if hidden is not None:
             return hidden or f"token_id:{token}", None
         text, spelled = self._vocabulary.text(token), self._vocabulary.bytes(token)
-        # as OpenAI writes a piece of a character
+        # as OpenAI writes part of a character
         return ("bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled) if LOST in text else text), spelled
 
     def _spelled(self, token: int, said: str) -> bytes:

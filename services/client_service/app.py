@@ -12,17 +12,17 @@ from transformers import PretrainedConfig
 
 from client_service.api import error_replies
 from client_service.api.routes import Service, router
-from client_service.block_names import BlockNames
-from client_service.ends import Ends
+from client_service.block_hasher import BlockHasher
 from client_service.errors import BadModelFiles
 from client_service.generation import Generator
 from client_service.generation_config import GenerationDefaults, read_generation_config
+from client_service.local_parts import LocalParts
 from client_service.metrics import ClientMetrics
 from client_service.serving.listening import address_of, listen
 from client_service.serving.server import HTTPServer
 from client_service.settings import ClientSettings
-from client_service.tokenizer import TextCodec
-from client_service.trunk_link import TrunkLink
+from client_service.tokenizer import ChatTokenizer
+from client_service.trunk_connection import TrunkConnection
 from client_service.verification import WeightsCheck
 from llm_sepweight import Manifest, SepweightError
 from splitlearn.anatomy import config_from_dict
@@ -60,7 +60,7 @@ async def serve(settings: ClientSettings) -> None:
 
 async def _announce(service: Service, address: str, page: str) -> None:
     """Says "serving" when the first request can be answered, which takes a trunk and both ends loaded."""
-    await service.link.ready.wait()
+    await service.connection.ready.wait()
     log.info("serving", address=address, page=page, model=service.model)
 
 
@@ -68,8 +68,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     """Every object of the service; `stack` takes them down again."""
     manifest = Manifest.read(settings.weights)
     config = config_from_dict(manifest.config)
-    codec = TextCodec(settings.weights, config, settings.chat_template_content_format)
-    stack.callback(codec.close)
+    tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
+    stack.callback(tokenizer.close)
     defaults = GenerationDefaults.read(settings.weights, settings.generation_config)
     name = settings.served_model_name or manifest.model_name
     metrics = ClientMetrics(name)
@@ -77,32 +77,34 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
 
     check = WeightsCheck(settings, metrics, stack)
 
-    async def load_ends(plan: SplitPlan) -> Ends:
-        def load() -> Ends:
-            return Ends.load(settings, plan, thread)
+    async def load_local_parts(plan: SplitPlan) -> LocalParts:
+        def load() -> LocalParts:
+            return LocalParts.load(settings, plan, thread)
 
-        await check.begin(plan, link.condemn)
+        await check.begin(plan, connection.mark_damaged)
         try:
-            ends, timing = await thread.run(load)
+            parts, timing = await thread.run(load)
         except (SepweightError, SplitError):
             await check.explain()
             raise
-        codec.context = ends.bottom.part.context_length
+        tokenizer.context = parts.bottom.part.context_length
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
-        return ends
+        return parts
 
     client = await stack.enter_async_context(
         AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
     )
     failed = metrics.trunk_poll_errors.inc
-    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.wire_codec, failed)
-    metrics.watch(lambda: link.n_waiting)
-    watching = asyncio.create_task(link.watch())
+    connection = TrunkConnection(
+        client, manifest.n_layers, settings.layers, load_local_parts, settings.wire_codec, failed
+    )
+    metrics.watch(lambda: connection.n_waiting)
+    watching = asyncio.create_task(connection.watch())
     stack.push_async_callback(_end, watching)
-    names = BlockNames(Limits.block_size) if settings.enable_prefix_caching else None
-    generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
+    hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
+    generator = Generator(connection, tokenizer, metrics, end_tokens(settings.weights, config, tokenizer), hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
-    return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics, defaults)
+    return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
 
 
 def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
@@ -118,7 +120,7 @@ def application(service: Service) -> FastAPI:
     return app
 
 
-def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> frozenset[int]:
+def end_tokens(weights: Path, config: PretrainedConfig, tokenizer: ChatTokenizer) -> frozenset[int]:
     """Ids that end an answer: those of generation_config.json and of the config, and the tokenizer's own.
 
     Chat models often name the end of a turn only in generation_config.json.
@@ -128,7 +130,7 @@ def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> fro
     """
     named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
-    for value in (named, config.get_text_config(decoder=True).eos_token_id, codec.end_token):
+    for value in (named, config.get_text_config(decoder=True).eos_token_id, tokenizer.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]
     if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
         raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; mend the file")

@@ -8,16 +8,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from client_service.answer import AnswerText, Piece
-from client_service.block_names import BlockNames
-from client_service.ends import Ends
+from client_service.answer import AnswerText, TokenDelta
+from client_service.block_hasher import BlockHasher
 from client_service.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
+from client_service.local_parts import LocalParts
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
 from client_service.sampling import Sampler, SamplingSettings
-from client_service.session_run import SessionRun, open_run
-from client_service.tokenizer import TextCodec
-from client_service.trunk_link import TrunkLink
+from client_service.split_session import SplitSession, open_split_session
+from client_service.tokenizer import ChatTokenizer
+from client_service.trunk_connection import TrunkConnection
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
 from splitlearn_comm import ClientStream, CommError
 
@@ -38,17 +38,17 @@ class Generator:
 
     def __init__(
         self,
-        link: TrunkLink,
-        codec: TextCodec,
+        connection: TrunkConnection,
+        tokenizer: ChatTokenizer,
         metrics: ClientMetrics,
         end_tokens: frozenset[int],
-        block_names: BlockNames | None,
+        block_hasher: BlockHasher | None,
     ) -> None:
-        self._link = link
-        self._codec = codec
+        self._connection = connection
+        self._tokenizer = tokenizer
         self._metrics = metrics
         self._end_tokens = end_tokens
-        self._names = block_names
+        self._block_hasher = block_hasher
 
     def check(self, request: GenerationRequest) -> None:
         """Refuses at once what `generate` would refuse at its turn, behind others of the same HTTP request.
@@ -56,54 +56,55 @@ class Generator:
         Raises:
             RequestError: the prompt is too long, or no trunk is ready.
         """
-        _room(self._link.ends, request)
+        _most_tokens(self._connection.local_parts, request)
 
-    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
-        """Yields a piece per token, the last one with a finish reason ("stop" or "length").
+    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+        """Yields a delta per token, the last one with a finish reason ("stop" or "length").
 
         Closing the iterator ends the trunk's session at once.
 
         Raises:
             RequestError: the prompt is too long, no trunk is ready, or it fails.
         """
-        ends = self._link.ends
-        room = _room(ends, request)
-        budget = min(room, request.max_tokens) if request.max_tokens is not None else room
+        parts = self._connection.local_parts
+        most = _most_tokens(parts, request)
+        budget = most if request.max_tokens is None else min(most, request.max_tokens)
         report.prompt_tokens = len(request.prompt)
-        names = self._block_names(request.prompt)
+        hashes = self._block_hashes(request.prompt)
+        max_length = len(request.prompt) + budget
         try:
-            async with open_run(self._link, ends, names, len(request.prompt) + budget, report) as run:
-                await run.begin(len(request.prompt))
+            async with open_split_session(self._connection, parts, hashes, max_length, report) as session:
+                await session.begin(len(request.prompt))
                 ids = list(request.prompt)
-                async with aclosing(self._pieces(run, request, ids, budget, report)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                async with aclosing(self._deltas(session, request, ids, budget, report)) as deltas:
+                    async for delta in deltas:
+                        yield delta
                 # the last token was chosen, but never run
-                await run.keep(self._block_names(ids[:-1]))
+                await session.close_and_cache(self._block_hashes(ids[:-1]))
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
         except (BadRows, ContextExceeded, EngineFull) as error:
             raise _from_bottom(error, begun=report.first_token is not None) from error
 
-    async def _pieces(
-        self, run: SessionRun, request: GenerationRequest, ids: list[int], budget: int, report: Report
-    ) -> AsyncGenerator[Piece]:
+    async def _deltas(
+        self, session: SplitSession, request: GenerationRequest, ids: list[int], budget: int, report: Report
+    ) -> AsyncGenerator[TokenDelta]:
         """Chooses token after token; `ids` grows by them."""
         sampler = Sampler(request.sampling)
-        answer = AnswerText(self._codec.vocabulary, request.prompt, request.stop)
+        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, request.stop)
         while True:
-            choice = await run.choose(ids, sampler)
+            choice = await session.choose(ids, sampler)
             report.completion_tokens += 1
-            self._observe(report, run.stream)
+            self._observe(report, session.stream)
             ids.append(choice.token)
             ended, last = choice.token in self._end_tokens, report.completion_tokens == budget
-            piece = answer.add(choice, ended=ended, last=last)
-            yield piece
-            if piece.finish_reason is not None:
+            delta = answer.add(choice, ended=ended, last=last)
+            yield delta
+            if delta.finish_reason is not None:
                 return
 
-    def _block_names(self, ids: Sequence[int]) -> tuple[bytes, ...]:
-        return () if self._names is None else self._names.of(ids)
+    def _block_hashes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
+        return () if self._block_hasher is None else self._block_hasher.hashes(ids)
 
     def _observe(self, report: Report, stream: ClientStream) -> None:
         now = time.perf_counter()
@@ -132,8 +133,9 @@ def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:
     return BadRequest(f"the prompt cannot be read by this model: {error}")
 
 
-def _room(ends: Ends, request: GenerationRequest) -> int:
-    context = ends.bottom.part.context_length
+def _most_tokens(parts: LocalParts, request: GenerationRequest) -> int:
+    """Output tokens that fit into the context behind the prompt. Raises PromptTooLong."""
+    context = parts.bottom.part.context_length
     if context is None:
         return 1 << 20
     if len(request.prompt) >= context:

@@ -23,7 +23,7 @@ class Report:
     last_token: float | None = None
     wire_bytes_sent: int = 0
     wire_bytes_received: int = 0
-    split: dict[str, float] = field(
+    timings: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("bottom", "wire", "queue", "trunk", "top", "sampling"), 0.0)
     )
 
@@ -50,6 +50,6 @@ def together(reports: Sequence[Report]) -> Report:
         whole.last_token = report.last_token or whole.last_token
         whole.wire_bytes_sent += report.wire_bytes_sent
         whole.wire_bytes_received += report.wire_bytes_received
-        for station, seconds in report.split.items():
-            whole.split[station] += seconds
+        for station, seconds in report.timings.items():
+            whole.timings[station] += seconds
     return whole

@@ -30,7 +30,7 @@ _MARGIN: Final = 1.25
 _UNLIMITED: Final = 1 << 20
 
 
-class TextCodec:
+class ChatTokenizer:
     """The served model's tokenizer, read from its sepweight directory.
 
     Prompts become tokens on two threads of its own. A request that is cancelled takes its work out of their queue, and

@@ -24,7 +24,7 @@ class NotReady:
     """Why a client service cannot answer requests yet, and whether that may pass by itself."""
 
     reason: str
-    passes: bool = True
+    may_recover: bool = True
 
 
 def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
@@ -46,7 +46,7 @@ def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
         return None
     try:
         told = response.json()
-        return NotReady(str(told["reason"]), passes=told.get("passes") is not False)
+        return NotReady(str(told["reason"]), may_recover=told.get("passes") is not False)
     except (ValueError, KeyError, TypeError, AttributeError):
         return NotReady(f"/ready answers {response.status_code}")
 
@@ -58,9 +58,9 @@ def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     is_told = False
-    while time.monotonic() < deadline and (trouble := not_ready_because(session, url)) is not None:
+    while time.monotonic() < deadline and (not_ready := not_ready_because(session, url)) is not None:
         if not is_told:
-            note(f"{url} is not ready ({trouble.reason}); waiting up to {seconds:g} s")
+            note(f"{url} is not ready ({not_ready.reason}); waiting up to {seconds:g} s")
             is_told = True
         time.sleep(_POLL_SECONDS)
 

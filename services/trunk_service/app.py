@@ -24,7 +24,7 @@ from splitlearn.part import Part
 from splitlearn.plan import SplitPlan, fingerprint
 from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo, event_loop
 from splitlearn_comm.addresses import join_address
-from trunk_service.endpoint import TrunkHost
+from trunk_service.endpoint import TrunkServicer
 from trunk_service.exporter import exported
 from trunk_service.listening import address_of, bound
 from trunk_service.metrics import TrunkMetrics
@@ -47,7 +47,7 @@ class Trunk:
     """Everything that one worker consists of; `build` owns the wiring, its exit stack the end."""
 
     server: AsyncGRPCComputeServer
-    host: TrunkHost
+    servicer: TrunkServicer
     engine: Engine
     thread: DeviceThread
     metrics: TrunkMetrics
@@ -56,12 +56,12 @@ class Trunk:
     async def start(self) -> None:
         """Answers from here on; healthy unless the weights were found damaged before. Raises PortUnavailable."""
         await self.server.start()
-        if self.host.is_condemned:
+        if self.servicer.is_damaged:
             await self.server.set_serving(False)
 
-    async def condemn(self, damage: str) -> None:
+    async def mark_damaged(self, damage: str) -> None:
         """Serves nobody any more, and says so to whoever asks for its health."""
-        self.host.condemn(damage)
+        self.servicer.mark_damaged(damage)
         await self.server.set_serving(False)
 
 
@@ -135,25 +135,25 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
         layers=plan.layers,
         of=plan.n_layers,
         seconds=round(time.perf_counter() - began, 2),
-        kv_rows=engine.pages.total * engine.pages.page_size,
-        in_batches=engine.is_batched,
+        kv_cache_rows=engine.pages.total * engine.pages.page_size,
+        batched=engine.is_batched,
     )
     metrics.watch(engine)
     info = _service_info(settings, manifest, plan, engine.part)
-    host = TrunkHost(engine, info, metrics)
-    expiring = asyncio.create_task(host.expire(settings.session_idle_timeout))
+    servicer = TrunkServicer(engine, info, metrics)
+    expiring = asyncio.create_task(servicer.expire(settings.session_idle_timeout))
     stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
         host=settings.host,
         port=settings.port,
-        session_host=host,
+        session_host=servicer,
         observer=metrics,
         limits=ServerLimits(
             message_bytes=SESSION_MESSAGE_BYTES, streams=settings.max_streams, bytes_in_flight=_BYTES_IN_FLIGHT
         ),
     )
-    trunk = Trunk(server, host, engine, thread, metrics, info)
-    check.watch(trunk.condemn)
+    trunk = Trunk(server, servicer, engine, thread, metrics, info)
+    check.watch(trunk.mark_damaged)
     return trunk
 
 

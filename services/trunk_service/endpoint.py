@@ -54,7 +54,7 @@ def on_the_wire(error: split.SplitError) -> CommError:
     return kind(str(error), getattr(error, "retry_after", None))
 
 
-class TrunkHost:
+class TrunkServicer:
     """Opens sessions on one engine for clients that hold the same model, cut in the same place."""
 
     def __init__(self, engine: Engine, info: ServiceInfo, metrics: TrunkMetrics) -> None:
@@ -68,12 +68,12 @@ class TrunkHost:
             return self._info
         return replace(self._info, attributes={**self._info.attributes, "damaged": self._damage})
 
-    def condemn(self, damage: str) -> None:
+    def mark_damaged(self, damage: str) -> None:
         """From now on no session is opened and no frame answered: the weights are not those of the fingerprint."""
         self._damage = damage
 
     @property
-    def is_condemned(self) -> bool:
+    def is_damaged(self) -> bool:
         """Whether the weights are known to be damaged."""
         return self._damage is not None
 
@@ -100,7 +100,7 @@ class TrunkHost:
             raise on_the_wire(error) from error
         self._metrics.prefix_cache_queries.inc(len(opening.prefix) * self._engine.limits.block_size)
         log.info(
-            "session opened", session=opening.session_id, max_length=opening.max_length, begins_with=session.reached
+            "session opened", session=opening.session_id, max_length=opening.max_length, cached_rows=session.reached
         )
         return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
 
@@ -122,10 +122,10 @@ class TrunkSession:
     """One client's stream of frames; owns the KV cache until it is closed."""
 
     def __init__(
-        self, name: str, host: TrunkHost, engine: Engine, session: EngineSession, metrics: TrunkMetrics
+        self, name: str, servicer: TrunkServicer, engine: Engine, session: EngineSession, metrics: TrunkMetrics
     ) -> None:
         self._name = name
-        self._host = host
+        self._servicer = servicer
         self._engine = engine
         self._session = session
         self._metrics = metrics
@@ -157,7 +157,7 @@ class TrunkSession:
         RemoteFailure, SessionClosed and FingerprintMismatch end it.
         """
         self._check_open()
-        self._host.check()
+        self._servicer.check()
         arrived, self._steps_seen = time.perf_counter(), self._metrics.n_steps
         rows_TD = frame.rows if frame.rows is not None else self._no_rows()
         try:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from splitlearn.choices import Quantization
 from splitlearn.errors import BadDevice
 from splitlearn.fused import fuse
 from splitlearn.hf.modeling import SIBLINGS, linear_weight, weights_read
@@ -23,7 +22,7 @@ from splitlearn.torch_private import forward_hooks, move_forward_hooks, own_modu
 Replacement = NativeLinear | NativeInt8Linear | PackedLinear | Int8Linear
 Kind = type[NativeLinear] | type[NativeInt8Linear] | type[PackedLinear] | type[Int8Linear]
 # of those that support a weight the first is the fastest
-_KINDS: dict[Quantization, tuple[Kind, ...]] = {
+_KINDS: dict[str, tuple[Kind, ...]] = {
     "none": (NativeLinear, PackedLinear),
     "int8": (NativeInt8Linear, Int8Linear, PackedLinear),
 }

@@ -50,7 +50,7 @@ async def refusal(client: RunningClient, status: int, **fields: Any) -> dict[str
 
 async def settled(client: RunningClient, word: str) -> str:
     """The reason for not being ready, once it holds this word."""
-    await until(lambda: word in (client.service.link.trouble or ""))
+    await until(lambda: word in (client.service.connection.not_ready_reason or ""))
     return await not_ready_reason(client)
 
 
@@ -144,7 +144,7 @@ async def test_a_client_that_is_busy_itself_does_not_blame_the_trunk(tiny_weight
         running_client(tiny_weights, trunk.address, trunk_timeout=0.2) as client,
     ):
         await client.ready()
-        thread = client.service.link.ends._thread
+        thread = client.service.connection.local_parts._thread
         working = thread.run(threading.Event().wait, 0.5)
         answer = await client.complete(prompt=PROMPT, max_tokens=2)
         await working
@@ -219,10 +219,10 @@ async def test_a_model_of_another_depth_is_named_beside_the_client_s(tiny_weight
 async def test_a_client_follows_the_trunk_to_another_cut(tiny_weights: Path) -> None:
     port = free_port()
     async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:
-        texts = []
+        texts, connection = [], client.service.connection
         for layers in ("1-4", "2-3"):
             async with running_trunk(tiny_weights, layers, port=port):
-                await until(lambda layers=layers: client.is_ready and client.service.link.ends.plan.layers == layers)
+                await until(lambda layers=layers: client.is_ready and connection.local_parts.plan.layers == layers)
                 assert (await client.http.get("/ready")).json()["layers"] == layers
                 texts.append((await client.complete(prompt=PROMPT, max_tokens=8)).json()["choices"][0]["text"])
         assert texts[0] == texts[1]

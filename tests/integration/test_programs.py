@@ -154,7 +154,7 @@ async def test_after_a_fault_the_connection_serves_the_next_request_and_the_log_
     client = split.client
     before = await client.http.get("/health")
     with monkeypatch.context() as broken, capture_logs() as logs:
-        broken.setattr(client.service.codec, "tokenize", 1)
+        broken.setattr(client.service.tokenizer, "tokenize", 1)
         failed = await client.complete(prompt="x")
     assert failed.status_code == 500
     assert failed.json()["error"]["code"] == "internal_error"

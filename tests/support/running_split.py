@@ -119,7 +119,7 @@ class RunningClient:
 
     @property
     def is_ready(self) -> bool:
-        return self.service.link.trouble is None
+        return self.service.connection.not_ready_reason is None
 
     async def ready(self) -> None:
         """Returns once a trunk that fits has answered."""

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from client_service.answer import Piece
+from client_service.answer import TokenDelta
 from client_service.api import error_replies
 from client_service.api.disconnect import EventStream, unless_disconnected
 from client_service.api.json_body import ApiRoute
@@ -24,8 +24,8 @@ from client_service.generation import GenerationRequest, Generator
 from client_service.generation_config import GenerationDefaults
 from client_service.metrics import ABORT, ClientMetrics
 from client_service.report import Report, together
-from client_service.tokenizer import TextCodec
-from client_service.trunk_link import TrunkLink
+from client_service.tokenizer import ChatTokenizer
+from client_service.trunk_connection import TrunkConnection
 
 log = structlog.get_logger()
 
@@ -40,9 +40,9 @@ class Service:
     model: str
     created: int
     vocabulary: int
-    codec: TextCodec
+    tokenizer: ChatTokenizer
     generator: Generator
-    link: TrunkLink
+    connection: TrunkConnection
     metrics: ClientMetrics
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
         messages = [message.plain() for message in fields.messages]
-        prompt = await unless_disconnected(request.receive, service.codec.tokenize_chat(messages))
+        prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
         return await _answer(service, fields, _asked(service, fields, {"messages": prompt}, most, tops), request)
@@ -63,7 +63,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompts = await unless_disconnected(request.receive, _tokenized(service.codec, fields.prompts))
+        prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         return await _answer(
             service, fields, _asked(service, fields, prompts, fields.max_tokens, fields.logprobs), request
         )
@@ -83,15 +83,15 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
-        if service.link.trouble is not None:
-            trouble = {"reason": service.link.trouble, "passes": service.link.passes}
-            return JSONResponse({"status": "not ready", **trouble}, 503)
-        ends = service.link.ends
-        return JSONResponse({"status": "ready", "fingerprint": ends.fingerprint, "layers": ends.plan.layers})
+        if service.connection.not_ready_reason is not None:
+            why = {"reason": service.connection.not_ready_reason, "passes": service.connection.may_recover}
+            return JSONResponse({"status": "not ready", **why}, 503)
+        parts = service.connection.local_parts
+        return JSONResponse({"status": "ready", "fingerprint": parts.fingerprint, "layers": parts.plan.layers})
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        service.metrics.trunk_ready.set(service.link.trouble is None)
+        service.metrics.trunk_ready.set(service.connection.not_ready_reason is None)
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/", response_class=HTMLResponse)
@@ -103,15 +103,15 @@ def router(service: Service) -> APIRouter:
 
 @dataclass(frozen=True)
 class _Turn:
-    """The answer to one prompt of a request; it begins to run when its pieces are asked for."""
+    """The answer to one prompt of a request; it begins to run when its deltas are asked for."""
 
     shape: ReplyShape
     report: Report
-    pieces: AsyncGenerator[Piece]
+    deltas: AsyncGenerator[TokenDelta]
 
 
-async def _tokenized(codec: TextCodec, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
-    return {name: await codec.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
+async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
+    return {name: await tokenizer.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
 
 
 def _asked(
@@ -161,22 +161,22 @@ def _turns(service: Service, fields: GenerationFields, asked: list[GenerationReq
 async def _whole(turns: Iterator[_Turn]) -> dict[str, Any]:
     bodies, reports = [], []
     for turn in turns:
-        bodies.append(turn.shape.whole([piece async for piece in turn.pieces], turn.report))
+        bodies.append(turn.shape.whole([delta async for delta in turn.deltas], turn.report))
         reports.append(turn.report)
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
 
 
-async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
-    """The generator's pieces, with the request's life counted around them."""
+async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+    """The generator's deltas, with the request's life counted around them."""
     finished_reason, code = None, "internal_error"
     try:
         with service.metrics.in_progress():
-            async with aclosing(service.generator.generate(asked, report)) as pieces:
-                async for piece in pieces:
-                    finished_reason = piece.finish_reason
-                    yield piece
+            async with aclosing(service.generator.generate(asked, report)) as deltas:
+                async for delta in deltas:
+                    finished_reason = delta.finish_reason
+                    yield delta
     except (asyncio.CancelledError, GeneratorExit):
         finished_reason = finished_reason or ABORT
         raise
@@ -204,9 +204,9 @@ async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGene
         for turn in turns:
             reports.append(turn.report)
             first = True
-            async with aclosing(turn.pieces):
-                async for piece in turn.pieces:
-                    chunk = turn.shape.chunk(piece, turn.report, first=first)
+            async with aclosing(turn.deltas):
+                async for delta in turn.deltas:
+                    chunk = turn.shape.chunk(delta, turn.report, first=first)
                     spent = {"usage": usage(together(reports))} if fields.continuous_usage else {}
                     first, begun = False, True
                     yield _event(chunk | spent)

@@ -183,7 +183,7 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
                 if trunk.address() is not None:
                     awaited = "loading the client's layers"
                     if address is not None:
-                        awaited, reason = "connecting the client to the trunk", _trouble(session, address)
+                        awaited, reason = "connecting the client to the trunk", _not_ready_reason(session, address)
                         if reason is None:
                             return f"http://{address}"
                 status.show(f"{awaited} ({reason})" if reason else awaited)
@@ -204,22 +204,22 @@ def _watch(trunk: Child, client: Child, url: str) -> None:
         while True:
             for child in (trunk, client):
                 child.check()
-            _trouble(session, address)
+            _not_ready_reason(session, address)
             time.sleep(_WATCH_SECONDS)
 
 
-def _trouble(session: httpx.Client, address: str) -> str | None:
+def _not_ready_reason(session: httpx.Client, address: str) -> str | None:
     """Why the client cannot answer now, its own files and what its trunk says of itself included.
 
     Raises:
         ChildFailed: that will not pass by itself.
     """
-    trouble = not_ready_because(session, f"http://{address}")
-    if trouble is None:
+    not_ready = not_ready_because(session, f"http://{address}")
+    if not_ready is None:
         return None
-    if not trouble.passes:
-        raise ChildFailed(f"client: {trouble.reason}", ())
-    return trouble.reason
+    if not not_ready.may_recover:
+        raise ChildFailed(f"client: {not_ready.reason}", ())
+    return not_ready.reason
 
 
 def _ask(settings: PairSettings, url: str) -> None:

@@ -19,7 +19,7 @@ from splitlearn_comm import (
     SessionTooLong,
 )
 from support.running_split import RunningTrunk
-from trunk_service.endpoint import TrunkHost, on_the_wire
+from trunk_service.endpoint import TrunkServicer, on_the_wire
 
 D = 64
 
@@ -165,7 +165,7 @@ async def test_a_look_for_idle_sessions_that_fails_is_logged_and_not_the_last(
         raise KeyError("a session that is gone")
 
     monkeypatch.setattr(trunk.trunk.engine, "expire", broken)
-    host = TrunkHost(trunk.trunk.engine, trunk.trunk.info, trunk.trunk.metrics)
+    host = TrunkServicer(trunk.trunk.engine, trunk.trunk.info, trunk.trunk.metrics)
     expiring = asyncio.create_task(host.expire(0.001))
     for _ in range(3):
         assert await asyncio.wait_for(looks.get(), 10) == 0.001

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from client_service.ends import Ends
 from client_service.errors import TooBusy, TrunkFailed
+from client_service.local_parts import LocalParts
 from client_service.report import Report
 from client_service.sampling import Choice, Sampler
-from client_service.trunk_link import TrunkLink
+from client_service.trunk_connection import TrunkConnection
 from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, StepResult
 from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, PositionNotReached
@@ -52,14 +52,14 @@ class _Choosing:
         self.seconds = time.perf_counter() - began
 
 
-class SessionRun:
-    """Keeps the three parts at the same position. Made by `open_run`, which closes it."""
+class SplitSession:
+    """Keeps the three parts at the same position. Made by `open_split_session`, which closes it."""
 
     def __init__(
-        self, ends: Ends, bottom: EngineSession, top: EngineSession, stream: ClientStream, report: Report
+        self, parts: LocalParts, bottom: EngineSession, top: EngineSession, stream: ClientStream, report: Report
     ) -> None:
         self.stream = stream
-        self._ends = ends
+        self._parts = parts
         self._bottom = bottom
         self._top = top
         self._report = report
@@ -90,14 +90,14 @@ class SessionRun:
                 self._report.replays += 1
         raise TooBusy("memory for keys and values is too short for all who ask now; try again later", retry_after=5.0)
 
-    async def keep(self, names: Sequence[bytes]) -> None:
+    async def close_and_cache(self, block_hashes: Sequence[bytes]) -> None:
         """Lets all three parts keep the blocks of these names; nothing can be run after it."""
-        self._ends.bottom.close_and_cache(self._bottom, names)
-        self._ends.top.close_and_cache(self._top, names)
-        if names:
+        self._parts.bottom.close_and_cache(self._bottom, block_hashes)
+        self._parts.top.close_and_cache(self._top, block_hashes)
+        if block_hashes:
             # the answer is complete: it does not become an error because the trunk has gone since
             with suppress(CommError):
-                await self.stream.keep(names)
+                await self.stream.keep(block_hashes)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
         """Rows go out ahead of the replies, so that bottom, trunk and top work side by side, but not further than that.
@@ -117,15 +117,15 @@ class SessionRun:
             await self._take_replies(len(owed))
             raise
         self._position = len(ids)
-        self._report.split["sampling"] += choosing.seconds
-        self._report.split["top"] -= choosing.seconds
+        self._report.timings["sampling"] += choosing.seconds
+        self._report.timings["top"] -= choosing.seconds
         return choosing.choice
 
     def _rows_at_once(self) -> int:
         """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
-        part = self._ends.bottom.part
+        part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        return min(most, self._ends.bottom.prefill_chunk_size)
+        return min(most, self._parts.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
         """Takes those that are still owed, so that the next one belongs to the next frame."""
@@ -136,7 +136,7 @@ class SessionRun:
 
     async def _send(self, ids: Sequence[int], start: int, stop: int) -> _Sent:
         is_first, self._has_sent = not self._has_sent, True
-        step = await self._ends.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
+        step = await self._parts.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
         self._count("bottom", step, is_first=is_first)
         began = time.perf_counter()
         await self.stream.send(Frame(start, step.output))
@@ -149,7 +149,7 @@ class SessionRun:
         rows_TD = reply.frame.rows
         if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
             raise TrunkFailed(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
-        seconds = self._report.split
+        seconds = self._report.timings
         seconds["queue"] += reply.queue_seconds
         if sent.is_first:
             self._report.queue_seconds += reply.queue_seconds
@@ -157,36 +157,43 @@ class SessionRun:
         seconds["wire"] += max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         try:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
-            step = await self._ends.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
+            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
         except (split.BadRows, split.ContextExceeded) as error:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step, is_first=sent.is_first)
 
     def _count(self, name: str, step: StepResult, *, is_first: bool) -> None:
-        self._report.split[name] += step.timing.compute_seconds
+        self._report.timings[name] += step.timing.compute_seconds
         if is_first:
             self._report.queue_seconds += step.timing.queue_seconds
 
 
 @asynccontextmanager
-async def open_run(
-    link: TrunkLink, ends: Ends, names: tuple[bytes, ...], max_length: int, report: Report
-) -> AsyncIterator[SessionRun]:
+async def open_split_session(
+    connection: TrunkConnection,
+    parts: LocalParts,
+    block_hashes: tuple[bytes, ...],
+    max_length: int,
+    report: Report,
+) -> AsyncIterator[SplitSession]:
     """A session of at most `max_length` rows in all three parts, closed in all three at the end.
 
     Args:
-        names: of the blocks of the prompt; the trunk is asked for them only if both ends have kept some.
+        block_hashes: of the prompt. They go to the trunk only if bottom and top have cached some of the blocks.
     """
-    with _session(ends.bottom, max_length, names) as bottom, _session(ends.top, max_length, names) as top:
-        asked = names if bottom.reached and top.reached else ()
-        async with link.open_stream(ends, max_length, asked) as stream:
+    with (
+        _session(parts.bottom, max_length, block_hashes) as bottom,
+        _session(parts.top, max_length, block_hashes) as top,
+    ):
+        wanted = block_hashes if bottom.reached and top.reached else ()
+        async with connection.open_stream(parts, max_length, wanted) as stream:
             report.session = stream.opening.session_id
-            yield SessionRun(ends, bottom, top, stream, report)
+            yield SplitSession(parts, bottom, top, stream, report)
 
 
 @contextmanager
-def _session(engine: Engine, max_length: int, names: tuple[bytes, ...]) -> Iterator[EngineSession]:
-    session = engine.open(max_length, names)
+def _session(engine: Engine, max_length: int, block_hashes: tuple[bytes, ...]) -> Iterator[EngineSession]:
+    session = engine.open(max_length, block_hashes)
     try:
         yield session
     finally:

@@ -12,7 +12,7 @@ from splitlearn.packing import pack
 from splitlearn.plan import SplitPlan, fingerprint
 
 
-class Ends:
+class LocalParts:
     """Embeddings and first layers, last layers and head of one model, cut at `plan`."""
 
     def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str, thread: DeviceThread) -> None:

@@ -1,0 +1,33 @@
+from client_service.block_hasher import HASH_BYTES, BlockHasher
+
+KEY = bytes(range(32))
+HASHER = BlockHasher(4, KEY)
+
+
+def test_only_full_blocks_have_hashes() -> None:
+    assert [len(HASHER.hashes(range(n))) for n in (0, 3, 4, 7, 8, 9)] == [0, 0, 1, 1, 2, 2]
+    assert {len(each) for each in HASHER.hashes(range(12))} == {HASH_BYTES}
+
+
+def test_texts_share_the_hashes_of_the_blocks_they_begin_with() -> None:
+    one, other = (
+        HASHER.hashes([1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9]),
+        HASHER.hashes([1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]),
+    )
+    assert one[:2] == other[:2]
+    assert one[2] != other[2]
+
+
+def test_a_block_has_another_hash_behind_another_beginning() -> None:
+    one, other = HASHER.hashes([1, 1, 1, 1, 5, 6, 7, 8]), HASHER.hashes([2, 2, 2, 2, 5, 6, 7, 8])
+    assert one[1] != other[1]
+    assert one[1] not in HASHER.hashes([5, 6, 7, 8])
+
+
+def test_another_key_gives_other_hashes() -> None:
+    found = {BlockHasher(4, key).hashes(range(4)) for key in (KEY, KEY[::-1], None)}
+    assert len(found) == 3
+
+
+def test_large_ids_are_told_from_small_ones() -> None:
+    assert HASHER.hashes([0, 0, 0, 1]) != HASHER.hashes([0, 0, 0, 257])
