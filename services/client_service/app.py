@@ -35,14 +35,14 @@ log = structlog.get_logger()
 
 
 def run(settings: ClientSettings) -> None:
-    """Serves until a signal; raises SepweightError, SplitError or OSError if it cannot start."""
+    """Serves until a signal. Raises SepweightError, SplitError or OSError if it cannot start."""
     event_loop.run(serve(settings))
 
 
 async def serve(settings: ClientSettings) -> None:
     """The whole life of one client service."""
     async with AsyncExitStack() as stack:
-        # before anything is loaded: a busy port should not be news minutes later
+        # before loading, which may take minutes: a busy port is reported at once
         sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
         service = await build(settings, stack)
         server = http_server(service, settings)
@@ -59,13 +59,13 @@ async def serve(settings: ClientSettings) -> None:
 
 
 async def _announce(service: Service, address: str, page: str) -> None:
-    """Says "serving" when the first request can be answered, which takes a trunk and both ends loaded."""
+    """Logs "serving" once requests can be answered: a trunk is connected, bottom and top are loaded."""
     await service.connection.ready.wait()
     log.info("serving", address=address, page=page, model=service.model)
 
 
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
-    """Every object of the service; `stack` takes them down again."""
+    """Builds every object of the service; `stack` owns their end."""
     manifest = Manifest.read(settings.weights)
     config = config_from_dict(manifest.config)
     tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
@@ -121,19 +121,19 @@ def application(service: Service) -> FastAPI:
 
 
 def end_tokens(weights: Path, config: PretrainedConfig, tokenizer: ChatTokenizer) -> frozenset[int]:
-    """Ids that end an answer: those of generation_config.json and of the config, and the tokenizer's own.
+    """Token ids that end an answer, from generation_config.json, the config and the tokenizer together.
 
     Chat models often name the end of a turn only in generation_config.json.
 
     Raises:
-        BadModelFiles: what the files name is no token id.
+        BadModelFiles: a file names something that is no token id.
     """
     named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
     for value in (named, config.get_text_config(decoder=True).eos_token_id, tokenizer.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]
     if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
-        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; mend the file")
+        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; correct the file")
     return frozenset(found)
 
 

@@ -24,7 +24,7 @@ from splitlearn_comm import ClientStream, CommError
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate; `max_tokens` None goes on to the end of the context, `param` names the prompt in errors."""
+    """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors."""
 
     prompt: tuple[int, ...]
     max_tokens: int | None
@@ -34,7 +34,7 @@ class GenerationRequest:
 
 
 class Generator:
-    """Generates for any number of requests at a time."""
+    """Generates for any number of concurrent requests."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Generator:
         self._block_hasher = block_hasher
 
     def check(self, request: GenerationRequest) -> None:
-        """Refuses at once what `generate` would refuse at its turn, behind others of the same HTTP request.
+        """Checks at once what `generate` checks only when it starts, after the other prompts of the HTTP request.
 
         Raises:
             RequestError: the prompt is too long, or no trunk is ready.
@@ -59,7 +59,7 @@ class Generator:
         _most_tokens(self._connection.local_parts, request)
 
     async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
-        """Yields a delta per token, the last one with a finish reason ("stop" or "length").
+        """Yields one delta per token; the last has a finish reason ("stop" or "length").
 
         Closing the iterator ends the trunk's session at once.
 
@@ -79,7 +79,7 @@ class Generator:
                 async with aclosing(self._deltas(session, request, ids, budget, report)) as deltas:
                     async for delta in deltas:
                         yield delta
-                # the last token was chosen, but never run
+                # the last token was chosen, but not run
                 await session.close_and_cache(self._block_hashes(ids[:-1]))
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
@@ -89,7 +89,7 @@ class Generator:
     async def _deltas(
         self, session: SplitSession, request: GenerationRequest, ids: list[int], budget: int, report: Report
     ) -> AsyncGenerator[TokenDelta]:
-        """Chooses token after token; `ids` grows by them."""
+        """Chooses tokens one by one, and appends them to `ids`."""
         sampler = Sampler(request.sampling)
         answer = AnswerText(self._tokenizer.vocabulary, request.prompt, request.stop)
         while True:
@@ -123,14 +123,14 @@ class Generator:
 
 
 def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:
-    """What it means that the bottom, or the top for want of room, refused rows; `begun` once a token was chosen."""
+    """The request's error for one of the bottom or top engine. `begun`: a token was chosen already."""
     if isinstance(error, EngineFull):
         return TooBusy(str(error), retry_after=error.retry_after)
     if isinstance(error, ContextExceeded):
         return PromptTooLong(str(error))
     if begun:
-        return BrokenNumbers(f"the model chose a token that it cannot read: {error}")
-    return BadRequest(f"the prompt cannot be read by this model: {error}")
+        return BrokenNumbers(f"the model chose a token that it has no embedding for: {error}")
+    return BadRequest(f"the model cannot take this prompt: {error}")
 
 
 def _most_tokens(parts: LocalParts, request: GenerationRequest) -> int:

@@ -1,4 +1,4 @@
-"""The client's own parts: bottom and top on this machine, on one device thread."""
+"""Bottom and top: the parts of the model that run in the client service, on one device thread."""
 
 from contextlib import suppress
 from typing import Self
@@ -13,7 +13,7 @@ from splitlearn.plan import SplitPlan, fingerprint
 
 
 class LocalParts:
-    """Embeddings and first layers, last layers and head of one model, cut at `plan`."""
+    """The engines of bottom (embeddings and first layers) and top (last layers and head), cut at `plan`."""
 
     def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str, thread: DeviceThread) -> None:
         self.bottom = bottom
@@ -21,14 +21,14 @@ class LocalParts:
         self.plan = plan
         self._thread = thread
         self.fingerprint = expected
-        """What a trunk must answer to fit between them."""
+        """The fingerprint that a compatible trunk has."""
 
     @classmethod
     def load(cls, settings: ClientSettings, plan: SplitPlan, thread: DeviceThread) -> Self:
-        """Reads both parts from their files; blocking, runs on the device thread.
+        """Loads both parts. Blocks; call it on the device thread.
 
         Raises:
-            SepweightError, SplitError: files or plan do not fit the model.
+            SepweightError, SplitError: the files or the plan do not match the model.
         """
         weights, where = settings.weights, resolve_device(settings.device)
         bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
@@ -46,14 +46,14 @@ class LocalParts:
         return cls(Engine(bottom, thread, limits), Engine(top, thread, limits), plan, expected, thread)
 
     def learn_trunk_cores(self, name: str | None) -> None:
-        """Takes in where the trunk computes. What runs here while it does would slow it down on the same cores.
+        """Notes whether the trunk runs on the same CPU cores, where the two slow each other down.
 
         Args:
-            name: from the trunk, see `splitlearn.engine.cores_name`; None if it does not say, or is no processor.
+            name: the trunk's `splitlearn.engine.cores_name`; None if it does not report one, or runs on a GPU.
         """
         if name is None or self.bottom.part.device.type != "cpu":
             self._thread.shares_cores = False
             return
-        # only how soon a step begins hangs on it; where the system cannot say now, it stays as it was
+        # it affects only when steps begin, so an error of the system changes nothing
         with suppress(OSError):
             self._thread.shares_cores = name == cores_name()

@@ -1,4 +1,4 @@
-"""The client service's settings: each is a flag of `splitlearn client` and an environment variable."""
+"""The client service's settings. Each is a flag of `splitlearn client` and an environment variable."""
 
 import re
 from collections.abc import Callable
@@ -19,17 +19,17 @@ def parse_origins(text: str) -> tuple[str, ...]:
     """Origins as browsers send them. Raises ValueError."""
     origins = tuple(filter(None, (each.strip() for each in text.split(","))))
     for origin in origins:
-        # whatever is spelled otherwise than browsers spell it would never match
+        # any other spelling than a browser's would never match
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"expected * or http(s)://host[:port] in small letters without a path, found {origin!r}")
+            raise ValueError(f"expected * or http(s)://host[:port] in lower case without a path, found {origin!r}")
     return origins
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """Names that requests may give as their Host, in small letters. Raises ValueError."""
+    """The allowed Host names, in lower case. Raises ValueError."""
     hosts = frozenset(filter(None, (each.strip().lower() for each in text.split(","))))
     for host in hosts:
-        # with a scheme or a port it would never match, and what browsers send is ASCII
+        # a name with a scheme or a port would never match, and browsers send ASCII
         if not _HOST.fullmatch(host):
             raise ValueError(
                 f"expected names such as llm.example.com or *.lan, without scheme and port, found {host!r}"
@@ -49,9 +49,10 @@ def _readable(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _address(text: str) -> str:
-    """Refuses at the start what no trunk can be reached at; names are asked for later, again and again.
+    """Refuses an invalid address at the start; names are resolved later, repeatedly.
 
-    Not by `splitlearn_comm.addresses`: that package brings torch along, and `--help` reads these settings.
+    `splitlearn_comm.addresses` has a full check, but importing that package imports torch, and `--help` reads these
+    settings.
     """
     if text.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
         return text
@@ -64,7 +65,7 @@ def _address(text: str) -> str:
 
 
 class ClientSettings(BaseSettings):
-    """Parsed once at start; a bad value stops the process before anything is loaded."""
+    """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
 

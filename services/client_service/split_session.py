@@ -1,4 +1,4 @@
-"""One session across bottom, trunk and top: ids in, a token out, and everything again when a part lost its rows.
+"""One session in bottom, trunk and top: token ids in, a token out, and a replay when a part has lost its rows.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -20,16 +20,16 @@ from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, StepResult
 from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, PositionNotReached
 
-# A part loses its rows when its memory is short, and to older sessions only: each replay makes this one older.
+# A part takes a session's pages only for an older session, and each replay makes this one older.
 _MOST_REPLAYS = 8
 _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
-# Frames without a reply: one that the trunk computes, and those that keep it busy over a round trip.
+# Frames without a reply: one that the trunk computes, and two that keep it busy during a round trip.
 _AHEAD = 3
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A frame on its way, and how long it took to hand it to the network."""
+    """A frame that was sent, and how long sending took."""
 
     position: int
     n_rows: int
@@ -39,7 +39,7 @@ class _Sent:
 
 @dataclass
 class _Choosing:
-    """Chooses the token after `ids`, as a part of the top's step."""
+    """Chooses the token after `ids`, on the device thread, as a part of the top's step."""
 
     ids: list[int]
     sampler: Sampler
@@ -53,7 +53,7 @@ class _Choosing:
 
 
 class SplitSession:
-    """Keeps the three parts at the same position. Made by `open_split_session`, which closes it."""
+    """Keeps the three parts at the same position. `open_split_session` creates and closes it."""
 
     def __init__(
         self, parts: LocalParts, bottom: EngineSession, top: EngineSession, stream: ClientStream, report: Report
@@ -67,42 +67,42 @@ class SplitSession:
         self._has_sent = False
 
     async def begin(self, n_ids: int) -> None:
-        """Goes on behind what all three parts have kept of earlier sessions; at least one row is left to run."""
+        """Starts after the rows that all three parts have cached; at least one row of `n_ids` remains to run."""
         if self.stream.opening.prefix:
-            kept = min(self._bottom.reached, self._top.reached, await self.stream.open())
-            self._position = min(kept, n_ids - 1)
+            cached = min(self._bottom.reached, self._top.reached, await self.stream.open())
+            self._position = min(cached, n_ids - 1)
             self._report.reused_tokens = self._position
 
     async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
-        """Runs what is new in `ids`, and chooses the token after them.
+        """Runs the new rows of `ids`, and chooses the next token.
 
         Raises:
             CommError: the trunk refused or failed.
-            TooBusy: a part lost its rows again and again.
-            BrokenNumbers: the logits cannot be used.
+            TooBusy: parts kept losing their rows.
+            BrokenNumbers: the logits hold NaN or infinity.
         """
         for _ in range(_MOST_REPLAYS):
             try:
                 return await self._run(ids, _Choosing(ids, sampler))
             except _LOST_ROWS:
-                # ids are all that is needed to begin again, in all three parts
+                # the ids are enough to compute all rows again in all three parts
                 self._position = 0
                 self._report.replays += 1
-        raise TooBusy("memory for keys and values is too short for all who ask now; try again later", retry_after=5.0)
+        raise TooBusy("the KV cache is too small for all current requests; try again later", retry_after=5.0)
 
     async def close_and_cache(self, block_hashes: Sequence[bytes]) -> None:
-        """Lets all three parts keep the blocks of these names; nothing can be run after it."""
+        """Ends the session, and lets all three parts cache the rows of these blocks."""
         self._parts.bottom.close_and_cache(self._bottom, block_hashes)
         self._parts.top.close_and_cache(self._top, block_hashes)
         if block_hashes:
-            # the answer is complete: it does not become an error because the trunk has gone since
+            # the answer is complete, even if the trunk is gone by now
             with suppress(CommError):
                 await self.stream.keep(block_hashes)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
-        """Rows go out ahead of the replies, so that bottom, trunk and top work side by side, but not further than that.
+        """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.
 
-        What bottom computes too early would only take the machine away from those who wait for their next token.
+        No further ahead: what bottom computes early delays the other requests' next tokens.
         """
         position, owed = self._position, deque[_Sent]()
         try:
@@ -122,13 +122,13 @@ class SplitSession:
         return choosing.choice
 
     def _rows_at_once(self) -> int:
-        """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
+        """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
         part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
         return min(most, self._parts.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
-        """Takes those that are still owed, so that the next one belongs to the next frame."""
+        """Receives outstanding replies, so that the next reply belongs to the next frame."""
         for _ in range(count):
             if not self.stream.ended:
                 with suppress(CommError):

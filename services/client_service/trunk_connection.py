@@ -1,4 +1,4 @@
-"""The link to the trunk: watches whether one that fits answers, and opens sessions on it."""
+"""The connection to the trunk: polls whether a compatible one answers, and opens sessions on it."""
 
 import asyncio
 import uuid
@@ -21,15 +21,15 @@ ASKING_SECONDS = 5.0
 
 
 class TrunkConnection:
-    """Knows the trunk's state at any time; `watch` keeps it true and must run as a task.
+    """Knows whether requests can be served; `watch` keeps that current and must run as a task.
 
     Args:
-        client: connection to the trunk's address.
-        n_layers: of the model whose ends this client holds.
-        layers: the cut to insist on; None takes the cut that the trunk serves.
+        client: the gRPC client for the trunk's address.
+        n_layers: layers of the whole model.
+        layers: the cut that the trunk must have; None accepts the trunk's cut.
         load_local_parts: loads bottom and top for a plan.
-        codec: what rows travel in, both ways.
-        failed: is told when the watch runs into what nobody foresaw.
+        codec: the wire codec of rows, in both directions.
+        failed: called at each unexpected error of `watch`.
     """
 
     def __init__(
@@ -52,18 +52,18 @@ class TrunkConnection:
         self._offered: SplitPlan | None = None
         self._damage: str | None = None
         self.ready = asyncio.Event()
-        """Set once a trunk that fits has answered; `not_ready_reason` says whether one does now."""
-        self.not_ready_reason: str | None = "no trunk has been asked yet"
-        """Why requests cannot be served now; None when they can."""
+        """Set once a compatible trunk has answered; `not_ready_reason` says whether one answers now."""
+        self.not_ready_reason: str | None = "the trunk has not answered yet"
+        """Why requests cannot be served now; None if they can."""
         self.may_recover = True
-        """Whether the reason may go away by itself, as that of a trunk that is starting does; damage does not."""
+        """Whether that may change by itself: true while a trunk starts, false for damaged files."""
 
     @property
     def local_parts(self) -> LocalParts:
-        """The parts that fit the trunk.
+        """Bottom and top, cut to match the trunk.
 
         Raises:
-            TrunkNotReady: with the reason, until a trunk that fits has answered.
+            TrunkNotReady: with the reason, unless a compatible trunk answers.
         """
         if self.not_ready_reason is not None or self._local_parts is None:
             raise TrunkNotReady(self.not_ready_reason or "bottom and top are still loading")
@@ -75,20 +75,20 @@ class TrunkConnection:
         return 0 if self._local_parts is None else self._local_parts.bottom.n_waiting + self._local_parts.top.n_waiting
 
     def open_stream(self, parts: LocalParts, max_length: int, prefix: tuple[bytes, ...] = ()) -> ClientStream:
-        """A session on one of the trunk's replicas, not sent before its first frame, or `open` if it has a prefix."""
+        """A session on one of the trunk's replicas, opened with its first frame, or by `open` if it has a prefix."""
         session_id = uuid.uuid4().hex
         return self._client.stream(SessionOpening(session_id, parts.fingerprint, max_length, self._codec, prefix))
 
     def mark_damaged(self, damage: str) -> None:
-        """From now on no request is served: a file of bottom or top is not what it should be."""
+        """Stops serving requests for good: a file of bottom or top is damaged."""
         self._damage = self.not_ready_reason = damage
         self.may_recover = False
 
     async def watch(self) -> None:
-        """Asks the trunk again and again; runs until cancelled."""
+        """Polls the trunk; runs until cancelled."""
         while True:
             before = self.not_ready_reason
-            self.not_ready_reason = await self._looked_after(before)
+            self.not_ready_reason = await self._polled(before)
             if self.not_ready_reason is None and before is not None:
                 log.info("trunk ready", fingerprint=self.local_parts.fingerprint)
                 self.ready.set()
@@ -96,15 +96,15 @@ class TrunkConnection:
                 log.warning("trunk not ready", reason=self.not_ready_reason)
             await asyncio.sleep(WAITING_SECONDS if self.not_ready_reason else WATCHING_SECONDS)
 
-    async def _looked_after(self, before: str | None) -> str | None:
-        """The reason now. A fault of the watch itself says nothing about the trunk, and must not end the watch."""
+    async def _polled(self, before: str | None) -> str | None:
+        """The current reason. An unexpected error says nothing about the trunk, and must not end `watch`."""
         try:
             reason = await self._ask()
         except Exception as error:
             self._failed()
-            before_that, self._failure = self._failure, repr(error)
-            if self._failure != before_that:
-                log.error("the watch over the trunk failed; it goes on", error=self._failure, exc_info=error)
+            previous, self._failure = self._failure, repr(error)
+            if self._failure != previous:
+                log.error("polling the trunk failed; it continues", error=self._failure, exc_info=error)
             return before
         self._failure = None
         return reason
@@ -117,12 +117,12 @@ class TrunkConnection:
         except CommError as error:
             self.may_recover = True
             return str(error)
-        reason = await self._misfit(info)
+        reason = await self._incompatibility(info)
         self.may_recover = reason is None
         return reason
 
-    async def _misfit(self, info: ServiceInfo) -> str | None:
-        """Why the trunk that answered and this client cannot work together."""
+    async def _incompatibility(self, info: ServiceInfo) -> str | None:
+        """Why the trunk and this client are not compatible; None if they are."""
         try:
             parts = await self._matching_parts(info)
         except (SplitError, SepweightError, TrunkNotReady) as error:
@@ -140,11 +140,11 @@ class TrunkConnection:
         return None
 
     async def _matching_parts(self, info: ServiceInfo) -> LocalParts:
-        # a trunk of another depth is another model: keep the own cut and let the fingerprints say so
+        # a trunk with another number of layers has another model, which the fingerprints will show
         same_depth = info.attributes.get("n_layers") == str(self._n_layers)
         offered = info.attributes.get("layers") if same_depth else None
         plan = self._wanted or SplitPlan.parse(offered, self._n_layers)
-        # one answer with another cut may come from the odd one of several replicas; two in a row are a change
+        # one answer with another cut may come from one of several replicas; two in a row are a change
         offered_before, self._offered = self._offered, plan
         if self._local_parts is None or (self._local_parts.plan != plan == offered_before):
             self._local_parts = await self._loaded(plan)
@@ -154,5 +154,5 @@ class TrunkConnection:
         try:
             return await self._load_local_parts(plan)
         except (OSError, RuntimeError) as error:
-            # RuntimeError is what torch raises when a device is out of memory or fails
+            # torch raises RuntimeError when a device fails or is out of memory
             raise TrunkNotReady(f"bottom and top cannot be loaded: {error}") from error

@@ -1,4 +1,4 @@
-"""Composition root of the trunk worker: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
+"""Composition root of the trunk worker: builds every object once, and runs until SIGTERM or Ctrl-C."""
 
 import asyncio
 import gc
@@ -33,18 +33,18 @@ from trunk_service.verification import WeightsCheck
 
 log = structlog.get_logger()
 
-# Rows of prompts that wait for room or are being run, for 256 sessions that send chunks.
+# Bytes of rows that wait or run: 256 sessions with a 1 MiB chunk each.
 _BYTES_IN_FLIGHT = 2**28
 
 
 def run(settings: TrunkSettings) -> None:
-    """Serves until a signal; raises SepweightError, SplitError or CommError if it cannot start."""
+    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start."""
     event_loop.run(serve(settings))
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """Everything that one worker consists of; `build` owns the wiring, its exit stack the end."""
+    """The objects of one worker. `build` creates them; its exit stack owns their end."""
 
     server: AsyncGRPCComputeServer
     servicer: TrunkServicer
@@ -54,13 +54,13 @@ class Trunk:
     info: ServiceInfo
 
     async def start(self) -> None:
-        """Answers from here on; healthy unless the weights were found damaged before. Raises PortUnavailable."""
+        """Starts to serve; healthy unless the weights are known to be damaged. Raises PortUnavailable."""
         await self.server.start()
         if self.servicer.is_damaged:
             await self.server.set_serving(False)
 
     async def mark_damaged(self, damage: str) -> None:
-        """Serves nobody any more, and says so to whoever asks for its health."""
+        """Stops serving for good; health checks fail from here on."""
         self.servicer.mark_damaged(damage)
         await self.server.set_serving(False)
 
@@ -85,7 +85,7 @@ async def serve(settings: TrunkSettings) -> None:
         trunk = await _unless(stop, build(settings, stack, metrics))
         if trunk is None:
             return
-        # what was loaded stays: later collections need not look at it, and take milliseconds
+        # loaded objects live to the end: without them, later collections take milliseconds
         gc.collect()
         gc.freeze()
         held.close()
@@ -104,7 +104,7 @@ async def serve(settings: TrunkSettings) -> None:
 
 
 async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> Trunk | None:
-    """The trunk, or None if it is told to stop before it is built: comparing and loading files may take minutes."""
+    """The built trunk, or None if a signal comes first: comparing and loading files may take minutes."""
     task, stopping = asyncio.create_task(building), asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -117,7 +117,7 @@ async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> 
 
 
 async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMetrics | None = None) -> Trunk:
-    """Loads the layers and wires the worker; the server is not started yet."""
+    """Loads the layers, and creates the worker's objects; does not start the server."""
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
@@ -158,13 +158,13 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
 
 
 def _announce(settings: TrunkSettings, held: socket.socket) -> None:
-    """The first line says who can reach the trunk, and how."""
+    """Logs the address for clients, and whether only this machine can reach it."""
     address, port = address_of(held)
     if address.is_loopback:
         log.warning(
             "starting",
             clients=f"--trunk {join_address(settings.host, port)}",
-            note="only clients on this machine reach it; --host 0.0.0.0 opens it to others",
+            note="only clients on this machine can connect; --host 0.0.0.0 opens it to the network",
         )
         return
     name = socket.gethostname() if address.is_unspecified else settings.host

@@ -1,4 +1,4 @@
-"""The trunk worker's settings: each is a flag of `splitlearn trunk` and an environment variable."""
+"""The trunk worker's settings. Each is a flag of `splitlearn trunk` and an environment variable."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from splitlearn.choices import Quantization, Verify
 
 
 class TrunkSettings(BaseSettings):
-    """Parsed once at start; a bad value stops the process before anything is loaded."""
+    """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_TRUNK_", frozen=True, extra="forbid")
 

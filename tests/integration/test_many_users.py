@@ -80,7 +80,7 @@ async def test_sixteen_requests_at_once_are_answered_as_each_alone(
     assert steps < rows / 3
 
 
-async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
+async def test_young_sessions_are_preempted_and_every_answer_is_right(
     tiny_weights: Path, tiny_llama: PreTrainedModel
 ) -> None:
     asked = prompts(6, longest=60)
@@ -95,7 +95,7 @@ async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
         await until(lambda: running.trunk.value("kv_cache_pages_used") == 0)
 
 
-async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights: Path) -> None:
+async def test_a_request_beyond_the_queue_gets_429_with_retry_after(tiny_weights: Path) -> None:
     async with split(
         tiny_weights, trunk={"max_num_seqs": 1, "max_waiting": 0, "enable_prefix_caching": False}
     ) as running:
@@ -135,9 +135,7 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
         assert again.json()["splitlearn"]["wire_bytes_sent"] < plain.json()["splitlearn"]["wire_bytes_sent"] / 2
 
 
-async def test_a_prefix_that_had_to_make_room_is_computed_again(
-    tiny_weights: Path, tiny_llama: PreTrainedModel
-) -> None:
+async def test_an_evicted_prefix_is_computed_again(tiny_weights: Path, tiny_llama: PreTrainedModel) -> None:
     first, second = prompts(2, longest=20)
     first, second = (first * 40)[:100], (second * 40)[:100]
     async with running_trunk(tiny_weights) as measured:
@@ -151,9 +149,7 @@ async def test_a_prefix_that_had_to_make_room_is_computed_again(
         assert running.trunk.value("kv_cache_usage_perc") == used / limit > 0
 
 
-async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_same(
-    tiny_weights: Path, tiny_llama: PreTrainedModel
-) -> None:
+async def test_an_idle_session_loses_its_kv_cache_and_goes_on(tiny_weights: Path, tiny_llama: PreTrainedModel) -> None:
     async with split(tiny_weights) as running:
         body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 40, "temperature": 0, "stream": True}
         engine = running.trunk.trunk.engine
@@ -168,7 +164,7 @@ async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_s
 
 
 @pytest.mark.parametrize("most", [16, 64])
-async def test_prompts_in_small_pieces_give_the_same_answers(
+async def test_prompts_in_small_chunks_give_the_same_answers(
     tiny_weights: Path, tiny_llama: PreTrainedModel, most: int
 ) -> None:
     asked = prompts(4, longest=300)

@@ -1,4 +1,4 @@
-"""The endpoints."""
+"""The HTTP endpoints."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ from client_service.trunk_connection import TrunkConnection
 
 log = structlog.get_logger()
 
-# what a message repeats of a name that nobody knows
+# how much of an unknown name an error repeats
 _SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the endpoints need; built by the composition root."""
+    """What the endpoints use; the composition root builds it."""
 
     model: str
     created: int
@@ -58,14 +58,14 @@ def router(service: Service) -> APIRouter:
         prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
-        return await _answer(service, fields, _asked(service, fields, {"messages": prompt}, most, tops), request)
+        return await _answer(service, fields, _requests(service, fields, {"messages": prompt}, most, tops), request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
         prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         return await _answer(
-            service, fields, _asked(service, fields, prompts, fields.max_tokens, fields.logprobs), request
+            service, fields, _requests(service, fields, prompts, fields.max_tokens, fields.logprobs), request
         )
 
     @routes.get("/v1/models")
@@ -102,8 +102,8 @@ def router(service: Service) -> APIRouter:
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """The answer to one prompt of a request; it begins to run when its deltas are asked for."""
+class _Generation:
+    """The answer to one prompt of a request. It starts to run when its deltas are iterated."""
 
     shape: ReplyShape
     report: Report
@@ -114,14 +114,14 @@ async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[
     return {name: await tokenizer.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
 
 
-def _asked(
+def _requests(
     service: Service,
     fields: GenerationFields,
     prompts: Mapping[str, list[int]],
     max_tokens: int | None,
     top_logprobs: int | None,
 ) -> list[GenerationRequest]:
-    """What to generate for each prompt, by the prompt's name in the request. Raises BadRequest."""
+    """One generation request per prompt. Raises BadRequest, which names the prompt."""
     sampling = fields.sampling(top_logprobs, service.defaults.sampling)
     for name, ids in prompts.items():
         _check_ids(service, ids, name)
@@ -129,7 +129,7 @@ def _asked(
 
 
 def _check_ids(service: Service, ids: list[int], param: str) -> None:
-    """Of texts too: a tokenizer may have more tokens than the model has rows for them."""
+    """Checks ids that came from texts too: a tokenizer may have more tokens than the model has embeddings."""
     if not ids:
         raise BadRequest("the prompt has no tokens", param)
     if min(ids) < 0 or max(ids) >= service.vocabulary:
@@ -138,42 +138,42 @@ def _check_ids(service: Service, ids: list[int], param: str) -> None:
 
 
 async def _answer(
-    service: Service, fields: GenerationFields, asked: list[GenerationRequest], request: Request
+    service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request
 ) -> Response:
-    for later in asked[1:]:
+    for later in wanted[1:]:
         service.generator.check(later)
-    turns = _turns(service, fields, asked)
+    generations = _generations(service, fields, wanted)
     if not fields.stream:
-        return JSONResponse(await unless_disconnected(request.receive, _whole(turns)))
-    events = _events(turns, fields)
-    # the first event is awaited before the status line goes out, so that refusals keep their status
+        return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
+    events = _events(generations, fields)
+    # awaits the first event before the status line is sent, so that an error can still set the status
     return EventStream(await unless_disconnected(request.receive, anext(events)), events)
 
 
-def _turns(service: Service, fields: GenerationFields, asked: list[GenerationRequest]) -> Iterator[_Turn]:
-    """One prompt after the other: a request takes no more room than its neighbours, however many prompts it has."""
+def _generations(service: Service, fields: GenerationFields, wanted: list[GenerationRequest]) -> Iterator[_Generation]:
+    """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
     shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
-    for index, each in enumerate(asked):
+    for index, each in enumerate(wanted):
         report = Report()
-        yield _Turn(replace(shape, index=index), report, _measured(service, each, report))
+        yield _Generation(replace(shape, index=index), report, _measured(service, each, report))
 
 
-async def _whole(turns: Iterator[_Turn]) -> dict[str, Any]:
+async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
     bodies, reports = [], []
-    for turn in turns:
-        bodies.append(turn.shape.whole([delta async for delta in turn.deltas], turn.report))
-        reports.append(turn.report)
+    for generation in generations:
+        bodies.append(generation.shape.whole([delta async for delta in generation.deltas], generation.report))
+        reports.append(generation.report)
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
 
 
-async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
-    """The generator's deltas, with the request's life counted around them."""
+async def _measured(service: Service, wanted: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+    """The generator's deltas; counts the request in the metrics."""
     finished_reason, code = None, "internal_error"
     try:
         with service.metrics.in_progress():
-            async with aclosing(service.generator.generate(asked, report)) as deltas:
+            async with aclosing(service.generator.generate(wanted, report)) as deltas:
                 async for delta in deltas:
                     finished_reason = delta.finish_reason
                     yield delta
@@ -197,27 +197,27 @@ async def _measured(service: Service, asked: GenerationRequest, report: Report) 
             service.metrics.request_succeeded(finished_reason, report)
 
 
-async def _events(turns: Iterator[_Turn], fields: GenerationFields) -> AsyncGenerator[str]:
+async def _events(generations: Iterator[_Generation], fields: GenerationFields) -> AsyncGenerator[str]:
     reports: list[Report] = []
     begun = False
     try:
-        for turn in turns:
-            reports.append(turn.report)
+        for generation in generations:
+            reports.append(generation.report)
             first = True
-            async with aclosing(turn.deltas):
-                async for delta in turn.deltas:
-                    chunk = turn.shape.chunk(delta, turn.report, first=first)
+            async with aclosing(generation.deltas):
+                async for delta in generation.deltas:
+                    chunk = generation.shape.chunk(delta, generation.report, first=first)
                     spent = {"usage": usage(together(reports))} if fields.continuous_usage else {}
                     first, begun = False, True
                     yield _event(chunk | spent)
     except Exception as error:
         if not begun:
             raise
-        # the status line is out: only an event can still tell
+        # the status line is sent: only an event can report the error
         yield _event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
         return
     if fields.include_usage:
-        yield _event(turn.shape.usage_chunk(together(reports)))
+        yield _event(generation.shape.usage_chunk(together(reports)))
     yield "data: [DONE]\n\n"
 
 

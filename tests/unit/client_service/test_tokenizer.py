@@ -98,7 +98,7 @@ async def test_what_no_conversation_can_be_rendered_with_counts_as_no_template_a
 
 
 def test_a_template_without_the_user_s_words_is_an_error_at_start(tmp_path: Path) -> None:
-    with pytest.raises(BadModelFiles, match="leaves out what users say"):
+    with pytest.raises(BadModelFiles, match="leaves out users' messages"):
         chat_tokenizer(tmp_path, with_template("{% for m in messages %}{{ m.role }}{% endfor %}"))
 
 
@@ -108,7 +108,7 @@ def test_a_folder_without_a_tokenizer_is_an_error_at_start(tmp_path: Path, model
         ChatTokenizer(tmp_path, tiny_config(model_type))
 
 
-async def test_a_token_behind_the_end_of_the_embedding_is_refused_by_its_name(tmp_path: Path) -> None:
+async def test_a_token_without_an_embedding_is_refused_by_its_name(tmp_path: Path) -> None:
     # as in Gemma 3's text models, whose tokenizer has a token for images
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
@@ -118,7 +118,7 @@ async def test_a_token_behind_the_end_of_the_embedding_is_refused_by_its_name(tm
         (served.tokenize("look: <image>"), "prompt"),
         (served.tokenize_chat([{"role": "user", "content": "look: <image>"}]), "messages"),
     ):
-        with pytest.raises(BadRequest, match=rf"'<image>', token {rows}, .* ends at {rows - 1}") as refused:
+        with pytest.raises(BadRequest, match=rf"'<image>', token {rows}, .* last token is {rows - 1}") as refused:
             await asked
         assert refused.value.param == param
     assert await served.tokenize("look")

@@ -84,7 +84,7 @@ def serving(host: Says, port: int = 0) -> AsyncGRPCComputeServer:
 
 async def test_before_the_first_answer_there_are_no_parts_to_use(tiny_weights: Path) -> None:
     async with watched(tiny_weights, free_port()) as it:
-        with pytest.raises(TrunkNotReady, match="no trunk has been asked yet"):
+        with pytest.raises(TrunkNotReady, match="the trunk has not answered yet"):
             _ = it.connection.local_parts
 
 

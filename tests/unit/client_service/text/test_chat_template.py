@@ -77,7 +77,7 @@ def test_parts_written_out_as_they_are_are_not_taken_for_text(dump: str) -> None
     ],
 )
 def test_a_template_without_the_user_s_words_is_an_error_at_start(source: str) -> None:
-    with pytest.raises(BadModelFiles, match=r"leaves out what users say.*--chat-template-content-format"):
+    with pytest.raises(BadModelFiles, match=r"leaves out users' messages.*--chat-template-content-format"):
         ChatTemplate(source, {})
 
 
