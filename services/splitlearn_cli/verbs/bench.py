@@ -1,4 +1,4 @@
-"""`splitlearn bench`: how fast an OpenAI endpoint answers under load."""
+"""`splitlearn bench`: measures an OpenAI endpoint under load."""
 
 import asyncio
 import json
@@ -92,20 +92,20 @@ class Settings(BaseSettings):
         if self.request_rate is None and widest > self.num_prompts:
             return f"--num-prompts {self.num_prompts} cannot reach --max-concurrency {widest:g}; give more prompts"
         if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
-            return "--api-key has characters that a header cannot carry"
+            return "--api-key has characters that a header cannot hold"
         if self.prompt_kind == "ids" and self.api == "chat":
             return "--prompt-kind ids needs --api completions, because a chat message is text"
         if self.plot is not None and self.plot.suffix != ".png":
-            return f"--plot writes a PNG, so that {self.plot} should end in .png"
+            return f"--plot writes a PNG, so {self.plot} should end in .png"
         if self.plot is not None and len(self.loads) < 2:
             return "--plot draws latency against load; give several levels, such as --max-concurrency 1,4,16"
         return None
 
 
 def run(settings: Settings) -> int:
-    """Streams every answer and prints throughput and latencies of each level; Ctrl-C prints what there is so far.
+    """Streams every answer, and prints throughput and latencies per level. Ctrl-C prints the results so far.
 
-    Nothing is sent twice: a refused request (429, say) is counted by its kind. Exit code 1 if no request was answered.
+    Requests are not retried: failures (429, for example) are counted by kind. Exit code 1 if no request succeeded.
     """
     _check_outputs(settings)
     from splitlearn_cli.load.client import Endpoint
@@ -125,12 +125,12 @@ def run(settings: Settings) -> int:
         note("interrupted" if measured.begun else "interrupted before any request had ended")
         return _INTERRUPTED
     if not measured.answered:
-        raise CliError(f"none of the requests to {url} was answered whole")
+        raise CliError(f"no request to {url} succeeded")
     return 0
 
 
 def _check_outputs(settings: Settings) -> None:
-    """Before minutes of measuring, rather than after them."""
+    """Checks the output flags before measuring, which may take minutes."""
     for flag, path in (("--json", settings.json_file), ("--plot", settings.plot)):
         if path is not None and not path.parent.is_dir():
             raise BadUsage(f"{flag} {path}: there is no directory {path.parent}")

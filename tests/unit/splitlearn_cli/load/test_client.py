@@ -101,7 +101,7 @@ async def test_a_hang_up_in_the_middle_keeps_what_had_come(openai: ScriptedOpenA
     record = await ask(openai.url, "hangup")
 
     assert record.failure is not None
-    assert record.failure.kind == "broken off"
+    assert record.failure.kind == "incomplete"
     assert record.output_tokens == 2
     assert record.ttft is not None
 

@@ -81,7 +81,7 @@ def test_prompts_as_ids_have_exactly_their_length(splitlearn: Run, openai: Scrip
 
 
 @pytest.mark.parametrize(
-    ("model", "kind"), [("busy", "HTTP 429 with Retry-After (Retry-After: 7)"), ("hangup", "broken off")]
+    ("model", "kind"), [("busy", "HTTP 429 with Retry-After (Retry-After: 7)"), ("hangup", "incomplete")]
 )
 def test_a_run_in_which_everything_fails_shows_why_and_exits_with_1(
     splitlearn: Run, openai: ScriptedOpenAI, model: str, kind: str
@@ -93,7 +93,7 @@ def test_a_run_in_which_everything_fails_shows_why_and_exits_with_1(
     warm, failures, complaint = ran.err.splitlines()
     assert warm.startswith("concurrency 1: 1 of 1 warm-up requests failed: ")
     assert failures.startswith(f"concurrency 1: 3 x {kind}: ")
-    assert complaint == f"splitlearn: error: none of the requests to {openai.url} was answered whole"
+    assert complaint == f"splitlearn: error: no request to {openai.url} succeeded"
 
 
 def test_failures_among_answers_are_shown_and_are_no_reason_to_fail(splitlearn: Run, openai: ScriptedOpenAI) -> None:
@@ -169,7 +169,7 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_anything_is_sent(
     ("words", "complaint"),
     [
         (["--max-concurrency", "1", "--request-rate", "2"], "exclude each other"),
-        (["--max-concurrency", "x"], "--max-concurrency (or SPLITLEARN_BENCH_MAX_CONCURRENCY): expected whole numbers"),
+        (["--max-concurrency", "x"], "--max-concurrency (or SPLITLEARN_BENCH_MAX_CONCURRENCY): expected integers"),
         (["--request-rate", "0"], "--request-rate (or SPLITLEARN_BENCH_REQUEST_RATE): expected numbers above 0"),
         (["--prompt-tokens", "9-5"], "LOW not above HIGH"),
         (["--output-tokens", "0"], "expected at least 1"),
@@ -180,7 +180,7 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_anything_is_sent(
         (["--json", "nowhere/out.json"], "there is no directory nowhere"),
         (["--url", "127.0.0.1:8000"], "http://HOST:PORT"),
         (["--url", "http://127.0.0.1:99999"], "out of range"),
-        (["--api-key", "ключ"], "--api-key has characters that a header cannot carry"),
+        (["--api-key", "ключ"], "--api-key has characters that a header cannot hold"),
     ],
 )
 def test_flags_that_make_no_sense_are_one_line_of_wrong_usage(
