@@ -68,7 +68,7 @@ def test_numbers_that_mean_less_than_they_seem_come_with_a_remark() -> None:
 
     assert lines == [
         "rate 2.5: 1 answers had no text, and no time to first token",
-        "rate 2.5: requests were sent up to 200 ms late; this machine cannot keep up the rate",
+        "rate 2.5: requests were sent up to 200 ms late; this machine cannot keep up with the rate",
         "rate 2.5: interrupted, 2 of 3 requests had ended",
     ]
 
