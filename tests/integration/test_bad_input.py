@@ -77,12 +77,12 @@ async def test_without_a_trunk_the_client_says_so_at_once_and_recovers_when_one_
             assert (await client.complete(prompt=PROMPT, max_tokens=3)).status_code == 200
 
 
-async def test_an_address_without_a_name_in_dns_is_named_and_asked_again(tiny_weights: Path) -> None:
+async def test_an_unresolvable_address_is_named_and_resolved_again(tiny_weights: Path) -> None:
     async with running_client(tiny_weights, "no-such-host.invalid:50051") as client:
         assert "no-such-host.invalid:50051" in await settled(client, "no answer")
 
 
-async def test_somebody_who_is_no_trunk_at_the_address_is_recognised(tiny_weights: Path) -> None:
+async def test_a_service_that_is_no_trunk_is_recognised(tiny_weights: Path) -> None:
     async with running_split(tiny_weights) as split:
         port = split.client.http.base_url.port
         async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:

@@ -97,7 +97,7 @@ async def test_the_openai_package_closing_its_stream_frees_the_session(split: Sp
     await freed(split)
 
 
-async def test_those_who_stay_get_what_they_would_have_got_alone(split: Split) -> None:
+async def test_other_requests_get_the_same_answers_as_alone(split: Split) -> None:
     asked = [{**LONG, "prompt": PROMPT[: 4 + i], "max_tokens": 40} for i in range(3)]
 
     async def ask(body: dict[str, Any]) -> str:

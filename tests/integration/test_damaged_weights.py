@@ -64,7 +64,7 @@ async def test_a_trunk_of_whole_files_says_that_it_has_compared_them(weights: Pa
         assert (trunk.value("weights_verified"), trunk.value("weights_damaged")) == (1, 0)
 
 
-async def test_a_trunk_does_not_start_with_a_flipped_bit_unless_it_is_told_never_to_look(weights: Path) -> None:
+async def test_a_trunk_does_not_start_with_a_flipped_bit_unless_verification_is_off(weights: Path) -> None:
     flip(weights / "mid.00002.safetensors")
     for verify in ("auto", "always"):
         with pytest.raises(WrongDigestError, match=r"mid\.00002\.safetensors: expected sha256"):

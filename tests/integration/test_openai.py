@@ -153,7 +153,7 @@ async def test_a_chat_stream_names_its_role_once_and_gives_the_text_of_the_whole
     assert streamed.finish_reason == "length"
 
 
-async def test_a_stream_ends_with_usage_when_it_is_asked_for(openai: AsyncOpenAI) -> None:
+async def test_a_stream_ends_with_usage_if_requested(openai: AsyncOpenAI) -> None:
     asked: dict[str, Any] = {"max_tokens": 5, "temperature": 0, "stream_options": {"include_usage": True}}
     for streamed, prompt in (
         (await completion_stream(openai, prompt=PROMPT, **asked), TOKENIZER.encode(PROMPT)),
@@ -334,7 +334,7 @@ async def test_a_prompt_of_several_chunks_gives_what_the_whole_model_does(tmp_pa
     assert frames == 3 + 3  # the prompt's chunks and every token but the last
 
 
-async def test_a_prompt_beside_somebody_s_tokens_is_sent_in_small_pieces_and_gives_the_same(tmp_path: Path) -> None:
+async def test_a_prompt_beside_a_decoding_request_is_sent_in_small_chunks_with_the_same_answer(tmp_path: Path) -> None:
     n_tokens, length = 400, 500
     model = random_model(tiny_config("llama", num_hidden_layers=3, max_position_embeddings=1024))
     prompt = torch.randint(3, 384, (length,), generator=torch.Generator().manual_seed(0)).tolist()

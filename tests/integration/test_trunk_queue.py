@@ -38,7 +38,7 @@ async def ask(running: Split) -> httpx.Response:
     return await running.client.complete(prompt=[5, 6, 7], max_tokens=2)
 
 
-async def test_waiting_for_room_may_take_longer_than_a_silent_trunk_is_waited_for(tiny_weights: Path) -> None:
+async def test_waiting_for_admission_may_take_longer_than_the_trunk_timeout(tiny_weights: Path) -> None:
     async with split(tiny_weights, queue_timeout=60.0) as running:
         engine = running.trunk.trunk.engine
         held = engine.open()
@@ -51,7 +51,7 @@ async def test_waiting_for_room_may_take_longer_than_a_silent_trunk_is_waited_fo
         assert (await asking).status_code == 200
 
 
-async def test_who_has_waited_for_room_too_long_is_told_to_come_later(tiny_weights: Path) -> None:
+async def test_a_request_that_waits_too_long_for_admission_gets_429(tiny_weights: Path) -> None:
     async with split(tiny_weights, queue_timeout=0.2) as running:
         held = running.trunk.trunk.engine.open()
         await step(running.trunk, held)

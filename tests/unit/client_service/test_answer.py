@@ -102,7 +102,7 @@ def test_tokens_of_a_stop_string_are_listed_with_what_they_said_before_it(
     assert len(entries(deltas)) == len(deltas)
 
 
-def test_what_only_began_like_a_stop_string_is_told_token_by_token(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_text_that_only_began_like_a_stop_string_is_released_token_by_token(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = ids_of(tokenizer, "the fox, the end")
     plain, held = answered(tokenizer, ids), answered(tokenizer, ids, stops=("fox, the enx",))
     check(held)
@@ -139,7 +139,7 @@ def test_the_entry_of_an_end_token_says_nothing_and_its_alternative_has_a_name(
 
 
 @pytest.mark.parametrize("kind", [byte_level, byte_fallback])
-def test_pieces_of_characters_are_told_by_their_bytes(kind: type) -> None:
+def test_parts_of_characters_are_given_as_bytes(kind: type) -> None:
     tokenizer = kind()
     face = ids_of(tokenizer, "a😀")[-4:]
     deltas = answered(tokenizer, face, others=(face[0],))
@@ -165,7 +165,7 @@ def test_the_taken_token_is_among_its_alternatives_as_it_is_listed(tokenizer: Pr
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_any_tokens_with_any_stop_strings_are_told_consistently(kind: type) -> None:
+def test_any_tokens_with_any_stop_strings_give_consistent_logprobs(kind: type) -> None:
     tokenizer, random_numbers = kind(), random.Random(13)
     for _ in range(60):
         ids = [random_numbers.randrange(len(tokenizer)) for _ in range(random_numbers.randrange(1, 30))]

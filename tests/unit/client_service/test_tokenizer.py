@@ -210,7 +210,7 @@ async def test_a_short_prompt_does_not_wait_for_long_ones(
     await asyncio.gather(*long, return_exceptions=True)
 
 
-async def test_prompts_of_those_who_hung_up_are_not_looked_at(
+async def test_prompts_of_cancelled_requests_are_not_tokenized(
     served: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(served, monkeypatch)

@@ -104,7 +104,7 @@ async def test_a_tekken_vocabulary_is_read_with_what_its_tokens_are_for(
     assert end == 2
 
 
-async def test_a_tekken_vocabulary_that_is_told_to_leave_out_the_beginning_does(tmp_path: Path) -> None:
+async def test_a_tekken_vocabulary_can_leave_out_the_bos_token(tmp_path: Path) -> None:
     write_tekken(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
     assert (await ids_of(tmp_path, "mistral"))[0][0] == 267

@@ -130,7 +130,7 @@ async def test_a_trunk_with_other_weights_is_named_beside_what_this_client_holds
         assert "the same weights, layers and dtype" in trouble
 
 
-async def test_a_client_told_its_layers_insists_on_them(tiny_weights: Path) -> None:
+async def test_a_client_with_given_layers_requires_them(tiny_weights: Path) -> None:
     async with (
         serving(Says(name(tiny_weights, "1-4"), "1-4")) as server,
         watched(tiny_weights, server.port, "2-3") as it,
@@ -141,7 +141,7 @@ async def test_a_client_told_its_layers_insists_on_them(tiny_weights: Path) -> N
         assert it.loaded == ["2-3"]
 
 
-async def test_a_client_told_the_trunk_s_own_layers_is_ready(tiny_weights: Path) -> None:
+async def test_a_client_with_the_trunk_s_layers_is_ready(tiny_weights: Path) -> None:
     async with (
         serving(Says(name(tiny_weights, "2-3"), "2-3")) as server,
         watched(tiny_weights, server.port, "2-3") as it,
@@ -156,9 +156,7 @@ async def test_a_trunk_of_another_depth_does_not_decide_the_cut(tiny_weights: Pa
 
 
 @pytest.mark.parametrize("layers", ["", "all", "3-99"])
-async def test_layers_that_make_no_sense_are_trouble_and_not_the_end_of_the_watch(
-    tiny_weights: Path, layers: str
-) -> None:
+async def test_invalid_layers_are_the_reason_and_do_not_end_the_watch(tiny_weights: Path, layers: str) -> None:
     async with serving(Says("odd", layers)) as server, watched(tiny_weights, server.port) as it:
         await it.not_ready_reason("START-END")
 
@@ -226,7 +224,7 @@ async def test_a_fault_of_the_watch_neither_ends_it_nor_says_anything_of_the_tru
         await it.not_ready_reason("no answer")
 
 
-async def test_cores_that_cannot_be_asked_for_change_nothing(
+async def test_cores_that_the_system_cannot_name_change_nothing(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> str:

@@ -17,7 +17,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def test_a_service_that_is_not_ready_is_asked_until_it_is(
+def test_a_service_that_is_not_ready_is_polled_until_it_is(
     chat_service: Any, naps: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chat_service.busy = 3
@@ -36,13 +36,13 @@ def test_waiting_ends_with_its_time_and_leaves_the_error_to_the_request(chat_ser
         wait_for_client(session, chat_service.url, 0.01)
 
 
-def test_without_patience_nobody_is_asked(chat_service: Any) -> None:
+def test_with_a_wait_of_0_nothing_is_polled(chat_service: Any) -> None:
     with httpx.Client(trust_env=False) as session:
         wait_for_client(session, chat_service.url, 0.0)
     assert chat_service.busy == 0
 
 
-def test_nobody_at_the_address_is_waited_for() -> None:
+def test_an_unreachable_service_is_waited_for() -> None:
     with httpx.Client(trust_env=False) as session:
         not_ready = not_ready_because(session, f"http://127.0.0.1:{free_port()}")
     assert not_ready is not None

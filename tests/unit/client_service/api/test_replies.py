@@ -141,7 +141,7 @@ def test_the_logprobs_of_a_stream_are_those_of_the_whole_reply(chat: bool) -> No
             assert [entry for each in streamed for entry in each[name]] == told
 
 
-def test_alternatives_that_look_the_same_are_all_there_and_the_taken_token_keeps_its_text() -> None:
+def test_alternatives_with_equal_texts_are_all_there_and_the_chosen_token_keeps_its_text() -> None:
     entry = token("a", 4, -0.5, (1, "a"), (2, "b"), (3, "b"), (4, "a"))
     body = shape(chat=False).whole([TokenDelta("a", (entry,), "stop")], report())
     assert body["choices"][0]["logprobs"]["top_logprobs"] == [

@@ -118,7 +118,7 @@ def test_a_message_that_the_template_leaves_out_is_refused_wherever_it_stands(
             assert refused.value.param == f"messages.{left_out}"
 
 
-def test_what_was_found_of_long_conversations_is_not_kept() -> None:
+def test_results_for_long_conversations_are_not_cached() -> None:
     template = ChatTemplate(BOTH, {})
     template.render([said("user", ["a"] * 60)], LONG)
     assert len(template._left_out) == 1

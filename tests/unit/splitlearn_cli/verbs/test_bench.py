@@ -193,7 +193,7 @@ def test_flags_that_make_no_sense_are_one_line_of_wrong_usage(
     assert complaint in ran.err
 
 
-def test_nobody_at_the_address_is_one_line(splitlearn: Run) -> None:
+def test_an_unreachable_address_is_one_line(splitlearn: Run) -> None:
     ran = splitlearn("bench", "--url", "http://127.0.0.1:9")
 
     assert (ran.code, ran.out) == (1, "")
