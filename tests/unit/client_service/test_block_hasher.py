@@ -29,5 +29,5 @@ def test_another_key_gives_other_hashes() -> None:
     assert len(found) == 3
 
 
-def test_large_ids_are_told_from_small_ones() -> None:
+def test_large_ids_have_other_hashes_than_small_ones() -> None:
     assert HASHER.hashes([0, 0, 0, 1]) != HASHER.hashes([0, 0, 0, 257])
