@@ -1,4 +1,4 @@
-"""From chosen tokens to what a reply says: text, and what each token added to it."""
+"""Turns chosen tokens into an answer's text, and says what each token added to it."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,42 +12,42 @@ from client_service.text.vocabulary import LOST, Vocabulary
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that could have been taken: its text in the middle of a text, or what stands for it."""
+    """A token that could have been chosen, with its text in the middle of a text, or a stand-in for that."""
 
     token: int
     text: str
     spelled: bytes | None
-    """Its bytes; None for a token that is left out of texts."""
+    """Its bytes; None for a token that texts leave out."""
     logprob: float
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """What one token added to the answer. The texts of all join to the answer's text, and so do the bytes."""
+    """What one token added to the answer. The texts of all tokens join to the answer's text, and so do the bytes."""
 
     token: int
     text: str
-    """Empty for the first tokens of a character, for those left out of texts, and for those of a stop string."""
+    """Empty for the first tokens of a character, for tokens that texts leave out, and in a stop string."""
     spelled: bytes
     logprob: float
     offset: int
-    """Characters of the answer before it."""
+    """Characters of the answer before this token."""
     alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What is certain with one more token; may be nothing while characters or stop strings are incomplete."""
+class TokenDelta:
+    """The text that one more token makes certain. Empty while a character or a possible stop string is incomplete."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the tokens whose text is this piece's; empty if they were not asked for."""
+    """One entry for each token whose text is in this delta; empty unless the request wants log-probabilities."""
     finish_reason: str | None = None
 
 
 @dataclass(frozen=True)
 class _Said:
-    """A token with what it said; it is kept until all of that is certain."""
+    """A token and its text, kept until all of that text is certain."""
 
     choice: Choice
     text: str
@@ -55,7 +55,7 @@ class _Said:
 
 
 class AnswerText:
-    """Turns the tokens of one answer into its pieces."""
+    """Turns the tokens of one answer into deltas."""
 
     def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], stops: tuple[str, ...]) -> None:
         self._vocabulary = vocabulary
@@ -65,14 +65,14 @@ class AnswerText:
         self._certain = ""
         self._offset = 0
         self._owed = b""
-        """Bytes of a character that is not complete yet."""
+        """Bytes of an incomplete character."""
 
-    def add(self, choice: Choice, *, ended: bool, last: bool) -> Piece:
-        """The next token.
+    def add(self, choice: Choice, *, ended: bool, last: bool) -> TokenDelta:
+        """Adds the next token.
 
         Args:
-            ended: it is one that ends an answer, and says nothing.
-            last: no other token can follow.
+            ended: the token ends the answer, and has no text.
+            last: no token can follow.
         """
         hidden = self._vocabulary.hidden(choice.token)
         said = "" if ended or hidden is not None else self._text.feed(choice.token)
@@ -85,16 +85,16 @@ class AnswerText:
             certain += self._stops.feed(rest) + self._stops.flush()
         reason = "stop" if ended or self._stops.hit else "length" if last else None
         if choice.logprob is None:
-            return Piece(certain, (), reason)
+            return TokenDelta(certain, (), reason)
         silent = ended or hidden is not None
         spelled = said.encode() if silent else self._spelled(choice.token, said)
         self._waiting.append(_Said(choice, said, spelled))
         self._certain += certain
         entries = tuple(self._released(whole=reason is None))
-        return Piece("".join(entry.text for entry in entries), entries, reason)
+        return TokenDelta("".join(entry.text for entry in entries), entries, reason)
 
     def _released(self, *, whole: bool) -> list[TokenLogprob]:
-        """The tokens whose text is certain; at the end all of them, with as much of it as is said."""
+        """The tokens whose text is certain; with `whole` all of them, cut where the answer ends."""
         entries = []
         while self._waiting and (not whole or len(self._waiting[0].text) <= len(self._certain)):
             said = self._waiting.popleft()
@@ -104,7 +104,7 @@ class AnswerText:
         return entries
 
     def _cut_off(self, text: str) -> bool:
-        """Whether a token without a text lies in or behind a stop string."""
+        """Whether a token without text is in or after a stop string."""
         return self._stops.hit and not text and not self._certain
 
     def _entry(self, choice: Choice, text: str, spelled: bytes) -> TokenLogprob:
@@ -122,11 +122,11 @@ class AnswerText:
         if hidden is not None:
             return hidden or f"token_id:{token}", None
         text, spelled = self._vocabulary.text(token), self._vocabulary.bytes(token)
-        # as OpenAI writes a piece of a character
+        # OpenAI's form for a part of a character
         return ("bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled) if LOST in text else text), spelled
 
     def _spelled(self, token: int, said: str) -> bytes:
-        """The token's bytes: the vocabulary's, unless they said something else here, such as no leading space."""
+        """The token's bytes: the vocabulary's, unless its text differs here, for example has no leading space."""
         own = self._vocabulary.bytes(token)
         owed, total = self._owed, self._owed + own
         if not said:

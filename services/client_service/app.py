@@ -12,17 +12,17 @@ from transformers import PretrainedConfig
 
 from client_service.api import error_replies
 from client_service.api.routes import Service, router
-from client_service.block_names import BlockNames
-from client_service.ends import Ends
+from client_service.block_hasher import BlockHasher
 from client_service.errors import BadModelFiles
 from client_service.generation import Generator
 from client_service.generation_config import GenerationDefaults, read_generation_config
+from client_service.local_parts import LocalParts
 from client_service.metrics import ClientMetrics
 from client_service.serving.listening import address_of, listen
 from client_service.serving.server import HTTPServer
 from client_service.settings import ClientSettings
-from client_service.tokenizer import TextCodec
-from client_service.trunk_link import TrunkLink
+from client_service.tokenizer import ChatTokenizer
+from client_service.trunk_connection import TrunkConnection
 from client_service.verification import WeightsCheck
 from llm_sepweight import Manifest, SepweightError
 from splitlearn.engine import DeviceThread, Limits
@@ -35,14 +35,14 @@ log = structlog.get_logger()
 
 
 def run(settings: ClientSettings) -> None:
-    """Serves until a signal; raises SepweightError, SplitError or OSError if it cannot start."""
+    """Serves until a signal. Raises SepweightError, SplitError or OSError if it cannot start."""
     event_loop.run(serve(settings))
 
 
 async def serve(settings: ClientSettings) -> None:
     """The whole life of one client service."""
     async with AsyncExitStack() as stack:
-        # before anything is loaded: a busy port should not be news minutes later
+        # before loading, which may take minutes: a busy port is reported at once
         sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
         service = await build(settings, stack)
         server = http_server(service, settings)
@@ -59,49 +59,52 @@ async def serve(settings: ClientSettings) -> None:
 
 
 async def _announce(service: Service, address: str, page: str) -> None:
-    """Says "serving" when the first request can be answered, which takes a trunk and both ends loaded."""
-    await service.link.ready.wait()
+    """Logs "serving" once requests can be answered: a trunk is connected, bottom and top are loaded."""
+    await service.connection.ready.wait()
     log.info("serving", address=address, page=page, model=service.model)
 
 
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
-    """Every object of the service; `stack` takes them down again."""
+    """Builds every object of the service; `stack` owns their end."""
     manifest = Manifest.read(settings.weights)
     config = config_from_dict(manifest.config)
-    codec = TextCodec(settings.weights, config, settings.chat_template_content_format)
-    stack.callback(codec.close)
+    tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
+    stack.callback(tokenizer.close)
     defaults = GenerationDefaults.read(settings.weights, settings.generation_config)
-    metrics = ClientMetrics()
+    name = settings.served_model_name or manifest.model_name
+    metrics = ClientMetrics(name)
     thread = stack.enter_context(DeviceThread(settings.threads))
 
     check = WeightsCheck(settings, metrics, stack)
 
-    async def load_ends(plan: SplitPlan) -> Ends:
-        def load() -> Ends:
-            return Ends.load(settings, plan, thread)
+    async def load_local_parts(plan: SplitPlan) -> LocalParts:
+        def load() -> LocalParts:
+            return LocalParts.load(settings, plan, thread)
 
-        await check.begin(plan, link.condemn)
+        await check.begin(plan, connection.mark_damaged)
         try:
-            ends, timing = await thread.run(load)
+            parts, timing = await thread.run(load)
         except (SepweightError, SplitError):
             await check.explain()
             raise
-        codec.context = ends.bottom.part.context_length
+        tokenizer.context = parts.bottom.part.context_length
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
-        return ends
+        return parts
 
     client = await stack.enter_async_context(
         AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
     )
-    failed = metrics.watch_failures.inc
-    link = TrunkLink(client, manifest.n_layers, settings.layers, load_ends, settings.codec, failed)
-    watching = asyncio.create_task(link.watch())
+    failed = metrics.trunk_poll_errors.inc
+    connection = TrunkConnection(
+        client, manifest.n_layers, settings.layers, load_local_parts, settings.wire_codec, failed
+    )
+    metrics.watch(lambda: connection.n_waiting)
+    watching = asyncio.create_task(connection.watch())
     stack.push_async_callback(_end, watching)
-    names = BlockNames(Limits.block_size) if settings.prefix_reuse else None
-    generator = Generator(link, codec, metrics, end_tokens(settings.weights, config, codec), names)
-    name = settings.model_name or manifest.model_name
+    hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
+    generator = Generator(connection, tokenizer, metrics, end_tokens(settings.weights, config, tokenizer), hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
-    return Service(name, int(time.time()), vocabulary, codec, generator, link, metrics, defaults)
+    return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
 
 
 def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
@@ -117,20 +120,20 @@ def application(service: Service) -> FastAPI:
     return app
 
 
-def end_tokens(weights: Path, config: PretrainedConfig, codec: TextCodec) -> frozenset[int]:
-    """Ids that end an answer: those of generation_config.json and of the config, and the tokenizer's own.
+def end_tokens(weights: Path, config: PretrainedConfig, tokenizer: ChatTokenizer) -> frozenset[int]:
+    """Token ids that end an answer, from generation_config.json, the config and the tokenizer together.
 
     Chat models often name the end of a turn only in generation_config.json.
 
     Raises:
-        BadModelFiles: what the files name is no token id.
+        BadModelFiles: a file names something that is no token id.
     """
     named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
-    for value in (named, config.get_text_config(decoder=True).eos_token_id, codec.end_token):
+    for value in (named, config.get_text_config(decoder=True).eos_token_id, tokenizer.end_token):
         found += value if isinstance(value, list) else [] if value is None else [value]
     if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
-        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; mend the file")
+        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; correct the file")
     return frozenset(found)
 
 

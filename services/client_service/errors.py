@@ -1,20 +1,20 @@
-"""What a request to the client service can run into, with the HTTP status that each becomes.
+"""The errors of requests to the client service, each with its HTTP status.
 
-RequestError                 everything below: status, OpenAI error type and code
-├── BadRequest               400, the caller: a field that cannot be honoured
-├── PromptTooLong            400, the caller: the prompt leaves no room in the model's context
-├── NoChatTemplate           400, the caller: chat asked of a model without a chat template
+RequestError                 root: HTTP status, OpenAI error type and code
+├── BadRequest               400, the caller: a field that is not supported
+├── PromptTooLong            400, the caller: the prompt fills the model's context
+├── NoChatTemplate           400, the caller: a chat request to a model without a chat template
 ├── UnknownModel             404, the caller: a model that is not served here
-├── RequestTooLarge          413, the caller: a body longer, or of more values, than is taken here
-├── RequestTimeout           408, the caller: headers or a body that did not come in time
-├── UnknownHost              421, the caller: a Host header that names another service
-├── TooBusy                  429, the operator: no room for more requests now; with the time to wait
-├── TooManyConnections       503, the operator: no room for more connections now
-├── ShuttingDown             503, the operator: this service is about to end
-├── TrunkNotReady            503, the operator: no trunk answers, or it holds something else
-├── TrunkFailed              502, the operator or the network: the trunk failed in the middle
+├── RequestTooLarge          413, the caller: a body with too many bytes or values
+├── RequestTimeout           408, the caller: headers or a body that came too slowly
+├── UnknownHost              421, the caller: a Host header that is not allowed
+├── TooBusy                  429, the operator: not enough capacity now; with a time to retry
+├── TooManyConnections       503, the operator: too many connections
+├── ShuttingDown             503, the operator: the service is shutting down
+├── TrunkNotReady            503, the operator: no trunk answers, or it serves another model or cut
+├── TrunkFailed              502, the operator or the network: the trunk failed during the request
 ├── BrokenNumbers            500, the operator: the model's logits are not finite
-└── BadModelFiles            500, the operator: tokenizer, template or generation config cannot be used; at start
+└── BadModelFiles            500, the operator: bad tokenizer, template or generation config; at start
 """
 
 import math
@@ -40,13 +40,13 @@ class RequestError(Exception):
     def __init__(self, message: str, param: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.param = param
-        # may come from a trunk; a header cannot say infinity, and nobody waits for more than an hour
+        # may come from a trunk: a header cannot hold infinity, and more than an hour is no use
         usable = retry_after is not None and math.isfinite(retry_after)
         self.retry_after = min(max(retry_after or 0.0, 0.0), 3600.0) if usable else None
 
 
 class BadRequest(RequestError):
-    """A field that cannot be honoured."""
+    """A field that is not supported."""
 
     status = 400
     kind = "invalid_request_error"
@@ -54,47 +54,47 @@ class BadRequest(RequestError):
 
 
 class PromptTooLong(BadRequest):
-    """The prompt leaves no room for an answer."""
+    """The prompt fills the context, and no token can follow."""
 
     code = "context_length_exceeded"
 
 
 class NoChatTemplate(BadRequest):
-    """The model's tokenizer carries no chat template."""
+    """The model's tokenizer has no chat template."""
 
     code = "no_chat_template"
 
 
 class UnknownModel(BadRequest):
-    """The model named is not served here."""
+    """The service has another model."""
 
     status = 404
     code = "model_not_found"
 
 
 class RequestTooLarge(BadRequest):
-    """The body is longer, or has more values, than this service reads."""
+    """The body has too many bytes or values."""
 
     status = 413
     code = "request_too_large"
 
 
 class RequestTimeout(BadRequest):
-    """Headers or body did not come in time."""
+    """Headers or body came too slowly."""
 
     status = 408
     code = "request_timeout"
 
 
 class UnknownHost(BadRequest):
-    """The Host header names neither this service nor anything that it was told to answer to."""
+    """The Host header names neither this service nor an allowed host."""
 
     status = 421
     code = "unknown_host"
 
 
 class TooBusy(RequestError):
-    """There is no room for the request now, nor to wait for it."""
+    """There is not enough capacity for the request, and the queue is full or too slow."""
 
     status = 429
     kind = "rate_limit_error"
@@ -102,51 +102,51 @@ class TooBusy(RequestError):
 
 
 class TooManyConnections(RequestError):
-    """There is no room for more connections now."""
+    """The limit on connections is reached."""
 
     status = 503
     code = "too_many_connections"
 
 
 class ShuttingDown(RequestError):
-    """The service was told to stop."""
+    """The service is shutting down."""
 
     status = 503
     code = "shutting_down"
 
 
 class TrunkNotReady(RequestError):
-    """No trunk that fits can be reached."""
+    """No compatible trunk answers."""
 
     status = 503
     code = "trunk_not_ready"
 
 
 class TrunkFailed(RequestError):
-    """The trunk failed while it served this request."""
+    """The trunk failed during this request."""
 
     status = 502
     code = "trunk_failed"
 
 
 class BrokenNumbers(RequestError):
-    """The logits hold NaN or infinity; the weights or the dtype are at fault."""
+    """The logits hold NaN or infinity; the weights or the dtype are wrong."""
 
     code = "broken_numbers"
 
 
 class BadModelFiles(RequestError):
-    """The files beside the weights cannot be used as they are; ends the service before it serves."""
+    """A file beside the weights is unusable; the service does not start."""
 
     code = "bad_model_files"
 
 
 def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
-    """The HTTP side of an error that came over the wire; `begun` once the trunk has answered for this request."""
+    """The request's error for one of the wire. `begun`: the trunk has already answered for this request."""
     if isinstance(error, SessionTooLong):
         return PromptTooLong(str(error))
     if isinstance(error, Overloaded):
-        busy = TooBusy(f"the trunk has no room: {error}", retry_after=error.retry_after)
+        busy = TooBusy(f"the trunk is at capacity: {error}", retry_after=error.retry_after)
         busy.retry_after = busy.retry_after or 1.0
         return busy
     if not begun and isinstance(error, Unreachable | FingerprintMismatch | UnknownCodec):

@@ -8,23 +8,23 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from client_service.answer import AnswerText, Piece
-from client_service.block_names import BlockNames
-from client_service.ends import Ends
+from client_service.answer import AnswerText, TokenDelta
+from client_service.block_hasher import BlockHasher
 from client_service.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
+from client_service.local_parts import LocalParts
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
 from client_service.sampling import Sampler, SamplingSettings
-from client_service.session_run import SessionRun, open_run
-from client_service.tokenizer import TextCodec
-from client_service.trunk_link import TrunkLink
+from client_service.split_session import SplitSession, open_split_session
+from client_service.tokenizer import ChatTokenizer
+from client_service.trunk_connection import TrunkConnection
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
 from splitlearn_comm import ClientStream, CommError
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate; `max_tokens` None goes on to the end of the context, `param` names the prompt in errors."""
+    """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors."""
 
     prompt: tuple[int, ...]
     max_tokens: int | None
@@ -34,76 +34,77 @@ class GenerationRequest:
 
 
 class Generator:
-    """Generates for any number of requests at a time."""
+    """Generates for any number of concurrent requests."""
 
     def __init__(
         self,
-        link: TrunkLink,
-        codec: TextCodec,
+        connection: TrunkConnection,
+        tokenizer: ChatTokenizer,
         metrics: ClientMetrics,
         end_tokens: frozenset[int],
-        block_names: BlockNames | None,
+        block_hasher: BlockHasher | None,
     ) -> None:
-        self._link = link
-        self._codec = codec
+        self._connection = connection
+        self._tokenizer = tokenizer
         self._metrics = metrics
         self._end_tokens = end_tokens
-        self._names = block_names
+        self._block_hasher = block_hasher
 
     def check(self, request: GenerationRequest) -> None:
-        """Refuses at once what `generate` would refuse at its turn, behind others of the same HTTP request.
+        """Checks at once what `generate` checks only when it starts, after the other prompts of the HTTP request.
 
         Raises:
             RequestError: the prompt is too long, or no trunk is ready.
         """
-        _room(self._link.ends, request)
+        _most_tokens(self._connection.local_parts, request)
 
-    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
-        """Yields a piece per token, the last one with a finish reason ("stop" or "length").
+    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+        """Yields one delta per token; the last has a finish reason ("stop" or "length").
 
         Closing the iterator ends the trunk's session at once.
 
         Raises:
             RequestError: the prompt is too long, no trunk is ready, or it fails.
         """
-        ends = self._link.ends
-        room = _room(ends, request)
-        budget = min(room, request.max_tokens) if request.max_tokens is not None else room
+        parts = self._connection.local_parts
+        most = _most_tokens(parts, request)
+        budget = most if request.max_tokens is None else min(most, request.max_tokens)
         report.prompt_tokens = len(request.prompt)
-        names = self._block_names(request.prompt)
+        hashes = self._block_hashes(request.prompt)
+        max_length = len(request.prompt) + budget
         try:
-            async with open_run(self._link, ends, names, len(request.prompt) + budget, report) as run:
-                await run.begin(len(request.prompt))
+            async with open_split_session(self._connection, parts, hashes, max_length, report) as session:
+                await session.begin(len(request.prompt))
                 ids = list(request.prompt)
-                async with aclosing(self._pieces(run, request, ids, budget, report)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-                # the last token was chosen, but never run
-                await run.keep(self._block_names(ids[:-1]))
+                async with aclosing(self._deltas(session, request, ids, budget, report)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                # the last token was chosen, but not run
+                await session.close_and_cache(self._block_hashes(ids[:-1]))
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
         except (BadRows, ContextExceeded, EngineFull) as error:
             raise _from_bottom(error, begun=report.first_token is not None) from error
 
-    async def _pieces(
-        self, run: SessionRun, request: GenerationRequest, ids: list[int], budget: int, report: Report
-    ) -> AsyncGenerator[Piece]:
-        """Chooses token after token; `ids` grows by them."""
+    async def _deltas(
+        self, session: SplitSession, request: GenerationRequest, ids: list[int], budget: int, report: Report
+    ) -> AsyncGenerator[TokenDelta]:
+        """Chooses tokens one by one, and appends them to `ids`."""
         sampler = Sampler(request.sampling)
-        answer = AnswerText(self._codec.vocabulary, request.prompt, request.stop)
+        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, request.stop)
         while True:
-            choice = await run.choose(ids, sampler)
+            choice = await session.choose(ids, sampler)
             report.completion_tokens += 1
-            self._observe(report, run.stream)
+            self._observe(report, session.stream)
             ids.append(choice.token)
             ended, last = choice.token in self._end_tokens, report.completion_tokens == budget
-            piece = answer.add(choice, ended=ended, last=last)
-            yield piece
-            if piece.finish_reason is not None:
+            delta = answer.add(choice, ended=ended, last=last)
+            yield delta
+            if delta.finish_reason is not None:
                 return
 
-    def _block_names(self, ids: Sequence[int]) -> tuple[bytes, ...]:
-        return () if self._names is None else self._names.of(ids)
+    def _block_hashes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
+        return () if self._block_hasher is None else self._block_hasher.hashes(ids)
 
     def _observe(self, report: Report, stream: ClientStream) -> None:
         now = time.perf_counter()
@@ -122,18 +123,19 @@ class Generator:
 
 
 def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:
-    """What it means that the bottom, or the top for want of room, refused rows; `begun` once a token was chosen."""
+    """The request's error for one of the bottom or top engine. `begun`: a token was chosen already."""
     if isinstance(error, EngineFull):
         return TooBusy(str(error), retry_after=error.retry_after)
     if isinstance(error, ContextExceeded):
         return PromptTooLong(str(error))
     if begun:
-        return BrokenNumbers(f"the model chose a token that it cannot read: {error}")
-    return BadRequest(f"the prompt cannot be read by this model: {error}")
+        return BrokenNumbers(f"the model chose a token that it has no embedding for: {error}")
+    return BadRequest(f"the model cannot take this prompt: {error}")
 
 
-def _room(ends: Ends, request: GenerationRequest) -> int:
-    context = ends.bottom.part.context_length
+def _most_tokens(parts: LocalParts, request: GenerationRequest) -> int:
+    """Output tokens that fit into the context behind the prompt. Raises PromptTooLong."""
+    context = parts.bottom.part.context_length
     if context is None:
         return 1 << 20
     if len(request.prompt) >= context:

@@ -1,4 +1,4 @@
-"""What a model's authors advise for its answers: the checkpoint's generation_config.json."""
+"""The defaults of sampling that a model's authors give in its generation_config.json."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from client_service.sampling import SamplingSettings
 FILE: Final = "generation_config.json"
 Source = Literal["auto", "vllm"]
 
-# The ranges of the API's fields, and of transformers where that takes more.
+# The ranges of the API's fields, or of transformers where those are wider.
 _RANGES: Final[Mapping[str, tuple[str, Callable[[float], bool]]]] = {
     "temperature": ("at least 0", lambda value: value >= 0),
     "top_p": ("more than 0 and at most 1", lambda value: 0 < value <= 1),
@@ -26,21 +26,21 @@ _RANGES: Final[Mapping[str, tuple[str, Callable[[float], bool]]]] = {
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What stands where a request leaves a field out."""
+    """Values for fields that a request leaves out."""
 
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     max_tokens: int | None = None
-    """Of a chat answer; None goes on to the end of the context."""
+    """Limit of a chat answer; None: up to the end of the context."""
 
     @classmethod
     def read(cls, weights: Path, source: Source) -> Self:
-        """As vLLM takes them: `do_sample` is not looked at, and null is absent.
+        """Reads the defaults as vLLM does: `do_sample` is ignored, and null counts as absent.
 
         Args:
-            source: "auto" reads the model's file where it has one; "vllm" takes OpenAI's values for every model.
+            source: "auto" reads the model's file if it has one; "vllm" takes OpenAI's values for every model.
 
         Raises:
-            BadModelFiles: the file is no JSON object, or a value in it cannot be sampled with.
+            BadModelFiles: the file is no JSON object, or a value in it is out of range.
         """
         if source == "vllm":
             return cls()
@@ -51,7 +51,7 @@ class GenerationDefaults:
         max_tokens = found.pop("max_new_tokens", None)
         if "top_k" in found:
             found["top_k"] = max(0, int(found["top_k"]))
-        # transformers insists on floats, and JSON writes 2.0 as 2
+        # transformers requires floats, and JSON may write 2.0 as 2
         found = {name: value if name == "top_k" else float(value) for name, value in found.items()}
         sampling = replace(SamplingSettings(), **found)
         return cls(sampling, None if max_tokens is None else int(max_tokens))
@@ -69,9 +69,9 @@ def read_generation_config(weights: Path) -> Mapping[str, Any]:
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadModelFiles(f"{file} is no JSON ({error}); mend it or take it away") from error
+        raise BadModelFiles(f"{file} is no JSON ({error}); correct or remove it") from error
     if not isinstance(fields, dict):
-        raise BadModelFiles(f"{file} is no JSON object; mend it or take it away")
+        raise BadModelFiles(f"{file} is no JSON object; correct or remove it")
     return fields
 
 
@@ -79,7 +79,7 @@ def _checked(weights: Path, name: str, value: object) -> float:
     wanted, fits = _RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not (_is_finite(value) and fits(value)):
         raise BadModelFiles(
-            f"{weights / FILE}: {name} is {value!r}, but must be {wanted}; mend the file, or ignore its values with "
+            f"{weights / FILE}: {name} is {value!r}, but must be {wanted}; correct the file, or ignore its values with "
             "--generation-config vllm"
         )
     return value
@@ -89,5 +89,5 @@ def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
     except OverflowError:
-        # a whole number that no float can hold
+        # an integer too large for a float
         return False

@@ -1,4 +1,4 @@
-"""Where one request's time and bytes went."""
+"""The measurements of one request: tokens, times and bytes."""
 
 import time
 from collections.abc import Sequence
@@ -7,21 +7,23 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Report:
-    """Grows while the request runs. Seconds unless named otherwise."""
+    """Filled while the request runs. Times are in seconds."""
 
     session: str = ""
     began: float = field(default_factory=time.perf_counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reused_tokens: int = 0
-    """Of the prompt's, those whose rows all parts had kept from an earlier request."""
+    """Prompt tokens whose rows all three parts had cached."""
     replays: int = 0
-    """How often everything was sent again, because a part had lost its rows."""
+    """How often all rows were sent again because a part had lost them."""
+    queue_seconds: float = 0.0
+    """How long the first rows waited to be run, in bottom, trunk and top together."""
     first_token: float | None = None
     last_token: float | None = None
     wire_bytes_sent: int = 0
     wire_bytes_received: int = 0
-    split: dict[str, float] = field(
+    timings: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("bottom", "wire", "queue", "trunk", "top", "sampling"), 0.0)
     )
 
@@ -31,14 +33,14 @@ class Report:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the tokens after the first."""
+        """The rate of the tokens after the first."""
         if self.first_token is None or self.last_token is None or self.completion_tokens < 2:
             return 0.0
         return (self.completion_tokens - 1) / (self.last_token - self.first_token)
 
 
 def together(reports: Sequence[Report]) -> Report:
-    """What several generations took that ran one after the other, for one request."""
+    """The sum of several generations that ran one after the other for one request."""
     whole = Report(reports[0].session, reports[0].began, first_token=reports[0].first_token)
     for report in reports:
         whole.prompt_tokens += report.prompt_tokens
@@ -48,6 +50,6 @@ def together(reports: Sequence[Report]) -> Report:
         whole.last_token = report.last_token or whole.last_token
         whole.wire_bytes_sent += report.wire_bytes_sent
         whole.wire_bytes_received += report.wire_bytes_received
-        for station, seconds in report.split.items():
-            whole.split[station] += seconds
+        for station, seconds in report.timings.items():
+            whole.timings[station] += seconds
     return whole

@@ -1,4 +1,4 @@
-"""From logits to a token, with transformers' own logits processors.
+"""Chooses a token from logits, with transformers' logits processors.
 
 Shapes: V vocabulary.
 """
@@ -19,13 +19,13 @@ from transformers import (
 
 from client_service.errors import BrokenNumbers
 
-# Below it every token but the most likely has a probability that rounds to 0, and dividing by it overflows.
+# Below this, the probability of every token but the most likely rounds to 0, and dividing by it overflows.
 COLDEST = 1e-5
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Named as in the OpenAI API and transformers; a temperature below `COLDEST` takes the most likely token."""
+    """Named as in the OpenAI API and transformers. Sampling is greedy at a temperature below `COLDEST`."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -34,7 +34,7 @@ class SamplingSettings:
     repetition_penalty: float = 1.0
     seed: int | None = None
     top_logprobs: int | None = None
-    """How many alternatives to report beside the chosen token; None reports no log-probabilities."""
+    """Alternatives to report beside the chosen token; None: no log-probabilities."""
 
     @property
     def greedy(self) -> bool:
@@ -43,7 +43,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Choice:
-    """The token taken, and log-probabilities under the unchanged distribution if they were asked for."""
+    """The chosen token, and if requested log-probabilities, of the logits before any processing."""
 
     token: int
     logprob: float | None = None
@@ -51,7 +51,7 @@ class Choice:
 
 
 class Sampler:
-    """Chooses the tokens of one request; with a seed the same logits give the same tokens."""
+    """Chooses the tokens of one request. With a seed, equal logits give equal tokens."""
 
     def __init__(self, settings: SamplingSettings) -> None:
         self._settings = settings
@@ -66,14 +66,14 @@ class Sampler:
         """The next token after `ids`.
 
         Raises:
-            BrokenNumbers: NaN or infinity among the logits. Minus infinity is a token that the model rules out.
+            BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
         """
         scores_1V = _widened(logits_V)[None]
-        # NaN is greater than anything
+        # numpy's max is NaN if any value is
         if not math.isfinite(scores_1V.numpy().max()):
             raise BrokenNumbers(
                 "the model's logits hold NaN or infinity; check the weights with `splitlearn inspect --verify`, "
-                "or run both ends in another dtype"
+                "or run client and trunk in another dtype"
             )
         processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
         if self._settings.greedy:
@@ -95,11 +95,10 @@ class Sampler:
 
 
 def _widened(logits_V: torch.Tensor) -> torch.Tensor:
-    """In fp32. By numpy, and so is what all requests do with it: torch wakes its threads for so many numbers, and
-    waiting for them takes longer than the work."""
+    """The logits in fp32. By numpy: torch would wake its threads for this size, which takes longer than the work."""
     if logits_V.dtype is not torch.bfloat16:
         return logits_V.float()
-    # the upper half of an fp32 number is the bf16 one
+    # bf16 is the upper half of fp32
     bits_V = logits_V.view(torch.int16).numpy().astype(np.int32)
     return torch.from_numpy((bits_V << 16).view(np.float32))
 

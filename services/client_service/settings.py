@@ -1,4 +1,4 @@
-"""The client service's settings: each is a flag of `splitlearn client` and an environment variable."""
+"""The client service's settings. Each is a flag of `splitlearn client` and an environment variable."""
 
 import re
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from pydantic import AfterValidator, ByteSize, Field
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from splitlearn.choices import Quantization, Verify
+
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[?[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
 
@@ -17,17 +19,17 @@ def parse_origins(text: str) -> tuple[str, ...]:
     """Origins as browsers send them. Raises ValueError."""
     origins = tuple(filter(None, (each.strip() for each in text.split(","))))
     for origin in origins:
-        # whatever is spelled otherwise than browsers spell it would never match
+        # any other spelling than a browser's would never match
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"expected * or http(s)://host[:port] in small letters without a path, found {origin!r}")
+            raise ValueError(f"expected * or http(s)://host[:port] in lower case without a path, found {origin!r}")
     return origins
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """Names that requests may give as their Host, in small letters. Raises ValueError."""
+    """The allowed Host names, in lower case. Raises ValueError."""
     hosts = frozenset(filter(None, (each.strip().lower() for each in text.split(","))))
     for host in hosts:
-        # with a scheme or a port it would never match, and what browsers send is ASCII
+        # a name with a scheme or a port would never match, and browsers send ASCII
         if not _HOST.fullmatch(host):
             raise ValueError(
                 f"expected names such as llm.example.com or *.lan, without scheme and port, found {host!r}"
@@ -47,9 +49,10 @@ def _readable(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _address(text: str) -> str:
-    """Refuses at the start what no trunk can be reached at; names are asked for later, again and again.
+    """Refuses an invalid address at the start; names are resolved later, repeatedly.
 
-    Not by `splitlearn_comm.addresses`: that package brings torch along, and `--help` reads these settings.
+    `splitlearn_comm.addresses` has a full check, but importing that package imports torch, and `--help` reads these
+    settings.
     """
     if text.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
         return text
@@ -62,7 +65,7 @@ def _address(text: str) -> str:
 
 
 class ClientSettings(BaseSettings):
-    """Parsed once at start; a bad value stops the process before anything is loaded."""
+    """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
 
@@ -72,71 +75,76 @@ class ClientSettings(BaseSettings):
     )
     layers: str | None = Field(
         None,
-        description="Layers that the trunk must serve, START-END. Default: whatever the trunk says it serves.",
+        description="Layers that the trunk must serve, START-END. Default: the layers that the trunk reports.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
-    cors_origins: Annotated[str | None, _readable(parse_origins)] = Field(
-        None, description="Origins whose pages may ask from a browser, ORIGIN,ORIGIN,... or *. Default: none."
+    allowed_origins: Annotated[str | None, _readable(parse_origins)] = Field(
+        None,
+        description="Origins whose pages may call the API from a browser, ORIGIN,ORIGIN,... or *. Default: none.",
     )
     allowed_hosts: Annotated[str | None, _readable(parse_hosts)] = Field(
         None,
-        description="Names that requests may give as their Host, such as llm.example.com,*.lan; * takes any. "
-        "Default: addresses and localhost where only this machine can connect, else any.",
+        description="Names that requests may give as their Host, such as llm.example.com,*.lan; * allows any. "
+        "Default: addresses and localhost if only this machine can connect, else any.",
     )
-    model_name: str | None = Field(None, description="Name of the model in the API. Default: as converted.")
+    served_model_name: str | None = Field(None, description="The model's name in the API. Default: as converted.")
     generation_config: Literal["auto", "vllm"] = Field(
         "auto",
-        description="Where sampling values come from that a request leaves out: auto, the model's "
-        "generation_config.json; vllm, none of it but OpenAI's.",
+        description="Sampling values for what a request leaves out: auto takes the model's generation_config.json, "
+        "vllm takes OpenAI's defaults.",
     )
     chat_template_content_format: Literal["auto", "string", "openai"] = Field(
         "auto",
-        description="What chat templates get as a message's content: string, openai (a list of parts), or auto, what "
-        "probes find that the template takes.",
+        description="The form of a message's content that the chat template gets: string, openai (a list of parts), or "
+        "auto, which probes the template.",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
-    quantization: Literal["none", "int8"] = Field(
+    quantization: Quantization = Field(
         "none", description="int8 halves the weights in memory and rounds them; CPU only. See docs/weights.md."
     )
-    threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
-    codec: Literal["none", "zlib", "bf16", "fp16", "int8"] = Field(
+    threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
+    wire_codec: Literal["none", "zlib", "bf16", "fp16", "int8"] = Field(
         "none",
-        description="What hidden states travel in: none, zlib (exact), bf16, fp16 or int8 (rounded, fewer bytes).",
+        description="How hidden states are encoded between client and trunk: none and zlib are exact; bf16, fp16 and "
+        "int8 round, and send fewer bytes.",
     )
-    kv_memory: ByteSize | None = Field(
+    kv_cache_memory_bytes: ByteSize | None = Field(
         None,
-        description="Memory for the own layers' keys and values, such as 1GiB. Default: a quarter of what is free.",
+        description="Memory for the KV cache of the client's own layers, for example 1GiB. Default: a quarter of what "
+        "is free after loading.",
     )
-    max_waiting: int = Field(256, ge=0, description="Requests that may wait for room; more are told to come later.")
-    step_rows: int = Field(512, ge=16, description="Rows of prompts in one step, when nobody waits for a token.")
-    prefix_reuse: bool = Field(
-        True, description="Name blocks of prompts to the trunk by keyed hashes, so that it need not compute them again."
+    max_waiting: int = Field(256, ge=0, description="Requests that may wait for memory; further ones get HTTP 429.")
+    max_num_batched_tokens: int = Field(512, ge=16, description="Prompt rows in one step while no request decodes.")
+    enable_prefix_caching: bool = Field(
+        True, description="Send keyed hashes of prompt blocks to the trunk, so that it can reuse cached ones."
     )
-    verify: Literal["auto", "always", "never"] = Field(
+    verify: Verify = Field(
         "auto",
-        description="When the own files are compared with their digests: always before serving; never; or auto, before "
-        "serving where that takes under two seconds, else while serving. Sizes are always compared.",
+        description="When the client's files are compared with their digests: always before serving; never; or auto, "
+        "before serving if that takes under two seconds, else while serving. Sizes are always compared.",
     )
     trunk_timeout: float = Field(
-        60.0, gt=0, description="Seconds without a word of the trunk after which it counts as gone."
+        60.0, gt=0, description="Seconds without a message from the trunk after which it counts as unreachable."
     )
     queue_timeout: float = Field(
-        30.0, gt=0, description="Seconds that a request may wait for room in the own layers' memory."
+        30.0, gt=0, description="Seconds that a request may wait for the client's own KV cache; then it gets 429."
     )
     max_body: ByteSize = Field(
         ByteSize(8 * 2**20),
         ge=2**10,
-        description="Longest body of a request; all bodies together may have eight times as much.",
+        description="Bytes of one request body; all bodies together may take eight times as many.",
     )
     max_connections: int | None = Field(
-        None, ge=2, description="Connections at a time. Default: what the limit of open files leaves, at most 4096."
+        None, ge=2, description="Open connections. Default: what the limit on open files allows, at most 4096."
     )
-    header_timeout: float = Field(10.0, gt=0, description="Seconds in which the headers of a request must come.")
-    body_timeout: float = Field(60.0, gt=0, description="Seconds in which the body of a request must come.")
+    header_timeout: float = Field(10.0, gt=0, description="Seconds in which the headers of a request must arrive.")
+    body_timeout: float = Field(60.0, gt=0, description="Seconds in which the body of a request must arrive.")
     send_timeout: float = Field(
-        30.0, gt=0, description="Seconds without progress after which a reader that does not read is dropped."
+        30.0, gt=0, description="Seconds without progress after which a caller that does not read is disconnected."
     )
-    keep_alive: float = Field(75.0, gt=0, description="Seconds that a connection without a request stays open.")
-    grace: float = Field(5.0, ge=0, description="Seconds that running requests get to end after SIGTERM.")
+    timeout_keep_alive: float = Field(75.0, gt=0, description="Seconds that an idle connection stays open.")
+    shutdown_timeout: float = Field(
+        5.0, ge=0, description="Seconds that running requests may take to end after SIGTERM."
+    )

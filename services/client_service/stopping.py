@@ -1,4 +1,4 @@
-"""When a text ends: stop strings, held back until they can no longer begin.
+"""Stop strings: ends a text at one, and holds text back while it may be the beginning of one.
 
 Pure: text in, text out.
 """
@@ -9,26 +9,26 @@ from collections import deque
 class StopText:
     """Passes text on, except for what may be the beginning of a stop string.
 
-    A stop string is looked for in the text as readers see it, and in the text with the names of the tokens that
-    readers do not see: "<|im_end|>" stops an answer, and so does "done<|im_end|>". The one that is complete first
-    counts, of several at once the longest. Takes time in proportion to the text, however it is divided.
+    A stop string matches in the visible text, and in the text with the names of hidden tokens: "<|im_end|>" ends an
+    answer, and so does "done<|im_end|>". The first complete match counts; of several at once, the longest. The time is
+    linear in the length of the text, however it is divided.
 
     Args:
-        stops: strings that end the text; none of them is ever passed on.
+        stops: strings that end the text. They are not passed on.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._seen = [_Search(stop) for stop in stops]
         self._full: list[_Search] | None = None
-        """The same searches with what readers do not see, from where there is some."""
+        """The same searches in the text with hidden tokens; None before the first hidden token."""
         self._longest = max(map(len, stops), default=0)
         self._shown: deque[int] = deque(maxlen=self._longest + 1)
-        """After each of the last characters with what readers do not see, how many of all readers have seen."""
+        """For each of the last characters of the text with hidden tokens: how many visible characters came up to it."""
         self._held = ""
         self.hit = False
 
     def feed(self, text: str) -> str:
-        """The text that is certain by now. After a hit nothing more comes out."""
+        """Adds text, and returns what is certain. After a match it returns nothing."""
         if self.hit or not self._seen:
             return "" if self.hit else text
         for index, character in enumerate(text):
@@ -42,11 +42,11 @@ class StopText:
         return self._pass(max(search.matched for search in self._seen))
 
     def feed_hidden(self, name: str) -> str:
-        """The same for a token that readers do not see; `name` is what it is called in a stop string."""
+        """As `feed`, for a hidden token; `name` is its text in a stop string."""
         if self.hit or not self._seen:
             return ""
         if self._full is None:
-            # so far both texts were the same
+            # until now both texts were the same
             self._full = [search.copy() for search in self._seen]
             self._shown.extend(range(self._longest + 1))
         for character in name:
@@ -57,12 +57,12 @@ class StopText:
         return self._pass(max(search.matched for search in self._seen))
 
     def flush(self) -> str:
-        """What was held back, once no more text will come."""
+        """Returns the text that was held back. Call it at the end of the text."""
         passed, self._held = self._held, ""
         return passed
 
     def _visible(self, length: int) -> int:
-        """How many of the last `length` characters of the full text readers see."""
+        """How many of the last `length` characters of the text with hidden tokens are visible."""
         return self._shown[-1] - self._shown[-1 - length]
 
     def _pass(self, keep: int) -> str:
@@ -78,18 +78,18 @@ class StopText:
 
 
 class _Search:
-    """Finds one string in a text that comes character by character (Knuth, Morris, Pratt)."""
+    """Finds one string in a text that arrives character by character (Knuth, Morris, Pratt)."""
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted
-        # for each beginning of it that was matched so far, the longest shorter one that it ends with
+        # for each matched prefix, the length of its longest proper prefix that is also its suffix
         self._shorter = [0, 0]
         self.length = len(wanted)
         self.matched = 0
-        """Length of the longest end of the text that begins the string."""
+        """Length of the longest suffix of the text that is a prefix of the string."""
 
     def copy(self) -> "_Search":
-        """A search that has come as far."""
+        """A search in the same state."""
         made = _Search(self._wanted)
         made._shorter, made.matched = list(self._shorter), self.matched
         return made

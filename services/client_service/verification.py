@@ -1,4 +1,4 @@
-"""The client's own files are what was converted: compared before they are used where that is quick, else meanwhile."""
+"""Compares the files of bottom and top with their digests, before they are used if that is quick, else meanwhile."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,30 +15,30 @@ from splitlearn.model.plan import SplitPlan
 
 log = structlog.get_logger()
 
-# Seconds of comparing that requests may have to wait for.
+# Seconds that loading may wait for the comparison.
 QUICK: Final = 2.0
 
 
 class WeightsCheck:
-    """Compares the files of both ends, once for each plan that they are loaded for; `stack` ends it."""
+    """Compares the files of bottom and top, once for each plan; `stack` ends it."""
 
     def __init__(self, settings: ClientSettings, metrics: ClientMetrics, stack: AsyncExitStack) -> None:
         self._settings = settings
         self._metrics = metrics
-        # a file that was found damaged is asked for again and again until it is mended
+        # results by file, because a damaged file is compared again at each poll until it is replaced
         self._known: KnownDigests = {}
         self._verification: Verification | None = None
         self._watching: asyncio.Task[None] | None = None
         stack.callback(self._stop)
 
     async def begin(self, plan: SplitPlan, on_damage: Callable[[str], None]) -> None:
-        """Comes back when all is compared, or when it has become clear that the ends should not wait for it.
+        """Returns once all files are compared, or once that takes too long to wait for.
 
         Args:
-            on_damage: called with the reason if a file is found later that is not as it was written.
+            on_damage: called with the reason if a file turns out to be damaged later.
 
         Raises:
-            SepweightError: a file is not as it was written.
+            SepweightError: a file is damaged.
         """
         self._stop()
         if self._settings.verify == "never":
@@ -55,12 +55,12 @@ class WeightsCheck:
         if is_over:
             self._passed(check)
             return
-        log.info("weights are verified while serving", files=check.n_files, bytes=check.n_bytes)
+        log.info("verifying weights while serving", files=check.n_files, bytes=check.n_bytes)
         check.give_way()
         self._watching = asyncio.create_task(self._watch(check, on_damage))
 
     async def explain(self) -> None:
-        """To be called when the files cannot be loaded: raises what is wrong with one of them, where that is it."""
+        """Raises the damage of a file, if there is any. Call it when the files cannot be loaded."""
         if self._verification is not None:
             await asyncio.to_thread(self._verification.wait)
 
@@ -69,7 +69,7 @@ class WeightsCheck:
             await asyncio.wrap_future(check.result)
         except (SepweightError, OSError) as error:
             self._metrics.weights_damaged.set(1)
-            log.error("weights damaged; no more requests are served", error=str(error))
+            log.error("weights damaged; requests are refused", error=str(error))
             on_damage(str(error))
         else:
             self._passed(check)

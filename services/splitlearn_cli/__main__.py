@@ -1,4 +1,4 @@
-"""The entry point of `splitlearn`: process-wide settings, and the end of every run."""
+"""The entry point of `splitlearn`: process-wide settings, and the handling of errors."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ from splitlearn_cli.children import PARENT_VARIABLE, end_with_parent
 from splitlearn_cli.command import command
 from splitlearn_cli.errors import BadUsage
 
-# Read once, when torch loads its OpenMP library. Trunk and client of one machine take turns token by token;
-# threads that spin while they wait for work take the cores away from the process whose turn it is, and threads that
-# sleep wake up late. Of 0 to 500000 turns of the loop, 20000 to 100000 gave most tokens per second, and fewer let the
-# event loop answer sooner beside a long prompt: that bridges the gap between two operators, not that between tokens.
+# Read once, when torch loads its OpenMP library. Trunk and client on one machine alternate token by token: threads that
+# spin while they wait for work take the cores from the other process, and threads that sleep wake up late. Of 0 to
+# 500000 iterations, 20000 to 100000 gave most tokens per second, and fewer let the event loop answer sooner beside a
+# long prompt. This bridges the gap between two operators, and not that between two tokens.
 _SPIN_COUNT: Final = "20000"
 
 PROGRAM: Final = Program(
@@ -32,7 +32,7 @@ PROGRAM: Final = Program(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code. What nobody foresaw is a bug, and ends in one line too."""
+    """Runs one verb, and returns the exit code. An unexpected error ends in one line too."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     if parent := os.environ.pop(PARENT_VARIABLE, None):
         end_with_parent(int(parent))

@@ -1,6 +1,6 @@
-"""Processes that `up` starts: other verbs of this command, their log files, and their end.
+"""Child processes of `up`, which run other verbs: their log files, and their end.
 
-A child never outlives its parent: it asks the kernel for SIGTERM when the parent is gone, however it went.
+A child never outlives its parent: the kernel sends it SIGTERM when the parent ends for any reason.
 """
 
 import ctypes
@@ -22,21 +22,21 @@ _LAST_LINES: Final = 10
 
 
 def end_with_parent(parent: int) -> None:
-    """Has this process told to stop when `parent` ends; Linux only, elsewhere it is left to the parent."""
+    """Makes the kernel send SIGTERM to this process when `parent` ends. Linux only; elsewhere the parent does it."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # the parent ended before prctl
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Child:
-    """One running verb. The parent owns it, and has to terminate it and wait for it.
+    """One running verb. The parent owns it, and must terminate it and wait for it.
 
     Args:
         name: the verb.
         arguments: its flags.
-        log: the file that gets its stdout and stderr; its log lines are JSON.
+        log: the file for its stdout and stderr; log lines are JSON.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
@@ -53,12 +53,12 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
-                # away from the terminal: its Ctrl-C goes to the parent alone, which stops children in order
+                # without the terminal: Ctrl-C reaches only the parent, which stops its children in order
                 start_new_session=True,
             )
 
     def address(self) -> str | None:
-        """HOST:PORT, once the child has logged that it can be asked there, if only whether it is ready.
+        """HOST:PORT, once the child has logged that it listens there; it need not be ready.
 
         Raises:
             ChildFailed: the child has ended.
@@ -78,36 +78,36 @@ class Child:
 
     def check(self) -> None:
         """Raises:
-        ChildFailed: the child has ended; the message is its own reason, if it gave one.
+        ChildFailed: the child has ended; the message has its reason, if it logged one.
         """
         code = self._process.poll()
         if code is not None:
             raise _ending(self.name, code, self.log.read_text(errors="replace").splitlines())
 
     def terminate(self) -> None:
-        """Tells it to stop, and returns at once."""
+        """Sends SIGTERM, and returns at once."""
         self._process.terminate()
 
-    def wait(self, grace: float) -> None:
-        """Returns when it has ended; after `grace` seconds it is killed."""
+    def wait(self, timeout: float) -> None:
+        """Waits for its end, and kills it after `timeout` seconds."""
         try:
-            self._process.wait(grace)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
 
 def _ending(name: str, code: int, log_lines: Sequence[str]) -> ChildFailed:
-    """A run of this command that fails ends its log with one line of reason; one that was killed does not."""
+    """The error for an ended child. A failed run's last line is its reason; a killed one has none."""
     reason_mark = "splitlearn: error: "
     if log_lines and log_lines[-1].startswith(reason_mark):
         return ChildFailed(f"{name}: {log_lines[-1].removeprefix(reason_mark)}", ())
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return ChildFailed(f"the {name} {how}", [_readable(line) for line in log_lines[-_LAST_LINES:]])
 
 
 def _event(line: str) -> dict[str, Any]:
-    """A JSON log line; empty for whatever else a process may print."""
+    """The fields of a JSON log line; empty for any other line."""
     try:
         event = json.loads(line)
     except ValueError:

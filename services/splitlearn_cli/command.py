@@ -1,4 +1,4 @@
-"""The command itself: its global flags, before its verbs."""
+"""The command `splitlearn`, with its global flags."""
 
 import inspect
 from typing import Any
@@ -14,17 +14,17 @@ from splitlearn_cli.logs import LogFormat, LogLevel, configure
 
 
 class GlobalSettings(BaseSettings):
-    """Flags that stand before the verb."""
+    """Flags before the verb."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_", frozen=True, extra="ignore")
 
     debug: bool = Field(False, description="Show tracebacks.")
-    log_format: LogFormat = Field("auto", description="auto is console on a terminal, json elsewhere.")
-    log_level: LogLevel = Field("info", description="Least severe log lines to show.")
+    log_format: LogFormat = Field("auto", description="auto is console on a terminal, else json.")
+    log_level: LogLevel = Field("info", description="Lowest level of log lines to show.")
 
 
 def command() -> typer.Typer:
-    """What typer makes the command line of; its context carries the `Invocation`."""
+    """The typer app of the command line. Its context's `obj` is the `Invocation`."""
     app = typer.Typer(cls=Verbs, rich_markup_mode=None)
 
     def splitlearn(ctx: typer.Context, version_wanted: bool, **given: Any) -> None:
@@ -45,7 +45,6 @@ def command() -> typer.Typer:
     )
     app.callback(
         invoke_without_command=True,
-        help="Serve a language model that no single machine holds whole: the text stays with the client, "
-        "trunks run the middle layers.",
+        help="Serve a language model in parts: text stays with the client, trunks run the middle layers.",
     )(splitlearn)
     return app

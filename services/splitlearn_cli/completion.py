@@ -1,4 +1,4 @@
-"""One question to a running client service, over HTTP: text as it comes, and what it cost."""
+"""Sends one prompt to a client service over HTTP, and streams the answer and its measurements."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from splitlearn_cli.waiting import wait_for_client
 
 @dataclass(frozen=True)
 class Question:
-    """`raw` continues the prompt as it stands; otherwise it is put through the model's chat template."""
+    """`raw` continues the prompt itself; otherwise the model's chat template renders it."""
 
     prompt: str
     max_tokens: int
@@ -26,12 +26,12 @@ class Question:
     raw: bool = False
 
     def body(self, model: str) -> dict[str, Any]:
-        """The request in OpenAI's form."""
-        asked = {"prompt": self.prompt} if self.raw else {"messages": [{"role": "user", "content": self.prompt}]}
+        """The request in OpenAI's format."""
+        prompt = {"prompt": self.prompt} if self.raw else {"messages": [{"role": "user", "content": self.prompt}]}
         seed = {} if self.seed is None else {"seed": self.seed}
         return {
             "model": model,
-            **asked,
+            **prompt,
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             **seed,
@@ -41,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one completion took. Times in seconds; bytes are those between client and trunk."""
+    """The measurements of one completion. Times are in seconds; bytes are those between client and trunk."""
 
     completion_tokens: int
     time_to_first_token_seconds: float
@@ -58,15 +58,15 @@ class Cost:
 
 
 def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -> Iterator[str | Cost]:
-    """Asks; yields pieces of text, and last the cost, if the service tells it.
+    """Sends the prompt; yields text as it arrives, and the cost at the end, if the service reports it.
 
     Args:
-        url: of the client service, without a path.
-        timeout: seconds without a byte after which the service counts as gone.
-        wait: seconds to wait for a service that is still starting.
+        url: the client service's, without a path.
+        timeout: seconds without a byte after which the service counts as unreachable.
+        wait: seconds to wait for a service that is starting.
 
     Raises:
-        ServiceUnreachable: nobody answers, or the answer breaks off.
+        ServiceUnreachable: nothing answers, or the answer stops before its end.
         ServiceRefused: the service answered with an error.
     """
     path = "/v1/completions" if question.raw else "/v1/chat/completions"
@@ -81,7 +81,7 @@ def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -
 
 
 def show_answer(url: str, question: Question, *, timeout: float, wait: float = 0.0) -> None:
-    """Streams the text to stdout as it comes, then the cost to stderr. Raises as `stream` does."""
+    """Streams the text to stdout, then the cost to stderr. Raises as `stream` does."""
     cost, begun = None, False
     try:
         for item in stream(url, question, timeout=timeout, wait=wait):
@@ -98,7 +98,7 @@ def show_answer(url: str, question: Question, *, timeout: float, wait: float = 0
 
 
 def refusal(response: httpx.Response) -> ServiceRefused:
-    """The error that a response carries, in OpenAI's form or another."""
+    """The error in a response, in OpenAI's format or another."""
     try:
         error = response.json()["error"]
         return ServiceRefused(str(error["message"]), str(error.get("code") or ""))
@@ -115,7 +115,7 @@ def _session(url: str, timeout: float) -> httpx.Client:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, to which no proxy from the environment leads."""
+    """Whether a host is this machine; proxies from the environment cannot reach it."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -127,9 +127,9 @@ def _reachable(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TimeoutException as error:
-        raise ServiceUnreachable(f"{url} was silent for too long; see its log, or give --timeout") from error
+        raise ServiceUnreachable(f"{url} sent nothing for too long; see its log, or give a longer --timeout") from error
     except (httpx.ReadError, httpx.RemoteProtocolError) as error:
-        raise _broken_off(url) from error
+        raise _incomplete(url) from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise ServiceUnreachable(
             f"no client service answers at {url} ({error}); start one with splitlearn up or splitlearn client, "
@@ -138,7 +138,7 @@ def _reachable(url: str) -> Iterator[None]:
 
 
 def speaks_something_else(url: str) -> ServiceUnreachable:
-    """The error for a port where somebody listens who does not answer in HTTP."""
+    """The error for a port that does not speak HTTP."""
     return ServiceUnreachable(
         f"what listens at {url} does not speak HTTP; give the address of a client service with --url, not a trunk's"
     )
@@ -159,7 +159,7 @@ def _model_name(session: httpx.Client, url: str) -> str:
 
 def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
     lines = Lines()
-    for line in (line for piece in response.iter_bytes() for line in lines.feed(piece)):
+    for line in (line for data in response.iter_bytes() for line in lines.feed(data)):
         if not line.startswith(b"data:"):
             continue
         data = line.removeprefix(b"data:").decode(errors="replace").strip()
@@ -172,11 +172,11 @@ def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
         if "error" in chunk:
             raise ServiceRefused(str(chunk["error"]["message"]), str(chunk["error"].get("code") or ""))
         yield from _parts(chunk)
-    raise _broken_off(url)
+    raise _incomplete(url)
 
 
-def _broken_off(url: str) -> ServiceUnreachable:
-    return ServiceUnreachable(f"the answer of {url} broke off; see the log of the client service")
+def _incomplete(url: str) -> ServiceUnreachable:
+    return ServiceUnreachable(f"the answer of {url} stopped before its end; see the log of the client service")
 
 
 def _parts(chunk: dict[str, Any]) -> Iterator[str | Cost]:

@@ -1,10 +1,10 @@
-"""The error tree of the command. `command_line.failures` makes one line of each.
+"""The errors of the command. `command_line.failures` prints each as one line.
 
 CliError                 exit 1
-├── BadUsage             exit 2, the caller: a flag's value, or flags that contradict each other
-├── ServiceUnreachable   the operator: nothing answers at the address, or not in time
+├── BadUsage             exit 2, the caller: an invalid value, or flags that contradict each other
+├── ServiceUnreachable   the operator: nothing answers at the address, or too late
 ├── ServiceRefused       the service: it answered with an error; `code` is the service's own
-└── ChildFailed          `up` only: a process that it started did not come up, ended by itself, or cannot serve
+└── ChildFailed          `up` only: a child process did not start, ended, or cannot serve
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ class CliError(Exception):
 
 
 class BadUsage(CliError):
-    """The command line or the environment asks for something that makes no sense."""
+    """The command line or the environment has invalid or contradictory values."""
 
 
 class ServiceUnreachable(CliError):
-    """Nobody answers at the address."""
+    """Nothing answers at the address."""
 
 
 class ServiceRefused(CliError):
-    """The service answered with an error. `code` is its machine-readable name, empty if it gave none."""
+    """The service answered with an error. `code` is the error's code; empty if it has none."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -31,9 +31,9 @@ class ServiceRefused(CliError):
 
 
 class ChildFailed(CliError):
-    """A process that `up` started is gone, or says that it cannot serve.
+    """A child process of `up` has ended, or reports that it cannot serve.
 
-    `last_lines` end its log; empty where it gave its own reason.
+    `last_lines` are those of its log; empty if the message has the reason.
     """
 
     def __init__(self, message: str, last_lines: Sequence[str]) -> None:

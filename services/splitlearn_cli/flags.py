@@ -1,6 +1,6 @@
-"""Command-line flags out of a pydantic-settings class, so that every setting is declared once.
+"""Command line flags from a pydantic-settings class, so that every setting is declared once.
 
-typer splits the command line into words; the settings class reads the environment, converts and checks.
+typer parses the command line; the settings class reads the environment, converts and validates.
 """
 
 import inspect
@@ -22,16 +22,16 @@ S = TypeVar("S", bound=BaseSettings)
 
 @dataclass(frozen=True)
 class Flag:
-    """Marks a field without default as a flag instead of a positional argument: `Annotated[Path, Flag("-o")]`.
+    """Makes a field without a default a flag instead of a positional argument: `Annotated[Path, Flag("-o")]`.
 
-    A short spelling stands beside the field's name, a long one in its place.
+    A short spelling is an alternative to the field's name, a long one replaces it.
     """
 
     spelling: str
 
 
 def read_by(parse: Callable[[str], object]) -> AfterValidator:
-    """For the annotation of a field of text: refuses what `parse` cannot read, with the reason that it gives."""
+    """A validator for a text field: refuses what `parse` refuses, with the same reason."""
 
     def check(text: str | None) -> str | None:
         try:
@@ -45,10 +45,10 @@ def read_by(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def from_settings(settings_class: type[S], run: Callable[[S], int | None]) -> Callable[..., int | None]:
-    """A function that typer can make a command of, and that calls `run` with the settings.
+    """A function for typer that calls `run` with the settings.
 
-    Fields without default become positional arguments, all others flags. Each is also read from the
-    environment; the command line wins, and an empty variable counts as not set.
+    Fields without a default become positional arguments, all others flags. Each is also read from the environment; the
+    command line takes precedence, and an empty variable counts as unset.
 
     Raises (when called):
         BadUsage: a value is missing or not allowed; the message names the flag and the variable.
@@ -62,7 +62,7 @@ def from_settings(settings_class: type[S], run: Callable[[S], int | None]) -> Ca
 
 
 def settings_from(settings_class: type[S], given: Mapping[str, Any]) -> S:
-    """Settings from what stood on the command line (None: nothing) and the environment. Raises BadUsage."""
+    """Settings from the command line (None: not given) and the environment. Raises BadUsage."""
     try:
         return settings_class(
             _env_ignore_empty=True, **{name: value for name, value in given.items() if value is not None}
@@ -73,7 +73,7 @@ def settings_from(settings_class: type[S], given: Mapping[str, Any]) -> S:
 
 
 def parameters(settings_class: type[BaseSettings]) -> list[inspect.Parameter]:
-    """One keyword parameter for each field, with typer's description of it as its default."""
+    """One keyword parameter per field; its default is typer's description of the flag."""
     return [_parameter(settings_class, name, field) for name, field in settings_class.model_fields.items()]
 
 
@@ -104,7 +104,7 @@ def _is_positional(field: FieldInfo) -> bool:
 
 
 def _spellings(name: str, field: FieldInfo) -> list[str]:
-    """The long one is last."""
+    """A flag's spellings; the long one is last."""
     marked = [mark.spelling for mark in field.metadata if isinstance(mark, Flag)]
     return marked if any(spelling.startswith("--") for spelling in marked) else [*marked, _flag(name)]
 
@@ -127,7 +127,7 @@ def _origins(settings_class: type[BaseSettings], name: str, field: FieldInfo) ->
 
 
 def _metavar(annotation: Any) -> str:
-    """How the help names a flag's value: INT, PATH, auto|console|json."""
+    """A flag's value in the help: INT, PATH, auto|console|json."""
     if get_origin(annotation) in (Union, UnionType):
         return "|".join(_metavar(kind) for kind in get_args(annotation) if kind is not NoneType)
     if choices := _choices(annotation):
@@ -136,14 +136,14 @@ def _metavar(annotation: Any) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The values that a flag takes, for the help and the shell; empty where they are not listed."""
+    """A flag's possible values, for the help and the shell; empty if they are not enumerated."""
     if get_origin(annotation) in (Union, UnionType):
         return [choice for kind in get_args(annotation) for choice in _choices(kind)]
     return [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
 
 
 def _completing(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    """What typer asks when the shell wants to complete a value; where nothing fits, shells offer files."""
+    """typer's completion of a flag's value; without a match, shells offer files."""
 
     def complete(incomplete: str) -> list[str]:
         return [choice for choice in choices if choice.startswith(incomplete)]

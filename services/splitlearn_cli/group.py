@@ -1,4 +1,4 @@
-"""The list of verbs, and where each of them is."""
+"""The verbs, and how each is found."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -8,21 +8,21 @@ from command_line.verbs import Verb, VerbGroup
 from splitlearn_cli.flags import from_settings
 
 VERBS: Final = {
-    "convert": Verb("Turn a Hugging Face checkpoint into a directory of parts."),
-    "inspect": Verb("Show what a directory of parts holds, or verify it."),
+    "convert": Verb("Convert a Hugging Face checkpoint to a directory of parts."),
+    "inspect": Verb("Show the contents of a directory of parts, or verify it."),
     "trunk": Verb("Serve the middle layers over gRPC.", "trunk"),
     "client": Verb("Serve the OpenAI API and the chat page; needs a trunk.", "client"),
-    "up": Verb("Start a trunk and a client here, and ask one question.", "client"),
-    "demo": Verb("Start both with the model that ships: no download, no arguments.", "demo"),
-    "generate": Verb("Ask a running client, and stream the answer."),
-    "info": Verb("Ask a trunk what it serves.", "trunk"),
-    "doctor": Verb("Say whether the fast path is taken here, and why not."),
+    "up": Verb("Start a trunk and a client here, and answer one prompt.", "client"),
+    "demo": Verb("Start both with the demo model: no download, no arguments.", "demo"),
+    "generate": Verb("Send a prompt to a running client, and stream the answer."),
+    "info": Verb("Show what a trunk serves.", "trunk"),
+    "doctor": Verb("Show whether the fast path is taken here, and why not."),
     "bench": Verb("Measure an OpenAI endpoint under load."),
 }
 
 
 class Verbs(VerbGroup):
-    """Each verb is a module: its `Settings` give the flags, its `run` the rest of the help and the deed."""
+    """Each verb is a module: `Settings` are its flags, `run` runs it, and `run`'s docstring is the rest of its help."""
 
     verbs = VERBS
 

@@ -1,12 +1,12 @@
-"""Lines of a stream of server-sent events."""
+"""Splits a stream of server-sent events into lines."""
 
 from collections.abc import Iterator
 
 
 class Lines:
-    """Cuts bytes into lines at newlines alone.
+    """Splits bytes into lines, at newlines only.
 
-    JSON may carry characters such as U+2028 unescaped, at which Python's and httpx's own line splitting would cut.
+    JSON may have characters such as U+2028 unescaped, at which Python's and httpx's own functions would split too.
     """
 
     def __init__(self) -> None:

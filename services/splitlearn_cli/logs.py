@@ -1,6 +1,6 @@
-"""Where log lines go and how they look; the services only call `structlog.get_logger()`.
+"""Output and format of log lines; the services only call `structlog.get_logger()`.
 
-Lines of libraries that use the standard logging module take the same way.
+Log lines of libraries that use the standard logging module are treated the same.
 """
 
 import logging
@@ -13,24 +13,24 @@ from structlog.typing import Processor
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# They report each request and each file at info, which is noise beside what the services say themselves.
+# They log each request and each file at info, which would drown the services' own lines.
 _CHATTY: Final = ("httpx", "httpcore", "filelock", "urllib3", "huggingface_hub", "asyncio", "matplotlib")
 
 
 class _StderrHandler(logging.Handler):
-    """Looks up sys.stderr for each line, because a progress bar or a test may have replaced it."""
+    """Looks up sys.stderr for each line, because a progress bar or a test may replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
 
 
 def configure(log_format: LogFormat, level: LogLevel) -> None:
-    """Sends all log lines of this process to stderr; a second call replaces what the first one set.
+    """Sends all log lines of this process to stderr; a second call replaces the first.
 
     Args:
-        log_format: "console" for people, "json" for one object a line; "auto" chooses by whether stderr is a
-            terminal.
-        level: the least severe lines to show.
+        log_format: "console" for people, "json" for one object per line; "auto" is console if stderr is a terminal,
+            else json.
+        level: the lowest level to show.
     """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [

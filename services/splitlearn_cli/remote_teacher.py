@@ -1,4 +1,4 @@
-"""A trunk elsewhere as a teacher: joins cleangpt's distillation to the wire.
+"""A remote trunk as a teacher for cleangpt's distillation.
 
 Shapes: B rows, T positions, D hidden size.
 """
@@ -29,19 +29,19 @@ _SESSIONS = 8
 
 
 class RemoteTrunk:
-    """What `cleangpt.distillation` wants of a trunk. Blocking; use it as a context, or close it.
+    """Implements `cleangpt.distillation`'s trunk. Blocks; use it as a context manager, or close it.
 
-    Padding does not travel. Several rows of a batch are under way at once, each in a session of its own.
+    Padding is not sent. Several texts of a batch run at once, each in its own session.
 
     Args:
         address: `host:port`.
-        codec: what rows travel in, both ways: a name that `splitlearn_comm` knows.
+        codec: the wire codec of rows, in both directions; a name that `splitlearn_comm` knows.
         timeout: seconds that each answer may take.
-        wait: seconds to wait for a trunk that is still starting.
+        wait: seconds to wait for a trunk that is starting.
 
     Raises:
-        CommError: nobody answers at the address.
-        ServiceRefused: what answers is no trunk.
+        CommError: nothing answers at the address.
+        ServiceRefused: the service there is no trunk.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RemoteTrunk:
         self._client = AsyncGRPCComputeClient(address, timeout=timeout, most_received=SESSION_MESSAGE_BYTES)
         self._codec = codec
         self.fingerprint = loop_thread().run(wait_for_trunk(self._client, wait)).fingerprint
-        # the last word of a fingerprint is the dtype of hidden states
+        # a fingerprint ends in the dtype of hidden states
         dtype = getattr(torch, self.fingerprint.rsplit(" ", 1)[-1], None)
         if not isinstance(dtype, torch.dtype):
             self.close()
@@ -58,11 +58,11 @@ class RemoteTrunk:
         self._dtype = dtype
 
     def hidden(self, hidden_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The trunk's rows [B, T, D]; zeros at padding. They travel in the dtype that the fingerprint names.
+        """The trunk's rows [B, T, D]; zeros at padding. They are sent in the fingerprint's dtype.
 
         Raises:
-            CommError: the trunk is gone, or refuses; nothing is half done and the call can be made again.
-            ServiceRefused: the answer has other rows than the question.
+            CommError: the trunk is unreachable, or refuses. The call can be repeated.
+            ServiceRefused: the answer has another shape than the request.
         """
         dtype = self._dtype
         texts = [row_TD[:length].to("cpu", dtype) for row_TD, length in zip(hidden_BTD, lengths, strict=True)]
@@ -73,7 +73,7 @@ class RemoteTrunk:
         return answered_BTD.to(hidden_BTD.device)
 
     def close(self) -> None:
-        """Hangs up. Twice does nothing."""
+        """Closes the connection. A second call does nothing."""
         close(self._client.close())
 
     def __enter__(self) -> Self:
@@ -104,7 +104,7 @@ class RemoteTrunk:
 
 
 async def _answer(stream: ClientStream, text_TD: Tensor) -> Tensor:
-    """The trunk's rows for one text, which begins the session anew: a frame at position 0 keeps nothing before it."""
+    """The trunk's rows for one text. Its first frame, at position 0, drops the session's earlier rows."""
     rows = max(1, CHUNK_BYTES // (text_TD.shape[1] * text_TD.element_size()))
     starts = range(0, text_TD.shape[0], rows)
     if not starts:

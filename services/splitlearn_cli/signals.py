@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for verbs that serve: both mean "stop cleanly", from the first import on."""
+"""Ctrl-C and SIGTERM for verbs that serve: both stop the verb cleanly, even while it still imports."""
 
 import signal
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Runs the body until it ends or a signal comes; the signal then ends the body, and nothing is raised.
+    """A signal ends the body of the context without an error.
 
-    A service that sets its own handlers takes over; this covers the seconds before, while it still loads.
-    A shell's background job starts with SIGINT ignored, so that both handlers are set here.
+    Covers the seconds until a service sets its own handlers. Sets both handlers, because a shell starts background jobs
+    with SIGINT ignored.
     """
     before = {number: signal.signal(number, signal.default_int_handler) for number in STOPPING}
     try:

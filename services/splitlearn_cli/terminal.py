@@ -1,4 +1,4 @@
-"""What the verbs show: aligned text, byte counts, a bar for long work, a line for what is awaited."""
+"""Output of the verbs: aligned text, byte counts, progress bars, a status line."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ def human_bytes(count: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines whose columns start at the same place, two blanks apart."""
+    """Rows of cells as lines with aligned columns, two spaces apart."""
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
@@ -28,7 +28,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 @contextmanager
 def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told each number of bytes done; shows a bar where stderr is a terminal."""
+    """Yields a function to call with each number of bytes done; shows a bar if stderr is a terminal."""
     from tqdm import tqdm
 
     with tqdm(
@@ -42,18 +42,18 @@ def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def note(text: str) -> None:
-    """A side remark on stderr, dim where that is a terminal."""
+    """Prints a remark on stderr, dim if that is a terminal."""
     print(f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
 
 class StatusLine:
-    """One line on stderr that says what is awaited; on a terminal each text takes the place of the last."""
+    """One line on stderr that says what the command waits for; on a terminal each text replaces the last."""
 
     def __init__(self) -> None:
         self._shown = ""
 
     def show(self, text: str) -> None:
-        """Says it once, however often it is told."""
+        """Shows a text, unless it is shown already."""
         if text == self._shown:
             return
         self._shown = text
@@ -63,7 +63,7 @@ class StatusLine:
             print(f"{text} ...", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Takes the line away, before something else is printed."""
+        """Removes the line. Call it before printing something else."""
         if self._shown and sys.stderr.isatty():
             print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
         self._shown = ""

@@ -1,15 +1,15 @@
-"""Addresses of services that speak the OpenAI API, as people write them."""
+"""Parses addresses of OpenAI endpoints."""
 
 from urllib.parse import urlsplit
 
 
 def base_url(text: str) -> str:
-    """The address without the /v1 that OpenAI's clients want in theirs, and without a slash at the end.
+    """The address without a slash at the end, and without the /v1 that OpenAI's clients need.
 
     Raises:
-        ValueError: it is no address of a service; the message says what is.
+        ValueError: it is no valid address; the message says what is expected.
     """
-    # httpx comes with an extra, and what only lists flags has no use for it
+    # imported here because httpx is in an extra, and listing flags must work without it
     import httpx
 
     text = text.strip()
@@ -17,7 +17,7 @@ def base_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or any(map(str.isspace, text)):
         raise ValueError("expected http://HOST:PORT or https://HOST")
     if parts.query or parts.fragment:
-        raise ValueError("expected http://HOST:PORT or https://HOST, without a question or a fragment")
+        raise ValueError("expected http://HOST:PORT or https://HOST, without a query or a fragment")
     try:
         httpx.URL(text)
     except httpx.InvalidURL as error:

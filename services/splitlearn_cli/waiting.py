@@ -1,4 +1,4 @@
-"""Wait for services that are still starting, up to a time, and say so."""
+"""Waits for services that are starting, with a timeout and a message."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
 
 PATIENCE_SECONDS = 60.0
-"""How long commands wait for a service by default. Who gave a wrong address reads at once what is waited for."""
+"""How long commands wait for a service by default. A message shows the address at once."""
 
 _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 5.0
@@ -21,68 +21,68 @@ _PROBE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class NotReady:
-    """Why a client service cannot answer requests yet, and whether that may pass by itself."""
+    """Why a client service cannot serve requests, and whether that may change by itself."""
 
     reason: str
-    passes: bool = True
+    may_recover: bool = True
 
 
 def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
-    """What is in the way of the service at `url`; None once it can answer.
+    """Why the service at `url` is not ready; None if it is.
 
-    Servers that are not ours have no /ready, and are ready when they answer at all.
+    Other servers than ours have no /ready, and count as ready if they answer.
 
     Raises:
-        httpx.UnsupportedProtocol, httpx.InvalidURL: `url` is no address.
+        httpx.UnsupportedProtocol, httpx.InvalidURL: `url` is invalid.
     """
     try:
         response = session.get(f"{url}/ready", timeout=_PROBE_SECONDS)
     except (httpx.ConnectError, httpx.TimeoutException) as error:
         return NotReady(str(error) or type(error).__name__)
     except (httpx.ReadError, httpx.RemoteProtocolError):
-        # whoever listens there does not speak HTTP: the request that follows says so
+        # no HTTP server: the next request reports that
         return None
     if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
         return None
     try:
-        told = response.json()
-        return NotReady(str(told["reason"]), passes=told.get("passes") is not False)
+        body = response.json()
+        return NotReady(str(body["reason"]), may_recover=body.get("passes") is not False)
     except (ValueError, KeyError, TypeError, AttributeError):
         return NotReady(f"/ready answers {response.status_code}")
 
 
 def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
-    """Returns once the client service at `url` can answer, and after `seconds` in any case.
+    """Returns once the client service at `url` is ready, or after `seconds`.
 
-    The request that follows says what is wrong, so this raises nothing.
+    Raises nothing: the next request reports the error.
     """
     deadline = time.monotonic() + seconds
-    is_told = False
-    while time.monotonic() < deadline and (trouble := not_ready_because(session, url)) is not None:
-        if not is_told:
-            note(f"{url} is not ready ({trouble.reason}); waiting up to {seconds:g} s")
-            is_told = True
+    has_noted = False
+    while time.monotonic() < deadline and (not_ready := not_ready_because(session, url)) is not None:
+        if not has_noted:
+            note(f"{url} is not ready ({not_ready.reason}); waiting up to {seconds:g} s")
+            has_noted = True
         time.sleep(_POLL_SECONDS)
 
 
 async def wait_for_trunk(trunk: "AsyncGRPCComputeClient", seconds: float) -> "ServiceInfo":
-    """What the trunk says of itself, as soon as it answers.
+    """The trunk's service info, as soon as it answers.
 
     Raises:
-        Unreachable: it has not for `seconds`.
+        Unreachable: it did not answer within `seconds`.
         CommError: it answered with an error.
     """
     from splitlearn_comm import Unreachable
 
     deadline = time.monotonic() + seconds
-    is_told = False
+    has_noted = False
     while True:
         try:
             return await trunk.service_info()
         except Unreachable:
             if time.monotonic() >= deadline:
                 raise
-        if not is_told:
+        if not has_noted:
             note(f"no trunk answers at {trunk.target} yet; waiting up to {seconds:g} s")
-            is_told = True
+            has_noted = True
         await asyncio.sleep(_POLL_SECONDS)

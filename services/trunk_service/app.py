@@ -1,4 +1,4 @@
-"""Composition root of the trunk worker: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
+"""Composition root of the trunk worker: builds every object once, and runs until SIGTERM or Ctrl-C."""
 
 import asyncio
 import gc
@@ -26,7 +26,7 @@ from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo, event_loop
 from splitlearn_comm.addresses import join_address
-from trunk_service.endpoint import TrunkHost
+from trunk_service.endpoint import TrunkServicer
 from trunk_service.exporter import exported
 from trunk_service.listening import address_of, bound
 from trunk_service.metrics import TrunkMetrics
@@ -35,35 +35,35 @@ from trunk_service.verification import WeightsCheck
 
 log = structlog.get_logger()
 
-# Rows of prompts that wait for room or are being run, for 256 sessions that send chunks.
+# Bytes of rows that wait or run: 256 sessions with a 1 MiB chunk each.
 _BYTES_IN_FLIGHT = 2**28
 
 
 def run(settings: TrunkSettings) -> None:
-    """Serves until a signal; raises SepweightError, SplitError or CommError if it cannot start."""
+    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start."""
     event_loop.run(serve(settings))
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """Everything that one worker consists of; `build` owns the wiring, its exit stack the end."""
+    """The objects of one worker. `build` creates them; its exit stack owns their end."""
 
     server: AsyncGRPCComputeServer
-    host: TrunkHost
+    servicer: TrunkServicer
     engine: Engine
     thread: DeviceThread
     metrics: TrunkMetrics
     info: ServiceInfo
 
     async def start(self) -> None:
-        """Answers from here on; healthy unless the weights were found damaged before. Raises PortUnavailable."""
+        """Starts to serve; healthy unless the weights are known to be damaged. Raises PortUnavailable."""
         await self.server.start()
-        if self.host.is_condemned:
+        if self.servicer.is_damaged:
             await self.server.set_serving(False)
 
-    async def condemn(self, damage: str) -> None:
-        """Serves nobody any more, and says so to whoever asks for its health."""
-        self.host.condemn(damage)
+    async def mark_damaged(self, damage: str) -> None:
+        """Stops serving for good; health checks fail from here on."""
+        self.servicer.mark_damaged(damage)
         await self.server.set_serving(False)
 
 
@@ -73,20 +73,21 @@ async def serve(settings: TrunkSettings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    # what is wrong with the command line or the directory is told first, and alone
-    SplitPlan.parse(settings.layers, Manifest.read(settings.weights).n_layers)
+    # errors in the command line or the directory come before any other log line
+    manifest = Manifest.read(settings.weights)
+    SplitPlan.parse(settings.layers, manifest.n_layers)
     async with AsyncExitStack() as stack:
         held = stack.enter_context(bound(settings.host, settings.port, "--port"))
         listening = bound(settings.host, settings.metrics_port, "--metrics-port")
         settings = settings.model_copy(update={"port": address_of(held)[1]})
         metrics_address = join_address(settings.host, address_of(listening)[1])
         _announce(settings, held)
-        metrics = TrunkMetrics()
+        metrics = TrunkMetrics(manifest.model_name)
         stack.enter_context(exported(metrics.registry, listening))
         trunk = await _unless(stop, build(settings, stack, metrics))
         if trunk is None:
             return
-        # what was loaded stays: later collections need not look at it, and take milliseconds
+        # loaded objects live to the end: without them, later collections take milliseconds
         gc.collect()
         gc.freeze()
         held.close()
@@ -99,13 +100,13 @@ async def serve(settings: TrunkSettings) -> None:
             device=trunk.info.device,
         )
         await stop.wait()
-        log.info("stopping", grace=settings.grace)
-        await trunk.server.stop(settings.grace)
+        log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+        await trunk.server.stop(settings.shutdown_timeout)
     log.info("stopped")
 
 
 async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> Trunk | None:
-    """The trunk, or None if it is told to stop before it is built: comparing and loading files may take minutes."""
+    """The built trunk, or None if a signal comes first: comparing and loading files may take minutes."""
     task, stopping = asyncio.create_task(building), asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -118,11 +119,11 @@ async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> 
 
 
 async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMetrics | None = None) -> Trunk:
-    """Loads the layers and wires the worker; the server is not started yet."""
+    """Loads the layers, and creates the worker's objects; does not start the server."""
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
-    metrics = metrics or TrunkMetrics()
+    metrics = metrics or TrunkMetrics(manifest.model_name)
     check = WeightsCheck(settings, plan, metrics, stack)
     await check.begin()
     began = time.perf_counter()
@@ -136,23 +137,23 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
         layers=plan.layers,
         of=plan.n_layers,
         seconds=round(time.perf_counter() - began, 2),
-        kv_rows=engine.pages.total * engine.pages.page_size,
-        in_batches=engine.is_batched,
+        kv_cache_rows=engine.pages.total * engine.pages.page_size,
+        batched=engine.is_batched,
     )
     metrics.watch(engine)
     info = _service_info(settings, manifest, plan, engine.part)
-    host = TrunkHost(engine, info, metrics)
-    expiring = asyncio.create_task(host.expire(settings.idle_timeout))
+    servicer = TrunkServicer(engine, info, metrics)
+    expiring = asyncio.create_task(servicer.expire(settings.session_idle_timeout))
     stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
         host=settings.host,
         port=settings.port,
-        session_host=host,
+        session_host=servicer,
         observer=metrics,
         limits=_server_limits(settings),
     )
-    trunk = Trunk(server, host, engine, thread, metrics, info)
-    check.watch(trunk.condemn)
+    trunk = Trunk(server, servicer, engine, thread, metrics, info)
+    check.watch(trunk.mark_damaged)
     return trunk
 
 
@@ -167,13 +168,13 @@ def _server_limits(settings: TrunkSettings) -> ServerLimits:
 
 
 def _announce(settings: TrunkSettings, held: socket.socket) -> None:
-    """The first line says who can reach the trunk, and how."""
+    """Logs the address for clients, and whether only this machine can reach it."""
     address, port = address_of(held)
     if address.is_loopback:
         log.warning(
             "starting",
             clients=f"--trunk {join_address(settings.host, port)}",
-            note="only clients on this machine reach it; --host 0.0.0.0 opens it to others",
+            note="only clients on this machine can connect; --host 0.0.0.0 opens it to the network",
         )
         return
     name = socket.gethostname() if address.is_unspecified else settings.host
@@ -184,11 +185,11 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
     part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
     pack(part, settings.quantization)
     limits = Limits(
-        max_num_batched_tokens=settings.step_rows,
-        max_num_seqs=settings.max_sessions,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_seqs=settings.max_num_seqs,
         max_waiting=settings.max_waiting,
-        kv_cache_memory_bytes=settings.kv_memory or free_bytes(part.device) // 2,
-        max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes or free_bytes(part.device) // 2,
+        max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
         queue_timeout=settings.queue_timeout,
     )
     return build_engine(part, thread, limits, metrics)

@@ -1,6 +1,6 @@
-"""The session protocol of the trunk: a frame comes in, the engine runs its rows, a reply goes out.
+"""The trunk's sessions on the wire: a frame arrives, the engine runs its rows, a reply is sent.
 
-The only place where the engine's errors become errors of the wire.
+The only module that turns the engine's errors into errors of the wire.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ from trunk_service.metrics import TrunkMetrics
 
 log = structlog.get_logger()
 
-# Seconds between two looks for sessions that nobody uses.
-_LOOK_EVERY = 5.0
+# Seconds between two searches for idle sessions.
+_EXPIRE_EVERY = 5.0
 
-# What each error becomes; an error that is not here, what its nearest ancestor becomes.
+# The error of the wire for each of the engine's; for one that is not listed, that of its nearest ancestor.
 _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
     split.BadRows: InvalidTensor,
     split.PositionNotReached: PositionNotReached,
@@ -49,13 +49,13 @@ _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
 
 
 def on_the_wire(error: split.SplitError) -> CommError:
-    """The wire's error for one of the engine's, with its words and its time to wait."""
+    """The wire's error for one of the engine's, with the same message and time to retry."""
     kind = next(_ON_THE_WIRE[ancestor] for ancestor in type(error).__mro__ if ancestor in _ON_THE_WIRE)
     return kind(str(error), getattr(error, "retry_after", None))
 
 
-class TrunkHost:
-    """Opens sessions on one engine for clients that hold the same model, cut in the same place."""
+class TrunkServicer:
+    """Opens sessions on one engine, for clients with the same model and cut."""
 
     def __init__(self, engine: Engine, info: ServiceInfo, metrics: TrunkMetrics) -> None:
         self._engine = engine
@@ -68,12 +68,12 @@ class TrunkHost:
             return self._info
         return replace(self._info, attributes={**self._info.attributes, "damaged": self._damage})
 
-    def condemn(self, damage: str) -> None:
-        """From now on no session is opened and no frame answered: the weights are not those of the fingerprint."""
+    def mark_damaged(self, damage: str) -> None:
+        """Refuses all sessions and frames from here on: the weights do not match the fingerprint."""
         self._damage = damage
 
     @property
-    def is_condemned(self) -> bool:
+    def is_damaged(self) -> bool:
         """Whether the weights are known to be damaged."""
         return self._damage is not None
 
@@ -81,12 +81,12 @@ class TrunkHost:
         """Raises FingerprintMismatch once the weights are known to be damaged."""
         if self._damage is not None:
             raise FingerprintMismatch(
-                f"this trunk's weights are damaged: {self._damage}; copy the file again and start the trunk again"
+                f"this trunk's weights are damaged: {self._damage}; copy the file again and restart the trunk"
             )
 
     async def open(self, opening: SessionOpening) -> "TrunkSession":
         """Raises:
-        FingerprintMismatch: the client holds another model, cut or dtype, or the trunk's weights are damaged.
+        FingerprintMismatch: the client has another model, cut or dtype, or the trunk's weights are damaged.
         """
         self.check()
         if opening.fingerprint != self._info.fingerprint:
@@ -98,19 +98,19 @@ class TrunkHost:
             session = self._engine.open(opening.max_length, opening.prefix)
         except split.SplitError as error:
             raise on_the_wire(error) from error
+        self._metrics.prefix_cache_queries.inc(len(opening.prefix) * self._engine.limits.block_size)
         log.info(
-            "session opened", session=opening.session_id, max_length=opening.max_length, begins_with=session.reached
+            "session opened", session=opening.session_id, max_length=opening.max_length, cached_rows=session.reached
         )
         return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
 
     async def expire(self, idle_seconds: float) -> None:
-        """Takes the pages of sessions that nobody uses; runs until cancelled.
+        """Frees the pages of idle sessions; runs until cancelled.
 
-        A look that fails is logged and not the last one: without them memory would never come back, and nobody would
-        know why.
+        An error is logged and does not end it: otherwise memory would be lost for good, without a trace.
         """
         while True:
-            await asyncio.sleep(min(_LOOK_EVERY, idle_seconds))
+            await asyncio.sleep(min(_EXPIRE_EVERY, idle_seconds))
             try:
                 self._engine.expire(idle_seconds)
             except Exception as error:
@@ -118,13 +118,13 @@ class TrunkHost:
 
 
 class TrunkSession:
-    """One client's stream of frames; owns the KV cache until it is closed."""
+    """One client's stream of frames. Owns its engine session until it is closed."""
 
     def __init__(
-        self, name: str, host: TrunkHost, engine: Engine, session: EngineSession, metrics: TrunkMetrics
+        self, name: str, servicer: TrunkServicer, engine: Engine, session: EngineSession, metrics: TrunkMetrics
     ) -> None:
         self._name = name
-        self._host = host
+        self._servicer = servicer
         self._engine = engine
         self._session = session
         self._metrics = metrics
@@ -132,7 +132,7 @@ class TrunkSession:
         self._steps_seen = 0
 
     def check(self, header: FrameHeader) -> None:
-        """Raises what `step` would raise for any frame with this header, before its rows are decoded."""
+        """Raises what `step` would raise for a frame with this header; called before its rows are decoded."""
         session, part = self._session, self._engine.part
         self._check_open()
         try:
@@ -151,12 +151,14 @@ class TrunkSession:
             )
 
     async def step(self, frame: Frame) -> Reply:
-        """Raises InvalidTensor, PositionNotReached, SessionTooLong or Overloaded; the session then stays as it was.
+        """Runs a frame.
 
-        RemoteFailure, SessionClosed and FingerprintMismatch end it.
+        Raises:
+            InvalidTensor, PositionNotReached, SessionTooLong, Overloaded: the session is unchanged.
+            RemoteFailure, SessionClosed, FingerprintMismatch: the session has ended.
         """
         self._check_open()
-        self._host.check()
+        self._servicer.check()
         arrived, self._steps_seen = time.perf_counter(), self._metrics.n_steps
         rows_TD = frame.rows if frame.rows is not None else self._no_rows()
         try:
@@ -164,19 +166,19 @@ class TrunkSession:
         except split.SplitError as error:
             raise on_the_wire(error) from error
         self._metrics.rows.inc(rows_TD.shape[0])
-        self._metrics.queue_seconds.observe(step.timing.queue_seconds)
-        self._metrics.step_seconds.observe(step.timing.compute_seconds)
-        self._metrics.request_seconds.observe(time.perf_counter() - arrived)
+        self._metrics.frame_queue.observe(step.timing.queue_seconds)
+        self._metrics.frame_compute.observe(step.timing.compute_seconds)
+        self._metrics.frame_latency.observe(time.perf_counter() - arrived)
         reply = Frame(frame.position, step.output if frame.rows is not None else None)
         return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
 
     def gets_on(self) -> bool:
-        """Whether the frame under way waits for room, or a step was run since this was asked last."""
+        """Whether the current frame waits for admission, or a step has run since the last call."""
         before, self._steps_seen = self._steps_seen, self._metrics.n_steps
         return self._engine.is_waiting(self._session) or self._steps_seen != before
 
     async def close(self) -> None:
-        """Gives the KV cache back; a step that is still running keeps it until it ends."""
+        """Frees the KV cache, after a running step has ended."""
         log.info("session closed", session=self._name, rows=self._session.reached)
         self._is_open = False
         self._engine.close(self._session)
@@ -186,7 +188,7 @@ class TrunkSession:
         return self._session.reached
 
     def keep(self, names: Sequence[bytes]) -> None:
-        """Ends the session: what is kept belongs to others from here on."""
+        """Ends the session, and caches the rows of these blocks for later sessions."""
         self._check_open()
         self._is_open = False
         self._engine.close_and_cache(self._session, names)
@@ -196,7 +198,7 @@ class TrunkSession:
 
     def _check_open(self) -> None:
         if not self._is_open:
-            raise SessionClosed("the session is closed or its rows are kept: it takes no more frames")
+            raise SessionClosed("the session is closed, or its rows are cached: it accepts no more frames")
 
 
 def _name(dtype: torch.dtype | None) -> str:

@@ -1,4 +1,4 @@
-"""Ports are taken before anything is loaded: a busy one should not be news minutes later."""
+"""Binds ports before anything is loaded, so that a busy port is reported at once and not minutes later."""
 
 import errno
 import ipaddress
@@ -10,12 +10,12 @@ from splitlearn_comm.addresses import listening_trouble
 
 
 def bound(host: str, port: int, flag: str) -> socket.socket:
-    """A socket that holds the port; it does not listen yet. The caller owns it.
+    """A socket bound to the port, which does not listen yet. The caller owns it.
 
     Args:
-        host: without brackets. An IPv6 wildcard takes IPv4 too, as gRPC's does.
+        host: an address or a name. An IPv6 wildcard includes IPv4, as in gRPC.
         port: 0 picks a free one.
-        flag: of the command line, which the port came from.
+        flag: the command line flag of the port, for the error.
 
     Raises:
         PortUnavailable: with the reason.
@@ -29,26 +29,26 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
     except UnicodeError as error:
         raise PortUnavailable(f"--host: {host!r} is no host name ({error})") from error
     except OSError as error:
-        trouble = listening_trouble(host, port, error)
+        reason = listening_trouble(host, port, error)
         if error.errno == errno.EADDRINUSE:
-            trouble += " (a second trunk on this machine: --port 0 --metrics-port 0)"
-        raise PortUnavailable(f"{flag}: {trouble}") from error
+            reason += " (for a second trunk on this machine: --port 0 --metrics-port 0)"
+        raise PortUnavailable(f"{flag}: {reason}") from error
 
 
 def address_of(held: socket.socket) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
-    """Where a bound socket is."""
+    """Address and port of a bound socket."""
     host, port = held.getsockname()[:2]
     return ipaddress.ip_address(host.partition("%")[0]), port
 
 
 def _held(made: socket.socket, address: Any) -> socket.socket:
     try:
-        # a port whose last connections are still closing is free
+        # allows a port whose last connections are still closing
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind(address)
-        # Linux lets two sockets bind one port while both say this and neither listens
+        # Linux lets two sockets bind one port while both have this option and neither listens
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError:
         made.close()

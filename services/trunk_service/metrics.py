@@ -1,6 +1,11 @@
-"""What Prometheus reads from a trunk worker."""
+"""What Prometheus reads from a trunk worker.
+
+A metric that measures what one of vLLM's measures has vLLM's name behind our prefix, and its label `model_name`. A
+trunk knows sessions and frames, and no requests: metrics of those are named after them. docs/metrics.md lists all.
+"""
 
 from collections.abc import Callable
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,66 +18,95 @@ from prometheus_client import (
 
 from splitlearn.engine import Engine
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# vLLM's for `iteration_tokens_total`
+TOKENS: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+SESSIONS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class TrunkMetrics:
-    """One registry per process; is told what passes the wire (a `WireObserver`) and what runs (an `EngineObserver`)."""
+    """One registry per process. A `WireObserver` and an `EngineObserver`; used on the event loop's thread.
 
-    def __init__(self) -> None:
+    Args:
+        model_name: the manifest's, which is the value of the label `model_name`.
+    """
+
+    def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
+        self._model_name = model_name
         self.n_steps = 0
-        """Steps that were run since the start."""
+        """Engine steps that were run since the start."""
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.step_seconds = self._histogram("step_seconds", "Time on the device for one frame.")
-        self.queue_seconds = self._histogram("queue_seconds", "Time that a frame waited for the device.")
-        self.request_seconds = self._histogram("request_seconds", "Time from a frame's arrival to its reply.")
-        self.rows = self._counter("rows", "Rows of hidden states that were run.")
-        self.batch_seconds = self._histogram("batch_seconds", "Time on the device for one step of all sessions.")
-        self.batch_rows = self._histogram("batch_rows", "Rows in one step.", COUNTS)
-        self.batch_sessions = self._histogram("batch_sessions", "Sessions in one step.", COUNTS)
-        self.prefix_hits = self._counter("prefix_hits", "Sessions that began with rows that were kept.")
-        self.prefix_rows = self._counter("prefix_rows", "Rows that need not be sent and computed again.")
-        self.preemptions = self._counter("preemptions", "Sessions that lost their pages to an older one.")
-        self.expirations = self._counter("expirations", "Sessions that lost their pages because nobody used them.")
-        self.sessions = self._counter("sessions", "Sessions opened since the start.")
-        self.sessions_open = self._plain_gauge("sessions_open", "Sessions that hold a KV cache now.")
-        self.weights_verified = self._plain_gauge(
-            "weights_verified", "1 once every file was found to have its digest, else 0."
+        self.frame_compute = self._histogram(
+            "frame_compute_time_seconds", "Time on the device of the steps that ran a frame's rows.", SECONDS
         )
+        self.frame_queue = self._histogram(
+            "frame_queue_time_seconds", "Time that a frame waited for its first step.", SECONDS
+        )
+        self.frame_latency = self._histogram(
+            "frame_latency_seconds", "Time from a frame's arrival to its reply.", SECONDS
+        )
+        self.rows = self._plain_counter("rows", "Rows of hidden states that were run.")
+        self.iteration_time = self._histogram(
+            "iteration_time_seconds", "Time on the device of one engine step.", SECONDS
+        )
+        # without the ending of vLLM's name, which belongs to counters
+        self.iteration_tokens = Histogram(
+            "splitlearn_trunk_iteration_tokens",
+            "Rows in one engine step, one for each token.",
+            ["model_name"],
+            buckets=TOKENS,
+            registry=self.registry,
+        ).labels(model_name)
+        self.iteration_sessions = self._histogram("iteration_sessions", "Sessions in one engine step.", SESSIONS)
+        self.prefix_cache_queries = self._counter(
+            "prefix_cache_queries", "Tokens in prompt blocks whose hashes clients sent to be looked up."
+        )
+        self.prefix_cache_hits = self._counter(
+            "prefix_cache_hits", "Tokens whose rows were found in the prefix cache, and not computed again."
+        )
+        self.preemptions = self._counter("num_preemptions", "Sessions that were preempted for an older one.")
+        self.expired_sessions = self._plain_counter(
+            "sessions_expired", "Sessions that lost their KV cache because they were idle."
+        )
+        self.sessions = self._plain_counter("sessions", "Sessions opened since the start.")
+        self.sessions_open = self._plain_gauge("num_sessions_open", "Sessions that are open, idle ones included.")
+        self.weights_verified = self._plain_gauge("weights_verified", "1 once all files match their digests, else 0.")
         self.weights_damaged = self._plain_gauge(
-            "weights_damaged", "1 once a file was found not to have its digest, else 0."
+            "weights_damaged", "1 once a file was found not to match its digest, else 0."
         )
-        self.received_bytes = self._counter("received_bytes", "Bytes of messages received.")
-        self.sent_bytes = self._counter("sent_bytes", "Bytes of messages sent.")
-        self.refusals = Counter(
-            "splitlearn_trunk_refusals", "Frames and sessions refused.", ["error"], registry=self.registry
-        )
+        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
+        self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
 
     def watch(self, engine: Engine) -> None:
-        """Lets Prometheus read what the engine holds at the moment it asks."""
-        self._gauge("sessions_waiting", "Sessions that wait for room.", lambda: engine.n_waiting)
-        self._gauge("kv_pages_used", "Pages of keys and values in use, kept ones included.", lambda: engine.pages.used)
-        self._gauge("kv_pages_limit", "Pages of keys and values that there are.", lambda: engine.pages.total)
-        self._gauge("kept_prefixes", "Closed sessions whose first rows are kept.", lambda: engine.n_cached_prefixes)
+        """Adds the gauges that read the engine when Prometheus scrapes, on the exporter's thread."""
+        pages = engine.pages
+        self._gauge(
+            "kv_cache_usage_perc",
+            "Used share of the KV cache, cached prefixes included; 1 is all of it.",
+            lambda: pages.used / max(1, pages.total),
+        )
+        self._function("num_sessions_running", "Sessions that are admitted to the KV cache.", lambda: engine.n_running)
+        self._function("num_sessions_waiting", "Sessions whose rows wait for admission.", lambda: engine.n_waiting)
+        self._function("kv_cache_pages_used", "Pages of the KV cache in use.", lambda: pages.used)
+        self._function("kv_cache_pages_limit", "Pages of the KV cache.", lambda: pages.total)
+        self._function("cached_prefixes", "Prefixes in the prefix cache.", lambda: engine.n_cached_prefixes)
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         self.n_steps += 1
-        self.batch_sessions.observe(n_sessions)
-        self.batch_rows.observe(n_rows)
-        self.batch_seconds.observe(seconds)
+        self.iteration_sessions.observe(n_sessions)
+        self.iteration_tokens.observe(n_rows)
+        self.iteration_time.observe(seconds)
 
     def reused(self, n_rows: int) -> None:
-        self.prefix_hits.inc()
-        self.prefix_rows.inc(n_rows)
+        self.prefix_cache_hits.inc(n_rows)
 
     def preempted(self) -> None:
         self.preemptions.inc()
 
     def expired(self) -> None:
-        self.expirations.inc()
+        self.expired_sessions.inc()
 
     def session_opened(self) -> None:
         self.sessions.inc()
@@ -82,22 +116,31 @@ class TrunkMetrics:
         self.sessions_open.dec()
 
     def refused(self, kind: str) -> None:
-        self.refusals.labels(kind).inc()
+        self._refusals.labels(kind).inc()
 
     def bytes_in(self, n: int) -> None:
-        self.received_bytes.inc(n)
+        self._wire.labels("received").inc(n)
 
     def bytes_out(self, n: int) -> None:
-        self.sent_bytes.inc(n)
+        self._wire.labels("sent").inc(n)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"splitlearn_trunk_{name}", text, buckets=buckets, registry=self.registry)
 
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"splitlearn_trunk_{name}", text, ["model_name"], registry=self.registry).labels(
+            self._model_name
+        )
+
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        gauge = Gauge(f"splitlearn_trunk_{name}", text, ["model_name"], registry=self.registry)
+        gauge.labels(self._model_name).set_function(value)
+
+    def _function(self, name: str, text: str, value: Callable[[], float]) -> None:
         self._plain_gauge(name, text).set_function(value)
 
     def _plain_gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"splitlearn_trunk_{name}", text, registry=self.registry)
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"splitlearn_trunk_{name}", text, registry=self.registry)
+    def _plain_counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"splitlearn_trunk_{name}", text, labels or [], registry=self.registry)

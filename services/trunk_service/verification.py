@@ -1,4 +1,4 @@
-"""The trunk's files are what was converted: compared before it serves where that is quick, else while it serves."""
+"""Compares the trunk's files with their digests: before it serves if that is quick, else while it serves."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,12 +14,12 @@ from trunk_service.settings import TrunkSettings
 
 log = structlog.get_logger()
 
-# Seconds of comparing that a start may take.
+# Seconds that the start may wait for the comparison.
 QUICK: Final = 2.0
 
 
 class WeightsCheck:
-    """The comparison of one trunk's files; `stack` ends it with the trunk."""
+    """Compares the files of one trunk; `stack` ends it with the trunk."""
 
     def __init__(self, settings: TrunkSettings, plan: SplitPlan, metrics: TrunkMetrics, stack: AsyncExitStack) -> None:
         self._metrics = metrics
@@ -28,10 +28,10 @@ class WeightsCheck:
         self._verification = None if settings.verify == "never" else Verification(settings.weights, [plan.trunk])
 
     async def begin(self) -> None:
-        """Comes back when all is compared, or when it has become clear that serving should not wait for it.
+        """Returns once all files are compared, or once that takes too long to wait for.
 
         Raises:
-            SepweightError: a file is not as it was written.
+            SepweightError: a file is damaged.
         """
         check = self._verification
         if check is None:
@@ -42,16 +42,16 @@ class WeightsCheck:
         if await asyncio.to_thread(check.wait, self._longest):
             self._passed(check)
             return
-        log.info("weights are verified while serving", files=check.n_files, bytes=check.n_bytes)
+        log.info("verifying weights while serving", files=check.n_files, bytes=check.n_bytes)
         check.give_way()
 
     async def explain(self) -> None:
-        """To be called when the files cannot be loaded: raises what is wrong with one of them, where that is it."""
+        """Raises the damage of a file, if there is any. Call it when the files cannot be loaded."""
         if self._verification is not None:
             await asyncio.to_thread(self._verification.wait)
 
     def watch(self, on_damage: Callable[[str], Awaitable[None]]) -> None:
-        """Has `on_damage` called, with a line for clients, if a file is found that is not as it was written."""
+        """Calls `on_damage`, with a line for clients, if a file turns out to be damaged."""
         if self._verification is not None:
             watching = asyncio.create_task(self._watch(self._verification, on_damage))
             self._stack.callback(watching.cancel)
@@ -61,10 +61,10 @@ class WeightsCheck:
             await asyncio.wrap_future(check.result)
         except (SepweightError, OSError) as error:
             self._metrics.weights_damaged.set(1)
-            log.error("weights damaged; no more sessions are served", error=str(error))
-            # clients need not know where the file lies
+            log.error("weights damaged; sessions are refused", error=str(error))
+            # clients need not know the path
             name = error.file.name if isinstance(error, FileError) else "a file"
-            await on_damage(f"{name} is not what was converted")
+            await on_damage(f"{name} does not match its digest")
         else:
             self._passed(check)
 

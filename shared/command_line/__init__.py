@@ -1,1 +1,1 @@
-"""What the commands `splitlearn` and `cleangpt` have in common: verbs, and how a run ends."""
+"""Common to the commands `splitlearn` and `cleangpt`: verbs, errors and exit codes."""

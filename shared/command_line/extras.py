@@ -1,4 +1,4 @@
-"""Packages that only some verbs need, and what installs them: the extras of the distribution `splitlearn`."""
+"""Packages that only some verbs need, and the extras of the distribution `splitlearn` that install them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _DISTRIBUTION: Final = "splitlearn"
 
 
 class MissingExtra(Exception):
-    """Packages of an extra are not installed. Whoever installed the project left it out."""
+    """Packages of an extra are not installed."""
 
     def __init__(self, packages: Sequence[str], extra: str, *, what: str = "this") -> None:
         listed = f"the package {packages[0]}" if len(packages) == 1 else f"the packages {', '.join(packages)}"
@@ -18,11 +18,11 @@ class MissingExtra(Exception):
 
 @contextmanager
 def needing(extra: str | None) -> Iterator[None]:
-    """For a block, or as a decorator, that imports what `extra` installs.
+    """A context or decorator for code that imports packages of `extra`.
 
     Raises:
-        MissingExtra: in the place of a ModuleNotFoundError, if packages of the extra are missing. If all are here,
-            the module is somebody else's, and no extra would bring it.
+        MissingExtra: instead of a ModuleNotFoundError, if packages of the extra are missing. If none is, the extra
+            would not install the module, and the original error is raised.
     """
     try:
         yield
@@ -33,11 +33,11 @@ def needing(extra: str | None) -> Iterator[None]:
 
 
 def missing_packages(extra: str) -> list[str]:
-    """Names of the distributions that `extra` requires on this platform, and that are not installed.
+    """Names of the distributions that `extra` requires on this platform and that are not installed.
 
-    Several extras have commas between them.
+    Several extras are separated by commas.
     """
-    # slow to import, and only needed where something is missing
+    # slow to import, and needed only if something is missing
     from packaging.requirements import Requirement
 
     missing = []

@@ -1,4 +1,4 @@
-"""What a command says when something goes wrong: one line, and what to do about it."""
+"""Turns errors into one line on the terminal and an exit code."""
 
 import sys
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from command_line.extras import MissingExtra
 
 @dataclass(frozen=True)
 class Program:
-    """A command, as its entry point describes it.
+    """A command.
 
     Args:
-        name: what the user types, and what each line of an error begins with.
-        wrong_usage: the error of flags or settings that make no sense; it ends a run with 2.
-        error_roots: module -> the root of the errors in it that end a run with one line. They are looked up among the
-            modules that are loaded: one that is not has raised nothing.
+        name: the command's name, which its error lines begin with.
+        wrong_usage: the error of invalid flags or settings; its exit code is 2.
+        error_roots: module -> root of its errors that end a run with one line. Only loaded modules are looked up,
+            because others cannot have raised an error.
     """
 
     name: str
@@ -27,21 +27,21 @@ class Program:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a run ends: one line for the terminal and the exit code."""
+    """The end of a failed run: one line for the terminal, and the exit code."""
 
     message: str
     exit_code: int
 
 
 def foreseen(program: Program) -> tuple[type[BaseException], ...]:
-    """The errors that end a run with one line; everything else is a bug."""
+    """The errors that end a run with one line; all others are bugs."""
     roots = program.error_roots.items()
     loaded = (getattr(sys.modules[module], name) for module, name in roots if module in sys.modules)
     return (program.wrong_usage, TyperException, OSError, MissingExtra, ModuleNotFoundError, *loaded)
 
 
 def failure_of(error: BaseException, program: Program) -> Failure:
-    """What to tell about an error that `foreseen` names."""
+    """The failure for an error that `foreseen` includes."""
     if isinstance(error, TyperException):
         return Failure(_one_line(error.format_message() + _where_to_look(error)), error.exit_code)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
@@ -52,7 +52,7 @@ def failure_of(error: BaseException, program: Program) -> Failure:
 
 
 def bug(error: BaseException) -> Failure:
-    """The line for an error that nobody foresaw."""
+    """The failure for an unexpected error."""
     return Failure(_one_line(f"{type(error).__name__}: {error} (a bug; --debug shows where)"), 1)
 
 

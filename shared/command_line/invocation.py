@@ -1,4 +1,4 @@
-"""One run of a command, from its words to its exit code."""
+"""One run of a command, from its arguments to its exit code."""
 
 import os
 import sys
@@ -15,19 +15,19 @@ from command_line.failures import Failure, Program, failure_of, foreseen
 
 @dataclass
 class Invocation:
-    """The entry point owns it, because it outlives typer's context. `debug`: what the flag of that name said."""
+    """One run. The entry point owns it, because it outlives typer's context. `debug` is the flag of that name."""
 
     program: Program
     debug: bool = False
 
     def run(self, command: Callable[[], typer.Typer], argv: Sequence[str] | None) -> int:
-        """Runs one verb and returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+        """Runs one verb, and returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
 
         Args:
-            command: makes the command; an error in there ends the run like one of a verb.
-            argv: the words after the command's name; None takes those of this process.
+            command: creates the command; its errors are handled like those of a verb.
+            argv: the arguments; None takes those of the process.
         """
-        # transformers' own warnings speak to programmers; its errors still come through
+        # transformers' warnings are for programmers; its errors are still shown
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         try:
             result = get_command(command()).main(
@@ -39,7 +39,7 @@ class Invocation:
         except KeyboardInterrupt:
             return 130
         except typer.Abort as abort:
-            # typer takes an EOFError for the end of what the user types, but a verb raises it of a file that ends early
+            # typer takes an EOFError for the end of input, but a verb raises it for a truncated file
             if isinstance(abort.__cause__, EOFError):
                 raise abort.__cause__ from None
             return 130
@@ -50,14 +50,14 @@ class Invocation:
         return result if isinstance(result, int) else 0
 
     def tell(self, error: BaseException, failure: Failure) -> None:
-        """The last line of a run that failed, on stderr; with `debug` after the traceback."""
+        """Prints the last line of a failed run on stderr; with `debug` after the traceback."""
         if self.debug:
             traceback.print_exception(error)
         print(f"{self.program.name}: error: {failure.message}", file=sys.stderr)
 
 
 def end_without_verb(ctx: typer.Context, *, version_wanted: bool) -> None:
-    """Ends a run that asks for the version, or for nothing at all: the help, and wrong usage."""
+    """Ends a run without a verb: prints the version if requested, else the help with exit code 2."""
     if version_wanted:
         typer.echo(version("splitlearn"))
         raise typer.Exit

@@ -14,9 +14,9 @@ from command_line.extras import needing
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb does, one line for the help, and the extra that installs what it imports beyond the base.
+    """A verb's line in the help, and the extra that installs what it imports beyond the base.
 
-    Several extras have commas between them.
+    Several extras are separated by commas.
     """
 
     line: str
@@ -24,21 +24,21 @@ class Verb:
 
 
 def with_dashes(name: str) -> str:
-    """How both commands spell a flag. They take underscores for dashes, as vLLM's parser and Hugging Face's do."""
+    """The spelling of a flag. Underscores are accepted for dashes, as vLLM's and Hugging Face's parsers do."""
     return name.replace("_", "-")
 
 
 class VerbGroup(TyperGroup):
-    """Lists verbs out of a table; whatever needs only their names imports none of them.
+    """Lists the verbs of a table without importing them.
 
-    A subclass gives the table, `verbs`, by name. `function_of` has to find every name that stands in it.
+    A subclass has the table `verbs`, by name. `function_of` must find every name in it.
     """
 
     verbs: ClassVar[Mapping[str, Verb]]
 
     def __init__(self, **attributes: Any) -> None:
         listed = [TyperCommand(name, help=verb.line, rich_markup_mode=None) for name, verb in self.verbs.items()]
-        # verbs inherit both
+        # verbs inherit these two
         inherited = {"token_normalize_func": with_dashes, "help_option_names": ["-h", "--help"]}
         settings = {**(attributes.get("context_settings") or {}), **inherited}
         super().__init__(**{**attributes, "commands": listed, "context_settings": settings})
@@ -46,7 +46,7 @@ class VerbGroup(TyperGroup):
     @classmethod
     @abstractmethod
     def function_of(cls, name: str) -> Callable[..., int | None]:
-        """Imports the verb: a function whose parameters are its flags and whose docstring is the rest of its help."""
+        """Imports a verb: its function's parameters are the flags, its docstring is the rest of the help."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, listed, rest = super().resolve_command(ctx, args)

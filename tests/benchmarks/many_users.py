@@ -213,7 +213,7 @@ def second_turn(bench: Bench) -> None:
             raise SystemExit(f"{side.last_reused} tokens of the history were reused, not {reused}")
         return 1000 * seconds
 
-    with bench.split() as reusing, bench.split("--no-prefix-reuse", ports=OTHER_PORTS) as other:
+    with bench.split() as reusing, bench.split("--no-enable-prefix-caching", ports=OTHER_PORTS) as other:
         without, with_reuse = bench.in_turns(
             lambda: turn(other, 0), lambda: turn(reusing, sizes.history // BLOCK * BLOCK)
         )

@@ -47,7 +47,7 @@ def run(shape: Shape) -> tuple[Samples, Samples, dict[str, object]]:
     whole, split = Samples(), Samples()
     with (
         whole_model(checkpoint, shape.threads) as theirs,
-        split_model(weights, shape.threads, ["--no-prefix-reuse"]) as ours,
+        split_model(weights, shape.threads, ["--no-enable-prefix-caching"]) as ours,
     ):
         measure(theirs, shape, Samples())
         measure(ours, shape, Samples())

@@ -54,7 +54,7 @@ async def measure(model: str) -> list[float]:
 
 def main() -> None:
     _, weights = make_weights()
-    with split_model(weights, os.cpu_count() or 2, ["--no-prefix-reuse"]) as split:
+    with split_model(weights, os.cpu_count() or 2, ["--no-enable-prefix-caching"]) as split:
         split.generate([9] * SHORT_PROMPT, 16)
         resident, layers = resident_bytes(), layer_bytes(weights)
         times = asyncio.run(measure(split.model))

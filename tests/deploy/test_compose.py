@@ -168,7 +168,7 @@ def test_prometheus_finds_both_services_up(stack: Stack) -> None:
     "metric",
     [
         "splitlearn_trunk_sessions_total",
-        "splitlearn_trunk_step_seconds_count",
+        "splitlearn_trunk_frame_compute_time_seconds_count",
         "splitlearn_client_generation_tokens_total",
         "splitlearn_client_time_to_first_token_seconds_count",
         'splitlearn_client_wire_bytes_total{direction="sent"}',

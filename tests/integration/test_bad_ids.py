@@ -15,8 +15,8 @@ GREEDY = SamplingSettings(temperature=0, top_logprobs=0)
 
 
 async def tokens(split: Split, prompt: tuple[int, ...]) -> list[int]:
-    pieces = split.client.service.generator.generate(GenerationRequest(prompt, 8, GREEDY), Report())
-    return [entry.token async for piece in pieces for entry in piece.logprobs]
+    deltas = split.client.service.generator.generate(GenerationRequest(prompt, 8, GREEDY), Report())
+    return [entry.token async for delta in deltas for entry in delta.logprobs]
 
 
 async def test_an_id_past_the_embedding_table_is_refused_for_its_request_alone(split: Split) -> None:

@@ -50,7 +50,7 @@ async def refusal(client: RunningClient, status: int, **fields: Any) -> dict[str
 
 async def settled(client: RunningClient, word: str) -> str:
     """The reason for not being ready, once it holds this word."""
-    await until(lambda: word in (client.service.link.trouble or ""))
+    await until(lambda: word in (client.service.connection.not_ready_reason or ""))
     return await not_ready_reason(client)
 
 
@@ -77,12 +77,12 @@ async def test_without_a_trunk_the_client_says_so_at_once_and_recovers_when_one_
             assert (await client.complete(prompt=PROMPT, max_tokens=3)).status_code == 200
 
 
-async def test_an_address_without_a_name_in_dns_is_named_and_asked_again(tiny_weights: Path) -> None:
+async def test_an_unresolvable_address_is_named_and_resolved_again(tiny_weights: Path) -> None:
     async with running_client(tiny_weights, "no-such-host.invalid:50051") as client:
         assert "no-such-host.invalid:50051" in await settled(client, "no answer")
 
 
-async def test_somebody_who_is_no_trunk_at_the_address_is_recognised(tiny_weights: Path) -> None:
+async def test_a_service_that_is_no_trunk_is_recognised(tiny_weights: Path) -> None:
     async with running_split(tiny_weights) as split:
         port = split.client.http.base_url.port
         async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:
@@ -104,7 +104,7 @@ async def test_a_trunk_that_stops_in_the_middle_of_a_stream_becomes_an_error_eve
         assert error["code"] == "trunk_failed"
         assert split.trunk.address in error["message"]
         assert "[DONE]" not in rest
-        assert split.client.value("request_finished_total", reason="trunk_failed") == 1
+        assert split.client.value("request_failures_total", code="trunk_failed") == 1
         await settled(split.client, "no answer")
         async with running_trunk(tiny_weights, port=split.trunk.server.port) as again:
             await split.client.ready()
@@ -144,7 +144,7 @@ async def test_a_client_that_is_busy_itself_does_not_blame_the_trunk(tiny_weight
         running_client(tiny_weights, trunk.address, trunk_timeout=0.2) as client,
     ):
         await client.ready()
-        thread = client.service.link.ends._thread
+        thread = client.service.connection.local_parts._thread
         working = thread.run(threading.Event().wait, 0.5)
         answer = await client.complete(prompt=PROMPT, max_tokens=2)
         await working
@@ -219,10 +219,10 @@ async def test_a_model_of_another_depth_is_named_beside_the_client_s(tiny_weight
 async def test_a_client_follows_the_trunk_to_another_cut(tiny_weights: Path) -> None:
     port = free_port()
     async with running_client(tiny_weights, f"127.0.0.1:{port}") as client:
-        texts = []
+        texts, connection = [], client.service.connection
         for layers in ("1-4", "2-3"):
             async with running_trunk(tiny_weights, layers, port=port):
-                await until(lambda layers=layers: client.is_ready and client.service.link.ends.plan.layers == layers)
+                await until(lambda layers=layers: client.is_ready and connection.local_parts.plan.layers == layers)
                 assert (await client.http.get("/ready")).json()["layers"] == layers
                 texts.append((await client.complete(prompt=PROMPT, max_tokens=8)).json()["choices"][0]["text"])
         assert texts[0] == texts[1]

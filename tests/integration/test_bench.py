@@ -16,7 +16,7 @@ LEVELS = (1, 3)
 async def bench(split: Split, out: Path, *words: str) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "splitlearn_cli", "bench", "--url", str(split.client.http.base_url)),
-        *("--requests", str(REQUESTS), "--warmup", str(WARMUP), "--json", str(out), *words),
+        *("--num-prompts", str(REQUESTS), "--num-warmups", str(WARMUP), "--json", str(out), *words),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -30,7 +30,8 @@ async def bench(split: Split, out: Path, *words: str) -> dict[str, Any]:
 
 async def test_the_tokens_reported_are_those_that_the_service_counted(split: Split, tmp_path: Path) -> None:
     levels = ",".join(map(str, LEVELS))
-    words = ("--concurrency", levels, "--prompt-kind", "ids", "--prompt-tokens", str(PROMPT), "--output-tokens", "5")
+    lengths = ("--prompt-kind", "ids", "--prompt-tokens", str(PROMPT), "--output-tokens", "5")
+    words = ("--max-concurrency", levels, *lengths)
 
     body = await bench(split, tmp_path / "out.json", *words)
 
@@ -50,7 +51,7 @@ async def test_the_tokens_reported_are_those_that_the_service_counted(split: Spl
 
 
 async def test_chat_at_a_rate_is_answered_too(split: Split, tmp_path: Path) -> None:
-    words = ("--api", "chat", "--rate", "50", "--prompt-tokens", "4-8", "--output-tokens", "2-4")
+    words = ("--api", "chat", "--request-rate", "50", "--prompt-tokens", "4-8", "--output-tokens", "2-4")
 
     body = await bench(split, tmp_path / "out.json", *words)
 

@@ -53,7 +53,7 @@ async def test_leaving_in_the_middle_of_a_stream_frees_the_session(split: Split,
             await anext(coming)
         assert split.trunk.open_sessions == 1
     await freed(split)
-    assert split.client.value("request_finished_total", reason="cancelled") == 1
+    assert split.client.value("request_success_total", finished_reason="abort") == 1
     assert 3 <= split.client.value("generation_tokens_total") < 400
     assert split.client.value("e2e_request_latency_seconds_count") == 1
 
@@ -77,7 +77,7 @@ async def test_leaving_before_the_first_token_frees_the_session(split: Split, pa
             await leave(asking)
             await freed(split)
     assert not [line for line in logs if line["log_level"] not in ("info", "debug")]
-    assert split.client.value("request_finished_total", reason="cancelled") == 1
+    assert split.client.value("request_success_total", finished_reason="abort") == 1
     assert split.client.value("generation_tokens_total") == 0
 
 
@@ -86,7 +86,7 @@ async def test_leaving_in_the_middle_of_a_request_without_streaming_frees_the_se
     await until(lambda: split.trunk.value("rows_total") > 10)
     await leave(asking)
     await freed(split)
-    assert split.client.value("request_finished_total", reason="cancelled") == 1
+    assert split.client.value("request_success_total", finished_reason="abort") == 1
 
 
 async def test_the_openai_package_closing_its_stream_frees_the_session(split: Split) -> None:
@@ -97,7 +97,7 @@ async def test_the_openai_package_closing_its_stream_frees_the_session(split: Sp
     await freed(split)
 
 
-async def test_those_who_stay_get_what_they_would_have_got_alone(split: Split) -> None:
+async def test_other_requests_get_the_same_answers_as_alone(split: Split) -> None:
     asked = [{**LONG, "prompt": PROMPT[: 4 + i], "max_tokens": 40} for i in range(3)]
 
     async def ask(body: dict[str, Any]) -> str:
@@ -112,4 +112,4 @@ async def test_those_who_stay_get_what_they_would_have_got_alone(split: Split) -
     await until(lambda: split.trunk.open_sessions <= 3, within=SOON)
     assert await asyncio.gather(*staying) == alone
     await freed(split)
-    assert split.client.value("request_finished_total", reason="cancelled") == 4
+    assert split.client.value("request_success_total", finished_reason="abort") == 4

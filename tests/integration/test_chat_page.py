@@ -16,14 +16,14 @@ from types import SimpleNamespace
 import pytest
 import uvicorn
 
-from client_service.answer import Piece
+from client_service.answer import TokenDelta
 from client_service.api.routes import Service
 from client_service.app import application
 from client_service.errors import TrunkFailed, TrunkNotReady
 from client_service.generation import GenerationRequest
 from client_service.metrics import ClientMetrics
 from client_service.report import Report
-from client_service.tokenizer import TextCodec
+from client_service.tokenizer import ChatTokenizer
 from splitlearn.model.plan import SplitPlan
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
 from support.running_split import Split
@@ -44,7 +44,7 @@ class Script:
         for line in lines:
             self.lines.put_nowait(line)
 
-    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
+    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
         self.asked.append(request)
         report.wire_bytes_sent, report.wire_bytes_received = 48_200, 61_000
         try:
@@ -55,8 +55,8 @@ class Script:
                 report.last_token = asyncio.get_running_loop().time()
                 report.first_token = report.first_token or report.last_token - 0.1
                 report.began = report.first_token - 0.25
-                yield Piece(line)
-            yield Piece("", finish_reason="stop")
+                yield TokenDelta(line)
+            yield TokenDelta("", finish_reason="stop")
         finally:
             self.closed.set()
 
@@ -67,12 +67,12 @@ class Scene:
 
     page: Page
     script: Script
-    codec: TextCodec
+    tokenizer: ChatTokenizer
     server: uvicorn.Server
 
     def prompt(self, nth: int) -> str:
         """The text that the service was asked to go on from."""
-        return self.codec.decode(self.script.asked[nth].prompt)
+        return self.tokenizer.decode(self.script.asked[nth].prompt)
 
 
 @pytest.fixture(scope="session")
@@ -111,18 +111,20 @@ async def tab(chromium: Chromium, address: str) -> AsyncIterator[Page]:
 
 @asynccontextmanager
 async def scene(
-    chromium: Chromium, folder: Path, *, chat: bool = True, trouble: str | None = None
+    chromium: Chromium, folder: Path, *, chat: bool = True, reason: str | None = None
 ) -> AsyncIterator[Scene]:
     tiny_tokenizer(chat).save_pretrained(folder)
     config = tiny_config("llama")
-    codec, script = TextCodec(folder, config), Script()
-    # as much of the link to the trunk as /ready asks
-    link = SimpleNamespace(
-        trouble=trouble, passes=True, ends=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny")
+    tokenizer, script = ChatTokenizer(folder, config), Script()
+    # as much of the connection to the trunk as /ready asks
+    connection = SimpleNamespace(
+        not_ready_reason=reason,
+        may_recover=True,
+        local_parts=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny"),
     )
-    service = Service("tiny", 0, config.vocab_size, codec, script, link, ClientMetrics())
+    service = Service("tiny", 0, config.vocab_size, tokenizer, script, connection, ClientMetrics("tiny"))
     async with serving(service) as (address, server), tab(chromium, address) as page:
-        yield Scene(page, script, codec, server)
+        yield Scene(page, script, tokenizer, server)
 
 
 @pytest.fixture
@@ -253,7 +255,7 @@ async def test_a_model_without_chat_template_continues_plain_text(chromium: Chro
 
 async def test_the_status_says_why_the_trunk_is_not_ready(chromium: Chromium, tmp_path: Path) -> None:
     reason = "nothing listens at 127.0.0.1:50051"
-    async with scene(chromium, tmp_path, trouble=reason) as opened:
+    async with scene(chromium, tmp_path, reason=reason) as opened:
         await opened.page.until("document.querySelector('#status.waiting')")
         page = opened.page
         assert await page.text("#status [role=status]") == "The model is not available yet."

@@ -14,7 +14,7 @@ N = 12
 
 async def generated(weights: Path, trunk: RunningTrunk, codec: str) -> dict[str, Any]:
     """The reply, and the log-probability of its first token, which no rounding has moved far."""
-    async with running_client(weights, trunk.address, codec=codec) as client:
+    async with running_client(weights, trunk.address, wire_codec=codec) as client:
         await client.ready()
         response = await client.complete(prompt=PROMPT, max_tokens=N, logprobs=1)
     assert response.status_code == 200, response.text

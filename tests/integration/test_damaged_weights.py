@@ -64,7 +64,7 @@ async def test_a_trunk_of_whole_files_says_that_it_has_compared_them(weights: Pa
         assert (trunk.value("weights_verified"), trunk.value("weights_damaged")) == (1, 0)
 
 
-async def test_a_trunk_does_not_start_with_a_flipped_bit_unless_it_is_told_never_to_look(weights: Path) -> None:
+async def test_a_trunk_does_not_start_with_a_flipped_bit_unless_verification_is_off(weights: Path) -> None:
     flip(weights / "mid.00002.safetensors")
     for verify in ("auto", "always"):
         with pytest.raises(WrongDigestError, match=r"mid\.00002\.safetensors: expected sha256"):
@@ -138,7 +138,7 @@ async def test_a_client_whose_own_file_is_damaged_is_not_ready_until_it_is_mende
 ) -> None:
     damage(weights / name)
     async with running_trunk(tiny_weights) as trunk, running_client(weights, trunk.address) as client:
-        await until(lambda: name in (client.service.link.trouble or ""))
+        await until(lambda: name in (client.service.connection.not_ready_reason or ""))
         assert client.value("weights_damaged") == 1
         answer = await client.http.get("/ready")
         assert (answer.status_code, name in answer.json()["reason"]) == (503, True)
@@ -190,7 +190,7 @@ async def complaint_about(weights: Path) -> str:
     """What a trunk says that cannot start, or else a client beside it that is not ready."""
     try:
         async with running_trunk(weights) as trunk, running_client(weights, trunk.address) as client:
-            await until(lambda: "safetensors" in (client.service.link.trouble or ""))
+            await until(lambda: "safetensors" in (client.service.connection.not_ready_reason or ""))
             return str((await client.http.get("/ready")).json()["reason"])
     except SepweightError as error:
         return str(error)

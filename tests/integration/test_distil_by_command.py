@@ -26,7 +26,7 @@ def test_a_shadow_of_a_trunk_elsewhere_is_fitted_and_measured(
     assert "top-1 agreement" in capsys.readouterr().out
 
 
-def test_nobody_at_the_address_is_one_line(
+def test_an_unreachable_address_is_one_line(
     client_weights: Path, story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--weights", str(client_weights), "--trunk", f"127.0.0.1:{free_port()}", "--data", str(story)]

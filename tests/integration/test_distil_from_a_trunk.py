@@ -54,6 +54,6 @@ def test_a_trunk_that_dies_is_said_so_and_nothing_is_changed(thread_trunk: Runni
             teacher.hidden(ends.hidden(TEXTS[0].ids_BT), [8] * 4)
 
 
-def test_nobody_at_the_address_is_said_so() -> None:
+def test_an_unreachable_address_is_an_error() -> None:
     with pytest.raises(Unreachable):
         RemoteTrunk(f"127.0.0.1:{free_port()}", timeout=2.0, wait=0.0)

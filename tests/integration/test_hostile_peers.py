@@ -163,7 +163,9 @@ async def memory_comes_back(scene: Scene) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("what", REFUSALS)
-async def test_an_abuse_is_refused_in_kind_gives_its_memory_back_and_holds_up_nobody(scene: Scene, what: str) -> None:
+async def test_an_abuse_gets_a_typed_error_frees_its_memory_and_delays_no_other_session(
+    scene: Scene, what: str
+) -> None:
     kind, n = REFUSALS[what]
     async with memory_comes_back(scene):
         assert await scene.abuse(what) == {kind: n}
@@ -172,7 +174,7 @@ async def test_an_abuse_is_refused_in_kind_gives_its_memory_back_and_holds_up_no
     assert max(map(len, log.splitlines())) < 5000
 
 
-async def test_streams_that_send_no_frame_are_bounded_and_keep_nobody_out(scene: Scene) -> None:
+async def test_streams_without_a_frame_are_limited_and_block_no_other_client(scene: Scene) -> None:
     async with memory_comes_back(scene):
         refusals = await scene.abuse("opens")
         assert refusals.keys() == {"Overloaded"}

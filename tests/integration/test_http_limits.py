@@ -13,7 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from client_service.answer import Piece
+from client_service.answer import TokenDelta
 from client_service.api.json_body import _StrictRequest
 from client_service.api.schema import GenerationFields
 from client_service.generation import GenerationRequest, Generator
@@ -127,7 +127,7 @@ async def uploads(
     [(12, MIB, False), (12, MIB, True), (240, 120 * 2**10, False)],
     ids=["silence", "a byte now and then", "many"],
 )
-async def test_uploads_that_stand_still_give_their_room_to_those_that_move(
+async def test_stalled_uploads_are_dropped_for_those_that_make_progress(
     tiny_weights: Path, strangers: int, length: int, drips: bool
 ) -> None:
     # by --body-timeout alone they would have the room for a minute, longer than these tests wait
@@ -154,7 +154,7 @@ async def test_uploads_that_stand_still_give_their_room_to_those_that_move(
     assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers if answer)
 
 
-async def test_an_honest_sender_on_a_slow_line_comes_through_beside_those_who_stand_still(tiny_weights: Path) -> None:
+async def test_a_slow_but_steady_upload_succeeds_beside_stalled_ones(tiny_weights: Path) -> None:
     async def slowly() -> AsyncIterator[bytes]:
         for start in range(0, MIB, MIB // 8):
             yield HONEST[start : start + MIB // 8]
@@ -178,10 +178,10 @@ async def test_streams_keep_neither_their_bodies_nor_the_room_of_them(
 ) -> None:
     ends = asyncio.Event()
 
-    async def generate(_self: Generator, _request: GenerationRequest, _report: Report) -> AsyncGenerator[Piece]:
-        yield Piece("a")
+    async def generate(_self: Generator, _request: GenerationRequest, _report: Report) -> AsyncGenerator[TokenDelta]:
+        yield TokenDelta("a")
         await ends.wait()
-        yield Piece("b", finish_reason="stop")
+        yield TokenDelta("b", finish_reason="stop")
 
     monkeypatch.setattr(Generator, "generate", generate)
     keepers, streams = (GenerationFields, _StrictRequest), list[AsyncIterator[str]]()
@@ -202,7 +202,7 @@ async def test_streams_keep_neither_their_bodies_nor_the_room_of_them(
         assert kept == []
 
 
-async def test_short_bodies_come_through_beside_long_ones_that_stand_still(client: ClientProcess) -> None:
+async def test_short_bodies_succeed_beside_long_stalled_ones(client: ClientProcess) -> None:
     async with AsyncExitStack() as stack, others_go_on(client):
         stalled = [await client.connect(stack) for _ in range(12)]
         for _, writer in stalled:
@@ -254,7 +254,7 @@ async def test_a_request_that_does_not_come_to_an_end_is_given_up(client: Client
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /he"])
-async def test_more_idle_connections_than_files_close_the_oldest_ones_and_keep_nobody_out(
+async def test_more_idle_connections_than_files_close_the_oldest_and_block_no_caller(
     client: ClientProcess, begun: bytes
 ) -> None:
     async with AsyncExitStack() as stack, others_go_on(client):
@@ -303,7 +303,7 @@ async def test_a_body_that_breaks_off_in_its_framing_is_refused(client: ClientPr
     assert refusal(await client.exchange(sent)) == (400, "invalid_http")
 
 
-async def test_a_reader_who_does_not_read_is_dropped_and_costs_no_memory(client: ClientProcess) -> None:
+async def test_a_caller_that_does_not_read_is_dropped_and_costs_no_memory(client: ClientProcess) -> None:
     async with AsyncExitStack() as stack, others_go_on(client):
         _, writer = await client.connect(stack)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -368,7 +368,7 @@ async def test_a_caller_who_hangs_up_is_counted_as_such(client: ClientProcess) -
 async def test_pages_of_other_origins_can_read_refusals_too(tiny_weights: Path) -> None:
     page = {"Origin": "http://localhost:3000"}
     async with running_client(
-        tiny_weights, f"127.0.0.1:{free_port()}", cors_origins=page["Origin"], max_body=MIB
+        tiny_weights, f"127.0.0.1:{free_port()}", allowed_origins=page["Origin"], max_body=MIB
     ) as running:
         for path, status, headers in (
             ("/v1/completions", 413, {}),

@@ -73,30 +73,32 @@ async def test_sixteen_requests_at_once_are_answered_as_each_alone(
         replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt))
-        steps = running.trunk.value("batch_rows_count")
-        rows = running.trunk.value("batch_rows_sum")
+        steps = running.trunk.value("iteration_tokens_count")
+        rows = running.trunk.value("iteration_tokens_sum")
     # as many rows as tokens, in far fewer steps
     assert rows == sum(map(len, asked)) + 16 * (N - 1)
     assert steps < rows / 3
 
 
-async def test_short_of_memory_the_young_make_room_and_every_answer_is_right(
+async def test_young_sessions_are_preempted_and_every_answer_is_right(
     tiny_weights: Path, tiny_llama: PreTrainedModel
 ) -> None:
     asked = prompts(6, longest=60)
     async with running_trunk(tiny_weights) as measured:
         memory = kv_bytes(measured, 8 * Limits.page_size)
-    async with split(tiny_weights, trunk={"kv_memory": memory, "prefix_reuse": False}) as running:
+    async with split(tiny_weights, trunk={"kv_cache_memory_bytes": memory, "enable_prefix_caching": False}) as running:
         replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt, 90))
-        assert running.trunk.value("preemptions_total") > 0
+        assert running.trunk.value("num_preemptions_total") > 0
         assert sum(reply.json()["splitlearn"]["replays"] for reply in replies) > 0
-        await until(lambda: running.trunk.value("kv_pages_used") == 0)
+        await until(lambda: running.trunk.value("kv_cache_pages_used") == 0)
 
 
-async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights: Path) -> None:
-    async with split(tiny_weights, trunk={"max_sessions": 1, "max_waiting": 0, "prefix_reuse": False}) as running:
+async def test_a_request_beyond_the_queue_gets_429_with_retry_after(tiny_weights: Path) -> None:
+    async with split(
+        tiny_weights, trunk={"max_num_seqs": 1, "max_waiting": 0, "enable_prefix_caching": False}
+    ) as running:
         async with running.client.http.stream(
             "POST", "/v1/completions", json={"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "stream": True}
         ) as first:
@@ -107,7 +109,7 @@ async def test_who_finds_no_room_to_wait_is_told_when_to_come_again(tiny_weights
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["error"]["code"] == "too_busy"
         # a session that is closed during a step holds its pages, and its place, to the step's end
-        await until(lambda: running.trunk.value("kv_pages_used") == 0)
+        await until(lambda: running.trunk.value("kv_cache_pages_used") == 0)
         assert (await ask(running, [5, 6])).status_code == 200
 
 
@@ -115,7 +117,7 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
     tiny_weights: Path, tiny_llama: PreTrainedModel
 ) -> None:
     question = prompts(1, longest=200)[0] * 3
-    async with split(tiny_weights) as running, split(tiny_weights, prefix_reuse=False) as without:
+    async with split(tiny_weights) as running, split(tiny_weights, enable_prefix_caching=False) as without:
         answer = greedy(tiny_llama, question)
         assert said(await ask(running, question)) == spelled(answer)
         turn = [*question, *answer, 7, 8, 9]
@@ -126,26 +128,28 @@ async def test_a_second_turn_runs_only_what_is_new_and_says_the_same(
         assert again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == whole
         assert plain.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert running.trunk.value("rows_total") - before == len(turn) - whole + N - 1
+        hits = [each.value("prefix_cache_hits_total") for each in (running.trunk, running.client)]
+        assert hits == [whole, whole]
+        assert running.trunk.value("prefix_cache_queries_total") == len(turn) // Limits.block_size * Limits.block_size
+        assert running.client.value("prefix_cache_queries_total") == len(question) + len(turn)
         assert again.json()["splitlearn"]["wire_bytes_sent"] < plain.json()["splitlearn"]["wire_bytes_sent"] / 2
 
 
-async def test_a_prefix_that_had_to_make_room_is_computed_again(
-    tiny_weights: Path, tiny_llama: PreTrainedModel
-) -> None:
+async def test_an_evicted_prefix_is_computed_again(tiny_weights: Path, tiny_llama: PreTrainedModel) -> None:
     first, second = prompts(2, longest=20)
     first, second = (first * 40)[:100], (second * 40)[:100]
     async with running_trunk(tiny_weights) as measured:
         memory = kv_bytes(measured, 7 * Limits.page_size)
-    async with split(tiny_weights, trunk={"kv_memory": memory}) as running:
+    async with split(tiny_weights, trunk={"kv_cache_memory_bytes": memory}) as running:
         for prompt in (first, second, first):
             assert said(await ask(running, prompt)) == spelled(greedy(tiny_llama, prompt))
-        assert running.trunk.value("preemptions_total") == 0
-        assert running.trunk.value("kept_prefixes") == 1
+        assert running.trunk.value("num_preemptions_total") == 0
+        assert running.trunk.value("cached_prefixes") == 1
+        used, limit = (running.trunk.value(f"kv_cache_pages_{which}") for which in ("used", "limit"))
+        assert running.trunk.value("kv_cache_usage_perc") == used / limit > 0
 
 
-async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_same(
-    tiny_weights: Path, tiny_llama: PreTrainedModel
-) -> None:
+async def test_an_idle_session_loses_its_kv_cache_and_goes_on(tiny_weights: Path, tiny_llama: PreTrainedModel) -> None:
     async with split(tiny_weights) as running:
         body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 40, "temperature": 0, "stream": True}
         engine = running.trunk.trunk.engine
@@ -159,12 +163,13 @@ async def test_a_session_that_nobody_uses_loses_its_memory_and_goes_on_all_the_s
         assert text.endswith("[DONE]")
 
 
-@pytest.mark.parametrize("step_rows", [16, 64])
-async def test_prompts_in_small_pieces_give_the_same_answers(
-    tiny_weights: Path, tiny_llama: PreTrainedModel, step_rows: int
+@pytest.mark.parametrize("most", [16, 64])
+async def test_prompts_in_small_chunks_give_the_same_answers(
+    tiny_weights: Path, tiny_llama: PreTrainedModel, most: int
 ) -> None:
     asked = prompts(4, longest=300)
-    async with split(tiny_weights, trunk={"step_rows": step_rows}, step_rows=step_rows) as running:
+    limits = {"max_num_batched_tokens": most}
+    async with split(tiny_weights, trunk=limits, **limits) as running:
         replies = await asyncio.gather(*(ask(running, prompt) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt))

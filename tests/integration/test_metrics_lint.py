@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -76,6 +77,13 @@ async def test_every_metric_is_named_as_prometheus_wants_it(split: Split) -> Non
     for text, own in zip(await _expositions(split), ("splitlearn_trunk_", "splitlearn_client_"), strict=True):
         assert list(complaints(text)) == []
         assert text.count(f"# HELP {own}") > 10
+
+
+async def test_every_metric_is_documented(split: Split) -> None:
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    for text, own in zip(await _expositions(split), ("splitlearn_trunk_", "splitlearn_client_"), strict=True):
+        names = re.findall(rf"^# TYPE {own}(\S+) ", text, re.MULTILINE)
+        assert [name for name in names if not name.endswith("_created") and f"`{name}" not in page] == []
 
 
 async def test_promtool_has_no_complaint(split: Split) -> None:

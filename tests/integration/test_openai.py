@@ -153,7 +153,7 @@ async def test_a_chat_stream_names_its_role_once_and_gives_the_text_of_the_whole
     assert streamed.finish_reason == "length"
 
 
-async def test_a_stream_ends_with_usage_when_it_is_asked_for(openai: AsyncOpenAI) -> None:
+async def test_a_stream_ends_with_usage_if_requested(openai: AsyncOpenAI) -> None:
     asked: dict[str, Any] = {"max_tokens": 5, "temperature": 0, "stream_options": {"include_usage": True}}
     for streamed, prompt in (
         (await completion_stream(openai, prompt=PROMPT, **asked), TOKENIZER.encode(PROMPT)),
@@ -329,12 +329,12 @@ async def test_a_prompt_of_several_chunks_gives_what_the_whole_model_does(tmp_pa
     prompt = torch.randint(3, 384, (2 * rows_per_chunk + 7,), generator=torch.Generator().manual_seed(0)).tolist()
     async with running_split(save_sepweight(tmp_path, model)) as split:
         answer = await split.client.openai.completions.create(model="tiny", prompt=prompt, max_tokens=4, temperature=0)
-        frames = split.trunk.value("step_seconds_count")
+        frames = split.trunk.value("frame_compute_time_seconds_count")
     assert answer.choices[0].text == continuation(prompt, greedy(model, prompt, 4))
     assert frames == 3 + 3  # the prompt's chunks and every token but the last
 
 
-async def test_a_prompt_beside_somebody_s_tokens_is_sent_in_small_pieces_and_gives_the_same(tmp_path: Path) -> None:
+async def test_a_prompt_beside_a_decoding_request_is_sent_in_small_chunks_with_the_same_answer(tmp_path: Path) -> None:
     n_tokens, length = 400, 500
     model = random_model(tiny_config("llama", num_hidden_layers=3, max_position_embeddings=1024))
     prompt = torch.randint(3, 384, (length,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -348,7 +348,7 @@ async def test_a_prompt_beside_somebody_s_tokens_is_sent_in_small_pieces_and_giv
         assert answer.choices[0].text == continuation(prompt, greedy(model, prompt, 4))
         async for _ in tokens:
             pass
-        frames = split.trunk.value("step_seconds_count")
+        frames = split.trunk.value("frame_compute_time_seconds_count")
     assert frames - n_tokens - 3 > 1  # without those of the tokens; the prompt alone is one frame
 
 
@@ -358,14 +358,18 @@ async def test_metrics_and_measurements_tell_what_a_request_took(split: Split) -
     client, trunk = split.client, split.trunk
     assert client.value("wire_bytes_total", direction="sent") == measured["wire_bytes_sent"]
     assert client.value("wire_bytes_total", direction="received") == measured["wire_bytes_received"]
-    assert trunk.value("received_bytes_total") == measured["wire_bytes_sent"]
-    assert trunk.value("sent_bytes_total") == measured["wire_bytes_received"]
+    assert trunk.value("wire_bytes_total", direction="received") == measured["wire_bytes_sent"]
+    assert trunk.value("wire_bytes_total", direction="sent") == measured["wire_bytes_received"]
     assert client.value("time_to_first_token_seconds_count") == 1
     assert client.value("inter_token_latency_seconds_count") == 4
     assert client.value("e2e_request_latency_seconds_count") == 1
     assert client.value("generation_tokens_total") == 5
-    assert client.value("request_finished_total", reason="length") == 1
-    assert client.value("num_requests_running") == 0
+    assert client.value("request_success_total", finished_reason="length") == 1
+    assert (client.value("num_requests_running"), client.value("num_requests_waiting")) == (0, 0)
+    spent = [client.value(f"request_{kind}_time_seconds_sum") for kind in ("queue", "prefill", "decode")]
+    assert sum(spent) == pytest.approx(client.value("e2e_request_latency_seconds_sum"))
+    assert spent[0] > 0
+    assert client.value("request_generation_tokens_sum") == 5
     assert min(measured["seconds"].values()) >= 0
     assert measured["seconds"]["trunk"] > 0
     page = (await client.http.get("/metrics")).text

@@ -116,7 +116,7 @@ async def test_one_prompt_that_cannot_be_answered_is_named_before_any_is_run(spl
     assert split.trunk.value("sessions_total") == 0
 
 
-async def test_usage_so_far_stands_in_every_chunk_when_it_is_asked_for(openai: AsyncOpenAI) -> None:
+async def test_usage_so_far_is_in_every_chunk_if_requested(openai: AsyncOpenAI) -> None:
     options: Any = {"include_usage": True, "continuous_usage_stats": True}
     stream = await openai.completions.create(
         model="tiny", prompt=PROMPTS[:2], max_tokens=3, temperature=0, stream=True, stream_options=options
@@ -154,7 +154,7 @@ async def test_after_a_fault_the_connection_serves_the_next_request_and_the_log_
     client = split.client
     before = await client.http.get("/health")
     with monkeypatch.context() as broken, capture_logs() as logs:
-        broken.setattr(client.service.codec, "tokenize", 1)
+        broken.setattr(client.service.tokenizer, "tokenize", 1)
         failed = await client.complete(prompt="x")
     assert failed.status_code == 500
     assert failed.json()["error"]["code"] == "internal_error"
@@ -189,7 +189,7 @@ async def raw_error(client: RunningClient, body: bytes, kind: str = "application
     return error
 
 
-async def test_a_body_that_cannot_be_read_is_told_why_and_the_service_goes_on(split: Split) -> None:
+async def test_an_unreadable_body_gets_an_error_and_the_service_continues(split: Split) -> None:
     for body in (b"", b"{", b"\xff", b'{"a": NaN}', b"[" * 10_000, b"[1]", b"9" * 10_000, b'{"a": 1, "a": 1}', b"null"):
         assert (await raw_error(split.client, body))["code"] == "invalid_json"
     assert (await raw_error(split.client, b"{}", "text/plain"))["code"] == "invalid_json"
@@ -201,7 +201,7 @@ async def test_a_body_that_cannot_be_read_is_told_why_and_the_service_goes_on(sp
     assert (await split.client.complete(prompt="a\x00b", max_tokens=1)).status_code == 200
 
 
-async def test_a_caller_who_hangs_up_ends_the_prompts_that_are_still_to_come(split: Split) -> None:
+async def test_a_disconnect_cancels_the_remaining_prompts(split: Split) -> None:
     stream = await split.client.openai.completions.create(
         model="tiny", prompt=PROMPTS * 20, max_tokens=CONTEXT // 2, temperature=0, stream=True
     )

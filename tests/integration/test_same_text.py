@@ -62,17 +62,17 @@ async def all_said(
         choices: list[dict[str, Any]] = []
         for each in rounds:
             choices += await asyncio.gather(*(said(client, index) for index in each))
-        return Said(choices, trunk.value("preemptions_total"), trunk.value("prefix_hits_total"))
+        return Said(choices, trunk.value("num_preemptions_total"), trunk.value("prefix_cache_hits_total"))
 
 
 async def alone_and_in_a_crowd(weights: Path, quantization: str, **trunk_settings: Any) -> Said:
     """What a crowd was told, which is what each of them is told alone."""
     everybody, same = range(len(LENGTHS)), {"quantization": quantization}
-    alone = {**same, "prefix_reuse": False}
+    alone = {**same, "enable_prefix_caching": False}
     expected = (await all_said(weights, [[index] for index in everybody], alone, alone)).choices
     # a second time behind what the first left, in other company
     rounds = [[*everybody], [*everybody][::-2]]
-    crowded = {**same, "step_rows": 16}
+    crowded = {**same, "max_num_batched_tokens": 16}
     found = await all_said(weights, rounds, {**crowded, **trunk_settings}, crowded)
     assert found.choices == [expected[index] for each in rounds for index in each]
     return found
@@ -85,4 +85,4 @@ async def test_a_request_says_the_same_behind_what_others_left(weights: Path, qu
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 async def test_a_request_says_the_same_where_pages_are_short(weights: Path, quantization: str) -> None:
-    assert (await alone_and_in_a_crowd(weights, quantization, kv_memory=FEW_PAGES)).n_preempted > 0
+    assert (await alone_and_in_a_crowd(weights, quantization, kv_cache_memory_bytes=FEW_PAGES)).n_preempted > 0

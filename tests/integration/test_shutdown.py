@@ -24,11 +24,13 @@ CHAT: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def serving(weights: Path, grace: float) -> AsyncIterator[tuple[RunningTrunk, ClientProcess, httpx.AsyncClient]]:
+async def serving(
+    weights: Path, shutdown_timeout: float
+) -> AsyncIterator[tuple[RunningTrunk, ClientProcess, httpx.AsyncClient]]:
     """A trunk in this process, a client service that is ready, and a way to ask it."""
     async with (
         running_trunk(weights) as trunk,
-        client_process(weights, trunk.address, "--grace", grace) as client,
+        client_process(weights, trunk.address, "--shutdown-timeout", shutdown_timeout) as client,
         httpx.AsyncClient(base_url=client.url, timeout=PATIENCE, trust_env=False) as http,
     ):
         await becomes(lambda: is_ready(http))
@@ -51,9 +53,9 @@ def faults(client: ClientProcess) -> list[dict[str, Any]]:
     ]
 
 
-async def test_at_the_end_of_the_grace_every_request_is_told_and_nothing_new_is_begun(tiny_weights: Path) -> None:
+async def test_after_the_shutdown_timeout_every_request_gets_an_error_and_none_is_accepted(tiny_weights: Path) -> None:
     async with AsyncExitStack() as stack:
-        trunk, client, http = await stack.enter_async_context(serving(tiny_weights, grace=2.0))
+        trunk, client, http = await stack.enter_async_context(serving(tiny_weights, shutdown_timeout=2.0))
         begun = await stack.enter_async_context(http.stream("POST", "/v1/chat/completions", json=CHAT))
         events = begun.aiter_lines()
         await anext(events)
@@ -79,9 +81,9 @@ async def test_at_the_end_of_the_grace_every_request_is_told_and_nothing_new_is_
         assert not faults(client)
 
 
-async def test_what_ends_within_the_grace_is_whole(tiny_weights: Path) -> None:
+async def test_what_ends_within_the_shutdown_timeout_is_whole(tiny_weights: Path) -> None:
     async with (
-        serving(tiny_weights, grace=60.0) as (_, client, http),
+        serving(tiny_weights, shutdown_timeout=60.0) as (_, client, http),
         http.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response,
     ):
         lines = response.aiter_lines()
@@ -94,7 +96,7 @@ async def test_what_ends_within_the_grace_is_whole(tiny_weights: Path) -> None:
 
 
 async def test_a_second_signal_drops_what_runs(tiny_weights: Path) -> None:
-    async with serving(tiny_weights, grace=600.0) as (trunk, client, http), busy(trunk):
+    async with serving(tiny_weights, shutdown_timeout=600.0) as (trunk, client, http), busy(trunk):
         waiting = asyncio.create_task(http.post("/v1/completions", json=LONG))
         await until(lambda: trunk.open_sessions == 1)
         client.process.send_signal(signal.SIGTERM)

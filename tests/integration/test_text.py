@@ -165,7 +165,7 @@ async def test_what_the_model_s_authors_advise_holds_where_a_request_leaves_it_o
         assert await said(Split(trunk, client), max_tokens=N) == own
 
 
-async def test_a_token_behind_the_embedding_harms_nobody_beside_it(tmp_path: Path) -> None:
+async def test_a_token_without_an_embedding_harms_no_other_request(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     rows = tokenizer.convert_tokens_to_ids("<image>")

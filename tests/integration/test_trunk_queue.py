@@ -1,4 +1,4 @@
-"""A trunk that has no room: its queue is no silence, and its overload never looks like a failure."""
+"""A trunk at capacity: waiting in its queue is no silence, and its overload never looks like a failure."""
 
 import asyncio
 import json
@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import torch
 
-from splitlearn.engine import EngineSession
+from splitlearn.engine import EngineSession, Limits
 from support.running_split import RunningTrunk, Split, running_client, running_trunk, until
 
-# far longer than any wait for the network, far shorter than what requests wait for room here
+# far longer than any wait for the network, far shorter than requests wait for admission here
 TRUNK_TIMEOUT = 1.5
 LONG: dict[str, Any] = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "temperature": 0, "stream": True}
 
@@ -22,7 +22,7 @@ LONG: dict[str, Any] = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400,
 async def split(weights: Path, queue_timeout: float) -> AsyncIterator[Split]:
     """A trunk for one session at a time, and a client that soon gives a silent trunk up."""
     async with (
-        running_trunk(weights, max_sessions=1, queue_timeout=queue_timeout) as trunk,
+        running_trunk(weights, max_num_seqs=1, queue_timeout=queue_timeout) as trunk,
         running_client(weights, trunk.address, trunk_timeout=TRUNK_TIMEOUT) as client,
     ):
         await client.ready()
@@ -38,7 +38,7 @@ async def ask(running: Split) -> httpx.Response:
     return await running.client.complete(prompt=[5, 6, 7], max_tokens=2)
 
 
-async def test_waiting_for_room_may_take_longer_than_a_silent_trunk_is_waited_for(tiny_weights: Path) -> None:
+async def test_waiting_for_admission_may_take_longer_than_the_trunk_timeout(tiny_weights: Path) -> None:
     async with split(tiny_weights, queue_timeout=60.0) as running:
         engine = running.trunk.trunk.engine
         held = engine.open()
@@ -47,11 +47,35 @@ async def test_waiting_for_room_may_take_longer_than_a_silent_trunk_is_waited_fo
         await until(lambda: engine.n_waiting == 1)
         done, _ = await asyncio.wait({asking}, timeout=2 * TRUNK_TIMEOUT)
         assert not done
+        counted = [running.trunk.value(f"num_sessions_{state}") for state in ("running", "waiting", "open")]
+        # the held session is the engine's alone
+        assert counted == [1, 1, 1]
+        assert running.client.value("num_requests_running") == 1
         engine.close(held)
         assert (await asking).status_code == 200
+        assert running.client.value("request_queue_time_seconds_sum") > 2 * TRUNK_TIMEOUT
 
 
-async def test_who_has_waited_for_room_too_long_is_told_to_come_later(tiny_weights: Path) -> None:
+async def test_a_request_that_waits_for_the_client_s_own_kv_cache_counts_as_waiting(tiny_weights: Path) -> None:
+    async with running_trunk(tiny_weights) as trunk:
+        async with running_client(tiny_weights, trunk.address) as measured:
+            await measured.ready()
+            page_bytes = measured.service.connection.local_parts.bottom.row_bytes * Limits.page_size
+        # half of it is the bottom's
+        async with running_client(tiny_weights, trunk.address, kv_cache_memory_bytes=2 * 4 * page_bytes) as client:
+            await client.ready()
+            bottom = client.service.connection.local_parts.bottom
+            held = bottom.open()
+            await bottom.step(held, 0, torch.full((2 * Limits.page_size,), 5))
+            asking = asyncio.create_task(client.complete(prompt=[5, 6, 7], max_tokens=2))
+            await until(lambda: client.value("num_requests_waiting") == 1)
+            assert client.value("num_requests_running") == 0
+            bottom.close(held)
+            assert (await asking).status_code == 200
+            assert client.value("num_requests_waiting") == 0
+
+
+async def test_a_request_that_waits_too_long_for_admission_gets_429(tiny_weights: Path) -> None:
     async with split(tiny_weights, queue_timeout=0.2) as running:
         held = running.trunk.trunk.engine.open()
         await step(running.trunk, held)
@@ -64,7 +88,7 @@ async def test_who_has_waited_for_room_too_long_is_told_to_come_later(tiny_weigh
 
 async def test_in_the_middle_of_a_stream_it_is_an_event_that_says_the_same(tiny_weights: Path) -> None:
     async with split(tiny_weights, queue_timeout=0.2) as running:
-        # the older one, that takes the room of the stream as soon as it wants any
+        # an older session, for which the stream's is preempted
         held = running.trunk.trunk.engine.open()
         async with running.client.http.stream("POST", "/v1/completions", json=LONG) as response:
             lines = response.aiter_lines()

@@ -76,7 +76,7 @@ def test_a_child_that_dies_is_named_and_the_other_one_is_stopped(tiny_llama: Pre
         _, err = process.communicate(timeout=60)
 
     assert process.returncode == 1
-    assert err.splitlines()[-1] == "splitlearn: error: the trunk was ended by SIGKILL"
+    assert err.splitlines()[-1] == "splitlearn: error: the trunk was killed by SIGKILL"
     assert not any(child.is_running() for child in children)
     # this model has no chat template: the sample is left out, which is no reason not to serve
     assert "splitlearn generate --raw" in err

@@ -100,7 +100,7 @@ async def client_process(
         files: the limit of open files that it gets.
     """
     words = ("-m", "splitlearn_cli", "--log-format", "json", "client", weights, "--trunk", trunk, "--port", 0)
-    words = (*words, "--host", host, "--threads", 1, "--model-name", "tiny", *flags)
+    words = (*words, "--host", host, "--threads", 1, "--served-model-name", "tiny", *flags)
 
     def limit() -> None:
         if files is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from openai import AsyncOpenAI
+from prometheus_client import CollectorRegistry
 
 import trunk_service.app
 from client_service.api.routes import Service
@@ -71,12 +72,27 @@ class RunningTrunk:
         return self.trunk.thread
 
     def value(self, name: str, **labels: str) -> float:
-        """One number of /metrics, its name without the prefix."""
-        return self.trunk.metrics.registry.get_sample_value(f"splitlearn_trunk_{name}", labels) or 0.0
+        """One number of /metrics, its name without the prefix, its labels without the model's name."""
+        return _value(self.trunk.metrics.registry, f"splitlearn_trunk_{name}", labels)
 
     @property
     def open_sessions(self) -> int:
-        return int(self.value("sessions_open"))
+        return int(self.value("num_sessions_open"))
+
+
+def _value(registry: CollectorRegistry, name: str, labels: dict[str, str]) -> float:
+    """0 for a metric without such labels; an unknown name is an error of the test."""
+    families = list(registry.collect())
+    samples = [sample for family in families for sample in family.samples]
+    # a counter with labels has no sample before it has counted
+    known = {sample.name for sample in samples} | {f"{family.name}_total" for family in families}
+    assert name in known, f"no metric is called {name}"
+    found = [
+        sample.value
+        for sample in samples
+        if sample.name == name and {k: v for k, v in sample.labels.items() if k != "model_name"} == labels
+    ]
+    return found[0] if found else 0.0
 
 
 @asynccontextmanager
@@ -103,7 +119,7 @@ class RunningClient:
 
     @property
     def is_ready(self) -> bool:
-        return self.service.link.trouble is None
+        return self.service.connection.not_ready_reason is None
 
     async def ready(self) -> None:
         """Returns once a trunk that fits has answered."""
@@ -114,8 +130,8 @@ class RunningClient:
         return await self.http.post("/v1/completions", json={"model": "tiny", "temperature": 0, **fields})
 
     def value(self, name: str, **labels: str) -> float:
-        """One number of /metrics, its name without the prefix."""
-        return self.service.metrics.registry.get_sample_value(f"splitlearn_client_{name}", labels) or 0.0
+        """One number of /metrics, its name without the prefix, its labels without the model's name."""
+        return _value(self.service.metrics.registry, f"splitlearn_client_{name}", labels)
 
 
 @asynccontextmanager
@@ -133,7 +149,14 @@ async def busy(trunk: RunningTrunk) -> AsyncIterator[None]:
 @asynccontextmanager
 async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIterator[RunningClient]:
     """The client service of a sepweight directory, serving the model "tiny"; it may not be ready yet."""
-    settings = {"weights": weights, "trunk": trunk, "model_name": "tiny", "threads": 1, "grace": 1.0, **settings}
+    settings = {
+        "weights": weights,
+        "trunk": trunk,
+        "served_model_name": "tiny",
+        "threads": 1,
+        "shutdown_timeout": 1.0,
+        **settings,
+    }
     async with AsyncExitStack() as stack:
         given = ClientSettings(**settings)
         service = await build(given, stack)

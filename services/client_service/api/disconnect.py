@@ -1,4 +1,4 @@
-"""Stop working for a browser or program that has gone away."""
+"""Cancels the work for a caller that has disconnected."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
@@ -13,15 +13,15 @@ R = TypeVar("R")
 
 
 async def unless_disconnected(receive: Receive, work: Awaitable[R]) -> R:
-    """The result of `work`, which is cancelled as soon as the HTTP client hangs up, and has ended on return.
+    """The result of `work`. It is cancelled if the HTTP client disconnects, and has ended on return in any case.
 
     Raises:
-        ClientDisconnect: it hung up first; nobody is left to answer.
+        ClientDisconnect: the client disconnected first.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_hung_up(receive))
+    leaving = asyncio.ensure_future(_disconnected(receive))
     for future in (working, leaving):
-        future.add_done_callback(_look_at)
+        future.add_done_callback(_retrieve_error)
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -34,7 +34,7 @@ async def unless_disconnected(receive: Receive, work: Awaitable[R]) -> R:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, until the HTTP client hangs up; owns the generator of events and closes it."""
+    """Server-sent events, until the HTTP client disconnects. Owns the generator of events, and closes it."""
 
     def __init__(self, first: str, rest: AsyncGenerator[str]) -> None:
         super().__init__(_joined(first, rest), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -52,12 +52,12 @@ async def _joined(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
         yield event
 
 
-def _look_at(future: "asyncio.Future[Any]") -> None:
-    """So that asyncio does not complain of an error when nobody is left to be told."""
+def _retrieve_error(future: "asyncio.Future[Any]") -> None:
+    """Retrieves the error of an abandoned future, which asyncio would report otherwise."""
     if not future.cancelled():
         future.exception()
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's error bodies; the one place where they become HTTP."""
+"""Maps errors to HTTP responses with OpenAI's error bodies; no other module does."""
 
 import math
 import re
@@ -17,13 +17,13 @@ from client_service.errors import RequestError
 
 log = structlog.get_logger()
 
-# nginx's number for it; nobody receives it
+# nginx's status for it, in logs and metrics only
 CLIENT_CLOSED_REQUEST = 499
-# the tag of an alternative, which is no part of a field's path; see schema.py
+# the tag of a union's member, which is no part of a field's path; see schema.py
 _ALTERNATIVE = re.compile(r"<.*>")
-# a name that nobody knows may be as long as its sender likes
+# an unknown field may have any length
 _LONGEST_PARAM: Final = 200
-# most who ask for another path have a base URL with /v1 once too often or too rarely
+# the usual cause is a base URL with /v1 twice, or without it
 _NOTHING_THERE: Final = (
     "nothing is served at this path; /v1/chat/completions, /v1/completions and /v1/models are, and clients that add "
     "the last part themselves need a base URL that ends in /v1"
@@ -31,29 +31,29 @@ _NOTHING_THERE: Final = (
 
 
 def body(error: RequestError) -> dict[str, Any]:
-    """The JSON that OpenAI's clients expect."""
+    """The JSON body that OpenAI's clients expect."""
     return _body(str(error), error.kind, error.code, error.param)
 
 
 def unforeseen(error: Exception) -> dict[str, Any]:
-    """Logs a fault of this service and gives the body that says no more than its kind."""
+    """Logs an unexpected error, and returns a body that names only its type."""
     log.error("request failed", error=type(error).__name__, exc_info=error)
     text = f"the service failed on this request ({type(error).__name__}); its log says more"
     return _body(text, "server_error", "internal_error")
 
 
 def install(app: FastAPI) -> None:
-    """Maps every error that a route can raise. Middleware that is added later stands around it."""
+    """Installs the handlers of all errors that a route can raise. Middleware added later wraps them."""
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientDisconnect, _nobody_left)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
     app.add_middleware(_Unforeseen)
 
 
 class _Unforeseen:
-    """Answers what no handler knows, so that it ends here: an exception that reaches the server would be logged there
-    a second time, and would close a connection that others' requests may share.
+    """Answers unexpected errors. One that reached uvicorn would be logged there again, and would close a connection
+    that a proxy may share among callers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -71,7 +71,7 @@ class _Unforeseen:
             await self._app(scope, receive, watched)
         except Exception as error:
             if begun:
-                # half of an answer is out: only the end of the connection can tell
+                # a part of the response is sent: only closing the connection can signal the error
                 raise
             await JSONResponse(unforeseen(error), 500)(scope, receive, send)
 
@@ -110,11 +110,11 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def _param(problem: Any) -> str | None:
-    """The path of the field, such as messages.0.content."""
-    # the first says that it was in the body
+    """The field's path, for example messages.0.content."""
+    # the first element says that it is in the body
     names = [str(part) for part in problem["loc"][1:]]
     if problem["type"] == "extra_forbidden":
-        # the last one its sender made up; it may look like a tag, or like nothing
+        # the caller chose the last name; it may look like a tag, or be empty
         *names, last = names
         names.append(ascii(last) if not last or _ALTERNATIVE.fullmatch(last) else last)
     path = ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name))
@@ -127,7 +127,7 @@ def _plain(problem: Any) -> str:
     if problem["type"] == "missing":
         return "this field is required"
     if problem["type"] in ("model_type", "model_attributes_type"):
-        # pydantic's own words speak of dictionaries and classes
+        # pydantic's message names Python types
         return "expected an object"
     return str(problem["msg"]).removeprefix("Value error, ")
 
@@ -140,5 +140,5 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(_body(text, kind, "http_error"), error.status_code, error.headers)
 
 
-async def _nobody_left(_: Request, __: Exception) -> Response:
+async def _client_disconnected(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)

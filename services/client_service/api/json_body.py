@@ -1,4 +1,4 @@
-"""What every endpoint does with a request: bodies are strict JSON in UTF-8, and what answers GET answers HEAD."""
+"""Common behaviour of all endpoints: bodies are strict JSON in UTF-8, and GET routes answer HEAD."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -9,9 +9,9 @@ from typing import Any, Final
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-# deep enough for any schema that a program describes; less than what Python's stack takes
+# enough for any JSON schema, and less than Python's recursion limit
 _DEEPEST: Final = 100
-# a position that stands for none: it is known of a character, not of a whole body
+# the position of an error without one
 NOWHERE: Final = -1
 
 
@@ -21,7 +21,7 @@ class ApiRoute(APIRoute):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.methods and "GET" in self.methods:
-            # as starlette's own routes do, but FastAPI's do not
+            # starlette's routes do this, FastAPI's do not
             self.methods.add("HEAD")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -39,11 +39,11 @@ class _StrictRequest(Request):
 
 
 def strict_json(body: bytes, content_type: str = "") -> Any:
-    """The value that a body holds; a byte order mark before it is left out.
+    """Parses a body; a byte order mark is skipped.
 
     Raises:
-        JSONDecodeError: it is no JSON as RFC 8259 defines it, or no UTF-8, or nested too deep, or one object has a name
-            twice, so that it says two things. FastAPI makes a validation error of it.
+        JSONDecodeError: the body is not JSON by RFC 8259, not UTF-8 or nested too deep, or an object has a name twice.
+            FastAPI turns it into a validation error.
     """
     _refuse_other_charsets(content_type)
     try:
@@ -57,7 +57,7 @@ def strict_json(body: bytes, content_type: str = "") -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
-        # Python refuses to convert so many digits
+        # Python limits the digits of an integer
         raise JSONDecodeError("a number with too many digits", "", NOWHERE) from error
     if text.count("[") + text.count("{") > _DEEPEST:
         _refuse_depth(value)
@@ -69,7 +69,7 @@ def _refuse_other_charsets(content_type: str) -> None:
     message["content-type"] = content_type
     charset = message.get_content_charset("utf-8")
     if charset not in ("", "utf-8", "utf8", "us-ascii", "ascii"):
-        raise JSONDecodeError("the header Content-Type names another charset than UTF-8", "", NOWHERE)
+        raise JSONDecodeError("the header Content-Type names a charset other than UTF-8", "", NOWHERE)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -81,12 +81,12 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(members):
         seen: set[str] = set()
         twice = next(name for name, _ in members if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise JSONDecodeError(f"the name {ascii(twice)[:80]} stands twice in one object", "", NOWHERE)
+        raise JSONDecodeError(f"the name {ascii(twice)[:80]} occurs twice in one object", "", NOWHERE)
     return value
 
 
 def _refuse_depth(value: Any) -> None:
-    """Level by level: a walk by recursion would end where Python's stack does."""
+    """Raises JSONDecodeError for too deep nesting. Goes level by level, because recursion has a limit too."""
     level = [value]
     for _ in range(_DEEPEST):
         members = (outer.values() if isinstance(outer, dict) else outer for outer in level if _holds_more(outer))

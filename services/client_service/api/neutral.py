@@ -1,9 +1,8 @@
-"""Values of fields that are not honoured here, but that leave the answer as it is: they are accepted.
+"""Neutral values: values of unsupported fields that would not change the answer, and are therefore accepted.
 
-Programs send every field that they know, most of them at its default. The tables are the whole of it: field -> what
-may be sent. Names are those of the OpenAI API, of vLLM, and of samplers that other servers of this API have. A field
-that is honoured may stand here too, with a second spelling of its default. Null is absent everywhere, and stands
-nowhere here.
+Many programs send all fields that they know, at their defaults. Each table maps a field to its neutral values. The
+fields are those of the OpenAI API, of vLLM, and of samplers of other servers with this API. A supported field may be
+listed with a second spelling of its default. Null counts as absent everywhere, and is not listed.
 """
 
 import json
@@ -14,20 +13,20 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Neutral:
-    """What may be sent, as a refusal and the documentation say it, and how it is recognised."""
+    """The neutral values of a field: `words` for errors and documentation, `holds` to recognise them."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def only(*values: Any) -> Neutral:
-    """These JSON values and no others."""
+    """Exactly these JSON values."""
     words = " or ".join(json.dumps(value) for value in values)
     return Neutral(words, lambda sent: any(_equal(sent, value) for value in values))
 
 
 def _equal(sent: Any, value: Any) -> bool:
-    """Equality of JSON values: true is not 1, and a member that is null is absent."""
+    """Equality of JSON values: true is not 1, and a null member counts as absent."""
     if isinstance(sent, bool) or isinstance(value, bool):
         return sent is value
     if isinstance(sent, dict) and isinstance(value, dict):
@@ -96,7 +95,7 @@ GENERATION: Final[Mapping[str, Neutral]] = {
     "use_beam_search": only(False),
     "vllm_xargs": only({}),
     "watermarking": only(False),
-    # samplers of other servers; what shapes one that is off changes nothing
+    # samplers of other servers; the parameters of one that is off change nothing
     "cache_prompt": ANYTHING,
     "dry_allowed_length": ANYTHING,
     "dry_base": ANYTHING,

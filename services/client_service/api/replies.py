@@ -1,4 +1,4 @@
-"""Replies in OpenAI's shapes, for both kinds of completion, whole or streamed."""
+"""Replies in OpenAI's formats, for chat and plain completions, whole or streamed."""
 
 import time
 import uuid
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from client_service.answer import Piece, TokenLogprob
+from client_service.answer import TokenDelta, TokenLogprob
 from client_service.report import Report
 
 Json = dict[str, Any]
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReplyShape:
-    """How one answer's pieces become JSON. `chat` decides between the two kinds, `index` counts answers."""
+    """Turns one answer's deltas into JSON. `chat` selects the format; `index` is the answer's in the request."""
 
     chat: bool
     model: str
@@ -22,26 +22,26 @@ class ReplyShape:
     created: int = field(default_factory=lambda: int(time.time()))
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def chunk(self, piece: Piece, report: Report, *, first: bool) -> Json:
-        """One event of a stream; the last piece's also says where time and bytes went."""
-        logprobs = self._logprobs(piece.logprobs)
-        choice: Json = {"index": self.index, "finish_reason": piece.finish_reason, "logprobs": logprobs}
+    def chunk(self, delta: TokenDelta, report: Report, *, first: bool) -> Json:
+        """One event of a stream. The last delta's event also has the measurements."""
+        logprobs = self._logprobs(delta.logprobs)
+        choice: Json = {"index": self.index, "finish_reason": delta.finish_reason, "logprobs": logprobs}
         if self.chat:
-            choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": piece.text}
+            choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": delta.text}
         else:
-            choice["text"] = piece.text
+            choice["text"] = delta.text
         body = self._envelope(".chunk" if self.chat else "", [choice])
-        return body | {"splitlearn": measurements(report)} if piece.finish_reason else body
+        return body | {"splitlearn": measurements(report)} if delta.finish_reason else body
 
     def usage_chunk(self, report: Report) -> Json:
-        """The event after the last piece, for those who asked for usage."""
+        """The event after the last delta, if the request wants usage."""
         return self._envelope(".chunk" if self.chat else "", []) | {"usage": usage(report)}
 
-    def whole(self, pieces: Sequence[Piece], report: Report) -> Json:
+    def whole(self, deltas: Sequence[TokenDelta], report: Report) -> Json:
         """The reply to a request without streaming."""
-        text = "".join(piece.text for piece in pieces)
-        logprobs = self._logprobs([entry for piece in pieces for entry in piece.logprobs])
-        choice: Json = {"index": self.index, "finish_reason": pieces[-1].finish_reason, "logprobs": logprobs}
+        text = "".join(delta.text for delta in deltas)
+        logprobs = self._logprobs([entry for delta in deltas for entry in delta.logprobs])
+        choice: Json = {"index": self.index, "finish_reason": deltas[-1].finish_reason, "logprobs": logprobs}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
@@ -73,7 +73,9 @@ class ReplyShape:
 
 
 def _alternatives(entry: TokenLogprob) -> dict[str, float]:
-    """By their texts; of those that look the same all but one by their ids. The token taken keeps its text."""
+    """Log-probabilities by text. Of alternatives with equal texts all but one get their id as key; the chosen token
+    keeps its text.
+    """
     tops: dict[str, float] = {}
     for other in entry.alternatives:
         is_taken = other.token == entry.token
@@ -92,7 +94,7 @@ def _token(text: str, logprob: float, spelled: Iterable[int] | None) -> Json:
 
 
 def usage(report: Report) -> Json:
-    """Token counts as OpenAI reports them."""
+    """Token counts in OpenAI's format."""
     return {
         "prompt_tokens": report.prompt_tokens,
         "completion_tokens": report.completion_tokens,
@@ -102,7 +104,7 @@ def usage(report: Report) -> Json:
 
 
 def measurements(report: Report) -> Json:
-    """This service's own addition: speed, bytes on the wire, and the seconds spent in each station."""
+    """Our extension of the format: speed, bytes on the wire, and seconds per stage."""
     return {
         "completion_tokens": report.completion_tokens,
         "time_to_first_token_seconds": report.time_to_first_token,
@@ -110,5 +112,5 @@ def measurements(report: Report) -> Json:
         "wire_bytes_sent": report.wire_bytes_sent,
         "wire_bytes_received": report.wire_bytes_received,
         "replays": report.replays,
-        "seconds": report.split,
+        "seconds": report.timings,
     }

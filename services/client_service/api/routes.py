@@ -1,4 +1,4 @@
-"""The endpoints."""
+"""The HTTP endpoints."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from client_service.answer import Piece
+from client_service.answer import TokenDelta
 from client_service.api import error_replies
 from client_service.api.disconnect import EventStream, unless_disconnected
 from client_service.api.json_body import ApiRoute
@@ -22,27 +22,27 @@ from client_service.api.schema import ChatFields, CompletionFields, GenerationFi
 from client_service.errors import BadRequest, RequestError, UnknownModel
 from client_service.generation import GenerationRequest, Generator
 from client_service.generation_config import GenerationDefaults
-from client_service.metrics import ClientMetrics
+from client_service.metrics import ABORT, ClientMetrics
 from client_service.report import Report, together
-from client_service.tokenizer import TextCodec
-from client_service.trunk_link import TrunkLink
+from client_service.tokenizer import ChatTokenizer
+from client_service.trunk_connection import TrunkConnection
 
 log = structlog.get_logger()
 
-# what a message repeats of a name that nobody knows
+# how much of an unknown name an error repeats
 _SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the endpoints need; built by the composition root."""
+    """What the endpoints use; the composition root builds it."""
 
     model: str
     created: int
     vocabulary: int
-    codec: TextCodec
+    tokenizer: ChatTokenizer
     generator: Generator
-    link: TrunkLink
+    connection: TrunkConnection
     metrics: ClientMetrics
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
@@ -55,17 +55,17 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
         messages = [message.plain() for message in fields.messages]
-        prompt = await unless_disconnected(request.receive, service.codec.tokenize_chat(messages))
+        prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
-        return await _answer(service, fields, _asked(service, fields, {"messages": prompt}, most, tops), request)
+        return await _answer(service, fields, _requests(service, fields, {"messages": prompt}, most, tops), request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompts = await unless_disconnected(request.receive, _tokenized(service.codec, fields.prompts))
+        prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         return await _answer(
-            service, fields, _asked(service, fields, prompts, fields.max_tokens, fields.logprobs), request
+            service, fields, _requests(service, fields, prompts, fields.max_tokens, fields.logprobs), request
         )
 
     @routes.get("/v1/models")
@@ -83,15 +83,15 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
-        if service.link.trouble is not None:
-            trouble = {"reason": service.link.trouble, "passes": service.link.passes}
-            return JSONResponse({"status": "not ready", **trouble}, 503)
-        ends = service.link.ends
-        return JSONResponse({"status": "ready", "fingerprint": ends.fingerprint, "layers": ends.plan.layers})
+        if service.connection.not_ready_reason is not None:
+            why = {"reason": service.connection.not_ready_reason, "passes": service.connection.may_recover}
+            return JSONResponse({"status": "not ready", **why}, 503)
+        parts = service.connection.local_parts
+        return JSONResponse({"status": "ready", "fingerprint": parts.fingerprint, "layers": parts.plan.layers})
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        service.metrics.trunk_ready.set(service.link.trouble is None)
+        service.metrics.trunk_ready.set(service.connection.not_ready_reason is None)
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/", response_class=HTMLResponse)
@@ -102,26 +102,26 @@ def router(service: Service) -> APIRouter:
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """The answer to one prompt of a request; it begins to run when its pieces are asked for."""
+class _Generation:
+    """The answer to one prompt of a request. It starts to run when its deltas are iterated."""
 
     shape: ReplyShape
     report: Report
-    pieces: AsyncGenerator[Piece]
+    deltas: AsyncGenerator[TokenDelta]
 
 
-async def _tokenized(codec: TextCodec, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
-    return {name: await codec.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
+async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
+    return {name: await tokenizer.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
 
 
-def _asked(
+def _requests(
     service: Service,
     fields: GenerationFields,
     prompts: Mapping[str, list[int]],
     max_tokens: int | None,
     top_logprobs: int | None,
 ) -> list[GenerationRequest]:
-    """What to generate for each prompt, by the prompt's name in the request. Raises BadRequest."""
+    """One generation request per prompt. Raises BadRequest, which names the prompt."""
     sampling = fields.sampling(top_logprobs, service.defaults.sampling)
     for name, ids in prompts.items():
         _check_ids(service, ids, name)
@@ -129,7 +129,7 @@ def _asked(
 
 
 def _check_ids(service: Service, ids: list[int], param: str) -> None:
-    """Of texts too: a tokenizer may have more tokens than the model has rows for them."""
+    """Checks ids that came from texts too: a tokenizer may have more tokens than the model has embeddings."""
     if not ids:
         raise BadRequest("the prompt has no tokens", param)
     if min(ids) < 0 or max(ids) >= service.vocabulary:
@@ -138,85 +138,89 @@ def _check_ids(service: Service, ids: list[int], param: str) -> None:
 
 
 async def _answer(
-    service: Service, fields: GenerationFields, asked: list[GenerationRequest], request: Request
+    service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request
 ) -> Response:
-    for later in asked[1:]:
+    for later in wanted[1:]:
         service.generator.check(later)
     shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
-    turns = _turns(service, shape, asked)
+    generations = _generations(service, shape, wanted)
     if not fields.stream:
-        return JSONResponse(await unless_disconnected(request.receive, _whole(turns)))
-    # not `fields`: a stream may last, and the room of the request's text is given back when it begins
-    events = _events(turns, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
-    # the first event is awaited before the status line goes out, so that refusals keep their status
+        return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
+    # not `fields`: a stream may last, and its body stops counting when it begins
+    events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
+    # awaits the first event before the status line is sent, so that an error can still set the status
     return EventStream(await unless_disconnected(request.receive, anext(events)), events)
 
 
-def _turns(service: Service, shape: ReplyShape, asked: list[GenerationRequest]) -> Iterator[_Turn]:
-    """One prompt after the other: a request takes no more room than its neighbours, however many prompts it has."""
-    for index, each in enumerate(asked):
+def _generations(service: Service, shape: ReplyShape, wanted: list[GenerationRequest]) -> Iterator[_Generation]:
+    """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
+    for index, each in enumerate(wanted):
         report = Report()
-        yield _Turn(replace(shape, index=index), report, _measured(service, each, report))
+        yield _Generation(replace(shape, index=index), report, _measured(service, each, report))
 
 
-async def _whole(turns: Iterator[_Turn]) -> dict[str, Any]:
+async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
     bodies, reports = [], []
-    for turn in turns:
-        bodies.append(turn.shape.whole([piece async for piece in turn.pieces], turn.report))
-        reports.append(turn.report)
+    for generation in generations:
+        bodies.append(generation.shape.whole([delta async for delta in generation.deltas], generation.report))
+        reports.append(generation.report)
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
 
 
-async def _measured(service: Service, asked: GenerationRequest, report: Report) -> AsyncGenerator[Piece]:
-    """The generator's pieces, with the request's life counted around them."""
-    reason = "internal_error"
+async def _measured(service: Service, wanted: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+    """The generator's deltas; counts the request in the metrics."""
+    finished_reason, code = None, "internal_error"
     try:
-        with service.metrics.running.track_inprogress():
-            async with aclosing(service.generator.generate(asked, report)) as pieces:
-                async for piece in pieces:
-                    reason = piece.finish_reason or reason
-                    yield piece
+        with service.metrics.in_progress():
+            async with aclosing(service.generator.generate(wanted, report)) as deltas:
+                async for delta in deltas:
+                    finished_reason = delta.finish_reason
+                    yield delta
     except (asyncio.CancelledError, GeneratorExit):
-        reason = "cancelled"
+        finished_reason = finished_reason or ABORT
         raise
     except RequestError as error:
-        reason = error.code
+        finished_reason, code = None, error.code
         if error.status >= 500:
             log.warning(
-                "request failed", code=reason, session=report.session, tokens=report.completion_tokens, error=str(error)
+                "request failed", code=code, session=report.session, tokens=report.completion_tokens, error=str(error)
             )
         raise
+    except Exception:
+        finished_reason = None
+        raise
     finally:
-        service.metrics.finished.labels(reason).inc()
-        service.metrics.prompt_tokens.inc(report.prompt_tokens)
-        service.metrics.generation_tokens.inc(report.completion_tokens)
-        if report.last_token is not None:
-            service.metrics.request.observe(report.last_token - report.began)
+        if finished_reason is None:
+            service.metrics.request_failed(code, report)
+        else:
+            service.metrics.request_succeeded(finished_reason, report)
 
 
-async def _events(turns: Iterator[_Turn], *, include_usage: bool, continuous_usage: bool) -> AsyncGenerator[str]:
+async def _events(
+    generations: Iterator[_Generation], *, include_usage: bool, continuous_usage: bool
+) -> AsyncGenerator[str]:
     reports: list[Report] = []
     begun = False
     try:
-        for turn in turns:
-            reports.append(turn.report)
+        for generation in generations:
+            reports.append(generation.report)
             first = True
-            async with aclosing(turn.pieces):
-                async for piece in turn.pieces:
-                    chunk = turn.shape.chunk(piece, turn.report, first=first)
+            async with aclosing(generation.deltas):
+                async for delta in generation.deltas:
+                    chunk = generation.shape.chunk(delta, generation.report, first=first)
                     spent = {"usage": usage(together(reports))} if continuous_usage else {}
                     first, begun = False, True
                     yield _event(chunk | spent)
     except Exception as error:
         if not begun:
             raise
-        # the status line is out: only an event can still tell
+        # the status line is sent: only an event can report the error
         yield _event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
         return
     if include_usage:
-        yield _event(turn.shape.usage_chunk(together(reports)))
+        yield _event(generation.shape.usage_chunk(together(reports)))
     yield "data: [DONE]\n\n"
 
 

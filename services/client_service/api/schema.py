@@ -1,7 +1,6 @@
-"""Requests of the OpenAI API as this service takes them.
+"""Schemas of the OpenAI API's requests.
 
-Fields that cannot be honoured are refused by name rather than ignored, unless their value changes nothing about the
-answer: those values stand in `neutral.py`.
+Unsupported fields are refused by name, and not ignored, unless their value is neutral: see `neutral.py`.
 """
 
 import json
@@ -29,20 +28,20 @@ from client_service.api.neutral import Neutral
 from client_service.sampling import SamplingSettings
 
 _OPENAI = SamplingSettings()
-# they are served one after the other, so that one request never takes the room of many
+# they run one after the other
 MOST_PROMPTS: Final = 128
 MOST_STOPS: Final = 16
-# characters; every stop string is looked for in every token's text, and may hold back as much text as it is long
+# in characters; each stop string is searched in each token's text, and may hold back as much text as its length
 LONGEST_STOP: Final = 1024
 
 _Path = tuple[str | int, ...]
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# tags of alternatives; angle brackets tell them from the names of fields in an error's place
+# tags of a union's members; the angle brackets distinguish them from field names in an error's path
 _TEXT, _TEXTS, _IDS, _LISTS_OF_IDS, _PARTS = "<text>", "<texts>", "<ids>", "<lists of ids>", "<parts>"
 
 
 class Fields(BaseModel):
-    """One object of a request. At every depth null is absent, and so is a neutral value."""
+    """One object of a request. At every depth null counts as absent, and so does a neutral value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,20 +62,20 @@ class Fields(BaseModel):
         wrong = next((name for name in unknown if name in rules), None)
         if wrong is not None:
             raise _refusal((wrong,), f"this value is not supported here; leave it out or send {rules[wrong].words}")
-        # an error for each of very many would take longer than the request is worth
+        # one unknown field is enough for an error; a request may have very many
         for name in unknown[1:]:
             del meant[name]
         return meant
 
 
 def _refusal(path: _Path, text: str) -> ValidationError:
-    """What a validator of a whole object raises to name a member of it."""
+    """The error with which a validator of an object names a member."""
     problem = PydanticCustomError("not_supported", "{text}", {"text": text})
     return ValidationError.from_exception_data("request", [InitErrorDetails(type=problem, loc=path, input=None)])
 
 
 def _encodable(value: Any) -> bool:
-    """Far quicker than to look for the place, which hardly any request has."""
+    """Whether a value can be encoded as UTF-8. Much quicker than finding the place."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, TypeError):
@@ -85,7 +84,7 @@ def _encodable(value: Any) -> bool:
 
 
 def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
-    """Where a text is that no encoding can carry: JSON can escape half of a character, Unicode knows none."""
+    """The path of a text with half of a surrogate pair, which JSON can escape and Unicode does not allow."""
     if isinstance(value, str):
         return path if _SURROGATE.search(value) else None
     if isinstance(value, dict):
@@ -96,7 +95,7 @@ def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
         items = enumerate(value)
     else:
         return None
-    # a prompt may have a million ids
+    # skips ids, of which a prompt may have a million
     texts = ((key, each) for key, each in items if isinstance(each, str | dict | list))
     return next((found for key, each in texts if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
 
@@ -105,7 +104,7 @@ class StreamOptions(Fields):
     neutral = neutral.STREAM_OPTIONS
 
     include_usage: bool = False
-    # as in vLLM: usage so far in every chunk, where there is usage at all
+    # as in vLLM: with include_usage, every chunk has the usage so far
     continuous_usage_stats: bool = False
 
 
@@ -124,7 +123,7 @@ Stop = Annotated[
 
 
 class GenerationFields(Fields):
-    """What chat and plain completions share."""
+    """Fields that chat and plain completions have in common."""
 
     model: str
     stream: bool = False
@@ -141,7 +140,7 @@ class GenerationFields(Fields):
     @model_validator(mode="before")
     @classmethod
     def _is_unicode(cls, sent: Any) -> Any:
-        """Runs before what leaves fields out, because it is defined after it."""
+        """Runs before `_only_what_matters`, because it is defined after it."""
         if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
             text = "this text has half of a surrogate pair in it, which is no Unicode character"
             raise _refusal(path, text)
@@ -162,7 +161,7 @@ class GenerationFields(Fields):
         return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
-        """How to sample; `defaults` for what the request leaves out."""
+        """The sampling settings, with `defaults` for what the request leaves out."""
         names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"} & self.model_fields_set
         return replace(defaults, top_logprobs=top_logprobs, **{name: getattr(self, name) for name in names})
 
@@ -178,7 +177,7 @@ def _prompt_kind(value: Any) -> str | None:
 
 
 Text = Annotated[str, Field(min_length=1)]
-# strict, so that neither true nor "5" is an id
+# strict: neither true nor "5" is an id
 Ids = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
 Prompt = Annotated[
     Annotated[Text, Tag(_TEXT)]
@@ -204,7 +203,7 @@ class CompletionFields(GenerationFields):
 
     @property
     def prompts(self) -> dict[str, str | list[int]]:
-        """The prompts, each under the name that an error gives it."""
+        """The prompts, by the names that errors use."""
         if isinstance(self.prompt, str) or not isinstance(self.prompt[0], str | list):
             return {"prompt": self.prompt}
         return {f"prompt.{i}": each for i, each in enumerate(self.prompt)}  # type: ignore[misc]
@@ -239,7 +238,7 @@ class Message(Fields):
     name: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """The message as chat templates read it; `ChatTemplate` finds the form of content that one takes."""
+        """The message for a chat template; `ChatTemplate` chooses the form of its content."""
         content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
         named = {} if self.name is None else {"name": self.name}
         return {"role": self.role, "content": content, **named}
@@ -258,7 +257,7 @@ class ChatFields(GenerationFields):
     @field_validator("top_logprobs", mode="after")
     @classmethod
     def _logprobs_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
-        # `logprobs` is missing here if it was refused itself
+        # `logprobs` is missing here if it is invalid itself
         if value is not None and info.data.get("logprobs") is False:
             raise ValueError("top_logprobs needs logprobs to be true")
         return value

@@ -1,4 +1,4 @@
-"""One line and one count for each request: what was asked, and how it ended. Never what was said."""
+"""The access log: one line and one count per request, never with prompts or answers."""
 
 import json
 import time
@@ -12,25 +12,25 @@ from client_service.errors import RequestError
 
 log = structlog.get_logger()
 
-# asked every few seconds by machines; not worth a line as long as they get an answer
+# monitoring polls these; they are logged only if they fail
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER = "other"
-# nginx's number for a caller who hung up
+# nginx's status for a caller who hung up
 _HUNG_UP = 499
 _LONGEST = 200
-# where a scope holds the refusal of a request whose body turned out to be no HTTP: its application sees a caller go
+# key in a scope: the error of a request whose body is not HTTP; the application sees only a disconnect
 BROKEN = "client_service.broken"
 
 Count = Callable[[str, str, int], None]
 
 
 class Access:
-    """ASGI middleware, around everything else.
+    """The outermost ASGI middleware.
 
     Args:
-        routes: what may be asked for; a path that none of them takes counts as "other".
-        count: is told path, method and status.
+        routes: those of the application; a path without a route counts as "other".
+        count: called with path, method and status.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count) -> None:
@@ -43,18 +43,18 @@ class Access:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        seen = _Seen(receive, send)
+        seen = _Exchange(receive, send)
         try:
             await self._app(scope, seen.receive, seen.send)
         finally:
-            self._tell(scope, seen, time.perf_counter() - began)
+            self._record(scope, seen, time.perf_counter() - began)
 
-    def unseen(self, error: RequestError) -> None:
-        """Counts and logs a refusal that came before there was a request."""
+    def refused_early(self, error: RequestError) -> None:
+        """Counts and logs an error that occurred before a request was parsed."""
         self._count(_OTHER, _OTHER, error.status)
         log.info("request refused", status=error.status, **_why(error))
 
-    def _tell(self, scope: Scope, seen: "_Seen", seconds: float) -> None:
+    def _record(self, scope: Scope, seen: "_Exchange", seconds: float) -> None:
         broken: RequestError | None = scope.get(BROKEN)
         path, method = self._template(scope), _method(scope)
         status = seen.status if broken is None else broken.status
@@ -75,8 +75,8 @@ class Access:
         return _OTHER
 
 
-class _Seen:
-    """One exchange as it passes."""
+class _Exchange:
+    """Observes one request and its response."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -89,11 +89,11 @@ class _Seen:
 
     @property
     def status(self) -> int:
-        """What was answered; 499 where the caller hung up before the answer was whole."""
+        """The response's status; 499 if the caller hung up before the response was complete."""
         return _HUNG_UP if self._gone and not self._whole else self._status
 
     def why(self) -> dict[str, str]:
-        """Code and reason of a refusal. A message about a field may quote it, and says no more than its name."""
+        """Code and reason of an error. An error about a field may quote it, so only the field's name is given."""
         if self.status == _HUNG_UP:
             return {"code": "hung_up"}
         try:
@@ -105,7 +105,7 @@ class _Seen:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        # uvicorn says so after a whole response as well
+        # uvicorn sends this after a complete response too
         if message["type"] == "http.disconnect" and not self._whole:
             self._gone = True
         return message
@@ -130,5 +130,5 @@ def _why(error: RequestError) -> dict[str, str]:
 
 
 def _short(text: str) -> str:
-    """One line of a bounded length, whatever the text holds."""
+    """The text as one line of bounded length."""
     return text[:_LONGEST].encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""Bodies of requests: how long, how slow and how many at a time."""
+"""Limits on request bodies: their size, their time, and the bytes of all of them together."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,58 +8,58 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client_service.errors import RequestError, RequestTimeout, RequestTooLarge, TooBusy
-from client_service.serving.body_room import PIECE, Room, Share
+from client_service.serving.body_budget import CHUNK, BodyBudget, BodyShare
 from client_service.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
 from client_service.serving.refusing import Incoming, refuse
 
-# Where there is no room: an upload that stands still for so long gives way, and others wait at most so long. Both are
-# less where bodies must come in a few seconds.
-_STILL_SECONDS: Final = 1.0
+# When the budget is used up: how long an upload may stall before it is dropped for others, and how long others wait.
+# Both are shorter if --body-timeout is a few seconds.
+_STALL_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 2.0
-# how often the first in line looks
+# how often the first in the queue tries again
 _LOOK_SECONDS: Final = 0.01
-# counting the values of so many bytes takes no time worth a thread
+# up to this size, counting values is quick enough for the event loop
 _SHORT = 2**18
 
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Bytes of one body and of all bodies under way; seconds until one is there."""
+    """Bytes of one body and of all bodies together; seconds in which a body must arrive."""
 
-    longest: int
-    together: int
+    max_bytes: int
+    max_bytes_together: int
     seconds: float
 
 
 class Bodies:
-    """ASGI middleware: the application gets a body whole, checked and counted, or is not asked at all.
+    """ASGI middleware: calls the application only with complete and checked bodies.
 
-    A body is counted until its response begins: by then the application keeps nothing of it, however long the response
-    lasts. Where there is no room, a body waits in line for it while its sender is not read, and the slowest upload
-    gives way.
+    A body's bytes are counted until its response begins: by then the application keeps nothing of it, however long the
+    response lasts. When the budget is used up, a body waits in a queue while its sender is not read, and the slowest
+    upload is dropped.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
         self._app = app
         self._limits = limits
-        self._room = Room(limits.together, min(_STILL_SECONDS, limits.seconds / 4))
+        self._budget = BodyBudget(limits.max_bytes_together, min(_STALL_SECONDS, limits.seconds / 4))
         self._patience = min(_PATIENCE_SECONDS, limits.seconds / 2)
-        self._line = asyncio.Lock()
-        """Held by the first of those who wait for room."""
-        self._lives: dict[Share, asyncio.Timeout] = {}
-        """Of the bodies under way."""
+        self._queue = asyncio.Lock()
+        """Held by the first body in the queue."""
+        self._uploads: dict[BodyShare, asyncio.Timeout] = {}
+        """The timeouts of incomplete bodies."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         incoming = Incoming(receive)
-        share = self._room.enter(_now())
+        share = self._budget.enter(_now())
         try:
             try:
-                body = await self._whole(scope, incoming, share)
+                body = await self._complete(scope, incoming, share)
             except RequestError as error:
-                # without the frames that hold what came of the body
+                # without the stack frames, which hold the received bytes
                 refusal = error.with_traceback(None)
             else:
                 if body is not None:
@@ -69,41 +69,41 @@ class Bodies:
                     await self._app(scope, given, self._giving_back(share, send))
                 return
         finally:
-            self._room.leave(share)
-        # who is too slow is not worth much more time
+            self._budget.leave(share)
+        # a caller that was too slow gets little more time
         linger = {"linger": 0.5} if isinstance(refusal, RequestTimeout) else {}
         await refuse(incoming, send, refusal, **linger)
 
-    def _giving_back(self, share: Share, send: Send) -> Send:
-        """`send`, which gives back the room of a body as soon as its response begins."""
+    def _giving_back(self, share: BodyShare, send: Send) -> Send:
+        """`send`, which stops counting a body as soon as its response begins."""
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._room.leave(share)
+                self._budget.leave(share)
             await send(message)
 
         return sending
 
-    async def _whole(self, scope: Scope, receive: Receive, share: Share) -> bytes | None:
-        """The body; None if its sender has gone."""
+    async def _complete(self, scope: Scope, receive: Receive, share: BodyShare) -> bytes | None:
+        """The complete body; None if the caller has disconnected."""
         # h11 has checked that it is a number
         self._check_length(int(Headers(scope=scope).get("content-length", "0")))
         try:
-            async with asyncio.timeout(self._limits.seconds) as life:
-                self._lives[share] = life
+            async with asyncio.timeout(self._limits.seconds) as timeout:
+                self._uploads[share] = timeout
                 body = await self._received(receive, share)
         except TimeoutError as error:
             if share.dropped:
-                raise _gave_way() from error
-            raise RequestTimeout(f"the body did not come within {self._limits.seconds:g} s") from error
+                raise _dropped() from error
+            raise RequestTimeout(f"the body did not arrive within {self._limits.seconds:g} s") from error
         finally:
             share.uploading = False
-            self._lives.pop(share, None)
+            self._uploads.pop(share, None)
         if body is not None:
             await _check_values(body)
         return body
 
-    async def _received(self, receive: Receive, share: Share) -> bytes | None:
+    async def _received(self, receive: Receive, share: BodyShare) -> bytes | None:
         parts: list[bytes] = []
         try:
             while True:
@@ -112,51 +112,51 @@ class Bodies:
                     return None
                 parts.append(message.get("body", b""))
                 share.add(len(parts[-1]), _now())
-                self._check_length(share.came)
+                self._check_length(share.received)
                 await self._hold(share)
                 if not message.get("more_body", False):
                     return b"".join(parts)
         finally:
-            # an error may keep this frame for a while
+            # an error may keep this stack frame for a while
             parts.clear()
 
     def _check_length(self, n_bytes: int) -> None:
-        """Refuses a body of at least so many bytes if it is too long."""
-        if n_bytes > self._limits.longest:
+        """Raises RequestTooLarge for a body of `n_bytes` or more, if that is too much."""
+        if n_bytes > self._limits.max_bytes:
             raise RequestTooLarge(
-                f"the body has {n_bytes} bytes or more, and at most {self._limits.longest} are taken; "
+                f"the body has {n_bytes} bytes or more, but at most {self._limits.max_bytes} are allowed; "
                 "shorten it, or start the service with a greater --max-body"
             )
 
-    async def _hold(self, share: Share) -> None:
-        """Comes back when what came is counted.
+    async def _hold(self, share: BodyShare) -> None:
+        """Returns once all received bytes are counted.
 
         Raises:
-            TooBusy: there is no room for it, and others who have it use it.
-            RequestTimeout: it gave way itself.
+            TooBusy: the budget is used up, and the other uploads make progress.
+            RequestTimeout: this upload was dropped for another one.
         """
         if share.dropped:
-            raise _gave_way()
-        # nobody overtakes those who wait
-        if not self._line.locked() and self._room.take(share):
+            raise _dropped()
+        # behind the queue, if there is one
+        if not self._queue.locked() and self._budget.take(share):
             return
         share.waiting = True
         try:
-            async with asyncio.timeout(self._patience), self._line:
-                await self._first_in_line(share)
+            async with asyncio.timeout(self._patience), self._queue:
+                await self._wait_for_budget(share)
         except TimeoutError as error:
-            raise _no_room() from error
-        share.go_on(_now())
+            raise _too_busy() from error
+        share.resume(_now())
 
-    async def _first_in_line(self, share: Share) -> None:
-        while not self._room.take(share):
-            slowest = self._room.make_room(share, _now())
+    async def _wait_for_budget(self, share: BodyShare) -> None:
+        while not self._budget.take(share):
+            slowest = self._budget.drop_slowest(share, _now())
             if slowest is share:
-                raise _no_room()
+                raise _too_busy()
             if slowest is None:
                 await asyncio.sleep(_LOOK_SECONDS)
-            elif not self._lives[slowest].expired():
-                self._lives[slowest].reschedule(_now())
+            elif not self._uploads[slowest].expired():
+                self._uploads[slowest].reschedule(_now())
 
 
 async def _check_values(body: bytes) -> None:
@@ -169,26 +169,26 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _no_room() -> TooBusy:
-    return TooBusy("too many long requests at a time; try again later", retry_after=1.0)
+def _too_busy() -> TooBusy:
+    return TooBusy("too many long requests at the same time; try again later", retry_after=1.0)
 
 
-def _gave_way() -> RequestTimeout:
+def _dropped() -> RequestTimeout:
     return RequestTimeout(
-        "too many long requests at a time, and the body of this one came slowest; send it again, faster "
-        f"({PIECE // 1024} KiB a second or more), or shorten it"
+        "too many long requests at the same time, and this body was the slowest; send it again, faster "
+        f"({CHUNK // 1024} KiB a second or more), or shorten it"
     )
 
 
 def _given(body: bytes, receive: Receive) -> Receive:
-    """`receive` that gives the body first, and then tells of the end of the connection."""
-    told = False
+    """`receive` that returns the body first, and then waits for the disconnect."""
+    sent = False
 
     async def receiving() -> Message:
-        nonlocal told, body
-        if told:
+        nonlocal sent, body
+        if sent:
             return await receive()
-        told, body, whole = True, b"", body
+        sent, body, whole = True, b"", body
         return {"type": "http.request", "body": whole, "more_body": False}
 
     return receiving

@@ -1,7 +1,7 @@
-"""How many connections there are, and how long each may take: uvicorn's protocol with a watch over it.
+"""Limits on the number of connections and on their time: uvicorn's protocol with timeouts.
 
-uvicorn limits neither the time in which headers come nor that in which a reader reads, and at its only limit of
-connections it refuses newcomers for the sake of those that do nothing.
+uvicorn limits neither the time for headers nor the time of a caller that does not read, and its limit on connections
+refuses new ones while idle ones stay open.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from client_service.serving.access import BROKEN
 
 log = structlog.get_logger()
 
-# files, pipes, sockets to trunks: what the process opens besides connections
+# files, pipes and sockets to trunks that the process opens besides connections
 _OTHER_FILES = 128
 _MOST_BY_DEFAULT = 4096
-# uvicorn's lines about broken requests would come beside those of the access log
+# the access log has these requests already
 _logger = logging.getLogger("uvicorn.error.connections")
 _logger.setLevel(logging.ERROR)
 
-# A connection that is closed while its peer still sends is reset, which can take the refusal along. So some go on
-# reading, for so many seconds, what they throw away.
+# Closing a connection while its peer sends resets it, and may lose the response. So up to this many refused connections
+# discard what comes for a while.
 _LINGERING = 64
 _LINGER_SECONDS = 2.0
 
-# parsed before others have their turn
+# bytes parsed before other connections get their turn
 _TURN_BYTES = 2**14
 
 Refused = Callable[[RequestError], None]
@@ -43,22 +43,23 @@ Refused = Callable[[RequestError], None]
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Seconds, and the greatest number of connections.
+    """The limits; times in seconds.
 
     Attributes:
+        connections: how many may be open.
         header_timeout: from the first byte of a request to the end of its headers.
-        send_timeout: without any progress of a reader.
-        keep_alive: without a request.
+        send_timeout: without progress of a caller that should read.
+        timeout_keep_alive: without a request.
     """
 
     connections: int
     header_timeout: float = 10.0
     send_timeout: float = 30.0
-    keep_alive: float = 75.0
+    timeout_keep_alive: float = 75.0
 
 
 def most_connections() -> int:
-    """What the limit of open files leaves for connections; at most 4096."""
+    """The connections that the limit on open files allows; at most 4096."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
         return _MOST_BY_DEFAULT
@@ -66,31 +67,31 @@ def most_connections() -> int:
 
 
 class Connections:
-    """All connections of one service. Lives on the event loop's thread.
+    """All connections of one service. Used on the event loop's thread.
 
     Args:
-        refused: is told of refusals that no application sees.
+        refused: called with errors that the application does not see.
     """
 
     def __init__(self, limits: ConnectionLimits, refused: Refused) -> None:
         self.limits = limits
         self.refused = refused
         self._all: set[Connection] = set()
-        # those without a whole request, first the one of which nothing has come for longest: answer or piece of a body
+        # connections without a complete request, longest idle first: since a response, or since the last part of a body
         self._idle: dict[Connection, None] = {}
         self._lingering: set[Connection] = set()
-        self._made_room = 0
-        seconds = (limits.header_timeout, limits.send_timeout, limits.keep_alive)
+        self._n_closed = 0
+        seconds = (limits.header_timeout, limits.send_timeout, limits.timeout_keep_alive)
         self._look_every = min(1.0, min(seconds) / 4)
 
     def protocol(self, *args: Any, **kwargs: Any) -> "Connection":
-        """What uvicorn makes of each new connection."""
+        """Creates the protocol of a new connection, for uvicorn."""
         return Connection(self, *args, **kwargs)
 
-    def entered(self, connection: "Connection") -> None:
-        """Counts a new one; where there are too many, the one that has been idle longest makes room.
+    def opened(self, connection: "Connection") -> None:
+        """Adds a connection; if there are too many, the one that was idle longest is closed.
 
-        Whoever keeps its body back is idle too, and goes before those who have just had an answer.
+        A connection whose body is awaited counts as idle.
         """
         self._all.add(connection)
         if len(self._all) > self.limits.connections:
@@ -101,8 +102,8 @@ class Connections:
             elif oldest is connection or oldest.header_since is not None:
                 oldest.refuse(error)
             else:
-                oldest.give_up()
-                self._made_room += 1
+                oldest.close_idle()
+                self._n_closed += 1
         if connection in self._all:
             self.idle(connection)
 
@@ -113,14 +114,14 @@ class Connections:
     def busy(self, connection: "Connection") -> None:
         self._idle.pop(connection, None)
 
-    def left(self, connection: "Connection") -> None:
+    def closed(self, connection: "Connection") -> None:
         self._all.discard(connection)
         self.busy(connection)
         self._lingering.discard(connection)
 
     def linger(self, connection: "Connection") -> bool:
-        """Whether one that was refused may still read; it no longer counts as a connection."""
-        self.left(connection)
+        """Whether a refused connection may discard what still comes; it no longer counts as a connection."""
+        self.closed(connection)
         if len(self._lingering) >= _LINGERING:
             return False
         self._lingering.add(connection)
@@ -130,42 +131,42 @@ class Connections:
         """Ends connections that take too long; runs until cancelled."""
         while True:
             await asyncio.sleep(self._look_every)
-            if self._made_room:
-                log.warning("idle connections closed to make room", count=self._made_room, most=self.limits.connections)
-                self._made_room = 0
+            if self._n_closed:
+                log.warning("idle connections closed", count=self._n_closed, max_connections=self.limits.connections)
+                self._n_closed = 0
             now = asyncio.get_running_loop().time()
             for connection in [*self._all, *self._lingering]:
                 connection.look(now)
 
     def drop_busy(self) -> None:
-        """Breaks off whatever is under way."""
+        """Aborts the connections of all running requests."""
         for connection in list(self._all):
             if connection.is_busy:
                 connection.drop()
 
 
 class Connection(H11Protocol):
-    """One connection, which is idle, receives headers, or has a request under way."""
+    """One connection. It is idle, receives headers, or has a running request."""
 
     def __init__(self, connections: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = _logger
         self.header_since: float | None = None
-        """When the first byte of a request came whose headers are not complete."""
+        """When the first byte of a request with incomplete headers came."""
         self._others = connections
         self._idle_since = self.loop.time()
         self._stuck_since: float | None = None
         self._lingers_since: float | None = None
-        # read, and not yet parsed; nothing more is read meanwhile
+        # received and not yet parsed; reading is paused meanwhile
         self._unread = bytearray()
         self._has_turn = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._others.entered(self)
+        self._others.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._others.left(self)
+        self._others.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -178,15 +179,15 @@ class Connection(H11Protocol):
             self._take_turn()
 
     def _take_turn(self) -> None:
-        """Parses some of what was read. A body in chunks of a byte takes a second for what is read at once."""
+        """Parses a part of what was received. A body in chunks of one byte takes a second per read otherwise."""
         self._has_turn = False
         if self.transport.is_closing() or self._lingers_since is not None:
             self._unread.clear()
             return
-        piece = bytes(self._unread[:_TURN_BYTES])
+        part = bytes(self._unread[:_TURN_BYTES])
         del self._unread[:_TURN_BYTES]
-        super().data_received(piece)
-        self._settle()
+        super().data_received(part)
+        self._update()
         if self._unread and not self.transport.is_closing():
             self._has_turn = True
             self.transport.pause_reading()
@@ -196,9 +197,9 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._idle_since = self.loop.time()
-        # may go on with a request that came early
+        # may continue with a pipelined request
         super().on_response_complete()
-        self._settle()
+        self._update()
 
     def pause_writing(self) -> None:
         self._stuck_since = self.loop.time()
@@ -209,9 +210,9 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        # h11 knows better what is wrong, for instance that the headers are too long
+        # h11's status is more precise, for example for headers that are too long
         status = int(getattr(sys.exception(), "error_status_hint", 400))
-        # not what h11 says of it, which quotes what came
+        # not h11's message, which quotes the request
         error = BadRequest("the headers are too long" if status == 431 else "this is not a request of HTTP/1.1")
         error.status, error.code = status, "invalid_http"
         if self.is_busy:
@@ -227,41 +228,41 @@ class Connection(H11Protocol):
                 self.drop()
             return
         if self.transport.is_closing():
-            # what is still to be sent gets as long as any reader's progress
+            # the rest of a response gets as much time as any caller without progress
             self._stuck_since = self._stuck_since or now
         if self._stuck_since is not None and now - self._stuck_since > limits.send_timeout:
             self.drop()
         elif self.is_busy or self.transport.is_closing():
             return
         elif self.header_since is not None and now - self.header_since > limits.header_timeout:
-            self.refuse(RequestTimeout(f"the headers did not come within {limits.header_timeout:g} s"))
-        elif self.header_since is None and now - self._idle_since > limits.keep_alive:
-            self.give_up()
+            self.refuse(RequestTimeout(f"the headers did not arrive within {limits.header_timeout:g} s"))
+        elif self.header_since is None and now - self._idle_since > limits.timeout_keep_alive:
+            self.close_idle()
 
-    def give_up(self) -> None:
-        """Closes a connection that nobody uses."""
-        self._others.left(self)
+    def close_idle(self) -> None:
+        """Closes an idle connection."""
+        self._others.closed(self)
         self.transport.close()
 
     def break_off(self, error: RequestError) -> None:
-        """Ends a request whose body is not whole: whoever reads it finds nobody at the other end."""
+        """Ends a request with an incomplete body; its application sees a disconnect."""
         self._others.busy(self)
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         if self.cycle.response_started:
             self.transport.close()
             return
-        # the request that it is the body of has its line in the log
+        # the access log records the error with the request
         scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
         scope[BROKEN] = error
-        self._say(error)
+        self._send_error(error)
 
     def refuse(self, error: RequestError) -> None:
-        """Says what is wrong where no response is under way, and closes."""
+        """Sends an error on a connection without a running request, and closes it."""
         self._others.refused(error)
-        self._say(error)
+        self._send_error(error)
 
-    def _say(self, error: RequestError) -> None:
+    def _send_error(self, error: RequestError) -> None:
         lingers = self._others.linger(self)
         body = json.dumps(error_replies.body(error)).encode()
         retry = f"retry-after: {error.retry_after:.0f}\r\n" if error.retry_after else ""
@@ -275,19 +276,19 @@ class Connection(H11Protocol):
             self.flow.resume_reading()
             self.transport.write_eof()
         else:
-            self.give_up()
+            self.close_idle()
 
     def drop(self) -> None:
-        """Breaks the connection off; whoever works for it is told that nobody is left."""
+        """Aborts the connection; a running request sees a disconnect."""
         self.transport.abort()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request has begun whose answer is not whole."""
+        """Whether a request has no complete response yet."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _settle(self) -> None:
-        """After a change: the headers are through, or the connection is idle again."""
+    def _update(self) -> None:
+        """Updates the state after a change: headers are complete, or the connection is idle."""
         if self.is_busy:
             self.header_since = None
             if self.cycle.more_body and not self.cycle.disconnected:

@@ -1,4 +1,4 @@
-"""The end of the service: nothing new is begun, what runs gets a while, and is told when that is over."""
+"""Graceful shutdown: new requests are refused, and running ones get a timeout, and after it an error."""
 
 import asyncio
 import json
@@ -15,13 +15,13 @@ from client_service.serving.refusing import Incoming, closing, refuse
 
 log = structlog.get_logger()
 
-# for the last words of those who are cut off, to readers who may not read
-_FAREWELL_SECONDS = 1.0
+# for sending the error to callers, who may not read
+_LAST_ERROR_SECONDS = 1.0
 _RETRY_AFTER = 5.0
 
 
 class Draining:
-    """ASGI middleware that knows what runs. `finish` ends it."""
+    """ASGI middleware that tracks running requests. `finish` ends them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,24 +41,24 @@ class Draining:
         else:
             await self._run(scope, receive, closing(send) if self._begun else send)
 
-    async def finish(self, grace: float) -> None:
-        """Begins nothing more, waits for what runs, and cuts it off after `grace` seconds, with a word to each."""
+    async def finish(self, timeout: float) -> None:
+        """Accepts nothing new, waits for running requests, and after `timeout` seconds ends each with an error."""
         self._begun = True
-        await self._quiet(grace)
+        await self._quiet(timeout)
         if self._running:
-            log.warning("requests cut off at the end of the grace period", count=len(self._running))
+            log.warning("requests ended by the shutdown timeout", count=len(self._running))
             self._cut()
-            await self._quiet(_FAREWELL_SECONDS + 1.0)
+            await self._quiet(_LAST_ERROR_SECONDS + 1.0)
 
     def drop(self) -> None:
-        """Cuts off at once, without a word."""
+        """Ends all running requests at once, without an error."""
         self._silent = True
         self._cut()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming, response = Incoming(receive), _Response(send)
         life = asyncio.timeout(None)
-        with self._among_the_running(life):
+        with self._tracked(life):
             try:
                 async with life:
                     await self._app(scope, incoming, response.send)
@@ -67,11 +67,11 @@ class Draining:
                     raise
                 if not self._silent:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(_FAREWELL_SECONDS):
-                            await response.say_farewell(incoming)
+                        async with asyncio.timeout(_LAST_ERROR_SECONDS):
+                            await response.send_error(incoming)
 
     @contextmanager
-    def _among_the_running(self, life: asyncio.Timeout) -> Iterator[None]:
+    def _tracked(self, life: asyncio.Timeout) -> Iterator[None]:
         self._running.add(life)
         try:
             yield
@@ -81,12 +81,12 @@ class Draining:
 
     def _cut(self) -> None:
         for life in self._running:
-            # one that was cut off before may still put away what it holds, or hear its farewell
+            # one that has expired may still clean up, or send its error
             if not life.expired():
                 life.reschedule(asyncio.get_running_loop().time())
 
     async def _quiet(self, seconds: float) -> None:
-        """Returns when nothing runs, or after so many seconds."""
+        """Returns when no request runs, or after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._running:
@@ -95,7 +95,7 @@ class Draining:
 
 
 class _Response:
-    """How far a response has come."""
+    """A response, and how much of it was sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -112,14 +112,14 @@ class _Response:
             self._whole = not message.get("more_body", False)
         await self._send(message)
 
-    async def say_farewell(self, incoming: Incoming) -> None:
-        """An error where none was sent yet, an error event at the end of a stream."""
+    async def send_error(self, incoming: Incoming) -> None:
+        """Sends an error response if none was begun, or an error event if a stream is incomplete."""
         if not self._begun:
-            await refuse(incoming, self._send, _shutting_down(), _FAREWELL_SECONDS / 2)
+            await refuse(incoming, self._send, _shutting_down(), _LAST_ERROR_SECONDS / 2)
         elif self._is_stream and not self._whole:
             event = f"data: {json.dumps(error_replies.body(_shutting_down()))}\n\n"
             await self._send({"type": "http.response.body", "body": event.encode()})
 
 
 def _shutting_down() -> ShuttingDown:
-    return ShuttingDown("this service is shutting down; ask again, or another one", retry_after=_RETRY_AFTER)
+    return ShuttingDown("this service is shutting down; try again later, or another one", retry_after=_RETRY_AFTER)

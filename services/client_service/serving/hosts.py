@@ -1,7 +1,7 @@
-"""Which names a request may give as its Host.
+"""Which Host headers are allowed.
 
-A page of a stranger can have its own name resolve to this machine and then speak to a service on loopback through the
-reader's browser (DNS rebinding). Its requests name the stranger's host; what names an address cannot be one of them.
+A web page can make its own host name resolve to this machine, and then call a service on loopback from the reader's
+browser (DNS rebinding). Such requests carry the page's host name, so a Host that is an IP address is safe.
 """
 
 import re
@@ -10,24 +10,26 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-# letters of names, addresses and ports; nothing that a URL would take for a user or a path
+# characters of names, addresses and ports, and none that could make a user or a path in a URL
 _HOST = re.compile(r"[\w.:%\[\]-]{1,300}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """Names in lower case; `*.example.com` takes every name below example.com, `*` any. Addresses always pass."""
+    """Names in lower case. `*.example.com` allows every subdomain of example.com, `*` any name. IP addresses are always
+    allowed.
+    """
 
     names: frozenset[str]
 
     @classmethod
     def of(cls, given: Iterable[str] | None, host: str, bound: Iterable[str]) -> "AllowedHosts":
-        """What the settings say, and a service's own name.
+        """The names of the settings, `localhost` and the service's own host.
 
         Args:
-            given: names in lower case; None takes any, or on loopback only `localhost`.
-            host: what the service was told to listen on.
-            bound: the addresses that it listens on.
+            given: names in lower case; None allows any name, but on loopback only `localhost`.
+            host: the setting `host`.
+            bound: the addresses that the service listens on.
         """
         if given is not None:
             names = set(given)
@@ -37,8 +39,8 @@ class AllowedHosts:
             names = {"*"}
         return cls(frozenset(names | {"localhost", "*.localhost", host.lower()}))
 
-    def take(self, header: str) -> bool:
-        """Whether a Host header, with or without a port, names this service."""
+    def allow(self, header: str) -> bool:
+        """Whether a Host header, with or without a port, is allowed."""
         if "*" in self.names:
             return True
         if not _HOST.fullmatch(header):

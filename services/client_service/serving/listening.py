@@ -1,4 +1,4 @@
-"""The sockets that the API is served on."""
+"""The sockets that the API listens on."""
 
 import errno
 import socket
@@ -8,19 +8,19 @@ from typing import Any
 from splitlearn_comm import PortUnavailable
 from splitlearn_comm.addresses import join_address, listening_trouble
 
-# host and port, and for IPv6 flow and scope: what the socket module takes and gives
+# the socket module's addresses: host and port, for IPv6 also flow and scope
 Address = tuple[Any, ...]
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of `host`, all on one port; `::` takes IPv4 as well. The caller closes them.
+    """Sockets on every address of `host`, all with the same port; `::` includes IPv4. The caller closes them.
 
     Args:
-        host: an address, with or without the brackets of IPv6, or a name of this machine.
+        host: an address, for IPv6 with or without brackets, or a name of this machine.
         port: 0 picks a free one.
 
     Raises:
-        PortUnavailable: says whether the host, the port or the permission is at fault, and what to do.
+        PortUnavailable: says whether host, port or permission is wrong, and what to do.
     """
     host = host.removeprefix("[").removesuffix("]")
     sockets: list[socket.socket] = []
@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise _complaint(host, address, error) from error
-                # a name such as localhost may have an address of a family that is switched off here
+                # a name such as localhost may have an address of a disabled family
                 unusable = _complaint(host, address, error)
                 continue
             sockets.append(undo.enter_context(listening))
@@ -60,7 +60,7 @@ def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]
 
 
 def _bound(family: socket.AddressFamily, address: Address, *, alone: bool) -> socket.socket:
-    # `::` with IPv4 as well, unless the name has IPv4 addresses of its own, which would then be taken
+    # `::` includes IPv4, unless the name has IPv4 addresses itself, which would then be in use
     dual = alone and family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     return socket.create_server(address, family=family, dualstack_ipv6=dual)
 
@@ -70,5 +70,5 @@ def _same_port(address: Address, bound: list[socket.socket]) -> Address:
 
 
 def _complaint(host: str, address: Address, error: OSError) -> PortUnavailable:
-    # a name may have several addresses: the one at fault is told
+    # a name may have several addresses, so the error names the one
     return PortUnavailable(f"--host {host}, --port: {listening_trouble(str(address[0]), int(address[1]), error)}")

@@ -1,4 +1,4 @@
-"""Pages of other origins may ask from a browser, and read every answer, refusals included."""
+"""CORS: allows pages of other origins to call the API and to read all responses, errors included."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp
 
 
 def readable_from(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
-    """The application for pages of these origins too; `*` stands for all, and none leaves it as it is."""
+    """The application with CORS for these origins; `*` allows all, and without origins nothing changes."""
     if not origins:
         return app
     return CORSMiddleware(

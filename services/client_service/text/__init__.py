@@ -1,1 +1,1 @@
-"""What lies between text and token ids: chat templates, the vocabulary's bytes, text token by token, prompts."""
+"""Between text and token ids: reading tokenizers, chat templates, the vocabulary, incremental text."""

@@ -1,4 +1,4 @@
-"""Text token by token.
+"""Incremental detokenization.
 
 Pure: ids in, text out.
 """
@@ -10,7 +10,7 @@ _LOST: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 class Words(Protocol):
-    """As much of a vocabulary as text needs."""
+    """What detokenization needs of a vocabulary."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -20,20 +20,19 @@ class Words(Protocol):
 
 
 class IncrementalText:
-    """Text token by token; characters whose bytes are not complete yet wait for the next token.
+    """Turns tokens into text one by one. Incomplete characters wait for the next token.
 
-    Each step decodes a short window that begins a few tokens back, because a token's text depends on its
-    neighbours (leading spaces, characters spread over several tokens). Tokens that are left out of texts are left out
-    of windows too.
+    Each step decodes a short window that begins a few tokens back, because a token's text depends on its neighbours
+    (leading spaces, characters of several tokens). Hidden tokens are not in the window.
     """
 
-    # enough to see whether a token continues a word
+    # tokens of context: enough to see whether a token continues a word
     _CONTEXT = 6
-    # a character has at most four bytes, so one of this many windows does not begin inside one
+    # a character has at most four bytes, so one of this many windows begins at a character
     _STARTS = 4
-    # a window is begun again when it has grown to so many tokens
+    # the window is shortened when it has this many tokens
     _LONGEST = 24
-    # of a prompt, to find that many tokens with a text
+    # tokens at a prompt's end that are searched for visible ones
     _LOOK_BACK = 64
 
     def __init__(self, words: Words, prompt: Sequence[int]) -> None:
@@ -43,7 +42,7 @@ class IncrementalText:
             seen = [token for token in prompt if words.hidden(token) is None]
         self._ids, self._done = self._window(seen)
         self._unfinished = 0
-        """Tokens since the last one with which the text ended in a whole character."""
+        """Tokens since the text last ended in a complete character."""
 
     def feed(self, token: int) -> str:
         """The text that this token completes; may be empty."""
@@ -56,10 +55,10 @@ class IncrementalText:
         if 0 < self._unfinished < self._STARTS:
             return ""
         while not text.startswith(self._done) and self._done.endswith(_LOST):
-            # bytes at the end of the prompt, or said to make no character, have become one after all
+            # bytes that looked invalid, at the prompt's end or later, have become a character
             self._done = self._done[:-1]
         if not text.startswith(self._done):
-            # the tokens changed what is already said, so all that can still be said of them is their own text
+            # the tokens changed text that was returned already, so only their own text can still be added
             piece = self._words.within(self._ids[-waiting:])
             self._unfinished = 0
             self._shorten(0)
@@ -73,19 +72,19 @@ class IncrementalText:
         return piece
 
     def flush(self) -> str:
-        """What is left when no more tokens come, incomplete characters included."""
+        """The rest of the text, incomplete characters included. Call it after the last token."""
         text = self._words.decode(self._ids)
         if text.startswith(self._done) or not self._unfinished:
             return text[len(self._done) :]
         return self._words.within(self._ids[-self._unfinished :])
 
     def _shorten(self, owed: int) -> None:
-        """Begins the window again; of its text, the last `owed` characters are not said yet."""
+        """Shortens the window; the last `owed` characters of its text were not returned yet."""
         self._ids, text = self._window(self._ids)
         self._done = text[: max(0, len(text) - owed)]
 
     def _window(self, ids: list[int]) -> tuple[list[int], str]:
-        """The last ids and their text; bytes of a character that lost its first one would spoil those after them."""
+        """The last ids and their text. Begins at a character, because stray bytes would spoil what follows."""
         for length in range(self._CONTEXT, self._CONTEXT + self._STARTS):
             window = ids[-length:]
             text = self._words.decode(window)
@@ -95,6 +94,6 @@ class IncrementalText:
 
 
 def _incomplete(text: str) -> int:
-    """Characters at the end that may still become another one: of one with four bytes, three at most."""
+    """Replacement characters at the end that may become a character: at most three of its four bytes."""
     tail = text[-3:]
     return len(tail) - len(tail.rstrip(_LOST))

@@ -1,4 +1,4 @@
-"""A chat template under limits of time and size, in a process of its own."""
+"""Runs a chat template in a separate process, with limits on time and memory."""
 
 import json
 import os
@@ -16,37 +16,38 @@ import jinja2
 import markupsafe
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
-# Of one rendering. A conversation of a megabyte takes a tenth of a second.
+# Per rendering. A conversation of a megabyte takes a tenth of a second.
 CPU_SECONDS: Final = 2.0
-# By the clock; also holds for a process that is not scheduled.
+# By the clock; limits a process that is not scheduled too.
 WALL_SECONDS: Final = 30.0
 MEMORY_BYTES: Final = 1 << 30
-# All that a template may know of this process's environment: what time it is here.
+# The only environment variable that a template's process gets: the time zone.
 _PASSED_ON: Final = ("TZ",)
 
 
 class TemplateFailed(Exception):
-    """The template refuses what it was given, or fails on it; with the reason."""
+    """The template refuses its input, or fails on it; with the reason."""
 
 
 class TemplateUnusable(TemplateFailed):
-    """It is no template, whatever it is given."""
+    """The source is no template."""
 
 
 class TemplateUnbounded(TemplateFailed):
-    """It went past its limits, which ended its process."""
+    """The template exceeded its limits, and its process was killed."""
 
 
 @lru_cache(maxsize=4)
 def template_process(source: str) -> "TemplateProcess":
-    """The process of a template, started when it is first asked for; one for all who serve the same template."""
+    """The process of a template, shared by all services with the same template."""
     return TemplateProcess(source, cpu_seconds=CPU_SECONDS)
 
 
 class TemplateProcess:
-    """Renders one template. One rendering at a time; callers on other threads wait.
+    """Renders one template, one call at a time; callers on other threads wait.
 
-    A process that went past its limits is dead, and the next rendering starts another. It ends with its owner.
+    A template that exceeds its limits kills its process, and the next rendering starts another. The process ends with
+    this object.
     """
 
     def __init__(
@@ -62,29 +63,29 @@ class TemplateProcess:
         self._wall_seconds = wall_seconds
         self._memory_bytes = memory_bytes
         self._turn = threading.Lock()
-        """Held by the thread that uses what follows."""
+        """Guards the attributes below."""
         self._broken: TemplateFailed | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Compiles the template, unless that is done; blocking.
+        """Compiles the template, unless it is compiled. Blocks.
 
         Raises:
             TemplateUnusable: it is no template.
-            TemplateUnbounded: it does not compile within its limits.
+            TemplateUnbounded: compiling it exceeds the limits.
         """
         with self._turn:
             self._started()
 
     def render(self, variables: Mapping[str, Any], longest: int) -> str:
-        """The template's text for these variables; blocking.
+        """Renders the template. Blocks.
 
         Args:
-            variables: what the template sees; JSON.
-            longest: the most characters that it may make.
+            variables: the template's variables; JSON.
+            longest: the most characters of the result.
 
         Raises:
-            TemplateFailed: it made no text within its limits, or is no template.
+            TemplateFailed: it failed, exceeded its limits, or is no template.
         """
         with self._turn:
             process = self._started()
@@ -98,8 +99,8 @@ class TemplateProcess:
         packages = {str(Path(package.__file__ or "").parents[1]) for package in (jinja2, markupsafe)}
         limits = [str(self._memory_bytes), str(self._cpu_seconds)]
         self._process = subprocess.Popen(
-            # without site-packages, whose hooks take longer to start than all the rest; and without the rest of the
-            # environment, in which there may be secrets
+            # without site-packages, whose hooks take most of the start, and without the rest of the environment, which
+            # may hold secrets
             [sys.executable, "-I", "-S", str(_WORKER), *limits, *sorted(packages)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -109,7 +110,7 @@ class TemplateProcess:
         try:
             self._ask(self._process, {"source": self._source}, 0)
         except TemplateFailed as error:
-            # the same source would fail the same way
+            # the same source would fail again
             unbounded = isinstance(error, TemplateUnbounded)
             self._broken = error if unbounded else TemplateUnusable(str(error))
             raise self._broken from None
@@ -140,7 +141,7 @@ class TemplateProcess:
 
 
 def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> dict[str, Any] | None:
-    """The process's reply; None if it died, or answers with more than it may."""
+    """The process's reply; None if it died, or its reply is too long."""
     requests, replies = _pipes(process)
     try:
         requests.write(len(body).to_bytes(8) + body)
@@ -148,7 +149,7 @@ def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> 
     except OSError:
         return None
     length = int.from_bytes(replies.read(8))
-    # a character takes at most 12 bytes in JSON; the rest is for a reason
+    # a character takes at most 12 bytes in JSON; the rest is for an error's reason
     if not 0 < length <= 12 * longest + 8192:
         return None
     answer = replies.read(length)

@@ -1,8 +1,8 @@
-"""The process that runs a model's chat template, which is a stranger's program.
+"""The process that runs a model's chat template, which is an untrusted program.
 
-It is started by `template_process` as a script, without the package around it, and imports nothing but Jinja. The
-sandbox keeps a template away from Python; that it neither runs nor grows without end is kept by the kernel: a limit on
-the address space, and a timer that ends the process. Requests and replies are JSON behind their length in 8 bytes.
+`template_process` starts it as a script, without its package, and it imports only Jinja. Jinja's sandbox keeps the
+template away from Python. The kernel limits its time and memory: by a limit on the address space, and by a timer that
+kills the process. Requests and replies are JSON, each after its length in 8 bytes.
 """
 
 import html  # noqa: F401
@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, BinaryIO
 
-# without site-packages: the parent says where Jinja lies
+# there is no site-packages: the parent passes the path of Jinja
 sys.path += sys.argv[3:]
 
-# these two Jinja imports when it needs them, as it does html, textwrap and unicodedata; later no file can be opened
+# Jinja imports these two, and html, textwrap and unicodedata, only when it needs them, and then no file can be opened
 import jinja2.constants
 import jinja2.debug  # noqa: F401
 from jinja2 import Environment, Template, TemplateError, nodes
@@ -34,7 +34,7 @@ _LONGEST_REASON = 500
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what an assistant said; for a prompt it changes nothing."""
+    """`{% generation %}` marks assistant messages for training; in a prompt it changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
 
@@ -44,7 +44,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """Jinja's, without names that reach into Python."""
+    """Jinja's namespace, without names that reach into Python."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         values = dict(*args[1:], **kwargs)
@@ -58,13 +58,13 @@ class _Namespace(Namespace):
 
 
 def _check_name(name: object) -> None:
-    # not a method: a namespace's attributes are the template's
+    # not a method, because the template could call it
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a template cannot store {name!r} on a namespace")
 
 
 class _Dict:
-    """What `dict` is in a template: the two ways to make one."""
+    """A template's `dict`: the constructor and `fromkeys`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -84,7 +84,7 @@ def _to_json(
 
 
 def environment() -> Environment:
-    """As transformers renders chat templates; a test compares the two."""
+    """The environment in which transformers renders chat templates; a test compares the two."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     made.filters["tojson"] = _to_json
     made.globals |= {
@@ -102,17 +102,17 @@ def rendered(template: Template, variables: Mapping[str, Any], longest: int) -> 
     Raises:
         TemplateError: it is longer than `longest` characters.
     """
-    pieces, length = [], 0
-    for piece in template.generate(variables):
-        length += len(piece)
+    parts, length = [], 0
+    for part in template.generate(variables):
+        length += len(part)
         if length > longest:
-            raise TemplateError(f"it makes a text of more than {longest} characters")
-        pieces.append(piece)
-    return "".join(pieces)
+            raise TemplateError(f"its text has more than {longest} characters")
+        parts.append(part)
+    return "".join(parts)
 
 
 def answer_to(work: Callable[[], str]) -> dict[str, str]:
-    """The text, or why there is none; what a template does wrong is never an error of this process."""
+    """The text, or the reason why there is none. No error of a template ends this process."""
     try:
         return {"text": work()}
     except MemoryError:
@@ -123,7 +123,7 @@ def answer_to(work: Callable[[], str]) -> dict[str, str]:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: float) -> None:
-    """Answers until nobody asks any more. The first request is the template's source."""
+    """Answers requests until there are no more. The first one is the template's source."""
     template: Template | None = None
 
     def compiled(source: str) -> str:
@@ -132,13 +132,13 @@ def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: float) -> None:
         return ""
 
     while header := requests.read(8):
-        asked = json.loads(requests.read(int.from_bytes(header)))
-        # nothing catches its signal: it ends the process even within one call of C
+        request = json.loads(requests.read(int.from_bytes(header)))
+        # nothing handles its signal, so it kills the process even inside a C function
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         if template is None:
-            answer = answer_to(lambda: compiled(asked["source"]))  # noqa: B023 (called here)
+            answer = answer_to(lambda: compiled(request["source"]))  # noqa: B023 (called here)
         else:
-            answer = answer_to(lambda: rendered(template, asked["variables"], asked["longest"]))  # noqa: B023
+            answer = answer_to(lambda: rendered(template, request["variables"], request["longest"]))  # noqa: B023
         body = json.dumps(answer).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         replies.write(len(body).to_bytes(8) + body)
@@ -148,7 +148,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: float) -> None:
 
 
 def _confine(memory_bytes: int) -> None:
-    # what Python reads only when it is needed
+    # makes Python read these files before none can be opened
     time.tzset()
     answer_to(environment().from_string("{{ '%s'|format(1)|pprint }}{{ 1 / 0 }}").render)
     for limit, value in (
@@ -162,7 +162,7 @@ def _confine(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C is for the service, whose end this process notices
+    # Ctrl-C ends the service, and that ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _confine(int(sys.argv[1]))
     serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[2]))

@@ -1,1 +1,1 @@
-"""A load generator for OpenAI's API: `plan` decides what is sent, `drive` sends it, `summary` says what came."""
+"""A load generator for OpenAI's API: `plan` decides what is sent, `drive` sends it, `summary` computes results."""

@@ -1,4 +1,4 @@
-"""One streamed answer as it is read: lines of server-sent events in, times and counts out. No clock, no network."""
+"""Parses one streamed answer: lines of server-sent events in, times and counts out. No clock, no network."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from splitlearn_cli.load.record import RequestFailure
 
 @dataclass
 class Answer:
-    """What has come so far. Times are those of the caller's clock, in seconds.
+    """The answer so far. Times are the caller's, in seconds.
 
-    A chunk is an event with text in it; events without (a role, a character not yet complete) count for nothing.
+    A chunk is an event with text; others (a role, an incomplete character) are not counted.
     """
 
     chunk_times: list[float] = field(default_factory=list)
@@ -24,11 +24,11 @@ class Answer:
 
     @property
     def output_tokens(self) -> int:
-        """As the server's usage says, or else the number of chunks."""
+        """The number in the server's usage, or else the number of chunks."""
         return len(self.chunk_times) if self.completion_tokens is None else self.completion_tokens
 
     def feed(self, line: bytes, now: float) -> None:
-        """Takes one line; those that are no data are left out, as is what follows a failure."""
+        """Adds one line; ignores lines without data, and all lines after a failure."""
         if self.failure is not None or not line.startswith(b"data:"):
             return
         data = line.removeprefix(b"data:").strip()
@@ -37,20 +37,20 @@ class Answer:
             self.ended = now
             return
         try:
-            self._take(json.loads(data), now)
+            self._parse(json.loads(data), now)
         except (ValueError, KeyError, TypeError, AttributeError):
             shown = data[:80].decode(errors="replace")
             self.failure = RequestFailure("unreadable event", f"the stream holds {shown!r}")
 
     def close(self) -> None:
-        """To be told when nothing more comes; a stream that has not ended by then is a failure."""
+        """Ends the answer; an incomplete stream is a failure. Call it at the end of the response."""
         if self.failure is None and self.ended is None:
             if self.events:
-                self.failure = RequestFailure("broken off", "the stream stopped before its end")
+                self.failure = RequestFailure("incomplete", "the stream stopped before its end")
             else:
-                self.failure = RequestFailure("not a stream", "the answer has no server-sent events")
+                self.failure = RequestFailure("not a stream", "the response has no server-sent events")
 
-    def _take(self, event: dict[str, Any], now: float) -> None:
+    def _parse(self, event: dict[str, Any], now: float) -> None:
         if error := event.get("error"):
             message = error.get("message", error) if isinstance(error, dict) else error
             self.failure = RequestFailure("error event", str(message))
@@ -63,12 +63,12 @@ class Answer:
                 self.chunk_times.append(now)
             if reason := choice.get("finish_reason"):
                 self.finish_reason = str(reason)
-                # some servers end without [DONE]; where it comes, it is later and counts
+                # some servers end without [DONE]; if it comes, it is later and overwrites this
                 self.ended = now
 
 
 def _text(choice: dict[str, Any]) -> str:
     delta = choice.get("delta") or {}
-    # what a model thinks aloud comes under one of two other names
+    # a model's reasoning has one of two other names
     found = choice.get("text") or delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
     return str(found or "")

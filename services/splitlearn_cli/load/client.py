@@ -1,4 +1,4 @@
-"""One streamed request to an OpenAI endpoint, measured. The only module here that speaks HTTP."""
+"""Sends and measures one streamed request. The only module of the package that uses HTTP."""
 
 import time
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ from splitlearn_cli.load.record import Record, RequestFailure
 Api = Literal["chat", "completions"]
 
 _CONNECT_SECONDS = 10.0
-# Below the 5 s after which uvicorn closes an idle connection: one that closes while a request enters it would be
-# counted as the server's failure.
+# Less than the 5 s after which uvicorn closes an idle connection: if it closed one just as a request is sent, that
+# would count as a failure of the server.
 _KEEP_IDLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Whom to ask and how.
+    """The endpoint to measure.
 
     Args:
         url: scheme, host and port; without /v1.
-        model: its name there.
+        model: the model's name there.
         timeout: seconds without a byte after which a request has failed.
-        api_key: sent as a bearer token, if given.
+        api_key: the endpoint's, sent as a bearer token if given.
     """
 
     url: str
@@ -40,7 +40,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
 
     def session(self) -> httpx.AsyncClient:
-        """As many connections as there are requests at a time: none of them waits here."""
+        """An HTTP session without a limit on connections, so that no request waits here."""
         return httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
@@ -72,10 +72,10 @@ async def served_model(session: httpx.AsyncClient) -> str:
 
 
 async def measure(session: httpx.AsyncClient, api: Api, model: str, request: PlannedRequest, *, began: float) -> Record:
-    """Sends one request, once, and reads its answer to the end; a failure is part of the record.
+    """Sends one request, without retries, and reads its answer to the end. A failure becomes part of the record.
 
     Args:
-        began: the level's start on the clock of `time.perf_counter`.
+        began: start of the level, by `time.perf_counter`.
     """
     path, body = request_of(api, model, request)
     answer = Answer()
@@ -107,13 +107,13 @@ async def measure(session: httpx.AsyncClient, api: Api, model: str, request: Pla
 
 
 def request_of(api: Api, model: str, request: PlannedRequest) -> tuple[str, dict[str, Any]]:
-    """Path and body: only fields that every server of this API knows. Greedy, so that a seed gives the same again."""
-    asked: dict[str, Any] = {"prompt": request.prompt}
+    """Path and body, with fields that every server of this API knows. Greedy, so that runs are repeatable."""
+    prompt: dict[str, Any] = {"prompt": request.prompt}
     if api == "chat":
-        asked = {"messages": [{"role": "user", "content": request.prompt}]}
+        prompt = {"messages": [{"role": "user", "content": request.prompt}]}
     return "/v1/chat/completions" if api == "chat" else "/v1/completions", {
         "model": model,
-        **asked,
+        **prompt,
         "max_tokens": request.max_tokens,
         "temperature": 0,
         "stream": True,
@@ -122,7 +122,7 @@ def request_of(api: Api, model: str, request: PlannedRequest) -> tuple[str, dict
 
 
 async def _read(response: httpx.Response, answer: Answer) -> None:
-    """To the last byte, even after [DONE]: only then can the connection serve the next request."""
+    """Reads to the last byte, even after [DONE], because only then can the connection be reused."""
     lines = Lines()
     async for data in response.aiter_bytes():
         for line in lines.feed(data):
@@ -142,5 +142,5 @@ def _of_transport(error: httpx.RequestError) -> RequestFailure:
     elif isinstance(error, httpx.ConnectError):
         kind = "no connection"
     else:
-        kind = "broken off"
+        kind = "incomplete"
     return RequestFailure(kind, str(error) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Sends a level's requests as its load says. Owns the tasks: when a function returns, none of them is left."""
+"""Sends a level's requests at its load. Owns the tasks: all have ended when a function returns."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ Done = Callable[[Record], None]
 
 
 async def warm_up(level: Level, ask: Ask) -> list[Record]:
-    """The warm-up's records, for whoever wants to know how it went; as wide as the level, at a rate one by one."""
+    """Sends the warm-up requests and returns their records. Concurrency is the level's; at a rate it is 1."""
     records: list[Record] = []
     places = int(level.load.value) if level.load.kind == "concurrency" else 1
     await _closed_loop(level.warmup, places, ask, records.append)
@@ -20,7 +20,7 @@ async def warm_up(level: Level, ask: Ask) -> list[Record]:
 
 
 async def run_level(level: Level, ask: Ask, done: Done) -> None:
-    """Sends everything; tells `done` each record as its request ends, so that an interrupted level keeps them."""
+    """Sends all requests; calls `done` at the end of each, so that an interrupted level keeps its records."""
     if level.load.kind == "concurrency":
         await _closed_loop(level.requests, int(level.load.value), ask, done)
     else:
@@ -28,7 +28,7 @@ async def run_level(level: Level, ask: Ask, done: Done) -> None:
 
 
 async def _closed_loop(requests: Sequence[PlannedRequest], places: int, ask: Ask, done: Done) -> None:
-    """A place sends its next request when its last one has ended."""
+    """Keeps as many requests in flight as there are places."""
     began = time.perf_counter()
     waiting = iter(requests)
 
@@ -42,7 +42,7 @@ async def _closed_loop(requests: Sequence[PlannedRequest], places: int, ask: Ask
 
 
 async def _open_loop(requests: Sequence[PlannedRequest], ask: Ask, done: Done) -> None:
-    """Each request is sent when it is due, however many are under way."""
+    """Sends each request when it is due, however many are in flight."""
     began = time.perf_counter()
 
     async def send(request: PlannedRequest) -> None:

@@ -1,6 +1,6 @@
-"""What a load test sends and when: levels, prompts, lengths, arrivals. Values in, values out; no clock, no network.
+"""Plans a load test: levels, prompts, lengths and arrival times. Pure: no clock, no network.
 
-Everything random comes from the seed, so that two runs with the same settings send the same.
+All randomness comes from the seed, so that runs with equal settings send equal requests.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Final, Literal
 PromptKind = Literal["text", "ids"]
 LoadKind = Literal["concurrency", "rate"]
 
-# Each word is one token, with the blank before it, for most tokenizers trained on English.
+# Each word with the space before it is one token in most tokenizers for English.
 _COMMON: Final = (
     "the of and to in is that it was for on are as with his they at be this from have or by one had not but what "
     "all were when we there can an your which their said if do will each about how up out them then she many some "
@@ -23,13 +23,13 @@ _COMMON: Final = (
     "years different away again off went old number"
 )
 WORDS: Final = tuple(_COMMON.split())
-# These exist in every vocabulary, and the special tokens of the usual ones lie elsewhere.
+# These ids exist in every vocabulary, and are no special tokens in common ones.
 _IDS: Final = range(100, 250)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Whole numbers from `low` to `high`, both included."""
+    """The integers from `low` to `high`, inclusive."""
 
     low: int
     high: int
@@ -40,7 +40,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Load:
-    """How hard one level presses: so many requests at a time, or so many arrivals a second."""
+    """The load of one level: requests in flight, or arrivals per second."""
 
     kind: LoadKind
     value: float
@@ -51,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True)
 class PlannedRequest:
-    """One request. `due` is in seconds from the level's start; None: as soon as another one has ended."""
+    """One request. `due` is in seconds from the level's start; None: when another request has ended."""
 
     number: int
     prompt: str | tuple[int, ...]
@@ -61,7 +61,7 @@ class PlannedRequest:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the requests of every level look like. Lengths are in tokens and drawn uniformly."""
+    """The requests of a level. Lengths are in tokens, and drawn uniformly."""
 
     requests: int
     warmup: int
@@ -73,7 +73,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Level:
-    """One measurement: `warmup` is sent first and not counted."""
+    """One measurement; the requests in `warmup` are sent first, and not measured."""
 
     load: Load
     warmup: tuple[PlannedRequest, ...]
@@ -93,34 +93,34 @@ def parse_span(text: str) -> Span:
 
 
 def parse_concurrency(text: str) -> tuple[Load, ...]:
-    """Whole numbers from 1 on, with commas between. Raises ValueError."""
+    """Integers of at least 1, separated by commas. Raises ValueError."""
     try:
         values = [int(word) for word in text.split(",")]
     except ValueError:
-        raise ValueError("expected whole numbers with commas between, such as 1,4,16") from None
+        raise ValueError("expected integers separated by commas, such as 1,4,16") from None
     if min(values) < 1:
-        raise ValueError("expected numbers from 1 on")
+        raise ValueError("expected numbers of at least 1")
     return tuple(Load("concurrency", value) for value in values)
 
 
 def parse_rates(text: str) -> tuple[Load, ...]:
-    """Arrivals a second, above 0, with commas between. Raises ValueError."""
+    """Arrivals per second, above 0, separated by commas. Raises ValueError."""
     try:
         values = [float(word) for word in text.split(",")]
     except ValueError:
-        raise ValueError("expected numbers with commas between, such as 0.5,1,2") from None
+        raise ValueError("expected numbers separated by commas, such as 0.5,1,2") from None
     if not all(0 < value < math.inf for value in values):
         raise ValueError("expected numbers above 0")
     return tuple(Load("rate", value) for value in values)
 
 
 def plan_levels(loads: Sequence[Load], workload: Workload) -> tuple[Level, ...]:
-    """Every level gets the same lengths, so that levels compare, and other words, so that no server knows a prompt."""
+    """The levels: with equal lengths, so that they compare, and different words, so that no prompt is cached."""
     return tuple(_level(load, workload, place) for place, load in enumerate(loads))
 
 
 def arrivals(rate: float, count: int, random: Random) -> list[float]:
-    """Times of a Poisson process in seconds, ascending: gaps are exponential with mean 1 / `rate`."""
+    """Ascending times of a Poisson process, in seconds: gaps are exponential with mean 1 / `rate`."""
     times, now = [], 0.0
     for _ in range(count):
         now += random.expovariate(rate)
@@ -129,7 +129,7 @@ def arrivals(rate: float, count: int, random: Random) -> list[float]:
 
 
 def make_prompt(kind: PromptKind, tokens: int, random: Random) -> str | tuple[int, ...]:
-    """`tokens` common words, or as many token ids. How many tokens the words become is the server's to say."""
+    """`tokens` common words, or as many token ids. The server's tokenizer decides how many tokens the words are."""
     if kind == "ids":
         return tuple(random.choices(_IDS, k=tokens))
     return " ".join(random.choices(WORDS, k=tokens))

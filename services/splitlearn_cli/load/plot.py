@@ -12,8 +12,8 @@ from splitlearn_cli.load.summary import Distribution, summarize
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_AXIS: Final = {"concurrency": "requests at a time", "rate": "arrivals per second"}
-# from this ratio of greatest to smallest load on, equal steps on paper are equal factors
+_AXIS: Final = {"concurrency": "requests in flight", "rate": "arrivals per second"}
+# from this ratio of the greatest to the smallest load on, the axis is logarithmic
 _WIDE: Final = 8
 _P50, _P90, _COUNT = "#1f5fa8", "#d1722a", "#3b7d4f"
 
@@ -21,7 +21,7 @@ Line = tuple[str, str, list[tuple[float, float]]]
 
 
 def require_matplotlib() -> None:
-    """Raises MissingExtra where it is not installed; to be asked before anything is measured."""
+    """Raises MissingExtra if it is not installed. Call it before measuring."""
     if find_spec("matplotlib") is None:
         raise MissingExtra(["matplotlib"], "bench", what="--plot")
 

@@ -1,4 +1,4 @@
-"""What is kept of each request and each level; plain values, in seconds."""
+"""Records of requests and levels. Times are in seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from splitlearn_cli.load.plan import Load
 
 @dataclass(frozen=True)
 class RequestFailure:
-    """Why a request has no whole answer. `kind` is what failures are counted by; `retry_after` is the header."""
+    """Why a request has no complete answer. Failures are counted by `kind`; `retry_after` is the header's text."""
 
     kind: str
     message: str
@@ -17,10 +17,10 @@ class RequestFailure:
 
 @dataclass(frozen=True)
 class Record:
-    """One request. Times are seconds; `sent` and `due` count from the level's start, the others from `sent`.
+    """One request. `sent` and `due` are measured from the level's start, other times from `sent`.
 
-    `ttft` is None where no text came, `prompt_tokens` where the server does not tell. `itl` holds the times between
-    chunks of text. A failed request keeps what it got until then, and enters no statistics but the count of failures.
+    `ttft` is None without any text, `prompt_tokens` if the server does not report it. `itl` has the times between
+    chunks of text. A failed request keeps what it received, and counts only as a failure.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Record:
 
     @property
     def tpot(self) -> float | None:
-        """Seconds for each output token after the first; also right where a chunk holds several tokens."""
+        """Seconds per output token after the first; correct even if a chunk has several tokens."""
         if self.ttft is None or self.output_tokens < 2:
             return None
         return (self.e2e - self.ttft) / (self.output_tokens - 1)
@@ -45,7 +45,7 @@ class Record:
 
 @dataclass
 class MeasuredLevel:
-    """A level's records in the order of their ends; grows while it is measured."""
+    """A level's records in the order in which the requests ended. Filled while it is measured."""
 
     load: Load
     planned: int
@@ -62,17 +62,17 @@ class MeasuredLevel:
 
 @dataclass
 class MeasuredRun:
-    """Everything measured against one model; grows while it is measured, so that an interrupted run keeps it."""
+    """All levels of a run. Filled while it is measured, so that an interrupted run keeps its results."""
 
     model: str = ""
     levels: list[MeasuredLevel] = field(default_factory=list)
 
     @property
     def begun(self) -> list[MeasuredLevel]:
-        """The levels of which at least one request has ended."""
+        """The levels with at least one ended request."""
         return [level for level in self.levels if level.records]
 
     @property
     def answered(self) -> bool:
-        """Whether any request was answered whole."""
+        """Whether any request succeeded."""
         return any(record.failure is None for level in self.levels for record in level.records)

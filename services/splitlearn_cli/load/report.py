@@ -1,4 +1,4 @@
-"""What a load test shows: two tables, a line for each kind of failure, and all numbers as JSON."""
+"""The output of a load test: two tables, a line per kind of failure, and all numbers as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,13 +8,13 @@ from splitlearn_cli.load.record import MeasuredLevel
 from splitlearn_cli.load.summary import Distribution, Summary, summarize
 from splitlearn_cli.terminal import aligned
 
-# from here on the generator, not the server, may be what the numbers show
+# beyond this, the numbers may show the generator's limit instead of the server's
 _LAG_SECONDS: Final = 0.05
 _MESSAGE_CHARACTERS: Final = 160
 
 
 def tables(levels: Sequence[MeasuredLevel]) -> str:
-    """Throughput, then latencies in milliseconds; a row for each level, or for each of its latencies."""
+    """Throughput, with a row per level, and latencies in milliseconds, with a row per level and latency."""
     summaries = [(_name(level), summarize(level.records)) for level in levels]
     load = levels[0].load.kind.upper()
     head = (load, "REQUESTS", "FAILED", "SECONDS", "REQUESTS/S", "OUTPUT TOKENS/S", "ALL TOKENS/S", "TOKENS IN", "OUT")
@@ -24,7 +24,7 @@ def tables(levels: Sequence[MeasuredLevel]) -> str:
 
 
 def remarks(levels: Sequence[MeasuredLevel]) -> list[str]:
-    """One line for each kind of failure with its first message, and for what makes numbers mean less."""
+    """One line per kind of failure, with its first message, and one per caveat about the numbers."""
     lines = []
     for level in levels:
         summary = summarize(level.records)
@@ -33,17 +33,19 @@ def remarks(levels: Sequence[MeasuredLevel]) -> list[str]:
             wait = f" (Retry-After: {first.retry_after})" if first.retry_after else ""
             lines.append(f"{level.load}: {count} x {kind}{wait}: {_short(first.message)}")
         if summary.without_text:
-            lines.append(f"{level.load}: {summary.without_text} answers had no text, so no time to a first token")
+            lines.append(f"{level.load}: {summary.without_text} answers had no text, and no time to first token")
         if summary.greatest_lag is not None and summary.greatest_lag > _LAG_SECONDS:
             late = f"{summary.greatest_lag * 1000:.0f} ms"
-            lines.append(f"{level.load}: requests were sent up to {late} late; this machine cannot keep up the rate")
+            lines.append(
+                f"{level.load}: requests were sent up to {late} late; this machine cannot keep up with the rate"
+            )
         if level.interrupted:
             lines.append(f"{level.load}: interrupted, {len(level.records)} of {level.planned} requests had ended")
     return lines
 
 
 def as_json(about: dict[str, Any], levels: Sequence[MeasuredLevel]) -> dict[str, Any]:
-    """Everything measured, for programs. Times in seconds; `about` says with what and against whom."""
+    """All results as JSON. Times in seconds; `about` describes the run."""
     return {
         **about,
         "levels": [

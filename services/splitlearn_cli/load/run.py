@@ -1,4 +1,4 @@
-"""A whole load test: finds the model, then warms up and measures level after level."""
+"""Runs a load test: finds the model, then warms up and measures level by level."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ from splitlearn_cli.terminal import note
 
 
 async def measure_levels(endpoint: Endpoint, levels: Sequence[Level], measured: MeasuredRun) -> None:
-    """Fills `measured`, which the caller owns and still has when this is cancelled.
+    """Fills `measured`, which the caller keeps even if this is cancelled.
 
     Raises:
-        ServiceUnreachable, ServiceRefused: no model was named, and the endpoint does not tell one.
+        ServiceUnreachable, ServiceRefused: no model was given, and the endpoint lists none.
     """
     async with endpoint.session() as session:
         measured.model = endpoint.model or await served_model(session)
@@ -26,7 +26,7 @@ async def measure_levels(endpoint: Endpoint, levels: Sequence[Level], measured: 
             return await measure(session, endpoint.api, measured.model, request, began=began)
 
         for level in levels:
-            _tell_failures(level, await warm_up(level, ask))
+            _note_failures(level, await warm_up(level, ask))
             kept = MeasuredLevel(level.load, len(level.requests))
             measured.levels.append(kept)
             await _measure_level(level, ask, kept)
@@ -42,7 +42,7 @@ async def _measure_level(level: Level, ask: Ask, kept: MeasuredLevel) -> None:
         await run_level(level, ask, done)
 
 
-def _tell_failures(level: Level, warm: Sequence[Record]) -> None:
+def _note_failures(level: Level, warm: Sequence[Record]) -> None:
     failures = [record.failure for record in warm if record.failure is not None]
     if failures:
         note(f"{level.load}: {len(failures)} of {len(warm)} warm-up requests failed: {failures[0].message}")
@@ -50,7 +50,7 @@ def _tell_failures(level: Level, warm: Sequence[Record]) -> None:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Gives a function to call for each request that has ended; shows a bar where stderr is a terminal."""
+    """Yields a function to call at the end of each request; shows a bar if stderr is a terminal."""
     with tqdm(total=total, desc=title, unit="request", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
 
         def advance() -> None:

@@ -1,4 +1,4 @@
-"""Records of a level in a few numbers. Pure: a function of the records."""
+"""Summarizes the records of a level. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from splitlearn_cli.load.record import Record
 
 @dataclass(frozen=True)
 class Distribution:
-    """Mean and percentiles, in the unit of the values; percentiles between two values are interpolated."""
+    """Mean and percentiles, in the unit of the values. Percentiles are interpolated."""
 
     mean: float
     p50: float
@@ -21,12 +21,12 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a level came to. Seconds; distributions are None where there was nothing to measure.
+    """The summary of a level. Times are in seconds; a distribution is None if it has no values.
 
-    All numbers but `requests`, `duration` and `failures` are those of the requests that were answered whole.
-    `duration` goes from the first request sent to the last one ended. `total_tokens_per_second` counts prompts too,
-    and is None where the server does not tell their length. `greatest_lag` is how late the generator itself was at
-    worst in sending a request that was due; None in a closed loop.
+    All numbers but `requests`, `duration` and `failures` are of successful requests. `duration` is from the first
+    request sent to the last one ended. `total_tokens_per_second` includes prompts, and is None if the server does not
+    report their lengths. `greatest_lag` is the generator's longest delay in sending a due request; None in a closed
+    loop.
     """
 
     requests: int
@@ -47,7 +47,7 @@ class Summary:
 
 
 def distribution(values: Iterable[float | None]) -> Distribution | None:
-    """Of the values that are there."""
+    """The distribution of the values that are not None."""
     present = [value for value in values if value is not None]
     if not present:
         return None

@@ -1,1 +1,1 @@
-"""One module for each verb: `Settings` are its flags, `run` is its help and its deed."""
+"""One module per verb: `Settings` are its flags, `run` runs it."""

@@ -1,4 +1,4 @@
-"""`splitlearn bench`: how fast an OpenAI endpoint answers under load."""
+"""`splitlearn bench`: measures an OpenAI endpoint under load."""
 
 import asyncio
 import json
@@ -31,33 +31,39 @@ _INTERRUPTED: Final = 130
 
 
 class Settings(BaseSettings):
-    """What to send, how hard, to whom, and where the results go."""
+    """What to send, at what load, to which endpoint, and where the results go."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_BENCH_", frozen=True, extra="forbid")
 
     url: Annotated[str, read_by(base_url)] = Field(
         "http://127.0.0.1:8000", description="Address of the endpoint, with or without /v1."
     )
-    model: str | None = Field(None, description="Its name there. Default: the first that /v1/models lists.")
-    api: Literal["completions", "chat"] = Field("completions", description="Which of the two APIs to ask.")
-    api_key: str | None = Field(None, repr=False, description="Sent as a bearer token; the variable keeps it unseen.")
-    concurrency: Annotated[str | None, read_by(parse_concurrency)] = Field(
-        None, description="Requests at a time, N or N,N,... for several levels. Default: 1."
+    model: str | None = Field(None, description="The model's name there. Default: the first that /v1/models lists.")
+    api: Literal["completions", "chat"] = Field("completions", description="Which of the two APIs to call.")
+    api_key: str | None = Field(
+        None,
+        repr=False,
+        description="Your API key at the endpoint, sent as a bearer token. The variable keeps it out of process lists.",
     )
-    rate: Annotated[str | None, read_by(parse_rates)] = Field(
-        None, description="Instead: Poisson arrivals a second, R or R,R,... for several levels."
+    max_concurrency: Annotated[str | None, read_by(parse_concurrency)] = Field(
+        None, description="Requests in flight, N or N,N,... for several levels. Default: 1."
     )
-    requests: int = Field(32, ge=1, description="Requests of each level.")
-    warmup: int = Field(2, ge=0, description="Requests before each level that are not counted.")
+    request_rate: Annotated[str | None, read_by(parse_rates)] = Field(
+        None, description="Instead: requests per second (Poisson arrivals), R or R,R,... for several levels."
+    )
+    num_prompts: int = Field(32, ge=1, description="Requests per level.")
+    num_warmups: int = Field(2, ge=0, description="Requests before each level that are not measured.")
     prompt_tokens: Annotated[str, read_by(parse_span)] = Field(
-        "128", description="Length of prompts, N or LOW-HIGH; text gets as many common words."
+        "128", description="Tokens per prompt, N or LOW-HIGH; a text prompt has this many common words."
     )
     output_tokens: Annotated[str, read_by(parse_span)] = Field(
         "64", description="Sent as max_tokens, N or LOW-HIGH; a model may stop earlier."
     )
-    prompt_kind: Literal["text", "ids"] = Field("text", description="ids are exact, but not every server takes them.")
-    seed: int = Field(0, description="Makes prompts, lengths and arrivals; equal seeds send the same.")
-    timeout: float = Field(300.0, gt=0, description="Seconds of silence after which a request has failed.")
+    prompt_kind: Literal["text", "ids"] = Field(
+        "text", description="ids have exact lengths, but not every server accepts them."
+    )
+    seed: int = Field(0, description="Seed of prompts, lengths and arrivals; equal seeds send the same requests.")
+    timeout: float = Field(300.0, gt=0, description="Seconds without a byte after which a request has failed.")
     json_file: Annotated[Path | None, Flag("--json")] = Field(
         None, description="Write all numbers and every request here."
     )
@@ -65,12 +71,12 @@ class Settings(BaseSettings):
 
     @property
     def loads(self) -> tuple[Load, ...]:
-        return parse_rates(self.rate) if self.rate else parse_concurrency(self.concurrency or "1")
+        return parse_rates(self.request_rate) if self.request_rate else parse_concurrency(self.max_concurrency or "1")
 
     @property
     def workload(self) -> Workload:
         prompts, outputs = parse_span(self.prompt_tokens), parse_span(self.output_tokens)
-        return Workload(self.requests, self.warmup, prompts, outputs, self.prompt_kind, self.seed)
+        return Workload(self.num_prompts, self.num_warmups, prompts, outputs, self.prompt_kind, self.seed)
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
@@ -80,26 +86,26 @@ class Settings(BaseSettings):
         return self
 
     def _contradiction(self) -> str | None:
-        if self.concurrency and self.rate:
-            return "--concurrency and --rate exclude each other; give one of them"
+        if self.max_concurrency and self.request_rate:
+            return "--max-concurrency and --request-rate exclude each other; give one of them"
         widest = max(load.value for load in self.loads)
-        if self.rate is None and widest > self.requests:
-            return f"--requests {self.requests} never makes --concurrency {widest:g}; give more requests"
+        if self.request_rate is None and widest > self.num_prompts:
+            return f"--num-prompts {self.num_prompts} cannot reach --max-concurrency {widest:g}; give more prompts"
         if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
-            return "--api-key has characters that a header cannot carry"
+            return "--api-key has characters that a header cannot hold"
         if self.prompt_kind == "ids" and self.api == "chat":
             return "--prompt-kind ids needs --api completions, because a chat message is text"
         if self.plot is not None and self.plot.suffix != ".png":
-            return f"--plot writes a PNG, so that {self.plot} should end in .png"
+            return f"--plot writes a PNG, so {self.plot} should end in .png"
         if self.plot is not None and len(self.loads) < 2:
-            return "--plot draws latency against load; give several levels, such as --concurrency 1,4,16"
+            return "--plot draws latency against load; give several levels, such as --max-concurrency 1,4,16"
         return None
 
 
 def run(settings: Settings) -> int:
-    """Streams every answer and prints throughput and latencies of each level; Ctrl-C prints what there is so far.
+    """Streams every answer, and prints throughput and latencies per level. Ctrl-C prints the results so far.
 
-    Nothing is sent twice: a refused request (429, say) is counted by its kind. Exit code 1 if no request was answered.
+    Requests are not retried: failures (429, for example) are counted by kind. Exit code 1 if no request succeeded.
     """
     _check_outputs(settings)
     from splitlearn_cli.load.client import Endpoint
@@ -119,12 +125,12 @@ def run(settings: Settings) -> int:
         note("interrupted" if measured.begun else "interrupted before any request had ended")
         return _INTERRUPTED
     if not measured.answered:
-        raise CliError(f"none of the requests to {url} was answered whole")
+        raise CliError(f"no request to {url} succeeded")
     return 0
 
 
 def _check_outputs(settings: Settings) -> None:
-    """Before minutes of measuring, rather than after them."""
+    """Checks the output flags before measuring, which may take minutes."""
     for flag, path in (("--json", settings.json_file), ("--plot", settings.plot)):
         if path is not None and not path.parent.is_dir():
             raise BadUsage(f"{flag} {path}: there is no directory {path.parent}")
@@ -139,7 +145,7 @@ def _show(settings: Settings, started: datetime, measured: "MeasuredRun") -> Non
 
     unit = "words" if settings.prompt_kind == "text" else "tokens"
     lengths = f"prompts of {settings.prompt_tokens} {unit}, answers of up to {settings.output_tokens} tokens"
-    title = f"{measured.model}, {settings.api}, {lengths}, {settings.requests} requests a level"
+    title = f"{measured.model}, {settings.api}, {lengths}, {settings.num_prompts} requests per level"
     print(f"{title}\n\n{report.tables(measured.begun)}", flush=True)
     for line in report.remarks(measured.begun):
         note(line)

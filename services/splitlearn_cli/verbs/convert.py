@@ -1,4 +1,4 @@
-"""`splitlearn convert`: checkpoint -> directory of parts, or directory -> the files of one trunk."""
+"""`splitlearn convert`: a checkpoint to a directory of parts, or a directory to the files of one trunk."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from splitlearn_cli.terminal import bytes_bar, human_bytes, note
 
 
 class Settings(BaseSettings):
-    """What to read, where to write."""
+    """Input and output of the conversion."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CONVERT_", frozen=True, extra="forbid")
 
@@ -29,10 +29,12 @@ class Settings(BaseSettings):
 
 
 def run(settings: Settings) -> None:
-    """The result does not depend on the cut. An interrupted run leaves nothing that loads; just run it again."""
+    """The result does not depend on the cut. After an interruption, run it again: a partial result does not load."""
     converted = (Path(settings.source) / "manifest.json").is_file()
     if converted and settings.layers is None:
-        raise BadUsage(f"{settings.source} is converted already; give --layers START-END to copy what one trunk needs")
+        raise BadUsage(
+            f"{settings.source} is converted already; give --layers START-END to copy the files of one trunk"
+        )
     if converted and (settings.dtype or settings.name):
         raise BadUsage("--dtype and --name cannot be given with a converted directory; convert the checkpoint again")
     if settings.layers is None:
@@ -41,7 +43,7 @@ def run(settings: Settings) -> None:
         _extract(settings, settings.layers)
     else:
         raise BadUsage(
-            f"--layers needs a converted directory, and {settings.source} is none; "
+            f"--layers needs a converted directory, but {settings.source} is none; "
             "convert it first without --layers, then copy the layers out of the result"
         )
 

@@ -1,4 +1,4 @@
-"""`splitlearn demo`: `up`, with the model that ships as a package of its own."""
+"""`splitlearn demo`: `up` with the demo model, which is a package of its own."""
 
 from pydantic_settings import SettingsConfigDict
 
@@ -6,13 +6,13 @@ from splitlearn_cli.verbs.up import PairSettings, serve
 
 
 class Settings(PairSettings):
-    """As those of `up`, but for the model."""
+    """The settings of `up`, without the model."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_DEMO_", frozen=True, extra="forbid")
 
 
 def run(settings: Settings) -> None:
-    """As `up`: one answer, the chat page's address, and then it serves until Ctrl-C.
+    """As `up`: prints one answer and the chat page's address, and serves until Ctrl-C.
 
     The model has memorised docstrings of Python's standard library, and knows nothing else.
     """

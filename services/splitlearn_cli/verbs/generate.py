@@ -1,4 +1,4 @@
-"""`splitlearn generate`: one question to a running client service."""
+"""`splitlearn generate`: sends one prompt to a running client service."""
 
 from typing import Annotated
 
@@ -15,24 +15,26 @@ NO_CHAT_TEMPLATE = "no_chat_template"
 
 
 class Settings(BaseSettings):
-    """The question, and whom to ask."""
+    """The prompt, and the service."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_GENERATE_", frozen=True, extra="forbid")
 
-    prompt: str = Field(description="What to ask.")
+    prompt: str = Field(description="The prompt.")
     url: Annotated[str, read_by(base_url)] = Field(
         "http://127.0.0.1:8000", description="Address of the client service, with or without /v1."
     )
-    max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
-    temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token.")
-    seed: int | None = Field(None, description="Makes a temperature above 0 repeatable.")
-    raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
-    timeout: float = Field(120.0, gt=0, description="Seconds of silence after which the service counts as gone.")
-    wait: float = Field(PATIENCE_SECONDS, ge=0, description="Seconds to wait for a service that is still starting.")
+    max_tokens: int = Field(128, ge=1, description="The most tokens of the answer.")
+    temperature: float = Field(0.0, ge=0, description="0 always takes the most likely token.")
+    seed: int | None = Field(None, description="Seed of sampling; makes a temperature above 0 repeatable.")
+    raw: bool = Field(False, description="Continue the prompt itself, without a chat template.")
+    timeout: float = Field(
+        120.0, gt=0, description="Seconds without a byte after which the service counts as unreachable."
+    )
+    wait: float = Field(PATIENCE_SECONDS, ge=0, description="Seconds to wait for a service that is starting.")
 
 
 def run(settings: Settings) -> None:
-    """The answer goes to stdout as it comes; tokens/s and bytes on the wire follow on stderr."""
+    """Streams the answer to stdout, then prints tokens/s and bytes on the wire to stderr."""
     question = Question(
         settings.prompt, settings.max_tokens, settings.temperature, seed=settings.seed, raw=settings.raw
     )
@@ -42,6 +44,6 @@ def run(settings: Settings) -> None:
         if error.code != NO_CHAT_TEMPLATE:
             raise
         raise ServiceRefused(
-            "this model has no chat template, so it cannot be asked; give --raw to have the prompt continued",
+            "this model has no chat template; give --raw to continue the prompt without one",
             error.code,
         ) from error

@@ -1,4 +1,4 @@
-"""`splitlearn info`: what a trunk says of itself."""
+"""`splitlearn info`: shows what a trunk serves."""
 
 import asyncio
 
@@ -9,17 +9,17 @@ from splitlearn_cli.terminal import aligned
 
 
 class Settings(BaseSettings):
-    """What to ask, and how long to wait."""
+    """The trunk, and timeouts."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_INFO_", frozen=True, extra="forbid")
 
     address: str = Field(description="HOST:PORT of the trunk; an IPv6 address in brackets.")
     timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
-    wait: float = Field(0.0, ge=0, description="Seconds to wait for a trunk that is still starting.")
+    wait: float = Field(0.0, ge=0, description="Seconds to wait for a trunk that is starting.")
 
 
 def run(settings: Settings) -> int:
-    """Prints model, layers, fingerprint, device and load. Exit code 1 if no trunk answers, or it does not serve."""
+    """Prints model, layers, fingerprint, device and load. Exit code 1 if no trunk answers, or it is not serving."""
     lines, serving = asyncio.run(_ask(settings))
     print(aligned(lines))
     return 0 if serving else 1

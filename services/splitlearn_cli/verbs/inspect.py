@@ -1,4 +1,4 @@
-"""`splitlearn inspect`: what a directory of parts holds, and whether it is whole."""
+"""`splitlearn inspect`: shows the contents of a directory of parts, and verifies it."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseSettings):
-    """Which directory."""
+    """The directory, and whether to verify it."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_INSPECT_", frozen=True, extra="forbid")
 
     weights: Path = Field(description="Sepweight directory, of a whole model or of one worker.")
-    verify: bool = Field(False, description="Read every file that is here and compare its digest.")
+    verify: bool = Field(False, description="Read every file that is here, and compare its digest.")
 
 
 def run(settings: Settings) -> None:
@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
         size = sum(entry.size for entry in manifest.entries(part).values())
         with bytes_bar("verifying", size) as advance:
             verify(settings.weights, part, progress=advance)
-        print(f"\n{len(here)} files are what was written")
+        print(f"\n{len(here)} files match their digests")
 
 
 def _summary(manifest: "Manifest", here: Sequence[str]) -> list[tuple[str, str]]:
@@ -66,7 +66,7 @@ def _first(config: dict[str, object], *names: str) -> object:
 
 
 def _files(manifest: "Manifest", here: Sequence[str]) -> Iterable[tuple[str, str, str]]:
-    """One row for each file; neighbours of equal size that are both here, or both not, share one."""
+    """One row per file; successive files of equal size share a row if all are here, or none."""
     from llm_sepweight.layout import layer_of, section_order
 
     present = set(here)
@@ -83,7 +83,7 @@ def _files(manifest: "Manifest", here: Sequence[str]) -> Iterable[tuple[str, str
 
 
 def _part_of(sections: Iterable[str]) -> "PartSpec":
-    """The part that consists of exactly these sections."""
+    """The part with exactly these sections."""
     from llm_sepweight import PartSpec
     from llm_sepweight.layout import BEGIN, END, layer_of
 

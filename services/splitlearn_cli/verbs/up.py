@@ -1,4 +1,4 @@
-"""`splitlearn up`: trunk and client on this machine, as two processes that speak over loopback."""
+"""`splitlearn up`: a trunk and a client on this machine, as two processes connected over loopback."""
 
 import errno
 import shutil
@@ -14,6 +14,7 @@ import httpx
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from splitlearn.choices import Quantization, Verify
 from splitlearn_cli.children import Child
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
@@ -27,36 +28,38 @@ SAMPLE = "What does shutil.copyfile do?"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
-# longer than the services' own grace, so that they end by themselves
+# longer than the services' own shutdown timeout, so that they can end by themselves
 _STOP_SECONDS = 10.0
 
 
 class PairSettings(BaseSettings):
-    """How to serve whatever model it is, and what to ask first."""
+    """How to serve a model, and the first prompt."""
 
     layers: str | None = Field(
-        None, description="Layers of the trunk, START-END without END. Default: all but the ends."
+        None, description="Layers of the trunk, START-END without END. Default: all but the first and the last."
     )
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
     trunk_port: int = Field(0, ge=0, le=65535, description="gRPC port of the trunk; 0 picks a free one.")
     device: str | None = Field(None, description="auto, cpu, cuda or cuda:N, for both. Default: auto.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
-    quantization: str | None = Field(None, description="none or int8, for both: int8 halves the weights in memory.")
-    threads: int | None = Field(None, ge=1, description="Cores for one operator. Default: torch's choice.")
-    verify: str | None = Field(
-        None, description="auto, always or never, for both: when files are compared with their digests. Default: auto."
+    quantization: Quantization | None = Field(
+        None, description="For both: int8 halves the weights in memory and rounds them; CPU only. Default: none."
     )
-    prompt: str | None = Field(None, description="Ask this, print only the answer, and stop.")
-    max_tokens: int = Field(128, ge=1, description="Tokens after which the answer is cut off.")
-    raw: bool = Field(False, description="Continue the prompt as it stands, without a chat template.")
-    start_timeout: float = Field(300.0, gt=0, description="Seconds that both get to load and to connect.")
+    threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
+    verify: Verify | None = Field(
+        None, description="For both: when the files are compared with their digests. Default: auto."
+    )
+    prompt: str | None = Field(None, description="Answer this prompt, print only the answer, and stop.")
+    max_tokens: int = Field(128, ge=1, description="The most tokens of the answer.")
+    raw: bool = Field(False, description="Continue the prompt itself, without a chat template.")
+    start_timeout: float = Field(300.0, gt=0, description="Seconds that both may take to load and to connect.")
     log_dir: Path | None = Field(
-        None, description="Where the logs go. Default: a temporary directory, removed after a clean end."
+        None, description="Directory of the logs. Default: a temporary one, removed after a clean end."
     )
 
 
 class Settings(PairSettings):
-    """What to serve."""
+    """The settings, with the model."""
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid")
 
@@ -64,7 +67,7 @@ class Settings(PairSettings):
 
 
 def run(settings: Settings) -> None:
-    """Streams one answer, prints the chat page's address and serves until Ctrl-C, which stops both."""
+    """Streams one answer, prints the chat page's address, and serves until Ctrl-C, which stops both."""
     serve(settings.weights, settings)
 
 
@@ -93,7 +96,7 @@ def _log_folder(chosen: Path | None) -> Iterator[Path]:
     try:
         yield folder
     except CliError as error:
-        # a child that could say what is wrong has said it in the error
+        # without last_lines, the error has the child's own reason
         keep = not isinstance(error, ChildFailed) or bool(error.last_lines)
         raise
     finally:
@@ -105,7 +108,7 @@ def _log_folder(chosen: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _pair(weights: Path, settings: PairSettings, folder: Path) -> Iterator[tuple[Child, Child]]:
-    """Trunk and client, both started at once because both spend seconds on loading; stopped in order."""
+    """Trunk and client, started at the same time because both load for seconds, and stopped in order."""
     trunk_port = settings.trunk_port or _free_port()
     started: list[Child] = []
     try:
@@ -117,10 +120,10 @@ def _pair(weights: Path, settings: PairSettings, folder: Path) -> Iterator[tuple
             note(f"| {line}")
         raise
     finally:
-        # a second Ctrl-C must not leave a child behind
+        # a second Ctrl-C must not leave a child running
         for number in STOPPING:
             signal.signal(number, signal.SIG_IGN)
-        # the client is told first, because its requests are what the trunk waits for
+        # the client first, because the trunk waits for its requests
         for child in reversed(started):
             child.terminate()
         for child in reversed(started):
@@ -131,7 +134,7 @@ def _trunk_arguments(weights: Path, settings: PairSettings, port: int) -> list[s
     return [
         *_common_arguments(weights, settings),
         *("--port", str(port)),
-        # nobody scrapes a trunk on the desk, and two of them must not fight for one port
+        # no fixed port for metrics, so that two trunks can run
         *("--metrics-port", "0"),
     ]
 
@@ -149,9 +152,9 @@ def _common_arguments(weights: Path, settings: PairSettings) -> list[str]:
 
 
 def _require_free(port: int, flag: str) -> None:
-    """Raises CliError if somebody listens at the port already."""
+    """Raises CliError if the port is in use."""
     with socket.socket() as probe:
-        # as servers do: a port whose last connections are still closing is free
+        # as servers do: allows a port whose last connections are still closing
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_LOOPBACK, port))
@@ -159,7 +162,7 @@ def _require_free(port: int, flag: str) -> None:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             raise CliError(
-                f"port {port} cannot be had ({error.strerror}); choose another with {flag}, 0 picks a free one"
+                f"port {port} is not available ({error.strerror}); choose another with {flag}, 0 picks a free one"
             ) from error
 
 
@@ -170,24 +173,24 @@ def _free_port() -> int:
 
 
 def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
-    """The client's address, once it has a trunk. Raises ChildFailed or ServiceUnreachable."""
+    """The client's URL, once it is connected to the trunk. Raises ChildFailed or ServiceUnreachable."""
     status = StatusLine()
     deadline = time.monotonic() + timeout
     with httpx.Client(timeout=5.0, trust_env=False) as session:
         try:
             while True:
-                awaited, reason, address = "loading the trunk's layers", None, client.address()
+                pending, reason, address = "loading the trunk's layers", None, client.address()
                 if trunk.address() is not None:
-                    awaited = "loading the client's layers"
+                    pending = "loading the client's layers"
                     if address is not None:
-                        awaited, reason = "connecting the client to the trunk", _trouble(session, address)
+                        pending, reason = "connecting the client to the trunk", _not_ready_reason(session, address)
                         if reason is None:
                             return f"http://{address}"
-                status.show(f"{awaited} ({reason})" if reason else awaited)
+                status.show(f"{pending} ({reason})" if reason else pending)
                 if time.monotonic() > deadline:
                     raise ServiceUnreachable(
-                        f"not ready after {timeout:g} s of {awaited} ({reason or 'it is still busy'}); "
-                        "--start-timeout gives it longer"
+                        f"not ready after {timeout:g} s of {pending} ({reason or 'it is still busy'}); "
+                        "give a longer --start-timeout"
                     )
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -195,28 +198,28 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
 
 
 def _watch(trunk: Child, client: Child, url: str) -> None:
-    """Runs for as long as both serve, and no file is found damaged. Raises ChildFailed."""
+    """Runs while both serve and no file is found to be damaged. Raises ChildFailed."""
     address = url.removeprefix("http://")
     with httpx.Client(timeout=5.0, trust_env=False) as session:
         while True:
             for child in (trunk, client):
                 child.check()
-            _trouble(session, address)
+            _not_ready_reason(session, address)
             time.sleep(_WATCH_SECONDS)
 
 
-def _trouble(session: httpx.Client, address: str) -> str | None:
-    """Why the client cannot answer now, its own files and what its trunk says of itself included.
+def _not_ready_reason(session: httpx.Client, address: str) -> str | None:
+    """Why the client cannot serve, including its files and its trunk's; None if it can.
 
     Raises:
-        ChildFailed: that will not pass by itself.
+        ChildFailed: that will not change by itself.
     """
-    trouble = not_ready_because(session, f"http://{address}")
-    if trouble is None:
+    not_ready = not_ready_because(session, f"http://{address}")
+    if not_ready is None:
         return None
-    if not trouble.passes:
-        raise ChildFailed(f"client: {trouble.reason}", ())
-    return trouble.reason
+    if not not_ready.may_recover:
+        raise ChildFailed(f"client: {not_ready.reason}", ())
+    return not_ready.reason
 
 
 def _ask(settings: PairSettings, url: str) -> None:
@@ -230,4 +233,4 @@ def _ask(settings: PairSettings, url: str) -> None:
             raise
         if settings.prompt is not None:
             raise ServiceRefused("this model has no chat template; give --raw as well", error.code) from error
-        note("this model has no chat template, so there is no sample; ask with: splitlearn generate --raw")
+        note("this model has no chat template, so there is no sample; try: splitlearn generate --raw")

@@ -10,8 +10,8 @@ Which thread may touch what:
   a step's beginning to its end the keys and values (`kv`) of the sessions in it, which go to it in a `WorkItem` and
   come back in it. It writes to no session. The event loop releases keys and values only while no step runs with them:
   a session that is closed during a step is removed after it.
-- **Any thread** may read `n_waiting`, `n_cached_prefixes`, and `used` and `total` of `pages`: each is a number, or the
-  length of a dictionary. Any thread may create an engine.
+- **Any thread** may read `n_running`, `n_waiting`, `n_cached_prefixes`, and `used` and `total` of `pages`: each is a
+  number, or the length of a dictionary. Any thread may create an engine.
 
 An error that one session causes (by its rows, by `postprocess`, by a caller that leaves, by a cached prefix that was
 evicted) ends at most its own request. An error that no session caused (the device thread was closed, a fault in the
@@ -95,6 +95,11 @@ class Engine:
     def row_bytes(self) -> int:
         """Memory for the keys and values of one row of one session."""
         return self._runner.row_bytes
+
+    @property
+    def n_running(self) -> int:
+        """Sessions that are admitted, with rows to run or without. From any thread."""
+        return self._sessions.scheduler.n_running
 
     @property
     def n_waiting(self) -> int:

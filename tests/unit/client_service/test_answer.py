@@ -4,7 +4,7 @@ import time
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from client_service.answer import AnswerText, Piece, TokenLogprob
+from client_service.answer import AnswerText, TokenDelta, TokenLogprob
 from client_service.sampling import Choice
 from client_service.text.vocabulary import LOST, Vocabulary
 from support.tiny_tokenizers import KINDS, byte_fallback, byte_level
@@ -27,25 +27,25 @@ def answered(
     logprobs: bool = True,
     others: tuple[int, ...] = (),
     prompt: str = "the",
-) -> list[Piece]:
-    """The pieces of an answer of these tokens; `others` are its alternatives, behind the token itself."""
+) -> list[TokenDelta]:
+    """The deltas of an answer of these tokens; `others` are its alternatives, behind the token itself."""
     answer = AnswerText(Vocabulary(tokenizer), tokenizer.encode(prompt, add_special_tokens=False), stops)
-    pieces = []
+    deltas = []
     for n, token in enumerate(ids, 1):
         tops = tuple((other, -float(i)) for i, other in enumerate((token, *others)))
         choice = Choice(token, -0.5, tops) if logprobs else Choice(token)
-        pieces.append(answer.add(choice, ended=token in ends, last=n == len(ids)))
-        if pieces[-1].finish_reason is not None:
+        deltas.append(answer.add(choice, ended=token in ends, last=n == len(ids)))
+        if deltas[-1].finish_reason is not None:
             break
-    return pieces
+    return deltas
 
 
-def joined(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
+def joined(deltas: list[TokenDelta]) -> str:
+    return "".join(delta.text for delta in deltas)
 
 
-def entries(pieces: list[Piece]) -> list[TokenLogprob]:
-    return [entry for piece in pieces for entry in piece.logprobs]
+def entries(deltas: list[TokenDelta]) -> list[TokenLogprob]:
+    return [entry for delta in deltas for entry in delta.logprobs]
 
 
 def ids_of(tokenizer: PreTrainedTokenizerFast, text: str = TEXT) -> list[int]:
@@ -53,27 +53,27 @@ def ids_of(tokenizer: PreTrainedTokenizerFast, text: str = TEXT) -> list[int]:
     return ids
 
 
-def check(pieces: list[Piece]) -> None:
+def check(deltas: list[TokenDelta]) -> None:
     """What holds of every answer's entries."""
-    text, so_far = joined(pieces), 0
-    assert "".join(entry.text for entry in entries(pieces)) == text
-    assert b"".join(entry.spelled for entry in entries(pieces)) == text.encode()
-    for entry in entries(pieces):
+    text, so_far = joined(deltas), 0
+    assert "".join(entry.text for entry in entries(deltas)) == text
+    assert b"".join(entry.spelled for entry in entries(deltas)) == text.encode()
+    for entry in entries(deltas):
         assert entry.offset == so_far
         so_far += len(entry.text)
-    for piece in pieces:
-        assert "".join(entry.text for entry in piece.logprobs) == piece.text
+    for delta in deltas:
+        assert "".join(entry.text for entry in delta.logprobs) == delta.text
 
 
 def test_texts_and_bytes_of_the_tokens_join_to_the_answer_and_offsets_go_on(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     ids = ids_of(tokenizer)
-    pieces = answered(tokenizer, ids)
-    check(pieces)
-    assert len(entries(pieces)) == len(ids)
-    assert joined(pieces).strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert [piece.finish_reason for piece in pieces] == [None] * (len(ids) - 1) + ["length"]
+    deltas = answered(tokenizer, ids)
+    check(deltas)
+    assert len(entries(deltas)) == len(ids)
+    assert joined(deltas).strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert [delta.finish_reason for delta in deltas] == [None] * (len(ids) - 1) + ["length"]
 
 
 def test_a_prompt_of_special_tokens_alone_changes_nothing_about_that(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -94,15 +94,15 @@ def test_without_log_probabilities_the_answer_is_the_same(tokenizer: PreTrainedT
 def test_tokens_of_a_stop_string_are_listed_with_what_they_said_before_it(
     tokenizer: PreTrainedTokenizerFast, stop: str
 ) -> None:
-    pieces = answered(tokenizer, ids_of(tokenizer), stops=(stop,))
+    deltas = answered(tokenizer, ids_of(tokenizer), stops=(stop,))
     whole = joined(answered(tokenizer, ids_of(tokenizer)))
-    check(pieces)
-    assert joined(pieces) == whole[: whole.index(stop)]
-    assert pieces[-1].finish_reason == "stop"
-    assert len(entries(pieces)) == len(pieces)
+    check(deltas)
+    assert joined(deltas) == whole[: whole.index(stop)]
+    assert deltas[-1].finish_reason == "stop"
+    assert len(entries(deltas)) == len(deltas)
 
 
-def test_what_only_began_like_a_stop_string_is_told_token_by_token(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_text_that_only_began_like_a_stop_string_is_released_token_by_token(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = ids_of(tokenizer, "the fox, the end")
     plain, held = answered(tokenizer, ids), answered(tokenizer, ids, stops=("fox, the enx",))
     check(held)
@@ -117,13 +117,13 @@ def test_a_stop_string_that_is_or_holds_a_special_token_ends_the_answer(
     turn = tokenizer.convert_tokens_to_ids("<|turn|>")
     ids = [*ids_of(tokenizer, "the end"), turn, *ids_of(tokenizer, "the fox")]
     ends = frozenset({turn}) if is_end else frozenset()
-    pieces = answered(tokenizer, ids, stops=(stop,), ends=ends)
-    check(pieces)
+    deltas = answered(tokenizer, ids, stops=(stop,), ends=ends)
+    check(deltas)
     whole = joined(answered(tokenizer, ids_of(tokenizer, "the end")))
     seen = stop.removesuffix("<|turn|>")
     # a vocabulary of words divides the text where it has spaces
-    assert joined(pieces).replace(" ", "") == whole.replace(" ", "").removesuffix(seen)
-    assert pieces[-1].finish_reason == "stop"
+    assert joined(deltas).replace(" ", "") == whole.replace(" ", "").removesuffix(seen)
+    assert deltas[-1].finish_reason == "stop"
 
 
 def test_the_entry_of_an_end_token_says_nothing_and_its_alternative_has_a_name(
@@ -131,30 +131,30 @@ def test_the_entry_of_an_end_token_says_nothing_and_its_alternative_has_a_name(
 ) -> None:
     end = tokenizer.eos_token_id
     ids = [*ids_of(tokenizer, "the fox"), end]
-    pieces = answered(tokenizer, ids, ends=frozenset({end}))
-    check(pieces)
-    assert (entries(pieces)[-1].token, entries(pieces)[-1].text, entries(pieces)[-1].spelled) == (end, "", b"")
+    deltas = answered(tokenizer, ids, ends=frozenset({end}))
+    check(deltas)
+    assert (entries(deltas)[-1].token, entries(deltas)[-1].text, entries(deltas)[-1].spelled) == (end, "", b"")
     told = entries(answered(tokenizer, ids_of(tokenizer, "the fox"), others=(end,)))[-1].alternatives[-1]
     assert (told.text, told.spelled) == ("</s>", None)
 
 
 @pytest.mark.parametrize("kind", [byte_level, byte_fallback])
-def test_pieces_of_characters_are_told_by_their_bytes(kind: type) -> None:
+def test_parts_of_characters_are_given_as_bytes(kind: type) -> None:
     tokenizer = kind()
     face = ids_of(tokenizer, "a😀")[-4:]
-    pieces = answered(tokenizer, face, others=(face[0],))
-    check(pieces)
-    assert [entry.text for entry in entries(pieces)] == ["", "", "", "😀"]
-    assert [entry.spelled for entry in entries(pieces)] == [b"\xf0", b"\x9f", b"\x98", b"\x80"]
-    other = entries(pieces)[1].alternatives[1]
+    deltas = answered(tokenizer, face, others=(face[0],))
+    check(deltas)
+    assert [entry.text for entry in entries(deltas)] == ["", "", "", "😀"]
+    assert [entry.spelled for entry in entries(deltas)] == [b"\xf0", b"\x9f", b"\x98", b"\x80"]
+    other = entries(deltas)[1].alternatives[1]
     assert (other.text, other.spelled) == ("bytes:\\xf0", b"\xf0")
 
 
 def test_an_answer_that_ends_within_a_character_tells_the_bytes_it_has() -> None:
     tokenizer = byte_level()
-    pieces = answered(tokenizer, ids_of(tokenizer, "a😀")[-4:-1])
-    assert joined(pieces) == LOST == "".join(entry.text for entry in entries(pieces))
-    assert b"".join(entry.spelled for entry in entries(pieces)) == "😀".encode()[:3]
+    deltas = answered(tokenizer, ids_of(tokenizer, "a😀")[-4:-1])
+    assert joined(deltas) == LOST == "".join(entry.text for entry in entries(deltas))
+    assert b"".join(entry.spelled for entry in entries(deltas)) == "😀".encode()[:3]
 
 
 def test_the_taken_token_is_among_its_alternatives_as_it_is_listed(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -165,7 +165,7 @@ def test_the_taken_token_is_among_its_alternatives_as_it_is_listed(tokenizer: Pr
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_any_tokens_with_any_stop_strings_are_told_consistently(kind: type) -> None:
+def test_any_tokens_with_any_stop_strings_give_consistent_logprobs(kind: type) -> None:
     tokenizer, random_numbers = kind(), random.Random(13)
     for _ in range(60):
         ids = [random_numbers.randrange(len(tokenizer)) for _ in range(random_numbers.randrange(1, 30))]
@@ -173,15 +173,15 @@ def test_any_tokens_with_any_stop_strings_are_told_consistently(kind: type) -> N
         start = random_numbers.randrange(len(whole) + 1)
         stops = tuple(stop for stop in (whole[start : start + 3], "<|turn|>") if stop.strip(LOST))
         for asked in ((), stops):
-            pieces = answered(tokenizer, ids, stops=asked)
-            text, so_far = joined(pieces), 0
+            deltas = answered(tokenizer, ids, stops=asked)
+            text, so_far = joined(deltas), 0
             assert text == joined(answered(tokenizer, ids, stops=asked, logprobs=False)), (kind, ids, asked)
-            assert "".join(entry.text for entry in entries(pieces)) == text, (kind, ids, asked)
-            for entry in entries(pieces):
+            assert "".join(entry.text for entry in entries(deltas)) == text, (kind, ids, asked)
+            for entry in entries(deltas):
                 assert entry.offset == so_far
                 so_far += len(entry.text)
             if LOST not in whole:
-                spelled = b"".join(entry.spelled for entry in entries(pieces)).decode(errors="ignore")
+                spelled = b"".join(entry.spelled for entry in entries(deltas)).decode(errors="ignore")
                 assert spelled == text, (kind, ids, asked)
 
 

@@ -8,7 +8,7 @@ from splitlearn_comm import FingerprintMismatch, Overloaded, TimedOut, Unreachab
     ("told", "passed_on"),
     [(None, 1.0), (0.0, 1.0), (2.5, 2.5), (float("nan"), 1.0), (float("inf"), 1.0), (-3.0, 1.0), (1e300, 3600.0)],
 )
-def test_a_trunk_without_room_is_429_with_a_time_that_a_header_can_say(told: float | None, passed_on: float) -> None:
+def test_a_trunk_at_capacity_is_429_with_a_time_that_a_header_can_hold(told: float | None, passed_on: float) -> None:
     error = from_wire(Overloaded("full", told), begun=True)
     assert (type(error), error.status, error.retry_after) == (TooBusy, 429, passed_on)
 

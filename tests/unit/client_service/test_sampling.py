@@ -87,7 +87,7 @@ def test_min_p_leaves_tokens_at_least_that_likely_beside_the_likeliest() -> None
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-7, 1e-40])
-def test_at_no_temperature_the_most_likely_token_is_taken_whatever_else_is_asked(temperature: float) -> None:
+def test_at_temperature_0_the_most_likely_token_is_chosen_whatever_the_other_settings(temperature: float) -> None:
     assert set(drawn(SamplingSettings(temperature=temperature, top_p=0.1, min_p=0.9, seed=None), 20)) == {5}
 
 
@@ -152,7 +152,7 @@ def test_logprobs_are_of_the_distribution_before_any_setting() -> None:
     assert [value for _, value in choice.alternatives] == pytest.approx(logprobs_V[[5, 0, 1]].tolist())
 
 
-def test_logprobs_are_reported_only_when_asked_for_and_as_many_as_asked_for() -> None:
+def test_logprobs_are_reported_only_if_requested_and_as_many_as_requested() -> None:
     def alternatives(wanted: int | None) -> int | None:
         choice = Sampler(SamplingSettings(top_logprobs=wanted)).choose(LOGITS_V, IDS)
         return None if choice.logprob is None else len(choice.alternatives)

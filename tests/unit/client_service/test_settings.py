@@ -17,7 +17,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_the_weights_have_to_be_given() -> None:
     settings = ClientSettings(weights=Path("w"))
     assert (settings.trunk, settings.host, settings.port) == ("127.0.0.1:50051", "127.0.0.1", 8000)
-    assert (settings.layers, settings.dtype, settings.model_name, settings.threads) == (None, None, None, None)
+    assert (settings.layers, settings.dtype, settings.served_model_name, settings.threads) == (None, None, None, None)
     with pytest.raises(ValidationError, match="weights"):
         ClientSettings()  # type: ignore[call-arg]
 
@@ -29,19 +29,19 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "layers": "2-22",
         "host": "0.0.0.0",
         "port": 81,
-        "cors_origins": "http://localhost:3000,https://chat.example.org",
-        "model_name": "m",
+        "allowed_origins": "http://localhost:3000,https://chat.example.org",
+        "served_model_name": "m",
         "generation_config": "vllm",
         "chat_template_content_format": "openai",
         "device": "cpu",
         "dtype": "bfloat16",
         "threads": 3,
-        "codec": "int8",
+        "wire_codec": "int8",
         "quantization": "int8",
-        "kv_memory": 2**30,
+        "kv_cache_memory_bytes": 2**30,
         "max_waiting": 9,
-        "step_rows": 64,
-        "prefix_reuse": False,
+        "max_num_batched_tokens": 64,
+        "enable_prefix_caching": False,
         "trunk_timeout": 7.5,
         "queue_timeout": 6.5,
         "verify": "always",
@@ -51,8 +51,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "header_timeout": 1.5,
         "body_timeout": 2.5,
         "send_timeout": 3.5,
-        "keep_alive": 4.5,
-        "grace": 0.5,
+        "timeout_keep_alive": 4.5,
+        "shutdown_timeout": 0.5,
     }
     assert set(values) == set(ClientSettings.model_fields)
     for name, value in values.items():
@@ -79,24 +79,24 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("port", "http"),
         ("threads", 0),
         ("trunk_timeout", 0),
-        ("grace", -1),
+        ("shutdown_timeout", -1),
         ("queue_timeout", 0),
         ("max_body", 0),
         ("max_body", "much"),
         ("max_connections", 1),
         ("header_timeout", 0),
-        ("keep_alive", -1),
+        ("timeout_keep_alive", -1),
         ("flavour", "sweet"),
-        ("codec", "lz4"),
+        ("wire_codec", "lz4"),
         ("allowed_hosts", "llm.example.com:8000"),
         ("allowed_hosts", "http://llm.example.com"),
         ("allowed_hosts", "one two"),
         ("allowed_hosts", "lan,*lan"),
         ("allowed_hosts", "b\u00fccher.example"),
-        ("cors_origins", "localhost:3000"),
-        ("cors_origins", "http://localhost:3000/"),
-        ("cors_origins", "http://Localhost"),
-        ("cors_origins", "http://one,two"),
+        ("allowed_origins", "localhost:3000"),
+        ("allowed_origins", "http://localhost:3000/"),
+        ("allowed_origins", "http://Localhost"),
+        ("allowed_origins", "http://one,two"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
@@ -105,7 +105,7 @@ def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: obj
 
 
 def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:
-    assert get_args(ClientSettings.model_fields["codec"].annotation) == tuple(CODECS)
+    assert get_args(ClientSettings.model_fields["wire_codec"].annotation) == tuple(CODECS)
 
 
 @pytest.mark.parametrize(

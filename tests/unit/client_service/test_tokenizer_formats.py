@@ -11,7 +11,7 @@ import sentencepiece
 from transformers import PreTrainedModel
 
 from client_service.errors import BadModelFiles
-from client_service.tokenizer import TextCodec
+from client_service.tokenizer import ChatTokenizer
 from splitlearn.checkpoints.convert import prepare
 from support.tiny_models import save_checkpoint, tiny_config
 
@@ -43,11 +43,11 @@ async def test_a_model_of_sentencepiece_is_read(
     (folder / file).write_bytes(trained(tmp_path, kind))
     if tokenizer_class is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer_class}))
-    codec = TextCodec(folder, tiny_config("llama"))
+    served = ChatTokenizer(folder, tiny_config("llama"))
     try:
-        assert codec.decode(await codec.tokenize("the quick fox")) == "the quick fox"
+        assert served.decode(await served.tokenize("the quick fox")) == "the quick fox"
     finally:
-        codec.close()
+        served.close()
 
 
 async def test_a_vocabulary_of_tiktoken_is_read(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ async def test_a_vocabulary_of_tiktoken_is_read(tmp_path: Path) -> None:
     lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
     (tmp_path / "tokenizer.model").write_text("\n".join(lines))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    codec = TextCodec(tmp_path, tiny_config("llama"))
+    served = ChatTokenizer(tmp_path, tiny_config("llama"))
     try:
-        assert codec.decode(await codec.tokenize("the quick fox")) == "the quick fox"
+        assert served.decode(await served.tokenize("the quick fox")) == "the quick fox"
     finally:
-        codec.close()
+        served.close()
 
 
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
@@ -79,12 +79,12 @@ def write_tekken(folder: Path, *, special: bool = True) -> None:
 
 
 async def ids_of(folder: Path, model_type: str) -> tuple[list[int], str, int | None]:
-    codec = TextCodec(folder, tiny_config(model_type, vocab_size=300))
+    served = ChatTokenizer(folder, tiny_config(model_type, vocab_size=300))
     try:
-        ids = await codec.tokenize("the quick fox")
-        return ids, codec.decode(ids), codec.end_token
+        ids = await served.tokenize("the quick fox")
+        return ids, served.decode(ids), served.end_token
     finally:
-        codec.close()
+        served.close()
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "llama"])
@@ -104,7 +104,7 @@ async def test_a_tekken_vocabulary_is_read_with_what_its_tokens_are_for(
     assert end == 2
 
 
-async def test_a_tekken_vocabulary_that_is_told_to_leave_out_the_beginning_does(tmp_path: Path) -> None:
+async def test_a_tekken_vocabulary_can_leave_out_the_bos_token(tmp_path: Path) -> None:
     write_tekken(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
     assert (await ids_of(tmp_path, "mistral"))[0][0] == 267
@@ -118,16 +118,16 @@ async def test_a_converted_model_takes_its_tekken_vocabulary_along(tmp_path: Pat
     write_tekken(checkpoint)
     (checkpoint / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     prepare(str(checkpoint)).write(tmp_path / "out")
-    codec = TextCodec(tmp_path / "out", tiny_config("llama", vocab_size=300))
+    served = ChatTokenizer(tmp_path / "out", tiny_config("llama", vocab_size=300))
     try:
-        assert (await codec.tokenize_chat([{"role": "user", "content": "the"}])) == [1, 3, 267, 4]
+        assert (await served.tokenize_chat([{"role": "user", "content": "the"}])) == [1, 3, 267, 4]
     finally:
-        codec.close()
+        served.close()
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(BadModelFiles) as caught:
-        TextCodec(folder, tiny_config("llama"))
+        ChatTokenizer(folder, tiny_config("llama"))
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
     return str(caught.value)
@@ -160,11 +160,11 @@ def test_a_vocabulary_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path,
 
 
 async def chat_ids(folder: Path) -> list[int]:
-    codec = TextCodec(folder, tiny_config("llama", vocab_size=300))
+    served = ChatTokenizer(folder, tiny_config("llama", vocab_size=300))
     try:
-        return await codec.tokenize_chat([{"role": "user", "content": "the"}])
+        return await served.tokenize_chat([{"role": "user", "content": "the"}])
     finally:
-        codec.close()
+        served.close()
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, {"default": TEMPLATE, "other": "x{{ messages }}"}])

@@ -81,7 +81,7 @@ def test_ctrl_c_and_a_prompt_that_is_left_end_quietly_with_130(
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), EOFError("Ran out of input")])
-def test_what_nobody_foresaw_is_left_to_the_entry_point(brew: Run, error: Exception) -> None:
+def test_unexpected_errors_are_left_to_the_entry_point(brew: Run, error: Exception) -> None:
     with pytest.raises(type(error)):
         brew("pour", deed=raising(error))
 

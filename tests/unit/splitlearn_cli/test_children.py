@@ -57,7 +57,7 @@ def test_a_child_that_was_killed_is_named_with_the_signal_and_the_end_of_its_log
         log.write_text(json.dumps({"event": "loaded", "layers": "1-4", "level": "info"}) + "\nplain\n")
         child.wait(0)
 
-        with pytest.raises(ChildFailed, match="the generate was ended by SIGKILL") as caught:
+        with pytest.raises(ChildFailed, match="the generate was killed by SIGKILL") as caught:
             child.address()
 
     assert caught.value.last_lines == ("loaded layers=1-4", "plain")

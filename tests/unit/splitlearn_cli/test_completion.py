@@ -127,11 +127,11 @@ def test_an_error_in_the_middle_keeps_the_text_that_came_before(
 def test_a_stream_without_its_end_is_an_error(chat_service: Any) -> None:
     chat_service.chunks, chat_service.done = CHAT, False
 
-    with pytest.raises(ServiceUnreachable, match="broke off"):
+    with pytest.raises(ServiceUnreachable, match="stopped before its end"):
         ask(chat_service, Question("Hello", 9))
 
 
-def test_nobody_at_the_address_says_how_to_start_somebody() -> None:
+def test_an_unreachable_address_says_how_to_start_a_service() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
@@ -151,7 +151,7 @@ def silent_address() -> Iterator[str]:
 
 
 def test_a_silent_service_is_given_up(silent_address: str) -> None:
-    with pytest.raises(ServiceUnreachable, match="silent"):
+    with pytest.raises(ServiceUnreachable, match="sent nothing for too long"):
         list(stream(silent_address, Question("Hello", 9), timeout=0.05))
 
 
@@ -162,7 +162,7 @@ def test_loopback_is_known_by_number_and_by_name(host: str, expected: bool) -> N
     assert is_loopback(host) is expected
 
 
-def test_a_port_where_somebody_speaks_something_else_is_told_from_one_where_nobody_listens() -> None:
+def test_a_port_with_another_protocol_is_another_error_than_an_unused_port() -> None:
     def answer_as_a_trunk_would() -> None:
         connection, _ = listening.accept()
         with connection:

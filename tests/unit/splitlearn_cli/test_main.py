@@ -141,9 +141,7 @@ def test_a_bug_ends_in_one_line_too(splitlearn: Run, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "splitlearn: error: KeyError: 'x' (a bug; --debug shows where)\n"
 
 
-def test_idle_threads_are_told_not_to_spin_unless_the_user_said_otherwise(
-    splitlearn: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_threads_do_not_spin_unless_the_user_sets_it(splitlearn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     splitlearn("--version")
     assert 0 < int(os.environ["GOMP_SPINCOUNT"]) <= 100_000

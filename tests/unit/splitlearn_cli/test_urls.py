@@ -26,7 +26,7 @@ def test_an_address_is_the_same_with_and_without_v1(start: str, end: str) -> Non
         ("http://a:80b", "'80b'"),
         ("http://[::1", "IPv6"),
         ("http://a b:80", "expected http://HOST:PORT"),
-        ("http://a?x=1", "without a question"),
+        ("http://a?x=1", "without a query"),
         ("http://a\x00", "expected http://HOST:PORT"),
     ],
 )

@@ -17,7 +17,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def test_a_service_that_is_not_ready_is_asked_until_it_is(
+def test_a_service_that_is_not_ready_is_polled_until_it_is(
     chat_service: Any, naps: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chat_service.busy = 3
@@ -36,22 +36,22 @@ def test_waiting_ends_with_its_time_and_leaves_the_error_to_the_request(chat_ser
         wait_for_client(session, chat_service.url, 0.01)
 
 
-def test_without_patience_nobody_is_asked(chat_service: Any) -> None:
+def test_with_a_wait_of_0_nothing_is_polled(chat_service: Any) -> None:
     with httpx.Client(trust_env=False) as session:
         wait_for_client(session, chat_service.url, 0.0)
     assert chat_service.busy == 0
 
 
-def test_nobody_at_the_address_is_waited_for() -> None:
+def test_an_unreachable_service_is_waited_for() -> None:
     with httpx.Client(trust_env=False) as session:
-        trouble = not_ready_because(session, f"http://127.0.0.1:{free_port()}")
-    assert trouble is not None
-    assert "refused" in trouble.reason
-    assert trouble.passes
+        not_ready = not_ready_because(session, f"http://127.0.0.1:{free_port()}")
+    assert not_ready is not None
+    assert "refused" in not_ready.reason
+    assert not_ready.may_recover
 
 
 @pytest.mark.parametrize(("told", "passes"), [(None, True), (True, True), (False, False)])
-def test_a_service_says_whether_its_trouble_passes(chat_service: Any, told: bool | None, passes: bool) -> None:
+def test_a_service_says_whether_it_may_recover(chat_service: Any, told: bool | None, passes: bool) -> None:
     chat_service.busy, chat_service.passes = 1, told
     with httpx.Client(trust_env=False) as session:
         assert not_ready_because(session, chat_service.url) == NotReady("no trunk answers", passes)

@@ -167,7 +167,7 @@ async def test_no_more_streams_are_taken_than_may_stop_in_a_message_within_a_qua
 ) -> None:
     monkeypatch.setattr(trunk_service.app, "free_bytes", lambda _device: 11 * SESSION_MESSAGE_BYTES)
     async with (
-        running_trunk(tiny_weights, max_streams=chosen, kv_memory="64MiB") as trunk,
+        running_trunk(tiny_weights, max_streams=chosen, kv_cache_memory_bytes="64MiB") as trunk,
         AsyncExitStack() as stack,
     ):
         hidden = trunk.trunk.engine.part.hidden_size

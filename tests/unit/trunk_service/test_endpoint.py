@@ -19,7 +19,7 @@ from splitlearn_comm import (
     SessionTooLong,
 )
 from support.running_split import RunningTrunk
-from trunk_service.endpoint import TrunkHost, on_the_wire
+from trunk_service.endpoint import TrunkServicer, on_the_wire
 
 D = 64
 
@@ -94,16 +94,16 @@ async def test_a_frame_without_rows_truncates(trunk: RunningTrunk) -> None:
 async def test_sessions_rows_and_bytes_are_counted(trunk: RunningTrunk) -> None:
     async with trunk.client.stream(opening(trunk)) as stream:
         await stream.step(Frame(0, rows(6)))
-        assert trunk.value("sessions_open") == 1
+        assert trunk.value("num_sessions_open") == 1
         await stream.close()
         sent, received = stream.bytes_sent, stream.bytes_received
     assert trunk.value("sessions_total") == 1
     assert trunk.value("rows_total") == 6
-    assert trunk.value("step_seconds_count") == 1
-    assert trunk.value("queue_seconds_count") == 1
-    assert trunk.value("request_seconds_count") == 1
-    assert trunk.value("received_bytes_total") == sent > 6 * D * 4
-    assert trunk.value("sent_bytes_total") == received > 6 * D * 4
+    assert trunk.value("frame_compute_time_seconds_count") == 1
+    assert trunk.value("frame_queue_time_seconds_count") == 1
+    assert trunk.value("frame_latency_seconds_count") == 1
+    assert trunk.value("wire_bytes_total", direction="received") == sent > 6 * D * 4
+    assert trunk.value("wire_bytes_total", direction="sent") == received > 6 * D * 4
 
 
 async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTrunk) -> None:
@@ -165,7 +165,7 @@ async def test_a_look_for_idle_sessions_that_fails_is_logged_and_not_the_last(
         raise KeyError("a session that is gone")
 
     monkeypatch.setattr(trunk.trunk.engine, "expire", broken)
-    host = TrunkHost(trunk.trunk.engine, trunk.trunk.info, trunk.trunk.metrics)
+    host = TrunkServicer(trunk.trunk.engine, trunk.trunk.info, trunk.trunk.metrics)
     expiring = asyncio.create_task(host.expire(0.001))
     for _ in range(3):
         assert await asyncio.wait_for(looks.get(), 10) == 0.001

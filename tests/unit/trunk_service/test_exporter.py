@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from trunk_service.exporter import MOST_CONNECTIONS, exported
+from trunk_service.exporter import MAX_CONNECTIONS, exported
 from trunk_service.listening import address_of, bound
 
 PATIENCE = 20.0
@@ -81,7 +81,7 @@ def test_what_is_no_request_is_no_answer_with_metrics_and_stops_nothing(port: in
 def test_connections_that_say_nothing_or_little_or_read_nothing_hold_up_nobody(port: int) -> None:
     with ExitStack() as stack:
         slow = []
-        for number in range(10 * MOST_CONNECTIONS):
+        for number in range(10 * MAX_CONNECTIONS):
             stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
             stranger.sendall((b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nX: ")[number % 3])
             slow.append(stranger)

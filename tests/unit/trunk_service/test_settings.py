@@ -18,7 +18,9 @@ def test_it_listens_on_loopback_unless_told_otherwise() -> None:
     assert TrunkSettings(weights=Path("w")).host == "127.0.0.1"
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", 70000), ("threads", 0), ("grace", -1), ("colour", "red")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", 70000), ("threads", 0), ("shutdown_timeout", -1), ("colour", "red")]
+)
 def test_a_bad_value_is_refused_at_the_start(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         TrunkSettings(weights=Path("w"), **{name: value})

@@ -75,7 +75,7 @@ async def test_an_error_of_the_work_passes() -> None:
         await unless_disconnected(Line().receive, work())
 
 
-async def test_work_for_someone_who_hung_up_has_ended_when_the_caller_learns_it() -> None:
+async def test_work_has_ended_when_the_disconnect_is_raised() -> None:
     line, ended = Line(), asyncio.Event()
 
     async def work() -> None:

@@ -123,7 +123,9 @@ async def test_malformed_json_is_located(http: httpx.AsyncClient, body: bytes, w
         (b'{"model": "tiny", "prompt": "x"}', "application/x-www-form-urlencoded"),
     ],
 )
-async def test_what_is_no_json_object_is_told_what_to_send(http: httpx.AsyncClient, body: bytes, kind: str) -> None:
+async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_send(
+    http: httpx.AsyncClient, body: bytes, kind: str
+) -> None:
     error = error_of(await http.post("/completion", content=body, headers={"Content-Type": kind}), 400)
     assert "Content-Type: application/json" in error["message"]
     assert error["code"] == "invalid_json"
@@ -240,7 +242,7 @@ async def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it
     assert set((await http.post("/raise/bad")).headers["Allow"].split(", ")) == {"GET", "HEAD"}
 
 
-async def test_a_caller_who_has_left_is_no_failure_in_the_log(http: httpx.AsyncClient) -> None:
+async def test_a_disconnect_is_no_failure_in_the_log(http: httpx.AsyncClient) -> None:
     with capture_logs() as logs:
         assert (await http.get("/raise/left")).status_code == 499
     assert logs == []

@@ -5,7 +5,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from client_service.answer import Alternative, Piece, TokenLogprob
+from client_service.answer import Alternative, TokenDelta, TokenLogprob
 from client_service.api.replies import ReplyShape, measurements, usage
 from client_service.report import Report
 
@@ -36,7 +36,7 @@ def token(
 
 HEL = token("Hel", 1, -0.5, (1, "Hel"), (2, "lo"))
 LO = token("lo", 2, -1.5, (2, "lo"), (1, "Hel"), offset=3)
-PIECES = [Piece("Hel"), Piece(""), Piece("lo", finish_reason="length")]
+DELTAS = [TokenDelta("Hel"), TokenDelta(""), TokenDelta("lo", finish_reason="length")]
 
 
 def valid(model: Any, body: dict[str, Any]) -> Any:
@@ -45,7 +45,7 @@ def valid(model: Any, body: dict[str, Any]) -> Any:
 
 
 def test_a_whole_chat_reply_is_one_that_openai_s_package_reads() -> None:
-    body = shape(chat=True).whole(PIECES, report())
+    body = shape(chat=True).whole(DELTAS, report())
     read = valid(ChatCompletion, body)
     assert read.object == "chat.completion"
     assert read.id.startswith("chatcmpl-")
@@ -57,7 +57,7 @@ def test_a_whole_chat_reply_is_one_that_openai_s_package_reads() -> None:
 
 
 def test_a_whole_completion_is_one_that_openai_s_package_reads() -> None:
-    read = valid(Completion, shape(chat=False).whole(PIECES, report()))
+    read = valid(Completion, shape(chat=False).whole(DELTAS, report()))
     assert read.object == "text_completion"
     assert read.id.startswith("cmpl-")
     assert read.choices[0].text == "Hello"
@@ -66,7 +66,7 @@ def test_a_whole_completion_is_one_that_openai_s_package_reads() -> None:
 
 def test_chunks_of_a_chat_share_an_identity_and_only_the_first_has_a_role() -> None:
     one = shape(chat=True)
-    chunks = [valid(ChatCompletionChunk, one.chunk(p, report(), first=i == 0)) for i, p in enumerate(PIECES)]
+    chunks = [valid(ChatCompletionChunk, one.chunk(p, report(), first=i == 0)) for i, p in enumerate(DELTAS)]
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
     assert [chunk.object for chunk in chunks] == ["chat.completion.chunk"] * 3
     assert [chunk.choices[0].delta.role for chunk in chunks] == ["assistant", None, None]
@@ -76,18 +76,18 @@ def test_chunks_of_a_chat_share_an_identity_and_only_the_first_has_a_role() -> N
 
 def test_chunks_of_a_completion_carry_their_text() -> None:
     one = shape(chat=False)
-    chunks = [one.chunk(p, report(), first=i == 0) for i, p in enumerate(PIECES)]
+    chunks = [one.chunk(p, report(), first=i == 0) for i, p in enumerate(DELTAS)]
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Hel", "", "lo"]
     assert [chunk["object"] for chunk in chunks] == ["text_completion"] * 3
 
 
 def test_only_the_last_chunk_carries_the_measurements() -> None:
-    chunks = [shape(chat=True).chunk(p, report(), first=False) for p in PIECES]
+    chunks = [shape(chat=True).chunk(p, report(), first=False) for p in DELTAS]
     assert ["splitlearn" in chunk for chunk in chunks] == [False, False, True]
 
 
 def test_replies_to_two_requests_have_different_names() -> None:
-    assert len({shape(chat=True).whole(PIECES, report())["id"] for _ in range(5)}) == 5
+    assert len({shape(chat=True).whole(DELTAS, report())["id"] for _ in range(5)}) == 5
 
 
 def test_the_usage_chunk_has_no_choices() -> None:
@@ -99,7 +99,8 @@ def test_the_usage_chunk_has_no_choices() -> None:
 def test_chat_logprobs_name_token_bytes_and_alternatives() -> None:
     accented = token("é", 5, -1.5, (5, "é"), offset=3)
     read = valid(
-        ChatCompletion, shape(chat=True).whole([Piece("Hel", (HEL,)), Piece("é", (accented,), "stop")], report())
+        ChatCompletion,
+        shape(chat=True).whole([TokenDelta("Hel", (HEL,)), TokenDelta("é", (accented,), "stop")], report()),
     )
     first, second = read.choices[0].logprobs.content
     assert (first.token, first.logprob, first.bytes) == ("Hel", -0.5, [72, 101, 108])
@@ -110,7 +111,7 @@ def test_chat_logprobs_name_token_bytes_and_alternatives() -> None:
 def test_a_piece_of_a_character_has_bytes_and_no_text_and_what_readers_never_see_has_no_bytes() -> None:
     hidden = Alternative(9, "</s>", None, -2.0)
     entry = TokenLogprob(3, "", b"\xf0", -0.5, 0, (hidden,))
-    body = shape(chat=True).whole([Piece("", (entry,), "stop")], report())
+    body = shape(chat=True).whole([TokenDelta("", (entry,), "stop")], report())
     valid(ChatCompletion, body)
     told = body["choices"][0]["logprobs"]["content"][0]
     assert (told["token"], told["bytes"]) == ("", [0xF0])
@@ -118,8 +119,8 @@ def test_a_piece_of_a_character_has_bytes_and_no_text_and_what_readers_never_see
 
 
 def test_completion_logprobs_are_four_lists_side_by_side() -> None:
-    pieces = [Piece("Hel", (HEL,)), Piece("lo", (LO,), "stop")]
-    read = valid(Completion, shape(chat=False).whole(pieces, report())).choices[0].logprobs
+    deltas = [TokenDelta("Hel", (HEL,)), TokenDelta("lo", (LO,), "stop")]
+    read = valid(Completion, shape(chat=False).whole(deltas, report())).choices[0].logprobs
     assert read.tokens == ["Hel", "lo"]
     assert read.token_logprobs == [-0.5, -1.5]
     assert read.text_offset == [0, 3]
@@ -130,9 +131,9 @@ def test_completion_logprobs_are_four_lists_side_by_side() -> None:
 def test_the_logprobs_of_a_stream_are_those_of_the_whole_reply(chat: bool) -> None:
     # the second token's text was held back, and comes with the third's
     third = token("!", 7, -2.5, offset=5)
-    pieces = [Piece("Hel", (HEL,)), Piece(""), Piece("lo!", (LO, third), "stop")]
-    chunks = [shape(chat=chat).chunk(piece, report(), first=False)["choices"][0] for piece in pieces]
-    whole = shape(chat=chat).whole(pieces, report())["choices"][0]["logprobs"]
+    deltas = [TokenDelta("Hel", (HEL,)), TokenDelta(""), TokenDelta("lo!", (LO, third), "stop")]
+    chunks = [shape(chat=chat).chunk(delta, report(), first=False)["choices"][0] for delta in deltas]
+    whole = shape(chat=chat).whole(deltas, report())["choices"][0]["logprobs"]
     assert chunks[1]["logprobs"] is None
     streamed = [chunk["logprobs"] for chunk in chunks if chunk["logprobs"]]
     for name, told in whole.items():
@@ -140,9 +141,9 @@ def test_the_logprobs_of_a_stream_are_those_of_the_whole_reply(chat: bool) -> No
             assert [entry for each in streamed for entry in each[name]] == told
 
 
-def test_alternatives_that_look_the_same_are_all_there_and_the_taken_token_keeps_its_text() -> None:
+def test_alternatives_with_equal_texts_are_all_there_and_the_chosen_token_keeps_its_text() -> None:
     entry = token("a", 4, -0.5, (1, "a"), (2, "b"), (3, "b"), (4, "a"))
-    body = shape(chat=False).whole([Piece("a", (entry,), "stop")], report())
+    body = shape(chat=False).whole([TokenDelta("a", (entry,), "stop")], report())
     assert body["choices"][0]["logprobs"]["top_logprobs"] == [
         {"token_id:1": 0.0, "b": -1.0, "token_id:3": -2.0, "a": -3.0}
     ]

@@ -14,7 +14,7 @@ from client_service.serving.json_size import MOST_VALUES
 from support.running_split import until
 
 FREE = KIB64 = 2**16
-LIMITS = BodyLimits(longest=16 * KIB64, together=16 * KIB64, seconds=60.0)
+LIMITS = BodyLimits(max_bytes=16 * KIB64, max_bytes_together=16 * KIB64, seconds=60.0)
 
 
 class Service:
@@ -118,18 +118,18 @@ async def test_one_that_does_not_come_in_time_is_refused() -> None:
     assert await Sender(service, 3, ends=False).end() == (408, "request_timeout")
 
 
-async def test_an_upload_that_stands_still_gives_way_to_one_that_needs_its_room() -> None:
+async def test_a_stalled_upload_is_dropped_for_one_that_needs_its_budget() -> None:
     service = Service(BodyLimits(16 * KIB64, 16 * KIB64, 2.0))
     stands = Sender(service, FREE + 15 * KIB64, ends=False)
     await stands.has_been_read()
     assert await Sender(service, *[KIB64] * 16).end() == (200, None)
     assert await stands.end() == (408, "request_timeout")
-    assert b"came slowest" in stands.heard[1]["body"]
+    assert b"the slowest" in stands.heard[1]["body"]
     assert service.asked == [16 * KIB64]
 
 
-async def test_where_all_bring_more_the_slowest_gives_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "_STILL_SECONDS", 15.0)
+async def test_if_all_uploads_wait_the_slowest_is_dropped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_STALL_SECONDS", 15.0)
     monkeypatch.setattr(bodies, "_PATIENCE_SECONDS", 15.0)
     service = Service(BodyLimits(16 * KIB64, 16 * KIB64, 60.0))
     slow = Sender(service, FREE + 8 * KIB64, ends=False)
@@ -144,8 +144,8 @@ async def test_where_all_bring_more_the_slowest_gives_way_at_once(monkeypatch: p
     assert await slow.end() == (408, "request_timeout")
 
 
-async def test_who_waits_longer_than_is_of_use_is_told_to_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "_STILL_SECONDS", 60.0)
+async def test_a_body_that_waits_too_long_for_budget_gets_429(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_STALL_SECONDS", 60.0)
     service = Service(BodyLimits(16 * KIB64, 16 * KIB64, 400.0))
     stands = Sender(service, FREE + 8 * KIB64, ends=False)
     with lasting(stands):
@@ -153,7 +153,7 @@ async def test_who_waits_longer_than_is_of_use_is_told_to_come_later(monkeypatch
         assert await Sender(service, FREE + 8 * KIB64 + 1).end() == (429, "too_busy")
 
 
-async def test_room_that_comes_back_meanwhile_goes_to_who_waits_first() -> None:
+async def test_freed_budget_goes_to_the_first_in_the_queue() -> None:
     service = Service()
     service.answers.clear()
     fills, moves = Sender(service, 16 * KIB64), Sender(service, FREE + KIB64, ends=False)
@@ -166,8 +166,8 @@ async def test_room_that_comes_back_meanwhile_goes_to_who_waits_first() -> None:
         assert [await sender.end() for sender in (fills, *waits)] == [(200, None)] * 3
 
 
-async def test_nobody_overtakes_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "_STILL_SECONDS", 60.0)
+async def test_no_body_overtakes_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_STALL_SECONDS", 60.0)
     monkeypatch.setattr(bodies, "_PATIENCE_SECONDS", 60.0)
     service = Service(BodyLimits(16 * KIB64, 2 * KIB64, 400.0))
     stands = Sender(service, FREE + KIB64, ends=False)
@@ -182,7 +182,7 @@ async def test_nobody_overtakes_those_who_wait(monkeypatch: pytest.MonkeyPatch) 
     assert service.asked == [first, second]
 
 
-async def test_where_only_answers_can_give_room_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_body_waits_for_budget_that_only_answers_can_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "_PATIENCE_SECONDS", 30.0)
     service = Service()
     service.answers.clear()
@@ -210,14 +210,14 @@ async def test_a_body_has_no_room_any_more_once_its_response_has_begun() -> None
 async def test_many_that_come_at_once_are_not_all_refused() -> None:
     service = Service()
     senders = [Sender(service, *[KIB64] * 16) for _ in range(6)]
-    # all are read in turn, so that each has a part of the room and none has enough
+    # all are read in turn, so that each has a part of the budget and none has enough
     ends = [await sender.end() for sender in senders]
     assert set(ends) <= {(200, None), (429, "too_busy")}
     assert (200, None) in ends
     assert await Sender(service, *[KIB64] * 16).end() == (200, None)
 
 
-async def test_a_sender_who_goes_leaves_no_room_taken() -> None:
+async def test_a_disconnected_sender_frees_its_budget() -> None:
     service = Service()
     gone = Sender(service, FREE + 15 * KIB64, ends=False)
     await gone.has_been_read()

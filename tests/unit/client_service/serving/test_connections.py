@@ -90,7 +90,7 @@ async def test_a_newcomer_takes_the_place_of_the_one_that_has_been_idle_longest(
     await strangers.end()
 
 
-async def test_requests_whose_bodies_stand_still_make_room_before_a_newcomer_is_refused() -> None:
+async def test_requests_with_stalled_bodies_are_ended_before_a_new_connection_is_refused() -> None:
     strangers = Strangers(most=3)
     begun = GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 9\r\n\r\n1"
     busy, (first, uploading), second = strangers.connect(GET)[1], strangers.connect(begun), strangers.connect(begun)[1]
@@ -156,7 +156,7 @@ async def test_a_reader_without_progress_is_dropped() -> None:
     await strangers.end()
 
 
-async def test_a_closed_connection_whose_last_words_nobody_reads_is_dropped() -> None:
+async def test_a_closing_connection_that_nobody_reads_is_dropped() -> None:
     strangers = Strangers(most=9)
     connection, wire = strangers.connect(GET)
     wire.close()
@@ -167,7 +167,7 @@ async def test_a_closed_connection_whose_last_words_nobody_reads_is_dropped() ->
     await strangers.end()
 
 
-async def test_some_who_were_refused_may_send_on_for_a_while() -> None:
+async def test_some_refused_connections_may_send_for_a_while() -> None:
     strangers = Strangers(most=999)
     refused = [strangers.connect(b"\0\r\n\r\n") for _ in range(connections._LINGERING + 1)]
     assert strangers.refused == [400] * len(refused)

@@ -48,7 +48,7 @@ async def test_what_still_puts_away_what_it_holds_can_be_dropped_again() -> None
     draining = Draining(never_answers(begun, put_away))
     async with asked(draining, caller, begun):
         finishing = asyncio.create_task(draining.finish(0.0))
-        # the end of the grace period, then a second signal
+        # the end of the shutdown timeout, then a second signal
         await asyncio.wait({finishing}, timeout=0.05)
         draining.drop()
         assert not finishing.done()
@@ -57,7 +57,7 @@ async def test_what_still_puts_away_what_it_holds_can_be_dropped_again() -> None
     assert not caller.heard
 
 
-async def test_the_end_waits_until_those_who_still_send_have_heard_why() -> None:
+async def test_the_end_waits_until_sending_callers_have_got_the_error() -> None:
     begun, caller = asyncio.Event(), Caller()
     draining = Draining(never_answers(begun))
     async with asked(draining, caller, begun) as asking:

@@ -55,7 +55,7 @@ def test_a_name_is_served_on_all_its_addresses_and_one_port(stack: ExitStack, mo
     assert (four.rpartition(":")[0], six.rpartition(":")[0]) == ("127.0.0.1", "[::1]")
 
 
-def test_where_one_address_cannot_be_had_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_one_address_is_not_available_all_sockets_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("127.0.0.1", "127.0.0.2")]
     made, create_server = list[socket.socket](), socket.create_server
 

@@ -77,7 +77,7 @@ def test_parts_written_out_as_they_are_are_not_taken_for_text(dump: str) -> None
     ],
 )
 def test_a_template_without_the_user_s_words_is_an_error_at_start(source: str) -> None:
-    with pytest.raises(BadModelFiles, match=r"leaves out what users say.*--chat-template-content-format"):
+    with pytest.raises(BadModelFiles, match=r"leaves out users' messages.*--chat-template-content-format"):
         ChatTemplate(source, {})
 
 
@@ -118,7 +118,7 @@ def test_a_message_that_the_template_leaves_out_is_refused_wherever_it_stands(
             assert refused.value.param == f"messages.{left_out}"
 
 
-def test_what_was_found_of_long_conversations_is_not_kept() -> None:
+def test_results_for_long_conversations_are_not_cached() -> None:
     template = ChatTemplate(BOTH, {})
     template.render([said("user", ["a"] * 60)], LONG)
     assert len(template._left_out) == 1

@@ -146,7 +146,7 @@ def test_a_special_token_adds_nothing(tokenizer: PreTrainedTokenizerFast) -> Non
     assert pieces(tokenizer, tokenizer.encode("the"), [tokenizer.eos_token_id]) == ["", ""]
 
 
-def test_bytes_that_spoil_those_before_them_are_told_and_nothing_is_lost() -> None:
+def test_bytes_that_spoil_earlier_ones_lose_no_text() -> None:
     # a tokenizer of this kind takes a row of bytes as a whole, so that one of them undoes characters already said
     tokenizer = byte_fallback()
     spell = tokenizer.convert_tokens_to_ids

@@ -82,7 +82,7 @@ def test_a_template_does_not_reach_into_python(source: str) -> None:
         ("{{ 'a' | int('x' * 10) // 0 }}", "Error"),
     ],
 )
-def test_what_a_template_does_wrong_is_told_and_the_next_rendering_is_as_ever(source: str, reason: str) -> None:
+def test_a_template_s_error_is_reported_and_the_next_rendering_works(source: str, reason: str) -> None:
     process = TemplateProcess("{% if messages | length > 1 %}" + source + "{% endif %}fine")
     with pytest.raises(TemplateFailed, match=reason):
         process.render(variables(), 100)

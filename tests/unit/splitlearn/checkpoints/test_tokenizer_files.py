@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedModel
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-from client_service.tokenizer import TextCodec
+from client_service.tokenizer import ChatTokenizer
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES, has_vocabulary
 from support.tiny_models import save_checkpoint, tiny_config
@@ -68,6 +68,6 @@ def test_a_model_whose_vocabulary_is_words_is_converted_and_its_text_read(tmp_pa
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
-    codec = TextCodec(tmp_path, tiny_config("llama"))
-    assert codec.decode(asyncio.run(codec.tokenize("the foxes"))) == "the foxes"
-    codec.close()
+    served = ChatTokenizer(tmp_path, tiny_config("llama"))
+    assert served.decode(asyncio.run(served.tokenize("the foxes"))) == "the foxes"
+    served.close()

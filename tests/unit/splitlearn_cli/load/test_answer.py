@@ -68,7 +68,7 @@ def test_a_stream_with_finish_reason_but_without_done_has_ended() -> None:
 @pytest.mark.parametrize(
     ("lines", "kind", "message"),
     [
-        ([text("a")], "broken off", "before its end"),
+        ([text("a")], "incomplete", "before its end"),
         ([b"", b'{"choices": []}'], "not a stream", "no server-sent events"),
         ([text("a"), b"data: {oops"], "unreadable event", "{oops"),
         ([b"data: [1]"], "unreadable event", "[1]"),

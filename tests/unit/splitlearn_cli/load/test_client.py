@@ -101,7 +101,7 @@ async def test_a_hang_up_in_the_middle_keeps_what_had_come(openai: ScriptedOpenA
     record = await ask(openai.url, "hangup")
 
     assert record.failure is not None
-    assert record.failure.kind == "broken off"
+    assert record.failure.kind == "incomplete"
     assert record.output_tokens == 2
     assert record.ttft is not None
 
@@ -121,7 +121,7 @@ async def test_silence_is_a_timeout(silent_address: str) -> None:
     assert record.failure.message
 
 
-async def test_nobody_at_the_address_is_no_connection(free_address: str) -> None:
+async def test_an_unreachable_address_is_no_connection(free_address: str) -> None:
     record = await ask(free_address, "steady")
 
     assert record.failure is not None
@@ -133,7 +133,7 @@ async def test_the_model_is_the_first_that_is_listed(openai: ScriptedOpenAI) -> 
         assert await served_model(session) == "steady"
 
 
-async def test_nobody_to_ask_for_the_model_is_an_error_with_the_address(free_address: str) -> None:
+async def test_an_unreachable_endpoint_without_a_model_is_an_error_with_the_address(free_address: str) -> None:
     async with Endpoint(free_address, None, "chat", 10.0).session() as session:
         with pytest.raises(ServiceUnreachable, match=rf"{free_address}.*--url"):
             await served_model(session)

@@ -29,7 +29,7 @@ class Endpoint:
 
 
 @pytest.mark.parametrize("width", [1, 3, 12])
-async def test_a_closed_loop_keeps_exactly_its_number_of_requests_under_way(width: int) -> None:
+async def test_a_closed_loop_keeps_exactly_its_number_of_requests_in_flight(width: int) -> None:
     endpoint, ended = Endpoint(width), list[int]()
     level = Level(Load("concurrency", width), (), requests(12))
 

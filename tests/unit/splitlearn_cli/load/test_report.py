@@ -46,7 +46,7 @@ def test_what_was_not_measured_is_a_dash_and_not_a_zero() -> None:
     assert shown[4].split() == ["4", "first", "token", "-", "-", "-", "-"]
 
 
-def test_each_kind_of_failure_is_told_with_its_count_and_first_message_on_one_line() -> None:
+def test_each_kind_of_failure_is_one_line_with_its_count_and_first_message() -> None:
     (line,) = remarks([level(refused(0), answered(1), refused(2))])
 
     assert line == "concurrency 4: 2 x HTTP 429 with Retry-After (Retry-After: 7): too many requests"
@@ -67,8 +67,8 @@ def test_numbers_that_mean_less_than_they_seem_come_with_a_remark() -> None:
     lines = remarks([late])
 
     assert lines == [
-        "rate 2.5: 1 answers had no text, so no time to a first token",
-        "rate 2.5: requests were sent up to 200 ms late; this machine cannot keep up the rate",
+        "rate 2.5: 1 answers had no text, and no time to first token",
+        "rate 2.5: requests were sent up to 200 ms late; this machine cannot keep up with the rate",
         "rate 2.5: interrupted, 2 of 3 requests had ended",
     ]
 
@@ -77,7 +77,7 @@ def test_nothing_is_remarked_where_nothing_is_wrong() -> None:
     assert remarks([level(answered(0))]) == []
 
 
-def test_the_json_has_every_request_and_who_was_asked() -> None:
+def test_the_json_has_every_request_and_the_endpoint() -> None:
     body = json.loads(json.dumps(as_json({"model": "tiny"}, [level(answered(0), refused(1), planned=5)])))
 
     assert body["model"] == "tiny"

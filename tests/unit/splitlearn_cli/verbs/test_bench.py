@@ -23,19 +23,19 @@ def openai() -> Iterator[ScriptedOpenAI]:
 
 def test_every_level_is_measured_after_its_warm_up(splitlearn: Run, openai: ScriptedOpenAI, tmp_path: Path) -> None:
     ran = splitlearn(
-        "bench", "--url", openai.url, "--concurrency", "1,3", "--requests", 6, "--warmup", 2, "--output-tokens", 4,
-        "--prompt-tokens", "3-5", "--json", tmp_path / "out.json", "--api-key", "secret",
+        "bench", "--url", openai.url, "--max-concurrency", "1,3", "--num-prompts", 6, "--num-warmups", 2,
+        "--output-tokens", 4, "--prompt-tokens", "3-5", "--json", tmp_path / "out.json", "--api-key", "secret",
     )  # fmt: skip
 
     assert (ran.code, ran.err) == (0, "")
     title, *_ = ran.out.splitlines()
-    assert title == "steady, completions, prompts of 3-5 words, answers of up to 4 tokens, 6 requests a level"
+    assert title == "steady, completions, prompts of 3-5 words, answers of up to 4 tokens, 6 requests per level"
     assert len(openai.asked) == 2 * (2 + 6)
     assert {len(asked.body["prompt"].split()) for asked in openai.asked} <= {3, 4, 5}
     text = (tmp_path / "out.json").read_text()
     found = json.loads(text)
     assert (found["splitlearn"], found["model"]) == (version("splitlearn"), "steady")
-    assert found["settings"]["requests"] == 6
+    assert found["settings"]["num_prompts"] == 6
     assert "secret" not in text
     assert [level["load"]["value"] for level in found["levels"]] == [1, 3]
     for level in found["levels"]:
@@ -48,7 +48,9 @@ def test_every_level_is_measured_after_its_warm_up(splitlearn: Run, openai: Scri
 def test_the_concurrency_is_reached_and_not_exceeded(splitlearn: Run, openai: ScriptedOpenAI) -> None:
     openai.together(3)
 
-    ran = splitlearn("bench", "--url", openai.url, "--concurrency", 3, "--requests", 9, "--warmup", 3, "--timeout", 20)
+    ran = splitlearn(
+        "bench", "--url", openai.url, "--max-concurrency", 3, "--num-prompts", 9, "--num-warmups", 3, "--timeout", 20
+    )
 
     assert ran.code == 0, ran.err
     assert openai.most_under_way == 3
@@ -59,8 +61,9 @@ def test_arrivals_at_a_rate_wait_for_no_answer(splitlearn: Run, openai: Scripted
     openai.together(8)
 
     ran = splitlearn(
-        "bench", "--url", openai.url, "--rate", 500, "--requests", 8, "--warmup", 0, "--timeout", 20, "--api", "chat"
-    )
+        "bench", "--url", openai.url, "--request-rate", 500, "--num-prompts", 8, "--num-warmups", 0, "--timeout", 20,
+        "--api", "chat",
+    )  # fmt: skip
 
     assert ran.code == 0, ran.err
     assert "RATE" in ran.out
@@ -70,7 +73,7 @@ def test_arrivals_at_a_rate_wait_for_no_answer(splitlearn: Run, openai: Scripted
 
 def test_prompts_as_ids_have_exactly_their_length(splitlearn: Run, openai: ScriptedOpenAI) -> None:
     ran = splitlearn(
-        "bench", "--url", openai.url + "/v1", "--prompt-kind", "ids", "--prompt-tokens", 7, "--requests", 2
+        "bench", "--url", openai.url + "/v1", "--prompt-kind", "ids", "--prompt-tokens", 7, "--num-prompts", 2
     )
 
     assert ran.code == 0
@@ -78,25 +81,25 @@ def test_prompts_as_ids_have_exactly_their_length(splitlearn: Run, openai: Scrip
 
 
 @pytest.mark.parametrize(
-    ("model", "kind"), [("busy", "HTTP 429 with Retry-After (Retry-After: 7)"), ("hangup", "broken off")]
+    ("model", "kind"), [("busy", "HTTP 429 with Retry-After (Retry-After: 7)"), ("hangup", "incomplete")]
 )
 def test_a_run_in_which_everything_fails_shows_why_and_exits_with_1(
     splitlearn: Run, openai: ScriptedOpenAI, model: str, kind: str
 ) -> None:
-    ran = splitlearn("bench", "--url", openai.url, "--model", model, "--requests", 3, "--warmup", 1)
+    ran = splitlearn("bench", "--url", openai.url, "--model", model, "--num-prompts", 3, "--num-warmups", 1)
 
     assert ran.code == 1
     assert ran.out.splitlines()[3].split()[:3] == ["1", "3", "3"]
     warm, failures, complaint = ran.err.splitlines()
     assert warm.startswith("concurrency 1: 1 of 1 warm-up requests failed: ")
     assert failures.startswith(f"concurrency 1: 3 x {kind}: ")
-    assert complaint == f"splitlearn: error: none of the requests to {openai.url} was answered whole"
+    assert complaint == f"splitlearn: error: no request to {openai.url} succeeded"
 
 
 def test_failures_among_answers_are_shown_and_are_no_reason_to_fail(splitlearn: Run, openai: ScriptedOpenAI) -> None:
     openai.answers_before_silence = 2
 
-    ran = splitlearn("bench", "--url", openai.url, "--requests", 4, "--warmup", 0, "--timeout", 0.5)
+    ran = splitlearn("bench", "--url", openai.url, "--num-prompts", 4, "--num-warmups", 0, "--timeout", 0.5)
 
     assert ran.code == 0
     assert ran.out.splitlines()[3].split()[:3] == ["1", "4", "1"]
@@ -105,7 +108,8 @@ def test_failures_among_answers_are_shown_and_are_no_reason_to_fail(splitlearn: 
 
 def test_ctrl_c_shows_what_was_measured_so_far(openai: ScriptedOpenAI, tmp_path: Path) -> None:
     openai.answers_before_silence = 3
-    words = ["bench", "--url", openai.url, "--requests", "8", "--warmup", "0", "--json", str(tmp_path / "out.json")]
+    where = str(tmp_path / "out.json")
+    words = ["bench", "--url", openai.url, "--num-prompts", "8", "--num-warmups", "0", "--json", where]
     command = [sys.executable, "-m", "splitlearn_cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -123,7 +127,7 @@ def test_ctrl_c_shows_what_was_measured_so_far(openai: ScriptedOpenAI, tmp_path:
 
 
 def test_ctrl_c_before_any_answer_says_so(openai: ScriptedOpenAI) -> None:
-    words = ["bench", "--url", openai.url, "--model", "silent", "--requests", "1", "--warmup", "0"]
+    words = ["bench", "--url", openai.url, "--model", "silent", "--num-prompts", "1", "--num-warmups", "0"]
     command = [sys.executable, "-m", "splitlearn_cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -140,8 +144,9 @@ def test_a_plot_is_drawn_of_several_levels(splitlearn: Run, openai: ScriptedOpen
     path = tmp_path / "load.png"
 
     ran = splitlearn(
-        "bench", "--url", openai.url, "--concurrency", "1,2", "--requests", 2, "--output-tokens", 3, "--plot", path
-    )
+        "bench", "--url", openai.url, "--max-concurrency", "1,2", "--num-prompts", 2, "--output-tokens", 3,
+        "--plot", path,
+    )  # fmt: skip
 
     assert ran.code == 0, ran.err
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -152,7 +157,7 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_anything_is_sent(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
-    ran = splitlearn("bench", "--url", openai.url, "--concurrency", "1,2", "--plot", tmp_path / "load.png")
+    ran = splitlearn("bench", "--url", openai.url, "--max-concurrency", "1,2", "--plot", tmp_path / "load.png")
 
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.count("\n") == 1
@@ -163,19 +168,19 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--concurrency", "1", "--rate", "2"], "exclude each other"),
-        (["--concurrency", "x"], "--concurrency (or SPLITLEARN_BENCH_CONCURRENCY): expected whole numbers"),
-        (["--rate", "0"], "--rate (or SPLITLEARN_BENCH_RATE): expected numbers above 0"),
+        (["--max-concurrency", "1", "--request-rate", "2"], "exclude each other"),
+        (["--max-concurrency", "x"], "--max-concurrency (or SPLITLEARN_BENCH_MAX_CONCURRENCY): expected integers"),
+        (["--request-rate", "0"], "--request-rate (or SPLITLEARN_BENCH_REQUEST_RATE): expected numbers above 0"),
         (["--prompt-tokens", "9-5"], "LOW not above HIGH"),
         (["--output-tokens", "0"], "expected at least 1"),
-        (["--concurrency", "1,64", "--requests", "32"], "--requests 32 never makes --concurrency 64"),
+        (["--max-concurrency", "1,64", "--num-prompts", "32"], "--num-prompts 32 cannot reach --max-concurrency 64"),
         (["--api", "chat", "--prompt-kind", "ids"], "--prompt-kind ids needs --api completions"),
         (["--plot", "load.png"], "several levels"),
-        (["--plot", "load.svg", "--rate", "1,2"], "should end in .png"),
+        (["--plot", "load.svg", "--request-rate", "1,2"], "should end in .png"),
         (["--json", "nowhere/out.json"], "there is no directory nowhere"),
         (["--url", "127.0.0.1:8000"], "http://HOST:PORT"),
         (["--url", "http://127.0.0.1:99999"], "out of range"),
-        (["--api-key", "ключ"], "--api-key has characters that a header cannot carry"),
+        (["--api-key", "ключ"], "--api-key has characters that a header cannot hold"),
     ],
 )
 def test_flags_that_make_no_sense_are_one_line_of_wrong_usage(
@@ -188,7 +193,7 @@ def test_flags_that_make_no_sense_are_one_line_of_wrong_usage(
     assert complaint in ran.err
 
 
-def test_nobody_at_the_address_is_one_line(splitlearn: Run) -> None:
+def test_an_unreachable_address_is_one_line(splitlearn: Run) -> None:
     ran = splitlearn("bench", "--url", "http://127.0.0.1:9")
 
     assert (ran.code, ran.out) == (1, "")

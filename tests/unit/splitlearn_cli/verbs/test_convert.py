@@ -95,9 +95,7 @@ def test_a_source_that_is_nothing_is_named(splitlearn: Run, tmp_path: Path) -> N
     assert ran.err.count("\n") == 1
 
 
-def test_what_the_model_has_no_place_for_is_told_in_one_line(
-    splitlearn: Run, tmp_path: Path, tiny_llama: PreTrainedModel
-) -> None:
+def test_surplus_weights_are_named_in_one_line(splitlearn: Run, tmp_path: Path, tiny_llama: PreTrainedModel) -> None:
     checkpoint = save_checkpoint(tmp_path / "hf", tiny_llama)
     state = load_file(checkpoint / "model.safetensors")
     extra = {f"vision.{i}.weight": torch.ones(1) for i in range(3)}
@@ -128,7 +126,7 @@ def test_half_and_foreign_files_end_in_one_line_that_names_them(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gguf_path_is_told_what_it_is(splitlearn: Run, tmp_path: Path) -> None:
+def test_a_gguf_path_is_refused_by_its_kind(splitlearn: Run, tmp_path: Path) -> None:
     ran = splitlearn("convert", "some/model.Q4_K_M.gguf", "-o", tmp_path / "out")
 
     assert ran.code == 1

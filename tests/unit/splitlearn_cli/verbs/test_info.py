@@ -29,7 +29,7 @@ async def test_a_trunk_that_does_not_serve_is_a_failure(splitlearn: Run) -> None
     assert "not serving" in ran.out
 
 
-def test_nobody_at_the_address_is_one_line(splitlearn: Run) -> None:
+def test_an_unreachable_address_is_one_line(splitlearn: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
 

@@ -63,7 +63,7 @@ def test_a_workers_directory_shows_what_is_here_and_verifies_it(
         "mid.00003.safetensors": "no",
         "end.safetensors": "no",
     }
-    assert ran.out.splitlines()[-1] == "2 files are what was written"
+    assert ran.out.splitlines()[-1] == "2 files match their digests"
 
 
 def test_a_truncated_file_is_named_even_without_verify(splitlearn: Run, weights: Path) -> None:

@@ -1,4 +1,4 @@
-"""The client's own parts: bottom and top on this machine, on one device thread."""
+"""Bottom and top: the parts of the model that run in the client service, on one device thread."""
 
 from contextlib import suppress
 from typing import Self
@@ -13,8 +13,8 @@ from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.model.plan import SplitPlan, fingerprint
 
 
-class Ends:
-    """Embeddings and first layers, last layers and head of one model, cut at `plan`."""
+class LocalParts:
+    """The engines of bottom (embeddings and first layers) and top (last layers and head), cut at `plan`."""
 
     def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str, thread: DeviceThread) -> None:
         self.bottom = bottom
@@ -22,14 +22,14 @@ class Ends:
         self.plan = plan
         self._thread = thread
         self.fingerprint = expected
-        """What a trunk must answer to fit between them."""
+        """The fingerprint that a compatible trunk has."""
 
     @classmethod
     def load(cls, settings: ClientSettings, plan: SplitPlan, thread: DeviceThread) -> Self:
-        """Reads both parts from their files; blocking, runs on the device thread.
+        """Loads both parts. Blocks; call it on the device thread.
 
         Raises:
-            SepweightError, SplitError: files or plan do not fit the model.
+            SepweightError, SplitError: the files or the plan do not match the model.
         """
         weights, where = settings.weights, resolve_device(settings.device)
         bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
@@ -38,23 +38,23 @@ class Ends:
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         limits = Limits(
-            max_num_batched_tokens=settings.step_rows,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
             max_waiting=settings.max_waiting,
-            kv_cache_memory_bytes=(settings.kv_memory or free_bytes(bottom.device) // 4) // 2,
-            max_cached_prefixes=Limits.max_cached_prefixes if settings.prefix_reuse else 0,
+            kv_cache_memory_bytes=(settings.kv_cache_memory_bytes or free_bytes(bottom.device) // 4) // 2,
+            max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
             queue_timeout=settings.queue_timeout,
         )
         return cls(build_engine(bottom, thread, limits), build_engine(top, thread, limits), plan, expected, thread)
 
     def learn_trunk_cores(self, name: str | None) -> None:
-        """Takes in where the trunk computes. What runs here while it does would slow it down on the same cores.
+        """Notes whether the trunk runs on the same CPU cores, where the two slow each other down.
 
         Args:
-            name: from the trunk, see `splitlearn.engine.cores_name`; None if it does not say, or is no processor.
+            name: the trunk's `splitlearn.engine.cores_name`; None if it does not report one, or runs on a GPU.
         """
         if name is None or self.bottom.part.device.type != "cpu":
             self._thread.shares_cores = False
             return
-        # only how soon a step begins hangs on it; where the system cannot say now, it stays as it was
+        # it affects only when steps begin, so an error of the system changes nothing
         with suppress(OSError):
             self._thread.shares_cores = name == cores_name()

@@ -1,4 +1,4 @@
-"""One session across bottom, trunk and top: ids in, a token out, and everything again when a part lost its rows.
+"""One session in bottom, trunk and top: token ids in, a token out, and a replay when a part has lost its rows.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -11,34 +11,35 @@ from dataclasses import dataclass, field
 
 import torch
 
-from client_service.ends import Ends
 from client_service.errors import TooBusy, TrunkFailed
+from client_service.local_parts import LocalParts
 from client_service.report import Report
 from client_service.sampling import Choice, Sampler
-from client_service.trunk_link import TrunkLink
+from client_service.trunk_connection import TrunkConnection
 from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, StepResult
 from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, PositionNotReached
 
-# A part loses its rows when its memory is short, and to older sessions only: each replay makes this one older.
+# A part takes a session's pages only for an older session, and each replay makes this one older.
 _MOST_REPLAYS = 8
 _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
-# Frames without a reply: one that the trunk computes, and those that keep it busy over a round trip.
+# Frames without a reply: one that the trunk computes, and two that keep it busy during a round trip.
 _AHEAD = 3
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A frame on its way, and how long it took to hand it to the network."""
+    """A frame that was sent, and how long sending took."""
 
     position: int
     n_rows: int
+    is_first: bool
     seconds: float
 
 
 @dataclass
 class _Choosing:
-    """Chooses the token after `ids`, as a part of the top's step."""
+    """Chooses the token after `ids`, on the device thread, as a part of the top's step."""
 
     ids: list[int]
     sampler: Sampler
@@ -51,56 +52,57 @@ class _Choosing:
         self.seconds = time.perf_counter() - began
 
 
-class SessionRun:
-    """Keeps the three parts at the same position. Made by `open_run`, which closes it."""
+class SplitSession:
+    """Keeps the three parts at the same position. `open_split_session` creates and closes it."""
 
     def __init__(
-        self, ends: Ends, bottom: EngineSession, top: EngineSession, stream: ClientStream, report: Report
+        self, parts: LocalParts, bottom: EngineSession, top: EngineSession, stream: ClientStream, report: Report
     ) -> None:
         self.stream = stream
-        self._ends = ends
+        self._parts = parts
         self._bottom = bottom
         self._top = top
         self._report = report
         self._position = 0
+        self._has_sent = False
 
     async def begin(self, n_ids: int) -> None:
-        """Goes on behind what all three parts have kept of earlier sessions; at least one row is left to run."""
+        """Starts after the rows that all three parts have cached; at least one row of `n_ids` remains to run."""
         if self.stream.opening.prefix:
-            kept = min(self._bottom.reached, self._top.reached, await self.stream.open())
-            self._position = min(kept, n_ids - 1)
+            cached = min(self._bottom.reached, self._top.reached, await self.stream.open())
+            self._position = min(cached, n_ids - 1)
             self._report.reused_tokens = self._position
 
     async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
-        """Runs what is new in `ids`, and chooses the token after them.
+        """Runs the new rows of `ids`, and chooses the next token.
 
         Raises:
             CommError: the trunk refused or failed.
-            TooBusy: a part lost its rows again and again.
-            BrokenNumbers: the logits cannot be used.
+            TooBusy: parts kept losing their rows.
+            BrokenNumbers: the logits hold NaN or infinity.
         """
         for _ in range(_MOST_REPLAYS):
             try:
                 return await self._run(ids, _Choosing(ids, sampler))
             except _LOST_ROWS:
-                # ids are all that is needed to begin again, in all three parts
+                # the ids are enough to compute all rows again in all three parts
                 self._position = 0
                 self._report.replays += 1
-        raise TooBusy("memory for keys and values is too short for all who ask now; try again later", retry_after=5.0)
+        raise TooBusy("the KV cache is too small for all current requests; try again later", retry_after=5.0)
 
-    async def keep(self, names: Sequence[bytes]) -> None:
-        """Lets all three parts keep the blocks of these names; nothing can be run after it."""
-        self._ends.bottom.close_and_cache(self._bottom, names)
-        self._ends.top.close_and_cache(self._top, names)
-        if names:
-            # the answer is complete: it does not become an error because the trunk has gone since
+    async def close_and_cache(self, block_hashes: Sequence[bytes]) -> None:
+        """Ends the session, and lets all three parts cache the rows of these blocks."""
+        self._parts.bottom.close_and_cache(self._bottom, block_hashes)
+        self._parts.top.close_and_cache(self._top, block_hashes)
+        if block_hashes:
+            # the answer is complete, even if the trunk is gone by now
             with suppress(CommError):
-                await self.stream.keep(names)
+                await self.stream.keep(block_hashes)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
-        """Rows go out ahead of the replies, so that bottom, trunk and top work side by side, but not further than that.
+        """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.
 
-        What bottom computes too early would only take the machine away from those who wait for their next token.
+        No further ahead: what bottom computes early delays the other requests' next tokens.
         """
         position, owed = self._position, deque[_Sent]()
         try:
@@ -115,29 +117,30 @@ class SessionRun:
             await self._take_replies(len(owed))
             raise
         self._position = len(ids)
-        self._report.split["sampling"] += choosing.seconds
-        self._report.split["top"] -= choosing.seconds
+        self._report.timings["sampling"] += choosing.seconds
+        self._report.timings["top"] -= choosing.seconds
         return choosing.choice
 
     def _rows_at_once(self) -> int:
-        """Few while others of this client wait for tokens, so that their rows are never behind many of these."""
-        part = self._ends.bottom.part
+        """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
+        part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        return min(most, self._ends.bottom.prefill_chunk_size)
+        return min(most, self._parts.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
-        """Takes those that are still owed, so that the next one belongs to the next frame."""
+        """Receives outstanding replies, so that the next reply belongs to the next frame."""
         for _ in range(count):
             if not self.stream.ended:
                 with suppress(CommError):
                     await self.stream.receive()
 
     async def _send(self, ids: Sequence[int], start: int, stop: int) -> _Sent:
-        step = await self._ends.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
-        self._count("bottom", step)
+        is_first, self._has_sent = not self._has_sent, True
+        step = await self._parts.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
+        self._count("bottom", step, is_first=is_first)
         began = time.perf_counter()
         await self.stream.send(Frame(start, step.output))
-        return _Sent(start, stop - start, time.perf_counter() - began)
+        return _Sent(start, stop - start, is_first, time.perf_counter() - began)
 
     async def _receive(self, sent: _Sent, choosing: "_Choosing") -> None:
         began = time.perf_counter()
@@ -146,40 +149,51 @@ class SessionRun:
         rows_TD = reply.frame.rows
         if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
             raise TrunkFailed(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
-        seconds = self._report.split
+        seconds = self._report.timings
         seconds["queue"] += reply.queue_seconds
+        if sent.is_first:
+            self._report.queue_seconds += reply.queue_seconds
         seconds["trunk"] += reply.compute_seconds
         seconds["wire"] += max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         try:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
-            step = await self._ends.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
+            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
         except (split.BadRows, split.ContextExceeded) as error:
             raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
-        self._count("top", step)
+        self._count("top", step, is_first=sent.is_first)
 
-    def _count(self, name: str, step: StepResult) -> None:
-        self._report.split[name] += step.timing.compute_seconds
+    def _count(self, name: str, step: StepResult, *, is_first: bool) -> None:
+        self._report.timings[name] += step.timing.compute_seconds
+        if is_first:
+            self._report.queue_seconds += step.timing.queue_seconds
 
 
 @asynccontextmanager
-async def open_run(
-    link: TrunkLink, ends: Ends, names: tuple[bytes, ...], max_length: int, report: Report
-) -> AsyncIterator[SessionRun]:
+async def open_split_session(
+    connection: TrunkConnection,
+    parts: LocalParts,
+    block_hashes: tuple[bytes, ...],
+    max_length: int,
+    report: Report,
+) -> AsyncIterator[SplitSession]:
     """A session of at most `max_length` rows in all three parts, closed in all three at the end.
 
     Args:
-        names: of the blocks of the prompt; the trunk is asked for them only if both ends have kept some.
+        block_hashes: of the prompt. They go to the trunk only if bottom and top have cached some of the blocks.
     """
-    with _session(ends.bottom, max_length, names) as bottom, _session(ends.top, max_length, names) as top:
-        asked = names if bottom.reached and top.reached else ()
-        async with link.open_stream(ends, max_length, asked) as stream:
+    with (
+        _session(parts.bottom, max_length, block_hashes) as bottom,
+        _session(parts.top, max_length, block_hashes) as top,
+    ):
+        wanted = block_hashes if bottom.reached and top.reached else ()
+        async with connection.open_stream(parts, max_length, wanted) as stream:
             report.session = stream.opening.session_id
-            yield SessionRun(ends, bottom, top, stream, report)
+            yield SplitSession(parts, bottom, top, stream, report)
 
 
 @contextmanager
-def _session(engine: Engine, max_length: int, names: tuple[bytes, ...]) -> Iterator[EngineSession]:
-    session = engine.open(max_length, names)
+def _session(engine: Engine, max_length: int, block_hashes: tuple[bytes, ...]) -> Iterator[EngineSession]:
+    session = engine.open(max_length, block_hashes)
     try:
         yield session
     finally:

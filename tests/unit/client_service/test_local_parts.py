@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from client_service.ends import Ends
+from client_service.local_parts import LocalParts
 from client_service.settings import ClientSettings
 from llm_sepweight import Manifest, MissingFileError, PartSpec
 from splitlearn.checkpoints.load import load_part
@@ -26,19 +26,19 @@ def thread() -> Iterator[DeviceThread]:
         yield thread
 
 
-def load(weights: Path, thread: DeviceThread, plan: SplitPlan = PLAN, dtype: str | None = None) -> Ends:
-    return Ends.load(ClientSettings(weights=weights, device="cpu", dtype=dtype), plan, thread)
+def load(weights: Path, thread: DeviceThread, plan: SplitPlan = PLAN, dtype: str | None = None) -> LocalParts:
+    return LocalParts.load(ClientSettings(weights=weights, device="cpu", dtype=dtype), plan, thread)
 
 
 async def test_bottom_and_top_around_the_trunk_are_the_whole_model(
     tiny_weights: Path, tiny_llama: PreTrainedModel, thread: DeviceThread
 ) -> None:
-    ends = load(tiny_weights, thread)
+    parts = load(tiny_weights, thread)
     trunk = load_part(tiny_weights, PLAN.trunk)
     ids_T = torch.arange(5, 25)
-    hidden_TD = (await ends.bottom.step(ends.bottom.open(), 0, ids_T)).output
+    hidden_TD = (await parts.bottom.step(parts.bottom.open(), 0, ids_T)).output
     rows_TD = trunk(hidden_TD, 0, trunk.new_cache())
-    logits_V = (await ends.top.step(ends.top.open(), 0, rows_TD)).output
+    logits_V = (await parts.top.step(parts.top.open(), 0, rows_TD)).output
     with torch.inference_mode():
         expected_V = tiny_llama(ids_T[None]).logits[0, -1]
     torch.testing.assert_close(logits_V, expected_V, atol=1e-4, rtol=0)
@@ -54,7 +54,7 @@ def test_the_fingerprint_is_what_a_trunk_of_this_cut_and_dtype_answers(
 
 
 def test_the_trunk_s_files_need_not_be_there(tiny_weights: Path, tmp_path: Path, thread: DeviceThread) -> None:
-    weights = tmp_path / "ends"
+    weights = tmp_path / "parts"
     shutil.copytree(tiny_weights, weights)
     for file in weights.glob("mid.00002*"):
         file.unlink()
@@ -64,9 +64,9 @@ def test_the_trunk_s_files_need_not_be_there(tiny_weights: Path, tmp_path: Path,
 
 
 def test_each_end_holds_only_its_own_layers(tiny_weights: Path, thread: DeviceThread) -> None:
-    ends = load(tiny_weights, thread)
-    assert ends.bottom.part.spec == PartSpec(begin=True, layers=(range(2),), end=False)
-    assert ends.top.part.spec == PartSpec(begin=False, layers=(range(3, N_LAYERS),), end=True)
+    parts = load(tiny_weights, thread)
+    assert parts.bottom.part.spec == PartSpec(begin=True, layers=(range(2),), end=False)
+    assert parts.top.part.spec == PartSpec(begin=False, layers=(range(3, N_LAYERS),), end=True)
 
 
 def test_a_dtype_that_cannot_be_run_is_refused(tiny_weights: Path, thread: DeviceThread) -> None:
@@ -77,7 +77,9 @@ def test_a_dtype_that_cannot_be_run_is_refused(tiny_weights: Path, thread: Devic
 def test_only_on_the_trunk_s_own_cores_are_they_kept_free_between_tokens(
     tiny_weights: Path, thread: DeviceThread
 ) -> None:
-    ends = Ends.load(ClientSettings(weights=tiny_weights, device="cpu"), SplitPlan.parse("1-4", N_LAYERS), thread)
+    parts = LocalParts.load(
+        ClientSettings(weights=tiny_weights, device="cpu"), SplitPlan.parse("1-4", N_LAYERS), thread
+    )
     for name, expected in ((cores_name(), cores_name() is not None), ("others", False), (None, False)):
-        ends.learn_trunk_cores(name)
+        parts.learn_trunk_cores(name)
         assert thread.shares_cores is expected

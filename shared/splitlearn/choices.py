@@ -1,0 +1,9 @@
+"""Values that flags of several commands take. Without torch, so that a command can list its flags at once."""
+
+from typing import Literal
+
+Quantization = Literal["none", "int8"]
+"""How the weights of linear layers are held in memory; `splitlearn.backends.cpu.packing` has the layers of each."""
+
+Verify = Literal["auto", "always", "never"]
+"""When weight files are compared with their digests: before serving where that is quick, always, or never."""
