@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from architectures.table import RESULT
 from architectures.walk import compare
 from tests.versions.__main__ import outcomes
+from tests.versions.checkout import link_checkout
 from tests.versions.edges import COVERED, PACKAGES, ROOT, Edge, edges, input_hash
 
 EDGES = {edge.name: edge for edge in edges()}
@@ -98,3 +100,12 @@ def test_an_outcome_of_each_test_is_read_from_the_report() -> None:
         "skipped": ["tests.a::test_left_out"],
         "failed": ["tests.a::test_wrong", "tests.b::test_ends_badly"],
     }
+
+
+def test_a_linked_checkout_has_the_entry_points_of_the_project(tmp_path: Path) -> None:
+    link_checkout(ROOT, tmp_path)
+    (linked,) = distributions(path=[str(tmp_path)])
+    assert {each.name for each in linked.entry_points.select(group="console_scripts")} == {"splitlearn", "cleangpt"}
+    (sasp,) = linked.entry_points.select(group="splitlearn.architectures", name="cleangpt_sasp")
+    assert sasp.value == "cleangpt.model"
+    assert (tmp_path / "checkout.pth").read_text().splitlines() == [str(ROOT / "shared"), str(ROOT / "services")]
