@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging dist bench bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging dist bench gpu-check gpu-bench gpu-wheels test-gpu-check bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -74,6 +74,9 @@ unit: $(VENV)/dev.stamp
 test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
 	$(BIN)/pytest -m slow tests/architectures --timeout 1800
 
+test-versions: $(VENV)/dev.stamp ## the tests of the edge with the oldest and the newest torch and transformers (an hour; EDGE=oldest)
+	$(BIN)/python -m tests.versions $(EDGE)
+
 test-sanitizers: $(VENV)/dev.stamp ## run the kernels' tests with the address and undefined behaviour sanitizers (minutes)
 	$(BIN)/python -m tests.sanitizers
 
@@ -105,6 +108,20 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.many_users
 	$(BIN)/python -m tests.benchmarks.cuda
+
+# on a machine with a GPU, a Python with torch ($(PYTHON)) and no network: build/gpu-wheels is brought along
+GPU_OUT ?= build/gpu
+gpu-check: ## on a machine with a GPU: install what gpu-wheels fetched, build the kernels, pytest -m gpu (4 minutes at most)
+	$(PYTHON) -m tests.gpu.machine check --out $(GPU_OUT) $(if $(DRY_RUN),--dry-run)
+
+gpu-bench: ## on a machine with a GPU: the benchmark, its most important row first (7 minutes at most)
+	$(PYTHON) -m tests.gpu.machine bench --out $(GPU_OUT) $(if $(DRY_RUN),--dry-run)
+
+gpu-wheels: $(VENV)/dev.stamp ## fetch what gpu-check needs there into build/gpu-wheels (asks the package index)
+	$(BIN)/python -m tests.gpu.wheels
+
+test-gpu-check: $(VENV)/dev.stamp ## dry run of gpu-check and gpu-bench, without a GPU (minutes; asks the package index)
+	$(BIN)/pytest -m slow tests/gpu --timeout 1800
 
 bench-train: $(VENV)/dev.stamp ## trainer, distillation and model families (about 25 minutes)
 	rm -rf build/distillation build/families

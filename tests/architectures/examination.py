@@ -89,17 +89,19 @@ def examine(model_type: str, folder: Path) -> Outcome:
     complaint = _compare(model, parts) or _compare_at_the_end(model, parts) or _check_rows(folder / "parts")
     if not complaint and can_truncate:
         complaint = _compare_after_truncation(model, parts)
-    in_turn = {name: why for name, part in zip(PARTS, parts, strict=True) if (why := why_not_batched(part)) is not None}
-    if not complaint and len(in_turn) < len(parts):
+    sequential = {
+        name: why for name, part in zip(PARTS, parts, strict=True) if (why := why_not_batched(part)) is not None
+    }
+    if not complaint and len(sequential) < len(parts):
         complaint = _compare_many(model, parts, can_truncate) or _check_rows_of_many(folder / "parts")
     complaint = complaint or _check_beyond_the_end(parts[0])
     verdict = "differs" if complaint else "equal"
-    return Outcome(verdict, complaint, can_truncate, _why(in_turn), _traits(config, layout))
+    return Outcome(verdict, complaint, can_truncate, _why(sequential), _traits(config, layout))
 
 
-def _why(in_turn: dict[str, str]) -> str:
-    reason = next(iter(in_turn.values()), "")
-    return reason if len(in_turn) in (0, len(PARTS)) else f"{' and '.join(in_turn)} only, as {reason}"
+def _why(sequential: dict[str, str]) -> str:
+    reason = next(iter(sequential.values()), "")
+    return reason if len(sequential) in (0, len(PARTS)) else f"{' and '.join(sequential)} only, as {reason}"
 
 
 def _make_weights_matter(model: PreTrainedModel) -> None:
@@ -180,7 +182,7 @@ def _compare_many(model: PreTrainedModel, parts: list[Part], can_truncate: bool)
         for n, logits_V in logits.items():
             seen[n] += lengths[n]
             expected_V = _whole(model, ids[n][: seen[n]])
-            complaint = complaint or _difference(logits_V, expected_V, f"in batches, session {n}, {where}")
+            complaint = complaint or _difference(logits_V, expected_V, f"batched, session {n}, {where}")
         return list(logits.values())
 
     for lengths in zip(*CHUNKS_OF_MANY, strict=True):
@@ -224,7 +226,7 @@ def _check_rows_of_many(weights: Path) -> str:
     many.append({0: _prompt(6, seed=5)})
     logits = many.append({0: _prompt(1, seed=6), 1: _prompt(5, seed=7)})
     finite = all(bool(torch.isfinite(logits_V).all()) for logits_V in logits.values())
-    return "" if finite else "logits in bfloat16 are not finite in batches"
+    return "" if finite else "logits in bfloat16 are not finite when batched"
 
 
 def _traits(config: PretrainedConfig, layout: ModelLayout) -> tuple[str, ...]:

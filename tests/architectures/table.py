@@ -24,15 +24,15 @@ context is refused. Where sessions share a step, three of unlike lengths are com
 
 ## What can be cut
 
-"Goes back" says whether a session can return to an earlier position. Where it cannot, layers keep one state for all
-rows; rows for an earlier position are then refused, and the text must be sent again from 0.
+"Truncates" says whether a session can go back to an earlier position. Where it cannot, layers keep one recurrent state
+for all rows; rows for an earlier position are then refused, and the text must be sent again from 0.
 
-"Many sessions" says how the rows of several sessions run. **In batches** ({batches} types): one forward takes the rows
-of all of them, next tokens and chunks of prompts alike, and only attention looks at each session by itself. **In
-turn** ({turns} types): each session has a forward of its own, one after the other, with the same tokens but less speed
-when there are many. The reason is behind the colon; where it names a part of the model, the other parts run in batches.
+"Many sessions" says how the rows of several sessions run. **Batched** ({batches} types): one forward takes the rows of
+all of them, next tokens and chunks of prompts alike, and only attention treats each session by itself. **Sequential**
+({turns} types): each session has a forward of its own, one after the other, with the same tokens but less speed when
+there are many. The reason is behind the colon; where it names a part of the model, the other parts run batched.
 
-| model type | goes back | many sessions | traits |
+| model type | truncates | many sessions | traits |
 |---|---|---|---|
 """
 
@@ -41,7 +41,7 @@ _TURNS = """
 
 A batch needs three things of the layers in a part: they keep keys and values and nothing else, they let themselves be
 told the position of each row, and their attention can be replaced by one that knows where each session's rows are.
-Each part is judged by itself: a part with none but the attention layers of a hybrid model may run in batches.
+Each part is judged by itself: a part with none but the attention layers of a hybrid model may run batched.
 
 """
 
@@ -75,24 +75,24 @@ def render() -> str:
     types: dict[str, dict[str, Any]] = result["types"]
     refused = {name: outcome for name, outcome in types.items() if outcome["verdict"] == "refused"}
     equal = {name: outcome for name, outcome in types.items() if outcome["verdict"] == "equal"}
-    in_turn = {name: outcome["batches"] for name, outcome in equal.items() if outcome["batches"]}
+    sequential = {name: outcome["batches"] for name, outcome in equal.items() if outcome["batches"]}
     head = _HEAD.format(
         total=len(types),
         version=result["transformers"],
         equal=len(equal),
         refused=len(refused),
-        batches=len(equal) - len(in_turn),
-        turns=len(in_turn),
+        batches=len(equal) - len(sequential),
+        turns=len(sequential),
     )
     rows = [_row(name, outcome) for name, outcome in equal.items()]
     why_refused = {name: outcome["reason"].removeprefix(f"{name} cannot be cut: ") for name, outcome in refused.items()}
-    turns = _TURNS + "\n".join(_by_reason(in_turn)) + "\n"
+    turns = _TURNS + "\n".join(_by_reason(sequential)) + "\n"
     return head + "\n".join(rows) + "\n" + turns + _NOTES + "\n".join(_by_reason(why_refused)) + "\n"
 
 
 def _row(name: str, outcome: dict[str, Any]) -> str:
     goes_back = "yes" if outcome["can_truncate"] else "no"
-    many = f"in turn: {outcome['batches']}" if outcome["batches"] else "in batches"
+    many = f"sequential: {outcome['batches']}" if outcome["batches"] else "batched"
     return f"| `{name}` | {goes_back} | {many} | {', '.join(outcome['traits'])} |"
 
 

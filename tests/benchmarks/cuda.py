@@ -1,12 +1,12 @@
 """`make bench`, on a CUDA device: steps of the whole model, against Hugging Face's static cache and `torch.compile`.
 
-Both sides run the same weights in one process, in turns. Shapes: S sessions, T rows.
+Both sides run the same weights in one process, in turns. The row that says most comes first, and each is written when
+it is there, so that `make gpu-bench` has some when its time is over. Shapes: S sessions, T rows.
 """
 
 import argparse
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from splitlearn.checkpoints.load import load_part
+from splitlearn.hf.cache import named_cache
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
@@ -25,7 +26,7 @@ from tests.benchmarks.comparison import Comparison, Goal, comparisons
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 
 HISTORY = 64
-SESSIONS = (1, 16)
+SESSIONS = (16, 1)
 PROMPTS = (512, 2048)
 # as an engine's step takes them
 STEP_ROWS = 512
@@ -105,9 +106,9 @@ class Stock:
         output = model(
             ids_ST,
             position_ids=positions_ST.expand_as(ids_ST),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **named_cache(cache),
         )
         return torch.as_tensor(output.logits[:, -1]).clone()
 
@@ -151,42 +152,51 @@ class Ours:
         return found
 
 
-def compared(shape: ModelShape, stock: Stock, ours: Ours, sizes: Sizes) -> list[Comparison]:
-    """Rows of the table; one round before those that count warms up, and compiles."""
+def compared(shape: ModelShape, stock: Stock, ours: Ours, sizes: Sizes) -> Iterator[Comparison]:
+    """Rows of the table, each when it is measured; one round before those that count warms up, and compiles."""
     cases: Mapping[str, tuple[Callable[[int], float], Callable[[int], float], int]] = {
         **{f"{n} session{'s' * (n > 1)}, a token each": (stock.decode, ours.decode, n) for n in SESSIONS},
         **{f"prompt of {n} rows": (stock.prefill, ours.prefill, n) for n in PROMPTS if n < shape.context},
     }
-    found = []
     for name, (by_stock, by_us, size) in cases.items():
         times = [(by_stock(size), by_us(size)) for _ in range(1 + sizes.rounds)][1:]
-        print(f"  {name}: {median(a for a, _ in times):.2f} and {median(b for _, b in times):.2f} ms", file=sys.stderr)
-        found.append(Comparison(f"{shape.label}: {name}", "ms", [a for a, _ in times], [b for _, b in times], GOAL))
-    return found
+        yield Comparison(f"{shape.label}: {name}", "ms", [a for a, _ in times], [b for _, b in times], GOAL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=RESULTS / f"cuda_{datetime.now(UTC):%Y-%m-%d}.md")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing was measured on one.")
         return
     sizes = Sizes(options.rounds, options.steps, torch.device("cuda"))
-    rows: list[Comparison] = []
+    write_as_they_come(options.out, torch.cuda.get_device_name(), sizes, _rows(sizes))
+
+
+def _rows(sizes: Sizes) -> Iterator[Comparison]:
     for shape in (QWEN, LLAMA):
         checkpoint, weights = make_weights(shape)
         context = min(shape.context, max(PROMPTS) + HISTORY)
-        rows += compared(shape, Stock(checkpoint, context, sizes), Ours(weights, sizes), sizes)
-    text = (
+        yield from compared(shape, Stock(checkpoint, context, sizes), Ours(weights, sizes), sizes)
+
+
+def write_as_they_come(file: Path, device: str, sizes: Sizes, rows: Iterable[Comparison]) -> None:
+    """A page whose table grows by a line with every row."""
+    head = (
         f"# A CUDA device, {datetime.now(UTC):%Y-%m-%d}\n\n"
-        f"`python -m tests.benchmarks.cuda` on {torch.cuda.get_device_name()}: random weights, bf16, the whole model; "
-        f"against transformers with a static cache, decoding compiled (`reduce-overhead`), {sizes.rounds} rounds in "
-        f"turns; medians, the ratio is ours / against, the median of the rounds' ratios.\n\n{comparisons(rows)}"
+        f"`python -m tests.benchmarks.cuda` on {device}, torch {torch.__version__}: random weights, bf16, the whole "
+        f"model; against transformers with a static cache, decoding compiled (`reduce-overhead`), {sizes.rounds} "
+        f"rounds in turns; medians, the ratio is ours / against, the median of the rounds' ratios.\n\n"
     )
-    print(text)
-    (RESULTS / f"cuda_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
+    print(head, flush=True)
+    found: list[Comparison] = []
+    for row in rows:
+        found.append(row)
+        print(row.line, flush=True)
+        file.write_text(head + comparisons(found))
 
 
 if __name__ == "__main__":

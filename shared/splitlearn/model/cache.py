@@ -1,4 +1,4 @@
-"""What a part cache_specs of one session: keys and values of attention layers, states of recurrent ones."""
+"""The cache of one session in a part: keys and values of attention layers, states of recurrent ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,7 +5,9 @@ Only what the modules themselves do not show is listed here by name; `docs/archi
 
 from transformers import PretrainedConfig
 
-_OWN_STATE = "it keeps what it cache_specs of a text in a form of its own, and not in a cache that a part could hold"
+from splitlearn.hf.config import reuses_keys_and_values
+
+_OWN_STATE = "it keeps what it remembers of a text in a form of its own, and not in a cache that a part could hold"
 _TOWER = "it writes sound, several tokens at a time, and not text"
 _DRAFTS = "it drafts for another model and reads that model's cache"
 _TOKEN_IDS = "its layers take embeddings of the token ids, which must not leave the client"
@@ -67,7 +69,7 @@ def why_not(config: PretrainedConfig) -> str | None:
             return _CANNOT_BE_CUT[kind]
     if getattr(text, "hidden_size_per_layer_input", 0) or getattr(text, "ple_layer_ids", None):
         return _TOKEN_IDS
-    if "reuse" in (getattr(text, "kv_sharing_modes", None) or ()):
+    if reuses_keys_and_values(config):
         return "its last layers read the keys and values of earlier ones, which stay in another part"
     return None
 

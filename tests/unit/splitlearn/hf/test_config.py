@@ -1,8 +1,9 @@
 import math
 
+import pytest
 from transformers import CONFIG_MAPPING
 
-from splitlearn.hf.config import decode_special_floats, has_causal_model
+from splitlearn.hf.config import decode_special_floats, has_causal_model, reuses_keys_and_values
 from support.tiny_models import tiny_config
 
 
@@ -22,3 +23,10 @@ def test_infinity_comes_back_as_a_number(tmp_path) -> None:  # type: ignore[no-u
     values = decode_special_floats(stored)
     assert values["limit"] == math.inf
     assert values["hidden_size"] == config.hidden_size
+
+
+@pytest.mark.parametrize("last_ones", [0, 2])
+def test_layers_that_attend_to_keys_and_values_of_earlier_ones_are_seen(last_ones: int) -> None:
+    config = CONFIG_MAPPING["gemma4_text"](num_hidden_layers=12, num_kv_shared_layers=last_ones)
+    assert reuses_keys_and_values(config) == bool(last_ones)
+    assert not reuses_keys_and_values(tiny_config("llama"))
