@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from command_line.failures import Program, bug
-from command_line.invocation import Invocation
 from splitlearn_cli.children import PARENT_VARIABLE, end_with_parent
 from splitlearn_cli.command import command
 from splitlearn_cli.errors import BadUsage
+from splitlearn_command.failures import Program, bug
+from splitlearn_command.invocation import Invocation
 
 # Read once, when torch loads its OpenMP library. Trunk and client on one machine alternate token by token: threads that
 # spin while they wait for work take the cores from the other process, and threads that sleep wake up late. Of 0 to
@@ -26,7 +26,7 @@ PROGRAM: Final = Program(
         "llm_sepweight.errors": "SepweightError",
         "splitlearn.errors": "SplitError",
         "splitlearn_comm.errors": "CommError",
-        "client_service.errors": "RequestError",
+        "splitlearn_client.errors": "RequestError",
     },
 )
 

@@ -7,10 +7,10 @@ import typer
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from command_line.invocation import end_without_verb
 from splitlearn_cli.flags import parameters, settings_from
 from splitlearn_cli.group import Verbs
 from splitlearn_cli.logs import LogFormat, LogLevel, configure
+from splitlearn_command.invocation import end_without_verb
 
 
 class GlobalSettings(BaseSettings):

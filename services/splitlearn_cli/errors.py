@@ -1,4 +1,4 @@
-"""The errors of the command. `command_line.failures` prints each as one line.
+"""The errors of the command. `splitlearn_command.failures` prints each as one line.
 
 CliError                 exit 1
 ├── BadUsage             exit 2, the caller: an invalid value, or flags that contradict each other

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
-from command_line.verbs import Verb, VerbGroup
 from splitlearn_cli.flags import from_settings
+from splitlearn_command.verbs import Verb, VerbGroup
 
 VERBS: Final = {
     "convert": Verb("Convert a Hugging Face checkpoint to a directory of parts."),

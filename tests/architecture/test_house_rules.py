@@ -53,8 +53,8 @@ def test_links_in_the_documents_lead_somewhere() -> None:
 
 
 def test_every_setting_is_documented_where_it_is_declared() -> None:
-    from client_service.settings import ClientSettings
-    from trunk_service.settings import TrunkSettings
+    from splitlearn_client.settings import ClientSettings
+    from splitlearn_trunk.settings import TrunkSettings
 
     for settings in (ClientSettings, TrunkSettings):
         assert all(field.description for field in settings.model_fields.values())

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 QUESTION = "What does shutil.copyfile do?"
 # of cleangpt only the models
 NEVER_IN_A_TRUNK = (
-    "client_service",
+    "splitlearn_client",
     "cleangpt.trainers",
     "cleangpt.tokenizers",
     "sentencepiece",

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from client_service.errors import BadRequest
-from client_service.generation import GenerationRequest
-from client_service.report import Report
-from client_service.sampling import SamplingSettings
+from splitlearn_client.errors import BadRequest
+from splitlearn_client.generation import GenerationRequest
+from splitlearn_client.report import Report
+from splitlearn_client.sampling import SamplingSettings
 from support.running_split import Split
 from support.tiny_models import VOCABULARY
 

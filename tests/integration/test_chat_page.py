@@ -16,15 +16,15 @@ from types import SimpleNamespace
 import pytest
 import uvicorn
 
-from client_service.answer import TokenDelta
-from client_service.api.routes import Service
-from client_service.app import application
-from client_service.errors import TrunkFailed, TrunkNotReady
-from client_service.generation import GenerationRequest
-from client_service.metrics import ClientMetrics
-from client_service.report import Report
-from client_service.tokenizer import ChatTokenizer
 from splitlearn.model.plan import SplitPlan
+from splitlearn_client.answer import TokenDelta
+from splitlearn_client.api.routes import Service
+from splitlearn_client.app import application
+from splitlearn_client.errors import TrunkFailed, TrunkNotReady
+from splitlearn_client.generation import GenerationRequest
+from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.report import Report
+from splitlearn_client.tokenizer import ChatTokenizer
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
 from support.running_split import Split
 from support.tiny_models import tiny_config, tiny_tokenizer

@@ -35,7 +35,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         yield from chunks(*words)
 
     monkeypatch.setattr("llm_sepweight.verification.checked_chunks", gated)
-    for service in ("trunk_service", "client_service"):
+    for service in ("splitlearn_trunk", "splitlearn_client"):
         monkeypatch.setattr(f"{service}.verification.QUICK", 0.0)
     yield gate
     gate.set()

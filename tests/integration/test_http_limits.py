@@ -13,11 +13,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from client_service.answer import TokenDelta
-from client_service.api.json_body import _StrictRequest
-from client_service.api.schema import GenerationFields
-from client_service.generation import GenerationRequest, Generator
-from client_service.report import Report
+from splitlearn_client.answer import TokenDelta
+from splitlearn_client.api.json_body import _StrictRequest
+from splitlearn_client.api.schema import GenerationFields
+from splitlearn_client.generation import GenerationRequest, Generator
+from splitlearn_client.report import Report
 from support.client_process import ClientProcess, becomes, break_off, client_process, refusal, to_the_end
 from support.running_split import PATIENCE, RunningClient, free_port, running_client, until
 

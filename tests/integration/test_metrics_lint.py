@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from splitlearn_trunk.exporter import exported
+from splitlearn_trunk.listening import address_of, bound
 from support.running_split import Split
-from trunk_service.exporter import exported
-from trunk_service.listening import address_of, bound
 
 # As promtool has them: prometheus/client_golang, prometheus/testutil/promlint/validations.
 _ABBREVIATED: Final = {*["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"]}

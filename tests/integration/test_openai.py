@@ -14,7 +14,7 @@ import torch
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from transformers import PreTrainedModel
 
-from client_service.text.vocabulary import LOST, Vocabulary
+from splitlearn_client.text.vocabulary import LOST, Vocabulary
 from splitlearn_comm import CHUNK_BYTES
 from support.running_split import Split, running_split
 from support.tiny_models import CONTEXT, random_model, save_sepweight, tiny_config, tiny_tokenizer

@@ -26,7 +26,7 @@ def test_the_wheel_holds_every_module_and_the_page_and_no_sources_of_kernels(bui
     folders = ("shared/", "services/")
     modules = {name.split("/", 1)[1] for name in tracked_files() if name.startswith(folders) and name.endswith(".py")}
     assert modules <= names
-    assert "client_service/page/index.html" in names
+    assert "splitlearn_client/page/index.html" in names
     assert not [name for name in names if name.endswith((".c", ".h", ".safetensors"))]
 
 

@@ -17,15 +17,15 @@ import httpx
 from openai import AsyncOpenAI
 from prometheus_client import CollectorRegistry
 
-import trunk_service.app
-from client_service.api.routes import Service
-from client_service.app import build, http_server
-from client_service.serving.server import HTTPServer
-from client_service.settings import ClientSettings
+import splitlearn_trunk.app
 from splitlearn.engine import DeviceThread
+from splitlearn_client.api.routes import Service
+from splitlearn_client.app import build, http_server
+from splitlearn_client.serving.server import HTTPServer
+from splitlearn_client.settings import ClientSettings
 from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer
-from trunk_service.app import Trunk
-from trunk_service.settings import TrunkSettings
+from splitlearn_trunk.app import Trunk
+from splitlearn_trunk.settings import TrunkSettings
 
 PATIENCE = 20.0
 _LOOK_AGAIN = 0.002
@@ -102,7 +102,7 @@ async def running_trunk(
     """The trunk of a sepweight directory, serving."""
     settings = {"weights": weights, "layers": layers, "port": port, "threads": 1, **settings}
     async with AsyncExitStack() as stack:
-        trunk = await trunk_service.app.build(TrunkSettings(**settings), stack)
+        trunk = await splitlearn_trunk.app.build(TrunkSettings(**settings), stack)
         server = await stack.enter_async_context(trunk.server)
         address = f"127.0.0.1:{server.port}"
         client = await stack.enter_async_context(AsyncGRPCComputeClient(address))

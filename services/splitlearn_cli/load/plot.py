@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from command_line.extras import MissingExtra
 from splitlearn_cli.load.record import MeasuredLevel
 from splitlearn_cli.load.summary import Distribution, summarize
+from splitlearn_command.extras import MissingExtra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ import typer
 
 from cleangpt.cli.group import Verbs
 from cleangpt.errors import UsageError
-from command_line.failures import Program
-from command_line.invocation import Invocation, end_without_verb
+from splitlearn_command.failures import Program
+from splitlearn_command.invocation import Invocation, end_without_verb
 
 PROGRAM: Final = Program(
     name="cleangpt",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
-from command_line.verbs import Verb, VerbGroup
+from splitlearn_command.verbs import Verb, VerbGroup
 
 VERBS: Final = {
     "train": Verb("Train a model, and write it in Hugging Face's form.", "train"),

@@ -2,11 +2,11 @@ from importlib import import_module
 
 import pytest
 
-from command_line.failures import failure_of, foreseen
 from splitlearn.errors import BadPlan
 from splitlearn_cli.__main__ import PROGRAM
 from splitlearn_cli.errors import BadUsage, ChildFailed, CliError
 from splitlearn_comm.errors import Unreachable
+from splitlearn_command.failures import failure_of, foreseen
 
 
 @pytest.mark.parametrize("module", PROGRAM.error_roots)

@@ -35,8 +35,8 @@ def test_help_imports_nothing_heavy_and_no_service() -> None:
     program = (
         "import sys; from splitlearn_cli.__main__ import main;"
         "assert main(['--help']) == 0; assert main(['trunk', '--help']) == 0;"
-        "heavy = {'torch', 'transformers', 'grpc', 'httpx', 'uvicorn', 'tqdm', 'client_service',"
-        " 'trunk_service.app'} & set(sys.modules);"
+        "heavy = {'torch', 'transformers', 'grpc', 'httpx', 'uvicorn', 'tqdm', 'splitlearn_client',"
+        " 'splitlearn_trunk.app'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
 
@@ -49,13 +49,13 @@ def test_a_verb_whose_package_is_not_installed_says_so_and_the_others_work(
     splitlearn: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "splitlearn_cli.verbs.client", raising=False)
-    monkeypatch.setitem(sys.modules, "client_service.settings", None)
+    monkeypatch.setitem(sys.modules, "splitlearn_client.settings", None)
 
     ran = splitlearn("client", "weights")
 
     assert ran.code == 1
     assert ran.err.count("\n") == 1
-    assert "client_service" in ran.err
+    assert "splitlearn_client" in ran.err
     assert splitlearn("trunk", "--help").code == 0
 
 

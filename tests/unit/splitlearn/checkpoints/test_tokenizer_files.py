@@ -8,9 +8,9 @@ import pytest
 from transformers import PreTrainedModel
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-from client_service.tokenizer import ChatTokenizer
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES, has_vocabulary
+from splitlearn_client.tokenizer import ChatTokenizer
 from support.tiny_models import save_checkpoint, tiny_config
 
 

@@ -1,0 +1,142 @@
+"""Turns chosen tokens into an answer's text, and says what each token added to it."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from splitlearn_client.sampling import Choice
+from splitlearn_client.stopping import StopText
+from splitlearn_client.text.incremental import IncrementalText
+from splitlearn_client.text.vocabulary import LOST, Vocabulary
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could have been chosen, with its text in the middle of a text, or a stand-in for that."""
+
+    token: int
+    text: str
+    spelled: bytes | None
+    """Its bytes; None for a token that texts leave out."""
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """What one token added to the answer. The texts of all tokens join to the answer's text, and so do the bytes."""
+
+    token: int
+    text: str
+    """Empty for the first tokens of a character, for tokens that texts leave out, and in a stop string."""
+    spelled: bytes
+    logprob: float
+    offset: int
+    """Characters of the answer before this token."""
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenDelta:
+    """The text that one more token makes certain. Empty while a character or a possible stop string is incomplete."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One entry for each token whose text is in this delta; empty unless the request wants log-probabilities."""
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A token and its text, kept until all of that text is certain."""
+
+    choice: Choice
+    text: str
+    spelled: bytes
+
+
+class AnswerText:
+    """Turns the tokens of one answer into deltas."""
+
+    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], stops: tuple[str, ...]) -> None:
+        self._vocabulary = vocabulary
+        self._text = IncrementalText(vocabulary, prompt)
+        self._stops = StopText(stops)
+        self._waiting: deque[_Said] = deque()
+        self._certain = ""
+        self._offset = 0
+        self._owed = b""
+        """Bytes of an incomplete character."""
+
+    def add(self, choice: Choice, *, ended: bool, last: bool) -> TokenDelta:
+        """Adds the next token.
+
+        Args:
+            ended: the token ends the answer, and has no text.
+            last: no token can follow.
+        """
+        hidden = self._vocabulary.hidden(choice.token)
+        said = "" if ended or hidden is not None else self._text.feed(choice.token)
+        certain = self._stops.feed(said)
+        if hidden is not None:
+            certain += self._stops.feed_hidden(hidden)
+        if (ended or last) and not self._stops.hit:
+            rest = self._text.flush()
+            said += rest
+            certain += self._stops.feed(rest) + self._stops.flush()
+        reason = "stop" if ended or self._stops.hit else "length" if last else None
+        if choice.logprob is None:
+            return TokenDelta(certain, (), reason)
+        silent = ended or hidden is not None
+        spelled = said.encode() if silent else self._spelled(choice.token, said)
+        self._waiting.append(_Said(choice, said, spelled))
+        self._certain += certain
+        entries = tuple(self._released(whole=reason is None))
+        return TokenDelta("".join(entry.text for entry in entries), entries, reason)
+
+    def _released(self, *, whole: bool) -> list[TokenLogprob]:
+        """The tokens whose text is certain; with `whole` all of them, cut where the answer ends."""
+        entries = []
+        while self._waiting and (not whole or len(self._waiting[0].text) <= len(self._certain)):
+            said = self._waiting.popleft()
+            text, self._certain = self._certain[: len(said.text)], self._certain[len(said.text) :]
+            spelled = said.spelled if text == said.text and not self._cut_off(text) else text.encode()
+            entries.append(self._entry(said.choice, text, spelled))
+        return entries
+
+    def _cut_off(self, text: str) -> bool:
+        """Whether a token without text is in or after a stop string."""
+        return self._stops.hit and not text and not self._certain
+
+    def _entry(self, choice: Choice, text: str, spelled: bytes) -> TokenLogprob:
+        offset, self._offset = self._offset, self._offset + len(text)
+        alternatives = tuple(
+            Alternative(token, text, spelled, logprob)
+            if token == choice.token
+            else Alternative(token, *self._described(token), logprob)
+            for token, logprob in choice.alternatives
+        )
+        return TokenLogprob(choice.token, text, spelled, choice.logprob or 0.0, offset, alternatives)
+
+    def _described(self, token: int) -> tuple[str, bytes | None]:
+        hidden = self._vocabulary.hidden(token)
+        if hidden is not None:
+            return hidden or f"token_id:{token}", None
+        text, spelled = self._vocabulary.text(token), self._vocabulary.bytes(token)
+        # OpenAI's form for a part of a character
+        return ("bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled) if LOST in text else text), spelled
+
+    def _spelled(self, token: int, said: str) -> bytes:
+        """The token's bytes: the vocabulary's, unless its text differs here, for example has no leading space."""
+        own = self._vocabulary.bytes(token)
+        owed, total = self._owed, self._owed + own
+        if not said:
+            if not owed and LOST not in self._vocabulary.text(token):
+                return b""
+            self._owed = total
+            return own
+        told = said.encode()
+        if total.startswith(told):
+            self._owed = total[len(told) :]
+            return own
+        self._owed = b""
+        return own if LOST in said or not told.startswith(owed) else told[len(owed) :]

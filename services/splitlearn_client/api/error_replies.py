@@ -1,0 +1,144 @@
+"""Maps errors to HTTP responses with OpenAI's error bodies; no other module does."""
+
+import math
+import re
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from splitlearn_client.api.json_body import NOWHERE
+from splitlearn_client.errors import RequestError
+
+log = structlog.get_logger()
+
+# nginx's status for it, in logs and metrics only
+CLIENT_CLOSED_REQUEST = 499
+# the tag of a union's member, which is no part of a field's path; see schema.py
+_ALTERNATIVE = re.compile(r"<.*>")
+# an unknown field may have any length
+_LONGEST_PARAM: Final = 200
+# the usual cause is a base URL with /v1 twice, or without it
+_NOTHING_THERE: Final = (
+    "nothing is served at this path; /v1/chat/completions, /v1/completions and /v1/models are, and clients that add "
+    "the last part themselves need a base URL that ends in /v1"
+)
+
+
+def body(error: RequestError) -> dict[str, Any]:
+    """The JSON body that OpenAI's clients expect."""
+    return _body(str(error), error.kind, error.code, error.param)
+
+
+def unforeseen(error: Exception) -> dict[str, Any]:
+    """Logs an unexpected error, and returns a body that names only its type."""
+    log.error("request failed", error=type(error).__name__, exc_info=error)
+    text = f"the service failed on this request ({type(error).__name__}); its log says more"
+    return _body(text, "server_error", "internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Installs the handlers of all errors that a route can raise. Middleware added later wraps them."""
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
+    app.add_middleware(_Unforeseen)
+
+
+class _Unforeseen:
+    """Answers unexpected errors. One that reached uvicorn would be logged there again, and would close a connection
+    that a proxy may share among callers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if begun:
+                # a part of the response is sent: only closing the connection can signal the error
+                raise
+            await JSONResponse(unforeseen(error), 500)(scope, receive, send)
+
+
+def _body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def _request_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestError):
+        raise error
+    seconds = error.retry_after or (1.0 if error.status == 503 else None)
+    headers = {"Retry-After": str(math.ceil(seconds))} if seconds is not None else None
+    return JSONResponse(body(error), error.status, headers)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    problems = error.errors()
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        text = f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}"
+        position = first["loc"][-1]
+        if position != NOWHERE:
+            text += f" at character {position}"
+        return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
+    param = _param(first)
+    if param is None and first["type"] in ("missing", "model_attributes_type"):
+        text = "the body is not a JSON object; send one, with the header Content-Type: application/json"
+        return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
+    text = " or ".join(dict.fromkeys(_plain(each) for each in problems if _param(each) == param))
+    if param is not None:
+        text = f"{param}: {text}"
+    return JSONResponse(_body(text, "invalid_request_error", "invalid_value", param), 400)
+
+
+def _param(problem: Any) -> str | None:
+    """The field's path, for example messages.0.content."""
+    # the first element says that it is in the body
+    names = [str(part) for part in problem["loc"][1:]]
+    if problem["type"] == "extra_forbidden":
+        # the caller chose the last name; it may look like a tag, or be empty
+        *names, last = names
+        names.append(ascii(last) if not last or _ALTERNATIVE.fullmatch(last) else last)
+    path = ".".join(name for name in names if not _ALTERNATIVE.fullmatch(name))
+    return path[:_LONGEST_PARAM] or None
+
+
+def _plain(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "this field is not supported here; leave it out"
+    if problem["type"] == "missing":
+        return "this field is required"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        # pydantic's message names Python types
+        return "expected an object"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    text = _NOTHING_THERE if error.status_code == 404 else str(error.detail)
+    return JSONResponse(_body(text, kind, "http_error"), error.status_code, error.headers)
+
+
+async def _client_disconnected(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,116 @@
+"""Replies in OpenAI's formats, for chat and plain completions, whole or streamed."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitlearn_client.answer import TokenDelta, TokenLogprob
+from splitlearn_client.report import Report
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReplyShape:
+    """Turns one answer's deltas into JSON. `chat` selects the format; `index` is the answer's in the request."""
+
+    chat: bool
+    model: str
+    index: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def chunk(self, delta: TokenDelta, report: Report, *, first: bool) -> Json:
+        """One event of a stream. The last delta's event also has the measurements."""
+        logprobs = self._logprobs(delta.logprobs)
+        choice: Json = {"index": self.index, "finish_reason": delta.finish_reason, "logprobs": logprobs}
+        if self.chat:
+            choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": delta.text}
+        else:
+            choice["text"] = delta.text
+        body = self._envelope(".chunk" if self.chat else "", [choice])
+        return body | {"splitlearn": measurements(report)} if delta.finish_reason else body
+
+    def usage_chunk(self, report: Report) -> Json:
+        """The event after the last delta, if the request wants usage."""
+        return self._envelope(".chunk" if self.chat else "", []) | {"usage": usage(report)}
+
+    def whole(self, deltas: Sequence[TokenDelta], report: Report) -> Json:
+        """The reply to a request without streaming."""
+        text = "".join(delta.text for delta in deltas)
+        logprobs = self._logprobs([entry for delta in deltas for entry in delta.logprobs])
+        choice: Json = {"index": self.index, "finish_reason": deltas[-1].finish_reason, "logprobs": logprobs}
+        if self.chat:
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+        body = self._envelope("", [choice])
+        return body | {"usage": usage(report), "splitlearn": measurements(report)}
+
+    def _envelope(self, suffix: str, choices: list[Json]) -> Json:
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.identity}",
+            "object": kind + suffix,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json | None:
+        if not entries:
+            return None
+        if self.chat:
+            return {"content": [_chat_logprob(entry) for entry in entries], "refusal": None}
+        return {
+            "tokens": [entry.text for entry in entries],
+            "token_logprobs": [entry.logprob for entry in entries],
+            "top_logprobs": [_alternatives(entry) for entry in entries],
+            "text_offset": [entry.offset for entry in entries],
+        }
+
+
+def _alternatives(entry: TokenLogprob) -> dict[str, float]:
+    """Log-probabilities by text. Of alternatives with equal texts all but one get their id as key; the chosen token
+    keeps its text.
+    """
+    tops: dict[str, float] = {}
+    for other in entry.alternatives:
+        is_taken = other.token == entry.token
+        is_free = other.text not in tops and other.text != entry.text
+        tops[other.text if is_taken or is_free else f"token_id:{other.token}"] = other.logprob
+    return tops
+
+
+def _chat_logprob(entry: TokenLogprob) -> Json:
+    tops = [_token(other.text, other.logprob, other.spelled) for other in entry.alternatives]
+    return _token(entry.text, entry.logprob, entry.spelled) | {"top_logprobs": tops}
+
+
+def _token(text: str, logprob: float, spelled: Iterable[int] | None) -> Json:
+    return {"token": text, "logprob": logprob, "bytes": None if spelled is None else list(spelled)}
+
+
+def usage(report: Report) -> Json:
+    """Token counts in OpenAI's format."""
+    return {
+        "prompt_tokens": report.prompt_tokens,
+        "completion_tokens": report.completion_tokens,
+        "total_tokens": report.prompt_tokens + report.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": report.reused_tokens},
+    }
+
+
+def measurements(report: Report) -> Json:
+    """Our extension of the format: speed, bytes on the wire, and seconds per stage."""
+    return {
+        "completion_tokens": report.completion_tokens,
+        "time_to_first_token_seconds": report.time_to_first_token,
+        "tokens_per_second": report.tokens_per_second,
+        "wire_bytes_sent": report.wire_bytes_sent,
+        "wire_bytes_received": report.wire_bytes_received,
+        "replays": report.replays,
+        "seconds": report.timings,
+    }

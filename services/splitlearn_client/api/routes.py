@@ -1,0 +1,238 @@
+"""The HTTP endpoints."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from splitlearn_client.answer import TokenDelta
+from splitlearn_client.api import error_replies
+from splitlearn_client.api.disconnect import EventStream, unless_disconnected
+from splitlearn_client.api.json_body import ApiRoute
+from splitlearn_client.api.replies import ReplyShape, measurements, usage
+from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
+from splitlearn_client.errors import BadRequest, RequestError, UnknownModel
+from splitlearn_client.generation import GenerationRequest, Generator
+from splitlearn_client.generation_config import GenerationDefaults
+from splitlearn_client.metrics import ABORT, ClientMetrics
+from splitlearn_client.report import Report, together
+from splitlearn_client.tokenizer import ChatTokenizer
+from splitlearn_client.trunk_connection import TrunkConnection
+
+log = structlog.get_logger()
+
+# how much of an unknown name an error repeats
+_SHOWN_CHARACTERS = 100
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the endpoints use; the composition root builds it."""
+
+    model: str
+    created: int
+    vocabulary: int
+    tokenizer: ChatTokenizer
+    generator: Generator
+    connection: TrunkConnection
+    metrics: ClientMetrics
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+
+def router(service: Service) -> APIRouter:
+    """Every endpoint of the client service."""
+    routes = APIRouter(route_class=ApiRoute)
+
+    @routes.post("/v1/chat/completions")
+    async def chat_completions(fields: ChatFields, request: Request) -> Response:
+        _check_model(service, fields.model)
+        messages = [message.plain() for message in fields.messages]
+        prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
+        tops = (fields.top_logprobs or 0) if fields.logprobs else None
+        most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
+        return await _answer(service, fields, _requests(service, fields, {"messages": prompt}, most, tops), request)
+
+    @routes.post("/v1/completions")
+    async def completions(fields: CompletionFields, request: Request) -> Response:
+        _check_model(service, fields.model)
+        prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
+        return await _answer(
+            service, fields, _requests(service, fields, prompts, fields.max_tokens, fields.logprobs), request
+        )
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(service)]}
+
+    @routes.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        _check_model(service, name)
+        return _model(service)
+
+    @routes.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        if service.connection.not_ready_reason is not None:
+            why = {"reason": service.connection.not_ready_reason, "passes": service.connection.may_recover}
+            return JSONResponse({"status": "not ready", **why}, 503)
+        parts = service.connection.local_parts
+        return JSONResponse({"status": "ready", "fingerprint": parts.fingerprint, "layers": parts.plan.layers})
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        service.metrics.trunk_ready.set(service.connection.not_ready_reason is None)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/", response_class=HTMLResponse)
+    async def page() -> str:
+        return files("splitlearn_client").joinpath("page/index.html").read_text(encoding="utf-8")
+
+    return routes
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """The answer to one prompt of a request. It starts to run when its deltas are iterated."""
+
+    shape: ReplyShape
+    report: Report
+    deltas: AsyncGenerator[TokenDelta]
+
+
+async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
+    return {name: await tokenizer.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
+
+
+def _requests(
+    service: Service,
+    fields: GenerationFields,
+    prompts: Mapping[str, list[int]],
+    max_tokens: int | None,
+    top_logprobs: int | None,
+) -> list[GenerationRequest]:
+    """One generation request per prompt. Raises BadRequest, which names the prompt."""
+    sampling = fields.sampling(top_logprobs, service.defaults.sampling)
+    for name, ids in prompts.items():
+        _check_ids(service, ids, name)
+    return [GenerationRequest(tuple(ids), max_tokens, sampling, fields.stops, name) for name, ids in prompts.items()]
+
+
+def _check_ids(service: Service, ids: list[int], param: str) -> None:
+    """Checks ids that came from texts too: a tokenizer may have more tokens than the model has embeddings."""
+    if not ids:
+        raise BadRequest("the prompt has no tokens", param)
+    if min(ids) < 0 or max(ids) >= service.vocabulary:
+        wrong = next(token for token in ids if not 0 <= token < service.vocabulary)
+        raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {service.vocabulary - 1}", param)
+
+
+async def _answer(
+    service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request
+) -> Response:
+    for later in wanted[1:]:
+        service.generator.check(later)
+    shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
+    generations = _generations(service, shape, wanted)
+    if not fields.stream:
+        return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
+    # not `fields`: a stream may last, and its body stops counting when it begins
+    events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
+    # awaits the first event before the status line is sent, so that an error can still set the status
+    return EventStream(await unless_disconnected(request.receive, anext(events)), events)
+
+
+def _generations(service: Service, shape: ReplyShape, wanted: list[GenerationRequest]) -> Iterator[_Generation]:
+    """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
+    for index, each in enumerate(wanted):
+        report = Report()
+        yield _Generation(replace(shape, index=index), report, _measured(service, each, report))
+
+
+async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
+    bodies, reports = [], []
+    for generation in generations:
+        bodies.append(generation.shape.whole([delta async for delta in generation.deltas], generation.report))
+        reports.append(generation.report)
+    choices = [choice for body in bodies for choice in body["choices"]]
+    total = together(reports)
+    return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
+
+
+async def _measured(service: Service, wanted: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+    """The generator's deltas; counts the request in the metrics."""
+    finished_reason, code = None, "internal_error"
+    try:
+        with service.metrics.in_progress():
+            async with aclosing(service.generator.generate(wanted, report)) as deltas:
+                async for delta in deltas:
+                    finished_reason = delta.finish_reason
+                    yield delta
+    except (asyncio.CancelledError, GeneratorExit):
+        finished_reason = finished_reason or ABORT
+        raise
+    except RequestError as error:
+        finished_reason, code = None, error.code
+        if error.status >= 500:
+            log.warning(
+                "request failed", code=code, session=report.session, tokens=report.completion_tokens, error=str(error)
+            )
+        raise
+    except Exception:
+        finished_reason = None
+        raise
+    finally:
+        if finished_reason is None:
+            service.metrics.request_failed(code, report)
+        else:
+            service.metrics.request_succeeded(finished_reason, report)
+
+
+async def _events(
+    generations: Iterator[_Generation], *, include_usage: bool, continuous_usage: bool
+) -> AsyncGenerator[str]:
+    reports: list[Report] = []
+    begun = False
+    try:
+        for generation in generations:
+            reports.append(generation.report)
+            first = True
+            async with aclosing(generation.deltas):
+                async for delta in generation.deltas:
+                    chunk = generation.shape.chunk(delta, generation.report, first=first)
+                    spent = {"usage": usage(together(reports))} if continuous_usage else {}
+                    first, begun = False, True
+                    yield _event(chunk | spent)
+    except Exception as error:
+        if not begun:
+            raise
+        # the status line is sent: only an event can report the error
+        yield _event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
+        return
+    if include_usage:
+        yield _event(generation.shape.usage_chunk(together(reports)))
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _check_model(service: Service, name: str) -> None:
+    if name != service.model:
+        shown = name[:_SHOWN_CHARACTERS]
+        raise UnknownModel(f"the model {shown!r} is not served here; this service has {service.model!r}", "model")
+
+
+def _model(service: Service) -> dict[str, Any]:
+    return {"id": service.model, "object": "model", "created": service.created, "owned_by": "splitlearn"}

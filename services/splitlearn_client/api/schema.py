@@ -1,0 +1,263 @@
+"""Schemas of the OpenAI API's requests.
+
+Unsupported fields are refused by name, and not ignored, unless their value is neutral: see `neutral.py`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from splitlearn_client.api import neutral
+from splitlearn_client.api.neutral import Neutral
+from splitlearn_client.sampling import SamplingSettings
+
+_OPENAI = SamplingSettings()
+# they run one after the other
+MOST_PROMPTS: Final = 128
+MOST_STOPS: Final = 16
+# in characters; each stop string is searched in each token's text, and may hold back as much text as its length
+LONGEST_STOP: Final = 1024
+
+_Path = tuple[str | int, ...]
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# tags of a union's members; the angle brackets distinguish them from field names in an error's path
+_TEXT, _TEXTS, _IDS, _LISTS_OF_IDS, _PARTS = "<text>", "<texts>", "<ids>", "<lists of ids>", "<parts>"
+
+
+class Fields(BaseModel):
+    """One object of a request. At every depth null counts as absent, and so does a neutral value."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    neutral: ClassVar[Mapping[str, Neutral]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_matters(cls, sent: Any) -> Any:
+        if not isinstance(sent, dict):
+            return sent
+        rules = cls.neutral
+        meant = {
+            name: value
+            for name, value in sent.items()
+            if value is not None and not (name in rules and rules[name].holds(value))
+        }
+        unknown = [name for name in meant if name not in cls.model_fields]
+        wrong = next((name for name in unknown if name in rules), None)
+        if wrong is not None:
+            raise _refusal((wrong,), f"this value is not supported here; leave it out or send {rules[wrong].words}")
+        # one unknown field is enough for an error; a request may have very many
+        for name in unknown[1:]:
+            del meant[name]
+        return meant
+
+
+def _refusal(path: _Path, text: str) -> ValidationError:
+    """The error with which a validator of an object names a member."""
+    problem = PydanticCustomError("not_supported", "{text}", {"text": text})
+    return ValidationError.from_exception_data("request", [InitErrorDetails(type=problem, loc=path, input=None)])
+
+
+def _encodable(value: Any) -> bool:
+    """Whether a value can be encoded as UTF-8. Much quicker than finding the place."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, TypeError):
+        return False
+    return True
+
+
+def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
+    """The path of a text with half of a surrogate pair, which JSON can escape and Unicode does not allow."""
+    if isinstance(value, str):
+        return path if _SURROGATE.search(value) else None
+    if isinstance(value, dict):
+        if any(_SURROGATE.search(name) for name in value):
+            return path
+        items: Any = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return None
+    # skips ids, of which a prompt may have a million
+    texts = ((key, each) for key, each in items if isinstance(each, str | dict | list))
+    return next((found for key, each in texts if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
+
+
+class StreamOptions(Fields):
+    neutral = neutral.STREAM_OPTIONS
+
+    include_usage: bool = False
+    # as in vLLM: with include_usage, every chunk has the usage so far
+    continuous_usage_stats: bool = False
+
+
+def _stop_kind(value: Any) -> str | None:
+    return _TEXT if isinstance(value, str) else _TEXTS if isinstance(value, list) else None
+
+
+_StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Stop = Annotated[
+    Annotated[_StopText, Tag(_TEXT)]
+    | Annotated[list[_StopText], Field(max_length=MOST_STOPS, fail_fast=True), Tag(_TEXTS)],
+    Discriminator(
+        _stop_kind, custom_error_type="no_alternative", custom_error_message="expected a string, or a list of strings"
+    ),
+]
+
+
+class GenerationFields(Fields):
+    """Fields that chat and plain completions have in common."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stop | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, sent: Any) -> Any:
+        """Runs before `_only_what_matters`, because it is defined after it."""
+        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
+            text = "this text has half of a surrogate pair in it, which is no Unicode character"
+            raise _refusal(path, text)
+        return sent
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
+        """The sampling settings, with `defaults` for what the request leaves out."""
+        names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"} & self.model_fields_set
+        return replace(defaults, top_logprobs=top_logprobs, **{name: getattr(self, name) for name in names})
+
+
+def _prompt_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _TEXT
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else 0
+    kinds = {str: _TEXTS, int: _IDS, list: _LISTS_OF_IDS}
+    return kinds.get(type(first))
+
+
+Text = Annotated[str, Field(min_length=1)]
+# strict: neither true nor "5" is an id
+Ids = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
+Prompt = Annotated[
+    Annotated[Text, Tag(_TEXT)]
+    | Annotated[list[Text], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag(_TEXTS)]
+    | Annotated[Ids, Tag(_IDS)]
+    | Annotated[list[Ids], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag(_LISTS_OF_IDS)],
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="no_alternative",
+        custom_error_message="expected a string, a list of strings, a list of token ids, or a list of such lists",
+    ),
+]
+
+
+class CompletionFields(GenerationFields):
+    """POST /v1/completions."""
+
+    neutral = neutral.COMPLETION
+
+    prompt: Prompt
+    max_tokens: int | None = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def prompts(self) -> dict[str, str | list[int]]:
+        """The prompts, by the names that errors use."""
+        if isinstance(self.prompt, str) or not isinstance(self.prompt[0], str | list):
+            return {"prompt": self.prompt}
+        return {f"prompt.{i}": each for i, each in enumerate(self.prompt)}  # type: ignore[misc]
+
+
+class TextPart(Fields):
+    neutral = neutral.CONTENT_PART
+
+    type: Literal["text"]
+    text: str
+
+
+def _content_kind(value: Any) -> str | None:
+    return _TEXT if isinstance(value, str) else _PARTS if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[str, Tag(_TEXT)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_PARTS)],
+    Discriminator(
+        _content_kind,
+        custom_error_type="no_alternative",
+        custom_error_message="expected a string, or a list of text parts",
+    ),
+]
+
+
+class Message(Fields):
+    neutral = neutral.MESSAGE
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    name: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message for a chat template; `ChatTemplate` chooses the form of its content."""
+        content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": content, **named}
+
+
+class ChatFields(GenerationFields):
+    """POST /v1/chat/completions."""
+
+    neutral = neutral.CHAT
+
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @field_validator("top_logprobs", mode="after")
+    @classmethod
+    def _logprobs_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # `logprobs` is missing here if it is invalid itself
+        if value is not None and info.data.get("logprobs") is False:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return value

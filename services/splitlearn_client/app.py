@@ -1,0 +1,143 @@
+"""Composition root of the client service: builds every object once, runs until SIGTERM or Ctrl-C, takes all down."""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+from transformers import PretrainedConfig
+
+from llm_sepweight import Manifest, SepweightError
+from splitlearn.engine import DeviceThread, Limits
+from splitlearn.errors import SplitError
+from splitlearn.model.layout import config_from_dict
+from splitlearn.model.plan import SplitPlan
+from splitlearn_client.api import error_replies
+from splitlearn_client.api.routes import Service, router
+from splitlearn_client.block_hasher import BlockHasher
+from splitlearn_client.errors import BadModelFiles
+from splitlearn_client.generation import Generator
+from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
+from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.serving.listening import address_of, listen
+from splitlearn_client.serving.server import HTTPServer
+from splitlearn_client.settings import ClientSettings
+from splitlearn_client.tokenizer import ChatTokenizer
+from splitlearn_client.trunk_connection import TrunkConnection
+from splitlearn_client.verification import WeightsCheck
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, event_loop
+
+log = structlog.get_logger()
+
+
+def run(settings: ClientSettings) -> None:
+    """Serves until a signal. Raises SepweightError, SplitError or OSError if it cannot start."""
+    event_loop.run(serve(settings))
+
+
+async def serve(settings: ClientSettings) -> None:
+    """The whole life of one client service."""
+    async with AsyncExitStack() as stack:
+        # before loading, which may take minutes: a busy port is reported at once
+        sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
+        service = await build(settings, stack)
+        server = http_server(service, settings)
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, server.stop)
+        address = address_of(sockets[0])
+        page = f"http://{address}/"
+        log.info("listening", address=address, page=page)
+        announcing = asyncio.create_task(_announce(service, address, page))
+        stack.push_async_callback(_end, announcing)
+        await server.run(sockets)
+    log.info("stopped")
+
+
+async def _announce(service: Service, address: str, page: str) -> None:
+    """Logs "serving" once requests can be answered: a trunk is connected, bottom and top are loaded."""
+    await service.connection.ready.wait()
+    log.info("serving", address=address, page=page, model=service.model)
+
+
+async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
+    """Builds every object of the service; `stack` owns their end."""
+    manifest = Manifest.read(settings.weights)
+    config = config_from_dict(manifest.config)
+    tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
+    stack.callback(tokenizer.close)
+    defaults = GenerationDefaults.read(settings.weights, settings.generation_config)
+    name = settings.served_model_name or manifest.model_name
+    metrics = ClientMetrics(name)
+    thread = stack.enter_context(DeviceThread(settings.threads))
+
+    check = WeightsCheck(settings, metrics, stack)
+
+    async def load_local_parts(plan: SplitPlan) -> LocalParts:
+        def load() -> LocalParts:
+            return LocalParts.load(settings, plan, thread)
+
+        await check.begin(plan, connection.mark_damaged)
+        try:
+            parts, timing = await thread.run(load)
+        except (SepweightError, SplitError):
+            await check.explain()
+            raise
+        tokenizer.context = parts.bottom.part.context_length
+        log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
+        return parts
+
+    client = await stack.enter_async_context(
+        AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
+    )
+    failed = metrics.trunk_poll_errors.inc
+    connection = TrunkConnection(
+        client, manifest.n_layers, settings.layers, load_local_parts, settings.wire_codec, failed
+    )
+    metrics.watch(lambda: connection.n_waiting)
+    watching = asyncio.create_task(connection.watch())
+    stack.push_async_callback(_end, watching)
+    hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
+    generator = Generator(connection, tokenizer, metrics, end_tokens(settings.weights, config, tokenizer), hasher)
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
+
+
+def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
+    """The server of a built service."""
+    return HTTPServer(application(service), router(service).routes, settings, service.metrics)
+
+
+def application(service: Service) -> FastAPI:
+    """The ASGI application around a built service."""
+    app = FastAPI(title="SplitLearn client service", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(router(service))
+    error_replies.install(app)
+    return app
+
+
+def end_tokens(weights: Path, config: PretrainedConfig, tokenizer: ChatTokenizer) -> frozenset[int]:
+    """Token ids that end an answer, from generation_config.json, the config and the tokenizer together.
+
+    Chat models often name the end of a turn only in generation_config.json.
+
+    Raises:
+        BadModelFiles: a file names something that is no token id.
+    """
+    named = read_generation_config(weights).get("eos_token_id")
+    found: list[int] = []
+    for value in (named, config.get_text_config(decoder=True).eos_token_id, tokenizer.end_token):
+        found += value if isinstance(value, list) else [] if value is None else [value]
+    if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
+        raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; correct the file")
+    return frozenset(found)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

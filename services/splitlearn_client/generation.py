@@ -1,0 +1,147 @@
+"""The token loop: bottom, trunk, top, sampler, stop rules; one async generator per request.
+
+Shapes: T rows, D hidden size, V vocabulary.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
+from splitlearn_client.answer import AnswerText, TokenDelta
+from splitlearn_client.block_hasher import BlockHasher
+from splitlearn_client.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
+from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.report import Report
+from splitlearn_client.sampling import Sampler, SamplingSettings
+from splitlearn_client.split_session import SplitSession, open_split_session
+from splitlearn_client.tokenizer import ChatTokenizer
+from splitlearn_client.trunk_connection import TrunkConnection
+from splitlearn_comm import ClientStream, CommError
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int | None
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    stop: tuple[str, ...] = ()
+    param: str | None = None
+
+
+class Generator:
+    """Generates for any number of concurrent requests."""
+
+    def __init__(
+        self,
+        connection: TrunkConnection,
+        tokenizer: ChatTokenizer,
+        metrics: ClientMetrics,
+        end_tokens: frozenset[int],
+        block_hasher: BlockHasher | None,
+    ) -> None:
+        self._connection = connection
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._end_tokens = end_tokens
+        self._block_hasher = block_hasher
+
+    def check(self, request: GenerationRequest) -> None:
+        """Checks at once what `generate` checks only when it starts, after the other prompts of the HTTP request.
+
+        Raises:
+            RequestError: the prompt is too long, or no trunk is ready.
+        """
+        _most_tokens(self._connection.local_parts, request)
+
+    async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
+        """Yields one delta per token; the last has a finish reason ("stop" or "length").
+
+        Closing the iterator ends the trunk's session at once.
+
+        Raises:
+            RequestError: the prompt is too long, no trunk is ready, or it fails.
+        """
+        parts = self._connection.local_parts
+        most = _most_tokens(parts, request)
+        budget = most if request.max_tokens is None else min(most, request.max_tokens)
+        report.prompt_tokens = len(request.prompt)
+        hashes = self._block_hashes(request.prompt)
+        max_length = len(request.prompt) + budget
+        try:
+            async with open_split_session(self._connection, parts, hashes, max_length, report) as session:
+                await session.begin(len(request.prompt))
+                ids = list(request.prompt)
+                async with aclosing(self._deltas(session, request, ids, budget, report)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                # the last token was chosen, but not run
+                await session.close_and_cache(self._block_hashes(ids[:-1]))
+        except CommError as error:
+            raise from_wire(error, begun=report.first_token is not None) from error
+        except (BadRows, ContextExceeded, EngineFull) as error:
+            raise _from_bottom(error, begun=report.first_token is not None) from error
+
+    async def _deltas(
+        self, session: SplitSession, request: GenerationRequest, ids: list[int], budget: int, report: Report
+    ) -> AsyncGenerator[TokenDelta]:
+        """Chooses tokens one by one, and appends them to `ids`."""
+        sampler = Sampler(request.sampling)
+        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, request.stop)
+        while True:
+            choice = await session.choose(ids, sampler)
+            report.completion_tokens += 1
+            self._observe(report, session.stream)
+            ids.append(choice.token)
+            ended, last = choice.token in self._end_tokens, report.completion_tokens == budget
+            delta = answer.add(choice, ended=ended, last=last)
+            yield delta
+            if delta.finish_reason is not None:
+                return
+
+    def _block_hashes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
+        return () if self._block_hasher is None else self._block_hasher.hashes(ids)
+
+    def _observe(self, report: Report, stream: ClientStream) -> None:
+        now = time.perf_counter()
+        if report.last_token is None:
+            report.first_token = now
+            self._metrics.time_to_first_token.observe(now - report.began)
+        else:
+            self._metrics.inter_token.observe(now - report.last_token)
+        report.last_token = now
+        self._metrics.wire(
+            sent=stream.bytes_sent - report.wire_bytes_sent,
+            received=stream.bytes_received - report.wire_bytes_received,
+        )
+        report.wire_bytes_sent = stream.bytes_sent
+        report.wire_bytes_received = stream.bytes_received
+
+
+def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:
+    """The request's error for one of the bottom or top engine. `begun`: a token was chosen already."""
+    if isinstance(error, EngineFull):
+        return TooBusy(str(error), retry_after=error.retry_after)
+    if isinstance(error, ContextExceeded):
+        return PromptTooLong(str(error))
+    if begun:
+        return BrokenNumbers(f"the model chose a token that it has no embedding for: {error}")
+    return BadRequest(f"the model cannot take this prompt: {error}")
+
+
+def _most_tokens(parts: LocalParts, request: GenerationRequest) -> int:
+    """Output tokens that fit into the context behind the prompt. Raises PromptTooLong."""
+    context = parts.bottom.part.context_length
+    if context is None:
+        return 1 << 20
+    if len(request.prompt) >= context:
+        raise PromptTooLong(
+            f"the prompt has {len(request.prompt)} tokens, but this model's context is {context} tokens, answer "
+            "included; shorten the prompt",
+            request.param,
+        )
+    return context - len(request.prompt)

@@ -1,0 +1,60 @@
+"""Bottom and top: the parts of the model that run in the client service, on one device thread."""
+
+from contextlib import suppress
+from typing import Self
+
+from llm_sepweight import Manifest
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.memory import free_bytes
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_parts, resolve_device
+from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
+from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn_client.settings import ClientSettings
+
+
+class LocalParts:
+    """The engines of bottom (embeddings and first layers) and top (last layers and head), cut at `plan`."""
+
+    def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str, thread: DeviceThread) -> None:
+        self.bottom = bottom
+        self.top = top
+        self.plan = plan
+        self._thread = thread
+        self.fingerprint = expected
+        """The fingerprint that a compatible trunk has."""
+
+    @classmethod
+    def load(cls, settings: ClientSettings, plan: SplitPlan, thread: DeviceThread) -> Self:
+        """Loads both parts. Blocks; call it on the device thread.
+
+        Raises:
+            SepweightError, SplitError: the files or the plan do not match the model.
+        """
+        weights, where = settings.weights, resolve_device(settings.device)
+        bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
+        for part in (bottom, top):
+            pack(part, settings.quantization)
+        name = str(bottom.dtype).removeprefix("torch.")
+        expected = fingerprint(Manifest.read(weights), plan, name)
+        limits = Limits(
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            max_waiting=settings.max_waiting,
+            kv_cache_memory_bytes=(settings.kv_cache_memory_bytes or free_bytes(bottom.device) // 4) // 2,
+            max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
+            queue_timeout=settings.queue_timeout,
+        )
+        return cls(build_engine(bottom, thread, limits), build_engine(top, thread, limits), plan, expected, thread)
+
+    def learn_trunk_cores(self, name: str | None) -> None:
+        """Notes whether the trunk runs on the same CPU cores, where the two slow each other down.
+
+        Args:
+            name: the trunk's `splitlearn.engine.cores_name`; None if it does not report one, or runs on a GPU.
+        """
+        if name is None or self.bottom.part.device.type != "cpu":
+            self._thread.shares_cores = False
+            return
+        # it affects only when steps begin, so an error of the system changes nothing
+        with suppress(OSError):
+            self._thread.shares_cores = name == cores_name()

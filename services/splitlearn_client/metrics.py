@@ -1,0 +1,208 @@
+"""What Prometheus reads from the client service.
+
+A metric that measures what one of vLLM's measures has vLLM's name behind our prefix, its label `model_name` and its
+buckets (vllm/v1/metrics/loggers.py), with finer ones below. All other metrics are ours alone. docs/metrics.md lists
+all of them, and says where a meaning differs from vLLM's.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from splitlearn_client.report import Report
+
+# fmt: off
+FIRST_TOKEN: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
+    640.0, 2560.0,
+)
+INTER_TOKEN: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+)
+REQUEST: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0,
+    50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+)
+# fmt: on
+TOKENS: Final = tuple(first * 10**power for power in range(6) for first in (1, 2, 5))
+
+ABORT: Final = "abort"
+"""Finished reason of a request whose caller hung up; the others are OpenAI's."""
+_FINISHED_REASONS: Final = ("stop", "length", ABORT)
+
+
+class ClientMetrics:
+    """All metrics of one service, in a registry of their own. Used on the event loop's thread.
+
+    Args:
+        model_name: the model's name in the API, which is the value of the label `model_name`.
+    """
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model_name = model_name
+        self._n_unfinished = 0
+        self._n_waiting: Callable[[], int] = lambda: 0
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._add_request_metrics()
+        self._success = Counter(
+            "splitlearn_client_request_success",
+            "Requests that were generated to their end, or aborted by their caller.",
+            ["model_name", "finished_reason"],
+            registry=self.registry,
+        )
+        for reason in _FINISHED_REASONS:
+            self._success.labels(model_name, reason)
+        self._failures = self._plain_counter("request_failures", "Requests that ended with an error.", ["code"])
+        self._http = self._plain_counter(
+            "http_requests",
+            "HTTP requests by response status; 499 if the caller hung up first.",
+            ["path", "method", "status"],
+        )
+        self.trunk_poll_errors = self._plain_counter(
+            "trunk_poll_errors", "Unexpected errors of the task that polls the trunk; it goes on."
+        )
+        self.trunk_ready = self._plain_gauge("trunk_ready", "1 while a compatible trunk answers, else 0.")
+        self.weights_verified = self._plain_gauge(
+            "weights_verified", "1 once all files of the client's parts match their digests, else 0."
+        )
+        self.weights_damaged = self._plain_gauge(
+            "weights_damaged", "1 while a file of the client's parts is known not to match its digest, else 0."
+        )
+        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction"])
+
+    def watch(self, n_waiting: Callable[[], int]) -> None:
+        """Sets what `num_requests_waiting` reads: the requests whose rows wait for admission."""
+        self._n_waiting = n_waiting
+
+    @contextmanager
+    def in_progress(self) -> Iterator[None]:
+        """Counts a request as running or waiting for the time of the block."""
+        self._n_unfinished += 1
+        try:
+            yield
+        finally:
+            self._n_unfinished -= 1
+
+    def request_succeeded(self, finished_reason: str, report: Report) -> None:
+        """Counts a request that ended with "stop", "length" or `ABORT`."""
+        self._success.labels(self._model_name, finished_reason).inc()
+        self._observe(report)
+
+    def request_failed(self, code: str, report: Report) -> None:
+        """Counts a request that ended with an error. `code` is one of ours, and not a caller's text."""
+        self._failures.labels(code).inc()
+        self._observe(report)
+
+    def http_request(self, path: str, method: str, status: int) -> None:
+        """Counts an HTTP request; `path` is the route's own text, which callers cannot choose."""
+        self._http.labels(path, method, str(status)).inc()
+
+    def wire(self, *, sent: int, received: int) -> None:
+        """Counts bytes sent to and received from the trunk."""
+        self._wire.labels("sent").inc(sent)
+        self._wire.labels("received").inc(received)
+
+    def _observe(self, report: Report) -> None:
+        """Histograms are of requests that got at least one token."""
+        self.prompt_tokens.inc(report.prompt_tokens)
+        self.generation_tokens.inc(report.completion_tokens)
+        self.prefix_cache_queries.inc(report.prompt_tokens)
+        self.prefix_cache_hits.inc(report.reused_tokens)
+        self.replays.inc(report.replays)
+        if report.first_token is None or report.last_token is None:
+            return
+        e2e, decode = report.last_token - report.began, report.last_token - report.first_token
+        # of the first rows alone, whose way through the parts has no overlap
+        queue = min(report.queue_seconds, e2e - decode)
+        self.e2e.observe(e2e)
+        self.queue_time.observe(queue)
+        self.prefill_time.observe(e2e - decode - queue)
+        self.decode_time.observe(decode)
+        self.inference_time.observe(e2e - queue)
+        self.request_prompt_tokens.observe(report.prompt_tokens)
+        self.request_generation_tokens.observe(report.completion_tokens)
+        if report.completion_tokens > 1:
+            self.time_per_output_token.observe(decode / (report.completion_tokens - 1))
+
+    def _add_request_metrics(self) -> None:
+        """Those with vLLM's names and its label."""
+        histogram, counter = self._histogram, self._counter
+        self.time_to_first_token = histogram(
+            "time_to_first_token_seconds", "Time from a request's start to its first token.", FIRST_TOKEN
+        )
+        self.inter_token = histogram(
+            "inter_token_latency_seconds", "Time between one token of a request and the next.", INTER_TOKEN
+        )
+        self.time_per_output_token = histogram(
+            "request_time_per_output_token_seconds",
+            "Mean time per output token of a request, after the first.",
+            INTER_TOKEN,
+        )
+        self.e2e = histogram("e2e_request_latency_seconds", "Time from a request's start to its last token.", REQUEST)
+        self.queue_time = histogram(
+            "request_queue_time_seconds",
+            "Time that a request's first rows waited to be run, in bottom, trunk and top together.",
+            REQUEST,
+        )
+        self.prefill_time = histogram(
+            "request_prefill_time_seconds", "Time to a request's first token, without the time in queues.", REQUEST
+        )
+        self.decode_time = histogram(
+            "request_decode_time_seconds", "Time from a request's first token to its last.", REQUEST
+        )
+        self.inference_time = histogram(
+            "request_inference_time_seconds", "Time of a request's prefill and decode together.", REQUEST
+        )
+        self.request_prompt_tokens = histogram("request_prompt_tokens", "Prompt tokens of a request.", TOKENS)
+        self.request_generation_tokens = histogram("request_generation_tokens", "Output tokens of a request.", TOKENS)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of all requests that have ended.")
+        self.generation_tokens = counter("generation_tokens", "Output tokens of all requests that have ended.")
+        self.prefix_cache_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix caches.")
+        self.prefix_cache_hits = counter(
+            "prefix_cache_hits", "Prompt tokens that were cached in bottom, trunk and top, and not computed again."
+        )
+        self.replays = self._plain_counter(
+            "num_replays", "Times that a request sent all its rows again because a part had lost them."
+        )
+        running = self._gauge("num_requests_running", "Requests being generated.")
+        running.set_function(lambda: self._n_unfinished - self._waiting())
+        waiting = self._gauge(
+            "num_requests_waiting", "Requests that wait for admission to the KV cache of the client's own parts."
+        )
+        waiting.set_function(self._waiting)
+
+    def _waiting(self) -> int:
+        # rows of one request may wait in bottom and top at once
+        return min(self._n_waiting(), self._n_unfinished)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        full_name = f"splitlearn_client_{name}"
+        return Histogram(full_name, text, ["model_name"], buckets=buckets, registry=self.registry).labels(
+            self._model_name
+        )
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"splitlearn_client_{name}", text, ["model_name"], registry=self.registry).labels(
+            self._model_name
+        )
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"splitlearn_client_{name}", text, ["model_name"], registry=self.registry).labels(self._model_name)
+
+    def _plain_counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"splitlearn_client_{name}", text, labels or [], registry=self.registry)
+
+    def _plain_gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"splitlearn_client_{name}", text, registry=self.registry)

@@ -1,0 +1,120 @@
+"""Chooses a token from logits, with transformers' logits processors.
+
+Shapes: V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from splitlearn_client.errors import BrokenNumbers
+
+# Below this, the probability of every token but the most likely rounds to 0, and dividing by it overflows.
+COLDEST = 1e-5
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Named as in the OpenAI API and transformers. Sampling is greedy at a temperature below `COLDEST`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    top_logprobs: int | None = None
+    """Alternatives to report beside the chosen token; None: no log-probabilities."""
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLDEST
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen token, and if requested log-probabilities, of the logits before any processing."""
+
+    token: int
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """Chooses the tokens of one request. With a seed, equal logits give equal tokens."""
+
+    def __init__(self, settings: SamplingSettings) -> None:
+        self._settings = settings
+        self._processors = _processors(settings)
+        self._generator = torch.Generator()
+        if settings.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(settings.seed)
+
+    def choose(self, logits_V: torch.Tensor, ids: list[int]) -> Choice:
+        """The next token after `ids`.
+
+        Raises:
+            BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
+        """
+        scores_1V = _widened(logits_V)[None]
+        # numpy's max is NaN if any value is
+        if not math.isfinite(scores_1V.numpy().max()):
+            raise BrokenNumbers(
+                "the model's logits hold NaN or infinity; check the weights with `splitlearn inspect --verify`, "
+                "or run client and trunk in another dtype"
+            )
+        processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
+        if self._settings.greedy:
+            token = int(processed_1V.numpy().argmax())
+        else:
+            probabilities_1V = processed_1V.softmax(dim=-1)
+            token = int(torch.multinomial(probabilities_1V, 1, generator=self._generator))
+        return self._report(token, scores_1V[0])
+
+    def _report(self, token: int, scores_V: torch.Tensor) -> Choice:
+        wanted = self._settings.top_logprobs
+        if wanted is None:
+            return Choice(token)
+        logprobs_V = scores_V.log_softmax(dim=-1)
+        values, indices = logprobs_V.topk(min(wanted, logprobs_V.shape[0]))
+        likely = zip(indices.tolist(), values.tolist(), strict=True)
+        alternatives = tuple((index, value) for index, value in likely if value > -torch.inf)
+        return Choice(token, float(logprobs_V[token]), alternatives)
+
+
+def _widened(logits_V: torch.Tensor) -> torch.Tensor:
+    """The logits in fp32. By numpy: torch would wake its threads for this size, which takes longer than the work."""
+    if logits_V.dtype is not torch.bfloat16:
+        return logits_V.float()
+    # bf16 is the upper half of fp32
+    bits_V = logits_V.view(torch.int16).numpy().astype(np.int32)
+    return torch.from_numpy((bits_V << 16).view(np.float32))
+
+
+def _processors(settings: SamplingSettings) -> LogitsProcessorList:
+    processors = LogitsProcessorList()
+    if settings.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.greedy:
+        return processors
+    if settings.temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k > 0:
+        processors.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1.0:
+        processors.append(TopPLogitsWarper(settings.top_p))
+    if settings.min_p > 0.0:
+        processors.append(MinPLogitsWarper(settings.min_p))
+    return processors

@@ -1,0 +1,247 @@
+"""Renders conversations with the model's chat template, and makes sure that no message is left out.
+
+Templates expect different forms of a message's content, and silently leave out what they do not expect. So the template
+is probed: it renders conversations of probe words, which show the form of content that it takes from each role, and
+whether it renders all messages of a conversation with the same shape as the request's.
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import structlog
+
+from splitlearn_client.errors import BadModelFiles, BadRequest
+from splitlearn_client.text.template_process import TemplateFailed, TemplateUnbounded, template_process
+
+log = structlog.get_logger()
+
+Message = Mapping[str, Any]
+Content = str | list[dict[str, str]]
+ContentFormat = Literal["auto", "string", "openai"]
+# The form of content for a template: text, a list of one part, or a list of all parts of the request.
+Form = Literal["string", "part", "parts"]
+
+_FORMS: Final[tuple[Form, ...]] = ("string", "part", "parts")
+_FORCED: Final[dict[ContentFormat, frozenset[Form]]] = {
+    "string": frozenset({"string"}),
+    "openai": frozenset({"part", "parts"}),
+}
+_PROBE = re.compile(r"zqprobe(\d{9})")
+_PROBE_LENGTH: Final = 16
+# A key that no template reads: if it is in the text, the template printed the whole part.
+_UNREAD: Final = "zqunread"
+_MOST_SHAPES: Final = 256
+# Messages and parts of messages.
+_LONGEST_CACHED_SHAPE: Final = 64
+# Enough for a conversation of probe words in any template.
+_PROBED_CHARACTERS: Final = 1 << 22
+
+
+class ChatTemplate:
+    """Renders conversations up to where the answer begins. Blocks; may be used by several threads.
+
+    Args:
+        source: the template, in Jinja.
+        variables: its variables beside the messages, such as the tokenizer's special tokens.
+        content_format: "auto" probes the template, and refuses conversations that it would render incompletely;
+            "string" and "openai" (lists of parts) use one form, and trust the template.
+
+    Raises:
+        BadModelFiles: the template leaves out users' messages in every form.
+        TemplateUnusable: it is no template.
+        TemplateUnbounded: it exceeds its limits on a plain question.
+    """
+
+    def __init__(self, source: str, variables: Mapping[str, Any], content_format: ContentFormat = "auto") -> None:
+        self._process = template_process(source)
+        self._variables = dict(variables)
+        self._format = content_format
+        self._forms: dict[str, frozenset[Form]] = {}
+        self._lock = threading.Lock()
+        self._left_out: OrderedDict[tuple[Any, ...], int | None] = OrderedDict()
+        """By shape of a conversation: the first message that is left out, or None. Guarded by the lock."""
+        # a template that prints any role's name accepts every role, so only its source shows whether it knows this one
+        self._names_developer = "developer" in source
+        self._process.start()
+        if content_format == "auto":
+            self._check_user_messages()
+            self._check_generation_prompt()
+        else:
+            self._check_plain_question()
+
+    def render(self, messages: Sequence[Message], longest: int) -> str:
+        """The prompt's text, of at most `longest` characters.
+
+        Args:
+            messages: role, content (text, or a list of text parts) and other keys that templates may read, as name.
+
+        Raises:
+            BadRequest: the template refuses these messages, or leaves one of them out.
+        """
+        try:
+            formed = [self._formed(message) for message in messages]
+            text = self._rendered(formed, longest)
+        except TemplateFailed as error:
+            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+        if self._format == "auto" and (left_out := self._first_left_out(formed, longest)) is not None:
+            role = messages[left_out].get("role")
+            raise BadRequest(
+                f"the model's chat template leaves this message (role {role!r}) out; "
+                "put its text into a message with another role, or at another place",
+                f"messages.{left_out}",
+            )
+        return text
+
+    def _rendered(self, messages: Sequence[Message], longest: int, *, answer: bool = True) -> str:
+        seen = {"tools": None, "documents": None, "messages": messages, "add_generation_prompt": answer}
+        return self._process.render({**self._variables, **seen}, longest)
+
+    def _formed(self, message: Message) -> Message:
+        """The message with its content in a form that the template accepts."""
+        role, content = str(message["role"]), message.get("content")
+        if role == "developer" and not self._knows_developer:
+            role = "system"
+        formed = {**message, "role": role}
+        if isinstance(content, str | list):
+            formed["content"] = _in_form(content, self._accepted(role))
+        return formed
+
+    @property
+    def _knows_developer(self) -> bool:
+        return self._names_developer and (self._format != "auto" or bool(self._forms_of("developer")))
+
+    def _accepted(self, role: str) -> frozenset[Form]:
+        if self._format != "auto":
+            return _FORCED[self._format]
+        # a role that is never rendered is refused by the template, or found to be left out
+        return self._forms_of(role) or frozenset({"string"})
+
+    def _forms_of(self, role: str) -> frozenset[Form]:
+        if role not in self._forms:
+            found = {form: self._renders(role, form) for form in _FORMS}
+            self._forms[role] = frozenset(form for form, written in found.items() if written)
+        return self._forms[role]
+
+    def _renders(self, role: str, form: Form) -> bool | None:
+        """Whether the template renders such a message completely and as text; None if it refuses it."""
+        texts = list(_probes(2 if form == "parts" else 1))
+        parts = [{"type": "text", "text": text, _UNREAD: _UNREAD} for text in texts]
+        probe = {"role": role, "content": texts[0] if form == "string" else parts}
+        try:
+            text = self._rendered(self._conversation_with(probe), _PROBED_CHARACTERS)
+        except TemplateUnbounded:
+            raise
+        except TemplateFailed:
+            return None
+        return len(_found(text)) == len(texts) and _UNREAD not in text.casefold()
+
+    def _conversation_with(self, message: Message) -> list[Message]:
+        """The simplest conversation with this message."""
+        if message["role"] == "user":
+            return [message]
+        user = {"role": "user", "content": _in_form("word", self._accepted("user"))}
+        return [user, message, user] if message["role"] == "assistant" else [message, user]
+
+    def _first_left_out(self, messages: Sequence[Message], longest: int) -> int | None:
+        """Index of the first message that the template does not render completely in a conversation of this shape."""
+        shape = tuple(_shape(message) for message in messages)
+        with self._lock:
+            if shape in self._left_out:
+                return self._left_out[shape]
+        left_out = self._probed(messages, longest)
+        if sum(map(_n_parts, messages)) <= _LONGEST_CACHED_SHAPE:
+            with self._lock:
+                self._left_out[shape] = left_out
+                if len(self._left_out) > _MOST_SHAPES:
+                    self._left_out.popitem(last=False)
+        return left_out
+
+    def _probed(self, messages: Sequence[Message], longest: int) -> int | None:
+        probes, owners, shadows = _probes(), list[int](), list[Message]()
+        for index, message in enumerate(messages):
+            content = message.get("content")
+            if isinstance(content, str) and content.strip():
+                content = next(probes)
+                owners.append(index)
+            elif isinstance(content, list):
+                said = [bool(part.get("text", "").strip()) for part in content]
+                content = [
+                    {**part, "text": next(probes)} if is_said else part
+                    for part, is_said in zip(content, said, strict=True)
+                ]
+                owners += [index] * sum(said)
+            shadows.append({**message, "content": content} if "content" in message else message)
+        try:
+            found = _found(self._rendered(shadows, longest + _PROBE_LENGTH * len(owners)))
+        except TemplateFailed:
+            # it accepted the conversation itself, and refuses only the probe words
+            return None
+        return next((owner for number, owner in enumerate(owners) if number not in found), None)
+
+    def _check_user_messages(self) -> None:
+        written = {form: self._renders("user", form) for form in _FORMS}
+        self._forms["user"] = frozenset(form for form, value in written.items() if value)
+        if not self._forms["user"] and False in written.values():
+            raise BadModelFiles(
+                "the chat template leaves out users' messages, whether content is text or a list of parts; correct "
+                "chat_template.jinja (or chat_template in tokenizer_config.json), or choose one form with "
+                "--chat-template-content-format string or openai"
+            )
+        if not self._forms["user"]:
+            self._check_plain_question()
+
+    def _check_plain_question(self) -> None:
+        try:
+            self._rendered([self._formed({"role": "user", "content": "word"})], _PROBED_CHARACTERS)
+        except TemplateUnbounded:
+            raise
+        except TemplateFailed as error:
+            log.warning("the chat template refuses a plain question", reason=str(error))
+
+    def _check_generation_prompt(self) -> None:
+        """Warns if the prompt lacks what the template itself writes before an answer."""
+        answer = next(_probes(1))
+        try:
+            user = self._formed({"role": "user", "content": "word"})
+            prompt = self._rendered([user], _PROBED_CHARACTERS)
+            reply = self._formed({"role": "assistant", "content": answer})
+            whole = self._rendered([user, reply], _PROBED_CHARACTERS, answer=False)
+        except TemplateFailed:
+            return
+        before, found, _ = whole.partition(answer)
+        if found and before.startswith(prompt) and (missing := before[len(prompt) :].strip()):
+            log.warning("the chat template does not begin the answer (add_generation_prompt)", missing=missing)
+
+
+def _in_form(content: Content, accepted: Iterable[Form]) -> Content:
+    """The content in the accepted form that is nearest to the request's."""
+    forms: list[Form] = ["string", "part", "parts"] if isinstance(content, str) else ["parts", "string", "part"]
+    form = next(form for form in forms if form in accepted)
+    if form == "parts" and not isinstance(content, str):
+        return content
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return text if form == "string" else [{"type": "text", "text": text}]
+
+
+def _shape(message: Message) -> tuple[Any, ...]:
+    content = message.get("content")
+    said: Any = bool(content.strip()) if isinstance(content, str) else None
+    if isinstance(content, list):
+        said = tuple(bool(part.get("text", "").strip()) for part in content)
+    return (*sorted(message), message["role"], said)
+
+
+def _n_parts(message: Message) -> int:
+    content = message.get("content")
+    return max(1, len(content)) if isinstance(content, list) else 1
+
+
+def _probes(count: int = 10**9) -> Iterator[str]:
+    return (f"zqprobe{number:09d}" for number in range(count))
+
+
+def _found(text: str) -> set[int]:
+    return {int(number) for number in _PROBE.findall(text.casefold())}

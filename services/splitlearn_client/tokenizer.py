@@ -1,0 +1,189 @@
+"""Text to token ids and back. The only module that uses the tokenizer."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from splitlearn_client.errors import BadRequest, NoChatTemplate, PromptTooLong
+from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat, Message
+from splitlearn_client.text.template_process import TemplateFailed
+from splitlearn_client.text.tokenizer_reading import read_tokenizer
+from splitlearn_client.text.vocabulary import Vocabulary
+
+log = structlog.get_logger()
+
+R = TypeVar("R")
+
+# One for a long text, and one so that short texts need not wait for it.
+_THREADS: Final = 2
+# Characters that are tokenized at a time: a few hundredths of a second.
+_CHUNK: Final = 1 << 16
+# A text that is tokenized in chunks has a few more tokens than the whole text.
+_MARGIN: Final = 1.25
+# Tokens of a prompt for a model that has no limit of its own.
+_UNLIMITED: Final = 1 << 20
+
+
+class ChatTokenizer:
+    """The served model's tokenizer and chat template, read from its sepweight directory.
+
+    Prompts are tokenized on two threads of its own. A cancelled request takes its work out of their queue. A long text
+    is tokenized in chunks, so that it can be cancelled and other texts get their turn.
+
+    Args:
+        content_format: see `ChatTemplate`.
+
+    Raises:
+        FileNotFoundError: the directory holds no tokenizer.
+        BadModelFiles: the tokenizer cannot be read, or its chat template leaves out users' messages.
+    """
+
+    def __init__(self, weights: Path, config: PretrainedConfig, content_format: ContentFormat = "auto") -> None:
+        self._tokenizer = read_tokenizer(weights, config)
+        self._rows = int(config.get_text_config(decoder=True).vocab_size)
+        self.vocabulary = Vocabulary(self._tokenizer)
+        self.context: int | None = None
+        """The model's context length in tokens; None before it is known, and for a model without a limit."""
+        self._template = _template(self._tokenizer, content_format)
+        self._threads = ThreadPoolExecutor(_THREADS, "text")
+        self._long_text = asyncio.Semaphore(1)
+
+    def close(self) -> None:
+        """Ends the threads; waiting requests fail."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's own end-of-sequence id."""
+        value = self._tokenizer.eos_token_id
+        return None if value is None else int(value)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Ids of a prompt, with the special tokens that the tokenizer adds.
+
+        Raises:
+            PromptTooLong: it has more tokens than the model's context. A long text is refused before it is complete.
+            BadRequest: it is no Unicode text, or has a token that the model has no embedding for.
+        """
+        return await self._ids(text, "prompt", bare=False)
+
+    async def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, rendered by the model's chat template up to where the answer begins.
+
+        Args:
+            messages: see `ChatTemplate.render`.
+
+        Raises:
+            NoChatTemplate: the tokenizer has no default chat template.
+            PromptTooLong, BadRequest: as `tokenize`; also if the template refuses the messages or leaves one out.
+        """
+        template = self._template
+        if isinstance(template, NoChatTemplate):
+            raise NoChatTemplate(str(template))
+        if len(messages) > self._most_tokens:
+            raise PromptTooLong(
+                f"{len(messages)} messages cannot fit into this model's context of {self._most_tokens} tokens; "
+                "send fewer of them",
+                "messages",
+            )
+        self._check_length(sum(map(_length, messages)), "messages")
+        # and the template's own text
+        longest = 2 * self._most_characters + _CHUNK
+        text = await self._on_thread(partial(template.render, messages, longest))
+        return await self._ids(text, "messages", bare=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without special tokens."""
+        return self.vocabulary.decode(ids)
+
+    async def _ids(self, text: str, param: str, *, bare: bool) -> list[int]:
+        self._check_length(len(text), param)
+        if len(text) <= _CHUNK:
+            return await self._on_thread(partial(self._encoded, text, param, bare=bare))
+        async with self._long_text:
+            # each token has at least one character
+            if len(text) > self._most_tokens:
+                await self._check_tokens(text, param)
+            return await self._on_thread(partial(self._encoded, text, param, bare=bare))
+
+    async def _check_tokens(self, text: str, param: str) -> None:
+        n_tokens = 0
+        for start in range(0, len(text), _CHUNK):
+            chunk = text[start : start + _CHUNK]
+            n_tokens += len(await self._on_thread(partial(self._encoded, chunk, param, bare=True)))
+            if n_tokens > _MARGIN * self._most_tokens:
+                raise PromptTooLong(
+                    f"the prompt has more than {n_tokens} tokens, but this model's context is {self._most_tokens} "
+                    "tokens, answer included; shorten the prompt",
+                    param,
+                )
+
+    def _encoded(self, text: str, param: str, *, bare: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRequest("the text holds half of a surrogate pair, which is no character", param) from error
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=not bare, verbose=False)
+        if ids and not 0 <= min(ids) <= max(ids) < self._rows:
+            wrong = next(token for token in ids if not 0 <= token < self._rows)
+            raise BadRequest(
+                f"the text holds {self.vocabulary.name(wrong)!r}, token {wrong}, which this model cannot embed: "
+                f"its last token is {self._rows - 1}",
+                param,
+            )
+        return ids
+
+    async def _on_thread(self, work: Callable[[], R]) -> R:
+        # cancelling the caller takes work that has not begun out of the queue
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    @property
+    def _most_tokens(self) -> int:
+        return self.context or _UNLIMITED
+
+    @property
+    def _most_characters(self) -> int:
+        return self._most_tokens * self.vocabulary.longest
+
+    def _check_length(self, n_characters: int, param: str) -> None:
+        if n_characters > self._most_characters:
+            raise PromptTooLong(
+                f"the prompt has {n_characters} characters, but this model's context is {self._most_tokens} tokens "
+                f"of at most {self.vocabulary.longest} characters, answer included; shorten the prompt",
+                param,
+            )
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, content_format: ContentFormat) -> ChatTemplate | NoChatTemplate:
+    found = tokenizer.chat_template
+    if isinstance(found, dict):
+        if "default" not in found:
+            return NoChatTemplate(
+                f"this model has several chat templates ({', '.join(sorted(found))}) and none is called default; save "
+                "the one to use as chat_template.jinja beside the weights, or send a plain prompt to /v1/completions"
+            )
+        found = found["default"]
+    if not isinstance(found, str) or not found:
+        return NoChatTemplate(
+            "this model's tokenizer has no chat template; send a plain prompt to /v1/completions instead"
+        )
+    try:
+        return ChatTemplate(found, tokenizer.special_tokens_map, content_format)
+    except TemplateFailed as error:
+        log.warning("the chat template cannot be used", reason=str(error))
+        return NoChatTemplate(
+            f"this model's chat template cannot be used: {error}; correct it, or send a plain prompt to /v1/completions"
+        )
+
+
+def _length(message: Message) -> int:
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part.get("text", "")) for part in content or ())

@@ -1,0 +1,215 @@
+"""Composition root of the trunk worker: builds every object once, and runs until SIGTERM or Ctrl-C."""
+
+import asyncio
+import gc
+import signal
+import socket
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from llm_sepweight import Manifest, SepweightError
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.memory import free_bytes
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_part, resolve_device
+from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
+from splitlearn.errors import SplitError
+from splitlearn.model.part import Part
+from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo, event_loop
+from splitlearn_comm.addresses import join_address
+from splitlearn_trunk.endpoint import TrunkServicer
+from splitlearn_trunk.exporter import exported
+from splitlearn_trunk.listening import address_of, bound
+from splitlearn_trunk.metrics import TrunkMetrics
+from splitlearn_trunk.settings import TrunkSettings
+from splitlearn_trunk.verification import WeightsCheck
+
+log = structlog.get_logger()
+
+# Bytes of rows that wait or run: 256 sessions with a 1 MiB chunk each.
+_BYTES_IN_FLIGHT = 2**28
+
+
+def run(settings: TrunkSettings) -> None:
+    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start."""
+    event_loop.run(serve(settings))
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The objects of one worker. `build` creates them; its exit stack owns their end."""
+
+    server: AsyncGRPCComputeServer
+    servicer: TrunkServicer
+    engine: Engine
+    thread: DeviceThread
+    metrics: TrunkMetrics
+    info: ServiceInfo
+
+    async def start(self) -> None:
+        """Starts to serve; healthy unless the weights are known to be damaged. Raises PortUnavailable."""
+        await self.server.start()
+        if self.servicer.is_damaged:
+            await self.server.set_serving(False)
+
+    async def mark_damaged(self, damage: str) -> None:
+        """Stops serving for good; health checks fail from here on."""
+        self.servicer.mark_damaged(damage)
+        await self.server.set_serving(False)
+
+
+async def serve(settings: TrunkSettings) -> None:
+    """The whole life of one worker."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    # errors in the command line or the directory come before any other log line
+    manifest = Manifest.read(settings.weights)
+    SplitPlan.parse(settings.layers, manifest.n_layers)
+    async with AsyncExitStack() as stack:
+        held = stack.enter_context(bound(settings.host, settings.port, "--port"))
+        listening = bound(settings.host, settings.metrics_port, "--metrics-port")
+        settings = settings.model_copy(update={"port": address_of(held)[1]})
+        metrics_address = join_address(settings.host, address_of(listening)[1])
+        _announce(settings, held)
+        metrics = TrunkMetrics(manifest.model_name)
+        stack.enter_context(exported(metrics.registry, listening))
+        trunk = await _unless(stop, build(settings, stack, metrics))
+        if trunk is None:
+            return
+        # loaded objects live to the end: without them, later collections take milliseconds
+        gc.collect()
+        gc.freeze()
+        held.close()
+        await trunk.start()
+        log.info(
+            "serving",
+            address=join_address(settings.host, trunk.server.port),
+            metrics=f"http://{metrics_address}/metrics",
+            fingerprint=trunk.info.fingerprint,
+            device=trunk.info.device,
+        )
+        await stop.wait()
+        log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+        await trunk.server.stop(settings.shutdown_timeout)
+    log.info("stopped")
+
+
+async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> Trunk | None:
+    """The built trunk, or None if a signal comes first: comparing and loading files may take minutes."""
+    task, stopping = asyncio.create_task(building), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return None
+
+
+async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMetrics | None = None) -> Trunk:
+    """Loads the layers, and creates the worker's objects; does not start the server."""
+    thread = stack.enter_context(DeviceThread(settings.threads))
+    manifest = Manifest.read(settings.weights)
+    plan = SplitPlan.parse(settings.layers, manifest.n_layers)
+    metrics = metrics or TrunkMetrics(manifest.model_name)
+    check = WeightsCheck(settings, plan, metrics, stack)
+    await check.begin()
+    began = time.perf_counter()
+    try:
+        engine, _ = await thread.run(_load, settings, plan, thread, metrics)
+    except (SepweightError, SplitError):
+        await check.explain()
+        raise
+    log.info(
+        "loaded",
+        layers=plan.layers,
+        of=plan.n_layers,
+        seconds=round(time.perf_counter() - began, 2),
+        kv_cache_rows=engine.pages.total * engine.pages.page_size,
+        batched=engine.is_batched,
+    )
+    metrics.watch(engine)
+    info = _service_info(settings, manifest, plan, engine.part)
+    servicer = TrunkServicer(engine, info, metrics)
+    expiring = asyncio.create_task(servicer.expire(settings.session_idle_timeout))
+    stack.callback(expiring.cancel)
+    server = AsyncGRPCComputeServer(
+        host=settings.host,
+        port=settings.port,
+        session_host=servicer,
+        observer=metrics,
+        limits=_server_limits(settings),
+    )
+    trunk = Trunk(server, servicer, engine, thread, metrics, info)
+    check.watch(trunk.mark_damaged)
+    return trunk
+
+
+def _server_limits(settings: TrunkSettings) -> ServerLimits:
+    """To be asked for after loading. Of what is free then keys and values take half, where they are in this memory."""
+    quarter = free_bytes(torch.device("cpu")) // 4
+    return ServerLimits(
+        message_bytes=SESSION_MESSAGE_BYTES,
+        streams=settings.max_streams or ServerLimits.streams_within(quarter, SESSION_MESSAGE_BYTES),
+        bytes_in_flight=_BYTES_IN_FLIGHT,
+    )
+
+
+def _announce(settings: TrunkSettings, held: socket.socket) -> None:
+    """Logs the address for clients, and whether only this machine can reach it."""
+    address, port = address_of(held)
+    if address.is_loopback:
+        log.warning(
+            "starting",
+            clients=f"--trunk {join_address(settings.host, port)}",
+            note="only clients on this machine can connect; --host 0.0.0.0 opens it to the network",
+        )
+        return
+    name = socket.gethostname() if address.is_unspecified else settings.host
+    log.info("starting", clients=f"--trunk {join_address(name, port)}")
+
+
+def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
+    part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
+    pack(part, settings.quantization)
+    limits = Limits(
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_seqs=settings.max_num_seqs,
+        max_waiting=settings.max_waiting,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes or free_bytes(part.device) // 2,
+        max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
+        queue_timeout=settings.queue_timeout,
+    )
+    return build_engine(part, thread, limits, metrics)
+
+
+def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
+    dtype = str(part.dtype).removeprefix("torch.")
+    cores = cores_name() if part.device.type == "cpu" else None
+    return ServiceInfo(
+        service_name="splitlearn-trunk",
+        version=version("splitlearn"),
+        device=str(part.device),
+        fingerprint=fingerprint(manifest, plan, dtype),
+        attributes={
+            "model": manifest.model_name,
+            "layers": plan.layers,
+            "n_layers": str(plan.n_layers),
+            "dtype": dtype,
+            "quantization": settings.quantization,
+            "hidden_size": str(part.hidden_size),
+            **({"cores": cores} if cores else {}),
+        },
+    )

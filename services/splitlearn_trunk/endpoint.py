@@ -1,0 +1,205 @@
+"""The trunk's sessions on the wire: a frame arrives, the engine runs its rows, a reply is sent.
+
+The only module that turns the engine's errors into errors of the wire.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+import torch
+
+from splitlearn import errors as split
+from splitlearn.engine import Engine, EngineSession
+from splitlearn.engine.positions import check_position
+from splitlearn_comm import (
+    CommError,
+    FingerprintMismatch,
+    Frame,
+    FrameHeader,
+    InvalidTensor,
+    Overloaded,
+    PositionNotReached,
+    RemoteFailure,
+    Reply,
+    ServiceInfo,
+    SessionClosed,
+    SessionOpening,
+    SessionTooLong,
+)
+from splitlearn_comm.peer_text import clipped
+from splitlearn_trunk.metrics import TrunkMetrics
+
+log = structlog.get_logger()
+
+# Seconds between two searches for idle sessions.
+_EXPIRE_EVERY = 5.0
+
+# The error of the wire for each of the engine's; for one that is not listed, that of its nearest ancestor.
+_ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
+    split.BadRows: InvalidTensor,
+    split.PositionNotReached: PositionNotReached,
+    split.ContextExceeded: SessionTooLong,
+    split.SessionClosed: SessionClosed,
+    split.EngineFull: Overloaded,
+    split.SplitError: RemoteFailure,
+}
+
+
+def on_the_wire(error: split.SplitError) -> CommError:
+    """The wire's error for one of the engine's, with the same message and time to retry."""
+    kind = next(_ON_THE_WIRE[ancestor] for ancestor in type(error).__mro__ if ancestor in _ON_THE_WIRE)
+    return kind(str(error), getattr(error, "retry_after", None))
+
+
+class TrunkServicer:
+    """Opens sessions on one engine, for clients with the same model and cut."""
+
+    def __init__(self, engine: Engine, info: ServiceInfo, metrics: TrunkMetrics) -> None:
+        self._engine = engine
+        self._info = info
+        self._metrics = metrics
+        self._damage: str | None = None
+
+    def info(self) -> ServiceInfo:
+        if self._damage is None:
+            return self._info
+        return replace(self._info, attributes={**self._info.attributes, "damaged": self._damage})
+
+    def mark_damaged(self, damage: str) -> None:
+        """Refuses all sessions and frames from here on: the weights do not match the fingerprint."""
+        self._damage = damage
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the weights are known to be damaged."""
+        return self._damage is not None
+
+    def check(self) -> None:
+        """Raises FingerprintMismatch once the weights are known to be damaged."""
+        if self._damage is not None:
+            raise FingerprintMismatch(
+                f"this trunk's weights are damaged: {self._damage}; copy the file again and restart the trunk"
+            )
+
+    async def open(self, opening: SessionOpening) -> "TrunkSession":
+        """Raises:
+        FingerprintMismatch: the client has another model, cut or dtype, or the trunk's weights are damaged.
+        """
+        self.check()
+        if opening.fingerprint != self._info.fingerprint:
+            raise FingerprintMismatch(
+                f"this trunk serves [{self._info.fingerprint}], the client expects [{clipped(opening.fingerprint)}]; "
+                "give both the same weights, layers and dtype"
+            )
+        try:
+            session = self._engine.open(opening.max_length, opening.prefix)
+        except split.SplitError as error:
+            raise on_the_wire(error) from error
+        self._metrics.prefix_cache_queries.inc(len(opening.prefix) * self._engine.limits.block_size)
+        log.info(
+            "session opened", session=opening.session_id, max_length=opening.max_length, cached_rows=session.reached
+        )
+        return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
+
+    async def expire(self, idle_seconds: float) -> None:
+        """Frees the pages of idle sessions; runs until cancelled.
+
+        An error is logged and does not end it: otherwise memory would be lost for good, without a trace.
+        """
+        while True:
+            await asyncio.sleep(min(_EXPIRE_EVERY, idle_seconds))
+            try:
+                self._engine.expire(idle_seconds)
+            except Exception as error:
+                log.error("idle sessions could not be expired", error=repr(error), exc_info=error)
+
+
+class TrunkSession:
+    """One client's stream of frames. Owns its engine session until it is closed."""
+
+    def __init__(
+        self, name: str, servicer: TrunkServicer, engine: Engine, session: EngineSession, metrics: TrunkMetrics
+    ) -> None:
+        self._name = name
+        self._servicer = servicer
+        self._engine = engine
+        self._session = session
+        self._metrics = metrics
+        self._is_open = True
+        self._steps_seen = 0
+
+    def check(self, header: FrameHeader) -> None:
+        """Raises what `step` would raise for a frame with this header; called before its rows are decoded."""
+        session, part = self._session, self._engine.part
+        self._check_open()
+        try:
+            if session.lost_pages and header.position > session.reached == 0:
+                raise session.lost_rows()
+            check_position(header.position, header.row_count, session.reached, session.max_length)
+        except split.SplitError as error:
+            raise on_the_wire(error) from error
+        if header.shape is None:
+            return
+        if header.shape[1] != part.hidden_size:
+            raise InvalidTensor(f"rows must have the shape [T, {part.hidden_size}], found {list(header.shape)}")
+        if header.dtype != part.dtype:
+            raise InvalidTensor(
+                f"rows must be {_name(part.dtype)}, as the fingerprint says; found {_name(header.dtype)}"
+            )
+
+    async def step(self, frame: Frame) -> Reply:
+        """Runs a frame.
+
+        Raises:
+            InvalidTensor, PositionNotReached, SessionTooLong, Overloaded: the session is unchanged.
+            RemoteFailure, SessionClosed, FingerprintMismatch: the session has ended.
+        """
+        self._check_open()
+        self._servicer.check()
+        arrived, self._steps_seen = time.perf_counter(), self._metrics.n_steps
+        rows_TD = frame.rows if frame.rows is not None else self._no_rows()
+        try:
+            step = await self._engine.step(self._session, frame.position, rows_TD)
+        except split.SplitError as error:
+            raise on_the_wire(error) from error
+        self._metrics.rows.inc(rows_TD.shape[0])
+        self._metrics.frame_queue.observe(step.timing.queue_seconds)
+        self._metrics.frame_compute.observe(step.timing.compute_seconds)
+        self._metrics.frame_latency.observe(time.perf_counter() - arrived)
+        reply = Frame(frame.position, step.output if frame.rows is not None else None)
+        return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
+
+    def gets_on(self) -> bool:
+        """Whether the current frame waits for admission, or a step has run since the last call."""
+        before, self._steps_seen = self._steps_seen, self._metrics.n_steps
+        return self._engine.is_waiting(self._session) or self._steps_seen != before
+
+    async def close(self) -> None:
+        """Frees the KV cache, after a running step has ended."""
+        log.info("session closed", session=self._name, rows=self._session.reached)
+        self._is_open = False
+        self._engine.close(self._session)
+
+    @property
+    def reached(self) -> int:
+        return self._session.reached
+
+    def keep(self, names: Sequence[bytes]) -> None:
+        """Ends the session, and caches the rows of these blocks for later sessions."""
+        self._check_open()
+        self._is_open = False
+        self._engine.close_and_cache(self._session, names)
+
+    def _no_rows(self) -> torch.Tensor:
+        return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise SessionClosed("the session is closed, or its rows are cached: it accepts no more frames")
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,68 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from splitlearn_client.serving.draining import Draining
+
+
+class Caller:
+    """Sends a request to the service, and goes on sending its body until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+        self.stops = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await self.stops.wait()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        self.heard.append(message)
+
+
+@asynccontextmanager
+async def asked(draining: Draining, caller: Caller, begun: asyncio.Event) -> AsyncIterator["asyncio.Task[None]"]:
+    scope = {"type": "http", "method": "POST", "path": "/"}
+    asking = asyncio.create_task(draining(scope, caller.receive, caller.send))
+    await begun.wait()
+    yield asking
+    await asking
+
+
+def never_answers(begun: asyncio.Event, put_away: asyncio.Event | None = None) -> ASGIApp:
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if put_away is not None:
+                await put_away.wait()
+
+    return application
+
+
+async def test_what_still_puts_away_what_it_holds_can_be_dropped_again() -> None:
+    begun, put_away, caller = asyncio.Event(), asyncio.Event(), Caller()
+    draining = Draining(never_answers(begun, put_away))
+    async with asked(draining, caller, begun):
+        finishing = asyncio.create_task(draining.finish(0.0))
+        # the end of the shutdown timeout, then a second signal
+        await asyncio.wait({finishing}, timeout=0.05)
+        draining.drop()
+        assert not finishing.done()
+        put_away.set()
+        await finishing
+    assert not caller.heard
+
+
+async def test_the_end_waits_until_sending_callers_have_got_the_error() -> None:
+    begun, caller = asyncio.Event(), Caller()
+    draining = Draining(never_answers(begun))
+    async with asked(draining, caller, begun) as asking:
+        finishing = asyncio.create_task(draining.finish(0.0))
+        await asyncio.wait({finishing, asking}, return_when=asyncio.FIRST_COMPLETED)
+        assert caller.heard[0]["status"] == 503
+        assert not caller.heard[-1].get("more_body", False)
+        await finishing

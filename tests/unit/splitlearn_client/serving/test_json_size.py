@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from splitlearn_client.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
+
+
+@pytest.mark.parametrize("value", [[], {}, "", 1, 1.5, [1], {"a": 1}, "\\", '"', "\n", ","])
+@pytest.mark.parametrize("key", ["stop", "messages", "prompts", "p"])
+def test_lists_of_anything_are_counted(key: str, value: object) -> None:
+    per_value = 2 if isinstance(value, list | dict) else 1
+    # two brackets around them, and one comma less than values
+    fits = (MOST_VALUES - 1) // per_value
+    assert not has_too_many_values(json.dumps({key: [value] * fits}).encode())
+    assert has_too_many_values(json.dumps({key: [value] * (fits + 1)}).encode())
+
+
+@pytest.mark.parametrize("value", [[], {}, "", 1.5, [1], "1"])
+def test_lists_of_anything_but_ids_are_counted_in_a_prompt_too(value: object) -> None:
+    assert has_too_many_values(json.dumps({"prompt": [value] * 2 * MOST_VALUES}).encode())
+
+
+def test_keys_are_counted() -> None:
+    assert has_too_many_values(json.dumps({str(i): 0 for i in range(2 * MOST_VALUES)}).encode())
+
+
+@pytest.mark.parametrize("layout", [None, 0])
+def test_a_prompt_of_token_ids_may_be_long(layout: int | None) -> None:
+    ids = list(range(4 * MOST_VALUES))
+    assert not has_too_many_values(json.dumps({"model": "m", "prompt": ids, "n": 1}, indent=layout).encode())
+    assert has_too_many_values(json.dumps({"prompt": ids, "stop": ids}).encode())
+
+
+@pytest.mark.parametrize("layout", [None, 0])
+def test_lists_of_token_ids_may_be_long_together(layout: int | None) -> None:
+    lists = [list(range(2 * MOST_VALUES // 128))] * 128
+    assert not has_too_many_values(json.dumps({"model": "m", "prompt": lists, "n": 1}, indent=layout).encode())
+    assert has_too_many_values(json.dumps({"stop": lists}).encode())
+
+
+@pytest.mark.parametrize("n_lists", [1, 100])
+def test_token_ids_are_counted_too(n_lists: int) -> None:
+    def body(n_ids: int) -> bytes:
+        each = b"[" + b"1," * (n_ids // n_lists) + b"1]"
+        return b'{"prompt":[' + b",".join([each] * n_lists) + b"]}"
+
+    assert not has_too_many_values(body(MOST_IDS - n_lists))
+    assert has_too_many_values(body(MOST_IDS + n_lists))
+
+
+def test_more_lists_of_token_ids_than_are_taken_are_counted() -> None:
+    assert has_too_many_values(json.dumps({"prompt": [[1]] * MOST_VALUES}).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 4, '"' * 4, "\\" * 4, "{}, ", '\n"[],', '"prompt":[', "\\u005b["],
+    ids=["brackets", "quotes", "backslashes", "code", "escapes", "prompts", "more escapes"],
+)
+def test_what_stands_in_a_text_is_not_counted(text: str) -> None:
+    assert not has_too_many_values(json.dumps({"prompt": text * MOST_VALUES}).encode())
+
+
+@pytest.mark.parametrize("text", [b"[" * (2 * MOST_VALUES), b'{"a":' * (2 * MOST_VALUES), b"," * (2 * MOST_VALUES)])
+def test_what_is_not_json_is_counted_all_the_same(text: bytes) -> None:
+    assert has_too_many_values(text)
+
+
+def test_a_text_that_does_not_end_is_one() -> None:
+    assert not has_too_many_values(b'"' + b"\\[" * (2 * MOST_VALUES))

@@ -1,0 +1,43 @@
+from splitlearn_client.block_hasher import HASH_BYTES, BlockHasher
+from splitlearn_comm import MOST_NAMES, SessionOpening, wire
+
+KEY = bytes(range(32))
+HASHER = BlockHasher(4, KEY)
+
+
+def test_only_full_blocks_have_hashes() -> None:
+    assert [len(HASHER.hashes(range(n))) for n in (0, 3, 4, 7, 8, 9)] == [0, 0, 1, 1, 2, 2]
+    assert {len(each) for each in HASHER.hashes(range(12))} == {HASH_BYTES}
+
+
+def test_the_hashes_of_any_text_fit_in_one_message() -> None:
+    hashes = BlockHasher(1, KEY).hashes(range(MOST_NAMES + 5))
+    assert hashes == BlockHasher(1, KEY).hashes(range(MOST_NAMES))
+    opening = SessionOpening(
+        "s" * wire.LONGEST_SESSION_ID, "f" * wire.LONGEST_FINGERPRINT, 2 * MOST_NAMES, "none", hashes
+    )
+    assert wire.read_opening(wire.parse_request(wire.encode_request(opening, None))) == opening
+
+
+def test_texts_share_the_hashes_of_the_blocks_they_begin_with() -> None:
+    one, other = (
+        HASHER.hashes([1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9]),
+        HASHER.hashes([1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]),
+    )
+    assert one[:2] == other[:2]
+    assert one[2] != other[2]
+
+
+def test_a_block_has_another_hash_behind_another_beginning() -> None:
+    one, other = HASHER.hashes([1, 1, 1, 1, 5, 6, 7, 8]), HASHER.hashes([2, 2, 2, 2, 5, 6, 7, 8])
+    assert one[1] != other[1]
+    assert one[1] not in HASHER.hashes([5, 6, 7, 8])
+
+
+def test_another_key_gives_other_hashes() -> None:
+    found = {BlockHasher(4, key).hashes(range(4)) for key in (KEY, KEY[::-1], None)}
+    assert len(found) == 3
+
+
+def test_large_ids_have_other_hashes_than_small_ones() -> None:
+    assert HASHER.hashes([0, 0, 0, 1]) != HASHER.hashes([0, 0, 0, 257])

@@ -1,0 +1,85 @@
+"""Shapes: T rows, D hidden size, V vocabulary."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from llm_sepweight import Manifest, MissingFileError, PartSpec
+from splitlearn.checkpoints.load import load_part
+from splitlearn.engine import DeviceThread, cores_name
+from splitlearn.errors import BadDevice
+from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.settings import ClientSettings
+from support.tiny_models import N_LAYERS
+
+PLAN = SplitPlan(2, 3, N_LAYERS)
+
+
+@pytest.fixture(scope="module")
+def thread() -> Iterator[DeviceThread]:
+    with DeviceThread(1) as thread:
+        yield thread
+
+
+def load(weights: Path, thread: DeviceThread, plan: SplitPlan = PLAN, dtype: str | None = None) -> LocalParts:
+    return LocalParts.load(ClientSettings(weights=weights, device="cpu", dtype=dtype), plan, thread)
+
+
+async def test_bottom_and_top_around_the_trunk_are_the_whole_model(
+    tiny_weights: Path, tiny_llama: PreTrainedModel, thread: DeviceThread
+) -> None:
+    parts = load(tiny_weights, thread)
+    trunk = load_part(tiny_weights, PLAN.trunk)
+    ids_T = torch.arange(5, 25)
+    hidden_TD = (await parts.bottom.step(parts.bottom.open(), 0, ids_T)).output
+    rows_TD = trunk(hidden_TD, 0, trunk.new_cache())
+    logits_V = (await parts.top.step(parts.top.open(), 0, rows_TD)).output
+    with torch.inference_mode():
+        expected_V = tiny_llama(ids_T[None]).logits[0, -1]
+    torch.testing.assert_close(logits_V, expected_V, atol=1e-4, rtol=0)
+
+
+def test_the_fingerprint_is_what_a_trunk_of_this_cut_and_dtype_answers(
+    tiny_weights: Path, thread: DeviceThread
+) -> None:
+    manifest = Manifest.read(tiny_weights)
+    assert load(tiny_weights, thread).fingerprint == fingerprint(manifest, PLAN, "float32")
+    assert load(tiny_weights, thread, dtype="bfloat16").fingerprint == fingerprint(manifest, PLAN, "bfloat16")
+    assert load(tiny_weights, thread, SplitPlan(1, 4, N_LAYERS)).fingerprint != fingerprint(manifest, PLAN, "float32")
+
+
+def test_the_trunk_s_files_need_not_be_there(tiny_weights: Path, tmp_path: Path, thread: DeviceThread) -> None:
+    weights = tmp_path / "parts"
+    shutil.copytree(tiny_weights, weights)
+    for file in weights.glob("mid.00002*"):
+        file.unlink()
+    assert load(weights, thread).plan == PLAN
+    with pytest.raises(MissingFileError, match=r"mid\.00002"):
+        load(weights, thread, SplitPlan(3, 4, N_LAYERS))
+
+
+def test_each_end_holds_only_its_own_layers(tiny_weights: Path, thread: DeviceThread) -> None:
+    parts = load(tiny_weights, thread)
+    assert parts.bottom.part.spec == PartSpec(begin=True, layers=(range(2),), end=False)
+    assert parts.top.part.spec == PartSpec(begin=False, layers=(range(3, N_LAYERS),), end=True)
+
+
+def test_a_dtype_that_cannot_be_run_is_refused(tiny_weights: Path, thread: DeviceThread) -> None:
+    with pytest.raises(BadDevice, match="int3"):
+        load(tiny_weights, thread, dtype="int3")
+
+
+def test_only_on_the_trunk_s_own_cores_are_they_kept_free_between_tokens(
+    tiny_weights: Path, thread: DeviceThread
+) -> None:
+    parts = LocalParts.load(
+        ClientSettings(weights=tiny_weights, device="cpu"), SplitPlan.parse("1-4", N_LAYERS), thread
+    )
+    for name, expected in ((cores_name(), cores_name() is not None), ("others", False), (None, False)):
+        parts.learn_trunk_cores(name)
+        assert thread.shares_cores is expected

@@ -1,0 +1,166 @@
+"""Shapes: V vocabulary."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from splitlearn_client.errors import BrokenNumbers
+from splitlearn_client.sampling import Sampler, SamplingSettings
+
+LOGITS_V = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, 3.0, -4.0, 0.5])
+IDS = [5, 1]
+DRAWS = 1500
+FEW = 400
+
+
+def drawn(settings: SamplingSettings, n: int = DRAWS, logits_V: torch.Tensor = LOGITS_V) -> list[int]:
+    sampler = Sampler(settings)
+    return [sampler.choose(logits_V, IDS).token for _ in range(n)]
+
+
+def expected(settings: SamplingSettings) -> torch.Tensor:
+    """The distribution that transformers' own processors give, in the order of its `generate`."""
+    processors = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(settings.repetition_penalty),
+            TemperatureLogitsWarper(settings.temperature),
+            TopKLogitsWarper(settings.top_k or len(LOGITS_V)),
+            TopPLogitsWarper(settings.top_p),
+            MinPLogitsWarper(settings.min_p),
+        ]
+    )
+    return processors(torch.tensor([IDS]), LOGITS_V[None].clone())[0].softmax(dim=-1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(seed=0),
+        SamplingSettings(temperature=0.6, seed=0),
+        SamplingSettings(temperature=1.8, seed=0),
+        SamplingSettings(top_k=3, seed=0),
+        SamplingSettings(top_p=0.8, seed=0),
+        SamplingSettings(min_p=0.2, seed=0),
+        SamplingSettings(repetition_penalty=1.7, seed=0),
+        SamplingSettings(temperature=1.5, top_k=6, top_p=0.9, min_p=0.1, repetition_penalty=1.2, seed=0),
+    ],
+    ids=str,
+)
+def test_tokens_come_as_often_as_transformers_processors_say(settings: SamplingSettings) -> None:
+    expected_V = expected(settings)
+    counts = Counter(drawn(settings))
+    for token, probability in enumerate(expected_V.tolist()):
+        deviation = (DRAWS * probability * (1 - probability)) ** 0.5
+        assert abs(counts[token] - DRAWS * probability) <= 4 * deviation
+    assert all(expected_V[token] > 0 for token in counts)
+
+
+def test_top_k_leaves_the_k_most_likely() -> None:
+    assert set(drawn(SamplingSettings(temperature=2.0, top_k=3, seed=1), FEW)) == {5, 0, 1}
+
+
+def test_top_k_beyond_the_vocabulary_excludes_nothing() -> None:
+    assert set(drawn(SamplingSettings(temperature=2.0, top_k=1000, seed=1), FEW)) == set(range(8))
+
+
+def test_top_p_leaves_the_fewest_tokens_that_reach_it() -> None:
+    probabilities = LOGITS_V.softmax(dim=-1)
+    three = float(probabilities[[5, 0, 1]].sum())
+    assert set(drawn(SamplingSettings(top_p=three - 0.01, seed=1), FEW)) == {5, 0, 1}
+    assert set(drawn(SamplingSettings(top_p=three + 0.01, seed=1), FEW)) == {5, 0, 1, 2}
+
+
+def test_min_p_leaves_tokens_at_least_that_likely_beside_the_likeliest() -> None:
+    # odds against the best token are exp(logit - 3)
+    assert set(drawn(SamplingSettings(min_p=0.3, seed=1), FEW)) == {5, 0}
+    assert set(drawn(SamplingSettings(min_p=0.2, seed=1), FEW)) == {5, 0, 1}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-7, 1e-40])
+def test_at_temperature_0_the_most_likely_token_is_chosen_whatever_the_other_settings(temperature: float) -> None:
+    assert set(drawn(SamplingSettings(temperature=temperature, top_p=0.1, min_p=0.9, seed=None), 20)) == {5}
+
+
+def test_a_repetition_penalty_counts_for_greedy_choices_too() -> None:
+    assert drawn(SamplingSettings(temperature=0, repetition_penalty=2.0), 1) == [0]
+
+
+def test_one_allowed_token_is_the_greedy_one() -> None:
+    narrow = [SamplingSettings(top_k=1), SamplingSettings(top_p=1e-6), SamplingSettings(min_p=1.0)]
+    assert {token for settings in narrow for token in drawn(settings, 20)} == {5}
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others() -> None:
+    runs = {seed: drawn(SamplingSettings(seed=seed), 30) for seed in (0, 1, -5, 2**63 - 1)}
+    assert all(drawn(SamplingSettings(seed=seed), 30) == tokens for seed, tokens in runs.items())
+    assert all(a != b for a, b in itertools.combinations(runs.values(), 2))
+
+
+def test_without_a_seed_two_requests_differ() -> None:
+    assert drawn(SamplingSettings(), 60) != drawn(SamplingSettings(), 60)
+
+
+def test_a_request_does_not_touch_the_random_numbers_of_others() -> None:
+    torch.manual_seed(3)
+    untouched = torch.rand(1)
+    torch.manual_seed(3)
+    drawn(SamplingSettings(seed=9), 5)
+    assert torch.equal(torch.rand(1), untouched)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_are_an_error(bad: float, temperature: float) -> None:
+    logits_V = LOGITS_V.clone()
+    logits_V[3] = bad
+    with pytest.raises(BrokenNumbers, match="splitlearn inspect --verify"):
+        drawn(SamplingSettings(temperature=temperature), 1, logits_V)
+
+
+def test_logits_that_rule_every_token_out_are_an_error() -> None:
+    with pytest.raises(BrokenNumbers):
+        drawn(SamplingSettings(), 1, torch.full((8,), -torch.inf))
+
+
+def test_a_token_that_the_model_rules_out_is_neither_taken_nor_reported() -> None:
+    logits_V = torch.full((8,), -torch.inf)
+    logits_V[[2, 6]] = 0.0
+    sampler = Sampler(SamplingSettings(temperature=2.0, seed=0, top_logprobs=5))
+    choices = [sampler.choose(logits_V, IDS) for _ in range(40)]
+    assert {choice.token for choice in choices} == {2, 6}
+    assert {token for token, _ in choices[0].alternatives} == {2, 6}
+
+
+def test_logprobs_are_of_the_distribution_before_any_setting() -> None:
+    settings = SamplingSettings(
+        temperature=0.3, top_k=4, top_p=0.9, min_p=0.05, repetition_penalty=1.5, seed=0, top_logprobs=3
+    )
+    logprobs_V = LOGITS_V.log_softmax(dim=-1)
+    choice = Sampler(settings).choose(LOGITS_V, IDS)
+    assert choice.logprob == pytest.approx(float(logprobs_V[choice.token]))
+    assert [token for token, _ in choice.alternatives] == [5, 0, 1]
+    assert [value for _, value in choice.alternatives] == pytest.approx(logprobs_V[[5, 0, 1]].tolist())
+
+
+def test_logprobs_are_reported_only_if_requested_and_as_many_as_requested() -> None:
+    def alternatives(wanted: int | None) -> int | None:
+        choice = Sampler(SamplingSettings(top_logprobs=wanted)).choose(LOGITS_V, IDS)
+        return None if choice.logprob is None else len(choice.alternatives)
+
+    assert [alternatives(wanted) for wanted in (None, 0, 2, 20)] == [None, 0, 2, 8]
+
+
+def test_logits_in_half_precision_are_sampled_in_full() -> None:
+    half_V = LOGITS_V.bfloat16()
+    choice = Sampler(SamplingSettings(temperature=0, top_logprobs=0)).choose(half_V, IDS)
+    assert choice.logprob == pytest.approx(float(half_V.float().log_softmax(dim=-1)[5]), abs=1e-6)

@@ -1,0 +1,148 @@
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
+from splitlearn_comm.core import CODECS
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ClientSettings.model_fields:
+        monkeypatch.delenv(f"SPLITLEARN_CLIENT_{name.upper()}", raising=False)
+
+
+def test_only_the_weights_have_to_be_given() -> None:
+    settings = ClientSettings(weights=Path("w"))
+    assert (settings.trunk, settings.host, settings.port) == ("127.0.0.1:50051", "127.0.0.1", 8000)
+    assert (settings.layers, settings.dtype, settings.served_model_name, settings.threads) == (None, None, None, None)
+    with pytest.raises(ValidationError, match="weights"):
+        ClientSettings()  # type: ignore[call-arg]
+
+
+def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[str, Any] = {
+        "weights": Path("w"),
+        "trunk": "trunk:1",
+        "layers": "2-22",
+        "host": "0.0.0.0",
+        "port": 81,
+        "allowed_origins": "http://localhost:3000,https://chat.example.org",
+        "served_model_name": "m",
+        "generation_config": "vllm",
+        "chat_template_content_format": "openai",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "threads": 3,
+        "wire_codec": "int8",
+        "quantization": "int8",
+        "kv_cache_memory_bytes": 2**30,
+        "max_waiting": 9,
+        "max_num_batched_tokens": 64,
+        "enable_prefix_caching": False,
+        "trunk_timeout": 7.5,
+        "queue_timeout": 6.5,
+        "verify": "always",
+        "allowed_hosts": "llm.example.com,*.lan",
+        "max_body": 2**20,
+        "max_connections": 12,
+        "header_timeout": 1.5,
+        "body_timeout": 2.5,
+        "send_timeout": 3.5,
+        "timeout_keep_alive": 4.5,
+        "shutdown_timeout": 0.5,
+    }
+    assert set(values) == set(ClientSettings.model_fields)
+    for name, value in values.items():
+        monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", str(value))
+    assert ClientSettings().model_dump() == values  # type: ignore[call-arg]
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITLEARN_CLIENT_PORT", "81")
+    assert ClientSettings(weights=Path("w"), port=82).port == 82
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 65536),
+        ("port", -1),
+        ("trunk", "trunk:65536"),
+        ("trunk", "trunk:0"),
+        ("trunk", "trunk:5005100000000000000000"),
+        ("trunk", "trunk"),
+        ("trunk", ":50051"),
+        ("trunk", "::1:50051"),
+        ("port", "http"),
+        ("threads", 0),
+        ("trunk_timeout", 0),
+        ("shutdown_timeout", -1),
+        ("queue_timeout", 0),
+        ("max_body", 0),
+        ("max_body", "much"),
+        ("max_connections", 1),
+        ("header_timeout", 0),
+        ("timeout_keep_alive", -1),
+        ("flavour", "sweet"),
+        ("wire_codec", "lz4"),
+        ("allowed_hosts", "llm.example.com:8000"),
+        ("allowed_hosts", "http://llm.example.com"),
+        ("allowed_hosts", "one two"),
+        ("allowed_hosts", "lan,*lan"),
+        ("allowed_hosts", "b\u00fccher.example"),
+        ("allowed_origins", "localhost:3000"),
+        ("allowed_origins", "http://localhost:3000/"),
+        ("allowed_origins", "http://Localhost"),
+        ("allowed_origins", "http://one,two"),
+    ],
+)
+def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        ClientSettings(weights=Path("w"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:
+    assert get_args(ClientSettings.model_fields["wire_codec"].annotation) == tuple(CODECS)
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("http://[::1]:8080", ("http://[::1]:8080",)),
+        ("http://localhost:3000, https://chat.example.org,", ("http://localhost:3000", "https://chat.example.org")),
+    ],
+)
+def test_origins_are_listed_as_browsers_send_them(text: str, origins: tuple[str, ...]) -> None:
+    assert parse_origins(text) == origins
+
+
+def test_settings_do_not_change_after_the_start() -> None:
+    settings = ClientSettings(weights=Path("w"))
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in ClientSettings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "address", ["trunk:1", "[::1]:50051", "127.0.0.1:65535", "unix:/run/trunk", "dns:///trunk:50051"]
+)
+def test_a_trunk_s_address_is_a_host_and_a_port(address: str) -> None:
+    assert ClientSettings(weights=Path("w"), trunk=address).trunk == address
+
+
+def test_hosts_are_names_and_addresses_with_commas_between() -> None:
+    assert parse_hosts(" LLM.example.com, *.lan,,*, ::1,[fe80::1] ") == {
+        "llm.example.com",
+        "*.lan",
+        "*",
+        "::1",
+        "[fe80::1]",
+    }

@@ -1,0 +1,208 @@
+from typing import Any
+
+import pytest
+
+from splitlearn_client.errors import BadModelFiles, BadRequest
+from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat
+from splitlearn_client.text.template_process import TemplateUnbounded, TemplateUnusable
+from support.tiny_models import TEMPLATE
+
+LONG = 1 << 20
+PARTS = "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p.text }}|{% endfor %}{% endfor %}[assistant]"
+BOTH = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}"
+    "{% else %}{% for p in m.content %}{{ p.text }}|{% endfor %}{% endif %}{% endfor %}[assistant]"
+)
+FIRST_PART = "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text }}{% endfor %}[assistant]"
+# as in Llama 3.2: parts for users, text for the system message
+MIXED = (
+    "{% if messages[0].role == 'system' %}[system]{{ messages[0].content | trim }}{% set messages = messages[1:] %}"
+    "{% endif %}" + BOTH
+)
+WITHOUT_SYSTEM = (
+    "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}"
+)
+SYSTEM_FIRST = (
+    "{% if messages[0].role == 'system' %}[system]{{ messages[0].content }}{% endif %}"
+    "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+LAST_ONLY = "[{{ messages[-1].role }}]{{ messages[-1].content }}"
+REASONING = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content | trim }}{% endfor %}"
+)
+
+
+def said(role: str, content: str | list[str], **more: str) -> dict[str, Any]:
+    told = content if isinstance(content, str) else [{"type": "text", "text": text} for text in content]
+    return {"role": role, "content": told, **more}
+
+
+def render(source: str, *messages: dict[str, Any], **options: Any) -> str:
+    return ChatTemplate(source, {"bos_token": "<s>"}, **options).render(messages, LONG)
+
+
+CONVERSATION = [said("system", ["Be ", "short."]), said("assistant", "me"), said("user", ["who", "?"])]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (TEMPLATE, "system: Be short.\nassistant: me\nuser: who?\nassistant:"),
+        (PARTS, "[system]Be |short.|[assistant]me|[user]who|?|[assistant]"),
+        (BOTH, "[system]Be |short.|[assistant]me[user]who|?|[assistant]"),
+        (FIRST_PART, "[system]Be short.[assistant]me[user]who?[assistant]"),
+        (MIXED, "[system]Be short.[assistant]me[user]who|?|[assistant]"),
+    ],
+    ids=["string", "parts", "both", "first part", "by role"],
+)
+def test_content_comes_in_the_form_that_the_template_takes_from_each_role(source: str, text: str) -> None:
+    assert render(source, *CONVERSATION) == text
+
+
+@pytest.mark.parametrize("dump", ["{{ m.content }}", "{{ m.content | tojson }}", "{{ m.content | upper }}"])
+def test_parts_written_out_as_they_are_are_not_taken_for_text(dump: str) -> None:
+    text = render("{% for m in messages %}" + dump + "{% endfor %}", said("user", ["one ", "two"]))
+    assert text.strip('"').lower() == "one two"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}[{{ m.role }}]{{ m.text }}{% endfor %}",
+        "{% for m in messages %}{% for p in m.content if p.type == 'image' %}{{ p.text }}{% endfor %}{% endfor %}",
+        "Always the same.",
+        "{% for m in messages %}{{ m.content[0].words }}{% endfor %}",
+        "{% for m in messages %}{% if m.content is string %}{{ raise_exception('parts!') }}{% endif %}{% endfor %}",
+    ],
+)
+def test_a_template_without_the_user_s_words_is_an_error_at_start(source: str) -> None:
+    with pytest.raises(BadModelFiles, match=r"leaves out users' messages.*--chat-template-content-format"):
+        ChatTemplate(source, {})
+
+
+def test_one_form_can_be_insisted_on() -> None:
+    two = said("user", ["one ", "two"])
+    assert render(BOTH, two, content_format="string") == "[user]one two[assistant]"
+    assert render(BOTH, said("user", "one"), content_format="openai") == "[user]one|[assistant]"
+    assert render("Always the same.", two, content_format="string") == "Always the same."
+
+
+@pytest.mark.parametrize(
+    ("source", "roles", "left_out"),
+    [
+        (WITHOUT_SYSTEM, ["system", "user"], 0),
+        (WITHOUT_SYSTEM, ["user"], None),
+        (SYSTEM_FIRST, ["system", "user"], None),
+        (SYSTEM_FIRST, ["user", "system", "user"], 1),
+        (SYSTEM_FIRST, ["system", "system", "user"], 1),
+        (LAST_ONLY, ["user"], None),
+        (LAST_ONLY, ["user", "assistant", "user"], 0),
+        (LAST_ONLY, ["user", "user"], 0),
+        (TEMPLATE, ["system", "user", "user", "assistant", "assistant", "system"], None),
+        (REASONING, ["user", "assistant", "user"], None),
+    ],
+)
+def test_a_message_that_the_template_leaves_out_is_refused_wherever_it_stands(
+    source: str, roles: list[str], left_out: int | None
+) -> None:
+    template = ChatTemplate(source, {})
+    messages = [said(role, f" <think>{role}</think> words {i}\n") for i, role in enumerate(roles)]
+    for _ in range(2):
+        if left_out is None:
+            text = template.render(messages, LONG)
+            assert all(f"words {i}" in text for i in range(len(roles)))
+        else:
+            with pytest.raises(BadRequest, match=f"role '{roles[left_out]}'") as refused:
+                template.render(messages, LONG)
+            assert refused.value.param == f"messages.{left_out}"
+
+
+def test_results_for_long_conversations_are_not_cached() -> None:
+    template = ChatTemplate(BOTH, {})
+    template.render([said("user", ["a"] * 60)], LONG)
+    assert len(template._left_out) == 1
+    template.render([said("user", ["a"] * 5000)], LONG)
+    template.render([said("user", "a")] * 5000, LONG)
+    assert len(template._left_out) == 1
+
+
+def test_a_message_of_nothing_may_be_left_out() -> None:
+    assert render(WITHOUT_SYSTEM, said("system", " "), said("user", "hi"), {"role": "assistant", "content": None})
+
+
+def test_a_part_that_the_template_leaves_out_is_put_with_the_others() -> None:
+    source = (
+        "{% for m in messages %}{{ m.content[0].text }}"
+        "{% if m.content | length == 3 %}{{ m.content[1].text }}{% endif %}{% endfor %}"
+    )
+    assert render(source, said("user", ["one ", "two ", "three"])) == "one two three"
+
+
+def test_the_developer_is_the_system_where_the_template_does_not_know_one() -> None:
+    knowing = (
+        "{% for m in messages %}{{ '[dev]' if m.role == 'developer' else '[' ~ m.role ~ ']' }}{{ m.content }}"
+        "{% endfor %}"
+    )
+    developer = said("developer", "Be short.")
+    assert render(knowing, developer, said("user", "hi")) == "[dev]Be short.[user]hi"
+    assert render(TEMPLATE, developer, said("user", "hi")) == "system: Be short.\nuser: hi\nassistant:"
+    # its name alone is not enough
+    dropping = "{% for m in messages if m.role != 'developer' %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    assert render(dropping, developer, said("user", "hi")) == "[system]Be short.[user]hi"
+
+
+def test_names_reach_the_template() -> None:
+    source = "{% for m in messages %}{{ m.name | default(m.role) }}: {{ m.content }}\n{% endfor %}"
+    assert render(source, said("user", "hi", name="Ann"), said("user", "ho")) == "Ann: hi\nuser: ho\n"
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_template_s_own_refusal_is_passed_on(role: str) -> None:
+    source = (
+        f"{{% for m in messages %}}{{% if m.role == '{role}' %}}{{{{ raise_exception('no {role}s here') }}}}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(BadRequest, match=f"refuses these messages: no {role}s here") as refused:
+        render(source, said("system", "x"), said("user", "hi"))
+    assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize("content_format", ["auto", "string", "openai"])
+def test_what_is_no_template_is_found_at_start(content_format: ContentFormat) -> None:
+    with pytest.raises(TemplateUnusable, match="TemplateSyntaxError"):
+        ChatTemplate("{% if %}", {}, content_format)
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ x.y.z }}", "{{ messages[0].content + 5 }}"])
+def test_a_broken_template_is_the_request_s_error_with_its_reason(source: str) -> None:
+    with pytest.raises(BadRequest, match="Error"):
+        render(source, said("user", "hi"))
+
+
+def test_a_template_without_end_is_found_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitlearn_client.text.template_process.CPU_SECONDS", 0.3)
+    with pytest.raises(TemplateUnbounded):
+        ChatTemplate("{% for i in range(99998) %}{% for j in range(99998) %}{% endfor %}{% endfor %}", {})
+
+
+def test_words_that_make_a_template_fail_are_no_reason_to_refuse_others() -> None:
+    source = "{% for m in messages %}{{ 1 / 0 if 'zero' in m.content else m.content }}{% endfor %}"
+    template = ChatTemplate(source, {})
+    with pytest.raises(BadRequest, match="ZeroDivisionError"):
+        template.render([said("user", "zero")], LONG)
+    assert template.render([said("user", "one")], LONG) == "one"
+
+
+def test_a_text_longer_than_the_limit_is_refused() -> None:
+    with pytest.raises(BadRequest, match="more than 100 characters"):
+        ChatTemplate(TEMPLATE, {}).render([said("user", "x" * 200)], 100)
+
+
+def test_conversations_of_the_same_shape_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    template, rendered = ChatTemplate(TEMPLATE, {}), list[int]()
+    whole = template._rendered
+    monkeypatch.setattr(template, "_rendered", lambda *args, **more: rendered.append(1) or whole(*args, **more))
+    for words in ("one", "two", "three"):
+        template.render([said("user", words)], LONG)
+    assert len(rendered) == 4

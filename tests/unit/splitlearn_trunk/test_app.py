@@ -1,0 +1,181 @@
+"""A worker's life: its first line, its ports, and when it says that it serves."""
+
+import asyncio
+import http.client
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+import splitlearn_trunk.app
+from splitlearn_comm import (
+    SESSION_MESSAGE_BYTES,
+    AsyncGRPCComputeClient,
+    Frame,
+    Overloaded,
+    PortUnavailable,
+    SessionOpening,
+)
+from splitlearn_trunk.app import serve
+from splitlearn_trunk.listening import bound
+from splitlearn_trunk.settings import TrunkSettings
+from support.running_split import running_trunk, until
+
+Lines = list[dict[str, Any]]
+
+
+def ipv6_works() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def line(lines: Lines, event: str) -> dict[str, Any] | None:
+    return next((each for each in lines if each["event"] == event), None)
+
+
+@asynccontextmanager
+async def worker(weights: Path, **settings: Any) -> AsyncIterator[Lines]:
+    """The lines of a worker that serves; it is stopped at the end."""
+    chosen = TrunkSettings(**{"weights": weights, "port": 0, "metrics_port": 0, "threads": 1, **settings})
+    with capture_logs() as lines:
+        serving = asyncio.create_task(serve(chosen))
+        await until(lambda: serving.done() or line(lines, "serving") is not None)
+        if not serving.done():
+            yield lines
+            signal.raise_signal(signal.SIGTERM)
+        await serving
+
+
+def address_in(lines: Lines) -> str:
+    found = line(lines, "serving")
+    assert found is not None
+    return str(found["address"])
+
+
+async def test_the_first_line_says_how_clients_reach_it_and_warns_that_only_this_machine_does(
+    tiny_weights: Path,
+) -> None:
+    async with worker(tiny_weights) as lines:
+        assert lines[0]["event"] == "starting"
+        assert lines[0]["clients"] == f"--trunk {address_in(lines)}"
+        assert lines[0]["log_level"] == "warning"
+        assert "only clients on this machine" in lines[0]["note"]
+        async with AsyncGRPCComputeClient(address_in(lines)) as client:
+            assert await client.health()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_open_to_the_network_the_first_line_names_this_machine(tiny_weights: Path, host: str) -> None:
+    if host == "::" and not ipv6_works():
+        pytest.skip("this machine has no IPv6")
+    with bound(host, 0, "--port") as held, capture_logs() as lines:
+        port = held.getsockname()[1]
+        splitlearn_trunk.app._announce(TrunkSettings(weights=tiny_weights, host=host), held)
+    assert lines == [{"event": "starting", "clients": f"--trunk {socket.gethostname()}:{port}", "log_level": "info"}]
+
+
+@pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")
+async def test_addresses_of_ipv6_stand_in_brackets_and_can_be_used_as_they_are(tiny_weights: Path) -> None:
+    async with worker(tiny_weights, host="::1") as lines:
+        serving = line(lines, "serving")
+        assert serving is not None
+        assert serving["address"].startswith("[::1]:")
+        async with AsyncGRPCComputeClient(serving["address"]) as client:
+            assert await client.health()
+        assert serving["metrics"].startswith("http://[::1]:")
+        assert await asyncio.to_thread(metrics_of, serving["metrics"]) == 200
+
+
+def metrics_of(url: str) -> int:
+    address = url.removeprefix("http://").removesuffix("/metrics")
+    connection = http.client.HTTPConnection(address, timeout=20)
+    connection.request("GET", "/metrics")
+    return connection.getresponse().status
+
+
+@pytest.mark.parametrize("setting", ["port", "metrics_port"])
+async def test_a_busy_port_is_told_before_anything_is_loaded(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(splitlearn_trunk.app, "_load", loaded.append)
+    with socket.create_server(("127.0.0.1", 0)) as taken, capture_logs() as lines:
+        port = taken.getsockname()[1]
+        flag = f"--{setting.replace('_', '-')}"
+        with pytest.raises(PortUnavailable, match=rf"^{flag}: 127\.0\.0\.1:{port} .*--port 0 --metrics-port 0"):
+            async with worker(tiny_weights, **{setting: port}):
+                pass
+    assert (loaded, lines) == ([], [])
+
+
+async def test_metrics_answer_while_the_worker_still_loads_and_it_says_serving_when_it_does(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    load: Callable[..., Any] = splitlearn_trunk.app._load
+
+    def looks_first(*words: Any) -> Any:
+        seen.append(metrics_of(f"http://127.0.0.1:{metrics_port}/metrics"))
+        return load(*words)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        metrics_port = free.getsockname()[1]
+    monkeypatch.setattr(splitlearn_trunk.app, "_load", looks_first)
+    async with worker(tiny_weights, metrics_port=metrics_port) as lines:
+        assert seen == [200]
+        events = [each["event"] for each in lines]
+        assert events.index("starting") < events.index("loaded") < events.index("serving")
+
+
+async def test_a_worker_that_still_compares_its_files_stops_when_it_is_told_to(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def compares(*_: Any) -> Iterator[memoryview]:
+        begun.set()
+        # longer than anybody waits, if nobody says stop
+        while not over.wait(0.01):
+            yield memoryview(b"")
+
+    monkeypatch.setattr("llm_sepweight.verification.checked_chunks", compares)
+    serving = asyncio.create_task(
+        serve(TrunkSettings(weights=tiny_weights, port=0, metrics_port=0, threads=1, verify="always"))
+    )
+    try:
+        assert await asyncio.to_thread(begun.wait, 20)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(serving, 20)
+    finally:
+        over.set()
+
+
+@pytest.mark.parametrize(("chosen", "taken"), [(None, 2), (3, 3)])
+async def test_no_more_streams_are_taken_than_may_stop_in_a_message_within_a_quarter_of_the_free_memory(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, chosen: int | None, taken: int
+) -> None:
+    monkeypatch.setattr(splitlearn_trunk.app, "free_bytes", lambda _device: 11 * SESSION_MESSAGE_BYTES)
+    async with (
+        running_trunk(tiny_weights, max_streams=chosen, kv_cache_memory_bytes="64MiB") as trunk,
+        AsyncExitStack() as stack,
+    ):
+        hidden = trunk.trunk.engine.part.hidden_size
+        for n_before in range(taken + 1):
+            opening = SessionOpening(str(n_before), trunk.fingerprint, 8)
+            stream = await stack.enter_async_context(trunk.client.stream(opening))
+            if n_before == taken:
+                with pytest.raises(Overloaded, match=f"{taken} may be"):
+                    await stream.step(Frame(0, torch.ones(1, hidden)))
+            else:
+                await stream.step(Frame(0, torch.ones(1, hidden)))

@@ -1,0 +1,174 @@
+"""The session protocol over real gRPC, on a real engine."""
+
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from splitlearn import errors as split
+from splitlearn_comm import (
+    FingerprintMismatch,
+    Frame,
+    InvalidTensor,
+    Overloaded,
+    PositionNotReached,
+    RemoteFailure,
+    SessionClosed,
+    SessionOpening,
+    SessionTooLong,
+)
+from splitlearn_trunk.endpoint import TrunkServicer, on_the_wire
+from support.running_split import RunningTrunk
+
+D = 64
+
+
+def rows(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+def opening(trunk: RunningTrunk, max_length: int = 512) -> SessionOpening:
+    return SessionOpening("test", trunk.fingerprint, max_length)
+
+
+async def expected(trunk: RunningTrunk, hidden_TD: torch.Tensor) -> torch.Tensor:
+    return (await trunk.trunk.engine.step(trunk.trunk.engine.open(), 0, hidden_TD)).output
+
+
+async def test_rows_over_the_wire_equal_rows_through_the_part(trunk: RunningTrunk) -> None:
+    hidden_TD = rows(7)
+    async with trunk.client.stream(opening(trunk)) as stream:
+        first = await stream.step(Frame(0, hidden_TD[:5]))
+        second = await stream.step(Frame(5, hidden_TD[5:]))
+    assert first.frame.rows is not None
+    assert second.frame.rows is not None
+    output = torch.cat([first.frame.rows, second.frame.rows])
+    torch.testing.assert_close(output, await expected(trunk, hidden_TD), atol=1e-5, rtol=0)
+
+
+async def test_a_client_of_another_model_is_refused_with_both_fingerprints(trunk: RunningTrunk) -> None:
+    with pytest.raises(FingerprintMismatch) as caught:
+        async with trunk.client.stream(SessionOpening("test", "another model", 512)) as stream:
+            await stream.step(Frame(0, rows(1)))
+    assert "another model" in str(caught.value)
+    assert trunk.fingerprint in str(caught.value)
+    assert trunk.value("refusals_total", error="FingerprintMismatch") == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "words"),
+    [
+        (Frame(9, rows(1)), PositionNotReached, "holds 4 rows"),
+        (Frame(4, rows(1).to(torch.bfloat16)), InvalidTensor, "found bfloat16"),
+        (Frame(4, rows(1)[:, :9]), InvalidTensor, r"\[T, 64\]"),
+        (Frame(4, torch.full((1, D), float("nan"))), InvalidTensor, "NaN"),
+        (Frame(4, rows(17)), SessionTooLong, "limit is 20"),
+    ],
+)
+async def test_a_bad_frame_is_refused_and_the_session_goes_on(
+    trunk: RunningTrunk, frame: Frame, error: type[Exception], words: str
+) -> None:
+    hidden_TD = rows(5)
+    async with trunk.client.stream(opening(trunk, max_length=20)) as stream:
+        await stream.step(Frame(0, hidden_TD[:4]))
+        with pytest.raises(error, match=words):
+            await stream.step(frame)
+        reply = await stream.step(Frame(4, hidden_TD[4:]))
+    assert reply.frame.rows is not None
+    torch.testing.assert_close(reply.frame.rows, (await expected(trunk, hidden_TD))[4:], atol=1e-5, rtol=0)
+    assert trunk.value("refusals_total", error=error.__name__) == 1
+
+
+async def test_a_frame_without_rows_truncates(trunk: RunningTrunk) -> None:
+    hidden_TD, other_TD = rows(4), rows(3, seed=1)
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, torch.cat([hidden_TD, other_TD])))
+        assert (await stream.step(Frame(4, None))).frame.rows is None
+        reply = await stream.step(Frame(4, hidden_TD[:1]))
+    assert reply.frame.rows is not None
+    wanted = await expected(trunk, torch.cat([hidden_TD, hidden_TD[:1]]))
+    torch.testing.assert_close(reply.frame.rows, wanted[4:], atol=1e-5, rtol=0)
+
+
+async def test_sessions_rows_and_bytes_are_counted(trunk: RunningTrunk) -> None:
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, rows(6)))
+        assert trunk.value("num_sessions_open") == 1
+        await stream.close()
+        sent, received = stream.bytes_sent, stream.bytes_received
+    assert trunk.value("sessions_total") == 1
+    assert trunk.value("rows_total") == 6
+    assert trunk.value("frame_compute_time_seconds_count") == 1
+    assert trunk.value("frame_queue_time_seconds_count") == 1
+    assert trunk.value("frame_latency_seconds_count") == 1
+    assert trunk.value("wire_bytes_total", direction="received") == sent > 6 * D * 4
+    assert trunk.value("wire_bytes_total", direction="sent") == received > 6 * D * 4
+
+
+async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTrunk) -> None:
+    gate = threading.Event()
+    busy = trunk.thread.run(gate.wait)
+    try:
+        async with trunk.client.stream(opening(trunk)) as stream:
+            waiting = asyncio.create_task(stream.step(Frame(0, rows(2))))
+            assert await trunk.client.health()
+            assert (await trunk.client.service_info()).fingerprint == trunk.fingerprint
+            assert not waiting.done()
+            gate.set()
+            assert (await waiting).frame.rows is not None
+    finally:
+        gate.set()
+    await busy
+
+
+@pytest.mark.parametrize("kind", [split.BadRows, split.SessionClosed, split.NoRoom, split.SplitError])
+def test_every_error_of_the_engine_has_one_of_the_wire_and_so_have_its_subclasses(
+    kind: type[split.SplitError],
+) -> None:
+    class Newer(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    expected = {split.BadRows: InvalidTensor, split.SessionClosed: SessionClosed}.get(kind, RemoteFailure)
+    for error in (kind("the words"), Newer("the words")):
+        assert type(on_the_wire(error)) is expected
+        assert str(on_the_wire(error)) == "the words"
+
+
+def test_a_full_engine_says_on_the_wire_when_to_come_back() -> None:
+    class Fuller(split.EngineFull):
+        pass
+
+    error = on_the_wire(Fuller("full", 2.5))
+    assert (type(error), error.retry_after) == (Overloaded, 2.5)
+
+
+async def test_a_kept_session_takes_no_more_frames(trunk: RunningTrunk) -> None:
+    session = await trunk.server._service._sessions.host.open(opening(trunk))  # type: ignore[union-attr]
+    await session.step(Frame(0, rows(2)))
+    session.keep(())
+    for _ in range(2):
+        with pytest.raises(SessionClosed):
+            await session.step(Frame(2, rows(1)))
+    with pytest.raises(SessionClosed):
+        session.keep(())
+    await session.close()
+
+
+async def test_a_look_for_idle_sessions_that_fails_is_logged_and_not_the_last(
+    trunk: RunningTrunk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = asyncio.Queue[float]()
+
+    def broken(idle_seconds: float) -> None:
+        looks.put_nowait(idle_seconds)
+        raise KeyError("a session that is gone")
+
+    monkeypatch.setattr(trunk.trunk.engine, "expire", broken)
+    host = TrunkServicer(trunk.trunk.engine, trunk.trunk.info, trunk.trunk.metrics)
+    expiring = asyncio.create_task(host.expire(0.001))
+    for _ in range(3):
+        assert await asyncio.wait_for(looks.get(), 10) == 0.001
+    expiring.cancel()
+    await asyncio.wait({expiring})
+    assert "idle sessions could not be expired" in capsys.readouterr().out

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from splitlearn_trunk.settings import TrunkSettings
+
+
+def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITLEARN_TRUNK_WEIGHTS", "/weights")
+    monkeypatch.setenv("SPLITLEARN_TRUNK_LAYERS", "2-22")
+    monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", "7000")
+    settings = TrunkSettings()
+    assert (settings.weights, settings.layers, settings.port) == (Path("/weights"), "2-22", 7000)
+
+
+def test_it_listens_on_loopback_unless_told_otherwise() -> None:
+    assert TrunkSettings(weights=Path("w")).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", 70000), ("threads", 0), ("shutdown_timeout", -1), ("colour", "red")]
+)
+def test_a_bad_value_is_refused_at_the_start(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        TrunkSettings(weights=Path("w"), **{name: value})
+
+
+def test_settings_cannot_be_changed_later() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        TrunkSettings(weights=Path("w")).port = 1  # type: ignore[misc]
