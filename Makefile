@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging dist bench gpu-check gpu-bench gpu-wheels test-gpu-check bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -92,6 +92,9 @@ test-packaging: $(VENV)/dev.stamp ## build wheels and sdist, look into them, ins
 dist: $(VENV)/dev.stamp ## build what is published: a wheel for this platform, an sdist, the demo model's wheel
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist deploy/demo_model
+
+settings-reference: $(VENV)/dev.stamp ## write docs/configuration.md from the settings
+	$(BIN)/python -m tests.documented.settings_reference
 
 architectures: export PYTHONPATH := tests
 architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs/architectures.md

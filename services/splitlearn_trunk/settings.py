@@ -16,7 +16,7 @@ class TrunkSettings(BaseSettings):
     weights: Path = Field(description="Sepweight directory; only the files of these layers need be in it.")
     layers: str | None = Field(
         None,
-        description="Layers to serve, START-END without END, such as 2-22. Default: all but the first and the last.",
+        description="Layers to serve, START-END without END, such as 2-22. Default: all but a twelfth at each end.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the ports to the network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one.")

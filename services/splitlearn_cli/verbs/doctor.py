@@ -1,11 +1,11 @@
 """`splitlearn doctor`: versions, what this machine can do, and whether the fast path is taken."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from splitlearn.choices import Quantization
 from splitlearn_cli.diagnosis import findings_of_installation, findings_of_machine, findings_of_model
 from splitlearn_cli.terminal import aligned
 
@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     layers: str | None = Field(None, description="Layers to try, START-END. Default: four of the trunk's.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
-    quantization: Literal["none", "int8"] = Field("none", description="As for the services.")
+    quantization: Quantization = Field("none", description="As for the services.")
 
 
 def run(settings: Settings) -> None:

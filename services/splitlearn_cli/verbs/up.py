@@ -36,7 +36,7 @@ class PairSettings(BaseSettings):
     """How to serve a model, and the first prompt."""
 
     layers: str | None = Field(
-        None, description="Layers of the trunk, START-END without END. Default: all but the first and the last."
+        None, description="Layers of the trunk, START-END without END. Default: all but a twelfth at each end."
     )
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
     trunk_port: int = Field(0, ge=0, le=65535, description="gRPC port of the trunk; 0 picks a free one.")
