@@ -16,15 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "shared/splitlearn/backends/cpu/kernels").glob("*.c"))
-TESTS = [
-    "kernels",
-    "kv/test_table.py",
-    "linear",
-    "test_fused.py",
-    "steps/test_attention.py",
-    "steps/test_layers.py",
-    "steps/test_decoder.py",
-]
+TESTS = ["backends/cpu"]
 LIBRARIES = {"_kernels": "-UWITHOUT_BF16", "_kernels_without_bf16": "-DWITHOUT_BF16"}
 # contraction is off as in pyproject.toml: tests compare bits
 FLAGS = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-fPIC"]

@@ -34,7 +34,7 @@ _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "PYTEST_DISABLE_
 _PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "no:cacheprovider")
 _DEVICE = """
 import sys, torch, transformers
-from splitlearn.kernels import kernels
+from splitlearn.backends.cpu.kernels import kernels
 found = torch.cuda.is_available()
 print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, transformers {transformers.__version__}")
 print("GPU:", torch.cuda.get_device_name() if found else "none that torch sees")

@@ -78,7 +78,7 @@ def test_the_wheels_and_the_image_are_enough_to_build_the_kernels_and_to_collect
     fetch(checkout / WHEELS, HERE)
     told = make(checkout, "gpu-check", image)
     assert re.search(r"^GPU: none", told, re.MULTILINE)
-    libraries = {each.stem for each in (checkout / "shared/splitlearn/kernels").glob("*.so")}
+    libraries = {each.stem for each in (checkout / "shared/splitlearn/backends/cpu/kernels").glob("*.so")}
     assert libraries == ({"_kernels", "_kernels_without_bf16"} if shutil.which("cc") else set())
     assert int(re.search(r"(\d+)/\d+ tests collected", told)[1]) > 10  # type: ignore[index]
     # the checkout's own, and of the image not what was carried
