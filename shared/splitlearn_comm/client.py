@@ -85,7 +85,7 @@ class AsyncGRPCComputeClient:
         """
         # before a thread is asked to encode, which did not come along
         forks.check()
-        if self._codec.takes_long(tensor):
+        if self._codec.is_expensive(tensor):
             request = await asyncio.to_thread(wire.encode_compute, tensor, self._codec)
         else:
             request = wire.encode_compute(tensor, self._codec)

@@ -81,7 +81,7 @@ class ClientStream:
         forks.check()
         if self._unsent_opening is not None and self._unsent_opening.prefix:
             await self.open(timeout)
-        if self._codec.takes_long(frame.rows):
+        if self._codec.is_expensive(frame.rows):
             data = await asyncio.to_thread(wire.encode_request, self._unsent_opening, frame, self._codec)
         else:
             data = wire.encode_request(self._unsent_opening, frame, self._codec)
@@ -98,7 +98,7 @@ class ClientStream:
         data = await self._stream.receive(timeout)
         with self._ending_at_nonsense():
             asked = self._asked.popleft()
-            if self._codec.takes_long_to_unpack(len(data)):
+            if self._codec.is_expensive_to_decode(len(data)):
                 return await asyncio.to_thread(wire.decode_reply, data, asked, self.opening.codec)
             return wire.decode_reply(data, asked, self.opening.codec)
 

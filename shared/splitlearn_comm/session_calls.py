@@ -219,7 +219,7 @@ class _Call:
         return await _encode_computed(reply, codec)
 
     async def _decoded(self, encoded: wire.EncodedFrame) -> Frame:
-        if encoded.takes_long:
+        if encoded.is_expensive:
             return await asyncio.get_running_loop().run_in_executor(self._calls.decoder, encoded.decode)
         return encoded.decode()
 
@@ -227,7 +227,7 @@ class _Call:
 async def _encode_computed(reply: Reply, codec: TensorCodec) -> bytes:
     """A reply that cannot be sent is no refusal: the session has moved on already."""
     try:
-        if codec.takes_long(reply.frame.rows):
+        if codec.is_expensive(reply.frame.rows):
             return await asyncio.to_thread(wire.encode_reply, reply, codec)
         return wire.encode_reply(reply, codec)
     except InvalidTensor as error:

@@ -198,10 +198,10 @@ class EncodedFrame:
         return 0 if self.rows is None else max(len(self.rows.data), self.rows.decoded_bytes)
 
     @property
-    def takes_long(self) -> bool:
+    def is_expensive(self) -> bool:
         """Whether decoding should not be done on an event loop."""
         rows = self.rows
-        return rows is not None and codec_named(rows.codec).takes_long_to_unpack(rows.decoded_bytes)
+        return rows is not None and codec_named(rows.codec).is_expensive_to_decode(rows.decoded_bytes)
 
     def decode(self) -> Frame:
         """Raises InvalidTensor: the data is not its codec's after all."""

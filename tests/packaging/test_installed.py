@@ -56,7 +56,7 @@ def test_a_verb_whose_extra_is_missing_says_in_one_line_what_installs_it(
 
 def test_the_kernels_of_the_wheel_are_opened(plain: Installation) -> None:
     program = (
-        "from pathlib import Path; from splitlearn import kernels;"
+        "from pathlib import Path; from splitlearn.backends.cpu import kernels;"
         "libraries = list(Path(kernels.__file__).parent.glob('*.so'));"
         "assert not libraries or kernels._suited() is None or kernels.kernels() is not None"
     )

@@ -62,7 +62,7 @@ class TensorCodec:
         """
         elements = dense(tensor)
         shape, dtype = tuple(elements.shape), DTYPE_NAMES[elements.dtype]
-        data = self.shrink(elements) if self.shrinks(elements) else None
+        data = self.compress(elements) if self.is_worth_compressing(elements) else None
         if data is None or len(data) >= elements.nbytes:
             return EncodedTensor(dtype, shape, bytes_of(elements))
         return EncodedTensor(dtype, shape, data, self.name)
@@ -76,7 +76,7 @@ class TensorCodec:
         if tensor.dtype not in DTYPE_NAMES:
             raise InvalidTensor(f"dtype {tensor.dtype} has no form in float32; use one of {known_dtypes()}")
         elements = dense(tensor.to(torch.float32))
-        data = self.shrink(elements)
+        data = self.compress(elements)
         if data is None:
             raise InvalidTensor(f"the codec {self.name!r} holds finite values in its range only; send them without it")
         return bytes(data), tuple(elements.shape)
@@ -87,13 +87,13 @@ class TensorCodec:
         Raises:
             InvalidTensor: data that is not this codec's, or not of this shape.
         """
-        return self.grow(data, torch.float32, tuple(shape))
+        return self.decompress(data, torch.float32, tuple(shape))
 
-    def shrinks(self, elements: Tensor) -> bool:
-        """Whether `shrink` is worth its time for a tensor of this dtype and size."""
+    def is_worth_compressing(self, elements: Tensor) -> bool:
+        """Whether `compress` is worth its time for a tensor of this dtype and size."""
         return False
 
-    def shrink(self, elements: Tensor) -> bytes | memoryview | None:
+    def compress(self, elements: Tensor) -> bytes | memoryview | None:
         """The data of a contiguous CPU tensor; None for values that this codec cannot hold."""
         return bytes_of(elements)
 
@@ -108,16 +108,16 @@ class TensorCodec:
         if size != expected:
             raise InvalidTensor(f"{DTYPE_NAMES[dtype]} of shape {list(shape)} takes {expected} bytes, got {size}")
 
-    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def decompress(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """The tensor of this dtype and shape; InvalidTensor when these are not its data."""
         self.check(len(data), dtype, shape)
         return tensor_of(data, dtype, shape)
 
-    def takes_long(self, tensor: Tensor | None) -> bool:
+    def is_expensive(self, tensor: Tensor | None) -> bool:
         """Whether packing should not be done on an event loop."""
         return self.is_slow and tensor is not None and tensor.nbytes > _LONG_WORK_BYTES
 
-    def takes_long_to_unpack(self, decoded_bytes: int) -> bool:
+    def is_expensive_to_decode(self, decoded_bytes: int) -> bool:
         """Whether a tensor of so many bytes should not be decoded on an event loop."""
         return decoded_bytes > (_LONG_WORK_BYTES if self.is_slow else _LONG_COPY_BYTES)
 
@@ -138,11 +138,11 @@ class CompressedTensorCodec(TensorCodec):
             raise ValueError(f"compression_level is 0 to 9, got {compression_level}")
         self.compression_level = compression_level
 
-    def shrinks(self, elements: Tensor) -> bool:
+    def is_worth_compressing(self, elements: Tensor) -> bool:
         # Above the limit it goes as it is and is refused as too large, as it would be by the reader.
         return 0 < elements.nbytes <= MAX_MESSAGE_BYTES
 
-    def shrink(self, elements: Tensor) -> bytes:
+    def compress(self, elements: Tensor) -> bytes:
         planes = elements.reshape(-1).view(torch.uint8).reshape(-1, elements.dtype.itemsize).t().contiguous()
         return zlib.compress(bytes_of(planes), self.compression_level)
 
@@ -153,7 +153,7 @@ class CompressedTensorCodec(TensorCodec):
         if not expected <= size * _MOST_INFLATED or size > expected + expected // 1000 + _ZLIB_OVERHEAD:
             raise InvalidTensor(f"{size} compressed bytes cannot hold the {expected} that shape {list(shape)} takes")
 
-    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def decompress(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         self.check(len(data), dtype, shape)
         planes = _inflated(data, byte_count(dtype, shape))
         if not planes:

@@ -40,4 +40,4 @@ def unpack(encoded: EncodedTensor) -> Tensor:
         InvalidTensor: unknown dtype, impossible shape, or data that is not this codec's for this shape.
         UnknownCodec: packed by a codec that this end does not have.
     """
-    return codec_named(encoded.codec).grow(encoded.data, dtype_named(encoded.dtype), encoded.shape)
+    return codec_named(encoded.codec).decompress(encoded.data, dtype_named(encoded.dtype), encoded.shape)

@@ -23,10 +23,10 @@ _SCALE_BYTES: Final = 4
 class _HalfCodec(TensorCodec):
     dtype: ClassVar[torch.dtype]
 
-    def shrinks(self, elements: Tensor) -> bool:
+    def is_worth_compressing(self, elements: Tensor) -> bool:
         return elements.dtype in (torch.float32, torch.float64)
 
-    def shrink(self, elements: Tensor) -> bytes | memoryview | None:
+    def compress(self, elements: Tensor) -> bytes | memoryview | None:
         # Not true of NaN either, which amax hands on.
         holds = elements.numel() == 0 or elements.abs().amax().item() <= torch.finfo(self.dtype).max
         return bytes_of(elements.to(self.dtype)) if holds else None
@@ -36,7 +36,7 @@ class _HalfCodec(TensorCodec):
             raise InvalidTensor(f"the codec {self.name!r} is for FLOAT32 and FLOAT64, not for {DTYPE_NAMES[dtype]}")
         super().check(size, self.dtype, shape)
 
-    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def decompress(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         self.check(len(data), dtype, shape)
         return tensor_of(data, self.dtype, shape).to(dtype)
 
@@ -65,10 +65,10 @@ class Int8Codec(TensorCodec):
 
     name = "int8"
 
-    def shrinks(self, elements: Tensor) -> bool:
+    def is_worth_compressing(self, elements: Tensor) -> bool:
         return elements.is_floating_point() and elements.dtype.itemsize > 1
 
-    def shrink(self, elements: Tensor) -> bytes | None:
+    def compress(self, elements: Tensor) -> bytes | None:
         if not elements.numel():
             return b""
         rows_RD = elements.reshape(-1, elements.shape[-1] if elements.dim() else 1).to(torch.float32)
@@ -90,7 +90,7 @@ class Int8Codec(TensorCodec):
         if size != expected:
             raise InvalidTensor(f"int8 blocks of shape {list(shape)} take {expected} bytes, got {size}")
 
-    def grow(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def decompress(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         self.check(len(data), dtype, shape)
         count = byte_count(torch.int8, shape)
         if not count:
