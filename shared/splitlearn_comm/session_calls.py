@@ -88,7 +88,7 @@ class SessionCalls:
         Raises:
             InvalidRequest, InvalidTensor: it is none, or more than any has.
         """
-        if not wire.request_takes_long(data):
+        if not wire.is_expensive_request(data):
             return wire.parse_request(data)
         async with self._parsing:
             began = time.perf_counter()

@@ -121,7 +121,7 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
     return serialize_with(message, _FRAME_ROWS, begin_tensor(message.frame.rows, frame.rows, codec))
 
 
-def request_takes_long(data: bytes) -> bool:
+def is_expensive_request(data: bytes) -> bool:
     """Whether `parse_request` takes a while, and what comes at the same time should get its turn in between."""
     return takes_long_to_parse(data, _FRAME_ROWS)
 
