@@ -37,7 +37,9 @@ class RawPeer:
     writer: asyncio.StreamWriter
     window: int = 65_535
     received: bytes = b""
-    acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
+    settings_sent: int = 0
+    settled_once: asyncio.Condition = field(default_factory=asyncio.Condition)
+    settings_acknowledged: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, kind: int, payload: bytes, *, flags: int = 0, stream: int = 1) -> None:
@@ -75,10 +77,15 @@ class RawPeer:
             await self.settled()
 
     async def settled(self) -> None:
-        """Everything sent so far was read by the other end."""
-        self.acknowledged.clear()
-        self.send(PING, bytes(8), stream=0)
-        await asyncio.wait_for(self.acknowledged.wait(), 20)
+        """Everything sent so far was read by the other end. With settings, because grpc hangs up on frequent pings."""
+        self.send_settings()
+        async with self.settled_once:
+            done = self.settled_once.wait_for(lambda: self.settings_acknowledged == self.settings_sent)
+            await asyncio.wait_for(done, 60)
+
+    def send_settings(self) -> None:
+        self.settings_sent += 1
+        self.send(SETTINGS, b"", stream=0)
 
     async def listen(self) -> None:
         while True:
@@ -89,9 +96,11 @@ class RawPeer:
                 told = dict(struct.iter_unpack(">HI", payload))
                 self.window += told.get(INITIAL_WINDOW_SIZE, 65_535) - 65_535
                 self.send(SETTINGS, b"", flags=ACK, stream=0)
-            elif kind == PING and flags & ACK:
-                self.acknowledged.set()
-            elif kind == PING:
+            elif kind == SETTINGS:
+                async with self.settled_once:
+                    self.settings_acknowledged += 1
+                    self.settled_once.notify_all()
+            elif kind == PING and not flags & ACK:
                 self.send(PING, payload, flags=ACK, stream=0)
             elif kind == WINDOW_UPDATE and stream == 1:
                 self.window += int.from_bytes(payload, "big")
@@ -105,7 +114,7 @@ async def raw_peer(port: int) -> AsyncIterator[RawPeer]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     peer = RawPeer(reader, writer)
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-    peer.send(SETTINGS, b"", stream=0)
+    peer.send_settings()
     listening = asyncio.create_task(peer.listen())
     try:
         yield peer
