@@ -165,9 +165,9 @@ async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIte
         server = http_server(service, given)
         serving = asyncio.create_task(server.run([listening]))
         stack.push_async_callback(_stop, server, serving)
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=4 * PATIENCE, trust_env=False))
         # it gets a pool of connections of its own, so that closing one of `http` closes nothing else
-        pool = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE, trust_env=False))
+        pool = await stack.enter_async_context(httpx.AsyncClient(timeout=4 * PATIENCE, trust_env=False))
         openai = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=pool)
         yield RunningClient(service, http, openai)
 
