@@ -93,7 +93,8 @@ def _build(tree: Tree) -> None:
         SystemExit: kernels are missing. Installing may go on without them; a comparison would mean nothing.
     """
     arguments = ["build_ext", "--inplace", "egg_info"]
-    command = [sys.executable, "-c", _BUILD, *arguments]
+    program = ["setup.py"] if (tree.root / "setup.py").exists() else ["-c", _BUILD]
+    command = [sys.executable, *program, *arguments]
     built = subprocess.run(command, cwd=tree.root, capture_output=True, text=True)
     missing = [name for name in _extensions(tree.root) if not _is_compiled(tree.root, name)]
     if built.returncode or missing:
