@@ -22,7 +22,7 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, Limits
 from splitlearn.runner.batched import BatchedRunner
-from splitlearn.runner.select import Span
+from splitlearn.runner.interface import SequenceInput
 from tests.benchmarks.contenders import QWEN, ModelShape, make_weights
 from tests.benchmarks.figures import Figure, add_json_option, write_report
 
@@ -95,11 +95,11 @@ def by_runner(weights: str, rounds: int, steps: int) -> Iterator[tuple[str, Time
     for n_sessions, history in CASES:
         kvs = [runner.new_kv(history + 1) for _ in range(n_sessions)]
         for kv in kvs:
-            runner.run([Span(kv, 0, row_1D.expand(history, -1))])
-        spans, times = [Span(kv, history, row_1D) for kv in kvs], Times()
-        runner.run(spans)
+            runner.run([SequenceInput(kv, 0, row_1D.expand(history, -1))])
+        inputs, times = [SequenceInput(kv, history, row_1D) for kv in kvs], Times()
+        runner.run(inputs)
         for _ in range(rounds):
-            times.add(lambda spans=spans: [runner.run(spans) for _ in range(steps)] and steps)
+            times.add(lambda inputs=inputs: [runner.run(inputs) for _ in range(steps)] and steps)
         yield f"6 layers of {SOME.label}, weights {weights}, {n_sessions} sessions behind {history} rows", times
 
 
