@@ -28,7 +28,7 @@ run: $(VENV)/run.stamp ## set up, start trunk and client, stream a sample; PROMP
 	@bash $$([ -t 0 ] && echo -m) -c '$(BIN)/splitlearn demo --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
 export PROMPT
 
-test: lint types contracts proto-check unit ## everything that needs no GPU and no docker
+test: lint types contracts proto-check unit ## lint, types, contracts and every test that is not slow and needs no GPU and no docker
 
 lint: $(VENV)/dev.stamp lint-kernels
 	$(BIN)/ruff check .
