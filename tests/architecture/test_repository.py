@@ -48,7 +48,16 @@ def checkout(tmp_path: Path) -> Path:
         '#!/bin/sh\necho "$1" >>told\n[ "$1" != "$FAILING" ] || exit 7\n[ "$1" != "$HANGING" ] || exec sleep 99\n'
     )
     make.chmod(0o755)
+    for name in ("services", "README.md"):
+        (tmp_path / name).write_text("as it was")
+    commit(tmp_path)
     return tmp_path
+
+
+def commit(checkout: Path) -> None:
+    author = ["-c", "user.name=ci", "-c", "user.email=ci@localhost"]
+    for words in (["init", "--quiet"], ["add", ".ci", "services", "README.md"], ["commit", "--quiet", "-m", "state"]):
+        subprocess.run(["git", *author, *words], cwd=checkout, check=True)
 
 
 def ci(checkout: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -82,3 +91,45 @@ def test_ci_fails_when_all_steps_together_take_too_long(checkout: Path) -> None:
     assert done.returncode != 0
     assert "all steps together may take 0:02 minutes" in done.stderr
     assert (checkout / "told").read_text().split()[-1] == "test-architectures"
+
+
+HEAVY = ["test-architectures", "test-snippets", "test-gpu-check"]
+
+
+def run_by(checkout: Path, **environment: str) -> list[str]:
+    """The verbs that one run of CI calls."""
+    told = checkout / "told"
+    told.unlink(missing_ok=True)
+    assert ci(checkout, **environment).returncode == 0
+    return told.read_text().split()
+
+
+def test_ci_skips_a_heavy_step_until_an_input_of_it_is_another(checkout: Path) -> None:
+    assert run_by(checkout) == ["test", *HEAVY]
+    assert run_by(checkout) == ["test"]
+    assert run_by(checkout, CI_ALL="1") == ["test", *HEAVY]
+
+    (checkout / "README.md").write_text("not committed")
+    assert run_by(checkout) == ["test", "test-snippets"]
+    assert run_by(checkout) == ["test", "test-snippets"]
+    commit(checkout)
+    assert run_by(checkout) == ["test", "test-snippets"]
+    assert run_by(checkout) == ["test"]
+
+    (checkout / "services").write_text("another")
+    commit(checkout)
+    assert run_by(checkout) == ["test", *HEAVY]
+
+
+def test_ci_does_not_take_a_step_that_failed_for_one_that_passed(checkout: Path) -> None:
+    assert ci(checkout, FAILING="test-snippets").returncode == 7
+    assert run_by(checkout) == ["test", *HEAVY[1:]]
+
+
+def test_inputs_of_heavy_steps_exist() -> None:
+    text = CI.read_text(encoding="utf-8")
+    named = re.findall(r"^(?:product|shared_tests)='(.*)'$", text, re.MULTILINE)
+    named += re.findall(r'^    \[[a-z-]+\]="(.*)"$', text, re.MULTILINE)
+    paths = {path for line in named for path in line.split() if not path.startswith("$")}
+    assert len(paths) > 15
+    assert [path for path in paths if not (ROOT / path).exists()] == []
