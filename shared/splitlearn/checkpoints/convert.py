@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
-from llm_sepweight.layout import section_name
 from llm_sepweight.tensor_file import file_size
 from splitlearn.checkpoints.folder import (
     check_name,
@@ -22,10 +21,10 @@ from splitlearn.checkpoints.folder import (
     tokenizer_names,
 )
 from splitlearn.checkpoints.load import resolve_dtype
+from splitlearn.checkpoints.plan import lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_declared, refuse_stored
-from splitlearn.checkpoints.reader import Reading, TensorConversion, read_checkpoint
+from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
-from splitlearn.errors import BadCheckpoint
 from splitlearn.model.cache import cache_layer_specs
 from splitlearn.model.layout import (
     ModelLayout,
@@ -33,7 +32,6 @@ from splitlearn.model.layout import (
     config_from_dict,
     inspect_model,
     leave_out,
-    storage_dtype,
 )
 from splitlearn.model.plan import SplitPlan
 
@@ -44,8 +42,7 @@ class Conversion:
 
     source: Path
     model_name: str
-    model: PreTrainedModel
-    layout: ModelLayout
+    n_layers: int
     sections: dict[str, list[TensorSource]]
     tied: dict[str, str]
     dtype: str
@@ -92,7 +89,7 @@ class Conversion:
                 model_name=self.model_name,
                 config=self.config,
                 dtype=self.dtype,
-                n_layers=self.layout.n_layers,
+                n_layers=self.n_layers,
                 tied=self.tied,
             )
 
@@ -115,103 +112,42 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
     folder = find_checkpoint(source)
     values = read_config(folder)
     refuse_declared(source, values, folder)
-    target_dtype = dtype or _named_dtype(values)
-    if target_dtype is not None:
-        resolve_dtype(target_dtype)
-    called = check_name(name) if name else checkpoint_name(source, folder)
-    config = config_from_dict(values)
-    model = build_on_meta(config)
-    layout = inspect_model(model)
-    SplitPlan.parse(None, layout.n_layers)
-    cache_layer_specs(model.config)
-    leave_out(model, layout.unused)
+    named_dtype = dtype or _named_dtype(values)
+    if named_dtype is not None:
+        resolve_dtype(named_dtype)
+    model_name = check_name(name) if name else checkpoint_name(source, folder)
+    model, layout = _inspect(values)
     reading = read_checkpoint(folder, model)
-    wanted, made, tied = _whole(source, folder, model, reading)
-    target_dtype = target_dtype or _commonest_dtype(reading)
+    refuse_stored(source, reading.used(model.state_dict(keep_vars=True)), reading.left_out, lacking(model, reading))
+    plan = plan_tensors(model, layout, reading)
+    plan.check(folder, reading)
+    target_dtype = named_dtype or _commonest_dtype(reading)
     return Conversion(
         source=folder,
-        model_name=called,
-        model=model,
-        layout=layout,
-        sections=_sections(layout, wanted, made, model, resolve_dtype(target_dtype)),
-        tied={_place_name(layout, a): _place_name(layout, b) for a, b in tied.items()},
+        model_name=model_name,
+        n_layers=layout.n_layers,
+        sections=plan.sections(resolve_dtype(target_dtype)),
+        tied=plan.tied_places,
         dtype=target_dtype,
-        config={**values, "model_type": config.model_type},
+        config={**values, "model_type": model.config.model_type},
         tokenizer_files=tuple(tokenizer_files(folder)),
         left_out=tuple(tensor.key for tensor in reading.left_out),
     )
 
 
-def _whole(
-    source: str, folder: Path, model: PreTrainedModel, reading: Reading
-) -> tuple[dict[str, torch.Tensor], dict[str, TensorConversion], dict[str, str]]:
-    """The model's tensors without those that are tied to another, a recipe for each, and the ties.
+def _inspect(values: dict[str, object]) -> tuple[PreTrainedModel, ModelLayout]:
+    """The model of a config, on the meta device and without what no part runs, and its layout.
 
     Raises:
-        BadCheckpoint: some are not stored, or in another shape.
-        UnsupportedModel: they are stored quantised.
+        UnsupportedModel: it cannot be cut.
+        BadPlan: it has too few layers.
     """
-    every = model.state_dict(keep_vars=True)
-    targets = {recipe.target for recipe in reading.recipes}
-    lacking = sorted(every.keys() - targets - set(model.all_tied_weights_keys))
-    refuse_stored(source, reading.used(every), reading.left_out, lacking)
-    outlines = [(recipe, recipe.outline(model)) for recipe in reading.recipes]
-    made = {key: recipe for recipe, outline in outlines for key in outline}
-    tied = _tied(model, made)
-    for target, stored in tied.items():
-        if stored not in made and target in made:
-            made[stored] = made[target]
-    wanted = {key: t for key, t in every.items() if key not in tied}
-    missing = sorted(wanted.keys() - made.keys())
-    if missing:
-        unused = [tensor.key for tensor in reading.left_out]
-        instead = f"; it holds {shorten(unused)} instead" if unused else ""
-        raise BadCheckpoint(f"{folder} lacks {len(missing)} tensors of the model: {shorten(missing)}{instead}")
-    for key, outline in ((key, t) for _, tensors in outlines for key, t in tensors.items() if key in wanted):
-        if outline.shape != wanted[key].shape:
-            raise BadCheckpoint(
-                f"{key} should have the shape {list(wanted[key].shape)}, found {list(outline.shape)}; "
-                "config.json and weights are of different models"
-            )
-    return wanted, made, tied
-
-
-def _sections(
-    layout: ModelLayout,
-    wanted: dict[str, torch.Tensor],
-    made: dict[str, TensorConversion],
-    model: PreTrainedModel,
-    dtype: torch.dtype,
-) -> dict[str, list[TensorSource]]:
-    sections: dict[str, list[TensorSource]] = {
-        name: [] for name in ("begin", *(section_name(i) for i in range(layout.n_layers)), "end")
-    }
-    kitchen = _Kitchen(model)
-    for key, empty in wanted.items():
-        section, layer, name = layout.place(key)
-        kind = storage_dtype(model, key, empty.dtype, dtype)
-        source = TensorSource(name, kind, tuple(empty.shape), kitchen.reader(made[key], key))
-        sections[section if layer is None else section_name(layer)].append(source)
-    return sections
-
-
-class _Kitchen:
-    """Cooks recipes; keeps only the last result, for recipes that make several tensors in a row."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._last: tuple[TensorConversion, dict[str, torch.Tensor]] | None = None
-
-    def reader(self, recipe: TensorConversion, key: str) -> Callable[[], torch.Tensor]:
-        def read() -> torch.Tensor:
-            if self._last is None or self._last[0] is not recipe:
-                self._last = None
-                self._last = (recipe, recipe.apply(self._model))
-            cooked = self._last[1]
-            # a tied tensor may be made under the other of its two names
-            return cooked[key] if key in cooked else next(iter(cooked.values()))
-
-        return read
+    model = build_on_meta(config_from_dict(values))
+    layout = inspect_model(model)
+    SplitPlan.parse(None, layout.n_layers)
+    cache_layer_specs(model.config)
+    leave_out(model, layout.unused)
+    return model, layout
 
 
 def _named_dtype(values: dict[str, object]) -> str | None:
@@ -227,26 +163,8 @@ def _named_dtype(values: dict[str, object]) -> str | None:
 def _commonest_dtype(reading: Reading) -> str:
     """The floating-point dtype that most numbers are stored in."""
     counts: Counter[torch.dtype] = Counter()
-    for recipe in reading.recipes:
-        for _, stored in recipe.inputs:
+    for conversion in reading.conversions:
+        for _, stored in conversion.inputs:
             if stored.dtype.is_floating_point:
                 counts[stored.dtype] += torch.Size(stored.shape).numel()
     return str(counts.most_common(1)[0][0]).removeprefix("torch.")
-
-
-def _tied(model: PreTrainedModel, made: dict[str, TensorConversion]) -> dict[str, str]:
-    """The pairs that share one tensor. As in transformers, two that are stored and differ are not tied."""
-
-    def differ(target: str, stored: str) -> bool:
-        if target not in made or stored not in made:
-            return False
-        return not torch.equal(made[target].apply(model)[target], made[stored].apply(model)[stored])
-
-    kept = model.state_dict(keep_vars=True)
-    pairs = [pair for pair in model.all_tied_weights_keys.items() if pair[0] in kept and pair[1] in kept]
-    return {target: stored for target, stored in pairs if not differ(target, stored)}
-
-
-def _place_name(layout: ModelLayout, key: str) -> str:
-    section, layer, name = layout.place(key)
-    return f"{section if layer is None else section_name(layer)}/{name}"

@@ -1,8 +1,8 @@
 """Read a Hugging Face checkpoint one tensor at a time, under the names its model uses in memory.
 
 Checkpoints on disk may use other names, or several tensors where the model has one (experts, fused
-projections). transformers knows the conversions; here they become recipes that are run one by one, so that
-no more than the tensors of one recipe are in memory.
+projections). transformers knows the conversions; each becomes a `TensorConversion`; they are run
+one by one, so that no more than the tensors of one are in memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,16 +54,16 @@ class TensorConversion:
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of each stored tensor: it goes into a recipe, or the model has no place for it."""
+    """What comes of each stored tensor: it goes into a conversion, or the model has no place for it."""
 
-    recipes: list[TensorConversion]
+    conversions: list[TensorConversion]
     left_out: list[StoredTensor]
 
     def used(self, wanted: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, StoredTensor]]:
-        """Each stored tensor that goes into a recipe, with the name and outline of what the recipe makes first."""
-        for recipe in self.recipes:
-            for _, stored in recipe.inputs:
-                yield recipe.target, wanted[recipe.target], stored
+        """Each stored tensor that goes into a conversion, with the name and outline of the first tensor it makes."""
+        for conversion in self.conversions:
+            for _, stored in conversion.inputs:
+                yield conversion.target, wanted[conversion.target], stored
 
 
 def read_checkpoint(source: Path, model: PreTrainedModel) -> Reading:

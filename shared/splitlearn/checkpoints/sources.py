@@ -52,7 +52,7 @@ def open_checkpoint(source: str) -> WholeModel:
 
 
 def _converted(conversion: Conversion, spec: PartSpec) -> PartStateDict:
-    wanted = spec.sections(conversion.layout.n_layers)
+    wanted = spec.sections(conversion.n_layers)
     sections = {section: {t.name: t.read() for t in conversion.sections[section]} for section in wanted}
     for tied, home in conversion.tied.items():
         section, name = split_place(tied)
