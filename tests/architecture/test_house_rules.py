@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,21 @@ def test_every_module_of_the_product_says_what_it_is_for() -> None:
         if "tests" not in path.relative_to(ROOT).parts and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert not silent
+
+
+def test_every_package_has_layers_that_name_all_its_modules() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layered = {name for each in contracts if each.get("exhaustive") for name in each.get("containers", ())}
+    packages = {
+        ".".join(path.parent.relative_to(root).parts)
+        for root in (ROOT / "shared", ROOT / "services")
+        for path in root.rglob("__init__.py")
+        if any(
+            each.suffix == ".py" or (each / "__init__.py").exists() for each in path.parent.iterdir() if each != path
+        )
+    }
+    assert len(packages) > 30
+    assert packages - layered == set()
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
