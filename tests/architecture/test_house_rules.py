@@ -49,9 +49,7 @@ def test_every_package_has_layers_that_name_all_its_modules() -> None:
         ".".join(path.parent.relative_to(root).parts)
         for root in (ROOT / "shared", ROOT / "services")
         for path in root.rglob("__init__.py")
-        if any(
-            each.suffix == ".py" or (each / "__init__.py").exists() for each in path.parent.iterdir() if each != path
-        )
+        if len([*path.parent.glob("[!_]*.py"), *path.parent.glob("*/__init__.py")]) > 1
     }
     assert len(packages) > 30
     assert packages - layered == set()
