@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splitlearn_comm import MOST_NAMES
+from splitlearn_comm import MAX_BLOCK_HASHES
 
 HASH_BYTES = 16
 
@@ -32,7 +32,7 @@ class BlockHasher:
         """One hash for each full block of `ids`, in their order; at most as many as one message takes."""
         hashes: list[bytes] = []
         previous = b""
-        for start in range(0, len(ids) - self.block_size + 1, self.block_size)[:MOST_NAMES]:
+        for start in range(0, len(ids) - self.block_size + 1, self.block_size)[:MAX_BLOCK_HASHES]:
             block = np.asarray(ids[start : start + self.block_size], dtype="<i8").tobytes()
             previous = hmac.digest(self._key, previous + block, "sha256")[:HASH_BYTES]
             hashes.append(previous)

@@ -68,7 +68,7 @@ class SplitSession:
 
     async def begin(self, n_ids: int) -> None:
         """Starts after the rows that all three parts have cached; at least one row of `n_ids` remains to run."""
-        if self.stream.opening.prefix:
+        if self.stream.opening.block_hashes:
             cached = min(self._bottom.reached, self._top.reached, await self.stream.open())
             self._position = min(cached, n_ids - 1)
             self._report.reused_tokens = self._position
@@ -97,7 +97,7 @@ class SplitSession:
         if block_hashes:
             # the answer is complete, even if the trunk is gone by now
             with suppress(CommError):
-                await self.stream.keep(block_hashes)
+                await self.stream.finish(block_hashes)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
         """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.

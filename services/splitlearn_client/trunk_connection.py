@@ -74,10 +74,10 @@ class TrunkConnection:
         """Sessions of bottom and top that wait for admission."""
         return 0 if self._local_parts is None else self._local_parts.bottom.n_waiting + self._local_parts.top.n_waiting
 
-    def open_stream(self, parts: LocalParts, max_length: int, prefix: tuple[bytes, ...] = ()) -> ClientStream:
-        """A session on one of the trunk's replicas, opened with its first frame, or by `open` if it has a prefix."""
+    def open_stream(self, parts: LocalParts, max_length: int, block_hashes: tuple[bytes, ...] = ()) -> ClientStream:
+        """A session on a replica of the trunk; with block hashes it is opened by `open`, else by its first frame."""
         session_id = uuid.uuid4().hex
-        return self._client.stream(SessionOpening(session_id, parts.fingerprint, max_length, self._codec, prefix))
+        return self._client.stream(SessionOpening(session_id, parts.fingerprint, max_length, self._codec, block_hashes))
 
     def mark_damaged(self, damage: str) -> None:
         """Stops serving requests for good: a file of bottom or top is damaged."""

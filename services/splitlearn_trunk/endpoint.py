@@ -95,10 +95,10 @@ class TrunkServicer:
                 "give both the same weights, layers and dtype"
             )
         try:
-            session = self._engine.open(opening.max_length, opening.prefix)
+            session = self._engine.open(opening.max_length, opening.block_hashes)
         except split.SplitError as error:
             raise on_the_wire(error) from error
-        self._metrics.prefix_cache_queries.inc(len(opening.prefix) * self._engine.limits.block_size)
+        self._metrics.prefix_cache_queries.inc(len(opening.block_hashes) * self._engine.limits.block_size)
         log.info(
             "session opened", session=opening.session_id, max_length=opening.max_length, cached_rows=session.reached
         )
@@ -187,11 +187,11 @@ class TrunkSession:
     def reached(self) -> int:
         return self._session.reached
 
-    def keep(self, names: Sequence[bytes]) -> None:
+    def finish(self, block_hashes: Sequence[bytes]) -> None:
         """Ends the session, and caches the rows of these blocks for later sessions."""
         self._check_open()
         self._is_open = False
-        self._engine.close_and_cache(self._session, names)
+        self._engine.close_and_cache(self._session, block_hashes)
 
     def _no_rows(self) -> torch.Tensor:
         return torch.empty(0, self._engine.part.hidden_size, dtype=self._engine.part.dtype)

@@ -51,12 +51,12 @@ from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESS
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
-from splitlearn_comm.wire import MOST_NAMES
+from splitlearn_comm.wire import MAX_BLOCK_HASHES
 
 __all__ = [
     "CHUNK_BYTES",
+    "MAX_BLOCK_HASHES",
     "MAX_MESSAGE_BYTES",
-    "MOST_NAMES",
     "SESSION_MESSAGE_BYTES",
     "AsyncGRPCComputeClient",
     "AsyncGRPCComputeServer",

@@ -54,7 +54,7 @@ class ClientStream:
         return self._stream.bytes_received
 
     async def open(self, timeout: float | None = None) -> int:
-        """Open the session before its first frame, which only one with a prefix needs.
+        """Open the session before its first frame, which only one with block hashes needs.
 
         Returns:
             The rows that it begins with.
@@ -65,21 +65,21 @@ class ClientStream:
         with self._ending_at_nonsense():
             return wire.decode_opened(data, self.opening.max_length)
 
-    async def keep(self, names: Sequence[bytes]) -> None:
-        """Say that no frame will follow, and name the blocks that the server may keep for later sessions."""
-        await self._stream.send(wire.encode_keep(names), answers=0)
+    async def finish(self, block_hashes: Sequence[bytes]) -> None:
+        """Say that no frame will follow, and give the hashes of the blocks that the server may cache."""
+        await self._stream.send(wire.encode_finish(block_hashes), answers=0)
 
     async def send(self, frame: Frame, timeout: float | None = None) -> None:
         """Hand one frame to the network. One that is refused here (InvalidTensor) was not sent, no reply is owed.
 
-        A session with a prefix is opened first, if it was not.
+        A session with block hashes is opened first, if it was not.
 
         Args:
             timeout: seconds; the client's own when None. When it runs out the stream is cancelled.
         """
         # before a thread is asked to encode, which did not come along
         forks.check()
-        if self._unsent_opening is not None and self._unsent_opening.prefix:
+        if self._unsent_opening is not None and self._unsent_opening.block_hashes:
             await self.open(timeout)
         if self._codec.is_expensive(frame.rows):
             data = await asyncio.to_thread(wire.encode_request, self._unsent_opening, frame, self._codec)

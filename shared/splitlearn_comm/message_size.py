@@ -1,8 +1,8 @@
 """What a message has beside the data of its tensor, known before protobuf makes an object of each field.
 
-Protobuf copies a tensor's data at once, but takes 30 ns for every small field: 4 MiB of empty names hold an event loop,
-and Python's lock, for 70 ms. So the fields on the way to the data are walked here first, at most MOST_FIELDS of them,
-and all others are stepped over by their lengths (protobuf's encoding guide, "Message Structure").
+Protobuf copies a tensor's data at once, but takes 30 ns for every small field: 4 MiB of empty hashes hold an event
+loop, and Python's lock, for 70 ms. So the fields on the way to the data are walked here first, at most MOST_FIELDS of
+them, and all others are stepped over by their lengths (protobuf's encoding guide, "Message Structure").
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 MOST_BESIDE_DATA: Final = 2**18
-"""Bytes beside the data: names of a quarter of a million tokens, and 4 ms for protobuf at worst."""
+"""Bytes beside the data: hashes of a quarter of a million tokens, and 4 ms for protobuf at worst."""
 MOST_FIELDS: Final = 64
 """Fields of the messages on the way to the data, these messages included. A splitlearn peer sends a dozen."""
 # a shorter message is not worth a walk

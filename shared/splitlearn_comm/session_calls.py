@@ -1,6 +1,6 @@
 """The server's side of Stream: the order of a session's messages, and what is checked before anything is decoded.
 
-A session is opening until its first request, then open, and closed once it was told to keep its rows. What comes out
+A session is opening until its first request, then open, and closed once it has finished. What comes out
 of order, and any error that is not a refusal of one frame, ends the stream.
 """
 
@@ -146,7 +146,7 @@ class _Call:
         try:
             # tells the client that it may send more
             await self._context.send_initial_metadata(())
-            if opening.prefix:
+            if opening.block_hashes:
                 await self._context.write(wire.encode_opened(session.reached))
             codec = codec_named(opening.codec)
             if request.HasField("frame"):
@@ -165,18 +165,18 @@ class _Call:
             return False
         if request.HasField("open"):
             raise InvalidRequest("only the first request of a stream carries `open`; open another stream")
-        if request.HasField("keep"):
-            session.keep(wire.read_keep(request, opening))
+        if request.HasField("finish"):
+            session.finish(wire.read_finish(request, opening))
             return await self._nothing_more()
         await self._answer(session, codec, request)
         return True
 
     async def _nothing_more(self) -> bool:
-        """After `keep` the client ends the stream, and has as long for it as for its first frame."""
+        """After `finish` the client ends the stream, and has as long for it as for its first frame."""
         self._patience.reschedule(asyncio.get_running_loop().time() + self._limits.first_frame_seconds)
         self._calls.admission.waits(self._place, time.monotonic(), silent=True)
         if await self._read() is not None:
-            raise SessionClosed("the session ended with `keep` and takes no more requests; open another stream")
+            raise SessionClosed("the session ended with `finish` and takes no more requests; open another stream")
         return False
 
     async def _read(self) -> pb2.StreamRequest | None:

@@ -40,12 +40,12 @@ async def loopback(
 class EchoSession:
     """Keeps rows by the rule of positions and answers each row times `factor`."""
 
-    def __init__(self, opening: SessionOpening, factor: float, kept: dict[bytes, Tensor]) -> None:
+    def __init__(self, opening: SessionOpening, factor: float, cached: dict[bytes, Tensor]) -> None:
         self.opening = opening
         self.factor = factor
-        self._kept = kept
+        self._cached = cached
         # What a trunk's cache would have been built from, [rows reached, D]; None before the first rows.
-        found_TD = next((kept[name] for name in reversed(opening.prefix) if name in kept), None)
+        found_TD = next((cached[each] for each in reversed(opening.block_hashes) if each in cached), None)
         self.rows_TD: Tensor | None = None if found_TD is None else found_TD[: opening.max_length]
         self.closed = asyncio.Event()
         self.times_closed = 0
@@ -65,10 +65,10 @@ class EchoSession:
         answer = Frame(frame.position, frame.rows * self.factor)
         return Reply(answer, compute_seconds=time.perf_counter() - started)
 
-    def keep(self, names: Sequence[bytes]) -> None:
+    def finish(self, block_hashes: Sequence[bytes]) -> None:
         """Blocks have one row."""
         if self.rows_TD is not None:
-            self._kept |= {name: self.rows_TD[: i + 1] for i, name in enumerate(names) if i < self.reached}
+            self._cached |= {each: self.rows_TD[: i + 1] for i, each in enumerate(block_hashes) if i < self.reached}
 
     async def close(self) -> None:
         self.times_closed += 1
@@ -82,7 +82,7 @@ class EchoSessionHost:
         self.fingerprint = fingerprint
         self.factor = factor
         self.sessions: list[EchoSession] = []
-        self.kept: dict[bytes, Tensor] = {}
+        self.cached: dict[bytes, Tensor] = {}
 
     async def open(self, opening: SessionOpening) -> EchoSession:
         if opening.fingerprint != self.fingerprint:
@@ -90,7 +90,7 @@ class EchoSessionHost:
                 f"the server holds {self.fingerprint!r}, the client expects {opening.fingerprint!r}; "
                 "give both the same model and cut"
             )
-        session = EchoSession(opening, self.factor, self.kept)
+        session = EchoSession(opening, self.factor, self.cached)
         self.sessions.append(session)
         return session
 

@@ -50,9 +50,9 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 # Sizes of what one end says of itself to the other.
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
-LONGEST_NAME: Final = 64
+MAX_BLOCK_HASH_BYTES: Final = 64
 # of 16 bytes each they fit in what a message may have beside its tensor
-MOST_NAMES: Final = 2**13
+MAX_BLOCK_HASHES: Final = 2**13
 _MOST_ATTRIBUTES: Final = 256
 _LONGEST_ATTRIBUTE: Final = 2**14
 
@@ -107,12 +107,12 @@ def decode_computed(data: bytes) -> Computed:
 def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: TensorCodec = PLAIN) -> bytes:
     message = pb2.StreamRequest()
     if opening is not None:
-        _check_opening(opening.session_id, opening.fingerprint, opening.max_length, opening.prefix)
+        _check_opening(opening.session_id, opening.fingerprint, opening.max_length, opening.block_hashes)
         message.open.session_id = opening.session_id
         message.open.fingerprint = opening.fingerprint
         message.open.max_length = opening.max_length
         message.open.codec = codec_number(opening.codec)
-        message.open.prefix.extend(opening.prefix)
+        message.open.block_hashes.extend(opening.block_hashes)
     if frame is None:
         return serialize(message)
     message.frame.position = frame.position
@@ -139,28 +139,28 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
     """
     if not request.HasField("open"):
         raise InvalidRequest("the first request of a stream must carry `open`")
-    if request.HasField("keep"):
-        raise InvalidRequest("the first request of a stream carries no `keep`: there is nothing to keep yet")
+    if request.HasField("finish"):
+        raise InvalidRequest("the first request of a stream carries no `finish`: there is no session to finish yet")
     message = request.open
-    _check_opening(message.session_id, message.fingerprint, message.max_length, message.prefix)
-    codec, prefix = codec_name(message.codec), tuple(message.prefix)
-    return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec, prefix)
+    _check_opening(message.session_id, message.fingerprint, message.max_length, message.block_hashes)
+    codec, block_hashes = codec_name(message.codec), tuple(message.block_hashes)
+    return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec, block_hashes)
 
 
-def read_keep(request: pb2.StreamRequest, opening: SessionOpening) -> tuple[bytes, ...]:
-    """The names of the blocks to keep.
+def read_finish(request: pb2.StreamRequest, opening: SessionOpening) -> tuple[bytes, ...]:
+    """The hashes of the blocks to cache.
 
     Raises:
-        InvalidRequest: a frame beside them, or names that cannot be.
+        InvalidRequest: a frame beside them, or hashes that cannot be.
     """
     if request.HasField("frame"):
-        raise InvalidRequest("a request with `keep` carries no frame: no frame follows it")
-    _check_names(request.keep.names, opening.max_length)
-    return tuple(request.keep.names)
+        raise InvalidRequest("a request with `finish` carries no frame")
+    _check_block_hashes(request.finish.block_hashes, opening.max_length)
+    return tuple(request.finish.block_hashes)
 
 
-def encode_keep(names: Sequence[bytes]) -> bytes:
-    return serialize(pb2.StreamRequest(keep=pb2.Keep(names=names)))
+def encode_finish(block_hashes: Sequence[bytes]) -> bytes:
+    return serialize(pb2.StreamRequest(finish=pb2.Finish(block_hashes=block_hashes)))
 
 
 def encode_opened(reached: int) -> bytes:
@@ -178,7 +178,7 @@ def decode_opened(data: bytes, max_length: int) -> int:
     if message.HasField("error"):
         raise read_error(message.error)
     if not message.HasField("opened"):
-        raise InvalidReply("the server's reply to an open with a prefix does not say where the session begins")
+        raise InvalidReply("the server's reply to an open with block hashes does not say where the session begins")
     reached = message.opened.reached
     if not 0 <= reached <= max_length:
         raise InvalidReply(f"the server says that a session of at most {max_length} rows begins with {reached}")
@@ -317,24 +317,26 @@ def _read_frame(source: pb2.Frame) -> EncodedFrame:
     return EncodedFrame(FrameHeader(source.position, shape, dtype_named(encoded.dtype)), encoded)
 
 
-def _check_opening(session_id: str, fingerprint: str, max_length: int, prefix: Sequence[bytes]) -> None:
+def _check_opening(session_id: str, fingerprint: str, max_length: int, block_hashes: Sequence[bytes]) -> None:
     if max_length < 1:
         raise InvalidRequest(f"a session's max_length is at least 1, got {max_length}")
     _check_text("session_id", session_id, LONGEST_SESSION_ID)
     if not (session_id.isascii() and session_id.isprintable()):
         raise InvalidRequest("a session_id is of printable ASCII characters, because it names the session in logs")
     _check_text("fingerprint", fingerprint, LONGEST_FINGERPRINT)
-    _check_names(prefix, max_length)
+    _check_block_hashes(block_hashes, max_length)
 
 
-def _check_names(names: Sequence[bytes], max_length: int) -> None:
-    """Of blocks, which have a row at least."""
-    most = min(max_length, MOST_NAMES)
-    if len(names) > most:
-        raise InvalidRequest(f"a session of at most {max_length} rows names at most {most} blocks, got {len(names)}")
-    for name in names:
-        if not 0 < len(name) <= LONGEST_NAME:
-            raise InvalidRequest(f"a block's name has 1 to {LONGEST_NAME} bytes, got one of {len(name)}")
+def _check_block_hashes(block_hashes: Sequence[bytes], max_length: int) -> None:
+    """A block has a row at least."""
+    most = min(max_length, MAX_BLOCK_HASHES)
+    if len(block_hashes) > most:
+        raise InvalidRequest(
+            f"a session of at most {max_length} rows has at most {most} block hashes, got {len(block_hashes)}"
+        )
+    for each in block_hashes:
+        if not 0 < len(each) <= MAX_BLOCK_HASH_BYTES:
+            raise InvalidRequest(f"a block hash has 1 to {MAX_BLOCK_HASH_BYTES} bytes, got one of {len(each)}")
 
 
 def _check_text(name: str, text: str, most: int) -> None:

@@ -34,10 +34,10 @@ TOO_LARGE = "RESOURCE_EXHAUSTED"
 REFUSALS = {
     "first messages of 60 MiB": (TOO_LARGE, 30),
     "first messages of 4 MiB": ("FingerprintMismatch", 30),
-    "names of 50 MiB": (TOO_LARGE, 12),
-    "names of 3 MiB": ("InvalidRequest", 12),
-    "130,000 names": ("InvalidRequest", 120),
-    "a million names": ("InvalidRequest", 60),
+    "hashes of 50 MiB": (TOO_LARGE, 12),
+    "hashes of 3 MiB": ("InvalidRequest", 12),
+    "130,000 hashes": ("InvalidRequest", 120),
+    "a million hashes": ("InvalidRequest", 60),
     "int8 of [13000000, 1]": (TOO_LARGE, 12),
     "int8 of [600000, 1]": ("SessionTooLong", 30),
     "zlib that claims 64 MiB": ("InvalidTensor", 30),
@@ -48,7 +48,7 @@ REFUSALS = {
     "ids of 3 MB": ("InvalidRequest", 12),
     "ids of two lines": ("InvalidRequest", 1),
     # and nothing of the rows that others have by then
-    "frames after keep": ("SessionClosed", 12),
+    "frames after finish": ("SessionClosed", 12),
 }
 
 

@@ -75,11 +75,11 @@ class Abuser:
         self._abuses: dict[str, tuple[Callable[[], Requests], int]] = {
             "first messages of 60 MiB": (lambda: [self._stranger(60 * MIB)], 30),
             "first messages of 4 MiB": (lambda: [self._stranger(LIMIT - 8192)], 30),
-            "names of 50 MiB": (lambda: [self._open(), kept(bytes(50 * MIB))], 12),
-            "names of 3 MiB": (lambda: [self._open(), kept(bytes(3 * MIB))], 12),
+            "hashes of 50 MiB": (lambda: [self._open(), finished(bytes(50 * MIB))], 12),
+            "hashes of 3 MiB": (lambda: [self._open(), finished(bytes(3 * MIB))], 12),
             # as much as is parsed
-            "130,000 names": (lambda: [self._open(prefix=[b""] * 130_000)], 120),
-            "a million names": (lambda: [self._open(prefix=[b""] * 1_000_000)], 60),
+            "130,000 hashes": (lambda: [self._open(block_hashes=[b""] * 130_000)], 120),
+            "a million hashes": (lambda: [self._open(block_hashes=[b""] * 1_000_000)], 60),
             "int8 of [13000000, 1]": (lambda: [self._open(), int8_column(13_000_000)], 12),
             "int8 of [600000, 1]": (lambda: [self._open(), int8_column(600_000)], 30),
             "zlib that claims 64 MiB": (lambda: [self._open(), *[zlib_of(64 * MIB, 64 * MIB)] * 8], 30),
@@ -89,7 +89,7 @@ class Abuser:
             "ids of 5 MB": (lambda: [self._open(session_id="x\n" * 2_500_000)], 12),
             "ids of 3 MB": (lambda: [self._open(session_id="x\n" * 1_500_000)], 12),
             "ids of two lines": (lambda: [self._open(session_id='one\n{"event": "forged"}')], 1),
-            "frames after keep": (self._zombie, 12),
+            "frames after finish": (self._zombie, 12),
         }
 
     async def do(self, command: str, what: str) -> Refusals | None:
@@ -144,7 +144,7 @@ class Abuser:
         after = pb2.StreamRequest.FromString(rows([1, WIDTH], bytes(4 * WIDTH)))
         after.frame.position = 64
         first = self._open() + rows([64, WIDTH], bytes(64 * 4 * WIDTH))
-        return [first, kept(b"one", b"two"), after.SerializeToString()]
+        return [first, finished(b"one", b"two"), after.SerializeToString()]
 
 
 async def first_of(stream: Stream) -> None:
@@ -155,8 +155,8 @@ async def first_of(stream: Stream) -> None:
     await stream.ended.wait()
 
 
-def kept(*names: bytes) -> bytes:
-    return pb2.StreamRequest(keep=pb2.Keep(names=names)).SerializeToString()
+def finished(*hashes: bytes) -> bytes:
+    return pb2.StreamRequest(finish=pb2.Finish(block_hashes=hashes)).SerializeToString()
 
 
 def rows(shape: Sequence[int], data: bytes, codec: pb2.Codec.ValueType = pb2.CODEC_NONE) -> bytes:

@@ -121,16 +121,16 @@ class Engine:
         """Rows of a prompt to send at a time: as many as the next step takes, few while others wait for tokens."""
         return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
 
-    def open(self, max_length: int | None = None, prefix: Sequence[bytes] = ()) -> EngineSession:
+    def open(self, max_length: int | None = None, block_hashes: Sequence[bytes] = ()) -> EngineSession:
         """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
 
         Args:
-            prefix: hashes of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
+            block_hashes: of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
                 `reached` says how many rows it holds already.
         """
         self._serving.check_thread()
         bounds = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
-        return self._sessions.open(min(bound for bound in bounds if bound), prefix)
+        return self._sessions.open(min(bound for bound in bounds if bound), block_hashes)
 
     def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes a session and caches the rows of its first blocks for later sessions.

@@ -58,11 +58,11 @@ class Sessions:
         self._open: dict[int, EngineSession] = {}
         self._numbers = count()
 
-    def open(self, max_length: int, prefix: Sequence[bytes]) -> EngineSession:
-        """A session of at most `max_length` rows, with the cached rows of `prefix` if there are pages for them."""
+    def open(self, max_length: int, block_hashes: Sequence[bytes]) -> EngineSession:
+        """A session of at most `max_length` rows, with the cached rows of its blocks if there are pages for them."""
         session = EngineSession(next(self._numbers), max_length, self._runner.new_kv(max_length), self._clock())
         self._open[session.number] = session
-        cached = self.prefix_cache.find(prefix, max_length)
+        cached = self.prefix_cache.find(block_hashes, max_length)
         is_admitted = cached is not None and self.scheduler.admit(session.number, cached.length)
         if cached is not None and is_admitted:
             session.cached_prefix, session.reached = cached, cached.length

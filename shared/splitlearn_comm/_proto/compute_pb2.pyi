@@ -253,7 +253,7 @@ class Open(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
-    PREFIX_FIELD_NUMBER: _builtins.int
+    BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client; names the session in logs."""
     fingerprint: _builtins.str
@@ -267,10 +267,10 @@ class Open(_message.Message):
     open (UnknownCodec).
     """
     @_builtins.property
-    def prefix(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Names of the blocks that the session will begin with, the first block first.
-        A name stands for its block and all before it, and is opaque to the server,
-        which may still keep such blocks from an earlier session. An open with names
+    def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of the blocks that the session will begin with, the first block first.
+        A hash stands for its block and all before it, and is opaque to the server,
+        which may have cached such blocks of an earlier session. An open with hashes
         gets a reply of its own, `opened`.
         """
 
@@ -281,40 +281,40 @@ class Open(_message.Message):
         fingerprint: _builtins.str = ...,
         max_length: _builtins.int = ...,
         codec: Global___Codec.ValueType = ...,
-        prefix: _abc.Iterable[_builtins.bytes] | None = ...,
+        block_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "prefix", b"prefix", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
 
 @_typing.final
-class Keep(_message.Message):
-    """The session's end, said by the client before it closes the stream: the server
-    may keep the blocks with these names, as in Open.prefix, for later sessions.
-    Gets no reply.
+class Finish(_message.Message):
+    """The session's last request: no frame follows, and the server may cache the
+    blocks with these hashes, as in Open.block_hashes, for later sessions. Gets no
+    reply; the client closes the stream next.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NAMES_FIELD_NUMBER: _builtins.int
+    BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
-        names: _abc.Iterable[_builtins.bytes] | None = ...,
+        block_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Keep: _TypeAlias = Keep  # noqa: Y015
+Global___Finish: _TypeAlias = Finish  # noqa: Y015
 
 @_typing.final
 class Frame(_message.Message):
@@ -323,7 +323,7 @@ class Frame(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Rows of the session to keep; the position of the first row that follows."""
+    """Rows that the session is truncated to; the position of the first row that follows."""
     @_builtins.property
     def rows(self) -> Global___Tensor:
         """[T, D]: T rows of width D. Absent in a request: truncate to `position`.
@@ -350,23 +350,23 @@ class StreamRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
-    KEEP_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___Open: ...
     @_builtins.property
     def frame(self) -> Global___Frame: ...
     @_builtins.property
-    def keep(self) -> Global___Keep: ...
+    def finish(self) -> Global___Finish: ...
     def __init__(
         self,
         *,
         open: Global___Open | None = ...,
         frame: Global___Frame | None = ...,
-        keep: Global___Keep | None = ...,
+        finish: Global___Finish | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "keep", b"keep", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "frame", b"frame", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "keep", b"keep", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "frame", b"frame", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,7 +378,7 @@ class Opened(_message.Message):
 
     REACHED_FIELD_NUMBER: _builtins.int
     reached: _builtins.int
-    """Rows that the session begins with, taken from what was kept. Frames follow
+    """Rows that the session begins with, which were cached. Frames follow
     from there on, or from any position before.
     """
     def __init__(

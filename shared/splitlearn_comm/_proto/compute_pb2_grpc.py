@@ -70,7 +70,7 @@ class ComputeServiceServicer:
 
         1. The first request carries `open`, and may carry the first frame in the
         same message. No later request carries `open`.
-        2. A frame at position p means: keep the first p rows of the session, then
+        2. A frame at position p means: truncate the session to its first p rows, then
         append these rows. So a resend is idempotent, a frame without rows
         truncates to p, and p beyond what was reached is refused.
         3. Each frame gets exactly one reply, in the order of the frames, and so does

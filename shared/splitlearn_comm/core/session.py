@@ -13,15 +13,15 @@ from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
 class SessionOpening:
     """The client's side of an open. `fingerprint` is opaque here; `max_length` is in rows.
 
-    `codec` names what the rows travel in, both ways: a key of CODECS. `prefix` names the blocks of rows that the
-    session will begin with, the first first; a name stands for its block and all before it.
+    `codec` names what the rows travel in, both ways: a key of CODECS. `block_hashes` are those of the blocks of
+    rows that the session will begin with, the first first; a hash stands for its block and all before it.
     """
 
     session_id: str
     fingerprint: str
     max_length: int
     codec: str = "none"
-    prefix: tuple[bytes, ...] = ()
+    block_hashes: tuple[bytes, ...] = ()
 
 
 class Session(Protocol):
@@ -29,11 +29,11 @@ class Session(Protocol):
 
     @property
     def reached(self) -> int:
-        """Rows that the session holds; after the opening those of its prefix that were still there."""
+        """Rows that the session holds; after the opening those that were cached."""
         ...
 
-    def keep(self, names: Sequence[bytes]) -> None:
-        """No frame will follow; the blocks of these names may be kept for later sessions."""
+    def finish(self, block_hashes: Sequence[bytes]) -> None:
+        """No frame will follow; the blocks with these hashes may be cached for later sessions."""
         ...
 
     async def step(self, frame: Frame) -> Reply:

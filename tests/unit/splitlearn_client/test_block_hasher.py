@@ -1,5 +1,5 @@
 from splitlearn_client.block_hasher import HASH_BYTES, BlockHasher
-from splitlearn_comm import MOST_NAMES, SessionOpening, wire
+from splitlearn_comm import MAX_BLOCK_HASHES, SessionOpening, wire
 
 KEY = bytes(range(32))
 HASHER = BlockHasher(4, KEY)
@@ -11,10 +11,10 @@ def test_only_full_blocks_have_hashes() -> None:
 
 
 def test_the_hashes_of_any_text_fit_in_one_message() -> None:
-    hashes = BlockHasher(1, KEY).hashes(range(MOST_NAMES + 5))
-    assert hashes == BlockHasher(1, KEY).hashes(range(MOST_NAMES))
+    hashes = BlockHasher(1, KEY).hashes(range(MAX_BLOCK_HASHES + 5))
+    assert hashes == BlockHasher(1, KEY).hashes(range(MAX_BLOCK_HASHES))
     opening = SessionOpening(
-        "s" * wire.LONGEST_SESSION_ID, "f" * wire.LONGEST_FINGERPRINT, 2 * MOST_NAMES, "none", hashes
+        "s" * wire.LONGEST_SESSION_ID, "f" * wire.LONGEST_FINGERPRINT, 2 * MAX_BLOCK_HASHES, "none", hashes
     )
     assert wire.read_opening(wire.parse_request(wire.encode_request(opening, None))) == opening
 

@@ -18,7 +18,7 @@ OPEN = pb2.StreamRequest(open=pb2.Open(session_id="one", fingerprint="echo", max
 FRAME = pb2.StreamRequest(
     frame=pb2.Frame(rows=pb2.Tensor(dtype=pb2.DTYPE_FLOAT32, shape=[1, 2], data=bytes(8))),
 )
-KEEP = pb2.StreamRequest(keep=pb2.Keep(names=[b"one"]))
+FINISH = pb2.StreamRequest(finish=pb2.Finish(block_hashes=[b"one"]))
 FIRST = pb2.StreamRequest(open=OPEN.open, frame=FRAME.frame)
 
 NewStream = Callable[[], grpc.aio.StreamStreamCall]
@@ -85,6 +85,6 @@ async def test_a_session_that_sent_a_frame_stays_while_later_ones_run_out_of_tim
 async def test_a_session_that_was_kept_and_stays_open_has_as_long_to_end(
     new_stream: NewStream, host: EchoSessionHost
 ) -> None:
-    assert (await outcome(new_stream(), FIRST, KEEP))[1] == "TimedOut"
-    assert list(host.kept) == [b"one"]
+    assert (await outcome(new_stream(), FIRST, FINISH))[1] == "TimedOut"
+    assert list(host.cached) == [b"one"]
     assert host.sessions[0].times_closed == 1

@@ -127,7 +127,7 @@ async def calls(server, client, stream):
         "step": stream.step(Frame(1, torch.ones(1, 2))),
         "large": stream.step(Frame(1, LARGE)),
         "receive": stream.receive(),
-        "keep": stream.keep([b"one"]),
+        "finish": stream.finish([b"one"]),
         "context": leave_by_error(),
         "compute": client.compute(torch.ones(2)),
         "large compute": client.compute(LARGE),

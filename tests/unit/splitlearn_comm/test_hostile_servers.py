@@ -113,7 +113,7 @@ async def test_more_replies_than_frames_end_the_stream() -> None:
 async def test_a_session_never_begins_with_more_rows_than_it_may_have(reached: int) -> None:
     opened = pb2.StreamReply(opened=pb2.Opened(reached=reached)).SerializeToString()
     async with answering([opened]) as client:
-        stream = client.stream(SessionOpening("one", "", 8, prefix=(b"n",)))
+        stream = client.stream(SessionOpening("one", "", 8, block_hashes=(b"n",)))
         with pytest.raises(InvalidReply, match=f"begins with {reached}"):
             await stream.open()
         await stream.close()

@@ -164,7 +164,7 @@ async def test_long_requests_take_a_quarter_of_the_event_loop_s_time_however_man
     monkeypatch.setattr(wire, "parse_request", timed)
     calls = SessionCalls(Host(), Admission(ServerLimits()), NoObserver(), HeapTrimmer())
     # most of them can be parsed, the others fail half way through
-    long = pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 130_000)).SerializeToString()
+    long = pb2.StreamRequest(open=pb2.Open(block_hashes=[b""] * 130_000)).SerializeToString()
     broken = long[:-2] + b"\x2a\x09"
     began = time.perf_counter()
     ends = await asyncio.gather(*map(calls.parsed, [long, broken] * n), return_exceptions=True)
@@ -174,7 +174,7 @@ async def test_long_requests_take_a_quarter_of_the_event_loop_s_time_however_man
 
 async def test_short_requests_and_long_tensors_wait_for_nobody() -> None:
     calls = SessionCalls(Host(), Admission(ServerLimits()), NoObserver(), HeapTrimmer())
-    long = pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 130_000)).SerializeToString()
+    long = pb2.StreamRequest(open=pb2.Open(block_hashes=[b""] * 130_000)).SerializeToString()
     waiting = [asyncio.ensure_future(calls.parsed(long)) for _ in range(200)]
     await asyncio.sleep(0)
     for _ in range(20):

@@ -24,7 +24,7 @@ def request(data: bytes, **fields: object) -> bytes:
 
 
 def field(number: int, content: bytes) -> bytes:
-    return pb2.Keep(names=[content]).SerializeToString().replace(b"\x0a", bytes((number << 3 | 2,)), 1)
+    return pb2.Finish(block_hashes=[content]).SerializeToString().replace(b"\x0a", bytes((number << 3 | 2,)), 1)
 
 
 def test_a_short_message_is_counted_whole() -> None:
@@ -37,16 +37,16 @@ def test_the_data_of_a_tensor_is_not_counted_wherever_it_stands(size: int) -> No
     data, small = bytes(size), request(b"", shape=[1, 2], dtype=pb2.DTYPE_FLOAT32)
     assert beside_data(request(data, shape=[1, 2]), PATH) < 40
     assert beside_data(small + request(data) + small + request(data), PATH) < 80
-    opening = pb2.StreamRequest(open=pb2.Open(session_id="one", prefix=[bytes(16)] * 1000)).SerializeToString()
+    opening = pb2.StreamRequest(open=pb2.Open(session_id="one", block_hashes=[bytes(16)] * 1000)).SerializeToString()
     assert 18_000 < beside_data(opening + request(data), PATH) < 18_040
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        pb2.StreamRequest(open=pb2.Open(prefix=[b""] * 1_000_000)),
+        pb2.StreamRequest(open=pb2.Open(block_hashes=[b""] * 1_000_000)),
         pb2.StreamRequest(open=pb2.Open(session_id="x" * 300_000)),
-        pb2.StreamRequest(keep=pb2.Keep(names=[b""] * 1_000_000)),
+        pb2.StreamRequest(finish=pb2.Finish(block_hashes=[b""] * 1_000_000)),
         pb2.ServiceInfo(attributes={str(i): "" for i in range(50_000)}),
     ],
 )

@@ -24,7 +24,7 @@ from support.running_split import until
 
 LIMIT = 6
 WIDTH = 2
-NAMES = [b"block %d" % i for i in range(LIMIT)]
+HASHES = [b"block %d" % i for i in range(LIMIT)]
 SECONDS = 20
 PLACES = st.integers(0, 2)
 READY = st.sampled_from([True, True, True, False])
@@ -50,9 +50,9 @@ BAD_OPENINGS: dict[str, tuple[pb2.Open, str]] = {
     "long id": (opening(session_id="x" * 129), "InvalidRequest"),
     "id of two lines": (opening(session_id="x\ny"), "InvalidRequest"),
     "id that is not ASCII": (opening(session_id="ü"), "InvalidRequest"),
-    "more names than rows": (opening(prefix=[b"n"] * (LIMIT + 1)), "InvalidRequest"),
-    "long name": (opening(prefix=[b"n" * 65]), "InvalidRequest"),
-    "empty name": (opening(prefix=[b""]), "InvalidRequest"),
+    "more hashes than rows": (opening(block_hashes=[b"n"] * (LIMIT + 1)), "InvalidRequest"),
+    "long hash": (opening(block_hashes=[b"n" * 65]), "InvalidRequest"),
+    "empty hash": (opening(block_hashes=[b""]), "InvalidRequest"),
 }
 # Frames that are refused in their place, wherever they come.
 BAD_FRAMES: dict[str, tuple[pb2.Frame, str]] = {
@@ -93,7 +93,7 @@ class Protocol(RuleBasedStateMachine):
         self.host = EchoSessionHost()
         self.places: list[Any] = [None] * 3
         self.all: list[Stream] = []
-        self.kept: dict[bytes, int] = {}
+        self.cached: dict[bytes, int] = {}
         self.stack = AsyncExitStack()
         loop_thread().run(self._start())
 
@@ -151,16 +151,16 @@ class Protocol(RuleBasedStateMachine):
             stream.state, stream.reached = "open", 1
         return stream
 
-    @rule(place=PLACES, n_names=st.integers(0, LIMIT), first=st.sampled_from(["", "frame", "gap"]))
-    def opens(self, place: int, n_names: int, first: str) -> None:
+    @rule(place=PLACES, n_hashes=st.integers(0, LIMIT), first=st.sampled_from(["", "frame", "gap"]))
+    def opens(self, place: int, n_hashes: int, first: str) -> None:
         stream = self.stream(place)
-        request = pb2.StreamRequest(open=opening(session_id=stream.name, prefix=NAMES[:n_names]))
-        reached = max((self.kept.get(name, 0) for name in NAMES[:n_names]), default=0)
-        replies = ["opened"] if n_names else []
+        request = pb2.StreamRequest(open=opening(session_id=stream.name, block_hashes=HASHES[:n_hashes]))
+        reached = max((self.cached.get(name, 0) for name in HASHES[:n_hashes]), default=0)
+        replies = ["opened"] if n_hashes else []
         if first:
             request.frame.CopyFrom(frame(0, 1) if first == "frame" else frame(LIMIT + 1, 1))
             replies.append("frame" if first == "frame" else "PositionNotReached")
-        what = f"open with {n_names} names and {first or 'nothing'}"
+        what = f"open with {n_hashes} hashes and {first or 'nothing'}"
         if stream.state != "new":
             self.breaks(stream, what, request)
             return
@@ -225,39 +225,41 @@ class Protocol(RuleBasedStateMachine):
         stream = self.stream(place, ready)
         self.exchange(stream, "no message", b"\xff\xff\xff", [], "InvalidRequest")
 
-    @rule(place=PLACES, ready=READY, n_names=st.integers(0, LIMIT))
-    def keeps(self, place: int, ready: bool, n_names: int) -> None:
+    @rule(place=PLACES, ready=READY, n_hashes=st.integers(0, LIMIT))
+    def finishes(self, place: int, ready: bool, n_hashes: int) -> None:
         stream = self.stream(place, ready)
-        request = pb2.StreamRequest(keep=pb2.Keep(names=NAMES[:n_names]))
+        request = pb2.StreamRequest(finish=pb2.Finish(block_hashes=HASHES[:n_hashes]))
         if stream.state != "open":
-            self.breaks(stream, "keep", request)
+            self.breaks(stream, "finish", request)
             return
-        self.exchange(stream, f"keep {n_names}", request.SerializeToString(), [], None)
+        self.exchange(stream, f"finish {n_hashes}", request.SerializeToString(), [], None)
         # sent, and not answered: known once the stream has ended, or another message was refused
         stream.state = "kept"
-        self.kept |= {name: i + 1 for i, name in enumerate(NAMES[:n_names]) if i < stream.reached}
+        self.cached |= {name: i + 1 for i, name in enumerate(HASHES[:n_hashes]) if i < stream.reached}
         self.settles()
 
     @rule(
         place=PLACES,
         ready=READY,
-        names=st.sampled_from([[b"n" * 65], [b""], NAMES + NAMES, [bytes(2**20)]]),
+        hashes=st.sampled_from([[b"n" * 65], [b""], HASHES + HASHES, [bytes(2**20)]]),
         with_frame=st.booleans(),
     )
-    def keeps_badly(self, place: int, ready: bool, names: list[bytes], with_frame: bool) -> None:
+    def finishes_badly(self, place: int, ready: bool, hashes: list[bytes], with_frame: bool) -> None:
         stream = self.stream(place, ready)
-        request = pb2.StreamRequest(keep=pb2.Keep(names=names))
+        request = pb2.StreamRequest(finish=pb2.Finish(block_hashes=hashes))
         if with_frame:
             request.frame.CopyFrom(frame(0, 1))
-        self.breaks(stream, "keep with bad names", request)
+        self.breaks(stream, "finish with bad hashes", request)
 
     @rule(place=PLACES, ready=READY)
-    def keeps_beside_a_frame(self, place: int, ready: bool) -> None:
+    def finishes_beside_a_frame(self, place: int, ready: bool) -> None:
         stream = self.stream(place, ready)
-        self.breaks(stream, "keep and frame", pb2.StreamRequest(keep=pb2.Keep(names=NAMES[:1]), frame=frame(0, 1)))
+        self.breaks(
+            stream, "finish and frame", pb2.StreamRequest(finish=pb2.Finish(block_hashes=HASHES[:1]), frame=frame(0, 1))
+        )
 
     def breaks(self, stream: Stream, what: str, request: pb2.StreamRequest) -> None:
-        """A message out of its order ends the stream; after `keep` by the error that says so."""
+        """A message out of its order ends the stream; after `finish` by the error that says so."""
         error = "SessionClosed" if stream.state == "kept" else "InvalidRequest"
         self.exchange(stream, what, request.SerializeToString(), [], error)
 
@@ -277,7 +279,7 @@ class Protocol(RuleBasedStateMachine):
     def settles(self) -> None:
         """Waits until the server has done what it gives no reply to."""
 
-        loop_thread().run(until(lambda: self.kept.keys() <= self.host.kept.keys()))
+        loop_thread().run(until(lambda: self.cached.keys() <= self.host.cached.keys()))
 
     @invariant()
     def every_session_is_where_its_own_messages_left_it(self) -> None:

@@ -41,7 +41,7 @@ class OneSession:
     def reached(self) -> int:
         return 0
 
-    def keep(self, names: Sequence[bytes]) -> None:
+    def finish(self, block_hashes: Sequence[bytes]) -> None:
         pass
 
     async def step(self, _frame: Frame) -> Reply:
@@ -166,7 +166,7 @@ async def test_a_second_open_ends_the_stream_and_closes_the_session(
 AFTER_KEEP = {
     "a frame": pb2.StreamRequest(frame=ROW),
     "a frame that truncates": pb2.StreamRequest(frame=pb2.Frame()),
-    "another keep": pb2.StreamRequest(keep=pb2.Keep(names=[b"n"])),
+    "another finish": pb2.StreamRequest(finish=pb2.Finish(block_hashes=[b"n"])),
     "another open": pb2.StreamRequest(open=OPEN),
     "nothing": pb2.StreamRequest(),
     "a frame that is none": pb2.StreamRequest(frame=pb2.Frame(position=-1)),
@@ -180,7 +180,7 @@ async def test_after_keep_nothing_is_answered_and_the_stream_ends_by_an_error_th
     stream = raw_stream()
     await stream.write(pb2.StreamRequest(open=OPEN, frame=ROW).SerializeToString())
     assert pb2.StreamReply.FromString(await stream.read()).HasField("frame")
-    await stream.write(pb2.StreamRequest(keep=pb2.Keep(names=[b"n"])).SerializeToString())
+    await stream.write(pb2.StreamRequest(finish=pb2.Finish(block_hashes=[b"n"])).SerializeToString())
     await stream.write(AFTER_KEEP[what].SerializeToString())
 
     assert await stream.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -146,12 +146,12 @@ def test_a_full_engine_says_on_the_wire_when_to_come_back() -> None:
 async def test_a_kept_session_takes_no_more_frames(trunk: RunningTrunk) -> None:
     session = await trunk.server._service._sessions.host.open(opening(trunk))  # type: ignore[union-attr]
     await session.step(Frame(0, rows(2)))
-    session.keep(())
+    session.finish(())
     for _ in range(2):
         with pytest.raises(SessionClosed):
             await session.step(Frame(2, rows(1)))
     with pytest.raises(SessionClosed):
-        session.keep(())
+        session.finish(())
     await session.close()
 
 

@@ -29,7 +29,7 @@ from splitlearn.backends.cpu.kernels.structs import (
 
 @dataclass(frozen=True)
 class HeadNorms:
-    """Root mean square norms of the heads of queries and keys; see `fused_norms.NativeRMSNorm`."""
+    """Root mean square norms of the heads of queries and keys; see `fused_norms.FusedRMSNorm`."""
 
     queries_d: torch.Tensor
     keys_d: torch.Tensor

@@ -14,7 +14,7 @@ from torch import nn
 from splitlearn.attention.params import AttentionParams
 from splitlearn.attention.ragged import attend_rows
 from splitlearn.backends.cpu.attention_metadata import HeadNorms
-from splitlearn.backends.cpu.fused_norms import NativeRMSNorm, same_numbers
+from splitlearn.backends.cpu.fused_norms import FusedRMSNorm, same_numbers
 from splitlearn.backends.cpu.linear import Native
 from splitlearn.backends.cpu.linear.merged import shared_linear
 from splitlearn.backends.cpu.module_fusion import ModuleCall, replace_modules
@@ -71,7 +71,7 @@ def _plans(module: nn.Module, call: ModuleCall) -> Iterator[AttentionPlan]:
     qkv_proj, o_proj = projections
     queries, keys = (own_modules(module).get(name) for name in HEAD_NORMS)
     norms = None
-    if isinstance(queries, NativeRMSNorm) and isinstance(keys, NativeRMSNorm):
+    if isinstance(queries, FusedRMSNorm) and isinstance(keys, FusedRMSNorm):
         # if the two differ in more than their weights, the results will differ too
         norms = HeadNorms(queries.weight.detach(), keys.weight.detach(), queries.epsilon, queries.unit_offset)
     if not call.metadata.supports(qkv_proj.out_features, o_proj.in_features, norms):
@@ -88,7 +88,7 @@ def _may_be_native(module: nn.Module) -> bool:
     return (
         names.difference(HEAD_NORMS) == set(PROJECTIONS)
         and len(norms) in (0, len(HEAD_NORMS))
-        and all(isinstance(each, NativeRMSNorm) for each in norms)
+        and all(isinstance(each, FusedRMSNorm) for each in norms)
         and not own_parameters(module)
         and _projections(module) is not None
     )

@@ -15,7 +15,7 @@ from torch import nn
 
 from splitlearn.backends.cpu.attention_metadata import kernel_params
 from splitlearn.backends.cpu.fused_attention import AttentionPlan
-from splitlearn.backends.cpu.fused_norms import NativeGatedMLP, NativeRMSNorm
+from splitlearn.backends.cpu.fused_norms import FusedGatedMLP, FusedRMSNorm
 from splitlearn.backends.cpu.kernels.structs import Descriptor, Layer, Layers, RowNorm
 from splitlearn.backends.cpu.linear import Native
 from splitlearn.backends.cpu.module_fusion import FusedModule, ModuleCall, replace_modules
@@ -70,8 +70,8 @@ def fuse_layers(module: nn.Module, run: Callable[[], object]) -> int:
 @dataclass(frozen=True)
 class _Parts:
     attention: AttentionPlan
-    gated: NativeGatedMLP
-    norms: Sequence[NativeRMSNorm]
+    gated: FusedGatedMLP
+    norms: Sequence[FusedRMSNorm]
 
 
 def _parts(module: nn.Module) -> _Parts | None:
@@ -79,8 +79,8 @@ def _parts(module: nn.Module) -> _Parts | None:
     children = list(own_modules(module).values())
     plans = [forward.plan for each in children if isinstance(forward := vars(each).get("forward"), FusedModule)]
     attentions = [plan for plan in plans if isinstance(plan, AttentionPlan)]
-    gated = [each for each in children if isinstance(each, NativeGatedMLP)]
-    norms = [each for each in children if isinstance(each, NativeRMSNorm)]
+    gated = [each for each in children if isinstance(each, FusedGatedMLP)]
+    norms = [each for each in children if isinstance(each, FusedRMSNorm)]
     is_whole = len(attentions) == len(gated) == 1 and len(children) == 2 + len(norms)
     if not is_whole:
         return None
@@ -113,9 +113,9 @@ def _fits(parts: _Parts, linears: tuple[Native, Native], call: ModuleCall) -> bo
 
 def _layer_descriptor(
     attention: AttentionPlan,
-    gated: NativeGatedMLP,
+    gated: FusedGatedMLP,
     gates: tuple[Native, Native],
-    norms: dict[str, NativeRMSNorm],
+    norms: dict[str, FusedRMSNorm],
 ) -> Descriptor:
     width = attention.head_dim
     norms_D = {name: each.weight.detach() for name, each in norms.items()}

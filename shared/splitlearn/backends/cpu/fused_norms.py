@@ -25,7 +25,7 @@ _PROBE_ROWS = 5
 _TOLERANCE = 2**-7
 
 
-class NativeRMSNorm(nn.Module):
+class FusedRMSNorm(nn.Module):
     """Root mean square norm of bf16 rows (Zhang & Sennrich 2019, arXiv 1910.07467), sums in fp32.
 
     Args:
@@ -58,7 +58,7 @@ class NativeRMSNorm(nn.Module):
         return f"{tuple(self.weight.shape)}, eps={self.epsilon}, unit_offset={self.unit_offset}"
 
 
-class NativeGatedMLP(nn.Module):
+class FusedGatedMLP(nn.Module):
     """`down(silu(gate(x)) * up(x))` of bf16 rows (Shazeer 2020, arXiv 2002.05202) with the gate in one pass.
 
     Args:
@@ -120,7 +120,7 @@ def fuse(module: nn.Module) -> int:
 
 def _candidates(module: nn.Module) -> Iterator[nn.Module]:
     """What may compute the same as `module`, by its looks."""
-    if isinstance(module, NativeRMSNorm | NativeGatedMLP):
+    if isinstance(module, FusedRMSNorm | FusedGatedMLP):
         return
     children = dict(module.named_children())
     own = set(own_parameters(module))
@@ -128,16 +128,16 @@ def _candidates(module: nn.Module) -> Iterator[nn.Module]:
     if epsilon is not None and not children and own == {"weight"}:
         weight_D = module.get_parameter("weight")
         if _is_ours(weight_D) and weight_D.ndim == 1:
-            yield from (NativeRMSNorm(weight_D, epsilon, unit_offset) for unit_offset in (False, True))
+            yield from (FusedRMSNorm(weight_D, epsilon, unit_offset) for unit_offset in (False, True))
     if set(children) == GATED_MLP and not own and isinstance(children["act_fn"], SILU + TANH_GELU):
         gate_proj, up_proj, down_proj = (children[name] for name in ("gate_proj", "up_proj", "down_proj"))
-        yield NativeGatedMLP(gate_proj, up_proj, down_proj, isinstance(children["act_fn"], TANH_GELU))
+        yield FusedGatedMLP(gate_proj, up_proj, down_proj, isinstance(children["act_fn"], TANH_GELU))
 
 
 def _agree(theirs: nn.Module, ours: nn.Module) -> bool:
     """Whether both give the same for random rows of several sizes, but for the last bit."""
     takes = [p for p in inspect.signature(theirs.forward).parameters.values() if p.default is p.empty]
-    width = ours.weight.shape[0] if isinstance(ours, NativeRMSNorm) else getattr(theirs.gate_proj, "in_features", None)
+    width = ours.weight.shape[0] if isinstance(ours, FusedRMSNorm) else getattr(theirs.gate_proj, "in_features", None)
     if len(takes) != 1 or not isinstance(width, int) or not all(_is_ours(each) for each in ours.parameters()):
         return False
     dice = torch.Generator().manual_seed(0)

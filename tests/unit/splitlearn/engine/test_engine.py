@@ -173,16 +173,16 @@ async def test_a_session_begins_with_the_rows_that_were_cached_under_the_same_ha
     first = engine.open()
     whole = (await engine.step(first, 0, hidden_TD)).output
     engine.close_and_cache(first, [b"a", b"b", b"not whole"])
-    second = engine.open(prefix=[b"a", b"b", b"other"])
+    second = engine.open(block_hashes=[b"a", b"b", b"other"])
     assert (first.reached, second.reached, engine.n_cached_prefixes) == (11, 8, 1)
     output = (await engine.step(second, 8, hidden_TD[8:])).output
     torch.testing.assert_close(output, whole[8:], atol=1e-5, rtol=0)
-    third = engine.open(prefix=[b"a", b"c"])
+    third = engine.open(block_hashes=[b"a", b"c"])
     assert third.reached == 4
     other_TD = torch.cat([hidden_TD[:4], rows(3, seed=5)])
     output = (await engine.step(third, 4, other_TD[4:])).output
     torch.testing.assert_close(output, (await outputs(engine, other_TD))[4:], atol=1e-5, rtol=0)
-    assert engine.open(prefix=[b"c"]).reached == 0
+    assert engine.open(block_hashes=[b"c"]).reached == 0
 
 
 async def test_postprocess_gets_the_last_rows_of_a_step(thread: DeviceThread, tiny_weights: Path) -> None:

@@ -103,7 +103,7 @@ async def test_a_session_that_begins_with_cached_rows_has_pages_of_its_own(
     first = await given.cached(hidden_TD)
     given.engine.close(first)  # as owners do in the end, whatever they did before
     assert given.n_held == given.engine.pages.used == 2  # not the three that it had
-    second = given.engine.open(prefix=[b"a", b"b"])
+    second = given.engine.open(block_hashes=[b"a", b"b"])
     assert second.reached == 8
     close_to((await given.engine.step(second, 8, hidden_TD[8:])).output, given.alone(hidden_TD)[8:])
     assert given.n_held == 2 + 3
@@ -116,7 +116,7 @@ async def test_cached_rows_that_were_evicted_before_they_were_copied_have_to_be_
 ) -> None:
     given, hidden_TD = Given(thread, tiny_weights, 6), rows(9)
     await given.cached(hidden_TD)
-    second = given.engine.open(prefix=[b"a", b"b"])
+    second = given.engine.open(block_hashes=[b"a", b"b"])
     # takes all that is left, and what was kept
     third = given.engine.open()
     await given.engine.step(third, 0, rows(16, seed=1))
@@ -154,7 +154,7 @@ async def test_sessions_that_come_go_and_lose_their_pages_never_have_more_than_t
         hidden_TD = rows(20, seed=number % 3)
         names = [bytes([number % 3, block]) for block in range(5)]
         for turn in range(4):
-            session = engine.open(20, prefix=names[:3])
+            session = engine.open(20, block_hashes=names[:3])
             position = session.reached
             seen["reused"] += position > 0
             try:

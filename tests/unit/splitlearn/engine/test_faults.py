@@ -262,11 +262,11 @@ async def test_forged_hashes_give_no_rows_of_others(engine: Engine) -> None:
     await engine.step(victim, 0, rows(60, 1))
     engine.close(victim)
     for names in ([b"x", b"b"], [b"x"] * 5 + [b"b"]):
-        session = engine.open(prefix=names)
+        session = engine.open(block_hashes=names)
         assert session.reached == 0
         with pytest.raises(PositionNotReached):
             await engine.step(session, 4, rows(1))
-    session = engine.open(prefix=[b"b", b"not whole"])
+    session = engine.open(block_hashes=[b"b", b"not whole"])
     assert session.reached == 4
     found = await engine.step(session, 4, rows(5)[4:])
     await close_to_alone(engine, found, rows(5), 4)
@@ -316,7 +316,7 @@ async def test_other_threads_read_numbers_and_make_engines_while_this_one_works(
 
     async def user(number: int) -> None:
         for turn in range(3):
-            session = engine.open(prefix=[b"a", bytes([number])])
+            session = engine.open(block_hashes=[b"a", bytes([number])])
             await engine.step(session, session.reached, rows(12)[session.reached :])
             engine.close_and_cache(session, [b"a", bytes([number]), bytes([turn])])
 

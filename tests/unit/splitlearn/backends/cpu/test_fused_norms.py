@@ -5,7 +5,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
-from splitlearn.backends.cpu.fused_norms import NativeGatedMLP, NativeRMSNorm, fuse
+from splitlearn.backends.cpu.fused_norms import FusedGatedMLP, FusedRMSNorm, fuse
 from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.backends.cpu.kernels.structs import GateCall
 from support.tiny_models import random_model, tiny_config
@@ -30,7 +30,7 @@ def test_a_norm_weighs_by_the_weight_or_by_one_more(unit_offset: bool) -> None:
     rows, weight_D = torch.randn(3, 40).bfloat16(), torch.rand(40).bfloat16()
     exact = rows.double() * torch.rsqrt(rows.double().square().mean(-1, keepdim=True) + 1e-5)
     exact = exact * (weight_D.double() + unit_offset)
-    torch.testing.assert_close(NativeRMSNorm(weight_D, 1e-5, unit_offset)(rows).double(), exact, rtol=2**-6, atol=1e-6)
+    torch.testing.assert_close(FusedRMSNorm(weight_D, 1e-5, unit_offset)(rows).double(), exact, rtol=2**-6, atol=1e-6)
 
 
 class CentredRMSNorm(RMSNorm):
@@ -87,7 +87,7 @@ def test_a_norm_is_the_spelled_out_one_to_the_last_bit(width: int, n_rows: int) 
     model, rows = nn.Sequential(RMSNorm(width)).requires_grad_(False), random(2, n_rows, width)
     expected = model(rows)
     assert fuse(model) == 1
-    assert isinstance(model[0], NativeRMSNorm)
+    assert isinstance(model[0], FusedRMSNorm)
     found = model(rows)
     # rows whose sum comes out otherwise in its last bit may round otherwise
     assert (found != expected).float().mean() < 0.02
@@ -104,7 +104,7 @@ def test_a_gated_unit_is_the_spelled_out_one(inner: int, activation: nn.Module) 
     model, rows = nn.Sequential(MLP(inner=inner, activation=activation)), random(2, 7, 32) * 20
     expected = model(rows)
     assert fuse(model) == 1
-    assert isinstance(model[0], NativeGatedMLP)
+    assert isinstance(model[0], FusedGatedMLP)
     torch.testing.assert_close(model(rows), expected, rtol=2**-6, atol=2**-6 * expected.abs().max().item())
 
 
@@ -148,9 +148,9 @@ def test_what_is_hooked_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("architecture", "fused"),
     [
-        ("llama", {"NativeRMSNorm", "NativeGatedMLP"}),
-        ("qwen3", {"NativeRMSNorm", "NativeGatedMLP"}),
-        ("gemma2", {"NativeRMSNorm", "NativeGatedMLP"}),
+        ("llama", {"FusedRMSNorm", "FusedGatedMLP"}),
+        ("qwen3", {"FusedRMSNorm", "FusedGatedMLP"}),
+        ("gemma2", {"FusedRMSNorm", "FusedGatedMLP"}),
         ("gpt2", set()),
     ],
 )
@@ -159,7 +159,7 @@ def test_models_say_the_same_with_what_was_fused(architecture: str, fused: set[s
     expected_TV = logits(model)
     fuse(model)
     assert {kind for kind in kinds(model) if kind.startswith("Native")} == fused
-    assert not [kind for kind in kinds(model) if fused and kind.endswith("RMSNorm") and kind != "NativeRMSNorm"]
+    assert not [kind for kind in kinds(model) if fused and kind.endswith("RMSNorm") and kind != "FusedRMSNorm"]
     off_TV = logits(model) - expected_TV
     assert off_TV.std() < 0.02 * expected_TV.std()
 
@@ -170,7 +170,7 @@ def test_fusing_twice_changes_nothing() -> None:
 
 
 def test_rows_that_do_not_fit_a_norm_are_refused() -> None:
-    norm = NativeRMSNorm(torch.ones(16).bfloat16(), 1e-5, unit_offset=False)
+    norm = FusedRMSNorm(torch.ones(16).bfloat16(), 1e-5, unit_offset=False)
     for rows in (torch.zeros(2, 16), torch.zeros(2, 8).bfloat16()):
         with pytest.raises(RuntimeError, match="expected bf16"):
             norm(rows)
