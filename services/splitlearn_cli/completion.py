@@ -8,9 +8,9 @@ from ipaddress import ip_address
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource, SSEError
 
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
-from splitlearn_cli.lines import Lines
 from splitlearn_cli.terminal import human_bytes, note
 from splitlearn_cli.waiting import wait_for_client
 
@@ -158,11 +158,7 @@ def _model_name(session: httpx.Client, url: str) -> str:
 
 
 def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
-    lines = Lines()
-    for line in (line for data in response.iter_bytes() for line in lines.feed(data)):
-        if not line.startswith(b"data:"):
-            continue
-        data = line.removeprefix(b"data:").decode(errors="replace").strip()
+    for data in _data(response, url):
         if data == "[DONE]":
             return
         try:
@@ -173,6 +169,13 @@ def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
             raise ServiceRefused(str(chunk["error"]["message"]), str(chunk["error"].get("code") or ""))
         yield from _parts(chunk)
     raise _incomplete(url)
+
+
+def _data(response: httpx.Response, url: str) -> Iterator[str]:
+    try:
+        yield from (event.data for event in EventSource(response).iter_sse() if event.data)
+    except SSEError as error:
+        raise ServiceRefused(f"{url} answers without a stream of events; is this a splitlearn client?") from error
 
 
 def _incomplete(url: str) -> ServiceUnreachable:

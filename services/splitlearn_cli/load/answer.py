@@ -1,4 +1,4 @@
-"""Parses one streamed answer: lines of server-sent events in, times and counts out. No clock, no network."""
+"""Parses one streamed answer: the data of server-sent events in, times and counts out. No clock, no network."""
 
 import json
 from dataclasses import dataclass, field
@@ -27,20 +27,18 @@ class Answer:
         """The number in the server's usage, or else the number of chunks."""
         return len(self.chunk_times) if self.completion_tokens is None else self.completion_tokens
 
-    def feed(self, line: bytes, now: float) -> None:
-        """Adds one line; ignores lines without data, and all lines after a failure."""
-        if self.failure is not None or not line.startswith(b"data:"):
+    def feed(self, data: str, now: float) -> None:
+        """Adds one event; ignores events without data, and all events after a failure."""
+        if self.failure is not None or not data:
             return
-        data = line.removeprefix(b"data:").strip()
         self.events += 1
-        if data == b"[DONE]":
+        if data == "[DONE]":
             self.ended = now
             return
         try:
             self._parse(json.loads(data), now)
         except (ValueError, KeyError, TypeError, AttributeError):
-            shown = data[:80].decode(errors="replace")
-            self.failure = RequestFailure("unreadable event", f"the stream holds {shown!r}")
+            self.failure = RequestFailure("unreadable event", f"the stream holds {data[:80]!r}")
 
     def close(self) -> None:
         """Ends the answer; an incomplete stream is a failure. Call it at the end of the response."""

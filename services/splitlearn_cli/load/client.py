@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import httpx
+from httpx_sse import EventSource, SSEError
 
 from splitlearn_cli.completion import is_loopback, refusal, speaks_something_else
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
-from splitlearn_cli.lines import Lines
 from splitlearn_cli.load.answer import Answer
 from splitlearn_cli.load.plan import PlannedRequest
 from splitlearn_cli.load.record import Record, RequestFailure
@@ -123,10 +123,12 @@ def request_of(api: Api, model: str, request: PlannedRequest) -> tuple[str, dict
 
 async def _read(response: httpx.Response, answer: Answer) -> None:
     """Reads to the last byte, even after [DONE], because only then can the connection be reused."""
-    lines = Lines()
-    async for data in response.aiter_bytes():
-        for line in lines.feed(data):
-            answer.feed(line, time.perf_counter())
+    try:
+        async for event in EventSource(response).aiter_sse():
+            answer.feed(event.data, time.perf_counter())
+    except SSEError:
+        # another type of content
+        await response.aread()
     answer.close()
 
 

@@ -1,7 +1,6 @@
 """The HTTP endpoints."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splitlearn_client.answer import TokenDelta
-from splitlearn_client.api import error_replies
-from splitlearn_client.api.disconnect import EventStream, unless_disconnected
+from splitlearn_client.api.disconnect import unless_disconnected
+from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
@@ -148,8 +147,7 @@ async def _answer(
         return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
     # not `fields`: a stream may last, and its body stops counting when it begins
     events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
-    # awaits the first event before the status line is sent, so that an error can still set the status
-    return EventStream(await unless_disconnected(request.receive, anext(events)), events)
+    return await event_stream(request.receive, events)
 
 
 def _generations(service: Service, shape: ReplyShape, wanted: list[GenerationRequest]) -> Iterator[_Generation]:
@@ -202,30 +200,18 @@ async def _events(
     generations: Iterator[_Generation], *, include_usage: bool, continuous_usage: bool
 ) -> AsyncGenerator[str]:
     reports: list[Report] = []
-    begun = False
-    try:
-        for generation in generations:
-            reports.append(generation.report)
-            first = True
-            async with aclosing(generation.deltas):
-                async for delta in generation.deltas:
-                    chunk = generation.shape.chunk(delta, generation.report, first=first)
-                    spent = {"usage": usage(together(reports))} if continuous_usage else {}
-                    first, begun = False, True
-                    yield _event(chunk | spent)
-    except Exception as error:
-        if not begun:
-            raise
-        # the status line is sent: only an event can report the error
-        yield _event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
-        return
+    for generation in generations:
+        reports.append(generation.report)
+        first = True
+        async with aclosing(generation.deltas):
+            async for delta in generation.deltas:
+                chunk = generation.shape.chunk(delta, generation.report, first=first)
+                spent = {"usage": usage(together(reports))} if continuous_usage else {}
+                first = False
+                yield event(chunk | spent)
     if include_usage:
-        yield _event(generation.shape.usage_chunk(together(reports)))
-    yield "data: [DONE]\n\n"
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+        yield event(generation.shape.usage_chunk(together(reports)))
+    yield DONE
 
 
 def _check_model(service: Service, name: str) -> None:

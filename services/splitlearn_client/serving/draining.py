@@ -1,7 +1,6 @@
 """Graceful shutdown: new requests are refused, and running ones get a timeout, and after it an error."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -10,6 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitlearn_client.api import error_replies
+from splitlearn_client.api.event_stream import event
 from splitlearn_client.errors import ShuttingDown
 from splitlearn_client.serving.refusing import Incoming, closing, refuse
 
@@ -117,8 +117,8 @@ class _Response:
         if not self._begun:
             await refuse(incoming, self._send, _shutting_down(), _LAST_ERROR_SECONDS / 2)
         elif self._is_stream and not self._whole:
-            event = f"data: {json.dumps(error_replies.body(_shutting_down()))}\n\n"
-            await self._send({"type": "http.response.body", "body": event.encode()})
+            last = event(error_replies.body(_shutting_down()))
+            await self._send({"type": "http.response.body", "body": last.encode()})
 
 
 def _shutting_down() -> ShuttingDown:

@@ -61,6 +61,7 @@ class ChatService:
     status: int = 200
     body: dict[str, Any] = field(default_factory=dict)
     done: bool = True
+    content_type: str = "text/event-stream"
     busy: int = 0
     """How many times /ready is answered with 503."""
     passes: bool | None = None
@@ -92,10 +93,12 @@ def serving(service: ChatService) -> Iterator[ChatService]:
                 self._reply(service.status, json.dumps(service.body).encode())
                 return
             events = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in service.chunks]
-            self._reply(200, "".join([*events, *(["data: [DONE]\n\n"] if service.done else [])]).encode())
+            stream = "".join([*events, *(["data: [DONE]\n\n"] if service.done else [])])
+            self._reply(200, stream.encode(), service.content_type)
 
-        def _reply(self, status: int, body: bytes) -> None:
+        def _reply(self, status: int, body: bytes, content_type: str = "application/json") -> None:
             self.send_response(status)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
