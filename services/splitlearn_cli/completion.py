@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -12,6 +11,7 @@ from httpx_sse import EventSource, SSEError
 
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.terminal import human_bytes, note
+from splitlearn_cli.urls import is_loopback
 from splitlearn_cli.waiting import wait_for_client
 
 
@@ -112,14 +112,6 @@ def _session(url: str, timeout: float) -> httpx.Client:
         timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
         trust_env=not is_loopback(httpx.URL(url).host),
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine; proxies from the environment cannot reach it."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager

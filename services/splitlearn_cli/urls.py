@@ -1,5 +1,6 @@
 """Parses addresses of OpenAI endpoints."""
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 
@@ -23,3 +24,11 @@ def base_url(text: str) -> str:
     except httpx.InvalidURL as error:
         raise ValueError(f"expected http://HOST:PORT or https://HOST ({error})") from error
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine; proxies from the environment cannot reach it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from splitlearn_cli.terminal import note
+from splitlearn_cli.urls import is_loopback
 
 if TYPE_CHECKING:
     from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
@@ -49,6 +50,12 @@ def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
         return NotReady(str(body["reason"]), may_recover=body.get("passes") is not False)
     except (ValueError, KeyError, TypeError, AttributeError):
         return NotReady(f"/ready answers {response.status_code}")
+
+
+def wait_for_service(url: str, seconds: float) -> None:
+    """As `wait_for_client`, with an HTTP session of its own."""
+    with httpx.Client(trust_env=not is_loopback(httpx.URL(url).host)) as session:
+        wait_for_client(session, url, seconds)
 
 
 def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:

@@ -28,8 +28,8 @@ from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine, EngineSession, Limits
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
-from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
+from splitlearn.runner.select import runner_for
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import LLAMA, QWEN, RESULTS, ModelShape, make_weights
 from tests.benchmarks.figures import add_json_option, write_report
@@ -169,7 +169,7 @@ async def bare_batches(engine: Engine, thread: DeviceThread, sizes: Sizes) -> Co
     """A step of many sessions against the runner alone, given the same rows."""
     sessions = [await opened(engine, HISTORY) for _ in range(USERS)]
     row_1D = rows_of(engine, 1)
-    runner, _ = await thread.run(BatchedRunner, engine.part)
+    runner, _ = await thread.run(runner_for, engine.part)
     kvs = [runner.new_kv(None) for _ in sessions]
     await thread.run(runner.run, [SequenceInput(kv, 0, rows_of(engine, HISTORY)) for kv in kvs])
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import httpx
 from httpx_sse import EventSource, SSEError
 
-from splitlearn_cli.completion import is_loopback, refusal, speaks_something_else
+from splitlearn_cli.completion import refusal, speaks_something_else
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.load.answer import Answer
 from splitlearn_cli.load.plan import PlannedRequest
 from splitlearn_cli.load.record import Record, RequestFailure
+from splitlearn_cli.urls import is_loopback
 
 Api = Literal["chat", "completions"]
 

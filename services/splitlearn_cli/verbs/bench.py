@@ -23,6 +23,7 @@ from splitlearn_cli.load.plan import (
 )
 from splitlearn_cli.terminal import note
 from splitlearn_cli.urls import base_url
+from splitlearn_cli.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from splitlearn_cli.load.record import MeasuredRun
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     )
     seed: int = Field(0, description="Seed of prompts, lengths and arrivals; equal seeds send the same requests.")
     timeout: float = Field(300.0, gt=0, description="Seconds without a byte after which a request has failed.")
+    wait: float = Field(PATIENCE_SECONDS, ge=0, description="Seconds to wait for a service that is starting.")
     json_file: Annotated[Path | None, Flag("--json")] = Field(
         None, description="Write all numbers and every request here."
     )
@@ -111,11 +113,13 @@ def run(settings: Settings) -> int:
     from splitlearn_cli.load.client import Endpoint
     from splitlearn_cli.load.record import MeasuredRun
     from splitlearn_cli.load.run import measure_levels
+    from splitlearn_cli.waiting import wait_for_service
 
     url = base_url(settings.url)
     endpoint = Endpoint(url, settings.model, settings.api, settings.timeout, settings.api_key)
     started, measured, interrupted = datetime.now(UTC), MeasuredRun(), False
     try:
+        wait_for_service(url, settings.wait)
         asyncio.run(measure_levels(endpoint, plan_levels(settings.loads, settings.workload), measured))
     except KeyboardInterrupt:
         interrupted = True

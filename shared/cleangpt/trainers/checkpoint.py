@@ -1,7 +1,6 @@
 """Checkpoints on disk: written beside the last one and put in its place, so that a kill leaves one of the two whole."""
 
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch.optim import Optimizer
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
 from cleangpt.trainers.feed import FeedState
 from cleangpt.trainers.history import History
+from llm_sepweight import CorruptFileError, UntrustedPickle
+from llm_sepweight.torch_file import open_torch_file
 
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
@@ -139,9 +140,13 @@ def _write(file: Path, state: Mapping[str, Tensor | Any]) -> None:
 
 def _read(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
-        found = torch.load(file, weights_only=True, map_location="cpu")
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise _broken(file, str(error).split("\n", 1)[0]) from error
+        found = open_torch_file(file)
+    except OSError as error:
+        raise _broken(file, str(error)) from error
+    except UntrustedPickle as error:
+        raise _broken(file, "it is damaged, or holds more than plain values and tensors, and was not read") from error
+    except CorruptFileError as error:
+        raise _broken(file, "it is damaged, or was not written to its end") from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT or not all(key in found for key in keys):
         raise _broken(file, f"it does not say that it is a {_FORMAT!r} with {', '.join(keys)}")
     return found

@@ -154,7 +154,7 @@ def _plain(name: str, state: Any) -> Any:
         torch.save(state, stored)
         stored.seek(0)
         return torch.load(stored, weights_only=True)
-    except (pickle.PickleError, AttributeError, TypeError) as error:
+    except (pickle.PickleError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingSettingsError(
             f"state_dict of the {name} of the training data holds what no checkpoint can; give plain values and tensors"
         ) from error

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from splitlearn_cli.completion import Cost, Question, is_loopback, show_answer, stream
+from splitlearn_cli.completion import Cost, Question, show_answer, stream
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 
 COST = {
@@ -153,13 +153,6 @@ def silent_address() -> Iterator[str]:
 def test_a_silent_service_is_given_up(silent_address: str) -> None:
     with pytest.raises(ServiceUnreachable, match="sent nothing for too long"):
         list(stream(silent_address, Question("Hello", 9), timeout=0.05))
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("a.b", False)]
-)
-def test_loopback_is_known_by_number_and_by_name(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
 
 
 def test_a_port_with_another_protocol_is_another_error_than_an_unused_port() -> None:

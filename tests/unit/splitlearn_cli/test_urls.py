@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from splitlearn_cli.urls import base_url
+from splitlearn_cli.urls import base_url, is_loopback
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//v1//", " ", "/v1 "])
@@ -33,3 +33,10 @@ def test_an_address_is_the_same_with_and_without_v1(start: str, end: str) -> Non
 def test_what_is_no_address_is_refused_with_what_would_be_one(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         base_url(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("a.b", False)]
+)
+def test_loopback_is_known_by_number_and_by_name(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

@@ -1,3 +1,4 @@
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,24 @@ def test_a_file_that_another_program_saved_is_refused(
     torch.save(foreign, tmp_path / "checkpoint.pt")
     with pytest.raises(CheckpointBrokenError, match="does not say"):
         train(replace(training, model=counter()))
+
+
+def test_a_checkpoint_with_wrong_bytes_in_its_pickle_is_refused_or_read(
+    training: Training, counter: Make, tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint.pt"
+    whole = file.read_bytes()
+    start = whole.index(b"data.pkl") + len(b"data.pkl")
+    dice, n_refused = random.Random(5), 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[start + dice.randrange(400)] = dice.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            train(replace(training, model=counter()))
+        except (CheckpointBrokenError, CheckpointMismatchError):
+            n_refused += 1
+    assert n_refused > 20
 
 
 def test_text_in_the_place_of_a_checkpoint_is_refused(training: Training, counter: Make, tmp_path: Path) -> None:

@@ -194,8 +194,20 @@ def test_flags_that_make_no_sense_are_one_line_of_wrong_usage(
 
 
 def test_an_unreachable_address_is_one_line(splitlearn: Run) -> None:
-    ran = splitlearn("bench", "--url", "http://127.0.0.1:9")
+    ran = splitlearn("bench", "--url", "http://127.0.0.1:9", "--wait", 0)
 
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("splitlearn: error: nothing answers at http://127.0.0.1:9 ")
     assert ran.err.count("\n") == 1
+
+
+def test_a_service_that_is_starting_is_waited_for(splitlearn: Run, chat_service: Any) -> None:
+    chat_service.busy = 2
+    chat_service.chunks = [{"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]}]
+
+    ran = splitlearn("bench", "--url", chat_service.url, "--api", "chat", "--num-prompts", 1, "--num-warmups", 1)
+
+    assert ran.code == 0, ran.err
+    assert f"{chat_service.url} is not ready (no trunk answers); waiting up to 60 s" in ran.err
+    assert chat_service.busy == -1
+    assert len(chat_service.asked) == 2
