@@ -84,7 +84,7 @@ async def test_after_the_shutdown_timeout_every_request_gets_an_error_and_none_i
 async def test_what_ends_within_the_shutdown_timeout_is_whole(tiny_weights: Path) -> None:
     async with (
         serving(tiny_weights, shutdown_timeout=60.0) as (_, client, http),
-        http.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response,
+        http.stream("POST", "/v1/completions", json=LONG | {"max_tokens": 100, "stream": True}) as response,
     ):
         lines = response.aiter_lines()
         await anext(lines)
