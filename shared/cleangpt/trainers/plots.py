@@ -47,7 +47,7 @@ def draw_curves(histories: Mapping[str, History], file: Path) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """An exponential moving average over 50 steps, or a fiftieth of all steps if that is less; unbiased at the start."""
+    """An exponential moving average over 50 steps, or a fiftieth of all steps if fewer; unbiased at the start."""
     keep = 1.0 - 1.0 / max(1.0, min(_SMOOTHED_OVER, len(values) / 50))
     found, total, weight = [], 0.0, 0.0
     for value in values:
