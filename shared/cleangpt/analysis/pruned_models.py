@@ -61,7 +61,7 @@ def _merged(token: str, ranks: dict[tuple[str, ...], int]) -> tuple[list[str], s
 
 
 def _cut_words(model: dict[str, Any], wanted: set[str], added: set[str]) -> tuple[dict[str, Any], set[str]]:
-    """WordLevel looks up words, WordPiece takes the longest piece that fits; dropping unused entries changes neither."""
+    """WordLevel looks up words, WordPiece takes the longest piece that fits; unused entries change neither."""
     vocabulary: dict[str, int] = model["vocab"]
     tokens = vocabulary.keys() & (wanted | added | {model["unk_token"]})
     return {**model, "vocab": {each: vocabulary[each] for each in tokens}}, set(tokens)
