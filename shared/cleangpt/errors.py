@@ -188,7 +188,7 @@ class ShadowTooLargeError(DistillationError):
 
 
 class TrunkMismatchError(DistillationError):
-    """A trunk or a shadow belongs to another model, cut or dtype than the bottom and top at hand."""
+    """A trunk or a shadow belongs to another model, cut or dtype than the given bottom and top."""
 
 
 class ShadowFolderError(DistillationError):

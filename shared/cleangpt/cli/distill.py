@@ -1,4 +1,4 @@
-"""`cleangpt distill`: a teacher and a text -> a student in Hugging Face's form, or a shadow of a trunk."""
+"""`cleangpt distill`: fits a student to a teacher on a text, or a shadow to a trunk."""
 
 from cleangpt.cli.distill_options import DistillOptions
 from cleangpt.cli.options import command

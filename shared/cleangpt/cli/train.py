@@ -1,4 +1,4 @@
-"""`cleangpt train`: data -> tokenizer and model in Hugging Face's form, with history, curves and checkpoints."""
+"""`cleangpt train`: trains a tokenizer and a model on text, with history, curves and checkpoints."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

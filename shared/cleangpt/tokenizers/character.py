@@ -12,7 +12,7 @@ from cleangpt.errors import TokenizerTextError
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
 from cleangpt.tokenizers.chat import CHAT_TOKENS, TEXT_TOKENS, UNKNOWN, hugging_face_form, special_tokens
 
-# a dot does not match the end of a line
+# a dot does not match a newline
 _ANY_CHARACTER = Regex(r"[\s\S]")
 
 
