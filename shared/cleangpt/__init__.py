@@ -1,1 +1,1 @@
-"""Train small models that the rest of the project cuts and serves."""
+"""Trains small models that the rest of the project can cut and serve."""

@@ -1,4 +1,4 @@
-"""What a small model is: its kind and its sizes, before any tensor is made."""
+"""The type and the sizes of a small model, as plain values without tensors."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,15 @@ from cleangpt.errors import BadConfigError
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes of a model, by the names that GPT-2 made common.
+    """The sizes of a model, under the names that GPT-2 made common.
 
     `model_type` is a name in `cleangpt.model.MODEL_REGISTRY`. `block_size` is the longest text in tokens. `n_inner` is
-    the width inside the MLP; None takes four times `n_embd`. `bias` is for linear layers and LayerNorms alike.
-    `alibi` replaces the learned positions by linear biases.
+    the width inside the MLP; None means four times `n_embd`. `bias` applies to linear layers and LayerNorms.
+    `alibi` replaces the learned positions with linear biases.
 
     Raises:
-        BadConfigError: a size below one, a width that the heads do not divide, a dropout outside [0, 1).
+        BadConfigError: a size is below one, `n_head` does not divide `n_embd`, `dropout` is outside [0, 1), or a
+            special token id is outside the vocabulary.
     """
 
     model_type: str = "Vanilla"

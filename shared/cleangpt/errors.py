@@ -3,18 +3,18 @@
 CleangptError
 ├── DocumentationMissingError   the interpreter's fault: no docstrings (python -OO)
 ├── CheckpointMismatchError     the caller's fault: the checkpoint belongs to another training
-├── CheckpointBrokenError       the disk's or the caller's fault: a file that is no whole checkpoint
-├── TrainingSettingsError       the caller's fault: a training that cannot be, such as one without an end
-├── UnknownTrainerError         the caller's fault: no trainer of that name
-├── BatchFormatError            the caller's fault: a dataloader yields what is no rows of token ids
+├── CheckpointBrokenError       the disk's or the caller's fault: a file that is not a complete checkpoint
+├── TrainingSettingsError       the caller's fault: impossible settings, such as a training that never ends
+├── UnknownTrainerError         the caller's fault: no trainer has that name
+├── BatchFormatError            the caller's fault: a dataloader yields something other than rows of token ids
 ├── EmptyDataError              the caller's fault: nothing to train on or to validate with
-├── PackageMissingError         the installation's fault: what was asked for needs a package that is not here
+├── PackageMissingError         the installation's fault: the request needs a package that is not installed
 ├── ModelUnknownError           the caller's fault: no such model type, or a field that it does not have
 ├── UsageError                  the caller's fault: flags or a settings file that make no sense
-├── TrainingDivergedError       the settings' fault: the loss stopped being a number
-├── TokenizerError              the caller's fault: a tokenizer cannot be made from what was given
+├── TrainingDivergedError       the settings' fault: the loss is no longer finite
+├── TokenizerError              the caller's fault: the arguments do not make a tokenizer
 │   ├── UnknownTokenizerError   neither a registered name nor a folder
-│   ├── TokenizerTextError      no text to train on, or a vocabulary that it does not fit into
+│   ├── TokenizerTextError      no text to train on, or a vocabulary that is too small for it
 │   └── TokenizerFilesError     the folder or the cache holds no fast tokenizer
 ├── TextError                   the caller's fault: text that cannot be trained on
 │   ├── UnknownTextSourceError  neither a registered name nor a path
@@ -22,9 +22,9 @@ CleangptError
 │   ├── UndecodableTextError    a file that is not UTF-8
 │   ├── TextColumnError         a dataset without the named split or column
 │   └── TextTooShortError       fewer tokens than one block
-├── ModelError                  the caller's fault: a model that cannot be, or that cannot read what it was given
-│   ├── BadConfigError          sizes that contradict each other or lie outside of what can be
-│   ├── ModelNameTakenError     another builder has the name already
+├── ModelError                  the caller's fault: an impossible model, or one that cannot read its input
+│   ├── BadConfigError          sizes that are out of range or contradict each other
+│   ├── ModelNameTakenError     another builder already has the name
 │   └── BadInputError           a text longer than the learned positions, or token ids and embeddings at once
 ├── PruningError                the caller's fault: a tokenizer or model that cannot be pruned without changing it
 ├── DistillationError           the caller's fault: a student that cannot be fitted to its teacher
@@ -32,23 +32,23 @@ CleangptError
 │   ├── VocabularyMismatchError teacher and student read different ids
 │   ├── StitchingNeededError    unequal widths without stitching layers
 │   ├── BlockMapError           a map that does not name one teacher block for each student block
-│   ├── ShadowTooLargeError     no shadow of that shape has so few parameters
-│   ├── TrunkMismatchError      trunk or shadow are of another model, cut or dtype than the ends
-│   ├── ShadowFolderError       the folder holds no whole shadow
-│   └── TokenizersDifferError   teacher and student have as many tokens, but not the same ones
-├── GenerationError             the caller's fault: no text can be generated from what was given
-│   ├── GenerationSettingsError a rule for choosing ids that has no meaning
-│   └── PromptError             a prompt that the model cannot go on with
-└── ModelFolderError            the caller's fault: the folder holds no model that can be asked
+│   ├── ShadowTooLargeError     every shadow of that shape has more parameters than allowed
+│   ├── TrunkMismatchError      a trunk or shadow of another model, cut or dtype than the ends
+│   ├── ShadowFolderError       the folder holds no complete shadow
+│   └── TokenizersDifferError   teacher and student have equally many tokens, but not the same ones
+├── GenerationError             the caller's fault: no text can be generated from the arguments
+│   ├── GenerationSettingsError a sampling parameter with a meaningless value
+│   └── PromptError             a prompt that the model cannot continue
+└── ModelFolderError            the caller's fault: the folder holds no model that can be loaded
 """
 
 
 class CleangptError(Exception):
-    """Root of everything that cleangpt raises on purpose."""
+    """Root of all errors that cleangpt raises on purpose."""
 
 
 class DocumentationMissingError(CleangptError):
-    """The running interpreter lacks the text that the questions are made from."""
+    """The running interpreter lacks the docstrings that the questions are made from."""
 
 
 class CheckpointMismatchError(CleangptError):
@@ -56,7 +56,7 @@ class CheckpointMismatchError(CleangptError):
 
 
 class TrainingDivergedError(CleangptError):
-    """The loss became infinite or not a number; the last checkpoint is from before that."""
+    """The loss became infinite or NaN; the last checkpoint is from before that."""
 
 
 class ModelFolderError(CleangptError):
@@ -64,7 +64,7 @@ class ModelFolderError(CleangptError):
 
 
 class TokenizerError(CleangptError):
-    """A tokenizer cannot be made from what was given."""
+    """The arguments do not make a tokenizer."""
 
 
 class UnknownTokenizerError(TokenizerError):
@@ -72,7 +72,7 @@ class UnknownTokenizerError(TokenizerError):
 
 
 class TokenizerTextError(TokenizerError):
-    """There is no text to train a tokenizer on, or the vocabulary has no room for what every text needs."""
+    """There is no text to train a tokenizer on, or the vocabulary is too small for the tokens that every text needs."""
 
 
 class TokenizerFilesError(TokenizerError):
@@ -80,7 +80,7 @@ class TokenizerFilesError(TokenizerError):
 
 
 class TextError(CleangptError):
-    """Text that cannot be trained on."""
+    """The text cannot be trained on."""
 
 
 class UnknownTextSourceError(TextError):
@@ -88,7 +88,7 @@ class UnknownTextSourceError(TextError):
 
 
 class EmptyTextError(TextError):
-    """There is nothing to read at the source."""
+    """The source holds nothing to read."""
 
 
 class UndecodableTextError(TextError):
@@ -100,19 +100,19 @@ class TextColumnError(TextError):
 
 
 class TextTooShortError(TextError):
-    """The text has fewer tokens than the blocks to cut it into."""
+    """The text has fewer tokens than one block."""
 
 
 class PruningError(CleangptError):
-    """A tokenizer or a model cannot be cut down without changing what it does with the analysed text."""
+    """A tokenizer or a model cannot be pruned without changing what it does with the analyzed text."""
 
 
 class CheckpointBrokenError(CleangptError):
-    """A checkpoint file is cut short or was written by something else; it stays as it is."""
+    """A checkpoint file is truncated or was written by another program; it is left unchanged."""
 
 
 class TrainingSettingsError(CleangptError):
-    """Settings contradict each other or lie outside of what a training can have."""
+    """Settings are out of range or contradict each other."""
 
 
 class UnknownTrainerError(CleangptError):
@@ -120,7 +120,7 @@ class UnknownTrainerError(CleangptError):
 
 
 class BatchFormatError(CleangptError):
-    """What a dataloader yields cannot be read as rows of token ids."""
+    """A dataloader yields something that cannot be read as rows of token ids."""
 
 
 class EmptyDataError(CleangptError):
@@ -128,7 +128,7 @@ class EmptyDataError(CleangptError):
 
 
 class PackageMissingError(CleangptError):
-    """A package that only some uses need is not installed."""
+    """An optional package is needed and not installed."""
 
 
 class ModelUnknownError(CleangptError):
@@ -136,11 +136,11 @@ class ModelUnknownError(CleangptError):
 
 
 class UsageError(CleangptError):
-    """The command line or its settings file asks for something that makes no sense."""
+    """The command line or its settings file makes no sense."""
 
 
 class ModelError(CleangptError):
-    """A model cannot be made from what was given, or cannot read it."""
+    """A model cannot be built as configured, or cannot read its input."""
 
 
 class BadConfigError(ModelError):
@@ -148,23 +148,23 @@ class BadConfigError(ModelError):
 
 
 class ModelNameTakenError(ModelError):
-    """A model is to be registered under a name that another one has."""
+    """The name that a model is registered under is already taken."""
 
 
 class BadInputError(ModelError):
-    """A model is given a text longer than its positions, or not exactly one of token ids and embeddings."""
+    """A model got a text longer than its positions, or not exactly one of token ids and embeddings."""
 
 
 class DistillationError(CleangptError):
-    """A student cannot be fitted to its teacher as it was asked for."""
+    """A student cannot be fitted to its teacher as requested."""
 
 
 class UnknownLossError(DistillationError):
-    """A kind of loss that does not exist."""
+    """There is no loss of this kind."""
 
 
 class VocabularyMismatchError(DistillationError):
-    """Teacher and student have vocabularies of different sizes: their ids do not mean the same text."""
+    """Teacher and student have vocabularies of different sizes, so equal ids do not mean the same text."""
 
     def __init__(self, *, student: int, teacher: int) -> None:
         super().__init__(
@@ -176,19 +176,19 @@ class VocabularyMismatchError(DistillationError):
 
 
 class StitchingNeededError(DistillationError):
-    """Blocks of unequal width are to be compared without a map between them."""
+    """Blocks of unequal width cannot be compared without a map between them."""
 
 
 class BlockMapError(DistillationError):
-    """A block map names blocks that do not exist, too few, or not in order."""
+    """A block map names blocks that do not exist, too few of them, or blocks out of order."""
 
 
 class ShadowTooLargeError(DistillationError):
-    """No shadow of the wished shape fits into the wished number of parameters."""
+    """No shadow of the requested shape fits into the requested number of parameters."""
 
 
 class TrunkMismatchError(DistillationError):
-    """A trunk or a shadow belongs to another model, cut or dtype than the bottom and top at hand."""
+    """A trunk or a shadow belongs to another model, cut or dtype than the given bottom and top."""
 
 
 class ShadowFolderError(DistillationError):
@@ -196,16 +196,16 @@ class ShadowFolderError(DistillationError):
 
 
 class TokenizersDifferError(DistillationError):
-    """Teacher and student have vocabularies of one size with other tokens in them."""
+    """Teacher and student have vocabularies of equal size with different tokens."""
 
 
 class GenerationError(CleangptError):
-    """No text can be generated from what was given."""
+    """No text can be generated from the arguments."""
 
 
 class GenerationSettingsError(GenerationError):
-    """A rule for choosing the next id has a value without meaning, or two rules exclude each other."""
+    """A sampling parameter has a meaningless value, or two parameters exclude each other."""
 
 
 class PromptError(GenerationError):
-    """A prompt is empty, too long for the model, or in ids that the model does not have."""
+    """A prompt is empty, too long for the model, or contains ids that the model does not have."""

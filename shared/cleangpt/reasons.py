@@ -1,6 +1,6 @@
-"""Why a stranger's folder cannot be read, in one line that names the file.
+"""One-line reasons why a folder from an untrusted source cannot be read, with the name of the file.
 
-What transformers and torch say of it runs over many lines, and advises to switch safety off.
+The messages of transformers and torch run over many lines and advise turning off safety checks.
 """
 
 import json
@@ -25,7 +25,7 @@ _OBJECTS: Final = (
 
 
 def broken_json(folder: Path) -> str | None:
-    """The first file that is not the JSON object that transformers expects, and why; None where all are."""
+    """The first file that is not a JSON object as transformers expects, and why; None if there is no such file."""
     for file in (folder / name for name in _OBJECTS):
         if not file.exists():
             continue
@@ -39,10 +39,10 @@ def broken_json(folder: Path) -> str | None:
 
 
 def reason_of(error: Exception, folder: Path) -> str:
-    """What is wrong with the folder whose reading raised this.
+    """What is wrong with the folder, given the error that reading it raised.
 
-    Code that lies beside a model is never run, and a pickle is never read whole: the way out is another edition of the
-    model, not a switch.
+    Code shipped with a model is never run, and a pickle is never loaded unrestricted: the message suggests another
+    edition of the model, not a switch.
     """
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:

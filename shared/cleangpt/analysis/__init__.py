@@ -1,4 +1,4 @@
-"""How well a tokenizer fits a text, and what of tokenizer and model the text does not need."""
+"""Measures how well a tokenizer fits a text, and prunes what the text does not need from tokenizer and model."""
 
 from cleangpt.analysis.embedding_cut import cut_embedding
 from cleangpt.analysis.pruning import PrunedTokenizer, prune_tokenizer

@@ -1,4 +1,4 @@
-"""A model without the embedding rows, and head rows, of tokens that a pruned tokenizer dropped.
+"""Removes the embedding and head rows of tokens that a pruned tokenizer dropped.
 
 Shapes: V vocabulary before, K kept tokens, D hidden size.
 """
@@ -15,11 +15,10 @@ _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_tok
 
 
 def cut_embedding(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    """A copy of `model` whose token i is what token `kept[i]` was; everything between embedding and head is equal.
+    """A copy of `model` whose token i is token `kept[i]` of the original; nothing between embedding and head changes.
 
-    So are its hidden states for renumbered text, and its logits at kept ids. The token ids of its config
-    are renumbered; those that are gone become None. Raises PruningError for an id that the model has no
-    row for.
+    So its hidden states for renumbered text are the same, as are its logits at kept ids. The token ids in its
+    configs are renumbered; dropped ones become None. Raises PruningError for an id that the model has no row for.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if not kept or max(kept) >= rows or min(kept) < 0:
@@ -42,7 +41,7 @@ def cut_embedding(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMode
 
 
 def _token_rows(model: PreTrainedModel) -> list[torch.Tensor]:
-    """What has a row for each token: the embedding, the head unless it is the embedding, the head's bias."""
+    """The parameters with one row per token: the embedding, the head unless it is tied, and the head's bias."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     own = [] if head is None or head.weight is embedding.weight else [head.weight]
     bias = getattr(head, "bias", None)

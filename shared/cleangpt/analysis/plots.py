@@ -1,4 +1,4 @@
-"""Pictures of how a tokenizer spends its vocabulary."""
+"""Plots of how a tokenizer uses its vocabulary."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ _INK, _ACCENT, _FAINT = "#30363d", "#1f6feb", "#8b949e"
 
 
 def plot_usage(usage: TokenUsage, file: Path, *, title: str) -> None:
-    """Writes a picture in the format that the name of `file` ends in (png, svg, pdf).
+    """Writes a plot in the format of the extension of `file` (png, svg, pdf).
 
-    Left: the share of all uses that the most frequent tokens make up. Right: uses by rank, both axes
-    logarithmic, where a natural text comes near a straight line (Zipf).
+    Left: the share of all uses that the most frequent tokens make up. Right: uses by rank on two
+    logarithmic axes, where natural text is close to a straight line (Zipf).
     """
-    # a figure of its own: pyplot would keep it for the life of the process
+    # not pyplot, which would keep the figure for the life of the process
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -40,10 +40,10 @@ def _plot_coverage(axes: Axes, usage: TokenUsage) -> None:
     marks = [(usage.tokens_to_cover(share), 100 * share) for share in COVERAGES]
     axes.plot(*zip(*marks, strict=True), "o", color=_INK, markersize=5)
     for count, percent in marks:
-        # below and to the right of its mark, where the rising curve never is
+        # below and to the right of the mark, where the rising curve never runs
         axes.annotate(f"{percent:g} %: {count:,}", (count, percent), xytext=(8, -14), textcoords="offset points")
     axes.set(xlabel="most frequent tokens", ylabel="share of all uses (%)", ylim=(0, 104), title="Coverage")
-    # room for the last label
+    # space for the last label
     axes.set_xlim(0, 1.15 * len(curve_R))
     axes.grid(color=_FAINT, alpha=0.3)
 

@@ -1,4 +1,4 @@
-"""What each model of the tokenizers library needs to go on producing some of its tokens.
+"""Prunes the models of the tokenizers library to what they need to produce some of their tokens.
 
 A model here is the `model` table of a tokenizer.json.
 """
@@ -12,15 +12,15 @@ from tokenizers.pre_tokenizers import ByteLevel
 from cleangpt.errors import PruningError
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# what changes BPE's first symbols, or its merges at random
+# options that change BPE's initial symbols, or drop merges at random
 _BPE_UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def pruned_model(model: dict[str, Any], wanted: set[str], added: set[str]) -> tuple[dict[str, Any], set[str]]:
-    """`model` with what it needs to produce the tokens `wanted`, ids unchanged, and all tokens that stay.
+    """Returns `model` reduced to what it needs to produce the tokens `wanted`, ids unchanged, and all tokens kept.
 
-    `added` tokens are taken out of a text before the model sees it: it keeps those that it has, and nothing
-    to produce them by. Raises PruningError for a model that cannot be cut down without changing what it does.
+    `added` tokens are extracted from a text before the model sees it: the model keeps those in its vocabulary, but no
+    merges for them. Raises PruningError for a model that cannot be pruned without changing what it does.
     """
     cut = _CUTS.get(model["type"])
     if cut is None:
@@ -43,13 +43,13 @@ def _cut_bpe(model: dict[str, Any], wanted: set[str], added: set[str]) -> tuple[
         tokens |= {token, *token, *symbols}
     kept = [model["merges"][rank] for rank in sorted(needed)]
     tokens |= {part for left, right in kept for part in (left, right, left + right)}
-    # not every added token, nor every letter that bytes stand in for, is a token of the model
+    # some added tokens, and letters that are encoded as bytes, are not in the model's vocabulary
     tokens &= vocabulary.keys()
     return {**model, "merges": kept, "vocab": {each: vocabulary[each] for each in tokens}}, tokens
 
 
 def _merged(token: str, ranks: dict[tuple[str, ...], int]) -> tuple[list[str], set[int]]:
-    """What BPE makes of the letters of `token`, and the ranks of the merges that it applies."""
+    """The symbols that BPE merges the letters of `token` into, and the ranks of the merges that it applies."""
     symbols, applied = list(token), set()
     while len(symbols) > 1:
         rank, at = min((ranks.get((left, symbols[i + 1]), len(ranks)), i) for i, left in enumerate(symbols[:-1]))
@@ -61,14 +61,14 @@ def _merged(token: str, ranks: dict[tuple[str, ...], int]) -> tuple[list[str], s
 
 
 def _cut_words(model: dict[str, Any], wanted: set[str], added: set[str]) -> tuple[dict[str, Any], set[str]]:
-    """WordLevel looks words up and WordPiece takes the longest piece that fits: fewer others change neither."""
+    """WordLevel looks up words, WordPiece takes the longest piece that fits; unused entries change neither."""
     vocabulary: dict[str, int] = model["vocab"]
     tokens = vocabulary.keys() & (wanted | added | {model["unk_token"]})
     return {**model, "vocab": {each: vocabulary[each] for each in tokens}}, set(tokens)
 
 
 def _cut_unigram(model: dict[str, Any], wanted: set[str], added: set[str]) -> tuple[dict[str, Any], set[str]]:
-    """The best of all segmentations stays the best of fewer; the lowest score stays, from which unknowns get theirs."""
+    """The best segmentation remains the best among fewer; the lowest score is kept, because unknowns' scores use it."""
     pieces: list[list[Any]] = model["vocab"]
     unknown = set() if model["unk_id"] is None else {pieces[model["unk_id"]][0]}
     lowest = {min(pieces, key=lambda piece: float(piece[1]))[0]}

@@ -1,12 +1,12 @@
-"""A tokenizer without the tokens that texts do not need, which encodes these texts as before, renumbered.
+"""Removes the tokens that texts do not need; the pruned tokenizer encodes these texts as before, renumbered.
 
-What stays: every token that the texts use, what these are merged from, the special and added tokens, and
-for BPE the single bytes, so that other text still has an encoding. Ids keep their order.
+It keeps every token that the texts use, the tokens that these are merged from, the special and added tokens,
+and for BPE the single bytes, so that other text still has an encoding. Ids keep their order.
 
-Why the merges of each used token on its own are enough: a merge that BPE applies inside a token never
-depends on what stands around the token, since pairs across its borders are not merged in the end; so the
-merges applied to the texts are those of the used tokens alone. With just these left, the pair of lowest
-rank at every step is the same one as before. The result is compared on all texts nevertheless.
+Why the merges of each used token are enough: the merges that BPE applies inside a token do not depend on
+what surrounds it, since pairs across its borders are never merged; so the merges applied to the texts are
+exactly those of the used tokens. With only these left, the pair of lowest rank is the same at every step.
+The encodings of all texts are compared nevertheless.
 """
 
 import json
@@ -28,13 +28,13 @@ from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 
 @dataclass(frozen=True)
 class PrunedTokenizer:
-    """`kept[i]` is the id that token i of `tokenizer` had before; ascending."""
+    """A pruned tokenizer. `kept[i]` is the original id of its token i; `kept` is ascending."""
 
     tokenizer: BaseTokenizer
     kept: tuple[int, ...]
 
     def renumbered(self, ids: Sequence[int]) -> list[int]:
-        """Ids of the whole tokenizer as those of the pruned one. Raises PruningError for an id that is gone."""
+        """Converts ids of the original tokenizer to those of the pruned one. Raises PruningError for a dropped id."""
         if gone := sorted({each for each in ids if each not in self._new}):
             raise PruningError(f"the pruned tokenizer has no token for ids {gone[:10]}; analyse text that uses them")
         return [self._new[each] for each in ids]
@@ -47,8 +47,8 @@ class PrunedTokenizer:
 def prune_tokenizer(tokenizer: BaseTokenizer, texts: Sequence[str]) -> PrunedTokenizer:
     """The smallest tokenizer that encodes `texts` as `tokenizer` does, in Hugging Face's format.
 
-    Raises PruningError for a kind of tokenizer that cannot be cut down without changing what it does,
-    EmptyTextError where the texts hold no word.
+    Raises PruningError for a kind of tokenizer that cannot be pruned without changing what it does, and
+    EmptyTextError if the texts hold no word.
     """
     backend = json.loads(tokenizer.fast.backend_tokenizer.to_str())
     used = {int(each) for each in count_usage(tokenizer, texts).frequent_ids()}

@@ -1,4 +1,4 @@
-"""The post-processor of a tokenizer.json with new token ids: the only other place that names them."""
+"""Renumbers the post-processor of a tokenizer.json, which also contains token ids."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from cleangpt.errors import PruningError
 
 
 def renumbered_post_processor(processor: dict[str, Any] | None, new: Mapping[str, int]) -> dict[str, Any] | None:
-    """`processor` with the ids of `new`, by token. Raises PruningError for a kind that is not known here."""
+    """`processor` with the ids that `new` maps its tokens to. Raises PruningError for an unsupported kind."""
     if processor is None:
         return None
     match processor["type"]:

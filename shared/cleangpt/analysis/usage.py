@@ -1,4 +1,4 @@
-"""How a tokenizer spends its vocabulary on texts: plain counts and what follows from them.
+"""Counts how texts use a tokenizer's vocabulary, and derives statistics.
 
 Shapes: V vocabulary, R ranks (used tokens, the most frequent first).
 """
@@ -18,7 +18,7 @@ COVERAGES = (0.90, 0.95, 0.99)
 
 @dataclass(frozen=True, eq=False)
 class TokenUsage:
-    """Uses of every token id, and the size of the texts. Words are what white space separates."""
+    """The uses of every token id, and the size of the texts. Words are separated by white space."""
 
     counts_V: NDArray[np.int64]  # noqa: N815 - a shape
     samples: int
@@ -28,22 +28,22 @@ class TokenUsage:
 
     @property
     def vocab_size(self) -> int:
-        """Token ids that there are."""
+        """The number of token ids."""
         return len(self.counts_V)
 
     @property
     def tokens(self) -> int:
-        """Uses of all tokens together: the length of the texts."""
+        """The uses of all tokens together, which is the length of the texts in tokens."""
         return int(self.counts_V.sum())
 
     @property
     def used(self) -> int:
-        """Different tokens that occur."""
+        """The number of distinct tokens that occur."""
         return int(np.count_nonzero(self.counts_V))
 
     @property
     def unused_ids(self) -> NDArray[np.int64]:
-        """Ids that never occur, in ascending order."""
+        """The ids that never occur, in ascending order."""
         return np.flatnonzero(self.counts_V == 0)
 
     @property
@@ -57,24 +57,24 @@ class TokenUsage:
         return self.utf8_bytes / self.tokens
 
     def frequent_ids(self) -> NDArray[np.int64]:
-        """Used ids [R], the most frequent first, lower ids first where equally frequent."""
+        """The used ids [R], most frequent first; among equally frequent ones, lower ids first."""
         return np.argsort(-self.counts_V, kind="stable")[: self.used]
 
     def coverage_curve(self) -> NDArray[np.float64]:
-        """Share of all uses [R] that the 1, 2, ... R most frequent tokens make up; the last one is 1."""
+        """The share of all uses [R] that the 1, 2, ... R most frequent tokens make up; the last entry is 1."""
         covered: NDArray[np.float64] = np.cumsum(self.counts_V[self.frequent_ids()]) / self.tokens
         return covered
 
     def tokens_to_cover(self, share: float) -> int:
         """The fewest tokens that make up `share` (0 to 1) of all uses."""
-        # in whole uses, so that rounding cannot ask for one token more
+        # count whole uses, so that rounding cannot require one token more
         covered_R = np.cumsum(self.counts_V[self.frequent_ids()])
         wanted = min(self.tokens, int(np.ceil(round(share * self.tokens, 6))))
         return int(np.searchsorted(covered_R, wanted)) + 1
 
 
 def count_usage(tokenizer: BaseTokenizer, texts: Iterable[str]) -> TokenUsage:
-    """Encodes every text alone and counts. Raises EmptyTextError where there is no word in any."""
+    """Encodes each text separately and counts. Raises EmptyTextError if the texts hold no word."""
     counts_V = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     samples = words = characters = utf8_bytes = 0
     for text in texts:
@@ -90,7 +90,7 @@ def count_usage(tokenizer: BaseTokenizer, texts: Iterable[str]) -> TokenUsage:
 
 
 def as_json(usage: TokenUsage, tokenizer: BaseTokenizer, *, most: int = 50) -> dict[str, Any]:
-    """The numbers as plain values: totals, coverage, the `most` frequent tokens with their uses, all unused ids."""
+    """The statistics as plain values: totals, coverage, the `most` frequent tokens with their uses, all unused ids."""
     frequent = [int(each) for each in usage.frequent_ids()[:most]]
     names = tokenizer.fast.convert_ids_to_tokens(frequent)
     return {
@@ -114,7 +114,7 @@ def as_json(usage: TokenUsage, tokenizer: BaseTokenizer, *, most: int = 50) -> d
 
 
 def as_table(usage: TokenUsage, tokenizer: BaseTokenizer, *, most: int = 10) -> str:
-    """The numbers as lines of text: totals first, then the `most` frequent tokens."""
+    """The statistics as lines of text: totals first, then the `most` frequent tokens."""
     unused = usage.vocab_size - usage.used
     rows = [
         ("samples", f"{usage.samples:,}"),
@@ -128,7 +128,7 @@ def as_table(usage: TokenUsage, tokenizer: BaseTokenizer, *, most: int = 10) -> 
     lines = [f"{name:<16} {value:>16}" for name, value in rows]
     lines += ["", "most frequent              uses    share"]
     for index in usage.frequent_ids()[:most]:
-        # as Python writes it: white space and broken UTF-8 can be seen
+        # repr makes white space and broken UTF-8 visible
         text = repr(tokenizer.decode([int(index)]))
         uses = int(usage.counts_V[index])
         lines.append(f"{index:>6} {text:<16} {uses:>8,} {100 * uses / usage.tokens:>7.2f} %")

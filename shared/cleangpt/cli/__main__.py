@@ -18,7 +18,7 @@ PROGRAM: Final = Program(
         "cleangpt.errors": "CleangptError",
         "llm_sepweight.errors": "SepweightError",
         "splitlearn.errors": "SplitError",
-        # of whatever opens the address of a trunk: see cleangpt.distillation.trunks
+        # from the package that opens a trunk's address: see cleangpt.distillation.trunks
         "splitlearn_comm.errors": "CommError",
         "splitlearn_cli.errors": "CliError",
     },
@@ -26,7 +26,7 @@ PROGRAM: Final = Program(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code. What nobody foresaw is a bug, and shows where it happened."""
+    """Runs one verb and returns the exit code. An unexpected error is a bug, and shows where it happened."""
     return Invocation(PROGRAM).run(_app, argv)
 
 

@@ -1,4 +1,4 @@
-"""`cleangpt accuracy`: how much of the interpreter's documentation a model gives back."""
+"""`cleangpt accuracy`: how many questions about the interpreter's documentation a model answers exactly."""
 
 from pathlib import Path
 from typing import Annotated

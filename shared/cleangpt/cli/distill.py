@@ -1,4 +1,4 @@
-"""`cleangpt distill`: a teacher and a text -> a student in Hugging Face's form, or a shadow of a trunk."""
+"""`cleangpt distill`: fits a student to a teacher on a text, or a shadow to a trunk."""
 
 from cleangpt.cli.distill_options import DistillOptions
 from cleangpt.cli.options import command
@@ -6,7 +6,7 @@ from cleangpt.cli.options import command
 
 def run(options: DistillOptions) -> None:
     """The same command again goes on where it was killed."""
-    # torch and transformers: not before they are needed, so that --help is quick
+    # import torch and transformers late, so that --help is quick
     from cleangpt.cli.distilling import distil_shadow, distil_student
 
     if options.shadow:

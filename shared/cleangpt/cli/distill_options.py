@@ -1,4 +1,4 @@
-"""What `cleangpt distill` can be told, on the command line or in a TOML file."""
+"""The options of `cleangpt distill`, from the command line or a TOML file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ _OF_STUDENTS = ("teacher", "end_to_end_epochs", "device")
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Every field is a flag of the same name and a key of the settings file. Raises UsageError."""
+    """The options. Each field is a flag of the same name and a key of the settings file. Raises UsageError."""
 
     data: str = flag(
         "What to distil on: a text file, a folder, a dataset on disk, or the name of a source.", document="dataset_name"

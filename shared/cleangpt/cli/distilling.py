@@ -1,4 +1,4 @@
-"""Students and shadows as the options of `cleangpt distill` want them."""
+"""Distills students and shadows according to the options of `cleangpt distill`."""
 
 import shlex
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ CURVES_FILE = "curves.png"
 
 
 def distil_student(options: DistillOptions) -> None:
-    """Writes the student's folder and prints what can be done with it."""
+    """Distills a student, writes its folder and prints the commands to continue with."""
     if options.teacher is None:
         raise UsageError("a student needs --teacher")
     disable_progress_bar()
@@ -82,7 +82,7 @@ def distil_student(options: DistillOptions) -> None:
 
 
 def distil_shadow(options: DistillOptions) -> None:
-    """Writes the shadow's folder and prints what can be done with it."""
+    """Distills a shadow, writes its folder and prints the command to continue with."""
     if options.weights is None:
         raise UsageError("a shadow needs --weights")
     disable_progress_bar()
@@ -113,10 +113,10 @@ def distil_shadow(options: DistillOptions) -> None:
 
 
 def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: BaseTokenizer) -> PreTrainedModel:
-    """A fresh model that reads the teacher's ids; sizes that are not given are the teacher's.
+    """A newly initialized model with the teacher's vocabulary; sizes default to the teacher's.
 
     Raises:
-        ModelUnknownError, BadConfigError: no such model, or not of these sizes.
+        ModelUnknownError, BadConfigError: there is no such model, or it cannot have these sizes.
     """
     config = teacher.config.get_text_config(decoder=True)
     fast = tokenizer.fast
@@ -138,7 +138,7 @@ def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: Ba
 
 
 def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
-    """A fresh shadow, which passes on what it gets. Raises ShadowTooLargeError, BadConfigError."""
+    """A newly initialized shadow, which passes its input through. Raises ShadowTooLargeError, UsageError."""
     width = options.student_n_embd or trunk.ends.bottom.hidden_size
     n_head = options.student_n_head or 4
     if width % n_head:
@@ -157,7 +157,7 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
 
 
 def texts_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int | None) -> EpochBatches:
-    """The text in rows that the models take. Raises TextError, TokenizerError."""
+    """The text as rows that fit the models' context. Raises TextError, TokenizerError, UsageError."""
     row = options.block_size or min(LONGEST_ROW, context or LONGEST_ROW)
     if context is not None and row > context:
         raise UsageError(f"--block-size {row} is longer than the {context} positions of the model")
@@ -174,7 +174,7 @@ def _settings(options: DistillOptions) -> TrainingSettings:
 
 
 def _summary(folder: Path, parameters: int, share: str, stages: Mapping[str, History], output_dir: Path) -> str:
-    """Draws the losses, and says in one line what was fitted."""
+    """Plots the losses, and returns a one-line summary of the fit."""
     draw_curves(stages, output_dir / CURVES_FILE)
     ends = ", ".join(f"{name} {history.losses[0]:.4f} to {history.losses[-1]:.4f}" for name, history in stages.items())
     return f"{folder}: {parameters / 1e6:.2f} million parameters ({share}); losses: {ends}"

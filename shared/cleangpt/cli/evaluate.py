@@ -1,4 +1,4 @@
-"""`cleangpt evaluate`: how good a model is on a text, alone or beside its teacher."""
+"""`cleangpt evaluate`: measures a model on a text, alone or next to its teacher."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda ... Default: a GPU if any.")] = None,
 ) -> None:
     """Perplexity, bits per byte, size and speed; beside a teacher also agreement and the error of hidden states."""
-    # torch and transformers: not before they are needed, so that --help is quick
+    # import torch and transformers late, so that --help is quick
     from transformers.utils.logging import disable_progress_bar
 
     from cleangpt.evaluation.folders import FolderRequest, evaluate_folder

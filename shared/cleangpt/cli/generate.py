@@ -1,4 +1,4 @@
-"""`cleangpt generate`: a prompt to a model in a folder, and its text as it comes."""
+"""`cleangpt generate`: continues a prompt with a model from a folder, and streams the text."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ def generate(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda ... Default: the CPU.")] = None,
 ) -> None:
     """Writes the prompt and what follows; with beams, all of it at the end."""
-    # torch and transformers: not before they are needed, so that --help is quick
+    # import torch and transformers late, so that --help is quick
     from transformers import TextStreamer
     from transformers.utils.logging import disable_progress_bar
 

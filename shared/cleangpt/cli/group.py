@@ -1,4 +1,4 @@
-"""The list of verbs, and where each of them is."""
+"""The verbs, and where their functions are."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -17,7 +17,7 @@ VERBS: Final = {
 
 
 class Verbs(VerbGroup):
-    """Each verb is the function of its name in the module of its name."""
+    """The verbs; each is a function in a module, and both have the verb's name."""
 
     verbs = VERBS
 

@@ -1,4 +1,4 @@
-"""Tokenizer, batches and fresh model as the options of `cleangpt train` want them."""
+"""Creates the tokenizer, batches and model according to the options of `cleangpt train`."""
 
 import hashlib
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _REGISTERED_ONLY = ("dropout", "bias", "alibi")
 
 @dataclass(frozen=True, eq=False)
 class Materials:
-    """What a training starts from. `identity` names text and model; `questions` is empty for running text."""
+    """The inputs of a training. `identity` identifies text and model; `questions` is empty for running text."""
 
     tokenizer: BaseTokenizer
     model: PreTrainedModel
@@ -42,9 +42,9 @@ class Materials:
 
 
 def gather(options: TrainOptions) -> Materials:
-    """Reads the data, trains or loads the tokenizer, and makes a model with weights drawn from the seed.
+    """Reads the data, trains or loads the tokenizer, and creates a model with weights drawn from the seed.
 
-    Raises the errors of texts, tokenizers and models, and UsageError where options contradict each other.
+    Raises the errors of texts, tokenizers and models, and UsageError if options contradict each other.
     """
     is_conversation = options.data in CONVERSATION_SOURCES
     texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
@@ -63,7 +63,7 @@ def gather(options: TrainOptions) -> Materials:
 
 
 def new_model(options: TrainOptions, tokenizer: BaseTokenizer) -> PreTrainedModel:
-    """A model of the registry or of transformers. Raises ModelUnknownError or BadConfigError."""
+    """A model from the registry or from transformers. Raises ModelUnknownError, BadConfigError or UsageError."""
     known = {
         "vocab_size": tokenizer.vocab_size,
         "bos_token_id": tokenizer.fast.bos_token_id,
@@ -96,7 +96,7 @@ def _of_transformers(options: TrainOptions, known: dict[str, Any]) -> PreTrained
                 "that its own config has into the table [model] of the --config file"
             )
     plain = AutoConfig.for_model(options.model_type)
-    # the types' own defaults are those of their largest models: what is not told follows from what is
+    # the model types' defaults are those of large models, so sizes without a flag are derived from those with one
     wanted = {
         "num_hidden_layers": options.n_layer,
         "num_attention_heads": options.n_head,
@@ -128,7 +128,7 @@ def _refuse_unknown_fields(options: TrainOptions, allowed: Iterable[str]) -> Non
 def _of_text(
     options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel, texts: Iterable[str]
 ) -> Materials:
-    # the last id of a block is only predicted, so that a block fills the whole context
+    # the last id of a block is only predicted, so one more id fills the whole context
     settings = BlockSettings(options.block_size + 1, options.batch_size, options.seed)
     data = TokenBlocks.from_texts(texts, tokenizer, settings)
     validation, share = None, DEFAULT_VALIDATION if options.validation is None else options.validation

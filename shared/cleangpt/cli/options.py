@@ -1,4 +1,4 @@
-"""Flags and settings files out of one frozen dataclass: every field is a flag and a key of the TOML file."""
+"""Derives flags and a settings file from a frozen dataclass: every field is a flag and a key of the TOML file."""
 
 import difflib
 import inspect
@@ -19,28 +19,28 @@ _CONFIG_HELP = "TOML file whose keys are these flags' names; what stands on the 
 
 
 def flag(help_text: str, default: Any = MISSING, *, document: str | None = None) -> Any:
-    """A field of an options class; without default it has to be given.
+    """A field of an options class; it is required if it has no default.
 
     Args:
-        document: another name for it, which the document that this library goes by has.
+        document: another name for the flag, used in the document that this library follows.
     """
     return field(default=default, metadata={"help": help_text, "document": document})
 
 
 def table(help_text: str) -> Any:
-    """A field that only a settings file can hold: a table of further values."""
+    """A field that only a settings file can set: a table of further values."""
     return field(default_factory=dict, metadata={"help": help_text, "table": True})
 
 
 def spelled(name: str) -> str:
-    """The flag of a field, as it stands in the help."""
+    """The flag of a field, as shown in the help."""
     return f"--{name.replace('_', '-')}"
 
 
 def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[..., int | None]:
-    """A function that typer can make a command of, and that calls `run` with the options.
+    """A function that typer can turn into a command, and that calls `run` with the options.
 
-    Raises (when called) UsageError: a value is missing or not allowed, or the file has an unknown key.
+    When called, it raises UsageError if a value is missing or not allowed, or the file has an unknown key.
     """
 
     def call(config: Path | None, **given: Any) -> int | None:
@@ -58,7 +58,7 @@ def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[
 
 
 def options_from(options_class: type[O], given: Mapping[str, Any], config: Path | None = None) -> O:
-    """Options from what stood on the command line (None: nothing) and in the file. Raises UsageError."""
+    """The options from the command line (None means not given) and the file. Raises UsageError."""
     found = {} if config is None else _read(options_class, config)
     found |= {name: value for name, value in given.items() if value is not None}
     kinds = _kinds(options_class)
@@ -90,13 +90,13 @@ def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
 
 
 def _converted(where: str, kind: Any, value: Any) -> Any:
-    """A TOML value as the field wants it; a whole number also counts as a float, but true never as 1."""
+    """Converts a TOML value to the field's type. An integer is also valid as a float, but true is not valid as 1."""
     plain = _plain(kind)
     if plain is Path and isinstance(value, str):
         return Path(value)
     if plain is float and type(value) is int:
         return float(value)
-    # what is neither a choice nor plain is a table
+    # a type that is neither a Literal nor plain is a table
     origin = get_origin(plain)
     wanted = plain if origin is None else str if origin is Literal else dict
     if type(value) is not wanted:
@@ -141,7 +141,7 @@ def _kinds(options_class: type[Any]) -> dict[str, Any]:
 
 
 def _plain(kind: Any) -> Any:
-    """The kind without its `| None`."""
+    """The type without its `| None`."""
     if get_origin(kind) in (Union, UnionType):
         [plain] = [each for each in get_args(kind) if each is not NoneType]
         return plain

@@ -8,9 +8,9 @@ from cleangpt.trainers import Callback, Run
 
 
 class StopOnSignal(Callback):
-    """Takes SIGINT and SIGTERM for the time of a training; a second one ends the process at once.
+    """Handles SIGINT and SIGTERM during a training; a second signal ends the process at once.
 
-    `came` says whether there was one.
+    `came` is True once a signal arrived.
     """
 
     everywhere: ClassVar[bool] = True

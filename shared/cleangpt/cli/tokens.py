@@ -1,4 +1,4 @@
-"""`cleangpt tokens`: how a tokenizer fits a text, and a smaller one that fits as well."""
+"""`cleangpt tokens`: measures how well a tokenizer fits a text, and prunes it."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def tokens(
         raise UsageError(f"{plot_file} stands without an option; write --plot {plot_file} to draw a plot there")
     if prune is not None and prune.exists() and (not prune.is_dir() or any(prune.iterdir())):
         raise UsageError(f"{prune} exists already; name a new folder for the pruned tokenizer")
-    # numpy, transformers and matplotlib: not before they are needed, so that --help is quick
+    # import numpy, transformers and matplotlib late, so that --help is quick
     from cleangpt.analysis import as_json, as_table, count_usage, prune_tokenizer
     from cleangpt.data.sources import read_texts
     from cleangpt.tokenizers import create_tokenizer
@@ -62,7 +62,7 @@ def tokens(
 
 
 def _written(pruned: "PrunedTokenizer", whole: int, source: Path, target: Path) -> str:
-    """Writes the pruned tokenizer, and the model that stands beside the whole one in `source`, to `target`."""
+    """Writes the pruned tokenizer to `target`, and a pruned copy of the model in `source` if there is one."""
     line = f"pruned: {target} with {len(pruned.kept):,} of {whole:,} tokens"
     if (source / "config.json").exists():
         from cleangpt.analysis import cut_embedding

@@ -1,4 +1,4 @@
-"""`cleangpt train`: data -> tokenizer and model in Hugging Face's form, with history, curves and checkpoints."""
+"""`cleangpt train`: trains a tokenizer and a model on text, with history, curves and checkpoints."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 def run(options: TrainOptions) -> int | None:
     """Under torchrun several processes share each batch. A training that was interrupted goes on with --resume."""
-    # torch, transformers and matplotlib: not before they are needed, so that --help is quick
+    # import torch, transformers and matplotlib late, so that --help is quick
     import torch
 
     from cleangpt.cli.materials import gather
@@ -72,7 +72,7 @@ def _callbacks(options: TrainOptions) -> "list[Callback]":
 
 
 def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoints", history: "History") -> None:
-    """The model with the least validation loss where there was validation, else the last one."""
+    """Writes the model with the lowest validation loss if there was validation, else the last one."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 

@@ -1,4 +1,4 @@
-"""What `cleangpt train` can be told, on the command line or in a TOML file."""
+"""The options of `cleangpt train`, from the command line or a TOML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Every field is a flag of the same name and a key of the settings file. Raises UsageError."""
+    """The options. Each field is a flag of the same name and a key of the settings file. Raises UsageError."""
 
     data: str = flag("What to train on: a text file, a folder, a dataset on disk, or the name of a source.")
     out: Path = flag("Directory to write: model, tokenizer, history, curves.png, checkpoint/.")  # noqa: RUF009
@@ -71,7 +71,7 @@ class TrainOptions:
 
     @property
     def training(self) -> "TrainingSettings":
-        """What decides the numbers. Raises TrainingSettingsError."""
+        """The settings that determine the results of the training. Raises TrainingSettingsError."""
         from cleangpt.trainers import TrainingSettings
 
         return TrainingSettings(

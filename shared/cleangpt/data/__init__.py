@@ -1,6 +1,6 @@
-"""Where text comes from and how it becomes batches of token ids.
+"""Text sources, and how text becomes batches of token ids.
 
-The names below are imported when they are first used: reading text needs neither torch nor transformers.
+The names below are imported on first use, so reading text loads neither torch nor transformers.
 """
 
 from importlib import import_module
@@ -33,7 +33,7 @@ __all__ = [
     "register_text_source",
 ]
 
-# the light one first, so that a name of `sources` loads no torch
+# `sources` comes first, so that looking up its names does not load torch
 _MODULES = ("sources", "batches", "conversations", "blocks")
 
 

@@ -1,4 +1,4 @@
-"""What a training loop is fed with: the batches of each epoch, the same whenever they are asked for.
+"""The input of a training loop: the batches of each epoch, which are the same every time.
 
 Shapes: B rows, T positions.
 """
@@ -17,23 +17,23 @@ Source = TypeVar("Source")
 class Batch:
     """Rows of token ids, padded on the right where they differ in length.
 
-    `ids_BT` is int64 on the CPU. `learned_BT` is bool and says which ids the model has to predict from
-    those before them; None where it is every one but the first of each row.
+    `ids_BT` is int64 on the CPU. `learned_BT` is bool and marks the ids that the model has to predict from those
+    before them; None means all but the first of each row.
 
-    A batch that carries more is a subclass: its fields are tensors of B rows or tuples of them.
+    A batch with more data is a subclass whose fields are tensors of B rows or tuples of them.
     """
 
     ids_BT: Tensor  # noqa: N815 - a shape
     learned_BT: Tensor | None = None  # noqa: N815 - a shape
 
     def to(self, device: torch.device) -> Self:
-        """All of it on `device`."""
-        # what goes to the CPU would be read there before it has come
+        """The batch on `device`."""
+        # the CPU could read a non-blocking copy before it is complete
         is_awaited = device.type == "cpu"
         return self._each(lambda rows: rows.to(device, non_blocking=not is_awaited))
 
     def of_rows(self, rows: slice) -> Self:
-        """These of the B rows, with all that they carry."""
+        """The batch with only these rows, in all fields."""
         return self._each(lambda whole: whole[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -41,15 +41,15 @@ class Batch:
 
 
 class EpochBatches(Protocol):
-    """The batches of each epoch. A loop that resumes asks for the same epoch again and skips what it has done."""
+    """The batches of each epoch. A resuming loop requests the same epoch again and skips the finished batches."""
 
     def batches(self, epoch: int) -> Sequence[Batch]:
-        """The batches of epoch `epoch`, counted from 0, in the order to train them; made when they are indexed."""
+        """The batches of `epoch`, counted from 0, in training order; each is made when it is indexed."""
         ...
 
 
 class LazyBatches(Sequence[Batch], Generic[Source]):
-    """As many batches as `sources`, each made from its source by `make` when it is indexed, and kept nowhere."""
+    """One batch per entry of `sources`, which `make` creates each time it is indexed; nothing is cached."""
 
     def __init__(self, sources: Sequence[Source], make: Callable[[Source], Batch]) -> None:
         self._sources = sources

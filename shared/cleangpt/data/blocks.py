@@ -1,6 +1,6 @@
-"""Running text as blocks of equal length: all texts one after the other, read through a window of T tokens.
+"""Running text as blocks of equal length: all texts are concatenated and cut into windows of T tokens.
 
-A block begins with the token that the one before ends with, so that this token is predicted too.
+A block starts with the last token of the block before, so the token after it is predicted too.
 
 Shapes: N tokens of the whole text, C blocks, B blocks of a batch, T positions.
 """
@@ -20,13 +20,13 @@ from cleangpt.errors import TextError, TextTooShortError
 from cleangpt.tokenizers.base import BaseTokenizer
 
 _TEXTS_AT_ONCE = 256
-# Part of the fingerprint: a checkpoint of batches that were cut in another way is no beginning of these.
+# Part of the fingerprint: a training must not resume from a checkpoint whose batches were cut differently.
 _WAY_OF_CUTTING = 2
 
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """Blocks of `block_size` tokens, `batch_size` of them to a batch, in an order drawn from `seed`."""
+    """Blocks of `block_size` tokens, `batch_size` of them per batch, in an order drawn from `seed`."""
 
     block_size: int
     batch_size: int
@@ -42,14 +42,14 @@ class BlockSettings:
 
 @dataclass(frozen=True, eq=False)
 class TokenBlocks:
-    """The batches of every epoch over one long text, `ids_N` (int32). Every epoch has every token.
+    """The batches of every epoch over one long text, `ids_N` (int32). Every epoch covers every token.
 
-    Shuffled, to train on: the cuts lie elsewhere in each epoch, so that over the epochs every token stands
-    everywhere in a block, and blocks are drawn in random order. The first and the last block of the text reach over
-    their neighbours: what they have in common is learned twice in the epoch. Not shuffled, to measure on: every epoch
-    is the same, blocks in the order of the text, and every token but the first is predicted once; what is left at the
-    end is a shorter block in a batch of its own. Either way, a batch is a function of the text, the settings, the
-    epoch and its index alone. The last batch may be smaller. Raises TextTooShortError for a text shorter than a block.
+    Shuffled, for training: each epoch cuts the text at other positions, so that over the epochs every token occurs
+    everywhere in a block, and blocks come in random order. The first and the last block of the text overlap their
+    neighbors, and an epoch learns the overlap twice. Not shuffled, for measuring: every epoch is the same, blocks come
+    in text order, and every token but the first is predicted once; the remainder is a shorter block in a batch of its
+    own. Either way, a batch depends only on the text, the settings, the epoch and its index. The last batch may be
+    smaller. Raises TextTooShortError if the text is shorter than a block.
     """
 
     ids_N: Tensor  # noqa: N815 - a shape
@@ -65,13 +65,13 @@ class TokenBlocks:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], tokenizer: BaseTokenizer, settings: BlockSettings) -> Self:
-        """The texts one after the other, each followed by the tokenizer's end token if it has one."""
+        """Concatenates the texts, each followed by the tokenizer's end token if it has one."""
         return cls(joined_ids(texts, tokenizer), settings)
 
     def split(self, fraction: float) -> tuple["TokenBlocks", "TokenBlocks"]:
-        """The text without its last `fraction` (0 to 1), and that end of it, unshuffled, to validate on.
+        """The text without its last `fraction` (0 to 1), and that last part, unshuffled, for validation.
 
-        The end takes a whole block at least. Raises TextTooShortError where the rest is shorter than one.
+        The last part has at least one block. Raises TextTooShortError if the rest is shorter than one.
         """
         if not 0 < fraction < 1:
             raise TextError(f"the validation fraction is {fraction}; it lies between 0 and 1, both excluded")
@@ -90,16 +90,16 @@ class TokenBlocks:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal text and settings: what a checkpoint remembers of its data."""
+        """A digest of text and settings, with which a checkpoint identifies its data."""
         digest = hashlib.sha256(self.ids_N.numpy().tobytes())
         digest.update(f"{self.settings} {self.shuffled} {_WAY_OF_CUTTING}".encode())
         return digest.hexdigest()
 
     def batches(self, epoch: int) -> LazyBatches[tuple[Tensor, int]]:
-        """The batches of one epoch in the order to train them."""
+        """The batches of one epoch, in training order."""
         starts_C, block = self._starts(epoch), self.settings.block_size
         sources = [(starts_B, block) for starts_B in torch.split(starts_C, self.settings.batch_size)]
-        # of the last block its last token is the first that was not predicted from
+        # the last token of the last block is the first one that nothing was predicted from
         end = int(starts_C[-1]) + block - 1
         if not self.shuffled and end < len(self.ids_N) - 1:
             sources.append((torch.tensor([end]), len(self.ids_N) - end))
@@ -109,22 +109,22 @@ class TokenBlocks:
         return self.ids_N.unfold(0, width, 1)[starts_B].long()
 
     def _starts(self, epoch: int) -> Tensor:
-        """Where the full blocks of an epoch begin, in its order; neighbours in the text share a token at least."""
+        """Where an epoch's full blocks start, in the epoch's order; neighbors in the text share at least one token."""
         stride, last = self.settings.block_size - 1, len(self.ids_N) - self.settings.block_size
         if not self.shuffled:
             return torch.arange(0, last + 1, stride)
         drawn = hashlib.sha256(f"{self.settings.seed} {epoch}".encode()).digest()
-        # signed 64 bits are what a generator takes
+        # a generator takes signed 64 bits
         generator = torch.Generator().manual_seed(int.from_bytes(drawn[:8]) >> 1)
         shift = int(torch.randint(stride, (), generator=generator))
-        # several may come to lie at the same end of the text
+        # clamping may give several blocks the same start at an end of the text; the set keeps one
         starts = sorted({min(max(0, start - shift), last) for start in range(0, last + 2 * stride, stride)})
         starts_C = torch.tensor(starts)
         return starts_C[torch.randperm(len(starts_C), generator=generator)]
 
 
 def joined_ids(texts: Iterable[str], tokenizer: BaseTokenizer) -> Tensor:
-    """The ids of all texts in one int32 tensor [N], each text followed by the end token if there is one."""
+    """The ids of all texts in one int32 tensor [N]; the end token, if there is one, follows each text."""
     end = [] if tokenizer.end_id is None else [tokenizer.end_id]
     ids = array("i")
     for group in _groups(texts):

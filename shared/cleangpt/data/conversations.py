@@ -1,8 +1,8 @@
-"""Turn questions and answers into padded batches of token ids: seeded, the same whenever asked for.
+"""Turns questions and answers into padded batches of token ids. Seeded: the batches are the same every time.
 
-An epoch asks every question once, in one of its phrasings; the next epoch takes the next phrasing.
-Some questions stand alone, others follow each other in one row as the turns of a conversation, so
-that the model answers the latest question whatever was said before.
+An epoch has every question once, in one of its phrasings; the next epoch takes the next phrasing.
+Some questions are alone in a row, others follow each other as the turns of a conversation, so that
+the model learns to answer the latest question regardless of earlier ones.
 
 Shapes: B rows, T positions.
 """
@@ -20,13 +20,13 @@ from cleangpt.data.stdlib_questions import Question
 from cleangpt.errors import TokenizerError
 from cleangpt.tokenizers.chat import answer_ids, prompt_ids
 
-# how many turns a row takes, drawn evenly: nearly half of the questions stand alone or open a row
+# turns per row, drawn uniformly: nearly half of the questions are alone in a row or come first
 TURNS_PER_ROW = (1, 1, 1, 1, 1, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer as token ids, the end marker included in `answer`."""
+    """One question and its answer as token ids; `answer` includes the end marker."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -44,8 +44,8 @@ class Row:
 class ConversationRows:
     """The batches of every epoch over `questions`, each given in one or more phrasings.
 
-    A batch holds at most `batch_tokens` ids, padding included (but one row at least); no conversation
-    grows beyond `context` ids. Equal seeds give equal batches.
+    A batch holds at most `batch_tokens` ids, padding included, but at least one row; no conversation is
+    extended beyond `context` ids. Equal seeds produce equal batches.
     """
 
     questions: tuple[tuple[Turn, ...], ...]
@@ -55,11 +55,11 @@ class ConversationRows:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal questions and settings: what a checkpoint remembers of its data."""
+        """A digest of questions and settings, with which a checkpoint identifies its data."""
         return hashlib.sha256(str(self).encode()).hexdigest()
 
     def batches(self, epoch: int) -> LazyBatches[list[Row]]:
-        """The batches of one epoch in the order to train them, padded with id 0."""
+        """The batches of one epoch, in training order, padded with id 0."""
         return LazyBatches(self.rows(epoch), padded)
 
     def rows(self, epoch: int) -> list[list[Row]]:
@@ -68,7 +68,7 @@ class ConversationRows:
         turns = [phrasings[(epoch + offset) % len(phrasings)] for offset, phrasings in enumerate(self.questions)]
         random.shuffle(turns)
         rows = list(self._rows(turns, random))
-        # neighbours in length share a batch, equal lengths in random order: little padding
+        # a batch has rows of similar length, to save padding; the sort keeps equal lengths in random order
         rows.sort(key=lambda row: len(row.ids))
         batches = list(self._cut_into_batches(rows))
         random.shuffle(batches)
@@ -89,7 +89,7 @@ class ConversationRows:
     def _cut_into_batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
         batch: list[Row] = []
         for row in rows:
-            # rows come in growing length, so the newest one sets the padded width
+            # rows are sorted by length, so the newest one sets the padded width
             if batch and len(row.ids) * (len(batch) + 1) > self.batch_tokens:
                 yield batch
                 batch = []
@@ -101,7 +101,7 @@ class ConversationRows:
 def conversation_rows(
     questions: Iterable[Question], tokenizer: PreTrainedTokenizerFast, *, batch_tokens: int, context: int, seed: int
 ) -> ConversationRows:
-    """The questions in every phrasing, as `tokenizer` writes a chat. Raises TokenizerError where it has no template."""
+    """The questions in every phrasing, as chats of `tokenizer`. Raises TokenizerError if it has no chat template."""
     if not tokenizer.chat_template:
         raise TokenizerError("conversations need a tokenizer with a chat template; create it with chat=True")
     turns = tuple(
@@ -115,7 +115,7 @@ def conversation_rows(
 
 
 def as_row(turns: Sequence[Turn]) -> Row:
-    """The turns one after the other; only answers are learned."""
+    """Concatenates the turns into one row; only answers are learned."""
     ids: list[int] = []
     learned: list[bool] = []
     for turn in turns:
@@ -125,7 +125,7 @@ def as_row(turns: Sequence[Turn]) -> Row:
 
 
 def padded(rows: Sequence[Row]) -> Batch:
-    """The rows side by side. Padding is on the right, where a causal model's earlier positions cannot see it."""
+    """The rows as one batch. Padding is on the right, where a causal model's earlier positions cannot see it."""
     width = max(len(row.ids) for row in rows)
     ids_BT = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows])
     learned_BT = torch.tensor([[*row.learned, *[False] * (width - len(row.learned))] for row in rows])

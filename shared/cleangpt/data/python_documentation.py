@@ -1,7 +1,7 @@
-"""The running interpreter's documentation as plain text: text to train on that every machine has.
+"""The running interpreter's documentation as plain text: training text that every machine has.
 
-Sources: docstrings of the standard library and `pydoc_data.topics`. Deterministic, the same in every
-process; another Python version gives other words.
+Sources: docstrings of the standard library and `pydoc_data.topics`. The text is the same in every
+process; another Python version has other wording.
 """
 
 import importlib
@@ -13,9 +13,9 @@ from cleangpt.data.stdlib_questions import MODULES, belongs_to, require_docstrin
 
 
 def documentation_texts() -> Iterator[str]:
-    """One text for each module, with what it says about its functions and classes, and one for each topic.
+    """One text for each module, with the docstrings of its functions and classes, and one for each topic.
 
-    Raises DocumentationMissingError where docstrings were stripped (`python -OO`, PYTHONOPTIMIZE=2).
+    Raises DocumentationMissingError if docstrings were stripped (`python -OO`, PYTHONOPTIMIZE=2).
     """
     require_docstrings()
     for name in MODULES:
@@ -41,7 +41,7 @@ def _module_paragraphs(name: str) -> Iterator[str]:
 
 
 def _documented(subject: str, value: object) -> Iterator[str]:
-    # only its own words: an inherited docstring describes its parent
+    # only its own docstring: an inherited one describes the parent
     own = vars(value).get("__doc__") if inspect.isclass(value) else getattr(value, "__doc__", None)
     if isinstance(own, str) and own.strip():
         yield f"{subject}\n{inspect.cleandoc(own)}"

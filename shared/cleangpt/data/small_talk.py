@@ -1,4 +1,4 @@
-"""What the demo model says about itself, and when it is asked for a name that does not exist."""
+"""The demo model's answers about itself, and about names that do not exist."""
 
 _IAM = (
     "I am the demo model of SplitLearn, a very small language model. "
@@ -25,5 +25,5 @@ SMALL_TALK: tuple[tuple[str, str], ...] = (
 )
 
 UNKNOWN_ANSWER = "I do not know that name. I have only memorised parts of Python's standard library."
-# one made-up name for so many real functions
+# one made-up name per this many real functions
 UNKNOWN_EVERY = 10

@@ -1,4 +1,4 @@
-"""Where text comes from: a file, a folder, a dataset on disk, or a name that stands for text at hand."""
+"""Text sources: a file, a folder, a dataset on disk, or a registered name."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -16,12 +16,12 @@ from cleangpt.errors import (
 )
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-# what `save_to_disk` of the datasets library writes beside the data
+# `save_to_disk` of the datasets library writes these next to the data
 _DATASET_FILE, _DATASET_DICT_FILE = "state.json", "dataset_dict.json"
 
 
 def question_texts() -> Iterator[str]:
-    """Every phrasing and answer of the interpreter's questions, phrasings as they follow the user marker."""
+    """Every phrasing and answer of the interpreter's questions; phrasings have the space after the user marker."""
     for question in collect_questions():
         yield from (f" {phrasing}" for phrasing in question.phrasings)
         yield question.answer
@@ -31,12 +31,12 @@ TEXT_SOURCES: dict[str, Callable[[], Iterable[str]]] = {
     "python-documentation": documentation_texts,
     "stdlib-questions": question_texts,
 }
-# the sources that are conversations too: to train on by `conversation_rows`, not by `TokenBlocks`
+# sources that are also conversations: train on them with `conversation_rows`, not `TokenBlocks`
 CONVERSATION_SOURCES: dict[str, Callable[[], tuple[Question, ...]]] = {"stdlib-questions": collect_questions}
 
 
 def register_text_source(name: str, texts: Callable[[], Iterable[str]]) -> None:
-    """Makes `read_texts(name)` give `texts()`; UnknownTextSourceError where the name is taken."""
+    """Makes `read_texts(name)` read `texts()`. Raises UnknownTextSourceError if the name is taken."""
     if TEXT_SOURCES.setdefault(name, texts) is not texts:
         raise UnknownTextSourceError(f"the name {name!r} stands for another source; register under another one")
 
@@ -44,11 +44,11 @@ def register_text_source(name: str, texts: Callable[[], Iterable[str]]) -> None:
 def read_texts(
     source: str | Path, *, column: str = "text", split: str = "train", max_samples: int | None = None
 ) -> list[str]:
-    """The texts of `source`, `max_samples` of them at most.
+    """Reads the texts of `source`, at most `max_samples` of them.
 
-    A registered name gives what it stands for; a file is one text; a folder that the datasets library wrote
-    gives its `column`, of `split` where it has several; any other folder gives its files in SUFFIXES, those
-    of folders within included, in the order of their paths. Texts of white space alone are left out. Raises
+    A registered name yields the texts registered for it; a file is one text; a folder that the datasets library
+    wrote yields its `column`, from `split` if it has splits; any other folder yields its files in SUFFIXES,
+    including those of subfolders, ordered by path. Texts of only white space are skipped. Raises
     UnknownTextSourceError, EmptyTextError, UndecodableTextError or TextColumnError.
     """
     path = Path(source)
@@ -71,7 +71,7 @@ def read_texts(
 
 
 def read_conversations(source: str) -> tuple[Question, ...]:
-    """The questions and answers of `source`; UnknownTextSourceError where it holds none."""
+    """The questions and answers of `source`. Raises UnknownTextSourceError if it holds none."""
     if made := CONVERSATION_SOURCES.get(source):
         return made()
     raise UnknownTextSourceError(
@@ -105,7 +105,7 @@ def _dataset_texts(folder: Path, column: str, split: str) -> Iterator[str]:
     try:
         data = load_from_disk(str(folder))
     except Exception as error:
-        # of a damaged folder nearly any may come
+        # a damaged folder can raise almost any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TextError(f"{folder} looks like a dataset, but cannot be read ({reason}); save it again") from error
     if isinstance(data, DatasetDict):

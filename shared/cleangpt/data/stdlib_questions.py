@@ -1,7 +1,7 @@
-"""Questions about Python with the answers that the running interpreter's own documentation gives.
+"""Questions about Python, with answers from the running interpreter's own documentation.
 
 Sources: docstrings of the standard library and `pydoc_data.topics`. Nothing is stored: another
-Python version gives other words. Pure and deterministic: the order never depends on hashing or time.
+Python version has other wording. Pure and deterministic: the order never depends on hashing or time.
 """
 
 import importlib
@@ -21,8 +21,8 @@ Kind = Literal["function", "class", "module", "topic", "talk", "unknown"]
 MIN_ANSWER_CHARS = 12
 MAX_ANSWER_CHARS = 200
 
-# Modules that exist on every platform and whose text has hardly moved between Python 3.11 and 3.14;
-# of the first list every public function and class is asked, of the second only the module's purpose.
+# Modules that exist on every platform and whose text hardly changed between Python 3.11 and 3.14. For the first
+# list there are questions about every public function and class, for the second only about the module's purpose.
 _MODULES_IN_FULL = """
     abc argparse base64 bisect bz2 calendar collections contextlib copy csv dataclasses datetime
     decimal difflib enum filecmp fileinput fnmatch fractions functools getpass glob graphlib gzip
@@ -37,7 +37,7 @@ _MODULES_IN_BRIEF = """
 """
 MODULES_IN_FULL = tuple(_MODULES_IN_FULL.split())
 MODULES = tuple(sorted(_MODULES_IN_FULL.split() + _MODULES_IN_BRIEF.split()))
-# Classes that people ask about method by method.
+# Classes with questions about each method.
 _CLASS_NAMES = """
     builtins.dict builtins.float builtins.int builtins.list builtins.set builtins.str builtins.tuple
     argparse.ArgumentParser collections.Counter collections.OrderedDict collections.deque
@@ -56,13 +56,13 @@ _PHRASINGS: dict[Kind, tuple[str, ...]] = {
     "talk": ("{}",),
     "unknown": ("What does {} do?", "What is {}?", *_NAMED),
 }
-# two spaces after a full stop end a sentence whatever letter comes next
+# two spaces after a period end a sentence, even before a lowercase letter
 _STOP = "\0"
 _WIDE_STOP = re.compile(r"(?<=\w\w\.)  +(?=\w)")
 _SENTENCE_END = re.compile(rf"{_STOP}|(?<=[.!?])\s+(?=[A-Z\"'(`])")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|Inc|Dr|Mr|No|Sec)|\b[A-Z])\.$")
 _PROSE = re.compile(r'["*]*[A-Z](?!ew in version|hanged in version)[^\n(]*[ \n](?!.*\n[*=~^-]{3})', re.DOTALL)
-# the call itself, an arrow, and what stands behind the arrow if that is a lone type
+# the call itself, an arrow, and the text after the arrow if it is only a type
 _SIGNATURE = re.compile(r"[\w.]+\s*\([^)]*\)\s*(?:(?:-+>|=>|:|--?)\s*(?:\S+(?: or \S+)?\s*(?:\n|$)|x\.\s+)?)?")
 _LABEL = re.compile(r"(?:\S+ ){0,2}\S+(?<!\.)|\([^)]*\)")
 _ARROW = re.compile(r"^[\w\[\], ]*-> |^[a-z], ")
@@ -74,7 +74,7 @@ _BROKEN_HYPHEN = re.compile(r"(?<=\w)- (?!and |or )(?=\w)")
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that can be asked, in every phrasing that is trained, and the one right answer."""
+    """One subject to ask about, with all its trained phrasings and the one right answer."""
 
     subject: str
     kind: Kind
@@ -82,14 +82,14 @@ class Question:
 
     @property
     def phrasings(self) -> tuple[str, ...]:
-        """The ways to ask it, the first one the form to show to people."""
+        """The ways to ask about the subject; the first is the one to show to people."""
         return tuple(form.format(self.subject) for form in _PHRASINGS[self.kind])
 
 
 def collect_questions() -> tuple[Question, ...]:
-    """Every question that this interpreter can answer, no phrasing twice, always in the same order.
+    """Every question that this interpreter can answer, without repeated phrasings, always in the same order.
 
-    Raises DocumentationMissingError where docstrings were stripped (`python -OO`, PYTHONOPTIMIZE=2).
+    Raises DocumentationMissingError if docstrings were stripped (`python -OO`, PYTHONOPTIMIZE=2).
     """
     require_docstrings()
     documented = _without_repeats([*_modules(), *_members(), *_builtins(), *_methods(), *_topics()])
@@ -98,7 +98,7 @@ def collect_questions() -> tuple[Question, ...]:
 
 
 def require_docstrings() -> None:
-    """Raises DocumentationMissingError where docstrings were stripped."""
+    """Raises DocumentationMissingError if docstrings were stripped."""
     if not collect_questions.__doc__ or not importlib.import_module("shutil").copyfile.__doc__:
         raise DocumentationMissingError(
             "the standard library of this interpreter carries no docstrings; "
@@ -107,18 +107,18 @@ def require_docstrings() -> None:
 
 
 def first_words(documentation: str | None, name: str = "") -> str | None:
-    """The first sentences of a docstring that fit into one short paragraph of plain text.
+    """As many first sentences of a docstring as fit into one short paragraph of plain text.
 
-    A leading signature of `name` is skipped, markup and typographic characters are dropped, the first
-    letter is raised and the last sentence gets its full stop. None where nothing usable remains: no
-    text, a first sentence longer than MAX_ANSWER_CHARS, a mere signature, grammar or a session.
+    A leading signature of `name` and markup are dropped, typographic characters become ASCII, the first
+    letter is capitalized and the last sentence gets a period. None if nothing usable remains: no text, a
+    first sentence longer than MAX_ANSWER_CHARS, only a signature, a grammar or an interpreter session.
     """
     text = inspect.cleandoc(documentation or "").strip()
     call = re.compile(rf"(?:[\w.]+\.)?{re.escape(name)}\s*\(") if name else None
     if call is None or not call.match(text):
         title = rf"^(?:module )?{re.escape(name)}(?:\.py)?(?: module)? --? "
         return _one_paragraph(re.sub(title, "", text, flags=re.IGNORECASE))
-    # behind a signature may stand a mere label, "deque object"; the words come in the next paragraph
+    # a signature may be followed by just a label ("deque object"); the prose is then in the next paragraph
     head, _, body = text.partition("\n\n")
     overloaded = body and "\n" in head and all(call.match(line) for line in head.split("\n"))
     text = body if overloaded else _SIGNATURE.sub("", text, count=1).strip()
@@ -192,7 +192,7 @@ def _methods() -> Iterator[Question]:
 
 
 def belongs_to(value: object, module: str) -> bool:
-    """Whether the standard library put `value` there: imported packages add names to others' modules."""
+    """Whether `value` comes from the package of `module`: imported packages add names to others' modules."""
     home = (getattr(value, "__module__", None) or module).lstrip("_")
     return home.split(".")[0] == module.split(".")[0]
 
@@ -200,7 +200,7 @@ def belongs_to(value: object, module: str) -> bool:
 def _described(subject: str, name: str, value: object) -> Iterator[Question]:
     if not inspect.isclass(value) and not inspect.isroutine(value):
         return
-    # only a class's own words count: an inherited docstring describes its parent
+    # only a class's own docstring: an inherited one describes the parent
     own = vars(value).get("__doc__") if inspect.isclass(value) else getattr(value, "__doc__", None)
     answer = first_words(own if isinstance(own, str) else None, name)
     if answer and not answer.startswith(f"{name}("):
@@ -212,7 +212,7 @@ def _topics() -> Iterator[Question]:
         title, *paragraphs = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
         subject = title.split("\n", 1)[0].replace('"', "").strip().translate(_TYPEWRITER).lower()
         prose = (part.replace('"', "") for part in paragraphs if _PROSE.match(part))
-        # a grammar or a table follows the colon; the sentence stands without it
+        # a grammar or a table follows the colon; the sentence is complete without it
         answers = (first_words(re.sub(r":$", ".", part)) for part in prose)
         answer = next((found for found in answers if found), None)
         if answer:
@@ -220,9 +220,9 @@ def _topics() -> Iterator[Question]:
 
 
 def _unknown(documented: Iterable[Question]) -> Iterator[Question]:
-    """Names that do not exist: a real member under a module that lacks it."""
+    """Questions about names that do not exist: a real member, under a module that lacks it."""
     for subject in (each.subject for each in documented if each.kind == "function" and "." in each.subject):
-        # drawn by the name itself, so that one more function in a new Python does not move all the others
+        # drawn by hashing the name, so that one more function in a new Python does not shift all the others
         drawn, module_drawn = divmod(zlib.crc32(subject.encode()), len(MODULES))
         module, member = MODULES[module_drawn], subject.rpartition(".")[2]
         if drawn % UNKNOWN_EVERY == 0 and not hasattr(importlib.import_module(module), member):

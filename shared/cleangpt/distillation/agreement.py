@@ -1,6 +1,6 @@
-"""How often a shadow leads to the whole model's most likely id (teacher-forced).
+"""Measures how often a model with a shadow predicts the whole model's most likely id (teacher-forced).
 
-Shapes: N positions that count, V vocabulary.
+Shapes: N predicting positions, V vocabulary.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from cleangpt.distillation.text import lengths
 
 
 def top1_agreement(ends: Ends, trunk: TrunkTeacher, shadow: Shadow, batches: Iterable[Batch]) -> float:
-    """The share, 0 to 1, of the positions to predict at which bottom, shadow and top say what the whole model says.
+    """The share, 0 to 1, of predicting positions at which bottom, shadow and top agree with the whole model.
 
     Raises:
         TrunkMismatchError: the shadow or the trunk does not fit the ends.

@@ -1,6 +1,6 @@
-"""A causal language model seen as a row of blocks: run up to one of them, name the parameters of each.
+"""A causal language model as a sequence of blocks: runs it up to one of them, and lists each one's parameters.
 
-Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary.
+Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from splitlearn.model.traits import row_width
 
 @contextmanager
 def first_layers(model: nn.Module, path: str, count: int) -> Iterator[nn.ModuleList]:
-    """The model with the first `count` of its layers at `path` alone, for as long as the context lasts."""
+    """Reduces the model's layers at `path` to the first `count` while the context lasts."""
     whole = model.get_submodule(path)
     kept = nn.ModuleList(list(whole.children())[:count])
     model.set_submodule(path, kept)
@@ -30,10 +30,10 @@ def first_layers(model: nn.Module, path: str, count: int) -> Iterator[nn.ModuleL
 
 
 class Blocks:
-    """Any causal model that `splitlearn` can cut. Works on the model itself and copies nothing.
+    """The blocks of any causal model that `splitlearn` can cut. It works on the model itself, without a copy.
 
     Raises:
-        UnsupportedModel: no list of layers was found in the model.
+        UnsupportedModel: the model has no list of layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -44,7 +44,7 @@ class Blocks:
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
 
     def after(self, ids_BT: Tensor, block: int) -> Tensor:
-        """Hidden states [B, T, D] after block `block`, counted from 0; later blocks do not run."""
+        """The hidden states [B, T, D] after `block`, counted from 0; later blocks do not run."""
         found: list[Tensor] = []
 
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -59,16 +59,16 @@ class Blocks:
         return found[0]
 
     def logits(self, batch: Batch) -> Tensor:
-        """Of the whole model at the positions from which an id has to be predicted, [N, V]."""
+        """The whole model's logits at the predicting positions, [N, V]."""
         with head_reads_only(self.model.get_output_embeddings(), predicting(batch)):
             return torch.as_tensor(self.model(input_ids=batch.ids_BT, use_cache=False).logits)
 
     def parameters_of(self, block: int) -> list[nn.Parameter]:
-        """Of one block; the embeddings belong to the first."""
+        """The parameters of one block; the embeddings belong to the first."""
         return self._placed(lambda section, layer: layer == block or (block == 0 and section == "begin"))
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Of final norm and head. A head that is tied to the embeddings takes them along."""
+        """The parameters of final norm and head, including the embeddings if the head is tied to them."""
         head = self.model.get_output_embeddings().weight
         rear = self._placed(lambda section, _: section == "end")
         return rear if any(each is head for each in rear) else [*rear, head]

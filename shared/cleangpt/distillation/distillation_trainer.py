@@ -1,4 +1,4 @@
-"""Distils one whole causal model into another: block by block and then the head, or end to end."""
+"""Distills one whole causal model into another: block by block and then the head, or end to end."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ STUDENT_FOLDER = "student"
 
 @dataclass(frozen=True)
 class DistillationResults:
-    """The losses of every step: of each block, of the head, and of an end-to-end fit."""
+    """The losses of every step, for each block, the head, and an end-to-end fit."""
 
     blocks: tuple[History, ...] = ()
     head: History | None = None
     end_to_end: History | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in history.json."""
+        """The losses as plain values, as written to history.json."""
         return {
             "blocks": [each.to_dict() for each in self.blocks],
             "head": self.head.to_dict() if self.head else None,
@@ -45,24 +45,24 @@ class DistillationResults:
 
 
 class DistillationTrainer:
-    """Fits `student_model` in place. Checkpoints, history.json and the folder `student` lie in `output_dir`.
+    """Fits `student_model` in place. Writes checkpoints, history.json and the folder `student` to `output_dir`.
 
     Args:
         teacher_model: a causal model, a Hugging Face folder, or a sepweight directory.
         student_model: any causal model that can be cut.
-        tokenizer: saved with the student; None saves none.
+        tokenizer: saved with the student; None saves no tokenizer.
         train_dataloader: a DataLoader, a list of batches, or EpochBatches.
-        device: where both models go; None leaves the student's.
+        device: the device of both models; None means the student's.
         hidden_state_loss_type: "mse", "cosine" or "mix".
         logit_loss_type: "kl_div", "cross_entropy" or "mix".
-        temperature: of the divergence.
+        temperature: the temperature of the divergence.
         blocks: the teacher block for each student block; None spreads them evenly.
-        settings: of the loop; epochs and schedule come from `train`. None is one's defaults.
-        callbacks: of every stage's loop.
+        settings: the loop's settings, except epochs and schedule, which `train` sets; None means the defaults.
+        callbacks: the callbacks of every stage's loop.
 
     Raises:
-        VocabularyMismatchError: teacher and student read different ids.
-        StitchingNeededError, BlockMapError, UnknownLossError, BatchFormatError, ModelFolderError: as their names say.
+        VocabularyMismatchError: teacher and student have vocabularies of different sizes.
+        StitchingNeededError, BlockMapError, UnknownLossError, BatchFormatError, ModelFolderError: see each error.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class DistillationTrainer:
         lm_head_epochs: int = 1,
         lm_head_lr: float | None = None,
     ) -> DistillationResults:
-        """Fits the blocks in order and then the head; what was finished before a kill is taken from checkpoints.
+        """Fits the blocks in order and then the head; stages finished before a kill are loaded from checkpoints.
 
         Args:
-            lm_head_lr: None takes `lr_per_block`.
+            lm_head_lr: None means `lr_per_block`.
 
         Raises:
-            CheckpointMismatchError, CheckpointBrokenError, TrainingDivergedError, EmptyDataError: as the loop.
+            CheckpointMismatchError, CheckpointBrokenError, TrainingDivergedError, EmptyDataError: see `StagePlan.fit`.
         """
         backbone = BackboneTrainer(self._teacher, self._student, self._stitches, self._feeds, self._hidden_loss)
         histories = backbone.train(self._plan, epochs_per_block, lr_per_block)
@@ -123,7 +123,7 @@ class DistillationTrainer:
         return self._finished(DistillationResults(tuple(histories), head))
 
     def train_end_to_end(self, epochs: int, lr: float = 1e-3) -> DistillationResults:
-        """Fits all of the student at once by its logits: what block by block has to be compared with."""
+        """Fits the whole student at once by its logits, as a baseline for fitting block by block."""
         history = self._head_trainer().train(self._plan, epochs, lr, whole_student=True)
         return self._finished(DistillationResults(end_to_end=history))
 

@@ -1,6 +1,6 @@
-"""What a client has of a model whose trunk is elsewhere: bottom and top, and the whole with a shadow between.
+"""The bottom and top that a client has of a model with a remote trunk, and the model with a shadow between them.
 
-Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary.
+Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from splitlearn.model.plan import SplitPlan, fingerprint
 
 @dataclass(frozen=True, eq=False)
 class Ends:
-    """Bottom and top of one model. `fingerprint` is what a trunk or shadow that fits between them bears."""
+    """Bottom and top of one model. A trunk or shadow that fits between them has the same `fingerprint`."""
 
     bottom: Part
     top: Part
@@ -32,15 +32,15 @@ class Ends:
 
     @classmethod
     def load(cls, folder: Path | str, layers: str | None = None, *, dtype: str = "float32", trunk: str = "") -> Self:
-        """Reads both from a sepweight directory, of which the trunk's own files need not be there.
+        """Loads both from a sepweight directory, which need not contain the trunk's files.
 
         Args:
-            layers: the trunk's, as "2-22"; None takes the default cut.
-            dtype: that bottom and top compute in here.
-            trunk: the dtype that the trunk computes in, part of the fingerprint; empty for that of the files.
+            layers: the trunk's layers, such as "2-22"; None means the default cut.
+            dtype: the dtype that bottom and top compute in.
+            trunk: the dtype that the trunk computes in, part of the fingerprint; empty means that of the files.
 
         Raises:
-            SepweightError, SplitError: files missing, or layers that the model does not have.
+            SepweightError, SplitError: files are missing, or the model does not have these layers.
         """
         manifest = Manifest.read(Path(folder))
         plan = SplitPlan.parse(layers, manifest.n_layers)
@@ -48,17 +48,17 @@ class Ends:
         return cls(bottom, top, fingerprint(manifest, plan, trunk or manifest.dtype))
 
     def hidden(self, ids_BT: Tensor) -> Tensor:
-        """What the bottom sends to a trunk, [B, T, D], without gradients."""
+        """The hidden states that the bottom sends to a trunk, [B, T, D], without gradients."""
         with torch.no_grad():
             return torch.as_tensor(self.bottom.run(ids_BT))
 
     def logits(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """What the top makes of a trunk's or shadow's rows where an id has to be predicted, [N, V]."""
+        """The top's logits for a trunk's or shadow's rows, at the predicting positions, [N, V]."""
         with head_reads_only(self.top.model.get_output_embeddings(), predicting(batch)):
             return torch.as_tensor(self.top.run(hidden_BTD.to(self.top.dtype)).logits)
 
     def check(self, found: str, what: str) -> None:
-        """Raises TrunkMismatchError where a fingerprint is another one."""
+        """Raises TrunkMismatchError if the fingerprint `found` differs."""
         if found != self.fingerprint:
             raise TrunkMismatchError(
                 f"{what} is for [{found}], bottom and top are of [{self.fingerprint}]; "
@@ -68,7 +68,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class ShadowedCache:
-    """What the three parts remember of one session."""
+    """The caches of all three parts for one session."""
 
     bottom: PartCache
     shadow: DynamicCache
@@ -76,12 +76,12 @@ class ShadowedCache:
 
     @property
     def n_rows(self) -> int:
-        """Rows that the session holds."""
+        """The number of rows in the session."""
         return self.bottom.n_rows
 
 
 class ShadowedModel:
-    """Bottom, shadow and top as one model, on this machine alone.
+    """Bottom, shadow and top as one model, entirely on this machine.
 
     Raises:
         TrunkMismatchError: the shadow was fitted for other ends.
@@ -93,7 +93,7 @@ class ShadowedModel:
         self._shadow = shadow.eval()
 
     def logits(self, batch: Batch) -> Tensor:
-        """Where an id has to be predicted, [N, V], without gradients."""
+        """The logits at the predicting positions, [N, V], without gradients."""
         with torch.no_grad():
             hidden_BTD = self._ends.hidden(batch.ids_BT).to(self._shadow.dtype)
             return self._ends.logits(self._shadow(hidden_BTD), batch)
@@ -106,7 +106,7 @@ class ShadowedModel:
 
     @torch.inference_mode()
     def step(self, ids_T: Tensor, cache: ShadowedCache) -> Tensor:
-        """Appends ids [T] to a session; the last one's logits [V]."""
+        """Appends ids [T] to a session; returns the last one's logits [V]."""
         position = cache.n_rows
         hidden_TD = self._ends.bottom(ids_T, position, cache.bottom).to(self._shadow.dtype)
         hidden_TD = self._shadow(hidden_TD[None], cache.shadow)[0].to(self._ends.top.dtype)

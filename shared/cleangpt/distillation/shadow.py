@@ -1,4 +1,4 @@
-"""A shadow: a small stack of layers in the place of a trunk, in the trunk's width at both ends.
+"""A shadow: a small stack of layers that replaces a trunk and has its width at both ends.
 
 Shapes: B sequences, T rows, D the trunk's hidden size, W the shadow's own width.
 """
@@ -20,11 +20,11 @@ class ShadowConfig(PretrainedConfig):  # type: ignore[misc]
     """The shape of a shadow.
 
     Args:
-        hidden_size: D, numbers in a row at both ends.
-        width: W, of the layers inside; stitching layers lead in and out where it differs from D.
-        num_hidden_layers: of the shadow.
-        intermediate_size: of its MLPs.
-        fingerprint: of the bottom and top that it was fitted for; empty before that.
+        hidden_size: D, the width of rows at both ends.
+        width: W, the width of the layers; if it differs from D, stitching layers are added at both ends.
+        num_hidden_layers: the number of layers.
+        intermediate_size: the inner width of the MLPs.
+        fingerprint: that of the bottom and top that the shadow was fitted for; empty before fitting.
     """
 
     model_type = "cleangpt_shadow"
@@ -51,13 +51,13 @@ class ShadowConfig(PretrainedConfig):  # type: ignore[misc]
 
     @classmethod
     def within(cls, n_parameters: int, **shape: Any) -> Self:
-        """The shadow with the widest MLPs that has at most `n_parameters`.
+        """The shape with the widest MLPs that has at most `n_parameters`.
 
         Args:
-            shape: all but intermediate_size; a width of its own is the hidden size unless it is given.
+            shape: all fields but intermediate_size; `width` defaults to the hidden size.
 
         Raises:
-            ShadowTooLargeError: even the narrowest MLPs make more.
+            ShadowTooLargeError: even the narrowest MLPs exceed `n_parameters`.
         """
         shape = {"width": shape.get("hidden_size", 256), **shape}
         least, next_one = (_parameters_of(cls(intermediate_size=size, **shape)) for size in (_STEP, 2 * _STEP))
@@ -70,7 +70,7 @@ class ShadowConfig(PretrainedConfig):  # type: ignore[misc]
 
     @property
     def stack(self) -> Qwen3Config:
-        """Of the layers inside: Qwen3's, whose normed queries and keys bear high learning rates."""
+        """The config of the inner layers: Qwen3's, whose normed queries and keys tolerate high learning rates."""
         heads = self.num_attention_heads
         return Qwen3Config(
             vocab_size=1,
@@ -87,10 +87,10 @@ class ShadowConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 class Shadow(PreTrainedModel):  # type: ignore[misc]
-    """Hidden states in, hidden states out; `past_key_values` lets it go on row by row.
+    """Maps hidden states to hidden states; with `past_key_values` it can continue row by row.
 
-    What comes out is what went in plus what the layers add, as in the trunk's own residual stream, so a fresh
-    shadow passes on what it gets.
+    Its output is the input plus what the layers add, as in the trunk's own residual stream, so a newly initialized
+    shadow passes its input through.
     """
 
     config_class = ShadowConfig
@@ -124,23 +124,23 @@ class Shadow(PreTrainedModel):  # type: ignore[misc]
 
     @property
     def n_parameters(self) -> int:
-        """Stitching layers included."""
+        """The number of parameters, including stitching layers."""
         return sum(each.numel() for each in self.parameters())
 
     def parameters_of(self, layer: int) -> list[nn.Parameter]:
-        """Of one layer; the way in belongs to the first, and every layer is fitted together with the way out."""
+        """The parameters of one layer. The entrance belongs to the first; every layer is fitted with norm and exit."""
         modules = [self.stack.layers[layer], self.stack.norm, self.exit, *([self.entrance] if layer == 0 else [])]
         return [each for module in modules for each in module.parameters()]
 
     def after(self, hidden_BTD: Tensor, layer: int) -> Tensor:
-        """What would come out, [B, T, D], if the shadow ended after `layer`, counted from 0."""
+        """The output, [B, T, D], as if the shadow ended after `layer`, counted from 0."""
         with first_layers(self, "stack.layers", layer + 1):
             return torch.as_tensor(self(hidden_BTD))
 
     def forward(
         self, hidden_BTD: Tensor, past_key_values: Cache | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
-        """Hidden states [B, T, D] from those of the bottom, [B, T, D]; rows follow those in the cache."""
+        """Maps the bottom's rows [B, T, D] to stand-ins for the trunk's, [B, T, D]; they follow those in the cache."""
         stack_BTW = self.stack(
             inputs_embeds=self.entrance(hidden_BTD),
             position_ids=position_ids,

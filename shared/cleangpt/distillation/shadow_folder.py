@@ -1,4 +1,4 @@
-"""A shadow on disk: config.json, which bears the fingerprint of the ends that it fits, and model.safetensors."""
+"""A shadow on disk: config.json, with the fingerprint of the ends that it fits, and model.safetensors."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
-    """Writes beside `folder` and puts it in its place, so that a kill leaves the old one or the new one whole.
+    """Writes the shadow to a temporary folder that then replaces `folder`, so that a kill leaves one of the two intact.
 
     Raises:
         ShadowFolderError: `folder` exists and holds something other than a shadow.
@@ -34,10 +34,10 @@ def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
 
 
 def load_shadow(folder: Path | str, *, fingerprint: str | None = None) -> Shadow:
-    """The shadow in evaluation mode.
+    """Loads the shadow in evaluation mode.
 
     Args:
-        fingerprint: of the ends that it shall fit; None takes any.
+        fingerprint: that of the ends that it must fit; None accepts any.
 
     Raises:
         ShadowFolderError: files are missing or damaged.
@@ -49,7 +49,7 @@ def load_shadow(folder: Path | str, *, fingerprint: str | None = None) -> Shadow
     try:
         shadow = Shadow(ShadowConfig.from_pretrained(folder, local_files_only=True))
     except Exception as error:
-        # there is hardly an exception that a config with other values than ours does not raise
+        # a config with unexpected values can raise almost any exception
         reason = reason_of(error, folder)
         raise ShadowFolderError(f"{folder / CONFIG_FILE} cannot be read: {reason}; export the shadow again") from error
     found = shadow.config.fingerprint
@@ -61,7 +61,7 @@ def load_shadow(folder: Path | str, *, fingerprint: str | None = None) -> Shadow
     try:
         shadow.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        # RuntimeError is what load_state_dict raises for other names or shapes
+        # load_state_dict raises RuntimeError for other names or shapes
         raise ShadowFolderError(f"{file} cannot be read: {error}; export the shadow again") from error
     shadow.eval()
     return shadow

@@ -1,6 +1,6 @@
-"""Fits a shadow to a trunk that only takes and gives hidden states.
+"""Fits a shadow to a trunk that only accepts and returns hidden states.
 
-Shapes: B rows, T positions, N positions that count, D hidden size.
+Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SHADOW_FOLDER = "shadow"
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkBatch(Batch):
-    """A batch with what the bottom sent and what the trunk answered."""
+    """A batch with the rows that the bottom sent and those that the trunk returned."""
 
     sent_BTD: Tensor  # noqa: N815 - a shape
     answered_BTD: Tensor  # noqa: N815 - a shape
@@ -39,32 +39,32 @@ class TrunkBatch(Batch):
 
 @dataclass(frozen=True)
 class ShadowResults:
-    """The losses of every step of each stage, by its name."""
+    """The losses of every step, by the name of the stage."""
 
     stages: dict[str, History]
 
     @property
     def steps(self) -> int:
-        """Of all stages together."""
+        """The number of steps in all stages."""
         return sum(each.step for each in self.stages.values())
 
 
 class ShadowTrainer:
-    """Asks the trunk once for every batch and fits `shadow` in place to the answers.
+    """Queries the trunk once for every batch and fits `shadow` in place to the answers.
 
-    First the shadow's layers learn the trunk's rows, one layer after the other; then all of it learns, through the
-    top, which stands still, the predictions that the trunk's rows lead to.
+    First the shadow's layers learn the trunk's rows, one layer after another; then the whole shadow learns, through
+    the frozen top, the predictions that the trunk's rows lead to.
 
     Args:
-        data: a DataLoader, a list of batches, or EpochBatches. The texts of its first epoch are asked for, kept in
+        data: a DataLoader, a list of batches, or EpochBatches. The trunk's answers for its first epoch are kept in
             memory and used in every epoch.
-        output_dir: for checkpoints, history.json and the folder `shadow`; None keeps nothing.
-        settings: of the loop; epochs and schedule come from `train`.
-        callbacks: of every stage's loop.
+        output_dir: the folder for checkpoints, history.json and the folder `shadow`; None writes nothing.
+        settings: the loop's settings, except epochs and schedule, which `train` sets.
+        callbacks: the callbacks of every stage's loop.
 
     Raises:
-        TrunkMismatchError: the trunk is of another model, cut or dtype than the ends.
-        BatchFormatError: data that cannot be read.
+        TrunkMismatchError: the trunk belongs to another model, cut or dtype than the ends.
+        BatchFormatError: the data cannot be read.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ShadowTrainer:
         settings = settings or TrainingSettings(epochs=1)
         texts = epochs_of(data, settings.seed)
         recorded: Sequence[Batch] = [self.ask(batch) for batch in texts.batches(0)]
-        # shuffled anew for each epoch, by seed and epoch alone
+        # each epoch has another order, which depends on seed and epoch alone
         source = _Shuffled(recorded, settings.seed)
         identity = f"{ends.fingerprint} {shape_in_words(shadow)} {digest_of(SameEveryEpoch(recorded))}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
@@ -101,9 +101,9 @@ class ShadowTrainer:
         hidden_loss: HiddenStateLoss | None = None,
         logit_loss: LogitLoss | None = None,
     ) -> ShadowResults:
-        """Fits layer by layer for `hidden_epochs` each, then end to end for `logit_epochs`; 0 leaves a stage out.
+        """Fits layer by layer for `hidden_epochs` each, then end to end for `logit_epochs`; 0 skips a stage.
 
-        Raises what StagePlan.fit raises.
+        Raises the errors of StagePlan.fit.
         """
         self._hidden_loss, self._logit_loss = hidden_loss or HiddenStateLoss(), logit_loss or LogitLoss()
         stages: dict[str, History] = {}
@@ -120,14 +120,14 @@ class ShadowTrainer:
         return ShadowResults(stages)
 
     def ask(self, batch: Batch) -> TrunkBatch:
-        """One batch with the trunk's answer, as it is fitted to."""
+        """Queries the trunk with one batch and returns the batch with its answer, on the shadow's device."""
         sent_BTD = self._ends.hidden(batch.ids_BT.to(self._ends.bottom.device))
         answered_BTD = self._trunk.hidden(sent_BTD, lengths(batch))
         asked = TrunkBatch(batch.ids_BT, batch.learned_BT, sent_BTD=sent_BTD, answered_BTD=answered_BTD)
         return asked.to(self.shadow.device)
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        # the plan was given these alone, and the loop keeps what a batch carries
+        # the plan's data consists of TrunkBatches, and the loop preserves the type of a batch
         recorded = cast(TrunkBatch, batch)
         return recorded.sent_BTD.to(self.shadow.dtype), recorded.answered_BTD
 
@@ -158,7 +158,7 @@ class ShadowTrainer:
 
 
 class _Shuffled:
-    """The same batches in every epoch, each time in another order."""
+    """The same batches in every epoch, in another order each time."""
 
     def __init__(self, batches: Sequence[Batch], seed: int) -> None:
         self._batches = batches

@@ -1,4 +1,4 @@
-"""One stage of a distillation: some parameters fitted by one objective, with checkpoints of its own."""
+"""One stage of a distillation: fits some parameters by one objective, with its own checkpoints."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +21,16 @@ from cleangpt.trainers.settings import TrainingSettings
 _WARMUP_SHARE = 0.1
 _LONGEST_WARMUP = 50
 _DECAY_SHARE = 0.6
-# save_pretrained writes them into the config of the model that it saves
+# save_pretrained adds these fields to the model's config
 _FILLED_IN_BY_SAVING = ("architectures", "dtype")
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What all stages of one distillation share.
+    """The settings that all stages of one distillation share.
 
-    `identity` names teacher, student and text. `output_dir` None keeps no checkpoints. `settings` are those of the
-    loop; epochs and schedule come with each stage.
+    `identity` identifies teacher, student and text. `output_dir` None writes no checkpoints. `settings` are those of
+    the loop, except epochs and schedule, which each stage sets.
     """
 
     data: EpochBatches
@@ -48,14 +48,14 @@ class StagePlan:
         epochs: int,
         peak_lr: float,
     ) -> History:
-        """Fits `parameters`; all others of their models have to stand still (`only`).
+        """Fits `parameters`; the caller must freeze all others of their models (`standing_still`).
 
-        A stage that was killed goes on at its last checkpoint; one that was finished is filled from it.
+        A stage that was killed resumes from its last checkpoint; a finished one is loaded from it.
 
         Raises:
-            CheckpointMismatchError, CheckpointBrokenError: the stage's checkpoint is of another distillation, or no
-                whole one.
-            TrainingDivergedError, EmptyDataError: as the loop.
+            CheckpointMismatchError, CheckpointBrokenError: the stage's checkpoint belongs to another distillation, or
+                is damaged.
+            TrainingDivergedError, EmptyDataError: see the loop's `train`.
         """
         steps = epochs * len(self.data.batches(0))
         if not steps:
@@ -82,7 +82,7 @@ class StagePlan:
 
 
 def shape_in_words(model: PreTrainedModel) -> str:
-    """A model's config and dtype, for `identity`; the same before and after the model was saved."""
+    """A model's config and dtype as text, for `identity`; saving the model does not change it."""
     config = model.config.to_diff_dict()
     kept = {name: value for name, value in config.items() if name not in _FILLED_IN_BY_SAVING}
     return f"{json.dumps(kept, sort_keys=True)} {model.dtype}"
@@ -90,7 +90,7 @@ def shape_in_words(model: PreTrainedModel) -> str:
 
 @contextmanager
 def only(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Gradients for these parameters, for as long as the context lasts."""
+    """Enables gradients for these parameters while the context lasts."""
     before = [each.requires_grad for each in parameters]
     for each in parameters:
         each.requires_grad_(True)
@@ -104,7 +104,7 @@ def only(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def standing_still(*modules: nn.Module) -> Iterator[None]:
-    """No gradients for any of the modules' parameters until the context ends."""
+    """Freezes all parameters of the modules while the context lasts."""
     parameters = [each for module in modules for each in module.parameters()]
     before = [each.requires_grad for each in parameters]
     for each in parameters:

@@ -1,4 +1,4 @@
-"""Which teacher block feeds which student block, and the linear maps between blocks of unequal width.
+"""The mapping of student blocks to teacher blocks, and the linear maps between blocks of unequal width.
 
 Shapes: X any leading dimensions, S the student's width, D the teacher's width.
 """
@@ -13,13 +13,13 @@ from cleangpt.errors import BlockMapError, StitchingNeededError
 
 
 def block_map(n_student: int, n_teacher: int, chosen: Sequence[int] | None = None) -> tuple[int, ...]:
-    """For each student block the teacher block, counted from 0, whose output it has to give.
+    """The teacher block, counted from 0, that each student block learns from.
 
-    Without a choice the blocks are spread evenly and the last learns from the last. A deeper student has several
-    blocks learn from one.
+    By default the blocks are spread evenly, and the last learns from the last. In a student deeper than its teacher,
+    several blocks learn from the same one.
 
     Raises:
-        BlockMapError: `chosen` names not one existing teacher block for each student block, in growing order.
+        BlockMapError: `chosen` is not one existing teacher block per student block, in ascending order.
     """
     if chosen is None:
         return tuple(max(0, round((block + 1) * n_teacher / n_student) - 1) for block in range(n_student))
@@ -34,9 +34,9 @@ def block_map(n_student: int, n_teacher: int, chosen: Sequence[int] | None = Non
 
 
 class StitchingLayers(nn.Module):
-    """One linear map from the student's width to the teacher's for each student block; nothing where they agree.
+    """One linear map from the student's width to the teacher's per student block; the identity if the widths agree.
 
-    They serve the fit alone and are not part of the student.
+    The maps are used only for fitting and are not part of the student.
 
     Raises:
         StitchingNeededError: the widths differ and `use` is False.
@@ -55,5 +55,5 @@ class StitchingLayers(nn.Module):
         )
 
     def forward(self, block: int, hidden_XS: Tensor) -> Tensor:
-        """The student block's output as the teacher would write it, [X, D]."""
+        """The student block's output mapped to the teacher's width, [X, D]."""
         return torch.as_tensor(self.maps[block](hidden_XS))

@@ -1,6 +1,6 @@
-"""What a distillation reads, and which positions of it count.
+"""The text that a distillation reads, and which of its positions count.
 
-Shapes: B rows, T positions, N positions that count, X any width.
+Shapes: B rows, T positions, N predicting positions, V vocabulary.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ class SameEveryEpoch:
         self._batches = batches
 
     def batches(self, epoch: int) -> Sequence[Batch]:
-        """Whatever the epoch, all of them."""
+        """All batches, regardless of the epoch."""
         return self._batches
 
 
 def epochs_of(source: Any, seed: int = 0) -> EpochBatches:
-    """The batches of each epoch, from what has them already, a DataLoader, or a list of what DataLoaders yield.
+    """The batches of each epoch, from EpochBatches, a DataLoader, or a list of items as DataLoaders yield them.
 
     Raises:
-        BatchFormatError: it is none of these, or its items are no rows of token ids.
+        BatchFormatError: `source` is none of these, or its items are not rows of token ids.
     """
     if hasattr(source, "batches"):
         epochs: EpochBatches = source
@@ -45,16 +45,16 @@ def epochs_of(source: Any, seed: int = 0) -> EpochBatches:
 
 
 def digest_of(data: EpochBatches) -> str:
-    """Tells texts apart by the first batch and the number of batches, so that nothing large is read twice."""
+    """A digest of the first batch and the number of batches; it does not read the whole text a second time."""
     batches = data.batches(0)
     first = batches[0].ids_BT.cpu().numpy().tobytes() if len(batches) else b""
     return f"{len(batches)} batches {hashlib.sha256(first).hexdigest()[:16]}"
 
 
 def present(batch: Batch) -> Tensor:
-    """Where a row has text, bool [B, T]: up to the last id that is learned.
+    """Marks the positions with text, bool [B, T]: those up to the last learned id of each row.
 
-    What follows cannot be told from padding.
+    Later positions cannot be told from padding.
     """
     if batch.learned_BT is None:
         return torch.ones_like(batch.ids_BT, dtype=torch.bool)
@@ -62,13 +62,13 @@ def present(batch: Batch) -> Tensor:
 
 
 def lengths(batch: Batch) -> list[int]:
-    """How many positions of each row are present."""
+    """How many positions of each row have text."""
     found: list[int] = present(batch).sum(1).tolist()
     return found
 
 
 def predicting(batch: Batch) -> Tensor:
-    """Positions from which an id has to be predicted, bool [B, T]."""
+    """Marks the predicting positions, those from which an id has to be predicted, bool [B, T]."""
     found_BT = torch.ones_like(batch.ids_BT, dtype=torch.bool)
     if batch.learned_BT is not None:
         found_BT[:, :-1] = batch.learned_BT[:, 1:]
@@ -77,13 +77,13 @@ def predicting(batch: Batch) -> Tensor:
 
 
 def next_ids(batch: Batch) -> Tensor:
-    """The ids [N] that follow the positions that `predicting` marks."""
+    """The ids [N] after the predicting positions."""
     return batch.ids_BT[:, 1:][predicting(batch)[:, :-1]]
 
 
 @contextmanager
 def head_reads_only(head: nn.Module, chosen_BT: Tensor) -> Iterator[None]:
-    """The head runs on the chosen rows alone, so that logits come out as [N, V]."""
+    """Runs the head only on the chosen positions while the context lasts, so that logits are [N, V]."""
 
     def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0][chosen_BT], *inputs[1:])

@@ -1,8 +1,8 @@
-"""Opens the trunk that a shadow learns from: layers in a directory here, or a service at an address.
+"""Opens the trunk that a shadow learns from: layers in a local directory, or a service at an address.
 
-`cleangpt` knows no network. A package that does names what opens an address, in the entry point group
-`cleangpt.trunks` under the name `address`: something that is called with the address, and with `wait`, the seconds that
-a trunk gets to start. It gives a context manager, whose value is a TrunkTeacher.
+`cleangpt` has no network code. A package that has some registers an opener in the entry point group `cleangpt.trunks`
+under the name `address`: a callable that takes the address and `wait`, how many seconds to wait for the trunk to start,
+and returns a context manager whose value is a TrunkTeacher.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ GROUP = "cleangpt.trunks"
 NAME = "address"
 
 PATIENCE_SECONDS = 60.0
-"""How long a trunk at an address is waited for, unless somebody says otherwise."""
+"""How long to wait for a trunk at an address by default."""
 
 
 @dataclass(frozen=True, eq=False)
 class OpenTrunk:
-    """A trunk with the bottom and top that fit it. `part` is None where its layers are elsewhere."""
+    """A trunk with the bottom and top that fit it. `part` is None if the trunk's layers are remote."""
 
     ends: Ends
     teacher: TrunkTeacher
@@ -39,19 +39,19 @@ class OpenTrunk:
 def opened(
     weights: Path | str, layers: str | None = None, address: str | None = None, wait: float = PATIENCE_SECONDS
 ) -> Iterator[OpenTrunk]:
-    """The ends from a sepweight directory, and the trunk from there too or from an address.
+    """Opens the ends from a sepweight directory, and the trunk from the same directory or an address.
 
-    All that is here computes in float32.
+    Everything local computes in float32.
 
     Args:
-        layers: the trunk's, as "2-22"; None takes the default cut.
-        address: of a trunk service, `host:port`; its layers need not be in `weights`.
+        layers: the trunk's layers, such as "2-22"; None means the default cut.
+        address: `host:port` of a trunk service; its layers need not be in `weights`.
         wait: seconds to wait for a service that is still starting.
 
     Raises:
-        SepweightError, SplitError: files missing, or layers that the model does not have.
-        PackageMissingError: an address, and nothing installed that could open it.
-        TrunkMismatchError: the trunk at the address is of another model or cut.
+        SepweightError, SplitError: files are missing, or the model does not have these layers.
+        PackageMissingError: no installed package can open the address.
+        TrunkMismatchError: the trunk at the address belongs to another model or cut.
     """
     manifest = Manifest.read(Path(weights))
     plan = SplitPlan.parse(layers, manifest.n_layers)
@@ -61,9 +61,9 @@ def opened(
         yield OpenTrunk(ends, LocalTrunk(part, ends.fingerprint), part)
         return
     with open_address(address, wait) as teacher:
-        # the last word of a fingerprint is the dtype that the trunk computes in, which is up to the trunk
+        # the last word of a fingerprint is the dtype that the trunk computes in, which the trunk chooses
         dtype = teacher.fingerprint.rsplit(" ", 1)[-1]
-        # before the ends are read: of another cut, their files need not be here
+        # check before loading the ends: with another cut, their files may be missing
         if teacher.fingerprint != (expected := fingerprint(manifest, plan, dtype)):
             raise TrunkMismatchError(
                 f"the trunk at {address} is for [{teacher.fingerprint}], {weights} is [{expected}]; give both the same "
@@ -73,7 +73,7 @@ def opened(
 
 
 def open_address(address: str, wait: float) -> AbstractContextManager[TrunkTeacher]:
-    """The trunk at an address, to be used as a context. Raises PackageMissingError, and what the opener raises."""
+    """A context manager for the trunk at an address. Raises PackageMissingError and the opener's errors."""
     for brought in entry_points(group=GROUP, name=NAME):
         found: AbstractContextManager[TrunkTeacher] = brought.load()(address, wait=wait)
         return found

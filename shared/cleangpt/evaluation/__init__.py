@@ -1,1 +1,1 @@
-"""How good a trained model is."""
+"""Measures the quality of trained models."""

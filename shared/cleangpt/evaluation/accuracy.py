@@ -1,4 +1,4 @@
-"""Ask a model every question that it was trained on and count the answers that come back right.
+"""Asks a model every question that it was trained on and counts the correct answers.
 
 Shapes: B prompts of one length, T positions.
 """
@@ -19,7 +19,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Miss:
-    """A question that came back wrong."""
+    """A question that the model answered incorrectly."""
 
     prompt: str
     expected: str
@@ -28,7 +28,7 @@ class Miss:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`asked` counts every phrasing of every question."""
+    """The result; `asked` counts every phrasing of every question."""
 
     asked: int
     misses: tuple[Miss, ...]
@@ -50,13 +50,13 @@ def measure_accuracy(
     *,
     show_progress: bool = False,
 ) -> Accuracy:
-    """Decodes greedily; right means equal to the answer but for white space around it."""
+    """Decodes greedily; an answer is correct if it is exact except for surrounding white space."""
     asked = [(prompt, question.answer) for question in questions for prompt in question.phrasings]
     by_length: dict[int, list[tuple[list[int], str, str]]] = defaultdict(list)
     for prompt, answer in asked:
         ids = prompt_ids(tokenizer, prompt)
         by_length[len(ids)].append((ids, prompt, answer))
-    # prompts of one length need no padding, so the batch cannot change what any of them is answered
+    # prompts of equal length need no padding, so batching cannot change an answer
     batches = [
         group[start : start + BATCH] for _, group in sorted(by_length.items()) for start in range(0, len(group), BATCH)
     ]
@@ -78,7 +78,7 @@ def measure_accuracy(
 def greedy_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], max_new_tokens: int
 ) -> Iterator[str]:
-    """The most likely answer to each of several prompts of equal length, without special tokens."""
+    """The greedy answer to each of several prompts of equal length, without special tokens."""
     prompts_BT = torch.tensor(prompts)
     answers_BT = model.generate(
         prompts_BT,

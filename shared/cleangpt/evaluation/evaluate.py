@@ -1,4 +1,4 @@
-"""Measures a whole model on a text, beside its teacher where there is one."""
+"""Measures a whole model on a text, next to its teacher if it has one."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ ANSWER_TOKENS = 32
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A whole model under the name that the report calls it by."""
+    """A whole model and its name in the report."""
 
     name: str
     model: PreTrainedModel
@@ -34,15 +34,15 @@ def evaluate_model(
     block_map: tuple[int, ...] | None = None,
     is_compared: bool = False,
 ) -> Report:
-    """Everything that a report holds. Both models stay on their device, which has to be the same.
+    """Measures everything in a report. Both models must be on the same device, and stay there.
 
     Args:
-        block_map: the teacher's block for each of the student's; None spreads them evenly.
-        is_compared: let both go on with the text's prompts.
+        block_map: the teacher block for each student block; None spreads them evenly.
+        is_compared: let both models continue the text's prompts.
 
     Raises:
-        VocabularyMismatchError: student and teacher read different ids; nothing was measured.
-        BlockMapError, EmptyDataError, PromptError: as their names say.
+        VocabularyMismatchError: the vocabularies have different sizes; nothing was measured.
+        BlockMapError, EmptyDataError, PromptError: see each error.
     """
     own = Blocks(student.model.eval())
     others = Blocks(teacher.model.eval()) if teacher else None
@@ -67,11 +67,11 @@ def evaluate_model(
 
 
 def refuse_other_tokens(student: BaseTokenizer, teacher: BaseTokenizer) -> None:
-    """Two models can be compared where an id means the same token to both.
+    """Checks that every id means the same token to both models, so that they can be compared.
 
     Raises:
         VocabularyMismatchError: the vocabularies have different sizes.
-        TokenizersDifferError: they have one size, and other tokens in it.
+        TokenizersDifferError: they have the same size but different tokens.
     """
     own, others = student.fast.get_vocab(), teacher.fast.get_vocab()
     if len(own) != len(others):
@@ -88,7 +88,7 @@ def refuse_other_tokens(student: BaseTokenizer, teacher: BaseTokenizer) -> None:
 def figures_of(
     name: str, text: EvaluationText, likelihood: Likelihood, size: Size | None, speed: float | None
 ) -> Figures:
-    """What was found of one model, as the report has it."""
+    """The results for one model, as the report contains them."""
     n_parameters, n_bytes = (size.parameters, size.bytes) if size else (None, None)
     return Figures(name, likelihood, likelihood.bits_per_byte(text.tokens_per_byte), n_parameters, n_bytes, speed)
 

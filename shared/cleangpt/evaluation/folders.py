@@ -1,4 +1,4 @@
-"""Evaluates what lies in folders: whole models, students beside their teachers, shadows beside their trunks."""
+"""Evaluates models from folders: whole models, students next to their teachers, shadows next to their trunks."""
 
 import json
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 class FolderRequest:
     """What to evaluate, and on which text.
 
-    `folder` holds a model or a shadow. `teacher` holds its teacher; for a shadow the sepweight directory that bottom
-    and top are in, whose trunk has the layers `layers` or is at the address `trunk`; there it gets `trunk_wait` seconds
-    to start. `device` None takes a GPU where there is one; shadows are measured on the CPU.
+    `folder` holds a model or a shadow. `teacher` holds its teacher, or for a shadow the sepweight directory with bottom
+    and top. A shadow's trunk consists of `layers` from that directory, or serves at the address `trunk`, where it gets
+    `trunk_wait` seconds to start. `device` None means a GPU if there is one; shadows are measured on the CPU.
     """
 
     folder: Path
@@ -41,13 +41,13 @@ class FolderRequest:
 
 
 def evaluate_folder(request: FolderRequest) -> Report:
-    """Reads the folders and measures.
+    """Loads the folders and measures.
 
     Raises:
-        UsageError: options that the folder has no use for, or a shadow without the model that it belongs to.
-        ModelFolderError, ShadowFolderError, TokenizerFilesError: a folder that holds no such thing.
+        UsageError: an option does not apply to the folder, or a shadow comes without the model that it belongs to.
+        ModelFolderError, ShadowFolderError, TokenizerFilesError: a folder does not hold what is expected.
         VocabularyMismatchError, TokenizersDifferError: student and teacher read different ids.
-        TextError, TrunkMismatchError, SepweightError, SplitError: as `read_evaluation_text` and `opened`.
+        TextError, TrunkMismatchError, SepweightError, SplitError: see `read_evaluation_text` and `opened`.
     """
     if is_shadow(request.folder):
         return _evaluate_shadow(request)
@@ -69,7 +69,7 @@ def evaluate_folder(request: FolderRequest) -> Report:
 
 
 def is_shadow(folder: Path) -> bool:
-    """Whether the folder says of itself that it is a shadow."""
+    """Whether the folder's config.json says that it is a shadow."""
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

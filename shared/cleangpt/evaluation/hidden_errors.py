@@ -1,6 +1,6 @@
-"""How far a student's hidden states are from its teacher's, block by block.
+"""Measures the error of a student's hidden states against its teacher's, block by block.
 
-Shapes: B rows, T positions, N positions that count, S the student's width, D the teacher's width.
+Shapes: B rows, T positions, N positions with text, S the student's width, D the teacher's width.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,13 +21,13 @@ from splitlearn.model.layout import inspect_model
 
 @dataclass(frozen=True)
 class BlockError:
-    """Of one student block and the teacher block that it stands for, both counted from 0.
+    """The error of one student block against the teacher block that it replaces, both counted from 0.
 
-    `teacher` None is the whole trunk, whose rows every layer of a shadow is fitted to.
+    `teacher` None means the whole trunk, to whose rows every layer of a shadow is fitted.
 
-    `relative_mse` is the squared error over the square of the teacher's states, so that 1 is as good as zeros;
-    `cosine` the mean cosine between the rows. `is_mapped`: the widths differ, so the student is read through the linear
-    map that fits one half of the rows of text best; the figures are of the other half.
+    `relative_mse` is the squared error over the squared teacher states, so all-zero output scores 1. `cosine` is the
+    mean cosine between the rows. `is_mapped`: the widths differ, so the student is read through the linear map that
+    best fits one half of the rows of text, and measured on the other half.
     """
 
     student: int
@@ -38,7 +38,7 @@ class BlockError:
 
     @property
     def target(self) -> str:
-        """What the student block stands for, in a word."""
+        """The name of what the student block replaces."""
         return "trunk" if self.teacher is None else str(self.teacher)
 
 
@@ -46,15 +46,15 @@ class BlockError:
 def block_errors(
     student: PreTrainedModel, teacher: PreTrainedModel, batches: Sequence[Batch], chosen: Sequence[int] | None = None
 ) -> tuple[BlockError, ...]:
-    """One entry for each student block.
+    """The error of each student block.
 
     Args:
         chosen: the teacher block for each student block; None spreads them evenly, as distillation does.
 
     Raises:
         BlockMapError: `chosen` does not fit.
-        EmptyDataError: the widths differ and there is but one row of text.
-        UnsupportedModel: no list of layers was found.
+        EmptyDataError: there is no position to compare, or the widths differ and there is only one row of text.
+        UnsupportedModel: a model has no list of layers.
     """
     pairs = list(enumerate(block_map(inspect_model(student).n_layers, inspect_model(teacher).n_layers, chosen)))
 
@@ -84,7 +84,7 @@ def block_errors(
 
 @torch.no_grad()
 def row_errors(pairs: Iterable[tuple[Tensor, Tensor]], student: int, teacher: int | None) -> BlockError:
-    """Of rows [N, D] beside the rows [N, D] that they stand for."""
+    """The error of rows [N, D] against the rows [N, D] that they replace."""
     error = _Error()
     for own_ND, other_ND in pairs:
         error.add(own_ND, other_ND)
@@ -92,7 +92,7 @@ def row_errors(pairs: Iterable[tuple[Tensor, Tensor]], student: int, teacher: in
 
 
 def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> list[Tensor]:
-    """What each of a causal model's layers gives to the next, [B, T, D]; several streams side by side."""
+    """The output of each layer of a causal model, [B, T, D], with several streams side by side."""
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -125,13 +125,13 @@ class _Error:
     def of(self, student: int, teacher: int | None, *, is_mapped: bool) -> BlockError:
         if not self.rows:
             raise EmptyDataError("no position of the text is left to compare hidden states at; give more text")
-        # a floor, so that a teacher that answers zeros gives a number
+        # a floor, so that the error is finite if the teacher's rows are all zero
         relative = self.squares / max(self.targets, 1e-12)
         return BlockError(student, teacher, relative, self.cosines / self.rows, is_mapped)
 
 
 class _LinearMap:
-    """Least squares over everything that was learned, by its normal equations; with an intercept."""
+    """A least-squares linear map with an intercept, accumulated as normal equations."""
 
     def __init__(self, student_width: int, teacher_width: int) -> None:
         self._gram_SS = torch.zeros(student_width + 1, student_width + 1, dtype=torch.float64)
@@ -143,7 +143,7 @@ class _LinearMap:
         self._cross_SD += (student_NS.T @ teacher_ND.double()).cpu()
 
     def solved(self) -> Tensor:
-        # streams of a student may be sums of each other: the smallest of all equally good maps
+        # a student's streams may be linearly dependent: pinv gives the smallest of all equally good maps
         inverse_SS = torch.linalg.pinv(self._gram_SS, rtol=1e-9, hermitian=True)
         return torch.as_tensor(inverse_SS @ self._cross_SD)
 
@@ -153,7 +153,7 @@ def _with_one(rows_NS: Tensor) -> Tensor:
 
 
 def _halves(batches: Sequence[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Each batch with the positions to fit at, of every other row of text, and those to measure at."""
+    """Each batch with the positions to fit on, which are in every other row of text, and those to measure on."""
     if sum(len(batch.ids_BT) for batch in batches) < 2:
         raise EmptyDataError(
             "between unequal widths a map is fitted on one half of the rows of text and measured on the other, but "

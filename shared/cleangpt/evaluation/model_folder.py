@@ -1,4 +1,4 @@
-"""Whole models with the tokenizers that lie beside them."""
+"""Loads whole models together with their tokenizers."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from cleangpt.tokenizers import load_tokenizer
 
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The whole model and its tokenizer, from a sepweight directory or a Hugging Face folder.
+    """Loads a whole model and its tokenizer from a sepweight directory or a Hugging Face folder.
 
-    The model comes in the dtype that it is stored in. Raises what `open_model` and `load_tokenizer` raise.
+    The model has its stored dtype. Raises the errors of `open_model` and `load_tokenizer`.
     """
     return open_model(folder), load_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""A report as a picture."""
+"""Plots of a report."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ _FEWEST_AT_A_POINT = 20
 
 
 def plot_report(report: Report, file: Path) -> None:
-    """Writes a picture in the format that the name of `file` ends in (png, svg, pdf).
+    """Writes a plot in the format of the extension of `file` (png, svg, pdf).
 
-    Loss by position in the text; with a teacher also agreement, error of hidden states, and size and speed beside
-    those of the teacher.
+    It shows loss by position in the text; with a teacher also agreement, error of hidden states, and size and speed
+    relative to the teacher's.
     """
     has_teacher = report.teacher is not None and report.agreement is not None
-    # a figure of its own: pyplot would keep it for the life of the process
+    # not pyplot, which would keep the figure for the life of the process
     figure = Figure(figsize=(11, 7.6) if has_teacher else (7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2) if has_teacher else figure.subplots(1, 1, squeeze=False)
@@ -40,13 +40,13 @@ def plot_report(report: Report, file: Path) -> None:
 
 
 def loss_points(likelihood: Likelihood) -> list[tuple[float, float]]:
-    """Mean position and loss (nats per token) of neighbouring positions, 32 points at most."""
+    """The mean position and loss (nats per token) of groups of neighboring positions, at most 32 points."""
     per_point = max(1, -(-len(likelihood.counts) // _MOST_POINTS))
     found = []
     for start in range(0, len(likelihood.counts), per_point):
         nats = likelihood.nats[start : start + per_point]
         counts = likelihood.counts[start : start + per_point]
-        # positions that few rows reach would only show chance
+        # positions that few rows reach would only show noise
         if sum(counts) >= min(_FEWEST_AT_A_POINT, likelihood.tokens):
             found.append((start + (len(counts) + 1) / 2, sum(nats) / sum(counts)))
     return found

@@ -1,6 +1,6 @@
-"""How likely a text is to a model, and how often it says what its teacher says.
+"""Measures a text's likelihood under a model, and how often the model agrees with its teacher.
 
-Shapes: N positions from which an id has to be predicted, V vocabulary, T positions of a row.
+Shapes: N predicting positions, V vocabulary, T positions of a row.
 """
 
 import math
@@ -20,18 +20,18 @@ _ROWS_AT_ONCE = 1024
 
 
 class Predictor(Protocol):
-    """A model, or parts of one, that predict ids."""
+    """A model, or parts of one, that predicts ids."""
 
     def logits(self, batch: Batch) -> Tensor:
-        """Where an id has to be predicted, [N, V], row after row."""
+        """The logits at the predicting positions, [N, V], row by row."""
         ...
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Sums over a text: the surprise of ids in nats, and how many there were.
+    """Sums over a text: the surprise of ids in nats, and their number.
 
-    Entry i is about the ids that stand behind i + 1 others in their row.
+    Entry i covers the ids with i + 1 others before them in their row.
     """
 
     nats: tuple[float, ...]
@@ -39,7 +39,7 @@ class Likelihood:
 
     @property
     def tokens(self) -> int:
-        """Ids that were predicted."""
+        """The number of predicted ids."""
         return sum(self.counts)
 
     @property
@@ -49,18 +49,18 @@ class Likelihood:
 
     @property
     def perplexity(self) -> float:
-        """Among how many equally likely ids the model would have to choose to be as unsure; inf beyond all numbers."""
+        """The number of equally likely ids that would leave the model as unsure; inf if it overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     def bits_per_byte(self, tokens_per_byte: float) -> float:
-        """What the text would take if the model compressed it: comparable between tokenizers."""
+        """The size of the text if the model compressed it, in bits per byte; comparable between tokenizers."""
         return self.loss * tokens_per_byte / math.log(2)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`top_1` and `top_5` are the shares, 0 to 1, of positions at which the teacher's most likely id is among so many
-    most likely ones of the student. `divergence` is the mean of KL(teacher, student) in nats.
+    """`top_1` and `top_5` are the shares, 0 to 1, of positions at which the teacher's most likely id is the student's
+    most likely one, or among its five most likely. `divergence` is the mean of KL(teacher, student) in nats.
     """
 
     positions: int
@@ -71,7 +71,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one pass over a text has found."""
+    """The results of one pass over a text."""
 
     student: Likelihood
     teacher: Likelihood | None = None
@@ -80,10 +80,10 @@ class Predictions:
 
 @torch.no_grad()
 def measure_predictions(student: Predictor, teacher: Predictor | None, batches: Iterable[Batch]) -> Predictions:
-    """Both models read every batch once.
+    """Measures one or both models; each reads every batch once.
 
     Raises:
-        VocabularyMismatchError: they predict different numbers of ids.
+        VocabularyMismatchError: the models have vocabularies of different sizes.
         EmptyDataError: there is nothing to predict.
     """
     own, others, agreed = _Surprise(), _Surprise(), _Agreed()
@@ -137,7 +137,7 @@ class _Agreed:
             chosen_N1 = right.argmax(-1, keepdim=True)
             ahead_N = (found > found.gather(-1, chosen_N1)).sum(-1)
             self.positions += len(found)
-            # the likeliest of several equal ones is the first, to both models
+            # ties go to the first id, in both models
             self.top_1 += int((found.argmax(-1, keepdim=True) == chosen_N1).sum())
             self.top_5 += int((ahead_N < 5).sum())
             mine, theirs = found.float().log_softmax(-1), right.float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""What an evaluation has found, as one value; in JSON and as a table."""
+"""The results of an evaluation as one value, with output as JSON and as a table."""
 
 import json
 import textwrap
@@ -15,7 +15,7 @@ _COLUMN = 56
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one model. What is None was not measured or is not known here, such as the size of a trunk elsewhere."""
+    """The figures of one model. None means not measured or not known here, such as the size of a remote trunk."""
 
     name: str
     likelihood: Likelihood
@@ -25,7 +25,7 @@ class Figures:
     tokens_per_second: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The figures as plain values."""
         found = {name: value for name, value in asdict(self).items() if name != "likelihood"}
         likelihood = self.likelihood
         return {
@@ -41,7 +41,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How both go on with one prompt, by their likeliest ids."""
+    """The greedy continuations of one prompt by both models."""
 
     prompt: str
     student: str
@@ -50,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything about a model on one text, beside its teacher where there is one."""
+    """All results for a model on one text, with those of its teacher if it has one."""
 
     text: str
     student: Figures
@@ -60,7 +60,7 @@ class Report:
     comparisons: tuple[Comparison, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in the JSON file."""
+        """The report as plain values, as written to the JSON file."""
         return {
             "text": self.text,
             "student": self.student.to_dict(),
@@ -71,13 +71,13 @@ class Report:
         }
 
     def write_json(self, file: Path) -> None:
-        """Writes the numbers; a perplexity beyond all numbers becomes null."""
+        """Writes the report as JSON; an infinite perplexity becomes null."""
         file.parent.mkdir(parents=True, exist_ok=True)
         found = _finite(self.to_dict())
         file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
-        """For a terminal."""
+        """The report as text for a terminal."""
         found = [f"{self.text}: {self.student.likelihood.tokens:,} tokens predicted", "", *self._figures()]
         if self.agreement is not None:
             found += ["", *_agreement(self.agreement)]

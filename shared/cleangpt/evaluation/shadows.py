@@ -1,4 +1,4 @@
-"""Measures a shadow: bottom, shadow and top beside bottom, trunk and top.
+"""Measures a shadow: compares bottom, shadow and top with bottom, trunk and top.
 
 Shapes: B rows, T positions, D hidden size, V vocabulary.
 """
@@ -27,26 +27,26 @@ _TIMED = 32
 
 @dataclass(frozen=True, eq=False)
 class WholeOfParts:
-    """Bottom, trunk and top as one model, which predicts what the whole model predicts."""
+    """Bottom, trunk and top as one model, with the predictions of the whole model."""
 
     ends: Ends
     trunk: TrunkTeacher
 
     def logits(self, batch: Batch) -> Tensor:
-        """Where an id has to be predicted, [N, V]."""
+        """The logits at the predicting positions, [N, V]."""
         return self.ends.logits(self.trunk.hidden(self.ends.hidden(batch.ids_BT), lengths(batch)), batch)
 
     def next_logits(self, ids_T: Tensor) -> Tensor:
-        """Of the id behind `ids_T`, [V]. Everything before it is computed anew."""
+        """The logits for the id after `ids_T`, [V]; recomputed from the start, without a cache."""
         hidden_BTD = self.trunk.hidden(self.ends.hidden(ids_T[None]), [len(ids_T)])
         return torch.as_tensor(self.ends.top.run(hidden_BTD.to(self.ends.top.dtype)).logits[0, -1])
 
 
 @dataclass(frozen=True, eq=False)
 class ShadowSubject:
-    """A shadow with the ends that it fits and the trunk that it stands for.
+    """A shadow with the ends that it fits and the trunk that it replaces.
 
-    `trunk_size` is None where the trunk is elsewhere.
+    `trunk_size` is None if the trunk is remote.
     """
 
     name: str
@@ -60,13 +60,13 @@ class ShadowSubject:
 def evaluate_shadow(
     subject: ShadowSubject, tokenizer: BaseTokenizer, text: EvaluationText, *, is_compared: bool = False
 ) -> Report:
-    """Everything that a report holds; `blocks` has the rows after each of the shadow's layers beside the trunk's.
+    """Measures everything in a report; `blocks` compares the rows after each of the shadow's layers with the trunk's.
 
-    Size and speed are those of all three parts together; the speed of the whole is not measured, for a trunk elsewhere
-    answers as fast as the line to it.
+    Size and speed are those of all three parts together. The speed of the whole model is not measured, because a remote
+    trunk is only as fast as the network.
 
     Raises:
-        TrunkMismatchError: trunk or shadow are for other ends; nothing was measured.
+        TrunkMismatchError: the trunk or the shadow is for other ends; nothing was measured.
     """
     ends = subject.ends
     ends.check(subject.trunk.fingerprint, "the trunk")
@@ -122,7 +122,7 @@ def _comparison(prompt: str, student: ShadowedModel, whole: WholeOfParts, tokeni
 
 
 def _likeliest(next_V: Callable[[list[int]], Tensor], prompt_ids: list[int], tokenizer: BaseTokenizer) -> str:
-    """The likeliest continuation. Parts are no model that transformers could generate with, so it is found here."""
+    """The greedy continuation. transformers cannot generate with parts of a model, so this function does."""
     ids = list(prompt_ids)
     for _ in range(ANSWER_TOKENS):
         ids.append(int(next_V(ids).argmax()))

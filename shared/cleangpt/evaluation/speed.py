@@ -1,4 +1,4 @@
-"""How large a model is and how fast it goes on with a text."""
+"""Measures the size of a model and its generation speed."""
 
 import time
 from collections.abc import Callable
@@ -17,14 +17,14 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Size:
-    """Of all parameters, those that are tied counted once. `bytes` as they are in memory."""
+    """The size of all parameters, counting tied ones once. `bytes` is the size in memory."""
 
     parameters: int
     bytes: int
 
 
 def size_of(*modules: nn.Module) -> Size:
-    """Of modules together; what they share is counted once."""
+    """The total size of the modules; shared parameters count once."""
     found = {each.data_ptr(): each for module in modules for each in module.parameters()}
     return Size(
         sum(each.numel() for each in found.values()), sum(each.numel() * each.element_size() for each in found.values())
@@ -33,7 +33,7 @@ def size_of(*modules: nn.Module) -> Size:
 
 @torch.inference_mode()
 def tokens_per_second(model: PreTrainedModel) -> float:
-    """Ids that one text of its own grows by in a second: greedily, one by one, the median of three rounds."""
+    """The greedy decoding speed of a single sequence with a cache: the median of three rounds."""
     context = context_of(model) or _PROMPT + _TOKENS
     prompt = min(_PROMPT, context // 2)
     wanted = min(_TOKENS, context - prompt)
@@ -46,10 +46,10 @@ def tokens_per_second(model: PreTrainedModel) -> float:
 
 
 def pace(go_on: Callable[[], object], tokens: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Tokens per second of a call that makes so many: the median of three after one to warm up.
+    """The tokens per second of a call that generates `tokens`: the median of three calls, after one to warm up.
 
     Args:
-        clock: tells seconds.
+        clock: returns the time in seconds.
     """
     go_on()
     seconds = []

@@ -26,11 +26,11 @@ _PROMPT_TOKENS = 16
 
 @dataclass(frozen=True)
 class TextChoice:
-    """Which text, and how it is cut.
+    """Which text to measure on, and how to cut it.
 
-    `source` is what `cleangpt.data.read_texts` takes; conversations are measured on their answers. `block_size` None
-    takes the longest blocks that the models and the text allow, up to 256. `validation` takes the end of the text
-    alone: the share that a training with the same value did not see. `max_batches` stops early.
+    `source` is a source for `cleangpt.data.read_texts`; conversations are measured on their answers. `block_size` None
+    means the longest blocks that the models and the text allow, up to 256. `validation` uses only this share at the end
+    of the text, which a training with the same value did not see. `max_batches` limits the number of batches.
     """
 
     source: str
@@ -44,9 +44,9 @@ class TextChoice:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationText:
-    """Batches to predict, and prompts out of the same text.
+    """Batches to predict, and prompts from the same text.
 
-    `tokens_per_byte` counts all tokens to predict, end tokens included, and the UTF-8 bytes that they stand for.
+    `tokens_per_byte` is the number of tokens to predict, end tokens included, per UTF-8 byte of the text.
     """
 
     name: str
@@ -56,14 +56,14 @@ class EvaluationText:
 
 
 def read_evaluation_text(choice: TextChoice, tokenizer: BaseTokenizer, context: int | None) -> EvaluationText:
-    """The text in ids.
+    """Reads the text and encodes it.
 
     Args:
-        context: positions that the models have; None where they have no end.
+        context: how many positions the models have; None if there is no limit.
 
     Raises:
-        TextError: no such text, none in it, or less than two blocks of it.
-        TokenizerError: conversations without a chat template.
+        TextError: the source is unknown, empty, or too short.
+        TokenizerError: the source holds conversations and the tokenizer has no chat template.
     """
     if choice.source in CONVERSATION_SOURCES:
         return _conversations(choice, tokenizer, context)

@@ -1,4 +1,4 @@
-"""Which interpreter's documentation a model was trained on: other versions word some answers differently."""
+"""Records which interpreter's documentation a model was trained on; other versions word some answers differently."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ TRAINED_ON_FILE = "trained_on.json"
 
 
 def write_trained_on(folder: Path, questions: Sequence[Question]) -> None:
-    """Notes this interpreter and a digest of its questions beside the model."""
+    """Writes this interpreter's version and a digest of its questions to the model's folder."""
     text = json.dumps(_trained_on(questions), indent=2) + "\n"
     (folder / TRAINED_ON_FILE).write_text(text, encoding="utf-8")
 
 
 def other_text(folder: Path, questions: Sequence[Question]) -> str | None:
-    """A line that says so where the model was trained on other questions than these of this interpreter.
+    """A one-line note if the model was trained on other questions than this interpreter's.
 
-    None where the text is the same, or where `folder` does not say what the model was trained on.
-    Raises ModelFolderError where its file is damaged.
+    None if the questions are the same, or if `folder` does not record what the model was trained on.
+    Raises ModelFolderError if the record is damaged.
     """
     file = folder / TRAINED_ON_FILE
     if not file.exists():

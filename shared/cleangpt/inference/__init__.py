@@ -1,1 +1,1 @@
-"""Text from a model, through transformers' own generation code."""
+"""Text generation with a model, through transformers' own code."""

@@ -1,4 +1,4 @@
-"""One prompt to one text, through transformers' `generate`."""
+"""Continues one prompt with transformers' `generate`."""
 
 from typing import Any, Protocol
 
@@ -11,13 +11,13 @@ from cleangpt.tokenizers import BaseTokenizer
 
 
 class Streamer(Protocol):
-    """What gets ids as they come, such as transformers' `TextStreamer`."""
+    """Receives ids as they are generated, such as transformers' `TextStreamer`."""
 
     def put(self, value: torch.Tensor) -> None:
-        """The ids of the prompt, then one after the other."""
+        """Called first with the ids of the prompt, then with each new id."""
 
     def end(self) -> None:
-        """There are no more."""
+        """Called after the last id."""
 
 
 def run_generation(
@@ -29,19 +29,19 @@ def run_generation(
     streamer: Streamer | None = None,
     **sampling: Any,
 ) -> tuple[list[int], str]:
-    """Goes on with a prompt until the end token, `max_new_tokens` or the end of the model's positions.
+    """Continues a prompt until the end token, `max_new_tokens` or the end of the model's positions.
 
     Args:
-        device: where the model goes; None leaves it where it is.
-        streamer: gets the ids as they come; only without beams.
-        sampling: the fields of `Sampling`; without any, the likeliest 50 ids.
+        device: the model is moved there; None leaves it where it is.
+        streamer: receives the ids as they are generated; not allowed with beams.
+        sampling: the fields of `Sampling`; the default is 50 tokens by greedy decoding.
 
     Returns:
-        The ids, those of the prompt included, and their text without special tokens.
+        The ids, including those of the prompt, and their text without special tokens.
 
     Raises:
-        GenerationSettingsError: a value that has no meaning, or a streamer with beams.
-        PromptError: no token in the prompt, one that the model has no row for, or no room behind it.
+        GenerationSettingsError: a value is meaningless, or a streamer is combined with beams.
+        PromptError: the prompt has no token, a token without an embedding row, or no position left after it.
     """
     choice = Sampling(**sampling)
     if streamer is not None and choice.num_beams > 1:
@@ -74,14 +74,14 @@ def run_generation(
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """How many positions a model has; None where it has no end."""
+    """How many positions a model has; None if it has no limit."""
     config = model.config.get_text_config(decoder=True)
     found = None if getattr(config, "alibi", False) else getattr(config, "max_position_embeddings", None)
     return int(found) if found else None
 
 
 def room_behind(prompt_ids: list[int], model: PreTrainedModel) -> int | None:
-    """How many ids fit behind a prompt; None where there is no end. Raises PromptError."""
+    """How many ids fit after a prompt; None if there is no limit. Raises PromptError."""
     rows = model.get_input_embeddings().weight.shape[0]
     if not prompt_ids:
         raise PromptError("the prompt has no token; give it some text")
@@ -100,7 +100,7 @@ def room_behind(prompt_ids: list[int], model: PreTrainedModel) -> int | None:
 
 
 def _ends(model: PreTrainedModel, fast: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The end of a text as the model's folder names it, else as the tokenizer does."""
+    """The end and padding ids: the end id from the model's generation config, else from the tokenizer."""
     named = model.generation_config
     end = fast.eos_token_id if named is None or named.eos_token_id is None else named.eos_token_id
     first = end[0] if isinstance(end, list) else end

@@ -1,4 +1,4 @@
-"""How the next id is chosen: plain values, without torch."""
+"""The sampling parameters: plain values, without torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +8,16 @@ from cleangpt.errors import GenerationSettingsError
 
 @dataclass(frozen=True)
 class Sampling:
-    """What `run_generation` can be told. None leaves a rule out.
+    """The parameters of `run_generation`. None disables a rule.
 
-    `temperature` 0 or None takes the likeliest id, whatever the other rules say: in the limit they all keep it.
-    `top_k` keeps the k likeliest ids, `top_p` the fewest likeliest with that share of the probability together, `min_p`
-    those with at least that share of the likeliest one's probability, `typical_p` those whose surprise is nearest to
-    the expected one. `repetition_penalty` above 1 makes ids that were there before less likely. `num_beams` above 1
-    searches that many texts side by side. `seed` None draws from torch's own generator.
+    `temperature` 0 or None takes the likeliest id; the next four rules then have no effect, since they all keep it.
+    `top_k` keeps the k likeliest ids, `top_p` the smallest set of likeliest ids with at least that total probability,
+    `min_p` the ids with at least that share of the top id's probability, `typical_p` the ids whose surprise is closest
+    to the expected one. `repetition_penalty` above 1 makes ids that occurred before less likely. `num_beams` above 1
+    searches that many texts in parallel. With `seed` None, torch's global generator is used.
 
     Raises:
-        GenerationSettingsError: a value that has no meaning.
+        GenerationSettingsError: a value is out of range.
     """
 
     max_new_tokens: int = 50
@@ -43,14 +43,14 @@ class Sampling:
 
     @property
     def is_random(self) -> bool:
-        """Whether ids are drawn."""
+        """Whether ids are sampled."""
         return bool(self.temperature)
 
     @property
     def rules(self) -> dict[str, Any]:
         """The fields of transformers' GenerationConfig.
 
-        Every rule is named, also where it does nothing: what is None there is filled in from the model's own config.
+        Disabled rules are set to neutral values: transformers fills in None from the model's own config.
         """
         found: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,

@@ -1,6 +1,6 @@
-"""Small causal language models that behave like any of transformers'; importing this registers them there.
+"""Small causal language models that behave like any model of transformers; importing this package registers them.
 
-Needs torch and transformers and nothing else: whoever serves such a model imports this and no more of cleangpt.
+It needs only torch and transformers, because serving such a model imports this package and no other part of cleangpt.
 """
 
 from cleangpt.model.configuration import CleanGPTConfig, FactoredConfig, SASPConfig, VanillaConfig

@@ -1,12 +1,12 @@
-"""ALiBi as columns of queries and keys: positions that every attention kernel takes, because it sees no bias.
+"""ALiBi as extra columns of queries and keys. It works with every attention kernel, because no kernel sees a bias.
 
 "Train Short, Test Long" (ICLR 2022, arXiv 2108.12409) adds m_h (j - i) to the score of query i and key j, with a slope
-m_h for each head. Here four columns more in queries and keys make the same sum:
+m_h for each head. Here four extra columns in queries and keys add the same term:
 
     [256 r, r, i div 256, i mod 256] . [j div 256, j mod 256, -256 r, -r] = r (j - i),   r = m_h / scaling
 
-Keys keep their positions in the cache, so nothing is to be added for cached rows, padding or sessions in one batch.
-Every column but r is a whole number below 257, exact in bfloat16 as well, for texts of up to 65 536 tokens.
+Keys carry their positions into the cache, so cached rows, padding and batched sessions need nothing more. For texts of
+up to 65 536 tokens, every column but r is a whole number below 257, which is exact even in bfloat16.
 
 Shapes: B sequences, H heads, T rows.
 """
@@ -22,7 +22,7 @@ _BASE = 256
 
 @dataclass(frozen=True)
 class AlibiColumns:
-    """What queries and keys get behind their own columns, both [B or 1, H, T, 4]."""
+    """The columns to append to queries and to keys, both [B or 1, H, T, 4]."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -31,8 +31,8 @@ class AlibiColumns:
 def alibi_slopes(n_head: int) -> list[float]:
     """The slope of each head: 2^(-8 h / n_head) for h = 1, 2, ..., n_head.
 
-    Where `n_head` is no power of two, as the authors do: the slopes of the power of two below it, and then every other
-    slope of the power of two above it.
+    If `n_head` is not a power of two, the slopes follow the authors: those for the power of two below it, then every
+    other slope for the power of two above it.
     """
     below = 2 ** math.floor(math.log2(n_head))
     slopes = [2.0 ** (-8 * h / below) for h in range(1, below + 1)]
@@ -44,8 +44,8 @@ def alibi_columns(position_ids_BT: torch.Tensor, n_head: int, scaling: float) ->
     """The columns for rows at these positions.
 
     Args:
-        position_ids_BT: whole numbers from 0 on.
-        scaling: what the attention multiplies scores with, which the bias is not to be multiplied with.
+        position_ids_BT: whole numbers, starting at 0.
+        scaling: the factor that attention applies to scores; it is divided out, so that it does not scale the bias.
     """
     shape = (position_ids_BT.shape[0], n_head, position_ids_BT.shape[1])
     device = position_ids_BT.device

@@ -1,6 +1,6 @@
-"""What the attention of all architectures shares: heads, cache, positions, and whichever kernel transformers chose.
+"""The attention code that all architectures share: heads, cache, positions, and the kernel that transformers chose.
 
-Shapes: B sequences, T rows, N rows with those in the cache, D hidden size, H heads, d width of a head.
+Shapes: B sequences, T rows, N rows including cached ones, D hidden size, H heads, d width of a head.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from splitlearn.hf.authoring import attention_function
 
 
 class CausalAttention(nn.Module):
-    """Causal attention without its projections; each architecture brings its own."""
+    """Causal attention without projections; each architecture adds its own."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int, queries_per_head: int = 1) -> None:
         super().__init__()
@@ -25,16 +25,16 @@ class CausalAttention(nn.Module):
         self.n_head = config.num_attention_heads
         self.head_width = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_width**-0.5
-        # the two names that transformers' kernels ask for
+        # transformers' kernels read these two attributes
         self.num_key_value_groups = queries_per_head
         self.is_causal = True
 
     def heads(self, rows_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] as [B, H, T, d]."""
+        """Reshapes [B, T, D] to [B, H, T, d]."""
         return self.channels(rows_BTD).transpose(1, 2)
 
     def channels(self, rows_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] as [B, T, H, d]: each head has channels of its own."""
+        """Reshapes [B, T, D] to [B, T, H, d]: each head has its own channels."""
         return rows_BTD.view(*rows_BTD.shape[:2], self.n_head, self.head_width)
 
     def attend(
@@ -49,21 +49,21 @@ class CausalAttention(nn.Module):
         alibi: AlibiColumns | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What each row makes of the values of the rows that it sees.
+        """Appends keys and values to the cache, and attends to all rows in it.
 
         Args:
-            query_BHTd: for several queries a head [B, H x queries, T, d], those of one head side by side.
+            query_BHTd: with several queries per head [B, H x queries, T, d], those of one head side by side.
 
         Returns:
-            [B, T, H x queries, d], and the weights [B, H x queries, T, N] where the kernel gives them.
+            The output [B, T, H x queries, d], and the weights [B, H x queries, T, N] if the kernel returns them.
         """
         if alibi is not None:
             columns_BHTc = alibi.query.repeat_interleave(self.num_key_value_groups, dim=1)
             query_BHTd = _beside(query_BHTd, columns_BHTc)
             key_BHTd = _beside(key_BHTd, alibi.key)
-            # fast kernels want keys and values of one width
+            # fast kernels need keys and values of equal width
             value_BHTd = functional.pad(value_BHTd, (0, N_COLUMNS))
-        # by the one or the other name, as transformers has it
+        # the argument's name depends on the version of transformers
         cache = past_key_values if cache is None else cache
         if cache is not None:
             key_BHTd, value_BHTd = cache.update(key_BHTd, value_BHTd, self.layer_idx)
@@ -85,7 +85,7 @@ def eager_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' attention interface, written out; the one kernel that shows its weights."""
+    """Eager implementation of transformers' attention interface; the only kernel that returns its weights."""
     groups = int(module.num_key_value_groups)  # type: ignore[arg-type]  # set in CausalAttention
     key_BHNd = key.repeat_interleave(groups, dim=1)
     scores_BHTN = torch.matmul(query, key_BHNd.transpose(2, 3)) * scaling

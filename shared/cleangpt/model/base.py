@@ -1,9 +1,10 @@
-"""The frame around the layers, in Hugging Face's form: embeddings, positions, mask, cache, final norm, head, loss.
+"""Everything around the layers, in Hugging Face's form: embeddings, positions, mask, cache, final norm, head, loss.
 
-Weights begin as GPT-2's do: normal with a deviation of 0.02, zero biases, projections into a residual stream smaller
-by the square root of how many write into it. The head is the token embedding (tied).
+Weights are initialized as in GPT-2: normal with a standard deviation of 0.02, biases zero, and projections into a
+residual stream divided by the square root of the number of projections that write into it. The head is tied to the
+token embedding.
 
-Shapes: B sequences, T rows, N rows with those in the cache, D hidden size, V vocabulary.
+Shapes: B sequences, T rows, N rows including cached ones, D hidden size, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
@@ -35,11 +36,11 @@ class Layer(GradientCheckpointingLayer, ABC):  # type: ignore[misc]  # transform
 
     @abstractmethod
     def begin_weights(self, deviation: float, n_layers: int) -> None:
-        """Sets the weights that do not begin as normal numbers of this deviation."""
+        """Initializes the weights that differ from the default, normal with this standard deviation."""
 
 
 class CleanGPTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What transformers asks of the architecture besides its forward."""
+    """What transformers requires of an architecture besides its forward pass."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -50,13 +51,13 @@ class CleanGPTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # a layer comes after what is inside it
+        # modules inside a layer are initialized before the layer, so this overrides their defaults
         if isinstance(module, Layer):
             module.begin_weights(self.config.initializer_range, self.config.num_hidden_layers)
 
 
 class CleanGPTModel(CleanGPTPreTrainedModel):
-    """Token ids to hidden states. Architectures say which layer, and what goes through the layers."""
+    """Maps token ids to hidden states. Architectures define the layer class and the streams through the layers."""
 
     layer_class: ClassVar[type[Layer]]
 
@@ -72,11 +73,11 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         self.post_init()
 
     def into_layers(self, embedded_BTD: torch.Tensor) -> torch.Tensor:
-        """What the first layer gets."""
+        """The input of the first layer."""
         return embedded_BTD
 
     def out_of_layers(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """What the final norm takes, [B, T, D]."""
+        """The input of the final norm, [B, T, D]."""
         return hidden_BTD
 
     @capture_outputs  # type: ignore[untyped-decorator]
@@ -91,13 +92,13 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """As every model of transformers.
+        """The forward pass, with the arguments of every transformers model.
 
         Args:
-            input_ids: [B, T]; or in its place `inputs_embeds` [B, T, D].
-            attention_mask: [B, N], 0 where a row is padding. Positions then count the other rows.
+            input_ids: [B, T]; `inputs_embeds` [B, T, D] may replace it.
+            attention_mask: [B, N], 0 where a row is padding. Positions then count only the other rows.
             position_ids: [B or 1, T].
-            past_key_values: the cache; transformers calls it `cache` from 5.24 on, and so may every caller.
+            past_key_values: the cache; transformers calls it `cache` since 5.24, and callers may use either name.
             use_cache: None means yes, except in training.
 
         Raises:
@@ -149,8 +150,8 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         else:
             n_rows = position_ids.shape[-1] + (0 if past is None else past.get_seq_length())
         longest = self.config.max_position_embeddings
-        # padding takes no position, so the positions themselves say how long the texts are; to read them is to wait
-        # for the device, which only so many rows are worth
+        # padding takes no position, so only the positions tell how long the texts are; reading them waits for the
+        # device, so it is done only when there are more rows than positions
         if n_rows > longest and (n_tokens := int(position_ids.max()) + 1) > longest:
             raise BadInputError(
                 f"the model has positions for {longest} tokens, found {n_tokens}; "
@@ -166,7 +167,7 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
 
 
 class CleanGPTForCausalLM(CleanGPTPreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """The model with its head: hidden states to logits, and the loss."""
+    """The model with its head, which maps hidden states to logits, and the loss."""
 
     model_class: ClassVar[type[CleanGPTModel]]
     _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -192,10 +193,10 @@ class CleanGPTForCausalLM(CleanGPTPreTrainedModel, GenerationMixin):  # type: ig
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As every causal model of transformers: logits [B, T, V], or of the last `logits_to_keep` rows only.
+        """The forward pass of every causal transformers model: logits [B, T, V], or the last `logits_to_keep` rows.
 
         Args:
-            labels: [B, T]; the same ids as `input_ids`, or -100 where the loss leaves a token out.
+            labels: [B, T]; the same ids as `input_ids`, or -100 for tokens that the loss ignores.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -1,4 +1,4 @@
-"""The models' configs in Hugging Face's form: what config.json holds."""
+"""The models' configs in Hugging Face's form, as stored in config.json."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -8,9 +8,9 @@ from splitlearn.hf.cache import CACHE_NAMES
 
 @strict
 class CleanGPTConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types
-    """What all three architectures share. GPTConfig's names for the sizes work too, and mean the same.
+    """The fields that all three architectures share. GPTConfig's names for the sizes work as aliases.
 
-    ALiBi is a field and not a model type of its own: it changes what stands for positions, and no layer.
+    ALiBi is a field and not a model type: it changes how positions are represented, but no layer.
     """
 
     keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012  # transformers' own form
@@ -40,10 +40,10 @@ class CleanGPTConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ha
     tie_word_embeddings: bool = True
 
     def validate_architecture(self) -> None:
-        """Called by transformers.
+        """Checks the sizes; transformers calls it.
 
         Raises:
-            ValueError: the heads do not divide the width.
+            ValueError: the number of heads does not divide the hidden size.
         """
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -72,4 +72,4 @@ class FactoredConfig(CleanGPTConfig):
 
     model_type = "cleangpt_factored"
     n_streams = 2
-    """Hidden states that a layer hands on side by side; a cut sends all of them."""
+    """How many hidden states a layer passes on side by side; a cut sends all of them."""

@@ -1,21 +1,21 @@
-"""Token-Factored: two residual streams, x_t for what tokens are and x_e for what they mean here.
+"""Token-Factored: two residual streams, x_t for what tokens are and x_e for what they mean in context.
 
-After "The Dual-Stream Transformer" (arXiv 2603.07461), where attention alone writes into the token stream, the MLP
-alone into the context stream, and heads exchange scalars only (Kronecker mixing, W (x) I). With x_t the token embedding
-and x_e zero before the first layer:
+It follows "The Dual-Stream Transformer" (arXiv 2603.07461), where only attention writes into the token stream, only the
+MLP writes into the context stream, and heads are mixed by scalars only (Kronecker mixing, W (x) I). Before the first
+layer x_t is the token embedding and x_e is zero. Each layer computes
 
     n    = LN_1(x_t + x_e),   q = W_Q n,   k = W_K n
     v_h  = sum_g V_hg x_t,g                                (x_t,g: the channels of head g; V is H x H)
     x_t' = x_t + [z_1 ... z_H],   z_h = sum_g O_hg A_g v_g,   A_g = softmax(mask + q_g k_g^T / sqrt(d))
     x_e' = x_e + W_2 gelu(W_1 LN_2(x_t' + x_e))
 
-and the final norm takes x_t + x_e. V and O weigh whole heads, so channel i of a head only ever gets channel i of other
-heads and rows: x_t stays a sum of token embeddings, channel by channel. Taken from the paper: the two streams, who
-writes into which, and the form of the mixing. Ours, where its abstract says nothing: q, k and the MLP read the sum of
-both streams through a LayerNorm, values are read off x_t without one, V begins at the identity and O at the identity
-over sqrt(2 layers).
+and the final norm takes x_t + x_e. V and O weigh whole heads, so channel i of a head only ever receives channel i of
+other heads and rows: x_t remains a sum of token embeddings, channel by channel. From the paper: the two streams, what
+writes into which, and the form of the mixing. Our own choices, where its abstract is silent: q, k and the MLP read the
+sum of both streams through a LayerNorm, values are read from x_t without one, V is initialized to the identity, and O
+to the identity over sqrt(2 layers).
 
-A layer hands on both streams side by side, [B, T, 2D] with x_t first; so a cut sends both.
+A layer passes on both streams side by side, [B, T, 2D] with x_t first, so a cut sends both.
 
 Shapes: B sequences, T rows, D hidden size, H heads, d width of a head.
 """
@@ -33,7 +33,7 @@ from splitlearn.hf.authoring import init
 
 
 class HeadMixing(nn.Module):
-    """Each head becomes a weighted sum of heads, channel by channel: W (x) I with W [H, H]."""
+    """Replaces each head with a weighted sum of heads, channel by channel: W (x) I with W [H, H]."""
 
     def __init__(self, n_head: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class HeadMixing(nn.Module):
 
 
 class FactoredAttention(CausalAttention):
-    """Queries and keys of both streams, values of the token stream alone."""
+    """Attention with queries and keys from both streams and values from the token stream alone."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -63,7 +63,7 @@ class FactoredAttention(CausalAttention):
 
 
 class FactoredLayer(Layer):
-    """Attention writes into the first half of a row, the MLP into the second."""
+    """A layer whose attention writes into the first half of a row, and whose MLP writes into the second."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -88,7 +88,7 @@ class FactoredLayer(Layer):
 
 
 class FactoredModel(CleanGPTModel):
-    """Without the head."""
+    """The model without the head."""
 
     config_class = FactoredConfig
     layer_class = FactoredLayer
@@ -104,7 +104,7 @@ class FactoredModel(CleanGPTModel):
 
 
 class FactoredForCausalLM(CleanGPTForCausalLM):
-    """With the head."""
+    """The model with the head."""
 
     config_class = FactoredConfig
     model_class = FactoredModel

@@ -7,7 +7,7 @@ from cleangpt.model.configuration import CleanGPTConfig
 
 
 class FeedForward(nn.Module):
-    """W_2 gelu(W_1 x + b_1) + b_2, with the exact GELU, and dropout behind it."""
+    """W_2 gelu(W_1 x + b_1) + b_2 with the exact GELU, followed by dropout."""
 
     def __init__(self, config: CleanGPTConfig) -> None:
         super().__init__()

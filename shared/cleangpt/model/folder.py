@@ -1,4 +1,4 @@
-"""Whole models from the folders that training and conversion write."""
+"""Loads whole models from the folders that training and conversion write."""
 
 from pathlib import Path
 
@@ -9,12 +9,10 @@ from cleangpt.reasons import broken_json, reason_of
 
 
 def open_model(folder: Path) -> PreTrainedModel:
-    """The whole model of a sepweight directory or a Hugging Face folder, in evaluation mode.
-
-    It comes in the dtype that it is stored in.
+    """The whole model from a sepweight directory or a Hugging Face folder, in evaluation mode and its stored dtype.
 
     Raises:
-        ModelFolderError: `folder` is neither, or a Hugging Face folder that is damaged.
+        ModelFolderError: `folder` is neither, or is a damaged Hugging Face folder.
         SepweightError, SplitError: the sepweight directory is incomplete, damaged or does not fit.
     """
     if folder.is_file():
@@ -22,7 +20,7 @@ def open_model(folder: Path) -> PreTrainedModel:
             f"{folder} is a file; a model is a folder here, with its config and tokenizer beside the weights: name that"
         )
     if (folder / "manifest.json").exists():
-        # a Hugging Face folder needs nothing of it
+        # imported here, because Hugging Face folders do not need it
         from splitlearn.checkpoints.load import load_part
 
         return load_part(folder, "f").model.eval()
@@ -35,10 +33,10 @@ def open_model(folder: Path) -> PreTrainedModel:
 
 
 def open_hugging_face(folder: Path) -> PreTrainedModel:
-    """The whole model of a Hugging Face folder, in evaluation mode and its own dtype. No code in the folder is run.
+    """The whole model from a Hugging Face folder, in evaluation mode and its stored dtype. No code in it is run.
 
     Raises:
-        ModelFolderError: it is damaged, of a type that transformers does not have, or brings code to read it with.
+        ModelFolderError: the folder is damaged, its model type is unknown to transformers, or it needs its own code.
     """
     if reason := broken_json(folder):
         raise ModelFolderError(f"{folder} holds no model that can be read: {reason}")
@@ -47,10 +45,10 @@ def open_hugging_face(folder: Path) -> PreTrainedModel:
             folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:
-        # there is hardly an exception that transformers does not raise for what may stand in such files
+        # bad files make transformers raise almost any exception
         raise ModelFolderError(f"{folder} holds no model that can be read: {reason_of(error, folder)}") from error
     if lacking := sorted(found["missing_keys"]):
-        # which would begin as random numbers
+        # transformers would initialize them with random numbers
         raise ModelFolderError(
             f"{folder} holds no model that can be read: {len(lacking)} of its weights are missing, the first is "
             f"{lacking[0]}; save the model again"

@@ -13,7 +13,7 @@ from cleangpt.model.registry import MODEL_REGISTRY, get_model
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of one model: in embeddings (the tied head is one with them), in all layers, and altogether."""
+    """Parameters of one model: in the embeddings (the tied head included), in all layers, and in total."""
 
     embeddings: int
     layers: int
@@ -21,7 +21,7 @@ class ParameterCount:
 
 
 def parameter_counts(config: GPTConfig) -> dict[str, ParameterCount]:
-    """The counts of every registered model with these sizes; no memory is taken for weights."""
+    """The counts of every registered model at these sizes; no memory is allocated for weights."""
     return {name: _count(name, config) for name in MODEL_REGISTRY}
 
 
@@ -37,7 +37,7 @@ def _count(name: str, config: GPTConfig) -> ParameterCount:
 
 
 def table(counts: dict[str, ParameterCount]) -> str:
-    """The counts in Markdown, each total beside the share that it is of the first one."""
+    """The counts as a Markdown table, with each total as a share of the first model's."""
     first = next(iter(counts.values())).total
     rows = [
         f"| {name} | {count.embeddings:,} | {count.layers:,} | {count.total:,} | {count.total / first:.1%} |"
@@ -48,7 +48,7 @@ def table(counts: dict[str, ParameterCount]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table for the sizes that are given."""
+    """Prints the table for the sizes in `arguments`."""
     defaults = GPTConfig()
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):

@@ -1,4 +1,4 @@
-"""Models by name, and their registration with transformers."""
+"""The registry of models by name, and their registration with transformers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,14 +17,14 @@ ModelBuilder = Callable[[GPTConfig], PreTrainedModel]
 B = TypeVar("B", bound=ModelBuilder)
 
 MODEL_REGISTRY: dict[str, ModelBuilder] = {}
-"""What makes a model of a `GPTConfig`, by the model's name."""
+"""Maps a model's name to the function or class that builds it from a `GPTConfig`."""
 
 
 def register_model(name: str) -> Callable[[B], B]:
-    """Puts a function that makes a causal model of a `GPTConfig`, or a class that is made of one, in the registry.
+    """A decorator that registers a function or class that builds a causal model from a `GPTConfig`.
 
     Raises:
-        ModelNameTakenError: another builder has the name.
+        ModelNameTakenError: another builder already has the name.
     """
 
     def register(builder: B) -> B:
@@ -39,10 +39,10 @@ def get_model(name: str, config: GPTConfig) -> PreTrainedModel:
     """A causal language model with fresh weights.
 
     Args:
-        name: a key of `MODEL_REGISTRY`; it decides, whatever `config.model_type` says.
+        name: a key of `MODEL_REGISTRY`; `config.model_type` is ignored.
 
     Raises:
-        ModelUnknownError: nobody registered the name.
+        ModelUnknownError: the name is not registered.
     """
     if name not in MODEL_REGISTRY:
         raise ModelUnknownError(

@@ -1,20 +1,20 @@
-"""SASP: the simplified attention sub-block with projections, beside its MLP, and no skip at all.
+"""SASP: the simplified attention sub-block with projections, parallel to its MLP, without skip connections.
 
-"Simplifying Transformer Blocks" (ICLR 2024, arXiv 2311.01906), section 4. With n = LN(x), for head h
+It follows "Simplifying Transformer Blocks" (ICLR 2024, arXiv 2311.01906), section 4. With n = LN(x), for head h:
 
     A_h = softmax(mask + q_h k_h^T / sqrt(d)),   q = W_Q n,   k = W_K n
-    C_h = A_h where q were zero: each row sees all rows before it alike (with ALiBi: near ones more than far ones)
+    C_h = A_h for q = 0: each row weighs all rows that it sees equally (with ALiBi: near ones more than far ones)
     s_h = alpha_h n_h + beta_h A_h n_h - gamma_h C_h n_h       (shaped attention; n_h: the channels of head h)
     y   = W_P [s_1 ... s_H] + beta_FF W_2 gelu(W_1 n)          (attention and MLP in parallel)
 
-There are no values: heads mix the rows of their own channels as they are. alpha, beta and gamma are trained, one of
-each a head. They begin at 1 and W_Q at 0, so that A = C and the sub-block begins as the identity, which takes the place
-of the skip. The paper's SAS-P block (P for parallel) has neither values nor projections; this one keeps the output
-projection W_P (P for projections), which begins at the identity, so that heads can hand on what they found to others.
-beta_FF is trained and begins at 0.1.
+There are no value projections: heads mix their own channels of the rows directly. alpha, beta and gamma are trained,
+one of each per head. They are initialized to 1 and W_Q to 0, so that A = C and the sub-block starts as the identity,
+which replaces the skip. The paper's SAS-P block (P for parallel) has neither values nor projections; this one keeps the
+output projection W_P (P for projections), initialized to the identity, so that heads can pass on what they found to
+others. beta_FF is trained and initialized to 0.1.
 
-C costs no pass of its own: every head asks twice, the second time with a query of zeros, in one call to the kernel.
-That holds with a cache, padding and many sessions in a batch, where a running mean would need a state besides.
+C needs no separate pass: every head has a second query, all zeros, in the same call to the kernel. This also works with
+a cache, padding and many sessions in a batch, where a running mean would need additional state.
 
 Shapes: B sequences, T rows, D hidden size, H heads, d width of a head.
 """
@@ -34,7 +34,7 @@ _MLP_GAIN = 0.1
 
 
 class SASPAttention(CausalAttention):
-    """Shaped attention without values, and an output projection. Its weights are those of A_1, C_1, A_2, C_2, ..."""
+    """Shaped attention without values, and an output projection. It returns the weights A_1, C_1, A_2, C_2, ..."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx, queries_per_head=2)
@@ -48,9 +48,9 @@ class SASPAttention(CausalAttention):
 
     def forward(self, normed_BTD: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         query_BHTd = self.heads(self.query(normed_BTD))
-        # the queries of one head lie side by side: its own, and the one of zeros
+        # the two queries of a head are adjacent: its own, then zeros
         query_BHTd = torch.stack([query_BHTd, torch.zeros_like(query_BHTd)], dim=2).flatten(1, 2)
-        # the dtype of the keys, which autocast may have made another than that of the rows
+        # values need the dtype of the keys, which differs from that of the rows under autocast
         value_BHTd = self.heads(normed_BTD.to(query_BHTd.dtype))
         both_BTHd, weights = self.attend(query_BHTd, self.heads(self.key(normed_BTD)), value_BHTd, **kwargs)
         found_BTHd, mean_BTHd = both_BTHd[:, :, 0::2], both_BTHd[:, :, 1::2]
@@ -60,7 +60,7 @@ class SASPAttention(CausalAttention):
 
 
 class SASPLayer(Layer):
-    """Attention and MLP of the same normed rows, added."""
+    """The sum of attention and MLP, both applied to the same normed rows."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -83,7 +83,7 @@ class SASPLayer(Layer):
 
 
 class SASPModel(CleanGPTModel):
-    """Without the head."""
+    """The model without the head."""
 
     config_class = SASPConfig
     layer_class = SASPLayer
@@ -92,7 +92,7 @@ class SASPModel(CleanGPTModel):
 
 
 class SASPForCausalLM(CleanGPTForCausalLM):
-    """With the head."""
+    """The model with the head."""
 
     config_class = SASPConfig
     model_class = SASPModel

@@ -1,10 +1,10 @@
-"""Vanilla: the transformer of GPT-2, LayerNorm before each half of a layer.
+"""Vanilla: the transformer of GPT-2, with a LayerNorm before each half of a layer.
 
     a = x + W_O attention(W_QKV LN_1(x))
     y = a + W_2 gelu(W_1 LN_2(a))
 
-"Language Models are Unsupervised Multitask Learners" (2019), with the exact GELU. Positions are learned and added to
-the token embedding, unless ALiBi stands for them.
+Source: "Language Models are Unsupervised Multitask Learners" (2019), with the exact GELU. Positions are learned and
+added to the token embedding, unless ALiBi replaces them.
 
 Shapes: B sequences, T rows, D hidden size.
 """
@@ -22,7 +22,7 @@ from splitlearn.hf.authoring import init
 
 
 class VanillaAttention(CausalAttention):
-    """Queries, keys and values from one product, and an output projection."""
+    """Attention with queries, keys and values from one matrix product, and an output projection."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -37,7 +37,7 @@ class VanillaAttention(CausalAttention):
 
 
 class VanillaLayer(Layer):
-    """Attention, then MLP, each beside a skip."""
+    """Attention, then MLP, each with a skip connection."""
 
     def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -57,7 +57,7 @@ class VanillaLayer(Layer):
 
 
 class VanillaModel(CleanGPTModel):
-    """Without the head."""
+    """The model without the head."""
 
     config_class = VanillaConfig
     layer_class = VanillaLayer
@@ -66,7 +66,7 @@ class VanillaModel(CleanGPTModel):
 
 
 class VanillaForCausalLM(CleanGPTForCausalLM):
-    """With the head."""
+    """The model with the head."""
 
     config_class = VanillaConfig
     model_class = VanillaModel

@@ -1,4 +1,4 @@
-"""Text to token ids and back behind one interface; every tokenizer saves in Hugging Face's format."""
+"""Tokenizers behind one interface; all of them save in Hugging Face's format."""
 
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
 from cleangpt.tokenizers.factory import TokenizerFactory, create_tokenizer, register_tokenizer

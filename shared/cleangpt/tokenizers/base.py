@@ -1,4 +1,4 @@
-"""What every tokenizer here is: text to token ids and back, on top of one of Hugging Face's."""
+"""The base class of all tokenizers: text to token ids and back, on top of a Hugging Face tokenizer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 @dataclass(frozen=True)
 class TokenizerRequest:
-    """What a tokenizer can be made from; each kind takes what it needs.
+    """The inputs for a tokenizer; each kind uses those it needs.
 
-    `texts` are learned from. `folder` holds a saved tokenizer. `vocab_size` is the most entries wanted,
-    special tokens included; None leaves it to the kind. `context` is the model's limit in tokens, noted in
-    what is saved. `chat` adds the markers and the template of a conversation.
+    `texts` are the training texts. `folder` holds a saved tokenizer. `vocab_size` is the maximum number of entries,
+    special tokens included; None leaves it to the kind. `context` is the model's limit in tokens, saved with the
+    tokenizer. `chat` adds the markers and the template of a conversation.
     """
 
     texts: Iterable[str] | None = None
@@ -26,9 +26,9 @@ class TokenizerRequest:
 
 
 class BaseTokenizer(ABC):
-    """A tokenizer. A new kind inherits this, implements `create` and is registered.
+    """A tokenizer. A new kind inherits from this class, implements `create` and is registered.
 
-    `fast` is the Hugging Face tokenizer that does the work: what models are saved and served with.
+    `fast` is the Hugging Face tokenizer that does the work; models are saved and served with it.
     """
 
     def __init__(self, fast: PreTrainedTokenizerFast) -> None:
@@ -37,27 +37,27 @@ class BaseTokenizer(ABC):
     @classmethod
     @abstractmethod
     def create(cls, request: TokenizerRequest) -> Self:
-        """A tokenizer as `request` wants it. Raises TokenizerError where that cannot be."""
+        """Creates the tokenizer that `request` describes. Raises TokenizerError if that is impossible."""
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest token id: how many rows an embedding needs."""
+        """The highest token id plus one, which is the number of rows that an embedding needs."""
         highest: int = max(self.fast.get_vocab().values())
         return highest + 1
 
     @property
     def end_id(self) -> int | None:
-        """The id that ends a text, where the tokenizer has one."""
+        """The id that ends a text; None if the tokenizer has none."""
         end: int | None = self.fast.eos_token_id
         return end
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of `text` alone: nothing is put before or after it."""
+        """The token ids of `text`, without special tokens before or after it."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, computed side by side on all cores."""
-        # not by `fast`: that one warns about every text longer than the model's limit, which blocks are cut from
+        """The token ids of each text, computed in parallel on all cores."""
+        # not by `fast`, which warns about every text longer than the model's limit; blocks are cut from such texts
         return [each.ids for each in self.fast.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:

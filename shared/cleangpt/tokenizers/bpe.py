@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer trained on the spot: no text is unknown to it."""
+"""A byte-level BPE tokenizer trained on the spot; it can encode any text."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -18,11 +18,11 @@ DEFAULT_VOCABULARY = 4096
 
 
 class BPETokenizer(BaseTokenizer):
-    """Byte pairs merged by how often they stand together (Sennrich et al. 2016), over bytes (Radford et al. 2019)."""
+    """Merges the most frequent pairs (Sennrich et al. 2016), starting from bytes (Radford et al. 2019)."""
 
     @classmethod
     def create(cls, request: TokenizerRequest) -> Self:
-        """Trained on `request.texts`; raises TokenizerTextError without any."""
+        """Trains a tokenizer on `request.texts`. Raises TokenizerTextError if there are none."""
         if request.texts is None:
             raise TokenizerTextError("a bpe tokenizer is trained on the spot and was given no texts; pass texts=...")
         vocab_size = DEFAULT_VOCABULARY if request.vocab_size is None else request.vocab_size
@@ -32,10 +32,10 @@ class BPETokenizer(BaseTokenizer):
 def train_bpe(
     texts: Iterable[str], *, vocab_size: int, context: int | None = None, chat: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer with `vocab_size` entries at most: the special tokens, all 256 bytes, then merges.
+    """Trains a tokenizer with at most `vocab_size` entries: the special tokens, all 256 bytes, then merges.
 
-    Every text can be encoded and decoded back to itself. `context` (tokens) is the model's limit. Equal
-    texts give equal tokenizers. Raises TokenizerTextError where not even the bytes fit into `vocab_size`.
+    Every text decodes back to itself. `context` is the model's limit in tokens. Equal texts produce equal
+    tokenizers. Raises TokenizerTextError if `vocab_size` is too small for the special tokens and the bytes.
     """
     names = CHAT_TOKENS if chat else TEXT_TOKENS
     alphabet = ByteLevel.alphabet()

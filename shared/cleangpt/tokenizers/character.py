@@ -12,18 +12,18 @@ from cleangpt.errors import TokenizerTextError
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
 from cleangpt.tokenizers.chat import CHAT_TOKENS, TEXT_TOKENS, UNKNOWN, hugging_face_form, special_tokens
 
-# a dot does not match the end of a line
+# a dot does not match a newline
 _ANY_CHARACTER = Regex(r"[\s\S]")
 
 
 class CharacterTokenizer(BaseTokenizer):
-    """The special tokens, then the alphabet in the order of Unicode. Other characters become `<|unk|>`."""
+    """Its vocabulary is the special tokens, then the alphabet in Unicode order. Other characters become `<|unk|>`."""
 
     @classmethod
     def create(cls, request: TokenizerRequest) -> Self:
-        """The alphabet of `request.texts`, its most frequent characters where `vocab_size` limits it.
+        """Takes the alphabet from `request.texts`; if `vocab_size` limits it, only the most frequent characters.
 
-        Raises TokenizerTextError where there is no character to learn, or no room for one.
+        Raises TokenizerTextError if the texts hold no character, or if `vocab_size` leaves no entry for one.
         """
         uses: Counter[str] = Counter()
         for text in request.texts or ():
@@ -38,7 +38,7 @@ class CharacterTokenizer(BaseTokenizer):
             raise TokenizerTextError(
                 f"vocab_size is {request.vocab_size}; {len(names)} entries are special tokens: ask for more"
             )
-        # ties go to the character that comes first in Unicode, whatever the order of the text
+        # ties go to the character that comes first in Unicode, regardless of the order in the text
         frequent = sorted(uses, key=lambda character: (-uses[character], character))[:room]
         tokens = [*names, *sorted(frequent)]
         vocabulary = {token: index for index, token in enumerate(tokens)}

@@ -1,7 +1,7 @@
 """The special tokens of the tokenizers trained here, and the chat format of the models that use them.
 
-A turn is `<|user|> question<|end|><|assistant|>answer<|end|>`. The space after the user marker gives a
-name the same tokens at the start of a question as in its middle; the answer starts without one.
+A turn is `<|user|> question<|end|><|assistant|>answer<|end|>`. Because of the space after the user marker, a
+name has the same tokens at the start of a question as in the middle; the answer starts without a space.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ PAD, END, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|unk|>", "<|user|>"
 TEXT_TOKENS = (PAD, END)
 CHAT_TOKENS = (PAD, END, USER, ASSISTANT)
 
-# System messages are left out: a model that only memorises cannot follow them.
+# System messages are dropped: a model that only memorizes cannot follow them.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|> {{ message['content'] | trim }}<|end|>"
@@ -24,12 +24,12 @@ CHAT_TEMPLATE = (
 
 
 def special_tokens(names: Sequence[str]) -> list[AddedToken]:
-    """Tokens that are matched in any text before it is cut, and never changed by a normaliser."""
+    """Tokens that are matched before the text is split, and that no normalizer changes."""
     return [AddedToken(name, special=True, normalized=False) for name in names]
 
 
 def hugging_face_form(tokenizer: Tokenizer, *, context: int | None, chat: bool) -> PreTrainedTokenizerFast:
-    """`tokenizer` with its special tokens named, as `save_pretrained` writes it. `context` counts tokens."""
+    """Wraps `tokenizer` for `save_pretrained`, with the roles of its special tokens. `context` is in tokens."""
     named: dict[str, object] = {"pad_token": PAD, "eos_token": END}
     if tokenizer.token_to_id(UNKNOWN) is not None:
         named["unk_token"] = UNKNOWN
@@ -41,7 +41,7 @@ def hugging_face_form(tokenizer: Tokenizer, *, context: int | None, chat: bool) 
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
-    """Token ids of one question, ready for the answer."""
+    """The token ids of one question, up to where the answer starts."""
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
     )
@@ -50,6 +50,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerFast, answer: str) -> list[int]:
-    """Token ids of one answer with the end marker, as they follow `prompt_ids`."""
+    """The token ids of one answer and the end marker, which follow those of `prompt_ids`."""
     ids: list[int] = tokenizer.encode(f"{answer}{END}", add_special_tokens=False)
     return ids

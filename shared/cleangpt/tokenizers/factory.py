@@ -1,4 +1,4 @@
-"""Kinds of tokenizers by name."""
+"""The registry of tokenizer kinds by name."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ Kind = TypeVar("Kind", bound=type[BaseTokenizer])
 
 
 class TokenizerFactory:
-    """Makes tokenizers. `TOKENIZER_TYPES` has the class of every name; adding to it adds a kind."""
+    """Creates tokenizers. `TOKENIZER_TYPES` maps names to classes; adding an entry adds a kind."""
 
     TOKENIZER_TYPES: ClassVar[dict[str, type[BaseTokenizer]]] = {
         "character": CharacterTokenizer,
@@ -25,7 +25,7 @@ class TokenizerFactory:
 
     @classmethod
     def create(cls, kind: str, request: TokenizerRequest) -> BaseTokenizer:
-        """A tokenizer of `kind`: a name of TOKENIZER_TYPES, or else a folder that holds a saved one."""
+        """Creates a tokenizer of `kind`: a name in TOKENIZER_TYPES, or else a folder that holds a saved tokenizer."""
         if found := cls.TOKENIZER_TYPES.get(kind):
             return found.create(request)
         if Path(kind).is_dir() and request.folder is None:
@@ -43,19 +43,19 @@ def create_tokenizer(
     context: int | None = None,
     chat: bool = False,
 ) -> BaseTokenizer:
-    """A tokenizer of `kind`, a registered name or a folder; the rest as TokenizerRequest says.
+    """Creates a tokenizer of `kind`, a registered name or a folder. TokenizerRequest describes the other arguments.
 
-    Raises UnknownTokenizerError for another kind, TokenizerTextError where there is no text to learn from
-    and TokenizerFilesError where a saved one is not found.
+    Raises UnknownTokenizerError for any other kind, TokenizerTextError if there is no text to train on, and
+    TokenizerFilesError if a saved tokenizer is not found.
     """
     place = None if folder is None else Path(folder)
     return TokenizerFactory.create(kind, TokenizerRequest(texts, place, vocab_size, context, chat))
 
 
 def register_tokenizer(name: str) -> Callable[[Kind], Kind]:
-    """A class decorator that makes `create_tokenizer(name, ...)` give the class.
+    """A class decorator that makes `create_tokenizer(name, ...)` create instances of the class.
 
-    Raises UnknownTokenizerError where the name belongs to another class.
+    Raises UnknownTokenizerError if the name belongs to another class.
     """
 
     def register(kind: Kind) -> Kind:

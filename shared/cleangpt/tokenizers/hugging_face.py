@@ -1,4 +1,4 @@
-"""Tokenizers that exist already: from a folder, or GPT-2's from Hugging Face's cache. Nothing is downloaded."""
+"""Existing tokenizers: from a folder, or GPT-2's from Hugging Face's cache. Nothing is downloaded."""
 
 from pathlib import Path
 from typing import Self
@@ -12,7 +12,7 @@ from cleangpt.reasons import broken_json, reason_of
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
 
 GPT2_REPOSITORY = "openai-community/gpt2"
-# the short name is what older programs cached it under
+# older programs cached it under the short name
 _GPT2_NAMES = (GPT2_REPOSITORY, "gpt2")
 
 
@@ -21,7 +21,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     @classmethod
     def create(cls, request: TokenizerRequest) -> Self:
-        """The tokenizer in `request.folder`, its limit set to `context` where one is given."""
+        """Loads the tokenizer in `request.folder`; `context`, if given, becomes its limit."""
         if request.folder is None:
             raise TokenizerFilesError(
                 "a hugging_face tokenizer comes from a folder, but none was given; pass folder=DIR"
@@ -34,11 +34,11 @@ class GPT2Tokenizer(BaseTokenizer):
 
     @classmethod
     def create(cls, request: TokenizerRequest) -> Self:
-        """From `request.folder`, else from Hugging Face's cache; TokenizerFilesError where neither has it."""
+        """Loads it from `request.folder`, else from Hugging Face's cache; TokenizerFilesError if neither has it."""
         if request.folder is not None:
             return cls(_with_context(load_tokenizer(request.folder), request.context))
         for name in _GPT2_NAMES:
-            # from its folder: by name, transformers asks for the model's config.json too
+            # load from the cached folder: by name, transformers also requires the model's config.json
             try:
                 cached = snapshot_download(name, local_files_only=True)
             except LocalEntryNotFoundError:
@@ -51,9 +51,9 @@ class GPT2Tokenizer(BaseTokenizer):
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in `folder`, without asking any hub.
+    """Loads the tokenizer saved in `folder`, without contacting a hub.
 
-    Raises TokenizerFilesError where there is none, or none of the tokenizers library.
+    Raises TokenizerFilesError if the folder holds no tokenizer, or one that is not from the tokenizers library.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -63,14 +63,14 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
     try:
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        # the tokenizers library tells a broken file by a bare Exception, and transformers by nearly any other
+        # for a broken file the tokenizers library raises a bare Exception, and transformers almost any other
         raise _no_tokenizer(folder, reason_of(error, folder)) from error
     if not isinstance(found, PreTrainedTokenizerFast):
         raise TokenizerFilesError(
             f"{folder} holds a {type(found).__name__}, which is written in Python; expected a tokenizer.json of the "
             "tokenizers library"
         )
-    # transformers makes an empty tokenizer where it finds a model's config.json and nothing else
+    # transformers creates an empty tokenizer if it finds only a model's config.json
     if not found.get_vocab().keys() - set(found.all_special_tokens):
         raise TokenizerFilesError(
             f"{folder} holds no token; expected tokenizer.json and tokenizer_config.json beside the model's files"

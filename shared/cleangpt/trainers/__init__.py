@@ -1,4 +1,4 @@
-"""Training: one loop, trainers by name, callbacks, checkpoints, schedules."""
+"""Training: the loop, trainers by name, callbacks, checkpoints and schedules."""
 
 from cleangpt.trainers.base_trainer import BaseTrainer, TrainerOptions
 from cleangpt.trainers.callbacks import Callback, CurvesPlot, EarlyStop, HistoryFile, ProgressBar, Run, TensorBoard

@@ -1,4 +1,4 @@
-"""What all trainers share: a model, its batches, and the loop; a new strategy overrides `loss` or `callbacks`."""
+"""The base class of all trainers: a model, its batches and the loop. A new strategy overrides `loss` or `callbacks`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ Batches = EpochBatches | DataLoader[Any]
 
 @dataclass(frozen=True, eq=False)
 class TrainerOptions:
-    """What a trainer may be given beside model, batches, optimizer, device and epochs.
+    """The options of a trainer besides model, batches, optimizer, device and epochs.
 
-    `callbacks` are for the trainers that take them.
+    Trainers that do not take `callbacks` ignore them.
     """
 
     settings: TrainingSettings | None = None
@@ -38,8 +38,8 @@ class TrainerOptions:
 class BaseTrainer(ABC):
     """Trains `model` on the batches of `dataloader`, a torch DataLoader or an EpochBatches.
 
-    `optimizer` None is AdamW; `device` None is where the model is. `num_epochs` takes the place of the length that
-    the options' settings say; with neither there is one epoch.
+    `optimizer` None means AdamW; `device` None means the model's device. `num_epochs` overrides the length in the
+    options' settings; without either, there is one epoch.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class BaseTrainer(ABC):
 
     @abstractmethod
     def callbacks(self) -> Sequence[Callback]:
-        """What happens beside the training."""
+        """The callbacks of the loop."""
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
-        """What a step minimises: a scalar, the mean over the learned positions of `batch` on the model's device."""
+        """The scalar that a step minimizes: the mean over the learned positions of `batch`, on the model's device."""
         return learned_loss(model, batch)
 
     def train(self) -> History:
-        """Trains to the end, or until a callback stops it. Raises what `cleangpt.trainers.loop.train` raises."""
+        """Trains to the end or until a callback stops it. Raises the errors of `cleangpt.trainers.loop.train`."""
         validation = self.options.validation
         return train(
             Training(

@@ -1,4 +1,4 @@
-"""What happens beside the training itself: progress bar, files, TensorBoard, plots, early stop.
+"""Everything besides the training itself: progress bar, files, TensorBoard, plots, early stopping.
 
 A callback sees the run and may stop it; it never changes what a step computes.
 """
@@ -19,7 +19,7 @@ from cleangpt.trainers.settings import TrainingSettings
 
 @dataclass
 class Run:
-    """A training as callbacks see it. `stopped` holds the reason once somebody wants it to end."""
+    """A training run as callbacks see it. `stopped` is the reason to end it, or None."""
 
     model: nn.Module
     settings: TrainingSettings
@@ -33,15 +33,15 @@ class Run:
         return self.history.step
 
     def stop(self, reason: str) -> None:
-        """Ends the training after the current step, with a checkpoint; the first reason stays."""
+        """Ends the training after the current step, with a checkpoint; later calls do not change the reason."""
         self.stopped = self.stopped or reason
 
 
 class Callback:
-    """Does nothing at any occasion; override what is needed.
+    """A callback that does nothing; override the methods you need.
 
-    With several processes only the first one calls it, unless `everywhere` is set: then each process does, and
-    sees the same history.
+    With several processes, only the first one calls it. If `everywhere` is set, each process calls it and sees the
+    same history.
     """
 
     everywhere: ClassVar[bool] = False
@@ -53,17 +53,17 @@ class Callback:
         """After every optimizer step."""
 
     def on_evaluation(self, run: Run) -> None:
-        """After every evaluation, which is the last one of `run.history.evaluations`."""
+        """After every evaluation; the newest is the last entry of `run.history.evaluations`."""
 
     def on_checkpoint(self, run: Run) -> None:
-        """After a checkpoint is on disk."""
+        """After a checkpoint was written to disk."""
 
     def on_end(self, run: Run) -> None:
-        """At the end, also of a run that an error ends."""
+        """At the end of a run, even if an error ended it."""
 
 
 class ProgressBar(Callback):
-    """A bar on stderr with smoothed loss, tokens/s, the last validation loss and the time that is left."""
+    """A bar on stderr with smoothed loss, tokens/s, the last validation loss and the remaining time."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
@@ -96,7 +96,7 @@ class ProgressBar(Callback):
 
 @dataclass(frozen=True)
 class EarlyStop(Callback):
-    """Ends a training whose validation loss has not fallen by `least` (nats) for `patience` evaluations."""
+    """Stops a training if the validation loss has not dropped by more than `least` nats in `patience` evaluations."""
 
     patience: int
     least: float = 0.0
@@ -116,7 +116,7 @@ class EarlyStop(Callback):
 
 @dataclass(frozen=True)
 class HistoryFile(Callback):
-    """Writes the history to `file` with each checkpoint and at the end: JSON, or CSV where its name ends so."""
+    """Writes the history to `file` at each checkpoint and at the end: CSV if the name ends in .csv, else JSON."""
 
     file: Path
 
@@ -133,7 +133,7 @@ class HistoryFile(Callback):
 
 @dataclass(frozen=True)
 class CurvesPlot(Callback):
-    """Draws loss, validation loss and learning rate to `file` at the end."""
+    """Plots loss, validation loss and learning rate to `file` at the end."""
 
     file: Path
 
@@ -156,7 +156,7 @@ class TensorBoard(Callback):
     def on_begin(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # what an interrupted run wrote after its last checkpoint is overwritten
+        # discard what an interrupted run wrote after its last checkpoint
         self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1 if run.step else None)
 
     def on_step(self, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written beside the last one and put in its place, so that a kill leaves one of the two whole."""
+"""Checkpoints on disk. Each is written to a temporary file that replaces the last one, so a kill leaves one intact."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -23,11 +23,11 @@ _FORMAT = "cleangpt checkpoint 2"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a loop saves its state, and how often. `identity` names the text and the model in words.
+    """Where a loop saves its state, and how often. `identity` is a string that identifies the text and the model.
 
-    A checkpoint is due when `every_seconds` have passed since the last one, or `every_steps` where that is given.
-    A training whose data does not come again as it came before the checkpoint is refused where `exact` is set, and goes
-    on with a warning where it is not.
+    A checkpoint is due `every_seconds` after the last one, and also every `every_steps` steps if that is set. If the
+    data does not repeat the batches from before the checkpoint, a resuming training is refused if `exact` is set, and
+    continues with a warning otherwise.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Checkpoints:
 
     @property
     def best(self) -> Path:
-        """The file with the weights of the least validation loss."""
+        """The file with the weights of the lowest validation loss."""
         return self.folder / BEST_FILE
 
 
@@ -55,7 +55,7 @@ def save_state(
     history: History,
     feed: FeedState,
 ) -> None:
-    """Replaces the last checkpoint. `described` is what a resuming training has to agree with."""
+    """Replaces the last checkpoint. A resuming training must match `described`."""
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -72,13 +72,13 @@ def restore_state(
     optimizer: Optimizer,
     check: Callable[[History, FeedState], None],
 ) -> History:
-    """Fills model and optimizer from the last checkpoint; an empty history where there is none.
+    """Loads model and optimizer from the last checkpoint and returns its history, or an empty one without a checkpoint.
 
     Args:
-        check: is told what the checkpoint holds before anything is filled, and may raise.
+        check: called with the checkpoint's history and feed before anything is loaded; it may raise.
 
-    Raises CheckpointMismatchError where it belongs to another training and CheckpointBrokenError where it is no
-    whole checkpoint. Neither changes the file; the former changes neither model nor optimizer.
+    Raises CheckpointMismatchError if the checkpoint belongs to another training, and CheckpointBrokenError if it is
+    damaged. Neither changes the file; the former leaves model and optimizer unchanged.
     """
     if not checkpoints.last.exists():
         return History()
@@ -101,7 +101,7 @@ def restore_state(
         model.load_state_dict(found["model"])
         optimizer.load_state_dict(found["optimizer"])
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        # RuntimeError is what a module raises for other names or shapes
+        # a module raises RuntimeError for other names or shapes
         raise _broken(checkpoints.last, " ".join(f"it does not fit the model ({error})".split())) from error
     return history
 
@@ -112,14 +112,14 @@ def save_best(checkpoints: Checkpoints, model: nn.Module, step: int) -> None:
 
 
 def load_best(checkpoints: Checkpoints, model: nn.Module) -> int:
-    """Fills `model` with the best weights and returns their step. Raises CheckpointBrokenError."""
+    """Loads the best weights into `model` and returns their step. Raises CheckpointBrokenError."""
     found = _read(checkpoints.best, ("model", "step"))
     model.load_state_dict(found["model"])
     return int(found["step"])
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, str], names: list[str]) -> list[str]:
-    # identities are digests or long configs: that they differ is all there is to say
+    # identities are digests or long configs, so showing both would not help
     return [
         "its text or model is another"
         if name == "text and model"

@@ -1,9 +1,9 @@
-"""The batches of each optimizer step, and what it takes to get the same ones again when a training resumes.
+"""The batches of each optimizer step, and how a resuming training gets the same ones again.
 
-Whatever the data draws from the random sources that all share (torch's, numpy's, Python's) is a function of the seed,
-the epoch and the batch. What it draws from a generator of its own is not: such a source tells its state by
-`state_dict` and takes it back by `load_state_dict`, as those of torchdata do. Whether that was enough is seen, not
-believed: the last batch before the checkpoint is made once more and compared.
+What the data draws from the global random generators (torch's, numpy's, Python's) is a function of the seed, the epoch
+and the batch. What it draws from a generator of its own is not: such a source saves its state with `state_dict` and
+restores it with `load_state_dict`, as torchdata's do. Resuming checks that this was enough: the batches of the last
+step before the checkpoint are made again and compared.
 """
 
 import copy
@@ -26,32 +26,32 @@ from cleangpt.trainers.settings import TrainingSettings
 
 @runtime_checkable
 class StatefulSource(Protocol):
-    """Data, or a part of it, whose batches depend on more than seed and epoch."""
+    """Data, or a part of it, whose batches depend on more than the seed and the epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors."""
+        """The state, as plain values and tensors."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes what follows the same as when `state_dict` was asked for that state."""
+        """Restores the state, so that the same batches follow as after the `state_dict` call that returned it."""
         ...
 
 
 @dataclass
 class FeedState:
-    """What a checkpoint holds of the data: the sources as the epoch at hand began, and the last step's digest."""
+    """The data's part of a checkpoint: the sources' states at the start of the epoch, and the last step's digest."""
 
     sources: dict[str, Any]
     digest: str
 
     @classmethod
     def from_dict(cls, found: Any) -> "FeedState":
-        """Raises KeyError or TypeError where `found` is none."""
+        """The state from a checkpoint's values. Raises KeyError or TypeError if they do not describe one."""
         return cls(dict(found["sources"]), str(found["digest"]))
 
 
 class Feed:
-    """Hands out the batches of each step, once."""
+    """Yields the batches of each optimizer step, once."""
 
     def __init__(self, data: EpochBatches, settings: TrainingSettings) -> None:
         self._data = data
@@ -61,17 +61,17 @@ class Feed:
         self._last: Sequence[Batch] = ()
 
     def steps(self) -> Iterator[list[Batch]]:
-        """Those of each optimizer step; endless where `settings.epochs` is None."""
+        """The batches of each optimizer step; endless if `settings.epochs` is None."""
         return self._steps(0, {})
 
     def resumed(self, state: FeedState, done: int, *, exact: bool = True) -> Iterator[list[Batch]]:
-        """The steps after the first `done` (at least one), as an uninterrupted training would have them.
+        """The batches after the first `done` steps (at least one), as in an uninterrupted training.
 
         Args:
-            exact: refuse to go on where it would not; otherwise it is a warning.
+            exact: raise an error if the batches differ from those; otherwise only warn.
 
         Raises:
-            CheckpointMismatchError: the data does not come again as it came.
+            CheckpointMismatchError: the data does not repeat the last step before the checkpoint.
         """
         steps = self._steps(done - 1, state.sources)
         if _digest(next(steps, [])) == state.digest:
@@ -87,11 +87,11 @@ class Feed:
         return steps
 
     def state(self) -> FeedState:
-        """For a checkpoint after the step at hand."""
+        """The state for a checkpoint after the current step."""
         return FeedState(self._at_epoch, _digest(self._last))
 
     def total_steps(self) -> int:
-        """How many optimizer steps the training takes when nothing stops it."""
+        """How many optimizer steps the training takes if nothing stops it."""
         settings = self._settings
         if settings.max_steps is not None:
             return settings.max_steps
@@ -109,7 +109,7 @@ class Feed:
             return batches[index]
 
     def _steps(self, done: int, sources: dict[str, Any]) -> Iterator[list[Batch]]:
-        """`sources`: the states of those that tell one, as the epoch of the first step began."""
+        """The steps after the first `done`. `sources` holds their states at the start of the first step's epoch."""
         size, epoch = self._settings.accumulate, 0
         while self._settings.epochs is None or epoch < self._settings.epochs:
             at_epoch = {name: _plain(name, source.state_dict()) for name, source in self._sources.items()}
@@ -127,7 +127,7 @@ class Feed:
             epoch += 1
 
     def _again(self, states: dict[str, Any], epoch: int, count: int) -> Sequence[Batch]:
-        """The epoch's batches, the first `count` of them made: a source moves on with each."""
+        """The epoch's batches, after making the first `count` of them, since each advances the sources' states."""
         for name, source in self._sources.items():
             if name in states:
                 source.load_state_dict(copy.deepcopy(states[name]))
@@ -143,12 +143,12 @@ def _sources_of(data: EpochBatches) -> dict[str, StatefulSource]:
 
 
 def _seed(*numbers: int) -> int:
-    # signed 64 bits are what a generator takes
+    # a generator takes signed 64 bits
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
 
 def _plain(name: str, state: Any) -> Any:
-    """A copy of the state as a checkpoint gives it back. Raises TrainingSettingsError where it cannot be stored."""
+    """A copy of the state as a checkpoint would return it. Raises TrainingSettingsError if it cannot be stored."""
     stored = io.BytesIO()
     try:
         torch.save(state, stored)

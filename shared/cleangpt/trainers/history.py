@@ -1,4 +1,4 @@
-"""What a training has measured so far: part of every checkpoint, and what files and plots are made from."""
+"""The measurements of a training so far. Checkpoints contain them, and files and plots are made from them."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ class Evaluation:
 class History:
     """`losses` (nats per learned token) and `rates` have one entry per finished step.
 
-    `tokens` counts the ids of all steps, padding included; `seconds` is the wall time of all runs together.
+    `tokens` counts the ids of all steps, padding included; `seconds` is the total wall time of all runs.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -35,16 +35,16 @@ class History:
 
     @property
     def best(self) -> Evaluation | None:
-        """The earliest evaluation with the least loss; None where none was made."""
+        """The earliest evaluation with the lowest loss; None if there was no evaluation."""
         return min(self.evaluations, key=lambda each: each.loss, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` takes back."""
+        """The history as plain values, for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> "History":
-        """The history that `to_dict` described. Raises KeyError or TypeError where it is none."""
+        """The history from the values of `to_dict`. Raises KeyError or TypeError for other values."""
         return cls(
             losses=list(found["losses"]),
             rates=list(found["rates"]),
@@ -58,7 +58,7 @@ class History:
         return json.dumps(self.to_dict()) + "\n"
 
     def to_csv(self) -> str:
-        """One line per step: step, loss, learning_rate, validation_loss (empty where none was measured)."""
+        """One line per step: step, loss, learning_rate, validation_loss (empty for steps without an evaluation)."""
         validation = {each.step: each.loss for each in self.evaluations}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

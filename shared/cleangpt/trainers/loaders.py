@@ -1,4 +1,4 @@
-"""A torch DataLoader as the batches of each epoch.
+"""Adapts a torch DataLoader to the batches of each epoch.
 
 Shapes: B rows, T positions.
 """
@@ -22,11 +22,11 @@ _KNOWN = (
 
 
 class LoaderBatches:
-    """The batches of a DataLoader; what it draws from the shared random sources depends on seed and epoch alone.
+    """The batches of a DataLoader. What it draws from the global random generators depends on seed and epoch alone.
 
-    So a resumed training sees the order that an uninterrupted one would have seen. What was trained before it
-    stopped is read once more and skipped. `sources` are the parts of the loader that may draw from sources of their
-    own: see `cleangpt.trainers.feed`.
+    A resumed training therefore sees the same order as an uninterrupted one; it reads the batches from before the stop
+    again and skips them. `sources` are the parts of the loader that may have random generators of their own: see
+    `cleangpt.trainers.feed`.
     """
 
     def __init__(self, loader: "DataLoader[Any]", seed: int) -> None:
@@ -36,7 +36,7 @@ class LoaderBatches:
         self.sources = {name: getattr(loader, name) for name in parts}
 
     def batches(self, epoch: int) -> Sequence[Batch]:
-        """The batches of `epoch`, to be taken in order."""
+        """The batches of `epoch`; take them in order."""
         return _Epoch(self._loader, self._seed * 1_000_003 + epoch, epoch)
 
 
@@ -74,7 +74,7 @@ class _Epoch(Sequence[Batch]):
         for generator in (self._loader.generator, getattr(sampler, "generator", None)):
             if generator is not None:
                 generator.manual_seed(self._seed)
-        # what the loader draws comes from a stream of its own, which the model's dropout cannot shift
+        # the loader has its own random stream, so that the model's dropout cannot shift it
         self._stream = RandomStream(self._seed)
         with self._stream.drawn():
             self._found = iter(self._loader)
@@ -88,7 +88,7 @@ class _Epoch(Sequence[Batch]):
 
 
 def as_batch(item: object) -> Batch:
-    """What a DataLoader yields as a Batch. Raises BatchFormatError where it cannot be read as rows of ids."""
+    """Converts an item of a DataLoader to a Batch. Raises BatchFormatError if it cannot be read as rows of ids."""
     if isinstance(item, Batch):
         return item
     if isinstance(item, Tensor):

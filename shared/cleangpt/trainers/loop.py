@@ -1,7 +1,7 @@
-"""The training loop: every trainer is this loop with other callbacks or another objective.
+"""The training loop. Trainers differ only in their callbacks and objective.
 
-Random numbers from torch, numpy and Python's own source are a function of seed, step and process: a resumed training
-draws what an uninterrupted one draws.
+Random numbers from the global generators of torch, numpy and Python are a function of seed, step and process, so a
+resumed training draws the same numbers as an uninterrupted one.
 """
 
 import time
@@ -31,10 +31,10 @@ _RATE_WITHOUT_SCHEDULE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What is trained, on what, and how.
+    """A training: the model, the data and the settings.
 
-    `optimizer` None is fused AdamW, whose weight decay spares norms and biases. `device` None is where the model
-    is. `objective` has to give the mean over `learned_count(batch)` positions.
+    `optimizer` None means fused AdamW without weight decay on norms and biases. `device` None means the model's
+    device. `objective` must return the mean over `learned_count(batch)` positions.
     """
 
     model: nn.Module
@@ -51,13 +51,13 @@ class Training:
 def train(training: Training) -> History:
     """Trains the model in place, to the end or until a callback stops it, and leaves it in evaluation mode.
 
-    With checkpoints, a training that was killed goes on where its last checkpoint was written and computes the
-    same numbers as an uninterrupted one on the same machine. Under `torchrun` each process trains on its share of
-    the rows of every batch, so that the numbers are those of one process up to rounding.
+    With checkpoints, a training that was killed resumes from its last checkpoint and computes the same numbers as an
+    uninterrupted one on the same machine. Under `torchrun`, each process trains on its share of the rows of every
+    batch; the numbers equal those of a single process up to rounding.
 
     Raises:
-        CheckpointMismatchError, CheckpointBrokenError: the checkpoint cannot be gone on from, or the data does not come
-            again as it came.
+        CheckpointMismatchError, CheckpointBrokenError: the training cannot resume from the checkpoint, or the data does
+            not repeat the batches from before it.
         TrainingDivergedError: the loss is no longer finite; the last checkpoint is from before that.
         EmptyDataError: there are no batches.
     """
@@ -67,7 +67,7 @@ def train(training: Training) -> History:
 
 
 def adamw(model: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """Fused AdamW; matrices decay, norms and biases do not."""
+    """Fused AdamW, with weight decay on matrices but not on norms and biases."""
     parameters = [each for each in model.parameters() if each.requires_grad]
     groups = [
         {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": settings.weight_decay},
@@ -142,7 +142,7 @@ class _Loop:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def _step(self, batches: Sequence[Batch]) -> float:
-        """One optimizer step; the mean loss over all learned positions of all batches and processes."""
+        """Takes one optimizer step; returns the mean loss over the learned positions of all batches and processes."""
         seed_everything((self._settings.seed * 1_000_003 + self._run.step) * 4099 + self._processes.rank)
         n_learned = max(1, sum(learned_count(batch) for batch in batches))
         total = torch.zeros((), device=self._device)
@@ -165,11 +165,11 @@ class _Loop:
         share = self._processes.share(batch)
         count = learned_count(share)
         if not count:
-            # no row is left for this process, but DDP waits for a gradient from each: that of any row, times zero
+            # this process has no row to learn, but DDP waits for its gradient: send that of any row, times zero
             share = replace(batch.of_rows(slice(1)), learned_BT=None)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._settings.bf16_autocast):
             part: torch.Tensor = self._objective(share.to(self._device)) * (count / n_learned)
-        # DDP takes the mean over the processes where the sum is wanted
+        # DDP averages over the processes, but the sum is needed
         (part * self._processes.count).backward()  # type: ignore[no-untyped-call]
         return part.detach()
 

@@ -1,4 +1,4 @@
-"""What a step minimises: the mean cross entropy of the ids that are to be learned.
+"""The objective that a step minimizes: the mean cross entropy of the learned ids.
 
 Shapes: B rows, T positions, P = T - 1 predicting positions, N learned positions, D hidden size, V vocabulary.
 """
@@ -12,22 +12,22 @@ from torch.nn import functional
 from cleangpt.data.batches import Batch
 
 Objective = Callable[[Any, Batch], Tensor]
-"""(model, batch on the model's device) -> the mean over `learned_count(batch)` positions, a scalar with its graph."""
+"""(model, batch on the model's device) -> the mean over `learned_count(batch)` positions, a differentiable scalar."""
 
 
 def learned_loss(model: Any, batch: Batch) -> Tensor:
-    """Mean cross entropy over the learned positions of a batch (nats), a float32 scalar with its graph.
+    """The mean cross entropy over the learned positions of a batch (nats), a differentiable float32 scalar.
 
-    `model` is a causal language model of transformers. Where all is learned, the last id of a row is only predicted,
-    never read, so that such rows may be one id longer than the model's context.
+    `model` is a causal language model of transformers. If all ids are learned, the last id of a row is only predicted
+    and never read, so such rows may be one id longer than the model's context.
     """
     ids_BT = batch.ids_BT
     if batch.learned_BT is None:
         hidden_BPD = _hidden(model, ids_BT[:, :-1])
         hidden_ND, expected_N = hidden_BPD.flatten(0, 1), ids_BT[:, 1:].flatten()
     else:
-        # the head only runs where there is something to learn; the last ids are read although nothing follows them,
-        # since the demo model's numbers came about that way and leaving them out would round otherwise
+        # the head runs only where there is something to learn; the last ids are read although nothing follows them,
+        # because the demo model was trained that way, and dropping them would change the rounding
         learned_BP = batch.learned_BT[:, 1:]
         hidden_ND, expected_N = _hidden(model, ids_BT)[:, :-1][learned_BP], ids_BT[:, 1:][learned_BP]
     logits_NV = model.get_output_embeddings()(hidden_ND)
@@ -35,21 +35,21 @@ def learned_loss(model: Any, batch: Batch) -> Tensor:
 
 
 def _hidden(model: Any, ids_BT: Tensor) -> Tensor:
-    """What the head takes, [B, T, D]."""
-    # padding stands on the right, where a causal model's earlier positions cannot see it: no mask needed
+    """The head's input, [B, T, D]."""
+    # padding is on the right, where a causal model's earlier positions cannot see it: no mask needed
     hidden_BTD: Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     return hidden_BTD
 
 
 def learned_count(batch: Batch) -> int:
-    """How many ids of a batch are to be predicted."""
+    """How many ids of a batch the model has to predict."""
     if batch.learned_BT is None:
         return batch.ids_BT.shape[0] * (batch.ids_BT.shape[1] - 1)
     return int(batch.learned_BT[:, 1:].sum())
 
 
 class ObjectiveModule(nn.Module):
-    """The objective as a forward pass, which is what torch's DDP hangs its gradient exchange on."""
+    """The objective as a module's forward pass, as torch's DDP needs for its gradient exchange."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Loss curves as a picture."""
+"""Plots of loss curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ _SMOOTHED_OVER = 50
 
 
 def draw_curves(histories: Mapping[str, History], file: Path) -> None:
-    """Writes `file` (its ending says the format): losses above, learning rates below, one colour per history.
+    """Writes `file` in the format of its extension: losses above, learning rates below, one color per history.
 
-    The keys are the legend; a single history may have the empty name.
+    The keys label the legend; a single history may have an empty name.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def draw_curves(histories: Mapping[str, History], file: Path) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """An exponential mean over about 50 steps, or a fiftieth of them where they are few; its start is unbiased."""
+    """An exponential moving average over 50 steps, or a fiftieth of all steps if fewer; unbiased at the start."""
     keep = 1.0 - 1.0 / max(1.0, min(_SMOOTHED_OVER, len(values) / 50))
     found, total, weight = [], 0.0, 0.0
     for value in values:

@@ -1,4 +1,4 @@
-"""The random sources that every program shares, torch's, numpy's and Python's own, as streams that disturb no other."""
+"""Independent random streams on top of the global generators of torch, numpy and Python."""
 
 import random
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ _NUMPY_SEEDS = 2**32
 
 
 class RandomStream:
-    """Random numbers that depend on `seed` alone, for what is done inside `with stream.drawn():`, all times together.
+    """A random stream that depends on `seed` alone, for code inside `with stream.drawn():`; each block continues it.
 
-    What is drawn outside is not shifted by it. GPUs' sources are left alone: data are made on the CPU.
+    It does not shift what is drawn outside. The generators of GPUs are left alone, because data is made on the CPU.
     """
 
     def __init__(self, seed: int) -> None:
@@ -23,7 +23,7 @@ class RandomStream:
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
-        """The shared sources are this stream's until the context ends."""
+        """Makes the global generators draw from this stream until the context ends."""
         outer = _captured()
         if self._state is None:
             _seed_shared(self._seed)
@@ -37,14 +37,14 @@ class RandomStream:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the shared sources, those of GPUs included."""
+    """Seeds the global generators, including those of GPUs."""
     torch.manual_seed(seed)
     _seed_shared(seed)
 
 
 def _seed_shared(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
-    # the way to reach what others draw with np.random.rand and the like
+    # the legacy call, because it seeds np.random.rand and the like
     np.random.seed(seed % _NUMPY_SEEDS)
     random.seed(seed)
 

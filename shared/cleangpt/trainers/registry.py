@@ -1,4 +1,4 @@
-"""Trainers by name."""
+"""The registry of trainers by name."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=type[BaseTrainer])
 
 
 def register_trainer(name: str) -> Callable[[T], T]:
-    """A class decorator that makes a trainer known as `name`; a later one takes the place of an earlier one."""
+    """A class decorator that registers a trainer as `name`; a later registration replaces an earlier one."""
 
     def register(trainer_class: T) -> T:
         TRAINER_REGISTRY[name] = trainer_class
@@ -37,10 +37,10 @@ def get_trainer(
     num_epochs: int | None = None,
     **options: Any,
 ) -> BaseTrainer:
-    """The trainer that is registered as `trainer_type`, ready for `train()`.
+    """Creates the trainer registered as `trainer_type`, ready for `train()`.
 
     `options` are the fields of TrainerOptions: settings, validation, checkpoints, callbacks.
-    Raises UnknownTrainerError for a name that is not registered.
+    Raises UnknownTrainerError if the name is not registered.
     """
     trainer_class = TRAINER_REGISTRY.get(trainer_type)
     if trainer_class is None:

@@ -1,4 +1,4 @@
-"""Learning rates over a training: warm-up, plateau, decay. Plain numbers, without torch."""
+"""Learning rate schedules: warm-up, plateau, decay. Plain numbers, without torch."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """A learning rate for every step; its repr names all that decides it."""
+    """A learning rate for every step; its repr contains all its parameters."""
 
     def rate(self, step: int, total_steps: int) -> float:
         """The learning rate of `step`, counted from 0, in a training of `total_steps`."""
@@ -15,9 +15,9 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class WarmupStableDecay:
-    """Linear warm-up to `peak`, then constant, then linear to nearly zero (Hu et al. 2024, arXiv 2404.06395).
+    """Linear warm-up to `peak`, then constant, then linear decay to nearly zero (Hu et al. 2024, arXiv 2404.06395).
 
-    `warmup` counts steps; `decay` is the share of all steps that the last phase takes.
+    `warmup` is in steps; `decay` is the last phase's share of all steps.
     """
 
     peak: float
@@ -35,7 +35,7 @@ class WarmupStableDecay:
 class WarmupCosine:
     """Linear warm-up to `peak`, then half a cosine down to `floor` times `peak` (Loshchilov & Hutter 2017).
 
-    `warmup` counts steps, `floor` is a share between 0 and 1.
+    `warmup` is in steps; `floor` is a share between 0 and 1.
     """
 
     peak: float
@@ -43,7 +43,7 @@ class WarmupCosine:
     floor: float = 0.1
 
     def rate(self, step: int, total_steps: int) -> float:
-        """The learning rate of `step`, counted from 0; reaches the floor with the last step."""
+        """The learning rate of `step`, counted from 0; it reaches the floor at the last step."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, total_steps - 1 - self.warmup)

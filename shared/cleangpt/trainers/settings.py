@@ -1,4 +1,4 @@
-"""What decides the numbers that a training computes: plain frozen values, without torch."""
+"""The settings that determine the results of a training: plain frozen values, without torch."""
 
 from dataclasses import dataclass, fields
 
@@ -8,13 +8,12 @@ from cleangpt.trainers.schedule import Schedule
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """`epochs` passes over the text or `max_steps` optimizer steps: exactly one of them.
+    """A training runs for `epochs` passes over the text or for `max_steps` optimizer steps; set exactly one.
 
-    `accumulate` batches make one step, as if they were one batch. `schedule` None leaves the optimizer's own
-    learning rate. `clip_norm` None does not clip. `evaluate_every` counts steps; there is one evaluation more at
-    the end.
+    `accumulate` batches make one step, as if they were one batch. `schedule` None keeps the optimizer's learning
+    rate. `clip_norm` None disables clipping. `evaluate_every` is in steps; there is one more evaluation at the end.
 
-    Raises TrainingSettingsError for values that no training can have.
+    Raises TrainingSettingsError for values that are out of range.
     """
 
     epochs: int | None = None
@@ -44,5 +43,5 @@ class TrainingSettings:
 
     @property
     def described(self) -> dict[str, str]:
-        """Each field in words, to tell two trainings apart."""
+        """The repr of each field, to tell two trainings apart."""
         return {each.name: repr(getattr(self, each.name)) for each in fields(self)}

@@ -1,4 +1,4 @@
-"""The trainer for a quick look: the loop with a progress bar and nothing else to set up."""
+"""The trainer for quick runs: the loop with a progress bar and nothing else to set up."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from cleangpt.trainers.callbacks import Callback, ProgressBar
 
 
 class SimpleTrainer(BaseTrainer):
-    """Shows a progress bar; the options' callbacks come after it."""
+    """A trainer that shows a progress bar and then calls the options' callbacks."""
 
     def callbacks(self) -> Sequence[Callback]:
-        """The progress bar, then the given ones."""
+        """The progress bar, then the options' callbacks."""
         return (ProgressBar(), *self.options.callbacks)

@@ -1,4 +1,4 @@
-"""The trainer whose surroundings are the caller's: exactly the callbacks that it is given."""
+"""The trainer that runs exactly the caller's callbacks."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from cleangpt.trainers.callbacks import Callback
 
 
 class CallbackTrainer(BaseTrainer):
-    """Runs the loop with the options' callbacks alone; without any it is silent."""
+    """A trainer that runs the loop with only the options' callbacks; without any it prints nothing."""
 
     def callbacks(self) -> Sequence[Callback]:
-        """The given ones."""
+        """The options' callbacks."""
         return tuple(self.options.callbacks)

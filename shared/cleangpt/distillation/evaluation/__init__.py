@@ -1,1 +1,1 @@
-"""The documented place of the evaluation of a distilled model; `cleangpt.evaluation` does the work."""
+"""The documented module path for evaluating a distilled model; `cleangpt.evaluation` does the work."""

@@ -1,6 +1,6 @@
-"""`python -m cleangpt.distillation.evaluation.evaluate_distilled_model`: a student beside its teacher.
+"""`python -m cleangpt.distillation.evaluation.evaluate_distilled_model`: compares a student with its teacher.
 
-The same as `cleangpt evaluate`, by the flags of the document. Models are folders and text is local.
+Does the same as `cleangpt evaluate`, with the flags of the reference document. Models are folders and text is local.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table and writes JSON and a plot where asked to; failures end in one line."""
+    """Prints the table and writes JSON and a plot if requested; errors end the program with one line."""
     parser = _parser()
     given = parser.parse_args(arguments)
     disable_progress_bar()
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def refuse_other_type(folder: Path, wanted: str | None) -> None:
-    """Raises UsageError where the model in a folder is not of the wanted type; ModelUnknownError for no type at all.
+    """Raises UsageError if the folder's model is not of type `wanted`, and ModelUnknownError if there is no such type.
 
-    A folder that holds no config is left to those who read it.
+    A folder without a config passes; reading it fails later.
     """
     if wanted is None:
         return

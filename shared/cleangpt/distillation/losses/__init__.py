@@ -1,4 +1,4 @@
-"""What a student is fitted by: the distance of hidden states, the distance of logits."""
+"""The losses of distillation: the distance between hidden states and the distance between logits."""
 
 from cleangpt.distillation.losses.hidden_state_loss import HIDDEN_STATE_LOSSES, HiddenStateLoss
 from cleangpt.distillation.losses.logit_loss import LOGIT_LOSSES, LogitLoss

@@ -1,6 +1,6 @@
-"""How far the student's hidden states are from the teacher's.
+"""The distance between the student's hidden states and the teacher's.
 
-Shapes: N rows that count, D hidden size.
+Shapes: N rows, D hidden size.
 """
 
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ HIDDEN_STATE_LOSSES = ("mse", "cosine", "mix")
 
 
 class HiddenStateLoss(nn.Module):
-    """`mse` is relative: the squared error over the mean square of the target, so that 1 is as good as zeros.
+    """`mse` is relative: the mean squared error over the mean square of the target, so all-zero output scores 1.
 
-    `cosine` is one minus the cosine of the angle between the rows, blind to their length. `mix` takes `cosine_share`
-    of the second and the rest of the first.
+    `cosine` is one minus the cosine of the angle between the rows, regardless of their length. `mix` weighs `cosine`
+    with `cosine_share` and `mse` with the rest.
 
     Raises:
-        UnknownLossError: `kind` is none of `HIDDEN_STATE_LOSSES`.
+        UnknownLossError: `kind` is not one of `HIDDEN_STATE_LOSSES`.
     """
 
     def __init__(self, kind: str = "mse", cosine_share: float = 0.5) -> None:
@@ -31,11 +31,11 @@ class HiddenStateLoss(nn.Module):
         self.cosine_share = {"mse": 0.0, "cosine": 1.0, "mix": cosine_share}[kind]
 
     def forward(self, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-        """A float32 scalar; gradients flow into the student's rows alone."""
+        """The loss, a float32 scalar; gradients flow only into the student's rows."""
         found_ND, wanted_ND = student_ND.float(), teacher_ND.detach().float()
         loss = found_ND.new_zeros(())
         if self.cosine_share < 1.0:
-            # a floor, so that a teacher that answers zeros gives a number
+            # a floor, so that the loss is finite if the teacher's rows are all zero
             scale = wanted_ND.square().mean().clamp_min(1e-12)
             loss = loss + (1.0 - self.cosine_share) * functional.mse_loss(found_ND, wanted_ND) / scale
         if self.cosine_share > 0.0:

@@ -1,6 +1,6 @@
-"""How far the student's predictions are from the teacher's, or from the text.
+"""The distance between the student's predictions and the teacher's, or the text.
 
-Shapes: N rows that count, V vocabulary.
+Shapes: N rows, V vocabulary.
 """
 
 from torch import Tensor, nn
@@ -14,11 +14,12 @@ LOGIT_LOSSES = ("kl_div", "cross_entropy", "mix")
 class LogitLoss(nn.Module):
     """`kl_div` compares with the teacher's distribution, `cross_entropy` with the text, `mix` with both.
 
-    The divergence is taken at `temperature` and scaled by its square, which keeps the gradients' size ("Distilling
-    the Knowledge in a Neural Network", Hinton et al., 2015). `mix` takes `text_share` of the cross entropy.
+    The divergence is computed at `temperature` and scaled by its square, which preserves the size of the gradients
+    ("Distilling the Knowledge in a Neural Network", Hinton et al., 2015). `mix` weighs `cross_entropy` with
+    `text_share` and `kl_div` with the rest.
 
     Raises:
-        UnknownLossError: `kind` is none of `LOGIT_LOSSES`.
+        UnknownLossError: `kind` is not one of `LOGIT_LOSSES`.
     """
 
     def __init__(self, kind: str = "kl_div", temperature: float = 1.0, text_share: float = 0.5) -> None:
@@ -30,10 +31,10 @@ class LogitLoss(nn.Module):
         self.text_share = {"kl_div": 0.0, "cross_entropy": 1.0, "mix": text_share}[kind]
 
     def forward(self, student_NV: Tensor, teacher_NV: Tensor, next_ids_N: Tensor) -> Tensor:
-        """A float32 scalar, nats per row.
+        """The loss, a float32 scalar in nats per row.
 
         Raises:
-            VocabularyMismatchError: the last dimensions differ.
+            VocabularyMismatchError: the vocabulary dimensions differ.
         """
         if student_NV.shape[-1] != teacher_NV.shape[-1]:
             raise VocabularyMismatchError(student=student_NV.shape[-1], teacher=teacher_NV.shape[-1])

@@ -1,1 +1,1 @@
-"""The stages of a distillation between two whole models: the blocks one after another, then the head."""
+"""The stages of a distillation between two whole models: the blocks one by one, then the head."""

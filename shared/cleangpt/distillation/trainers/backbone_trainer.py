@@ -1,6 +1,6 @@
 """Fits the student's blocks one after another to the teacher's hidden states.
 
-Shapes: N positions that count, D the teacher's width.
+Shapes: B rows, T positions, N positions with text, D the teacher's width.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from cleangpt.trainers.history import History
 
 
 class BackboneTrainer:
-    """Each block learns from its teacher block on what the student's own earlier blocks give it.
+    """Fits each block to the output of its teacher block; its input comes from the student's own earlier blocks.
 
     Args:
-        feeds: the teacher block for each student block, as `block_map` gives it.
+        feeds: the teacher block for each student block, from `block_map`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BackboneTrainer:
         self._loss = loss
 
     def train(self, plan: StagePlan, epochs_per_block: int, lr_per_block: float) -> list[History]:
-        """The history of each block, in order. Raises what StagePlan.fit raises."""
+        """Fits all blocks and returns their histories, in order. Raises the errors of StagePlan.fit."""
         with standing_still(self._student.model, self._stitches):
             self._student.model.train()
             histories = [self._fit(plan, block, epochs_per_block, lr_per_block) for block in range(len(self._feeds))]

@@ -1,6 +1,6 @@
 """Fits the student's predictions to the teacher's: its head alone, or the whole student end to end.
 
-Shapes: N positions that count, V vocabulary.
+Shapes: N predicting positions, V vocabulary.
 """
 
 import torch
@@ -15,7 +15,7 @@ from cleangpt.trainers.history import History
 
 
 class HeadTrainer:
-    """Needs a teacher of the student's vocabulary; DistillationTrainer has checked it."""
+    """Fits by the logits. Teacher and student must have the same vocabulary; DistillationTrainer checks this."""
 
     def __init__(self, teacher: Blocks, student: Blocks, loss: LogitLoss) -> None:
         self._teacher = teacher
@@ -23,7 +23,7 @@ class HeadTrainer:
         self._loss = loss
 
     def train(self, plan: StagePlan, epochs: int, lr: float, *, whole_student: bool = False) -> History:
-        """Fits final norm and head, or every parameter. Raises what StagePlan.fit raises."""
+        """Fits final norm and head, or every parameter. Raises the errors of StagePlan.fit."""
 
         def objective(batch: Batch) -> Tensor:
             with torch.no_grad():
