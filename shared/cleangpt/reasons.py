@@ -47,7 +47,7 @@ def reason_of(error: Exception, folder: Path) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return (
-            "it is read by Python code that lies beside it, and code of strangers is not run here; "
+            "it needs Python code from its own folder, and untrusted code is not run; "
             "use a model of a type that transformers has itself"
         )
     if isinstance(error, UnpicklingError | EOFError) or "weights_only" in text:

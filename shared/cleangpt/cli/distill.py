@@ -5,7 +5,7 @@ from cleangpt.cli.options import command
 
 
 def run(options: DistillOptions) -> None:
-    """The same command again goes on where it was killed."""
+    """If it is killed, run the same command again to resume."""
     # import torch and transformers late, so that --help is quick
     from cleangpt.cli.distilling import distil_shadow, distil_student
 

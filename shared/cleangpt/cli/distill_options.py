@@ -42,7 +42,7 @@ class DistillOptions:
     lr_per_block: float = flag("Highest learning rate.", 1e-3)
     train_lm_head: bool = flag("Fit norm and head after the blocks; of a shadow all of it, by the logits.", True)
     lm_head_epochs: int = flag("Passes over the data for that.", 1)
-    end_to_end_epochs: int = flag("Fit the whole student by the logits for so many passes, and no blocks.", 0)
+    end_to_end_epochs: int = flag("Fit the whole student by the logits this many passes, instead of block by block.", 0)
     use_stitching_layers: bool = flag("Linear maps between unequal widths.", True)
     hidden_state_loss_type: Literal["mse", "cosine", "mix"] = flag("Between hidden states.", "mse")
     logit_loss_type: Literal["kl_div", "cross_entropy", "mix"] = flag("Between predictions.", "kl_div")

@@ -18,15 +18,15 @@ def evaluate(
     max_samples: Annotated[int | None, typer.Option("--max-samples", min=1, help="Most texts to read.")] = None,
     validation: Annotated[
         float | None,
-        typer.Option("--validation", help="Only this share at the text's end, which training left out: 0.05."),
+        typer.Option("--validation", help="Use only this share at the end, which training held out, such as 0.05."),
     ] = None,
     block_size: Annotated[
         int | None, typer.Option("--block-size", min=2, help="Tokens of a row. Default: what fits, up to 256.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 8,
-    max_batches: Annotated[int | None, typer.Option("--max-batches", min=1, help="Stop after so many.")] = None,
+    max_batches: Annotated[int | None, typer.Option("--max-batches", min=1, help="Stop after this many.")] = None,
     generate_comparisons: Annotated[
-        bool, typer.Option("--generate-comparisons", help="Let both go on with prompts of the text.")
+        bool, typer.Option("--generate-comparisons", help="Let both models continue prompts from the text.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw them to this file: .png, .svg, .pdf.")] = None,

@@ -10,7 +10,7 @@ from cleangpt.errors import UsageError
 
 def generate(
     folder: Annotated[Path, typer.Argument(help="What `cleangpt train`, `cleangpt distill` or `convert` wrote.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on with.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],
     max_new_tokens: Annotated[int, typer.Option("--max-tokens", "--max-new-tokens", help="Most tokens to add.")] = 50,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Draw from the k likeliest.")] = None,

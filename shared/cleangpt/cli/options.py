@@ -15,7 +15,7 @@ from cleangpt.errors import UsageError
 
 O = TypeVar("O")  # noqa: E741 - options
 
-_CONFIG_HELP = "TOML file whose keys are these flags' names; what stands on the command line wins."
+_CONFIG_HELP = "TOML file whose keys are these flags' names; the command line takes precedence."
 
 
 def flag(help_text: str, default: Any = MISSING, *, document: str | None = None) -> Any:
@@ -77,7 +77,7 @@ def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is no TOML file: {error}") from error
+        raise UsageError(f"{file} is not a valid TOML file: {error}") from error
     kinds = _kinds(options_class)
     fields_by_key = {name: each.name for each in _fields(options_class) for name in _names(each)}
     values = {fields_by_key.get(key.replace("-", "_"), key): value for key, value in values.items()}

@@ -34,7 +34,7 @@ def tokens(
 ) -> None:
     """Counts how a tokenizer is used: coverage, tokens per word, bytes per token, unused entries."""
     if plot_file is not None and not plot:
-        raise UsageError(f"{plot_file} stands without an option; write --plot {plot_file} to draw a plot there")
+        raise UsageError(f"{plot_file} was given without an option; write --plot {plot_file} to draw a plot there")
     if prune is not None and prune.exists() and (not prune.is_dir() or any(prune.iterdir())):
         raise UsageError(f"{prune} exists already; name a new folder for the pruned tokenizer")
     # import numpy, transformers and matplotlib late, so that --help is quick

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 
 def run(options: TrainOptions) -> int | None:
-    """Under torchrun several processes share each batch. A training that was interrupted goes on with --resume."""
+    """Under torchrun several processes share each batch. Use --resume to continue an interrupted training."""
     # import torch, transformers and matplotlib late, so that --help is quick
     import torch
 
@@ -29,7 +29,7 @@ def run(options: TrainOptions) -> int | None:
     checkpoints = Checkpoints(options.out / "checkpoint", "", options.checkpoint_seconds)
     if checkpoints.last.exists() and not options.resume:
         raise UsageError(
-            f"{options.out} holds a training already; go on with --resume, or name another directory to start again"
+            f"{options.out} already holds a training; use --resume, or name another directory to start again"
         )
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     materials = gather(options)
@@ -49,7 +49,7 @@ def run(options: TrainOptions) -> int | None:
     if not processes.is_first:
         return None
     if is_stopped:
-        print(f"{options.out}: stopped after step {history.step}; the same command with --resume goes on")
+        print(f"{options.out}: stopped after step {history.step}; run the same command with --resume to continue")
         return INTERRUPTED
     _write(options, materials, checkpoints, history)
     return None

@@ -48,7 +48,7 @@ class TrainOptions:
     seed: int = flag("Of weights, order and dropout.", 0)
     validation: float | None = flag("Share of the text to validate on; 0 for none. Default: 0.05 of text.", None)
     evaluate_every: int = flag("Steps between two evaluations.", 200)
-    patience: int | None = flag("Stop after so many evaluations without a lower loss.", None)
+    patience: int | None = flag("Stop after this many evaluations without a lower loss.", None)
     checkpoint_seconds: float = flag("Seconds between two checkpoints.", 60.0)
     tensorboard: bool = flag("Write TensorBoard events to DIR/tensorboard.", False)
     dtype: Literal["float32", "bfloat16", "float16"] = flag("Of the weights that are written.", "float32")

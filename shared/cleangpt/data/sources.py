@@ -38,7 +38,7 @@ CONVERSATION_SOURCES: dict[str, Callable[[], tuple[Question, ...]]] = {"stdlib-q
 def register_text_source(name: str, texts: Callable[[], Iterable[str]]) -> None:
     """Makes `read_texts(name)` read `texts()`. Raises UnknownTextSourceError if the name is taken."""
     if TEXT_SOURCES.setdefault(name, texts) is not texts:
-        raise UnknownTextSourceError(f"the name {name!r} stands for another source; register under another one")
+        raise UnknownTextSourceError(f"the name {name!r} is already taken by another source; choose another one")
 
 
 def read_texts(
@@ -62,7 +62,7 @@ def read_texts(
         texts = (_decoded(file) for file in _files(path))
     else:
         raise UnknownTextSourceError(
-            f"{str(source)!r} is no source of text: expected a file, a folder, or one of {', '.join(TEXT_SOURCES)}"
+            f"{str(source)!r} is not a text source: expected a file, a folder, or one of {', '.join(TEXT_SOURCES)}"
         )
     found = list(islice((text for text in texts if text.strip()), max_samples))
     if not found:

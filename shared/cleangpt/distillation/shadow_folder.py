@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.errors import ShadowFolderError, TrunkMismatchError
 from cleangpt.reasons import reason_of
+from llm_sepweight.layout import STAGING_DIRECTORY
+from llm_sepweight.replacing import replace_directory
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -23,13 +25,15 @@ def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_shadow(folder))):
-        raise ShadowFolderError(f"{folder} exists and is no shadow; give a new folder")
-    partial = folder.with_name(f"{folder.name}.partial")
+        raise ShadowFolderError(f"{folder} exists and is not a shadow; give a new folder")
+    # a folder is exchanged with one that lies in it
+    partial = folder / STAGING_DIRECTORY if folder.exists() else folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shadow.save_pretrained(partial)
     if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+        replace_directory(partial, folder)
+    else:
+        partial.rename(folder)
     return folder
 
 

@@ -70,7 +70,7 @@ def _plot_agreement(axes: Axes, agreement: Agreement) -> None:
     axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3)
     axes.set(ylim=(0, 112), yticks=range(0, 101, 20), ylabel="share of positions (%)", title="Agreement")
     axes.set_xlabel(
-        f"teacher's likeliest token among so many of the student's\ndivergence {agreement.divergence:.3f} nats"
+        f"teacher's likeliest token among the student's likeliest\ndivergence {agreement.divergence:.3f} nats"
     )
     axes.set_xlim(-0.8, 1.8)
     axes.grid(axis="y", color=_FAINT, alpha=0.3)

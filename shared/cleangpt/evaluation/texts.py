@@ -16,7 +16,7 @@ from cleangpt.data import (
     read_texts,
 )
 from cleangpt.data.blocks import joined_ids
-from cleangpt.errors import TextTooShortError
+from cleangpt.errors import TextTooShortError, UsageError
 from cleangpt.tokenizers import BaseTokenizer
 
 LONGEST_BLOCK = 256
@@ -63,6 +63,7 @@ def read_evaluation_text(choice: TextChoice, tokenizer: BaseTokenizer, context: 
 
     Raises:
         TextError: the source is unknown, empty, or too short.
+        UsageError: the source holds conversations, of which no share at the end is held out.
         TokenizerError: the source holds conversations and the tokenizer has no chat template.
     """
     if choice.source in CONVERSATION_SOURCES:
@@ -77,13 +78,17 @@ def read_evaluation_text(choice: TextChoice, tokenizer: BaseTokenizer, context: 
     blocks = TokenBlocks(ids_N, settings, shuffled=False)
     if choice.validation is not None:
         _, blocks = blocks.split(choice.validation)
+        ids_N = blocks.ids_N
+        n_bytes = len(tokenizer.decode([each for each in ids_N.tolist() if each != tokenizer.end_id]).encode())
     batches = blocks.batches(0)[: choice.max_batches]
     starts = batches[0].ids_BT[:: max(1, len(batches[0].ids_BT) // _PROMPTS)][:_PROMPTS]
     prompts = tuple(tokenizer.decode(row_T[: min(_PROMPT_TOKENS, block // 2)].tolist()) for row_T in starts)
-    return EvaluationText(choice.source, batches, len(ids_N) / n_bytes, prompts)
+    return EvaluationText(choice.source, batches, len(ids_N) / max(1, n_bytes), prompts)
 
 
 def _conversations(choice: TextChoice, tokenizer: BaseTokenizer, context: int | None) -> EvaluationText:
+    if choice.validation is not None:
+        raise UsageError(f"{choice.source} holds conversations, which are measured whole: leave --validation out")
     questions = read_conversations(choice.source)[: choice.max_samples]
     longest = min(choice.block_size or LONGEST_BLOCK, context or LONGEST_BLOCK)
     rows = conversation_rows(

@@ -59,16 +59,18 @@ def run_generation(
     was_training = model.training
     ids_BT = torch.tensor([prompt_ids], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, enabled=choice.seed is not None):
-        if choice.seed is not None:
-            torch.manual_seed(choice.seed)
-        found_BT = model.eval().generate(
-            ids_BT,
-            attention_mask=torch.ones_like(ids_BT),
-            generation_config=GenerationConfig(**rules, **_ends(model, fast)),
-            streamer=streamer,
-        )
-    model.train(was_training)
+    try:
+        with torch.random.fork_rng(devices=devices, enabled=choice.seed is not None):
+            if choice.seed is not None:
+                torch.manual_seed(choice.seed)
+            found_BT = model.eval().generate(
+                ids_BT,
+                attention_mask=torch.ones_like(ids_BT),
+                generation_config=GenerationConfig(**rules, **_ends(model, fast)),
+                streamer=streamer,
+            )
+    finally:
+        model.train(was_training)
     ids: list[int] = found_BT[0].tolist()
     return ids, fast.decode(ids, skip_special_tokens=True)
 
@@ -93,8 +95,8 @@ def room_behind(prompt_ids: list[int], model: PreTrainedModel) -> int | None:
     context = context_of(model)
     if context is not None and len(prompt_ids) >= context:
         raise PromptError(
-            f"the prompt has {len(prompt_ids)} tokens and the model positions for {context}, which leaves no room for "
-            "another one; shorten the prompt"
+            f"the prompt has {len(prompt_ids)} tokens, but the model has only {context} positions, so no token can "
+            "follow; shorten the prompt"
         )
     return None if context is None else context - len(prompt_ids)
 

@@ -150,9 +150,9 @@ class CleanGPTModel(CleanGPTPreTrainedModel):
         else:
             n_rows = position_ids.shape[-1] + (0 if past is None else past.get_seq_length())
         longest = self.config.max_position_embeddings
-        # padding takes no position, so only the positions tell how long the texts are; reading them waits for the
-        # device, so it is done only when there are more rows than positions
-        if n_rows > longest and (n_tokens := int(position_ids.max()) + 1) > longest:
+        # padding takes no position, so only the positions tell how long the texts are; reading them waits for a
+        # device other than the CPU, so there it is done only when there are more rows than positions
+        if (n_rows > longest or position_ids.is_cpu) and (n_tokens := int(position_ids.max()) + 1) > longest:
             raise BadInputError(
                 f"the model has positions for {longest} tokens, found {n_tokens}; "
                 "shorten the text, or train with a larger block_size or with alibi"

@@ -31,7 +31,7 @@ class TokenizerFactory:
         if Path(kind).is_dir() and request.folder is None:
             return HuggingFaceTokenizer.create(TokenizerRequest(folder=Path(kind), context=request.context))
         known = ", ".join(sorted(cls.TOKENIZER_TYPES))
-        raise UnknownTokenizerError(f"{kind!r} is no tokenizer: expected {known}, or a folder with a saved one")
+        raise UnknownTokenizerError(f"{kind!r} is not a tokenizer: expected {known}, or a folder with a saved one")
 
 
 def create_tokenizer(

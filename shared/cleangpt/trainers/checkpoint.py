@@ -19,6 +19,8 @@ from llm_sepweight.torch_file import open_torch_file
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
 _FORMAT = "cleangpt checkpoint 2"
+# a module raises RuntimeError for other names or shapes
+_DO_NOT_FIT = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,8 @@ def restore_state(
     try:
         model.load_state_dict(found["model"])
         optimizer.load_state_dict(found["optimizer"])
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        # a module raises RuntimeError for other names or shapes
-        raise _broken(checkpoints.last, " ".join(f"it does not fit the model ({error})".split())) from error
+    except _DO_NOT_FIT as error:
+        raise _misfit(checkpoints.last, error) from error
     return history
 
 
@@ -114,14 +115,17 @@ def save_best(checkpoints: Checkpoints, model: nn.Module, step: int) -> None:
 def load_best(checkpoints: Checkpoints, model: nn.Module) -> int:
     """Loads the best weights into `model` and returns their step. Raises CheckpointBrokenError."""
     found = _read(checkpoints.best, ("model", "step"))
-    model.load_state_dict(found["model"])
-    return int(found["step"])
+    try:
+        model.load_state_dict(found["model"])
+        return int(found["step"])
+    except _DO_NOT_FIT as error:
+        raise _misfit(checkpoints.best, error) from error
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, str], names: list[str]) -> list[str]:
     # identities are digests or long configs, so showing both would not help
     return [
-        "its text or model is another"
+        "its text or model differs"
         if name == "text and model"
         else f"{name} was {found['described'].get(name)} and is now {wanted[name]}"
         for name in names
@@ -152,8 +156,12 @@ def _read(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _misfit(file: Path, error: Exception) -> CheckpointBrokenError:
+    return _broken(file, " ".join(f"it does not fit the model ({error})".split()))
+
+
 def _broken(file: Path, reason: str) -> CheckpointBrokenError:
     return CheckpointBrokenError(
-        f"{file} ({file.stat().st_size} bytes) is no whole checkpoint: {reason}. "
-        "Nothing was changed; put a good copy in its place, or move it away to start again"
+        f"{file} ({file.stat().st_size} bytes) is not a complete checkpoint: {reason}. "
+        "The file was left as it is; put a good copy in its place, or move it away to start again"
     )

@@ -156,7 +156,8 @@ def _plain(name: str, state: Any) -> Any:
         return torch.load(stored, weights_only=True)
     except (pickle.PickleError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingSettingsError(
-            f"state_dict of the {name} of the training data holds what no checkpoint can; give plain values and tensors"
+            f"state_dict of the {name} of the training data holds values that a checkpoint cannot store; "
+            "give plain values and tensors"
         ) from error
 
 

@@ -68,7 +68,7 @@ def test_a_training_does_not_resume_from_half_a_checkpoint_and_leaves_it_there(
     words = ("train", "--data", "wikitext", "--tokenizer_type", "character", *SMALL, "--out", out, "--resume")
     ran = run(*words)
     assert (ran.code, ran.err.count("cleangpt: error: ")) == (1, 1), ran.err
-    assert f"{file} ({len(whole) // 2} bytes) is no whole checkpoint" in ran.err.splitlines()[-1]
+    assert f"{file} ({len(whole) // 2} bytes) is not a complete checkpoint" in ran.err.splitlines()[-1]
     assert "put a good copy in its place" in ran.err.splitlines()[-1]
     assert contents(out) == before
     file.write_bytes(whole)
@@ -86,7 +86,7 @@ def test_a_distillation_does_not_go_on_from_half_a_checkpoint_and_leaves_it_ther
     before = contents(out)
     ran = run(*words)
     assert (ran.code, ran.err.count("cleangpt: error: ")) == (1, 1), ran.err
-    assert f"{file} ({len(whole) - 1000} bytes) is no whole checkpoint" in ran.err.splitlines()[-1]
+    assert f"{file} ({len(whole) - 1000} bytes) is not a complete checkpoint" in ran.err.splitlines()[-1]
     assert contents(out) == before
     file.write_bytes(whole)
     assert run(*words).code == 0

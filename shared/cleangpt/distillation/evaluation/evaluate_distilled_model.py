@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def refuse_other_type(folder: Path, wanted: str | None) -> None:
     """Raises UsageError if the folder's model is not of type `wanted`, and ModelUnknownError if there is no such type.
 
-    A folder without a config passes; reading it fails later.
+    A folder without a config, or with one that cannot be read, passes; reading it fails later.
     """
     if wanted is None:
         return
@@ -63,11 +63,14 @@ def refuse_other_type(folder: Path, wanted: str | None) -> None:
             f"there is no model called {wanted!r}; choose one of {', '.join(sorted(MODEL_REGISTRY))}, "
             "or leave the type out: the folder says it"
         )
-    if not (folder / CONFIG_FILE).is_file():
+    try:
+        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(found, dict):
         return
     with torch.device("meta"):
         expected = get_model(wanted, GPTConfig(block_size=8, vocab_size=8, n_layer=1, n_head=1, n_embd=8)).config
-    found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     described = (found.get("model_type"), bool(found.get("alibi")))
     if described != (expected.model_type, bool(getattr(expected, "alibi", False))):
         name = f"{described[0]}{' with alibi' if described[1] else ''}"
@@ -95,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_samples", type=int, help="Read the first texts alone.")
     parser.add_argument("--block_size", type=int, help="Tokens of a row.")
     parser.add_argument("--batch_size", type=int, default=8, help="Rows of a batch.")
-    parser.add_argument("--generate_comparisons", action="store_true", help="Let both go on with prompts of the text.")
+    parser.add_argument(
+        "--generate_comparisons", action="store_true", help="Let both models continue prompts from the text."
+    )
     parser.add_argument("--json", type=Path, help="Write the numbers to this file.")
     parser.add_argument("--plot", type=Path, help="Draw them to this file.")
     return parser

@@ -45,7 +45,7 @@ def test_beside_its_teacher_on_the_end_of_the_text(cleangpt: Run, model: Path, s
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--data", "nowhere"], 1, "no source of text"),
+        (["--data", "nowhere"], 1, "not a text source"),
         (["--data", "STORY", "--validation", 2], 1, "lies between 0 and 1"),
         (["--data", "STORY", "--trunk", "x:1"], 2, "for shadows"),
         (["--data", "STORY", "--block-size", 9999], 1, "a block takes 9999"),

@@ -48,7 +48,7 @@ def test_the_command_line_wins_and_what_neither_says_is_the_default(file: Path) 
         ("more = 3", "more: expected a table, found 3"),
         ("shape = 4", "shape: expected round|square"),
         ("place = 'x'\nshape = 'oval'", "expected round or square, found 'oval'"),
-        ("place = ", "is no TOML file"),
+        ("place = ", "is not a valid TOML file"),
         ("count = 1", "--place is missing; give it on the command line, or as place in the --config file: Where."),
     ],
 )

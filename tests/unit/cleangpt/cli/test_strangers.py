@@ -83,7 +83,7 @@ def test_the_code_of_strangers_is_not_run_whoever_says_yes(
     assert not ran.exists()
     assert result.code == 1, result
     last = result.err.splitlines()[-1]
-    assert "code of strangers is not run" in last
+    assert "untrusted code is not run" in last
     assert str(stranger) in last
     assert "trust_remote_code" not in result.err
 

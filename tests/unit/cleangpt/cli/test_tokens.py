@@ -91,8 +91,8 @@ def test_a_folder_with_files_is_not_pruned_into(
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--data", "nowhere"], 1, "no source of text"),
-        (["--data", "TEXTS", "--tokenizer-type", "bep"], 1, "'bep' is no tokenizer"),
+        (["--data", "nowhere"], 1, "not a text source"),
+        (["--data", "TEXTS", "--tokenizer-type", "bep"], 1, "'bep' is not a tokenizer"),
         (["--data", "TEXTS", "plot.png"], 2, "write --plot plot.png"),
         ([], 2, "--data"),
     ],

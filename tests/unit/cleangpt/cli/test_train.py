@@ -113,7 +113,7 @@ def test_a_stopped_training_keeps_its_checkpoint_and_goes_on_to_the_same_losses(
         running.send_signal(signal.SIGTERM)
         out, _ = running.communicate(timeout=100)
     assert running.returncode == 130, out
-    assert b"the same command with --resume goes on" in out
+    assert b"run the same command with --resume to continue" in out
     stopped = json.loads((tmp_path / "stopped" / "history.json").read_text())["losses"]
     assert len(stopped) < 300
     assert cleangpt(*words("stopped"), "--resume").code == 0

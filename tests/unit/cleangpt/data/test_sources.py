@@ -98,7 +98,7 @@ def test_a_source_that_is_no_conversation_is_refused_as_one() -> None:
 
 
 def test_an_unknown_source_is_refused_with_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(UnknownTextSourceError, match=r"nowhere' is no source .* python-documentation"):
+    with pytest.raises(UnknownTextSourceError, match=r"nowhere' is not a text source.* python-documentation"):
         read_texts(tmp_path / "nowhere")
 
 

@@ -28,6 +28,30 @@ def test_it_replaces_an_older_shadow_and_leaves_nothing_beside(shadow: Shadow, t
     assert [each.name for each in tmp_path.iterdir()] == ["s"]
 
 
+def test_what_lies_beside_it_stays_and_a_failed_export_leaves_the_old_one(
+    shadow: Shadow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = export_shadow(shadow, tmp_path / "s")
+    (folder / "notes.txt").write_text("the first one")
+    hidden_BTD = torch.randn(1, 4, 16)
+    expected_BTD = shadow.eval()(hidden_BTD)
+
+    def full(self: Shadow, partial: Path) -> None:
+        partial.mkdir(parents=True)
+        (partial / "config.json").write_text("{")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shadow, "save_pretrained", full)
+        with pytest.raises(OSError, match="no space"):
+            export_shadow(shadow, folder)
+    assert torch.equal(load_shadow(folder)(hidden_BTD), expected_BTD)
+    torch.nn.init.normal_(next(shadow.parameters()))
+    export_shadow(shadow, folder)
+    assert torch.equal(load_shadow(folder)(hidden_BTD), shadow(hidden_BTD))
+    assert sorted(each.name for each in folder.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
+
+
 def test_a_shadow_for_other_ends_is_refused_with_both_fingerprints(shadow: Shadow, tmp_path: Path) -> None:
     export_shadow(shadow, tmp_path / "s")
     with pytest.raises(TrunkMismatchError, match=r"\[these ends\].*\[others\]"):
@@ -52,7 +76,7 @@ def test_a_folder_of_something_else_is_neither_read_nor_overwritten(shadow: Shad
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ShadowFolderError, match=r"config\.json"):
         load_shadow(tmp_path)
-    with pytest.raises(ShadowFolderError, match="no shadow"):
+    with pytest.raises(ShadowFolderError, match="not a shadow"):
         export_shadow(shadow, tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(ShadowFolderError, match=r"config\.json"):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cleangpt.data.stdlib_questions import collect_questions
-from cleangpt.errors import TextTooShortError, UnknownTextSourceError
+from cleangpt.errors import TextTooShortError, UnknownTextSourceError, UsageError
 from cleangpt.evaluation.texts import TextChoice, read_evaluation_text
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 
@@ -39,6 +39,21 @@ def test_the_share_held_out_is_the_end_of_the_text(story: Path, tokenizer: BaseT
     # the end token, which is the last one, belongs to the share
     start = total - round(0.1 * total)
     assert tokenizer.decode(batch.ids_BT[0].tolist()) == content[start : start + 16]
+
+
+def test_tokens_per_byte_is_that_of_the_share_held_out(tmp_path: Path, tokenizer: BaseTokenizer) -> None:
+    file = tmp_path / "unlike.txt"
+    # two bytes a letter at the end, and none before
+    file.write_text("a" * 900 + "\N{LATIN SMALL LETTER E WITH ACUTE}" * 100)
+    mixed = create_tokenizer("character", texts=[file.read_text()])
+    text = read_evaluation_text(TextChoice(str(file), validation=0.05, block_size=16), mixed, context=32)
+    assert text.tokens_per_byte == pytest.approx(0.5, rel=0.03)
+
+
+def test_of_conversations_no_share_is_held_out() -> None:
+    tokenizer = create_tokenizer("bpe", texts=["a question"], vocab_size=270, chat=True)
+    with pytest.raises(UsageError, match="leave --validation out"):
+        read_evaluation_text(TextChoice("stdlib-questions", validation=0.1), tokenizer, 64)
 
 
 def test_no_more_batches_are_read_than_asked_for(story: Path, tokenizer: BaseTokenizer) -> None:

@@ -136,9 +136,23 @@ def test_the_model_is_left_in_the_mode_it_was_in(
     assert seen == [False]
 
 
+def test_an_error_while_it_generates_leaves_the_model_in_the_mode_it_was_in(
+    model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a layer")
+
+    model.train()
+    hook = model.register_forward_pre_hook(fail)
+    with pytest.raises(KeyError, match="a layer"):
+        run_generation(model, tiny_tokenizer, PROMPT, max_new_tokens=1)
+    hook.remove()
+    assert model.training
+
+
 def test_the_room_behind_a_prompt_ends_with_the_positions_and_ids_with_the_rows(model: PreTrainedModel) -> None:
     assert room_behind([0] * 63, model) == 1
-    with pytest.raises(PromptError, match="64 tokens and the model positions for 64"):
+    with pytest.raises(PromptError, match="64 tokens, but the model has only 64 positions"):
         room_behind([0] * 64, model)
     assert room_behind([299], model) == 63
     with pytest.raises(PromptError, match="id 300"):

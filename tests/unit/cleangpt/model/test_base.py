@@ -165,6 +165,14 @@ def test_a_text_longer_than_the_positions_is_refused_and_with_alibi_read() -> No
     assert get_model("Vanilla", GPTConfig(**sizes, alibi=True))(ids).logits.shape == (1, 9, 9)
 
 
+def test_given_positions_beyond_the_last_are_refused() -> None:
+    model = get_model("Vanilla", GPTConfig(block_size=8, vocab_size=9, n_layer=1, n_head=1, n_embd=4)).eval()
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    assert model(ids, position_ids=torch.tensor([[6, 7]])).logits.shape == (1, 2, 9)
+    with pytest.raises(BadInputError, match="positions for 8 tokens, found 9"):
+        model(ids, position_ids=torch.tensor([[7, 8]]))
+
+
 def test_padding_takes_no_position() -> None:
     sizes = {"block_size": 8, "vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 4}
     ids, mask = torch.zeros(2, 11, dtype=torch.long), torch.ones(2, 11, dtype=torch.long)

@@ -46,7 +46,7 @@ def test_many_texts_are_encoded_like_each_alone_without_anything_around_them(kin
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnknownTokenizerError, match="'bep' is no tokenizer: expected bpe, character, gpt2"):
+    with pytest.raises(UnknownTokenizerError, match="'bep' is not a tokenizer: expected bpe, character, gpt2"):
         create_tokenizer("bep")
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
 from cleangpt.trainers import Checkpoints, Training, TrainingSettings, WarmupCosine, train
-from cleangpt.trainers.checkpoint import load_best
+from cleangpt.trainers.checkpoint import load_best, save_best
 
 Make = Callable[..., PreTrainedModel]
 
@@ -32,7 +32,7 @@ def training(counter: Make, numbers: Any, tmp_path: Path) -> Training:
     [
         (replace(_SETTINGS, weight_decay=0.5), "numbers", "weight_decay was 0.01 and is now 0.5"),
         (replace(_SETTINGS, max_steps=8), "numbers", "max_steps was 6 and is now 8"),
-        (_SETTINGS, "letters", "its text or model is another"),
+        (_SETTINGS, "letters", "its text or model differs"),
     ],
 )
 def test_the_checkpoint_of_another_training_is_refused_and_kept(
@@ -54,7 +54,7 @@ def test_a_checkpoint_cut_short_is_refused_and_kept(
     file = tmp_path / "checkpoint.pt"
     cut = file.read_bytes()[:kept]
     file.write_bytes(cut)
-    with pytest.raises(CheckpointBrokenError, match=rf"checkpoint\.pt \({len(cut)} bytes\).*Nothing was changed"):
+    with pytest.raises(CheckpointBrokenError, match=rf"checkpoint\.pt \({len(cut)} bytes\).*file was left as it is"):
         train(replace(training, model=counter()))
     assert file.read_bytes() == cut
 
@@ -90,6 +90,13 @@ def test_text_in_the_place_of_a_checkpoint_is_refused(training: Training, counte
     (tmp_path / "checkpoint.pt").write_text("Once upon a time")
     with pytest.raises(CheckpointBrokenError):
         train(replace(training, model=counter()))
+
+
+def test_best_weights_of_another_shape_are_refused(training: Training, counter: Make, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "numbers")
+    save_best(checkpoints, torch.nn.Linear(2, 2), 3)
+    with pytest.raises(CheckpointBrokenError, match=r"best\.pt.*does not fit the model"):
+        load_best(checkpoints, counter())
 
 
 def test_the_best_weights_are_kept(counter: Make, numbers: Any, tmp_path: Path) -> None:
