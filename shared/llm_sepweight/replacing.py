@@ -1,4 +1,4 @@
-"""Replaces a finished directory with another. Readers see all of the old one or all of the new one, even after a kill."""
+"""Replaces a finished directory with another. Readers see the old one whole or the new one whole, even after a kill."""
 
 import ctypes
 import os
