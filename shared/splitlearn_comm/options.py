@@ -39,7 +39,7 @@ _KEEPALIVE: Final[Options] = (
 # By default grpc lets a stream run 4 MiB ahead of its reader, and more on a faster network: a few unread streams would
 # take gigabytes. With fixed windows, sent but unread data is at most two windows per stream. That is enough for the
 # next chunk to be in flight while one is processed. A message that is awaited gets a window of its own size, so large
-# messages are as fast as before.
+# messages are as fast as with the defaults.
 _WINDOW: Final[Options] = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
