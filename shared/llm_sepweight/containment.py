@@ -1,16 +1,16 @@
-"""A directory may come from a stranger: none of its files may lead out of it, and none is read without bound."""
+"""Directories may be untrusted: none of their files may lead out of them, and none is read without a size limit."""
 
 import stat
 from pathlib import Path
 
 from llm_sepweight.errors import InvalidManifestError, StrayFileError
 
-# A manifest has a few hundred bytes per layer, and the model's configuration.
+# A manifest has a few hundred bytes per layer, plus the model's configuration.
 LONGEST_MANIFEST = 64 * 2**20
 
 
 def refuse_stray(path: Path) -> None:
-    """Raises StrayFileError if the file is a link out of its directory."""
+    """Raises StrayFileError if the file is a link that leads out of its directory."""
     if path.is_symlink():
         target = path.resolve()
         if not target.is_relative_to(path.parent.resolve()):
@@ -20,8 +20,8 @@ def refuse_stray(path: Path) -> None:
 def manifest_text(path: Path) -> str:
     """The text of a manifest.
 
-    Raises FileNotFoundError, NotADirectoryError, StrayFileError, and InvalidManifestError for what is no file of
-    text, or longer than a manifest can be.
+    Raises FileNotFoundError, NotADirectoryError, StrayFileError, and InvalidManifestError if it is not a text file,
+    or is longer than a manifest can be.
     """
     refuse_stray(path)
     found = path.stat()

@@ -1,4 +1,4 @@
-"""Converting checkpoint shards into a weight directory, with at most one shard open at a time."""
+"""Converts checkpoint shards to a weight directory, with at most one shard open at a time."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from llm_sepweight.errors import NoInputFilesError
 from llm_sepweight.layout import layer_count, section_order
 from llm_sepweight.tensor_file import TensorSource, file_size
 
-# a shard's tensors by name, mapped where the format allows it
+# a shard's tensors by name, mapped if the format allows it
 OpenShard = Callable[[Path], dict[str, torch.Tensor]]
 
 
@@ -52,7 +52,7 @@ def convert_shards(
 
 
 class _OpenedShard:
-    """The shard that was read last. It is released before another one is opened."""
+    """The shard that was last read. It is released before another one is opened."""
 
     def __init__(self, open_shard: OpenShard) -> None:
         self._open = open_shard

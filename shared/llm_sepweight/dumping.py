@@ -1,4 +1,4 @@
-"""Writing weight directories: section by section from any source, or a whole state dict at once."""
+"""Writes weight directories: section by section from any source, or a whole state dict at once."""
 
 import os
 import shutil
@@ -36,9 +36,9 @@ Decider = Callable[[str], Sequence[str]]
 class SepweightWriter:
     """Writes one weight directory. It owns the directory from construction to `commit`.
 
-    The manifest comes last: until `commit` nothing loads, or the finished model that is to be replaced does, and a run
-    that was killed is cleaned up by the next one. As a context manager it cleans up itself when the block fails. Files
-    that are not of this format are never touched, but for those of the same names as what `copy_beside` brings, and
+    The manifest comes last: until `commit`, the directory does not load, or loads the finished model that is to be
+    replaced. The next run cleans up after one that was killed; as a context manager, the writer cleans up itself if the
+    block fails. Files that are not of this format are never touched, except those that `copy_beside` overwrites and
     those that `drop` names.
     """
 
@@ -54,8 +54,8 @@ class SepweightWriter:
 
         Args:
             overwrite: whether a finished model may be replaced.
-            source: the directory that the tensors are read from, which the output must not lie in.
-            needed: bytes that will be written, as far as they are known.
+            source: the directory that the tensors are read from; the output must not lie in it.
+            needed: bytes that will be written, as far as known.
 
         Raises OccupiedDirectoryError, NoSpaceError.
         """
@@ -84,7 +84,7 @@ class SepweightWriter:
             self._claim.abandon()
 
     def copy_beside(self, file: Path, name: str) -> None:
-        """Copy a file that goes with the weights, such as a tokenizer's: into the directory, or one in it."""
+        """Copy a file that goes with the weights, such as a tokenizer's, to `name`, which may be in a subfolder."""
         target = self._directory / name
         self._brought += [path for path in (target.parent, target) if not path.exists()]
         target.parent.mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ class SepweightWriter:
             shutil.copyfileobj(read, written)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Have files of others in the directory, by their names relative to it, removed at the commit."""
+        """Mark files that are not of this format, by their names relative to the directory, for removal at commit."""
         self._dropped.update(names)
 
     def write_section(
@@ -100,7 +100,7 @@ class SepweightWriter:
     ) -> FileEntry:
         """Write the file of one section, reading one tensor at a time.
 
-        `progress` gets the bytes of each piece as it goes out. Raises BadSectionError, BadTensorError.
+        `progress` receives the size of each piece as it is written. Raises BadSectionError, BadTensorError.
         """
         if self._committed:
             raise BadSectionError(f"section {section!r} comes after the commit: start a new writer")
@@ -117,7 +117,7 @@ class SepweightWriter:
     ) -> Manifest:
         """Write the manifest, which makes the directory loadable. The fields are those of `Manifest`.
 
-        Raises BadSectionError on a second commit, BadTensorError if a tie leads nowhere,
+        Raises BadSectionError on a second commit, BadTensorError if a tie is invalid,
         InvalidManifestError if the fields contradict what was written.
         """
         if self._committed:
@@ -147,9 +147,8 @@ class SepweightWriter:
 def dump(*, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: str | os.PathLike[str]) -> None:
     """Write a state dict as a weight directory, or add it to a finished one.
 
-    `decider` says for each key where its tensor goes. Tensors that are already there under the same name are
-    replaced; all others stay. A call that fails or is killed leaves the directory as it was before; see
-    `replace_directory`.
+    `decider` says where the tensor of each key goes. Tensors already stored under the same name are replaced;
+    all others stay. A call that fails or is killed leaves the directory as it was; see `replace_directory`.
 
     Raises BadDecisionError, BadTensorError.
     """
@@ -167,9 +166,9 @@ def dump(*, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: 
 
 
 def placed(decider: Decider, sources: Iterable[TensorSource]) -> dict[str, list[TensorSource]]:
-    """Sort sources into sections, renamed to what they are called there.
+    """Sort sources into sections, and give them their names in those sections.
 
-    Raises BadDecisionError, and BadTensorError where two sources get the same place.
+    Raises BadDecisionError, and BadTensorError if two sources get the same place.
     """
     sections: dict[str, dict[str, TensorSource]] = {}
     for source in sources:
@@ -182,7 +181,7 @@ def placed(decider: Decider, sources: Iterable[TensorSource]) -> dict[str, list[
 
 
 def common_dtype(sections: Mapping[str, Sequence[TensorSource]], *known: str) -> str:
-    """Torch's name of the one dtype that all sources have, and that is `known` from before, or "mixed"."""
+    """Torch's name of the dtype that all sources and all `known` names share, or "mixed"."""
     dtypes = {source.dtype for sources in sections.values() for source in sources}
     names = {str(dtype).removeprefix("torch.") for dtype in dtypes} | {*known}
     return names.pop() if len(names) == 1 else "mixed"
@@ -206,14 +205,14 @@ def _write_beside(
     sources: Sequence[TensorSource],
     progress: Callable[[int], None] | None = None,
 ) -> FileEntry:
-    """Write a section's file under its temporary name."""
+    """Write the file of a section under its temporary name."""
     name = file_name(section)
     size, sha256 = write_tensor_file(temporary(directory / name), sources, progress)
     return FileEntry(name, size, sha256)
 
 
 def _add(out: Path, sections: Mapping[str, Sequence[TensorSource]], manifest: Manifest) -> None:
-    """Merge sections into a finished directory: write a new one in it, and have that take its place."""
+    """Merge sections into a finished directory: write a new directory in it, and replace the old one with that."""
     claim = stage(out)
     try:
         entries = {}

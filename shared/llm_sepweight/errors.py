@@ -1,18 +1,18 @@
 """Everything that can go wrong with a weight directory, and whose fault it is.
 
 SepweightError
-├── PartSpecError                  the caller: the part that was asked for
+├── PartSpecError                  the caller: the requested part
 │   ├── MalformedPartSpecError         the text or the ranges make no sense
 │   └── LayersOutOfRangeError          the model has fewer layers
-├── ContentError                   the caller: what was handed over to be written or filled
+├── ContentError                   the caller: the data to be written, or the module to be filled
 │   ├── BadSectionError                no such section, or written twice
 │   ├── BadDecisionError               the decider's answer cannot be used
 │   ├── BadTensorError                 name, dtype or shape does not fit
 │   └── ModuleMismatchError            the module to be filled has other names or shapes
 ├── DirectoryError                 the caller or the disk: the directory as a whole
-│   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or it is another directory
+│   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or this is some other directory
 │   ├── OccupiedDirectoryError         the output directory holds something that would be lost
-│   ├── NoSpaceError                   the output directory's disk has too little room
+│   ├── NoSpaceError                   the output directory's disk has too little free space
 │   ├── MissingSectionError            the directory never had the section
 │   └── NoInputFilesError              nothing to convert
 ├── ManifestError                  the manifest
@@ -24,7 +24,7 @@ SepweightError
     ├── WrongDigestError
     ├── StrayFileError                 a link that leads out of the directory
     ├── CorruptFileError               the right size, but not readable as tensors
-    ├── CannotWriteError               the disk is full, or takes no file of this size
+    ├── CannotWriteError               the disk is full, or does not allow files of this size
     └── UntrustedPickle                holds more than tensors, so it was not read
 """
 
@@ -40,11 +40,11 @@ class SepweightError(Exception):
 
 
 class PartSpecError(SepweightError, ValueError):
-    """The part that was asked for cannot be had."""
+    """The requested part is not available."""
 
 
 class MalformedPartSpecError(PartSpecError):
-    """The part spec is not one."""
+    """The part spec is invalid."""
 
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(
@@ -65,7 +65,7 @@ class LayersOutOfRangeError(PartSpecError):
 
 
 class ContentError(SepweightError, ValueError):
-    """What was handed over does not fit the format or the files."""
+    """The data or module passed in does not fit the format or the files."""
 
 
 class BadSectionError(ContentError):
@@ -73,7 +73,7 @@ class BadSectionError(ContentError):
 
 
 class BadDecisionError(ContentError):
-    """The decider returned something that names no place."""
+    """The decider returned something that is not a place."""
 
     def __init__(self, key: str, decision: object) -> None:
         super().__init__(
@@ -89,7 +89,7 @@ class BadTensorError(ContentError):
 
 
 class ModuleMismatchError(ContentError):
-    """The names or shapes of a module are not those of the part that was to fill it."""
+    """The names or shapes of a module differ from those of the part that should fill it."""
 
     def __init__(self, module: str, part_spec: str, details: str) -> None:
         super().__init__(
@@ -103,7 +103,7 @@ class DirectoryError(SepweightError):
 
 
 class UnfinishedDirectoryError(DirectoryError):
-    """There is no manifest, so nothing in the directory can be trusted to be whole."""
+    """There is no manifest, so nothing in the directory can be trusted to be complete."""
 
     def __init__(self, directory: Path) -> None:
         found = "has no manifest.json" if directory.is_dir() else "is not a directory"
@@ -114,11 +114,11 @@ class UnfinishedDirectoryError(DirectoryError):
 
 
 class OccupiedDirectoryError(DirectoryError):
-    """The output directory holds a finished model or a file of someone else."""
+    """Writing to the output directory would destroy a finished model or another program's file."""
 
 
 class NoSpaceError(DirectoryError):
-    """The disk has too little room for what is to be written. Sizes are in bytes."""
+    """The disk has too little free space for the output. Sizes are in bytes."""
 
     def __init__(self, directory: Path, needed: int, free: int) -> None:
         super().__init__(
@@ -139,7 +139,7 @@ class MissingSectionError(DirectoryError):
 
 
 class NoInputFilesError(DirectoryError):
-    """The directory to convert has no file with the expected extension."""
+    """The directory to convert has no files with the expected extension."""
 
     def __init__(self, directory: Path, pattern: str) -> None:
         super().__init__(f"{directory} has no {pattern} files to convert: check the path and the extension")
@@ -175,7 +175,7 @@ class FileError(SepweightError):
 
 
 class MissingFileError(FileError):
-    """The file is not there. `expected` is its size in bytes, None where no manifest tells it."""
+    """The file does not exist. `expected` is its size in bytes, or None if no manifest gives it."""
 
     def __init__(self, file: Path, expected: int | None) -> None:
         size = "the file" if expected is None else f"{expected} bytes"
@@ -208,7 +208,7 @@ class WrongDigestError(FileError):
 
 
 class StrayFileError(FileError):
-    """The file is a link to somewhere outside of its directory. It was not read."""
+    """The file is a link that leads out of its directory. It was not read."""
 
     def __init__(self, file: Path, target: Path) -> None:
         super().__init__(file, f"is a link that leaves the directory, to {target}: copy the file itself in its place")
@@ -220,16 +220,16 @@ class CorruptFileError(FileError):
 
 
 class CannotWriteError(FileError):
-    """The file does not fit on the disk, or is larger than the system lets a file be. Nothing of it stays."""
+    """The file does not fit on the disk, or exceeds the system's limit on file size. Nothing of it remains."""
 
     def __init__(self, file: Path, reason: str) -> None:
         super().__init__(file, f"cannot be written: {reason}: make room, or choose another directory")
 
 
 class UntrustedPickle(FileError):
-    """The pickle names something else than tensors. It was not read, because reading could run its code.
+    """The pickle refers to something other than tensors. It was not read, because reading could run its code.
 
-    `unsafe` is what it names, empty where that could not be found out: then the file may be damaged instead.
+    `unsafe` lists what it refers to. It is empty if that is unknown; then the file may be damaged instead.
     """
 
     def __init__(self, file: Path, unsafe: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Copying just the files of a part to another directory, for a machine that holds nothing else."""
+"""Copies only the files of a part to another directory, for a machine that holds nothing else."""
 
 import os
 from collections.abc import Callable
@@ -21,9 +21,9 @@ def extract(
 ) -> None:
     """Copy the files of a part, and of the tensors tied into it, with the whole model's manifest.
 
-    Each file is compared with its size and digest on the way. The manifest comes last, and is the same, so
-    that the copy has the digest of the original. If it fails, what it wrote is removed, and a finished directory that
-    was to be overwritten is as it was. `progress` gets the bytes of each chunk.
+    The size and digest of each file are checked during the copy. The manifest comes last and is unchanged, so the copy
+    has the digest of the original. On failure, the new files are removed, and a finished directory that was to be
+    overwritten stays as it was. `progress` receives the size of each chunk.
 
     Raises PartSpecError, DirectoryError, ManifestError, FileError.
     """

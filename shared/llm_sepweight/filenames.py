@@ -1,4 +1,4 @@
-"""Which files a machine needs for a part, for copying them by other means than `extract`."""
+"""Lists the files that a machine needs for a part, to copy them by other means than `extract`."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,9 @@ from llm_sepweight.part_spec import PartSpec
 def get_filenames(part_spec: str | PartSpec, path: str | os.PathLike[str] | None = None) -> list[str]:
     """Names of a part's files, relative to their directory, in the order begin, layers, end, manifest.
 
-    With `path`, the directory that holds the model, the files of tied tensors are among them, and pickles of
-    the original library are named as they are there. Without it the names follow from the part spec alone: for a
-    model with tied weights the file that stores them may be missing, and `f` has no answer.
+    With `path`, the directory that holds the model, the list includes the files of tied tensors, and pickles of the
+    original library have their actual names. Without it, the names follow from the part spec alone: for a model with
+    tied weights, the file that stores them may be missing, and `f` is refused.
 
     Raises PartSpecError, and with `path` DirectoryError, ManifestError or FileError.
     """

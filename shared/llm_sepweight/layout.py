@@ -15,7 +15,8 @@ SUFFIX = ".safetensors"
 LEGACY_SUFFIX = ".pth"
 TEMPORARY_SUFFIX = ".tmp"
 MANIFEST_FILE = "manifest.json"
-# In a finished directory: what will take its place. Beside it, while the two are exchanged, `REPLACED` of its name.
+# STAGING_DIRECTORY lies in a finished directory and will replace it. While the two are swapped, REPLACED, formatted
+# with the directory's name, lies beside it.
 STAGING_DIRECTORY = ".replacement"
 REPLACED = ".{}.replaced"
 
@@ -44,7 +45,7 @@ def layer_of(section: str) -> int | None:
 
 
 def layer_count(sections: Iterable[str]) -> int:
-    """How many layers a model has whose last layer is the last of `sections`."""
+    """How many layers a model has if its last layer is the last one in `sections`."""
     layers = [layer for section in sections if (layer := layer_of(section)) is not None]
     return max(layers, default=-1) + 1
 
@@ -64,7 +65,7 @@ def file_name(section: str, suffix: str = SUFFIX) -> str:
 
 
 def section_of_file(name: str, suffix: str = SUFFIX) -> str | None:
-    """The section that a file of this name stores, None if it is no section file."""
+    """The section that a file of this name stores, or None if it is not a section file."""
     section = name.removesuffix(suffix)
     if section == name:
         return None
@@ -76,7 +77,7 @@ def section_of_file(name: str, suffix: str = SUFFIX) -> str | None:
 
 
 def is_own_file(name: str) -> bool:
-    """Whether a file of this name belongs to the format, unfinished files included."""
+    """Whether a file of this name belongs to the format, including unfinished files."""
     finished = name.removesuffix(TEMPORARY_SUFFIX)
     return finished == MANIFEST_FILE or section_of_file(finished) is not None
 
@@ -88,7 +89,7 @@ def place(section: str, tensor: str) -> str:
 
 
 def split_place(text: str) -> tuple[str, str]:
-    """Section and tensor of a place. Raises BadSectionError if it is none."""
+    """The section and the tensor of a place. Raises BadSectionError if `text` is not a place."""
     section, slash, tensor = text.partition("/")
     layer_of(section)
     if not slash or not tensor:

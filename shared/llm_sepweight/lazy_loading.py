@@ -1,4 +1,4 @@
-"""Filling a module with mapped weights, which are read when they are first touched."""
+"""Fills a module with mapped weights, which are read when first touched."""
 
 import os
 from collections.abc import Callable
@@ -20,11 +20,11 @@ def lazy_load(
     *,
     rename: Callable[[str], str] | None = None,
 ) -> M:
-    """Replace the module's parameters and buffers by a part's tensors; none of them is read or copied.
+    """Replace the module's parameters and buffers with a part's tensors, without reading or copying any of them.
 
-    The module may be on the meta device, so that it never takes memory of its own. Its state dict must have the
-    part's keys, `begin.x`, `mid.3.x` and `end.x`, or what `rename` makes of each of them, and the tensors' shapes.
-    It gets their dtypes too.
+    The module may be on the meta device, so that it never uses memory of its own. Its state dict must have the
+    part's keys (`begin.x`, `mid.3.x` and `end.x`, or what `rename` returns for them) and the tensors' shapes. It
+    takes on their dtypes.
 
     Returns the module. Raises what `load` raises, and ModuleMismatchError.
     """

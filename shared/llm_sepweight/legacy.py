@@ -1,7 +1,7 @@
-"""Directories of pickles that the original library wrote, in each of the forms that it went through.
+"""Reads directories of pickles that the original library wrote, in each of its formats.
 
 flat      begin.pth, mid.00000.pth ..., end.pth; each a state dict. Some editions repeat `h.<layer>.` before
-          every name in a layer's file; it is taken off.
+          every name in a layer's file; it is removed.
 nested    start/NAME.pth, mid/<layer>/NAME.pth, end/NAME.pth; each one tensor.
 """
 
@@ -27,7 +27,7 @@ _NESTED_BEGIN = "start"
 
 
 def legacy_files(directory: Path) -> dict[str, list[Path]]:
-    """The pickles of each section, empty if the directory holds none of either form."""
+    """The pickles of each section; empty if the directory holds none in either format."""
     if not directory.is_dir():
         return {}
     flat = {section: [file] for file in directory.iterdir() if (section := section_of_file(file.name, LEGACY_SUFFIX))}

@@ -1,4 +1,4 @@
-"""Loading the wanted part of a model by mapping its files, and checking them against the manifest."""
+"""Loads a part of a model by mapping its files, and checks them against the manifest."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from llm_sepweight.part_spec import PartSpec
 
 @dataclass(frozen=True)
 class PartStateDict:
-    """The tensors of a part. `begin` and `end` are None, and layers absent, where the part lacks them."""
+    """The tensors of a part. If the part lacks them, `begin` and `end` are None, and layers are absent."""
 
     begin: dict[str, torch.Tensor] | None
     mid: dict[int, dict[str, torch.Tensor]]
@@ -33,9 +33,9 @@ class PartStateDict:
 def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDict:
     """Load a part of the model in the directory `path`.
 
-    The files are mapped, not copied: memory is used when a tensor is first touched, and shared between
-    processes. A tied tensor is the same object in all its places. A directory of the original library
-    (pickles, no manifest; see `legacy`) loads too; its pickles are read weights-only.
+    The files are mapped, not copied: memory is used when a tensor is first touched, and is shared between
+    processes. A tied tensor is the same object in all its places. Directories of the original library
+    (pickles, no manifest; see `legacy`) load too; their pickles are read weights-only.
 
     Raises PartSpecError, UnfinishedDirectoryError, MissingSectionError, ManifestError, FileError.
     """
@@ -44,7 +44,7 @@ def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDi
     if not (directory / MANIFEST_FILE).exists() and legacy_files(directory):
         return _by_kind(load_legacy(directory, spec))
     manifest = Manifest.read(directory)
-    # sizes first, all of them: a part that cannot be loaded whole is not begun
+    # check all sizes first, so that nothing is mapped if the part cannot be loaded completely
     paths = {section: checked_path(directory, entry) for section, entry in manifest.entries(spec).items()}
     stored = {section: map_tensors(file) for section, file in paths.items()}
     wanted = {section: stored[section] for section in spec.sections(manifest.n_layers)}
@@ -65,7 +65,7 @@ def verify(
 ) -> None:
     """Read every byte of a part's files and compare sizes and digests with the manifest.
 
-    `progress` gets the bytes of each chunk. Raises what `load` raises, and WrongDigestError.
+    `progress` receives the size of each chunk. Raises what `load` raises, and WrongDigestError.
     """
     directory = Path(path)
     entries = Manifest.read(directory).entries(PartSpec.of(part_spec)).values()

@@ -1,4 +1,4 @@
-"""The manifest: what a weight directory holds, written last, so that its presence means "finished"."""
+"""The manifest lists what a weight directory holds. It is written last, so that its presence means "finished"."""
 
 import hashlib
 import json
@@ -22,10 +22,10 @@ from llm_sepweight.part_spec import PartSpec
 from llm_sepweight.publishing import publish, synced_file, temporary
 
 FORMAT_VERSION = 1
-# None has as many. What lists a model's layers must not be made to list a billion.
+# No model has this many. A manifest must not make code list a billion layers.
 MOST_LAYERS = 100_000
 
-# The manifest's own, over all its other fields.
+# The field with the manifest's own digest, over all its other fields.
 _OWN_DIGEST = "sha256"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {
@@ -55,9 +55,9 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory holds. It lists all sections of the model, also where only some files were copied.
+    """What a directory holds. It lists all sections of the model, even if only some files were copied.
 
-    `dtype` is torch's name ("bfloat16") or "mixed". `config` is the model's own configuration, kept as it is.
+    `dtype` is torch's name ("bfloat16") or "mixed". `config` is the model's own configuration, unchanged.
     `tied` maps a place to the place that stores its tensor:
     `{"end/lm_head.weight": "begin/embed_tokens.weight"}`.
 
@@ -88,7 +88,7 @@ class Manifest:
             raise InvalidManifestError(str(error)) from error
 
     def _check_file(self, section: str, entry: FileEntry) -> None:
-        # the manifest of a stranger must not point at files elsewhere
+        # an untrusted manifest must not point to files elsewhere
         if entry.file != file_name(section):
             raise InvalidManifestError(
                 f"section {section!r} is in {_shown(entry.file)}, expected {file_name(section)!r}"
@@ -109,12 +109,12 @@ class Manifest:
     def digest(self) -> str:
         """One sha256 in hex for all weights: that of the files table as canonical JSON.
 
-        It needs no weight file, so a machine with only its own files computes the same.
+        It needs no weight file, so a machine that has only its own files computes the same digest.
         """
         return _canonical_digest({section: _entry_json(entry) for section, entry in self.files.items()})
 
     def entries(self, spec: PartSpec) -> dict[str, FileEntry]:
-        """The files that a part needs, by section, with those that store its tied tensors.
+        """The files that a part needs, by section, including those that store its tied tensors.
 
         Raises LayersOutOfRangeError, MissingSectionError.
         """
@@ -135,7 +135,7 @@ class Manifest:
         path = Path(directory) / MANIFEST_FILE
         try:
             content = json.loads(manifest_text(path))
-            # half a surrogate pair is valid JSON, and no text that could be logged or sent
+            # half a surrogate pair is valid JSON, but not text that can be logged or sent
             json.dumps(content, ensure_ascii=False).encode()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UnfinishedDirectoryError(Path(directory)) from error
@@ -143,7 +143,7 @@ class Manifest:
             raise InvalidManifestError(f"{path} is not JSON ({error}): convert the model again") from error
         if not isinstance(content, dict) or "format_version" not in content:
             raise InvalidManifestError(f"{path} was not made by this package: choose a sepweight directory")
-        # of a directory that was written before manifests had one, or edited by hand, there is nothing to compare
+        # there is no digest to compare if the manifest predates the field or was edited by hand
         digest = content.pop(_OWN_DIGEST, None)
         if digest is not None and digest != _canonical_digest(content):
             raise InvalidManifestError(
@@ -159,7 +159,7 @@ class Manifest:
             raise InvalidManifestError(f"{path}: {error}: convert the model again") from error
 
     def write(self, directory: str | os.PathLike[str]) -> None:
-        """Write the manifest in one step: readers see the old one, none, or this one whole."""
+        """Write the manifest in one step: readers see the old one, none, or all of this one."""
         path = Path(directory) / MANIFEST_FILE
         content = {
             "format_version": self.format_version,
@@ -170,7 +170,7 @@ class Manifest:
             "files": {name: _entry_json(self.files[name]) for name in sorted(self.files, key=section_order)},
             "config": self.config,
         }
-        # keys and numbers as they will be read
+        # keys and numbers as a reader will see them
         content = json.loads(json.dumps(content))
         content[_OWN_DIGEST] = _canonical_digest(content)
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -189,7 +189,7 @@ def _canonical_digest(content: dict[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value that may be of any length, as part of one line."""
+    """A value of any length, shortened to fit in one line."""
     return reprlib.repr(value)
 
 
@@ -198,7 +198,7 @@ def _is_count(value: object) -> bool:
 
 
 def _checked_fields(content: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `Manifest` from parsed JSON, each of the type that it should have."""
+    """The fields of `Manifest` from parsed JSON, each checked for its type."""
     for name, kind in _FIELDS.items():
         if not isinstance(content.get(name), kind):
             raise InvalidManifestError(f"{name!r} is {_shown(content.get(name))}, expected {kind.__name__}")

@@ -1,4 +1,4 @@
-"""Reading one file: compare it with its manifest entry, and map its tensors."""
+"""Reads one file: compares it with its manifest entry, and maps its tensors."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -34,9 +34,9 @@ def checked_path(directory: Path, entry: FileEntry) -> Path:
 def checked_chunks(
     directory: Path, entry: FileEntry, progress: Callable[[int], None] | None = None
 ) -> Iterator[memoryview]:
-    """The bytes of an entry's file; after the last of them the digest is compared.
+    """The bytes of an entry's file in chunks. The digest is compared after the last one.
 
-    A chunk is valid until the next one is asked for.
+    A chunk is valid until the next one is requested.
 
     Raises MissingFileError, StrayFileError, WrongSizeError, WrongDigestError.
     """
@@ -56,8 +56,8 @@ def checked_chunks(
 def map_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, backed by a private mapping of it.
 
-    Nothing is read before it is touched; writing to a tensor copies the touched pages and leaves the file
-    alone. The file must not be shortened while tensors are in use. Raises CorruptFileError.
+    Data is read when first touched; writing to a tensor copies the touched pages and leaves the file unchanged.
+    The file must not be shortened while tensors are in use. Raises CorruptFileError.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""The mini-language that says which sections of a model are wanted: `b 0-5`, `7-12`, `75-80 e`, `f`."""
+"""The mini-language that selects sections of a model: `b 0-5`, `7-12`, `75-80 e`, `f`."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class PartSpec:
-    """Which sections a part consists of, for a model of any depth.
+    """The sections of a part, for a model of any depth.
 
     `layers` are half-open ranges of step 1, ascending and disjoint. `full` stands for the whole model,
     however many layers it has; it implies `begin` and `end` and leaves `layers` empty.
 
-    Raises MalformedPartSpecError if the fields contradict each other or nothing is named.
+    Raises MalformedPartSpecError if the fields contradict each other or select nothing.
     """
 
     begin: bool
@@ -60,7 +60,7 @@ class PartSpec:
 
     @classmethod
     def of(cls, spec: "str | PartSpec") -> "PartSpec":
-        """The spec itself, or the one that its text says. Raises MalformedPartSpecError."""
+        """The spec itself, or the one parsed from its text. Raises MalformedPartSpecError."""
         return spec if isinstance(spec, PartSpec) else cls.parse(spec)
 
     def __str__(self) -> str:

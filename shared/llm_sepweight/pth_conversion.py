@@ -1,4 +1,4 @@
-"""Converting a directory of torch pickles, read weights-only."""
+"""Converts a directory of torch pickles, read weights-only."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Putting finished files in place: claim the output directory, then replace whole files only."""
+"""Puts finished files in place: claims the output directory, then replaces whole files only."""
 
 import errno
 import json
@@ -13,12 +13,12 @@ from typing import BinaryIO
 from llm_sepweight.errors import CannotWriteError, NoSpaceError, OccupiedDirectoryError
 from llm_sepweight.layout import MANIFEST_FILE, REPLACED, STAGING_DIRECTORY, TEMPORARY_SUFFIX, is_own_file
 
-# What the system says when a disk or a quota is full, or a file too large.
+# The system's errors for a full disk or quota, and for a file that is too large.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def refuse_inside(out_path: Path, source: Path, done: str) -> None:
-    """Raise OccupiedDirectoryError if the output is the directory `source`, which is to be `done`, or lies in it."""
+    """Raise OccupiedDirectoryError if the output is, or lies in, `source`. `done` says what happens to `source`."""
     out, read = out_path.resolve(), source.resolve()
     if out.is_relative_to(read):
         where = "is" if out == read else f"lies in {source},"
@@ -27,10 +27,10 @@ def refuse_inside(out_path: Path, source: Path, done: str) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """An output directory that is being made.
+    """An output directory in progress.
 
-    `directory` is where its files are written. Where that is not `target` itself, `target` holds a finished model,
-    which stays as it is until the new one is whole; see `replacing`.
+    Its files are written to `directory`. If that is not `target` itself, `target` holds a finished model, which
+    stays unchanged until the new one is complete; see `replacing`.
     """
 
     directory: Path
@@ -39,11 +39,11 @@ class Claim:
 
     @property
     def replaces(self) -> bool:
-        """Whether there is a finished model to take the place of."""
+        """Whether there is a finished model to replace."""
         return self.directory != self.target
 
     def abandon(self) -> None:
-        """Remove what an unfinished run wrote, and the directory itself where the run made it and nothing else is in
+        """Remove what an unfinished run wrote, and the directory itself if the run created it and nothing else is in
         it."""
         if self.replaces:
             _discard_replacements(self.target)
@@ -56,7 +56,7 @@ class Claim:
 
 
 def claim_directory(out_path: Path, *, overwrite: bool, needed: int = 0) -> Claim:
-    """Have an empty weight directory to write to, at `out_path` or for it. The files of others in it stay.
+    """Provide an empty weight directory to write to, at or for `out_path`. Files that are not of this format stay.
 
     Leftovers of a killed run are removed. A finished model stays until it is replaced.
 
@@ -64,7 +64,7 @@ def claim_directory(out_path: Path, *, overwrite: bool, needed: int = 0) -> Clai
         overwrite: whether a finished model may be replaced.
         needed: bytes that will be written.
 
-    Raises OccupiedDirectoryError if it is a file, holds a finished model, or a manifest of something else;
+    Raises OccupiedDirectoryError if it is a file, holds a finished model, or another program's manifest;
     NoSpaceError.
     """
     if out_path.exists() and not out_path.is_dir():
@@ -84,7 +84,7 @@ def claim_directory(out_path: Path, *, overwrite: bool, needed: int = 0) -> Clai
 
 
 def stage(finished: Path, needed: int = 0) -> Claim:
-    """Have an empty directory for what will replace a finished model, in place of what killed runs left of such.
+    """Provide an empty directory for the replacement of a finished model, and remove those that killed runs left.
 
     Raises NoSpaceError.
     """
@@ -97,7 +97,7 @@ def stage(finished: Path, needed: int = 0) -> Claim:
 
 
 def replaced_path(directory: Path) -> Path:
-    """Where a directory (resolved) is while another takes its place."""
+    """The path beside a (resolved) directory that is used while the directory is replaced."""
     return directory.with_name(REPLACED.format(directory.name))
 
 
@@ -115,28 +115,28 @@ def _check_room(out_path: Path, needed: int) -> None:
 
 
 def discard_temporary_files(directory: Path) -> None:
-    """Remove what a killed run left half-written in a finished directory."""
+    """Remove the files that a killed run left half-written in a finished directory."""
     for file in sorted(directory.glob(f"*{TEMPORARY_SUFFIX}")):
         if is_own_file(file.name):
             file.unlink()
 
 
 def withdraw_manifest(directory: Path) -> None:
-    """Remove the manifest durably: from here on the directory does not load."""
+    """Remove the manifest durably: from then on, the directory does not load."""
     (directory / MANIFEST_FILE).unlink()
     sync_directory(directory)
 
 
 def temporary(file: Path) -> Path:
-    """Where a file is written before `publish`."""
+    """The path where a file is written before `publish`."""
     return file.with_name(file.name + TEMPORARY_SUFFIX)
 
 
 @contextmanager
 def synced_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk when the block ends, and gone if the block fails.
+    """A new file that is durable when the block ends, and removed if the block fails.
 
-    Raises CannotWriteError if the disk is full, or the file too large for it.
+    Raises CannotWriteError if the disk is full or the file is too large for it.
     """
     finished = False
     try:
@@ -155,7 +155,7 @@ def synced_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def publish(file: Path) -> None:
-    """Move the temporary twin of `file` in place, durably. Its bytes must have been synced before."""
+    """Move the temporary twin of `file` into place, durably. Its bytes must be synced already."""
     temporary(file).replace(file)
     sync_directory(file.parent)
 
@@ -180,7 +180,7 @@ def _is_own_manifest(manifest: Path) -> bool:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in it on the disk."""
+    """Make the entries of a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

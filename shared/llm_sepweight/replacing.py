@@ -1,4 +1,4 @@
-"""Putting a finished directory in the place of another: who looks, or is killed, finds the old one whole or the new."""
+"""Replaces a finished directory with another. Readers see the old one whole or the new one whole, even after a kill."""
 
 import ctypes
 import os
@@ -17,21 +17,20 @@ _RENAME_EXCHANGE = 2
 def replace_directory(
     staging: Path, directory: Path, *, keep: Collection[str] = (), drop: Collection[str] = ()
 ) -> None:
-    """Have the finished directory `staging`, which lies in `directory`, take its place; what was there is removed.
+    """Replace `directory` with the finished directory `staging`, which lies in it, and remove the old content.
 
-    The two are exchanged in one step where the system can do that (Linux, unless `directory` is a mount
-    point). Elsewhere the files are moved one by one, and a run that is killed in that moment leaves a directory without
-    manifest.
+    The two are swapped in one step if the system can do that (Linux, unless `directory` is a mount point).
+    Otherwise the files are moved one by one, and a run that is killed meanwhile leaves a directory without a manifest.
 
     Args:
-        staging: must have been synced.
-        directory: a finished model. Files of others in it stay.
-        keep: names of the format's own files that stay too, where `staging` has none of that name.
-        drop: names of files of others, relative to `directory`, that do not stay.
+        staging: must be synced.
+        directory: a finished model. Files in it that are not of this format stay.
+        keep: names of the format's own files that stay too, unless `staging` has a file of that name.
+        drop: names, relative to `directory`, of files that are not of this format and do not stay.
     """
     directory = directory.resolve()
     outside = replaced_path(directory)
-    # the system exchanges no directory with one that lies in it
+    # the system cannot swap a directory with one that lies in it
     try:
         (directory / staging.name).rename(outside)
     except OSError:
@@ -42,12 +41,12 @@ def replace_directory(
         sync_directory(directory.parent)
     else:
         _move_files(outside, directory, keep, drop)
-    # what cannot be removed now is removed by the next run
+    # the next run removes what cannot be removed now
     shutil.rmtree(outside, ignore_errors=True)
 
 
 def _bring_along(old: Path, new: Path, keep: Collection[str], drop: Collection[str]) -> None:
-    """Link what stays of the old directory into the new one."""
+    """Link the files that stay from the old directory into the new one."""
     staying = [path for path in sorted(old.iterdir()) if _stays(path.name, keep)]
     for path in [each for top in staying for each in (top, *sorted(_inside(top)))]:
         name = path.relative_to(old)
@@ -75,12 +74,12 @@ def _link(file: Path, target: Path) -> None:
     try:
         os.link(file, target, follow_symlinks=False)
     except OSError:
-        # some file systems have no links
+        # some file systems have no hard links
         shutil.copy2(file, target, follow_symlinks=False)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two directories in one step; False where the system cannot."""
+    """Swap two directories in one step; False if the system cannot."""
     if sys.platform != "linux":
         return False
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)

@@ -1,4 +1,4 @@
-"""Converting a directory of safetensors shards."""
+"""Converts a directory of safetensors shards."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Writing one safetensors file as a stream, one tensor in memory at a time.
+"""Writes one safetensors file as a stream, with one tensor in memory at a time.
 
 Source of the format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length,
 JSON header, raw row-major little-endian tensors without gaps).
@@ -45,10 +45,10 @@ _FORMAT_DTYPES = {
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor that is to be written, and how to get it.
+    """A tensor to be written, and how to read it.
 
-    `name` is relative to its section. `read` is called once, when the tensor's turn comes; what it returns
-    must have `shape`, is cast to `dtype` where it differs, and is released before the next one is read.
+    `name` is relative to its section. `read` is called once, when the tensor's turn comes; its result must
+    have `shape`, is cast to `dtype` if needed, and is released before the next tensor is read.
     """
 
     name: str
@@ -63,12 +63,12 @@ class TensorSource:
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor) -> "TensorSource":
-        """A tensor that is already at hand."""
+        """The source of an existing tensor."""
         return cls(name, tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
 def file_size(sources: Sequence[TensorSource]) -> int:
-    """Bytes of the file that `write_tensor_file` would write. Raises BadTensorError as it does."""
+    """Size in bytes of the file that `write_tensor_file` would write. Raises BadTensorError as it does."""
     return len(_header(_in_file_order(sources))) + sum(source.size for source in sources)
 
 
@@ -77,9 +77,9 @@ def write_tensor_file(
 ) -> tuple[int, str]:
     """Write `sources` to `path`, sync it, and return its size in bytes and its sha256 in hex.
 
-    The bytes depend on names and content only, not on the order of `sources`. Memory is bounded by the
-    largest tensor that `read` makes, plus SLICE_BYTES where it must be cast. `progress` gets the bytes of
-    each piece as it goes out; their sum is the size. If it fails, no file stays.
+    The bytes depend only on names and content, not on the order of `sources`. Memory is bounded by the
+    largest tensor that `read` returns, plus SLICE_BYTES if it must be cast. `progress` receives the size of
+    each piece as it is written; their sum is the file's size. On failure, no file remains.
 
     Raises BadTensorError for a name, dtype, layout or shape that cannot be written.
     """
@@ -93,13 +93,13 @@ def write_tensor_file(
             size += len(piece)
             if progress is not None:
                 progress(len(piece))
-            # a piece keeps its whole tensor alive, which must be gone before the next one is read
+            # a piece keeps its whole tensor alive, which must be released before the next one is read
             del piece
     return size, digest.hexdigest()
 
 
 def _in_file_order(sources: Sequence[TensorSource]) -> list[TensorSource]:
-    """Wide dtypes first: with no gaps between them, tensors then start on a multiple of their item size."""
+    """Wide dtypes first: without gaps, every tensor then starts at a multiple of its item size."""
     names: set[str] = set()
     for source in sources:
         if source.name in names:
@@ -141,7 +141,7 @@ def _tensor_pieces(source: TensorSource) -> Iterator[memoryview]:
         )
     if tensor.layout != torch.strided or tensor.is_meta:
         raise BadTensorError(f"tensor {source.name!r} is sparse or has no data: make it a dense one")
-    # one name for both: a copy that reshape had to make must not keep the original alive
+    # the same name, so that the original is released if reshape has to copy it
     tensor = tensor.reshape(-1)
     step = SLICE_BYTES // max(tensor.element_size(), source.dtype.itemsize)
     for start in range(0, tensor.numel(), step):

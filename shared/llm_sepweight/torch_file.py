@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, or something that is called like it: nothing but tensors comes through."""
+"""Reads files that `torch.save` wrote, or that claim to be such: nothing but tensors comes through."""
 
 import pickle
 import warnings
@@ -10,7 +10,7 @@ import torch
 
 from llm_sepweight.errors import CorruptFileError, UntrustedPickle
 
-# Of a file's own words that are shown, in characters.
+# The most text from a file that is shown, in characters.
 _LONGEST_TEXT = 200
 
 
@@ -35,26 +35,26 @@ def open_pickled_tensor(path: Path) -> torch.Tensor:
 
 
 def open_torch_file(path: Path) -> Any:
-    """What a `torch.save` file holds, read weights-only, and mapped where its format allows it.
+    """The content of a `torch.save` file, read weights-only, and mapped if its format allows it.
 
-    Raises OSError if the file cannot be opened; UntrustedPickle if it names anything but tensors, or is damaged so
-    that it seems to; CorruptFileError if it is damaged otherwise, or no such file at all.
+    Raises OSError if the file cannot be opened; UntrustedPickle if it refers to anything but tensors, or is damaged
+    so that it seems to; CorruptFileError if it is damaged otherwise, or is not a torch file.
     """
     path.open("rb").close()
     try:
         with warnings.catch_warnings():
-            # torch asks to report odd pickles to its authors
+            # torch's warnings ask users to report odd pickles to its authors
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        # torch's own words advise to switch the safe reading off
+        # torch's own message advises users to turn safe loading off
         raise UntrustedPickle(path, _unsafe_names(path)) from error
-    except Exception as error:  # what readers of foreign bytes stumble over has no end, and all of it means one thing
+    except Exception as error:  # parsers of untrusted bytes raise errors of every kind, all meaning the same
         raise CorruptFileError(path, f"damaged, or no torch file ({_reason(error)}): download it again") from error
 
 
 def _unsafe_names(path: Path) -> list[str]:
-    """What a refused pickle names besides tensors, found without running it, and none where that cannot be found."""
+    """What a refused pickle refers to besides tensors, found without running it; empty if that cannot be found."""
     try:
         return [_one_line(name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
     except Exception:  # noqa: BLE001 - the file was refused for good reason, and may be of any kind
@@ -62,7 +62,7 @@ def _unsafe_names(path: Path) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, which may quote the file."""
+    """The first line of an error's message, which may quote the file."""
     lines = str(error).strip().splitlines()
     return _one_line(lines[0]) if lines else type(error).__name__
 

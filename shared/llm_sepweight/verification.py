@@ -1,6 +1,6 @@
-"""Comparing the digests of a part's files beside other work, on a thread of its own.
+"""Compares the digests of a part's files during other work, on a thread of its own.
 
-What starts it waits for the end where that is near, and has it go on in the background where it is not.
+The caller waits for the end if that is near, and otherwise lets it continue in the background.
 """
 
 import os
@@ -16,14 +16,14 @@ from llm_sepweight.manifest import FileEntry, Manifest
 from llm_sepweight.mapped_file import checked_chunks, checked_path
 from llm_sepweight.part_spec import PartSpec
 
-# Seconds of hashing after which its pace is known well enough to say how long the rest takes.
+# Seconds of hashing after which its pace is known well enough to estimate how long the rest takes.
 _SAMPLE_SECONDS = 0.1
-# Linux: the least that a thread can ask of a processor that others want.
+# Linux: the nice value of the lowest priority.
 _LAST_IN_LINE = 19
 
 FileState = tuple[str, int, int, int]
 KnownDigests = dict[FileState, str]
-"""Digests that were computed before in this process, by path, inode, size and time of the last change."""
+"""Digests already computed in this process, by path, inode, size and modification time."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Verified:
 
 
 class Verification:
-    """Compares every byte of some parts' files with the manifest. Starts once; `stop` ends it early.
+    """Compares every byte of the files of some parts with the manifest. Starts once; `stop` ends it early.
 
-    `n_files` and `n_bytes` say how much there is to compare, files that `known` has among them.
+    `n_files` and `n_bytes` say how much there is to compare, including files in `known`.
 
     Args:
         path: a sepweight directory with a manifest.
-        parts: whose files are compared, each once.
-        known: files that were read before are not read again unless they have changed. Grows.
+        parts: the parts whose files are compared, each file once.
+        known: digests of files read earlier, which are read again only if they have changed. New digests are added.
 
     Raises:
-        PartSpecError, DirectoryError, ManifestError, FileError: as `load`; sizes are compared here already.
+        PartSpecError, DirectoryError, ManifestError, FileError: as `load`; the constructor compares sizes.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class Verification:
         self.n_files = len(self._entries)
         self.n_bytes = sum(entry.size for entry in self._entries.values())
         self.result: Future[Verified] = Future()
-        """Done when all was compared: WrongDigestError or another FileError for a file that is not as written."""
+        """Done when everything is compared; WrongDigestError or another FileError if a file is not as written."""
 
     def start(self) -> None:
-        """Begins to read."""
+        """Start to read."""
         threading.Thread(target=self._run, name="verification", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends after the chunk at hand; the result is then cancelled. Does nothing to one that has ended."""
+        """End after the current chunk; the result is then cancelled. Does nothing after the end."""
         self._stopping.set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Whether all is compared within `seconds`, None for however long it takes. Blocks.
+        """Whether everything is compared within `seconds`; None waits for as long as it takes. Blocks.
 
-        Comes back as soon as the pace so far says that it cannot be. Raises what is wrong with a file, and
-        CancelledError after `stop`.
+        Returns early if the pace so far says that it cannot be. Raises the error of a bad file, and CancelledError
+        after `stop`.
         """
         if not self._ends_within(seconds):
             return False
@@ -87,7 +87,7 @@ class Verification:
         return True
 
     def give_way(self) -> None:
-        """From now on it takes of the processor only what nobody else wants (on Linux; elsewhere its share)."""
+        """From now on, use only processor time that nothing else wants (on Linux; elsewhere its normal share)."""
         self._in_background.set()
 
     def _ends_within(self, seconds: float | None) -> bool:
@@ -110,7 +110,7 @@ class Verification:
         except _Stopped:
             self.result.cancel()
             self.result.set_running_or_notify_cancel()
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is requested
             self.result.set_exception(error)
 
     def _compare(self, entry: FileEntry) -> None:
@@ -135,12 +135,12 @@ class Verification:
             raise _Stopped
         if self._in_background.is_set() and hasattr(os, "setpriority"):
             self._in_background.clear()
-            # a thread's number is a process's to Linux, and its priority is its own
+            # Linux accepts a thread ID as a process ID, and each thread has its own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LAST_IN_LINE)
 
 
 class _Stopped(Exception):
-    """Nobody wants to know any more."""
+    """`stop` was called."""
 
 
 def _state(path: Path) -> FileState:

@@ -1,12 +1,12 @@
-"""Tensors over gRPC: sessions of rows at positions, and stateless calls. Knows no layers and no tokens."""
+"""Tensors over gRPC: sessions of rows at positions, and stateless calls. It knows nothing of layers or tokens."""
 
 import os
 
-# What grpc's core prints to stderr is raised here as an error that says what to do, or is only noise (a line for
-# every server that stops). Set the variable to see it.
+# What grpc's core prints to stderr is noise (a line for every server that stops), or is raised here as an error that
+# says what to do. Set the variable to see it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# Else grpc's core starts its threads again in every process that is forked from this one, and they crash there (seen
-# with grpcio 1.85). A forked process cannot use grpc.aio either way; see forks.py.
+# Otherwise grpc's core restarts its threads in every process forked from this one, and they crash there (seen with
+# grpcio 1.85). A forked process cannot use grpc.aio either way; see forks.py.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from splitlearn_comm.admission import ServerLimits

@@ -1,7 +1,7 @@
-"""HOST:PORT, written and read in one way everywhere: on the command line, in logs and in messages.
+"""HOST:PORT, written and parsed the same way everywhere: on the command line, in logs and in messages.
 
-Hosts that are IPv6 addresses stand in brackets there (RFC 3986, section 3.2.2), and without them where a host stands
-alone, as in `--host`. Nothing here asks the network.
+In HOST:PORT, an IPv6 address is in brackets (RFC 3986, section 3.2.2); a host on its own, as in `--host`, has none.
+Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from splitlearn_comm.peer_text import clipped
 
 MOST_PORT: Final = 65535
 
-# Letters of names that a resolver takes, underscores of container networks included.
+# Names that a resolver accepts, including the underscores of container networks.
 _NAME: Final = re.compile(r"[^\W_]([\w.-]*\w)?\.?|_[\w.-]*\w", re.ASCII)
 _LONGEST_NAME: Final = 253
 _LONGEST_SHOWN: Final = 100
 
 
 def join_address(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 host; one that has them keeps them."""
+    """`host:port`, with brackets around an IPv6 host unless it already has them."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Host, without brackets, and port of `HOST:PORT`.
+    """The host, without brackets, and the port of `HOST:PORT`.
 
     Raises:
-        InvalidAddress: no host, no port, a port that is no number from 1 to 65535, or an IPv6 host without brackets.
+        InvalidAddress: no host, no port, a port that is not a number from 1 to 65535, or an IPv6 host without brackets.
     """
     host, port = _parts(text)
     if not port:
@@ -41,20 +41,20 @@ def split_address(text: str) -> tuple[str, int]:
     if not host:
         raise InvalidAddress(f"{_quoted(text)} has no host; write HOST:PORT, for example 127.0.0.1:50051")
     check_host(host)
-    # int() also takes digits of other scripts, signs, spaces and underscores
+    # int() also accepts digits of other scripts, signs, spaces and underscores
     if not (port.isascii() and port.isdecimal()):
         raise InvalidAddress(f"the port of {_quoted(text)} is no number; write HOST:PORT, for example {_example(host)}")
-    # Leading zeros count as digits: int() of very many digits takes long, or raises.
+    # The length check counts leading zeros too: int() of very many digits is slow, or raises.
     if len(port) > len(str(MOST_PORT)) or not 1 <= int(port) <= MOST_PORT:
         raise InvalidAddress(f"the port of {_quoted(text)} is outside of 1 to {MOST_PORT}")
     return host, int(port)
 
 
 def check_host(host: str) -> None:
-    """Passes for an IPv4 or IPv6 address without brackets, or what may be a name.
+    """Check that `host` is an IPv4 address, an IPv6 address without brackets, or a possible name.
 
     Raises:
-        InvalidAddress: for anything else.
+        InvalidAddress: it is none of these.
     """
     if ":" in host:
         try:
@@ -71,7 +71,7 @@ def check_host(host: str) -> None:
 
 
 def listening_trouble(host: str, port: int, error: OSError) -> str:
-    """Why `host:port` cannot be listened on, and what to do, as half a sentence.
+    """Why a server cannot listen on `host:port`, and what to do, as half a sentence.
 
     Args:
         error: from resolving the host (socket.gaierror) or from binding.
@@ -83,7 +83,7 @@ def listening_trouble(host: str, port: int, error: OSError) -> str:
         case errno.EADDRINUSE:
             return f"{address} is taken by another process; choose another port, or 0 for any free one"
         case errno.EADDRNOTAVAIL:
-            # also what a machine without IPv6 says of ::1
+            # a machine without IPv6 also reports this for ::1
             unavailable = " or this machine has no IPv6" if ":" in host else ""
             return f"{host} is not an address of this machine{unavailable}; listen on one that is"
         case errno.EAFNOSUPPORT:
@@ -97,7 +97,7 @@ def listening_trouble(host: str, port: int, error: OSError) -> str:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """Host and port; the port is empty where there is none."""
+    """Host and port; the port is empty if there is none."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")) or ":" not in host:

@@ -1,4 +1,4 @@
-"""What a server lets in at a time: streams, and bytes of rows. Decides on integers, and on times that it is told."""
+"""What a server admits at a time: streams, and bytes of rows. It computes only on integers and times passed in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 from splitlearn_comm.errors import Overloaded
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
-# Frames of single tokens always come in: what they hold is bounded by the number of streams.
+# Single-token frames are always admitted: the number of streams bounds the memory that they hold.
 SMALL_BYTES: Final = 2**16
-# How long a stream must have waited for its client before it may lose its place to one that comes: for its first
-# frame, and for the next one.
+# How long a stream must have waited for its client before a new stream may evict it: for its first frame, and for the
+# next one.
 SILENT_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 30.0
 _RETRY_AFTER: Final = 1.0
@@ -22,14 +22,14 @@ _MOST_STREAMS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What a server bears of all its clients together.
+    """What all clients of a server together may use.
 
     Attributes:
-        message_bytes: of one message, and of the rows of one frame, encoded and decoded.
-        streams: open at a time; more are told to come later.
-        first_frame_seconds: a session whose first frame takes longer is closed, as is one that stays open after it
-            was told to keep its rows.
-        bytes_in_flight: of frames that came and are not answered yet, in all sessions together.
+        message_bytes: largest message, and largest size of one frame's rows, encoded and decoded.
+        streams: most streams open at a time; others are told to come back later.
+        first_frame_seconds: a session is closed if its first frame takes longer, or if it stays open for longer after
+            `finish`.
+        bytes_in_flight: largest total size of the frames received but not yet answered, in all sessions.
     """
 
     message_bytes: int = MAX_MESSAGE_BYTES
@@ -44,19 +44,19 @@ class ServerLimits:
 
     @staticmethod
     def streams_within(memory_bytes: int, message_bytes: int) -> int:
-        """How many streams may all stop just before the end of a message.
+        """How many streams may all stall just before the end of a message.
 
-        gRPC holds what came of a message and tells nobody of it before all of it has come, and it has no bound over all
-        streams that Python could set (its ResourceQuota is C++'s alone). So only their number bounds it.
+        gRPC buffers a partial message and reports nothing until all of it has arrived, and it has no limit over all
+        streams that Python could set (its ResourceQuota is for C++ only). So only their number bounds this memory.
         """
         return max(1, min(_MOST_STREAMS, memory_bytes // message_bytes))
 
 
 class Place:
-    """One stream's place among those that may be open. Owned by the stream, which leaves it at its end.
+    """One stream's slot among those that may be open. Owned by the stream, which leaves it when it ends.
 
     Args:
-        give_up: ends the stream; called at most once, by `Admission.enter` of another.
+        give_up: ends the stream; called at most once, when `Admission.enter` evicts it for another stream.
     """
 
     def __init__(self, give_up: Callable[[], None]) -> None:
@@ -66,18 +66,17 @@ class Place:
 
 
 class Admission:
-    """Counts streams and bytes. On one event loop, as the server whose it is.
+    """Counts streams and bytes. Runs on its server's event loop.
 
-    When all places are taken, a new stream gets the place of one that has nothing to do: so nobody is kept out by
-    streams that only are there.
+    When all slots are taken, a new stream evicts one that has nothing to do, so that idle streams keep nobody out.
     """
 
     def __init__(self, limits: ServerLimits) -> None:
         self.limits = limits
         self._open = 0
         self._bytes = 0
-        # Those that wait for their client, in the order in which they began to: before their first frame or after
-        # their last one, and between two.
+        # Streams that wait for their client, longest-waiting first: before their first frame or after their last, and
+        # between two frames.
         self._silent: dict[Place, None] = {}
         self._idle: dict[Place, None] = {}
 
@@ -90,10 +89,10 @@ class Admission:
         return self._bytes
 
     def enter(self, now: float, give_up: Callable[[], None]) -> Place:
-        """A place for a stream, which begins silent.
+        """A slot for a new stream, which starts silent.
 
         Raises:
-            Overloaded: all are taken, by streams that work or began to wait a moment ago.
+            Overloaded: all slots are taken by streams that are working or began to wait only a moment ago.
         """
         if self._open >= self.limits.streams and not self._make_room(now):
             raise Overloaded(
@@ -105,12 +104,12 @@ class Admission:
         return place
 
     def works(self, place: Place) -> None:
-        """Its client sent something."""
+        """Mark a stream as working: its client sent something."""
         self._silent.pop(place, None)
         self._idle.pop(place, None)
 
     def waits(self, place: Place, now: float, *, silent: bool = False) -> None:
-        """It has nothing to do until its client sends something. `silent`: no frame was ever sent, or will be."""
+        """Mark a stream as waiting for its client. `silent`: no frame was sent yet, or none will follow."""
         self.works(place)
         place.waits_since = now
         (self._silent if silent else self._idle)[place] = None
@@ -122,10 +121,10 @@ class Admission:
 
     @contextmanager
     def holding(self, n_bytes: int) -> Iterator[None]:
-        """Counts bytes for as long as the context lasts.
+        """Count bytes as in flight for as long as the context lasts.
 
         Raises:
-            Overloaded: there are too many already. Refused and not kept waiting: whoever waits holds them too.
+            Overloaded: too many are in flight. The frame is refused, not queued, because a queued one uses memory too.
         """
         if n_bytes > SMALL_BYTES and self._bytes + n_bytes > self.limits.bytes_in_flight:
             raise Overloaded(
@@ -152,5 +151,5 @@ class Admission:
 
 
 def lost_place() -> Overloaded:
-    """What a stream gets whose place another one has taken."""
+    """The error for a stream that was evicted for another one."""
     return Overloaded("the stream was idle while others came for its place; open another one later", _RETRY_AFTER)

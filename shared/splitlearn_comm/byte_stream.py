@@ -1,4 +1,4 @@
-"""The client's end of one bidirectional call: messages out, messages in, and how it ended."""
+"""The client end of one bidirectional call: messages out, messages in, and how the call ended."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _T = TypeVar("_T")
 
 
 class ByteStream:
-    """Messages are taken off the wire as they come, by one task for the life of the stream. So both ends never
-    wait for each other to read.
+    """One task takes messages off the wire as they arrive, for the life of the stream, so the two ends never wait for
+    each other to read.
 
-    The server sends as many messages as this end asks for. More end the stream, so that what waits here to be received
-    is bounded by what was asked.
+    The server may send only as many messages as this end has asked for; one more ends the stream. That bounds what can
+    wait here to be received.
 
-    What ends the stream is kept: `ended` tells, and from then on every call raises the error that ended it.
-    One task sends and one receives (they may be the same).
+    The error that ends the stream is kept: `ended` is then True, and every later call raises that error.
+    One task may send and one may receive (they may be the same).
 
-    In a process that was forked from the one that opened the stream every call raises Forked, and ending it does
-    nothing: the stream is the parent's.
+    In a process that was forked from the one that opened the stream, every call raises Forked, and ending the stream
+    does nothing, because it belongs to the parent.
 
     Args:
         name: what the stream is, for its errors.
-        timeout: seconds without a word of the server that a call waits at most, unless it is told otherwise. When it
-            runs out the stream is cancelled, because which reply belongs to which message is no longer sure.
+        timeout: seconds that a call waits without hearing from the server, unless the call sets its own. When they
+            have passed, the stream is cancelled, because it is no longer certain which reply belongs to which message.
     """
 
     def __init__(self, call: grpc.aio.StreamStreamCall, *, name: str, address: str, timeout: float) -> None:
@@ -48,7 +48,7 @@ class ByteStream:
         self._words = 0
         self._begun = False
         self._is_accepted = False
-        # Messages; None once, at the end.
+        # Messages, then None at the end.
         self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._owed = 0
         self._closing = False
@@ -63,7 +63,7 @@ class ByteStream:
         return self._reader.done()
 
     async def send(self, data: bytes, timeout: float | None = None, *, answers: int = 1) -> None:
-        """Hand one message to the network. `answers`: as many messages come back for it."""
+        """Hand one message to the network. `answers` is the number of messages that the server owes for it."""
         forks.check()
         self._owed += answers
         deadline = self._deadline("take the message", timeout)
@@ -73,7 +73,7 @@ class ByteStream:
             deadline.cancel()
 
     async def receive(self, timeout: float | None = None) -> bytes:
-        """The oldest message that was not received yet."""
+        """Return the oldest message not yet received."""
         forks.check()
         deadline = self._deadline("reply", timeout)
         try:
@@ -82,7 +82,7 @@ class ByteStream:
             deadline.cancel()
 
     async def exchange(self, data: bytes, timeout: float | None = None) -> bytes:
-        """Send, and receive the one reply, within one deadline."""
+        """Send a message and receive its one reply, within one deadline."""
         forks.check()
         self._owed += 1
         deadline = self._deadline("answer", timeout)
@@ -93,16 +93,16 @@ class ByteStream:
             deadline.cancel()
 
     async def close(self, timeout: float | None = None) -> None:
-        """Say that no message follows, drop those not yet received, wait until the server has ended the call.
+        """Announce that no message follows, drop those not yet received, wait until the server has ended the call.
 
         Raises:
-            CommError: what ended the stream before, unless a call has raised it already.
+            CommError: the error that ended the stream earlier, unless a call has already raised it.
         """
         if forks.is_forked():
             return
         self._closing = True
         if not self._begun:
-            # The server knows of nothing yet.
+            # The server does not know of the call yet.
             self.cancel()
             await self.wait_ended()
             return
@@ -116,19 +116,19 @@ class ByteStream:
             raise self._ending()
 
     def fail(self, error: CommError) -> None:
-        """End the stream, because what the server sent cannot be used."""
+        """End the stream because the server sent something unusable."""
         self._end, self._end_told = self._end or error, True
         self._hang_up()
 
     def cancel(self) -> None:
-        """Give the stream up at once, whatever is under way."""
-        # Whoever cancels knows it: closing afterwards is no error.
+        """Abandon the stream at once, whatever is in progress."""
+        # The caller knows that it cancelled, so closing afterwards is not an error.
         self._end, self._end_told = self._end or self._given_up(), True
         self._hang_up()
 
     async def wait_ended(self) -> None:
         if not forks.is_forked():
-            # wait() and not await: a caller that is cancelled here must not take the reader along.
+            # wait(), not await: cancelling the caller here must not cancel the reader.
             await asyncio.wait({self._reader})
 
     def _hang_up(self) -> None:
@@ -150,11 +150,11 @@ class ByteStream:
             else:
                 await self._write_first(data)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The call is over. Only the reader learns why, and it may be a loop turn behind.
+            # The call is over. Only the reader learns why, and it may be one loop turn behind.
             await self.wait_ended()
             raise self._ending() from None
         except asyncio.CancelledError:
-            # grpc raises this for a cancelled call too; then this task is not meant, and gets an error of ours.
+            # grpc also raises this for a cancelled call; this task is then not being cancelled, and gets our own error.
             if is_being_cancelled():
                 raise
             await self.wait_ended()
@@ -163,8 +163,8 @@ class ByteStream:
         self.bytes_sent += len(data)
 
     async def _accepted(self) -> None:
-        """Nothing follows the first message before the server has taken it: where a write fails before a refusal
-        arrives, grpc puts INTERNAL in the refusal's place (grpc/grpc issue 36066)."""
+        """Wait until the server has accepted the first message before sending more: if a write fails before a refusal
+        arrives, grpc replaces the refusal with INTERNAL (grpc/grpc issue 36066)."""
         if self._is_accepted:
             return
         asking = asyncio.ensure_future(self._call.initial_metadata())
@@ -177,8 +177,8 @@ class ByteStream:
         self._is_accepted = True
 
     async def _write_first(self, data: bytes) -> None:
-        # As long as there is no connection, grpc's write does not notice that its call was cancelled, and waits
-        # for ever (seen with grpcio 1.85). Its read does notice.
+        # Without a connection, grpc's write does not notice that its call was cancelled, and waits forever
+        # (seen with grpcio 1.85). Its read does notice.
         writing = asyncio.create_task(self._call.write(data))
         try:
             await asyncio.wait({writing, self._reader}, return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +188,7 @@ class ByteStream:
         await writing
 
     async def _read(self) -> None:
-        """Never raises: how the stream ended is kept for whoever asks next."""
+        """Read until the stream ends. Never raises: the next call learns how the stream ended."""
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
                 self._heard = asyncio.get_running_loop().time()
@@ -210,17 +210,17 @@ class ByteStream:
         self._arrived.put_nowait(None)
 
     def _words_left(self) -> bool:
-        """Whether the server may say once more that it has not forgotten: often enough, and no flood."""
+        """Whether to accept one more WAITING message: enough to cover a slow network, but no flood."""
         self._words += 1
         return self._words <= MOST_AT_ONCE + (self._heard - self._opened) / SECONDS * 2
 
     def _keep_status(self, call: grpc.aio.StreamStreamCall) -> None:
-        # Taken when it arrives, because grpcio overwrites it with INTERNAL when a write fails after it
-        # (grpc/grpc issue 36066), which is the rule when an open is refused while frames are being sent.
+        # Taken when it arrives, because grpcio overwrites it with INTERNAL if a write fails afterwards (grpc/grpc
+        # issue 36066), which is the usual case when an open is refused while frames are being sent.
         self._status = at_once(call.code()), at_once(call.details()), at_once(call.trailing_metadata())
 
     def _verdict(self) -> CommError | None:
-        """How the server ended the stream; None if as it was asked to."""
+        """The error with which the server ended the stream; None if this end asked it to."""
         if self._status is not None and self._status[0] is not grpc.StatusCode.OK:
             return error_of(self._status, self.address)
         if self._closing:
@@ -238,11 +238,11 @@ class ByteStream:
         return _Deadline(self, what, self._timeout if timeout is None else timeout)
 
     def seconds_left(self, since: float, seconds: float) -> float:
-        """Of so many seconds after `since`, or after the server's last word."""
+        """How many of `seconds` are left, counted from `since` or from the server's last message, if that is later."""
         return max(since, self._heard) + seconds - asyncio.get_running_loop().time()
 
     def expire(self, what: str, seconds: float) -> None:
-        """End the stream, because the server did not do something in so many seconds."""
+        """End the stream because the server did not do `what` within `seconds`."""
         self._end = self._end or TimedOut(
             f"{self.address} did not {what} within {seconds:g} s; the stream is cancelled"
         )
@@ -250,7 +250,7 @@ class ByteStream:
 
 
 class _Deadline:
-    """Expires a stream unless it is cancelled before, or the server says something."""
+    """Expires a stream unless it is cancelled first. Each message from the server restarts it."""
 
     def __init__(self, stream: ByteStream, what: str, seconds: float) -> None:
         self._stream = stream
@@ -273,13 +273,13 @@ class _Deadline:
 
 
 def is_being_cancelled() -> bool:
-    """Whether a CancelledError now under way is meant for the running task, and not for a gRPC call of it."""
+    """Whether the current CancelledError is meant for the running task rather than for one of its gRPC calls."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """The result of a coroutine that has nothing to wait for, without an event loop's turn."""
+    """The result of a coroutine that has nothing to wait for, without a turn of the event loop."""
     try:
         coroutine.send(None)
     except StopIteration as finished:

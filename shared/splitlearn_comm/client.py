@@ -1,4 +1,4 @@
-"""The client end: one channel to all addresses of a name, streams for sessions, calls for the rest."""
+"""The client end: one channel to all addresses of a name, a stream per session, and calls for everything else."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class AsyncGRPCComputeClient:
-    """Talks to the server, or all replicas, at `target`. Connects at the first call, and again when it must.
+    """Talks to the server, or to all replicas, at `target`. Connects on the first call, and reconnects when needed.
 
-    Every method raises CommErrors only: Unreachable when nobody answers, TimedOut when the answer is late, Forked in a
-    process that was forked from one which had used gRPC.
+    Every method raises only CommErrors: Unreachable when no server answers, TimedOut when the answer is late, Forked in
+    a process that was forked from one that had used gRPC.
 
     Args:
-        target: `host:port`, an IPv6 host in brackets. Of a name with several addresses each new stream takes the next.
-        timeout: seconds that a call waits at most, unless it is told otherwise. Each retry has as many again.
+        target: `host:port`, with an IPv6 host in brackets. If a name has several addresses, each new stream uses the
+            next one.
+        timeout: seconds that a call may take, unless the call sets its own. Each retry gets the full timeout.
         retry_strategy: for compute; None tries once.
-        codec: for compute, what tensors travel in, both ways.
-        most_received: bytes of one message of the server; what is larger ends its call.
+        codec: for compute; encodes tensors in both directions.
+        most_received: the largest message in bytes that the server may send; a larger one ends its call.
 
     Raises:
-        UnknownCodec: a codec that servers do not have.
-        InvalidAddress: a target that is no address.
+        UnknownCodec: servers do not have this codec.
+        InvalidAddress: the target is not an address.
     """
 
     def __init__(
@@ -74,16 +75,16 @@ class AsyncGRPCComputeClient:
         return f"<{type(self).__name__} {self.target} {state}>"
 
     async def connect(self, timeout: float | None = None) -> None:
-        """Not needed, but tells early whether somebody answers."""
+        """Check early that a server answers. Optional."""
         await self.service_info(timeout)
 
     async def compute(self, tensor: Tensor, timeout: float | None = None) -> Tensor:
-        """One tensor in, one tensor out, through the server's compute function.
+        """Send one tensor through the server's compute function, and return its output.
 
-        Failures that may pass are retried as the strategy says, with the same request: a server may compute it
-        more than once.
+        Transient failures are retried with the same request, as the strategy says: a server may compute it more than
+        once.
         """
-        # before a thread is asked to encode, which did not come along
+        # before a pool thread is asked to encode, because no thread survives a fork
         forks.check()
         if self._codec.is_expensive(tensor):
             request = await asyncio.to_thread(wire.encode_compute, tensor, self._codec)
@@ -116,32 +117,32 @@ class AsyncGRPCComputeClient:
         return output
 
     def get_statistics(self) -> dict[str, int | float]:
-        """Counts and average times of this client's computes; ClientStatistics.summary says which."""
+        """Counts and average times of this client's computes; see ClientStatistics.summary."""
         return self._statistics.summary()
 
     async def service_info(self, timeout: float | None = None) -> ServiceInfo:
-        """What the server says of itself; of several replicas, one."""
+        """What the server reports about itself; if there are several replicas, one of them answers."""
         data = await self._call(f"/{wire.SERVICE}/GetServiceInfo", b"", timeout)
         return wire.decode_info(data)
 
     async def health(self, timeout: float | None = None) -> bool:
-        """Whether the server says that it serves. Raises Unreachable when there is nobody to say so."""
+        """Whether the server reports that it is serving. Raises Unreachable when no server answers."""
         request = health_pb2.HealthCheckRequest(service=wire.SERVICE)
         data = await self._call(_HEALTH_CHECK, request.SerializeToString(), timeout)
         response = parse(health_pb2.HealthCheckResponse(), data)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def stream(self, opening: SessionOpening) -> ClientStream:
-        """A session, opened by the first frame that is sent. Use it as a context, or close it.
+        """A session, which its first frame opens. Use it as a context manager, or close it.
 
         Raises:
-            UnknownCodec: the opening names a codec that this end does not have.
+            UnknownCodec: this end does not have the codec of the opening.
         """
         codec_named(opening.codec)
         return ClientStream(self._open_stream("Stream", f"session {opening.session_id!r}"), opening)
 
     async def close(self) -> None:
-        """Cancel what is under way and hang up. Closing twice does nothing."""
+        """Cancel everything in progress and disconnect. Closing twice does nothing."""
         self._closed = True
         for stream in list(self._streams):
             stream.cancel()
@@ -166,7 +167,7 @@ class AsyncGRPCComputeClient:
         if self._closed:
             raise Cancelled(f"the client of {self.target} is closed")
         forks.check()
-        # Not in the constructor: a channel belongs to the event loop in which it was made.
+        # Not in the constructor: a channel belongs to the event loop that was running when it was created.
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self._grpc_target, options=self._options)
         return self._channel

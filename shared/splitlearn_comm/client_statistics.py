@@ -1,4 +1,4 @@
-"""What a client has counted of its computes."""
+"""Statistics of one client's computes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class ClientStatistics:
-    """Written on the client's event loop. Times are sums in seconds over the requests that were answered."""
+    """Updated on the client's event loop. Times are sums in seconds over the answered requests."""
 
     total_requests: int = 0
     failed_requests: int = 0
@@ -19,8 +19,8 @@ class ClientStatistics:
     compute_seconds: float = 0.0
 
     def summary(self) -> dict[str, int | float]:
-        """Counts, and averages in milliseconds. Network time is what queue and compute leave of a round trip;
-        codecs, copies and both event loops are in it."""
+        """Counts, and averages in milliseconds. Network time is the round trip less queue and compute time; it
+        includes codecs, copies and both event loops."""
         answered = max(1, self.total_requests - self.failed_requests)
         network_seconds = self.round_trip_seconds - self.queue_seconds - self.compute_seconds
         return {

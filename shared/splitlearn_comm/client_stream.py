@@ -1,4 +1,4 @@
-"""The client's end of one session."""
+"""The client end of one session."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from splitlearn_comm.frames import Frame, FrameHeader, Reply
 
 
 class ClientStream:
-    """Frames out, replies in, in the same order. The first frame carries the open.
+    """Sends frames and receives replies, in the same order. The first frame carries the open.
 
-    Replies are taken off the wire as they come, so frames may be sent without receiving in between.
+    Replies are taken off the wire as they arrive, so frames may be sent without receiving in between.
 
-    An error that the server sent in a frame's place leaves the stream usable. Any other ends it, a reply that does not
-    answer its frame too: `ended` tells, and from then on every call raises the error that ended it.
+    An error that the server sends in place of a reply leaves the stream usable. Any other error ends it, including a
+    reply that does not match its frame. `ended` is then True, and every later call raises the error that ended it.
 
-    Leaving the context closes the stream, or cancels it when an exception passes. One task sends and one
-    receives (they may be the same).
+    Leaving the context closes the stream, or cancels it on an exception. One task may send and one may
+    receive (they may be the same).
     """
 
     def __init__(self, stream: ByteStream, opening: SessionOpening) -> None:
@@ -33,7 +33,7 @@ class ClientStream:
         self._stream = stream
         self._codec = codec_named(opening.codec)
         self._unsent_opening: SessionOpening | None = opening
-        # Frames without a reply, the oldest first.
+        # Frames that have no reply yet, oldest first.
         self._asked: deque[FrameHeader] = deque()
 
     def __repr__(self) -> str:
@@ -54,10 +54,10 @@ class ClientStream:
         return self._stream.bytes_received
 
     async def open(self, timeout: float | None = None) -> int:
-        """Open the session before its first frame, which only one with block hashes needs.
+        """Open the session before its first frame. Only a session with block hashes needs this.
 
         Returns:
-            The rows that it begins with.
+            The number of rows that the session begins with.
         """
         request = wire.encode_request(self._unsent_opening, None)
         self._unsent_opening = None
@@ -66,18 +66,18 @@ class ClientStream:
             return wire.decode_opened(data, self.opening.max_length)
 
     async def finish(self, block_hashes: Sequence[bytes]) -> None:
-        """Say that no frame will follow, and give the hashes of the blocks that the server may cache."""
+        """Announce that no frame will follow, and give the hashes of the blocks that the server may cache."""
         await self._stream.send(wire.encode_finish(block_hashes), answers=0)
 
     async def send(self, frame: Frame, timeout: float | None = None) -> None:
-        """Hand one frame to the network. One that is refused here (InvalidTensor) was not sent, no reply is owed.
+        """Hand one frame to the network. A frame that is refused here (InvalidTensor) is not sent and gets no reply.
 
-        A session with block hashes is opened first, if it was not.
+        A session with block hashes is opened first, if it is not open yet.
 
         Args:
-            timeout: seconds; the client's own when None. When it runs out the stream is cancelled.
+            timeout: seconds; None uses the client's. When it expires, the stream is cancelled.
         """
-        # before a thread is asked to encode, which did not come along
+        # before a pool thread is asked to encode, because no thread survives a fork
         forks.check()
         if self._unsent_opening is not None and self._unsent_opening.block_hashes:
             await self.open(timeout)
@@ -90,10 +90,10 @@ class ClientStream:
         self._unsent_opening = None
 
     async def receive(self, timeout: float | None = None) -> Reply:
-        """The reply to the oldest frame that has none yet, or the error in its place, raised.
+        """Return the reply to the oldest frame that has none yet, or raise the error sent in its place.
 
         Args:
-            timeout: seconds; the client's own when None. When it runs out the stream is cancelled.
+            timeout: seconds; None uses the client's. When it expires, the stream is cancelled.
         """
         data = await self._stream.receive(timeout)
         with self._ending_at_nonsense():
@@ -103,20 +103,20 @@ class ClientStream:
             return wire.decode_reply(data, asked, self.opening.codec)
 
     async def step(self, frame: Frame, timeout: float | None = None) -> Reply:
-        """Send one frame and wait for its reply. Every earlier reply must have been received."""
+        """Send one frame and wait for its reply. All earlier replies must have been received."""
         await self.send(frame, timeout)
         return await self.receive(timeout)
 
     async def close(self, timeout: float | None = None) -> None:
-        """Say that no frame follows, drop replies not yet received, wait until the server closed the session.
+        """Announce that no frame follows, drop replies not yet received, wait until the server has closed the session.
 
         Raises:
-            CommError: what ended the stream before, unless a call has raised it already.
+            CommError: the error that ended the stream earlier, unless a call has already raised it.
         """
         await self._stream.close(timeout)
 
     def cancel(self) -> None:
-        """Give the session up at once, whatever is under way. The server closes it when it hears of it."""
+        """Abandon the session at once, whatever is in progress. The server closes it when it sees the cancellation."""
         self._stream.cancel()
 
     async def __aenter__(self) -> Self:
@@ -133,7 +133,7 @@ class ClientStream:
 
     @contextmanager
     def _ending_at_nonsense(self) -> Iterator[None]:
-        """Whoever sends replies that cannot be used will hardly send better ones."""
+        """End the stream at an unusable reply: a server that sends one is unlikely to send better ones."""
         try:
             yield
         except InvalidReply as error:

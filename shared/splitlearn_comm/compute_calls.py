@@ -1,4 +1,4 @@
-"""The server's side of Compute: tensors in, tensors out, the work on worker threads."""
+"""The server end of Compute: tensors in, tensors out, with the work on worker threads."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _STOPPING: Final = "the server is stopping; ask another one, or this one later"
 
 
 class ComputeCalls:
-    """Streams of computes on one function. `total_requests` counts those that came, refused ones too."""
+    """Streams of computes on one function. `total_requests` counts all requests received, including refused ones."""
 
     def __init__(self, compute_fn: ComputeFunction, options: ComputeOptions, observer: WireObserver) -> None:
         self._compute_fn = compute_fn
         self._options = options
         self._observer = observer
-        # Now, and not when the first reply is packed, which would be no fault of the client's.
+        # Checked now, not when the first reply is packed, because an unknown codec is not the client's fault.
         codec_named(options.codec.name)
         self._workers = ThreadPoolExecutor(max_workers=options.max_workers, thread_name_prefix="compute")
         self._waiting: set[asyncio.Timeout] = set()
@@ -52,14 +52,14 @@ class ComputeCalls:
         self._workers.shutdown()
 
     def release_idle(self) -> None:
-        """End the streams that wait for a request, now, and the others after their next reply."""
+        """End streams that wait for a request now, and the others after their next reply."""
         self._stopping = True
         now = asyncio.get_running_loop().time()
         for patience in self._waiting:
             patience.reschedule(now)
 
     async def serve(self, context: grpc.aio.ServicerContext, admission: Admission) -> None:
-        """One stream, request after request, until the client has no more, the server stops, or others wait for it."""
+        """Serve one stream until the client has no more requests, the server stops, or the stream is evicted."""
         loop = asyncio.get_running_loop()
         place: Place | None = None
         try:
@@ -73,7 +73,7 @@ class ComputeCalls:
                     del answer
                     admission.waits(place, time.monotonic())
         except TimeoutError:
-            # else it is the function's own, and a failure
+            # otherwise the function raised it, which is a failure
             if not patience.expired():
                 raise
             if place is not None and place.is_lost:
@@ -107,7 +107,7 @@ class ComputeCalls:
         return answer
 
     def _answer(self, data: bytes, arrived: float) -> bytes:
-        """On a worker thread, codecs included, so that the event loop only passes bytes on."""
+        """Runs on a worker thread, including the codecs, so that the event loop only passes bytes on."""
         began = time.perf_counter()
         tensor, asked = wire.decode_compute(data)
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The client's streams for Compute, kept for the next call, because opening one takes longer than using it."""
+"""The client's Compute streams, kept for the next call, because opening a stream takes longer than using it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _REUSE_SECONDS = 30.0
 
 
 class ComputeStreams:
-    """As many streams as there were calls at a time; each carries one call, so calls never wait for each other.
+    """A pool with one stream per concurrent call. A stream carries one call at a time, so calls never wait for others.
 
     Args:
-        open_stream: opens one more.
-        reuse_seconds: after its opening a stream is not used again. It stays on its connection, and a new one goes
-            to the replicas and addresses that are there by then.
+        open_stream: opens another stream.
+        reuse_seconds: how long after its opening a stream is reused. A stream stays on its connection, whereas a new
+            one goes to the replicas and addresses that exist by then.
     """
 
     def __init__(self, open_stream: Callable[[], ByteStream], reuse_seconds: float = _REUSE_SECONDS) -> None:
         self._open_stream = open_stream
         self._reuse_seconds = reuse_seconds
-        # With the time after which each is not used again; the latest used last.
+        # Streams, each with the time after which it is not reused; most recently used last.
         self._idle: list[tuple[ByteStream, float]] = []
 
     async def exchange(self, request: bytes, timeout: float | None) -> bytes:
-        """The server's reply to `request`. A stream that failed, timed out or was cancelled is not used again."""
+        """The server's reply to `request`. A stream that failed, timed out or was cancelled is not reused."""
         stream, useful_until = self._take()
         answered = False
         try:

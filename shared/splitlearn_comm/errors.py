@@ -3,20 +3,20 @@
 CommError
 ├── InvalidRequest       INVALID_ARGUMENT     caller    the message breaks the protocol
 │   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or NaN
-├── InvalidAddress       INVALID_ARGUMENT     operator  no HOST:PORT, or a host that does not resolve
+├── InvalidAddress       INVALID_ARGUMENT     operator  not HOST:PORT, or a host that does not resolve
 ├── SessionClosed        FAILED_PRECONDITION  caller    the session has ended; it takes no more frames
 ├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
 ├── FingerprintMismatch  FAILED_PRECONDITION  operator  the two ends hold different models or cuts
 ├── NotServed            UNIMPLEMENTED        operator  the server at this address does not offer the call
 │   └── UnknownCodec     UNIMPLEMENTED        operator  one end does not know the codec that the other uses
-├── PortUnavailable      UNAVAILABLE          operator  the server cannot listen where it was told to
-├── Overloaded           RESOURCE_EXHAUSTED   server    no room now; later or elsewhere it may work
+├── PortUnavailable      UNAVAILABLE          operator  the server cannot listen at the given address
+├── Overloaded           RESOURCE_EXHAUSTED   server    no capacity now; try later or elsewhere
 ├── RemoteFailure        INTERNAL             server    a bug or a broken machine on the other side
-│   └── InvalidReply     INTERNAL             server    the reply breaks the protocol, or answers something else
-├── Unreachable          UNAVAILABLE          network   nobody answers at the address, or the connection broke
+│   └── InvalidReply     INTERNAL             server    the reply breaks the protocol, or does not match the request
+├── Unreachable          UNAVAILABLE          network   no server answers at the address, or the connection broke
 ├── TimedOut             DEADLINE_EXCEEDED    network   the answer did not come in time
-├── Cancelled            CANCELLED            caller    this end gave the call up
+├── Cancelled            CANCELLED            caller    this end cancelled the call
 └── Forked               FAILED_PRECONDITION  caller    the process was forked from one that had used gRPC already
 """
 
@@ -31,7 +31,7 @@ class CommError(Exception):
     """`code` is the canonical gRPC status name; `fault` says who has to act.
 
     Attributes:
-        retry_after: seconds after which trying again makes sense; None where that is not known.
+        retry_after: seconds after which a retry makes sense; None if unknown.
     """
 
     code: ClassVar[str] = "UNKNOWN"

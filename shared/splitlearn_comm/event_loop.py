@@ -1,4 +1,4 @@
-"""The event loop of a process that speaks over the network: uvloop's, and asyncio's own where that is not installed."""
+"""The event loop of a process that uses the network: uvloop's, or asyncio's own if uvloop is not installed."""
 
 import asyncio
 import logging
@@ -20,6 +20,6 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """As `asyncio.run`."""
+    """Like `asyncio.run`."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)

@@ -1,8 +1,8 @@
-"""Knows whether this process was forked from one that had used gRPC already.
+"""Tracks whether this process was forked from one that had already used gRPC.
 
-Threads do not come along into a forked process, so neither gRPC's nor ours would ever answer there: a call would wait
-for ever, whatever its timeout, and so would one that only hangs up. What was not used before the fork can be used
-behind it.
+A fork does not copy threads, so neither gRPC's nor ours would ever answer in the child: a call would wait forever,
+whatever its timeout, and so would one that only closes a connection. A process that did not use gRPC before the fork
+can use it afterwards.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _forked = False
 
 
 def check() -> None:
-    """Notes that gRPC is used in this process from now on.
+    """Record that this process uses gRPC from now on.
 
     Raises:
-        Forked: it was used in the process that this one was forked from, and cannot be used here any more.
+        Forked: this process was forked from one that had used gRPC, so it cannot use gRPC itself.
     """
     global _used
     if _forked:
@@ -32,7 +32,7 @@ def check() -> None:
 
 
 def is_forked() -> bool:
-    """Whether there is nothing here that could be closed: connections and servers are the parent's."""
+    """Whether there is nothing to close here, because connections and servers belong to the parent."""
     return _forked
 
 

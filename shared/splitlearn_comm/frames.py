@@ -1,7 +1,7 @@
-"""The values that two ends exchange, and the one rule about positions. T rows, D width of a row.
+"""The values that the two ends exchange, and the one rule about positions. T is the number of rows, D their width.
 
-A frame at position p means: keep the first p rows of the session, then append these rows. From that follow:
-a resend is idempotent; a frame without rows truncates to p; p beyond what was reached is refused.
+A frame at position p means: keep the first p rows of the session, then append these rows. It follows that
+a resend is idempotent, a frame without rows truncates to p, and a p beyond the rows reached is refused.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """What a frame says of itself: enough to refuse it while its rows are still encoded.
+    """What a frame says about itself: enough to refuse it before its rows are decoded.
 
-    `shape` is [T, D] and `dtype` that of the rows once they are decoded; both are None in a frame that truncates.
+    `shape` is [T, D] and `dtype` that of the decoded rows; both are None in a frame that truncates.
     """
 
     position: int
@@ -65,7 +65,7 @@ class FrameHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """The answer to one frame: the same position, the rows out, [T, D], and the server's times in seconds."""
+    """The answer to one frame: the same position, the output rows [T, D], and the server's times in seconds."""
 
     frame: Frame
     queue_seconds: float = 0.0
@@ -74,7 +74,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What a server says of itself. The server fills in `total_requests` and `uptime_seconds`."""
+    """What a server reports about itself. The server fills in `total_requests` and `uptime_seconds`."""
 
     service_name: str
     version: str
@@ -86,12 +86,12 @@ class ServiceInfo:
 
 
 def reached_after(frame: Frame, *, reached: int, max_length: int) -> int:
-    """The rows that a session holds once `frame` is applied to the `reached` rows that it holds now.
+    """The number of rows that a session holds after `frame` is applied to the `reached` rows that it holds now.
 
-    Pure: a caller that gets an error has changed nothing.
+    Pure: on an error, nothing has changed.
 
     Raises:
-        PositionNotReached: the position lies beyond `reached`.
+        PositionNotReached: the position is beyond `reached`.
         SessionTooLong: the session would hold more than `max_length` rows.
     """
     if frame.position > reached:

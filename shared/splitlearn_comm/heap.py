@@ -1,7 +1,7 @@
-"""Freed memory, given back to the system.
+"""Returns freed memory to the system.
 
-glibc keeps what was freed in an arena of each thread. After large messages were refused, that is hundreds of megabytes
-which no honest client ever needs.
+glibc keeps freed memory in an arena per thread. After large messages were refused, that is hundreds of megabytes that
+no honest client ever needs.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import gc
 from collections.abc import Callable
 from typing import Final
 
-# Trimming takes some milliseconds: many streams that end are one reason, not many.
+# Trimming takes a few milliseconds, so streams that end together share one trim.
 _SECONDS: Final = 1.0
 
 
 class HeapTrimmer:
-    """Calls malloc_trim a moment after it was told to, on a thread; where the C library has none, does nothing.
+    """Calls malloc_trim on a thread, a moment after a request; does nothing if the C library has no malloc_trim.
 
-    What grpc makes of a failed call is a cycle, so its message lives until the garbage collector runs. A whole
-    collection is cheap only in a process that froze what it began with (gc.freeze), and done only there.
+    grpc leaves a failed call in a reference cycle, so its message lives until the garbage collector runs. A full
+    collection is cheap only in a process that froze its initial objects (gc.freeze), so it is done only there.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class HeapTrimmer:
         self._collects = False
 
     def soon(self) -> None:
-        """Asked for while it is due already, it happens once more after that: the call that asks is not over yet."""
+        """Request a trim. If one is already due, another follows it, because the requesting call is not over yet."""
         if self._trim is None:
             return
         self._again = self._due is not None
@@ -44,7 +44,7 @@ class HeapTrimmer:
 
     def _run(self) -> None:
         self._due = None
-        # Python counts what is frozen one by one, which takes longer than the collection.
+        # Remembered, because Python counts frozen objects one by one, which takes longer than the collection.
         self._collects = self._collects or gc.get_freeze_count() > 0
         if self._collects:
             gc.collect()

@@ -20,13 +20,13 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = new_event_loop()
-        # A daemon, so that a script that ends without closing anything ends. It is never stopped: grpc complains
-        # of every server whose loop is gone before it.
+        # A daemon, so that a script that closes nothing still exits. The loop is never stopped: grpc complains about
+        # every server that outlives its loop.
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitlearn-comm", daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """The coroutine's result, or what it raises; from any thread but the loop's own.
+        """Run a coroutine and return its result, or raise its error. Call it from any thread but the loop's own.
 
         A KeyboardInterrupt here cancels the coroutine.
 
@@ -53,7 +53,7 @@ _starting = threading.Lock()
 
 
 def close(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs what closes a thing of the loop's; in a process forked from the loop's there is nothing to close."""
+    """Run a coroutine that closes something on the loop; in a forked process there is nothing to close."""
     if forks.is_forked():
         coroutine.close()
     else:
@@ -61,13 +61,13 @@ def close(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 def loop_thread() -> LoopThread:
-    """The one of this process, started when it is first needed: grpc serves several loops badly.
+    """The process's only loop thread, started when first needed: grpc handles several loops badly.
 
     Raises:
         Forked: this process was forked from one that has it.
     """
-    # Before the lock, which a thread that did not come along may have held.
+    # Before the lock, which a thread that did not survive the fork may have held.
     forks.check()
-    # The cache alone lets threads that come at the same moment each make one.
+    # With the cache alone, concurrent threads could each create one.
     with _starting:
         return _start_once()

@@ -1,8 +1,8 @@
-"""What a message has beside the data of its tensor, known before protobuf makes an object of each field.
+"""Measures what a message has beside its tensor's data, before protobuf makes an object of each field.
 
-Protobuf copies a tensor's data at once, but takes 30 ns for every small field: 4 MiB of empty hashes hold an event
-loop, and Python's lock, for 70 ms. So the fields on the way to the data are walked here first, at most MOST_FIELDS of
-them, and all others are stepped over by their lengths (protobuf's encoding guide, "Message Structure").
+Protobuf copies a tensor's data at once, but takes 30 ns for every small field: 4 MiB of empty hashes hold the event
+loop, and the GIL, for 70 ms. So this module first walks the fields on the way to the data, at most MOST_FIELDS of
+them, and skips all others by their lengths (protobuf's encoding guide, "Message Structure").
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 MOST_BESIDE_DATA: Final = 2**18
-"""Bytes beside the data: hashes of a quarter of a million tokens, and 4 ms for protobuf at worst."""
+"""Most bytes beside the data: the hashes for a quarter of a million tokens, and at worst 4 ms for protobuf."""
 MOST_FIELDS: Final = 64
-"""Fields of the messages on the way to the data, these messages included. A splitlearn peer sends a dozen."""
-# a shorter message is not worth a walk
+"""Most fields in the messages on the way to the data, counting these messages. A splitlearn peer sends a dozen."""
+# shorter messages are not worth walking
 _SHORT: Final = 2**14
 
 # wire types
@@ -25,11 +25,11 @@ _MOST_TAG: Final = 2**32 - 1
 
 
 class NoMessageError(ValueError):
-    """The bytes are no message in protobuf's wire format."""
+    """The bytes are not a message in protobuf's wire format."""
 
 
 class TooMuchBesideDataError(ValueError):
-    """There is more beside the data than there may be. `in_tensor`: in the message whose field the data is."""
+    """There is more beside the data than allowed. `in_tensor`: the excess is in the message that has the data field."""
 
     def __init__(self, in_tensor: bool) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class TooMuchBesideDataError(ValueError):
 
 
 def beside_data(data: bytes, path: tuple[int, ...] = ()) -> int:
-    """Bytes of the message beside those of the field at `path` (field numbers); all of them where it has none.
+    """The message's bytes outside the field at `path` (field numbers); all of them if it does not have the field.
 
-    A field may stand there several times, as the messages around it may: parsers merge them.
+    The field may occur several times, as may the messages around it: parsers merge them.
 
     Raises:
         NoMessageError, TooMuchBesideDataError
@@ -63,7 +63,7 @@ class _Walk:
         self._tags = [number << 3 | _LENGTH_DELIMITED for number in path]
 
     def message(self, at: int, end: int, depth: int) -> None:
-        """The message at `depth` of the path, which lies in [at, end)."""
+        """Walk the message at `depth` of the path, which lies in [at, end)."""
         while at < end:
             tag, content = self._varint(at)
             content, after = self._content(tag, content)
@@ -82,7 +82,7 @@ class _Walk:
             raise TooMuchBesideDataError(in_tensor=depth == len(self._tags) - 1)
 
     def _content(self, tag: int, at: int) -> tuple[int, int]:
-        """Where a field's content begins and ends. Groups, which are no more in proto3, are in no message of ours."""
+        """Where a field's content begins and ends. None of our messages has groups, which proto3 dropped."""
         wire_type = tag & 7 if tag <= _MOST_TAG else None
         if wire_type == _LENGTH_DELIMITED:
             length, content = self._varint(at)

@@ -1,6 +1,6 @@
 """Protobuf messages as bytes, and the tensors in them.
 
-Messages cross grpc as bytes and are serialized here, so that their size is known without asking protobuf
+Messages pass through grpc as bytes and are serialized here, so that their size is known without asking protobuf
 (which would serialize again) and a message that cannot be parsed is an error like any other.
 """
 
@@ -32,7 +32,7 @@ _CODEC_NAMES: Final = {number: name for name, number in _CODEC_NUMBERS.items()}
 
 _DATA: Final = pb2.Tensor.DATA_FIELD_NUMBER
 _LENGTH_DELIMITED: Final = 2
-# Names of so many bytes take protobuf a quarter of a millisecond.
+# Protobuf takes a quarter of a millisecond to parse this many bytes of block hashes.
 _QUICKLY_PARSED: Final = 2**14
 
 
@@ -40,8 +40,8 @@ def parse(message: _M, data: bytes, path: tuple[int, ...] = ()) -> _M:
     """Fill `message` from `data`. `path` (field numbers) leads to its tensor.
 
     Raises:
-        InvalidRequest: these are not its bytes, or too many that are no tensor's; nothing of it was parsed.
-        InvalidTensor: too many of the tensor are not its data.
+        InvalidRequest: the data is not such a message, or too much of it is outside the tensor; nothing was parsed.
+        InvalidTensor: too much of the tensor is not its data.
     """
     try:
         beside_data(data, _to_data(path))
@@ -59,7 +59,7 @@ def parse(message: _M, data: bytes, path: tuple[int, ...] = ()) -> _M:
 
 
 def takes_long_to_parse(data: bytes, path: tuple[int, ...]) -> bool:
-    """Whether parsing takes more than a moment. What `parse` refuses for its size takes none."""
+    """Whether parsing takes more than a moment. A message that `parse` refuses for its size takes none."""
     try:
         return beside_data(data, _to_data(path)) > _QUICKLY_PARSED
     except (NoMessageError, TooMuchBesideDataError):
@@ -67,12 +67,12 @@ def takes_long_to_parse(data: bytes, path: tuple[int, ...]) -> bool:
 
 
 def serialize(message: Message) -> bytes:
-    """The message's bytes; InvalidTensor when the other end would refuse their number."""
+    """The message's bytes. Raises InvalidTensor if there are more than the other end accepts."""
     return _within_limit(message.SerializeToString())
 
 
 def serialize_with(message: Message, path: tuple[int, ...], tensor: EncodedTensor) -> bytes:
-    """As `serialize`, with the data of the tensor that stands at `path` (field numbers) and was begun there.
+    """Like `serialize`, with the data of the tensor at `path` (field numbers), which `begin_tensor` started there.
 
     The data follows the message as a second occurrence of the same fields. Parsers merge the two (protobuf's
     encoding guide, "Last One Wins"), and the data is copied once instead of three times.
@@ -85,7 +85,7 @@ def serialize_with(message: Message, path: tuple[int, ...], tensor: EncodedTenso
 
 
 def begin_tensor(target: pb2.Tensor, tensor: Tensor, codec: TensorCodec) -> EncodedTensor:
-    """Everything of `tensor` but its data, which `serialize_with` appends."""
+    """Write everything but the data of `tensor` to `target`; `serialize_with` appends the data."""
     packed = codec.pack(tensor)
     target.dtype = _DTYPE_NUMBERS[packed.dtype]
     target.shape.extend(packed.shape)
@@ -94,12 +94,12 @@ def begin_tensor(target: pb2.Tensor, tensor: Tensor, codec: TensorCodec) -> Enco
 
 
 def encoded_tensor(source: pb2.Tensor) -> EncodedTensor:
-    """The tensor of a message, still encoded; its sizes fit each other.
+    """The tensor of a message, still encoded; its sizes are consistent.
 
     Raises:
-        InvalidTensor, UnknownCodec: they do not, or are of nothing that this end knows.
+        InvalidTensor, UnknownCodec: they are not, or this end does not know the dtype or the codec.
     """
-    # before a tuple is made of them
+    # before building a tuple of the dimensions
     if len(source.shape) > MAX_DIMENSIONS:
         raise InvalidTensor(f"a tensor has at most {MAX_DIMENSIONS} dimensions, got {len(source.shape)}")
     dtype = _DTYPE_NAMES.get(source.dtype, f"number {source.dtype}")
@@ -135,7 +135,7 @@ def _within_limit(data: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first, the top bit set on all but the last."""
+    """Seven bits per byte, lowest first, with the top bit set on all bytes but the last."""
     digits = bytearray()
     while number > 0x7F:
         digits.append(number & 0x7F | 0x80)

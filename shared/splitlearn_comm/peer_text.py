@@ -1,15 +1,15 @@
-"""Text of the other end, made fit for logs and messages: on one line, and no longer than a line should be."""
+"""Makes text from the other end fit for logs and messages: one line of limited length."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# Longer than any message of ours; statuses travel in HTTP/2 headers, which together hold 8 KiB.
+# Longer than any of our own messages; statuses travel in HTTP/2 headers, which hold 8 KiB in total.
 LONGEST: Final = 1000
 
 
 def clipped(text: str, most: int = LONGEST) -> str:
-    """`text` with everything that is not printable written as Python's escapes, its end left out beyond `most`."""
+    """`text` with unprintable characters written as Python escapes, cut off after `most` characters."""
     kept = text[:most]
     if not kept.isprintable():
         kept = "".join(each if each.isprintable() else repr(each)[1:-1] for each in kept)[:most]

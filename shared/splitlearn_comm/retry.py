@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait before. The strategies only compute; tenacity loops and sleeps."""
+"""When to retry, and how long to wait first. The strategies only compute; tenacity loops and sleeps."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from splitlearn_comm.errors import CommError
 
 _T = TypeVar("_T")
 
-# Of gRPC's status codes those after which the same request may succeed. Whoever retries must bear that the lost
-# attempt was carried out.
+# The gRPC status codes after which the same request may succeed. Callers that retry must tolerate that the lost attempt
+# was executed.
 RETRIED_CODES: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 
 
 class RetryStrategy(ABC):
-    """How often to retry and how long to wait; subclasses say the latter. Safe to share between threads."""
+    """How often to retry and how long to wait; subclasses define the delay. Safe to share between threads."""
 
     max_retries: int
 
     @abstractmethod
     def delay_before(self, retry: int) -> float:
-        """Seconds to wait before the retry of this number, counted from 1."""
+        """Seconds to wait before retry number `retry`, counted from 1."""
 
     def execute(self, fn: Callable[[], _T], *, sleep: Callable[[float], None] = time.sleep) -> _T:
-        """What `fn` returns, called again when it fails in a way that may pass.
+        """Call `fn` and return its result; call it again after a transient failure.
 
         Raises:
-            Exception: the last attempt's, or at once one that no retry would cure.
+            Exception: that of the last attempt, or immediately one that no retry would cure.
         """
         return Retrying(sleep=sleep, **self._rules())(fn)
 
     async def execute_async(
         self, fn: Callable[[], Awaitable[_T]], *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> _T:
-        """As `execute`, on an event loop."""
+        """Like `execute`, on an event loop."""
         return await AsyncRetrying(sleep=sleep, **self._rules())(fn)
 
     def _rules(self) -> dict[str, Any]:
@@ -56,14 +56,14 @@ class RetryStrategy(ABC):
 
 @dataclass(frozen=True)
 class ExponentialBackoff(RetryStrategy):
-    """Waits twice as long each time.
+    """Doubles the delay each time.
 
     Attributes:
         initial_delay: seconds before the first retry.
-        max_delay: seconds, the longest delay.
-        jitter: the part of each delay that is left to chance, 0 to 1, so that clients that failed together do not
-            come back together. Delays are shortened by it, never prolonged.
-        chance: a number from 0 to 1 at each call.
+        max_delay: longest delay in seconds.
+        jitter: the random fraction of each delay, 0 to 1, so that clients that failed together do not come back
+            together. It only shortens delays.
+        chance: returns a number from 0 to 1 on each call.
     """
 
     max_retries: int = 3
@@ -98,10 +98,10 @@ class FixedDelay(RetryStrategy):
 
 
 def is_worth_a_retry(error: BaseException) -> bool:
-    """Whether the error has one of RETRIED_CODES: ours, or grpc's own."""
+    """Whether the error, ours or grpc's own, has one of RETRIED_CODES."""
     if isinstance(error, CommError):
         return error.code in RETRIED_CODES
-    # grpc.RpcError itself promises no code, but those that calls raise have one.
+    # grpc.RpcError itself defines no code, but the errors that calls raise have one.
     code = getattr(error, "code", None) if isinstance(error, grpc.RpcError) else None
     return callable(code) and code().name in RETRIED_CODES
 

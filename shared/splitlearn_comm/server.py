@@ -22,7 +22,7 @@ from splitlearn_comm.errors import PortUnavailable
 from splitlearn_comm.options import server_options
 from splitlearn_comm.service import ComputeService
 
-# "" is the server as a whole, in the words of the standard health protocol.
+# In the standard health protocol, "" stands for the server as a whole.
 HEALTH_NAMES = ("", wire.SERVICE)
 
 
@@ -30,16 +30,16 @@ class AsyncGRPCComputeServer:
     """Serves sessions, a compute function, or both, on one port. Starts once and stops once.
 
     Args:
-        host: an address of this machine, or a name of one; 0.0.0.0 and :: are all of them.
-        port: 0 picks a free one.
-        session_host: answers Stream. Its info() is the service's.
-        compute_fn: answers Compute, on threads of its own.
-        compute_options: how many threads, and more.
-        observer: is told of sessions, bytes and refusals.
-        limits: what all clients together may cost.
+        host: an address of this machine, or a name for one; 0.0.0.0 and :: mean all addresses.
+        port: 0 picks a free port.
+        session_host: handles Stream. The service reports its info().
+        compute_fn: handles Compute, on its own threads.
+        compute_options: the number of threads, the codec and the version of `compute_fn`.
+        observer: counts sessions, bytes and refusals.
+        limits: what all clients together may use.
 
     Raises:
-        InvalidAddress: a host that there cannot be.
+        InvalidAddress: the host is neither an IP address nor a valid name.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class AsyncGRPCComputeServer:
             The port.
 
         Raises:
-            PortUnavailable: somebody else listens there, or the host is not this machine's.
+            PortUnavailable: the port is taken, or the host is not an address of this machine.
             Forked: this process was forked from one that had used gRPC.
         """
         forks.check()
@@ -91,8 +91,8 @@ class AsyncGRPCComputeServer:
             trouble = await asyncio.to_thread(_why_not, self.host, self.port)
             raise PortUnavailable(f"cannot listen on {address}: {trouble}") from error
         async with AsyncExitStack() as undo:
-            # Started first, because grpc gives the port of a server back only if it was started. Computes that come
-            # before setup is done wait behind it for the one thread; health says not to come.
+            # Started first, because grpc releases a server's port only if the server was started. Computes that arrive
+            # before setup is done queue behind it for the one thread; health reports NOT_SERVING until then.
             await self.set_serving(False)
             await server.start()
             undo.push_async_callback(server.stop, None)
@@ -103,15 +103,15 @@ class AsyncGRPCComputeServer:
         return self.port
 
     async def set_serving(self, serving: bool) -> None:
-        """What the standard health service answers. Calls are served either way."""
+        """Set what the standard health service reports. Calls are served either way."""
         status = health_pb2.HealthCheckResponse
         for name in HEALTH_NAMES:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Refuse new calls, give running ones `grace` seconds, cut the rest; returns when all sessions are closed.
+        """Refuse new calls, give running ones `grace` seconds, cut off the rest; return when all sessions are closed.
 
-        The other end of a stream that is cut gets Unreachable. Stopping a stopped server does nothing.
+        The client of a stream that is cut off gets Unreachable. Stopping a stopped server does nothing.
         """
         if self._grpc is None or forks.is_forked():
             return
@@ -125,8 +125,8 @@ class AsyncGRPCComputeServer:
             self._stopped.set()
 
     async def wait_for_termination(self) -> None:
-        """Until stop(), called from elsewhere, is through."""
-        # Not grpc's own: when a task is cancelled in there, the server can never be stopped.
+        """Wait until stop(), called from elsewhere, has finished."""
+        # Not grpc's own method: once a task is cancelled inside it, the server can never be stopped.
         if self._grpc is not None:
             await self._stopped.wait()
 
@@ -141,9 +141,9 @@ class AsyncGRPCComputeServer:
 
 
 def _why_not(host: str, port: int) -> str:
-    """grpc does not say why it cannot listen; the operating system does, of a socket of ours.
+    """Why grpc cannot listen. It does not say, but the operating system does when this function binds a socket itself.
 
-    Blocks, because names are resolved.
+    Blocks, because it resolves names.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -1,4 +1,4 @@
-"""The calls of ComputeService: bytes in, bytes out, every session closed once."""
+"""The calls of ComputeService: bytes in, bytes out, and every session is closed exactly once."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class ComputeService:
         self._computes = computes
         self._observer = observer
         self._started_at = time.monotonic()
-        # Calls that run. What cuts one does not wait for its session; finish() does.
+        # Calls in progress. Cutting one off does not wait for its session to close; finish() does.
         self._unfinished: set[asyncio.Future[None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Without serializers: grpc hands the bytes through, and wire alone knows what they mean."""
+        """The RPC handlers. They have no serializers: grpc passes bytes through, and only `wire` interprets them."""
         return grpc.method_handlers_generic_handler(
             wire.SERVICE,
             {
@@ -64,12 +64,12 @@ class ComputeService:
             await self._computes.setup()
 
     def release_idle(self) -> None:
-        """Let clients go that only keep a stream for later; sessions are not idle."""
+        """End Compute streams that clients only keep open for later calls. Sessions do not count as idle."""
         if self._computes is not None:
             self._computes.release_idle()
 
     async def finish(self) -> None:
-        """Wait until every session is closed, then tear the compute function down. No new call may come."""
+        """Wait until every session is closed, then tear down the compute function. No new call may arrive."""
         while self._unfinished:
             await asyncio.wait(self._unfinished)
         self._heap.stop()
@@ -119,7 +119,7 @@ class ComputeService:
 
 
 class _StatusEdge:
-    """Where an exception leaves the server as a gRPC status. Cancellation passes: there is no one to tell."""
+    """Turns an exception that leaves the server into a gRPC status. Cancellation passes: no client is left to tell."""
 
     def __init__(self, context: grpc.aio.ServicerContext, call: str, observer: WireObserver, heap: HeapTrimmer) -> None:
         self._heap = heap
@@ -134,13 +134,13 @@ class _StatusEdge:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if error is not None:
-            # also of a message above the limit, which grpc refuses by cancelling the call
+            # also after a message above the limit, which grpc refuses by cancelling the call
             self._heap.soon()
         if not isinstance(error, Exception):
             return
         if not isinstance(error, CommError):
             log.error("unexpected_error", call=self._call, exc_info=error)
-            # The type and nothing more: messages and tracebacks can hold what the peer must not see.
+            # Only the type: messages and tracebacks can contain what the peer must not see.
             error = RemoteFailure(f"{type(error).__name__} in {self._call}; the server's log says more")
         code, details, metadata = status_of(error)
         self._observer.refused(kind_of(error))

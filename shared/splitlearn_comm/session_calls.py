@@ -1,7 +1,7 @@
-"""The server's side of Stream: the order of a session's messages, and what is checked before anything is decoded.
+"""The server end of Stream: the order of a session's messages, and the checks before anything is decoded.
 
-A session is opening until its first request, then open, and closed once it has finished. What comes out
-of order, and any error that is not a refusal of one frame, ends the stream.
+A session is opening until its first request, then open, and closed once it has finished. A message out of
+order ends the stream, as does any error that is not a refusal of one frame.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from splitlearn_comm.waiting import told_to_wait
 
 log = structlog.get_logger(__name__)
 
-# for each second in which long requests are parsed
+# seconds to sleep for each second spent on parsing long requests
 _RESTS: Final = 3.0
 
 
 class SessionCalls:
-    """Streams of frames on one session host. `total_requests` counts the frames that came, refused ones too."""
+    """Streams of frames on one session host. `total_requests` counts all frames received, including refused ones."""
 
     def __init__(self, host: SessionHost, admission: Admission, observer: WireObserver, heap: HeapTrimmer) -> None:
         self.host = host
         self.admission = admission
         self.observer = observer
         self.heap = heap
-        # One thread: decoding for some clients takes no more than one core from the others.
+        # One thread, so that decoding for some clients takes at most one core from the others.
         self.decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        # Whoever sends a long list of names waits here for a turn; others come in between.
+        # Requests with long lists of block hashes are parsed one at a time; other requests run in between.
         self._parsing = asyncio.Lock()
         self.total_requests = 0
         self._closing: set[asyncio.Task[None]] = set()
 
     async def serve(self, context: grpc.aio.ServicerContext) -> None:
-        """One session, from its opening until the client has no more."""
+        """Serve one session, from its opening until the client has no more requests."""
         loop, seconds = asyncio.get_running_loop(), self.admission.limits.first_frame_seconds
         place: Place | None = None
         try:
@@ -70,7 +70,7 @@ class SessionCalls:
                 place = self.admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()))
                 await _Call(self, context, patience, place).run()
         except TimeoutError:
-            # else it is the host's own, and a failure
+            # otherwise the host raised it, which is a failure
             if not patience.expired():
                 raise
             if place is not None and place.is_lost:
@@ -79,14 +79,14 @@ class SessionCalls:
         finally:
             if place is not None:
                 self.admission.leave(place)
-            # Not after refusals alone: a message above the limit looks from here like a client that hung up.
+            # Not only after refusals: a message above the limit looks from here like a client that disconnected.
             self.heap.soon()
 
     async def parsed(self, data: bytes) -> pb2.StreamRequest:
-        """The request. However many long ones come, parsing them takes a quarter of the event loop's time at most.
+        """Parse a request. However many long ones arrive, parsing takes at most a quarter of the event loop's time.
 
         Raises:
-            InvalidRequest, InvalidTensor: it is none, or more than any has.
+            InvalidRequest, InvalidTensor: the data is not a request, or exceeds a limit.
         """
         if not wire.is_expensive_request(data):
             return wire.parse_request(data)
@@ -95,12 +95,12 @@ class SessionCalls:
             try:
                 return wire.parse_request(data)
             finally:
-                # Not only for a turn of the loop: the device thread too gets Python's lock back only between two.
+                # One turn of the loop is not enough: the device thread, too, gets the GIL only between two parses.
                 await asyncio.sleep(_RESTS * (time.perf_counter() - began))
 
     async def close(self, session: Session) -> None:
-        """Returns when it is closed, and closes it even if whoever waits for that is cancelled."""
-        # wait() leaves the task alone
+        """Return once the session is closed. It is closed even if the caller is cancelled while waiting."""
+        # wait() does not cancel the task when the caller is cancelled
         closing = asyncio.ensure_future(session.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closed)
@@ -120,7 +120,7 @@ class SessionCalls:
 
 
 class _Call:
-    """One stream, message by message. No message is held while the next one is awaited."""
+    """One stream, message by message. No message is kept in memory while the next one is awaited."""
 
     def __init__(
         self, calls: SessionCalls, context: grpc.aio.ServicerContext, patience: asyncio.Timeout, place: Place
@@ -139,7 +139,7 @@ class _Call:
             opening = wire.read_opening(request)
             session = await self._calls.host.open(opening)
         except BaseException:
-            # The error's traceback knows this frame, and what grpc makes of both is a cycle that lasts.
+            # The error's traceback references this frame, and grpc turns both into a long-lived reference cycle.
             request.Clear()
             raise
         self._calls.observer.session_opened()
@@ -158,8 +158,8 @@ class _Call:
             await self._calls.close(session)
 
     async def _next(self, session: Session, codec: TensorCodec, opening: SessionOpening) -> bool:
-        """False when no message follows. One at a time: HTTP/2 flow control holds back a client that is ahead, and
-        costs no task per frame."""
+        """Handle one message; False when none follows. Never more than one at a time: HTTP/2 flow control holds back a
+        client that is ahead, and needs no task per frame."""
         request = await self._read()
         if request is None:
             return False
@@ -172,7 +172,7 @@ class _Call:
         return True
 
     async def _nothing_more(self) -> bool:
-        """After `finish` the client ends the stream, and has as long for it as for its first frame."""
+        """After `finish` the client must end the stream, within the time that it has for its first frame."""
         self._patience.reschedule(asyncio.get_running_loop().time() + self._limits.first_frame_seconds)
         self._calls.admission.waits(self._place, time.monotonic(), silent=True)
         if await self._read() is not None:
@@ -203,7 +203,7 @@ class _Call:
         self._calls.admission.waits(self._place, time.monotonic())
 
     async def _answered(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:
-        """Checks sizes, then decodes, then steps. Each form of the rows goes when the next one is there."""
+        """Check sizes, then decode, then step. Each form of the rows is freed once the next one exists."""
         encoded = wire.read_frame(request)
         request.Clear()
         n_bytes, most = encoded.n_bytes, self._limits.message_bytes
@@ -225,7 +225,7 @@ class _Call:
 
 
 async def _encode_computed(reply: Reply, codec: TensorCodec) -> bytes:
-    """A reply that cannot be sent is no refusal: the session has moved on already."""
+    """A reply that cannot be sent is a failure, not a refusal, because the session has already advanced."""
     try:
         if codec.is_expensive(reply.frame.rows):
             return await asyncio.to_thread(wire.encode_reply, reply, codec)

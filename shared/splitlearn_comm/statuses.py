@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses and as messages, and back. Text of either end is clipped on its way."""
+"""Converts errors to gRPC statuses and to messages, and back. Text from either end is clipped."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ Status = tuple[grpc.StatusCode, str | None, Iterable[tuple[str, str | bytes]]]
 _LONGEST_WAIT: Final = 3600.0
 _CODE_NAMES: Final = {number: name.removeprefix("CODE_") for name, number in pb2.Code.items()}
 
-# For statuses that no splitlearn server wrote: grpc itself, a proxy, another service.
+# For statuses from grpc itself, a proxy or another service rather than from a splitlearn server.
 _ERRORS_BY_CODE: Final[dict[str, type[CommError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNIMPLEMENTED": NotServed,
-    # grpc's own word for a message above the limit; a splitlearn server that has no room names its error.
+    # grpc's own status for a message above the limit; a splitlearn server that lacks capacity names its error.
     "RESOURCE_EXHAUSTED": InvalidRequest,
     "UNAVAILABLE": Unreachable,
     "DEADLINE_EXCEEDED": TimedOut,
-    # This end did not cancel, so the other one went away.
+    # This end did not cancel, so the other end went away.
     "CANCELLED": Unreachable,
 }
 
 
 def status_of(error: CommError) -> Status:
-    """What a server aborts with. The trailing metadata names the class, which the code alone does not."""
+    """The status that a server aborts with. Its trailing metadata names the class, which the code alone does not."""
     metadata = [(KIND_KEY, kind_of(error))]
     if error.retry_after is not None:
         metadata.append((RETRY_AFTER_KEY, str(error.retry_after)))
@@ -52,7 +52,7 @@ def status_of(error: CommError) -> Status:
 
 
 def error_of(status: Status, address: str) -> CommError:
-    """The error that the server raised, or what grpc's own status means for the caller at this end."""
+    """The error that the server raised, or the meaning of grpc's own status for the caller at this end."""
     code, details, metadata = status
     told = {key: str(value) for key, value in metadata}
     if KIND_KEY not in told:
@@ -80,12 +80,12 @@ def _with_advice(code: str, details: str, address: str) -> str:
 def _error(kind: str, code: str, message: str) -> CommError:
     message = clipped(message)
     known = ERRORS_BY_KIND.get(kind) or _ERRORS_BY_CODE.get(code)
-    # Only the fallback loses the code, so only it has to say it.
+    # Only the fallback class loses the code, so only its message must state it.
     return RemoteFailure(f"{code}: {message}") if known is None else known(message)
 
 
 def kind_of(error: CommError) -> str:
-    """The nearest class that both ends know: a server may raise its own subclasses."""
+    """The name of the nearest class that both ends know: a server may raise its own subclasses."""
     return next((known.__name__ for known in type(error).__mro__ if known.__name__ in ERRORS_BY_KIND), "")
 
 
@@ -103,5 +103,5 @@ def read_error(source: pb2.Error) -> CommError:
 
 
 def _retry_after(seconds: float) -> float | None:
-    """None for what is no time to wait; nobody is made to wait longer than an hour."""
+    """The delay, capped at one hour; None if `seconds` is not a valid delay."""
     return min(seconds, _LONGEST_WAIT) if seconds > 0 and math.isfinite(seconds) else None

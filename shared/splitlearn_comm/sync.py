@@ -1,6 +1,6 @@
-"""Blocking classes for code without an event loop. Each is a facade: the async class does the work, elsewhere.
+"""Blocking classes for code without an event loop. Each is a facade of an async class that runs on another thread.
 
-In a process that was forked from one in which any of them was used, every call raises Forked, and closing does nothing.
+In a process that was forked from one that had used any of them, every call raises Forked, and closing does nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from splitlearn_comm.server import AsyncGRPCComputeServer
 
 
 class GRPCComputeServer:
-    """Serves a compute function. May be started and stopped from any thread; starts once and stops once.
+    """Serves a compute function. Any thread may start and stop it; it starts once and stops once.
 
     Args:
         host: 0.0.0.0 opens the port to the network.
-        port: 0 picks a free one; `port` then tells it.
-        max_workers: computes at a time, each on a thread; with more than one `compute_fn` must bear it.
-        codec: of replies to clients that ask for none.
-        version: of the service, where the function's own info gives none.
+        port: 0 picks a free port, which the property `port` then returns.
+        max_workers: concurrent computes, each on its own thread; if more than 1, `compute_fn` must be thread-safe.
+        codec: for replies to clients that request none.
+        version: of the service, if the function's own info has none.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class GRPCComputeServer:
         return self._server.port
 
     def start(self) -> int:
-        """Returns the port once clients are served.
+        """Start, and return the port once clients are served.
 
         Raises:
-            PortUnavailable: somebody else listens there, or the host is not this machine's.
+            PortUnavailable: the port is taken, or the host is not an address of this machine.
             Forked: see the module.
         """
         port = loop_thread().run(self._server.start())
@@ -65,11 +65,11 @@ class GRPCComputeServer:
         return port
 
     def stop(self, grace: float | None = None) -> None:
-        """Refuse new calls, give running ones `grace` seconds, cut the rest. Twice does nothing."""
+        """Refuse new calls, give running ones `grace` seconds, cut off the rest. Stopping twice does nothing."""
         close(self._server.stop(grace))
 
     def wait_for_termination(self) -> None:
-        """Until stop() has been called from elsewhere, or this thread gets a KeyboardInterrupt."""
+        """Block until stop(), called from elsewhere, has finished, or this thread gets a KeyboardInterrupt."""
         loop_thread().run(self._server.wait_for_termination())
 
     def __enter__(self) -> Self:
@@ -87,21 +87,21 @@ _serving: weakref.WeakSet[GRPCComputeServer] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Ends servers that a script forgot: grpc would complain of each while the interpreter takes its modules apart."""
+    """Stops servers that a script left running: grpc would complain about each one during interpreter shutdown."""
     for server in list(_serving):
-        # by now the interpreter starts no threads, so that the port closes but compute functions are not torn down
+        # the interpreter starts no more threads by now, so the port closes, but compute functions are not torn down
         with suppress(RuntimeError):
             server.stop()
 
 
 class GRPCComputeClient:
-    """Asks a compute function elsewhere. Any number of threads may share one client.
+    """Calls a compute function on a server. Any number of threads may share one client.
 
     Args:
         address: `host:port`.
-        timeout: seconds that a call waits at most; each retry has as many again.
+        timeout: seconds that a call may take; each retry gets the full timeout.
         retry_strategy: for compute; None tries once.
-        codec: what tensors travel in, both ways; None as they are.
+        codec: encodes tensors in both directions; None sends them unencoded.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class GRPCComputeClient:
 
     @property
     def trouble(self) -> str | None:
-        """Why connect or health_check said no when last asked; None when it said yes."""
+        """Why the last connect or health_check returned False; None if it returned True."""
         return self._trouble
 
     def connect(self) -> bool:
-        """Whether a server answers. Not needed before the first compute."""
+        """Whether a server answers. Optional before the first compute."""
         try:
             loop_thread().run(self._client.connect())
         except CommError as error:
@@ -133,15 +133,15 @@ class GRPCComputeClient:
         return True
 
     def compute(self, tensor: Tensor) -> Tensor:
-        """One tensor in, one tensor out: on the CPU, writable, the caller's own.
+        """Send one tensor and return the output: on the CPU, writable, owned by the caller.
 
         Raises:
-            CommError: Unreachable, TimedOut and Overloaded after the last retry, others at once.
+            CommError: Unreachable, TimedOut and Overloaded after the last retry, others immediately.
         """
         return loop_thread().run(self._client.compute(tensor))
 
     def health_check(self) -> bool:
-        """Whether a server answers and says that it serves."""
+        """Whether a server answers and reports that it is serving."""
         try:
             healthy = loop_thread().run(self._client.health())
         except CommError as error:
@@ -151,22 +151,22 @@ class GRPCComputeClient:
         return healthy
 
     def get_service_info(self) -> Mapping[str, object]:
-        """`service_name`, `version`, `device`, `fingerprint`, `total_requests`, `uptime_seconds`, and whatever
-        else the compute function's get_info told, as text.
+        """`service_name`, `version`, `device`, `fingerprint`, `total_requests`, `uptime_seconds`, and
+        everything else that the compute function's get_info returned, as text.
 
         Raises:
-            CommError: nobody answers, or not in time.
+            CommError: no server answers, or not in time.
         """
         facts = asdict(loop_thread().run(self._client.service_info()))
         return {**facts.pop("attributes"), **facts}
 
     def get_statistics(self) -> dict[str, int | float]:
-        """Counts and average times of this client's computes, among them `total_requests`, `failed_requests`,
+        """Counts and average times of this client's computes, including `total_requests`, `failed_requests`,
         `retries`, `avg_network_time_ms`, `avg_compute_time_ms`."""
         return self._client.get_statistics()
 
     def close(self) -> None:
-        """Cancel what is under way and hang up. Twice does nothing."""
+        """Cancel everything in progress and disconnect. Closing twice does nothing."""
         close(self._client.close())
 
     def __enter__(self) -> Self:

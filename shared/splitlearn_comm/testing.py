@@ -1,4 +1,4 @@
-"""For the tests of whoever uses this package: a real server and client on loopback, and a session host that
+"""For tests of code that uses this package: a real server and client on loopback, and a session host that
 stands in for a trunk."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def loopback(
     observer: WireObserver | None = None,
     timeout: float = 10.0,
 ) -> AsyncIterator[tuple[AsyncGRPCComputeServer, AsyncGRPCComputeClient]]:
-    """A started server on a free port of 127.0.0.1, and a client of it."""
+    """A started server on a free port of 127.0.0.1, and its client."""
     async with (
         AsyncGRPCComputeServer(
             session_host=session_host, compute_fn=compute_fn, compute_options=compute_options, observer=observer
@@ -38,13 +38,13 @@ async def loopback(
 
 
 class EchoSession:
-    """Keeps rows by the rule of positions and answers each row times `factor`."""
+    """Keeps rows by the position rule, and answers with each row multiplied by `factor`."""
 
     def __init__(self, opening: SessionOpening, factor: float, cached: dict[bytes, Tensor]) -> None:
         self.opening = opening
         self.factor = factor
         self._cached = cached
-        # What a trunk's cache would have been built from, [rows reached, D]; None before the first rows.
+        # The rows that a trunk would have built its cache from, [rows reached, D]; None before the first rows.
         found_TD = next((cached[each] for each in reversed(opening.block_hashes) if each in cached), None)
         self.rows_TD: Tensor | None = None if found_TD is None else found_TD[: opening.max_length]
         self.closed = asyncio.Event()
@@ -66,7 +66,7 @@ class EchoSession:
         return Reply(answer, compute_seconds=time.perf_counter() - started)
 
     def finish(self, block_hashes: Sequence[bytes]) -> None:
-        """Blocks have one row."""
+        """In this host, a block is one row."""
         if self.rows_TD is not None:
             self._cached |= {each: self.rows_TD[: i + 1] for i, each in enumerate(block_hashes) if i < self.reached}
 
@@ -76,7 +76,7 @@ class EchoSession:
 
 
 class EchoSessionHost:
-    """A trunk without a model: `sessions` holds every session that it ever opened, in order."""
+    """A trunk without a model. `sessions` holds every session that it ever opened, in order."""
 
     def __init__(self, *, fingerprint: str = "echo", factor: float = 2.0) -> None:
         self.fingerprint = fingerprint

@@ -1,6 +1,6 @@
-"""The server's word that a frame is not forgotten: a reply without an outcome, sent while the frame waits its turn.
+"""The server's sign that it has not forgotten a frame: a reply without an outcome, sent while the frame waits its turn.
 
-The client's timeout is for a server that says nothing at all, which one with many frames to compute is not.
+The client's timeout is for a server that says nothing at all, not for one with many frames to compute.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Final, Protocol, runtime_checkable
 # A StreamReply without an outcome takes no bytes.
 WAITING: Final = b""
 SECONDS: Final = 0.5
-# What a slow network may have gathered.
+# How many a slow network may deliver together.
 MOST_AT_ONCE: Final = 64
 
 
 @runtime_checkable
 class TellsProgress(Protocol):
-    """A session that knows whether its host gets on."""
+    """A session that knows whether its host makes progress."""
 
     def gets_on(self) -> bool:
-        """Whether the frame under way waits for its turn, or the host did other work since this was asked last.
+        """Whether the current frame is waiting its turn, or the host has done other work since the last call.
 
-        No means that the client does well to count its seconds.
+        If not, the client's timeout should run.
         """
         ...
 
 
 @asynccontextmanager
 async def told_to_wait(session: object, write: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[None]:
-    """While the body runs the client hears now and then that its frame waits, if the session says so.
+    """While the body runs, tell the client periodically that its frame is waiting, if the session says so.
 
-    Nothing else may be written meanwhile. What is being written at the end is finished first.
+    Nothing else may be written meanwhile. A write still in progress at the end is finished first.
     """
     if not isinstance(session, TellsProgress):
         yield
@@ -45,7 +45,7 @@ async def told_to_wait(session: object, write: Callable[[bytes], Awaitable[None]
         nonlocal telling
         telling = asyncio.create_task(_tell(session, write, over))
 
-    # most frames are answered before, and cost no task
+    # most frames are answered sooner, and need no task
     timer = asyncio.get_running_loop().call_later(SECONDS, begin)
     try:
         yield
@@ -64,7 +64,7 @@ async def _tell(session: TellsProgress, write: Callable[[bytes], Awaitable[None]
         if session.gets_on():
             try:
                 await write(WAITING)
-            except Exception:  # noqa: BLE001 (the stream is over, which whoever serves it learns by himself)
+            except Exception:  # noqa: BLE001 (the stream is over, which its own handler will notice)
                 return
         with suppress(TimeoutError):
             async with asyncio.timeout(SECONDS):

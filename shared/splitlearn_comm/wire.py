@@ -1,4 +1,4 @@
-"""The only translation: frames, sessions' openings, computes and facts to protobuf bytes, errors to gRPC statuses."""
+"""The only translation layer: frames, openings, computes and service info to protobuf bytes, errors to messages."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _FRAME_ROWS: Final = (pb2.StreamRequest.FRAME_FIELD_NUMBER, pb2.Frame.ROWS_FIELD
 _REPLY_ROWS: Final = (pb2.StreamReply.FRAME_FIELD_NUMBER, pb2.Frame.ROWS_FIELD_NUMBER)
 _INPUT: Final = (pb2.ComputeRequest.TENSOR_FIELD_NUMBER,)
 _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
-# Sizes of what one end says of itself to the other.
+# Limits on what one end says about itself to the other.
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
 MAX_BLOCK_HASH_BYTES: Final = 64
-# of 16 bytes each they fit in what a message may have beside its tensor
+# at 16 bytes each, they fit in the bytes that a message may have beside its tensor
 MAX_BLOCK_HASHES: Final = 2**13
 _MOST_ATTRIBUTES: Final = 256
 _LONGEST_ATTRIBUTE: Final = 2**14
@@ -59,7 +59,7 @@ _LONGEST_ATTRIBUTE: Final = 2**14
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computed:
-    """What came of one compute: the tensor out, and the server's times in seconds."""
+    """The result of one compute: the output tensor, and the server's times in seconds."""
 
     tensor: Tensor
     queue_seconds: float = 0.0
@@ -72,7 +72,7 @@ def encode_compute(tensor: Tensor, codec: TensorCodec) -> bytes:
 
 
 def decode_compute(data: bytes) -> tuple[Tensor, str]:
-    """The tensor in, and the codec that its reply is asked for in."""
+    """The input tensor, and the codec that the client requests for the reply."""
     message = parse(pb2.ComputeRequest(), data, _INPUT)
     asked, encoded = codec_name(message.codec), encoded_tensor(message.tensor)
     return unpack(encoded), asked
@@ -92,7 +92,7 @@ def encode_compute_error(error: CommError) -> bytes:
 
 
 def decode_computed(data: bytes) -> Computed:
-    """The tensor out, or the error that was sent in its place, raised; InvalidReply for what is neither."""
+    """Return the output tensor, or raise the error sent in its place; InvalidReply if the data is neither."""
     with _blaming_the_server():
         message = parse(pb2.ComputeReply(), data, _OUTPUT)
     if message.HasField("error"):
@@ -122,20 +122,20 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
 
 
 def is_expensive_request(data: bytes) -> bool:
-    """Whether `parse_request` takes a while, and what comes at the same time should get its turn in between."""
+    """Whether `parse_request` takes so long that other requests should get a turn in between."""
     return takes_long_to_parse(data, _FRAME_ROWS)
 
 
 def parse_request(data: bytes) -> pb2.StreamRequest:
-    """Raises InvalidRequest, InvalidTensor: it is none, or more than any has."""
+    """Raises InvalidRequest, InvalidTensor: the data is not a request, or exceeds a limit."""
     return parse(pb2.StreamRequest(), data, _FRAME_ROWS)
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:
-    """Nothing of it is longer than it may be.
+    """The opening in a request; all of its lengths are within the limits.
 
     Raises:
-        InvalidRequest, UnknownCodec: the request opens no session.
+        InvalidRequest, UnknownCodec: the request does not open a session.
     """
     if not request.HasField("open"):
         raise InvalidRequest("the first request of a stream must carry `open`")
@@ -151,7 +151,7 @@ def read_finish(request: pb2.StreamRequest, opening: SessionOpening) -> tuple[by
     """The hashes of the blocks to cache.
 
     Raises:
-        InvalidRequest: a frame beside them, or hashes that cannot be.
+        InvalidRequest: the request also has a frame, or the hashes are invalid.
     """
     if request.HasField("frame"):
         raise InvalidRequest("a request with `finish` carries no frame")
@@ -168,10 +168,10 @@ def encode_opened(reached: int) -> bytes:
 
 
 def decode_opened(data: bytes, max_length: int) -> int:
-    """The rows that the session begins with, or the error that was sent in place of them, raised.
+    """Return the number of rows that the session begins with, or raise the error sent in its place.
 
     Raises:
-        InvalidReply: neither, or more rows than the session may have.
+        InvalidReply: the data is neither, or has more rows than the session may have.
     """
     with _blaming_the_server():
         message = parse(pb2.StreamReply(), data, _REPLY_ROWS)
@@ -187,29 +187,29 @@ def decode_opened(data: bytes, max_length: int) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedFrame:
-    """A frame whose rows are not decoded yet. Their sizes fit each other."""
+    """A frame whose rows are not decoded yet. Their sizes are consistent."""
 
     header: FrameHeader
     rows: EncodedTensor | None
 
     @property
     def n_bytes(self) -> int:
-        """The most that its rows take, encoded or decoded."""
+        """The size of its rows, encoded or decoded, whichever is larger."""
         return 0 if self.rows is None else max(len(self.rows.data), self.rows.decoded_bytes)
 
     @property
     def is_expensive(self) -> bool:
-        """Whether decoding should not be done on an event loop."""
+        """Whether decoding should happen off the event loop."""
         rows = self.rows
         return rows is not None and codec_named(rows.codec).is_expensive_to_decode(rows.decoded_bytes)
 
     def decode(self) -> Frame:
-        """Raises InvalidTensor: the data is not its codec's after all."""
+        """Raises InvalidTensor: the data turns out not to be its codec's."""
         return Frame(self.header.position, None if self.rows is None else unpack(self.rows))
 
 
 def read_frame(request: pb2.StreamRequest) -> EncodedFrame:
-    """Raises InvalidRequest, InvalidTensor, UnknownCodec: there is none, or there cannot be such a one."""
+    """Raises InvalidRequest, InvalidTensor, UnknownCodec: the request has no frame, or an invalid one."""
     if not request.HasField("frame"):
         raise InvalidRequest("a request after the open must carry a frame")
     return _read_frame(request.frame)
@@ -232,15 +232,15 @@ def encode_error(error: CommError) -> bytes:
 
 
 def decode_reply(data: bytes, asked: FrameHeader | None = None, codec: str | None = None) -> Reply:
-    """The reply, or the error that was sent in its place, raised.
+    """Return the reply, or raise the error sent in its place.
 
     Args:
-        asked: what the frame was that this answers. Rows come back as many and as wide; what dtype they may have is
-            for whoever uses them to say.
-        codec: what the rows may travel in, beside as they are.
+        asked: the header of the frame that this answers. The reply must have the same position and shape; the caller
+            decides which dtypes are valid.
+        codec: the codec that the rows may be encoded in; unencoded rows are accepted too.
 
     Raises:
-        InvalidReply: neither, or an answer to something else; nothing of it was decoded.
+        InvalidReply: the data is neither, or answers something else; nothing was decoded.
     """
     with _blaming_the_server():
         message = parse(pb2.StreamReply(), data, _REPLY_ROWS)
@@ -273,7 +273,7 @@ def encode_info(info: ServiceInfo) -> bytes:
 
 
 def decode_info(data: bytes) -> ServiceInfo:
-    """Raises InvalidReply: it is no info, or longer than any."""
+    """Raises InvalidReply: the data is not a ServiceInfo, or exceeds a limit."""
     with _blaming_the_server():
         message = parse(pb2.ServiceInfo(), data)
         if len(message.attributes) > _MOST_ATTRIBUTES:
@@ -328,7 +328,7 @@ def _check_opening(session_id: str, fingerprint: str, max_length: int, block_has
 
 
 def _check_block_hashes(block_hashes: Sequence[bytes], max_length: int) -> None:
-    """A block has a row at least."""
+    """A block has at least one row, so `max_length` also bounds the number of blocks."""
     most = min(max_length, MAX_BLOCK_HASHES)
     if len(block_hashes) > most:
         raise InvalidRequest(
@@ -351,7 +351,7 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 @contextmanager
 def _blaming_the_server() -> Iterator[None]:
-    """What breaks the protocol in a reply is not this end's fault."""
+    """Raise InvalidReply where a reply breaks the protocol, because that is not this end's fault."""
     try:
         yield
     except (InvalidRequest, UnknownCodec) as error:

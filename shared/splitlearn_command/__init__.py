@@ -1,1 +1,1 @@
-"""Common to the commands `splitlearn` and `cleangpt`: verbs, errors and exit codes."""
+"""Shared by the commands `splitlearn` and `cleangpt`: verbs, errors and exit codes."""

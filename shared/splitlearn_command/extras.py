@@ -1,4 +1,4 @@
-"""Packages that only some verbs need, and the extras of the distribution `splitlearn` that install them."""
+"""Packages that only some verbs need, and the extras of the `splitlearn` distribution that install them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,8 @@ def needing(extra: str | None) -> Iterator[None]:
     """A context or decorator for code that imports packages of `extra`.
 
     Raises:
-        MissingExtra: instead of a ModuleNotFoundError, if packages of the extra are missing. If none is, the extra
-            would not install the module, and the original error is raised.
+        MissingExtra: instead of a ModuleNotFoundError, if packages of the extra are missing. If none is missing, the
+            extra does not provide the module, and the original error is raised.
     """
     try:
         yield
@@ -33,9 +33,9 @@ def needing(extra: str | None) -> Iterator[None]:
 
 
 def missing_packages(extra: str) -> list[str]:
-    """Names of the distributions that `extra` requires on this platform and that are not installed.
+    """Names of the distributions that `extra` requires on this platform but that are not installed.
 
-    Several extras are separated by commas.
+    Commas separate several extras.
     """
     # slow to import, and needed only if something is missing
     from packaging.requirements import Requirement

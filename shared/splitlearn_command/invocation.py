@@ -21,7 +21,7 @@ class Invocation:
     debug: bool = False
 
     def run(self, command: Callable[[], typer.Typer], argv: Sequence[str] | None) -> int:
-        """Runs one verb, and returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+        """Runs one verb and returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
 
         Args:
             command: creates the command; its errors are handled like those of a verb.
@@ -50,7 +50,7 @@ class Invocation:
         return result if isinstance(result, int) else 0
 
     def tell(self, error: BaseException, failure: Failure) -> None:
-        """Prints the last line of a failed run on stderr; with `debug` after the traceback."""
+        """Prints the last line of a failed run on stderr; with `debug`, the traceback comes first."""
         if self.debug:
             traceback.print_exception(error)
         print(f"{self.program.name}: error: {failure.message}", file=sys.stderr)

@@ -16,7 +16,7 @@ from splitlearn_command.extras import needing
 class Verb:
     """A verb's line in the help, and the extra that installs what it imports beyond the base.
 
-    Several extras are separated by commas.
+    Commas separate several extras.
     """
 
     line: str
@@ -31,7 +31,7 @@ def with_dashes(name: str) -> str:
 class VerbGroup(TyperGroup):
     """Lists the verbs of a table without importing them.
 
-    A subclass has the table `verbs`, by name. `function_of` must find every name in it.
+    A subclass defines the table `verbs`, keyed by name. `function_of` must find every name in it.
     """
 
     verbs: ClassVar[Mapping[str, Verb]]

@@ -1,4 +1,4 @@
-"""What others implement or use without a network: compute functions, sessions, codecs, the observer."""
+"""What other packages implement or use without a network: compute functions, sessions, codecs, the observer."""
 
 from splitlearn_comm.core.codec import CompressedTensorCodec, EncodedTensor, TensorCodec, dtype_named
 from splitlearn_comm.core.compute import ComputeFunction, ComputeOptions, ModelComputeFunction

@@ -1,4 +1,4 @@
-"""Codecs: a tensor as fewer bytes, and back. This module has the exact ones, rounding.py those that round."""
+"""Codecs encode a tensor in fewer bytes, and decode it. This module has the exact ones, rounding.py the lossy ones."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from splitlearn_comm.core.elements import DTYPE_NAMES, DTYPES, byte_count, bytes
 from splitlearn_comm.errors import InvalidTensor
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
-# Bytes that a slow codec takes some milliseconds for, which no event loop should wait.
+# A slow codec takes a few milliseconds for this many bytes, which is too long for an event loop.
 _LONG_WORK_BYTES: Final = 2**17
-# And bytes that any takes as long for.
+# Any codec takes as long for this many.
 _LONG_COPY_BYTES: Final = 2**20
-# Deflate makes at most so many bytes of one (zlib's technical details), and of what cannot be packed a little more.
+# Each deflated byte inflates to at most this many (zlib's technical details). Incompressible data grows a little.
 _MOST_INFLATED: Final = 1032
 _ZLIB_OVERHEAD: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedTensor:
-    """`dtype` is a key of DTYPES and, like `shape`, that of the tensor before and after; `codec` made `data`."""
+    """`dtype`, a key of DTYPES, and `shape` are the tensor's, before and after; `codec` made `data`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class EncodedTensor:
 
     @property
     def decoded_bytes(self) -> int:
-        """What the tensor takes once it is decoded.
+        """The size of the decoded tensor.
 
         Raises:
             InvalidTensor: an unknown dtype or an impossible shape.
@@ -42,20 +42,20 @@ class EncodedTensor:
 
 
 class TensorCodec:
-    """Tensor to bytes and back, exact to the bit. Subclasses make fewer bytes of it.
+    """Encodes a tensor as bytes and decodes it, exact to the bit. Subclasses make fewer bytes.
 
-    Two forms. `pack` is the wire's: any dtype, kept, and the result says how it was packed. `encode` and
-    `decode` speak float32 only and rely on the caller to pair them.
+    There are two forms. `pack` is for the wire: it keeps any dtype, and the result says how it was packed. `encode`
+    and `decode` use float32 only and rely on the caller to pair them.
     """
 
     name: ClassVar[str] = "none"
     is_slow: ClassVar[bool] = False
 
     def pack(self, tensor: Tensor) -> EncodedTensor:
-        """Any shape, device and strides. Where this codec would not make fewer bytes, or could not keep its
-        promise about the error (infinities, NaN, values out of range), the elements go as they are.
+        """Pack a tensor of any shape, device and strides. If this codec would not make fewer bytes, or could not keep
+        its error bound (infinities, NaN, values out of range), the elements stay unencoded.
 
-        The data may be the tensor's own memory: take it before the tensor changes.
+        The data may be the tensor's own memory: use it before the tensor changes.
 
         Raises:
             InvalidTensor: the dtype is not in DTYPES, or the tensor is sparse.
@@ -71,7 +71,7 @@ class TensorCodec:
         """The elements as float32, in this codec's form, and the shape.
 
         Raises:
-            InvalidTensor: as `pack`; or values that this codec cannot hold within its error.
+            InvalidTensor: as `pack`; or values that this codec cannot hold within its error bound.
         """
         if tensor.dtype not in DTYPE_NAMES:
             raise InvalidTensor(f"dtype {tensor.dtype} has no form in float32; use one of {known_dtypes()}")
@@ -82,10 +82,10 @@ class TensorCodec:
         return bytes(data), tuple(elements.shape)
 
     def decode(self, data: bytes, shape: tuple[int, ...]) -> Tensor:
-        """A writable float32 tensor of `shape` that the caller owns, of data that `encode` made.
+        """A writable float32 tensor of `shape`, owned by the caller, from data that `encode` made.
 
         Raises:
-            InvalidTensor: data that is not this codec's, or not of this shape.
+            InvalidTensor: the data is not this codec's, or not of this shape.
         """
         return self.decompress(data, torch.float32, tuple(shape))
 
@@ -98,8 +98,8 @@ class TensorCodec:
         return bytes_of(elements)
 
     def check(self, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        """Passes if data of `size` bytes may be a tensor of this dtype and shape. Looks at nothing but these numbers,
-        and costs as little as that, whatever they claim.
+        """Check whether data of `size` bytes can be a tensor of this dtype and shape. Looks only at these values, and
+        is cheap whatever they claim.
 
         Raises:
             InvalidTensor: it cannot be.
@@ -109,25 +109,25 @@ class TensorCodec:
             raise InvalidTensor(f"{DTYPE_NAMES[dtype]} of shape {list(shape)} takes {expected} bytes, got {size}")
 
     def decompress(self, data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        """The tensor of this dtype and shape; InvalidTensor when these are not its data."""
+        """The tensor of this dtype and shape. Raises InvalidTensor if the data is not its own."""
         self.check(len(data), dtype, shape)
         return tensor_of(data, dtype, shape)
 
     def is_expensive(self, tensor: Tensor | None) -> bool:
-        """Whether packing should not be done on an event loop."""
+        """Whether packing should happen off the event loop."""
         return self.is_slow and tensor is not None and tensor.nbytes > _LONG_WORK_BYTES
 
     def is_expensive_to_decode(self, decoded_bytes: int) -> bool:
-        """Whether a tensor of so many bytes should not be decoded on an event loop."""
+        """Whether a tensor of this decoded size should be decoded off the event loop."""
         return decoded_bytes > (_LONG_WORK_BYTES if self.is_slow else _LONG_COPY_BYTES)
 
 
 class CompressedTensorCodec(TensorCodec):
     """zlib; exact. The first bytes of all elements go before the second bytes: signs and exponents of
-    neighbours are alike, and deflate finds that only when they lie side by side.
+    neighbors are alike, and deflate finds that only when they are adjacent.
 
     Args:
-        compression_level: 0 to 9, zlib's. Beyond 1 it takes much longer and gains a few percent.
+        compression_level: zlib's, 0 to 9. Above 1 it takes much longer and gains a few percent.
     """
 
     name = "zlib"
@@ -139,7 +139,7 @@ class CompressedTensorCodec(TensorCodec):
         self.compression_level = compression_level
 
     def is_worth_compressing(self, elements: Tensor) -> bool:
-        # Above the limit it goes as it is and is refused as too large, as it would be by the reader.
+        # A tensor above the limit stays unencoded and is refused as too large, as the reader would refuse it.
         return 0 < elements.nbytes <= MAX_MESSAGE_BYTES
 
     def compress(self, elements: Tensor) -> bytes:
@@ -163,10 +163,10 @@ class CompressedTensorCodec(TensorCodec):
 
 
 def _inflated(data: bytes | memoryview, expected: int) -> bytes:
-    """Never more than one byte above what was announced, whatever a hostile sender packed."""
+    """Inflate data, but never more than one byte beyond the expected size, whatever a hostile sender packed."""
     inflating = zlib.decompressobj()
     try:
-        # 0 would mean no limit.
+        # A limit of 0 would mean none.
         found = inflating.decompress(data, expected + 1)
     except zlib.error as error:
         raise InvalidTensor(f"the data is not zlib's: {error}") from None

@@ -13,19 +13,19 @@ from splitlearn_comm.core.codec import TensorCodec
 
 
 class ComputeFunction(ABC):
-    """What a server does with a tensor. All methods but get_info run on the server's worker threads."""
+    """What a server does with a tensor. All methods except get_info run on the server's worker threads."""
 
     @abstractmethod
     def compute(self, input_tensor: Tensor) -> Tensor:
-        """Any shape in, any shape out. The function owns `input_tensor` and may write into it.
+        """Compute the output; both tensors may have any shape. The function owns `input_tensor` and may write into it.
 
-        One call at a time, unless the server has several workers.
+        The server makes one call at a time, unless it has several workers.
         """
 
     @abstractmethod
     def get_info(self) -> Mapping[str, object]:
         """Facts for ServiceInfo: `service_name`, `version`, `device` and `fingerprint` fill the fields of
-        these names, everything else becomes an attribute. Cheap enough for the event loop."""
+        the same names, everything else becomes an attribute. Must be cheap enough for the event loop."""
 
     def setup(self) -> None:  # noqa: B027 - optional
         """Called once, before the first compute."""
@@ -39,9 +39,9 @@ class ComputeOptions:
     """How a server runs its compute function.
 
     Attributes:
-        max_workers: threads, and so computes at a time. With more than one the function must bear it.
-        codec: of replies to clients that ask for none.
-        version: of the service, where the function's own info gives none.
+        max_workers: threads, and so concurrent computes. If more than 1, the function must be thread-safe.
+        codec: for replies to clients that request none.
+        version: of the service, if the function's own info has none.
     """
 
     max_workers: int = 1
@@ -54,7 +54,7 @@ class ComputeOptions:
 
 
 class ModelComputeFunction(ComputeFunction):
-    """Runs a module without gradients. Takes the module over: moves it to `device`, puts it in eval mode."""
+    """Runs a module without gradients. Takes ownership of the module: moves it to `device`, puts it in eval mode."""
 
     def __init__(
         self, model: torch.nn.Module, device: str | torch.device = "cpu", model_name: str | None = None

@@ -1,4 +1,4 @@
-"""The elements of a tensor as bytes, row-major and little-endian, and a tensor made of such bytes."""
+"""Converts the elements of a tensor to bytes, row-major and little-endian, and back."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ DTYPES: Final[dict[str, torch.dtype]] = {
 }
 DTYPE_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
-# Far more than any model needs, and below what torch's own kernels take.
+# Far more than any model needs, and fewer than torch's own kernels accept.
 MAX_DIMENSIONS: Final = 16
 _MAX_ELEMENTS: Final = 2**63 - 1
-# Up to here a copy takes less time than making a view of the memory.
+# Up to this size, copying takes less time than making a view of the memory.
 _QUICKLY_COPIED: Final = 2**16
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """The same values, contiguous on the CPU; `tensor` itself where it is that already.
+    """The same values, contiguous on the CPU; `tensor` itself if it already is.
 
     Raises:
         InvalidTensor: the dtype is not in DTYPES, or the tensor is sparse.
@@ -48,14 +48,14 @@ def dense(tensor: Tensor) -> Tensor:
         raise InvalidTensor(f"dtype {tensor.dtype} has no form on the wire; use one of {known_dtypes()}")
     if tensor.layout is not torch.strided:
         raise InvalidTensor(f"only dense tensors go over the wire, got layout {tensor.layout}")
-    # One look each instead of four new tensors: this runs for every row that is decoded.
+    # Three quick checks instead of four new tensors: this runs for every row that is decoded.
     if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_neg():
         return tensor
     return tensor.detach().resolve_neg().cpu().contiguous()
 
 
 def bytes_of(dense: Tensor) -> bytes | memoryview:
-    """The bytes of a contiguous CPU tensor. Many are not copied: they are what the tensor holds when they are read."""
+    """The bytes of a contiguous CPU tensor. A large one is not copied: its bytes are those at the time of reading."""
     size = dense.nbytes
     if size <= _QUICKLY_COPIED:
         return ctypes.string_at(dense.data_ptr(), size)
@@ -63,15 +63,15 @@ def bytes_of(dense: Tensor) -> bytes | memoryview:
 
 
 def tensor_of(data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """A writable CPU tensor that shares memory with nothing. One copy.
+    """A writable CPU tensor that shares memory with nothing. Makes one copy.
 
     Raises:
-        InvalidTensor: an impossible shape, or a byte count that does not fit the shape.
+        InvalidTensor: the shape is impossible, or does not match the number of bytes.
     """
     expected = byte_count(dtype, shape)
     if len(data) != expected:
         raise InvalidTensor(f"{DTYPE_NAMES[dtype]} of shape {list(shape)} takes {expected} bytes, got {len(data)}")
-    # Any byte may arrive, but a torch bool other than 0 and 1 misbehaves: bools take the way over integers.
+    # Any byte may arrive, but a torch bool other than 0 and 1 misbehaves, so bools are converted from integers.
     stored = torch.uint8 if dtype is torch.bool else dtype
     tensor = torch.empty(shape, dtype=stored)
     if isinstance(data, bytes):
@@ -82,17 +82,17 @@ def tensor_of(data: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ..
 
 
 def byte_count(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    """Bytes of the elements of a tensor of this shape.
+    """Size in bytes of the elements of a tensor of this shape.
 
     Raises:
-        InvalidTensor: there is no such shape.
+        InvalidTensor: the shape is impossible.
     """
     if len(shape) > MAX_DIMENSIONS:
         raise InvalidTensor(f"a tensor has at most {MAX_DIMENSIONS} dimensions, got {len(shape)}")
     if shape and min(shape) < 0:
         raise InvalidTensor(f"a dimension is never negative, got shape {list(shape)}")
     count = math.prod(shape)
-    # torch multiplies the sizes of an empty tensor too, and overflows.
+    # torch also multiplies the sizes of an empty tensor, and overflows.
     if (count or math.prod(max(size, 1) for size in shape)) > _MAX_ELEMENTS:
         raise InvalidTensor(f"shape {list(shape)} has more elements than can be counted")
     return count * dtype.itemsize

@@ -1,4 +1,4 @@
-"""What a server tells whoever counts."""
+"""The events that a server reports for counting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WireObserver(Protocol):
     def bytes_out(self, count: int) -> None: ...
 
     def refused(self, kind: str) -> None:
-        """An open, a frame or a compute got an error, of a CommError's name, in place of an answer."""
+        """An open, a frame or a compute was answered with an error. `kind` is the name of its CommError."""
         ...
 
 

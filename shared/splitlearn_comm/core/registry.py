@@ -25,19 +25,19 @@ def codec_named(name: str) -> TensorCodec:
 
 
 def check(encoded: EncodedTensor) -> None:
-    """Passes if the sizes of `encoded` fit each other; nothing is decoded.
+    """Check that the sizes of `encoded` are consistent, without decoding anything.
 
     Raises:
-        InvalidTensor, UnknownCodec: as `unpack`, as far as sizes tell.
+        InvalidTensor, UnknownCodec: as `unpack`, as far as the sizes show it.
     """
     codec_named(encoded.codec).check(len(encoded.data), dtype_named(encoded.dtype), encoded.shape)
 
 
 def unpack(encoded: EncodedTensor) -> Tensor:
-    """A writable CPU tensor that shares memory with nothing, of whatever codec packed it.
+    """A writable CPU tensor that shares memory with nothing, decoded by the codec that packed it.
 
     Raises:
         InvalidTensor: unknown dtype, impossible shape, or data that is not this codec's for this shape.
-        UnknownCodec: packed by a codec that this end does not have.
+        UnknownCodec: this end does not have the codec.
     """
     return codec_named(encoded.codec).decompress(encoded.data, dtype_named(encoded.dtype), encoded.shape)

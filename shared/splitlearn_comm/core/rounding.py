@@ -1,6 +1,6 @@
-"""Codecs that round. Each says how far; what it cannot hold that well, `pack` sends as it is.
+"""Lossy codecs. Each states its error bound; `pack` leaves a tensor unencoded if the codec cannot keep it.
 
-Shapes: R rows, D width of a row, N blocks of a row.
+Shapes: R rows, D width of a row, N blocks in a row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _HalfCodec(TensorCodec):
         return elements.dtype in (torch.float32, torch.float64)
 
     def compress(self, elements: Tensor) -> bytes | memoryview | None:
-        # Not true of NaN either, which amax hands on.
+        # Also False for NaN, which amax propagates.
         holds = elements.numel() == 0 or elements.abs().amax().item() <= torch.finfo(self.dtype).max
         return bytes_of(elements.to(self.dtype)) if holds else None
 
@@ -59,8 +59,8 @@ class Float16Codec(_HalfCodec):
 class Int8Codec(TensorCodec):
     """Floats as int8 with a float32 scale for every 64 values of a row: 1.0625 bytes per value.
 
-    The error is at most 1/254 of the largest value (without its sign) in the block, plus the rounding to float32
-    and to the tensor's own dtype. Blocks keep an outlier from spoiling the rest of its row.
+    The error is at most 1/254 of the largest absolute value in the block, plus the rounding to float32 and to the
+    tensor's own dtype. Blocks keep an outlier from spoiling the rest of its row.
     """
 
     name = "int8"
@@ -75,7 +75,7 @@ class Int8Codec(TensorCodec):
         scales_RN = torch.cat([blocks.abs().amax(dim=-1) for blocks in _blocks(rows_RD)], dim=1) / _LARGEST_INT8
         if not bool(scales_RN.isfinite().all()):
             return None
-        # A block of zeros has the scale 0; so may one of values too small for float32 to divide by 127.
+        # A block of zeros has the scale 0, and so may a block whose values are too small for float32 to divide by 127.
         steps_RN = scales_RN.masked_fill(scales_RN == 0, 1.0)
         values_RD = torch.empty(rows_RD.shape, dtype=torch.int8)
         for blocks, values, steps in _with_scales(rows_RD, values_RD, steps_RN):
@@ -105,9 +105,9 @@ class Int8Codec(TensorCodec):
 
 
 def _blocks(rows_RD: Tensor) -> list[Tensor]:
-    """Views: of the whole blocks [R, N, BLOCK], and of the shorter one that may end a row [R, 1, rest].
+    """Views of the whole blocks [R, N, BLOCK], and of the shorter block that may end a row [R, 1, rest].
 
-    Never padded: of rows that are shorter than a block, the padding would be most of the memory.
+    Never padded: in rows shorter than a block, the padding would take most of the memory.
     """
     whole = rows_RD.shape[1] // BLOCK * BLOCK
     views = []
@@ -119,7 +119,7 @@ def _blocks(rows_RD: Tensor) -> list[Tensor]:
 
 
 def _with_scales(rows_RD: Tensor, others_RD: Tensor, scales_RN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The blocks of both, with the scales [R, N, 1] of theirs."""
+    """The blocks of both tensors, with their scales [R, N, 1]."""
     start = 0
     for blocks, others in zip(_blocks(rows_RD), _blocks(others_RD), strict=True):
         yield blocks, others, scales_RN[:, start : start + blocks.shape[1], None]
@@ -127,7 +127,7 @@ def _with_scales(rows_RD: Tensor, others_RD: Tensor, scales_RN: Tensor) -> Itera
 
 
 def _scale_count(count: int, shape: tuple[int, ...]) -> int:
-    """Of `count` elements in this shape; nothing has no scales."""
+    """The number of scales for `count` elements in this shape; an empty tensor has none."""
     width = shape[-1] if shape else 1
     return count // width * _block_count(width) if count else 0
 

@@ -1,4 +1,4 @@
-"""What a server offers for streams: a host that opens sessions, and sessions that take frames."""
+"""What a server implements for streams: a host that opens sessions, and sessions that take frames."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
 
 @dataclass(frozen=True, slots=True)
 class SessionOpening:
-    """The client's side of an open. `fingerprint` is opaque here; `max_length` is in rows.
+    """What a client sends to open a session. `fingerprint` is opaque here; `max_length` is in rows.
 
-    `codec` names what the rows travel in, both ways: a key of CODECS. `block_hashes` are those of the blocks of
-    rows that the session will begin with, the first first; a hash stands for its block and all before it.
+    `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
+    session will begin with, in order; a hash stands for its block and all blocks before it.
     """
 
     session_id: str
@@ -25,11 +25,11 @@ class SessionOpening:
 
 
 class Session(Protocol):
-    """One stream's state. The server calls it from the event loop, one step at a time."""
+    """The state of one stream. The server calls it from the event loop, one step at a time."""
 
     @property
     def reached(self) -> int:
-        """Rows that the session holds; after the opening those that were cached."""
+        """The number of rows that the session holds; right after the opening, the number of cached rows."""
         ...
 
     def finish(self, block_hashes: Sequence[bytes]) -> None:
@@ -37,10 +37,10 @@ class Session(Protocol):
         ...
 
     async def step(self, frame: Frame) -> Reply:
-        """Apply `frame` (rows [T, D] or None) and give back the rows out, [T, D].
+        """Apply `frame` (rows [T, D] or None) and return the output rows, [T, D].
 
-        A CommError goes to the client in the frame's place, and the session must be as it was before. RemoteFailure,
-        SessionClosed and any other exception end the stream. Cancellation means that the client has gone.
+        A CommError goes to the client in place of the reply, and must leave the session unchanged. RemoteFailure,
+        SessionClosed and any other exception end the stream. Cancellation means that the client is gone.
         """
         ...
 
@@ -51,7 +51,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class ChecksFrames(Protocol):
-    """What a session has as well if it can refuse a frame before its rows are decoded."""
+    """An optional part of a session that can refuse a frame before its rows are decoded."""
 
     def check(self, header: FrameHeader) -> None:
         """Raise the CommError that `step` would raise for any frame with this header; change nothing."""
@@ -59,15 +59,15 @@ class ChecksFrames(Protocol):
 
 
 class SessionHost(Protocol):
-    """Where sessions come from."""
+    """Opens sessions."""
 
     async def open(self, opening: SessionOpening) -> Session:
         """Admit a session, or raise a CommError, which ends the stream.
 
-        If it is cancelled it must free what it took: there is no session to close yet.
+        If it is cancelled, it must free what it allocated, because there is no session to close yet.
         """
         ...
 
     def info(self) -> ServiceInfo:
-        """Cheap enough for the event loop."""
+        """Facts about the service. Must be cheap enough for the event loop."""
         ...
