@@ -27,7 +27,7 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
         )[0]
         return _held(socket.socket(family, kind, protocol), address)
     except UnicodeError as error:
-        raise PortUnavailable(f"--host: {host!r} is no host name ({error})") from error
+        raise PortUnavailable(f"--host: {host!r} is not a host name ({error})") from error
     except OSError as error:
         reason = listening_trouble(host, port, error)
         if error.errno == errno.EADDRINUSE:

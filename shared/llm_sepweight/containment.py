@@ -26,7 +26,7 @@ def manifest_text(path: Path) -> str:
     refuse_stray(path)
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise InvalidManifestError(f"{path} is no file: convert the model again")
+        raise InvalidManifestError(f"{path} is not a regular file: convert the model again")
     if found.st_size > LONGEST_MANIFEST:
         raise InvalidManifestError(
             f"{path} has {found.st_size} bytes, more than a manifest can have ({LONGEST_MANIFEST}): "

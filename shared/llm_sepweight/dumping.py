@@ -105,7 +105,7 @@ class SepweightWriter:
         if self._committed:
             raise BadSectionError(f"section {section!r} comes after the commit: start a new writer")
         if section in self._entries:
-            raise BadSectionError(f"section {section!r} was written before: hand over its tensors at once")
+            raise BadSectionError(f"section {section!r} was already written: pass all of its tensors in one call")
         entry = _write_beside(self._directory, section, tensors, progress)
         publish(self._directory / entry.file)
         self._entries[section] = entry
@@ -141,7 +141,7 @@ class SepweightWriter:
             raise BadTensorError(f"{tied_place!r} is tied to {home!r}, which was not written")
         section, name = split_place(tied_place)
         if name in self._names.get(section, frozenset()):
-            raise BadTensorError(f"{tied_place!r} is tied to {home!r}, but was written itself as well")
+            raise BadTensorError(f"{tied_place!r} is tied to {home!r}, but was also written itself")
 
 
 def dump(*, decider: Decider, state_dict: Mapping[str, torch.Tensor], out_path: str | os.PathLike[str]) -> None:

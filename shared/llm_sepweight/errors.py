@@ -134,7 +134,7 @@ class MissingSectionError(DirectoryError):
 
     def __init__(self, section: str, known: Sequence[str]) -> None:
         has = ", ".join(known) or "none"
-        super().__init__(f"section {section!r} is wanted, but there is only: {has}; add it, or ask for less")
+        super().__init__(f"section {section!r} is required, but only these exist: {has}; add it, or ask for less")
         self.section = section
 
 

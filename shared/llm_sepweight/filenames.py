@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from llm_sepweight.errors import MalformedPartSpecError
-from llm_sepweight.layout import MANIFEST_FILE, file_name
+from llm_sepweight.layout import MANIFEST_FILE, MOST_LAYERS, file_name
 from llm_sepweight.legacy import legacy_files, wanted_files
 from llm_sepweight.manifest import Manifest
 from llm_sepweight.part_spec import PartSpec
@@ -24,6 +24,8 @@ def get_filenames(part_spec: str | PartSpec, path: str | os.PathLike[str] | None
         if spec.full:
             raise MalformedPartSpecError(str(spec), "which files that are depends on the model: give its directory too")
         deepest = max((layers.stop for layers in spec.layers), default=0)
+        if deepest > MOST_LAYERS:
+            raise MalformedPartSpecError(str(spec), f"no model has more than {MOST_LAYERS} layers")
         return [*(file_name(section) for section in spec.sections(deepest)), MANIFEST_FILE]
     directory = Path(path)
     if not (directory / MANIFEST_FILE).exists() and legacy_files(directory):

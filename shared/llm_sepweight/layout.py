@@ -23,6 +23,10 @@ REPLACED = ".{}.replaced"
 _MID = re.compile(r"mid\.([0-9]{5,9})")
 
 
+# No model has this many. Neither a manifest nor a part spec must make code list a billion layers.
+MOST_LAYERS = 100_000
+
+
 def section_name(layer: int) -> str:
     """The section of one layer: `mid.00003` for 3."""
     if not 0 <= layer < 10**9:

@@ -5,6 +5,7 @@ flat      begin.pth, mid.00000.pth ..., end.pth; each a state dict. Some edition
 nested    start/NAME.pth, mid/<layer>/NAME.pth, end/NAME.pth; each one tensor.
 """
 
+import re
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from llm_sepweight.layout import (
 from llm_sepweight.part_spec import PartSpec
 from llm_sepweight.torch_file import open_pickle, open_pickled_tensor
 
+_LAYER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NESTED_BEGIN = "start"
 
 
@@ -50,7 +52,8 @@ def load_legacy(directory: Path, spec: PartSpec) -> dict[str, dict[str, torch.Te
 
 
 def _nested_files(directory: Path) -> dict[str, list[Path]]:
-    layers = [folder for folder in (directory / "mid").glob("*") if folder.name.isascii() and folder.name.isdecimal()]
+    # other spellings of a number, such as 007, are no layers: two folders would be one
+    layers = [folder for folder in (directory / "mid").glob("*") if _LAYER.fullmatch(folder.name)]
     folders = {section_name(int(folder.name)): folder for folder in layers}
     folders |= {BEGIN: directory / _NESTED_BEGIN, END: directory / END}
     files = {section: sorted(folder.glob(f"*{LEGACY_SUFFIX}")) for section, folder in folders.items()}

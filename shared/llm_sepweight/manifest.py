@@ -17,14 +17,11 @@ from llm_sepweight.errors import (
     UnfinishedDirectoryError,
     UnsupportedFormatError,
 )
-from llm_sepweight.layout import MANIFEST_FILE, file_name, layer_of, section_order, split_place
+from llm_sepweight.layout import MANIFEST_FILE, MOST_LAYERS, file_name, layer_of, section_order, split_place
 from llm_sepweight.part_spec import PartSpec
 from llm_sepweight.publishing import publish, synced_file, temporary
 
 FORMAT_VERSION = 1
-# No model has this many. A manifest must not make code list a billion layers.
-MOST_LAYERS = 100_000
-
 # The field with the manifest's own digest, over all its other fields.
 _OWN_DIGEST = "sha256"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,7 +46,7 @@ class FileEntry:
     def __post_init__(self) -> None:
         if not _is_count(self.size) or not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
             raise InvalidManifestError(
-                f"file {_shown(self.file)}: size {_shown(self.size)} or sha256 {_shown(self.sha256)} is not one"
+                f"file {_shown(self.file)}: invalid size {_shown(self.size)} or sha256 {_shown(self.sha256)}"
             )
 
 
@@ -147,8 +144,8 @@ class Manifest:
         digest = content.pop(_OWN_DIGEST, None)
         if digest is not None and digest != _canonical_digest(content):
             raise InvalidManifestError(
-                f"{path}: its {_OWN_DIGEST} is not that of what it says: copy it again or convert the model again; "
-                f"whoever edits a manifest removes the field {_OWN_DIGEST!r}"
+                f"{path}: its {_OWN_DIGEST} does not match its content: copy it again or convert the model again; "
+                f"if you edited it, remove the field {_OWN_DIGEST!r}"
             )
         version = content["format_version"]
         if version != FORMAT_VERSION or isinstance(version, bool):

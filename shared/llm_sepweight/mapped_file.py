@@ -63,4 +63,4 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise CorruptFileError(path, f"no safetensors file ({error}): convert the model again") from error
+        raise CorruptFileError(path, f"not a safetensors file ({error}): convert the model again") from error

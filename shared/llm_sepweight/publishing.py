@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from llm_sepweight.errors import CannotWriteError, NoSpaceError, OccupiedDirectoryError
+from llm_sepweight.containment import manifest_text
+from llm_sepweight.errors import (
+    CannotWriteError,
+    InvalidManifestError,
+    NoSpaceError,
+    OccupiedDirectoryError,
+    StrayFileError,
+)
 from llm_sepweight.layout import MANIFEST_FILE, REPLACED, STAGING_DIRECTORY, TEMPORARY_SUFFIX, is_own_file
 
 # The system's errors for a full disk or quota, and for a file that is too large.
@@ -173,8 +180,8 @@ def _check_replaceable(manifest: Path, overwrite: bool) -> None:
 
 def _is_own_manifest(manifest: Path) -> bool:
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = json.loads(manifest_text(manifest))
+    except (OSError, ValueError, RecursionError, InvalidManifestError, StrayFileError):
         return False
     return isinstance(content, dict) and {"format_version", "files"} <= content.keys()
 

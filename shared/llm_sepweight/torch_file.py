@@ -22,7 +22,7 @@ def open_pickle(path: Path) -> dict[str, torch.Tensor]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     )
     if not tensors:
-        raise CorruptFileError(path, "holds something else than a dict of names and tensors")
+        raise CorruptFileError(path, "holds something other than a dict of names and tensors")
     return dict(content)
 
 
@@ -30,7 +30,7 @@ def open_pickled_tensor(path: Path) -> torch.Tensor:
     """The one tensor of a `torch.save` file. Raises as `open_pickle` does."""
     content = open_torch_file(path)
     if not isinstance(content, torch.Tensor):
-        raise CorruptFileError(path, "holds something else than one tensor")
+        raise CorruptFileError(path, "holds something other than one tensor")
     return content
 
 
@@ -50,7 +50,7 @@ def open_torch_file(path: Path) -> Any:
         # torch's own message advises users to turn safe loading off
         raise UntrustedPickle(path, _unsafe_names(path)) from error
     except Exception as error:  # parsers of untrusted bytes raise errors of every kind, all meaning the same
-        raise CorruptFileError(path, f"damaged, or no torch file ({_reason(error)}): download it again") from error
+        raise CorruptFileError(path, f"damaged, or not a torch file ({_reason(error)}): download it again") from error
 
 
 def _unsafe_names(path: Path) -> list[str]:

@@ -43,10 +43,12 @@ def split_address(text: str) -> tuple[str, int]:
     check_host(host)
     # int() also accepts digits of other scripts, signs, spaces and underscores
     if not (port.isascii() and port.isdecimal()):
-        raise InvalidAddress(f"the port of {_quoted(text)} is no number; write HOST:PORT, for example {_example(host)}")
+        raise InvalidAddress(
+            f"the port of {_quoted(text)} is not a number; write HOST:PORT, for example {_example(host)}"
+        )
     # The length check counts leading zeros too: int() of very many digits is slow, or raises.
     if len(port) > len(str(MOST_PORT)) or not 1 <= int(port) <= MOST_PORT:
-        raise InvalidAddress(f"the port of {_quoted(text)} is outside of 1 to {MOST_PORT}")
+        raise InvalidAddress(f"the port of {_quoted(text)} is not in the range 1 to {MOST_PORT}")
     return host, int(port)
 
 
@@ -65,9 +67,9 @@ def check_host(host: str) -> None:
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            raise InvalidAddress(f"{_quoted(host)} is no IPv4 address") from None
+            raise InvalidAddress(f"{_quoted(host)} is not an IPv4 address") from None
     elif len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
-        raise InvalidAddress(f"{_quoted(host)} is no host name")
+        raise InvalidAddress(f"{_quoted(host)} is not a host name")
 
 
 def listening_trouble(host: str, port: int, error: OSError) -> str:
@@ -87,13 +89,13 @@ def listening_trouble(host: str, port: int, error: OSError) -> str:
             unavailable = " or this machine has no IPv6" if ":" in host else ""
             return f"{host} is not an address of this machine{unavailable}; listen on one that is"
         case errno.EAFNOSUPPORT:
-            return f"this machine offers no IPv6, so {host} cannot be listened on; give an IPv4 address"
+            return f"this machine offers no IPv6, so it cannot listen on {host}; give an IPv4 address"
         case errno.EINVAL if host.lower().startswith("fe80:"):
             return f"{host} is a link-local address and needs its interface, as in fe80::1%eth0"
         case errno.EACCES | errno.EPERM:
-            return f"this process may not listen on {address}; ports below 1024 take privileges, choose another"
+            return f"this process may not listen on {address}; ports below 1024 require privileges; choose another"
         case _:
-            return f"{address} cannot be listened on: {os.strerror(error.errno) if error.errno else error}"
+            return f"cannot listen on {address}: {os.strerror(error.errno) if error.errno else error}"
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -40,7 +40,7 @@ class ServerLimits:
     def __post_init__(self) -> None:
         for name in ("message_bytes", "streams", "first_frame_seconds", "bytes_in_flight"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is more than 0, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
 
     @staticmethod
     def streams_within(memory_bytes: int, message_bytes: int) -> int:
@@ -96,7 +96,7 @@ class Admission:
         """
         if self._open >= self.limits.streams and not self._make_room(now):
             raise Overloaded(
-                f"{self._open} streams are open, and {self.limits.streams} may be; try again later", _RETRY_AFTER
+                f"{self._open} streams are open; the limit is {self.limits.streams}; try again later", _RETRY_AFTER
             )
         self._open += 1
         place = Place(give_up)
@@ -152,4 +152,4 @@ class Admission:
 
 def lost_place() -> Overloaded:
     """The error for a stream that was evicted for another one."""
-    return Overloaded("the stream was idle while others came for its place; open another one later", _RETRY_AFTER)
+    return Overloaded("the stream was idle and was evicted for another one; open a new one later", _RETRY_AFTER)

@@ -196,7 +196,7 @@ class ByteStream:
                     continue
                 self.bytes_received += len(data)
                 if self._owed == 0:
-                    self._end = self._end or InvalidReply(f"{self.address} sends more messages than it was asked for")
+                    self._end = self._end or InvalidReply(f"{self.address} sent more messages than were requested")
                     self._call.cancel()
                     break
                 self._owed -= 1

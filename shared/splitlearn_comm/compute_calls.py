@@ -31,6 +31,7 @@ class ComputeCalls:
         codec_named(options.codec.name)
         self._workers = ThreadPoolExecutor(max_workers=options.max_workers, thread_name_prefix="compute")
         self._waiting: set[asyncio.Timeout] = set()
+        self._set_up = asyncio.Event()
         self._stopping = False
         self.total_requests = 0
 
@@ -46,6 +47,7 @@ class ComputeCalls:
 
     async def setup(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._workers, self._compute_fn.setup)
+        self._set_up.set()
 
     async def teardown(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._workers, self._compute_fn.teardown)
@@ -99,6 +101,8 @@ class ComputeCalls:
         running = asyncio.get_running_loop().run_in_executor
         try:
             with admission.holding(len(data)):
+                # a server accepts requests earlier, and further workers would not wait for the one that sets up
+                await self._set_up.wait()
                 answer = await running(self._workers, self._answer, data, time.perf_counter())
         except CommError as refusal:
             self._observer.refused(kind_of(refusal))

@@ -48,7 +48,7 @@ def parse(message: _M, data: bytes, path: tuple[int, ...] = ()) -> _M:
         message.ParseFromString(data)
     except (DecodeError, NoMessageError):
         raise InvalidRequest(
-            f"{len(data)} bytes that are no {message.DESCRIPTOR.full_name}; both ends must speak splitlearn.comm.v1"
+            f"{len(data)} bytes are not a {message.DESCRIPTOR.full_name}; both ends must speak splitlearn.comm.v1"
         ) from None
     except TooMuchBesideDataError as error:
         what, kind = ("tensor", InvalidTensor) if error.in_tensor else ("message", InvalidRequest)

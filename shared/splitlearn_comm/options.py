@@ -108,7 +108,7 @@ def channel_target(address: str) -> str:
             split_address(endpoint)
         return address
     if "/" in address:
-        raise InvalidAddress(f"{clipped(address)} is not HOST:PORT; leave out what stands before the host or behind it")
+        raise InvalidAddress(f"{clipped(address)} is not HOST:PORT; remove what is before or after it")
     return f"dns:///{join_address(*split_address(address))}"
 
 

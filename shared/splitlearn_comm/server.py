@@ -92,7 +92,7 @@ class AsyncGRPCComputeServer:
             raise PortUnavailable(f"cannot listen on {address}: {trouble}") from error
         async with AsyncExitStack() as undo:
             # Started first, because grpc releases a server's port only if the server was started. Computes that arrive
-            # before setup is done queue behind it for the one thread; health reports NOT_SERVING until then.
+            # before setup is done wait for it; health reports NOT_SERVING until then.
             await self.set_serving(False)
             await server.start()
             undo.push_async_callback(server.stop, None)

@@ -70,7 +70,7 @@ def _with_advice(code: str, details: str, address: str) -> str:
         case "DEADLINE_EXCEEDED":
             return f"{address} did not answer in time; check the network and the server's load ({details})"
         case "RESOURCE_EXHAUSTED":
-            return f"{address} takes no message of this size; send the rows in several frames ({details})"
+            return f"{address} does not accept messages of this size; send the rows in several frames ({details})"
         case "UNIMPLEMENTED":
             return f"the server at {address} does not serve this; check address and versions ({details})"
         case _:

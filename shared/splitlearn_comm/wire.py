@@ -254,7 +254,7 @@ def decode_reply(data: bytes, asked: FrameHeader | None = None, codec: str | Non
         if asked is not None and (encoded.header.position, encoded.header.shape) != (asked.position, asked.shape):
             raise InvalidRequest(f"{encoded.header} does not answer {asked}")
         if encoded.rows is not None and codec is not None and encoded.rows.codec not in (PLAIN.name, codec):
-            raise InvalidRequest(f"its rows came in the codec {encoded.rows.codec!r}, asked for was {codec!r}")
+            raise InvalidRequest(f"its rows use the codec {encoded.rows.codec!r}; the session requested {codec!r}")
         return Reply(encoded.decode(), *seconds)
 
 

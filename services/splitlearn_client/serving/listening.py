@@ -53,7 +53,7 @@ def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except UnicodeError as error:
-        raise PortUnavailable(f"--host: {host!r} is no host name ({error})") from error
+        raise PortUnavailable(f"--host: {host!r} is not a host name ({error})") from error
     except socket.gaierror as error:
         raise PortUnavailable(f"--host: {listening_trouble(host, port, error)}") from error
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))

@@ -105,6 +105,26 @@ def test_the_manifest_of_something_else_is_never_overwritten(tmp_path):
     assert snapshot(tmp_path) == {"manifest.json": b'{"name": "web app"}'}
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a link that leaves the directory", "too long", "not text"])
+def test_what_is_no_manifest_is_neither_read_nor_overwritten(tmp_path, kind):
+    out, manifest = tmp_path / "out", tmp_path / "out" / "manifest.json"
+    out.mkdir()
+    (tmp_path / "other.json").write_text('{"format_version": 1, "files": {}}')
+    if kind == "a folder":
+        manifest.mkdir()
+    elif kind == "a link that leaves the directory":
+        manifest.symlink_to(tmp_path / "other.json")
+    elif kind == "too long":
+        with manifest.open("wb") as file:
+            file.write(b'{"format_version": 1, "files": {}}')
+            file.truncate(2**40)
+    else:
+        manifest.write_bytes(b"\xff\xfe")
+    with pytest.raises(OccupiedDirectoryError, match="not made by this package"):
+        SepweightWriter(out, overwrite=True)
+    assert [each.name for each in out.iterdir()] == ["manifest.json"]
+
+
 def test_a_file_is_no_place_for_a_directory(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OccupiedDirectoryError, match="is a file"):

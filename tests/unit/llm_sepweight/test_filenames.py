@@ -60,3 +60,8 @@ def test_pickles_are_named_as_they_are_there(tmp_path):
     torch.save(torch.ones(1), nested / "mid" / "0" / "a.pth")
     assert get_filenames("0-1", flat) == ["mid.00000.pth"]
     assert get_filenames("0-1", nested) == ["mid/0/a.pth"]
+
+
+def test_a_range_that_no_model_has_is_refused_without_listing_it():
+    with pytest.raises(MalformedPartSpecError, match="no model has more than 100000 layers"):
+        get_filenames("0-999999999")

@@ -72,3 +72,12 @@ def test_other_directories_hold_none(tmp_path):
     torch.save({}, tmp_path / "optimizer.pth")
     assert legacy_files(tmp_path) == {}
     assert legacy_files(tmp_path / "nowhere") == {}
+
+
+def test_folders_that_are_no_layers_are_left_alone(nested):
+    for name in ("007", "9999999999", "01", "last"):
+        folder = nested / "mid" / name
+        folder.mkdir()
+        torch.save(torch.zeros(2), folder / "mlp.weight.pth")
+    assert sorted(legacy_files(nested)) == ["begin", "end", "mid.00000", "mid.00001"]
+    assert len(load(nested, "f").to_dict()) == 5

@@ -167,7 +167,7 @@ def test_a_corrupt_header_names_the_file(model):
     file = model.path / "end.safetensors"
     raw = file.read_bytes()
     file.write_bytes(raw[:8] + b"#" * 8 + raw[16:])
-    with pytest.raises(CorruptFileError, match=r"end\.safetensors: no safetensors file") as caught:
+    with pytest.raises(CorruptFileError, match=r"end\.safetensors: not a safetensors file") as caught:
         load(model.path, "e")
     assert caught.value.file == file
 

@@ -156,7 +156,7 @@ def test_a_manifest_that_is_a_link_out_of_its_directory_is_refused(tmp_path):
 
 def test_a_manifest_that_is_no_file_of_reasonable_length_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "manifest.json")
-    with pytest.raises(InvalidManifestError, match=r"manifest\.json is no file"):
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json is not a regular file"):
         Manifest.read(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with (tmp_path / "manifest.json").open("wb") as file:

@@ -105,7 +105,7 @@ async def test_more_replies_than_frames_end_the_stream() -> None:
     async with answering([GOOD.SerializeToString()] * 1000) as client:
         stream = client.stream(SessionOpening("one", "", 8))
         assert (await stream.step(Frame(0, torch.zeros(2, 4)))).frame.row_count == 2
-        with pytest.raises(InvalidReply, match="more messages than it was asked for"):
+        with pytest.raises(InvalidReply, match="more messages than were requested"):
             await stream.receive()
 
 

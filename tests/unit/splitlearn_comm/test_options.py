@@ -26,9 +26,9 @@ def test_an_address_without_a_scheme_is_a_dns_name(address: str, target: str) ->
         ("http://trunk:50051", "http://trunk:50051 is not HOST:PORT"),
         ("trunk:50051/v1", "is not HOST:PORT"),
         ("trunk", "'trunk' has no port"),
-        ("trunk:70000", "the port of 'trunk:70000' is outside of 1 to 65535"),
+        ("trunk:70000", "the port of 'trunk:70000' is not in the range 1 to 65535"),
         ("dns:///trunk:70000", "outside of 1 to 65535"),
-        ("ipv4:10.0.0.1:1,10.0.0.2:x", "the port of '10.0.0.2:x' is no number"),
+        ("ipv4:10.0.0.1:1,10.0.0.2:x", "the port of '10.0.0.2:x' is not a number"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_before_anything_is_asked(address: str, words: str) -> None:

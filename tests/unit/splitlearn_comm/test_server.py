@@ -33,6 +33,7 @@ from splitlearn_comm.frames import Frame
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.testing import EchoSessionHost, loopback
+from support.running_split import free_port
 
 OPENING = SessionOpening("one", "echo", 64)
 
@@ -356,3 +357,27 @@ async def test_a_second_client_is_served_while_the_first_computes() -> None:
         assert not computing.done()
         release.set()
         await computing
+
+
+async def test_no_compute_runs_before_setup_has_ended_however_many_workers_there_are() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow(Recorder):
+        def setup(self) -> None:
+            begun.set()
+            assert may_end.wait(60)
+            super().setup()
+
+    recorder, port = Slow(), free_port()
+    server = AsyncGRPCComputeServer(compute_fn=recorder, port=port, compute_options=ComputeOptions(max_workers=4))
+    starting = asyncio.create_task(server.start())
+    async with AsyncGRPCComputeClient(f"127.0.0.1:{port}", timeout=60) as client:
+        await asyncio.to_thread(begun.wait, 60)
+        computing = asyncio.create_task(client.compute(torch.ones(2, 2)))
+        # answered by the server that waits, so the compute above has been sent before
+        assert not await client.health()
+        may_end.set()
+        await computing
+        await starting
+        await server.stop()
+    assert recorder.events == ["setup", "compute", "teardown"]

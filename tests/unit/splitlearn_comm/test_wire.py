@@ -199,7 +199,7 @@ def test_an_opening_without_room_is_refused(max_length: int) -> None:
 
 
 def test_bytes_of_another_protocol_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match=r"3 bytes that are no splitlearn.comm.v1.StreamRequest"):
+    with pytest.raises(InvalidRequest, match=r"3 bytes are not a splitlearn.comm.v1.StreamRequest"):
         request(b"\xff\xff\xff")
 
 
