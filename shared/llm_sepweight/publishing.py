@@ -181,7 +181,7 @@ def _check_replaceable(manifest: Path, overwrite: bool) -> None:
 def _is_own_manifest(manifest: Path) -> bool:
     try:
         content = json.loads(manifest_text(manifest))
-    except (OSError, ValueError, RecursionError, InvalidManifestError, StrayFileError):
+    except (ValueError, RecursionError, InvalidManifestError, StrayFileError):
         return False
     return isinstance(content, dict) and {"format_version", "files"} <= content.keys()
 

@@ -166,7 +166,7 @@ def test_a_read_that_fails_leaves_no_half_file(tmp_path):
 def test_a_section_is_written_once_and_before_the_commit(tmp_path):
     writer = SepweightWriter(tmp_path)
     writer.write_section("begin", [ones("w", 1)])
-    with pytest.raises(BadSectionError, match="written before"):
+    with pytest.raises(BadSectionError, match="already written"):
         writer.write_section("begin", [ones("v", 1)])
     with pytest.raises(BadSectionError, match=r"mid\.7"):
         writer.write_section("mid.7", [ones("w", 1)])
@@ -184,7 +184,7 @@ def test_a_section_is_written_once_and_before_the_commit(tmp_path):
     [
         ({"end/w": "begin/missing"}, "was not written"),
         ({"end/w": "mid.00000/w"}, "was not written"),
-        ({"end/own": "begin/w"}, "written itself as well"),
+        ({"end/own": "begin/w"}, "also written itself"),
     ],
 )
 def test_a_tie_must_lead_from_a_free_place_to_a_written_one(tmp_path, tied, message):

@@ -52,7 +52,7 @@ def test_a_tree_is_read_weights_only(nested):
     with pytest.raises(UntrustedPickle, match=r"mlp\.weight\.pth.*Settings"):
         load(nested, "1-2")
     torch.save({"a": torch.ones(1)}, nested / "mid" / "0" / "mlp.weight.pth")
-    with pytest.raises(CorruptFileError, match="something else than one tensor"):
+    with pytest.raises(CorruptFileError, match="something other than one tensor"):
         load(nested, "0-1")
 
 

@@ -49,14 +49,14 @@ def test_a_bare_pickle_is_refused(tmp_path):
 def test_a_truncated_torch_file_is_corrupt(tmp_path, keep):
     torch.save({"a": torch.ones(100)}, tmp_path / "x")
     (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:keep])
-    with pytest.raises(CorruptFileError, match="no torch file"):
+    with pytest.raises(CorruptFileError, match="not a torch file"):
         open_pickle(tmp_path / "x")
 
 
 @pytest.mark.parametrize("content", [torch.ones(1), {"a": 1}, {0: torch.ones(1)}, {"model": {}}])
 def test_anything_but_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "x")
-    with pytest.raises(CorruptFileError, match="something else than a dict"):
+    with pytest.raises(CorruptFileError, match="something other than a dict"):
         open_pickle(tmp_path / "x")
 
 

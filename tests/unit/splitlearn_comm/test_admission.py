@@ -7,7 +7,7 @@ from splitlearn_comm.errors import Overloaded
 def test_places_are_as_many_as_the_limit_says_and_are_free_again() -> None:
     admission = Admission(ServerLimits(streams=2))
     first, _ = (admission.enter(0.0, lambda: None) for _ in range(2))
-    with pytest.raises(Overloaded, match="2 streams are open, and 2 may be") as refused:
+    with pytest.raises(Overloaded, match="2 streams are open; the limit is 2") as refused:
         admission.enter(0.0, lambda: None)
     assert refused.value.retry_after == 1.0
     admission.leave(first)

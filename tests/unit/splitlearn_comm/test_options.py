@@ -27,7 +27,7 @@ def test_an_address_without_a_scheme_is_a_dns_name(address: str, target: str) ->
         ("trunk:50051/v1", "is not HOST:PORT"),
         ("trunk", "'trunk' has no port"),
         ("trunk:70000", "the port of 'trunk:70000' is not in the range 1 to 65535"),
-        ("dns:///trunk:70000", "outside of 1 to 65535"),
+        ("dns:///trunk:70000", "not in the range 1 to 65535"),
         ("ipv4:10.0.0.1:1,10.0.0.2:x", "the port of '10.0.0.2:x' is not a number"),
     ],
 )

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.loop_thread import loop_thread
+from splitlearn_comm.message_size import MOST_BESIDE_DATA
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.statuses import KIND_KEY
 from splitlearn_comm.testing import EchoSessionHost
@@ -234,7 +235,7 @@ class Protocol(RuleBasedStateMachine):
             return
         self.exchange(stream, f"finish {n_hashes}", request.SerializeToString(), [], None)
         # sent, and not answered: known once the stream has ended, or another message was refused
-        stream.state = "kept"
+        stream.state = "finished"
         self.cached |= {name: i + 1 for i, name in enumerate(HASHES[:n_hashes]) if i < stream.reached}
         self.settles()
 
@@ -259,8 +260,9 @@ class Protocol(RuleBasedStateMachine):
         )
 
     def breaks(self, stream: Stream, what: str, request: pb2.StreamRequest) -> None:
-        """A message out of its order ends the stream; after `finish` by the error that says so."""
-        error = "SessionClosed" if stream.state == "kept" else "InvalidRequest"
+        """A message out of its order ends the stream; after `finish` by the error that says so, if it is read at all."""
+        is_read = request.ByteSize() <= MOST_BESIDE_DATA
+        error = "SessionClosed" if stream.state == "finished" and is_read else "InvalidRequest"
         self.exchange(stream, what, request.SerializeToString(), [], error)
 
     @rule(place=PLACES, ready=READY)

@@ -252,7 +252,7 @@ async def test_a_request_that_cannot_be_parsed_ends_the_stream_and_closes_the_se
     await stream.write(b"\xff\xff\xff")
 
     assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "no splitlearn.comm.v1.StreamRequest" in await stream.details()
+    assert "not a splitlearn.comm.v1.StreamRequest" in await stream.details()
     assert host.sessions[0].times_closed == 1
 
 

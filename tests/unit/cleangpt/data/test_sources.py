@@ -129,5 +129,5 @@ def _registry_as_before() -> Iterator[None]:
 def test_a_registered_source_is_read_by_its_name() -> None:
     register_text_source("mine", lambda: ["one", "two"])
     assert read_texts("mine") == ["one", "two"]
-    with pytest.raises(UnknownTextSourceError, match="register under another"):
+    with pytest.raises(UnknownTextSourceError, match="choose another"):
         register_text_source("mine", lambda: [])

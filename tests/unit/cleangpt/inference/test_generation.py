@@ -111,7 +111,7 @@ def test_a_prompt_that_cannot_be_continued_is_refused(
 ) -> None:
     with pytest.raises(PromptError, match="no token"):
         run_generation(model, tiny_tokenizer, "")
-    with pytest.raises(PromptError, match="positions for 64"):
+    with pytest.raises(PromptError, match="only 64 positions"):
         run_generation(model, tiny_tokenizer, "left " * 64)
     model.resize_token_embeddings(4)
     with pytest.raises(PromptError, match="ids below 4"):
