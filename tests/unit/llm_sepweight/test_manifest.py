@@ -135,9 +135,7 @@ def test_a_manifest_that_was_changed_on_its_way_is_refused_by_name(tmp_path):
     manifest_of("begin", config={"rope_theta": 10000.0, "float": float("inf"), 3: "ü"}).write(tmp_path)
     Manifest.read(tmp_path)
     path.write_text(path.read_text().replace("10000.0", "10001.0"))
-    with pytest.raises(
-        InvalidManifestError, match=r"manifest\.json: its sha256 does not match.*convert the model again"
-    ):
+    with pytest.raises(InvalidManifestError, match=r"manifest\.json: its sha256 does not match.*convert"):
         Manifest.read(tmp_path)
 
 

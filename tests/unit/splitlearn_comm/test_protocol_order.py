@@ -260,7 +260,7 @@ class Protocol(RuleBasedStateMachine):
         )
 
     def breaks(self, stream: Stream, what: str, request: pb2.StreamRequest) -> None:
-        """A message out of its order ends the stream; after `finish` by the error that says so, if it is read at all."""
+        """A message out of its order ends the stream; after `finish` by the error that says so, if it is read."""
         is_read = request.ByteSize() <= MOST_BESIDE_DATA
         error = "SessionClosed" if stream.state == "finished" and is_read else "InvalidRequest"
         self.exchange(stream, what, request.SerializeToString(), [], error)
