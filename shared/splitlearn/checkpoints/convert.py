@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
 from llm_sepweight.tensor_file import file_size
@@ -116,7 +116,8 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
     if named_dtype is not None:
         resolve_dtype(named_dtype)
     model_name = check_name(name) if name else checkpoint_name(source, folder)
-    model, layout = _inspect(values)
+    config = config_from_dict(values)
+    model, layout = _inspect(config)
     reading = read_checkpoint(folder, model)
     refuse_stored(source, reading.used(model.state_dict(keep_vars=True)), reading.left_out, lacking(model, reading))
     plan = plan_tensors(model, layout, reading)
@@ -129,20 +130,20 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         sections=plan.sections(resolve_dtype(target_dtype)),
         tied=plan.tied_places,
         dtype=target_dtype,
-        config={**values, "model_type": model.config.model_type},
+        config={**values, "model_type": config.model_type},
         tokenizer_files=tuple(tokenizer_files(folder)),
         left_out=tuple(tensor.key for tensor in reading.left_out),
     )
 
 
-def _inspect(values: dict[str, object]) -> tuple[PreTrainedModel, ModelLayout]:
+def _inspect(config: PretrainedConfig) -> tuple[PreTrainedModel, ModelLayout]:
     """The model of a config, on the meta device and without what no part runs, and its layout.
 
     Raises:
         UnsupportedModel: it cannot be cut.
         BadPlan: it has too few layers.
     """
-    model = build_on_meta(config_from_dict(values))
+    model = build_on_meta(config)
     layout = inspect_model(model)
     SplitPlan.parse(None, layout.n_layers)
     cache_layer_specs(model.config)

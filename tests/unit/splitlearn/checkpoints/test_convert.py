@@ -275,6 +275,16 @@ def test_the_dtype_of_a_text_part_is_taken_where_the_config_names_no_other(tmp_p
     assert prepare(str(tmp_path)).dtype == "float16"
 
 
+def test_a_model_with_a_text_part_keeps_its_own_type(tmp_path: Path) -> None:
+    config = small_config("qwen3_5")
+    random_model(config).save_pretrained(tmp_path / "in")
+    # as published, with the text part's config inside of the whole model's
+    config.save_pretrained(tmp_path / "in")
+    manifest = prepare(str(tmp_path / "in")).write(tmp_path / "out")
+    assert manifest.config["model_type"] == "qwen3_5"
+    assert load_part(tmp_path / "out", "b 0-1").config.model_type == "qwen3_5_text"
+
+
 def test_a_config_that_names_none_leaves_the_dtype_that_most_numbers_have(checkpoint: Path) -> None:
     state = load_file(checkpoint / "model.safetensors")
     mixed = {name: tensor if "norm" in name else tensor.to(torch.bfloat16) for name, tensor in state.items()}
