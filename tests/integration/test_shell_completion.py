@@ -17,7 +17,11 @@ press_tab() {
 
 
 def bash(script: str) -> list[str]:
-    found = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    # typer looks for a shell among the parents of the process, and then takes no name of one; here all are asked for
+    found = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
     command = ["bash", "--noprofile", "--norc", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=found, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -37,6 +41,10 @@ def test_bash_completes_verbs_flags_and_values_of_both_commands() -> None:
     assert dict(zip(asked, answers, strict=True)) == asked
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_have_their_scripts(shell: str) -> None:
-    assert any("_SPLITLEARN_COMPLETE=complete_" in line for line in bash(f"splitlearn --show-completion {shell}"))
+@pytest.mark.parametrize(
+    ("shell", "first"), [("zsh", "#compdef splitlearn"), ("fish", "complete --command splitlearn --no-files")]
+)
+def test_other_shells_have_their_scripts(shell: str, first: str) -> None:
+    lines = bash(f"splitlearn --show-completion {shell}")
+    assert lines[0].startswith(first)
+    assert any(f"_SPLITLEARN_COMPLETE=complete_{shell}" in line for line in lines)
