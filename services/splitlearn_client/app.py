@@ -91,12 +91,18 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
         return parts
 
-    client = await stack.enter_async_context(
-        AsyncGRPCComputeClient(settings.trunk, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
-    )
-    failed = metrics.trunk_poll_errors.inc
+    def connect(address: str) -> AsyncGRPCComputeClient:
+        return AsyncGRPCComputeClient(address, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
+
     connection = TrunkConnection(
-        client, manifest.n_layers, settings.layers, load_local_parts, settings.wire_codec, failed
+        settings.trunk,
+        connect,
+        manifest.n_layers,
+        settings.layers,
+        load_local_parts,
+        settings.wire_codec,
+        settings.failover_timeout,
+        metrics.trunk_poll_errors.inc,
     )
     metrics.watch(lambda: connection.n_waiting)
     watching = asyncio.create_task(connection.watch())

@@ -16,10 +16,11 @@ from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Sampler, SamplingSettings
+from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession, open_split_session
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
-from splitlearn_comm import ClientStream, CommError
+from splitlearn_comm import CommError
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,16 @@ class Generator:
         most = _most_tokens(parts, request)
         budget = most if request.max_tokens is None else min(most, request.max_tokens)
         report.prompt_tokens = len(request.prompt)
-        hashes = self._block_hashes(request.prompt)
         max_length = len(request.prompt) + budget
+        opening = open_split_session(self._connection, parts, request.prompt, max_length, self._block_hashes, report)
         try:
-            async with open_split_session(self._connection, parts, hashes, max_length, report) as session:
-                await session.begin(len(request.prompt))
+            async with opening as session:
                 ids = list(request.prompt)
                 async with aclosing(self._deltas(session, request, ids, budget, report)) as deltas:
                     async for delta in deltas:
                         yield delta
                 # the last token was chosen, but not run
-                await session.close_and_cache(self._block_hashes(ids[:-1]))
+                await session.close_and_cache(ids[:-1])
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
         except (BadRows, ContextExceeded, EngineFull) as error:
@@ -106,7 +106,7 @@ class Generator:
     def _block_hashes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
         return () if self._block_hasher is None else self._block_hasher.hashes(ids)
 
-    def _observe(self, report: Report, stream: ClientStream) -> None:
+    def _observe(self, report: Report, stream: SessionStream) -> None:
         now = time.perf_counter()
         if report.last_token is None:
             report.first_token = now

@@ -5,7 +5,7 @@ buckets (vllm/v1/metrics/loggers.py), with finer ones below. All other metrics a
 all of them, and says where a meaning differs from vLLM's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from splitlearn_client.replicas.health import ReplicaState
 from splitlearn_client.report import Report
 
 # fmt: off
@@ -74,6 +75,9 @@ class ClientMetrics:
             "trunk_poll_errors", "Unexpected errors of the task that polls the trunk; it goes on."
         )
         self.trunk_ready = self._plain_gauge("trunk_ready", "1 while a compatible trunk answers, else 0.")
+        self._replicas = Gauge(
+            "splitlearn_client_trunk_replicas", "Replicas of the trunk by state.", ["state"], registry=self.registry
+        )
         self.weights_verified = self._plain_gauge(
             "weights_verified", "1 once all files of the client's parts match their digests, else 0."
         )
@@ -81,6 +85,11 @@ class ClientMetrics:
             "weights_damaged", "1 while a file of the client's parts is known not to match its digest, else 0."
         )
         self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction"])
+
+    def replicas(self, states: Mapping[ReplicaState, int]) -> None:
+        """Sets how many replicas are in each state."""
+        for state in ReplicaState:
+            self._replicas.labels(str(state)).set(states.get(state, 0))
 
     def watch(self, n_waiting: Callable[[], int]) -> None:
         """Sets what `num_requests_waiting` reads: the requests whose rows wait for admission."""
@@ -121,6 +130,10 @@ class ClientMetrics:
         self.prefix_cache_queries.inc(report.prompt_tokens)
         self.prefix_cache_hits.inc(report.reused_tokens)
         self.replays.inc(report.replays)
+        for failover in report.failovers:
+            self._failovers.labels(failover.reason).inc()
+            self._detection.observe(failover.detection_seconds)
+            self._resumption.observe(failover.resumption_seconds)
         if report.first_token is None or report.last_token is None:
             return
         e2e, decode = report.last_token - report.began, report.last_token - report.first_token
@@ -175,6 +188,17 @@ class ClientMetrics:
         )
         self.replays = self._plain_counter(
             "num_replays", "Times that a request sent all its rows again because a part had lost them."
+        )
+        self._failovers = self._plain_counter(
+            "failovers", "Times that a request went on with another replica of the trunk, or a new stream.", ["reason"]
+        )
+        self._detection = self._histogram(
+            "failover_detection_seconds",
+            "Time from a replica's last sign of life to the detection of its fault.",
+            REQUEST,
+        )
+        self._resumption = self._histogram(
+            "failover_resumption_seconds", "Time from a replica's fault to the request's next token.", REQUEST
         )
         running = self._gauge("num_requests_running", "Requests being generated.")
         running.set_function(lambda: self._n_unfinished - self._waiting())

@@ -1,15 +1,32 @@
 """The measurements of one request: tokens, times and bytes."""
 
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Failover:
+    """A session moved to another replica of the trunk, or back to the same one.
+
+    Attributes:
+        reason: the class of the error that began it.
+        detection_seconds: from the last sign of life, or from the frame that got no answer, to the error.
+        resumption_seconds: from the error to the next token.
+    """
+
+    reason: str
+    detection_seconds: float
+    resumption_seconds: float
 
 
 @dataclass
 class Report:
     """Filled while the request runs. Times are in seconds."""
 
-    session: str = ""
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Names the session in the logs of both ends; the same on every replica."""
     began: float = field(default_factory=time.perf_counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -17,6 +34,7 @@ class Report:
     """Prompt tokens whose rows all three parts had cached."""
     replays: int = 0
     """How often all rows were sent again because a part had lost them."""
+    failovers: list[Failover] = field(default_factory=list)
     queue_seconds: float = 0.0
     """How long the first rows waited to be run, in bottom, trunk and top together."""
     first_token: float | None = None
@@ -47,6 +65,7 @@ def together(reports: Sequence[Report]) -> Report:
         whole.completion_tokens += report.completion_tokens
         whole.reused_tokens += report.reused_tokens
         whole.replays += report.replays
+        whole.failovers += report.failovers
         whole.last_token = report.last_token or whole.last_token
         whole.wire_bytes_sent += report.wire_bytes_sent
         whole.wire_bytes_received += report.wire_bytes_received

@@ -48,20 +48,24 @@ def _readable(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _address(text: str) -> str:
-    """Refuses an invalid address at the start; names are resolved later, repeatedly.
+def _addresses(text: str) -> str:
+    """Refuses invalid addresses at the start; names are resolved later, repeatedly.
 
     `splitlearn_comm.addresses` has a full check, but importing that package imports torch, and `--help` reads these
     settings.
     """
-    if text.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
-        return text
+    if not text.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+        for address in text.split(","):
+            _check_address(address.strip())
+    return text
+
+
+def _check_address(text: str) -> None:
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[-6:]) <= 65535 and len(port) < 6):
         raise PydanticCustomError("address", "a trunk's address is HOST:PORT, with a port from 1 to 65535")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
-    return text
 
 
 class ClientSettings(BaseSettings):
@@ -70,8 +74,10 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
 
     weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
-    trunk: Annotated[str, AfterValidator(_address)] = Field(
-        "127.0.0.1:50051", description="HOST:PORT of the trunk; a name may have several addresses."
+    trunk: Annotated[str, AfterValidator(_addresses)] = Field(
+        "127.0.0.1:50051",
+        description="HOST:PORT of the trunk, or of its replicas, with commas between them. A name may have several "
+        "addresses, and is resolved again every two seconds.",
     )
     layers: str | None = Field(
         None,
@@ -126,7 +132,15 @@ class ClientSettings(BaseSettings):
         "before serving if that takes under two seconds, else while serving. Sizes are always compared.",
     )
     trunk_timeout: float = Field(
-        60.0, gt=0, description="Seconds without a message from the trunk after which it counts as unreachable."
+        5.0,
+        gt=0,
+        description="Seconds without a message from a replica of the trunk after which it counts as frozen. While it "
+        "works, it sends a sign of life every half second.",
+    )
+    failover_timeout: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that a request waits for a replica to go on with after one failed; it may be the same.",
     )
     queue_timeout: float = Field(
         30.0, gt=0, description="Seconds that a request may wait for the client's own KV cache; then it gets 429."

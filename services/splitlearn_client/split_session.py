@@ -1,11 +1,13 @@
 """One session in bottom, trunk and top: token ids in, a token out, and a replay when a part has lost its rows.
 
+The ids are enough to compute all rows again, on any replica of the trunk.
+
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -13,12 +15,16 @@ import torch
 
 from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, StepResult
-from splitlearn_client.errors import TooBusy, TrunkFailed
+from splitlearn_client.errors import TooBusy, TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Choice, Sampler
+from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.trunk_connection import TrunkConnection
-from splitlearn_comm import CHUNK_BYTES, ClientStream, CommError, Frame, PositionNotReached
+from splitlearn_comm import CHUNK_BYTES, CommError, Frame, InvalidReply, PositionNotReached, SessionOpening
+
+BlockHashes = Callable[[Sequence[int]], tuple[bytes, ...]]
+"""The hashes of the blocks of these ids; none if nothing is cached."""
 
 # A part takes a session's pages only for an older session, and each replay makes this one older.
 _MOST_REPLAYS = 8
@@ -53,12 +59,19 @@ class _Choosing:
 
 
 class SplitSession:
-    """Keeps the three parts at the same position. `open_split_session` creates and closes it."""
+    """Keeps the three parts at the same position. `open_split_session` creates, begins and closes it."""
 
     def __init__(
-        self, parts: LocalParts, bottom: EngineSession, top: EngineSession, stream: ClientStream, report: Report
+        self,
+        parts: LocalParts,
+        bottom: EngineSession,
+        top: EngineSession,
+        stream: SessionStream,
+        block_hashes: BlockHashes,
+        report: Report,
     ) -> None:
         self.stream = stream
+        self._block_hashes = block_hashes
         self._parts = parts
         self._bottom = bottom
         self._top = top
@@ -66,38 +79,66 @@ class SplitSession:
         self._position = 0
         self._has_sent = False
 
-    async def begin(self, n_ids: int) -> None:
-        """Starts after the rows that all three parts have cached; at least one row of `n_ids` remains to run."""
-        if self.stream.opening.block_hashes:
-            cached = min(self._bottom.reached, self._top.reached, await self.stream.open())
-            self._position = min(cached, n_ids - 1)
-            self._report.reused_tokens = self._position
-
-    async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
-        """Runs the new rows of `ids`, and chooses the next token.
+    async def begin(self, ids: Sequence[int]) -> None:
+        """Starts after the rows that all three parts have cached; at least one row of `ids` remains to run.
 
         Raises:
-            CommError: the trunk refused or failed.
+            CommError: no replica took the session.
+        """
+        await self._open(ids)
+        self._report.reused_tokens = self._position
+
+    async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
+        """Runs the new rows of `ids`, and chooses the next token. A replica of the trunk that fails is replaced.
+
+        Raises:
+            CommError: the trunk refused the rows, or no replica could go on in time.
             TooBusy: parts kept losing their rows.
             BrokenNumbers: the logits hold NaN or infinity.
         """
-        for _ in range(_MOST_REPLAYS):
+        n_lost = 0
+        while True:
             try:
-                return await self._run(ids, _Choosing(ids, sampler))
+                choice = await self._run(ids, _Choosing(ids, sampler))
             except _LOST_ROWS:
-                # the ids are enough to compute all rows again in all three parts
+                n_lost += 1
+                if n_lost == _MOST_REPLAYS:
+                    message = "the KV cache is too small for all current requests; try again later"
+                    raise TooBusy(message, retry_after=5.0) from None
                 self._position = 0
                 self._report.replays += 1
-        raise TooBusy("the KV cache is too small for all current requests; try again later", retry_after=5.0)
+            except CommError as error:
+                await self._fail_over(error, ids)
+                await self._open(ids)
+            else:
+                self.stream.resumed()
+                return choice
 
-    async def close_and_cache(self, block_hashes: Sequence[bytes]) -> None:
-        """Ends the session, and lets all three parts cache the rows of these blocks."""
+    async def close_and_cache(self, ids: Sequence[int]) -> None:
+        """Ends the session, and lets all three parts cache the rows of these ids."""
+        block_hashes = self._block_hashes(ids)
         self._parts.bottom.close_and_cache(self._bottom, block_hashes)
         self._parts.top.close_and_cache(self._top, block_hashes)
         if block_hashes:
-            # the answer is complete, even if the trunk is gone by now
-            with suppress(CommError):
-                await self.stream.finish(block_hashes)
+            await self.stream.finish(block_hashes)
+
+    async def _open(self, ids: Sequence[int]) -> None:
+        """Opens the session on some replica, and goes on behind the rows that all three parts hold."""
+        while True:
+            try:
+                cached = await self.stream.open()
+            except CommError as error:
+                await self._fail_over(error, ids)
+            else:
+                self._position = min(self._bottom.reached, self._top.reached, cached, len(ids) - 1)
+                return
+
+    async def _fail_over(self, error: CommError, ids: Sequence[int]) -> None:
+        def block_hashes() -> tuple[bytes, ...]:
+            # of use only where bottom and top need not compute the rows again either
+            return self._block_hashes(ids) if self._bottom.reached and self._top.reached else ()
+
+        await self.stream.fail_over(error, block_hashes)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
         """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.
@@ -148,7 +189,7 @@ class SplitSession:
         waited = sent.seconds + time.perf_counter() - began
         rows_TD = reply.frame.rows
         if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
-            raise TrunkFailed(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
+            raise InvalidReply(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
         seconds = self._report.timings
         seconds["queue"] += reply.queue_seconds
         if sent.is_first:
@@ -159,7 +200,7 @@ class SplitSession:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
             step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
         except (split.BadRows, split.ContextExceeded) as error:
-            raise TrunkFailed(f"the trunk's reply cannot be used: {error}") from error
+            raise InvalidReply(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step, is_first=sent.is_first)
 
     def _count(self, name: str, step: StepResult, *, is_first: bool) -> None:
@@ -172,23 +213,33 @@ class SplitSession:
 async def open_split_session(
     connection: TrunkConnection,
     parts: LocalParts,
-    block_hashes: tuple[bytes, ...],
+    ids: Sequence[int],
     max_length: int,
+    block_hashes: BlockHashes,
     report: Report,
 ) -> AsyncIterator[SplitSession]:
     """A session of at most `max_length` rows in all three parts, closed in all three at the end.
 
     Args:
-        block_hashes: of the prompt. They go to the trunk only if bottom and top have cached some of the blocks.
+        ids: the prompt.
+        block_hashes: the hashes of the blocks of some ids. They go to the trunk only if bottom and top have cached some
+            of the blocks.
+
+    Raises:
+        TrunkNotReady: no replica takes sessions.
+        CommError: see `SplitSession`.
     """
-    with (
-        _session(parts.bottom, max_length, block_hashes) as bottom,
-        _session(parts.top, max_length, block_hashes) as top,
-    ):
-        wanted = block_hashes if bottom.reached and top.reached else ()
-        async with connection.open_stream(parts, max_length, wanted) as stream:
-            report.session = stream.opening.session_id
-            yield SplitSession(parts, bottom, top, stream, report)
+    replica = connection.replicas.pick()
+    if replica is None:
+        raise TrunkNotReady(connection.not_ready_reason or "no replica of the trunk takes sessions")
+    hashes = block_hashes(ids)
+    with _session(parts.bottom, max_length, hashes) as bottom, _session(parts.top, max_length, hashes) as top:
+        wanted = hashes if bottom.reached and top.reached else ()
+        opening = SessionOpening(report.session, parts.fingerprint, max_length, connection.codec, wanted)
+        async with SessionStream(connection.replicas, replica, opening, connection.failover_timeout, report) as stream:
+            session = SplitSession(parts, bottom, top, stream, block_hashes, report)
+            await session.begin(ids)
+            yield session
 
 
 @contextmanager

@@ -1,7 +1,6 @@
-"""The connection to the trunk: polls whether a compatible one answers, and opens sessions on it."""
+"""The connection to the trunk: which replicas are compatible, the parts that match them, and readiness."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -11,52 +10,66 @@ from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.errors import TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
-from splitlearn_comm import AsyncGRPCComputeClient, ClientStream, CommError, ServiceInfo, SessionOpening
+from splitlearn_client.replicas.health import ReplicaState
+from splitlearn_client.replicas.replica_set import ReplicaSet
+from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
 
 log = structlog.get_logger()
-
-WAITING_SECONDS = 0.5
-WATCHING_SECONDS = 2.0
-ASKING_SECONDS = 5.0
 
 
 class TrunkConnection:
     """Knows whether requests can be served; `watch` keeps that current and must run as a task.
 
     Args:
-        client: the gRPC client for the trunk's address.
+        trunk: the addresses of the replicas; see `splitlearn_client.replicas.discovery`.
+        connect: makes the gRPC client for an address.
         n_layers: layers of the whole model.
         layers: the cut that the trunk must have; None accepts the trunk's cut.
         load_local_parts: loads bottom and top for a plan.
         codec: the wire codec of rows, in both directions.
+        failover_timeout: seconds that a session waits for a replica to go on with, after one failed.
         failed: called at each unexpected error of `watch`.
+
+    Raises:
+        InvalidAddress: `trunk` is not a list of addresses.
+        BadPlan: `layers` is no cut of the model.
     """
 
     def __init__(
         self,
-        client: AsyncGRPCComputeClient,
+        trunk: str,
+        connect: Callable[[str], AsyncGRPCComputeClient],
         n_layers: int,
         layers: str | None,
         load_local_parts: Callable[[SplitPlan], Awaitable[LocalParts]],
         codec: str = "none",
+        failover_timeout: float = 30.0,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client = client
+        self.codec = codec
+        self.failover_timeout = failover_timeout
         self._n_layers = n_layers
         self._wanted = SplitPlan.parse(layers, n_layers) if layers else None
         self._load_local_parts = load_local_parts
-        self._codec = codec
-        self._failed = failed
-        self._failure: str | None = None
+        # one replica after another decides which parts are loaded
+        self._loading = asyncio.Lock()
         self._local_parts: LocalParts | None = None
         self._offered: SplitPlan | None = None
         self._damage: str | None = None
+        self._logged: str | None = ""
+        self.replicas = ReplicaSet(trunk, connect, self._incompatibility, self._changed, failed)
         self.ready = asyncio.Event()
-        """Set once a compatible trunk has answered; `not_ready_reason` says whether one answers now."""
-        self.not_ready_reason: str | None = "the trunk has not answered yet"
+        """Set once a compatible replica has answered; `not_ready_reason` says whether one answers now."""
+
+    @property
+    def not_ready_reason(self) -> str | None:
         """Why requests cannot be served now; None if they can."""
-        self.may_recover = True
+        return self._damage or self.replicas.reason
+
+    @property
+    def may_recover(self) -> bool:
         """Whether that may change by itself: true while a trunk starts, false for damaged files."""
+        return self._damage is None and self.replicas.may_recover
 
     @property
     def local_parts(self) -> LocalParts:
@@ -74,61 +87,33 @@ class TrunkConnection:
         """Sessions of bottom and top that wait for admission."""
         return 0 if self._local_parts is None else self._local_parts.bottom.n_waiting + self._local_parts.top.n_waiting
 
-    def open_stream(self, parts: LocalParts, max_length: int, block_hashes: tuple[bytes, ...] = ()) -> ClientStream:
-        """A session on a replica of the trunk; with block hashes it is opened by `open`, else by its first frame."""
-        session_id = uuid.uuid4().hex
-        return self._client.stream(SessionOpening(session_id, parts.fingerprint, max_length, self._codec, block_hashes))
-
     def mark_damaged(self, damage: str) -> None:
         """Stops serving requests for good: a file of bottom or top is damaged."""
-        self._damage = self.not_ready_reason = damage
-        self.may_recover = False
+        self._damage = damage
+        self._changed()
 
     async def watch(self) -> None:
-        """Polls the trunk; runs until cancelled."""
-        while True:
-            before = self.not_ready_reason
-            self.not_ready_reason = await self._polled(before)
-            if self.not_ready_reason is None and before is not None:
-                log.info("trunk ready", fingerprint=self.local_parts.fingerprint)
-                self.ready.set()
-            elif self.not_ready_reason != before:
-                log.warning("trunk not ready", reason=self.not_ready_reason)
-            await asyncio.sleep(WAITING_SECONDS if self.not_ready_reason else WATCHING_SECONDS)
+        """Finds and polls the replicas; runs until cancelled."""
+        await self.replicas.run()
 
-    async def _polled(self, before: str | None) -> str | None:
-        """The current reason. An unexpected error says nothing about the trunk, and must not end `watch`."""
-        try:
-            reason = await self._ask()
-        except Exception as error:
-            self._failed()
-            previous, self._failure = self._failure, repr(error)
-            if self._failure != previous:
-                log.error("polling the trunk failed; it continues", error=self._failure, exc_info=error)
-            return before
-        self._failure = None
-        return reason
-
-    async def _ask(self) -> str | None:
-        if self._damage is not None:
-            return self._damage
-        try:
-            info = await self._client.service_info(ASKING_SECONDS)
-        except CommError as error:
-            self.may_recover = True
-            return str(error)
-        reason = await self._incompatibility(info)
-        self.may_recover = reason is None
-        return reason
+    def _changed(self) -> None:
+        reason = self.not_ready_reason
+        if reason == self._logged:
+            return
+        self._logged = reason
+        if reason is None:
+            log.info("trunk ready", fingerprint=self.local_parts.fingerprint)
+            self.ready.set()
+        else:
+            log.warning("trunk not ready", reason=reason)
 
     async def _incompatibility(self, info: ServiceInfo) -> str | None:
-        """Why the trunk and this client are not compatible; None if they are."""
+        """Why a replica that says this and this client are not compatible; None if they are."""
         try:
-            parts = await self._matching_parts(info)
+            async with self._loading:
+                parts = await self._matching_parts(info)
         except (SplitError, SepweightError, TrunkNotReady) as error:
             return str(error)
-        if self._damage is not None:
-            return self._damage
         if damage := info.attributes.get("damaged"):
             return f"the trunk's weights are damaged: {damage}; copy the file there again and start the trunk again"
         if info.fingerprint != parts.fingerprint:
@@ -146,7 +131,8 @@ class TrunkConnection:
         plan = self._wanted or SplitPlan.parse(offered, self._n_layers)
         # one answer with another cut may come from one of several replicas; two in a row are a change
         offered_before, self._offered = self._offered, plan
-        if self._local_parts is None or (self._local_parts.plan != plan == offered_before):
+        is_serving = self.replicas.states()[ReplicaState.READY] > 0
+        if self._local_parts is None or (self._local_parts.plan != plan == offered_before and not is_serving):
             self._local_parts = await self._loaded(plan)
         return self._local_parts
 

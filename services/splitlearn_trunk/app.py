@@ -35,6 +35,8 @@ from splitlearn_trunk.verification import WeightsCheck
 
 log = structlog.get_logger()
 
+# After the shutdown timeout: how long running steps may take to end, and clients to send the next frame.
+HAND_OVER_SECONDS = 3.0
 # Bytes of rows that wait or run: 256 sessions with a 1 MiB chunk each.
 _BYTES_IN_FLIGHT = 2**28
 
@@ -60,6 +62,25 @@ class Trunk:
         await self.server.start()
         if self.servicer.is_damaged:
             await self.server.set_serving(False)
+
+    async def stop(self, shutdown_timeout: float) -> None:
+        """Drains and stops: health checks fail, new sessions are refused, open ones get `shutdown_timeout` seconds to
+        end, and then their next frames are refused, so that their clients go on with another worker."""
+        await self.server.set_serving(False)
+        self.servicer.drain()
+        if not await self._drained(shutdown_timeout):
+            self.servicer.hand_over()
+            await self._drained(HAND_OVER_SECONDS)
+        await self.server.stop()
+
+    async def _drained(self, seconds: float) -> bool:
+        """Waits until no session is open, or the seconds are over. True if none is."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.servicer.drained()
+        except TimeoutError:
+            return False
+        return True
 
     async def mark_damaged(self, damage: str) -> None:
         """Stops serving for good; health checks fail from here on."""
@@ -100,8 +121,8 @@ async def serve(settings: TrunkSettings) -> None:
             device=trunk.info.device,
         )
         await stop.wait()
-        log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
-        await trunk.server.stop(settings.shutdown_timeout)
+        log.info("stopping", sessions=trunk.servicer.n_sessions, shutdown_timeout=settings.shutdown_timeout)
+        await trunk.stop(settings.shutdown_timeout)
     log.info("stopped")
 
 

@@ -16,6 +16,7 @@ from splitlearn.engine import Engine, EngineSession
 from splitlearn.engine.positions import check_position
 from splitlearn_comm import (
     CommError,
+    Draining,
     FingerprintMismatch,
     Frame,
     FrameHeader,
@@ -25,6 +26,7 @@ from splitlearn_comm import (
     RemoteFailure,
     Reply,
     ServiceInfo,
+    ServiceLoad,
     SessionClosed,
     SessionOpening,
     SessionTooLong,
@@ -62,11 +64,19 @@ class TrunkServicer:
         self._info = info
         self._metrics = metrics
         self._damage: str | None = None
+        self._is_draining = False
+        self._is_handing_over = False
+        self.n_sessions = 0
+        """Open sessions."""
+        self._ended = asyncio.Event()
 
     def info(self) -> ServiceInfo:
-        if self._damage is None:
-            return self._info
-        return replace(self._info, attributes={**self._info.attributes, "damaged": self._damage})
+        pages, engine = self._engine.pages, self._engine
+        load = ServiceLoad(
+            engine.n_running, engine.n_waiting, pages.total * pages.page_size, pages.free * pages.page_size
+        )
+        damaged = {} if self._damage is None else {"damaged": self._damage}
+        return replace(self._info, load=load, attributes={**self._info.attributes, **damaged})
 
     def mark_damaged(self, damage: str) -> None:
         """Refuses all sessions and frames from here on: the weights do not match the fingerprint."""
@@ -77,8 +87,29 @@ class TrunkServicer:
         """Whether the weights are known to be damaged."""
         return self._damage is not None
 
+    def drain(self) -> None:
+        """Refuses new sessions from here on; open ones go on."""
+        self._is_draining = True
+
+    def hand_over(self) -> None:
+        """Refuses further frames of open sessions too: their clients go on elsewhere. Running steps are answered."""
+        self._is_handing_over = True
+
+    async def drained(self) -> None:
+        """Returns when no session is open."""
+        while self.n_sessions:
+            self._ended.clear()
+            await self._ended.wait()
+
     def check(self) -> None:
-        """Raises FingerprintMismatch once the weights are known to be damaged."""
+        """Whether frames are accepted.
+
+        Raises:
+            Draining: the worker shuts down, and its open sessions had their time.
+            FingerprintMismatch: the weights are known to be damaged.
+        """
+        if self._is_handing_over:
+            raise Draining("this trunk is shutting down; go on with another one")
         if self._damage is not None:
             raise FingerprintMismatch(
                 f"this trunk's weights are damaged: {self._damage}; copy the file again and restart the trunk"
@@ -86,8 +117,11 @@ class TrunkServicer:
 
     async def open(self, opening: SessionOpening) -> "TrunkSession":
         """Raises:
+        Draining: the worker shuts down.
         FingerprintMismatch: the client has another model, cut or dtype, or the trunk's weights are damaged.
         """
+        if self._is_draining:
+            raise Draining("this trunk is shutting down; open the session on another one")
         self.check()
         if opening.fingerprint != self._info.fingerprint:
             raise FingerprintMismatch(
@@ -102,7 +136,14 @@ class TrunkServicer:
         log.info(
             "session opened", session=opening.session_id, max_length=opening.max_length, cached_rows=session.reached
         )
+        self.n_sessions += 1
         return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
+
+    def closed(self) -> None:
+        """Must be called once for each session that `open` returned, when it is closed."""
+        self.n_sessions -= 1
+        if not self.n_sessions:
+            self._ended.set()
 
     async def expire(self, idle_seconds: float) -> None:
         """Frees the pages of idle sessions; runs until cancelled.
@@ -155,7 +196,7 @@ class TrunkSession:
 
         Raises:
             InvalidTensor, PositionNotReached, SessionTooLong, Overloaded: the session is unchanged.
-            RemoteFailure, SessionClosed, FingerprintMismatch: the session has ended.
+            RemoteFailure, SessionClosed, FingerprintMismatch, Draining: the session has ended.
         """
         self._check_open()
         self._servicer.check()
@@ -173,15 +214,18 @@ class TrunkSession:
         return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
 
     def gets_on(self) -> bool:
-        """Whether the current frame waits for admission, or a step has run since the last call."""
+        """Whether the current frame waits for admission, or a step has run since the last call, or the running one is
+        not late."""
         before, self._steps_seen = self._steps_seen, self._metrics.n_steps
-        return self._engine.is_waiting(self._session) or self._steps_seen != before
+        engine = self._engine
+        return engine.is_waiting(self._session) or self._steps_seen != before or engine.is_stepping_in_time()
 
     async def close(self) -> None:
         """Frees the KV cache, after a running step has ended."""
         log.info("session closed", session=self._name, rows=self._session.reached)
         self._is_open = False
         self._engine.close(self._session)
+        self._servicer.closed()
 
     @property
     def reached(self) -> int:

@@ -29,6 +29,7 @@ from splitlearn_comm.core import (
 from splitlearn_comm.errors import (
     Cancelled,
     CommError,
+    Draining,
     FingerprintMismatch,
     Forked,
     InvalidAddress,
@@ -47,6 +48,7 @@ from splitlearn_comm.errors import (
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo, reached_after
+from splitlearn_comm.load import ServiceLoad
 from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESSAGE_BYTES
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
@@ -67,6 +69,7 @@ __all__ = [
     "CompressedTensorCodec",
     "ComputeFunction",
     "ComputeOptions",
+    "Draining",
     "ExponentialBackoff",
     "FingerprintMismatch",
     "FixedDelay",
@@ -91,6 +94,7 @@ __all__ = [
     "RetryStrategy",
     "ServerLimits",
     "ServiceInfo",
+    "ServiceLoad",
     "Session",
     "SessionClosed",
     "SessionHost",

@@ -52,6 +52,29 @@ def split_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def split_address_list(text: str) -> tuple[str, ...]:
+    """The addresses of `HOST:PORT,HOST:PORT`, each once, in their order.
+
+    Raises:
+        InvalidAddress: one of them is invalid, or there is none.
+    """
+    addresses = tuple(dict.fromkeys(filter(None, (each.strip() for each in text.split(",")))))
+    if not addresses:
+        raise InvalidAddress("no address is given; write HOST:PORT, or several with commas between them")
+    for each in addresses:
+        split_address(each)
+    return addresses
+
+
+def is_literal(host: str) -> bool:
+    """Whether `host` is an IP address and not a name. Brackets and a zone (`%eth0`) are not part of an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def check_host(host: str) -> None:
     """Check that `host` is an IPv4 address, an IPv6 address without brackets, or a possible name.
 

@@ -44,6 +44,7 @@ class ByteStream:
         self._call = call
         self._timeout = timeout
         self._opened = asyncio.get_running_loop().time()
+        self._sent = self._opened
         self._heard = 0.0
         self._words = 0
         self._begun = False
@@ -61,6 +62,11 @@ class ByteStream:
     @property
     def ended(self) -> bool:
         return self._reader.done()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing was sent and nothing was heard from the server."""
+        return asyncio.get_running_loop().time() - max(self._sent, self._heard)
 
     async def send(self, data: bytes, timeout: float | None = None, *, answers: int = 1) -> None:
         """Hand one message to the network. `answers` is the number of messages that the server owes for it."""
@@ -160,6 +166,7 @@ class ByteStream:
             await self.wait_ended()
             raise self._ending() from None
         self._begun = True
+        self._sent = asyncio.get_running_loop().time()
         self.bytes_sent += len(data)
 
     async def _accepted(self) -> None:

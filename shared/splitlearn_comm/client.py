@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Awaitable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -19,14 +20,17 @@ from splitlearn_comm.client_statistics import ClientStatistics
 from splitlearn_comm.client_stream import ClientStream
 from splitlearn_comm.compute_streams import ComputeStreams
 from splitlearn_comm.core import PLAIN, SessionOpening, TensorCodec, codec_named
-from splitlearn_comm.errors import Cancelled
+from splitlearn_comm.errors import Cancelled, Unreachable
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.messages import parse
 from splitlearn_comm.options import MAX_MESSAGE_BYTES, channel_options, channel_target
 from splitlearn_comm.retry import RetryStrategy
 from splitlearn_comm.statuses import error_of
 
+_T = TypeVar("_T")
+
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 
 
 class AsyncGRPCComputeClient:
@@ -132,6 +136,24 @@ class AsyncGRPCComputeClient:
         response = parse(health_pb2.HealthCheckResponse(), data)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
+    async def watch_health(self) -> AsyncGenerator[bool]:
+        """Whether the server reports that it is serving: now, and again at each change, until the connection ends.
+
+        There is no timeout: a server that is frozen or cut off says nothing either.
+
+        Raises:
+            Unreachable: no server answers, or the connection ended.
+            NotServed: the server has no health service.
+        """
+        request = health_pb2.HealthCheckRequest(service=wire.SERVICE).SerializeToString()
+        call = self._open_channel().unary_stream(_HEALTH_WATCH)(request)
+        try:
+            while (data := await self._awaited(call.read())) is not grpc.aio.EOF:
+                yield parse(health_pb2.HealthCheckResponse(), data).status == health_pb2.HealthCheckResponse.SERVING
+        finally:
+            call.cancel()
+        raise Unreachable(f"{self.target} ended the watch of its health")
+
     def stream(self, opening: SessionOpening) -> ClientStream:
         """A session, which its first frame opens. Use it as a context manager, or close it.
 
@@ -174,8 +196,13 @@ class AsyncGRPCComputeClient:
 
     async def _call(self, path: str, request: bytes, timeout: float | None) -> bytes:
         call = self._open_channel().unary_unary(path)
+        answer: bytes = await self._awaited(call(request, timeout=self.timeout if timeout is None else timeout))
+        return answer
+
+    async def _awaited(self, answer: Awaitable[_T]) -> _T:
+        """What grpc answers, with its errors as CommErrors."""
         try:
-            answer: bytes = await call(request, timeout=self.timeout if timeout is None else timeout)
+            return await answer
         except grpc.aio.AioRpcError as failure:
             status = failure.code(), failure.details(), failure.trailing_metadata()
             raise error_of(status, self.target) from None
@@ -183,4 +210,3 @@ class AsyncGRPCComputeClient:
             if is_being_cancelled():
                 raise
             raise Cancelled(f"the client of {self.target} was closed during the call") from None
-        return answer

@@ -53,6 +53,11 @@ class ClientStream:
     def bytes_received(self) -> int:
         return self._stream.bytes_received
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing was sent and nothing was heard from the server."""
+        return self._stream.silent_seconds
+
     async def open(self, timeout: float | None = None) -> int:
         """Open the session before its first frame. Only a session with block hashes needs this.
 
@@ -119,6 +124,10 @@ class ClientStream:
         """Abandon the session at once, whatever is in progress. The server closes it when it sees the cancellation."""
         self._stream.cancel()
 
+    async def wait_ended(self) -> None:
+        """Return once the stream has ended, for whatever reason."""
+        await self._stream.wait_ended()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -129,7 +138,7 @@ class ClientStream:
             await self.close()
         else:
             self.cancel()
-            await self._stream.wait_ended()
+            await self.wait_ended()
 
     @contextmanager
     def _ending_at_nonsense(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ CommError
 ├── NotServed            UNIMPLEMENTED        operator  the server at this address does not offer the call
 │   └── UnknownCodec     UNIMPLEMENTED        operator  one end does not know the codec that the other uses
 ├── PortUnavailable      UNAVAILABLE          operator  the server cannot listen at the given address
+├── Draining             UNAVAILABLE          server    it is shutting down; open the session on another one
 ├── Overloaded           RESOURCE_EXHAUSTED   server    no capacity now; try later or elsewhere
 ├── RemoteFailure        INTERNAL             server    a bug or a broken machine on the other side
 │   └── InvalidReply     INTERNAL             server    the reply breaks the protocol, or does not match the request
@@ -91,6 +92,11 @@ class PortUnavailable(CommError):
     fault = "operator"
 
 
+class Draining(CommError):
+    code = "UNAVAILABLE"
+    fault = "server"
+
+
 class Overloaded(CommError):
     code = "RESOURCE_EXHAUSTED"
     fault = "server"
@@ -138,6 +144,7 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
         NotServed,
         UnknownCodec,
         PortUnavailable,
+        Draining,
         Overloaded,
         RemoteFailure,
         InvalidReply,

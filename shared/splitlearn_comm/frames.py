@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from splitlearn_comm.errors import InvalidRequest, InvalidTensor, PositionNotReached, SessionTooLong
+from splitlearn_comm.load import ServiceLoad
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +75,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What a server reports about itself. The server fills in `total_requests` and `uptime_seconds`."""
+    """What a server reports about itself. The server fills in `total_requests` and `uptime_seconds`.
+
+    `load` is None if the server does not measure it.
+    """
 
     service_name: str
     version: str
@@ -83,6 +87,7 @@ class ServiceInfo:
     attributes: Mapping[str, str] = field(default_factory=dict)
     total_requests: int = 0
     uptime_seconds: float = 0.0
+    load: ServiceLoad | None = None
 
 
 def reached_after(frame: Frame, *, reached: int, max_length: int) -> int:

@@ -53,9 +53,6 @@ _SERVER: Final[Options] = (
     *_WINDOW,
     # Must be below the client's keepalive_time_ms, or the server disconnects the client for pinging too often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    # A client whose connection ends this way resolves the name again, and so finds new replicas. Open streams keep the
-    # old connection until they end.
-    ("grpc.max_connection_age_ms", 30_000),
     # Streams that are not accepted yet. Beyond 1000, grpc resets some of them, and beyond 3000 all new ones, without a
     # message of ours (random early detection), so a client cannot tell a full server from a dead one. Up to this limit
     # all are told to come back later; beyond it, the loop's refusals would take longer than any client waits.
@@ -71,10 +68,12 @@ _CHANNEL: Final[Options] = (
     # Each stream goes to the next address of the name, which spreads sessions over replicas.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Despite its name, this is how long one connection attempt may take.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
+    # A server that is back is used within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Despite its name, this is how long one connection attempt may take. Where packets are dropped, each attempt
+    # begins with a new one, and need not wait for the kernel's retransmissions.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     # Each client has its own connections and its own reconnect backoff.
     ("grpc.use_local_subchannel_pool", 1),
     # Workers are reached directly; a web proxy from the environment would break loopback and swallow streams.

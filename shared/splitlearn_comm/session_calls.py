@@ -29,6 +29,7 @@ from splitlearn_comm.core import (
 )
 from splitlearn_comm.errors import (
     CommError,
+    Draining,
     InvalidRequest,
     InvalidTensor,
     RemoteFailure,
@@ -192,7 +193,7 @@ class _Call:
         self._calls.total_requests += 1
         try:
             answer = await self._answered(session, codec, request)
-        except (RemoteFailure, SessionClosed):
+        except (Draining, RemoteFailure, SessionClosed):
             raise
         except CommError as refusal:
             self._calls.observer.refused(kind_of(refusal))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Final
 
 from torch import Tensor
@@ -28,6 +28,7 @@ from splitlearn_comm.errors import (
     UnknownCodec,
 )
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
+from splitlearn_comm.load import ServiceLoad
 from splitlearn_comm.messages import (
     begin_tensor,
     codec_name,
@@ -268,6 +269,7 @@ def encode_info(info: ServiceInfo) -> bytes:
             attributes=info.attributes,
             total_requests=info.total_requests,
             uptime_seconds=info.uptime_seconds,
+            load=None if info.load is None else pb2.Load(**asdict(info.load)),
         )
     )
 
@@ -288,6 +290,7 @@ def decode_info(data: bytes) -> ServiceInfo:
         if message.total_requests < 0:
             raise InvalidRequest(f"its total_requests are {message.total_requests}")
         _check_seconds("uptime_seconds", message.uptime_seconds)
+        load = _read_load(message.load) if message.HasField("load") else None
     return ServiceInfo(
         service_name=message.service_name,
         version=message.version,
@@ -296,7 +299,15 @@ def decode_info(data: bytes) -> ServiceInfo:
         attributes=dict(message.attributes),
         total_requests=message.total_requests,
         uptime_seconds=message.uptime_seconds,
+        load=load,
     )
+
+
+def _read_load(source: pb2.Load) -> ServiceLoad:
+    load = ServiceLoad(source.running_sessions, source.waiting_sessions, source.total_rows, source.free_rows)
+    if min(astuple(load)) < 0 or load.free_rows > load.total_rows:
+        raise InvalidRequest(f"its load is impossible: {load}")
+    return load
 
 
 def _read_timing(source: pb2.Timing) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from splitlearn_client.answer import TokenDelta, TokenLogprob
@@ -112,5 +112,6 @@ def measurements(report: Report) -> Json:
         "wire_bytes_sent": report.wire_bytes_sent,
         "wire_bytes_received": report.wire_bytes_received,
         "replays": report.replays,
+        "failovers": [asdict(failover) for failover in report.failovers],
         "seconds": report.timings,
     }

@@ -91,6 +91,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/metrics")
     async def metrics() -> Response:
         service.metrics.trunk_ready.set(service.connection.not_ready_reason is None)
+        service.metrics.replicas(service.connection.replicas.states())
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/", response_class=HTMLResponse)

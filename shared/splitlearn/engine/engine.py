@@ -192,6 +192,10 @@ class Engine:
         """Whether rows of the session wait for admission."""
         return self._sessions.scheduler.is_waiting(session.number)
 
+    def is_stepping_in_time(self) -> bool:
+        """Whether a step runs that has not taken much longer than such steps took before."""
+        return self._serving.is_stepping_in_time()
+
     def _check(self, session: EngineSession, position: int, rows: torch.Tensor) -> None:
         """Raises what `step` raises before anything changes. Values of rows are checked on the device thread."""
         self._serving.check_thread()

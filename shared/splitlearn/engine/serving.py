@@ -40,6 +40,8 @@ class Serving:
         # set while a step waits for more sessions; done when a request comes or goes
         self._arrival: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        # when the running step is late, by the clock; None while none runs
+        self._step_deadline: float | None = None
         # the thread of the event loop that the task runs on
         self._loop_thread = 0
 
@@ -54,6 +56,10 @@ class Serving:
         n_decoding = sum(request.is_decoding for request in requests.values())
         due = self._thread.next_due(now)
         return EngineState(now, n_decoding, len(requests) - n_decoding, waiting_since, due, self._thread.shares_cores)
+
+    def is_stepping_in_time(self) -> bool:
+        """Whether a step runs that has not taken much longer than such steps took before."""
+        return self._step_deadline is not None and self._clock() < self._step_deadline
 
     def wake(self) -> None:
         """Must be called when a request has come or gone, or pages may have become free."""
@@ -121,6 +127,7 @@ class Serving:
         """One step. The device thread owns the keys and values until it is over, so cancelling waits for its end."""
         items = self._sessions.work_items(slices)
         submitted = time.perf_counter()
+        self._step_deadline = self._clock() + self._policy.step_cost.deadline_seconds(_prefill_rows(items))
         running = self._thread.run(self._step.run, items)
         self._sessions.begin_step(items)
         cancelled = False
@@ -129,6 +136,7 @@ class Serving:
                 await asyncio.wait({running})
             except asyncio.CancelledError:
                 cancelled = True
+        self._step_deadline = None
         self._complete(items, running, submitted)
         if cancelled:
             raise asyncio.CancelledError
@@ -146,11 +154,14 @@ class Serving:
             except Exception as error:  # noqa: BLE001 - goes to the caller whose rows they are
                 self._sessions.finish(item.request, error)
         if succeeded:
-            n_prefill_rows = sum(item.slice.length for item in items if not item.request.is_decoding)
             n_decoding = sum(item.request.is_decoding for item in items)
-            self._policy.step_cost.learn(n_decoding, n_prefill_rows, timing.compute_seconds)
+            self._policy.step_cost.learn(n_decoding, _prefill_rows(items), timing.compute_seconds)
         if failure is None:
             self._observer.step_done(len(items), sum(item.slice.length for item in items), timing.compute_seconds)
+
+
+def _prefill_rows(items: Sequence[WorkItem]) -> int:
+    return sum(item.slice.length for item in items if not item.request.is_decoding)
 
 
 def _failure(ran: "asyncio.Future[Any]") -> Exception | None:

@@ -6,6 +6,11 @@ TILE_ROWS = 16
 """Kernels compute rows in tiles of this many; a tile that is not full costs as much as a full one."""
 _ROWS_BEFORE_MEASURED = 64
 _SMOOTHING = 0.3
+_SLOWEST = 8
+"""How many times as long as estimated a step may take on a machine that works."""
+_SHORTEST_DEADLINE_SECONDS = 10.0
+_FIRST_DEADLINE_SECONDS = 60.0
+"""Before there are estimates; the first steps may read the weights from a disk."""
 
 
 @dataclass
@@ -31,6 +36,12 @@ class StepCostModel:
     def estimate(self, n_prefill_rows: int) -> float:
         """How long a step takes that runs rows of prompts beside the sessions that decode."""
         return self.decode_seconds + n_prefill_rows * (self._row_seconds or 0.0)
+
+    def deadline_seconds(self, n_prefill_rows: int) -> float:
+        """After how long a step with this many rows of prompts is late, as if its device hung."""
+        if self._decode_seconds is None or (n_prefill_rows and self._row_seconds is None):
+            return _FIRST_DEADLINE_SECONDS
+        return max(_SHORTEST_DEADLINE_SECONDS, _SLOWEST * self.estimate(n_prefill_rows))
 
     def learn(self, n_decoding: int, n_prefill_rows: int, seconds: float) -> None:
         """Updates the estimates from one finished step."""

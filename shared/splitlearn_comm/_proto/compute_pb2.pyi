@@ -507,6 +507,40 @@ class ServiceInfoRequest(_message.Message):
 Global___ServiceInfoRequest: _TypeAlias = ServiceInfoRequest  # noqa: Y015
 
 @_typing.final
+class Load(_message.Message):
+    """How much of a server is in use. Clients choose among replicas by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_SESSIONS_FIELD_NUMBER: _builtins.int
+    WAITING_SESSIONS_FIELD_NUMBER: _builtins.int
+    TOTAL_ROWS_FIELD_NUMBER: _builtins.int
+    FREE_ROWS_FIELD_NUMBER: _builtins.int
+    running_sessions: _builtins.int
+    """Sessions that hold rows."""
+    waiting_sessions: _builtins.int
+    """Sessions that wait for memory."""
+    total_rows: _builtins.int
+    """Rows that the server has memory for, in all sessions together."""
+    free_rows: _builtins.int
+    """Those of them that no session holds."""
+    def __init__(
+        self,
+        *,
+        running_sessions: _builtins.int = ...,
+        waiting_sessions: _builtins.int = ...,
+        total_rows: _builtins.int = ...,
+        free_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_rows", b"free_rows", "running_sessions", b"running_sessions", "total_rows", b"total_rows", "waiting_sessions", b"waiting_sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Load: _TypeAlias = Load  # noqa: Y015
+
+@_typing.final
 class ServiceInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -537,6 +571,7 @@ class ServiceInfo(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     TOTAL_REQUESTS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     service_name: _builtins.str
     version: _builtins.str
     device: _builtins.str
@@ -549,6 +584,10 @@ class ServiceInfo(_message.Message):
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free-form facts for people and dashboards."""
 
+    @_builtins.property
+    def load(self) -> Global___Load:
+        """Absent if the server does not measure it."""
+
     def __init__(
         self,
         *,
@@ -559,10 +598,11 @@ class ServiceInfo(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         total_requests: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
+        load: Global___Load | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device", b"device", "fingerprint", b"fingerprint", "service_name", b"service_name", "total_requests", b"total_requests", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device", b"device", "fingerprint", b"fingerprint", "load", b"load", "service_name", b"service_name", "total_requests", b"total_requests", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

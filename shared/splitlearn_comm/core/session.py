@@ -40,7 +40,7 @@ class Session(Protocol):
         """Apply `frame` (rows [T, D] or None) and return the output rows, [T, D].
 
         A CommError goes to the client in place of the reply, and must leave the session unchanged. RemoteFailure,
-        SessionClosed and any other exception end the stream. Cancellation means that the client is gone.
+        SessionClosed, Draining and any other exception end the stream. Cancellation means that the client is gone.
         """
         ...
 

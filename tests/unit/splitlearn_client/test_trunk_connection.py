@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,14 @@ class Says(EchoSessionHost):
 class Watched:
     """A connection whose watch is running, and the plans for which parts were loaded."""
 
-    def __init__(self, weights: Path, client: AsyncGRPCComputeClient, thread: DeviceThread, layers: str | None) -> None:
+    def __init__(self, weights: Path, trunk: str, thread: DeviceThread, layers: str | None) -> None:
         self._weights = weights
         self._thread = thread
         self.loaded: list[str] = []
         self.failure: Exception | None = None
         self.faults = 0
-        self.connection = TrunkConnection(client, N_LAYERS, layers, self._load, failed=self._fault)
+        connect = partial(AsyncGRPCComputeClient, timeout=5.0)
+        self.connection = TrunkConnection(trunk, connect, N_LAYERS, layers, self._load, failed=self._fault)
 
     def _fault(self) -> None:
         self.faults += 1
@@ -64,8 +66,7 @@ class Watched:
 async def watched(weights: Path, port: int, layers: str | None = None) -> AsyncIterator[Watched]:
     async with AsyncExitStack() as stack:
         thread = stack.enter_context(DeviceThread(1))
-        client = await stack.enter_async_context(AsyncGRPCComputeClient(f"127.0.0.1:{port}"))
-        watched = Watched(weights, client, thread, layers)
+        watched = Watched(weights, f"127.0.0.1:{port}", thread, layers)
         watching = asyncio.create_task(watched.connection.watch())
         try:
             yield watched
@@ -107,18 +108,6 @@ async def test_the_cut_that_the_trunk_serves_is_taken_over_and_loaded_once(tiny_
         assert parts.plan == SplitPlan(2, 3, N_LAYERS)
         assert parts.fingerprint == name(tiny_weights, "2-3")
         assert it.loaded == ["2-3"]
-        stream = it.connection.open_stream(parts, 40)
-        assert (stream.opening.fingerprint, stream.opening.max_length) == (parts.fingerprint, 40)
-        stream.cancel()
-
-
-async def test_every_session_has_a_name_of_its_own(tiny_weights: Path) -> None:
-    async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
-        await until(lambda: it.connection.not_ready_reason is None)
-        streams = [it.connection.open_stream(it.connection.local_parts, 1) for _ in range(3)]
-        assert len({stream.opening.session_id for stream in streams}) == 3
-        for stream in streams:
-            stream.cancel()
 
 
 async def test_a_trunk_with_other_weights_is_named_beside_what_this_client_holds(tiny_weights: Path) -> None:
@@ -192,16 +181,20 @@ async def test_a_device_that_fails_while_loading_is_said_and_tried_again(tiny_we
         await until(lambda: it.connection.not_ready_reason is None)
 
 
-async def test_one_answer_with_another_cut_does_not_change_the_parts(tiny_weights: Path) -> None:
+async def test_another_cut_is_loaded_once_no_replica_serves_the_present_one(tiny_weights: Path) -> None:
     host = Says(name(tiny_weights, "1-4"), "1-4")
     async with serving(host) as server, watched(tiny_weights, server.port) as it:
         await until(lambda: it.connection.not_ready_reason is None)
-        odd = Says(name(tiny_weights, "2-3"), "2-3").info()
-        assert (await it.connection._matching_parts(odd)).plan.layers == "1-4"
-        assert (await it.connection._matching_parts(host.info())).plan.layers == "1-4"
+        other = Says(name(tiny_weights, "2-3"), "2-3").info()
+        for _ in range(3):
+            assert (await it.connection._matching_parts(other)).plan.layers == "1-4"
         assert it.loaded == ["1-4"]
-        await it.connection._matching_parts(odd)
-        assert (await it.connection._matching_parts(odd)).plan.layers == "2-3"
+        await server.stop()
+        await it.not_ready_reason("no answer")
+        # one answer may come from one of several replicas that are just being replaced
+        assert (await it.connection._matching_parts(host.info())).plan.layers == "1-4"
+        assert (await it.connection._matching_parts(other)).plan.layers == "1-4"
+        assert (await it.connection._matching_parts(other)).plan.layers == "2-3"
 
 
 async def test_a_fault_of_the_watch_neither_ends_it_nor_says_anything_of_the_trunk(
@@ -209,7 +202,7 @@ async def test_a_fault_of_the_watch_neither_ends_it_nor_says_anything_of_the_tru
 ) -> None:
     async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
         await until(lambda: it.connection.not_ready_reason is None)
-        monkeypatch.setattr("splitlearn_client.trunk_connection.WATCHING_SECONDS", 0.01)
+        monkeypatch.setattr("splitlearn_client.replicas.replica.POLL_SECONDS", 0.01)
 
         def fail(*_: object) -> None:
             raise OSError(errno.EMFILE, "Too many open files")

@@ -1,0 +1,44 @@
+"""Whether an error of a session's stream is the session's own, or another replica may do better. Plain values."""
+
+from enum import Enum, auto
+
+from splitlearn_comm.errors import (
+    Cancelled,
+    CommError,
+    Draining,
+    Forked,
+    InvalidRequest,
+    Overloaded,
+    PositionNotReached,
+    SessionTooLong,
+)
+
+MOST_FAULTS = 5
+"""Faults of one session without a token in between. After that they are likely the session's own: what breaks five
+replicas would break the others too."""
+
+_OWN = (InvalidRequest, SessionTooLong, PositionNotReached, Cancelled, Forked)
+
+
+class Fault(Enum):
+    """Whose fault an error is.
+
+    OWN: the session would meet it on every replica.
+    BUSY: the replica is fine, but has no capacity.
+    DRAINING: the replica shuts down, and asks to go elsewhere.
+    REPLICA: the replica or the way to it failed.
+    """
+
+    OWN = auto()
+    BUSY = auto()
+    DRAINING = auto()
+    REPLICA = auto()
+
+
+def fault_of(error: CommError) -> Fault:
+    """Classifies the error that ended, or refused, a session's stream."""
+    if isinstance(error, _OWN):
+        return Fault.OWN
+    if isinstance(error, Overloaded):
+        return Fault.BUSY
+    return Fault.DRAINING if isinstance(error, Draining) else Fault.REPLICA

@@ -1,0 +1,61 @@
+"""The addresses behind `--trunk`: a list of HOST:PORT, each of which may be a name with several addresses."""
+
+import asyncio
+import socket
+
+from splitlearn_comm.addresses import is_literal, join_address, split_address, split_address_list
+from splitlearn_comm.errors import InvalidAddress
+
+# Schemes of grpc's resolvers, whose targets are one replica each
+_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
+
+
+class Discovery:
+    """Resolves the addresses, again and again, because names change where replicas come and go.
+
+    Raises:
+        InvalidAddress: the text is neither a list of HOST:PORT nor a target of grpc.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._fixed: tuple[str, ...] = ()
+        self._names: tuple[str, ...] = ()
+        if text.startswith(_SCHEMES):
+            self._fixed = (text,)
+            return
+        for address in split_address_list(text):
+            if is_literal(split_address(address)[0]):
+                self._fixed += (address,)
+            else:
+                self._names += (address,)
+        # what each name resolved to last: a resolver that fails for a while takes no replica away
+        self._resolved: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the addresses never change."""
+        return not self._names
+
+    async def addresses(self) -> tuple[str, ...]:
+        """All addresses now.
+
+        Raises:
+            InvalidAddress: no name has ever resolved, and no other address is given.
+        """
+        found, trouble = list(self._fixed), ""
+        for name in self._names:
+            try:
+                self._resolved[name] = await _resolve(name)
+            except OSError as error:
+                trouble = f"{name} does not resolve to an address ({error}); check --trunk and the name server"
+            found += self._resolved.get(name, ())
+        if not found:
+            raise InvalidAddress(trouble)
+        return tuple(dict.fromkeys(found))
+
+
+async def _resolve(address: str) -> tuple[str, ...]:
+    host, port = split_address(address)
+    answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(join_address(str(sockaddr[0]), port) for *_, sockaddr in answers)

@@ -1,0 +1,159 @@
+"""One replica of the trunk: its connection, and the tasks that keep what is known about it current."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from splitlearn_client.replicas.health import ReplicaHealth, ReplicaState
+from splitlearn_client.replicas.placement import LoadEstimate
+from splitlearn_comm import AsyncGRPCComputeClient, CommError, Draining, NotServed, ServiceInfo, TimedOut
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.5
+ANSWER_SECONDS = 2.0
+_WATCH_AGAIN_SECONDS = 0.25
+# a server without the standard health service will not have it a moment later
+_NO_HEALTH_SECONDS = 30.0
+
+Judge = Callable[[ServiceInfo], Awaitable[str | None]]
+"""Why a replica that says this about itself cannot serve this client; None if it can."""
+
+
+class Replica:
+    """Used on the event loop's thread. `run` must be a task for as long as the replica is used.
+
+    Args:
+        client: the connection, which `close` closes.
+        judge: called with each report of the replica.
+        changed: called after each change of the state.
+        failed: called at each unexpected error of `run`, which goes on.
+    """
+
+    def __init__(
+        self,
+        client: AsyncGRPCComputeClient,
+        judge: Judge,
+        changed: Callable[[], None],
+        failed: Callable[[], None],
+    ) -> None:
+        self.client = client
+        self.load = LoadEstimate()
+        self.n_sessions = 0
+        """This client's open sessions on it."""
+        self._judge = judge
+        self._changed = changed
+        self._failed = failed
+        self._health = ReplicaHealth()
+        self._logged: ReplicaState | None = None
+        self._is_serving = True
+        self._news = asyncio.Event()
+        self._failure: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.address} {self.state}>"
+
+    @property
+    def address(self) -> str:
+        return self.client.target
+
+    @property
+    def state(self) -> ReplicaState:
+        return self._health.state(time.monotonic())
+
+    @property
+    def reason(self) -> str | None:
+        """Why it does not take sessions; None if it does."""
+        if self.state is ReplicaState.EJECTED:
+            return f"{self.address} answered several sessions with errors, and is not used for a while"
+        return self._health.reason
+
+    @property
+    def may_recover(self) -> bool:
+        return self._health.may_recover
+
+    def faulted(self, error: Exception) -> None:
+        """A session on it ended with this error, which is not the session's own fault."""
+        if isinstance(error, Draining):
+            self._health.drains()
+        elif isinstance(error, CommError) and error.fault == "network":
+            self._health.unreachable(str(error))
+        elif isinstance(error, CommError) and error.fault == "operator":
+            # another cut, or damaged weights: the next poll says what
+            pass
+        elif self._health.faulted(time.monotonic()):
+            log.warning("trunk ejected", replica=self.address, reason=str(error))
+        self._news.set()
+        self._notice()
+
+    def succeeded(self) -> None:
+        """A session on it got usable rows."""
+        self._health.succeeded()
+
+    async def run(self) -> None:
+        """Polls the replica and watches its health, until cancelled."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            while True:
+                await self._poll()
+                self._notice()
+                try:
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass
+                self._news.clear()
+        finally:
+            watching.cancel()
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    async def _poll(self) -> None:
+        """An unexpected error says nothing about the replica, and must not end `run`."""
+        try:
+            await self._ask()
+        except Exception as error:
+            self._failed()
+            previous, self._failure = self._failure, repr(error)
+            if self._failure != previous:
+                log.error("polling the trunk failed; it continues", error=self._failure, exc_info=error)
+        else:
+            self._failure = None
+
+    async def _ask(self) -> None:
+        try:
+            info = await self.client.service_info(ANSWER_SECONDS)
+        except TimedOut as error:
+            self._health.answers_late(str(error))
+        except CommError as error:
+            self._health.unreachable(str(error))
+        else:
+            self.load.report(info.load)
+            incompatibility = await self._judge(info)
+            self._health.answered(is_serving=self._is_serving, incompatibility=incompatibility)
+
+    async def _watch(self) -> None:
+        """Learns at once that the replica drains, died or is back; the poll then says more."""
+        while True:
+            pause = _WATCH_AGAIN_SECONDS
+            try:
+                async for is_serving in self.client.watch_health():
+                    self._is_serving = is_serving
+                    self._news.set()
+            except NotServed:
+                pause = _NO_HEALTH_SECONDS
+            except CommError:
+                self._is_serving = True
+                self._news.set()
+            await asyncio.sleep(pause)
+
+    def _notice(self) -> None:
+        state = self.state
+        if state is not self._logged:
+            self._logged = state
+            write = log.info if state is ReplicaState.READY else log.warning
+            write("trunk replica", replica=self.address, state=str(state), reason=self.reason)
+            self._changed()

@@ -1,0 +1,176 @@
+"""All replicas of the trunk: found by name, watched, and chosen from when a session is opened."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from random import Random
+
+import structlog
+
+from splitlearn_client.replicas.discovery import Discovery
+from splitlearn_client.replicas.health import ReplicaState
+from splitlearn_client.replicas.placement import less_loaded
+from splitlearn_client.replicas.replica import Judge, Replica
+from splitlearn_comm import AsyncGRPCComputeClient, InvalidAddress
+
+log = structlog.get_logger()
+
+RESOLVE_SECONDS = 2.0
+
+
+class ReplicaSet:
+    """Used on the event loop's thread. `run` must be a task.
+
+    Args:
+        trunk: the addresses; see `Discovery`.
+        connect: makes the client for an address.
+        judge: see `Replica`.
+        changed: called after each change of a replica's state, or of the set.
+        failed: called at each unexpected error of a poll.
+
+    Raises:
+        InvalidAddress: `trunk` is not a list of addresses.
+    """
+
+    def __init__(
+        self,
+        trunk: str,
+        connect: Callable[[str], AsyncGRPCComputeClient],
+        judge: Judge,
+        changed: Callable[[], None],
+        failed: Callable[[], None],
+    ) -> None:
+        self._discovery = Discovery(trunk)
+        self._connect = connect
+        self._judge = judge
+        self._notify = changed
+        self._failed = failed
+        self._replicas: dict[str, Replica] = {}
+        # gone from the name, but sessions are still open on them
+        self._retired: set[Replica] = set()
+        self._tasks: dict[Replica, asyncio.Task[None]] = {}
+        self._trouble: str | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._dice = Random()
+
+    @property
+    def reason(self) -> str | None:
+        """Why no replica takes sessions; None if one does."""
+        if self._usable():
+            return None
+        reasons = list(dict.fromkeys(replica.reason or str(replica.state) for replica in self._replicas.values()))
+        if not reasons:
+            return self._trouble or "the trunk has not answered yet"
+        return reasons[0] if len(reasons) == 1 else "no replica of the trunk can be used: " + "; ".join(reasons)
+
+    @property
+    def may_recover(self) -> bool:
+        """Whether that may change by itself."""
+        return not self._replicas or any(replica.may_recover for replica in self._replicas.values())
+
+    def states(self) -> Counter[ReplicaState]:
+        """How many replicas are in each state."""
+        return Counter(replica.state for replica in self._replicas.values())
+
+    def usable_addresses(self) -> set[str]:
+        """The addresses of the replicas that take sessions."""
+        return {replica.address for replica in self._usable()}
+
+    def pick(self, avoided: Collection[str] = ()) -> Replica | None:
+        """A replica that takes sessions, by load; one of the avoided addresses only if there is no other."""
+        usable = self._usable()
+        wanted = [replica for replica in usable if replica.address not in avoided] or usable
+        if not wanted:
+            return None
+        return less_loaded([(replica, replica.load.pressure) for replica in wanted], self._dice)
+
+    async def picked(self, avoided: Collection[str], seconds: float) -> Replica | None:
+        """Like `pick`; if there is none, waits up to `seconds` for one."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while (replica := self.pick(avoided)) is None and loop.time() < deadline:
+            waiter = loop.create_future()
+            self._waiters.add(waiter)
+            try:
+                await asyncio.wait({waiter}, timeout=deadline - loop.time())
+            finally:
+                self._waiters.discard(waiter)
+        return replica
+
+    @contextmanager
+    def placed(self, replica: Replica, n_rows: int) -> Iterator[None]:
+        """Counts a session of at most `n_rows` rows on the replica for the time of the block."""
+        replica.load.placed(n_rows)
+        replica.n_sessions += 1
+        try:
+            yield
+        finally:
+            replica.n_sessions -= 1
+            if replica in self._retired and not replica.n_sessions:
+                self._retired.discard(replica)
+                self._end(replica)
+
+    async def run(self) -> None:
+        """Resolves the names and keeps a task per replica, until cancelled."""
+        try:
+            while True:
+                await self._resolve()
+                await asyncio.sleep(RESOLVE_SECONDS)
+        finally:
+            ending = [self._end(replica) for replica in [*self._replicas.values(), *self._retired]]
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    def _usable(self) -> list[Replica]:
+        """Those that take sessions. If all were ejected, they are used all the same: that is better than none."""
+        states = {replica: replica.state for replica in self._replicas.values()}
+        ready = [replica for replica, state in states.items() if state is ReplicaState.READY]
+        return ready or [replica for replica, state in states.items() if state is ReplicaState.EJECTED]
+
+    async def _resolve(self) -> None:
+        if self._discovery.is_fixed and self._replicas:
+            return
+        try:
+            addresses = await self._discovery.addresses()
+        except InvalidAddress as error:
+            self._trouble = str(error)
+            self._changed()
+            return
+        for address in addresses:
+            if address not in self._replicas:
+                self._begin(address)
+        for address in self._replicas.keys() - set(addresses):
+            self._retire(self._replicas.pop(address))
+
+    def _begin(self, address: str) -> None:
+        replica = Replica(self._connect(address), self._judge, self._changed, self._failed)
+        self._replicas[address] = replica
+        self._tasks[replica] = asyncio.create_task(replica.run(), name=f"polls of {address}")
+
+    def _retire(self, replica: Replica) -> None:
+        log.info("trunk replica is gone from the name", replica=replica.address, sessions=replica.n_sessions)
+        if replica.n_sessions:
+            self._retired.add(replica)
+        else:
+            self._end(replica)
+        self._changed()
+
+    def _end(self, replica: Replica) -> "asyncio.Task[None]":
+        """The task that stops the replica's polls and closes its connection."""
+        ending = asyncio.create_task(_ended(replica, self._tasks.pop(replica)))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        return ending
+
+    def _changed(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._notify()
+
+
+async def _ended(replica: Replica, polling: "asyncio.Task[None]") -> None:
+    polling.cancel()
+    await asyncio.wait({polling})
+    await replica.close()

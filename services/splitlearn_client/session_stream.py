@@ -1,0 +1,186 @@
+"""One session's stream to the trunk: on one replica, and after a fault on another."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
+from splitlearn_client.replicas.replica import Replica
+from splitlearn_client.replicas.replica_set import ReplicaSet
+from splitlearn_client.report import Failover, Report
+from splitlearn_comm import ClientStream, CommError, Frame, Reply, SessionOpening
+
+log = structlog.get_logger()
+
+# How long a session that has begun waits before it asks replicas without capacity again.
+_ASK_AGAIN_SECONDS = 0.5
+
+
+@dataclass
+class _Outage:
+    """The time between a fault and the next token."""
+
+    reason: str
+    began: float
+    detection_seconds: float
+    n_faults: int = 0
+    avoided: set[str] = field(default_factory=set)
+    """Replicas that failed or had no capacity."""
+
+
+class SessionStream:
+    """Sends frames to the replica that it is on, and moves when that is of no use any more.
+
+    After `fail_over` the new replica holds none of the session's rows, unless `open` says how many it has cached.
+
+    Args:
+        replicas: where the session may move to.
+        replica: where it begins.
+        opening: what opens it; the block hashes are those of its first rows.
+        failover_timeout: seconds that an outage may last.
+        report: gets the failovers.
+    """
+
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        replica: Replica,
+        opening: SessionOpening,
+        failover_timeout: float,
+        report: Report,
+    ) -> None:
+        self._replicas = replicas
+        self._failover_timeout = failover_timeout
+        self._report = report
+        self._outage: _Outage | None = None
+        self._has_begun = False
+        self._placement = ExitStack()
+        self._bytes_before = (0, 0)
+        self._stream = self._placed(replica, opening)
+
+    @property
+    def ended(self) -> bool:
+        return self._stream.ended
+
+    @property
+    def bytes_sent(self) -> int:
+        """To all replicas together."""
+        return self._bytes_before[0] + self._stream.bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        """From all replicas together."""
+        return self._bytes_before[1] + self._stream.bytes_received
+
+    async def open(self) -> int:
+        """Opens the session on the replica. Returns how many of its first rows the replica has cached.
+
+        Raises:
+            CommError: `fail_over` decides what becomes of it.
+        """
+        return await self._stream.open() if self._stream.opening.block_hashes else 0
+
+    async def send(self, frame: Frame) -> None:
+        """Sends a frame. Raises CommError."""
+        await self._stream.send(frame)
+
+    async def receive(self) -> Reply:
+        """The reply to the oldest frame without one. Raises CommError."""
+        return await self._stream.receive()
+
+    def resumed(self) -> None:
+        """Must be called after each token: an outage, if there was one, is over."""
+        self._has_begun = True
+        self._replica.succeeded()
+        outage, self._outage = self._outage, None
+        if outage is not None:
+            seconds = _now() - outage.began
+            self._report.failovers.append(Failover(outage.reason, outage.detection_seconds, seconds))
+            log.info(
+                "session resumed",
+                session=self._report.session,
+                replica=self._replica.address,
+                seconds=round(seconds, 3),
+            )
+
+    async def fail_over(self, error: CommError, block_hashes: Callable[[], tuple[bytes, ...]]) -> None:
+        """Moves to another replica, or to the same one once it is back; waits for one if there is none.
+
+        Args:
+            error: what ended or refused the stream.
+            block_hashes: of all rows of the session, for replicas that have cached some of them.
+
+        Raises:
+            CommError: `error`, if no other replica would do better, or none came in time.
+        """
+        fault = fault_of(error)
+        if fault is Fault.OWN:
+            raise error
+        outage = self._noted(error, fault)
+        self._stream.cancel()
+        left = outage.began + self._failover_timeout - _now()
+        if outage.n_faults > MOST_FAULTS or left <= 0:
+            raise error
+        if fault is Fault.BUSY and outage.avoided >= self._replicas.usable_addresses():
+            if not self._has_begun:
+                raise error
+            outage.avoided.clear()
+            await asyncio.sleep(min(left, error.retry_after or 0.0, _ASK_AGAIN_SECONDS))
+        replica = await self._replicas.picked(outage.avoided, left)
+        if replica is None:
+            raise error
+        sent, received = self._bytes_before
+        self._bytes_before = sent + self._stream.bytes_sent, received + self._stream.bytes_received
+        self._stream = self._placed(replica, dataclasses.replace(self._stream.opening, block_hashes=block_hashes()))
+
+    async def finish(self, block_hashes: tuple[bytes, ...]) -> None:
+        """Announces the end, and lets the replica cache the rows of these blocks. The answer is complete already."""
+        with suppress(CommError):
+            await self._stream.finish(block_hashes)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                # the answer is complete, even if the trunk is gone by now
+                with suppress(CommError):
+                    await self._stream.close()
+            else:
+                self._stream.cancel()
+                await self._stream.wait_ended()
+        finally:
+            self._placement.close()
+
+    def _placed(self, replica: Replica, opening: SessionOpening) -> ClientStream:
+        """A new stream on this replica, which counts the session from now on."""
+        self._placement.close()
+        self._placement.enter_context(self._replicas.placed(replica, opening.max_length))
+        self._replica = replica
+        return replica.client.stream(opening)
+
+    def _noted(self, error: CommError, fault: Fault) -> _Outage:
+        """The current outage, which begins with this error unless it has begun already."""
+        if self._outage is None:
+            detection = 0.0 if fault is Fault.DRAINING else self._stream.silent_seconds
+            self._outage = _Outage(type(error).__name__, _now(), detection)
+        self._outage.avoided.add(self._replica.address)
+        if fault is not Fault.BUSY:
+            self._outage.n_faults += fault is Fault.REPLICA
+            self._replica.faulted(error)
+            session, replica = self._report.session, self._replica.address
+            log.warning("session fails over", session=session, replica=replica, reason=str(error))
+        return self._outage
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,77 @@
+"""A TCP relay on loopback that a test can freeze, cut and heal: a network, or a frozen process, as its peer sees them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+_PIECE = 2**16
+
+
+class FaultyLink:
+    """Relays connections to `port` of loopback. Use it by `faulty_link`."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def freeze(self) -> None:
+        """From here on nothing gets through in either direction, and no connection ends."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """What was held back gets through, and everything after it."""
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Resets all connections; new ones are relayed."""
+        for writer in list(self._writers):
+            linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection of a client."""
+        self._writers.add(writer)
+        with suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers.add(far_writer)
+            both = [asyncio.create_task(self._copy(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
+            self._tasks.update(both)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in both:
+                task.cancel()
+            far_writer.close()
+            self._writers.discard(far_writer)
+        writer.close()
+        self._writers.discard(writer)
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(_PIECE):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def faulty_link(port: int) -> AsyncIterator[FaultyLink]:
+    """A link to a port of loopback, listening on one of its own."""
+    link = FaultyLink(port)
+    server = await asyncio.start_server(link.relay, "127.0.0.1", 0)
+    link.port = server.sockets[0].getsockname()[1]
+    try:
+        yield link
+    finally:
+        server.close()
+        link.thaw()
+        link.cut()
+        await asyncio.gather(*link._tasks, return_exceptions=True)
