@@ -158,6 +158,8 @@ class GRPCComputeClient:
             CommError: no server answers, or not in time.
         """
         facts = asdict(loop_thread().run(self._client.service_info()))
+        # a compute function does not measure its load
+        del facts["load"]
         return {**facts.pop("attributes"), **facts}
 
     def get_statistics(self) -> dict[str, int | float]:

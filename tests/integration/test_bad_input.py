@@ -79,7 +79,7 @@ async def test_without_a_trunk_the_client_says_so_at_once_and_recovers_when_one_
 
 async def test_an_unresolvable_address_is_named_and_resolved_again(tiny_weights: Path) -> None:
     async with running_client(tiny_weights, "no-such-host.invalid:50051") as client:
-        assert "no-such-host.invalid:50051" in await settled(client, "no answer")
+        assert "no-such-host.invalid:50051" in await settled(client, "does not resolve")
 
 
 async def test_a_service_that_is_no_trunk_is_recognised(tiny_weights: Path) -> None:
@@ -93,7 +93,7 @@ async def test_a_service_that_is_no_trunk_is_recognised(tiny_weights: Path) -> N
 
 
 async def test_a_trunk_that_stops_in_the_middle_of_a_stream_becomes_an_error_event(tiny_weights: Path) -> None:
-    async with running_split(tiny_weights) as split:
+    async with running_split(tiny_weights, failover_timeout=0.0) as split:
         body = {**LONG, "stream": True}
         async with split.client.http.stream("POST", "/v1/completions", json=body) as response:
             lines = data_lines(response)
@@ -112,12 +112,13 @@ async def test_a_trunk_that_stops_in_the_middle_of_a_stream_becomes_an_error_eve
             assert again.value("sessions_total") == 1
 
 
-async def test_the_openai_package_raises_what_the_error_event_says(split: Split) -> None:
-    stream = await split.client.openai.completions.create(**LONG, stream=True)
-    await anext(stream)
-    await split.trunk.server.stop()
-    with pytest.raises(APIError, match="no answer from") as failure:
-        _ = [chunk async for chunk in stream]
+async def test_the_openai_package_raises_what_the_error_event_says(tiny_weights: Path) -> None:
+    async with running_split(tiny_weights, failover_timeout=0.0) as split:
+        stream = await split.client.openai.completions.create(**LONG, stream=True)
+        await anext(stream)
+        await split.trunk.server.stop()
+        with pytest.raises(APIError, match="no answer from") as failure:
+            _ = [chunk async for chunk in stream]
     assert failure.value.code == "trunk_failed"
 
 
@@ -125,7 +126,7 @@ async def test_a_trunk_process_that_is_killed_fails_its_requests_and_nothing_els
     port = free_port()
     async with (
         trunk_process(tiny_weights, port=port) as process,
-        running_client(tiny_weights, f"127.0.0.1:{port}") as client,
+        running_client(tiny_weights, f"127.0.0.1:{port}", failover_timeout=0.0) as client,
     ):
         await client.ready()
         asking = asyncio.create_task(client.http.post("/v1/completions", json=LONG))
@@ -157,7 +158,7 @@ async def test_a_trunk_that_does_not_answer_in_time_fails_the_request_and_serves
 ) -> None:
     async with (
         running_trunk(tiny_weights) as trunk,
-        running_client(tiny_weights, trunk.address, trunk_timeout=0.2) as client,
+        running_client(tiny_weights, trunk.address, trunk_timeout=0.2, failover_timeout=0.0) as client,
     ):
         await client.ready()
         async with busy(trunk):

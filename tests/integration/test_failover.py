@@ -2,14 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from splitlearn.engine.device_step import DeviceStep, WorkItem
+from splitlearn_client.replicas.health import ReplicaState
 from splitlearn_comm import Frame, RemoteFailure, Reply
 from splitlearn_trunk.endpoint import TrunkSession
 from support.faulty_link import FaultyLink, faulty_link
@@ -23,7 +26,7 @@ from support.running_split import (
     until,
 )
 
-GREEDY: dict[str, Any] = {"prompt": [5, 6, 7, 8, 9], "max_tokens": 200}
+GREEDY: dict[str, Any] = {"prompt": [5, 6, 7, 8, 9], "max_tokens": 60}
 SEEDED: dict[str, Any] = {**GREEDY, "temperature": 1, "seed": 7}
 FREEZE_SECONDS = 1.0
 
@@ -48,14 +51,16 @@ async def has_tokens(client: RunningClient, n_tokens: int) -> None:
 
 @asynccontextmanager
 async def two_replicas(weights: Path, **settings: Any) -> AsyncIterator[tuple[RunningClient, list[RunningTrunk]]]:
-    async with running_trunk(weights) as first, running_trunk(weights) as second:
-        async with running_client(weights, f"{first.address},{second.address}", **settings) as client:
-            await until(lambda: client.value("num_requests_running") == 0 and n_ready(client) == 2)
-            yield client, [first, second]
+    async with AsyncExitStack() as stack:
+        trunks = [await stack.enter_async_context(running_trunk(weights)) for _ in range(2)]
+        addresses = ",".join(trunk.address for trunk in trunks)
+        client = await stack.enter_async_context(running_client(weights, addresses, **settings))
+        await until(lambda: n_ready(client) == 2)
+        yield client, trunks
 
 
 def n_ready(client: RunningClient) -> int:
-    return client.service.connection.replicas.states()["ready"]  # type: ignore[index]
+    return client.service.connection.replicas.states()[ReplicaState.READY]
 
 
 def busy_one(trunks: list[RunningTrunk]) -> RunningTrunk:
@@ -270,3 +275,24 @@ async def test_sessions_are_spread_over_the_replicas(tiny_weights: Path) -> None
         counted = sorted(trunk.value("sessions_total") for trunk in trunks)
         assert sum(counted) == 8
         assert counted[0] >= 3
+
+
+async def test_a_step_that_takes_long_is_no_silence(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitlearn_comm.waiting.SECONDS", FREEZE_SECONDS / 16)
+    run, slow = DeviceStep.run, threading.Event()
+
+    def slowly(step: DeviceStep, items: Sequence[WorkItem]) -> bool:
+        if not slow.is_set() and items[0].request.n_rows == 31:
+            slow.set()
+            threading.Event().wait(2 * FREEZE_SECONDS)
+        return run(step, items)
+
+    monkeypatch.setattr(DeviceStep, "run", slowly)
+    async with (
+        running_trunk(tiny_weights) as trunk,
+        running_client(tiny_weights, trunk.address, trunk_timeout=FREEZE_SECONDS) as client,
+    ):
+        await client.ready()
+        body = await answered(client, prompt=[5] * 31, max_tokens=2)
+    assert slow.is_set()
+    assert body["splitlearn"]["failovers"] == []

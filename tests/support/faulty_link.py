@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that a test can freeze, cut and heal: a network, or a frozen process, as its peer sees them."""
+"""A TCP relay on loopback that a test can freeze, cut and heal: a network or a frozen process, as its peer sees it."""
 
 import asyncio
 import socket

@@ -186,9 +186,9 @@ class Split:
 
 
 @asynccontextmanager
-async def running_split(weights: Path, layers: str | None = None) -> AsyncIterator[Split]:
-    """A trunk and a client service that is ready."""
-    async with running_trunk(weights, layers) as trunk, running_client(weights, trunk.address) as client:
+async def running_split(weights: Path, layers: str | None = None, **settings: Any) -> AsyncIterator[Split]:
+    """A trunk and a client service with these settings, which is ready."""
+    async with running_trunk(weights, layers) as trunk, running_client(weights, trunk.address, **settings) as client:
         await client.ready()
         yield Split(trunk, client)
 

@@ -43,6 +43,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "max_num_batched_tokens": 64,
         "enable_prefix_caching": False,
         "trunk_timeout": 7.5,
+        "failover_timeout": 8.5,
         "queue_timeout": 6.5,
         "verify": "always",
         "allowed_hosts": "llm.example.com,*.lan",

@@ -210,3 +210,17 @@ async def test_sessions_spread_over_all_addresses_of_the_target() -> None:
 async def one_session(client: AsyncGRPCComputeClient) -> None:
     async with client.stream(SessionOpening("one", "echo", 4)) as stream:
         await stream.step(Frame(0, torch.ones(1, 2)))
+
+
+async def test_a_watch_of_health_says_each_change_and_that_the_server_is_gone() -> None:
+    async with loopback(session_host=EchoSessionHost()) as (server, client):
+        watch = client.watch_health()
+        assert await anext(watch)
+        await server.set_serving(False)
+        assert not await anext(watch)
+        await server.set_serving(True)
+        assert await anext(watch)
+        await server.stop()
+        # what the server says while it stops comes first
+        with pytest.raises(Unreachable):
+            _ = [each async for each in watch]

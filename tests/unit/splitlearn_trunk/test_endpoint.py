@@ -8,6 +8,7 @@ import torch
 
 from splitlearn import errors as split
 from splitlearn_comm import (
+    Draining,
     FingerprintMismatch,
     Frame,
     InvalidTensor,
@@ -19,7 +20,7 @@ from splitlearn_comm import (
     SessionTooLong,
 )
 from splitlearn_trunk.endpoint import TrunkServicer, on_the_wire
-from support.running_split import RunningTrunk
+from support.running_split import RunningTrunk, busy, until
 
 D = 64
 
@@ -172,3 +173,59 @@ async def test_a_look_for_idle_sessions_that_fails_is_logged_and_not_the_last(
     expiring.cancel()
     await asyncio.wait({expiring})
     assert "idle sessions could not be expired" in capsys.readouterr().out
+
+
+# --- draining --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_trunk_that_drains_refuses_new_sessions_and_serves_open_ones(trunk: RunningTrunk) -> None:
+    hidden_TD = rows(3)
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, hidden_TD[:1]))
+        trunk.trunk.servicer.drain()
+        with pytest.raises(Draining, match="open the session on another one"):
+            async with trunk.client.stream(opening(trunk)) as late:
+                await late.step(Frame(0, hidden_TD))
+        reply = await stream.step(Frame(1, hidden_TD[1:]))
+        assert reply.frame.rows is not None
+    await trunk.trunk.servicer.drained()
+    assert trunk.trunk.servicer.n_sessions == 0
+
+
+async def test_sessions_are_handed_over_between_two_steps(trunk: RunningTrunk) -> None:
+    stream = trunk.client.stream(opening(trunk))
+    await stream.step(Frame(0, rows(1)))
+    async with busy(trunk):
+        running = asyncio.create_task(stream.step(Frame(1, rows(1))))
+        await until(lambda: trunk.trunk.engine.n_running == 1 and bool(trunk.trunk.engine._sessions.requests))
+        trunk.trunk.servicer.hand_over()
+    # the step that ran is answered
+    assert (await running).frame.rows is not None
+    with pytest.raises(Draining, match="go on with another one"):
+        await stream.step(Frame(2, rows(1)))
+    assert stream.ended
+    await trunk.trunk.servicer.drained()
+
+
+async def test_stopping_waits_for_sessions_and_reports_not_serving_meanwhile(trunk: RunningTrunk) -> None:
+    stream = trunk.client.stream(opening(trunk))
+    await stream.step(Frame(0, rows(1)))
+    stopping = asyncio.create_task(trunk.trunk.stop(60.0))
+    await until(lambda: trunk.trunk.servicer._is_draining)
+    assert not await trunk.client.health()
+    assert not stopping.done()
+    await stream.close()
+    await stopping
+
+
+async def test_the_load_is_reported_in_rows_and_sessions(trunk: RunningTrunk) -> None:
+    idle = (await trunk.client.service_info()).load
+    assert idle is not None
+    assert (idle.running_sessions, idle.waiting_sessions) == (0, 0)
+    assert idle.free_rows == idle.total_rows > 0
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, rows(5)))
+        load = (await trunk.client.service_info()).load
+        assert load is not None
+        assert load.running_sessions == 1
+        assert 0 < load.total_rows - load.free_rows <= 512

@@ -95,3 +95,15 @@ def test_prompts_alone_in_a_step_take_half_the_time_until_the_first_decode_is_du
 def test_the_budget_is_a_multiple_of_16_rows() -> None:
     cost = learned(0.020, 0.0003, max_num_batched_tokens=512, max_decode_slowdown=2.0)
     assert cost.prefill_budget(1, 4) == 64
+
+
+def test_a_step_is_late_after_several_times_what_such_steps_took_and_not_within_seconds() -> None:
+    model = StepCostModel()
+    unknown = model.deadline_seconds(0)
+    model.learn(n_decoding=1, n_prefill_rows=0, seconds=0.01)
+    assert model.deadline_seconds(0) < unknown
+    # of prompts nothing is known yet
+    assert model.deadline_seconds(64) == unknown
+    model.learn(n_decoding=0, n_prefill_rows=64, seconds=64.0)
+    assert 4 * 512 < model.deadline_seconds(512) < 16 * 512
+    assert model.deadline_seconds(0) == model.deadline_seconds(1)

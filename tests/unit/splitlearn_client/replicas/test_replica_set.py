@@ -1,0 +1,158 @@
+"""The set against real servers on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import pytest
+
+from splitlearn_client.replicas.health import FAULTS_TO_EJECT, ReplicaState
+from splitlearn_client.replicas.replica import Replica
+from splitlearn_client.replicas.replica_set import ReplicaSet
+from splitlearn_comm import (
+    AsyncGRPCComputeClient,
+    AsyncGRPCComputeServer,
+    InvalidAddress,
+    RemoteFailure,
+    ServiceInfo,
+    Unreachable,
+)
+from splitlearn_comm.testing import EchoSessionHost
+from support.running_split import free_port, until
+
+
+async def accept(_info: ServiceInfo) -> str | None:
+    return None
+
+
+def state_of(replicas: ReplicaSet, port: int) -> ReplicaState | None:
+    found = replicas._replicas.get(f"127.0.0.1:{port}")
+    return None if found is None else found.state
+
+
+@asynccontextmanager
+async def watched(
+    *ports: int, judge: Callable[[ServiceInfo], Awaitable[str | None]] = accept
+) -> AsyncIterator[ReplicaSet]:
+    trunk = ",".join(f"127.0.0.1:{port}" for port in ports)
+    connect = partial(AsyncGRPCComputeClient, timeout=5.0)
+    replicas = ReplicaSet(trunk, connect, judge, changed=lambda: None, failed=lambda: None)
+    running = asyncio.create_task(replicas.run())
+    try:
+        yield replicas
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+@asynccontextmanager
+async def servers(count: int) -> AsyncIterator[list[AsyncGRPCComputeServer]]:
+    async with AsyncExitStack() as stack:
+        hosts = [AsyncGRPCComputeServer(session_host=EchoSessionHost()) for _ in range(count)]
+        yield [await stack.enter_async_context(host) for host in hosts]
+
+
+async def test_replicas_come_drain_die_and_come_back() -> None:
+    port = free_port()
+    async with servers(1) as (steady,), watched(steady.port, port) as replicas:
+        await until(lambda: state_of(replicas, steady.port) is ReplicaState.READY)
+        await until(lambda: state_of(replicas, port) is ReplicaState.UNREACHABLE)
+        for _ in range(2):
+            async with AsyncGRPCComputeServer(session_host=EchoSessionHost(), port=port) as server:
+                await until(lambda: state_of(replicas, port) is ReplicaState.READY)
+                await server.set_serving(False)
+                await until(lambda: state_of(replicas, port) is ReplicaState.NOT_SERVING)
+                await server.set_serving(True)
+                await until(lambda: state_of(replicas, port) is ReplicaState.READY)
+            await until(lambda: state_of(replicas, port) is ReplicaState.UNREACHABLE)
+        assert state_of(replicas, steady.port) is ReplicaState.READY
+        assert replicas.reason is None
+        assert replicas.usable_addresses() == {f"127.0.0.1:{steady.port}"}
+
+
+async def test_without_any_replica_the_reasons_of_all_are_given_and_whether_they_may_recover() -> None:
+    async def refuse(info: ServiceInfo) -> str | None:
+        return f"{info.service_name} has other weights"
+
+    port = free_port()
+    async with servers(1) as (server,), watched(server.port, port, judge=refuse) as replicas:
+        await until(lambda: state_of(replicas, server.port) is ReplicaState.INCOMPATIBLE)
+        await until(lambda: state_of(replicas, port) is ReplicaState.UNREACHABLE)
+        assert replicas.reason is not None
+        assert "echo has other weights" in replicas.reason
+        assert f"127.0.0.1:{port}" in replicas.reason
+        # the other one may come
+        assert replicas.may_recover
+        assert replicas.pick() is None
+
+
+async def test_who_waits_for_a_replica_gets_the_first_that_comes() -> None:
+    port = free_port()
+    async with watched(port) as replicas:
+        await until(lambda: state_of(replicas, port) is ReplicaState.UNREACHABLE)
+        assert await replicas.picked((), 0.01) is None
+        waiting = asyncio.create_task(replicas.picked((), 60.0))
+        async with AsyncGRPCComputeServer(session_host=EchoSessionHost(), port=port):
+            replica = await waiting
+            assert replica is not None
+            assert replica.address == f"127.0.0.1:{port}"
+
+
+async def test_an_avoided_replica_is_taken_only_if_there_is_no_other() -> None:
+    async with servers(2) as (one, other), watched(one.port, other.port) as replicas:
+        await until(lambda: len(replicas.usable_addresses()) == 2)
+        avoided = f"127.0.0.1:{one.port}"
+        for _ in range(20):
+            picked = replicas.pick({avoided})
+            assert picked is not None
+            assert picked.address != avoided
+        await other.stop()
+        await until(lambda: replicas.usable_addresses() == {avoided})
+        picked = replicas.pick({avoided})
+        assert picked is not None
+        assert picked.address == avoided
+
+
+async def test_a_broken_connection_in_a_session_is_believed_at_once() -> None:
+    async with servers(1) as (server,), watched(server.port) as replicas:
+        await until(lambda: replicas.reason is None)
+        replica = replicas.pick()
+        assert replica is not None
+        replica.faulted(Unreachable("gone"))
+        assert replica.state is ReplicaState.UNREACHABLE
+        # the next poll knows better
+        await until(lambda: replica.state is ReplicaState.READY)
+
+
+def eject(replica: Replica) -> None:
+    for _ in range(FAULTS_TO_EJECT):
+        replica.faulted(RemoteFailure("broken"))
+
+
+async def test_one_that_breaks_several_sessions_is_not_used_while_there_is_another() -> None:
+    async with servers(2) as (one, other), watched(one.port, other.port) as replicas:
+        await until(lambda: len(replicas.usable_addresses()) == 2)
+        first, second = (replicas._replicas[f"127.0.0.1:{server.port}"] for server in (one, other))
+        eject(first)
+        assert replicas.usable_addresses() == {second.address}
+        eject(second)
+        assert replicas.usable_addresses() == {first.address, second.address}
+        assert replicas.reason is None
+
+
+async def test_a_session_keeps_the_connection_to_a_replica_that_is_gone_from_the_name() -> None:
+    async with servers(2) as (one, other), watched(one.port, other.port) as replicas:
+        await until(lambda: len(replicas.usable_addresses()) == 2)
+        leaving = replicas._replicas[f"127.0.0.1:{one.port}"]
+        with replicas.placed(leaving, 10):
+            replicas._retire(replicas._replicas.pop(leaving.address))
+            assert replicas.usable_addresses() == {f"127.0.0.1:{other.port}"}
+            assert await leaving.client.health()
+        await until(lambda: leaving.client._closed)
+
+
+def test_an_address_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(InvalidAddress):
+        ReplicaSet("trunk", AsyncGRPCComputeClient, accept, lambda: None, lambda: None)
