@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check faults test-faults bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -122,6 +122,15 @@ gpu-bench: ## on a machine with a GPU: the benchmark, its most important row fir
 
 gpu-wheels: $(VENV)/dev.stamp ## fetch what gpu-check needs there into build/gpu-wheels (asks the package index)
 	$(BIN)/python -m tests.gpu.wheels
+
+N ?= 50
+SEED ?= 0
+FAULTS_OUT ?= build/faults/results.jsonl
+faults: $(VENV)/dev.stamp ## kill, freeze, cut and spoil trunks under load and compare every token (N=1000 takes most of an hour)
+	$(BIN)/python -m tests.faults -n $(N) --seed $(SEED) --out $(FAULTS_OUT)
+
+test-faults: $(VENV)/dev.stamp ## the fault machine's first fifty faults (minutes)
+	$(BIN)/pytest -m slow tests/faults --timeout 900
 
 test-gpu-check: $(VENV)/dev.stamp ## dry run of gpu-check and gpu-bench, without a GPU (minutes; asks the package index)
 	$(BIN)/pytest -m slow tests/gpu --timeout 1800

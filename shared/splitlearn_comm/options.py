@@ -58,6 +58,8 @@ _SERVER: Final[Options] = (
     # all are told to come back later; beyond it, the loop's refusals would take longer than any client waits.
     ("grpc.server.max_pending_requests", _MOST_PENDING),
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+    # For streams that are not accepted in this many seconds grpc answers CANCELLED in our place, too (30 by default).
+    ("grpc.server_max_unrequested_time_in_server", 120),
     # With port sharing, a second server on a busy port would start and silently take half of the sessions.
     ("grpc.so_reuseport", 0),
 )

@@ -18,6 +18,8 @@ class FaultyLink:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
+        self.delay = 0.0
+        """Seconds that each piece of data takes longer."""
 
     @property
     def address(self) -> str:
@@ -57,6 +59,8 @@ class FaultyLink:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(_PIECE):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()

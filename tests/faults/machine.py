@@ -1,0 +1,189 @@
+"""One round: a fleet, a client service, a load, and the faults of one seed."""
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from faults import load
+from faults.fleet import TrunkReplica, client_service, fleet
+from faults.schedule import Fault, Kind, schedule
+from faults.worker import DECODE, OPENED, PREFILL
+from support.running_split import until
+
+N_REPLICAS = 4
+N_STREAMS = 6
+N_REQUESTS = 24
+TRUNK_TIMEOUT = 1.0
+MOMENT_SECONDS = 30.0
+"""How long a fault waits for its moment."""
+_LIES = {Kind.NAN, Kind.WRONG_ROWS, Kind.ERROR}
+
+
+@dataclass
+class Round:
+    """What one round did and found; as JSON in the results."""
+
+    seed: int
+    faults: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    tokens: int = 0
+    failed: list[tuple[int, str]] = field(default_factory=list)
+    wrong: list[tuple[int, str]] = field(default_factory=list)
+    failovers: list[dict[str, Any]] = field(default_factory=list)
+    back_seconds: list[float] = field(default_factory=list)
+    """From a worker's listening to the client's first session on it, after kills and restarts."""
+    missed: int = 0
+    """Faults whose moment did not come in time."""
+    seconds: float = 0.0
+
+
+async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
+    """Starts everything, injects the faults of this seed, and stops everything."""
+    found, began = Round(seed), time.monotonic()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        replicas = await stack.enter_async_context(fleet(weights, folder, N_REPLICAS))
+        trunk = ",".join(replica.link.address for replica in replicas)
+        url = await stack.enter_async_context(client_service(weights, folder, trunk, trunk_timeout=TRUNK_TIMEOUT))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=load.TIMEOUT, trust_env=False))
+        await _ready(http)
+        running = load.Load(url, await load.oracle(http, N_REQUESTS))
+        machine = _Machine(replicas, found)
+        async with running.running(http, N_STREAMS, seed):
+            for fault in schedule(seed, n_faults):
+                await machine.inject(fault)
+            await machine.mended()
+        found.requests = running.n_answered + len(running.failed) + len(running.wrong)
+        found.tokens, found.failed, found.wrong = running.n_tokens, running.failed, running.wrong
+        found.failovers = running.failovers
+        if found.failed or found.wrong:
+            await asyncio.to_thread(shutil.copytree, folder, f"build/faults/logs-{seed}", dirs_exist_ok=True)
+    found.seconds = round(time.monotonic() - began, 1)
+    return found
+
+
+class _Machine:
+    """Injects faults one after the other; each is made good in the background, and at least two replicas stay whole."""
+
+    def __init__(self, replicas: list[TrunkReplica], found: Round) -> None:
+        self._replicas = replicas
+        self._found = found
+        self._mending: set[asyncio.Task[None]] = set()
+
+    async def inject(self, fault: Fault) -> None:
+        """Waits for the fault's moment, and lets it happen."""
+        await until(lambda: len(self._whole()) > 2, within=MOMENT_SECONDS)
+        replica = await self._moment(fault)
+        if replica is None:
+            self._found.missed += 1
+            print(f"{fault}: its moment did not come", file=sys.stderr)
+            return
+        self._found.faults[str(fault.kind)] = self._found.faults.get(str(fault.kind), 0) + 1
+        replica.is_whole = False
+        mending = asyncio.create_task(self._happen(fault, replica))
+        self._mending.add(mending)
+        mending.add_done_callback(self._mending.discard)
+
+    async def mended(self) -> None:
+        """Waits until all replicas are whole. Raises what went wrong."""
+        while self._mending:
+            await asyncio.gather(*self._mending)
+
+    def _whole(self) -> list[TrunkReplica]:
+        return [replica for replica in self._replicas if replica.is_whole]
+
+    async def _moment(self, fault: Fault) -> TrunkReplica | None:
+        """A replica that is in the state that the fault asks for; None if none got there in time."""
+        wanted: Callable[[TrunkReplica], bool] = {
+            Kind.KILL_IN_PREFILL: lambda replica: PREFILL in replica.sessions.values(),
+            Kind.KILL_IN_REPLAY: self._replays,
+        }.get(fault.kind, lambda replica: DECODE in replica.sessions.values())
+        if fault.kind is Kind.KILL_IN_REPLAY:
+            await self._move_somebody(fault)
+        deadline = time.monotonic() + MOMENT_SECONDS
+        for replica in self._whole():
+            # what they did long ago is no moment
+            replica.sessions.clear()
+        while time.monotonic() < deadline:
+            fitting = [replica for replica in self._whole() if wanted(replica)]
+            if fitting:
+                return fitting[int(fault.dice * len(fitting))]
+            await asyncio.sleep(0.001)
+        return None
+
+    def _replays(self, replica: TrunkReplica) -> bool:
+        """Whether a session that another replica has had is being sent again here."""
+        again = {session for session, event in replica.sessions.items() if event in (OPENED, PREFILL)}
+        return bool(again & self._moved)
+
+    async def _move_somebody(self, fault: Fault) -> None:
+        """Cuts the links of a replica with sessions, so that they are replayed elsewhere."""
+        self._moved: set[str] = set()
+        deadline = time.monotonic() + MOMENT_SECONDS
+        while time.monotonic() < deadline:
+            fitting = [replica for replica in self._whole() if DECODE in replica.sessions.values()]
+            if fitting:
+                chosen = fitting[int(fault.dice * len(fitting))]
+                self._moved = {session for session, event in chosen.sessions.items() if event == DECODE}
+                chosen.link.cut()
+                return
+            await asyncio.sleep(0.001)
+
+    async def _happen(self, fault: Fault, replica: TrunkReplica) -> None:
+        match fault.kind:
+            case Kind.KILL_IN_DECODE | Kind.KILL_IN_PREFILL | Kind.KILL_IN_REPLAY:
+                replica.signal(signal.SIGKILL)
+                await self._start_again(replica)
+            case Kind.RESTART:
+                replica.signal(signal.SIGTERM)
+                code = await self._start_again(replica)
+                if code != 0:
+                    raise RuntimeError(f"a worker that was told to end exited with {code}")
+            case Kind.FREEZE:
+                replica.signal(signal.SIGSTOP)
+                await asyncio.sleep(TRUNK_TIMEOUT + fault.seconds)
+                replica.signal(signal.SIGCONT)
+            case Kind.CUT:
+                replica.link.cut()
+            case Kind.DROP:
+                replica.link.freeze()
+                await asyncio.sleep(TRUNK_TIMEOUT + fault.seconds)
+                replica.link.thaw()
+            case Kind.DELAY:
+                replica.link.delay = fault.seconds / 2
+                await asyncio.sleep(fault.seconds)
+                replica.link.delay = 0.0
+            case _:
+                replica.lie(str(fault.kind))
+        replica.is_whole = True
+
+    async def _start_again(self, replica: TrunkReplica) -> int | None:
+        code = await replica.ended()
+        replica.start()
+        await replica.serves()
+        began = time.monotonic()
+        await until(lambda: bool(replica.sessions), within=MOMENT_SECONDS)
+        self._found.back_seconds.append(round(time.monotonic() - began, 3))
+        return code
+
+
+async def _ready(http: httpx.AsyncClient) -> None:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        try:
+            if (await http.get("/ready")).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.05)
+    raise TimeoutError("the client service did not become ready; see its log")
