@@ -18,8 +18,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from splitlearn_client.replicas.health import ReplicaState
 from splitlearn_client.report import Report
+from splitlearn_comm.replicas.health import ReplicaState
 
 # fmt: off
 FIRST_TOKEN: Final = (

@@ -11,10 +11,10 @@ from typing import Self
 import structlog
 
 from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
-from splitlearn_client.replicas.replica import Replica
-from splitlearn_client.replicas.replica_set import ReplicaSet
 from splitlearn_client.report import Failover, Report
 from splitlearn_comm import ClientStream, CommError, Frame, Reply, SessionOpening
+from splitlearn_comm.replicas.replica import Replica
+from splitlearn_comm.replicas.replica_set import ReplicaSet
 
 log = structlog.get_logger()
 

@@ -10,9 +10,9 @@ from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.errors import TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
-from splitlearn_client.replicas.health import ReplicaState
-from splitlearn_client.replicas.replica_set import ReplicaSet
 from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
+from splitlearn_comm.replicas.health import ReplicaState
+from splitlearn_comm.replicas.replica_set import ReplicaSet
 
 log = structlog.get_logger()
 
@@ -21,7 +21,7 @@ class TrunkConnection:
     """Knows whether requests can be served; `watch` keeps that current and must run as a task.
 
     Args:
-        trunk: the addresses of the replicas; see `splitlearn_client.replicas.discovery`.
+        trunk: the addresses of the replicas; see `splitlearn_comm.replicas.discovery`.
         connect: makes the gRPC client for an address.
         n_layers: layers of the whole model.
         layers: the cut that the trunk must have; None accepts the trunk's cut.

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from splitlearn.engine.device_step import DeviceStep, WorkItem
-from splitlearn_client.replicas.health import ReplicaState
 from splitlearn_comm import Frame, RemoteFailure, Reply
+from splitlearn_comm.replicas.health import ReplicaState
 from splitlearn_trunk.endpoint import TrunkSession
 from support.faulty_link import FaultyLink, faulty_link
 from support.running_split import (

@@ -202,7 +202,7 @@ async def test_a_fault_of_the_watch_neither_ends_it_nor_says_anything_of_the_tru
 ) -> None:
     async with serving(Says(name(tiny_weights, "1-4"), "1-4")) as server, watched(tiny_weights, server.port) as it:
         await until(lambda: it.connection.not_ready_reason is None)
-        monkeypatch.setattr("splitlearn_client.replicas.replica.POLL_SECONDS", 0.01)
+        monkeypatch.setattr("splitlearn_comm.replicas.replica.POLL_SECONDS", 0.01)
 
         def fail(*_: object) -> None:
             raise OSError(errno.EMFILE, "Too many open files")

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from splitlearn_client.replicas.health import ReplicaHealth, ReplicaState
-from splitlearn_client.replicas.placement import LoadEstimate
-from splitlearn_comm import AsyncGRPCComputeClient, CommError, Draining, NotServed, ServiceInfo, TimedOut
+from splitlearn_comm.client import AsyncGRPCComputeClient
+from splitlearn_comm.errors import CommError, Draining, NotServed, TimedOut
+from splitlearn_comm.frames import ServiceInfo
+from splitlearn_comm.replicas.health import ReplicaHealth, ReplicaState
+from splitlearn_comm.replicas.placement import LoadEstimate
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-from splitlearn_client.replicas.health import (
+from splitlearn_comm.replicas.health import (
     FAULTS_TO_EJECT,
     FIRST_EJECTION_SECONDS,
     LONGEST_EJECTION_SECONDS,

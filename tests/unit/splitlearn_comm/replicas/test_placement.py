@@ -3,8 +3,8 @@ from random import Random
 
 import pytest
 
-from splitlearn_client.replicas.placement import LoadEstimate, Pressure, less_loaded
 from splitlearn_comm import ServiceLoad
+from splitlearn_comm.replicas.placement import LoadEstimate, Pressure, less_loaded
 
 
 def estimate(*, running: int = 0, waiting: int = 0, total: int = 1000, free: int = 1000) -> LoadEstimate:

@@ -7,9 +7,6 @@ from functools import partial
 
 import pytest
 
-from splitlearn_client.replicas.health import FAULTS_TO_EJECT, ReplicaState
-from splitlearn_client.replicas.replica import Replica
-from splitlearn_client.replicas.replica_set import ReplicaSet
 from splitlearn_comm import (
     AsyncGRPCComputeClient,
     AsyncGRPCComputeServer,
@@ -18,6 +15,9 @@ from splitlearn_comm import (
     ServiceInfo,
     Unreachable,
 )
+from splitlearn_comm.replicas.health import FAULTS_TO_EJECT, ReplicaState
+from splitlearn_comm.replicas.replica import Replica
+from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
 from support.running_split import free_port, until
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from splitlearn_client.replicas.discovery import Discovery
 from splitlearn_comm import InvalidAddress
+from splitlearn_comm.replicas.discovery import Discovery
 
 
 class Names:

@@ -1,4 +1,4 @@
-"""All replicas of the trunk: found by name, watched, and chosen from when a session is opened."""
+"""All replicas of a server: found by name, watched, and chosen from when a session is opened."""
 
 import asyncio
 from collections import Counter
@@ -8,11 +8,12 @@ from random import Random
 
 import structlog
 
-from splitlearn_client.replicas.discovery import Discovery
-from splitlearn_client.replicas.health import ReplicaState
-from splitlearn_client.replicas.placement import less_loaded
-from splitlearn_client.replicas.replica import Judge, Replica
-from splitlearn_comm import AsyncGRPCComputeClient, InvalidAddress
+from splitlearn_comm.client import AsyncGRPCComputeClient
+from splitlearn_comm.errors import InvalidAddress
+from splitlearn_comm.replicas.discovery import Discovery
+from splitlearn_comm.replicas.health import ReplicaState
+from splitlearn_comm.replicas.placement import less_loaded
+from splitlearn_comm.replicas.replica import Judge, Replica
 
 log = structlog.get_logger()
 
