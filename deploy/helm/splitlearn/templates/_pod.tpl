@@ -62,18 +62,18 @@ lifecycle:
 
 {{/* Flags that client and trunk share. */}}
 {{- define "splitlearn.commonArgs" -}}
-- --host={{ .root.Values.listenHost }}
+- "--host={{ .root.Values.listenHost }}"
 {{- with .root.Values.dtype }}
-- --dtype={{ . }}
+- "--dtype={{ . }}"
 {{- end }}
-- --quantization={{ .values.quantization }}
+- "--quantization={{ .values.quantization }}"
 {{- with .values.threads }}
-- --threads={{ . }}
+- "--threads={{ . }}"
 {{- end }}
 {{- with .values.kvCacheMemory }}
-- --kv-cache-memory-bytes={{ . }}
+- "--kv-cache-memory-bytes={{ . }}"
 {{- end }}
-- --shutdown-timeout={{ .values.shutdownTimeout }}
+- "--shutdown-timeout={{ .values.shutdownTimeout }}"
 {{- if .tlsSecretName }}
 - --tls-cert=/etc/splitlearn/tls/tls.crt
 - --tls-key=/etc/splitlearn/tls/tls.key
@@ -105,7 +105,7 @@ lifecycle:
   {{- with .values.weights }}
   {{- if eq .source "persistentVolumeClaim" }}
   persistentVolumeClaim:
-    claimName: {{ .reference }}
+    claimName: {{ .reference | quote }}
     readOnly: true
   {{- else if eq .source "hostPath" }}
   {{- if not (hasPrefix "/" .reference) }}{{ fail (printf "weights: hostPath %q is not an absolute path" .reference) }}{{ end }}
