@@ -10,6 +10,7 @@ from typer.main import get_command
 from splitlearn_cli.command import command
 from splitlearn_cli.flags import settings_from
 from splitlearn_client.settings import ClientSettings
+from splitlearn_comm import LIVENESS
 from splitlearn_trunk.settings import TrunkSettings
 from support.helm_chart import ROOT, Helm, Object, container_of, named, of_kind, pod_of
 from support.helm_values import CHAIN, EVERYTHING, GPU, VALUE_SETS
@@ -166,7 +167,7 @@ def test_a_trunks_probes_ask_the_health_port_and_liveness_does_not_depend_on_ser
     assert {kind: probe["grpc"] for kind, probe in probes.items()} == {
         "startup": {"port": 50052},
         "readiness": {"port": 50052},
-        "liveness": {"port": 50052, "service": "liveness"},
+        "liveness": {"port": 50052, "service": LIVENESS},
     }
     assert probes["startup"]["failureThreshold"] * probes["startup"]["periodSeconds"] == 1200
 
