@@ -63,6 +63,10 @@ def test_the_ports_of_a_trunk_are_those_that_it_listens_on(helm: Helm) -> None:
         assert ports == {"grpc": settings.port, "health": settings.health_port, "metrics": settings.metrics_port}
 
 
+def test_no_service_sets_a_variable_that_is_a_setting(helm: Helm) -> None:
+    assert all(pod_of(each)["spec"]["enableServiceLinks"] is False for each in every_workload(helm))
+
+
 def test_a_single_stage_is_the_clients_trunk_and_cuts_as_the_services_do_by_default(helm: Helm) -> None:
     objects = helm.objects({})
     client = settings_of(named(objects, "Deployment", CLIENT))

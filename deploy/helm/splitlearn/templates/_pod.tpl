@@ -4,6 +4,7 @@
 {{- define "splitlearn.podSpec" -}}
 serviceAccountName: {{ include "splitlearn.serviceAccountName" .root }}
 automountServiceAccountToken: false
+# else a Service called splitlearn-trunk would set SPLITLEARN_TRUNK_PORT, which is a setting
 enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
