@@ -1,30 +1,54 @@
-"""Ports of a grpc server: a free one, a busy one, an address of another machine."""
+"""Where a server can listen, and what is to blame where it cannot."""
 
 import socket
+from contextlib import suppress
 
-import grpc.aio
 import pytest
 
-from splitlearn_comm.errors import PortUnavailable
-from splitlearn_comm.listening import add_plain_port
+from splitlearn_comm.client import AsyncGRPCComputeClient
+from splitlearn_comm.errors import InvalidAddress, PortUnavailable
+from splitlearn_comm.server import AsyncGRPCComputeServer
+from splitlearn_comm.testing import EchoSessionHost
 
 
-async def test_port_zero_becomes_a_free_one() -> None:
-    server = grpc.aio.server()
-    port = await add_plain_port(server, "127.0.0.1", 0)
-    assert port > 0
-    await server.start()
-    await server.stop(None)
+def _has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
 
 
-async def test_where_it_cannot_listen_the_reason_is_the_operating_systems() -> None:
-    # grpc shares ports unless it is told not to
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PortUnavailable, match=rf"cannot listen on 127\.0\.0\.1:{port}: .*taken"):
-            await add_plain_port(server, "127.0.0.1", port)
-    with pytest.raises(PortUnavailable, match=r"cannot listen on 192\.0\.2\.1:0: "):
-        await add_plain_port(server, "192.0.2.1", 0)
-    await server.start()
-    await server.stop(None)
+IPV6 = _has_ipv6()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("192.0.2.1", 0, r"192\.0\.2\.1 is not an address of this machine; listen on one that is"),
+        ("2001:db8::1", 7, r"cannot listen on \[2001:db8::1\]:7: 2001:db8::1 is not an address of this machine or"),
+        ("nobody.invalid", 0, "the host 'nobody.invalid' does not resolve on this machine"),
+    ],
+)
+async def test_a_host_that_cannot_be_listened_on_is_to_blame_and_not_the_port(host: str, port: int, words: str) -> None:
+    with pytest.raises(PortUnavailable, match=words):
+        await AsyncGRPCComputeServer(session_host=EchoSessionHost(), host=host, port=port).start()
+
+
+@pytest.mark.parametrize("host", ["two words", "1.2.3", "::1::", "", "a:b"])
+def test_a_host_that_cannot_be_is_refused_at_once(host: str) -> None:
+    with pytest.raises(InvalidAddress):
+        AsyncGRPCComputeServer(session_host=EchoSessionHost(), host=host)
+
+
+@pytest.mark.skipif(not IPV6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "::", "[::1]"])
+async def test_a_server_listens_on_ipv6_and_says_so_in_brackets(host: str) -> None:
+    async with AsyncGRPCComputeServer(session_host=EchoSessionHost(), host=host) as server:
+        address = f"[::1]:{server.port}"
+        async with AsyncGRPCComputeClient(address) as client:
+            assert (await client.service_info()).service_name == "echo"
+            assert repr(client) == f"<AsyncGRPCComputeClient {address} 0 streams>"
+        assert repr(server) == f"<AsyncGRPCComputeServer [{host.strip('[]')}]:{server.port} listening>"
+
+        second = AsyncGRPCComputeServer(session_host=EchoSessionHost(), host=host, port=server.port)
+        with pytest.raises(PortUnavailable, match=rf"\]:{server.port} is taken by another process"):
+            await second.start()
