@@ -47,7 +47,7 @@ from splitlearn_comm.errors import (
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo, reached_after
-from splitlearn_comm.health_server import LIVENESS, HealthServer, HealthState
+from splitlearn_comm.health_server import HealthServer, HealthState
 from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESSAGE_BYTES
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
@@ -56,7 +56,6 @@ from splitlearn_comm.wire import MAX_BLOCK_HASHES
 
 __all__ = [
     "CHUNK_BYTES",
-    "LIVENESS",
     "MAX_BLOCK_HASHES",
     "MAX_MESSAGE_BYTES",
     "SESSION_MESSAGE_BYTES",

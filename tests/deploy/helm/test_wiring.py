@@ -10,7 +10,7 @@ from typer.main import get_command
 from splitlearn_cli.command import command
 from splitlearn_cli.flags import settings_from
 from splitlearn_client.settings import ClientSettings
-from splitlearn_comm import LIVENESS
+from splitlearn_comm.health_server import LIVENESS
 from splitlearn_trunk.settings import TrunkSettings
 from support.helm_chart import ROOT, Helm, Object, container_of, named, of_kind, pod_of
 from support.helm_values import CHAIN, EVERYTHING, GPU, VALUE_SETS
