@@ -24,10 +24,18 @@ from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.errors import SplitError
 from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan, fingerprint
-from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeServer, ServerLimits, ServiceInfo, event_loop
+from splitlearn_comm import (
+    SESSION_MESSAGE_BYTES,
+    AsyncGRPCComputeServer,
+    HealthState,
+    ServerLimits,
+    ServiceInfo,
+    event_loop,
+)
 from splitlearn_comm.addresses import join_address
 from splitlearn_trunk.endpoint import TrunkServicer
 from splitlearn_trunk.exporter import exported
+from splitlearn_trunk.health_port import reported
 from splitlearn_trunk.listening import address_of, bound
 from splitlearn_trunk.metrics import TrunkMetrics
 from splitlearn_trunk.settings import TrunkSettings
@@ -99,13 +107,15 @@ async def serve(settings: TrunkSettings) -> None:
     SplitPlan.parse(settings.layers, manifest.n_layers)
     async with AsyncExitStack() as stack:
         held = stack.enter_context(bound(settings.host, settings.port, "--port"))
-        listening = bound(settings.host, settings.metrics_port, "--metrics-port")
+        listening = stack.enter_context(bound(settings.host, settings.metrics_port, "--metrics-port"))
         settings = settings.model_copy(update={"port": address_of(held)[1]})
         metrics_address = join_address(settings.host, address_of(listening)[1])
+        health = HealthState()
+        await stack.enter_async_context(reported(health, settings.host, settings.health_port))
         _announce(settings, held)
         metrics = TrunkMetrics(manifest.model_name)
         stack.enter_context(exported(metrics.registry, listening))
-        trunk = await _unless(stop, build(settings, stack, metrics))
+        trunk = await _unless(stop, build(settings, stack, metrics, health))
         if trunk is None:
             return
         # loaded objects live to the end: without them, later collections take milliseconds
@@ -139,7 +149,12 @@ async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> 
     return None
 
 
-async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMetrics | None = None) -> Trunk:
+async def build(
+    settings: TrunkSettings,
+    stack: AsyncExitStack,
+    metrics: TrunkMetrics | None = None,
+    health: HealthState | None = None,
+) -> Trunk:
     """Loads the layers, and creates the worker's objects; does not start the server."""
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
@@ -172,6 +187,7 @@ async def build(settings: TrunkSettings, stack: AsyncExitStack, metrics: TrunkMe
         session_host=servicer,
         observer=metrics,
         limits=_server_limits(settings),
+        health=health,
     )
     trunk = Trunk(server, servicer, engine, thread, metrics, info)
     check.watch(trunk.mark_damaged)

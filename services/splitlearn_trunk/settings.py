@@ -21,6 +21,13 @@ class TrunkSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the ports to the network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
     metrics_port: int = Field(9101, ge=0, le=65535, description="Port of /metrics; 0 picks a free one.")
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="gRPC port without TLS that serves grpc.health.v1 and nothing else, for probes; it answers before "
+        "the layers are loaded. 0 picks a free one. Default: none.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(

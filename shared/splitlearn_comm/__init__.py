@@ -48,6 +48,7 @@ from splitlearn_comm.errors import (
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo, reached_after
+from splitlearn_comm.health_server import HealthServer, HealthState
 from splitlearn_comm.load import ServiceLoad
 from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESSAGE_BYTES
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
@@ -79,6 +80,8 @@ __all__ = [
     "FrameHeader",
     "GRPCComputeClient",
     "GRPCComputeServer",
+    "HealthServer",
+    "HealthState",
     "Int8Codec",
     "InvalidAddress",
     "InvalidReply",

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from splitlearn_comm import forks, wire
-from splitlearn_comm.addresses import check_host, join_address, listening_trouble
+from splitlearn_comm.addresses import check_host, join_address
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
-from splitlearn_comm.errors import PortUnavailable
+from splitlearn_comm.health_server import HealthState
+from splitlearn_comm.listening import add_plain_port
 from splitlearn_comm.options import server_options
 from splitlearn_comm.service import ComputeService
-
-# In the standard health protocol, "" stands for the server as a whole.
-HEALTH_NAMES = ("", wire.SERVICE)
 
 
 class AsyncGRPCComputeServer:
@@ -37,6 +34,7 @@ class AsyncGRPCComputeServer:
         compute_options: the number of threads, the codec and the version of `compute_fn`.
         observer: counts sessions, bytes and refusals.
         limits: what all clients together may use.
+        health: the state to report, where another port reports it too.
 
     Raises:
         InvalidAddress: the host is neither an IP address nor a valid name.
@@ -52,6 +50,7 @@ class AsyncGRPCComputeServer:
         compute_options: ComputeOptions | None = None,
         observer: WireObserver | None = None,
         limits: ServerLimits | None = None,
+        health: HealthState | None = None,
     ) -> None:
         self.host = host.removeprefix("[").removesuffix("]")
         self.port = port
@@ -61,7 +60,7 @@ class AsyncGRPCComputeServer:
         computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
         self._limits = limits or ServerLimits()
         self._service = ComputeService(session_host, computes, observer, self._limits)
-        self._health = health.aio.HealthServicer()
+        self._health = health or HealthState()
         self._grpc: grpc.aio.Server | None = None
         self._stopped = asyncio.Event()
 
@@ -82,18 +81,12 @@ class AsyncGRPCComputeServer:
         forks.check()
         server = grpc.aio.server(options=server_options(self._limits.message_bytes))
         server.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        # NOT_SERVING until setup is done; Computes that arrive before wait for it
+        await self._health.add_to(server)
         reflection.enable_server_reflection((wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = join_address(self.host, self.port)
-        try:
-            self.port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            trouble = await asyncio.to_thread(_why_not, self.host, self.port)
-            raise PortUnavailable(f"cannot listen on {address}: {trouble}") from error
+        self.port = await add_plain_port(server, self.host, self.port)
         async with AsyncExitStack() as undo:
-            # Started first, because grpc releases a server's port only if the server was started. Computes that arrive
-            # before setup is done wait for it; health reports NOT_SERVING until then.
-            await self.set_serving(False)
+            # Started first, because grpc releases a server's port only if the server was started.
             await server.start()
             undo.push_async_callback(server.stop, None)
             await self._service.setup()
@@ -104,9 +97,7 @@ class AsyncGRPCComputeServer:
 
     async def set_serving(self, serving: bool) -> None:
         """Set what the standard health service reports. Calls are served either way."""
-        status = health_pb2.HealthCheckResponse
-        for name in HEALTH_NAMES:
-            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+        await self._health.set_serving(serving)
 
     async def stop(self, grace: float | None = None) -> None:
         """Refuse new calls, give running ones `grace` seconds, cut off the rest; return when all sessions are closed.
@@ -116,7 +107,7 @@ class AsyncGRPCComputeServer:
         if self._grpc is None or forks.is_forked():
             return
         server, self._grpc = self._grpc, None
-        await self._health.enter_graceful_shutdown()
+        await self._health.end()
         self._service.release_idle()
         try:
             await server.stop(grace)
@@ -138,20 +129,3 @@ class AsyncGRPCComputeServer:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         await self.stop()
-
-
-def _why_not(host: str, port: int) -> str:
-    """Why grpc cannot listen. It does not say, but the operating system does when this function binds a socket itself.
-
-    Blocks, because it resolves names.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in found:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                probe.listen()
-    except OSError as error:
-        return listening_trouble(host, port, error)
-    return "grpc could not, though the port is free by now; try again"

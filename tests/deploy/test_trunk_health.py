@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitlearn_comm import AsyncGRPCComputeServer, ModelComputeFunction
+from splitlearn_comm import AsyncGRPCComputeServer, HealthServer, HealthState, ModelComputeFunction
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "trunk_health.py"
 
@@ -50,3 +50,21 @@ async def test_a_trunk_that_is_gone_is_unhealthy_and_the_check_says_why(
         monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", str(server.port))
     assert await asyncio.to_thread(main) == 1
     assert f"127.0.0.1:{server.port}: UNAVAILABLE" in capsys.readouterr().out
+
+
+async def test_a_trunk_with_a_health_port_is_asked_there(
+    main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = HealthState()
+    monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", "1")
+    async with HealthServer(state) as server:
+        monkeypatch.setenv("SPLITLEARN_TRUNK_HEALTH_PORT", str(server.port))
+        assert await asyncio.to_thread(main) == 1
+        await state.set_serving(True)
+        assert await asyncio.to_thread(main) == 0
+    assert capsys.readouterr().out.split() == [
+        f"127.0.0.1:{server.port}:",
+        "NOT_SERVING",
+        f"127.0.0.1:{server.port}:",
+        "SERVING",
+    ]

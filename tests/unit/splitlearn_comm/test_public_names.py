@@ -24,6 +24,8 @@ def test_the_public_surface_is_this() -> None:
         "FrameHeader",
         "GRPCComputeClient",
         "GRPCComputeServer",
+        "HealthServer",
+        "HealthState",
         "Int8Codec",
         "InvalidAddress",
         "InvalidReply",

@@ -103,7 +103,7 @@ def metrics_of(url: str) -> int:
     return connection.getresponse().status
 
 
-@pytest.mark.parametrize("setting", ["port", "metrics_port"])
+@pytest.mark.parametrize("setting", ["port", "metrics_port", "health_port"])
 async def test_a_busy_port_is_told_before_anything_is_loaded(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
@@ -136,6 +136,49 @@ async def test_metrics_answer_while_the_worker_still_loads_and_it_says_serving_w
         assert seen == [200]
         events = [each["event"] for each in lines]
         assert events.index("starting") < events.index("loaded") < events.index("serving")
+
+
+async def test_the_health_port_says_not_serving_until_the_layers_are_loaded_and_when_they_are_damaged(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load: Callable[..., Any] = splitlearn_trunk.app._load
+    started: asyncio.Future[splitlearn_trunk.app.Trunk] = asyncio.get_running_loop().create_future()
+    start = splitlearn_trunk.app.Trunk.start
+    may_load = threading.Event()
+
+    def waits(*words: Any) -> Any:
+        assert may_load.wait(60)
+        return load(*words)
+
+    async def starts(trunk: splitlearn_trunk.app.Trunk) -> None:
+        await start(trunk)
+        started.set_result(trunk)
+
+    monkeypatch.setattr(splitlearn_trunk.app, "_load", waits)
+    monkeypatch.setattr(splitlearn_trunk.app.Trunk, "start", starts)
+    chosen = TrunkSettings(weights=tiny_weights, port=0, metrics_port=0, health_port=0, threads=1)
+    with capture_logs() as lines:
+        serving = asyncio.create_task(serve(chosen))
+        try:
+            await until(lambda: serving.done() or line(lines, "starting") is not None)
+            checks = line(lines, "health checks")
+            assert checks is not None
+            async with AsyncGRPCComputeClient(checks["address"]) as probe:
+                assert not await probe.health()
+                may_load.set()
+                trunk = await asyncio.wait_for(started, 60)
+                assert await probe.health()
+                await trunk.mark_damaged("mid.00001 was changed")
+                assert not await probe.health()
+        finally:
+            may_load.set()
+            signal.raise_signal(signal.SIGTERM)
+            await serving
+
+
+async def test_without_its_flag_a_worker_has_no_health_port(tiny_weights: Path) -> None:
+    async with worker(tiny_weights) as lines:
+        assert line(lines, "health checks") is None
 
 
 async def test_a_worker_that_still_compares_its_files_stops_when_it_is_told_to(

@@ -1,0 +1,112 @@
+"""The standard health protocol: what a process reports, and a plain port that reports it and nothing else."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Final, Self
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from splitlearn_comm import forks, wire
+from splitlearn_comm.addresses import check_host, join_address
+from splitlearn_comm.listening import add_plain_port
+from splitlearn_comm.options import server_options
+
+# In the standard health protocol, "" stands for the server as a whole.
+HEALTH_NAMES: Final = ("", wire.SERVICE)
+LIVENESS: Final = "liveness"
+
+# The name of a service is all that a request holds.
+_MESSAGE_BYTES: Final = 1024
+# A Watch lasts as long as its caller likes.
+_MOST_CALLS: Final = 256
+
+
+class HealthState:
+    """Whether a process serves: one state for all of its ports. Used on one event loop.
+
+    The name `LIVENESS` is SERVING as long as the event loop answers. An orchestrator that restarts what is not alive
+    asks for it: a restart helps neither a process that still loads nor one that drains or has damaged weights.
+    """
+
+    def __init__(self) -> None:
+        self._servicer = health.aio.HealthServicer()
+        self._is_serving = False
+        self._has_ended = False
+
+    async def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds grpc.health.v1.Health to a server that has not started."""
+        await self._publish()
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets what every port reports; ignored after `end`."""
+        self._is_serving = serving and not self._has_ended
+        await self._publish()
+
+    async def end(self) -> None:
+        """Reports NOT_SERVING from here on."""
+        self._has_ended = True
+        await self.set_serving(False)
+
+    async def _publish(self) -> None:
+        status = health_pb2.HealthCheckResponse
+        await self._servicer.set(LIVENESS, status.SERVING)
+        for name in HEALTH_NAMES:
+            await self._servicer.set(name, status.SERVING if self._is_serving else status.NOT_SERVING)
+
+
+class HealthServer:
+    """Serves a state over a port without TLS, for probes that speak none. Starts once and stops once.
+
+    Args:
+        state: what it reports; other ports may report it too.
+        host: an address of this machine, or a name for one.
+        port: 0 picks a free port.
+
+    Raises:
+        InvalidAddress: the host is neither an IP address nor a valid name.
+    """
+
+    def __init__(self, state: HealthState, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host.removeprefix("[").removesuffix("]")
+        self.port = port
+        check_host(self.host)
+        self._state = state
+        self._grpc: grpc.aio.Server | None = None
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._grpc is None else "listening"
+        return f"<{type(self).__name__} {join_address(self.host, self.port)} {state}>"
+
+    async def start(self) -> int:
+        """Listen, and return the port.
+
+        Raises:
+            PortUnavailable: the port is taken, or the host is not an address of this machine.
+            Forked: this process was forked from one that had used gRPC.
+        """
+        forks.check()
+        server = grpc.aio.server(options=server_options(_MESSAGE_BYTES), maximum_concurrent_rpcs=_MOST_CALLS)
+        await self._state.add_to(server)
+        self.port = await add_plain_port(server, self.host, self.port)
+        await server.start()
+        self._grpc = server
+        return self.port
+
+    async def stop(self) -> None:
+        """End all calls. Stopping a stopped server does nothing."""
+        if self._grpc is None or forks.is_forked():
+            return
+        server, self._grpc = self._grpc, None
+        await server.stop(None)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self.stop()

@@ -1,0 +1,116 @@
+"""The plain health port: what it reports, and that it serves nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from splitlearn_comm.client import AsyncGRPCComputeClient
+from splitlearn_comm.errors import NotServed, PortUnavailable, Unreachable
+from splitlearn_comm.health_server import LIVENESS, HealthServer, HealthState
+from splitlearn_comm.server import AsyncGRPCComputeServer
+from splitlearn_comm.testing import EchoSessionHost
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE = "splitlearn.comm.v1.ComputeService"
+
+
+@asynccontextmanager
+async def stub_at(port: int) -> AsyncIterator[health_pb2_grpc.HealthStub]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+async def status(stub: health_pb2_grpc.HealthStub, service: str = "") -> int:
+    return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
+
+
+async def test_both_ports_report_one_state_from_before_the_main_one_exists_until_after_its_end() -> None:
+    state = HealthState()
+    async with HealthServer(state) as plain, stub_at(plain.port) as probe:
+        assert await status(probe) == NOT_SERVING
+        server = AsyncGRPCComputeServer(session_host=EchoSessionHost(), health=state)
+        assert await status(probe) == NOT_SERVING
+        await server.start()
+        async with stub_at(server.port) as main:
+            for serving in (True, False, True):
+                await server.set_serving(serving)
+                for stub in (probe, main):
+                    for name in ("", SERVICE):
+                        assert await status(stub, name) == (SERVING if serving else NOT_SERVING)
+        await server.stop()
+        await server.set_serving(True)
+        assert await status(probe) == NOT_SERVING
+
+
+async def test_a_watch_sees_every_change() -> None:
+    state = HealthState()
+    async with HealthServer(state) as plain, stub_at(plain.port) as probe:
+        watching = probe.Watch(health_pb2.HealthCheckRequest())
+        seen = [(await watching.read()).status]
+        for change in (state.set_serving(True), state.end()):
+            await change
+            seen.append((await watching.read()).status)
+        watching.cancel()
+    assert seen == [NOT_SERVING, SERVING, NOT_SERVING]
+
+
+async def test_the_name_of_liveness_is_serving_whatever_the_state_is() -> None:
+    state = HealthState()
+    async with HealthServer(state) as plain, stub_at(plain.port) as probe:
+        assert await status(probe, LIVENESS) == SERVING
+        await state.set_serving(False)
+        assert await status(probe, LIVENESS) == SERVING
+        await state.end()
+        assert await status(probe, LIVENESS) == SERVING
+
+
+async def test_a_name_that_nobody_serves_is_not_found() -> None:
+    async with HealthServer(HealthState()) as plain, stub_at(plain.port) as probe:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await status(probe, "another.Service")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_it_serves_neither_sessions_nor_info_nor_reflection() -> None:
+    async with HealthServer(HealthState()) as plain, AsyncGRPCComputeClient(f"127.0.0.1:{plain.port}") as client:
+        with pytest.raises(NotServed):
+            await client.service_info()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{plain.port}") as channel:
+            listing = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await listing(iter([b""])).read()
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_request_longer_than_any_name_is_refused_unread() -> None:
+    async with HealthServer(HealthState()) as plain, stub_at(plain.port) as probe:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await status(probe, "x" * 2048)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await status(probe) == NOT_SERVING
+
+
+async def test_a_busy_port_is_refused_by_name_and_a_stopped_servers_port_is_free() -> None:
+    async with HealthServer(HealthState()) as first:
+        with pytest.raises(PortUnavailable, match=rf"127\.0\.0\.1:{first.port} is taken by another process"):
+            await HealthServer(HealthState(), port=first.port).start()
+        assert repr(first) == f"<HealthServer 127.0.0.1:{first.port} listening>"
+    assert repr(first) == f"<HealthServer 127.0.0.1:{first.port} stopped>"
+    async with HealthServer(HealthState(), port=first.port) as second:
+        assert second.port == first.port
+
+
+async def test_it_stops_while_a_watch_is_open() -> None:
+    async with HealthServer(HealthState()) as plain, stub_at(plain.port) as probe:
+        watching = probe.Watch(health_pb2.HealthCheckRequest())
+        await watching.read()
+        await plain.stop()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await watching.read()
+    async with AsyncGRPCComputeClient(f"127.0.0.1:{plain.port}") as client:
+        with pytest.raises(Unreachable):
+            await client.health()
