@@ -33,11 +33,13 @@ from splitlearn_comm import (
     event_loop,
 )
 from splitlearn_comm.addresses import join_address
+from splitlearn_trunk.chain import ChainServicer
 from splitlearn_trunk.endpoint import TrunkServicer
 from splitlearn_trunk.exporter import exported
 from splitlearn_trunk.health_port import reported
 from splitlearn_trunk.listening import address_of, bound
 from splitlearn_trunk.metrics import TrunkMetrics
+from splitlearn_trunk.next_stage import NextStage
 from splitlearn_trunk.settings import TrunkSettings
 from splitlearn_trunk.verification import WeightsCheck
 
@@ -64,18 +66,34 @@ class Trunk:
     thread: DeviceThread
     metrics: TrunkMetrics
     info: ServiceInfo
+    next_stage: NextStage | None = None
 
     async def start(self) -> None:
-        """Starts to serve; healthy unless the weights are known to be damaged. Raises PortUnavailable."""
+        """Starts to serve. Raises PortUnavailable."""
         await self.server.start()
-        if self.servicer.is_damaged:
-            await self.server.set_serving(False)
+        await self.publish()
+
+    async def publish(self) -> None:
+        """Health checks succeed unless the weights are known to be damaged, the worker drains, or the next stage of the
+        chain takes no sessions."""
+        is_next_ready = True
+        if self.next_stage is not None:
+            is_next_ready = self.next_stage.is_ready
+            self.metrics.next_replicas(self.next_stage.replicas.states())
+        await self.server.set_serving(self.servicer.is_accepting and is_next_ready)
+
+    async def publish_when(self, changed: asyncio.Event) -> None:
+        """Publishes after each change, until cancelled."""
+        while True:
+            await changed.wait()
+            changed.clear()
+            await self.publish()
 
     async def stop(self, shutdown_timeout: float) -> None:
         """Drains and stops: health checks fail, new sessions are refused, open ones get `shutdown_timeout` seconds to
         end, and then their next frames are refused, so that their clients go on with another worker."""
-        await self.server.set_serving(False)
         self.servicer.drain()
+        await self.publish()
         if not await self._drained(shutdown_timeout):
             self.servicer.hand_over()
             await self._drained(HAND_OVER_SECONDS)
@@ -93,7 +111,7 @@ class Trunk:
     async def mark_damaged(self, damage: str) -> None:
         """Stops serving for good; health checks fail from here on."""
         self.servicer.mark_damaged(damage)
-        await self.server.set_serving(False)
+        await self.publish()
 
 
 async def serve(settings: TrunkSettings) -> None:
@@ -179,19 +197,32 @@ async def build(
     metrics.watch(engine)
     info = _service_info(settings, manifest, plan, engine.part)
     servicer = TrunkServicer(engine, info, metrics)
+    readiness = asyncio.Event()
+    next_stage = None
+    if settings.next is not None:
+        dtype = info.attributes["dtype"]
+        next_stage = NextStage(settings.next, manifest, plan, dtype, settings.next_timeout, readiness.set)
     expiring = asyncio.create_task(servicer.expire(settings.session_idle_timeout))
     stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
         host=settings.host,
         port=settings.port,
-        session_host=servicer,
+        session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage),
         observer=metrics,
         limits=_server_limits(settings),
         health=health,
     )
-    trunk = Trunk(server, servicer, engine, thread, metrics, info)
+    trunk = Trunk(server, servicer, engine, thread, metrics, info, next_stage)
+    if next_stage is not None:
+        for work in (next_stage.replicas.run(), trunk.publish_when(readiness)):
+            stack.push_async_callback(_end, asyncio.create_task(work))
     check.watch(trunk.mark_damaged)
     return trunk
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _server_limits(settings: TrunkSettings) -> ServerLimits:

@@ -78,14 +78,19 @@ class TrunkServicer:
         damaged = {} if self._damage is None else {"damaged": self._damage}
         return replace(self._info, load=load, attributes={**self._info.attributes, **damaged})
 
+    @property
+    def fingerprint(self) -> str:
+        """What a client of this worker's layers alone has."""
+        return self._info.fingerprint
+
     def mark_damaged(self, damage: str) -> None:
         """Refuses all sessions and frames from here on: the weights do not match the fingerprint."""
         self._damage = damage
 
     @property
-    def is_damaged(self) -> bool:
-        """Whether the weights are known to be damaged."""
-        return self._damage is not None
+    def is_accepting(self) -> bool:
+        """Whether it opens sessions: its weights are not known to be damaged, and it does not drain."""
+        return self._damage is None and not self._is_draining
 
     def drain(self) -> None:
         """Refuses new sessions from here on; open ones go on."""

@@ -4,7 +4,7 @@ A metric that measures what one of vLLM's measures has vLLM's name behind our pr
 trunk knows sessions and frames, and no requests: metrics of those are named after them. docs/metrics.md lists all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from splitlearn.engine import Engine
+from splitlearn_comm.replicas.health import ReplicaState
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # vLLM's for `iteration_tokens_total`
@@ -76,6 +77,12 @@ class TrunkMetrics:
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 once a file was found not to match its digest, else 0."
         )
+        self._next_replicas = Gauge(
+            "splitlearn_trunk_next_replicas",
+            "Workers of the next stage of the chain by state; none in a worker without a next stage.",
+            ["state"],
+            registry=self.registry,
+        )
         self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
         self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
 
@@ -92,6 +99,11 @@ class TrunkMetrics:
         self._function("kv_cache_pages_used", "Pages of the KV cache in use.", lambda: pages.used)
         self._function("kv_cache_pages_limit", "Pages of the KV cache.", lambda: pages.total)
         self._function("cached_prefixes", "Prefixes in the prefix cache.", lambda: engine.n_cached_prefixes)
+
+    def next_replicas(self, states: Mapping[ReplicaState, int]) -> None:
+        """Sets how many workers of the next stage are in each state. On the event loop's thread."""
+        for state in ReplicaState:
+            self._next_replicas.labels(str(state)).set(states.get(state, 0))
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         self.n_steps += 1

@@ -18,6 +18,14 @@ class TrunkSettings(BaseSettings):
         None,
         description="Layers to serve, START-END without END, such as 2-22. Default: all but a twelfth at each end.",
     )
+    next: str | None = Field(
+        None,
+        description="HOST:PORT of the worker that serves the layers behind these, or of its replicas, with commas "
+        "between them. Clients then see one trunk with the layers of both. Default: this worker is the last.",
+    )
+    next_timeout: float = Field(
+        5.0, gt=0, description="Seconds without a message from the next worker after which it counts as frozen."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the ports to the network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
     metrics_port: int = Field(9101, ge=0, le=65535, description="Port of /metrics; 0 picks a free one.")

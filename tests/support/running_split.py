@@ -103,8 +103,9 @@ async def running_trunk(
     settings = {"weights": weights, "layers": layers, "port": port, "threads": 1, **settings}
     async with AsyncExitStack() as stack:
         trunk = await splitlearn_trunk.app.build(TrunkSettings(**settings), stack)
-        server = await stack.enter_async_context(trunk.server)
-        address = f"127.0.0.1:{server.port}"
+        await trunk.start()
+        stack.push_async_callback(trunk.server.stop)
+        address = f"127.0.0.1:{trunk.server.port}"
         client = await stack.enter_async_context(AsyncGRPCComputeClient(address))
         yield RunningTrunk(address, trunk, client)
 

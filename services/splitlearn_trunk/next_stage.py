@@ -1,0 +1,102 @@
+"""The next stage of a chain: the workers that this one hands its rows on to, and the layers that they serve."""
+
+from collections.abc import Callable
+
+from llm_sepweight import Manifest
+from splitlearn.errors import SplitError
+from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, ServiceInfo, Unreachable
+from splitlearn_comm.replicas.replica import Replica
+from splitlearn_comm.replicas.replica_set import ReplicaSet
+
+
+class NextStage:
+    """Finds the workers at `trunk`, and checks that they serve the layers behind this worker's. Used on the event loop.
+
+    `replicas.run` must be a task.
+
+    Args:
+        trunk: the addresses of the next stage's replicas.
+        manifest: of this worker's weights; the next stage must have the same.
+        plan: this worker's layers.
+        dtype: of the hidden states.
+        timeout: seconds without a message after which a replica counts as frozen.
+        changed: called when sessions can be opened there, or no longer.
+
+    Raises:
+        InvalidAddress: `trunk` is not a list of addresses.
+    """
+
+    def __init__(
+        self,
+        trunk: str,
+        manifest: Manifest,
+        plan: SplitPlan,
+        dtype: str,
+        timeout: float,
+        changed: Callable[[], None],
+    ) -> None:
+        self._manifest = manifest
+        self._plan = plan
+        self._dtype = dtype
+        self._serves: SplitPlan | None = None
+
+        def connect(address: str) -> AsyncGRPCComputeClient:
+            return AsyncGRPCComputeClient(address, timeout=timeout, most_received=SESSION_MESSAGE_BYTES)
+
+        self.replicas = ReplicaSet(trunk, connect, self._incompatibility, changed, failed=lambda: None)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether sessions can be opened there now."""
+        return self._serves is not None and self.replicas.reason is None
+
+    @property
+    def whole_plan(self) -> SplitPlan:
+        """This worker's layers and all behind them. Raises Unreachable before the next stage has answered."""
+        return SplitPlan(self._plan.first, self._known().last, self._plan.n_layers)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the next stage's workers have. Raises Unreachable before one has answered."""
+        return fingerprint(self._manifest, self._known(), self._dtype)
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """What clients of the chain have. Raises Unreachable before the next stage has answered."""
+        return fingerprint(self._manifest, self.whole_plan, self._dtype)
+
+    def pick(self) -> Replica:
+        """A worker for a new session. Raises Unreachable if there is none."""
+        replica = self.replicas.pick()
+        if replica is None:
+            raise Unreachable(f"the next stage takes no sessions: {self.replicas.reason}")
+        return replica
+
+    def _known(self) -> SplitPlan:
+        if self._serves is None:
+            raise Unreachable(f"the next stage is not ready: {self.replicas.reason}")
+        return self._serves
+
+    async def _incompatibility(self, info: ServiceInfo) -> str | None:
+        """Why a worker that says this cannot be the next stage; None if it can. The first that can sets the layers."""
+        layers, own = info.attributes.get("layers"), self._plan
+        try:
+            serves = SplitPlan.parse(layers or "", own.n_layers)
+        except SplitError:
+            return f"the next stage reports the layers {layers!r}"
+        if serves.first != own.last:
+            return (
+                f"the next stage serves the layers {serves.layers}, and this one {own.layers}; start it at {own.last}"
+            )
+        expected = fingerprint(self._manifest, serves, self._dtype)
+        if info.fingerprint != expected:
+            return (
+                f"the next stage serves [{info.fingerprint}], this one expects [{expected}]; "
+                "give both the same weights and dtype"
+            )
+        if self._serves is None or not self.replicas.usable_addresses():
+            self._serves = serves
+        if serves != self._serves:
+            return f"this replica of the next stage serves {serves.layers}, and the others {self._serves.layers}"
+        return None
