@@ -87,7 +87,8 @@ class NextStage:
             return f"the next stage reports the layers {layers!r}"
         if serves.first != own.last:
             return (
-                f"the next stage serves the layers {serves.layers}, and this one {own.layers}; start it at {own.last}"
+                f"the next stage serves the layers {serves.layers}, and this one {own.layers}; "
+                f"start that one at {own.last}"
             )
         expected = fingerprint(self._manifest, serves, self._dtype)
         if info.fingerprint != expected:

@@ -4,7 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -25,39 +25,40 @@ class TrunkReplica:
     """One worker behind its link.
 
     Attributes:
+        stage: of the chain, from 0.
         sessions: the open ones and what they did last, as the worker tells.
         is_whole: False while a fault is being made good.
     """
 
-    def __init__(self, number: int, weights: Path, folder: Path, link: FaultyLink, port: int) -> None:
-        self.number = number
+    def __init__(self, name: str, stage: int, link: FaultyLink, port: int, log_file: Path, **settings: Any) -> None:
+        self.name = name
+        self.stage = stage
         self.link = link
         self.sessions: dict[str, str] = {}
         self.is_whole = True
-        self._weights = weights
-        self._folder = folder
         self._port = port
+        self._log_file = log_file
+        self._settings = settings
         self._process: ForkServerProcess | None = None
         self._events: Connection | None = None
         self.heard = asyncio.Event()
         """Set at each event; who waits for one clears it."""
 
     def __repr__(self) -> str:
-        return f"<TrunkReplica {self.number}>"
+        return f"<TrunkReplica {self.name}>"
 
     def start(self) -> None:
         """Starts the process; it serves some time later."""
         self._events, far = _FORKSERVER.Pipe()
         settings = {
-            "weights": self._weights,
             "port": self._port,
             "metrics_port": 0,
             "threads": 1,
             "kv_cache_memory_bytes": 2**26,
             "shutdown_timeout": 0.2,
+            **self._settings,
         }
-        log_file = self._folder / f"trunk{self.number}.log"
-        self._process = _FORKSERVER.Process(target=worker.run_trunk, args=(settings, far, log_file))
+        self._process = _FORKSERVER.Process(target=worker.run_trunk, args=(settings, far, self._log_file))
         self._process.start()
         far.close()
         asyncio.get_running_loop().add_reader(self._events.fileno(), self._hear, self._events)
@@ -118,17 +119,25 @@ class TrunkReplica:
 
 
 @asynccontextmanager
-async def fleet(weights: Path, folder: Path, n_replicas: int) -> AsyncIterator[list[TrunkReplica]]:
-    """Replicas that serve."""
+async def fleet(
+    weights: Path, folder: Path, stages: Sequence[str], n_replicas: int, **settings: Any
+) -> AsyncIterator[list[TrunkReplica]]:
+    """Replicas that serve: so many for each range of layers, those of one stage connected with all of the next."""
     async with AsyncExitStack() as stack:
-        replicas = []
-        for number in range(n_replicas):
-            port = free_port()
-            link = await stack.enter_async_context(faulty_link(port))
-            replica = TrunkReplica(number, weights, folder, link, port)
-            stack.push_async_callback(replica.close)
-            replica.start()
-            replicas.append(replica)
+        replicas: list[TrunkReplica] = []
+        beyond: str | None = None
+        for stage, layers in reversed(list(enumerate(stages))):
+            found = []
+            for number in range(n_replicas):
+                port, name = free_port(), f"trunk-{stage}-{number}"
+                link = await stack.enter_async_context(faulty_link(port))
+                own = {"weights": weights, "layers": layers, "next": beyond, **settings}
+                replica = TrunkReplica(name, stage, link, port, folder / f"{name}.log", **own)
+                stack.push_async_callback(replica.close)
+                replica.start()
+                found.append(replica)
+            replicas += found
+            beyond = ",".join(replica.link.address for replica in found)
         for replica in replicas:
             await replica.serves()
         yield replicas

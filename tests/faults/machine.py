@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from faults.schedule import Fault, Kind, schedule
 from faults.worker import DECODE, OPENED, PREFILL
 from support.running_split import until
 
-N_REPLICAS = 4
+ONE_TRUNK = ("1-4",), 4
+"""The layers of each stage, and the replicas of each stage."""
+CHAIN = ("1-2", "2-4"), 3
 N_STREAMS = 6
 N_REQUESTS = 24
 TRUNK_TIMEOUT = 1.0
@@ -48,12 +51,15 @@ class Round:
 
 
 async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
-    """Starts everything, injects the faults of this seed, and stops everything."""
+    """Starts everything, injects the faults of this seed, and stops everything. Odd seeds have a chain of two."""
     found, began = Round(seed), time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        replicas = await stack.enter_async_context(fleet(weights, folder, N_REPLICAS))
-        trunk = ",".join(replica.link.address for replica in replicas)
+        stages, n_replicas = CHAIN if seed % 2 else ONE_TRUNK
+        replicas = await stack.enter_async_context(
+            fleet(weights, folder, stages, n_replicas, next_timeout=TRUNK_TIMEOUT)
+        )
+        trunk = ",".join(replica.link.address for replica in replicas if replica.stage == 0)
         url = await stack.enter_async_context(client_service(weights, folder, trunk, trunk_timeout=TRUNK_TIMEOUT))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=load.TIMEOUT, trust_env=False))
         await _ready(http)
@@ -73,7 +79,7 @@ async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
 
 
 class _Machine:
-    """Injects faults one after the other; each is made good in the background, and at least two replicas stay whole."""
+    """Injects faults one after the other. Each is made good in the background; one replica per stage stays whole."""
 
     def __init__(self, replicas: list[TrunkReplica], found: Round) -> None:
         self._replicas = replicas
@@ -82,13 +88,14 @@ class _Machine:
 
     async def inject(self, fault: Fault) -> None:
         """Waits for the fault's moment, and lets it happen."""
-        await until(lambda: len(self._whole()) > 2, within=MOMENT_SECONDS)
+        await until(lambda: bool(self._spare()), within=2 * MOMENT_SECONDS)
         replica = await self._moment(fault)
         if replica is None:
             self._found.missed += 1
             print(f"{fault}: its moment did not come", file=sys.stderr)
             return
-        self._found.faults[str(fault.kind)] = self._found.faults.get(str(fault.kind), 0) + 1
+        name = f"{fault.kind}, second stage" if replica.stage else str(fault.kind)
+        self._found.faults[name] = self._found.faults.get(name, 0) + 1
         replica.is_whole = False
         mending = asyncio.create_task(self._happen(fault, replica))
         self._mending.add(mending)
@@ -99,8 +106,11 @@ class _Machine:
         while self._mending:
             await asyncio.gather(*self._mending)
 
-    def _whole(self) -> list[TrunkReplica]:
-        return [replica for replica in self._replicas if replica.is_whole]
+    def _spare(self) -> list[TrunkReplica]:
+        """Whole replicas that their stage can do without."""
+        whole = [replica for replica in self._replicas if replica.is_whole]
+        counts = Counter(replica.stage for replica in whole)
+        return [replica for replica in whole if counts[replica.stage] > 1]
 
     async def _moment(self, fault: Fault) -> TrunkReplica | None:
         """A replica that is in the state that the fault asks for; None if none got there in time."""
@@ -111,12 +121,14 @@ class _Machine:
         if fault.kind is Kind.KILL_IN_REPLAY:
             await self._move_somebody(fault)
         deadline = time.monotonic() + MOMENT_SECONDS
-        for replica in self._whole():
+        for replica in self._spare():
             # what they did long ago is no moment
             replica.sessions.clear()
         while time.monotonic() < deadline:
-            fitting = [replica for replica in self._whole() if wanted(replica)]
+            fitting = [replica for replica in self._spare() if wanted(replica)]
             if fitting:
+                # two of three in the second stage, where there is one
+                fitting += [replica for replica in fitting if replica.stage]
                 return fitting[int(fault.dice * len(fitting))]
             await asyncio.sleep(0.001)
         return None
@@ -131,7 +143,7 @@ class _Machine:
         self._moved: set[str] = set()
         deadline = time.monotonic() + MOMENT_SECONDS
         while time.monotonic() < deadline:
-            fitting = [replica for replica in self._whole() if DECODE in replica.sessions.values()]
+            fitting = [replica for replica in self._spare() if DECODE in replica.sessions.values()]
             if fitting:
                 chosen = fitting[int(fault.dice * len(fitting))]
                 self._moved = {session for session, event in chosen.sessions.items() if event == DECODE}

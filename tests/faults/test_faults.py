@@ -1,4 +1,4 @@
-"""Fifty faults of a fixed seed against four replicas, and the pure parts of the machine."""
+"""Fifty faults of fixed seeds, against one trunk and against a chain, and the pure parts of the machine."""
 
 import asyncio
 from collections import Counter
@@ -29,8 +29,9 @@ def test_percentiles_are_of_the_values_themselves() -> None:
 
 
 @pytest.mark.slow
-def test_no_token_is_lost_in_fifty_faults(tiny_weights: Path) -> None:
-    found = asyncio.run(run_round(tiny_weights, seed=0, n_faults=50))
+@pytest.mark.parametrize("seed", [0, 1], ids=["one trunk", "chain"])
+def test_no_token_is_lost_in_faults_by_the_dozen(tiny_weights: Path, seed: int) -> None:
+    found = asyncio.run(run_round(tiny_weights, seed, n_faults=25))
     assert (found.failed, found.wrong) == ([], [])
-    assert sum(found.faults.values()) >= 45
+    assert sum(found.faults.values()) >= 20
     assert found.failovers

@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
+SLOW_SECONDS = 0.5
+"""A poll that is answered later than this is no sign of health: sessions are placed elsewhere if they can be."""
 _WATCH_AGAIN_SECONDS = 0.25
 # a server without the standard health service will not have it a moment later
 _NO_HEALTH_SECONDS = 30.0
@@ -51,6 +53,7 @@ class Replica:
         self._health = ReplicaHealth()
         self._logged: ReplicaState | None = None
         self._is_serving = True
+        self._asked: float | None = None
         self._news = asyncio.Event()
         self._failure: str | None = None
 
@@ -71,6 +74,11 @@ class Replica:
         if self.state is ReplicaState.EJECTED:
             return f"{self.address} answered several sessions with errors, and is not used for a while"
         return self._health.reason
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has not answered the present poll for some time, as if it were frozen."""
+        return self._asked is not None and time.monotonic() - self._asked > SLOW_SECONDS
 
     @property
     def may_recover(self) -> bool:
@@ -126,13 +134,15 @@ class Replica:
             self._failure = None
 
     async def _ask(self) -> None:
+        self._asked = time.monotonic()
         try:
-            info = await self.client.service_info(ANSWER_SECONDS)
+            info = await self.client.service_info(min(ANSWER_SECONDS, self.client.timeout))
         except TimedOut as error:
             self._health.answers_late(str(error))
         except CommError as error:
             self._health.unreachable(str(error))
         else:
+            self._asked = None
             self.load.report(info.load)
             incompatibility = await self._judge(info)
             self._health.answered(is_serving=self._is_serving, incompatibility=incompatibility)

@@ -83,6 +83,7 @@ class ReplicaSet:
         """A replica that takes sessions, by load; one of the avoided addresses only if there is no other."""
         usable = self._usable()
         wanted = [replica for replica in usable if replica.address not in avoided] or usable
+        wanted = [replica for replica in wanted if not replica.is_slow] or wanted
         if not wanted:
             return None
         return less_loaded([(replica, replica.load.pressure) for replica in wanted], self._dice)

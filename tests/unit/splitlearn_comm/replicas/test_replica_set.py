@@ -19,6 +19,7 @@ from splitlearn_comm.replicas.health import FAULTS_TO_EJECT, ReplicaState
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
+from support.faulty_link import faulty_link
 from support.running_split import free_port, until
 
 
@@ -156,3 +157,18 @@ async def test_a_session_keeps_the_connection_to_a_replica_that_is_gone_from_the
 def test_an_address_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(InvalidAddress):
         ReplicaSet("trunk", AsyncGRPCComputeClient, accept, lambda: None, lambda: None)
+
+
+async def test_one_that_stopped_answering_polls_gets_no_session_while_there_is_another() -> None:
+    async with (
+        servers(2) as (one, other),
+        faulty_link(one.port) as link,
+        watched(link.port, other.port) as replicas,
+    ):
+        await until(lambda: len(replicas.usable_addresses()) == 2)
+        link.freeze()
+        await until(lambda: replicas._replicas[link.address].is_slow)
+        picked = {replica.address for _ in range(20) if (replica := replicas.pick()) is not None}
+        assert picked == {f"127.0.0.1:{other.port}"}
+        link.thaw()
+        await until(lambda: not replicas._replicas[link.address].is_slow)
