@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -143,6 +143,29 @@ def check_pair(certificate: bytes, key: bytes, now: datetime) -> x509.Certificat
             f"the certificate is valid from {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on; check this clock"
         )
     return found
+
+
+def check_issued(
+    pair: CertifiedKey, authority: CertifiedKey, names: Sequence[str], *, is_server: bool, now: datetime
+) -> None:
+    """Checks that `issue` would make a pair like this one.
+
+    Raises:
+        BadCertificates: it cannot be used now, is another authority's, or is for other names or another purpose.
+    """
+    found = check_pair(pair.certificate, pair.key, now)
+    try:
+        found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise BadCertificates("the certificate was signed by another authority") from error
+    if set(names_of(found)) != {str(_general(name).value) for name in names}:
+        raise BadCertificates(f"the certificate is for {', '.join(names_of(found)) or 'no name'}")
+    try:
+        usages = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        usages = x509.ExtendedKeyUsage([])
+    if (ExtendedKeyUsageOID.SERVER_AUTH in usages) != is_server:
+        raise BadCertificates(f"the certificate is a {'client' if is_server else 'worker'}'s")
 
 
 def check_authorities(certificates: bytes) -> list[x509.Certificate]:

@@ -37,7 +37,7 @@ def _table(settings: type[BaseSettings]) -> Iterator[str]:
             flag = f"`{_spellings(name, field)[-1]}`, `--no-{name.replace('_', '-')}`"
         else:
             flag = f"`{', '.join(_spellings(name, field))} {_metavar(field.annotation)}`".replace("|", "\\|")
-        default = "required" if field.is_required() else "" if field.default is None else f"`{field.default}`"
+        default = "required" if field.is_required() else "" if field.default in (None, ()) else f"`{field.default}`"
         yield f"| {flag} | `{_variable(settings, name)}` | {default} | {field.description} |"
 
 
