@@ -93,7 +93,7 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
     if _is_positional(field):
         info = typer.Argument(None, metavar=name.upper(), help=help_text, show_default=False)
     elif is_bool:
-        info = typer.Option(None, f"{_flag(name)}/--no-{_flag(name)[2:]}", help=help_text, show_default=False)
+        info = typer.Option(None, _switch(name, field), help=help_text, show_default=False)
     else:
         info = typer.Option(
             None,
@@ -115,6 +115,12 @@ def _spellings(name: str, field: FieldInfo) -> list[str]:
     """A flag's spellings; the long one is last."""
     marked = [mark.spelling for mark in field.metadata if isinstance(mark, Flag)]
     return marked if any(spelling.startswith("--") for spelling in marked) else [*marked, _flag(name)]
+
+
+def _switch(name: str, field: FieldInfo) -> str:
+    """A boolean flag's two spellings, as typer takes them."""
+    spelling = _spellings(name, field)[-1]
+    return f"{spelling}/--no-{spelling[2:]}"
 
 
 def _flag(name: str) -> str:

@@ -129,3 +129,16 @@ def test_the_help_of_a_flag_that_may_be_repeated_has_no_empty_default() -> None:
     line = next(each for each in shown.output.splitlines() if "--guest" in each)
     assert "--guest TEXT" in line
     assert line.endswith("Who drinks. [env: SPLITLEARN_BREW_GUEST]")
+
+
+def test_a_switch_may_have_another_name_than_its_field() -> None:
+    class Cup(BaseSettings):
+        as_espresso: Annotated[bool, Flag("--espresso")] = Field(False, description="Small.")
+
+    got: list[Cup] = []
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command("fill")(from_settings(Cup, got.append))
+    for words in (["--espresso"], ["--no-espresso"], []):
+        assert CliRunner().invoke(app, words).exit_code == 0
+
+    assert [cup.as_espresso for cup in got] == [True, False, False]
