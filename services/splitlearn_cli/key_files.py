@@ -30,12 +30,20 @@ def write_whole(path: Path, content: bytes, mode: int, *, replace: bool) -> None
         if replace:
             Path(name).replace(path)
         else:
-            # unlike a rename, a link replaces nothing
-            os.link(name, path)
+            _link(name, path)
     finally:
         with suppress(FileNotFoundError):
             Path(name).unlink()
     _sync(path.parent)
+
+
+def _link(name: str, path: Path) -> None:
+    """Unlike a rename, a link replaces nothing."""
+    try:
+        os.link(name, path)
+    except FileExistsError as error:
+        # the system names the other file
+        raise FileExistsError(error.errno, error.strerror, str(path)) from None
 
 
 def _sync(directory: Path) -> None:

@@ -42,7 +42,10 @@ class PinnedAddress:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads HOST:PORT#TOKEN.FINGERPRINT. Raises InvalidAddress."""
-        address, _, suffix = text.partition("#")
+        address, mark, suffix = text.partition("#")
+        if not mark:
+            # it is not shown: a token may be all that it is
+            raise InvalidAddress(f"there is no # behind the address; paste {_FORM} whole")
         token, _, fingerprint = suffix.rpartition(".")
         return cls(address, token, fingerprint.lower())
 

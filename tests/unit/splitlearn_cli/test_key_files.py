@@ -26,7 +26,7 @@ def test_the_permissions_are_those_asked_for_whatever_the_umask_is(tmp_path: Pat
 def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
     write_whole(tmp_path / "file", b"first", KEY_MODE, replace=False)
 
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match=str(tmp_path / "file")):
         write_whole(tmp_path / "file", b"second", KEY_MODE, replace=False)
     assert (tmp_path / "file").read_bytes() == b"first"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

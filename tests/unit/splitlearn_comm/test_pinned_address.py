@@ -25,6 +25,7 @@ def test_the_case_of_the_hex_digits_does_not_matter() -> None:
         f"worker:0#s3cret.{FINGERPRINT}",
         f"#s3cret.{FINGERPRINT}",
         "worker:1",
+        f"s3cret.{FINGERPRINT}",
         "worker:1#",
         "worker:1#s3cret",
         f"worker:1#{FINGERPRINT}",

@@ -1,6 +1,6 @@
 import stat
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import grpc
 import pytest
 from cryptography import x509
 
-from splitlearn_comm.certificates import CertifiedKey, issue, names_of
+from splitlearn_comm import certificates
+from splitlearn_comm.certificates import CertifiedKey, issue, make_authority, names_of
 from splitlearn_comm.pinned import pinned_server
 from splitlearn_comm.tls import ServerCertificates, TLSFiles, channel_credentials
 from support.tls import NOW, EchoClient, echo_server, why_refused
@@ -183,6 +184,23 @@ def test_no_two_certificates_share_a_file(splitlearn: Run, tmp_path: Path, asked
     assert ran.code == 2
     assert "a name of its own" in ran.err
     assert not (tmp_path / "tls").exists()
+
+
+def test_of_two_runs_at_once_one_makes_the_authority(
+    splitlearn: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(now: datetime, days: int) -> CertifiedKey:
+        monkeypatch.setattr(certificates, "make_authority", make_authority)
+        assert splitlearn("certs", tmp_path, "--client", "first").code == 0
+        return make_authority(now, days)
+
+    monkeypatch.setattr(certificates, "make_authority", meanwhile)
+    ran = splitlearn("certs", tmp_path, "--client", "second")
+
+    assert ran.code == 1
+    assert f"{tmp_path}/ca.key: File exists" in ran.err
+    assert set(contents(tmp_path)) == {"ca.crt", "ca.key", "first.crt", "first.key"}
+    assert splitlearn("certs", tmp_path, "--client", "second").code == 0
 
 
 async def test_a_server_of_these_files_takes_its_clients_and_no_stranger(splitlearn: Run, tmp_path: Path) -> None:
