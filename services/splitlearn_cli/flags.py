@@ -7,13 +7,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
 from splitlearn_cli.errors import BadUsage
 
@@ -28,6 +28,14 @@ class Flag:
     """
 
     spelling: str
+
+
+def _words(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
+Repeated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+"""A flag that may be given several times; its variable has the values with spaces between them."""
 
 
 def read_by(parse: Callable[[str], object]) -> AfterValidator:
@@ -64,8 +72,9 @@ def from_settings(settings_class: type[S], run: Callable[[S], int | None]) -> Ca
 def settings_from(settings_class: type[S], given: Mapping[str, Any]) -> S:
     """Settings from the command line (None: not given) and the environment. Raises BadUsage."""
     try:
+        # typer gives an empty list for a flag that may be repeated and was not given
         return settings_class(
-            _env_ignore_empty=True, **{name: value for name, value in given.items() if value is not None}
+            _env_ignore_empty=True, **{name: value for name, value in given.items() if value not in (None, [])}
         )
     except ValidationError as error:
         complaints = [_complaint(settings_class, dict(detail)) for detail in error.errors()]
@@ -84,7 +93,7 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
     if _is_positional(field):
         info = typer.Argument(None, metavar=name.upper(), help=help_text, show_default=False)
     elif is_bool:
-        info = typer.Option(None, f"{_flag(name)}/--no-{_flag(name)[2:]}", help=help_text, show_default=False)
+        info = typer.Option(None, _switch(name, field), help=help_text, show_default=False)
     else:
         info = typer.Option(
             None,
@@ -94,9 +103,8 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
             show_default=False,
             autocompletion=_completing(_choices(field.annotation)),
         )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool | None if is_bool else str | None
-    )
+    kind: Any = bool if is_bool else list[str] if get_origin(field.annotation) is tuple else str
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
 
 
 def _is_positional(field: FieldInfo) -> bool:
@@ -107,6 +115,12 @@ def _spellings(name: str, field: FieldInfo) -> list[str]:
     """A flag's spellings; the long one is last."""
     marked = [mark.spelling for mark in field.metadata if isinstance(mark, Flag)]
     return marked if any(spelling.startswith("--") for spelling in marked) else [*marked, _flag(name)]
+
+
+def _switch(name: str, field: FieldInfo) -> str:
+    """A boolean flag's two spellings, as typer takes them."""
+    spelling = _spellings(name, field)[-1]
+    return f"{spelling}/--no-{spelling[2:]}"
 
 
 def _flag(name: str) -> str:
@@ -121,7 +135,7 @@ def _origins(settings_class: type[BaseSettings], name: str, field: FieldInfo) ->
     origins = [f"env: {_variable(settings_class, name)}"]
     if field.is_required():
         origins.append("required")
-    elif field.default is not None and field.default is not False:
+    elif field.default is not None and field.default is not False and field.default != ():
         origins.append(f"default: {field.default}")
     return "; ".join(origins)
 
@@ -130,6 +144,8 @@ def _metavar(annotation: Any) -> str:
     """A flag's value in the help: INT, PATH, auto|console|json."""
     if get_origin(annotation) in (Union, UnionType):
         return "|".join(_metavar(kind) for kind in get_args(annotation) if kind is not NoneType)
+    if get_origin(annotation) is tuple:
+        return _metavar(get_args(annotation)[0])
     if choices := _choices(annotation):
         return "|".join(choices)
     return "TEXT" if annotation is str else str(annotation.__name__).upper()

@@ -10,6 +10,8 @@ from splitlearn_command.verbs import Verb, VerbGroup
 VERBS: Final = {
     "convert": Verb("Convert a Hugging Face checkpoint to a directory of parts."),
     "inspect": Verb("Show the contents of a directory of parts, or verify it."),
+    "plan": Verb("Propose which layers each worker of a chain serves."),
+    "certs": Verb("Make a local CA, and certificates for workers and clients.", "trunk"),
     "trunk": Verb("Serve the middle layers over gRPC.", "trunk"),
     "client": Verb("Serve the OpenAI API and the chat page; needs a trunk.", "client"),
     "up": Verb("Start a trunk and a client here, and answer one prompt.", "client"),

@@ -10,6 +10,7 @@ SplitError                    everything below; the message says what to do
 ├── SessionClosed             the caller: rows for a session after its end
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
 ├── NoRoom                    the operator: the memory for keys and values is too small
+├── DoesNotFit                the operator: a model that is to be placed takes more memory than the machines have
 ├── EngineFull                the server: no room for the session now, nor to wait for it
 └── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
 """
@@ -57,6 +58,20 @@ class BadRows(SplitError):
 
 class NoRoom(SplitError):
     """The memory for keys and values does not hold a single page, or fewer than are wanted."""
+
+
+class DoesNotFit(SplitError):
+    """The machines that a model is to be placed on have too little memory.
+
+    Attributes:
+        worker: the index of the worker that lacks the least; None if it is the client that has too little.
+        missing: the bytes that it lacks.
+    """
+
+    def __init__(self, message: str, worker: int | None, missing: int) -> None:
+        super().__init__(message)
+        self.worker = worker
+        self.missing = missing
 
 
 class EngineFull(SplitError):

@@ -4,6 +4,7 @@ CommError
 ├── InvalidRequest       INVALID_ARGUMENT     caller    the message breaks the protocol
 │   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or NaN
 ├── InvalidAddress       INVALID_ARGUMENT     operator  not HOST:PORT, or a host that does not resolve
+├── BadCertificates      FAILED_PRECONDITION  operator  TLS files that cannot be used, or not the pinned certificate
 ├── SessionClosed        FAILED_PRECONDITION  caller    the session has ended; it takes no more frames
 ├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
@@ -55,6 +56,11 @@ class InvalidTensor(InvalidRequest):
 
 class InvalidAddress(CommError, ValueError):
     code = "INVALID_ARGUMENT"
+    fault = "operator"
+
+
+class BadCertificates(CommError):
+    code = "FAILED_PRECONDITION"
     fault = "operator"
 
 
@@ -137,6 +143,7 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
         InvalidRequest,
         InvalidTensor,
         InvalidAddress,
+        BadCertificates,
         SessionClosed,
         PositionNotReached,
         SessionTooLong,

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from splitlearn_cli.command import GlobalSettings
-from splitlearn_cli.flags import _is_positional, _metavar, _spellings, _variable
+from splitlearn_cli.flags import _is_positional, _metavar, _spellings, _switch, _variable
 from splitlearn_cli.group import VERBS
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -34,10 +34,10 @@ def _table(settings: type[BaseSettings]) -> Iterator[str]:
         if _is_positional(field):
             flag = f"`{name.upper()}`"
         elif field.annotation is bool:
-            flag = f"`{_spellings(name, field)[-1]}`, `--no-{name.replace('_', '-')}`"
+            flag = ", ".join(f"`{spelling}`" for spelling in _switch(name, field).split("/"))
         else:
             flag = f"`{', '.join(_spellings(name, field))} {_metavar(field.annotation)}`".replace("|", "\\|")
-        default = "required" if field.is_required() else "" if field.default is None else f"`{field.default}`"
+        default = "required" if field.is_required() else "" if field.default in (None, ()) else f"`{field.default}`"
         yield f"| {flag} | `{_variable(settings, name)}` | {default} | {field.description} |"
 
 

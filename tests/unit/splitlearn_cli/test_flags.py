@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from typer.testing import CliRunner
 
 from splitlearn_cli.errors import BadUsage
-from splitlearn_cli.flags import Flag, from_settings, settings_from
+from splitlearn_cli.flags import Flag, Repeated, from_settings, settings_from
 
 
 class Settings(BaseSettings):
@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     speed: float | None = Field(None, description="Turns a second.")
     roast: Literal["light", "dark"] = Field("dark", description="How long.")
     verify: bool = Field(False, description="Taste it.")
+    guest: Repeated = Field((), description="Who drinks.")
 
 
 def invoke(*words: str, **environment: str) -> tuple[Settings | None, Any]:
@@ -108,3 +109,36 @@ def test_a_bad_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(BadUsage, match=r"SPLITLEARN_BREW_METRICS_PORT.*'many'"):
         settings_from(Settings, {"weights": "b", "out": "c"})
+
+
+def test_a_flag_may_be_repeated_and_its_variable_separates_by_spaces() -> None:
+    flags, _ = invoke("beans", "-o", "cup", "--guest", "Ada", "--guest", "Grace Hopper")
+    variable, _ = invoke("beans", "-o", "cup", SPLITLEARN_BREW_GUEST=" Ada  Grace ")
+    neither, _ = invoke("beans", "-o", "cup")
+
+    assert [each and each.guest for each in (flags, variable, neither)] == [
+        ("Ada", "Grace Hopper"),
+        ("Ada", "Grace"),
+        (),
+    ]
+
+
+def test_the_help_of_a_flag_that_may_be_repeated_has_no_empty_default() -> None:
+    _, shown = invoke("--help")
+
+    line = next(each for each in shown.output.splitlines() if "--guest" in each)
+    assert "--guest TEXT" in line
+    assert line.endswith("Who drinks. [env: SPLITLEARN_BREW_GUEST]")
+
+
+def test_a_switch_may_have_another_name_than_its_field() -> None:
+    class Cup(BaseSettings):
+        as_espresso: Annotated[bool, Flag("--espresso")] = Field(False, description="Small.")
+
+    got: list[Cup] = []
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command("fill")(from_settings(Cup, got.append))
+    for words in (["--espresso"], ["--no-espresso"], []):
+        assert CliRunner().invoke(app, words).exit_code == 0
+
+    assert [cup.as_espresso for cup in got] == [True, False, False]

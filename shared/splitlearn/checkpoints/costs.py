@@ -1,0 +1,113 @@
+"""What a model on disk takes in memory when it is served: read off sizes and config, without reading a weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_sepweight import Manifest
+from llm_sepweight.layout import BEGIN, END, MANIFEST_FILE, section_name, split_place
+from llm_sepweight.tensor_file import file_size
+from splitlearn.checkpoints.convert import prepare
+from splitlearn.checkpoints.load import DTYPES
+from splitlearn.choices import Quantization
+from splitlearn.model.footprint import Footprint, footprint
+from splitlearn.model.layout import config_from_dict
+from splitlearn.model.placement import ModelCosts
+
+# Libraries of one process, and what the allocator keeps besides: ARCHITECTURE.md, "Memory of a process".
+_PROCESS_BYTES = 512 * 2**20
+# Sessions hold whole pages; CUDA's are the largest.
+_PAGE_ROWS = 256
+# Of a step's rows, the widest tensors and those of the hidden size that live at the same time, in fp32.
+_WIDEST_AT_ONCE, _HIDDEN_AT_ONCE, _ACTIVATION_BYTES = 3, 4, 4
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk.
+
+    Attributes:
+        name: as it is served.
+        dtype: torch's name of what most weights are stored in, or "mixed".
+        sections: bytes of each.
+        footprint: what it takes beside these.
+        head_is_tied: whether the head's weight is that of the embeddings, and in no section of its own.
+        is_converted: whether it is a sepweight directory, which is what the services take.
+    """
+
+    name: str
+    dtype: str
+    sections: Mapping[str, int]
+    footprint: Footprint
+    head_is_tied: bool
+    is_converted: bool
+
+    @property
+    def _number_bytes(self) -> int:
+        return DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 4
+
+    @property
+    def row_bytes(self) -> int:
+        """One row on its way from one worker to the next."""
+        return self.footprint.row_width * self._number_bytes
+
+    def costs(self, *, sessions: int, context: int, quantization: Quantization, batched_tokens: int) -> ModelCosts:
+        """What it takes to serve so many sessions of at most `context` rows each.
+
+        Args:
+            batched_tokens: the most rows in one step.
+        """
+        size, parts = self._number_bytes, self.footprint
+        rows = -(-context // _PAGE_ROWS) * _PAGE_ROWS
+        weights = [self.sections[section_name(index)] for index in range(len(parts.layers))]
+        head, outputs = parts.head
+        end = self.sections[END]
+        if quantization == "int8":
+            weights = [
+                each - layer.linear * (size - 1) + layer.linear_outputs * 4
+                for each, layer in zip(weights, parts.layers, strict=True)
+            ]
+        # the client's CPU packs the head: a copy of its own where it is tied
+        end += head * size if self.head_is_tied else 0
+        end -= 0 if quantization == "none" else head * (size - 1) - outputs * 4
+        activations = _WIDEST_AT_ONCE * parts.widest + _HIDDEN_AT_ONCE * parts.row_width
+        return ModelCosts(
+            layers=tuple(weights),
+            cache=tuple(sessions * size * (rows * layer.row + layer.state) for layer in parts.layers),
+            begin=self.sections[BEGIN],
+            end=end,
+            reserved=_PROCESS_BYTES + batched_tokens * activations * _ACTIVATION_BYTES,
+            hop=sessions * self.row_bytes,
+        )
+
+
+def read_stored(source: Path) -> StoredModel:
+    """A sepweight directory, or a Hugging Face folder. Reads its manifest, or its config and the files' headers.
+
+    Raises:
+        SepweightError: a directory that has no whole manifest.
+        SplitError: a checkpoint that cannot be read, or a model that cannot be cut.
+    """
+    if (source / "config.json").is_file() and not (source / MANIFEST_FILE).is_file():
+        conversion = prepare(str(source))
+        return StoredModel(
+            name=conversion.model_name,
+            dtype=conversion.dtype,
+            sections={name: file_size(tensors) for name, tensors in conversion.sections.items()},
+            footprint=footprint(config_from_dict(conversion.config)),
+            head_is_tied=_is_head_tied(conversion.tied),
+            is_converted=False,
+        )
+    manifest = Manifest.read(source)
+    return StoredModel(
+        name=manifest.model_name or "unnamed",
+        dtype=manifest.dtype,
+        sections={name: entry.size for name, entry in manifest.files.items()},
+        footprint=footprint(config_from_dict(manifest.config)),
+        head_is_tied=_is_head_tied(manifest.tied),
+        is_converted=True,
+    )
+
+
+def _is_head_tied(tied: Mapping[str, str]) -> bool:
+    return any(split_place(place)[0] == END and split_place(home)[0] == BEGIN for place, home in tied.items())
