@@ -67,6 +67,8 @@ class EventStream(StreamingResponse):
 
     async def _respond(self, pinging: "_Pinging") -> None:
         pings = asyncio.ensure_future(pinging.run())
+        # what keeps a ping from being sent also ends the response
+        pings.add_done_callback(retrieve_error)
         try:
             await self.stream_response(pinging.send)
         finally:

@@ -21,6 +21,7 @@ NAMES = {
     "sessions_expired": "counter",
     "sessions": "counter",
     "num_sessions_open": "gauge",
+    "next_replicas": "gauge",
     "num_sessions_running": "gauge",
     "num_sessions_waiting": "gauge",
     "kv_cache_usage_perc": "gauge",
