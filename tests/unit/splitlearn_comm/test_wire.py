@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import grpc
 import pytest
 import torch
@@ -19,6 +21,7 @@ from splitlearn_comm.errors import (
     Unreachable,
 )
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
+from splitlearn_comm.load import ServiceLoad
 from splitlearn_comm.messages import parse
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
 
@@ -211,6 +214,15 @@ def test_a_message_above_the_limit_is_refused_with_both_sizes() -> None:
 
 
 def test_service_info_comes_back_equal() -> None:
-    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5)
+    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5, ServiceLoad(3, 1, 640, 64))
 
     assert wire.decode_info(wire.encode_info(info)) == info
+    assert wire.decode_info(wire.encode_info(replace(info, load=None))).load is None
+
+
+@pytest.mark.parametrize(
+    "load", [ServiceLoad(running_sessions=-1), ServiceLoad(total_rows=-1), ServiceLoad(total_rows=5, free_rows=6)]
+)
+def test_a_load_that_cannot_be_is_the_server_s_error(load: ServiceLoad) -> None:
+    with pytest.raises(InvalidReply, match="load is impossible"):
+        wire.decode_info(wire.encode_info(ServiceInfo("s", "1", "cpu", load=load)))
