@@ -29,7 +29,9 @@ from splitlearn_client.settings import ClientSettings
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_client.verification import WeightsCheck
-from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, event_loop
+from splitlearn_comm import event_loop
+from splitlearn_comm.replicas.connecting import connector
+from splitlearn_comm.tls import tls_files
 
 log = structlog.get_logger()
 
@@ -91,12 +93,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         log.info("loaded", bottom=str(plan.bottom), top=str(plan.top), seconds=round(timing.compute_seconds, 2))
         return parts
 
-    def connect(address: str) -> AsyncGRPCComputeClient:
-        return AsyncGRPCComputeClient(address, timeout=settings.trunk_timeout, most_received=SESSION_MESSAGE_BYTES)
-
     connection = TrunkConnection(
         settings.trunk,
-        connect,
+        connector(settings.trunk_timeout, tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)),
         manifest.n_layers,
         settings.layers,
         load_local_parts,

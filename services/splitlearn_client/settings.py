@@ -79,6 +79,18 @@ class ClientSettings(BaseSettings):
         description="HOST:PORT of the trunk, or of its replicas, with commas between them. A name may have several "
         "addresses, and is resolved again every two seconds.",
     )
+    tls_ca: Path | None = Field(
+        None,
+        description="PEM file of the authorities that vouch for the trunk's workers. "
+        "Connections are then encrypted. "
+        "`splitlearn certs` makes these files.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file of this client's certificate, which is read again when it changes. "
+        "Workers may ask for it.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
     layers: str | None = Field(
         None,
         description="Layers that the trunk must serve, START-END. Default: the layers that the trunk reports.",

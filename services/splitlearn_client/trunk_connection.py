@@ -10,9 +10,9 @@ from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.errors import TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
-from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
+from splitlearn_comm import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaState
-from splitlearn_comm.replicas.replica_set import ReplicaSet
+from splitlearn_comm.replicas.replica_set import Connect, ReplicaSet
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ class TrunkConnection:
 
     Args:
         trunk: the addresses of the replicas; see `splitlearn_comm.replicas.discovery`.
-        connect: makes the gRPC client for an address.
+        connect: makes the gRPC client for an address; see `splitlearn_comm.replicas.connecting`.
         n_layers: layers of the whole model.
         layers: the cut that the trunk must have; None accepts the trunk's cut.
         load_local_parts: loads bottom and top for a plan.
@@ -38,7 +38,7 @@ class TrunkConnection:
     def __init__(
         self,
         trunk: str,
-        connect: Callable[[str], AsyncGRPCComputeClient],
+        connect: Connect,
         n_layers: int,
         layers: str | None,
         load_local_parts: Callable[[SplitPlan], Awaitable[LocalParts]],

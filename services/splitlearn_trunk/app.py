@@ -33,6 +33,8 @@ from splitlearn_comm import (
     event_loop,
 )
 from splitlearn_comm.addresses import join_address
+from splitlearn_comm.replicas.connecting import connector
+from splitlearn_comm.tls import ServerCertificates, tls_files
 from splitlearn_trunk.chain import ChainServicer
 from splitlearn_trunk.endpoint import TrunkServicer
 from splitlearn_trunk.exporter import exported
@@ -174,6 +176,8 @@ async def build(
     health: HealthState | None = None,
 ) -> Trunk:
     """Loads the layers, and creates the worker's objects; does not start the server."""
+    tls = tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    credentials = None if tls is None else ServerCertificates(tls).credentials()
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
@@ -201,7 +205,8 @@ async def build(
     next_stage = None
     if settings.next is not None:
         dtype = info.attributes["dtype"]
-        next_stage = NextStage(settings.next, manifest, plan, dtype, settings.next_timeout, readiness.set)
+        connect = connector(settings.next_timeout, tls)
+        next_stage = NextStage(settings.next, manifest, plan, dtype, connect, readiness.set)
     expiring = asyncio.create_task(servicer.expire(settings.session_idle_timeout))
     stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
@@ -210,6 +215,7 @@ async def build(
         session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage),
         observer=metrics,
         limits=_server_limits(settings),
+        credentials=credentials,
         health=health,
     )
     trunk = Trunk(server, servicer, engine, thread, metrics, info, next_stage)

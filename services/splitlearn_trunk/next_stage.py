@@ -5,9 +5,9 @@ from collections.abc import Callable
 from llm_sepweight import Manifest
 from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan, fingerprint
-from splitlearn_comm import SESSION_MESSAGE_BYTES, AsyncGRPCComputeClient, ServiceInfo, Unreachable
+from splitlearn_comm import ServiceInfo, Unreachable
 from splitlearn_comm.replicas.replica import Replica
-from splitlearn_comm.replicas.replica_set import ReplicaSet
+from splitlearn_comm.replicas.replica_set import Connect, ReplicaSet
 
 
 class NextStage:
@@ -20,7 +20,7 @@ class NextStage:
         manifest: of this worker's weights; the next stage must have the same.
         plan: this worker's layers.
         dtype: of the hidden states.
-        timeout: seconds without a message after which a replica counts as frozen.
+        connect: makes the gRPC client for an address; see `splitlearn_comm.replicas.connecting`.
         changed: called when sessions can be opened there, or no longer.
 
     Raises:
@@ -33,17 +33,13 @@ class NextStage:
         manifest: Manifest,
         plan: SplitPlan,
         dtype: str,
-        timeout: float,
+        connect: Connect,
         changed: Callable[[], None],
     ) -> None:
         self._manifest = manifest
         self._plan = plan
         self._dtype = dtype
         self._serves: SplitPlan | None = None
-
-        def connect(address: str) -> AsyncGRPCComputeClient:
-            return AsyncGRPCComputeClient(address, timeout=timeout, most_received=SESSION_MESSAGE_BYTES)
-
         self.replicas = ReplicaSet(trunk, connect, self._incompatibility, changed, failed=lambda: None)
 
     @property

@@ -36,6 +36,18 @@ class TrunkSettings(BaseSettings):
         description="gRPC port without TLS that serves grpc.health.v1 and nothing else, for probes; it answers before "
         "the layers are loaded. 0 picks a free one. Default: none.",
     )
+    tls_ca: Path | None = Field(
+        None,
+        description="PEM file of the authorities that vouch for clients and for the next worker. Clients without a "
+        "certificate of theirs are refused. "
+        "`splitlearn certs` makes these files.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file of this worker's certificate, which is read again when it changes. "
+        "Default: connections are not encrypted.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 from weakref import WeakSet
@@ -46,6 +46,8 @@ class AsyncGRPCComputeClient:
         retry_strategy: for compute; None tries once.
         codec: for compute; encodes tensors in both directions.
         most_received: the largest message in bytes that the server may send; a larger one ends its call.
+        credentials: for TLS, called for each new connection; see `splitlearn_comm.tls`. None connects without it.
+        server_name: the name in the server's certificate, where `target` is another.
 
     Raises:
         UnknownCodec: servers do not have this codec.
@@ -60,9 +62,14 @@ class AsyncGRPCComputeClient:
         retry_strategy: RetryStrategy | None = None,
         codec: TensorCodec | None = None,
         most_received: int = MAX_MESSAGE_BYTES,
+        credentials: Callable[[], grpc.ChannelCredentials] | None = None,
+        server_name: str | None = None,
     ) -> None:
         self.target = target
         self._options = channel_options(most_received)
+        self._credentials = credentials
+        if server_name is not None:
+            self._options += (("grpc.ssl_target_name_override", server_name),)
         self._grpc_target = channel_target(target)
         self.timeout = timeout
         self._retry_strategy = retry_strategy
@@ -163,6 +170,13 @@ class AsyncGRPCComputeClient:
         codec_named(opening.codec)
         return ClientStream(self._open_stream("Stream", f"session {opening.session_id!r}"), opening)
 
+    async def renew_credentials(self) -> None:
+        """Let later calls connect anew, with credentials that are read again. Call it while the server is unreachable:
+        what is in progress is cancelled. Does nothing without TLS."""
+        if self._credentials is not None and self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close()
+
     async def close(self) -> None:
         """Cancel everything in progress and disconnect. Closing twice does nothing."""
         self._closed = True
@@ -191,7 +205,10 @@ class AsyncGRPCComputeClient:
         forks.check()
         # Not in the constructor: a channel belongs to the event loop that was running when it was created.
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._grpc_target, options=self._options)
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(self._grpc_target, options=self._options)
+            else:
+                self._channel = grpc.aio.secure_channel(self._grpc_target, self._credentials(), options=self._options)
         return self._channel
 
     async def _call(self, path: str, request: bytes, timeout: float | None) -> bytes:

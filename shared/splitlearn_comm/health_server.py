@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from splitlearn_comm import forks, wire
 from splitlearn_comm.addresses import check_host, join_address
-from splitlearn_comm.listening import add_plain_port
+from splitlearn_comm.listening import add_port
 from splitlearn_comm.options import server_options
 
 # In the standard health protocol, "" stands for the server as a whole.
@@ -90,7 +90,7 @@ class HealthServer:
         forks.check()
         server = grpc.aio.server(options=server_options(_MESSAGE_BYTES), maximum_concurrent_rpcs=_MOST_CALLS)
         await self._state.add_to(server)
-        self.port = await add_plain_port(server, self.host, self.port)
+        self.port = await add_port(server, self.host, self.port)
         await server.start()
         self._grpc = server
         return self.port

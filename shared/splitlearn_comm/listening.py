@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import grpc
 import grpc.aio
 
 from splitlearn_comm.addresses import join_address, listening_trouble
 from splitlearn_comm.errors import PortUnavailable
 
 
-async def add_plain_port(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Adds a port without TLS to a server that has not started, and returns its number. A port of 0 picks a free one.
+async def add_port(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+) -> int:
+    """Adds a port to a server that has not started, and returns its number. A port of 0 picks a free one.
+
+    Args:
+        credentials: for TLS; None for a port without it.
 
     Raises:
         PortUnavailable: with the reason.
     """
     address = join_address(host, port)
     try:
-        return int(server.add_insecure_port(address))
+        if credentials is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
         trouble = await asyncio.to_thread(_why_not, host, port)
         raise PortUnavailable(f"cannot listen on {address}: {trouble}") from error

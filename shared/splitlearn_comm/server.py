@@ -18,7 +18,7 @@ from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
 from splitlearn_comm.health_server import HealthState
-from splitlearn_comm.listening import add_plain_port
+from splitlearn_comm.listening import add_port
 from splitlearn_comm.options import server_options
 from splitlearn_comm.service import ComputeService
 
@@ -34,6 +34,7 @@ class AsyncGRPCComputeServer:
         compute_options: the number of threads, the codec and the version of `compute_fn`.
         observer: counts sessions, bytes and refusals.
         limits: what all clients together may use.
+        credentials: for TLS, from `splitlearn_comm.tls` or `splitlearn_comm.pinned`; None serves without it.
         health: the state to report, where another port reports it too.
 
     Raises:
@@ -50,6 +51,7 @@ class AsyncGRPCComputeServer:
         compute_options: ComputeOptions | None = None,
         observer: WireObserver | None = None,
         limits: ServerLimits | None = None,
+        credentials: grpc.ServerCredentials | None = None,
         health: HealthState | None = None,
     ) -> None:
         self.host = host.removeprefix("[").removesuffix("]")
@@ -59,6 +61,7 @@ class AsyncGRPCComputeServer:
         options = compute_options or ComputeOptions()
         computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
         self._limits = limits or ServerLimits()
+        self._credentials = credentials
         self._service = ComputeService(session_host, computes, observer, self._limits)
         self._health = health or HealthState()
         self._grpc: grpc.aio.Server | None = None
@@ -84,7 +87,7 @@ class AsyncGRPCComputeServer:
         # NOT_SERVING until setup is done; Computes that arrive before wait for it
         await self._health.add_to(server)
         reflection.enable_server_reflection((wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self.port = await add_plain_port(server, self.host, self.port)
+        self.port = await add_port(server, self.host, self.port, self._credentials)
         async with AsyncExitStack() as undo:
             # Started first, because grpc releases a server's port only if the server was started.
             await server.start()

@@ -66,7 +66,10 @@ def error_of(status: Status, address: str) -> CommError:
 def _with_advice(code: str, details: str, address: str) -> str:
     match code:
         case "UNAVAILABLE" | "CANCELLED":
-            return f"no answer from {address}; check that a server runs there and can be reached ({details})"
+            return (
+                f"no answer from {address}; check that a server runs there and can be reached, and that both ends use "
+                f"TLS or neither ({details})"
+            )
         case "DEADLINE_EXCEEDED":
             return f"{address} did not answer in time; check the network and the server's load ({details})"
         case "RESOURCE_EXHAUSTED":

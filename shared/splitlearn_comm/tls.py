@@ -44,6 +44,15 @@ class TLSFiles:
             raise BadCertificates(f"{given} was given without its {missing}; give both, or neither")
 
 
+def tls_files(ca: Path | None, certificate: Path | None, key: Path | None) -> TLSFiles | None:
+    """The files that were given; None if none was, which means no TLS.
+
+    Raises:
+        BadCertificates: a certificate without its key, or a key without its certificate.
+    """
+    return TLSFiles(ca, certificate, key) if ca or certificate or key else None
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """Files that were read and fit together."""

@@ -37,22 +37,26 @@ class Discovery:
         """Whether the addresses never change."""
         return not self._names
 
-    async def addresses(self) -> tuple[str, ...]:
-        """All addresses now.
+    async def addresses(self) -> dict[str, str]:
+        """All addresses now, each with the host that was given for it, which is what a certificate names.
 
         Raises:
             InvalidAddress: no name has ever resolved, and no other address is given.
         """
-        found, trouble = list(self._fixed), ""
+        found, trouble = {address: _host(address) for address in self._fixed}, ""
         for name in self._names:
             try:
                 self._resolved[name] = await _resolve(name)
             except OSError as error:
                 trouble = f"{name} does not resolve to an address ({error}); check --trunk and the name server"
-            found += self._resolved.get(name, ())
+            found |= dict.fromkeys(self._resolved.get(name, ()), _host(name))
         if not found:
             raise InvalidAddress(trouble)
-        return tuple(dict.fromkeys(found))
+        return found
+
+
+def _host(address: str) -> str:
+    return address if address.startswith(_SCHEMES) else split_address(address)[0]
 
 
 async def _resolve(address: str) -> tuple[str, ...]:

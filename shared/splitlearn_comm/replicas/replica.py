@@ -141,6 +141,8 @@ class Replica:
             self._health.answers_late(str(error))
         except CommError as error:
             self._health.unreachable(str(error))
+            # its certificate, or ours, may be another by now
+            await self.client.renew_credentials()
         else:
             self._asked = None
             self.load.report(info.load)

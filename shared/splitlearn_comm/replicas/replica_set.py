@@ -19,13 +19,16 @@ log = structlog.get_logger()
 
 RESOLVE_SECONDS = 2.0
 
+Connect = Callable[[str, str], AsyncGRPCComputeClient]
+"""Makes the client for HOST:PORT, and for the host that its certificate names."""
+
 
 class ReplicaSet:
     """Used on the event loop's thread. `run` must be a task.
 
     Args:
         trunk: the addresses; see `Discovery`.
-        connect: makes the client for an address.
+        connect: makes the client for an address, and for the host that its certificate names.
         judge: see `Replica`.
         changed: called after each change of a replica's state, or of the set.
         failed: called at each unexpected error of a poll.
@@ -37,7 +40,7 @@ class ReplicaSet:
     def __init__(
         self,
         trunk: str,
-        connect: Callable[[str], AsyncGRPCComputeClient],
+        connect: Connect,
         judge: Judge,
         changed: Callable[[], None],
         failed: Callable[[], None],
@@ -139,14 +142,14 @@ class ReplicaSet:
             self._trouble = str(error)
             self._changed()
             return
-        for address in addresses:
+        for address, host in addresses.items():
             if address not in self._replicas:
-                self._begin(address)
+                self._begin(address, host)
         for address in self._replicas.keys() - set(addresses):
             self._retire(self._replicas.pop(address))
 
-    def _begin(self, address: str) -> None:
-        replica = Replica(self._connect(address), self._judge, self._changed, self._failed)
+    def _begin(self, address: str, host: str) -> None:
+        replica = Replica(self._connect(address, host), self._judge, self._changed, self._failed)
         self._replicas[address] = replica
         self._tasks[replica] = asyncio.create_task(replica.run(), name=f"polls of {address}")
 

@@ -16,7 +16,7 @@ from support.helm_chart import ROOT, Helm, Object, container_of, named, of_kind,
 from support.helm_values import CHAIN, EVERYTHING, GPU, VALUE_SETS
 
 # Flags that the services do not have yet. When one has come, its name leaves this list.
-PENDING = ("--tls-cert", "--tls-key", "--tls-ca", "--api-key")
+PENDING = ("--api-key",)
 LOWER, UPPER, CLIENT = "demo-splitlearn-trunk-lower", "demo-splitlearn-trunk-upper", "demo-splitlearn-client"
 
 

@@ -4,7 +4,6 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ from splitlearn_client.errors import TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.settings import ClientSettings
 from splitlearn_client.trunk_connection import TrunkConnection
-from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer, ServiceInfo
+from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo
+from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.testing import EchoSessionHost
 from support.running_split import free_port, until
 from support.tiny_models import N_LAYERS
@@ -44,7 +44,7 @@ class Watched:
         self.loaded: list[str] = []
         self.failure: Exception | None = None
         self.faults = 0
-        connect = partial(AsyncGRPCComputeClient, timeout=5.0)
+        connect = connector(5.0, None)
         self.connection = TrunkConnection(trunk, connect, N_LAYERS, layers, self._load, failed=self._fault)
 
     def _fault(self) -> None:

@@ -3,18 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import pytest
 
 from splitlearn_comm import (
-    AsyncGRPCComputeClient,
     AsyncGRPCComputeServer,
     InvalidAddress,
     RemoteFailure,
     ServiceInfo,
     Unreachable,
 )
+from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.replicas.health import FAULTS_TO_EJECT, ReplicaState
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
@@ -37,7 +36,7 @@ async def watched(
     *ports: int, judge: Callable[[ServiceInfo], Awaitable[str | None]] = accept
 ) -> AsyncIterator[ReplicaSet]:
     trunk = ",".join(f"127.0.0.1:{port}" for port in ports)
-    connect = partial(AsyncGRPCComputeClient, timeout=5.0)
+    connect = connector(5.0, None)
     replicas = ReplicaSet(trunk, connect, judge, changed=lambda: None, failed=lambda: None)
     running = asyncio.create_task(replicas.run())
     try:
@@ -156,7 +155,7 @@ async def test_a_session_keeps_the_connection_to_a_replica_that_is_gone_from_the
 
 def test_an_address_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(InvalidAddress):
-        ReplicaSet("trunk", AsyncGRPCComputeClient, accept, lambda: None, lambda: None)
+        ReplicaSet("trunk", connector(5.0, None), accept, lambda: None, lambda: None)
 
 
 async def test_one_that_stopped_answering_polls_gets_no_session_while_there_is_another() -> None:

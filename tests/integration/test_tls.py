@@ -1,0 +1,98 @@
+"""mTLS between the client service, the stages of a chain and strangers, with certificates of one local authority."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitlearn_comm import AsyncGRPCComputeClient, Unreachable
+from splitlearn_comm.certificates import CertifiedKey
+from splitlearn_comm.errors import BadCertificates
+from splitlearn_comm.tls import TLSFiles
+from support.running_split import running_client, running_split, running_trunk, until
+from support.tls import authority, client_of, replace, save, worker_of
+
+
+def flags(files: TLSFiles) -> dict[str, Any]:
+    return {"tls_ca": files.ca, "tls_cert": files.certificate, "tls_key": files.key}
+
+
+@pytest.fixture(scope="module")
+def ca() -> CertifiedKey:
+    return authority()
+
+
+@pytest.fixture
+def worker(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
+    return save(tmp_path, ca, worker_of(ca), "worker")
+
+
+@pytest.fixture
+def client_files(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
+    return save(tmp_path, ca, client_of(ca), "client")
+
+
+async def test_a_chain_with_certificates_says_what_one_trunk_says(
+    tiny_weights: Path, worker: TLSFiles, client_files: TLSFiles
+) -> None:
+    ask: dict[str, Any] = {"prompt": [5, 6, 7], "max_tokens": 10}
+    async with running_split(tiny_weights) as split:
+        expected = (await split.client.complete(**ask)).json()["choices"]
+    async with AsyncExitStack() as stack:
+        second = await stack.enter_async_context(running_trunk(tiny_weights, "2-4", **flags(worker)))
+        # a name that is resolved: the certificate names it, and not the address
+        beyond = f"localhost:{second.trunk.server.port}"
+        first = await stack.enter_async_context(running_trunk(tiny_weights, "1-2", next=beyond, **flags(worker)))
+        trunk = f"localhost:{first.trunk.server.port}"
+        client = await stack.enter_async_context(running_client(tiny_weights, trunk, **flags(client_files)))
+        await client.ready()
+        assert (await client.complete(**ask)).json()["choices"] == expected
+
+
+async def test_strangers_learn_nothing_from_a_worker_with_certificates(
+    tiny_weights: Path, tmp_path: Path, worker: TLSFiles
+) -> None:
+    (tmp_path / "other").mkdir()
+    elsewhere = authority()
+    stranger = save(tmp_path / "other", elsewhere, client_of(elsewhere), "stranger")
+    # it even knows the worker's authority
+    stranger = TLSFiles(worker.ca, stranger.certificate, stranger.key)
+    async with running_trunk(tiny_weights, **flags(worker)) as trunk:
+        async with AsyncGRPCComputeClient(trunk.address) as plain:
+            with pytest.raises(Unreachable, match="both ends use TLS or neither"):
+                await plain.service_info()
+        async with running_client(tiny_weights, trunk.address, **flags(stranger)) as client:
+            await until(lambda: "no answer from" in (client.service.connection.not_ready_reason or ""))
+        assert trunk.value("sessions_total") == 0
+
+
+async def test_renewed_certificates_are_used_without_a_restart(
+    tiny_weights: Path, tmp_path: Path, ca: CertifiedKey, worker: TLSFiles
+) -> None:
+    (tmp_path / "client").mkdir()
+    # of another authority, as before an exchange of all certificates
+    files = save(tmp_path / "client", ca, client_of(authority()), "client")
+    async with (
+        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_client(tiny_weights, trunk.address, **flags(files)) as client,
+    ):
+        await until(lambda: "no answer from" in (client.service.connection.not_ready_reason or ""))
+        renewed = client_of(ca)
+        assert files.certificate is not None
+        assert files.key is not None
+        replace(files.certificate, renewed.certificate)
+        replace(files.key, renewed.key)
+        await client.ready()
+
+
+async def test_files_that_cannot_be_used_end_the_start_before_anything_is_loaded(
+    tiny_weights: Path, tmp_path: Path, worker: TLSFiles
+) -> None:
+    wrong = {**flags(worker), "tls_key": tmp_path / "nothing.key"}
+    with pytest.raises(BadCertificates, match=r"nothing\.key"):
+        async with running_trunk(tiny_weights, **wrong):
+            pytest.fail("this worker cannot be started")
+    with pytest.raises(BadCertificates, match=r"nothing\.key"):
+        async with running_client(tiny_weights, "127.0.0.1:1", **wrong):
+            pytest.fail("this client cannot be started")
