@@ -1,6 +1,8 @@
 """`splitlearn info`: shows what a trunk serves."""
 
 import asyncio
+from functools import partial
+from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +18,9 @@ class Settings(BaseSettings):
     address: str = Field(description="HOST:PORT of the trunk; an IPv6 address in brackets.")
     timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
     wait: float = Field(0.0, ge=0, description="Seconds to wait for a trunk that is starting.")
+    tls_ca: Path | None = Field(None, description="PEM file of the authorities that vouch for the trunk.")
+    tls_cert: Path | None = Field(None, description="PEM file of a certificate that the trunk accepts.")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
 
 
 def run(settings: Settings) -> int:
@@ -28,8 +33,11 @@ def run(settings: Settings) -> int:
 async def _ask(settings: Settings) -> tuple[list[tuple[str, str]], bool]:
     from splitlearn_cli.waiting import wait_for_trunk
     from splitlearn_comm import AsyncGRPCComputeClient
+    from splitlearn_comm.tls import channel_credentials, tls_files
 
-    async with AsyncGRPCComputeClient(settings.address, timeout=settings.timeout) as trunk:
+    tls = tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    credentials = None if tls is None else partial(channel_credentials, tls)
+    async with AsyncGRPCComputeClient(settings.address, timeout=settings.timeout, credentials=credentials) as trunk:
         info = await wait_for_trunk(trunk, settings.wait)
         serving = await trunk.health()
     lines = [
