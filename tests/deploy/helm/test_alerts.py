@@ -12,6 +12,8 @@ import yaml
 from support.helm_chart import CHART, ROOT, Helm, of_kind
 from support.helm_values import EVERYTHING
 
+pytestmark = pytest.mark.slow
+
 RULES = CHART / "files" / "alerts.yaml"
 # those of Prometheus and of the ServiceMonitor
 TARGET_LABELS = {"instance", "job", "namespace", "pod", "app_kubernetes_io_instance", "splitlearn_stage"}

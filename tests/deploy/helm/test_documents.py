@@ -11,6 +11,8 @@ from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread
 from support.helm_chart import CHART, ROOT, Helm, complaints, versions
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 

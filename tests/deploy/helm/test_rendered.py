@@ -10,6 +10,8 @@ import yaml
 from support.helm_chart import CHART, CUSTOM_KINDS, ROOT, Helm, Object, complaints, versions
 from support.helm_values import EVERYTHING, VALUE_SETS
 
+pytestmark = pytest.mark.slow
+
 # volumes of images are younger than the oldest
 EVERY_VERSION = {name: values for name, values in VALUE_SETS.items() if name != "image volumes"}
 KINDS = {

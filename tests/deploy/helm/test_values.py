@@ -13,6 +13,8 @@ import yaml
 from support.helm_chart import CHART, Helm, Refused, Values, of_kind
 from support.helm_values import CHAIN
 
+pytestmark = pytest.mark.slow
+
 DEFAULTS: Values = yaml.safe_load((CHART / "values.yaml").read_text())
 Path = tuple[str, ...]
 

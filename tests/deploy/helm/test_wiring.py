@@ -15,6 +15,8 @@ from splitlearn_trunk.settings import TrunkSettings
 from support.helm_chart import ROOT, Helm, Object, container_of, named, of_kind, pod_of
 from support.helm_values import CHAIN, EVERYTHING, GPU, VALUE_SETS
 
+pytestmark = pytest.mark.slow
+
 # Flags that the services do not have yet. When one has come, its name leaves this list.
 PENDING = ("--api-key",)
 LOWER, UPPER, CLIENT = "demo-splitlearn-trunk-lower", "demo-splitlearn-trunk-upper", "demo-splitlearn-client"
