@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any, Final
 
 from fastapi.responses import StreamingResponse
@@ -107,7 +107,15 @@ async def _body(first: "asyncio.Future[str]", rest: AsyncGenerator[str]) -> Asyn
 
 
 async def _close(first: "asyncio.Future[str]", events: AsyncGenerator[str]) -> None:
-    """Closes the generator, which may be at work on its first event."""
-    async with aclosing(events):
-        first.cancel()
-        await asyncio.wait((first,))
+    """Closes the generator, which may be at work on its first event. A caller that is cancelled meanwhile, perhaps for
+    the second time, waits all the same: a generator that runs cannot be closed."""
+    first.cancel()
+    cancelled = False
+    while not first.done():
+        try:
+            await asyncio.wait((first,))
+        except asyncio.CancelledError:
+            cancelled = True
+    await events.aclose()
+    if cancelled:
+        raise asyncio.CancelledError

@@ -135,6 +135,33 @@ async def test_a_cancelled_request_closes_the_source_that_has_sent_nothing(line:
     assert events.closed
 
 
+async def test_a_request_that_is_cancelled_again_while_the_first_event_ends_still_closes_the_source(line: Line) -> None:
+    begun, ending, may_end, closed = (asyncio.Event() for _ in range(4))
+
+    async def source() -> AsyncGenerator[str]:
+        try:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ending.set()
+                await may_end.wait()
+            yield "1"
+        finally:
+            closed.set()
+
+    responding = asyncio.create_task(event_stream(line.receive, source()))
+    await begun.wait()
+    responding.cancel()
+    await ending.wait()
+    responding.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await responding
+    assert closed.is_set()
+
+
 async def test_a_client_that_leaves_closes_the_source(line: Line, events: Events) -> None:
     events.first.set()
     responding = asyncio.create_task(respond(line, events))
