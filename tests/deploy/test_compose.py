@@ -35,7 +35,7 @@ NEVER_IN_A_TRUNK = (
     "uvicorn",
 )
 # What would make compose start something else than the defaults.
-FOREIGN = ("COMPOSE_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "CLIENT_", "PROMETHEUS_")
+FOREIGN = ("COMPOSE_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_")
 METRICS_DEADLINE = 90.0
 
 
@@ -45,6 +45,7 @@ class Stack:
 
     project: str
     ports: str = "0"
+    variables: tuple[tuple[str, str], ...] = ()
 
     def compose(self, *words: str, files: tuple[str, ...] = ("docker-compose.yml",), stdin: str | None = None) -> str:
         chosen = [word for name in files for word in ("--file", name)]
@@ -52,7 +53,13 @@ class Stack:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         ports = {"CLIENT_PORT": self.ports, "PROMETHEUS_PORT": self.ports} if self.ports else {}
         done = subprocess.run(
-            command, cwd=ROOT, env=clean | ports, input=stdin, capture_output=True, text=True, check=False
+            command,
+            cwd=ROOT,
+            env=clean | ports | dict(self.variables),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
@@ -105,7 +112,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def two_trunks(stack: Stack) -> Stack:
-    """A second trunk comes while the client runs, which finds it when its connection has reached its age."""
+    """A second trunk comes while the client runs, which finds it when it resolves the name again."""
     stack.up("--scale", "trunk=2")
 
     def sessions_of_the_newcomer() -> float:
@@ -254,6 +261,32 @@ def test_no_service_of_ours_runs_as_root(stack: Stack, service: str) -> None:
     assert stack.python(service, "import os; print(os.getuid())") != 0
 
 
+def answered(stack: Stack, seen: Callable[[int], None] = lambda _n_chunks: None) -> str:
+    """The streamed answer to the question; `seen` is called with the number of chunks so far."""
+    with stack.openai() as client:
+        model = client.models.list().data[0].id
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        words = []
+        for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True):
+            words.append(chunk.choices[0].delta.content or "")
+            seen(len(words))
+    return "".join(words)
+
+
+def test_a_trunk_that_is_killed_in_the_middle_of_an_answer_loses_nothing(two_trunks: Stack) -> None:
+    expected = answered(two_trunks)
+    before = [sessions(two_trunks, replica) for replica in (1, 2)]
+
+    def kill(n_chunks: int) -> None:
+        if n_chunks == 3:
+            replica = 1 if sessions(two_trunks, 1) > before[0] else 2
+            container = two_trunks.compose("ps", "--quiet", "--index", str(replica), "trunk").strip()
+            subprocess.run(["docker", "kill", "--signal", "KILL", container], check=True, capture_output=True)
+
+    assert answered(two_trunks, kill) == expected
+    two_trunks.up("--scale", "trunk=2")
+
+
 def test_sessions_spread_over_two_trunks(two_trunks: Stack) -> None:
     before = [sessions(two_trunks, replica) for replica in (1, 2)]
     # Calls that watch the trunk take their turns too, so that two sessions in a row may meet the same one.
@@ -281,6 +314,20 @@ def test_sigterm_ends_trunk_and_client_with_exit_code_0(stack: Stack) -> None:
     finally:
         stack.compose("start", "trunk", "client")
         stack.up("--no-deps", "client")
+
+
+def test_a_chain_of_two_stages_gives_the_answer_of_one_trunk(stack: Stack) -> None:
+    variables = (("TRUNK_LAYERS", "1-3"), ("NEXT_LAYERS", "3-5"), ("TRUNK_NEXT", "next:50051"))
+    chain = Stack(stack.project, stack.ports, (*variables, ("COMPOSE_PROFILES", "chain")))
+    expected = answered(stack)
+    try:
+        chain.up("--scale", "trunk=1")
+        eventually(lambda: chain.query('splitlearn_trunk_next_replicas{state="ready"} == 1'), bool)
+        assert answered(chain) == expected
+        assert chain.query('up{job="trunk"} == 1')
+    finally:
+        chain.compose("rm", "--stop", "--force", "next")
+        stack.up("--scale", "trunk=1")
 
 
 def test_only_client_and_prometheus_are_published_and_only_on_loopback() -> None:
