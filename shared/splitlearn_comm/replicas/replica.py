@@ -141,8 +141,9 @@ class Replica:
             self._health.answers_late(str(error))
         except CommError as error:
             self._health.unreachable(str(error))
-            # its certificate, or ours, may be another by now
-            await self.client.renew_credentials()
+            if error.fault == "network":
+                # its certificate, or ours, may be another by now
+                await self.client.renew_credentials()
         else:
             self._asked = None
             self.load.report(info.load)
