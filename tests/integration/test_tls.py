@@ -96,6 +96,16 @@ async def test_renewed_certificates_are_used_without_a_restart(
         await client.ready()
 
 
+async def test_a_target_of_grpc_is_reached_with_certificates(
+    tiny_weights: Path, worker: TLSFiles, client_files: TLSFiles
+) -> None:
+    async with (
+        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_client(tiny_weights, f"dns:///{trunk.address}", **flags(client_files)) as client,
+    ):
+        await client.ready()
+
+
 @pytest.mark.parametrize("error", [Unreachable, RemoteFailure])
 async def test_a_poll_that_fails_cancels_no_session(
     tiny_weights: Path,
