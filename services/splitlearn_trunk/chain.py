@@ -60,11 +60,14 @@ class ChainServicer:
                 "give all the same weights, layers and dtype"
             )
         session = await self._own.open(replace(opening, fingerprint=self._own.fingerprint))
-        replica = self._next.pick()
-        # without rows here, rows that the next stage has cached are of no use
-        hashes = opening.block_hashes if session.reached else ()
-        beyond = replace(opening, fingerprint=self._next.fingerprint, block_hashes=hashes)
-        chained = ChainSession(session, self._next, replica, beyond)
+        try:
+            # without rows here, rows that the next stage has cached are of no use
+            hashes = opening.block_hashes if session.reached else ()
+            beyond = replace(opening, fingerprint=self._next.fingerprint, block_hashes=hashes)
+            chained = ChainSession(session, self._next, self._next.pick(), beyond)
+        except BaseException:
+            await session.close()
+            raise
         try:
             await chained.begin()
         except BaseException:
@@ -79,9 +82,10 @@ class ChainSession:
     def __init__(self, own: TrunkSession, next_stage: NextStage, replica: Replica, opening: SessionOpening) -> None:
         self._own = own
         self._replica = replica
+        # before the placement, which would otherwise stay if no stream can be made
+        self._stream: ClientStream = replica.client.stream(opening)
         self._placement = ExitStack()
         self._placement.enter_context(next_stage.replicas.placed(replica, opening.max_length))
-        self._stream: ClientStream = replica.client.stream(opening)
         self._block_hashes: tuple[bytes, ...] | None = None
         self._is_asking = False
         self._reached = 0

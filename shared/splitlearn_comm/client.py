@@ -171,11 +171,15 @@ class AsyncGRPCComputeClient:
         return ClientStream(self._open_stream("Stream", f"session {opening.session_id!r}"), opening)
 
     async def renew_credentials(self) -> None:
-        """Let later calls connect anew, with credentials that are read again. Call it while the server is unreachable:
-        what is in progress is cancelled. Does nothing without TLS."""
-        if self._credentials is not None and self._channel is not None:
-            channel, self._channel = self._channel, None
-            await channel.close()
+        """Let later calls connect anew, with credentials that are read again. Call it while the server is unreachable.
+
+        Does nothing without TLS, or before all streams have ended: they would be cancelled, and could not say why the
+        server did not answer. Other calls in progress are cancelled.
+        """
+        if self._credentials is None or self._channel is None or not all(stream.ended for stream in self._streams):
+            return
+        channel, self._channel = self._channel, None
+        await channel.close()
 
     async def close(self) -> None:
         """Cancel everything in progress and disconnect. Closing twice does nothing."""

@@ -112,6 +112,19 @@ async def test_a_stage_without_a_next_one_is_not_ready_and_says_why(tiny_weights
             await until(lambda: not client.is_ready)
 
 
+async def test_a_session_that_no_next_stage_takes_leaves_nothing_open(tiny_weights: Path) -> None:
+    async with chain(tiny_weights, "1-2", "2-4") as (first, second):
+        info = await first.client.service_info()
+        await second.server.stop()
+        next_stage = first.trunk.next_stage
+        assert next_stage is not None
+        await until(lambda: not next_stage.is_ready)
+        async with first.client.stream(SessionOpening("test", info.fingerprint, 8)) as stream:
+            with pytest.raises(Unreachable, match="the next stage takes no sessions"):
+                await stream.step(Frame(0, torch.ones(3, 64)))
+        assert (first.trunk.servicer.n_sessions, first.trunk.engine.n_running) == (0, 0)
+
+
 @pytest.mark.parametrize(("layers", "words"), [("3-4", "start that one at 2"), ("1-4", "start that one at 2")])
 async def test_a_next_stage_with_other_layers_is_refused_with_what_to_do(
     tiny_weights: Path, layers: str, words: str

@@ -1,15 +1,25 @@
 """mTLS between the client service, the stages of a chain and strangers, with certificates of one local authority."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from splitlearn_comm import AsyncGRPCComputeClient, Unreachable
+from splitlearn_comm import (
+    AsyncGRPCComputeClient,
+    CommError,
+    Frame,
+    RemoteFailure,
+    Reply,
+    ServiceInfo,
+    Unreachable,
+)
 from splitlearn_comm.certificates import CertifiedKey
 from splitlearn_comm.errors import BadCertificates
 from splitlearn_comm.tls import TLSFiles
+from splitlearn_trunk.endpoint import TrunkServicer, TrunkSession
 from support.running_split import running_client, running_split, running_trunk, until
 from support.tls import authority, client_of, replace, save, worker_of
 
@@ -84,6 +94,52 @@ async def test_renewed_certificates_are_used_without_a_restart(
         replace(files.certificate, renewed.certificate)
         replace(files.key, renewed.key)
         await client.ready()
+
+
+async def test_a_target_of_grpc_is_reached_with_certificates(
+    tiny_weights: Path, worker: TLSFiles, client_files: TLSFiles
+) -> None:
+    async with (
+        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_client(tiny_weights, f"dns:///{trunk.address}", **flags(client_files)) as client,
+    ):
+        await client.ready()
+
+
+@pytest.mark.parametrize("error", [Unreachable, RemoteFailure])
+async def test_a_poll_that_fails_cancels_no_session(
+    tiny_weights: Path,
+    worker: TLSFiles,
+    client_files: TLSFiles,
+    error: type[CommError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_client(tiny_weights, trunk.address, **flags(client_files)) as client,
+    ):
+        await client.ready()
+        step, info = TrunkSession.step, TrunkServicer.info
+        begun, failed = asyncio.Event(), asyncio.Event()
+
+        async def after_the_poll(session: TrunkSession, frame: Frame) -> Reply:
+            if frame.position > 5:
+                begun.set()
+                await failed.wait()
+            return await step(session, frame)
+
+        def fail_once(servicer: TrunkServicer) -> ServiceInfo:
+            if not begun.is_set() or failed.is_set():
+                return info(servicer)
+            failed.set()
+            raise error("no answer this time")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(TrunkSession, "step", after_the_poll)
+            failing.setattr(TrunkServicer, "info", fail_once)
+            response = await client.complete(prompt=[5, 6, 7], max_tokens=20)
+        assert response.status_code == 200, response.text
+        assert response.json()["splitlearn"]["failovers"] == []
 
 
 async def test_files_that_cannot_be_used_end_the_start_before_anything_is_loaded(

@@ -27,12 +27,14 @@ def connector(timeout: float, tls: TLSFiles | None) -> Connect:
         credentials()
 
     def connect(address: str, host: str) -> AsyncGRPCComputeClient:
+        # a target of grpc's own resolvers has no other host
+        is_resolved = host != address and host != split_address(address)[0]
         return AsyncGRPCComputeClient(
             address,
             timeout=timeout,
             most_received=SESSION_MESSAGE_BYTES,
             credentials=credentials,
-            server_name=host if credentials is not None and split_address(address)[0] != host else None,
+            server_name=host if credentials is not None and is_resolved else None,
         )
 
     return connect

@@ -47,7 +47,8 @@ class Discovery:
         for name in self._names:
             try:
                 self._resolved[name] = await _resolve(name)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
+                # Python raises UnicodeError for a name with an empty part, or with one of more than 63 characters
                 trouble = f"{name} does not resolve to an address ({error}); check --trunk and the name server"
             found |= dict.fromkeys(self._resolved.get(name, ()), _host(name))
         if not found:

@@ -77,7 +77,7 @@ class Replica:
 
     @property
     def is_slow(self) -> bool:
-        """Whether it has not answered the present poll for some time, as if it were frozen."""
+        """Whether it has not answered polls for some time, as if it were frozen."""
         return self._asked is not None and time.monotonic() - self._asked > SLOW_SECONDS
 
     @property
@@ -87,6 +87,8 @@ class Replica:
     def faulted(self, error: Exception) -> None:
         """A session on it ended with this error, which is not the session's own fault."""
         if isinstance(error, Draining):
+            # until the watch says otherwise: a poll is answered as long as the server runs
+            self._is_serving = False
             self._health.drains()
         elif isinstance(error, CommError) and error.fault == "network":
             self._health.unreachable(str(error))
@@ -134,15 +136,17 @@ class Replica:
             self._failure = None
 
     async def _ask(self) -> None:
-        self._asked = time.monotonic()
+        # a poll after one without an answer goes on waiting for the same sign of life
+        self._asked = self._asked or time.monotonic()
         try:
             info = await self.client.service_info(min(ANSWER_SECONDS, self.client.timeout))
         except TimedOut as error:
             self._health.answers_late(str(error))
         except CommError as error:
             self._health.unreachable(str(error))
-            # its certificate, or ours, may be another by now
-            await self.client.renew_credentials()
+            if error.fault == "network":
+                # its certificate, or ours, may be another by now
+                await self.client.renew_credentials()
         else:
             self._asked = None
             self.load.report(info.load)
@@ -158,6 +162,7 @@ class Replica:
                     self._is_serving = is_serving
                     self._news.set()
             except NotServed:
+                self._is_serving = True
                 pause = _NO_HEALTH_SECONDS
             except CommError:
                 self._is_serving = True

@@ -125,6 +125,8 @@ class ReplicaSet:
                 await asyncio.sleep(RESOLVE_SECONDS)
         finally:
             ending = [self._end(replica) for replica in [*self._replicas.values(), *self._retired]]
+            # sessions on them may end later
+            self._retired.clear()
             await asyncio.gather(*ending, return_exceptions=True)
 
     def _usable(self) -> list[Replica]:

@@ -57,6 +57,12 @@ async def test_a_name_that_never_resolved_is_named_with_what_to_check(monkeypatc
         await Discovery("trunk:50051").addresses()
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+async def test_a_name_that_no_resolver_takes_does_not_resolve(host: str) -> None:
+    with pytest.raises(InvalidAddress, match="does not resolve"):
+        await Discovery(f"{host}:50051").addresses()
+
+
 async def test_other_names_that_resolve_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     Names(monkeypatch).known["here"] = ["10.0.0.1"]
     assert set(await Discovery("here:1,nowhere:2").addresses()) == {"10.0.0.1:1"}

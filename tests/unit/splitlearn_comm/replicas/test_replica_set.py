@@ -8,6 +8,7 @@ import pytest
 
 from splitlearn_comm import (
     AsyncGRPCComputeServer,
+    Draining,
     InvalidAddress,
     RemoteFailure,
     ServiceInfo,
@@ -153,12 +154,55 @@ async def test_a_session_keeps_the_connection_to_a_replica_that_is_gone_from_the
         await until(lambda: leaving.client._closed)
 
 
+async def test_a_session_may_outlive_the_set() -> None:
+    async with servers(1) as (server,), watched(server.port) as replicas:
+        await until(lambda: replicas.reason is None)
+        leaving = replicas._replicas[f"127.0.0.1:{server.port}"]
+        placement = replicas.placed(leaving, 10)
+        placement.__enter__()
+        replicas._retire(replicas._replicas.pop(leaving.address))
+    assert leaving.client._closed
+    placement.__exit__(None, None, None)
+    assert leaving.n_sessions == 0
+
+
+async def test_one_that_drains_is_not_asked_again_because_it_answers_polls() -> None:
+    async with servers(1) as (server,), watched(server.port) as replicas:
+        await until(lambda: replicas.reason is None)
+        replica = replicas.pick()
+        assert replica is not None
+        # the watch runs: it has told of these changes
+        await server.set_serving(False)
+        await until(lambda: replica.state is ReplicaState.NOT_SERVING)
+        await server.set_serving(True)
+        await until(lambda: replica.state is ReplicaState.READY)
+        polls = replica.client.service_info
+        asked = 0
+
+        async def counted(timeout: float | None = None) -> ServiceInfo:
+            nonlocal asked
+            asked += 1
+            return await polls(timeout)
+
+        replica.client.service_info = counted  # type: ignore[method-assign]
+        # the session learns it before the health watch does
+        replica.faulted(Draining("shutting down"))
+        await until(lambda: asked >= 3)
+        assert replica.state is ReplicaState.NOT_SERVING
+        await server.stop()
+        async with AsyncGRPCComputeServer(session_host=EchoSessionHost(), port=server.port):
+            await until(lambda: replica.state is ReplicaState.READY)
+
+
 def test_an_address_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(InvalidAddress):
         ReplicaSet("trunk", connector(5.0, None), accept, lambda: None, lambda: None)
 
 
-async def test_one_that_stopped_answering_polls_gets_no_session_while_there_is_another() -> None:
+async def test_one_that_stopped_answering_polls_gets_no_session_while_there_is_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("splitlearn_comm.replicas.replica.ANSWER_SECONDS", 0.7)
     async with (
         servers(2) as (one, other),
         faulty_link(one.port) as link,
@@ -167,6 +211,10 @@ async def test_one_that_stopped_answering_polls_gets_no_session_while_there_is_a
         await until(lambda: len(replicas.usable_addresses()) == 2)
         link.freeze()
         await until(lambda: replicas._replicas[link.address].is_slow)
+        # the poll that follows one without an answer is no answer
+        frozen = replicas._replicas[link.address]
+        await until(lambda: not frozen.is_slow or frozen.state is ReplicaState.UNREACHABLE)
+        assert frozen.state is ReplicaState.UNREACHABLE
         picked = {replica.address for _ in range(20) if (replica := replicas.pick()) is not None}
         assert picked == {f"127.0.0.1:{other.port}"}
         link.thaw()
