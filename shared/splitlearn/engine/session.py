@@ -23,6 +23,7 @@ class EngineSession:
         lost_pages: whether its pages were taken from it at some time.
         cached_prefix: cached rows that are still to be copied into it; None if there are none.
         in_step: whether a step runs with it.
+        tenant: whose session it is; waiting sessions of different tenants take turns.
     """
 
     number: int
@@ -33,6 +34,7 @@ class EngineSession:
     lost_pages: bool = False
     cached_prefix: SequenceSlice[Any] | None = None
     in_step: bool = False
+    tenant: str = ""
 
     def __repr__(self) -> str:
         return f"<EngineSession {self.number}: {self.reached}/{self.max_length} rows>"

@@ -18,6 +18,7 @@ import pytest
 from splitlearn.build import build_engine
 from splitlearn.engine import Engine, EngineSession, Limits
 from splitlearn.errors import PositionNotReached, SessionClosed
+from support.crowd import NeverLonger
 from support.schedules import (
     BAD_ROW,
     ExactRunner,
@@ -133,6 +134,8 @@ class World:
     n_pages: int
     is_batched: bool = True
     observer: Any = None
+    is_optimistic: bool = False
+    """Admits too many sessions, so that some have to be preempted."""
     limits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -142,6 +145,8 @@ class World:
         self.engine = build_engine(
             exact_part(), self.thread, limits, self.observer, lambda *_: self.runner, clock=self.loop.time
         )
+        if self.is_optimistic:
+            self.engine._sessions.scheduler.admission.lengths = NeverLonger()
 
     def user(self, number: int, fault: str = "") -> User:
         own = Random(self.dice.random())
@@ -154,7 +159,8 @@ class World:
         assert not sessions.requests
         assert not sessions._open
         scheduler = sessions.scheduler
-        known = (scheduler._requests, scheduler._running, scheduler._waiting, scheduler._admitted_before)
+        admission = scheduler.admission
+        known = (scheduler._requests, admission.running, admission.waiting, admission._known)
         assert not any(known), known
         assert self.engine.pages.check_consistency() is None
         assert all(owner < 0 for owner in self.engine.pages.owners())
@@ -209,6 +215,7 @@ def one_schedule(number: int) -> None:
             n_pages=dice.choice((11, 14, 20, 200)),
             is_batched=dice.random() < 0.8,
             observer=BadObserver() if dice.random() < 0.2 else None,
+            is_optimistic=dice.random() < 0.7,
             limits={
                 "max_cached_prefixes": dice.choice((0, 1, 3)),
                 "max_num_seqs": dice.choice((2, 4, 256)),
