@@ -279,3 +279,30 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     # errors that nobody looked at are complained of when their futures go
     gc.collect()
+
+
+def test_an_older_session_that_waits_gets_the_pages_of_one_that_has_done_nothing_for_two_seconds() -> None:
+    with scheduled(None) as loop:
+        world = World(loop, Random(0), n_pages=10, limits={"max_num_seqs": 1})
+        older, younger = world.engine.open(20), world.engine.open(20)
+        loop.run_until_complete(world.engine.step(younger, 0, rows_of([1.0, 2.0])))
+        idle_since = loop.now
+        # nothing else happens that could wake the engine
+        loop.run_until_complete(world.engine.step(older, 0, rows_of([1.0, 2.0])))
+        assert 2.0 <= loop.now - idle_since < 3.0
+        assert younger.lost_pages
+
+
+def test_sessions_that_wait_do_not_count_as_prompts_of_the_next_step() -> None:
+    with scheduled(None) as loop:
+        world = World(loop, Random(0), n_pages=10, limits={"max_num_seqs": 1})
+        first, others = world.engine.open(20), [world.engine.open(20) for _ in range(5)]
+        loop.run_until_complete(world.engine.step(first, 0, rows_of([1.0])))
+        waiting = [loop.create_task(world.engine.step(other, 0, rows_of([1.0] * 12))) for other in others]
+        loop.run_until_complete(asyncio.sleep(0.5))
+        assert world.engine.n_waiting == 5
+        state = world.engine._serving.state()
+        assert (state.n_decoding, state.n_prefilling) == (0, 0)
+        for task in waiting:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(waiting))
