@@ -17,6 +17,11 @@ class QueueTimeEstimator:
     _admitted_at: dict[int, float] = field(default_factory=dict)
     _stays: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any session has ended; without one an estimate is too weak to refuse anybody for it."""
+        return bool(self._stays)
+
     def admitted(self, session: int, now: float) -> None:
         self._admitted_at[session] = now
 

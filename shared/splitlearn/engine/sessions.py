@@ -145,7 +145,8 @@ class Sessions:
     def _check_wait(self, session: EngineSession) -> None:
         """Raises EngineFull if a session that was never admitted is expected to wait for longer than it may."""
         scheduler, longest = self.scheduler, self._limits.queue_timeout
-        if longest is None or not scheduler.is_waiting(session.number) or scheduler.was_admitted(session.number):
+        is_new = scheduler.is_waiting(session.number) and not scheduler.was_admitted(session.number)
+        if longest is None or not is_new or not self._queue_time.is_known:
             return
         if self._seconds_to_wait(session) > longest:
             error = self.full(session, f"no memory will be free in {longest:g} s")

@@ -149,14 +149,28 @@ async def test_a_session_that_would_wait_longer_than_it_may_is_refused_at_once_a
     assert (await it.step(second, 0, torch.zeros(3, D))).output.shape == (3, D)
 
 
+async def test_before_any_session_has_ended_nobody_is_refused_because_of_an_estimate(
+    tiny_weights: Path, thread: DeviceThread
+) -> None:
+    clock = Clock()
+    it = engine(tiny_weights, thread, clock, seconds=30.0)
+    running = it.open()
+    await it.step(running, 0, torch.zeros(3, D))
+    clock.now += 1000.0
+    waiting = asyncio.create_task(it.step(it.open(), 0, torch.zeros(3, D)))
+    await asyncio.sleep(0)
+    assert it.n_waiting == 1
+    it.close(running)
+    assert (await waiting).output.shape == (3, D)
+
+
 async def test_a_session_that_was_admitted_before_is_not_refused_because_it_would_wait_for_long(
     tiny_weights: Path, thread: DeviceThread
 ) -> None:
     clock = Clock()
     it = engine(tiny_weights, thread, clock, seconds=30.0)
-    first = it.open()
-    await it.step(first, 0, torch.zeros(3, D))
-    clock.now += 400.0
+    first = await after_a_stay_of(it, clock, 400.0)
+    clock.now += 20.0
     it.expire(10.0)
     running = it.open()
     await it.step(running, 0, torch.zeros(3, D))
