@@ -129,7 +129,10 @@ class ClientSettings(BaseSettings):
         60.0, gt=0, description="Seconds without a message from the trunk after which it counts as unreachable."
     )
     queue_timeout: float = Field(
-        30.0, gt=0, description="Seconds that a request may wait for the client's own KV cache; then it gets 429."
+        30.0,
+        gt=0,
+        description="Seconds that a request may wait for the client's own KV cache. One that is expected to wait "
+        "longer gets 429 at once, and one that has waited that long then.",
     )
     max_body: ByteSize = Field(
         ByteSize(8 * 2**20),

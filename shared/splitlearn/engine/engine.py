@@ -122,7 +122,11 @@ class Engine:
         return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
 
     def open(
-        self, max_length: int | None = None, block_hashes: Sequence[bytes] = (), tenant: str = ""
+        self,
+        max_length: int | None = None,
+        block_hashes: Sequence[bytes] = (),
+        tenant: str = "",
+        opened_at: float | None = None,
     ) -> EngineSession:
         """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
 
@@ -130,10 +134,17 @@ class Engine:
             block_hashes: of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
                 `reached` says how many rows it holds already.
             tenant: whose session it is. Tenants take turns when sessions wait for memory.
+            opened_at: when its user's client opened it, in seconds since the epoch; None for now. A session that runs
+                in several engines must have the same time in all of them, and no other session of its client that
+                time: it decides which session is older, and if engines disagreed on that, sessions could wait for
+                each other.
+
+        Raises:
+            ValueError: `opened_at` is negative, infinite or not a number.
         """
         self._serving.check_thread()
         bounds = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
-        return self._sessions.open(min(bound for bound in bounds if bound), block_hashes, tenant)
+        return self._sessions.open(min(bound for bound in bounds if bound), block_hashes, tenant, opened_at)
 
     def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes a session and caches the rows of its first blocks for later sessions.

@@ -14,7 +14,7 @@ class EngineSession:
     Written on the event loop's thread alone; a step carries its `kv` to the device thread and back.
 
     Attributes:
-        number: later sessions have greater ones.
+        number: a session that was opened later has a greater one, in every engine.
         max_length: rows that it may hold.
         kv: the keys and values of its rows; the device thread's while a step runs with it, None when the session has
             ended.

@@ -3,8 +3,9 @@
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any
 
 import torch
@@ -63,11 +64,15 @@ class Sessions:
         self.requests: dict[int, PendingRequest] = {}
         # the scheduler knows these, and the sessions that were closed during the step that runs
         self._open: dict[int, EngineSession] = {}
-        self._numbers = count()
+        # of all sessions that were not removed
+        self._numbers: set[int] = set()
+        self._last_number = 0
 
-    def open(self, max_length: int, block_hashes: Sequence[bytes], tenant: str) -> EngineSession:
+    def open(
+        self, max_length: int, block_hashes: Sequence[bytes], tenant: str, opened_at: float | None
+    ) -> EngineSession:
         """A session of at most `max_length` rows, with the cached rows of its blocks if there are pages for them."""
-        number, kv = next(self._numbers), self._runner.new_kv(max_length)
+        number, kv = self._new_number(opened_at), self._runner.new_kv(max_length)
         session = EngineSession(number, max_length, kv, self._clock(), tenant=tenant)
         self._open[number] = session
         cached = self.prefix_cache.find(block_hashes, max_length)
@@ -76,6 +81,20 @@ class Sessions:
             session.cached_prefix, session.reached = cached, cached.length
             self._observer.reused(session.reached)
         return session
+
+    def _new_number(self, opened_at: float | None) -> int:
+        """Microseconds since the epoch, so that all engines number the sessions that they share in the same order."""
+        if opened_at is None:
+            # a clock that was set back does not make a later session older
+            number = self._last_number = max(int(time.time() * 1e6), self._last_number + 1)
+        elif 0.0 <= opened_at < math.inf:
+            number = int(opened_at * 1e6)
+        else:
+            raise ValueError(f"a session cannot have been opened at {opened_at}")
+        while number in self._numbers:
+            number += 1
+        self._numbers.add(number)
+        return number
 
     def check_open(self, session: EngineSession) -> None:
         """Raises SessionClosed if it is not."""
@@ -266,6 +285,7 @@ class Sessions:
             self._runner.release(session.kv)
         session.kv = session.cached_prefix = None
         self.scheduler.remove(session.number)
+        self._numbers.discard(session.number)
         self._queue_time.ended(session.number, self._clock())
         self._arrivals.forget(session.number)
 
