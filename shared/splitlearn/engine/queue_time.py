@@ -1,10 +1,14 @@
 """How long a session will wait for admission, from how long admitted ones stay. Plain numbers; times in seconds."""
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import neg
 
 _REMEMBERED = 64
+_KEPT_SECONDS = 0.1
+"""A thousand sessions may come at once: what they have in common is computed once."""
 
 
 @dataclass
@@ -16,6 +20,8 @@ class QueueTimeEstimator:
 
     _admitted_at: dict[int, float] = field(default_factory=dict)
     _stays: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    # how much longer each admitted session stays, the shortest first, and when that was computed; None if it changed
+    _left: tuple[float, list[float]] | None = None
 
     @property
     def is_known(self) -> bool:
@@ -24,34 +30,44 @@ class QueueTimeEstimator:
 
     def admitted(self, session: int, now: float) -> None:
         self._admitted_at[session] = now
+        self._left = None
 
     def ended(self, session: int, now: float) -> None:
         """An admitted session ended; does nothing for one that is not admitted."""
         since = self._admitted_at.pop(session, None)
         if since is not None:
             self._stays.append(now - since)
+            self._left = None
 
     def preempted(self, session: int) -> None:
         """The session lost its place, and how long it would have stayed is not known."""
         self._admitted_at.pop(session, None)
+        self._left = None
 
     def seconds(self, n_ahead: int, now: float) -> float:
         """Seconds until a session is admitted that has `n_ahead` others before it; 0 if nothing is known.
 
         Before any session has ended, those that are admitted are expected to stay for twice as long as until now.
         """
-        ages = sorted((now - since for since in self._admitted_at.values()), reverse=True)
-        if not ages:
+        if not self._admitted_at:
             return 0.0
-        stays = sorted(self._stays)
-        mean = sum(stays) / len(stays) if stays else 2 * ages[0]
+        if self._left is None or now - self._left[0] > _KEPT_SECONDS:
+            self._left = now, self._seconds_left(now)
+        left = self._left[1]
+        mean = sum(self._stays) / len(self._stays) if self._stays else 2 * left[-1]
         # the places become free one after the other, and each again after another stay
-        left = sorted(_left(stays, age) for age in ages)
         rounds, place = divmod(n_ahead, len(left))
         return left[place] + rounds * mean
 
+    def _seconds_left(self, now: float) -> list[float]:
+        """How much longer each admitted session stays: as those did that stayed longer than it has until now.
 
-def _left(stays: list[float], age: float) -> float:
-    """How much longer a session stays, as those did that stayed longer than `age`; as long again if none did."""
-    longer = stays[bisect_right(stays, age) :]
-    return sum(longer) / len(longer) - age if longer else age
+        As long again if none did.
+        """
+        stays = sorted(self._stays, reverse=True)
+        sums = list(accumulate(stays))
+        left = []
+        for since in self._admitted_at.values():
+            n_longer = bisect_left(stays, since - now, key=neg)
+            left.append(sums[n_longer - 1] / n_longer - (now - since) if n_longer else now - since)
+        return sorted(left)
