@@ -30,6 +30,7 @@ class _Known:
         tenant: whose session it is.
         n_wanted: rows that it has once its present request has run.
         n_most: the most rows that it has had.
+        n_expected: the rows that it was last expected to reach; expected again when it has as many.
         decodes: it has got past its prompt since it was admitted.
         was_admitted: it is or was admitted.
     """
@@ -38,6 +39,7 @@ class _Known:
     tenant: str
     n_wanted: int = 0
     n_most: int = 0
+    n_expected: int = 0
     decodes: bool = False
     was_admitted: bool = False
 
@@ -99,10 +101,7 @@ class Admission:
     def admit_waiting(self) -> None:
         """Admits waiting sessions in their turn as long as there is memory; none overtakes another."""
         while self._may_fit:
-            used: Counter[str] = Counter()
-            for session in self.running:
-                used[self._known[session].tenant] += self._growth(session).end
-            turn = self.waiting.next(used)
+            turn = self.waiting.next(self._use_by_tenant() if self.waiting.has_several_tenants else {})
             self._may_fit = turn is not None and self._admit_if_it_fits(turn, self._known[turn])
 
     def admit_oldest(self) -> list[int]:
@@ -178,10 +177,17 @@ class Admission:
         held = sum(self.pages.held_by(other) for other in others)
         if held + first > self.pages.total:
             return False
-        expected = self.lengths.expect(known.max_length, known.n_most)
-        end = max(first, self.pages.pages_for(expected))
+        known.n_expected = self.lengths.expect(known.max_length, known.n_most)
+        end = max(first, self.pages.pages_for(known.n_expected))
         growths = [Growth(0, end, decodes=False), *map(self._growth, others)]
         return not others or peak_pages(growths) <= self.pages.total
+
+    def _use_by_tenant(self) -> Counter[str]:
+        """The pages that the admitted sessions of each tenant are expected to hold before they end."""
+        used: Counter[str] = Counter()
+        for session in self.running:
+            used[self._known[session].tenant] += self._growth(session).end
+        return used
 
     def _first_rows(self, known: _Known) -> int:
         return min(known.n_wanted + self.limits.headroom, known.max_length)
@@ -189,5 +195,6 @@ class Admission:
     def _growth(self, session: int) -> Growth:
         """What an admitted session holds and will hold."""
         known, now = self._known[session], self.pages.held_by(session)
-        end = max(now, self.pages.pages_for(self.lengths.expect(known.max_length, known.n_most)))
-        return Growth(now, end, known.decodes)
+        if known.n_most >= known.n_expected:
+            known.n_expected = self.lengths.expect(known.max_length, known.n_most)
+        return Growth(now, max(now, self.pages.pages_for(known.n_expected)), known.decodes)

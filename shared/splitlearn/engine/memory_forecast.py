@@ -24,9 +24,14 @@ def peak_pages(growths: Iterable[Growth]) -> int:
 
     Each gets a row per step, so those with the least left to grow are the first to end and to free their pages.
     """
-    sessions = list(growths)
-    prompts = sum(growth.end for growth in sessions if not growth.decodes)
-    by_growth_left = sorted(((each.end - each.now, each.now) for each in sessions if each.decodes), reverse=True)
+    prompts = 0
+    by_growth_left = []
+    for now, end, decodes in growths:
+        if decodes:
+            by_growth_left.append((end - now, now))
+        else:
+            prompts += end
+    by_growth_left.sort(reverse=True)
     peak = held = at_their_ends = 0
     for n_alive, (growth_left, now) in enumerate(by_growth_left, 1):
         held += now

@@ -27,6 +27,11 @@ class WaitingSessions:
     def __contains__(self, session: int) -> bool:
         return session in self._tenants
 
+    @property
+    def has_several_tenants(self) -> bool:
+        """Whether sessions of several tenants take turns."""
+        return len(self._new) > 1
+
     def add(self, session: int, tenant: str, *, is_returning: bool) -> bool:
         """Adds a session that is not in it.
 
