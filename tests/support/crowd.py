@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from splitlearn.engine import Engine
 from splitlearn.engine.lengths import LengthEstimator
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
@@ -24,6 +25,16 @@ class NeverLonger(LengthEstimator):
 
     def expect(self, max_length: int, n_rows: int) -> int:
         return min(max_length, n_rows)
+
+
+def admit_too_many(engine: Engine) -> None:
+    """Lets an engine admit sessions by what they have and not by what they become, so that it has to preempt some.
+
+    Those that do nothing between two rows lose their pages at once, so that no test has to wait for it.
+    """
+    scheduler = engine._sessions.scheduler
+    scheduler.admission.lengths = NeverLonger()
+    scheduler.is_away = lambda _: True
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pytest
 from splitlearn.build import build_engine
 from splitlearn.engine import Engine, EngineSession, Limits
 from splitlearn.errors import PositionNotReached, SessionClosed
-from support.crowd import NeverLonger
+from support.crowd import admit_too_many
 from support.schedules import (
     BAD_ROW,
     ExactRunner,
@@ -146,7 +146,7 @@ class World:
             exact_part(), self.thread, limits, self.observer, lambda *_: self.runner, clock=self.loop.time
         )
         if self.is_optimistic:
-            self.engine._sessions.scheduler.admission.lengths = NeverLonger()
+            admit_too_many(self.engine)
 
     def user(self, number: int, fault: str = "") -> User:
         own = Random(self.dice.random())
