@@ -155,7 +155,10 @@ class ClientSettings(BaseSettings):
         description="Seconds that a request waits for a replica to go on with after one failed; it may be the same.",
     )
     queue_timeout: float = Field(
-        30.0, gt=0, description="Seconds that a request may wait for the client's own KV cache; then it gets 429."
+        30.0,
+        gt=0,
+        description="Seconds that a request may wait for the client's own KV cache. One that is expected to wait "
+        "longer gets 429 at once, and one that has waited that long then.",
     )
     max_body: ByteSize = Field(
         ByteSize(8 * 2**20),

@@ -68,7 +68,10 @@ class TrunkSettings(BaseSettings):
         "4 MiB of an incomplete message. Default: as many as fit in a quarter of the free memory, at most 1024.",
     )
     queue_timeout: float = Field(
-        30.0, gt=0, description="Seconds that a session may wait for memory; then it is refused with a time to retry."
+        30.0,
+        gt=0,
+        description="Seconds that a session may wait for memory. One that is expected to wait longer is refused at "
+        "once, and one that has waited that long then, with a time to retry.",
     )
     max_num_batched_tokens: int = Field(512, ge=16, description="Prompt rows in one step while no session decodes.")
     session_idle_timeout: float = Field(

@@ -75,10 +75,10 @@ class DoesNotFit(SplitError):
 
 
 class EngineFull(SplitError):
-    """Too many sessions wait for room already; the same request may succeed later.
+    """Too many sessions wait for memory already, or this one would wait too long; it may succeed later.
 
     Attributes:
-        retry_after: seconds after which trying again makes sense.
+        retry_after: seconds after which there is likely to be room, if all that wait now are admitted before.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:

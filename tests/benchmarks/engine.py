@@ -261,7 +261,7 @@ def scheduling(sizes: Sizes) -> list[Measure]:
     for position in range(HISTORY, HISTORY + 50 * sizes.rounds):
         began = time.perf_counter()
         for session in range(SCHEDULED):
-            scheduler.submit(ScheduledRequest(session, position, 1, None))
+            scheduler.submit(ScheduledRequest(session, position, 1, max_length=1 << 20))
         decided = time.perf_counter()
         decision = scheduler.schedule(limits.max_num_batched_tokens)
         deciding.append(time.perf_counter() - decided)

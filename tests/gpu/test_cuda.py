@@ -29,6 +29,7 @@ from splitlearn.model.plan import SplitPlan
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
 from splitlearn.runner.select import runner_for
+from support.crowd import admit_too_many
 from support.paged import plain_attention
 from support.sessions import Chain, Whole, decode, load_parts, prompt
 from support.steps import begin_step
@@ -136,6 +137,8 @@ async def test_sessions_that_lose_their_pages_choose_the_same(tmp_path: Path) ->
             build_engine(part, thread, Limits(kv_cache_memory_bytes=budget, headroom=0))
             for part, budget in zip(parts, budgets, strict=True)
         ]
+        for engine in engines:
+            admit_too_many(engine)
         prompts = [prompt(length) for length in (250, 251, 252, 253)]  # each goes over the edge of its page
         made = await asyncio.gather(*(generate(engines, ids_T) for ids_T in prompts))
     whole = model.to("cuda", torch.bfloat16)

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from splitlearn.engine import Limits
+from support.crowd import admit_too_many
 from support.running_split import RunningTrunk, Split, running_client, running_trunk, until
 from support.tiny_models import VOCABULARY, tiny_tokenizer
 
@@ -87,6 +88,7 @@ async def test_young_sessions_are_preempted_and_every_answer_is_right(
     async with running_trunk(tiny_weights) as measured:
         memory = kv_bytes(measured, 8 * Limits.page_size)
     async with split(tiny_weights, trunk={"kv_cache_memory_bytes": memory, "enable_prefix_caching": False}) as running:
+        admit_too_many(running.trunk.trunk.engine)
         replies = await asyncio.gather(*(ask(running, prompt, 90) for prompt in asked))
         for prompt, reply in zip(asked, replies, strict=True):
             assert said(reply) == spelled(greedy(tiny_llama, prompt, 90))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from splitlearn.backends.cpu.kernels import kernels
+from support.crowd import admit_too_many
 from support.running_split import RunningClient, running_client, running_trunk
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
@@ -58,6 +59,7 @@ async def all_said(
         running_trunk(weights, **trunk_settings) as trunk,
         running_client(weights, trunk.address, **client_settings) as client,
     ):
+        admit_too_many(trunk.trunk.engine)
         await client.ready()
         choices: list[dict[str, Any]] = []
         for each in rounds:

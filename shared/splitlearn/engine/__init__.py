@@ -3,9 +3,9 @@
 from splitlearn.engine.cores import cores_name
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.engine import Engine
+from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver, NoObserver
 from splitlearn.engine.request import StepResult
-from splitlearn.engine.scheduler import Limits
 from splitlearn.engine.session import EngineSession
 
 __all__ = [

@@ -30,17 +30,17 @@ import torch
 from splitlearn.engine.batching_policy import BatchingPolicy
 from splitlearn.engine.device_step import DeviceStep
 from splitlearn.engine.device_thread import DeviceThread, Timing
+from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.request import PendingRequest, StepResult
 from splitlearn.engine.row_checks import RowChecks
-from splitlearn.engine.scheduler import Limits
 from splitlearn.engine.serving import Serving
 from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
 from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
-from splitlearn.errors import EngineFull, PositionNotReached
+from splitlearn.errors import PositionNotReached
 from splitlearn.runner.interface import Runner
 
 Postprocess = Callable[[torch.Tensor], Any]
@@ -121,16 +121,30 @@ class Engine:
         """Rows of a prompt to send at a time: as many as the next step takes, few while others wait for tokens."""
         return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
 
-    def open(self, max_length: int | None = None, block_hashes: Sequence[bytes] = ()) -> EngineSession:
+    def open(
+        self,
+        max_length: int | None = None,
+        block_hashes: Sequence[bytes] = (),
+        tenant: str = "",
+        opened_at: float | None = None,
+    ) -> EngineSession:
         """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
 
         Args:
             block_hashes: of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
                 `reached` says how many rows it holds already.
+            tenant: whose session it is. Tenants take turns when sessions wait for memory.
+            opened_at: when its user's client opened it, in seconds since the epoch; None for now. A session that runs
+                in several engines must have the same time in all of them, and no other session of its client that
+                time: it decides which session is older, and if engines disagreed on that, sessions could wait for
+                each other.
+
+        Raises:
+            ValueError: `opened_at` is negative, infinite or not a number.
         """
         self._serving.check_thread()
         bounds = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
-        return self._sessions.open(min(bound for bound in bounds if bound), block_hashes)
+        return self._sessions.open(min(bound for bound in bounds if bound), block_hashes, tenant, opened_at)
 
     def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes a session and caches the rows of its first blocks for later sessions.
@@ -233,10 +247,7 @@ class Engine:
         """Submits the rows; they run in one step or in several, beside those of other sessions."""
         result = asyncio.get_running_loop().create_future()
         request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess)
-        accepted = self._sessions.submit(request)
-        if not accepted:
-            seconds = self._policy.step_cost.seconds_to_serve(self.n_waiting)
-            raise EngineFull(f"{self.n_waiting} sessions wait for room already; try again in {seconds:.0f} s", seconds)
+        self._sessions.submit(request)
         self._serving.wake()
         self._start_queue_timer(request)
         return request
@@ -264,8 +275,7 @@ class Engine:
         if not self.is_waiting(request.session):
             self._start_queue_timer(request)
             return
-        waited, seconds = self.limits.queue_timeout, self._policy.step_cost.seconds_to_serve(self.n_waiting)
-        error = EngineFull(f"no room was found in {waited:g} s; try again in {seconds:.0f} s", seconds)
-        self._sessions.finish(request, error)
+        waited = self.limits.queue_timeout
+        self._sessions.finish(request, self._sessions.full(request.session, f"no memory was free for {waited:g} s"))
         # requests behind it may need fewer pages
         self._serving.wake()

@@ -1,6 +1,7 @@
 """The first rows of closed sessions, cached for later sessions that begin alike. On the event loop alone."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from splitlearn.engine.page_accounting import PageAccounting
@@ -26,6 +27,7 @@ class PrefixCache:
         self._pages = pages
         self._release = release
         self._kv: dict[int, Any] = {}
+        self._owners = count(-1, -1)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -48,7 +50,7 @@ class PrefixCache:
 
     def insert(self, session: int, block_hashes: Sequence[bytes], kv: Any) -> None:
         """Takes over the pages and the rows `kv` of a session, as far as its blocks go; frees the others."""
-        owner = -1 - session
+        owner = next(self._owners)
         n_rows = len(block_hashes) * self._block_size
         self._pages.reserve(session, n_rows)
         self._release(kv, n_rows)

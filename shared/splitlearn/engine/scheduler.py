@@ -1,44 +1,19 @@
-"""Which rows of which sessions run in the next step, which sessions are admitted, and which are preempted.
+"""Which rows of which sessions run in the next step, and which sessions are preempted.
 
-Plain integers. Sessions are numbered in the order in which they were opened; older sessions are served first. Used on
-the event loop's thread; `n_waiting` may be read from any thread.
+Plain integers. Sessions are numbered in the order in which they were opened; older sessions are served first. What a
+step costs depends on the admitted sessions, never on those that wait. Used on the event loop's thread; `n_waiting` and
+`n_running` may be read from any thread.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from splitlearn.engine.admission import Admission
+from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
 
 MAX_DECODE_ROWS = 8
 """A request of at most this many rows decodes (a token, or a few guesses at it); a longer one is a prompt's."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one engine.
-
-    Attributes:
-        max_num_batched_tokens: rows of prompts in one step.
-        max_num_seqs: sessions that hold pages at a time.
-        max_waiting: sessions that may wait for admission.
-        kv_cache_memory_bytes: memory for keys and values; None for no bound, or for half of what is free where it is
-            all allocated at the start.
-        page_size: rows of a page, unless the attention kernel needs another size.
-        headroom: rows beyond its first ones for which there must be pages before a session is admitted.
-        max_cached_prefixes: closed sessions whose first rows are cached for later ones; 0 caches none.
-        block_size: rows of a block, the unit in which prefixes are compared.
-        queue_timeout: seconds that rows may wait for admission before they are refused; None for no bound.
-    """
-
-    max_num_batched_tokens: int = 512
-    max_num_seqs: int = 256
-    max_waiting: int = 1024
-    kv_cache_memory_bytes: int | None = None
-    page_size: int = 32
-    headroom: int = 64
-    max_cached_prefixes: int = 64
-    block_size: int = 32
-    queue_timeout: float | None = None
 
 
 @dataclass
@@ -49,14 +24,16 @@ class ScheduledRequest:
         session: the number of its session.
         position: position of its first row in the session.
         n_rows: rows of the frame.
-        max_length: rows that the session may ever hold; None for no bound.
+        max_length: rows that the session may ever hold; not more than all pages hold.
+        tenant: whose session it is.
         n_computed: rows of the frame that have been run.
     """
 
     session: int
     position: int
     n_rows: int
-    max_length: int | None
+    max_length: int
+    tenant: str = ""
     n_computed: int = 0
 
     @property
@@ -87,22 +64,26 @@ class Decision:
 
 @dataclass
 class Scheduler:
-    """Knows the pending requests and the sessions that were admitted.
+    """Knows the pending requests; `Admission` knows the sessions that they are of.
 
     Attributes:
         pages: which session holds how many pages.
         evict_cached: frees at least as many pages of cached prefixes as its argument says, or all; returns how many.
+        is_away: whether an admitted session without a request has been idle for so long that it may wait in another
+            engine.
+        on_admitted: called with each session that is admitted.
     """
 
     limits: Limits
     pages: PageAccounting
     evict_cached: Callable[[int], int] = lambda _n_pages: 0
+    is_away: Callable[[int], bool] = lambda _session: True
+    on_admitted: Callable[[int], None] = lambda _session: None
+    admission: Admission = field(init=False)
     _requests: dict[int, ScheduledRequest] = field(default_factory=dict)
-    _running: dict[int, None] = field(default_factory=dict)
-    # sessions with a request that are not admitted
-    _waiting: dict[int, None] = field(default_factory=dict)
-    # sessions that were admitted once and not removed since: `max_waiting` does not refuse them
-    _admitted_before: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.limits, self.pages, self.evict_cached, self._is_stalled, self.on_admitted)
 
     def __repr__(self) -> str:
         return f"<Scheduler {self.n_running} running, {self.n_waiting} waiting>"
@@ -110,46 +91,60 @@ class Scheduler:
     @property
     def n_waiting(self) -> int:
         """Sessions with a request that are not admitted. From any thread."""
-        return len(self._waiting)
+        return len(self.admission.waiting)
 
     @property
     def n_running(self) -> int:
-        """Sessions that are admitted, with a request or without."""
-        return len(self._running)
+        """Sessions that are admitted, with a request or without. From any thread."""
+        return len(self.admission.running)
 
-    def admit(self, session: int, n_rows: int) -> bool:
-        """Admits a session that begins with cached rows, unless others wait or its pages are missing.
+    @property
+    def ready(self) -> list[ScheduledRequest]:
+        """The requests of admitted sessions."""
+        return [self._requests[session] for session in self.admission.running if session in self._requests]
+
+    def admit(self, session: int, n_rows: int, max_length: int, tenant: str = "") -> bool:
+        """Admits a session that begins with cached rows, unless others wait or there is no memory for it.
 
         Returns:
             False if it was not admitted, and so must begin without rows.
         """
-        if self._waiting or len(self._running) >= self.limits.max_num_seqs:
-            return False
-        is_reserved = self.pages.reserve(session, n_rows)
-        if is_reserved:
-            self._admit(session)
-        return is_reserved
+        return self.admission.admit_cached(session, max_length, tenant, n_rows)
 
-    def submit(self, request: ScheduledRequest) -> bool:
-        """Adds a request; a session has one at a time. False, and nothing changes, if too many sessions wait."""
+    def submit(self, request: ScheduledRequest) -> int | None:
+        """Adds a request; a session has one at a time.
+
+        Returns:
+            The session whose request is refused and dropped because too many wait: this one, or the last one of the
+            tenant with most waiting sessions. None if there is a place for all.
+        """
         session = request.session
         if session in self._requests:
             raise ValueError(f"session {session} has a request already")
         self._requests[session] = request
-        if session not in self._running:
-            self._waiting[session] = None
-            self._admit_waiting()
-        if session in self._admitted_before or self.n_waiting <= self.limits.max_waiting:
-            return True
-        self.drop(session)
-        return False
+        end = request.position + request.n_rows
+        self.admission.submit(session, request.max_length, request.tenant, end, is_decoding=request.is_decoding)
+        if self.admission.was_admitted(session) or self.n_waiting <= self.limits.max_waiting:
+            return None
+        refused = self.admission.waiting.to_displace(request.tenant)
+        refused = session if refused is None else refused
+        self.drop(refused)
+        return refused
 
     def request(self, session: int) -> ScheduledRequest | None:
         return self._requests.get(session)
 
     def is_waiting(self, session: int) -> bool:
         """Whether the session has a request and is not admitted."""
-        return session in self._waiting
+        return session in self.admission.waiting
+
+    def was_admitted(self, session: int) -> bool:
+        """Whether the session is admitted, or was and has not been removed."""
+        return self.admission.was_admitted(session)
+
+    def n_ahead(self, session: int, tenant: str) -> int:
+        """How many waiting sessions will be admitted before this one of the tenant, which waits or would wait."""
+        return self.admission.n_ahead(tenant, session if self.is_waiting(session) else None)
 
     def advance(self, session: int, n_rows: int) -> bool:
         """Counts rows that were run. True if the request is finished; it is then removed."""
@@ -167,24 +162,22 @@ class Scheduler:
     def drop(self, session: int) -> None:
         """Removes the session's request, if it has one."""
         self._requests.pop(session, None)
-        self._waiting.pop(session, None)
+        self.admission.drop(session)
 
     def release_pages(self, session: int) -> None:
         """Frees the pages of a session without a request; it can be admitted again."""
-        self._running.pop(session, None)
-        self.pages.release(session)
+        self.admission.release(session)
 
     def remove(self, session: int) -> None:
         """Removes the session and frees its pages."""
-        self.drop(session)
-        self.release_pages(session)
-        self._admitted_before.discard(session)
+        self._requests.pop(session, None)
+        self.admission.remove(session)
 
     def schedule(self, prefill_budget: int) -> Decision:
         """The next step: all sessions that decode, and at most `prefill_budget` rows of prompts, shared evenly."""
-        preempted: list[int] = []
-        self._admit_waiting(preempted)
-        ready = [self._requests[session] for session in sorted(self._requests) if session in self._running]
+        self.admission.admit_waiting()
+        preempted = self.admission.admit_oldest()
+        ready = sorted(self.ready, key=lambda request: request.session)
         wanted = [_next_rows(request, request.n_left) for request in ready if request.is_decoding]
         if len(wanted) < len(ready):
             wanted += _shared([request for request in ready if not request.is_decoding], prefill_budget)
@@ -192,66 +185,15 @@ class Scheduler:
         slices: list[ScheduledSlice] = []
         for slice_ in wanted:
             # an older session may have preempted it
-            has_pages = slice_.session in self._running
+            has_pages = slice_.session in self.admission.running
             if has_pages:
                 has_pages = self._reserve(slice_, preempted)
             if has_pages:
                 slices.append(slice_)
         return Decision(tuple(slices), tuple(preempted))
 
-    def _admit(self, session: int) -> None:
-        self._running[session] = None
-        self._waiting.pop(session, None)
-        self._admitted_before.add(session)
-
-    def _admit_waiting(self, preempted: list[int] | None = None) -> None:
-        """Admits waiting sessions in the order of their opening, as long as there are pages; none overtakes another.
-
-        With `preempted`, younger sessions without a request are preempted for them. Where bottom, trunk and top are
-        separate engines, such a session may wait in another engine for the very session that waits here.
-        """
-        for session in sorted(self._waiting):
-            request = self._requests[session]
-            rows = request.position + request.n_rows + self.limits.headroom
-            rows = rows if request.max_length is None else min(rows, request.max_length)
-            can_admit = self._free_enough(session, rows)
-            if not can_admit and preempted is not None:
-                can_admit = self._preempt_idle(session, rows, preempted)
-            if not can_admit:
-                return
-            # reserved now, so that the sessions behind it cannot count on the same pages
-            self.pages.reserve(session, rows)
-            self._admit(session)
-
-    def _free_enough(self, session: int, n_rows: int) -> bool:
-        """Whether one more session may be admitted with pages for its rows. Evicts cached prefixes if need be."""
-        if len(self._running) >= self.limits.max_num_seqs:
-            return False
-        missing = self.pages.missing(session, n_rows)
-        if not missing:
-            return True
-        return self.evict_cached(missing) >= missing
-
-    def _preempt_idle(self, session: int, n_rows: int, preempted: list[int]) -> bool:
-        """Preempts younger sessions without a request, the youngest first; none if that would not be enough."""
-        idle = sorted(other for other in self._running if other > session and other not in self._requests)
-        if not idle:
-            return False
-        self.evict_cached(self.pages.missing(session, n_rows))
-        if sum(self.pages.held_by(other) for other in idle) < self.pages.missing(session, n_rows):
-            return False
-        is_free = self._free_enough(session, n_rows)
-        while not is_free:
-            self._preempt(idle.pop(), preempted)
-            is_free = self._free_enough(session, n_rows)
-        return True
-
-    def _preempt(self, session: int, preempted: list[int]) -> None:
-        del self._running[session]
-        if session in self._requests:
-            self._waiting[session] = None
-        self.pages.release(session)
-        preempted.append(session)
+    def _is_stalled(self, session: int) -> bool:
+        return session not in self._requests and self.is_away(session)
 
     def _reserve(self, slice_: ScheduledSlice, preempted: list[int]) -> bool:
         """Reserves the pages for a slice: evicts cached prefixes, then preempts the youngest session.
@@ -267,8 +209,9 @@ class Scheduler:
         while missing:
             n_evicted = self.evict_cached(missing)
             if not n_evicted:
-                youngest = max(self._running)
-                self._preempt(youngest, preempted)
+                youngest = max(self.admission.running)
+                self.admission.release(youngest, waits=youngest in self._requests)
+                preempted.append(youngest)
                 if youngest == session:
                     return False
             missing = self.pages.missing(session, rows)

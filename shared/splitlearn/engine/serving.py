@@ -12,7 +12,7 @@ from splitlearn.engine.device_step import DeviceStep, WorkItem
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.observer import EngineObserver
 from splitlearn.engine.scheduler import ScheduledSlice
-from splitlearn.engine.sessions import Sessions
+from splitlearn.engine.sessions import AWAY_SECONDS, Sessions
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class Serving:
         self._task: asyncio.Task[None] | None = None
         # when the running step is late, by the clock; None while none runs
         self._step_deadline: float | None = None
+        # looks again whether sessions that do nothing may be preempted for those that wait
+        self._retry: asyncio.TimerHandle | None = None
         # the thread of the event loop that the task runs on
         self._loop_thread = 0
 
@@ -52,10 +54,11 @@ class Serving:
 
     def state(self, waiting_since: float | None = None) -> EngineState:
         """What the batching policy needs to know now."""
-        now, requests = self._clock(), self._sessions.requests
-        n_decoding = sum(request.is_decoding for request in requests.values())
+        # those that wait for admission take no part in a step, and must not make it longer
+        now, ready = self._clock(), self._sessions.scheduler.ready
+        n_decoding = sum(request.is_decoding for request in ready)
         due = self._thread.next_due(now)
-        return EngineState(now, n_decoding, len(requests) - n_decoding, waiting_since, due, self._thread.shares_cores)
+        return EngineState(now, n_decoding, len(ready) - n_decoding, waiting_since, due, self._thread.shares_cores)
 
     def is_stepping_in_time(self) -> bool:
         """Whether a step runs that has not taken much longer than such steps took before."""
@@ -73,6 +76,8 @@ class Serving:
 
     async def _run(self) -> None:
         """Until there are no rows that could run."""
+        if self._retry is not None:
+            self._retry.cancel()
         try:
             made_progress = True
             while self._sessions.requests and made_progress:
@@ -83,7 +88,9 @@ class Serving:
         finally:
             # before any other callback runs, which would otherwise think that this loop goes on
             self._task = None
-        if not self._sessions.requests:
+        if self._sessions.requests:
+            self._retry = asyncio.get_running_loop().call_later(AWAY_SECONDS, self.wake)
+        else:
             inconsistency = self._sessions.pages.check_consistency()
             if inconsistency is not None:
                 log.error("the pages do not add up: %s", inconsistency)

@@ -14,7 +14,7 @@ class EngineSession:
     Written on the event loop's thread alone; a step carries its `kv` to the device thread and back.
 
     Attributes:
-        number: later sessions have greater ones.
+        number: a session that was opened later has a greater one, in every engine.
         max_length: rows that it may hold.
         kv: the keys and values of its rows; the device thread's while a step runs with it, None when the session has
             ended.
@@ -23,6 +23,7 @@ class EngineSession:
         lost_pages: whether its pages were taken from it at some time.
         cached_prefix: cached rows that are still to be copied into it; None if there are none.
         in_step: whether a step runs with it.
+        tenant: whose session it is; waiting sessions of different tenants take turns.
     """
 
     number: int
@@ -33,6 +34,7 @@ class EngineSession:
     lost_pages: bool = False
     cached_prefix: SequenceSlice[Any] | None = None
     in_step: bool = False
+    tenant: str = ""
 
     def __repr__(self) -> str:
         return f"<EngineSession {self.number}: {self.reached}/{self.max_length} rows>"

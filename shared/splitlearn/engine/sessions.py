@@ -3,8 +3,9 @@
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any
 
 import torch
@@ -12,15 +13,21 @@ import torch
 from splitlearn.engine.arrivals import ArrivalEstimator
 from splitlearn.engine.device_step import WorkItem
 from splitlearn.engine.device_thread import Timing
+from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.prefix_cache import PrefixCache
+from splitlearn.engine.queue_time import QueueTimeEstimator
 from splitlearn.engine.request import PendingRequest, StepResult
-from splitlearn.engine.scheduler import Limits, ScheduledRequest, ScheduledSlice, Scheduler
+from splitlearn.engine.scheduler import ScheduledRequest, ScheduledSlice, Scheduler
 from splitlearn.engine.session import EngineSession
-from splitlearn.errors import PositionNotReached, SessionClosed
+from splitlearn.errors import EngineFull, PositionNotReached, SessionClosed
 from splitlearn.model.part import Part
 from splitlearn.runner.interface import Runner
+
+AWAY_SECONDS = 2.0
+"""A session without rows for this long may wait in another engine, or its user reads slowly."""
+_SHORTEST_RETRY = 1.0
 
 
 class Sessions:
@@ -47,27 +54,47 @@ class Sessions:
         clock: Callable[[], float],
     ) -> None:
         self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
+        self._limits, self._queue_time = limits, QueueTimeEstimator()
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
         budget = runner.page_budget(limits.page_size)
         self.pages = PageAccounting(budget.n_pages, budget.page_size)
         max_prefixes = limits.max_cached_prefixes if runner.can_share_rows else 0
         self.prefix_cache = PrefixCache(max_prefixes, limits.block_size, self.pages, runner.release)
-        self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict)
+        self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict, self._is_away, self._on_admitted)
         self.requests: dict[int, PendingRequest] = {}
         # the scheduler knows these, and the sessions that were closed during the step that runs
         self._open: dict[int, EngineSession] = {}
-        self._numbers = count()
+        # of all sessions that were not removed
+        self._numbers: set[int] = set()
+        self._last_number = 0
 
-    def open(self, max_length: int, block_hashes: Sequence[bytes]) -> EngineSession:
+    def open(
+        self, max_length: int, block_hashes: Sequence[bytes], tenant: str, opened_at: float | None
+    ) -> EngineSession:
         """A session of at most `max_length` rows, with the cached rows of its blocks if there are pages for them."""
-        session = EngineSession(next(self._numbers), max_length, self._runner.new_kv(max_length), self._clock())
-        self._open[session.number] = session
+        number, kv = self._new_number(opened_at), self._runner.new_kv(max_length)
+        session = EngineSession(number, max_length, kv, self._clock(), tenant=tenant)
+        self._open[number] = session
         cached = self.prefix_cache.find(block_hashes, max_length)
-        is_admitted = cached is not None and self.scheduler.admit(session.number, cached.length)
+        is_admitted = cached is not None and self.scheduler.admit(number, cached.length, max_length, tenant)
         if cached is not None and is_admitted:
             session.cached_prefix, session.reached = cached, cached.length
             self._observer.reused(session.reached)
         return session
+
+    def _new_number(self, opened_at: float | None) -> int:
+        """Microseconds since the epoch, so that all engines number the sessions that they share in the same order."""
+        if opened_at is None:
+            # a clock that was set back does not make a later session older
+            number = self._last_number = max(int(time.time() * 1e6), self._last_number + 1)
+        elif 0.0 <= opened_at < math.inf:
+            number = int(opened_at * 1e6)
+        else:
+            raise ValueError(f"a session cannot have been opened at {opened_at}")
+        while number in self._numbers:
+            number += 1
+        self._numbers.add(number)
+        return number
 
     def check_open(self, session: EngineSession) -> None:
         """Raises SessionClosed if it is not."""
@@ -105,17 +132,45 @@ class Sessions:
                 self._release_pages(session)
                 self._observer.expired()
 
-    def submit(self, request: PendingRequest) -> bool:
-        """Adds the request of a session that has none. False, and nothing changes, if too many sessions wait."""
+    def submit(self, request: PendingRequest) -> None:
+        """Adds the request of a session that has none.
+
+        Raises:
+            EngineFull: too many sessions wait, or this one would wait for too long; nothing has changed.
+        """
         session = request.session
-        accepted = self.scheduler.submit(
-            ScheduledRequest(session.number, request.position, request.n_rows, session.max_length)
+        number = session.number
+        refused = self.scheduler.submit(
+            ScheduledRequest(number, request.position, request.n_rows, session.max_length, session.tenant)
         )
-        if accepted:
-            self.requests[session.number] = request
-            if request.is_decoding:
-                self._arrivals.on_received(session.number, session.last_used)
-        return accepted
+        if refused == number:
+            raise self.full(session, f"{self.scheduler.n_waiting} sessions wait for memory already")
+        if refused is not None:
+            n_waiting = self.scheduler.n_waiting
+            self.finish(self.requests[refused], self.full(self._open[refused], f"{n_waiting} sessions wait for memory"))
+        self._check_wait(session)
+        self.requests[number] = request
+        if request.is_decoding:
+            self._arrivals.on_received(number, session.last_used)
+
+    def full(self, session: EngineSession, why: str) -> EngineFull:
+        """The error for a session that is not to wait any longer."""
+        seconds = max(_SHORTEST_RETRY, self._seconds_to_wait(session))
+        return EngineFull(f"{why}; try again in {seconds:.0f} s", seconds)
+
+    def _seconds_to_wait(self, session: EngineSession) -> float:
+        return self._queue_time.seconds(self.scheduler.n_ahead(session.number, session.tenant), self._clock())
+
+    def _check_wait(self, session: EngineSession) -> None:
+        """Raises EngineFull if a session that was never admitted is expected to wait for longer than it may."""
+        scheduler, longest = self.scheduler, self._limits.queue_timeout
+        is_new = scheduler.is_waiting(session.number) and not scheduler.was_admitted(session.number)
+        if longest is None or not is_new or not self._queue_time.is_known:
+            return
+        if self._seconds_to_wait(session) > longest:
+            error = self.full(session, f"no memory will be free in {longest:g} s")
+            scheduler.drop(session.number)
+            raise error
 
     def work_items(self, slices: Sequence[ScheduledSlice]) -> list[WorkItem]:
         """What the device thread needs for these slices."""
@@ -184,6 +239,7 @@ class Sessions:
     def preempt(self, number: int) -> None:
         """Takes the rows of a session whose pages the scheduler has freed."""
         self._observer.preempted()
+        self._queue_time.preempted(number)
         session, request = self._open[number], self.requests.get(number)
         self._reset(session)
         if request is None:
@@ -212,6 +268,7 @@ class Sessions:
     def _release_pages(self, session: EngineSession) -> None:
         """Takes pages and rows from a session without a request; it stays open."""
         self.scheduler.release_pages(session.number)
+        self._queue_time.preempted(session.number)
         self._reset(session)
 
     def _reset(self, session: EngineSession) -> None:
@@ -228,4 +285,14 @@ class Sessions:
             self._runner.release(session.kv)
         session.kv = session.cached_prefix = None
         self.scheduler.remove(session.number)
+        self._numbers.discard(session.number)
+        self._queue_time.ended(session.number, self._clock())
         self._arrivals.forget(session.number)
+
+    def _is_away(self, number: int) -> bool:
+        session = self._open.get(number)
+        # one that was closed during a step is removed after it
+        return session is not None and self._clock() - session.last_used >= AWAY_SECONDS
+
+    def _on_admitted(self, number: int) -> None:
+        self._queue_time.admitted(number, self._clock())

@@ -69,10 +69,6 @@ class StepCostModel:
         seconds = max(self.max_decode_slowdown - 1, n_prefilling / n_decoding) * self._decode_seconds
         return min(max(TILE_ROWS, _whole_tiles(seconds / self._row_seconds)), self.max_num_batched_tokens)
 
-    def seconds_to_serve(self, n_sessions: int) -> float:
-        """A guess at how long it takes to serve this many more sessions; at least a second."""
-        return max(1.0, n_sessions * 8 * (self._decode_seconds or 0.05))
-
 
 def _whole_tiles(rows: float) -> int:
     return int(rows) // TILE_ROWS * TILE_ROWS

@@ -234,3 +234,23 @@ async def test_reprs_tell_how_full_an_engine_is(thread: DeviceThread, tiny_weigh
     await working
     engine.close(first)
     await waiting
+
+
+def test_the_session_that_its_client_opened_first_is_the_older_one_whichever_the_engine_heard_of_first(
+    engine: Engine,
+) -> None:
+    second, first = engine.open(opened_at=1_000_000.5), engine.open(opened_at=1_000_000.25)
+    assert first.number < second.number < engine.open().number < engine.open().number
+
+
+def test_two_sessions_of_one_time_are_two_sessions(engine: Engine) -> None:
+    one, other = engine.open(opened_at=5.0), engine.open(opened_at=5.0)
+    assert one.number != other.number
+    engine.close(one)
+    assert engine.open(opened_at=5.0).number != other.number
+
+
+@pytest.mark.parametrize("opened_at", [float("nan"), float("inf"), -0.1])
+def test_a_session_is_opened_at_some_time(engine: Engine, opened_at: float) -> None:
+    with pytest.raises(ValueError, match="a session cannot have been opened at"):
+        engine.open(opened_at=opened_at)

@@ -19,6 +19,7 @@ from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, EngineSession, Limits
 from splitlearn.errors import NoRoom, PositionNotReached, SessionClosed
 from splitlearn.runner.batched import BatchedRunner
+from support.crowd import admit_too_many
 from support.paged import KERNEL, PAGE_ROWS, Record, paged_runner
 
 D = 64
@@ -115,6 +116,7 @@ async def test_cached_rows_that_were_evicted_before_they_were_copied_have_to_be_
     thread: DeviceThread, tiny_weights: Path
 ) -> None:
     given, hidden_TD = Given(thread, tiny_weights, 6), rows(9)
+    admit_too_many(given.engine)
     await given.cached(hidden_TD)
     second = given.engine.open(block_hashes=[b"a", b"b"])
     # takes all that is left, and what was kept

@@ -215,7 +215,7 @@ async def test_an_engine_whose_task_is_cancelled_before_it_begins_serves_all_the
 async def test_a_request_behind_one_that_is_cancelled_is_admitted(part: Part, thread: DeviceThread) -> None:
     row_bytes = build_engine(part, thread).row_bytes
     engine = build_engine(part, thread, Limits(kv_cache_memory_bytes=4 * 32 * row_bytes, headroom=0))
-    first, second, third = (engine.open() for _ in range(3))
+    first, second, third = (engine.open(max_length) for max_length in (40, 90, 30))
     await engine.step(first, 0, rows(40))
     waiting = [asyncio.create_task(engine.step(*what)) for what in ((second, 0, rows(90)), (third, 0, rows(30)))]
     await turns_until(lambda: engine.n_waiting == 2)

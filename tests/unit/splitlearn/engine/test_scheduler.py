@@ -1,27 +1,35 @@
 import pytest
 
+from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
-from splitlearn.engine.scheduler import MAX_DECODE_ROWS, Decision, Limits, ScheduledRequest, Scheduler
+from splitlearn.engine.scheduler import MAX_DECODE_ROWS, Decision, ScheduledRequest, Scheduler
+from support.crowd import NeverLonger
 
 PLENTY = 10_000
 
 
 def scheduler(pages: int = PLENTY, **limits: int) -> Scheduler:
     limits = {"page_size": 4, "headroom": 0, **limits}
-    return Scheduler(Limits(**limits), PageAccounting(pages, limits["page_size"]))
+    return optimistic(Scheduler(Limits(**limits), PageAccounting(pages, limits["page_size"])))
+
+
+def optimistic(given: Scheduler) -> Scheduler:
+    """Admits sessions by what they have, so that they have to be preempted when they grow."""
+    given.admission.lengths = NeverLonger()
+    return given
 
 
 def prompt(session: int, n_rows: int, position: int = 0) -> ScheduledRequest:
-    return ScheduledRequest(session, position, n_rows, max_length=None)
+    return ScheduledRequest(session, position, n_rows, max_length=PLENTY)
 
 
 def token(session: int, position: int = 0) -> ScheduledRequest:
-    return ScheduledRequest(session, position, 1, max_length=None)
+    return ScheduledRequest(session, position, 1, max_length=PLENTY)
 
 
 def submit(given: Scheduler, *requests: ScheduledRequest) -> None:
     for request in requests:
-        assert given.submit(request)
+        assert given.submit(request) is None
 
 
 def run(given: Scheduler, prefill_budget: int) -> dict[int, int]:
@@ -183,7 +191,7 @@ def test_past_max_waiting_new_requests_are_refused_and_admitted_sessions_go_on()
     given = scheduler(pages=2, max_waiting=1)
     submit(given, prompt(0, 8), prompt(1, 8))
     run(given, 100)
-    assert not given.submit(prompt(2, 8))
+    assert given.submit(prompt(2, 8)) == 2
     assert given.request(2) is None
     assert given.n_waiting == 1
     submit(given, token(0, position=3))
@@ -192,9 +200,9 @@ def test_past_max_waiting_new_requests_are_refused_and_admitted_sessions_go_on()
 
 def test_a_session_that_begins_with_cached_rows_holds_their_pages_at_once() -> None:
     given = scheduler(pages=10)
-    assert given.admit(0, 9)
+    assert given.admit(0, 9, PLENTY)
     assert given.pages.held_by(0) == 3
-    assert not given.admit(1, 40)
+    assert not given.admit(1, 40, PLENTY)
     assert given.n_running == 1
 
 
@@ -202,7 +210,7 @@ def test_a_session_that_begins_with_cached_rows_does_not_overtake_waiting_ones()
     given = scheduler(pages=10)
     submit(given, prompt(0, 24), prompt(1, 40))
     run(given, 100)
-    assert not given.admit(2, 4)
+    assert not given.admit(2, 4, PLENTY)
 
 
 # preemption
@@ -267,7 +275,7 @@ def test_cached_prefixes_are_evicted_before_a_session_is_preempted() -> None:
         pages.release(-1)
         return freed
 
-    given = Scheduler(Limits(page_size=4, headroom=0), pages, evict)
+    given = optimistic(Scheduler(Limits(page_size=4, headroom=0), pages, evict))
     filled(given, 2, 12)
     assert pages.reserve(-1, 12)
     submit(given, token(0, position=12))
@@ -286,7 +294,7 @@ def test_cached_prefixes_are_evicted_before_a_session_waits() -> None:
         pages.release(-1)
         return freed
 
-    given = Scheduler(Limits(page_size=4, headroom=0), pages, evict)
+    given = optimistic(Scheduler(Limits(page_size=4, headroom=0), pages, evict))
     pages.reserve(-1, 36)
     submit(given, prompt(0, 36))
     assert set(run(given, 100)) == {0}
@@ -379,7 +387,7 @@ def test_a_preempted_session_may_wait_however_many_others_do() -> None:
     filled(given, 2, 16)
     submit(given, prompt(2, 16), token(0, position=16))
     assert given.schedule(0).preempted == (1,)
-    assert not given.submit(prompt(3, 8))
-    assert given.submit(prompt(1, 16))
+    assert given.submit(prompt(3, 8)) == 3
+    assert given.submit(prompt(1, 16)) is None
     given.remove(1)
-    assert not given.submit(prompt(1, 16))  # it was closed, and is a stranger now
+    assert given.submit(prompt(1, 16)) == 1  # it was closed, and is a stranger now

@@ -18,6 +18,7 @@ import pytest
 from splitlearn.build import build_engine
 from splitlearn.engine import Engine, EngineSession, Limits
 from splitlearn.errors import PositionNotReached, SessionClosed
+from support.crowd import admit_too_many
 from support.schedules import (
     BAD_ROW,
     ExactRunner,
@@ -133,6 +134,8 @@ class World:
     n_pages: int
     is_batched: bool = True
     observer: Any = None
+    is_optimistic: bool = False
+    """Admits too many sessions, so that some have to be preempted."""
     limits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -142,6 +145,8 @@ class World:
         self.engine = build_engine(
             exact_part(), self.thread, limits, self.observer, lambda *_: self.runner, clock=self.loop.time
         )
+        if self.is_optimistic:
+            admit_too_many(self.engine)
 
     def user(self, number: int, fault: str = "") -> User:
         own = Random(self.dice.random())
@@ -154,7 +159,8 @@ class World:
         assert not sessions.requests
         assert not sessions._open
         scheduler = sessions.scheduler
-        known = (scheduler._requests, scheduler._running, scheduler._waiting, scheduler._admitted_before)
+        admission = scheduler.admission
+        known = (scheduler._requests, admission.running, admission.waiting, admission._known)
         assert not any(known), known
         assert self.engine.pages.check_consistency() is None
         assert all(owner < 0 for owner in self.engine.pages.owners())
@@ -209,6 +215,7 @@ def one_schedule(number: int) -> None:
             n_pages=dice.choice((11, 14, 20, 200)),
             is_batched=dice.random() < 0.8,
             observer=BadObserver() if dice.random() < 0.2 else None,
+            is_optimistic=dice.random() < 0.7,
             limits={
                 "max_cached_prefixes": dice.choice((0, 1, 3)),
                 "max_num_seqs": dice.choice((2, 4, 256)),
@@ -272,3 +279,30 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     # errors that nobody looked at are complained of when their futures go
     gc.collect()
+
+
+def test_an_older_session_that_waits_gets_the_pages_of_one_that_has_done_nothing_for_two_seconds() -> None:
+    with scheduled(None) as loop:
+        world = World(loop, Random(0), n_pages=10, limits={"max_num_seqs": 1})
+        older, younger = world.engine.open(20), world.engine.open(20)
+        loop.run_until_complete(world.engine.step(younger, 0, rows_of([1.0, 2.0])))
+        idle_since = loop.now
+        # nothing else happens that could wake the engine
+        loop.run_until_complete(world.engine.step(older, 0, rows_of([1.0, 2.0])))
+        assert 2.0 <= loop.now - idle_since < 3.0
+        assert younger.lost_pages
+
+
+def test_sessions_that_wait_do_not_count_as_prompts_of_the_next_step() -> None:
+    with scheduled(None) as loop:
+        world = World(loop, Random(0), n_pages=10, limits={"max_num_seqs": 1})
+        first, others = world.engine.open(20), [world.engine.open(20) for _ in range(5)]
+        loop.run_until_complete(world.engine.step(first, 0, rows_of([1.0])))
+        waiting = [loop.create_task(world.engine.step(other, 0, rows_of([1.0] * 12))) for other in others]
+        loop.run_until_complete(asyncio.sleep(0.5))
+        assert world.engine.n_waiting == 5
+        state = world.engine._serving.state()
+        assert (state.n_decoding, state.n_prefilling) == (0, 0)
+        for task in waiting:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(waiting))

@@ -72,13 +72,6 @@ def test_a_step_with_prompts_that_was_faster_than_one_without_counts_as_cheap_an
     assert cost.prefill_budget(1, 4) == 512
 
 
-def test_the_retry_time_is_at_least_a_second_and_longer_if_many_wait() -> None:
-    assert StepCostModel().seconds_to_serve(0) == 1.0
-    cost = learned(0.05, 0.001)
-    assert cost.seconds_to_serve(1) == 1.0
-    assert cost.seconds_to_serve(100) > cost.seconds_to_serve(50) > 1.0
-
-
 def test_time_is_shared_equally_per_session_where_more_prefill_than_decode() -> None:
     cost = learned(0.020, 0.0002, max_num_batched_tokens=5120, max_decode_slowdown=2.0)
     assert cost.prefill_budget(15, 1) == pytest.approx(15 * 100, abs=16)

@@ -1,0 +1,200 @@
+"""Which sessions are admitted, and which wait. Plain integers.
+
+A session is admitted if the memory holds what it and the admitted ones are expected to become, so that few have to be
+preempted later. Which waiting session comes next says `WaitingSessions`; nothing overtakes it, so it is not starved by
+smaller ones.
+
+Where bottom, trunk and top are separate engines, a session may wait in one while it holds pages in another. No two may
+wait for each other so for ever. Therefore the session that was opened first of all that wait takes pages from younger
+ones that do nothing (see `is_stalled`), whoever's turn it is. If all engines open sessions in the same order, then of
+all sessions that wait in any engine the oldest one always comes to run.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from splitlearn.engine.lengths import LengthEstimator
+from splitlearn.engine.limits import Limits
+from splitlearn.engine.memory_forecast import Growth, peak_pages
+from splitlearn.engine.page_accounting import PageAccounting
+from splitlearn.engine.waiting_sessions import WaitingSessions
+
+
+@dataclass
+class _Known:
+    """A session that has come and was not removed.
+
+    Attributes:
+        max_length: rows that it may ever hold.
+        tenant: whose session it is.
+        n_wanted: rows that it has once its present request has run.
+        n_most: the most rows that it has had.
+        n_expected: the rows that it was last expected to reach; expected again when it has as many.
+        decodes: it has got past its prompt since it was admitted.
+        was_admitted: it is or was admitted.
+    """
+
+    max_length: int
+    tenant: str
+    n_wanted: int = 0
+    n_most: int = 0
+    n_expected: int = 0
+    decodes: bool = False
+    was_admitted: bool = False
+
+
+@dataclass
+class Admission:
+    """Admits sessions, reserves their first pages, and keeps those that wait.
+
+    Attributes:
+        pages: which session holds how many pages.
+        evict_cached: frees at least as many pages of cached prefixes as its argument says, or all; returns how many.
+        is_stalled: whether an admitted session has done nothing for so long that it may wait in another engine.
+        on_admitted: called with each session that is admitted.
+        lengths: how long sessions become.
+        running: the admitted sessions.
+        waiting: those that are not admitted and have a request.
+    """
+
+    limits: Limits
+    pages: PageAccounting
+    evict_cached: Callable[[int], int]
+    is_stalled: Callable[[int], bool]
+    on_admitted: Callable[[int], None]
+    lengths: LengthEstimator = field(default_factory=LengthEstimator)
+    running: dict[int, None] = field(default_factory=dict)
+    waiting: WaitingSessions = field(default_factory=WaitingSessions)
+    _known: dict[int, _Known] = field(default_factory=dict)
+    # false while nothing has changed since the session whose turn it is did not fit
+    _may_fit: bool = False
+
+    def admit_cached(self, session: int, max_length: int, tenant: str, n_rows: int) -> bool:
+        """Admits a session that begins with cached rows, unless others wait or it does not fit."""
+        known = self._known[session] = _Known(max_length, tenant, n_rows, n_rows)
+        if self.waiting or not self._admit_if_it_fits(session, known, n_rows):
+            del self._known[session]
+            return False
+        return True
+
+    def submit(self, session: int, max_length: int, tenant: str, n_rows: int, *, is_decoding: bool) -> None:
+        """A session will have `n_rows` rows after its next request; it waits if it is not admitted at once."""
+        known = self._known.setdefault(session, _Known(max_length, tenant))
+        known.n_wanted = n_rows
+        known.n_most = max(known.n_most, n_rows)
+        if session not in self.running:
+            self._may_fit |= self.waiting.add(session, tenant, is_returning=known.was_admitted)
+            self.admit_waiting()
+        elif is_decoding and not known.decodes:
+            known.decodes = self._may_fit = True
+
+    def was_admitted(self, session: int) -> bool:
+        """Whether the session is admitted, or was and has not been removed."""
+        return session in self._known and self._known[session].was_admitted
+
+    def n_ahead(self, tenant: str, session: int | None = None) -> int:
+        """How many sessions will be admitted before this one, which waits, or before a new one of the tenant."""
+        running = Counter(self._known[other].tenant for other in self.running)
+        return self.waiting.n_ahead(tenant, running, session)
+
+    def admit_waiting(self) -> None:
+        """Admits waiting sessions in their turn as long as there is memory; none overtakes another."""
+        while self._may_fit:
+            turn = self.waiting.next(self._use_by_tenant() if self.waiting.has_several_tenants else {})
+            self._may_fit = turn is not None and self._admit_if_it_fits(turn, self._known[turn])
+
+    def admit_oldest(self) -> list[int]:
+        """Admits the oldest waiting session in place of younger ones that do nothing; none if that is not enough.
+
+        Returns:
+            The sessions that have to be preempted, the youngest first; their pages are released.
+        """
+        oldest = self.waiting.oldest()
+        stalled = [] if oldest is None else [each for each in self.running if each > oldest and self.is_stalled(each)]
+        if oldest is None or not stalled or not self._fits(oldest, self._known[oldest], without=frozenset(stalled)):
+            return []
+        preempted = []
+        for victim in sorted(stalled, reverse=True):
+            self.release(victim)
+            preempted.append(victim)
+            if self._admit_if_it_fits(oldest, self._known[oldest]):
+                break
+        return preempted
+
+    def drop(self, session: int) -> None:
+        """The session has no request any more."""
+        self._may_fit |= self.waiting.discard(session)
+
+    def release(self, session: int, *, waits: bool = False) -> None:
+        """Frees the pages of a session; it can be admitted again.
+
+        Args:
+            waits: it has a request, and waits from now on.
+        """
+        self.running.pop(session, None)
+        self.pages.release(session)
+        self._may_fit = True
+        known = self._known.get(session)
+        if known is not None:
+            known.decodes = False
+            if waits:
+                self.waiting.add(session, known.tenant, is_returning=True)
+
+    def remove(self, session: int) -> None:
+        """The session has ended."""
+        self.drop(session)
+        self.release(session)
+        known = self._known.pop(session, None)
+        if known is not None and known.was_admitted:
+            self.lengths.learn(known.max_length, known.n_most)
+
+    def _admit_if_it_fits(self, session: int, known: _Known, n_rows: int | None = None) -> bool:
+        """Reserves the pages of its first rows at once, so that the sessions behind it cannot count on them."""
+        n_rows = self._first_rows(known) if n_rows is None else n_rows
+        if not self._fits(session, known):
+            return False
+        missing = self.pages.missing(session, n_rows)
+        if missing and self.evict_cached(missing) < missing:
+            return False
+        self.pages.reserve(session, n_rows)
+        self.waiting.take(session)
+        self.running[session] = None
+        known.was_admitted = True
+        self.on_admitted(session)
+        return True
+
+    def _fits(self, session: int, known: _Known, without: frozenset[int] = frozenset()) -> bool:
+        """Whether the memory holds what the session and the admitted ones become.
+
+        Args:
+            without: sessions that are not counted.
+        """
+        others = [other for other in self.running if other not in without]
+        if len(others) >= self.limits.max_num_seqs:
+            return False
+        first = self.pages.pages_for(self._first_rows(known))
+        held = sum(self.pages.held_by(other) for other in others)
+        if held + first > self.pages.total:
+            return False
+        known.n_expected = self.lengths.expect(known.max_length, known.n_most)
+        end = max(first, self.pages.pages_for(known.n_expected))
+        growths = [Growth(0, end, decodes=False), *map(self._growth, others)]
+        return not others or peak_pages(growths) <= self.pages.total
+
+    def _use_by_tenant(self) -> Counter[str]:
+        """The pages that the admitted sessions of each tenant are expected to hold before they end."""
+        used: Counter[str] = Counter()
+        for session in self.running:
+            used[self._known[session].tenant] += self._growth(session).end
+        return used
+
+    def _first_rows(self, known: _Known) -> int:
+        return min(known.n_wanted + self.limits.headroom, known.max_length)
+
+    def _growth(self, session: int) -> Growth:
+        """What an admitted session holds and will hold."""
+        known, now = self._known[session], self.pages.held_by(session)
+        if known.n_most >= known.n_expected:
+            known.n_expected = self.lengths.expect(known.max_length, known.n_most)
+        return Growth(now, max(now, self.pages.pages_for(known.n_expected)), known.decodes)
