@@ -49,6 +49,7 @@ log = structlog.get_logger()
 
 # After the shutdown timeout: how long running steps may take to end, and clients to send the next frame.
 HAND_OVER_SECONDS = 3.0
+LAST_STATUS_SECONDS = 1.0
 # Bytes of rows that wait or run: 256 sessions with a 1 MiB chunk each.
 _BYTES_IN_FLIGHT = 2**28
 
@@ -99,7 +100,8 @@ class Trunk:
         if not await self._drained(shutdown_timeout):
             self.servicer.hand_over()
             await self._drained(HAND_OVER_SECONDS)
-        await self.server.stop()
+        # the status of a stream is sent after its session was closed
+        await self.server.stop(LAST_STATUS_SECONDS)
 
     async def _drained(self, seconds: float) -> bool:
         """Waits until no session is open, or the seconds are over. True if none is."""

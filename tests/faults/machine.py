@@ -55,6 +55,7 @@ async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
     found, began = Round(seed), time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(_keep_logs, folder, found)
         stages, n_replicas = CHAIN if seed % 2 else ONE_TRUNK
         replicas = await stack.enter_async_context(
             fleet(weights, folder, stages, n_replicas, next_timeout=TRUNK_TIMEOUT)
@@ -72,8 +73,6 @@ async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
         found.requests = running.n_answered + len(running.failed) + len(running.wrong)
         found.tokens, found.failed, found.wrong = running.n_tokens, running.failed, running.wrong
         found.failovers = running.failovers
-        if found.failed or found.wrong:
-            await asyncio.to_thread(shutil.copytree, folder, f"build/faults/logs-{seed}", dirs_exist_ok=True)
     found.seconds = round(time.monotonic() - began, 1)
     return found
 
@@ -187,6 +186,12 @@ class _Machine:
         await until(lambda: bool(replica.sessions), within=MOMENT_SECONDS)
         self._found.back_seconds.append(round(time.monotonic() - began, 3))
         return code
+
+
+def _keep_logs(folder: Path, found: Round) -> None:
+    """Of rounds that did not end, or not well."""
+    if not found.requests or found.failed or found.wrong:
+        shutil.copytree(folder, f"build/faults/logs-{found.seed}", dirs_exist_ok=True)
 
 
 async def _ready(http: httpx.AsyncClient) -> None:
