@@ -232,10 +232,14 @@ async def open_split_session(
     replica = connection.replicas.pick()
     if replica is None:
         raise TrunkNotReady(connection.not_ready_reason or "no replica of the trunk takes sessions")
-    hashes = block_hashes(ids)
-    with _session(parts.bottom, max_length, hashes) as bottom, _session(parts.top, max_length, hashes) as top:
+    # all three parts agree which session is older, or two could wait for each other's memory in different parts
+    hashes, opened_at = block_hashes(ids), connection.next_opening()
+    with (
+        _session(parts.bottom, max_length, hashes, opened_at) as bottom,
+        _session(parts.top, max_length, hashes, opened_at) as top,
+    ):
         wanted = hashes if bottom.reached and top.reached else ()
-        opening = SessionOpening(report.session, parts.fingerprint, max_length, connection.codec, wanted)
+        opening = SessionOpening(report.session, parts.fingerprint, max_length, connection.codec, wanted, opened_at)
         async with SessionStream(connection.replicas, replica, opening, connection.failover_timeout, report) as stream:
             session = SplitSession(parts, bottom, top, stream, block_hashes, report)
             await session.begin(ids)
@@ -243,8 +247,10 @@ async def open_split_session(
 
 
 @contextmanager
-def _session(engine: Engine, max_length: int, block_hashes: tuple[bytes, ...]) -> Iterator[EngineSession]:
-    session = engine.open(max_length, block_hashes)
+def _session(
+    engine: Engine, max_length: int, block_hashes: tuple[bytes, ...], opened_at: float
+) -> Iterator[EngineSession]:
+    session = engine.open(max_length, block_hashes, opened_at=opened_at)
     try:
         yield session
     finally:

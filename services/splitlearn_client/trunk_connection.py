@@ -1,6 +1,7 @@
 """The connection to the trunk: which replicas are compatible, the parts that match them, and readiness."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -15,6 +16,9 @@ from splitlearn_comm.replicas.health import ReplicaState
 from splitlearn_comm.replicas.replica_set import Connect, ReplicaSet
 
 log = structlog.get_logger()
+
+# engines tell sessions apart by microseconds
+_APART_SECONDS = 2e-6
 
 
 class TrunkConnection:
@@ -56,6 +60,7 @@ class TrunkConnection:
         self._local_parts: LocalParts | None = None
         self._offered: SplitPlan | None = None
         self._damage: str | None = None
+        self._opened_at = 0.0
         self._logged: str | None = ""
         self.replicas = ReplicaSet(trunk, connect, self._incompatibility, self._changed, failed)
         self.ready = asyncio.Event()
@@ -86,6 +91,11 @@ class TrunkConnection:
     def n_waiting(self) -> int:
         """Sessions of bottom and top that wait for admission."""
         return 0 if self._local_parts is None else self._local_parts.bottom.n_waiting + self._local_parts.top.n_waiting
+
+    def next_opening(self) -> float:
+        """When the next session is opened, in seconds since the epoch; later than any before it."""
+        self._opened_at = max(time.time(), self._opened_at + _APART_SECONDS)
+        return self._opened_at
 
     def mark_damaged(self, damage: str) -> None:
         """Stops serving requests for good: a file of bottom or top is damaged."""

@@ -38,6 +38,8 @@ log = structlog.get_logger()
 
 # Seconds between two searches for idle sessions.
 _EXPIRE_EVERY = 5.0
+# How long ago clients may have begun with a session that they open now, perhaps after a failover.
+_OLDEST_SECONDS = 60.0
 
 # The error of the wire for each of the engine's; for one that is not listed, that of its nearest ancestor.
 _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
@@ -134,7 +136,8 @@ class TrunkServicer:
                 "give both the same weights, layers and dtype"
             )
         try:
-            session = self._engine.open(opening.max_length, opening.block_hashes)
+            opened_at = _believed(opening.opened_at, time.time())
+            session = self._engine.open(opening.max_length, opening.block_hashes, opened_at=opened_at)
         except split.SplitError as error:
             raise on_the_wire(error) from error
         self._metrics.prefix_cache_queries.inc(len(opening.block_hashes) * self._engine.limits.block_size)
@@ -248,6 +251,11 @@ class TrunkSession:
     def _check_open(self) -> None:
         if not self._is_open:
             raise SessionClosed("the session is closed, or its rows are cached: it accepts no more frames")
+
+
+def _believed(opened_at: float, now: float) -> float | None:
+    """A client may say that a session is older than it is, which would put it before all others."""
+    return min(max(opened_at, now - _OLDEST_SECONDS), now) if opened_at else None
 
 
 def _name(dtype: torch.dtype | None) -> str:

@@ -108,12 +108,13 @@ def decode_computed(data: bytes) -> Computed:
 def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: TensorCodec = PLAIN) -> bytes:
     message = pb2.StreamRequest()
     if opening is not None:
-        _check_opening(opening.session_id, opening.fingerprint, opening.max_length, opening.block_hashes)
+        _check_opening(opening)
         message.open.session_id = opening.session_id
         message.open.fingerprint = opening.fingerprint
         message.open.max_length = opening.max_length
         message.open.codec = codec_number(opening.codec)
         message.open.block_hashes.extend(opening.block_hashes)
+        message.open.opened_at = opening.opened_at
     if frame is None:
         return serialize(message)
     message.frame.position = frame.position
@@ -143,9 +144,15 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
     if request.HasField("finish"):
         raise InvalidRequest("the first request of a stream carries no `finish`: there is no session to finish yet")
     message = request.open
-    _check_opening(message.session_id, message.fingerprint, message.max_length, message.block_hashes)
-    codec, block_hashes = codec_name(message.codec), tuple(message.block_hashes)
-    return SessionOpening(message.session_id, message.fingerprint, message.max_length, codec, block_hashes)
+    _check_opening(message)
+    return SessionOpening(
+        message.session_id,
+        message.fingerprint,
+        message.max_length,
+        codec_name(message.codec),
+        tuple(message.block_hashes),
+        message.opened_at,
+    )
 
 
 def read_finish(request: pb2.StreamRequest, opening: SessionOpening) -> tuple[bytes, ...]:
@@ -328,14 +335,16 @@ def _read_frame(source: pb2.Frame) -> EncodedFrame:
     return EncodedFrame(FrameHeader(source.position, shape, dtype_named(encoded.dtype)), encoded)
 
 
-def _check_opening(session_id: str, fingerprint: str, max_length: int, block_hashes: Sequence[bytes]) -> None:
-    if max_length < 1:
-        raise InvalidRequest(f"a session's max_length is at least 1, got {max_length}")
-    _check_text("session_id", session_id, LONGEST_SESSION_ID)
-    if not (session_id.isascii() and session_id.isprintable()):
+def _check_opening(opening: SessionOpening | pb2.Open) -> None:
+    if opening.max_length < 1:
+        raise InvalidRequest(f"a session's max_length is at least 1, got {opening.max_length}")
+    _check_text("session_id", opening.session_id, LONGEST_SESSION_ID)
+    if not (opening.session_id.isascii() and opening.session_id.isprintable()):
         raise InvalidRequest("a session_id is of printable ASCII characters, because it names the session in logs")
-    _check_text("fingerprint", fingerprint, LONGEST_FINGERPRINT)
-    _check_block_hashes(block_hashes, max_length)
+    _check_text("fingerprint", opening.fingerprint, LONGEST_FINGERPRINT)
+    _check_block_hashes(opening.block_hashes, opening.max_length)
+    if not 0 <= opening.opened_at < math.inf:
+        raise InvalidRequest(f"a session cannot have been opened at {opening.opened_at}")
 
 
 def _check_block_hashes(block_hashes: Sequence[bytes], max_length: int) -> None:

@@ -254,6 +254,7 @@ class Open(_message.Message):
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
     BLOCK_HASHES_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client; names the session in logs."""
     fingerprint: _builtins.str
@@ -265,6 +266,12 @@ class Open(_message.Message):
     codec: Global___Codec.ValueType
     """What the replies' rows come in. A server that does not know it refuses the
     open (UnknownCodec).
+    """
+    opened_at: _builtins.float
+    """When the client began with the session, in seconds since the epoch; 0 if it
+    does not say. Where memory is short, a server prefers the oldest session.
+    Only a server that agrees with the client on which is older cannot wait for
+    a session that waits for it at the other end.
     """
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -282,10 +289,11 @@ class Open(_message.Message):
         max_length: _builtins.int = ...,
         codec: Global___Codec.ValueType = ...,
         block_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+        opened_at: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ class SessionOpening:
 
     `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
     session will begin with, in order; a hash stands for its block and all blocks before it.
+    `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say.
     """
 
     session_id: str
@@ -22,6 +23,7 @@ class SessionOpening:
     max_length: int
     codec: str = "none"
     block_hashes: tuple[bytes, ...] = ()
+    opened_at: float = 0.0
 
 
 class Session(Protocol):

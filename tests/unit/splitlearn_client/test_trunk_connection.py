@@ -228,3 +228,13 @@ async def test_cores_that_the_system_cannot_name_change_nothing(
         monkeypatch.setattr("splitlearn_client.local_parts.cores_name", fail)
         it.connection.local_parts.learn_trunk_cores("some")
         assert it.faults == 0
+
+
+async def test_every_session_is_younger_than_the_one_before_also_when_the_clock_is_set_back(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watched(tiny_weights, free_port()) as it:
+        first = it.connection.next_opening()
+        monkeypatch.setattr("splitlearn_client.trunk_connection.time.time", lambda: first - 100)
+        opened = [first, *(it.connection.next_opening() for _ in range(100))]
+    assert [int(1e6 * each) for each in opened] == sorted({int(1e6 * each) for each in opened})

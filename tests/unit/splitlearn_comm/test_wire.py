@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import grpc
@@ -226,3 +227,10 @@ def test_service_info_comes_back_equal() -> None:
 def test_a_load_that_cannot_be_is_the_server_s_error(load: ServiceLoad) -> None:
     with pytest.raises(InvalidReply, match="load is impossible"):
         wire.decode_info(wire.encode_info(ServiceInfo("s", "1", "cpu", load=load)))
+
+
+@pytest.mark.parametrize("opened_at", [-1.0, math.inf, math.nan])
+def test_an_opening_at_an_impossible_time_is_refused(opened_at: float) -> None:
+    message = pb2.StreamRequest(open=pb2.Open(max_length=1, opened_at=opened_at))
+    with pytest.raises(InvalidRequest, match="cannot have been opened at"):
+        wire.read_opening(message)

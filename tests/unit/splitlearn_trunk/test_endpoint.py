@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -229,3 +231,20 @@ async def test_the_load_is_reported_in_rows_and_sessions(trunk: RunningTrunk) ->
         assert load is not None
         assert load.running_sessions == 1
         assert 0 < load.total_rows - load.free_rows <= 512
+
+
+# --- which session is older ------------------------------------------------------------------------------------------
+
+
+async def test_sessions_are_as_old_as_their_clients_say_but_not_older_than_can_be(trunk: RunningTrunk) -> None:
+    now = time.time()
+    numbers = []
+    for opened_at in (now - 5, now - 10, 1.0, now + 1000):
+        said = replace(opening(trunk), opened_at=opened_at)
+        session = await trunk.trunk.servicer.open(said)
+        numbers.append(session._session.number / 1e6)
+        await session.close()
+    younger, older, ancient, future = numbers
+    assert older < younger
+    assert ancient >= now - 61
+    assert future <= time.time() + 0.001
