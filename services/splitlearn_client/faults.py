@@ -14,8 +14,8 @@ from splitlearn_comm.errors import (
 )
 
 MOST_FAULTS = 5
-"""Faults of one session without a token in between. After that they are likely the session's own: what breaks five
-replicas would break the others too."""
+"""Faults of one session without a token in between that are made up for. One more is likely the session's own: what
+breaks that many replicas would break the others too."""
 
 _OWN = (InvalidRequest, SessionTooLong, PositionNotReached, Cancelled, Forked)
 

@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 # How long a session that has begun waits before it asks replicas without capacity again.
 _ASK_AGAIN_SECONDS = 0.5
+# How long the end of a complete answer waits for the replica to close the session.
+_CLOSE_SECONDS = 1.0
 
 
 @dataclass
@@ -131,7 +133,7 @@ class SessionStream:
             if not self._has_begun:
                 raise error
             outage.avoided.clear()
-            await asyncio.sleep(min(left, error.retry_after or 0.0, _ASK_AGAIN_SECONDS))
+            await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
         replica = await self._replicas.picked(outage.avoided, left)
         if replica is None:
             raise error
@@ -152,9 +154,9 @@ class SessionStream:
     ) -> None:
         try:
             if error is None:
-                # the answer is complete, even if the trunk is gone by now
+                # the answer is complete, even if the trunk is gone by now; its caller does not wait for a frozen one
                 with suppress(CommError):
-                    await self._stream.close()
+                    await self._stream.close(_CLOSE_SECONDS)
             else:
                 self._stream.cancel()
                 await self._stream.wait_ended()
@@ -163,10 +165,12 @@ class SessionStream:
 
     def _placed(self, replica: Replica, opening: SessionOpening) -> ClientStream:
         """A new stream on this replica, which counts the session from now on."""
+        # before the placement, which would otherwise stay if no stream can be made
+        stream = replica.client.stream(opening)
         self._placement.close()
         self._placement.enter_context(self._replicas.placed(replica, opening.max_length))
         self._replica = replica
-        return replica.client.stream(opening)
+        return stream
 
     def _noted(self, error: CommError, fault: Fault) -> _Outage:
         """The current outage, which begins with this error unless it has begun already."""

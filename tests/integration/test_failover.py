@@ -13,7 +13,8 @@ import torch
 
 from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.engine.device_step import DeviceStep, WorkItem
-from splitlearn_comm import Frame, RemoteFailure, Reply
+from splitlearn_client.split_session import SplitSession
+from splitlearn_comm import Frame, Overloaded, RemoteFailure, Reply
 from splitlearn_comm.replicas.health import ReplicaState
 from splitlearn_trunk.endpoint import TrunkSession
 from support.faulty_link import FaultyLink, faulty_link
@@ -180,6 +181,48 @@ async def test_a_frozen_replica_is_given_up_after_the_time_without_a_sign_of_lif
         assert n_ready(client) == 1
         link.thaw()
         await until(lambda: n_ready(client) == 2)
+
+
+async def test_a_complete_answer_does_not_wait_for_a_frozen_replica(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        running_trunk(tiny_weights) as trunk,
+        faulty_link(trunk.server.port) as link,
+        running_client(tiny_weights, link.address, trunk_timeout=60.0) as client,
+    ):
+        await client.ready()
+        close = SplitSession.close_and_cache
+
+        async def frozen(session: SplitSession, ids: Sequence[int]) -> None:
+            link.freeze()
+            await close(session, ids)
+
+        monkeypatch.setattr(SplitSession, "close_and_cache", frozen)
+        async with asyncio.timeout(20.0):
+            await answered(client, prompt=[5] * 40, max_tokens=3)
+
+
+async def test_a_replica_without_capacity_is_not_asked_without_a_pause(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, n_refused = TrunkSession.step, 0
+
+    async def step(session: TrunkSession, frame: Frame) -> Reply:
+        nonlocal n_refused
+        if frame.position + frame.row_count < 20:
+            return await honest(session, frame)
+        n_refused += 1
+        raise Overloaded("full, and no word of when it will not be")
+
+    monkeypatch.setattr(TrunkSession, "step", step)
+    async with (
+        running_trunk(tiny_weights) as trunk,
+        running_client(tiny_weights, trunk.address, failover_timeout=1.2) as client,
+    ):
+        await client.ready()
+        assert (await client.complete(**GREEDY)).status_code == 429
+    assert n_refused <= 4
 
 
 async def test_a_connection_that_is_cut_is_not_the_end_of_an_answer(tiny_weights: Path) -> None:
