@@ -128,12 +128,16 @@ class Replica:
         try:
             await self._ask()
         except Exception as error:
-            self._failed()
-            previous, self._failure = self._failure, repr(error)
-            if self._failure != previous:
-                log.error("polling the trunk failed; it continues", error=self._failure, exc_info=error)
+            self._unexpected(error)
         else:
             self._failure = None
+
+    def _unexpected(self, error: Exception) -> None:
+        """Tells of an error once for as long as it stays the same."""
+        self._failed()
+        previous, self._failure = self._failure, repr(error)
+        if self._failure != previous:
+            log.error("polling the trunk failed; it continues", error=self._failure, exc_info=error)
 
     async def _ask(self) -> None:
         # a poll after one without an answer goes on waiting for the same sign of life
@@ -167,6 +171,8 @@ class Replica:
             except CommError:
                 self._is_serving = True
                 self._news.set()
+            except Exception as error:
+                self._unexpected(error)
             await asyncio.sleep(pause)
 
     def _notice(self) -> None:
