@@ -127,7 +127,7 @@ class Replica:
         """An unexpected error says nothing about the replica, and must not end `run`."""
         try:
             await self._ask()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged, and must not end the task
             self._unexpected(error)
         else:
             self._failure = None
@@ -171,7 +171,7 @@ class Replica:
             except CommError:
                 self._is_serving = True
                 self._news.set()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is logged, and must not end the task
                 self._unexpected(error)
             await asyncio.sleep(pause)
 
