@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from faults import worker
 from support.faulty_link import FaultyLink, faulty_link
@@ -19,6 +21,15 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["faults.worker"])
+_TESTS = str(Path(__file__).parents[1])
+
+
+def _start_forkserver() -> None:
+    """It must find what it is to import before it forks, and before Python 3.13 it looks only where a fresh interpreter
+    does. Without that every worker would import torch for itself."""
+    path = os.pathsep.join(filter(None, (_TESTS, os.environ.get("PYTHONPATH"))))
+    with patch.dict(os.environ, PYTHONPATH=path):
+        forkserver.ensure_running()
 
 
 class TrunkReplica:
@@ -26,7 +37,8 @@ class TrunkReplica:
 
     Attributes:
         stage: of the chain, from 0.
-        sessions: the open ones and what they did last, as the worker tells.
+        sessions: what each did last, as the worker tells.
+        opened: sessions that were opened here. Both since `forget`.
         is_whole: False while a fault is being made good.
     """
 
@@ -35,14 +47,13 @@ class TrunkReplica:
         self.stage = stage
         self.link = link
         self.sessions: dict[str, str] = {}
+        self.opened: set[str] = set()
         self.is_whole = True
         self._port = port
         self._log_file = log_file
         self._settings = settings
         self._process: ForkServerProcess | None = None
         self._events: Connection | None = None
-        self.heard = asyncio.Event()
-        """Set at each event; who waits for one clears it."""
 
     def __repr__(self) -> str:
         return f"<TrunkReplica {self.name}>"
@@ -96,6 +107,11 @@ class TrunkReplica:
                 writer.close()
                 return
 
+    def forget(self) -> None:
+        """What sessions did before is of no interest any more."""
+        self.sessions.clear()
+        self.opened.clear()
+
     async def close(self) -> None:
         if self._process is not None and self._process.exitcode is None:
             self.signal(signal.SIGKILL)
@@ -106,7 +122,8 @@ class TrunkReplica:
             while events.poll():
                 event, session = events.recv()
                 self.sessions[session] = event
-                self.heard.set()
+                if event == worker.OPENED:
+                    self.opened.add(session)
         except (EOFError, OSError):
             self._forget(events)
 
@@ -115,7 +132,7 @@ class TrunkReplica:
             asyncio.get_running_loop().remove_reader(events.fileno())
             events.close()
             self._events = None
-        self.sessions.clear()
+        self.forget()
 
 
 @asynccontextmanager
@@ -123,6 +140,7 @@ async def fleet(
     weights: Path, folder: Path, stages: Sequence[str], n_replicas: int, **settings: Any
 ) -> AsyncIterator[list[TrunkReplica]]:
     """Replicas that serve: so many for each range of layers, those of one stage connected with all of the next."""
+    _start_forkserver()
     async with AsyncExitStack() as stack:
         replicas: list[TrunkReplica] = []
         beyond: str | None = None
@@ -148,10 +166,13 @@ async def client_service(weights: Path, folder: Path, trunk: str, **settings: An
     """A client service as a process of its own; yields its URL. It may not be ready yet."""
     port = free_port()
     settings = {"weights": weights, "trunk": trunk, "port": port, "served_model_name": "tiny", "threads": 1, **settings}
-    process = _FORKSERVER.Process(target=worker.run_client, args=(settings, folder / "client.log"))
+    lifeline, far = _FORKSERVER.Pipe()
+    process = _FORKSERVER.Process(target=worker.run_client, args=(settings, far, folder / "client.log"))
     process.start()
+    far.close()
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         await until(lambda: process.exitcode is not None, within=STOP_SECONDS)
+        lifeline.close()

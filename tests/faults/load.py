@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -65,12 +65,22 @@ class Load:
     wrong: list[tuple[int, str]] = field(default_factory=list)
     failovers: list[dict[str, Any]] = field(default_factory=list)
     _is_ending: bool = False
+    _has_token: list[asyncio.Event] = field(default_factory=list)
 
-    async def run(self, http: httpx.AsyncClient, random: Random) -> None:
+    async def every_stream_has_a_token(self) -> None:
+        """Waits until each stream has got a token since the call: faults are to hit a service that works."""
+        for event in self._has_token:
+            event.clear()
+        for event in self._has_token:
+            await event.wait()
+
+    async def run(self, http: httpx.AsyncClient, random: Random, has_token: asyncio.Event) -> None:
         """One stream after the other."""
         while not self._is_ending:
             number = random.choice(sorted(self.expected))
-            answer = await ask(http, Request(number))
+            answer = await ask(http, Request(number), has_token.set)
+            # also after an error: nobody waits for ever
+            has_token.set()
             self.failovers += answer.failovers
             self.n_tokens += len(answer.tokens)
             if answer.error:
@@ -83,7 +93,11 @@ class Load:
     @asynccontextmanager
     async def running(self, http: httpx.AsyncClient, n_streams: int, seed: int) -> AsyncIterator[None]:
         """The load for the time of the block; at its end running requests are answered to the end."""
-        streams = [asyncio.create_task(self.run(http, Random(f"{seed} {i}"))) for i in range(n_streams)]
+        self._has_token = [asyncio.Event() for _ in range(n_streams)]
+        streams = [
+            asyncio.create_task(self.run(http, Random(f"{seed} {i}"), has_token))
+            for i, has_token in enumerate(self._has_token)
+        ]
         try:
             yield
         finally:
@@ -102,8 +116,8 @@ async def oracle(http: httpx.AsyncClient, n_requests: int) -> dict[int, tuple[st
     return expected
 
 
-async def ask(http: httpx.AsyncClient, request: Request) -> Answer:
-    """One streamed answer. Errors are returned: they are what the machine counts."""
+async def ask(http: httpx.AsyncClient, request: Request, seen: Callable[[], None] = lambda: None) -> Answer:
+    """One streamed answer; `seen` is called at each token. Errors are returned: they are what the machine counts."""
     tokens: list[str] = []
     failovers: tuple[dict[str, Any], ...] = ()
     try:
@@ -118,6 +132,7 @@ async def ask(http: httpx.AsyncClient, request: Request) -> Answer:
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
                     return Answer(tuple(tokens), failovers, json.dumps(chunk["error"]))
+                seen()
                 choice = chunk["choices"][0]
                 tokens += (choice["logprobs"] or {}).get("tokens", [])
                 failovers = tuple(chunk.get("splitlearn", {}).get("failovers", failovers))

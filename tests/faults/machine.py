@@ -18,7 +18,7 @@ import httpx
 from faults import load
 from faults.fleet import TrunkReplica, client_service, fleet
 from faults.schedule import Fault, Kind, schedule
-from faults.worker import DECODE, OPENED, PREFILL
+from faults.worker import DECODE, PREFILL
 from support.running_split import until
 
 ONE_TRUNK = ("1-4",), 4
@@ -68,6 +68,7 @@ async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
         machine = _Machine(replicas, found)
         async with running.running(http, N_STREAMS, seed):
             for fault in schedule(seed, n_faults):
+                await running.every_stream_has_a_token()
                 await machine.inject(fault)
             await machine.mended()
         found.requests = running.n_answered + len(running.failed) + len(running.wrong)
@@ -117,12 +118,12 @@ class _Machine:
             Kind.KILL_IN_PREFILL: lambda replica: PREFILL in replica.sessions.values(),
             Kind.KILL_IN_REPLAY: self._replays,
         }.get(fault.kind, lambda replica: DECODE in replica.sessions.values())
+        for replica in self._replicas:
+            # what they did long ago is no moment
+            replica.forget()
         if fault.kind is Kind.KILL_IN_REPLAY:
             await self._move_somebody(fault)
         deadline = time.monotonic() + MOMENT_SECONDS
-        for replica in self._spare():
-            # what they did long ago is no moment
-            replica.sessions.clear()
         while time.monotonic() < deadline:
             fitting = [replica for replica in self._spare() if wanted(replica)]
             if fitting:
@@ -134,8 +135,7 @@ class _Machine:
 
     def _replays(self, replica: TrunkReplica) -> bool:
         """Whether a session that another replica has had is being sent again here."""
-        again = {session for session, event in replica.sessions.items() if event in (OPENED, PREFILL)}
-        return bool(again & self._moved)
+        return bool(replica.opened & self._moved)
 
     async def _move_somebody(self, fault: Fault) -> None:
         """Cuts the links of a replica with sessions, so that they are replayed elsewhere."""
@@ -146,6 +146,8 @@ class _Machine:
             if fitting:
                 chosen = fitting[int(fault.dice * len(fitting))]
                 self._moved = {session for session, event in chosen.sessions.items() if event == DECODE}
+                for replica in self._replicas:
+                    replica.forget()
                 chosen.link.cut()
                 return
             await asyncio.sleep(0.001)

@@ -37,9 +37,10 @@ def run_trunk(settings: dict[str, Any], events: Connection, log_file: Path) -> N
     splitlearn_trunk.app.run(TrunkSettings(**settings))
 
 
-def run_client(settings: dict[str, Any], log_file: Path) -> None:
-    """Serves until a signal."""
+def run_client(settings: dict[str, Any], lifeline: Connection, log_file: Path) -> None:
+    """Serves until a signal, or the other end of `lifeline` is closed."""
     _prepare(log_file)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     splitlearn_client.app.run(ClientSettings(**settings))
 
 
@@ -50,6 +51,17 @@ def _prepare(log_file: Path) -> None:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+
+
+def _end_with(lifeline: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv()
+    _machine_is_gone()
+
+
+def _machine_is_gone() -> None:
+    """Whoever ends the machine, in whatever way, ends all its processes."""
+    os._exit(1)
 
 
 class _Hooks:
@@ -87,7 +99,7 @@ class _Hooks:
             try:
                 self._lie = _LIES[self._events.recv()]
             except (EOFError, OSError):
-                return
+                _machine_is_gone()
 
 
 def _nan(reply: Reply) -> Reply:
