@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,3 +32,31 @@ def tiny_llama() -> PreTrainedModel:
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny_llama: PreTrainedModel) -> Path:
     """A sepweight directory of the tiny llama, tokenizer included."""
     return save_sepweight(tmp_path_factory.mktemp("tiny"), tiny_llama)
+
+
+# Tests of tests/equivalence whose subject is what becomes of preempted sessions. They are named here, and not marked
+# there, because the results of `make test-versions` hold for the files of that folder as they are.
+_PREEMPT = frozenset(
+    {
+        "test_after_losing_its_pages",
+        "test_sessions_that_lose_their_pages_in_a_pool_say_the_same",
+        "test_sessions_that_lose_their_pages_send_everything_again_and_say_the_same",
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def _engines_that_preempt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the engines of these tests admit more sessions than will fit, so that they have to preempt some."""
+    if getattr(request.node, "originalname", None) not in _PREEMPT:
+        return
+    from splitlearn.engine import Engine
+    from support.crowd import admit_too_many
+
+    initialize = Engine.__init__
+
+    def initialize_and_admit(engine: Engine, *args: Any, **settings: Any) -> None:
+        initialize(engine, *args, **settings)
+        admit_too_many(engine)
+
+    monkeypatch.setattr(Engine, "__init__", initialize_and_admit)

@@ -20,7 +20,6 @@ from splitlearn.engine.scheduler import MAX_DECODE_ROWS
 from splitlearn.errors import PositionNotReached
 from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan
-from support.crowd import admit_too_many
 from support.poison import poisoned_paged_runner, poisoned_runner
 from support.sessions import Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
@@ -161,8 +160,6 @@ async def test_sessions_that_lose_their_pages_send_everything_again_and_say_the_
     case: Case, kv_rows: tuple[int, ...]
 ) -> None:
     trio = case.trio(kv_rows=kv_rows, page_size=4, headroom=0)
-    for engine in trio.engines:
-        admit_too_many(engine)
     assert await trio.together(case.prompts) == case.expected
     assert sum(seen.n_preempted for seen in trio.seen) > 0
     assert trio.n_replays > 0
@@ -182,8 +179,6 @@ async def test_prompts_in_many_slices_say_the_same_in_pages(case: Case) -> None:
 @pytest.mark.parametrize("kv_rows", [(160, 160, 160), (120, 100, 120), (1000, 84, 1000)])
 async def test_sessions_that_lose_their_pages_in_a_pool_say_the_same(case: Case, kv_rows: tuple[int, ...]) -> None:
     trio = case.trio_in_pages(kv_rows=kv_rows, page_size=4, headroom=0)
-    for engine in trio.engines:
-        admit_too_many(engine)
     assert await trio.together(case.prompts) == case.expected
     assert sum(seen.n_preempted for seen in trio.seen) > 0
     assert trio.n_replays > 0

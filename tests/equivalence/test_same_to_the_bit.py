@@ -26,7 +26,6 @@ from splitlearn.errors import PositionNotReached
 from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan
 from splitlearn.runner.select import runner_for
-from support.crowd import admit_too_many
 from support.sessions import load_parts
 from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight
 
@@ -244,8 +243,6 @@ async def test_behind_rows_that_another_session_left(case: Case, whole: Run, see
 async def test_after_losing_its_pages(case: Case, whole: Run, seed: int) -> None:
     dice = random.Random(seed)
     engines = await case.engines(kv_rows=LENGTH + 100, max_num_batched_tokens=200, max_cached_prefixes=0)
-    for engine in engines:
-        admit_too_many(engine)
     older = Session(engines, text(1, LENGTH))
     await older.append(1)
     session = Session(engines, case.ids_T)
