@@ -111,6 +111,9 @@ class ChainSession:
         """Runs a frame on both stages; raises CommError. A stage may be ahead of the other after an error, which the
         next frame's position puts right."""
         here = await self._own.step(frame)
+        if (here.frame.position, here.frame.row_count) != (frame.position, frame.row_count):
+            # the next stage would blame the client for it
+            raise RemoteFailure(f"this stage answered {frame.row_count} rows with {here.frame.row_count}")
         self._is_asking = True
         try:
             there = await self._stream.step(here.frame)

@@ -75,7 +75,10 @@ class TrunkServicer:
     def info(self) -> ServiceInfo:
         pages, engine = self._engine.pages, self._engine
         load = ServiceLoad(
-            engine.n_running, engine.n_waiting, pages.total * pages.page_size, pages.free * pages.page_size
+            engine.n_running,
+            engine.n_waiting,
+            pages.total * pages.page_size,
+            engine.n_available_pages * pages.page_size,
         )
         damaged = {} if self._damage is None else {"damaged": self._damage}
         return replace(self._info, load=load, attributes={**self._info.attributes, **damaged})

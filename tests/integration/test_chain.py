@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn_comm import Frame, PositionNotReached, SessionOpening, SessionTooLong, Unreachable
+from splitlearn_comm import Frame, PositionNotReached, RemoteFailure, Reply, SessionOpening, SessionTooLong, Unreachable
+from splitlearn_trunk.endpoint import TrunkSession
 from support.running_split import (
     RunningClient,
     RunningTrunk,
@@ -95,6 +96,24 @@ async def test_refusals_of_a_later_stage_reach_the_client_as_they_are(tiny_weigh
             assert again.frame.rows.shape == (4, 64)
             emptied = await stream.step(Frame(2, None))
             assert emptied.frame.rows is None
+
+
+async def test_a_stage_that_makes_wrong_rows_is_not_the_client_s_fault(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = TrunkSession.step
+
+    async def twice(session: TrunkSession, frame: Frame) -> Reply:
+        reply = await honest(session, frame)
+        assert reply.frame.rows is not None
+        return Reply(Frame(frame.position, torch.cat((reply.frame.rows, reply.frame.rows))))
+
+    async with chain(tiny_weights, "1-2", "2-4") as stages:
+        info = await stages[0].client.service_info()
+        monkeypatch.setattr(TrunkSession, "step", twice)
+        with pytest.raises(RemoteFailure, match="answered 3 rows with 6"):
+            async with stages[0].client.stream(SessionOpening("test", info.fingerprint, 4)) as stream:
+                await stream.step(Frame(0, torch.ones(3, 64)))
 
 
 async def test_a_stage_without_a_next_one_is_not_ready_and_says_why(tiny_weights: Path) -> None:

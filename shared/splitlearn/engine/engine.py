@@ -112,6 +112,11 @@ class Engine:
         return len(self._sessions.prefix_cache)
 
     @property
+    def n_available_pages(self) -> int:
+        """Pages that no session holds: free ones, and those of cached prefixes, which make way."""
+        return self.pages.free + self._sessions.prefix_cache.n_pages
+
+    @property
     def pages(self) -> PageAccounting:
         """Which session holds how many pages; read only."""
         return self._sessions.pages

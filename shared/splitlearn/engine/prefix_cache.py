@@ -35,6 +35,11 @@ class PrefixCache:
     def __repr__(self) -> str:
         return f"<PrefixCache {len(self)}/{self._index.max_prefixes} prefixes>"
 
+    @property
+    def n_pages(self) -> int:
+        """Pages that cached prefixes hold, and that become free when sessions need them."""
+        return sum(self._pages.held_by(owner) for owner in self._kv)
+
     def find(self, block_hashes: Sequence[bytes], max_length: int) -> SequenceSlice[Any] | None:
         """The cached rows that share most blocks with `block_hashes`, at most `max_length`; None without a match."""
         found = self._index.find(block_hashes)

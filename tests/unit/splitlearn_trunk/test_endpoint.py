@@ -233,6 +233,17 @@ async def test_the_load_is_reported_in_rows_and_sessions(trunk: RunningTrunk) ->
         assert 0 < load.total_rows - load.free_rows <= 512
 
 
+async def test_cached_prefixes_make_way_and_are_no_load(trunk: RunningTrunk) -> None:
+    async with trunk.client.stream(opening(trunk)) as stream:
+        await stream.step(Frame(0, rows(64)))
+        await stream.finish([b"one", b"two"])
+    await until(lambda: trunk.trunk.engine.n_cached_prefixes == 1)
+    assert trunk.trunk.engine.pages.used > 0
+    load = (await trunk.client.service_info()).load
+    assert load is not None
+    assert load.free_rows == load.total_rows
+
+
 # --- which session is older ------------------------------------------------------------------------------------------
 
 
