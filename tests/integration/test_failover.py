@@ -13,6 +13,7 @@ import torch
 
 from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.engine.device_step import DeviceStep, WorkItem
+from splitlearn_client.faults import MOST_FAULTS
 from splitlearn_client.split_session import SplitSession
 from splitlearn_comm import Frame, Overloaded, RemoteFailure, Reply
 from splitlearn_comm.replicas.health import ReplicaState
@@ -283,10 +284,11 @@ async def test_garbage_from_a_replica_is_not_used(
 async def test_what_breaks_every_replica_is_given_up_and_ejects_none_for_others(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = TrunkSession.step
+    honest, deadly_steps = TrunkSession.step, []
 
     async def step(session: TrunkSession, frame: Frame) -> Reply:
         if frame.row_count == 13:
+            deadly_steps.append(session)
             raise RuntimeError("a query of death")
         return await honest(session, frame)
 
@@ -295,6 +297,7 @@ async def test_what_breaks_every_replica_is_given_up_and_ejects_none_for_others(
         deadly = await client.complete(prompt=[5] * 13, max_tokens=2)
         assert deadly.status_code == 502
         assert deadly.json()["error"]["code"] == "trunk_failed"
+        assert len(deadly_steps) == MOST_FAULTS + 1
         assert (await client.complete(prompt=[5] * 7, max_tokens=2)).status_code == 200
 
 

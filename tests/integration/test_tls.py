@@ -16,12 +16,12 @@ from splitlearn_comm import (
     ServiceInfo,
     Unreachable,
 )
-from splitlearn_comm.certificates import CertifiedKey
+from splitlearn_comm.certificates import CertifiedKey, issue
 from splitlearn_comm.errors import BadCertificates
 from splitlearn_comm.tls import TLSFiles
 from splitlearn_trunk.endpoint import TrunkServicer, TrunkSession
 from support.running_split import running_client, running_split, running_trunk, until
-from support.tls import authority, client_of, replace, save, worker_of
+from support.tls import NOW, authority, client_of, replace, save, worker_of
 
 
 def flags(files: TLSFiles) -> dict[str, Any]:
@@ -44,8 +44,10 @@ def client_files(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
 
 
 async def test_a_chain_with_certificates_says_what_one_trunk_says(
-    tiny_weights: Path, worker: TLSFiles, client_files: TLSFiles
+    tiny_weights: Path, tmp_path: Path, ca: CertifiedKey, client_files: TLSFiles
 ) -> None:
+    by_name = issue(ca, ["localhost"], is_server=True, now=NOW, days=30)
+    worker = save(tmp_path, ca, by_name, "named")
     ask: dict[str, Any] = {"prompt": [5, 6, 7], "max_tokens": 10}
     async with running_split(tiny_weights) as split:
         expected = (await split.client.complete(**ask)).json()["choices"]
