@@ -178,7 +178,10 @@ async def test_streams_without_a_frame_are_limited_and_block_no_other_client(sce
     async with memory_comes_back(scene):
         refusals = await scene.abuse("opens")
         assert refusals.keys() == {"Overloaded"}
-        assert OPENS - sum(refusals.values()) <= STREAMS
+        # a stream that was evicted for a later one hears of it a moment after that one was let in
+        async with asyncio.timeout(PATIENCE):
+            while OPENS - sum(refusals.values()) > STREAMS:
+                refusals = await scene.abuser_does("refused")
         # a place that is only held goes to the one that comes
         async with AsyncGRPCComputeClient(scene.address) as client:
             for _ in range(100):

@@ -100,6 +100,8 @@ class Abuser:
                 return await self._flood()
             case "abuse":
                 return await self._send(self._abuses[what][1])
+            case "refused":
+                return refusals_of(self._left_open)
             case "release":
                 while self._left_open:
                     self._left_open.pop().call.cancel()
@@ -115,15 +117,15 @@ class Abuser:
                 await channel.close()
 
     async def _flood(self) -> Refusals:
-        """Opens that no frame follows. Those that the trunk lets in stay."""
+        """Opens that no frame follows. Those that the trunk lets in stay, until it evicts them for later ones."""
         streams = [Stream(self._channel) for _ in range(OPENS)]
         for stream in streams:
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await stream.call.write(self._requests[0])
         asked = [asyncio.ensure_future(first_of(stream)) for stream in streams]
         await asyncio.wait(asked)
-        self._left_open = [stream for stream in streams if not stream.ended.is_set()]
-        return Counter(stream.refusal for stream in streams if stream.refusal is not None)
+        self._left_open = streams
+        return refusals_of(streams)
 
     def _connected(self) -> grpc.aio.Channel:
         options = (("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
@@ -145,6 +147,10 @@ class Abuser:
         after.frame.position = 64
         first = self._open() + rows([64, WIDTH], bytes(64 * 4 * WIDTH))
         return [first, finished(b"one", b"two"), after.SerializeToString()]
+
+
+def refusals_of(streams: Sequence[Stream]) -> Refusals:
+    return Counter(stream.refusal for stream in streams if stream.refusal is not None)
 
 
 async def first_of(stream: Stream) -> None:
