@@ -29,10 +29,14 @@ _PATH_SCHEMES: Final = frozenset({"unix", "unix-abstract", "vsock"})
 # The largest message of a session where one end knows that the other sends chunks.
 SESSION_MESSAGE_BYTES: Final = 4 * CHUNK_BYTES
 
-# A peer that vanished silently is detected after time + timeout, so that its sessions are freed.
+# A peer that vanished silently is detected after time + timeout, so that its sessions are freed. A session that waits
+# for a reply notices earlier, by a timeout of its own.
+_PING_TIMEOUT_MS: Final = 5_000
 _KEEPALIVE: Final[Options] = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+    # without it a ping waits a minute for its acknowledgement, whatever keepalive_timeout_ms says
+    ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
@@ -52,7 +56,7 @@ _SERVER: Final[Options] = (
     *_KEEPALIVE,
     *_WINDOW,
     # Must be below the client's keepalive_time_ms, or the server disconnects the client for pinging too often.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     # Streams that are not accepted yet. Beyond 1000, grpc resets some of them, and beyond 3000 all new ones, without a
     # message of ours (random early detection), so a client cannot tell a full server from a dead one. Up to this limit
     # all are told to come back later; beyond it, the loop's refusals would take longer than any client waits.

@@ -1,7 +1,14 @@
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
 import pytest
 
 from splitlearn_comm.errors import InvalidAddress
-from splitlearn_comm.options import MAX_MESSAGE_BYTES, channel_options, channel_target, server_options
+from splitlearn_comm.options import MAX_MESSAGE_BYTES, Options, channel_options, channel_target, server_options
+from support.faulty_link import faulty_link
+from support.running_split import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -46,3 +53,43 @@ def test_the_server_bears_the_clients_pings() -> None:
     allowed = dict(server_options())["grpc.http2.min_recv_ping_interval_without_data_ms"]
 
     assert int(allowed) < int(dict(channel_options())["grpc.keepalive_time_ms"])
+
+
+async def test_both_ends_notice_a_connection_on_which_nothing_gets_through() -> None:
+    ended = asyncio.Event()
+
+    async def echo(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        try:
+            async for request in requests:
+                yield request
+        finally:
+            ended.set()
+
+    server = grpc.aio.server(options=sooner(server_options()))
+    handler = grpc.stream_stream_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with (
+            faulty_link(port) as link,
+            grpc.aio.insecure_channel(link.address, options=sooner(channel_options())) as channel,
+        ):
+            call = channel.stream_stream("/s/m")()
+            await call.write(b"row")
+            assert await call.read() == b"row"
+            link.freeze()
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await call.read()
+                await ended.wait()
+            assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        await server.stop(0)
+
+
+def sooner(options: Options) -> Options:
+    """The same with times of pings that a test has time for."""
+    return tuple(
+        (name, int(value) // 20 if "keepalive" in name or "ping_" in name else value) for name, value in options
+    )
