@@ -9,6 +9,9 @@ from splitlearn_comm.errors import InvalidAddress
 # Schemes of grpc's resolvers, whose targets are one replica each
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
 
+MOST_ADDRESSES = 256
+"""Each is polled all the time. Whoever answers for a name decides how many it has."""
+
 
 class Discovery:
     """Resolves the addresses, again and again, because names change where replicas come and go.
@@ -25,12 +28,16 @@ class Discovery:
             self._fixed = (text,)
             return
         for address in split_address_list(text):
-            if is_literal(split_address(address)[0]):
+            host, _ = split_address(address)
+            # both addresses of localhost are the same worker, or one is nobody's: grpc uses the one that answers
+            if is_literal(host) or host == "localhost":
                 self._fixed += (address,)
             else:
                 self._names += (address,)
         # what each name resolved to last: a resolver that fails for a while takes no replica away
         self._resolved: dict[str, tuple[str, ...]] = {}
+        self.troubles: tuple[str, ...] = ()
+        """What went wrong in the last call of `addresses`; each with what to check."""
 
     @property
     def is_fixed(self) -> bool:
@@ -43,16 +50,21 @@ class Discovery:
         Raises:
             InvalidAddress: no name has ever resolved, and no other address is given.
         """
-        found, trouble = {address: _host(address) for address in self._fixed}, ""
+        found, troubles = {address: _host(address) for address in self._fixed}, list[str]()
         for name in self._names:
             try:
                 self._resolved[name] = await _resolve(name)
             except (OSError, UnicodeError) as error:
                 # Python raises UnicodeError for a name with an empty part, or with one of more than 63 characters
-                trouble = f"{name} does not resolve to an address ({error}); check --trunk and the name server"
+                troubles.append(f"{name} does not resolve to an address ({error}); check --trunk and the name server")
             found |= dict.fromkeys(self._resolved.get(name, ()), _host(name))
+        if len(found) > MOST_ADDRESSES:
+            troubles.append(f"{self.text} has {len(found)} addresses; only {MOST_ADDRESSES} of them are used")
+            # always the same ones, in whatever order they came
+            found = dict(sorted(found.items())[:MOST_ADDRESSES])
+        self.troubles = tuple(troubles)
         if not found:
-            raise InvalidAddress(trouble)
+            raise InvalidAddress("; ".join(troubles))
         return found
 
 

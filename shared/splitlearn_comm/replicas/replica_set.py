@@ -55,6 +55,7 @@ class ReplicaSet:
         self._retired: set[Replica] = set()
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
         self._trouble: str | None = None
+        self._logged: tuple[str, ...] = ()
         self._endings: set[asyncio.Task[None]] = set()
         self._waiters: set[asyncio.Future[None]] = set()
         self._dice = Random()
@@ -144,11 +145,20 @@ class ReplicaSet:
             self._trouble = str(error)
             self._changed()
             return
+        finally:
+            self._log_troubles()
         for address, host in addresses.items():
             if address not in self._replicas:
                 self._begin(address, host)
         for address in self._replicas.keys() - set(addresses):
             self._retire(self._replicas.pop(address))
+
+    def _log_troubles(self) -> None:
+        """Once for as long as they stay the same."""
+        if self._discovery.troubles != self._logged:
+            self._logged = self._discovery.troubles
+            for trouble in self._logged:
+                log.warning("trunk addresses", reason=trouble)
 
     def _begin(self, address: str, host: str) -> None:
         replica = Replica(self._connect(address, host), self._judge, self._changed, self._failed)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from splitlearn_comm import InvalidAddress
-from splitlearn_comm.replicas.discovery import Discovery
+from splitlearn_comm.replicas.discovery import MOST_ADDRESSES, Discovery
 
 
 class Names:
@@ -64,8 +64,32 @@ async def test_a_name_that_no_resolver_takes_does_not_resolve(host: str) -> None
 
 
 async def test_other_names_that_resolve_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    Names(monkeypatch).known["here"] = ["10.0.0.1"]
-    assert set(await Discovery("here:1,nowhere:2").addresses()) == {"10.0.0.1:1"}
+    names = Names(monkeypatch)
+    names.known["here"] = ["10.0.0.1"]
+    discovery = Discovery("here:1,nowhere:2")
+    assert set(await discovery.addresses()) == {"10.0.0.1:1"}
+    (trouble,) = discovery.troubles
+    assert trouble.startswith("nowhere:2 does not resolve")
+    names.known["nowhere"] = ["10.0.0.2"]
+    await discovery.addresses()
+    assert discovery.troubles == ()
+
+
+async def test_localhost_is_one_replica_though_it_has_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    Names(monkeypatch)
+    assert await Discovery("localhost:50051").addresses() == {"localhost:50051": "localhost"}
+
+
+async def test_of_a_name_with_countless_addresses_the_same_few_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    everybody = [f"10.0.{i // 250}.{i % 250 + 1}" for i in range(1000)]
+    names.known["trunk"] = everybody
+    discovery = Discovery("trunk:1")
+    found = await discovery.addresses()
+    assert len(found) == MOST_ADDRESSES
+    assert discovery.troubles == (f"trunk:1 has 1000 addresses; only {MOST_ADDRESSES} of them are used",)
+    names.known["trunk"] = everybody[::-1]
+    assert await discovery.addresses() == found
 
 
 async def test_a_target_of_grpc_is_one_replica() -> None:

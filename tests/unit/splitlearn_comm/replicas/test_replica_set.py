@@ -1,10 +1,12 @@
 """The set against real servers on loopback."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+import structlog
 
 from splitlearn_comm import (
     AsyncGRPCComputeServer,
@@ -14,6 +16,7 @@ from splitlearn_comm import (
     ServiceInfo,
     Unreachable,
 )
+from splitlearn_comm.replicas import replica_set
 from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.replicas.health import FAULTS_TO_EJECT, ReplicaState
 from splitlearn_comm.replicas.replica import Replica
@@ -219,3 +222,28 @@ async def test_one_that_stopped_answering_polls_gets_no_session_while_there_is_a
         assert picked == {f"127.0.0.1:{other.port}"}
         link.thaw()
         await until(lambda: not replicas._replicas[link.address].is_slow)
+
+
+async def test_a_name_that_does_not_resolve_is_logged_once_though_others_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replica_set, "RESOLVE_SECONDS", 0.01)
+    resolved = 0
+
+    async def getaddrinfo(*_: object, **__: object) -> list[object]:
+        nonlocal resolved
+        resolved += 1
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    async with servers(1) as (server,):
+        replicas = ReplicaSet(
+            f"127.0.0.1:{server.port},nowhere:1", connector(5.0, None), accept, lambda: None, lambda: None
+        )
+        with structlog.testing.capture_logs() as logs:
+            running = asyncio.create_task(replicas.run())
+            await until(lambda: resolved > 3 and replicas.reason is None)
+            running.cancel()
+            await asyncio.wait({running})
+    (line,) = [each for each in logs if each["event"] == "trunk addresses"]
+    assert line["reason"].startswith("nowhere:1 does not resolve")
