@@ -92,25 +92,30 @@ class Trunk:
             changed.clear()
             await self.publish()
 
-    async def stop(self, shutdown_timeout: float) -> None:
+    async def stop(self, shutdown_timeout: float, hurry: asyncio.Event | None = None) -> None:
         """Drains and stops: health checks fail, new sessions are refused, open ones get `shutdown_timeout` seconds to
-        end, and then their next frames are refused, so that their clients go on with another worker."""
+        end, and then their next frames are refused, so that their clients go on with another worker.
+
+        Args:
+            hurry: ends the waiting for open sessions when it is set.
+        """
         self.servicer.drain()
         await self.publish()
-        if not await self._drained(shutdown_timeout):
+        if not await self._drained(shutdown_timeout, hurry):
             self.servicer.hand_over()
             await self._drained(HAND_OVER_SECONDS)
         # the status of a stream is sent after its session was closed
         await self.server.stop(LAST_STATUS_SECONDS)
 
-    async def _drained(self, seconds: float) -> bool:
-        """Waits until no session is open, or the seconds are over. True if none is."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.servicer.drained()
-        except TimeoutError:
-            return False
-        return True
+    async def _drained(self, seconds: float, hurry: asyncio.Event | None = None) -> bool:
+        """Waits until no session is open, the seconds are over, or `hurry` is set. True if none is open."""
+        waits = [asyncio.create_task(self.servicer.drained())]
+        if hurry is not None:
+            waits.append(asyncio.create_task(hurry.wait()))
+        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in waits:
+            waiting.cancel()
+        return waits[0] in done
 
     async def mark_damaged(self, damage: str) -> None:
         """Stops serving for good; health checks fail from here on."""
@@ -119,11 +124,11 @@ class Trunk:
 
 
 async def serve(settings: TrunkSettings) -> None:
-    """The whole life of one worker."""
-    stop = asyncio.Event()
+    """The whole life of one worker. The first signal drains it, a second one hands its sessions over at once."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, lambda: (hurry if stop.is_set() else stop).set())
     # errors in the command line or the directory come before any other log line
     manifest = Manifest.read(settings.weights)
     SplitPlan.parse(settings.layers, manifest.n_layers)
@@ -154,7 +159,7 @@ async def serve(settings: TrunkSettings) -> None:
         )
         await stop.wait()
         log.info("stopping", sessions=trunk.servicer.n_sessions, shutdown_timeout=settings.shutdown_timeout)
-        await trunk.stop(settings.shutdown_timeout)
+        await trunk.stop(settings.shutdown_timeout, hurry)
     log.info("stopped")
 
 

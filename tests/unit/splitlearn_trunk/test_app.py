@@ -18,6 +18,7 @@ import splitlearn_trunk.app
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
     AsyncGRPCComputeClient,
+    Draining,
     Frame,
     Overloaded,
     PortUnavailable,
@@ -202,6 +203,29 @@ async def test_a_worker_that_still_compares_its_files_stops_when_it_is_told_to(
         await asyncio.wait_for(serving, 20)
     finally:
         over.set()
+
+
+async def test_a_second_signal_hands_open_sessions_over_at_once(tiny_weights: Path) -> None:
+    async with (
+        worker(tiny_weights, shutdown_timeout=3600.0) as lines,
+        asyncio.timeout(60),
+        AsyncGRPCComputeClient(address_in(lines)) as client,
+    ):
+        info = await client.service_info()
+        row_1D = torch.ones(1, int(info.attributes["hidden_size"]))
+        async with client.stream(SessionOpening("open", info.fingerprint, 8)) as stream:
+
+            async def step_forever() -> None:
+                while True:
+                    await stream.step(Frame(0, row_1D))
+
+            await stream.step(Frame(0, row_1D))
+            signal.raise_signal(signal.SIGTERM)
+            await until(lambda: line(lines, "stopping") is not None)
+            await stream.step(Frame(1, row_1D))
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(Draining):
+                await step_forever()
 
 
 @pytest.mark.parametrize(("chosen", "taken"), [(None, 2), (3, 3)])
