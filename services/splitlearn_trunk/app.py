@@ -109,7 +109,7 @@ class Trunk:
 
     async def _drained(self, seconds: float, hurry: asyncio.Event | None = None) -> bool:
         """Waits until no session is open, the seconds are over, or `hurry` is set. True if none is open."""
-        waits = [asyncio.create_task(self.servicer.drained())]
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self.servicer.drained())]
         if hurry is not None:
             waits.append(asyncio.create_task(hurry.wait()))
         done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
