@@ -5,12 +5,13 @@ import asyncio
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import results
-from faults.machine import run_round
+from faults.machine import run_rolling_restart, run_round
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
 ROUND_FAULTS = 50
@@ -21,7 +22,12 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=ROUND_FAULTS, help="faults in all")
     parser.add_argument("--seed", type=int, default=0, help="of the first round; the others follow")
     parser.add_argument("--out", type=Path, default=Path("build/faults/results.jsonl"))
+    parser.add_argument(
+        "--rolling", type=float, metavar="SECONDS", help="instead restart 3 replicas in turn under 16 streams"
+    )
     given = parser.parse_args()
+    if given.rolling:
+        return rolling_restart(given.rolling, given.seed)
     done = results.read(given.out)
     with tempfile.TemporaryDirectory() as folder:
         weights = save_sepweight(Path(folder), random_model(tiny_config("llama")))
@@ -37,6 +43,14 @@ def main() -> int:
             )
     print(json.dumps(results.summary(done), indent=2))
     return 1 if any(each["failed"] or each["wrong"] for each in done) else 0
+
+
+def rolling_restart(seconds: float, seed: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        weights = save_sepweight(Path(folder), random_model(tiny_config("llama")))
+        found = asyncio.run(run_rolling_restart(weights, seed, 3, 16, seconds))
+    print(json.dumps(results.summary([asdict(found)]), indent=2))
+    return 1 if found.failed or found.wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""One round: a fleet, a client service, a load, and the faults of one seed."""
+"""One round: a fleet, a client service, a load, and the faults of one seed, or restarts of all replicas in turn."""
 
 import asyncio
+import itertools
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,31 +51,67 @@ class Round:
     seconds: float = 0.0
 
 
-async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
-    """Starts everything, injects the faults of this seed, and stops everything. Odd seeds have a chain of two."""
-    found, began = Round(seed), time.monotonic()
+@dataclass(frozen=True)
+class Scene:
+    """A fleet with a client service in front of it, both ready, and the load that may run against it."""
+
+    replicas: list[TrunkReplica]
+    http: httpx.AsyncClient
+    load: load.Load
+
+
+@asynccontextmanager
+async def scene(weights: Path, found: Round, stages: Sequence[str], n_replicas: int) -> AsyncIterator[Scene]:
+    """Starts everything, asks the oracle, and at the end stops everything and fills in what the load found."""
+    began = time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.callback(_keep_logs, folder, found)
-        stages, n_replicas = CHAIN if seed % 2 else ONE_TRUNK
         replicas = await stack.enter_async_context(
             fleet(weights, folder, stages, n_replicas, next_timeout=TRUNK_TIMEOUT)
         )
         trunk = ",".join(replica.link.address for replica in replicas if replica.stage == 0)
         url = await stack.enter_async_context(client_service(weights, folder, trunk, trunk_timeout=TRUNK_TIMEOUT))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=load.TIMEOUT, trust_env=False))
+        limits = httpx.Limits(max_connections=None)
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, timeout=load.TIMEOUT, limits=limits, trust_env=False)
+        )
         await _ready(http)
         running = load.Load(url, await load.oracle(http, N_REQUESTS))
-        machine = _Machine(replicas, found)
-        async with running.running(http, N_STREAMS, seed):
-            for fault in schedule(seed, n_faults):
-                await running.every_stream_has_a_token()
-                await machine.inject(fault)
-            await machine.mended()
+        yield Scene(replicas, http, running)
         found.requests = running.n_answered + len(running.failed) + len(running.wrong)
         found.tokens, found.failed, found.wrong = running.n_tokens, running.failed, running.wrong
         found.failovers = running.failovers
     found.seconds = round(time.monotonic() - began, 1)
+
+
+async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
+    """Injects the faults of this seed into a steady load. Odd seeds have a chain of two."""
+    found = Round(seed)
+    stages, n_replicas = CHAIN if seed % 2 else ONE_TRUNK
+    async with scene(weights, found, stages, n_replicas) as at:
+        machine = _Machine(at.replicas, found)
+        async with at.load.running(at.http, N_STREAMS, seed):
+            for fault in schedule(seed, n_faults):
+                await at.load.every_stream_has_a_token()
+                await machine.inject(fault)
+            await machine.mended()
+    return found
+
+
+async def run_rolling_restart(weights: Path, seed: int, n_replicas: int, n_streams: int, seconds: float) -> Round:
+    """Replicas of one trunk are told to end and started again, one after the other, again and again, under load."""
+    found = Round(seed, faults={str(Kind.RESTART): 0})
+    async with scene(weights, found, ONE_TRUNK[0], n_replicas) as at:
+        machine = _Machine(at.replicas, found)
+        async with at.load.running(at.http, n_streams, seed):
+            deadline = time.monotonic() + seconds
+            for replica in itertools.cycle(at.replicas):
+                await at.load.every_stream_has_a_token()
+                await machine.restart(replica)
+                found.faults[str(Kind.RESTART)] += 1
+                if time.monotonic() > deadline:
+                    break
     return found
 
 
@@ -158,10 +195,7 @@ class _Machine:
                 replica.signal(signal.SIGKILL)
                 await self._start_again(replica)
             case Kind.RESTART:
-                replica.signal(signal.SIGTERM)
-                code = await self._start_again(replica)
-                if code != 0:
-                    raise RuntimeError(f"a worker that was told to end exited with {code}")
+                await self.restart(replica)
             case Kind.FREEZE:
                 replica.signal(signal.SIGSTOP)
                 await asyncio.sleep(TRUNK_TIMEOUT + fault.seconds)
@@ -179,6 +213,13 @@ class _Machine:
             case _:
                 replica.lie(str(fault.kind))
         replica.is_whole = True
+
+    async def restart(self, replica: TrunkReplica) -> None:
+        """As an upgrade does it: SIGTERM, and a new worker once the old one has ended. Returns when it has sessions."""
+        replica.signal(signal.SIGTERM)
+        code = await self._start_again(replica)
+        if code != 0:
+            raise RuntimeError(f"a worker that was told to end exited with {code}")
 
     async def _start_again(self, replica: TrunkReplica) -> int | None:
         code = await replica.ended()

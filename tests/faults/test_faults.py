@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.machine import run_round
+from faults.machine import run_rolling_restart, run_round
 from faults.results import percentiles
 from faults.schedule import Kind, counted, schedule
 
@@ -35,3 +35,11 @@ def test_no_token_is_lost_in_faults_by_the_dozen(tiny_weights: Path, seed: int) 
     assert (found.failed, found.wrong) == ([], [])
     assert sum(found.faults.values()) >= 20
     assert found.failovers
+
+
+@pytest.mark.slow
+def test_nobody_notices_a_rolling_restart(tiny_weights: Path) -> None:
+    found = asyncio.run(run_rolling_restart(tiny_weights, seed=0, n_replicas=3, n_streams=16, seconds=15))
+    assert (found.failed, found.wrong) == ([], [])
+    assert found.faults["restart"] >= 3
+    assert {failover["reason"] for failover in found.failovers} == {"Draining"}
