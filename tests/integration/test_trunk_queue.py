@@ -15,6 +15,7 @@ from support.running_split import RunningTrunk, Split, running_client, running_t
 
 # far longer than any wait for the network, far shorter than requests wait for admission here
 TRUNK_TIMEOUT = 1.5
+FAILOVER_TIMEOUT = 1.0
 LONG: dict[str, Any] = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 400, "temperature": 0, "stream": True}
 
 
@@ -23,7 +24,9 @@ async def split(weights: Path, queue_timeout: float) -> AsyncIterator[Split]:
     """A trunk for one session at a time, and a client that soon gives a silent trunk up."""
     async with (
         running_trunk(weights, max_num_seqs=1, queue_timeout=queue_timeout) as trunk,
-        running_client(weights, trunk.address, trunk_timeout=TRUNK_TIMEOUT) as client,
+        running_client(
+            weights, trunk.address, trunk_timeout=TRUNK_TIMEOUT, failover_timeout=FAILOVER_TIMEOUT
+        ) as client,
     ):
         await client.ready()
         yield Split(trunk, client)
