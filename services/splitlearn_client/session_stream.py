@@ -12,7 +12,7 @@ import structlog
 
 from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
 from splitlearn_client.report import Failover, Report
-from splitlearn_comm import ClientStream, CommError, Frame, Reply, SessionOpening
+from splitlearn_comm import ClientStream, CommError, Frame, Overloaded, Reply, SessionOpening
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 
@@ -34,6 +34,16 @@ class _Outage:
     n_faults: int = 0
     avoided: set[str] = field(default_factory=set)
     """Replicas that failed or had no capacity."""
+    retry_after: float | None = None
+    """The shortest time after which a replica without capacity said to come again."""
+
+    def refused(self, error: Overloaded) -> None:
+        """A replica without capacity said this."""
+        self.retry_after = min(filter(None, (self.retry_after, error.retry_after)), default=None)
+
+    def refusal(self, error: CommError) -> CommError:
+        """The error for the user: the last one, with the shortest time that any replica named."""
+        return Overloaded(str(error), self.retry_after) if isinstance(error, Overloaded) else error
 
 
 class SessionStream:
@@ -86,7 +96,7 @@ class SessionStream:
         Raises:
             CommError: `fail_over` decides what becomes of it.
         """
-        return await self._stream.open() if self._stream.opening.block_hashes else 0
+        return await self._stream.open() if self._stream.opening.has_reply else 0
 
     async def send(self, frame: Frame) -> None:
         """Sends a frame. Raises CommError."""
@@ -131,7 +141,7 @@ class SessionStream:
             raise error
         if fault is Fault.BUSY and outage.avoided >= self._replicas.usable_addresses():
             if not self._has_begun:
-                raise error
+                raise outage.refusal(error)
             outage.avoided.clear()
             await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
         replica = await self._replicas.picked(outage.avoided, left)
@@ -139,7 +149,10 @@ class SessionStream:
             raise error
         sent, received = self._bytes_before
         self._bytes_before = sent + self._stream.bytes_sent, received + self._stream.bytes_received
-        self._stream = self._placed(replica, dataclasses.replace(self._stream.opening, block_hashes=block_hashes()))
+        opening = dataclasses.replace(
+            self._stream.opening, block_hashes=block_hashes(), refused_elsewhere=outage.retry_after is not None
+        )
+        self._stream = self._placed(replica, opening)
 
     async def finish(self, block_hashes: tuple[bytes, ...]) -> None:
         """Announces the end, and lets the replica cache the rows of these blocks. The answer is complete already."""
@@ -165,6 +178,8 @@ class SessionStream:
 
     def _placed(self, replica: Replica, opening: SessionOpening) -> ClientStream:
         """A new stream on this replica, which counts the session from now on."""
+        # a replica that may refuse the session is asked before anybody has computed rows for it
+        opening = dataclasses.replace(opening, asks_first=replica.load.may_refuse)
         # before the placement, which would otherwise stay if no stream can be made
         stream = replica.client.stream(opening)
         self._placement.close()
@@ -178,6 +193,8 @@ class SessionStream:
             detection = 0.0 if fault is Fault.DRAINING else self._stream.silent_seconds
             self._outage = _Outage(type(error).__name__, _now(), detection)
         self._outage.avoided.add(self._replica.address)
+        if isinstance(error, Overloaded):
+            self._outage.refused(error)
         if fault is not Fault.BUSY:
             self._outage.n_faults += fault is Fault.REPLICA
             self._replica.faulted(error)

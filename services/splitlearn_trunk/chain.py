@@ -92,7 +92,7 @@ class ChainSession:
 
     async def begin(self) -> None:
         """Opens the session on the next stage, where it may have cached rows. Raises CommError."""
-        if self._stream.opening.block_hashes:
+        if self._stream.opening.has_reply:
             try:
                 self._reached = min(self._own.reached, await self._stream.open())
             except CommError as error:

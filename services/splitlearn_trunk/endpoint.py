@@ -129,6 +129,7 @@ class TrunkServicer:
         """Raises:
         Draining: the worker shuts down.
         FingerprintMismatch: the client has another model, cut or dtype, or the trunk's weights are damaged.
+        Overloaded: the session would wait too long.
         """
         if self._is_draining:
             raise Draining("this trunk is shutting down; open the session on another one")
@@ -140,7 +141,12 @@ class TrunkServicer:
             )
         try:
             opened_at = _believed(opening.opened_at, time.time())
-            session = self._engine.open(opening.max_length, opening.block_hashes, opened_at=opened_at)
+            session = self._engine.open(
+                opening.max_length,
+                opening.block_hashes,
+                opened_at=opened_at,
+                refused_elsewhere=opening.refused_elsewhere,
+            )
         except split.SplitError as error:
             raise on_the_wire(error) from error
         self._metrics.prefix_cache_queries.inc(len(opening.block_hashes) * self._engine.limits.block_size)

@@ -59,7 +59,7 @@ class ClientStream:
         return self._stream.silent_seconds
 
     async def open(self, timeout: float | None = None) -> int:
-        """Open the session before its first frame. Only a session with block hashes needs this.
+        """Open the session before its first frame, if the server replies to its opening.
 
         Returns:
             The number of rows that the session begins with.
@@ -77,14 +77,14 @@ class ClientStream:
     async def send(self, frame: Frame, timeout: float | None = None) -> None:
         """Hand one frame to the network. A frame that is refused here (InvalidTensor) is not sent and gets no reply.
 
-        A session with block hashes is opened first, if it is not open yet.
+        A session whose opening has a reply is opened first, if it is not open yet.
 
         Args:
             timeout: seconds; None uses the client's. When it expires, the stream is cancelled.
         """
         # before a pool thread is asked to encode, because no thread survives a fork
         forks.check()
-        if self._unsent_opening is not None and self._unsent_opening.block_hashes:
+        if self._unsent_opening is not None and self._unsent_opening.has_reply:
             await self.open(timeout)
         if self._codec.is_expensive(frame.rows):
             data = await asyncio.to_thread(wire.encode_request, self._unsent_opening, frame, self._codec)

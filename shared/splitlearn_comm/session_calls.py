@@ -147,7 +147,7 @@ class _Call:
         try:
             # tells the client that it may send more
             await self._context.send_initial_metadata(())
-            if opening.block_hashes:
+            if opening.has_reply:
                 await self._context.write(wire.encode_opened(session.reached))
             codec = codec_named(opening.codec)
             if request.HasField("frame"):

@@ -115,6 +115,8 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
         message.open.codec = codec_number(opening.codec)
         message.open.block_hashes.extend(opening.block_hashes)
         message.open.opened_at = opening.opened_at
+        message.open.asks_first = opening.asks_first
+        message.open.refused_elsewhere = opening.refused_elsewhere
     if frame is None:
         return serialize(message)
     message.frame.position = frame.position
@@ -152,6 +154,8 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
         codec_name(message.codec),
         tuple(message.block_hashes),
         message.opened_at,
+        message.asks_first,
+        message.refused_elsewhere,
     )
 
 

@@ -237,7 +237,13 @@ def whole_model(checkpoint: Path, threads: int) -> Iterator[Whole]:
 
 @contextmanager
 def split_model(
-    weights: Path, threads: int, flags: Sequence[str] = (), *, layers: str = LAYERS, ports: Ports = PORTS
+    weights: Path,
+    threads: int,
+    flags: Sequence[str] = (),
+    *,
+    layers: str = LAYERS,
+    ports: Ports = PORTS,
+    trunk_flags: Sequence[str] = (),
 ) -> Iterator[Split]:
     """Our side, ready: `splitlearn trunk` and `splitlearn client` as a user starts them, both with `flags`."""
     common = ("--threads", str(threads), *flags)
@@ -245,7 +251,7 @@ def split_model(
     trunk = ("trunk", str(weights), "--layers", layers, "--port", listening[0], "--metrics-port", listening[1])
     client = ("client", str(weights), "--trunk", ports.trunk, "--port", ports.client.rsplit(":", 1)[1])
     with (
-        running("-m", "splitlearn_cli", *trunk, *common, stderr=subprocess.DEVNULL) as below,
+        running("-m", "splitlearn_cli", *trunk, *common, *trunk_flags, stderr=subprocess.DEVNULL) as below,
         running("-m", "splitlearn_cli", *client, *common, stderr=subprocess.DEVNULL) as above,
     ):
         wait_until_ready(ports.client, below, above)

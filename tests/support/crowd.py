@@ -169,7 +169,7 @@ class Crowd:
         assert self.given.submit(ScheduledRequest(number, visit.n_rows, n_rows, kind.max_length, kind.tenant)) is None
         if self.given.is_waiting(number) and visit.admitted is None:
             visit.waited_from = self.now
-            visit.n_ahead = self.given.n_ahead(number, kind.tenant)
+            visit.n_ahead = self.given.admission.n_ahead(kind.tenant, number)
             visit.estimate = self.queue_time.seconds(visit.n_ahead, self.now)
 
     def admit(self, number: int) -> None:

@@ -98,6 +98,12 @@ class Admission:
         running = Counter(self._known[other].tenant for other in self.running)
         return self.waiting.n_ahead(tenant, running, session)
 
+    def n_fitting(self, max_length: int) -> int:
+        """At least how many more sessions of this length fit beside the admitted ones."""
+        free = self.pages.total - sum(self._growth(session).end for session in self.running)
+        end = max(1, self.pages.pages_for(self.lengths.expect(max_length, 1)))
+        return max(0, min(free // end, self.limits.max_num_seqs - len(self.running)))
+
     def admit_waiting(self) -> None:
         """Admits waiting sessions in their turn as long as there is memory; none overtakes another."""
         while self._may_fit:

@@ -132,6 +132,8 @@ class Engine:
         block_hashes: Sequence[bytes] = (),
         tenant: str = "",
         opened_at: float | None = None,
+        *,
+        refused_elsewhere: bool = False,
     ) -> EngineSession:
         """A session of at most `max_length` rows, and never more than the model's context or all pages hold.
 
@@ -143,13 +145,21 @@ class Engine:
                 in several engines must have the same time in all of them, and no other session of its client that
                 time: it decides which session is older, and if engines disagreed on that, sessions could wait for
                 each other.
+            refused_elsewhere: another engine, which its user may use as well, has told it when to come again.
 
         Raises:
+            EngineFull: it is expected to wait for longer than it may.
             ValueError: `opened_at` is negative, infinite or not a number.
         """
         self._serving.check_thread()
         bounds = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
-        return self._sessions.open(min(bound for bound in bounds if bound), block_hashes, tenant, opened_at)
+        return self._sessions.open(
+            min(bound for bound in bounds if bound),
+            block_hashes,
+            tenant,
+            opened_at,
+            refused_elsewhere=refused_elsewhere,
+        )
 
     def close_and_cache(self, session: EngineSession, block_hashes: Sequence[bytes]) -> None:
         """Closes a session and caches the rows of its first blocks for later sessions.

@@ -44,20 +44,23 @@ class QueueTimeEstimator:
         self._admitted_at.pop(session, None)
         self._left = None
 
-    def seconds(self, n_ahead: int, now: float) -> float:
+    def seconds(self, n_ahead: int, now: float, n_free: int = 0) -> float:
         """Seconds until a session is admitted that has `n_ahead` others before it; 0 if nothing is known.
 
         Before any session has ended, those that are admitted are expected to stay for twice as long as until now.
+
+        Args:
+            n_free: places that nobody has taken yet.
         """
-        if not self._admitted_at:
+        if n_ahead < n_free or not self._admitted_at:
             return 0.0
         if self._left is None or now - self._left[0] > _KEPT_SECONDS:
             self._left = now, self._seconds_left(now)
         left = self._left[1]
         mean = sum(self._stays) / len(self._stays) if self._stays else 2 * left[-1]
         # the places become free one after the other, and each again after another stay
-        rounds, place = divmod(n_ahead, len(left))
-        return left[place] + rounds * mean
+        rounds, place = divmod(n_ahead, n_free + len(left))
+        return rounds * mean + (left[place - n_free] if place >= n_free else 0.0)
 
     def _seconds_left(self, now: float) -> list[float]:
         """How much longer each admitted session stays: as those did that stayed longer than it has until now.

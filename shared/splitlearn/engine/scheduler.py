@@ -142,10 +142,6 @@ class Scheduler:
         """Whether the session is admitted, or was and has not been removed."""
         return self.admission.was_admitted(session)
 
-    def n_ahead(self, session: int, tenant: str) -> int:
-        """How many waiting sessions will be admitted before this one of the tenant, which waits or would wait."""
-        return self.admission.n_ahead(tenant, session if self.is_waiting(session) else None)
-
     def advance(self, session: int, n_rows: int) -> bool:
         """Counts rows that were run. True if the request is finished; it is then removed."""
         request = self._requests[session]

@@ -17,7 +17,7 @@ from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.prefix_cache import PrefixCache
-from splitlearn.engine.queue_time import QueueTimeEstimator
+from splitlearn.engine.queue_forecast import Newcomer, QueueForecast
 from splitlearn.engine.request import PendingRequest, StepResult
 from splitlearn.engine.scheduler import ScheduledRequest, ScheduledSlice, Scheduler
 from splitlearn.engine.session import EngineSession
@@ -27,7 +27,6 @@ from splitlearn.runner.interface import Runner
 
 AWAY_SECONDS = 2.0
 """A session without rows for this long may wait in another engine, or its user reads slowly."""
-_SHORTEST_RETRY = 1.0
 
 
 class Sessions:
@@ -54,13 +53,14 @@ class Sessions:
         clock: Callable[[], float],
     ) -> None:
         self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
-        self._limits, self._queue_time = limits, QueueTimeEstimator()
+        self._limits = limits
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
         budget = runner.page_budget(limits.page_size)
         self.pages = PageAccounting(budget.n_pages, budget.page_size)
         max_prefixes = limits.max_cached_prefixes if runner.can_share_rows else 0
         self.prefix_cache = PrefixCache(max_prefixes, limits.block_size, self.pages, runner.release)
         self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict, self._is_away, self._on_admitted)
+        self._queue = QueueForecast(limits, self.scheduler.admission)
         self.requests: dict[int, PendingRequest] = {}
         # the scheduler knows these, and the sessions that were closed during the step that runs
         self._open: dict[int, EngineSession] = {}
@@ -69,17 +69,34 @@ class Sessions:
         self._last_number = 0
 
     def open(
-        self, max_length: int, block_hashes: Sequence[bytes], tenant: str, opened_at: float | None
+        self,
+        max_length: int,
+        block_hashes: Sequence[bytes],
+        tenant: str,
+        opened_at: float | None,
+        *,
+        refused_elsewhere: bool,
     ) -> EngineSession:
-        """A session of at most `max_length` rows, with the cached rows of its blocks if there are pages for them."""
-        number, kv = self._new_number(opened_at), self._runner.new_kv(max_length)
-        session = EngineSession(number, max_length, kv, self._clock(), tenant=tenant)
+        """A session of at most `max_length` rows, with the cached rows of its blocks if there are pages for them.
+
+        Raises:
+            EngineFull: it would wait too long; nothing has changed.
+        """
+        newcomer, now = Newcomer(self._new_number(opened_at), max_length, tenant), self._clock()
+        number = newcomer.number
+        why = self._queue.why_refused(newcomer, now)
+        if why is not None:
+            raise self._full(newcomer, why, is_counted=not refused_elsewhere)
+        self._numbers.add(number)
+        session = EngineSession(number, max_length, self._runner.new_kv(max_length), now, tenant=tenant)
         self._open[number] = session
         cached = self.prefix_cache.find(block_hashes, max_length)
         is_admitted = cached is not None and self.scheduler.admit(number, cached.length, max_length, tenant)
         if cached is not None and is_admitted:
             session.cached_prefix, session.reached = cached, cached.length
             self._observer.reused(session.reached)
+        else:
+            self._queue.announced(newcomer, now)
         return session
 
     def _new_number(self, opened_at: float | None) -> int:
@@ -93,7 +110,6 @@ class Sessions:
             raise ValueError(f"a session cannot have been opened at {opened_at}")
         while number in self._numbers:
             number += 1
-        self._numbers.add(number)
         return number
 
     def check_open(self, session: EngineSession) -> None:
@@ -140,6 +156,7 @@ class Sessions:
         """
         session = request.session
         number = session.number
+        self._queue.came(number)
         refused = self.scheduler.submit(
             ScheduledRequest(number, request.position, request.n_rows, session.max_length, session.tenant)
         )
@@ -154,23 +171,20 @@ class Sessions:
             self._arrivals.on_received(number, session.last_used)
 
     def full(self, session: EngineSession, why: str) -> EngineFull:
-        """The error for a session that is not to wait any longer."""
-        seconds = max(_SHORTEST_RETRY, self._seconds_to_wait(session))
-        return EngineFull(f"{why}; try again in {seconds:.0f} s", seconds)
+        """The error for a session that is not to wait any longer; it leaves the queue."""
+        self.scheduler.drop(session.number)
+        return self._full(_newcomer(session), why)
 
-    def _seconds_to_wait(self, session: EngineSession) -> float:
-        return self._queue_time.seconds(self.scheduler.n_ahead(session.number, session.tenant), self._clock())
+    def _full(self, session: Newcomer, why: str, *, is_counted: bool = True) -> EngineFull:
+        seconds = self._queue.retry_after(session, self._clock(), is_counted=is_counted)
+        return EngineFull(f"{why}; try again in {seconds:.0f} s", seconds)
 
     def _check_wait(self, session: EngineSession) -> None:
         """Raises EngineFull if a session that was never admitted is expected to wait for longer than it may."""
-        scheduler, longest = self.scheduler, self._limits.queue_timeout
-        is_new = scheduler.is_waiting(session.number) and not scheduler.was_admitted(session.number)
-        if longest is None or not is_new or not self._queue_time.is_known:
-            return
-        if self._seconds_to_wait(session) > longest:
-            error = self.full(session, f"no memory will be free in {longest:g} s")
-            scheduler.drop(session.number)
-            raise error
+        scheduler, number = self.scheduler, session.number
+        is_new = scheduler.is_waiting(number) and not scheduler.was_admitted(number)
+        if is_new and self._queue.waits_too_long(_newcomer(session), self._clock()):
+            raise self.full(session, f"no memory will be free in {self._limits.queue_timeout:g} s")
 
     def work_items(self, slices: Sequence[ScheduledSlice]) -> list[WorkItem]:
         """What the device thread needs for these slices."""
@@ -239,7 +253,7 @@ class Sessions:
     def preempt(self, number: int) -> None:
         """Takes the rows of a session whose pages the scheduler has freed."""
         self._observer.preempted()
-        self._queue_time.preempted(number)
+        self._queue.times.preempted(number)
         session, request = self._open[number], self.requests.get(number)
         self._reset(session)
         if request is None:
@@ -268,7 +282,7 @@ class Sessions:
     def _release_pages(self, session: EngineSession) -> None:
         """Takes pages and rows from a session without a request; it stays open."""
         self.scheduler.release_pages(session.number)
-        self._queue_time.preempted(session.number)
+        self._queue.times.preempted(session.number)
         self._reset(session)
 
     def _reset(self, session: EngineSession) -> None:
@@ -285,8 +299,9 @@ class Sessions:
             self._runner.release(session.kv)
         session.kv = session.cached_prefix = None
         self.scheduler.remove(session.number)
+        self._queue.came(session.number)
         self._numbers.discard(session.number)
-        self._queue_time.ended(session.number, self._clock())
+        self._queue.times.ended(session.number, self._clock())
         self._arrivals.forget(session.number)
 
     def _is_away(self, number: int) -> bool:
@@ -295,4 +310,8 @@ class Sessions:
         return session is not None and self._clock() - session.last_used >= AWAY_SECONDS
 
     def _on_admitted(self, number: int) -> None:
-        self._queue_time.admitted(number, self._clock())
+        self._queue.times.admitted(number, self._clock())
+
+
+def _newcomer(session: EngineSession) -> Newcomer:
+    return Newcomer(session.number, session.max_length, session.tenant)

@@ -89,9 +89,9 @@ class WaitingSessions:
 
         Args:
             running: the number of admitted sessions of each tenant.
-            session: one that waits; None for one that would come now.
+            session: one that waits or is opened now; None for one that comes after all others.
         """
-        if session is not None and self._line(session, tenant) is self._returning:
+        if session in self._tenants and self._line(session, tenant) is self._returning:
             return bisect_left(self._returning, session)
         own = self._new.get(tenant, [])
         n_ahead = len(own) if session is None else bisect_left(own, session)

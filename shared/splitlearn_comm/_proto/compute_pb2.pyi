@@ -255,6 +255,8 @@ class Open(_message.Message):
     CODEC_FIELD_NUMBER: _builtins.int
     BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
+    ASKS_FIRST_FIELD_NUMBER: _builtins.int
+    REFUSED_ELSEWHERE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client; names the session in logs."""
     fingerprint: _builtins.str
@@ -273,6 +275,14 @@ class Open(_message.Message):
     Only a server that agrees with the client on which is older cannot wait for
     a session that waits for it at the other end.
     """
+    asks_first: _builtins.bool
+    """The client computes no rows before it knows that the session is taken. The open
+    gets the reply `opened`, as one with hashes does.
+    """
+    refused_elsewhere: _builtins.bool
+    """Another server has just told this session when to come again, so that this one
+    need not expect it.
+    """
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Hashes of the blocks that the session will begin with, the first block first.
@@ -290,10 +300,12 @@ class Open(_message.Message):
         codec: Global___Codec.ValueType = ...,
         block_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         opened_at: _builtins.float = ...,
+        asks_first: _builtins.bool = ...,
+        refused_elsewhere: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_first", b"asks_first", "block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "refused_elsewhere", b"refused_elsewhere", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,7 +74,7 @@ class ComputeServiceServicer:
         append these rows. So a resend is idempotent, a frame without rows
         truncates to p, and p beyond what was reached is refused.
         3. Each frame gets exactly one reply, in the order of the frames, and so does
-        an open that names a prefix. A client may send frames without waiting for
+        an open that names a prefix or asks first. A client may send frames without waiting for
         replies.
         Before it a server may send any number of replies without an outcome:
         the frame waits its turn, and the server has not forgotten it.

@@ -15,7 +15,9 @@ class SessionOpening:
 
     `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
     session will begin with, in order; a hash stands for its block and all blocks before it.
-    `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say.
+    `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say. With `asks_first` it
+    waits for the opening to be accepted before it sends a frame. `refused_elsewhere`: another server has just told it
+    when to come again.
     """
 
     session_id: str
@@ -24,6 +26,13 @@ class SessionOpening:
     codec: str = "none"
     block_hashes: tuple[bytes, ...] = ()
     opened_at: float = 0.0
+    asks_first: bool = False
+    refused_elsewhere: bool = False
+
+    @property
+    def has_reply(self) -> bool:
+        """Whether the server replies to the opening itself."""
+        return self.asks_first or bool(self.block_hashes)
 
 
 class Session(Protocol):

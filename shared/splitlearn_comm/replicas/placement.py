@@ -44,10 +44,19 @@ class LoadEstimate:
         self._placed_rows += n_rows
 
     @property
+    def may_refuse(self) -> bool:
+        """Whether another session is likely to wait there, so that it may be refused."""
+        reported = self.reported
+        return reported.waiting_sessions > 0 or 0 < reported.total_rows <= self._taken_rows
+
+    @property
+    def _taken_rows(self) -> int:
+        return self.reported.total_rows - self.reported.free_rows + self._placed_rows
+
+    @property
     def pressure(self) -> Pressure:
         reported = self.reported
-        taken = reported.total_rows - reported.free_rows + self._placed_rows
-        occupied = taken / reported.total_rows if reported.total_rows else 0.0
+        occupied = self._taken_rows / reported.total_rows if reported.total_rows else 0.0
         return Pressure(reported.waiting_sessions, occupied, reported.running_sessions + self._placed_sessions)
 
 

@@ -152,16 +152,17 @@ class Protocol(RuleBasedStateMachine):
             stream.state, stream.reached = "open", 1
         return stream
 
-    @rule(place=PLACES, n_hashes=st.integers(0, LIMIT), first=st.sampled_from(["", "frame", "gap"]))
-    def opens(self, place: int, n_hashes: int, first: str) -> None:
+    @rule(place=PLACES, n_hashes=st.integers(0, LIMIT), asks=st.booleans(), first=st.sampled_from(["", "frame", "gap"]))
+    def opens(self, place: int, n_hashes: int, asks: bool, first: str) -> None:
         stream = self.stream(place)
-        request = pb2.StreamRequest(open=opening(session_id=stream.name, block_hashes=HASHES[:n_hashes]))
+        opened = opening(session_id=stream.name, block_hashes=HASHES[:n_hashes], asks_first=asks)
+        request = pb2.StreamRequest(open=opened)
         reached = max((self.cached.get(name, 0) for name in HASHES[:n_hashes]), default=0)
-        replies = ["opened"] if n_hashes else []
+        replies = ["opened"] if n_hashes or asks else []
         if first:
             request.frame.CopyFrom(frame(0, 1) if first == "frame" else frame(LIMIT + 1, 1))
             replies.append("frame" if first == "frame" else "PositionNotReached")
-        what = f"open with {n_hashes} hashes and {first or 'nothing'}"
+        what = f"open with {n_hashes} hashes and {first or 'nothing'}{', asking first' * asks}"
         if stream.state != "new":
             self.breaks(stream, what, request)
             return

@@ -229,6 +229,18 @@ def test_a_load_that_cannot_be_is_the_server_s_error(load: ServiceLoad) -> None:
         wire.decode_info(wire.encode_info(ServiceInfo("s", "1", "cpu", load=load)))
 
 
+@pytest.mark.parametrize("field", ["asks_first", "refused_elsewhere"])
+def test_an_opening_says_whether_it_asks_first_and_was_refused_elsewhere(field: str) -> None:
+    opening = replace(OPENING, **{field: True})
+    assert wire.read_opening(request(wire.encode_request(opening, None))) == opening
+
+
+def test_an_opening_with_hashes_or_one_that_asks_first_has_a_reply() -> None:
+    assert not OPENING.has_reply
+    assert replace(OPENING, asks_first=True).has_reply
+    assert replace(OPENING, block_hashes=(b"n",)).has_reply
+
+
 @pytest.mark.parametrize("opened_at", [-1.0, math.inf, math.nan])
 def test_an_opening_at_an_impossible_time_is_refused(opened_at: float) -> None:
     message = pb2.StreamRequest(open=pb2.Open(max_length=1, opened_at=opened_at))

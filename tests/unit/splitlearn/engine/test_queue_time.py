@@ -149,6 +149,41 @@ async def test_a_session_that_would_wait_longer_than_it_may_is_refused_at_once_a
     assert (await it.step(second, 0, torch.zeros(3, D))).output.shape == (3, D)
 
 
+async def test_a_session_that_would_wait_too_long_is_refused_when_it_is_opened(
+    tiny_weights: Path, thread: DeviceThread
+) -> None:
+    clock = Clock()
+    it = engine(tiny_weights, thread, clock, seconds=50.0)
+    running = await after_a_stay_of(it, clock, 40.0)
+    # it will have rows, and is the one that may wait
+    second = it.open()
+    with pytest.raises(EngineFull, match=r"no memory will be free in 50 s; try again in 80 s"):
+        it.open()
+    # told after it, unless another engine has told it too
+    with pytest.raises(EngineFull, match="try again in 120 s"):
+        it.open(refused_elsewhere=True)
+    with pytest.raises(EngineFull, match="try again in 120 s"):
+        it.open()
+    it.close(second)
+    it.close(it.open())
+    it.close(running)
+    it.open()
+
+
+async def test_a_session_that_got_its_cached_rows_is_not_announced(tiny_weights: Path, thread: DeviceThread) -> None:
+    clock = Clock()
+    part = load_part(tiny_weights, "1-4")
+    it = build_engine(part, thread, Limits(max_num_seqs=1, queue_timeout=1.0, block_size=4), clock=clock)
+    first = it.open()
+    await it.step(first, 0, torch.zeros(4, D))
+    clock.now += 40.0
+    it.close_and_cache(first, (b"block",))
+    again = it.open(block_hashes=(b"block",))
+    assert again.reached == 4
+    # nobody is expected to send rows before this one
+    assert it.open().reached == 0
+
+
 async def test_before_any_session_has_ended_nobody_is_refused_because_of_an_estimate(
     tiny_weights: Path, thread: DeviceThread
 ) -> None:

@@ -45,6 +45,30 @@ def test_a_replica_that_reports_no_load_is_usable() -> None:
     assert silent.pressure == Pressure(0, 0.0, 0)
 
 
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [
+        (estimate(free=1), False),
+        (estimate(free=0), True),
+        (estimate(waiting=1), True),
+        # a server that bounds nothing refuses nobody
+        (estimate(total=0, free=0), False),
+    ],
+)
+def test_a_replica_may_refuse_a_session_where_others_wait_or_its_rows_are_taken(
+    load: LoadEstimate, expected: bool
+) -> None:
+    assert load.may_refuse is expected
+
+
+def test_what_was_placed_since_the_last_report_may_have_taken_the_rows() -> None:
+    load = estimate(free=100)
+    load.placed(99)
+    assert not load.may_refuse
+    load.placed(1)
+    assert load.may_refuse
+
+
 def test_a_burst_between_two_reports_is_spread() -> None:
     dice, loads = Random(3), {name: estimate(total=10_000, free=10_000) for name in "abcde"}
     placed: Counter[str] = Counter()

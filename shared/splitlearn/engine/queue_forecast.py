@@ -1,0 +1,98 @@
+"""Whether a session that comes now would wait too long, and when one that is refused should come again. Plain numbers.
+
+It is asked when a session is opened, before anybody has computed its rows. Beside those that wait it counts the
+sessions of the same tenant that were opened and have sent no rows yet, and, for those who are refused, the ones who
+were told to come again and have not had the time to.
+"""
+
+from dataclasses import dataclass, field
+
+from splitlearn.engine.admission import Admission
+from splitlearn.engine.expected_sessions import ExpectedSessions
+from splitlearn.engine.limits import Limits
+from splitlearn.engine.queue_time import QueueTimeEstimator
+
+_SHORTEST_RETRY = 1.0
+_ANNOUNCED_SECONDS = 10.0
+"""How long a session without rows counts as one that will have some."""
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A session that is opened now, or that waits.
+
+    Attributes:
+        number: tells which sessions are older.
+        max_length: rows that it may ever hold.
+        tenant: whose session it is.
+    """
+
+    number: int
+    max_length: int
+    tenant: str
+
+
+@dataclass
+class QueueForecast:
+    """Times are passed in, on one clock, in seconds.
+
+    Attributes:
+        admission: the sessions that are admitted, and those that wait.
+        times: how long admitted sessions stay.
+    """
+
+    limits: Limits
+    admission: Admission
+    times: QueueTimeEstimator = field(default_factory=QueueTimeEstimator)
+    _announced: ExpectedSessions = field(default_factory=ExpectedSessions)
+    _told: ExpectedSessions = field(default_factory=ExpectedSessions)
+    _n_told: int = 0
+
+    def why_refused(self, session: Newcomer, now: float) -> str | None:
+        """Why the session is refused when it is opened; None if it may come."""
+        n_ahead = self._n_ahead(session) + self._n_announced(session, now)
+        if not n_ahead:
+            return None
+        n_free, most, longest = self._n_free(session), self.limits.max_waiting, self.limits.queue_timeout
+        if n_ahead - n_free >= max(1, most):
+            return f"{n_ahead - n_free} sessions wait for memory already"
+        if longest is None or not self.times.is_known or self.times.seconds(n_ahead, now, n_free) <= longest:
+            return None
+        return f"no memory will be free in {longest:g} s"
+
+    def waits_too_long(self, session: Newcomer, now: float) -> bool:
+        """Whether a session that has come to wait is expected to wait for longer than it may."""
+        longest = self.limits.queue_timeout
+        return longest is not None and self.times.is_known and self.times.seconds(self._n_ahead(session), now) > longest
+
+    def announced(self, session: Newcomer, now: float) -> None:
+        """The session was opened and has no rows yet."""
+        self._announced.add(session.number, session.tenant, now + _ANNOUNCED_SECONDS)
+
+    def came(self, number: int) -> None:
+        """A session that may have been announced has sent rows, or ended."""
+        self._announced.discard(number)
+
+    def retry_after(self, session: Newcomer, now: float, *, is_counted: bool = True) -> float:
+        """Seconds after which a refused session should come again: when those are served that come before it.
+
+        Args:
+            is_counted: it is expected to come again here, and those who are refused later are to come after it.
+        """
+        n_expected = self._n_announced(session, now) + self._told.count(session.tenant, now)
+        seconds = self.times.seconds(self._n_ahead(session) + n_expected, now, self._n_free(session))
+        seconds = max(_SHORTEST_RETRY, seconds)
+        if is_counted:
+            self._n_told += 1
+            self._told.add(self._n_told, session.tenant, now + seconds)
+        return seconds
+
+    def _n_ahead(self, session: Newcomer) -> int:
+        return self.admission.n_ahead(session.tenant, session.number)
+
+    def _n_announced(self, session: Newcomer, now: float) -> int:
+        return self._announced.count(session.tenant, now, session.number)
+
+    def _n_free(self, session: Newcomer) -> int:
+        """Places for sessions like this one that nobody waits for."""
+        return 0 if self.admission.waiting else self.admission.n_fitting(session.max_length)

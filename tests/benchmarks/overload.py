@@ -1,0 +1,213 @@
+"""Ten times more users than fit, over HTTP: the pace of those who are admitted, and what the others are told.
+
+Each user asks again and again, waits as long as `Retry-After` says when it is refused, and reads streams to their end.
+The users that fit are measured before and after, alone. Then a thousand ask at once.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import mean, median
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.benchmarks.contenders import LAYERS, PORTS, Split, make_weights, split_model
+from tests.benchmarks.users import Prompts
+
+ROW_BYTES = 20 * 2 * 2 * 64 * 2
+"""Keys and values of one token in the trunk's 20 layers: 2 heads of 64 values in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is asked."""
+
+    fitting: int = 8
+    users: int = 80
+    crowd: int = 1000
+    prompt: int = 32
+    output: int = 96
+    alone_seconds: float = 40.0
+    overload_seconds: float = 150.0
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """What the sessions that fit need; pages have 16 rows, and a session reserves one more."""
+        return self.fitting * (self.prompt + self.output + 32) * ROW_BYTES
+
+
+QUICK = Sizes(fitting=4, users=40, crowd=200, output=16, alone_seconds=10.0, overload_seconds=20.0)
+
+
+@dataclass
+class Found:
+    """What the users of one phase met. Seconds."""
+
+    per_token: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)
+    came_true: list[float] = field(default_factory=list)
+    """From the first refusal to the first token, as a multiple of what the first refusal said."""
+    statuses: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of the services' processes together."""
+
+    processes: Sequence[psutil.Process]
+
+    @classmethod
+    def of_children(cls) -> "Memory":
+        return cls(psutil.Process().children())
+
+    def now(self) -> int:
+        return sum(process.memory_info().rss for process in self.processes)
+
+
+async def user(http: httpx.AsyncClient, split: Split, prompts: Prompts, sizes: Sizes, found: Found, end: float) -> None:
+    """Asks until the end, and then finishes what it has begun."""
+    refused: tuple[float, float] | None = None
+    while time.perf_counter() < end:
+        body = {**split.body(prompts.one(sizes.prompt), sizes.output), "stream": True}
+        began = time.perf_counter()
+        async with http.stream("POST", "/v1/completions", json=body) as reply:
+            if reply.status_code != 200:
+                found.statuses[str(reply.status_code)] += 1
+                await reply.aread()
+                seconds = float(reply.headers.get("Retry-After", 1.0))
+                found.refusals.append(time.perf_counter() - began)
+                found.told.append(seconds)
+                refused = refused or (began, seconds)
+            else:
+                times, error = await read(reply)
+                found.statuses[error or "200"] += 1
+                if refused is not None and times:
+                    found.came_true.append((times[0] - refused[0]) / refused[1])
+                    refused = None
+                note(found, began, times)
+                continue
+        await asyncio.sleep(min(seconds, max(0.0, end - time.perf_counter())))
+
+
+async def read(reply: httpx.Response) -> tuple[list[float], str]:
+    """When each token came, and the code of the error that ended the stream, if one did."""
+    times: list[float] = []
+    async for line in reply.aiter_lines():
+        if line.startswith("data: {"):
+            chunk = json.loads(line.removeprefix("data: "))
+            if "error" in chunk:
+                return times, str(chunk["error"]["code"])
+            times.append(time.perf_counter())
+    return times, ""
+
+
+def note(found: Found, began: float, times: Sequence[float]) -> None:
+    if len(times) < 2:
+        return
+    found.waits.append(times[0] - began)
+    found.per_token.append((times[-1] - times[0]) / (len(times) - 1))
+    found.gaps.append(max(late - early for early, late in pairwise(times)))
+
+
+async def phase(split: Split, prompts: Prompts, sizes: Sizes, users: int, seconds: float) -> Found:
+    found, end = Found(), time.perf_counter() + seconds
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=split.url, timeout=600, limits=limits) as http, asyncio.TaskGroup() as group:
+        for _ in range(users):
+            group.create_task(user(http, split, prompts, sizes, found, end))
+    return found
+
+
+async def crowd(split: Split, prompts: Prompts, sizes: Sizes) -> Found:
+    """All at once, each a single time."""
+    found = Found()
+    limits = httpx.Limits(max_connections=None)
+    bodies = [split.body(prompts.one(sizes.prompt), 1) for _ in range(sizes.crowd)]
+
+    async def one(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        began = time.perf_counter()
+        reply = await http.post("/v1/completions", json=body)
+        found.statuses[str(reply.status_code)] += 1
+        if reply.status_code != 200:
+            found.refusals.append(time.perf_counter() - began)
+
+    async with httpx.AsyncClient(base_url=split.url, timeout=600, limits=limits) as http:
+        await asyncio.gather(*(one(http, body) for body in bodies))
+    return found
+
+
+def metric(text: str, name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+
+def preemptions(split: Split) -> float:
+    client = metric(httpx.get(f"{split.url}/metrics").text, "splitlearn_client_num_replays_total")
+    trunk = metric(httpx.get(PORTS.trunk_metrics).text, "splitlearn_trunk_num_preemptions_total")
+    return max(client, trunk)
+
+
+def share(values: Sequence[float], low: float, high: float) -> float:
+    return mean(low <= value <= high for value in values) if values else float("nan")
+
+
+def p(values: Sequence[float], q: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.overload", description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--queue-timeout", type=float, default=30.0)
+    given = parser.parse_args()
+    sizes = QUICK if given.quick else Sizes()
+    weights = make_weights()[1]
+    prompts = Prompts(0, 30000)
+    flags = ("--queue-timeout", str(given.queue_timeout))
+    trunk_flags = ("--kv-cache-memory-bytes", str(sizes.kv_cache_bytes))
+    with split_model(weights, 1, flags, layers=LAYERS, trunk_flags=trunk_flags) as split:
+        memory = Memory.of_children()
+        asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds / 4))
+        before = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds))
+        lost = preemptions(split)
+        asyncio.run(phase(split, prompts, sizes, sizes.users, sizes.overload_seconds / 4))
+        at_first = memory.now()
+        over = asyncio.run(phase(split, prompts, sizes, sizes.users, sizes.overload_seconds))
+        at_last, lost = memory.now(), preemptions(split) - lost
+        after = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds))
+        many = asyncio.run(crowd(split, prompts, sizes))
+    alone = before.per_token + after.per_token
+    print(f"{sizes.fitting} users alone: {1000 * median(alone):.1f} ms per token, {len(alone)} answers")
+    print(f"{sizes.users} users: {1000 * median(over.per_token):.1f} ms per token, {len(over.per_token)} answers")
+    print(f"pace of the admitted: {median(alone) / median(over.per_token):.2f} of that alone")
+    print(f"longest gap between tokens: {max(before.gaps + after.gaps):.2f} s alone, {max(over.gaps):.2f} s")
+    print(f"waits of the admitted for the first token: p50 {median(over.waits):.1f} s, p99 {p(over.waits, 0.99):.1f} s")
+    print(f"answers and refusals: {dict(over.statuses)}; preempted: {lost:.0f}")
+    if over.refusals:
+        print(
+            f"refused within: p50 {1000 * median(over.refusals):.0f} ms, p99 {1000 * p(over.refusals, 0.99):.0f} ms; "
+            f"told to come back in {min(over.told):.0f} to {max(over.told):.0f} s"
+        )
+        print(
+            f"from the first refusal to the first token, by what it said: p50 {median(over.came_true or [0]):.2f}, "
+            f"within a factor of two {share(over.came_true, 0.5, 2.0):.0%} of {len(over.came_true)}"
+        )
+    print(f"memory: {at_first / 2**20:.0f} MiB, at the end {at_last / 2**20:.0f} MiB")
+    print(
+        f"{sizes.crowd} at once: {dict(many.statuses)}; refused within: p50 {1000 * p(many.refusals, 0.5):.0f} ms, "
+        f"p99 {1000 * p(many.refusals, 0.99):.0f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()
