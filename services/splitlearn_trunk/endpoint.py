@@ -140,7 +140,7 @@ class TrunkServicer:
             )
         try:
             opened_at = _believed(opening.opened_at, time.time())
-            session = self._engine.open(opening.max_length, opening.block_hashes, opened_at=opened_at)
+            session = self._engine.open(opening.max_length, opening.block_hashes, opening.tenant, opened_at)
         except split.SplitError as error:
             raise on_the_wire(error) from error
         self._metrics.prefix_cache_queries.inc(len(opening.block_hashes) * self._engine.limits.block_size)

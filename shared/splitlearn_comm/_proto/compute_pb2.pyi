@@ -255,6 +255,7 @@ class Open(_message.Message):
     CODEC_FIELD_NUMBER: _builtins.int
     BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client; names the session in logs."""
     fingerprint: _builtins.str
@@ -273,6 +274,12 @@ class Open(_message.Message):
     Only a server that agrees with the client on which is older cannot wait for
     a session that waits for it at the other end.
     """
+    tenant: _builtins.str
+    """Whose session it is, if the client serves several tenants: an id that says
+    nothing about them. Sessions of different tenants take turns where memory is
+    short. At most 64 printable ASCII characters; empty for a client without
+    tenants.
+    """
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Hashes of the blocks that the session will begin with, the first block first.
@@ -290,10 +297,11 @@ class Open(_message.Message):
         codec: Global___Codec.ValueType = ...,
         block_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         opened_at: _builtins.float = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "session_id", b"session_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
