@@ -1,9 +1,9 @@
 """Keyed hashes of a prompt's blocks, by which a trunk finds cached rows without seeing a token.
 
 A block's hash is an HMAC (RFC 2104) over the hash of the block before it and the block's token ids. The key never
-leaves this process, so nobody else can compute a hash, and hashes of other clients never match. Each tenant has a key of
-its own, derived from that one, so hashes of different tenants never match either. A trunk does learn that two sessions
-of one tenant begin with the same blocks, and how many.
+leaves this process, so nobody else can compute a hash, and hashes of other clients never match. Each tenant has a key
+of its own, derived from that one, so hashes of different tenants never match either. A trunk does learn that two
+sessions of one tenant begin with the same blocks, and how many.
 """
 
 import hmac

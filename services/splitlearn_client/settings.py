@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -68,10 +68,31 @@ def _check_address(text: str) -> None:
         raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
 
 
+LONGEST_KEY = 512
+"""Characters of an API key."""
+
+
+def check_key(key: str) -> str:
+    """An API key that an HTTP header can hold. Raises PydanticCustomError, which does not repeat it."""
+    if not 0 < len(key) <= LONGEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
+        raise PydanticCustomError(
+            "key", "a key has 1 to {most} printable ASCII characters without spaces", {"most": LONGEST_KEY}
+        )
+    return key
+
+
+def _secret_key(secret: SecretStr) -> SecretStr:
+    check_key(secret.get_secret_value())
+    return secret
+
+
 class ClientSettings(BaseSettings):
     """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
+    # errors would show the API key
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
     trunk: Annotated[str, AfterValidator(_addresses)] = Field(
@@ -97,6 +118,20 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
+    api_key: Annotated[SecretStr, AfterValidator(_secret_key)] | None = Field(
+        None,
+        description="A key that callers must send as a bearer token; one for all of them. A key on the command line "
+        "can be seen in process lists; one in the variable or in --tenants cannot.",
+    )
+    tenants: Path | None = Field(
+        None,
+        description="TOML file of tenants with their API keys and quotas, which is read again when it changes; see "
+        "docs/api.md. Default: without it and without --api-key, callers need no key.",
+    )
+    protect_metrics: bool = Field(
+        False,
+        description="Answer /metrics only to the key of --api-key, and to tenants with `metrics = true`.",
+    )
     allowed_origins: Annotated[str | None, _readable(parse_origins)] = Field(
         None,
         description="Origins whose pages may call the API from a browser, ORIGIN,ORIGIN,... or *. Default: none.",
@@ -177,3 +212,9 @@ class ClientSettings(BaseSettings):
     shutdown_timeout: float = Field(
         5.0, ge=0, description="Seconds that running requests may take to end after SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _somebody_may_read_metrics(self) -> Self:
+        if self.protect_metrics and self.api_key is None and self.tenants is None:
+            raise PydanticCustomError("contradiction", "--protect-metrics needs --api-key or --tenants")
+        return self

@@ -15,12 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from splitlearn_client.errors import UnknownHost
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.serving.access import Access
+from splitlearn_client.serving.authorization import Authorization
 from splitlearn_client.serving.bodies import Bodies, BodyLimits
 from splitlearn_client.serving.connections import ConnectionLimits, Connections, most_connections
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
+from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
 
 log = structlog.get_logger()
@@ -36,6 +38,9 @@ class HTTPServer:
 
     Args:
         routes: the application's; requests are counted by their paths.
+
+    Raises:
+        BadTenants: the file of tenants cannot be used.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class HTTPServer:
         self._app = app
         self._routes = routes
         self._metrics = metrics
+        self._tenants = TenantDirectory.of(settings)
         self._stopping = asyncio.Event()
         self._dropping = asyncio.Event()
 
@@ -61,21 +67,26 @@ class HTTPServer:
         bound = [listening.getsockname()[0] for listening in sockets]
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
         hosts = AllowedHosts.of(named, settings.host, bound)
-        draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
+        admitted = Bodies(self._app, limits)
+        authorized = Authorization(admitted, self._tenants, settings.protect_metrics, self._metrics.tenant_request)
+        draining = Draining(_Hosts(authorized, hosts))
         origins = parse_origins(settings.allowed_origins or "")
-        access = Access(readable_from(origins, draining), self._routes, self._metrics.http_request)
+        metrics = self._metrics
+        access = Access(readable_from(origins, draining), self._routes, metrics.http_request, metrics.refusal)
         connections = Connections(_connection_limits(settings), access.refused_early)
         server = _Uvicorn(_config(access, connections, settings))
         watching = asyncio.create_task(connections.watch())
+        reading = asyncio.create_task(self._tenants.watch())
         serving = asyncio.create_task(server.serve(list(sockets)))
         stopping = asyncio.create_task(self._stop(draining, connections, server))
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await serving
         finally:
-            for task in (watching, stopping, serving):
+            tasks = {watching, reading, stopping, serving}
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({watching, stopping, serving})
+            await asyncio.wait(tasks)
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()

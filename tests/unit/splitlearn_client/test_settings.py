@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
 from splitlearn_comm.core import CODECS
@@ -50,6 +50,10 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "queue_timeout": 6.5,
         "verify": "always",
         "allowed_hosts": "llm.example.com,*.lan",
+        # its own text is hidden, so this is what the variable gets
+        "api_key": SecretStr("**********"),
+        "tenants": Path("tenants.toml"),
+        "protect_metrics": True,
         "max_body": 2**20,
         "max_connections": 12,
         "header_timeout": 1.5,
@@ -92,6 +96,10 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("timeout_keep_alive", -1),
         ("flavour", "sweet"),
         ("wire_codec", "lz4"),
+        ("api_key", ""),
+        ("api_key", "two words"),
+        ("api_key", "k" * 513),
+        ("api_key", "kl\u00fcssel"),
         ("allowed_hosts", "llm.example.com:8000"),
         ("allowed_hosts", "http://llm.example.com"),
         ("allowed_hosts", "one two"),
@@ -106,6 +114,22 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
 def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         ClientSettings(weights=Path("w"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_metrics_that_nobody_could_read_are_refused() -> None:
+    with pytest.raises(ValidationError, match="--protect-metrics needs --api-key or --tenants"):
+        ClientSettings(weights=Path("w"), protect_metrics=True)
+    assert ClientSettings(weights=Path("w"), protect_metrics=True, tenants=Path("t")).protect_metrics
+
+
+@pytest.mark.parametrize("other", [{}, {"port": "http"}, {"weights": None}, {"flavour": "sweet"}])
+def test_no_error_and_no_text_of_the_settings_shows_the_api_key(other: dict[str, Any]) -> None:
+    bad = "s3cret key" if not other else "s3cret"
+    with pytest.raises(ValidationError) as caught:
+        ClientSettings(**{"weights": Path("w"), "api_key": bad, **other})
+    assert "s3cret" not in str(caught.value)
+    settings = ClientSettings(weights=Path("w"), api_key="s3cret")  # type: ignore[arg-type]
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
 def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:

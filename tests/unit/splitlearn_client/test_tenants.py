@@ -1,0 +1,86 @@
+from hashlib import sha256
+
+import pytest
+
+from splitlearn_client.errors import BadTenants
+from splitlearn_client.tenants import MOST_KEYS, Quota, Tenant, parse_tenants
+
+SECRET = "sk-secret-secret-secret"
+HASH = f"sha256:{sha256(SECRET.encode()).hexdigest()}"
+
+
+def test_a_key_is_found_whether_the_file_has_it_or_its_hash() -> None:
+    ring = parse_tenants(f"""
+        [alice]
+        keys = ["{HASH}", "another-key"]
+        max_parallel_requests = 2
+        rpm_limit = 60
+        tpm_limit = 1000
+
+        ["bob@example.com"]
+        keys = ["bobs-key"]
+        metrics = true
+    """)
+    alice = Tenant("alice", Quota(2, 60, 1000))
+    assert ring.find(SECRET.encode()) == ring.find(b"another-key") == alice
+    assert ring.find(b"bobs-key") == Tenant("bob@example.com", Quota(), may_read_metrics=True)
+    assert ring.tenants == {alice, ring.find(b"bobs-key")}
+    for stranger in (b"", b"another", b"another-key ", HASH.encode(), b"\xff"):
+        assert ring.find(stranger) is None
+
+
+def test_the_key_of_the_settings_is_one_more_and_has_no_name_and_no_limit() -> None:
+    ring = parse_tenants('[alice]\nkeys = ["hers"]', "everybodys")
+    assert ring.find(b"everybodys") == Tenant("", Quota(), may_read_metrics=True)
+    assert ring.find(b"hers") == Tenant("alice")
+    assert len(parse_tenants("", "everybodys")) == 1
+
+
+def test_a_key_is_compared_with_every_key_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return one == other
+
+    ring = parse_tenants("\n".join(f'[t{i}]\nkeys = ["key-{i}"]' for i in range(5)))
+    monkeypatch.setattr("splitlearn_client.tenants.hmac.compare_digest", compare)
+    for key in (b"key-0", b"key-4", b"nobodys"):
+        compared.clear()
+        ring.find(key)
+        assert len(compared) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no tenant"),
+        (f'alice = "{SECRET}"', "alice"),
+        (f'[alice]\nkeys = "{SECRET}"', r"alice\.keys"),
+        (f'[alice]\nkeys = ["{SECRET}", ""]', r"alice\.keys\.1"),
+        (f'[alice]\nkeys = ["{SECRET} {SECRET}"]', r"alice\.keys\.0: a key has 1 to 512"),
+        ("[alice]", r"alice\.keys"),
+        ("[alice]\nkeys = []", r"alice\.keys"),
+        (f'[alice]\nkeys = ["sha256:{SECRET}"]', r"alice\.keys\.0: .*64 hexadecimal digits"),
+        (f'[alice]\nkeys = ["{SECRET}"]\nrmp_limit = 3', r"alice\.rmp_limit: there is no such setting"),
+        (f'[alice]\nkeys = ["a-key"]\n{SECRET} = 3', r"alice\.\?: there is no such setting"),
+        (f'[alice]\nkeys = ["{SECRET}"]\nrpm_limit = 0', r"alice\.rpm_limit"),
+        (f'[alice]\nkeys = ["{SECRET}"]\nrpm_limit = "many"', r"alice\.rpm_limit"),
+        (f'["{SECRET}!"]\nkeys = ["a-key"]', "a tenant's name has 1 to 64"),
+        (f'[alice]\nkeys = ["{SECRET}"]\n[bob]\nkeys = ["{HASH}"]', r"bob\.keys\.0 is also a key of alice"),
+        (f'[alice]\nkeys = ["{SECRET}"', r"this is no TOML \(at "),
+        (f'[alice]\n"{SECRET}" = {{}}\n"{SECRET}" = 1', "this is no TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place_and_without_a_key(text: str, reason: str) -> None:
+    with pytest.raises(BadTenants, match=reason) as caught:
+        parse_tenants(text)
+    assert SECRET not in str(caught.value)
+    assert HASH not in str(caught.value)
+
+
+def test_the_number_of_keys_is_bounded() -> None:
+    keys = ", ".join(f'"key-{i}"' for i in range(MOST_KEYS))
+    assert len(parse_tenants(f"[alice]\nkeys = [{keys}]")) == MOST_KEYS
+    with pytest.raises(BadTenants, match=f"{MOST_KEYS + 1} keys"):
+        parse_tenants(f"[alice]\nkeys = [{keys}]", "one more")
