@@ -23,8 +23,9 @@ from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
-from splitlearn_client.serving.listening import address_of, listen
+from splitlearn_client.serving.listening import address_of, is_loopback, listen
 from splitlearn_client.serving.server import HTTPServer
+from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
@@ -37,7 +38,7 @@ log = structlog.get_logger()
 
 
 def run(settings: ClientSettings) -> None:
-    """Serves until a signal. Raises SepweightError, SplitError or OSError if it cannot start."""
+    """Serves until a signal. Raises SepweightError, SplitError, RequestError or OSError if it cannot start."""
     event_loop.run(serve(settings))
 
 
@@ -46,8 +47,11 @@ async def serve(settings: ClientSettings) -> None:
     async with AsyncExitStack() as stack:
         # before loading, which may take minutes: a busy port is reported at once
         sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
+        tenants = TenantDirectory.of(settings)
+        if not tenants.needs_key and not is_loopback(sockets):
+            log.warning("no API key is needed", note="whoever reaches this port can use it; see --api-key, --tenants")
         service = await build(settings, stack)
-        server = http_server(service, settings)
+        server = http_server(service, settings, tenants)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, server.stop)
@@ -112,9 +116,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
 
 
-def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
+def http_server(service: Service, settings: ClientSettings, tenants: TenantDirectory) -> HTTPServer:
     """The server of a built service."""
-    return HTTPServer(application(service), router(service).routes, settings, service.metrics)
+    return HTTPServer(application(service), router(service).routes, settings, service.metrics, tenants)
 
 
 def application(service: Service) -> FastAPI:

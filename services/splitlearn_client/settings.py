@@ -81,8 +81,9 @@ def check_key(key: str) -> str:
     return key
 
 
-def _secret_key(secret: SecretStr) -> SecretStr:
-    check_key(secret.get_secret_value())
+def _secret_key(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        check_key(secret.get_secret_value())
     return secret
 
 
@@ -118,7 +119,7 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
-    api_key: Annotated[SecretStr, AfterValidator(_secret_key)] | None = Field(
+    api_key: Annotated[SecretStr | None, AfterValidator(_secret_key)] = Field(
         None,
         description="A key that callers must send as a bearer token; one for all of them. A key on the command line "
         "can be seen in process lists; one in the variable or in --tenants cannot.",

@@ -2,7 +2,9 @@
 
 import errno
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any
 
 from splitlearn_comm import PortUnavailable
@@ -47,6 +49,12 @@ def address_of(listening: socket.socket) -> str:
     """`host:port`, with brackets around an IPv6 address."""
     host, port = listening.getsockname()[:2]
     return join_address(host, port)
+
+
+def is_loopback(sockets: Iterable[socket.socket]) -> bool:
+    """Whether only this machine can connect."""
+    bound = (str(listening.getsockname()[0]) for listening in sockets)
+    return all(ip_address(address.partition("%")[0]).is_loopback for address in bound)
 
 
 def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:

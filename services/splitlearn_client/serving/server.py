@@ -20,6 +20,7 @@ from splitlearn_client.serving.bodies import Bodies, BodyLimits
 from splitlearn_client.serving.connections import ConnectionLimits, Connections, most_connections
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
+from splitlearn_client.serving.listening import is_loopback
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
 from splitlearn_client.serving.tenant_directory import TenantDirectory
@@ -38,19 +39,22 @@ class HTTPServer:
 
     Args:
         routes: the application's; requests are counted by their paths.
-
-    Raises:
-        BadTenants: the file of tenants cannot be used.
+        tenants: who is let in.
     """
 
     def __init__(
-        self, app: ASGIApp, routes: Sequence[BaseRoute], settings: ClientSettings, metrics: ClientMetrics
+        self,
+        app: ASGIApp,
+        routes: Sequence[BaseRoute],
+        settings: ClientSettings,
+        metrics: ClientMetrics,
+        tenants: TenantDirectory,
     ) -> None:
         self._settings = settings
         self._app = app
         self._routes = routes
         self._metrics = metrics
-        self._tenants = TenantDirectory.of(settings)
+        self._tenants = tenants
         self._stopping = asyncio.Event()
         self._dropping = asyncio.Event()
 
@@ -64,9 +68,8 @@ class HTTPServer:
         """Returns after `stop`, when no request runs and the sockets are closed."""
         settings = self._settings
         limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
-        bound = [listening.getsockname()[0] for listening in sockets]
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
-        hosts = AllowedHosts.of(named, settings.host, bound)
+        hosts = AllowedHosts.of(named, settings.host, only_loopback=is_loopback(sockets))
         admitted = Bodies(self._app, limits)
         authorized = Authorization(admitted, self._tenants, settings.protect_metrics, self._metrics.tenant_request)
         draining = Draining(_Hosts(authorized, hosts))
