@@ -17,8 +17,6 @@ from support.helm_values import CHAIN, EVERYTHING, GPU, VALUE_SETS
 
 pytestmark = pytest.mark.slow
 
-# Flags that the services do not have yet. When one has come, its name leaves this list.
-PENDING = ("--api-key",)
 LOWER, UPPER, CLIENT = "demo-splitlearn-trunk-lower", "demo-splitlearn-trunk-upper", "demo-splitlearn-client"
 
 
@@ -34,7 +32,6 @@ def every_workload(helm: Helm) -> Iterator[Object]:
 def settings_of(workload: Object) -> ClientSettings | TrunkSettings:
     """What the real command line makes of a container's arguments."""
     verb, *words = container_of(workload)["args"]
-    words = [word for word in words if not word.startswith(PENDING)]
     group: Any = get_command(command())
     given = group._command(verb).make_context(verb, words).params
     found: ClientSettings | TrunkSettings = settings_from(
@@ -49,12 +46,6 @@ def test_the_services_take_every_flag_with_its_value(helm: Helm) -> None:
         settings = settings_of(workload)
         assert str(settings.weights) == "/weights"
         assert settings.host in ("0.0.0.0", "::")
-
-
-@pytest.mark.parametrize("flag", PENDING)
-def test_flags_that_are_waited_for_have_not_come(flag: str) -> None:
-    name = flag.removeprefix("--").replace("-", "_")
-    assert name not in {*ClientSettings.model_fields, *TrunkSettings.model_fields}, f"take {flag} out of PENDING"
 
 
 def test_the_ports_of_a_trunk_are_those_that_it_listens_on(helm: Helm) -> None:
@@ -226,14 +217,14 @@ def test_the_user_is_the_images(helm: Helm) -> None:
 def test_secrets_are_mounted_where_the_flags_say(helm: Helm) -> None:
     objects = helm.objects(EVERYTHING)
     client = named(objects, "Deployment", CLIENT)
-    assert "--api-key=/etc/splitlearn/api-keys/tenants" in container_of(client)["args"]
-    assert secrets_of(client) == {"/etc/splitlearn/api-keys": "api-keys", "/etc/splitlearn/tls": "client-tls"}
+    assert "--tenants=/etc/splitlearn/tenants/keys.toml" in container_of(client)["args"]
+    assert secrets_of(client) == {"/etc/splitlearn/tenants": "api-keys", "/etc/splitlearn/tls": "client-tls"}
     for trunk in of_kind(objects, "StatefulSet"):
         assert secrets_of(trunk) == {"/etc/splitlearn/tls": "trunk-tls"}
         assert "--tls-cert=/etc/splitlearn/tls/tls.crt" in container_of(trunk)["args"]
     for workload in workloads(helm.objects({})):
         assert secrets_of(workload) == {}
-        assert not [word for word in container_of(workload)["args"] if word.startswith(("--tls", "--api-key"))]
+        assert not [word for word in container_of(workload)["args"] if word.startswith(("--tls", "--tenants"))]
 
 
 def secrets_of(workload: Object) -> dict[str, str]:
