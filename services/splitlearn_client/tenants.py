@@ -1,7 +1,7 @@
 """Tenants, their API keys and quotas, and the TOML file that has them. Plain values.
 
     [alice]
-    keys = ["sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90"]
+    keys = ["sha256:d2d77855c3561c61d84b5834ad206cd7921c8ce9172c6babb80030fd5ec63788"]
     max_parallel_requests = 4
     rpm_limit = 60
     tpm_limit = 20000

@@ -1,5 +1,7 @@
+import re
 import traceback
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +89,11 @@ def test_the_number_of_keys_is_bounded() -> None:
     assert len(parse_tenants(f"[alice]\nkeys = [{keys}]")) == MOST_KEYS
     with pytest.raises(BadTenants, match=f"{MOST_KEYS + 1} keys"):
         parse_tenants(f"[alice]\nkeys = [{keys}]", "one more")
+
+
+def test_the_file_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    tenants = parse_tenants(text).tenants
+    assert Tenant("alice", Quota(4, 60, 20_000)) in tenants
+    assert Tenant("bob@example.com", may_read_metrics=True) in tenants
