@@ -13,13 +13,11 @@ import structlog
 
 from splitlearn_comm.certificates import check_authorities, check_pair
 from splitlearn_comm.errors import BadCertificates
+from splitlearn_comm.file_changes import FileIdentity, identity_of
 
 log = structlog.get_logger(__name__)
 
 _MAKE_NEW: Final = "`splitlearn certs` makes such files"
-
-# What tells one content of a file from another without reading it.
-_Identity = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -133,17 +131,8 @@ def _configuration(loaded: _Loaded) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.ca)
 
 
-def _identities(files: TLSFiles) -> list[_Identity | None]:
-    return [None if path is None else _identity(path) for path in (files.ca, files.certificate, files.key)]
-
-
-def _identity(path: Path) -> _Identity | None:
-    """None if there is no such file now."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _identities(files: TLSFiles) -> list[FileIdentity | None]:
+    return [None if path is None else identity_of(path) for path in (files.ca, files.certificate, files.key)]
 
 
 def _load(files: TLSFiles) -> _Loaded:

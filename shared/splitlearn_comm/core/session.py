@@ -16,6 +16,7 @@ class SessionOpening:
     `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
     session will begin with, in order; a hash stands for its block and all blocks before it.
     `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say.
+    `client` is the name of the token that came with the call; empty if the server asks for none. The server sets it.
     """
 
     session_id: str
@@ -24,6 +25,7 @@ class SessionOpening:
     codec: str = "none"
     block_hashes: tuple[bytes, ...] = ()
     opened_at: float = 0.0
+    client: str = ""
 
 
 class Session(Protocol):
