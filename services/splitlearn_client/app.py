@@ -29,9 +29,8 @@ from splitlearn_client.settings import ClientSettings
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_client.verification import WeightsCheck
-from splitlearn_comm import event_loop
-from splitlearn_comm.replicas.connecting import connector
-from splitlearn_comm.tls import tls_files
+from splitlearn_comm import Access, event_loop
+from splitlearn_comm.replicas.connecting import connection_to
 
 log = structlog.get_logger()
 
@@ -69,6 +68,7 @@ async def _announce(service: Service, address: str, page: str) -> None:
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     """Builds every object of the service; `stack` owns their end."""
     manifest = Manifest.read(settings.weights)
+    trunk, connect = connection_to(settings.trunk, settings.trunk_timeout, _access(settings))
     config = config_from_dict(manifest.config)
     tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
     stack.callback(tokenizer.close)
@@ -94,8 +94,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         return parts
 
     connection = TrunkConnection(
-        settings.trunk,
-        connector(settings.trunk_timeout, tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)),
+        trunk,
+        connect,
         manifest.n_layers,
         settings.layers,
         load_local_parts,
@@ -110,6 +110,19 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     generator = Generator(connection, tokenizer, metrics, end_tokens(settings.weights, config, tokenizer), hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
     return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
+
+
+def _access(settings: ClientSettings) -> Access:
+    """To workers whose address has no token and fingerprint behind it."""
+    token = settings.trunk_token
+    return Access.given(
+        settings.tls_ca,
+        settings.tls_cert,
+        settings.tls_key,
+        token=None if token is None else token.get_secret_value(),
+        token_file=settings.trunk_token_file,
+        is_insecure=settings.trunk_insecure,
+    )
 
 
 def http_server(service: Service, settings: ClientSettings) -> HTTPServer:

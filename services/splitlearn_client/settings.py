@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_SECRETS = re.compile(r"[A-Za-z0-9._~+/-]+=*\.[0-9A-Fa-f]{64}")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[?[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
 
 
@@ -61,7 +62,10 @@ def _addresses(text: str) -> str:
 
 
 def _check_address(text: str) -> None:
-    host, _, port = text.rpartition(":")
+    address, mark, secrets = text.partition("#")
+    if mark and not _SECRETS.fullmatch(secrets):
+        raise PydanticCustomError("address", "paste HOST:PORT#TOKEN.FINGERPRINT whole, as the worker prints it")
+    host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[-6:]) <= 65535 and len(port) < 6):
         raise PydanticCustomError("address", "a trunk's address is HOST:PORT, with a port from 1 to 65535")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
@@ -71,13 +75,24 @@ def _check_address(text: str) -> None:
 class ClientSettings(BaseSettings):
     """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
     trunk: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:50051",
-        description="HOST:PORT of the trunk, or of its replicas, with commas between them. A name may have several "
-        "addresses, and is resolved again every two seconds.",
+        repr=False,
+        description="HOST:PORT of the trunk, or of its replicas, with commas between them; "
+        "HOST:PORT#TOKEN.FINGERPRINT as a worker prints it. A name may have several addresses, and is resolved again "
+        "every two seconds.",
+    )
+    trunk_token: SecretStr | None = Field(
+        None, description="Token that the workers ask for whose address has none behind it."
+    )
+    trunk_token_file: Path | None = Field(None, description="File with that token; it is read again when it changes.")
+    trunk_insecure: bool = Field(
+        False, description="Send that token without encryption to other machines too. For private networks."
     )
     tls_ca: Path | None = Field(
         None,

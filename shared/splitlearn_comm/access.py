@@ -13,7 +13,7 @@ import grpc
 from splitlearn_comm.addresses import split_address
 from splitlearn_comm.errors import BadToken, InvalidAddress
 from splitlearn_comm.pinned import pinned_server
-from splitlearn_comm.pinned_address import PinnedAddress
+from splitlearn_comm.pinned_address import PinnedAddress, is_pinned
 from splitlearn_comm.tls import TLSFiles, channel_credentials, tls_files
 from splitlearn_comm.token_files import given_tokens
 from splitlearn_comm.tokens import HEADER
@@ -107,6 +107,18 @@ class Secured:
 
     credentials: grpc.ChannelCredentials
     options: tuple[tuple[str, str], ...] = ()
+
+
+def access_to(text: str, general: Access) -> tuple[str, Access]:
+    """One worker's address without its secrets, and the access to it: its own if it has secrets, else the general one.
+
+    Raises:
+        InvalidAddress: what is behind the # cannot be a token and a fingerprint.
+    """
+    if not is_pinned(text):
+        return text, general
+    pin = PinnedAddress.parse(text)
+    return pin.address, general.pinned(pin)
 
 
 def _is_local(target: str) -> bool:

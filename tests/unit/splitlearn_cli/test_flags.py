@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import typer
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from typer.testing import CliRunner
 
@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     roast: Literal["light", "dark"] = Field("dark", description="How long.")
     verify: bool = Field(False, description="Taste it.")
     guest: Repeated = Field((), description="Who drinks.")
+    recipe: SecretStr | None = Field(None, max_length=9, description="Nobody's business.")
+    table: str = Field("here", max_length=9, description="With or without a secret behind its #.")
 
 
 def invoke(*words: str, **environment: str) -> tuple[Settings | None, Any]:
@@ -142,3 +144,12 @@ def test_a_switch_may_have_another_name_than_its_field() -> None:
         assert CliRunner().invoke(app, words).exit_code == 0
 
     assert [cup.as_espresso for cup in got] == [True, False, False]
+
+
+def test_a_secret_is_in_no_complaint_and_in_no_help() -> None:
+    for name, value in {"recipe": "s3cret-and-long", "table": "one:1#s3cret,two:2#s3cret.more"}.items():
+        with pytest.raises(BadUsage, match=f"--{name}") as refused:
+            settings_from(Settings, {"weights": "beans", "out": "cup", name: value})
+        assert "s3cret" not in str(refused.value)
+    assert "got 'one:1#...,two:2#...'" in str(refused.value)
+    assert "--recipe TEXT" in invoke("--help")[1].output
