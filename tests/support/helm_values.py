@@ -35,6 +35,7 @@ EVERYTHING: Final[dict[str, Any]] = {
     "listenHost": "::",
     "dtype": "bfloat16",
     "apiKeys": {"secretName": "api-keys", "key": "tenants"},
+    "trunkTokens": {"secretName": "trunk-tokens", "key": "all"},
     "tls": {"clientSecretName": "client-tls", "trunkSecretName": "trunk-tls"},
     "client": {
         "image": {"repository": "images/client", "tag": "v2", "pullPolicy": "Always"},
