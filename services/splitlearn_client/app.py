@@ -23,6 +23,7 @@ from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.serving.https import exposure, https_certificate
 from splitlearn_client.serving.listening import address_of, listen
 from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.settings import ClientSettings
@@ -45,13 +46,17 @@ async def serve(settings: ClientSettings) -> None:
     async with AsyncExitStack() as stack:
         # before loading, which may take minutes: a busy port is reported at once
         sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
+        is_encrypted = https_certificate(settings.ssl_certfile, settings.ssl_keyfile) is not None
+        bound = [str(each.getsockname()[0]) for each in sockets]
+        if open_to := exposure(bound, is_encrypted=is_encrypted, asks_for_keys=False):
+            log.warning("the API is open to the network", reason=open_to)
         service = await build(settings, stack)
         server = http_server(service, settings)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, server.stop)
         address = address_of(sockets[0])
-        page = f"http://{address}/"
+        page = f"{'https' if is_encrypted else 'http'}://{address}/"
         log.info("listening", address=address, page=page)
         announcing = asyncio.create_task(_announce(service, address, page))
         stack.push_async_callback(_end, announcing)

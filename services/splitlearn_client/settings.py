@@ -112,6 +112,13 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
+    ssl_certfile: Path | None = Field(
+        None,
+        description="PEM file of the API's certificate, which is read again when it changes. Default: plain HTTP.",
+    )
+    ssl_keyfile: Path | None = Field(
+        None, description="PEM file of that certificate's private key. Default: the same file."
+    )
     allowed_origins: Annotated[str | None, _readable(parse_origins)] = Field(
         None,
         description="Origins whose pages may call the API from a browser, ORIGIN,ORIGIN,... or *. Default: none.",

@@ -102,29 +102,30 @@ class ServerCertificates:
 
         def changed() -> grpc.ServerCertificateConfiguration | None:
             nonlocal given
-            with self._lock:
-                self._read_again()
-                if given is self._loaded:
-                    return None
-                given = self._loaded
-                return _configuration(given)
+            self.read_again()
+            if given is (loaded := self._loaded):
+                return None
+            given = loaded
+            return _configuration(given)
 
         return grpc.dynamic_ssl_server_credentials(
             _configuration(given), changed, require_client_authentication=self._files.ca is not None
         )
 
-    def _read_again(self) -> None:
-        """Reads the files if they are others than last time. The caller holds the lock."""
-        found = _identities(self._files)
-        if found == self._seen:
-            return
-        self._seen = found
-        try:
-            self._loaded = _load(self._files)
-        except BadCertificates as error:
-            log.warning("new certificate cannot be used, the old one stays", reason=str(error))
-        else:
+    def read_again(self) -> bool:
+        """Reads the files if they are others than last time. True if they were, and can be used. On any thread."""
+        with self._lock:
+            found = _identities(self._files)
+            if found == self._seen:
+                return False
+            self._seen = found
+            try:
+                self._loaded = _load(self._files)
+            except BadCertificates as error:
+                log.warning("new certificate cannot be used, the old one stays", reason=str(error))
+                return False
             log.info("certificate was read again", not_after=self.not_after.isoformat())
+            return True
 
 
 def _configuration(loaded: _Loaded) -> grpc.ServerCertificateConfiguration:

@@ -19,6 +19,7 @@ from splitlearn_client.serving.bodies import Bodies, BodyLimits
 from splitlearn_client.serving.connections import ConnectionLimits, Connections, most_connections
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
+from splitlearn_client.serving.https import HTTPSCertificate, https_certificate
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
 from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
@@ -36,6 +37,9 @@ class HTTPServer:
 
     Args:
         routes: the application's; requests are counted by their paths.
+
+    Raises:
+        BadCertificates: the certificate of the settings cannot be used.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class HTTPServer:
         self._app = app
         self._routes = routes
         self._metrics = metrics
+        self._certificate = https_certificate(settings.ssl_certfile, settings.ssl_keyfile)
         self._stopping = asyncio.Event()
         self._dropping = asyncio.Event()
 
@@ -65,8 +70,8 @@ class HTTPServer:
         origins = parse_origins(settings.allowed_origins or "")
         access = Access(readable_from(origins, draining), self._routes, self._metrics.http_request)
         connections = Connections(_connection_limits(settings), access.refused_early)
-        server = _Uvicorn(_config(access, connections, settings))
-        watching = asyncio.create_task(connections.watch())
+        server = _Uvicorn(_config(access, connections, settings, self._certificate))
+        watching = asyncio.create_task(self._watch(connections))
         serving = asyncio.create_task(server.serve(list(sockets)))
         stopping = asyncio.create_task(self._stop(draining, connections, server))
         try:
@@ -76,6 +81,12 @@ class HTTPServer:
             for task in (watching, stopping, serving):
                 task.cancel()
             await asyncio.wait({watching, stopping, serving})
+
+    async def _watch(self, connections: Connections) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(connections.watch())
+            if self._certificate is not None:
+                group.create_task(self._certificate.watch())
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
@@ -132,7 +143,9 @@ def _connection_limits(settings: ClientSettings) -> ConnectionLimits:
     )
 
 
-def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) -> uvicorn.Config:
+def _config(
+    app: ASGIApp, connections: Connections, settings: ClientSettings, certificate: HTTPSCertificate | None
+) -> uvicorn.Config:
     # typed as a class, but only called
     protocol: Any = connections.protocol
     return uvicorn.Config(
@@ -142,6 +155,7 @@ def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) ->
         lifespan="off",
         log_config=None,
         access_log=False,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         timeout_keep_alive=math.ceil(settings.timeout_keep_alive),
         # all requests have ended by then; this covers only responses that are still being sent
         timeout_graceful_shutdown=1,

@@ -32,6 +32,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "layers": "2-22",
         "host": "0.0.0.0",
         "port": 81,
+        "ssl_certfile": Path("api.crt"),
+        "ssl_keyfile": Path("api.key"),
         "allowed_origins": "http://localhost:3000,https://chat.example.org",
         "served_model_name": "m",
         "generation_config": "vllm",
