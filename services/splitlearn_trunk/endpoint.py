@@ -153,6 +153,8 @@ class TrunkServicer:
             cached_rows=session.reached,
             **({"client": opening.client} if opening.client else {}),
         )
+        if opening.client:
+            self._metrics.client_sessions.labels(opening.client).inc()
         self.n_sessions += 1
         return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
+from splitlearn_comm.certificates import self_signed
 from splitlearn_comm.pinned_address import PinnedAddress
-from splitlearn_trunk.guard import guarded
-from splitlearn_trunk.settings import TrunkSettings
 from support.running_split import (
     PATIENCE,
     RunningClient,
@@ -27,7 +26,7 @@ from support.running_split import (
     running_trunk,
     until,
 )
-from support.tls import replace
+from support.tls import NOW, replace
 
 WEB, LAB, STAGE = "the-token-of-the-web", "the-token-of-the-lab", "the-token-of-a-stage"
 ASK: dict[str, Any] = {"prompt": [5, 6, 7], "max_tokens": 10}
@@ -124,19 +123,21 @@ async def test_a_public_worker_serves_who_has_its_line_and_nobody_else(tiny_weig
 async def test_a_worker_with_another_certificate_is_told_apart_when_it_takes_the_place(
     tiny_weights: Path, tmp_path: Path
 ) -> None:
-    """The client is connected by then; in this process, as the worker is one by its settings alone."""
+    """The client is connected by then. The certificates are given here, so that the worker need not be public."""
     port = free_port()
-    state = {name: tmp_path / name for name in ("one", "other")}
+    pairs = {name: self_signed(NOW) for name in ("one", "other")}
 
-    def public(name: str) -> dict[str, Any]:
-        return {"port": port, "state_dir": state[name], "host": "0.0.0.0"}
+    def self_signed_worker(name: str) -> dict[str, Any]:
+        file = tmp_path / f"{name}.pem"
+        file.write_bytes(pairs[name].key + pairs[name].certificate)
+        return {"port": port, "tls_cert": file, "tls_key": file, "token": WEB}
 
-    line = f"127.0.0.1:{port}{guarded(TrunkSettings(weights=tiny_weights, **public('one'))).suffix}"
-    async with running_trunk(tiny_weights, **public("one")):
+    line = PinnedAddress(f"127.0.0.1:{port}", WEB, pairs["one"].fingerprint).line()
+    async with running_trunk(tiny_weights, **self_signed_worker("one")):
         stack = AsyncExitStack()
         client = await stack.enter_async_context(running_client(tiny_weights, line))
         await client.ready()
-    async with stack, running_trunk(tiny_weights, **public("other")):
+    async with stack, running_trunk(tiny_weights, **self_signed_worker("other")):
         await until(lambda: "copy the line again" in (client.service.connection.not_ready_reason or ""))
 
 
@@ -150,6 +151,7 @@ async def test_tokens_change_without_a_restart_of_either_end(tiny_weights: Path,
     ):
         await client.ready()
         assert (await client.complete(**ASK)).status_code == 200
+        assert trunk.value("client_sessions_total", client="web") == 1
 
         replace(workers, f"web {LAB}\n".encode())
         await until(lambda: "asks for a token" in (client.service.connection.not_ready_reason or ""))
