@@ -4,6 +4,7 @@ typer parses the command line; the settings class reads the environment, convert
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -18,6 +19,8 @@ from pydantic_settings import BaseSettings, NoDecode
 from splitlearn_cli.errors import BadUsage
 
 S = TypeVar("S", bound=BaseSettings)
+
+_SECRETS = re.compile(r"#[^,\s]*")
 
 
 @dataclass(frozen=True)
@@ -177,9 +180,14 @@ def _complaint(settings_class: type[BaseSettings], detail: Mapping[str, Any]) ->
     if detail["type"] == "missing":
         return f"{spelled} is missing; give it on the command line or as {variable}: {field.description}"
     message = str(detail["msg"])
-    got = "" if _is_secret(field.annotation) else f", got {detail['input']!r}"
+    got = "" if _is_secret(field.annotation) else f", got {_shown(detail['input'])!r}"
     return f"{spelled} (or {variable}): {message[0].lower()}{message[1:]}{got}"
 
 
 def _is_secret(annotation: Any) -> bool:
     return annotation is SecretStr or SecretStr in get_args(annotation)
+
+
+def _shown(value: Any) -> Any:
+    """A value for people. Behind an address's # are a token and a fingerprint."""
+    return _SECRETS.sub("#...", value) if isinstance(value, str) else value

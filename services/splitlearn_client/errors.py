@@ -29,6 +29,7 @@ from splitlearn_comm import (
     Overloaded,
     SessionTooLong,
     TimedOut,
+    Unauthenticated,
     UnknownCodec,
     Unreachable,
 )
@@ -186,7 +187,7 @@ def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
         busy = TooBusy(f"the trunk is at capacity: {error}", retry_after=error.retry_after)
         busy.retry_after = busy.retry_after or 1.0
         return busy
-    if not begun and isinstance(error, Unreachable | FingerprintMismatch | UnknownCodec):
+    if not begun and isinstance(error, Unreachable | FingerprintMismatch | Unauthenticated | UnknownCodec):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):
         return TrunkFailed(f"the trunk did not answer in time: {error}")

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from splitlearn.choices import Quantization, Verify
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_SECRETS = re.compile(r"[A-Za-z0-9._~+/-]+=*\.[0-9A-Fa-f]{64}")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[?[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
 
 
@@ -61,7 +62,10 @@ def _addresses(text: str) -> str:
 
 
 def _check_address(text: str) -> None:
-    host, _, port = text.rpartition(":")
+    address, mark, secrets = text.partition("#")
+    if mark and not _SECRETS.fullmatch(secrets):
+        raise PydanticCustomError("address", "paste HOST:PORT#TOKEN.FINGERPRINT whole, as the worker prints it")
+    host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[-6:]) <= 65535 and len(port) < 6):
         raise PydanticCustomError("address", "a trunk's address is HOST:PORT, with a port from 1 to 65535")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
@@ -90,7 +94,7 @@ def _secret_key(secret: SecretStr | None) -> SecretStr | None:
 class ClientSettings(BaseSettings):
     """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
-    # errors would show the API key
+    # errors would show the API key, and what is behind a trunk's address
     model_config = SettingsConfigDict(
         env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
@@ -98,8 +102,17 @@ class ClientSettings(BaseSettings):
     weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
     trunk: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:50051",
-        description="HOST:PORT of the trunk, or of its replicas, with commas between them. A name may have several "
-        "addresses, and is resolved again every two seconds.",
+        repr=False,
+        description="HOST:PORT of the trunk, or of its replicas, with commas between them; "
+        "HOST:PORT#TOKEN.FINGERPRINT as a worker prints it. A name may have several addresses, and is resolved again "
+        "every two seconds.",
+    )
+    trunk_token: SecretStr | None = Field(
+        None, description="Token that the workers ask for whose address has none behind it."
+    )
+    trunk_token_file: Path | None = Field(None, description="File with that token; it is read again when it changes.")
+    trunk_insecure: bool = Field(
+        False, description="Send that token without encryption to other machines too. For private networks."
     )
     tls_ca: Path | None = Field(
         None,
@@ -132,6 +145,13 @@ class ClientSettings(BaseSettings):
     protect_metrics: bool = Field(
         False,
         description="Answer /metrics only to the key of --api-key, and to tenants with `metrics = true`.",
+    )
+    ssl_certfile: Path | None = Field(
+        None,
+        description="PEM file of the API's certificate, which is read again when it changes. Default: plain HTTP.",
+    )
+    ssl_keyfile: Path | None = Field(
+        None, description="PEM file of that certificate's private key. Default: the same file."
     )
     allowed_origins: Annotated[str | None, _readable(parse_origins)] = Field(
         None,

@@ -41,6 +41,17 @@ def address_of(held: socket.socket) -> tuple[ipaddress.IPv4Address | ipaddress.I
     return ipaddress.ip_address(host.partition("%")[0]), port
 
 
+def is_public(host: str) -> bool:
+    """Whether other machines may reach a port of this host: one of its addresses is not loopback, or it has none."""
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        # it cannot be listened on; the attempt says why
+        return True
+    return not all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+
+
 def _held(made: socket.socket, address: Any) -> socket.socket:
     try:
         # allows a port whose last connections are still closing

@@ -13,13 +13,11 @@ import structlog
 
 from splitlearn_comm.certificates import check_authorities, check_pair
 from splitlearn_comm.errors import BadCertificates
+from splitlearn_comm.file_changes import FileIdentity, identity_of
 
 log = structlog.get_logger(__name__)
 
 _MAKE_NEW: Final = "`splitlearn certs` makes such files"
-
-# What tells one content of a file from another without reading it.
-_Identity = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -104,46 +102,38 @@ class ServerCertificates:
 
         def changed() -> grpc.ServerCertificateConfiguration | None:
             nonlocal given
-            with self._lock:
-                self._read_again()
-                if given is self._loaded:
-                    return None
-                given = self._loaded
-                return _configuration(given)
+            self.read_again()
+            if given is (loaded := self._loaded):
+                return None
+            given = loaded
+            return _configuration(given)
 
         return grpc.dynamic_ssl_server_credentials(
             _configuration(given), changed, require_client_authentication=self._files.ca is not None
         )
 
-    def _read_again(self) -> None:
-        """Reads the files if they are others than last time. The caller holds the lock."""
-        found = _identities(self._files)
-        if found == self._seen:
-            return
-        self._seen = found
-        try:
-            self._loaded = _load(self._files)
-        except BadCertificates as error:
-            log.warning("new certificate cannot be used, the old one stays", reason=str(error))
-        else:
+    def read_again(self) -> bool:
+        """Reads the files if they are others than last time. True if they were, and can be used. On any thread."""
+        with self._lock:
+            found = _identities(self._files)
+            if found == self._seen:
+                return False
+            self._seen = found
+            try:
+                self._loaded = _load(self._files)
+            except BadCertificates as error:
+                log.warning("new certificate cannot be used, the old one stays", reason=str(error))
+                return False
             log.info("certificate was read again", not_after=self.not_after.isoformat())
+            return True
 
 
 def _configuration(loaded: _Loaded) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.ca)
 
 
-def _identities(files: TLSFiles) -> list[_Identity | None]:
-    return [None if path is None else _identity(path) for path in (files.ca, files.certificate, files.key)]
-
-
-def _identity(path: Path) -> _Identity | None:
-    """None if there is no such file now."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _identities(files: TLSFiles) -> list[FileIdentity | None]:
+    return [None if path is None else identity_of(path) for path in (files.ca, files.certificate, files.key)]
 
 
 def _load(files: TLSFiles) -> _Loaded:

@@ -35,6 +35,7 @@ EVERYTHING: Final[dict[str, Any]] = {
     "listenHost": "::",
     "dtype": "bfloat16",
     "tenants": {"secretName": "api-keys", "key": "keys.toml"},
+    "trunkTokens": {"secretName": "trunk-tokens", "key": "all"},
     "tls": {"clientSecretName": "client-tls", "trunkSecretName": "trunk-tls"},
     "client": {
         "image": {"repository": "images/client", "tag": "v2", "pullPolicy": "Always"},

@@ -20,6 +20,7 @@ from splitlearn_client.serving.bodies import Bodies, BodyLimits
 from splitlearn_client.serving.connections import ConnectionLimits, Connections, most_connections
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
+from splitlearn_client.serving.https import HTTPSCertificate
 from splitlearn_client.serving.listening import is_loopback
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
@@ -40,6 +41,7 @@ class HTTPServer:
     Args:
         routes: the application's; requests are counted by their paths.
         tenants: who is let in.
+        certificate: None serves plain HTTP.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class HTTPServer:
         settings: ClientSettings,
         metrics: ClientMetrics,
         tenants: TenantDirectory,
+        certificate: HTTPSCertificate | None = None,
     ) -> None:
         self._settings = settings
         self._app = app
         self._routes = routes
         self._metrics = metrics
         self._tenants = tenants
+        self._certificate = certificate
         self._stopping = asyncio.Event()
         self._dropping = asyncio.Event()
 
@@ -77,19 +81,25 @@ class HTTPServer:
         metrics = self._metrics
         access = Access(readable_from(origins, draining), self._routes, metrics.http_request, metrics.refusal)
         connections = Connections(_connection_limits(settings), access.refused_early)
-        server = _Uvicorn(_config(access, connections, settings))
-        watching = asyncio.create_task(connections.watch())
-        reading = asyncio.create_task(self._tenants.watch())
+        server = _Uvicorn(_config(access, connections, settings, self._certificate))
+        watching = asyncio.create_task(self._watch(connections))
         serving = asyncio.create_task(server.serve(list(sockets)))
         stopping = asyncio.create_task(self._stop(draining, connections, server))
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await serving
         finally:
-            tasks = {watching, reading, stopping, serving}
+            tasks = {watching, stopping, serving}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    async def _watch(self, connections: Connections) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(connections.watch())
+            group.create_task(self._tenants.watch())
+            if self._certificate is not None:
+                group.create_task(self._certificate.watch())
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
@@ -146,7 +156,9 @@ def _connection_limits(settings: ClientSettings) -> ConnectionLimits:
     )
 
 
-def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) -> uvicorn.Config:
+def _config(
+    app: ASGIApp, connections: Connections, settings: ClientSettings, certificate: HTTPSCertificate | None
+) -> uvicorn.Config:
     # typed as a class, but only called
     protocol: Any = connections.protocol
     return uvicorn.Config(
@@ -156,6 +168,7 @@ def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) ->
         lifespan="off",
         log_config=None,
         access_log=False,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         timeout_keep_alive=math.ceil(settings.timeout_keep_alive),
         # all requests have ended by then; this covers only responses that are still being sent
         timeout_graceful_shutdown=1,

@@ -38,26 +38,22 @@ class Discovery:
         return not self._names
 
     async def addresses(self) -> dict[str, str]:
-        """All addresses now, each with the host that was given for it, which is what a certificate names.
+        """All addresses now, each with the one that was given for it.
 
         Raises:
             InvalidAddress: no name has ever resolved, and no other address is given.
         """
-        found, trouble = {address: _host(address) for address in self._fixed}, ""
+        found, trouble = {address: address for address in self._fixed}, ""
         for name in self._names:
             try:
                 self._resolved[name] = await _resolve(name)
             except (OSError, UnicodeError) as error:
                 # Python raises UnicodeError for a name with an empty part, or with one of more than 63 characters
                 trouble = f"{name} does not resolve to an address ({error}); check --trunk and the name server"
-            found |= dict.fromkeys(self._resolved.get(name, ()), _host(name))
+            found |= dict.fromkeys(self._resolved.get(name, ()), name)
         if not found:
             raise InvalidAddress(trouble)
         return found
-
-
-def _host(address: str) -> str:
-    return address if address.startswith(_SCHEMES) else split_address(address)[0]
 
 
 async def _resolve(address: str) -> tuple[str, ...]:

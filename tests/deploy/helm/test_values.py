@@ -77,6 +77,8 @@ def test_what_a_stage_may_say_is_its_name_its_layers_and_whatever_all_stages_may
         {"listenHost": "localhost"},
         {"tenants": {"secretName": "Not A Name"}},
         {"tenants": {"key": "../../etc/passwd"}},
+        {"trunkTokens": {"secretName": "Not A Name"}},
+        {"trunkTokens": {"key": "../../etc/passwd"}},
         {"client": {"shutdownTimeout": 4000}},
         {"client": {"kvCacheMemory": "four"}},
         {"client": {"wireCodec": "fp4"}},

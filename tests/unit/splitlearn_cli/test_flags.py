@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     roast: Literal["light", "dark"] = Field("dark", description="How long.")
     verify: bool = Field(False, description="Taste it.")
     guest: Repeated = Field((), description="Who drinks.")
+    table: str = Field("here", max_length=9, description="With or without a secret behind its #.")
 
 
 def invoke(*words: str, **environment: str) -> tuple[Settings | None, Any]:
@@ -157,3 +158,10 @@ def test_a_secret_is_a_text_that_no_complaint_repeats() -> None:
     assert "sesame" not in f"{refused.value} {refused.value.__cause__}"
     (parameter,) = parameters(Secrets)
     assert parameter.default.metavar == "TEXT"
+
+
+def test_what_is_behind_the_mark_of_an_address_is_in_no_complaint() -> None:
+    with pytest.raises(BadUsage, match="--table") as refused:
+        settings_from(Settings, {"weights": "beans", "out": "cup", "table": "one:1#s3cret,two:2#s3cret.more"})
+    assert "s3cret" not in str(refused.value)
+    assert "got 'one:1#...,two:2#...'" in str(refused.value)

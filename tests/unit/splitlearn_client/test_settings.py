@@ -26,9 +26,14 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
     values: dict[str, Any] = {
         "weights": Path("w"),
         "trunk": "trunk:1",
+        "trunk_token": SecretStr("secret"),
+        "trunk_token_file": Path("token"),
+        "trunk_insecure": True,
         "layers": "2-22",
         "host": "0.0.0.0",
         "port": 81,
+        "ssl_certfile": Path("api.crt"),
+        "ssl_keyfile": Path("api.key"),
         "allowed_origins": "http://localhost:3000,https://chat.example.org",
         "served_model_name": "m",
         "generation_config": "vllm",
@@ -64,7 +69,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
     }
     assert set(values) == set(ClientSettings.model_fields)
     for name, value in values.items():
-        monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", str(value))
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", text)
     assert ClientSettings().model_dump() == values  # type: ignore[call-arg]
 
 
@@ -84,6 +90,11 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("trunk", "trunk"),
         ("trunk", ":50051"),
         ("trunk", "::1:50051"),
+        ("trunk", "trunk:1#"),
+        ("trunk", "trunk:1#token"),
+        ("trunk", f"trunk:1#.{'0' * 64}"),
+        ("trunk", f"trunk:1#token.{'0' * 63}"),
+        ("trunk", f"trunk#token.{'0' * 64}"),
         ("port", "http"),
         ("threads", 0),
         ("trunk_timeout", 0),
@@ -160,7 +171,15 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["trunk:1", "[::1]:50051", "127.0.0.1:65535", "unix:/run/trunk", "dns:///trunk:50051"]
+    "address",
+    [
+        "trunk:1",
+        "[::1]:50051",
+        "127.0.0.1:65535",
+        "unix:/run/trunk",
+        "dns:///trunk:50051",
+        f"one:1#token-_~+/.more==.{'0aF' * 21}b, two:2",
+    ],
 )
 def test_a_trunk_s_address_is_a_host_and_a_port(address: str) -> None:
     assert ClientSettings(weights=Path("w"), trunk=address).trunk == address
@@ -174,3 +193,12 @@ def test_hosts_are_names_and_addresses_with_commas_between() -> None:
         "::1",
         "[fe80::1]",
     }
+
+
+@pytest.mark.parametrize("trunk", ["trunk:1#s3cret", f"one:1#s3cret.{'0' * 64},two", f"one#s3cret.{'0' * 64}"])
+def test_a_trunk_s_token_is_in_no_error_and_no_log(trunk: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ClientSettings(weights=Path("w"), trunk=trunk)
+    assert "s3cret" not in str(refused.value)
+    settings = ClientSettings(weights=Path("w"), trunk=f"one:1#s3cret.{'0' * 64}", trunk_token=SecretStr("s3cret"))
+    assert "s3cret" not in repr(settings)
