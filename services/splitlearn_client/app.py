@@ -24,7 +24,7 @@ from splitlearn_client.generation_config import GenerationDefaults, read_generat
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
-from splitlearn_client.serving.listening import address_of, is_loopback, listen
+from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings
@@ -49,7 +49,7 @@ async def serve(settings: ClientSettings) -> None:
         sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
         tenants = TenantDirectory.of(settings)
         certificate = https_certificate(settings.ssl_certfile, settings.ssl_keyfile)
-        if not is_loopback(sockets) and (
+        if not is_local(sockets) and (
             open_to := exposure(is_encrypted=certificate is not None, asks_for_keys=tenants.needs_key)
         ):
             log.warning("the API is open to the network", reason=open_to)

@@ -72,15 +72,14 @@ def _check_address(text: str) -> None:
         raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
 
 
-LONGEST_KEY = 512
-"""Characters of an API key."""
+_LONGEST_KEY = 512
 
 
 def check_key(key: str) -> str:
     """An API key that an HTTP header can hold. Raises PydanticCustomError, which does not repeat it."""
-    if not 0 < len(key) <= LONGEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
+    if not 0 < len(key) <= _LONGEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
         raise PydanticCustomError(
-            "key", "a key has 1 to {most} printable ASCII characters without spaces", {"most": LONGEST_KEY}
+            "key", "a key has 1 to {most} printable ASCII characters without spaces", {"most": _LONGEST_KEY}
         )
     return key
 

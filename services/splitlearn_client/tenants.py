@@ -9,18 +9,17 @@
 The names of the quotas are LiteLLM's. No message of this module repeats a key, nor anything else that could be one.
 """
 
-import hmac
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from splitlearn_client.errors import BadTenants
 from splitlearn_client.settings import check_key
+from splitlearn_comm.tokens import Keyring, digest_of
 
 MOST_KEYS: Final = 4096
 """In one file. Each request is compared with all of them, which takes a millisecond for so many."""
@@ -53,42 +52,7 @@ class Tenant:
     may_read_metrics: bool = False
 
 
-class Keyring:
-    """Finds the tenant of a key.
-
-    Args:
-        tenants: by the SHA-256 of each of their keys.
-    """
-
-    def __init__(self, tenants: Mapping[bytes, Tenant]) -> None:
-        self._tenants = dict(tenants)
-
-    def __len__(self) -> int:
-        return len(self._tenants)
-
-    @property
-    def tenants(self) -> frozenset[Tenant]:
-        return frozenset(self._tenants.values())
-
-    def find(self, key: bytes) -> Tenant | None:
-        """The tenant of this key; None if it is nobody's.
-
-        How long it takes does not depend on which key matches, or how much of one: digests are compared, and all of
-        them.
-        """
-        given, found = digest(key), None
-        for each, tenant in self._tenants.items():
-            if hmac.compare_digest(given, each):
-                found = tenant
-        return found
-
-
-def digest(key: bytes) -> bytes:
-    """The SHA-256 of a key. Keys are long and random, so a slow hash would add nothing."""
-    return sha256(key).digest()
-
-
-def parse_tenants(text: str, api_key: str | None = None) -> Keyring:
+def parse_tenants(text: str, api_key: str | None = None) -> Keyring[Tenant]:
     """The keys of a file of tenants.
 
     Args:
@@ -128,10 +92,10 @@ _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")]
 _FILE: Final = TypeAdapter(dict[_Name, _Entry], config=ConfigDict(hide_input_in_errors=True))
 
 
-def _keyring(entries: Mapping[str, _Entry], api_key: str | None) -> Keyring:
+def _keyring(entries: Mapping[str, _Entry], api_key: str | None) -> Keyring[Tenant]:
     found: dict[bytes, Tenant] = {}
     if api_key is not None:
-        found[digest(api_key.encode())] = Tenant("", may_read_metrics=True)
+        found[digest_of(api_key)] = Tenant("", may_read_metrics=True)
     for name, entry in entries.items():
         tenant = Tenant(name, Quota(entry.max_parallel_requests, entry.rpm_limit, entry.tpm_limit), entry.metrics)
         for i, key in enumerate(entry.keys):
@@ -149,7 +113,7 @@ def _keyring(entries: Mapping[str, _Entry], api_key: str | None) -> Keyring:
 def _digest_of(key: str, where: str) -> bytes:
     """Of a key, or of one that is given as its hash."""
     if not key.startswith(_HASH):
-        return digest(key.encode())
+        return digest_of(key)
     hexadecimal = key.removeprefix(_HASH)
     if not _HEX_DIGEST.fullmatch(hexadecimal):
         raise BadTenants(f"{where}: behind {_HASH} there are 64 hexadecimal digits, in lower case")

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import listening_trouble
+from splitlearn_comm.addresses import is_loopback, listening_trouble
 
 
 def bound(host: str, port: int, flag: str) -> socket.socket:
@@ -49,7 +49,7 @@ def is_public(host: str) -> bool:
     except (OSError, UnicodeError):
         # it cannot be listened on; the attempt says why
         return True
-    return not all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+    return not all(is_loopback(str(address[0])) for *_, address in found)
 
 
 def _held(made: socket.socket, address: Any) -> socket.socket:

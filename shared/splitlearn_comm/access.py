@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Self
 
 import grpc
 
-from splitlearn_comm.addresses import split_address
+from splitlearn_comm.addresses import is_loopback, split_address
 from splitlearn_comm.errors import BadToken, InvalidAddress
 from splitlearn_comm.pinned import pinned_server
 from splitlearn_comm.pinned_address import PinnedAddress, is_pinned
@@ -129,7 +128,4 @@ def _is_local(target: str) -> bool:
         host = split_address(target.rpartition("/")[2])[0]
     except InvalidAddress:
         return False
-    try:
-        return ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return is_loopback(host) or host.lower() == "localhost"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from splitlearn_comm.errors import BadToken
-from splitlearn_comm.file_changes import identity_of
-from splitlearn_comm.tokens import DEFAULT_NAME, Token, TokenNames, checked_token, parse_tokens
+from splitlearn_comm.file_changes import WatchedFiles
+from splitlearn_comm.tokens import DEFAULT_NAME, Keyring, Token, checked_token, digest_of, parse_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -32,43 +33,43 @@ class Tokens:
     def __init__(self, token: str | None = None, file: Path | None = None) -> None:
         self._own = () if token is None else (checked_token(DEFAULT_NAME, token),)
         self._file = file
-        # taken before the file is read, so that a change in between is seen next time
-        self._seen = None if file is None else identity_of(file)
-        self._set(() if file is None else _read(file))
+        self._files = WatchedFiles("tokens", (file,), self._read, BadToken)
 
     @property
     def first(self) -> str:
         """The token that a client sends: the one that was given, else the file's first."""
-        self._read_again()
-        return self._tokens[0].value
+        return self._current().tokens[0].value
 
     @property
     def names(self) -> list[str]:
         """The names of all tokens, each once."""
-        self._read_again()
-        return list(dict.fromkeys(token.name for token in self._tokens))
+        return self._current().names
 
     def name_of(self, presented: str) -> str | None:
         """Whose a token is; None if it is none of these."""
-        self._read_again()
-        return self._by_token.name_of(presented)
+        return self._current().keyring.find(presented)
 
-    def _set(self, of_file: tuple[Token, ...]) -> None:
-        if not (tokens := self._own + of_file):
+    def _current(self) -> _Held:
+        if self._files.look():
+            log.info("tokens were read again", clients=self._files.value.names)
+        return self._files.value
+
+    def _read(self) -> _Held:
+        if not (tokens := self._own + (() if self._file is None else _read(self._file))):
             raise BadToken("no token was given")
-        self._tokens = tokens
-        self._by_token = TokenNames(tokens)
+        return _Held(tokens, Keyring({digest_of(token.value): token.name for token in tokens}))
 
-    def _read_again(self) -> None:
-        if self._file is None or (found := identity_of(self._file)) == self._seen:
-            return
-        self._seen = found
-        try:
-            self._set(_read(self._file))
-        except BadToken as error:
-            log.warning("new tokens cannot be used, the old ones stay", reason=str(error))
-        else:
-            log.info("tokens were read again", clients=self.names)
+
+@dataclass(frozen=True)
+class _Held:
+    """Tokens, and whose they are."""
+
+    tokens: tuple[Token, ...]
+    keyring: Keyring[str]
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(token.name for token in self.tokens))
 
 
 def given_tokens(token: str | None, file: Path | None) -> Tokens | None:

@@ -9,11 +9,13 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from splitlearn_comm.errors import BadToken
+
+T = TypeVar("T")
 
 HEADER: Final = "authorization"
 """The metadata of a call that has its token, behind the word Bearer."""
@@ -93,21 +95,37 @@ def bearer(headers: Iterable[str]) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-class TokenNames:
-    """Whose a token is. It holds digests, and comparing takes as long for a right token as for any wrong one."""
+class Keyring(Generic[T]):
+    """Whose a secret is: a worker's token, or a key of the HTTP API.
 
-    def __init__(self, tokens: Sequence[Token]) -> None:
-        self._digests = tuple((token.name, _digest(token.value)) for token in tokens)
+    Args:
+        owners: by the digest of each of their secrets.
+    """
 
-    def name_of(self, presented: str) -> str | None:
-        """The name of a token; None if it is none of these."""
-        digest, found = _digest(presented), None
+    def __init__(self, owners: Mapping[bytes, T]) -> None:
+        self._owners = dict(owners)
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    @property
+    def owners(self) -> frozenset[T]:
+        return frozenset(self._owners.values())
+
+    def find(self, presented: str) -> T | None:
+        """The owner of a secret; None if it is nobody's.
+
+        How long it takes does not depend on which secret matches, or how much of one: digests are compared, and all of
+        them.
+        """
+        digest, found = digest_of(presented), None
         # to the end: an early exit would tell how far a guess got
-        for name, known in self._digests:
+        for known, owner in self._owners.items():
             if hmac.compare_digest(known, digest):
-                found = name
+                found = owner
         return found
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="replace")).digest()
+def digest_of(secret: str) -> bytes:
+    """The SHA-256 of a secret. Secrets are long and random, so a slow hash would add nothing."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()

@@ -13,11 +13,12 @@ from splitlearn_client.errors import Forbidden, InvalidAPIKey, QuotaExceeded, Re
 from splitlearn_client.quotas import CALLER, Account
 from splitlearn_client.serving.refusing import Incoming, refuse
 from splitlearn_client.serving.tenant_directory import TenantDirectory
-from splitlearn_client.settings import LONGEST_KEY
+from splitlearn_comm.tokens import HEADER, bearer
 
 # probes have no key, and the chat page must load before its reader can enter one
 _OPEN: Final = frozenset({"/", "/health", "/ready"})
 _METRICS: Final = "/metrics"
+_HEADER: Final = HEADER.encode()
 
 
 class Authorization:
@@ -65,8 +66,8 @@ class Authorization:
 
     def _authenticated(self, scope: Scope) -> Account:
         """The account of whose request it is. Raises InvalidAPIKey."""
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        account = self._tenants.find(_bearer(given))
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == _HEADER]
+        account = self._tenants.find(bearer(given))
         if account is not None:
             return account
         if not given:
@@ -81,12 +82,3 @@ def _begin(account: Account) -> None:
     if refusal is not None:
         whose = f"the quota of {account.name}" if account.name else "the quota"
         raise QuotaExceeded(f"{whose} is used up: {refusal.reason}", retry_after=refusal.retry_after)
-
-
-def _bearer(given: list[bytes]) -> bytes | None:
-    """The key in the one Authorization header; None without one, or with one that holds something else."""
-    if len(given) != 1:
-        return None
-    scheme, _, key = given[0].partition(b" ")
-    key = key.strip()
-    return key if scheme.lower() == b"bearer" and 0 < len(key) <= LONGEST_KEY else None

@@ -1,18 +1,14 @@
 """TLS of the API, and what everybody can do who reaches it without."""
 
-import asyncio
 import ssl
 from pathlib import Path
-from typing import Final
 
 import structlog
 
 from splitlearn_comm.errors import BadCertificates
-from splitlearn_comm.tls import ServerCertificates, TLSFiles
+from splitlearn_comm.tls import TLSFiles, watched
 
 log = structlog.get_logger()
-
-_LOOK_SECONDS: Final = 2.0
 
 
 class HTTPSCertificate:
@@ -29,26 +25,23 @@ class HTTPSCertificate:
     def __init__(self, certificate: Path, key: Path | None) -> None:
         self._certificate = certificate
         self._key = key or certificate
-        self._files = ServerCertificates(TLSFiles(None, certificate, self._key))
+        self._files = watched(TLSFiles(None, certificate, self._key))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         # the server speaks HTTP/1.1 alone
         self.context.set_alpn_protocols(["http/1.1"])
         self._load()
 
-    def look(self) -> None:
-        """Takes new files if there are some. Those that cannot be used change nothing."""
-        if self._files.read_again():
+    async def watch(self) -> None:
+        """Takes new files when there are some, until cancelled. Those that cannot be used change nothing."""
+        async for loaded in self._files.changes():
             try:
                 self._load()
             except BadCertificates as error:
-                log.warning("new certificate cannot be used, the old one stays", reason=str(error))
-
-    async def watch(self) -> None:
-        """Looks again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            self.look()
+                # they have changed again meanwhile
+                log.warning("certificate cannot be used", reason=str(error))
+            else:
+                log.info("certificate was read again", not_after=str(loaded.not_after))
 
     def _load(self) -> None:
         try:

@@ -4,11 +4,10 @@ import errno
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
-from ipaddress import ip_address
 from typing import Any
 
 from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import join_address, listening_trouble
+from splitlearn_comm.addresses import is_loopback, join_address, listening_trouble
 
 # the socket module's addresses: host and port, for IPv6 also flow and scope
 Address = tuple[Any, ...]
@@ -51,10 +50,9 @@ def address_of(listening: socket.socket) -> str:
     return join_address(host, port)
 
 
-def is_loopback(sockets: Iterable[socket.socket]) -> bool:
+def is_local(sockets: Iterable[socket.socket]) -> bool:
     """Whether only this machine can connect."""
-    bound = (str(listening.getsockname()[0]) for listening in sockets)
-    return all(ip_address(address.partition("%")[0]).is_loopback for address in bound)
+    return all(is_loopback(str(listening.getsockname()[0])) for listening in sockets)
 
 
 def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:

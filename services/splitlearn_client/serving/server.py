@@ -21,7 +21,7 @@ from splitlearn_client.serving.connections import ConnectionLimits, Connections,
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
 from splitlearn_client.serving.https import HTTPSCertificate
-from splitlearn_client.serving.listening import is_loopback
+from splitlearn_client.serving.listening import is_local
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
 from splitlearn_client.serving.tenant_directory import TenantDirectory
@@ -73,7 +73,7 @@ class HTTPServer:
         settings = self._settings
         limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
-        hosts = AllowedHosts.of(named, settings.host, only_loopback=is_loopback(sockets))
+        hosts = AllowedHosts.of(named, settings.host, only_loopback=is_local(sockets))
         admitted = Bodies(self._app, limits)
         authorized = Authorization(admitted, self._tenants, settings.protect_metrics, self._metrics.tenant_request)
         draining = Draining(_Hosts(authorized, hosts))

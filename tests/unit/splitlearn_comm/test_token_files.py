@@ -38,7 +38,7 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_told_once(file: Path,
             replace(file, damage)
         for _ in range(3):
             assert tokens.name_of(OLD) == "web"
-    assert [(line["log_level"], "old ones stay" in line["event"]) for line in lines] == [("warning", True)]
+    assert [(line["log_level"], "old content stays" in line["event"]) for line in lines] == [("warning", True)]
     assert str(file) in lines[0]["reason"]
 
     replace(file, f"web {NEW}".encode())

@@ -1,7 +1,7 @@
 import pytest
 
 from splitlearn_comm.errors import BadToken
-from splitlearn_comm.tokens import Token, TokenNames, bearer, checked_token, new_token, parse_tokens
+from splitlearn_comm.tokens import Keyring, Token, bearer, checked_token, digest_of, new_token, parse_tokens
 
 ALICE, BOB = "alice-has-this-one", "bob-has-this-other-one=="
 
@@ -46,24 +46,29 @@ def test_a_token_is_in_no_log_of_the_object() -> None:
     assert ALICE not in repr(Token("alice", ALICE))
 
 
-def test_a_token_has_the_name_of_those_who_have_it() -> None:
-    names = TokenNames(parse_tokens(f"alice {ALICE}\nbob {BOB}\nbob {ALICE}2\n"))
-    assert [names.name_of(each) for each in (ALICE, BOB, f"{ALICE}2")] == ["alice", "bob", "bob"]
+def keyring(**secrets: str) -> Keyring[str]:
+    return Keyring({digest_of(secret): name for name, secret in secrets.items()})
+
+
+def test_a_keyring_knows_whose_a_secret_is() -> None:
+    names = Keyring({digest_of(ALICE): "alice", digest_of(BOB): "bob", digest_of(f"{ALICE}2"): "bob"})
+    assert [names.find(each) for each in (ALICE, BOB, f"{ALICE}2")] == ["alice", "bob", "bob"]
+    assert (len(names), names.owners) == (3, {"alice", "bob"})
     for wrong in ("", ALICE[:-1], f"{ALICE} ", ALICE.upper(), f"{ALICE}3", "\ud800", "bob"):
-        assert names.name_of(wrong) is None
+        assert names.find(wrong) is None
 
 
-def test_every_token_is_compared_wherever_the_right_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_secret_is_compared_wherever_the_right_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[bytes] = []
 
     def compare(one: bytes, other: bytes) -> bool:
         compared.append(one)
         return one == other
 
-    names = TokenNames(parse_tokens(f"alice {ALICE}\nbob {BOB}\n"))
+    names = keyring(alice=ALICE, bob=BOB)
     monkeypatch.setattr("hmac.compare_digest", compare)
     for presented in (ALICE, BOB, "wrong"):
-        names.name_of(presented)
+        names.find(presented)
     assert len(compared) == 6
     assert {len(each) for each in compared} == {32}
 

@@ -7,9 +7,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
+from splitlearn_comm import file_changes
 from splitlearn_comm.certificates import CertifiedKey, fingerprint_of
 from splitlearn_comm.errors import BadCertificates
 from splitlearn_comm.tls import TLSFiles
+from support.running_split import until
 from support.tls import client_of, replace, save, worker_of
 
 
@@ -33,24 +35,28 @@ async def shown(certificate: HTTPSCertificate, context: ssl.SSLContext | None = 
     return fingerprint_of(der)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_changes, "LOOK_SECONDS", 0.01)
+
+
 async def test_a_renewed_certificate_is_shown_to_new_connections_and_a_broken_one_to_nobody(
     worker_files: TLSFiles, ca: CertifiedKey, tmp_path: Path
 ) -> None:
     certificate, renewed = made(worker_files), worker_of(ca)
     first = await shown(certificate)
-    certificate.look()
-    assert await shown(certificate) == first
-
-    save(tmp_path, ca, renewed, "worker")
-    certificate.look()
-    assert await shown(certificate) == renewed.fingerprint != first
-
-    assert worker_files.key is not None
-    replace(worker_files.key, worker_of(ca).key)
     with capture_logs() as lines:
-        certificate.look()
-        certificate.look()
-    assert ["old one stays" in line["event"] for line in lines] == [True]
+        watching = asyncio.create_task(certificate.watch())
+        save(tmp_path, ca, renewed, "worker")
+        await until(lambda: "certificate was read again" in [line["event"] for line in lines])
+        assert await shown(certificate) == renewed.fingerprint != first
+
+        assert worker_files.key is not None
+        replace(worker_files.key, worker_of(ca).key)
+        lines.clear()
+        await until(lambda: bool(lines))
+        watching.cancel()
+    assert ["old content stays" in line["event"] for line in lines] == [True]
     assert await shown(certificate) == renewed.fingerprint
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from splitlearn_client.serving import listening
-from splitlearn_client.serving.listening import address_of, is_loopback, listen
+from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_comm import PortUnavailable
 
 
@@ -141,4 +141,4 @@ def test_a_link_local_address_needs_its_interface() -> None:
 )
 def test_whether_others_can_connect_is_known(addresses: list[str], expected: bool) -> None:
     sockets: list[Any] = [SimpleNamespace(getsockname=lambda each=each: (each, 8000)) for each in addresses]
-    assert is_loopback(sockets) is expected
+    assert is_local(sockets) is expected

@@ -5,8 +5,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from splitlearn_client.errors import BadTenants
-from splitlearn_client.serving import tenant_directory
 from splitlearn_client.serving.tenant_directory import TenantDirectory
+from splitlearn_comm import file_changes
 from support.running_split import until
 
 OLD, NEW = '[alice]\nkeys = ["old-key"]', '[alice]\nkeys = ["new-key"]\n[bob]\nkeys = ["bobs-key"]'
@@ -23,7 +23,7 @@ def write(path: Path, text: str | None) -> None:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tenant_directory, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(file_changes, "LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tenants.toml"
 
 
-def name(directory: TenantDirectory, key: bytes | None) -> str | None:
+def name(directory: TenantDirectory, key: str | None) -> str | None:
     account = directory.find(key)
     return None if account is None else account.name
 
@@ -40,16 +40,16 @@ def name(directory: TenantDirectory, key: bytes | None) -> str | None:
 def test_without_keys_everybody_is_let_in_as_one() -> None:
     directory = TenantDirectory(None, None)
     assert not directory.needs_key
-    assert directory.find(None) is directory.find(b"anything") is not None
+    assert directory.find(None) is directory.find("anything") is not None
     assert name(directory, None) == ""
 
 
 def test_with_a_key_nobody_is_let_in_without(path: Path) -> None:
     for directory in (TenantDirectory(None, "the-key"), TenantDirectory(path, "the-key"), TenantDirectory(path, None)):
         assert directory.needs_key
-        assert directory.find(None) is directory.find(b"") is directory.find(b"wrong") is None
-    assert name(TenantDirectory(path, "the-key"), b"the-key") == ""
-    assert name(TenantDirectory(path, "the-key"), b"old-key") == "alice"
+        assert directory.find(None) is directory.find("") is directory.find("wrong") is None
+    assert name(TenantDirectory(path, "the-key"), "the-key") == ""
+    assert name(TenantDirectory(path, "the-key"), "old-key") == "alice"
 
 
 def test_a_file_that_cannot_be_used_stops_the_start_and_is_named(path: Path, tmp_path: Path) -> None:
@@ -64,12 +64,12 @@ def test_a_file_that_cannot_be_used_stops_the_start_and_is_named(path: Path, tmp
 
 async def test_keys_come_and_go_with_the_file_and_accounts_stay(path: Path) -> None:
     directory = TenantDirectory(path, None)
-    alice = directory.find(b"old-key")
+    alice = directory.find("old-key")
     watching = asyncio.create_task(directory.watch())
     write(path, NEW)
-    await until(lambda: directory.find(b"bobs-key") is not None)
-    assert directory.find(b"old-key") is None
-    assert directory.find(b"new-key") is alice
+    await until(lambda: directory.find("bobs-key") is not None)
+    assert directory.find("old-key") is None
+    assert directory.find("new-key") is alice
     watching.cancel()
 
 
@@ -81,27 +81,11 @@ async def test_a_broken_new_file_changes_nothing_and_the_log_says_why_once(path:
             before = len(lines)
             write(path, broken)
             await until(lambda before=before: len(lines) > before)  # type: ignore[misc]
-            assert name(directory, b"old-key") == "alice"
+            assert name(directory, "old-key") == "alice"
         write(path, NEW)
-        await until(lambda: directory.find(b"new-key") is not None)
+        await until(lambda: directory.find("new-key") is not None)
         watching.cancel()
     assert [line["log_level"] for line in lines] == ["warning"] * 3 + ["info"]
     assert all("tenants.toml" in line["reason"] for line in lines[:3])
     assert "secret" not in str(lines)
     assert "old-key" not in str(lines)
-
-
-async def test_a_file_that_is_linked_to_elsewhere_is_followed(path: Path, tmp_path: Path) -> None:
-    """Kubernetes replaces the files of a Secret by moving a link."""
-    (tmp_path / "1").mkdir()
-    (tmp_path / "2").mkdir()
-    write(tmp_path / "1" / "t", OLD)
-    write(tmp_path / "2" / "t", NEW)
-    data = tmp_path / "..data"
-    data.symlink_to("1")
-    directory = TenantDirectory(data / "t", None)
-    watching = asyncio.create_task(directory.watch())
-    (tmp_path / "next").symlink_to("2")
-    (tmp_path / "next").replace(data)
-    await until(lambda: directory.find(b"new-key") is not None)
-    watching.cancel()
