@@ -19,7 +19,7 @@ from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 from structlog.testing import capture_logs
 
 from splitlearn.engine import Engine, EngineSession
-from splitlearn_client.serving import tenant_directory
+from splitlearn_comm import file_changes
 from support.client_process import becomes, client_process, refusal
 from support.running_split import (
     PATIENCE,
@@ -140,7 +140,7 @@ async def test_a_page_of_an_allowed_origin_may_send_a_key(tiny_weights: Path) ->
 async def test_keys_change_with_the_file_while_an_old_ones_stream_goes_on(
     split: Split, tenants: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenant_directory, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(file_changes, "LOOK_SECONDS", 0.01)
     old, new = with_key(split.client, BOB), with_key(split.client, "sk-bobs-new-key")
     stream = await old.completions.create(model="tiny", prompt="the quick", max_tokens=30, stream=True)
     first = await anext(aiter(stream))
@@ -174,7 +174,7 @@ async def test_no_key_appears_in_a_log_or_an_error(tiny_weights: Path, tenants: 
                         answer = await http.post(path, json=body, headers=bearer(key))
                         texts.append(answer.text + str(answer.headers))
         write(tenants, f'[alice]\nkeys = ["{BOB}", "{ALICE}"')
-        await until(lambda: any("the old ones stay" in line["event"] for line in process.lines))
+        await until(lambda: any("the old content stays" in line["event"] for line in process.lines))
     requests = [line for line in process.lines if line["event"] in ("request", "request refused")]
     assert len(requests) == 4 * 4 * 2
     # the trunk is missing, so what is let in is refused too
@@ -264,6 +264,24 @@ async def test_every_engine_learns_an_opaque_id_of_whose_a_session_is(
     named = {each[key] for each in ids for key in (ALICE, BOB)}
     assert len(named) == 4
     assert all(re.fullmatch("[0-9a-f]{32}", tenant) for tenant in named)
+
+
+async def test_each_stage_tells_apart_the_clients_of_the_first_one(
+    tiny_weights: Path, tmp_path: Path, opened: list[tuple[Engine, str]]
+) -> None:
+    """The second stage has one client, the first stage. Both have several if tokens have several names."""
+    (tmp_path / "tokens").write_text("web the-token-of-web-0\nlab the-token-of-lab-0\n")
+    async with AsyncExitStack() as stack:
+        second = await stack.enter_async_context(running_trunk(tiny_weights, "2-4", token="the-token-of-stages"))
+        chained = {"next": second.address, "next_token": "the-token-of-stages", "token_file": tmp_path / "tokens"}
+        first = await stack.enter_async_context(running_trunk(tiny_weights, "1-2", **chained))
+        for name in ("web", "lab"):
+            token = f"the-token-of-{name}-0"
+            client = await stack.enter_async_context(running_client(tiny_weights, first.address, trunk_token=token))
+            await client.ready()
+            assert (await ask(client, ALICE)).status_code == 200
+        owners = [{owner for engine, owner in opened if engine is each.trunk.engine} for each in (first, second)]
+    assert [len(each) for each in owners] == [2, 2]
 
 
 async def test_log_lines_and_metrics_name_the_tenant(split: Split) -> None:
