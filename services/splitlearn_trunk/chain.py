@@ -63,7 +63,7 @@ class ChainServicer:
         try:
             # without rows here, rows that the next stage has cached are of no use
             hashes = opening.block_hashes if session.reached else ()
-            beyond = replace(opening, fingerprint=self._next.fingerprint, block_hashes=hashes)
+            beyond = replace(opening, fingerprint=self._next.fingerprint, block_hashes=hashes, context=session.context)
             chained = ChainSession(session, self._next, self._next.pick(), beyond)
         except BaseException:
             await session.close()

@@ -1,13 +1,11 @@
 """The HTTP endpoints."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -18,15 +16,16 @@ from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
-from splitlearn_client.errors import BadRequest, RequestError, UnknownModel
+from splitlearn_client.errors import BadRequest, UnknownModel
 from splitlearn_client.generation import GenerationRequest, Generator
 from splitlearn_client.generation_config import GenerationDefaults
-from splitlearn_client.metrics import ABORT, ClientMetrics
+from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report, together
+from splitlearn_client.request_info import RequestInfo, info_of
+from splitlearn_client.request_record import RequestRecord, recorded, span_attributes
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
-
-log = structlog.get_logger()
+from splitlearn_comm.tracing import NoTracer, Tracer
 
 # how much of an unknown name an error repeats
 _SHOWN_CHARACTERS = 100
@@ -44,6 +43,7 @@ class Service:
     connection: TrunkConnection
     metrics: ClientMetrics
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    tracer: Tracer = field(default_factory=NoTracer)
 
 
 def router(service: Service) -> APIRouter:
@@ -54,7 +54,8 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
         messages = [message.plain() for message in fields.messages]
-        prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
+        with info_of(request.scope).tokenizing():
+            prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
         return await _answer(service, fields, _requests(service, fields, {"messages": prompt}, most, tops), request)
@@ -62,7 +63,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
+        with info_of(request.scope).tokenizing():
+            prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         return await _answer(
             service, fields, _requests(service, fields, prompts, fields.max_tokens, fields.logprobs), request
         )
@@ -143,7 +145,7 @@ async def _answer(
     for later in wanted[1:]:
         service.generator.check(later)
     shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
-    generations = _generations(service, shape, wanted)
+    generations = _generations(service, shape, wanted, info_of(request.scope))
     if not fields.stream:
         return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
     # not `fields`: a stream may last, and its body stops counting when it begins
@@ -151,11 +153,15 @@ async def _answer(
     return await event_stream(request.receive, events)
 
 
-def _generations(service: Service, shape: ReplyShape, wanted: list[GenerationRequest]) -> Iterator[_Generation]:
+def _generations(
+    service: Service, shape: ReplyShape, wanted: list[GenerationRequest], info: RequestInfo
+) -> Iterator[_Generation]:
     """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
     for index, each in enumerate(wanted):
         report = Report()
-        yield _Generation(replace(shape, index=index), report, _measured(service, each, report))
+        attributes = span_attributes("chat" if shape.chat else "text_completion", shape.model, each)
+        record = recorded(service.metrics, service.tracer, info, report, attributes)
+        yield _Generation(replace(shape, index=index), report, _measured(service, each, report, record))
 
 
 async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
@@ -168,33 +174,15 @@ async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
     return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
 
 
-async def _measured(service: Service, wanted: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
-    """The generator's deltas; counts the request in the metrics."""
-    finished_reason, code = None, "internal_error"
-    try:
-        with service.metrics.in_progress():
-            async with aclosing(service.generator.generate(wanted, report)) as deltas:
-                async for delta in deltas:
-                    finished_reason = delta.finish_reason
-                    yield delta
-    except (asyncio.CancelledError, GeneratorExit):
-        finished_reason = finished_reason or ABORT
-        raise
-    except RequestError as error:
-        finished_reason, code = None, error.code
-        if error.status >= 500:
-            log.warning(
-                "request failed", code=code, session=report.session, tokens=report.completion_tokens, error=str(error)
-            )
-        raise
-    except Exception:
-        finished_reason = None
-        raise
-    finally:
-        if finished_reason is None:
-            service.metrics.request_failed(code, report)
-        else:
-            service.metrics.request_succeeded(finished_reason, report)
+async def _measured(
+    service: Service, wanted: GenerationRequest, report: Report, record: AbstractContextManager[RequestRecord]
+) -> AsyncGenerator[TokenDelta]:
+    """The generator's deltas, with what is told of the request at its end."""
+    with record as current:
+        async with aclosing(service.generator.generate(wanted, report)) as deltas:
+            async for delta in deltas:
+                current.finish_reason = delta.finish_reason
+                yield delta
 
 
 async def _events(

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import structlog
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from splitlearn_client.errors import RequestError
+from splitlearn_client.request_info import REQUEST_ID, RequestInfo, read_info
 
 log = structlog.get_logger()
 
@@ -23,6 +25,7 @@ _LONGEST = 200
 BROKEN = "splitlearn_client.broken"
 
 Count = Callable[[str, str, int], None]
+Refused = Callable[[str], None]
 
 
 class Access:
@@ -31,42 +34,50 @@ class Access:
     Args:
         routes: those of the application; a path without a route counts as "other".
         count: called with path, method and status.
+        refused: called with an error's code.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count, refused: Refused) -> None:
         self._app = app
         self._routes = routes
         self._count = count
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
-        seen = _Exchange(receive, send)
-        try:
-            await self._app(scope, seen.receive, seen.send)
-        finally:
-            self._record(scope, seen, time.perf_counter() - began)
+        info = read_info(scope)
+        seen = _Exchange(receive, send, info.context.request_id)
+        # all log lines of this request have it, whoever writes them
+        with bound_contextvars(request_id=info.context.request_id):
+            try:
+                await self._app(scope, seen.receive, seen.send)
+            finally:
+                self._record(scope, seen, info)
 
     def refused_early(self, error: RequestError) -> None:
         """Counts and logs an error that occurred before a request was parsed."""
         self._count(_OTHER, _OTHER, error.status)
+        self._refused(error.code)
         log.info("request refused", status=error.status, **_why(error))
 
-    def _record(self, scope: Scope, seen: "_Exchange", seconds: float) -> None:
+    def _record(self, scope: Scope, seen: "_Exchange", info: RequestInfo) -> None:
         broken: RequestError | None = scope.get(BROKEN)
         path, method = self._template(scope), _method(scope)
         status = seen.status if broken is None else broken.status
         self._count(path, method, status)
+        why = {} if status < 400 else seen.why() if broken is None else _why(broken)
+        if "code" in why and status != _HUNG_UP:
+            self._refused(why["code"])
         if path in _PROBES and status in (200, 503):
             return
         raw = _short(scope["raw_path"].decode("ascii", "backslashreplace"))
-        line = {"method": method, "path": raw, "status": status, "seconds": round(seconds, 4)}
-        if status < 400:
-            log.info("request", **line)
-        else:
-            log.info("request refused", **line, **(seen.why() if broken is None else _why(broken)))
+        line = {"method": method, "path": raw, "status": status}
+        line |= {"seconds": round(time.perf_counter() - info.began, 4)}
+        if info.tenant is not None:
+            line["tenant"] = info.tenant
+        log.info("request" if status < 400 else "request refused", **line, **why)
 
     def _template(self, scope: Scope) -> str:
         for route in self._routes:
@@ -76,9 +87,10 @@ class Access:
 
 
 class _Exchange:
-    """Observes one request and its response."""
+    """Observes one request and its response, which gets the request's id."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._id_header = (REQUEST_ID.lower().encode(), request_id.encode())
         self._receive = receive
         self._send = send
         self._status = 500
@@ -113,6 +125,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), self._id_header]}
         elif message["type"] == "http.response.body":
             if self._status >= 400 and not self._body:
                 self._body = bytes(message.get("body", b""))

@@ -61,9 +61,11 @@ class HTTPServer:
         bound = [listening.getsockname()[0] for listening in sockets]
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
         hosts = AllowedHosts.of(named, settings.host, bound)
-        draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
+        draining = Draining(_Hosts(Bodies(self._app, limits), hosts), self._metrics.drained)
         origins = parse_origins(settings.allowed_origins or "")
-        access = Access(readable_from(origins, draining), self._routes, self._metrics.http_request)
+        access = Access(
+            readable_from(origins, draining), self._routes, self._metrics.http_request, self._metrics.refused
+        )
         connections = Connections(_connection_limits(settings), access.refused_early)
         server = _Uvicorn(_config(access, connections, settings))
         watching = asyncio.create_task(connections.watch())
@@ -79,6 +81,7 @@ class HTTPServer:
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
+        self._metrics.draining.set(1)
         log.info("stopping", shutdown_timeout=self._settings.shutdown_timeout)
         try:
             await self._end(draining, connections)

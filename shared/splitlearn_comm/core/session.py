@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
+from splitlearn_comm.request_context import RequestContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class SessionOpening:
     `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
     session will begin with, in order; a hash stands for its block and all blocks before it.
     `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say.
+    `context` names the request that the session is for. It travels as gRPC metadata.
     """
 
     session_id: str
@@ -24,6 +26,7 @@ class SessionOpening:
     codec: str = "none"
     block_hashes: tuple[bytes, ...] = ()
     opened_at: float = 0.0
+    context: RequestContext = field(default_factory=RequestContext)
 
 
 class Session(Protocol):

@@ -32,6 +32,8 @@ NAMES = {
     "weights_damaged": "gauge",
     "wire_bytes": "counter",
     "refusals": "counter",
+    "draining": "gauge",
+    "drained_sessions": "counter",
 }
 
 
