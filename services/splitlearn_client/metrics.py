@@ -78,7 +78,7 @@ class ClientMetrics:
             ["path", "method", "status"],
         )
         self._refusals = self._plain_counter(
-            "refusals", "Requests that got an error in place of an answer, by its code.", ["code"]
+            "refusals", "HTTP requests that were answered with an error, by its code.", ["code", "tenant"]
         )
         self.draining = self._plain_gauge("draining", "1 while the service shuts down and takes no requests, else 0.")
         self._drained = self._plain_counter(
@@ -138,9 +138,9 @@ class ClientMetrics:
         """Counts an HTTP request; `path` is the route's own text, which callers cannot choose."""
         self._http.labels(path, method, str(status)).inc()
 
-    def refused(self, code: str) -> None:
-        """Counts a response with an error's status. `code` is one of ours, and not a caller's text."""
-        self._refusals.labels(code).inc()
+    def refusal(self, code: str, tenant: str) -> None:
+        """Counts an HTTP request that was refused. `tenant` is a configured name, or empty."""
+        self._refusals.labels(code, tenant).inc()
 
     def drained(self, *, was_cut_off: bool) -> None:
         """Counts a request that ended while the service shut down."""

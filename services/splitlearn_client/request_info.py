@@ -27,8 +27,8 @@ class RequestInfo:
     context: RequestContext = field(default_factory=lambda: RequestContext(new_request_id()))
     began: float = field(default_factory=time.perf_counter)
     """When its headers were complete."""
-    tenant: str | None = None
-    """Whose key it came with; None without tenants."""
+    tenant: str = ""
+    """Whose key it came with; empty without tenants."""
     tokenized: tuple[float, float] | None = None
     """When the prompts began to be tokenized, and when they were."""
 

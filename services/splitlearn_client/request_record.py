@@ -105,7 +105,7 @@ def _log(record: RequestRecord, info: RequestInfo, report: Report) -> None:
         "failovers": len(report.failovers),
         **{f"{name}_seconds": round(seconds, 4) for name, seconds in _seconds(info, report).items()},
     }
-    if info.tenant is not None:
+    if info.tenant:
         line["tenant"] = info.tenant
     if record.failed is not None:
         line["code"] = record.failed
@@ -159,5 +159,5 @@ def _result(record: RequestRecord, info: RequestInfo, report: Report) -> Attribu
         "splitlearn.session": report.session,
         "splitlearn.replays": report.replays,
         "splitlearn.failovers": len(report.failovers),
-        **({"splitlearn.tenant": info.tenant} if info.tenant is not None else {}),
+        **({"splitlearn.tenant": info.tenant} if info.tenant else {}),
     }

@@ -181,4 +181,4 @@ async def test_refusals_are_counted_by_their_code_and_answers_are_none(split: Sp
         await asked(split.client, "req-1", **fields)
     await split.client.http.get("/nowhere")
     codes = ("model_not_found", "invalid_value", "http_error", "internal_error")
-    assert [split.client.value("refusals_total", code=code) for code in codes] == [1, 2, 1, 0]
+    assert [split.client.value("refusals_total", code=code, tenant="") for code in codes] == [1, 2, 1, 0]

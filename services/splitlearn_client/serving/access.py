@@ -25,7 +25,7 @@ _LONGEST = 200
 BROKEN = "splitlearn_client.broken"
 
 Count = Callable[[str, str, int], None]
-Refused = Callable[[str], None]
+CountRefusal = Callable[[str, str], None]
 
 
 class Access:
@@ -34,14 +34,14 @@ class Access:
     Args:
         routes: those of the application; a path without a route counts as "other".
         count: called with path, method and status.
-        refused: called with an error's code.
+        count_refusal: called with the code of a refusal and the tenant's name.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count, refused: Refused) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count, count_refusal: CountRefusal) -> None:
         self._app = app
         self._routes = routes
         self._count = count
-        self._refused = refused
+        self._count_refusal = count_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +59,7 @@ class Access:
     def refused_early(self, error: RequestError) -> None:
         """Counts and logs an error that occurred before a request was parsed."""
         self._count(_OTHER, _OTHER, error.status)
-        self._refused(error.code)
+        self._count_refusal(error.code, "")
         log.info("request refused", status=error.status, **_why(error))
 
     def _record(self, scope: Scope, seen: "_Exchange", info: RequestInfo) -> None:
@@ -67,17 +67,20 @@ class Access:
         path, method = self._template(scope), _method(scope)
         status = seen.status if broken is None else broken.status
         self._count(path, method, status)
-        why = {} if status < 400 else seen.why() if broken is None else _why(broken)
-        if "code" in why and status != _HUNG_UP:
-            self._refused(why["code"])
         if path in _PROBES and status in (200, 503):
             return
         raw = _short(scope["raw_path"].decode("ascii", "backslashreplace"))
         line = {"method": method, "path": raw, "status": status}
         line |= {"seconds": round(time.perf_counter() - info.began, 4)}
-        if info.tenant is not None:
+        if info.tenant:
             line["tenant"] = info.tenant
-        log.info("request" if status < 400 else "request refused", **line, **why)
+        if status < 400:
+            log.info("request", **line)
+            return
+        why = seen.why() if broken is None else _why(broken)
+        if status != _HUNG_UP and "code" in why:
+            self._count_refusal(why["code"], info.tenant)
+        log.info("request refused", **line, **why)
 
     def _template(self, scope: Scope) -> str:
         for route in self._routes:

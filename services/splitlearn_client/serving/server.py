@@ -63,9 +63,8 @@ class HTTPServer:
         hosts = AllowedHosts.of(named, settings.host, bound)
         draining = Draining(_Hosts(Bodies(self._app, limits), hosts), self._metrics.drained)
         origins = parse_origins(settings.allowed_origins or "")
-        access = Access(
-            readable_from(origins, draining), self._routes, self._metrics.http_request, self._metrics.refused
-        )
+        metrics = self._metrics
+        access = Access(readable_from(origins, draining), self._routes, metrics.http_request, metrics.refusal)
         connections = Connections(_connection_limits(settings), access.refused_early)
         server = _Uvicorn(_config(access, connections, settings))
         watching = asyncio.create_task(connections.watch())
