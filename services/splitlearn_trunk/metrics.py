@@ -75,14 +75,7 @@ class TrunkMetrics:
         )
         self.sessions = self._plain_counter("sessions", "Sessions opened since the start.")
         self.sessions_open = self._plain_gauge("num_sessions_open", "Sessions that are open, idle ones included.")
-        self.draining = self._plain_gauge("draining", "1 while the worker shuts down and takes no sessions, else 0.")
-        self.drained_sessions = self._plain_counter(
-            "drained_sessions",
-            "Sessions that were open when the worker shut down, by their end.",
-            ["outcome"],
-        )
-        for outcome in DRAINED:
-            self.drained_sessions.labels(outcome)
+        self._add_drain_metrics()
         self.weights_verified = self._plain_gauge("weights_verified", "1 once all files match their digests, else 0.")
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 once a file was found not to match its digest, else 0."
@@ -95,6 +88,16 @@ class TrunkMetrics:
         )
         self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
         self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
+
+    def _add_drain_metrics(self) -> None:
+        self.draining = self._plain_gauge("draining", "1 while the worker shuts down and takes no sessions, else 0.")
+        self.drained_sessions = self._plain_counter(
+            "drained_sessions",
+            "Sessions that were open when the worker shut down, by their end.",
+            ["outcome"],
+        )
+        for outcome in DRAINED:
+            self.drained_sessions.labels(outcome)
 
     def watch(self, engine: Engine) -> None:
         """Adds the gauges that read the engine when Prometheus scrapes, on the exporter's thread."""
