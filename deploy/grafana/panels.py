@@ -243,6 +243,12 @@ TRUNKS: Final = Board(
                 quantiles(f"{CLIENT}_trunk_round_trip_seconds"),
                 "Of a frame, without the trunk's queue and compute time.",
             ),
+            Graph(
+                "Round trip to the next stage",
+                "s",
+                quantiles(f"{TRUNK}_next_round_trip_seconds", "instance", (0.5, 0.95)),
+                "Of a frame, without queue and compute time there; in chains only.",
+            ),
             Graph("Bytes, clients", "Bps", {"{{direction}}": per_second(f"{CLIENT}_wire_bytes_total", "direction")}),
             Graph(
                 "Bytes, trunks",

@@ -218,7 +218,7 @@ async def build(
     server = AsyncGRPCComputeServer(
         host=settings.host,
         port=settings.port,
-        session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage),
+        session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage, metrics),
         observer=metrics,
         limits=_server_limits(settings),
         credentials=credentials,

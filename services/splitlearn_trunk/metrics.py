@@ -80,12 +80,7 @@ class TrunkMetrics:
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 once a file was found not to match its digest, else 0."
         )
-        self._next_replicas = Gauge(
-            "splitlearn_trunk_next_replicas",
-            "Workers of the next stage of the chain by state; none in a worker without a next stage.",
-            ["state"],
-            registry=self.registry,
-        )
+        self._add_chain_metrics()
         self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
         self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
 
@@ -98,6 +93,19 @@ class TrunkMetrics:
         )
         for outcome in DRAINED:
             self.drained_sessions.labels(outcome)
+
+    def _add_chain_metrics(self) -> None:
+        self._next_replicas = Gauge(
+            "splitlearn_trunk_next_replicas",
+            "Workers of the next stage of the chain by state; none in a worker without a next stage.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.next_round_trip = self._histogram(
+            "next_round_trip_seconds",
+            "Time from sending a frame to the next stage to its reply, without queue and compute time there.",
+            SECONDS,
+        )
 
     def watch(self, engine: Engine) -> None:
         """Adds the gauges that read the engine when Prometheus scrapes, on the exporter's thread."""

@@ -34,6 +34,7 @@ NAMES = {
     "refusals": "counter",
     "draining": "gauge",
     "drained_sessions": "counter",
+    "next_round_trip_seconds": "histogram",
 }
 
 
