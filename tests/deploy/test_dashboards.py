@@ -1,6 +1,7 @@
 """Every panel's query in a real Prometheus that has watched real services under load: each returns series.
 
-Grafana does not run here. `make test-dashboards`; it needs the program `prometheus` (Debian's package of that name).
+Grafana does not run here. `make test-dashboards` needs the program `prometheus` (Debian's package of that name), and
+`make test-docker` takes the image of docker-compose.yml.
 """
 
 import asyncio
@@ -10,8 +11,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,13 @@ from support.client_process import Json, becomes, client_process
 from support.dashboards import Target, targets
 from support.running_split import PATIENCE, free_port
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/helm/splitlearn/files/alerts.yaml"
 # longer than the whole load, so that a rate sees what happened once
 RANGE_SECONDS = 120
 DEADLINE_SECONDS = 30.0
+QUIET: Json = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+Runs = Callable[..., AbstractAsyncContextManager[None]]
 STREAM: Json = {"model": "tiny", "prompt": list(range(20, 120)), "max_tokens": 350, "temperature": 0, "stream": True}
 
 
@@ -106,8 +108,34 @@ class Watch:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, jobs: dict[str, list[str]]) -> AsyncIterator[Watch]:
-    """Watches these targets with the chart's rules, once all of them are up."""
+async def program(folder: Path, *flags: str) -> AsyncIterator[None]:
+    """Prometheus as this machine has it, with the configuration in the folder."""
+    words = ("prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
+    async with process(*words, *flags, **QUIET):
+        yield
+
+
+@asynccontextmanager
+async def image(folder: Path, *flags: str) -> AsyncIterator[None]:
+    """The same in compose's image, on this machine's network."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["prometheus"]
+    name, tag = f"splitlearn-test-{uuid.uuid4().hex[:8]}", compose["image"].partition(":-")[2].removesuffix("}")
+    # as files: the folder is for this user only
+    mounts = [f"--volume={path}:{path}:ro" for path in (folder / "prometheus.yml", RULES)]
+    own = (f"--config.file={folder / 'prometheus.yml'}", "--storage.tsdb.path=/prometheus")
+    try:
+        async with process(
+            "docker", "run", "--rm", "--network=host", f"--name={name}", *mounts, tag, *own, *flags, **QUIET
+        ):
+            yield
+    finally:
+        removing = await asyncio.create_subprocess_exec("docker", "rm", "--force", name, **QUIET)
+        await removing.wait()
+
+
+@asynccontextmanager
+async def watching(run: Runs, folder: Path, jobs: dict[str, list[str]]) -> AsyncIterator[Watch]:
+    """A Prometheus with the chart's rules, once all of these targets are up."""
     port = free_port()
     scraping = [{"job_name": name, "static_configs": [{"targets": each}]} for name, each in jobs.items()]
     configuration = {
@@ -116,12 +144,10 @@ async def prometheus(folder: Path, jobs: dict[str, list[str]]) -> AsyncIterator[
         "scrape_configs": scraping,
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    words = ("prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
     began = time.time()
     url = f"http://127.0.0.1:{port}"
-    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
     async with (
-        process(*words, f"--web.listen-address=127.0.0.1:{port}", **quiet),
+        run(folder, f"--web.listen-address=127.0.0.1:{port}"),
         httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as http,
     ):
         watch = Watch(http, began)
@@ -172,8 +198,20 @@ async def without_values(watch: Watch, wanted: list[Target]) -> list[Target]:
     return wanted
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs the program prometheus")
-async def test_every_panel_shows_something_after_load(tiny_weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(
+            program,
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs the program prometheus"),
+            ],
+        ),
+        pytest.param(image, marks=pytest.mark.docker),
+    ],
+)
+async def test_every_panel_shows_something_after_load(run: Runs, tiny_weights: Path, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         last = [await worker(stack, tiny_weights, "2-4") for _ in range(2)]
         addresses = ",".join(each.address for each in last)
@@ -188,7 +226,7 @@ async def test_every_panel_shows_something_after_load(tiny_weights: Path, tmp_pa
 
         await becomes(is_ready)
         jobs = {"trunk": [each.metrics for each in (first, *last)], "client": [f"{client.host}:{client.port}"]}
-        watch = await stack.enter_async_context(prometheus(tmp_path, jobs))
+        watch = await stack.enter_async_context(watching(run, tmp_path, jobs))
         await load(http, last)
         assert await without_values(watch, targets()) == []
         rules = (await watch.http.get("/api/v1/rules")).json()["data"]["groups"]
