@@ -36,7 +36,7 @@ NEVER_IN_A_TRUNK = (
     "uvicorn",
 )
 # What would make compose start something else than the defaults.
-FOREIGN = ("COMPOSE_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_", "GRAFANA_")
+FOREIGN = ("COMPOSE_", "OTEL_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_", "GRAFANA_")
 METRICS_DEADLINE = 90.0
 # The default ones and Prometheus. Grafana's image may not be at hand; test_observability.py looks at its files.
 SERVICES = ("client", "prometheus")
@@ -266,6 +266,12 @@ def test_the_kernels_of_an_image_are_compiled(stack: Stack, service: str) -> Non
         "print(json.dumps(any(found)))"
     )
     assert stack.python(service, code) is True
+
+
+@pytest.mark.parametrize("service", ["trunk", "client"])
+def test_an_image_can_export_traces_and_does_not_unless_told(stack: Stack, service: str) -> None:
+    code = "from splitlearn_comm.tracing import tracer_to as to; print(json.dumps([type(to(e, 'x')).__name__ for e in "
+    assert stack.python(service, f"{code}(None, 'http://127.0.0.1:1/v1/traces')]))") == ["NoTracer", "OtelTracer"]
 
 
 @pytest.mark.parametrize("service", ["trunk", "client"])

@@ -144,3 +144,8 @@ def test_nobody_can_log_in_to_grafana_and_only_this_machine_reaches_it() -> None
     assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
     for service in ("prometheus", "grafana"):
         assert all(port.startswith("127.0.0.1:") for port in COMPOSE[service]["ports"])
+
+
+@pytest.mark.parametrize("service", ["trunk", "next", "client"])
+def test_every_service_of_ours_gets_the_collector_s_address(service: str) -> None:
+    assert COMPOSE[service]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"
