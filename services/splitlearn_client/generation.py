@@ -123,6 +123,8 @@ class Generator:
         else:
             self._metrics.inter_token.observe(now - report.last_token)
         report.last_token = now
+        if report.round_trip is not None:
+            self._metrics.round_trip.observe(report.round_trip)
         self._metrics.wire(
             sent=stream.bytes_sent - report.wire_bytes_sent,
             received=stream.bytes_received - report.wire_bytes_received,

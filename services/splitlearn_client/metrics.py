@@ -34,12 +34,18 @@ REQUEST: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0,
     50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 )
+# from a loopback to the other side of the world, and to what only a fault explains
+ROUND_TRIP: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0,
+    10.0,
+)
 # fmt: on
 TOKENS: Final = tuple(first * 10**power for power in range(6) for first in (1, 2, 5))
 
 ABORT: Final = "abort"
 """Finished reason of a request whose caller hung up; the others are OpenAI's."""
 _FINISHED_REASONS: Final = ("stop", "length", ABORT)
+_DRAINED: Final = ("ended", "cut_off")
 
 
 class ClientMetrics:
@@ -80,6 +86,12 @@ class ClientMetrics:
         self._tenant_tokens = self._plain_counter(
             "tenant_tokens", "Tokens of prompts and of answers.", ["tenant", "kind"]
         )
+        self.draining = self._plain_gauge("draining", "1 while the service shuts down and takes no requests, else 0.")
+        self._drained = self._plain_counter(
+            "drained_requests", "Requests that ran when the service shut down, by their end.", ["outcome"]
+        )
+        for outcome in _DRAINED:
+            self._drained.labels(outcome)
         self.trunk_poll_errors = self._plain_counter(
             "trunk_poll_errors", "Unexpected errors of the task that polls the trunk; it goes on."
         )
@@ -94,6 +106,11 @@ class ClientMetrics:
             "weights_damaged", "1 while a file of the client's parts is known not to match its digest, else 0."
         )
         self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction"])
+        self.round_trip = self._histogram(
+            "trunk_round_trip_seconds",
+            "Time from sending a frame to its reply, without the trunk's queue and compute time.",
+            ROUND_TRIP,
+        )
 
     def replicas(self, states: Mapping[ReplicaState, int]) -> None:
         """Sets how many replicas are in each state."""
@@ -140,6 +157,10 @@ class ClientMetrics:
         self._tenant_tokens.labels(tenant, "prompt").inc(prompt)
         self._tenant_tokens.labels(tenant, "generation").inc(generation)
 
+    def drained(self, *, was_cut_off: bool) -> None:
+        """Counts a request that ended while the service shut down."""
+        self._drained.labels("cut_off" if was_cut_off else "ended").inc()
+
     def wire(self, *, sent: int, received: int) -> None:
         """Counts bytes sent to and received from the trunk."""
         self._wire.labels("sent").inc(sent)
@@ -156,20 +177,18 @@ class ClientMetrics:
             self._failovers.labels(failover.reason).inc()
             self._detection.observe(failover.detection_seconds)
             self._resumption.observe(failover.resumption_seconds)
-        if report.first_token is None or report.last_token is None:
+        phases = report.phases
+        if phases is None:
             return
-        e2e, decode = report.last_token - report.began, report.last_token - report.first_token
-        # of the first rows alone, whose way through the parts has no overlap
-        queue = min(report.queue_seconds, e2e - decode)
-        self.e2e.observe(e2e)
-        self.queue_time.observe(queue)
-        self.prefill_time.observe(e2e - decode - queue)
-        self.decode_time.observe(decode)
-        self.inference_time.observe(e2e - queue)
+        self.e2e.observe(phases.e2e)
+        self.queue_time.observe(phases.queue)
+        self.prefill_time.observe(phases.prefill)
+        self.decode_time.observe(phases.decode)
+        self.inference_time.observe(phases.prefill + phases.decode)
         self.request_prompt_tokens.observe(report.prompt_tokens)
         self.request_generation_tokens.observe(report.completion_tokens)
         if report.completion_tokens > 1:
-            self.time_per_output_token.observe(decode / (report.completion_tokens - 1))
+            self.time_per_output_token.observe(phases.decode / (report.completion_tokens - 1))
 
     def _add_request_metrics(self) -> None:
         """Those with vLLM's names and its label."""

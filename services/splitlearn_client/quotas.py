@@ -118,11 +118,6 @@ def account_of(scope: Mapping[str, Any]) -> Account:
     return account if isinstance(account, Account) else Account(Tenant(""))
 
 
-def tenant_of(scope: Mapping[str, Any]) -> str:
-    """The name of the tenant of an ASGI scope; empty if nobody's."""
-    return account_of(scope).name
-
-
 def _filled(bucket: _Bucket | None, limit: int | None, now: float) -> _Bucket | None:
     if limit is None:
         return None

@@ -5,6 +5,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from splitlearn_comm import RequestContext
+
 
 @dataclass(frozen=True)
 class Failover:
@@ -21,6 +23,23 @@ class Failover:
     resumption_seconds: float
 
 
+@dataclass(frozen=True)
+class Phases:
+    """The time of a request that got a token, in seconds, from its start to its last token. They add up to `e2e`."""
+
+    queue: float
+    prefill: float
+    decode: float
+
+    @property
+    def time_to_first_token(self) -> float:
+        return self.queue + self.prefill
+
+    @property
+    def e2e(self) -> float:
+        return self.queue + self.prefill + self.decode
+
+
 @dataclass
 class Report:
     """Filled while the request runs. Times are in seconds."""
@@ -28,6 +47,8 @@ class Report:
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Names the session in the logs of both ends; the same on every replica."""
     began: float = field(default_factory=time.perf_counter)
+    context: RequestContext = field(default_factory=RequestContext)
+    """What the session's stages get to know of the request."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reused_tokens: int = 0
@@ -41,6 +62,9 @@ class Report:
     last_token: float | None = None
     wire_bytes_sent: int = 0
     wire_bytes_received: int = 0
+    round_trip: float | None = None
+    """Of the newest token's last frame, without the trunk's queue and compute time; None if others were on their way
+    with it."""
     timings: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("bottom", "wire", "queue", "trunk", "top", "sampling"), 0.0)
     )
@@ -48,6 +72,16 @@ class Report:
     @property
     def time_to_first_token(self) -> float:
         return (self.first_token or time.perf_counter()) - self.began
+
+    @property
+    def phases(self) -> Phases | None:
+        """None before the first token."""
+        if self.first_token is None or self.last_token is None:
+            return None
+        waited, decode = self.first_token - self.began, self.last_token - self.first_token
+        # of the first rows alone, whose way through the parts has no overlap
+        queue = min(self.queue_seconds, waited)
+        return Phases(queue, waited - queue, decode)
 
     @property
     def tokens_per_second(self) -> float:

@@ -229,6 +229,11 @@ class ClientSettings(BaseSettings):
         30.0, gt=0, description="Seconds without progress after which a caller that does not read is disconnected."
     )
     timeout_keep_alive: float = Field(75.0, gt=0, description="Seconds that an idle connection stays open.")
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        description="URL that takes OpenTelemetry spans over HTTP, such as http://localhost:4318/v1/traces; needs the "
+        "extra otel. Default: what OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is traced.",
+    )
     shutdown_timeout: float = Field(
         5.0, ge=0, description="Seconds that running requests may take to end after SIGTERM."
     )

@@ -40,6 +40,8 @@ class _Sent:
     position: int
     n_rows: int
     is_first: bool
+    is_alone: bool
+    """Whether no other frame was on its way, so that its reply waits for nothing but its own rows."""
     seconds: float
 
 
@@ -150,10 +152,11 @@ class SplitSession:
             while position < len(ids) or owed:
                 if position < len(ids) and len(owed) < _AHEAD:
                     stop = min(len(ids), position + self._rows_at_once())
-                    owed.append(await self._send(ids, position, stop))
+                    owed.append(await self._send(ids, position, stop, is_alone=not owed))
                     position = stop
                 else:
-                    await self._receive(owed.popleft(), choosing)
+                    sent = owed.popleft()
+                    await self._receive(sent, choosing, is_alone=sent.is_alone and not owed)
         except _LOST_ROWS:
             await self._take_replies(len(owed))
             raise
@@ -175,15 +178,15 @@ class SplitSession:
                 with suppress(CommError):
                     await self.stream.receive()
 
-    async def _send(self, ids: Sequence[int], start: int, stop: int) -> _Sent:
+    async def _send(self, ids: Sequence[int], start: int, stop: int, *, is_alone: bool) -> _Sent:
         is_first, self._has_sent = not self._has_sent, True
         step = await self._parts.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
         self._count("bottom", step, is_first=is_first)
         began = time.perf_counter()
         await self.stream.send(Frame(start, step.output))
-        return _Sent(start, stop - start, is_first, time.perf_counter() - began)
+        return _Sent(start, stop - start, is_first, is_alone, time.perf_counter() - began)
 
-    async def _receive(self, sent: _Sent, choosing: "_Choosing") -> None:
+    async def _receive(self, sent: _Sent, choosing: "_Choosing", *, is_alone: bool) -> None:
         began = time.perf_counter()
         reply = await self.stream.receive()
         waited = sent.seconds + time.perf_counter() - began
@@ -195,7 +198,9 @@ class SplitSession:
         if sent.is_first:
             self._report.queue_seconds += reply.queue_seconds
         seconds["trunk"] += reply.compute_seconds
-        seconds["wire"] += max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
+        on_the_wire = max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
+        seconds["wire"] += on_the_wire
+        self._report.round_trip = on_the_wire if is_alone else None
         try:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
             step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
@@ -242,7 +247,14 @@ async def open_split_session(
     ):
         wanted = hashes if bottom.reached and top.reached else ()
         opening = SessionOpening(
-            report.session, parts.fingerprint, max_length, connection.codec, wanted, opened_at, tenant
+            report.session,
+            parts.fingerprint,
+            max_length,
+            connection.codec,
+            wanted,
+            opened_at,
+            tenant,
+            context=report.context,
         )
         async with SessionStream(connection.replicas, replica, opening, connection.failover_timeout, report) as stream:
             session = SplitSession(parts, bottom, top, stream, block_hashes, report)

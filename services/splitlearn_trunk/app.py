@@ -35,6 +35,7 @@ from splitlearn_comm import (
 )
 from splitlearn_comm.addresses import join_address
 from splitlearn_comm.replicas.connecting import connection_to
+from splitlearn_comm.tracing import tracer_to
 from splitlearn_trunk.chain import ChainServicer
 from splitlearn_trunk.endpoint import TrunkServicer
 from splitlearn_trunk.exporter import exported
@@ -104,7 +105,8 @@ class Trunk:
         await self.publish()
         if not await self._drained(shutdown_timeout, hurry):
             self.servicer.hand_over()
-            await self._drained(HAND_OVER_SECONDS)
+            if not await self._drained(HAND_OVER_SECONDS):
+                self.servicer.cut_off()
         # the status of a stream is sent after its session was closed
         await self.server.stop(LAST_STATUS_SECONDS)
 
@@ -212,7 +214,9 @@ async def build(
     )
     metrics.watch(engine)
     info = _service_info(settings, manifest, plan, engine.part)
-    servicer = TrunkServicer(engine, info, metrics)
+    tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-trunk")
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    servicer = TrunkServicer(engine, info, metrics, tracer)
     readiness = asyncio.Event()
     next_stage = None
     if following is not None:
@@ -223,7 +227,7 @@ async def build(
     server = AsyncGRPCComputeServer(
         host=settings.host,
         port=settings.port,
-        session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage),
+        session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage, metrics),
         observer=metrics,
         limits=_server_limits(settings),
         credentials=guard.credentials,

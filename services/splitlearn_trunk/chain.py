@@ -1,5 +1,6 @@
 """A worker whose rows go on to the next stage. To its clients, the chain is one trunk."""
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from splitlearn_comm import (
 from splitlearn_comm.peer_text import clipped
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_trunk.endpoint import TrunkServicer, TrunkSession
+from splitlearn_trunk.metrics import TrunkMetrics
 from splitlearn_trunk.next_stage import NextStage
 
 # What the next stage says of a frame and means the client with; all other errors are the stage's own.
@@ -35,11 +37,13 @@ class ChainServicer:
     Args:
         own: this worker's sessions.
         next_stage: where the rows go on to.
+        metrics: this worker's.
     """
 
-    def __init__(self, own: TrunkServicer, next_stage: NextStage) -> None:
+    def __init__(self, own: TrunkServicer, next_stage: NextStage, metrics: TrunkMetrics) -> None:
         self._own = own
         self._next = next_stage
+        self._metrics = metrics
 
     def info(self) -> ServiceInfo:
         """This worker's load and device, and the whole chain's layers. Raises Unreachable without a next stage."""
@@ -65,9 +69,14 @@ class ChainServicer:
             hashes = opening.block_hashes if session.reached else ()
             # the next stage knows this worker's token alone
             beyond = replace(
-                opening, fingerprint=self._next.fingerprint, block_hashes=hashes, tenant=opening.owner, client=""
+                opening,
+                fingerprint=self._next.fingerprint,
+                block_hashes=hashes,
+                tenant=opening.owner,
+                client="",
+                context=session.context,
             )
-            chained = ChainSession(session, self._next, self._next.pick(), beyond)
+            chained = ChainSession(session, self._next, self._next.pick(), beyond, self._metrics)
         except BaseException:
             await session.close()
             raise
@@ -82,8 +91,16 @@ class ChainServicer:
 class ChainSession:
     """One client's session: rows run here, then on the next stage. Owns the stream to it."""
 
-    def __init__(self, own: TrunkSession, next_stage: NextStage, replica: Replica, opening: SessionOpening) -> None:
+    def __init__(
+        self,
+        own: TrunkSession,
+        next_stage: NextStage,
+        replica: Replica,
+        opening: SessionOpening,
+        metrics: TrunkMetrics,
+    ) -> None:
         self._own = own
+        self._metrics = metrics
         self._replica = replica
         # before the placement, which would otherwise stay if no stream can be made
         self._stream: ClientStream = replica.client.stream(opening)
@@ -117,7 +134,7 @@ class ChainSession:
         if (here.frame.position, here.frame.row_count) != (frame.position, frame.row_count):
             # the next stage would blame the client for it
             raise RemoteFailure(f"this stage answered {frame.row_count} rows with {here.frame.row_count}")
-        self._is_asking = True
+        self._is_asking, asked = True, time.perf_counter()
         try:
             there = await self._stream.step(here.frame)
         except CommError as error:
@@ -125,6 +142,8 @@ class ChainSession:
         finally:
             self._is_asking = False
         self._replica.succeeded()
+        waited = time.perf_counter() - asked
+        self._metrics.next_round_trip.observe(max(0.0, waited - there.queue_seconds - there.compute_seconds))
         return Reply(
             there.frame,
             here.queue_seconds + there.queue_seconds,

@@ -25,6 +25,7 @@ from splitlearn_comm import (
     PositionNotReached,
     RemoteFailure,
     Reply,
+    RequestContext,
     ServiceInfo,
     ServiceLoad,
     SessionClosed,
@@ -32,6 +33,7 @@ from splitlearn_comm import (
     SessionTooLong,
 )
 from splitlearn_comm.peer_text import clipped
+from splitlearn_comm.tracing import NoTracer, Span, Tracer
 from splitlearn_trunk.metrics import TrunkMetrics
 
 log = structlog.get_logger()
@@ -59,15 +61,17 @@ def on_the_wire(error: split.SplitError) -> CommError:
 
 
 class TrunkServicer:
-    """Opens sessions on one engine, for clients with the same model and cut."""
+    """Opens sessions on one engine, for clients with the same model and cut. Each session has a span."""
 
-    def __init__(self, engine: Engine, info: ServiceInfo, metrics: TrunkMetrics) -> None:
+    def __init__(self, engine: Engine, info: ServiceInfo, metrics: TrunkMetrics, tracer: Tracer | None = None) -> None:
         self._engine = engine
         self._info = info
         self._metrics = metrics
+        self._tracer = tracer or NoTracer()
         self._damage: str | None = None
         self._is_draining = False
         self._is_handing_over = False
+        self._is_cutting_off = False
         self.n_sessions = 0
         """Open sessions."""
         self._ended = asyncio.Event()
@@ -100,10 +104,15 @@ class TrunkServicer:
     def drain(self) -> None:
         """Refuses new sessions from here on; open ones go on."""
         self._is_draining = True
+        self._metrics.draining.set(1)
 
     def hand_over(self) -> None:
         """Refuses further frames of open sessions too: their clients go on elsewhere. Running steps are answered."""
         self._is_handing_over = True
+
+    def cut_off(self) -> None:
+        """Must be called before the streams of the sessions that are left are cut off."""
+        self._is_cutting_off = True
 
     async def drained(self) -> None:
         """Returns when no session is open."""
@@ -161,10 +170,15 @@ class TrunkServicer:
         if opening.client:
             self._metrics.client_sessions.labels(opening.client).inc()
         self.n_sessions += 1
-        return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
+        span = self._tracer.start("trunk_session", opening.context)
+        span.set({"splitlearn.session": opening.session_id, "splitlearn.layers": self._info.attributes["layers"]})
+        return TrunkSession(opening.session_id, self, self._engine, session, self._metrics, span)
 
-    def closed(self) -> None:
+    def closed(self, *, was_handed_over: bool) -> None:
         """Must be called once for each session that `open` returned, when it is closed."""
+        if self._is_draining:
+            outcome = "handed_over" if was_handed_over else "cut_off" if self._is_cutting_off else "ended"
+            self._metrics.drained_sessions.labels(outcome).inc()
         self.n_sessions -= 1
         if not self.n_sessions:
             self._ended.set()
@@ -186,13 +200,23 @@ class TrunkSession:
     """One client's stream of frames. Owns its engine session until it is closed."""
 
     def __init__(
-        self, name: str, servicer: TrunkServicer, engine: Engine, session: EngineSession, metrics: TrunkMetrics
+        self,
+        name: str,
+        servicer: TrunkServicer,
+        engine: Engine,
+        session: EngineSession,
+        metrics: TrunkMetrics,
+        span: Span,
     ) -> None:
         self._name = name
         self._servicer = servicer
         self._engine = engine
         self._session = session
         self._metrics = metrics
+        self._span = span
+        self._queue_seconds = 0.0
+        self._compute_seconds = 0.0
+        self._was_handed_over = False
         self._is_open = True
         self._steps_seen = 0
 
@@ -223,7 +247,11 @@ class TrunkSession:
             RemoteFailure, SessionClosed, FingerprintMismatch, Draining: the session has ended.
         """
         self._check_open()
-        self._servicer.check()
+        try:
+            self._servicer.check()
+        except Draining:
+            self._was_handed_over = True
+            raise
         arrived, self._steps_seen = time.perf_counter(), self._metrics.n_steps
         rows_TD = frame.rows if frame.rows is not None else self._no_rows()
         try:
@@ -234,6 +262,8 @@ class TrunkSession:
         self._metrics.frame_queue.observe(step.timing.queue_seconds)
         self._metrics.frame_compute.observe(step.timing.compute_seconds)
         self._metrics.frame_latency.observe(time.perf_counter() - arrived)
+        self._queue_seconds += step.timing.queue_seconds
+        self._compute_seconds += step.timing.compute_seconds
         reply = Frame(frame.position, step.output if frame.rows is not None else None)
         return Reply(reply, step.timing.queue_seconds, step.timing.compute_seconds)
 
@@ -246,10 +276,20 @@ class TrunkSession:
 
     async def close(self) -> None:
         """Frees the KV cache, after a running step has ended."""
-        log.info("session closed", session=self._name, rows=self._session.reached)
+        rows, queue, compute = self._session.reached, round(self._queue_seconds, 4), round(self._compute_seconds, 4)
+        log.info("session closed", session=self._name, rows=rows, queue_seconds=queue, compute_seconds=compute)
         self._is_open = False
         self._engine.close(self._session)
-        self._servicer.closed()
+        self._span.set(
+            {"splitlearn.rows": rows, "splitlearn.queue_seconds": queue, "splitlearn.compute_seconds": compute}
+        )
+        self._span.end("Draining" if self._was_handed_over else None)
+        self._servicer.closed(was_handed_over=self._was_handed_over)
+
+    @property
+    def context(self) -> RequestContext:
+        """For the session on the next stage."""
+        return self._span.context
 
     @property
     def reached(self) -> int:

@@ -23,6 +23,8 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 # vLLM's for `iteration_tokens_total`
 TOKENS: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 SESSIONS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+DRAINED: Final = ("ended", "handed_over", "cut_off")
+"""What becomes of a session in a drain: it ends, its client is told to go on elsewhere, or its stream is cut off."""
 
 
 class TrunkMetrics:
@@ -76,18 +78,37 @@ class TrunkMetrics:
             "client_sessions", "Sessions opened since the start, by the name of the client's token.", ["client"]
         )
         self.sessions_open = self._plain_gauge("num_sessions_open", "Sessions that are open, idle ones included.")
+        self._add_drain_metrics()
         self.weights_verified = self._plain_gauge("weights_verified", "1 once all files match their digests, else 0.")
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 once a file was found not to match its digest, else 0."
         )
+        self._add_chain_metrics()
+        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
+        self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
+
+    def _add_drain_metrics(self) -> None:
+        self.draining = self._plain_gauge("draining", "1 while the worker shuts down and takes no sessions, else 0.")
+        self.drained_sessions = self._plain_counter(
+            "drained_sessions",
+            "Sessions that were open when the worker shut down, by their end.",
+            ["outcome"],
+        )
+        for outcome in DRAINED:
+            self.drained_sessions.labels(outcome)
+
+    def _add_chain_metrics(self) -> None:
         self._next_replicas = Gauge(
             "splitlearn_trunk_next_replicas",
             "Workers of the next stage of the chain by state; none in a worker without a next stage.",
             ["state"],
             registry=self.registry,
         )
-        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
-        self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
+        self.next_round_trip = self._histogram(
+            "next_round_trip_seconds",
+            "Time from sending a frame to the next stage to its reply, without queue and compute time there.",
+            SECONDS,
+        )
 
     def watch(self, engine: Engine) -> None:
         """Adds the gauges that read the engine when Prometheus scrapes, on the exporter's thread."""

@@ -109,4 +109,9 @@ class TrunkSettings(BaseSettings):
         description="When the files are compared with their digests: always before serving; never; or auto, before "
         "serving if that takes under two seconds, else while serving. Sizes are always compared.",
     )
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        description="URL that takes OpenTelemetry spans over HTTP, such as http://localhost:4318/v1/traces; needs the "
+        "extra otel. Default: what OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is traced.",
+    )
     shutdown_timeout: float = Field(5.0, ge=0, description="Seconds that open sessions may take to end after SIGTERM.")

@@ -53,6 +53,7 @@ from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo, reach
 from splitlearn_comm.health_server import HealthServer, HealthState
 from splitlearn_comm.load import ServiceLoad
 from splitlearn_comm.options import CHUNK_BYTES, MAX_MESSAGE_BYTES, SESSION_MESSAGE_BYTES
+from splitlearn_comm.request_context import RequestContext
 from splitlearn_comm.retry import ExponentialBackoff, FixedDelay, RetryStrategy
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.sync import GRPCComputeClient, GRPCComputeServer
@@ -97,6 +98,7 @@ __all__ = [
     "PositionNotReached",
     "RemoteFailure",
     "Reply",
+    "RequestContext",
     "RetryStrategy",
     "ServerLimits",
     "ServiceInfo",

@@ -177,7 +177,8 @@ class AsyncGRPCComputeClient:
             UnknownCodec: this end does not have the codec of the opening.
         """
         codec_named(opening.codec)
-        return ClientStream(self._open_stream("Stream", f"session {opening.session_id!r}"), opening)
+        stream = self._open_stream("Stream", f"session {opening.session_id!r}", opening.context.metadata)
+        return ClientStream(stream, opening)
 
     async def renew_credentials(self) -> None:
         """Let later calls connect anew, with credentials that are read again. Call it while the server is unreachable.
@@ -206,8 +207,9 @@ class AsyncGRPCComputeClient:
     ) -> None:
         await self.close()
 
-    def _open_stream(self, method: str, name: str) -> ByteStream:
-        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/{method}")(metadata=self._access.metadata())
+    def _open_stream(self, method: str, name: str, metadata: tuple[tuple[str, str], ...] = ()) -> ByteStream:
+        own = self._access.metadata() or ()
+        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/{method}")(metadata=(*own, *metadata) or None)
         stream = ByteStream(call, name=name, address=self.target, timeout=self.timeout)
         self._streams.add(stream)
         return stream

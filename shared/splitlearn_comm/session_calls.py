@@ -40,6 +40,7 @@ from splitlearn_comm.errors import (
 )
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.heap import HeapTrimmer
+from splitlearn_comm.request_context import RequestContext
 from splitlearn_comm.statuses import kind_of
 from splitlearn_comm.waiting import told_to_wait
 
@@ -68,10 +69,14 @@ class SessionCalls:
         """Serve one session, from its opening until the client has no more requests."""
         loop, seconds = asyncio.get_running_loop(), self.admission.limits.first_frame_seconds
         place: Place | None = None
+        request_context = RequestContext.read(context.invocation_metadata() or ())
+        # gRPC runs each call in a task of its own, whose log lines all get the id
+        if request_context.request_id:
+            structlog.contextvars.bind_contextvars(request_id=request_context.request_id)
         try:
             async with asyncio.timeout(seconds) as patience:
                 place = self.admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()))
-                await _Call(self, context, patience, place).run()
+                await _Call(self, context, patience, place).run(request_context)
         except TimeoutError:
             # otherwise the host raised it, which is a failure
             if not patience.expired():
@@ -134,12 +139,12 @@ class _Call:
         self._patience = patience
         self._place = place
 
-    async def run(self) -> None:
+    async def run(self, request_context: RequestContext) -> None:
         request = await self._read()
         if request is None:
             return
         try:
-            opening = replace(wire.read_opening(request), client=client_name.get())
+            opening = replace(wire.read_opening(request), client=client_name.get(), context=request_context)
             session = await self._calls.host.open(opening)
         except BaseException:
             # The error's traceback references this frame, and grpc turns both into a long-lived reference cycle.

@@ -36,8 +36,10 @@ NEVER_IN_A_TRUNK = (
     "uvicorn",
 )
 # What would make compose start something else than the defaults.
-FOREIGN = ("COMPOSE_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_")
+FOREIGN = ("COMPOSE_", "OTEL_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_", "GRAFANA_")
 METRICS_DEADLINE = 90.0
+# The default ones and Prometheus. Grafana's image may not be at hand; test_observability.py looks at its files.
+SERVICES = ("client", "prometheus")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Stack:
         services: dict[str, Any] = json.loads(self.compose("config", "--format", "json", files=files))["services"]
         return services
 
-    def up(self, *words: str) -> None:
-        """Until everything is healthy; a free port may be another one afterwards."""
-        self.compose("up", "--detach", "--wait", "--wait-timeout", "300", *words)
+    def up(self, *words: str, services: tuple[str, ...] = SERVICES) -> None:
+        """Until these services and those that they need are healthy; a free port may be another one afterwards."""
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "300", *words, *services)
 
     def address(self, service: str, port: int) -> str:
         return f"http://{self.compose('port', service, str(port)).strip()}"
@@ -108,7 +110,7 @@ def stack() -> Iterator[Stack]:
         try:
             print(stack.compose("logs", "--no-color", "--tail", "40"))
         finally:
-            stack.compose("down", "--volumes", "--rmi", "local", "--remove-orphans")
+            stack.compose("--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,15 @@ def test_prometheus_finds_both_services_up(stack: Stack) -> None:
         lambda: {(each["metric"]["job"], each["value"][1]) for each in stack.query("up")},
         lambda seen: seen == {("trunk", "1"), ("client", "1")},
     )
+
+
+def test_prometheus_evaluates_the_chart_s_alerts(stack: Stack) -> None:
+    def health() -> set[str]:
+        with httpx.Client(base_url=stack.address("prometheus", 9090), trust_env=False) as http:
+            groups = http.get("/api/v1/rules").raise_for_status().json()["data"]["groups"]
+        return {rule["health"] for group in groups for rule in group["rules"]}
+
+    eventually(health, lambda seen: seen == {"ok"})
 
 
 @pytest.mark.parametrize(
@@ -258,6 +269,12 @@ def test_the_kernels_of_an_image_are_compiled(stack: Stack, service: str) -> Non
 
 
 @pytest.mark.parametrize("service", ["trunk", "client"])
+def test_an_image_can_export_traces_and_does_not_unless_told(stack: Stack, service: str) -> None:
+    code = "from splitlearn_comm.tracing import tracer_to as to; print(json.dumps([type(to(e, 'x')).__name__ for e in "
+    assert stack.python(service, f"{code}(None, 'http://127.0.0.1:1/v1/traces')]))") == ["NoTracer", "OtelTracer"]
+
+
+@pytest.mark.parametrize("service", ["trunk", "client"])
 def test_no_service_of_ours_runs_as_root(stack: Stack, service: str) -> None:
     assert stack.python(service, "import os; print(os.getuid())") != 0
 
@@ -326,7 +343,7 @@ def test_sigterm_ends_trunk_and_client_with_exit_code_0(stack: Stack) -> None:
         assert set(codes.stdout.split()) == {"0"}
     finally:
         stack.compose("start", "trunk", "client")
-        stack.up("--no-deps", "client")
+        stack.up("--no-deps", services=("client",))
 
 
 def test_a_chain_of_two_stages_gives_the_answer_of_one_trunk(stack: Stack) -> None:
@@ -334,7 +351,7 @@ def test_a_chain_of_two_stages_gives_the_answer_of_one_trunk(stack: Stack) -> No
     chain = Stack(stack.project, stack.ports, (*variables, ("COMPOSE_PROFILES", "chain")))
     expected = answered(stack)
     try:
-        chain.up("--scale", "trunk=1")
+        chain.up("--scale", "trunk=1", services=(*SERVICES, "next"))
         eventually(lambda: chain.query('splitlearn_trunk_next_replicas{state="ready"} == 1'), bool)
         assert answered(chain) == expected
         assert chain.query('up{job="trunk"} == 1')
@@ -343,14 +360,30 @@ def test_a_chain_of_two_stages_gives_the_answer_of_one_trunk(stack: Stack) -> No
         stack.up("--scale", "trunk=1")
 
 
-def test_only_client_and_prometheus_are_published_and_only_on_loopback() -> None:
-    services = Stack("splitlearn", ports="").config("docker-compose.yml")
+@pytest.mark.parametrize(
+    ("profiles", "expected"),
+    [
+        ("", {("client", "127.0.0.1", "8000", 8000)}),
+        (
+            "observability",
+            {
+                ("client", "127.0.0.1", "8000", 8000),
+                ("prometheus", "127.0.0.1", "9090", 9090),
+                ("grafana", "127.0.0.1", "3000", 3000),
+            },
+        ),
+    ],
+)
+def test_only_what_people_look_at_is_published_and_only_on_loopback(
+    profiles: str, expected: set[tuple[str, str, str, int]]
+) -> None:
+    services = Stack("splitlearn", "", (("COMPOSE_PROFILES", profiles),)).config("docker-compose.yml")
     published = {
         (name, port["host_ip"], port["published"], port["target"])
         for name, service in services.items()
         for port in service.get("ports", ())
     }
-    assert published == {("client", "127.0.0.1", "8000", 8000), ("prometheus", "127.0.0.1", "9090", 9090)}
+    assert published == expected
 
 
 def test_the_cuda_override_reserves_a_gpu_for_the_trunk_alone() -> None:

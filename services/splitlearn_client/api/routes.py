@@ -1,14 +1,12 @@
 """The HTTP endpoints."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -19,16 +17,17 @@ from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
-from splitlearn_client.errors import BadRequest, RequestError, UnknownModel
+from splitlearn_client.errors import BadRequest, UnknownModel
 from splitlearn_client.generation import GenerationRequest, Generator
 from splitlearn_client.generation_config import GenerationDefaults
-from splitlearn_client.metrics import ABORT, ClientMetrics
-from splitlearn_client.quotas import Account, account_of, tenant_of
+from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.quotas import Account, account_of
 from splitlearn_client.report import Report, together
+from splitlearn_client.request_info import RequestInfo, info_of
+from splitlearn_client.request_record import RequestRecord, recorded, span_attributes
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
-
-log = structlog.get_logger()
+from splitlearn_comm.tracing import NoTracer, Tracer
 
 # how much of an unknown name an error repeats
 _SHOWN_CHARACTERS = 100
@@ -46,6 +45,7 @@ class Service:
     connection: TrunkConnection
     metrics: ClientMetrics
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    tracer: Tracer = field(default_factory=NoTracer)
 
 
 def router(service: Service) -> APIRouter:
@@ -56,18 +56,22 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
         _check_model(service, fields.model)
         messages = [message.plain() for message in fields.messages]
-        prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
+        info = info_of(request.scope)
+        with info.tokenizing():
+            prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
-        wanted = _requests(service, fields, {"messages": prompt}, most, tops, tenant_of(request.scope))
+        wanted = _requests(service, fields, {"messages": prompt}, most, tops, info.tenant)
         return await _answer(service, fields, wanted, request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
-        prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
+        info = info_of(request.scope)
+        with info.tokenizing():
+            prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         most, tops = fields.max_tokens, fields.logprobs
-        wanted = _requests(service, fields, prompts, most, tops, tenant_of(request.scope))
+        wanted = _requests(service, fields, prompts, most, tops, info.tenant)
         return await _answer(service, fields, wanted, request)
 
     @routes.get("/v1/models")
@@ -149,7 +153,7 @@ async def _answer(
     for later in wanted[1:]:
         service.generator.check(later)
     shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
-    generations = _generations(service, shape, wanted, account_of(request.scope))
+    generations = _generations(service, shape, wanted, account_of(request.scope), info_of(request.scope))
     if not fields.stream:
         return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
     # not `fields`: a stream may last, and its body stops counting when it begins
@@ -158,12 +162,14 @@ async def _answer(
 
 
 def _generations(
-    service: Service, shape: ReplyShape, wanted: list[GenerationRequest], account: Account
+    service: Service, shape: ReplyShape, wanted: list[GenerationRequest], account: Account, info: RequestInfo
 ) -> Iterator[_Generation]:
     """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
     for index, each in enumerate(wanted):
         report = Report()
-        yield _Generation(replace(shape, index=index), report, _measured(service, each, account, report))
+        attributes = span_attributes("chat" if shape.chat else "text_completion", shape.model, each)
+        record = recorded(service.metrics, service.tracer, info, report, attributes)
+        yield _Generation(replace(shape, index=index), report, _measured(service, each, account, report, record))
 
 
 async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
@@ -177,36 +183,20 @@ async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
 
 
 async def _measured(
-    service: Service, wanted: GenerationRequest, account: Account, report: Report
+    service: Service,
+    wanted: GenerationRequest,
+    account: Account,
+    report: Report,
+    record: AbstractContextManager[RequestRecord],
 ) -> AsyncGenerator[TokenDelta]:
-    """The generator's deltas; counts the request in the metrics, and its tokens in its tenant's account."""
-    finished_reason, code = None, "internal_error"
+    """The generator's deltas, with what is told of the request at its end. Its tokens count in its tenant's account."""
     _spend(service, account, prompt=len(wanted.prompt))
-    try:
-        with service.metrics.in_progress():
-            async with aclosing(service.generator.generate(wanted, report)) as deltas:
-                async for delta in deltas:
-                    finished_reason = delta.finish_reason
-                    _spend(service, account, generation=1)
-                    yield delta
-    except (asyncio.CancelledError, GeneratorExit):
-        finished_reason = finished_reason or ABORT
-        raise
-    except RequestError as error:
-        finished_reason, code = None, error.code
-        if error.status >= 500:
-            log.warning(
-                "request failed", code=code, session=report.session, tokens=report.completion_tokens, error=str(error)
-            )
-        raise
-    except Exception:
-        finished_reason = None
-        raise
-    finally:
-        if finished_reason is None:
-            service.metrics.request_failed(code, report)
-        else:
-            service.metrics.request_succeeded(finished_reason, report)
+    with record as current:
+        async with aclosing(service.generator.generate(wanted, report)) as deltas:
+            async for delta in deltas:
+                current.finish_reason = delta.finish_reason
+                _spend(service, account, generation=1)
+                yield delta
 
 
 def _spend(service: Service, account: Account, *, prompt: int = 0, generation: int = 0) -> None:

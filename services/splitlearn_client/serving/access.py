@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import structlog
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from splitlearn_client.errors import RequestError
-from splitlearn_client.quotas import tenant_of
+from splitlearn_client.request_info import REQUEST_ID, RequestInfo, read_info
 
 log = structlog.get_logger()
 
@@ -46,12 +47,14 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
-        seen = _Exchange(receive, send)
-        try:
-            await self._app(scope, seen.receive, seen.send)
-        finally:
-            self._record(scope, seen, time.perf_counter() - began)
+        info = read_info(scope)
+        seen = _Exchange(receive, send, info.context.request_id)
+        # all log lines of this request have it, whoever writes them
+        with bound_contextvars(request_id=info.context.request_id):
+            try:
+                await self._app(scope, seen.receive, seen.send)
+            finally:
+                self._record(scope, seen, info)
 
     def refused_early(self, error: RequestError) -> None:
         """Counts and logs an error that occurred before a request was parsed."""
@@ -59,7 +62,7 @@ class Access:
         self._count_refusal(error.code, "")
         log.info("request refused", status=error.status, **_why(error))
 
-    def _record(self, scope: Scope, seen: "_Exchange", seconds: float) -> None:
+    def _record(self, scope: Scope, seen: "_Exchange", info: RequestInfo) -> None:
         broken: RequestError | None = scope.get(BROKEN)
         path, method = self._template(scope), _method(scope)
         status = seen.status if broken is None else broken.status
@@ -67,16 +70,16 @@ class Access:
         if path in _PROBES and status in (200, 503):
             return
         raw = _short(scope["raw_path"].decode("ascii", "backslashreplace"))
-        tenant = tenant_of(scope)
-        line = {"method": method, "path": raw, "status": status, "seconds": round(seconds, 4)}
-        if tenant:
-            line["tenant"] = tenant
+        line = {"method": method, "path": raw, "status": status}
+        line |= {"seconds": round(time.perf_counter() - info.began, 4)}
+        if info.tenant:
+            line["tenant"] = info.tenant
         if status < 400:
             log.info("request", **line)
             return
         why = seen.why() if broken is None else _why(broken)
         if status != _HUNG_UP and "code" in why:
-            self._count_refusal(why["code"], tenant)
+            self._count_refusal(why["code"], info.tenant)
         log.info("request refused", **line, **why)
 
     def _template(self, scope: Scope) -> str:
@@ -87,9 +90,10 @@ class Access:
 
 
 class _Exchange:
-    """Observes one request and its response."""
+    """Observes one request and its response, which gets the request's id."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._id_header = (REQUEST_ID.lower().encode(), request_id.encode())
         self._receive = receive
         self._send = send
         self._status = 500
@@ -124,6 +128,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), self._id_header]}
         elif message["type"] == "http.response.body":
             if self._status >= 400 and not self._body:
                 self._body = bytes(message.get("body", b""))

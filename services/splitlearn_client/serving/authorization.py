@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from splitlearn_client.errors import Forbidden, InvalidAPIKey, QuotaExceeded, RequestError
 from splitlearn_client.quotas import CALLER, Account
+from splitlearn_client.request_info import read_info
 from splitlearn_client.serving.refusing import Incoming, refuse
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_comm.tokens import HEADER, bearer
@@ -43,6 +44,7 @@ class Authorization:
             return
         try:
             account = scope[CALLER] = self._authenticated(scope)
+            read_info(scope).tenant = account.name
             if scope["path"] == _METRICS and not account.tenant.may_read_metrics:
                 raise Forbidden("this API key does not open /metrics; --protect-metrics says which do")
             if scope["method"] == "POST":

@@ -15,10 +15,12 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
+from structlog.contextvars import bound_contextvars
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from splitlearn_client.api import error_replies
 from splitlearn_client.errors import BadRequest, RequestError, RequestTimeout, TooManyConnections
+from splitlearn_client.request_info import REQUEST_ID, new_request_id, read_info
 from splitlearn_client.serving.access import BROKEN
 
 log = structlog.get_logger()
@@ -255,20 +257,22 @@ class Connection(H11Protocol):
         # the access log records the error with the request
         scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
         scope[BROKEN] = error
-        self._send_error(error)
+        self._send_error(error, read_info(scope).context.request_id)
 
     def refuse(self, error: RequestError) -> None:
         """Sends an error on a connection without a running request, and closes it."""
-        self._others.refused(error)
-        self._send_error(error)
+        request_id = new_request_id()
+        with bound_contextvars(request_id=request_id):
+            self._others.refused(error)
+        self._send_error(error, request_id)
 
-    def _send_error(self, error: RequestError) -> None:
+    def _send_error(self, error: RequestError, request_id: str) -> None:
         lingers = self._others.linger(self)
         body = json.dumps(error_replies.body(error)).encode()
         retry = f"retry-after: {error.retry_after:.0f}\r\n" if error.retry_after else ""
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n{retry}connection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\n{retry}{REQUEST_ID.lower()}: {request_id}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         if lingers:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 import structlog
 from starlette.responses import JSONResponse
@@ -20,11 +21,20 @@ _LAST_ERROR_SECONDS = 1.0
 _RETRY_AFTER = 5.0
 
 
-class Draining:
-    """ASGI middleware that tracks running requests. `finish` ends them."""
+class Drained(Protocol):
+    def __call__(self, *, was_cut_off: bool) -> None: ...
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class Draining:
+    """ASGI middleware that tracks running requests. `finish` ends them.
+
+    Args:
+        drained: called for each request that ends during the shutdown.
+    """
+
+    def __init__(self, app: ASGIApp, drained: Drained) -> None:
         self._app = app
+        self._drained = drained
         self._running: set[asyncio.Timeout] = set()
         self._begun = False
         self._silent = False
@@ -69,6 +79,10 @@ class Draining:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LAST_ERROR_SECONDS):
                             await response.send_error(incoming)
+            finally:
+                # not probes, which are answered during the shutdown too
+                if self._begun and scope["method"] == "POST":
+                    self._drained(was_cut_off=life.expired())
 
     @contextmanager
     def _tracked(self, life: asyncio.Timeout) -> Iterator[None]:

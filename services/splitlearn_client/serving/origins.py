@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from splitlearn_client.request_info import REQUEST_ID
+
 
 def readable_from(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
     """The application with CORS for these origins; `*` allows all, and without origins nothing changes."""
@@ -15,5 +17,5 @@ def readable_from(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST"),
         allow_headers=("*",),
-        expose_headers=("Retry-After",),
+        expose_headers=("Retry-After", REQUEST_ID),
     )

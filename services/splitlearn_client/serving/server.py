@@ -76,7 +76,7 @@ class HTTPServer:
         hosts = AllowedHosts.of(named, settings.host, only_loopback=is_local(sockets))
         admitted = Bodies(self._app, limits)
         authorized = Authorization(admitted, self._tenants, settings.protect_metrics, self._metrics.tenant_request)
-        draining = Draining(_Hosts(authorized, hosts))
+        draining = Draining(_Hosts(authorized, hosts), self._metrics.drained)
         origins = parse_origins(settings.allowed_origins or "")
         metrics = self._metrics
         access = Access(readable_from(origins, draining), self._routes, metrics.http_request, metrics.refusal)
@@ -103,6 +103,7 @@ class HTTPServer:
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
+        self._metrics.draining.set(1)
         log.info("stopping", shutdown_timeout=self._settings.shutdown_timeout)
         try:
             await self._end(draining, connections)

@@ -14,8 +14,8 @@ from splitlearn.engine.queue_time import QueueTimeEstimator
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 300.0
 _ANNOUNCED_SECONDS = 1.0
-"""How long a session without rows counts as one that will have some. Longer would help a crowd of busy clients a little,
-and whoever opens sessions and sends nothing would keep others out for longer."""
+"""How long a session without rows counts as one that will have some. Longer would help a crowd of busy clients, and
+whoever opens sessions and sends nothing would keep others out for longer."""
 
 
 @dataclass(frozen=True)

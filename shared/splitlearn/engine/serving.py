@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any
 
 from splitlearn.engine.batching_policy import BatchingPolicy, EngineState
@@ -71,7 +72,8 @@ class Serving:
         # callers that have left abort their requests themselves
         if self._task is None and not all(request.result.done() for request in self._sessions.requests.values()):
             self._loop_thread = threading.get_ident()
-            self._task = asyncio.create_task(self._run())
+            # in no caller's context: the task runs for all, and its log lines must not name one request
+            self._task = asyncio.create_task(self._run(), context=Context())
             self._task.add_done_callback(self._on_loop_done)
 
     async def _run(self) -> None:

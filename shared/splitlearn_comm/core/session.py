@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Protocol, runtime_checkable
 
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
+from splitlearn_comm.request_context import RequestContext
 
 _OWNER_DIGITS: Final = 32
 
@@ -22,7 +23,8 @@ class SessionOpening:
     `tenant` is an opaque id of whose session it is; empty for a client without tenants.
     `client` is the name of the token that came with the call; empty if the server asks for none. The server sets it.
     With `asks_first` the client waits for the opening to be accepted before it sends a frame. `refused_elsewhere`:
-    another server has just told it when to come again.
+    another server has just told it when to come again. `context` names the request that the
+    session is for; it travels as gRPC metadata.
     """
 
     session_id: str
@@ -35,6 +37,7 @@ class SessionOpening:
     asks_first: bool = False
     refused_elsewhere: bool = False
     client: str = ""
+    context: RequestContext = field(default_factory=RequestContext)
 
     @property
     def has_reply(self) -> bool:

@@ -11,48 +11,16 @@ import yaml
 
 from support.helm_chart import CHART, ROOT, Helm, of_kind
 from support.helm_values import EVERYTHING
+from support.promql import TARGET_LABELS, unknown
 
 pytestmark = pytest.mark.slow
 
 RULES = CHART / "files" / "alerts.yaml"
-# those of Prometheus and of the ServiceMonitor
-TARGET_LABELS = {"instance", "job", "namespace", "pod", "app_kubernetes_io_instance", "splitlearn_stage"}
+TESTS = Path(__file__).parent / "alerts_test.yaml"
 
 
 def alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-
-
-def documented() -> dict[str, set[str]]:
-    """The series in docs/metrics.md with their own labels. (A test of the services compares that page with them.)"""
-    found: dict[str, set[str]] = {}
-    prefix = ""
-    for line in (ROOT / "docs" / "metrics.md").read_text().splitlines():
-        if match := re.match(r"The prefix is `(\w+)`", line):
-            prefix = match[1]
-        if not prefix or not (row := re.match(r"\| (`.*?) \| (\w+) \|", line)):
-            continue
-        for name, labels in re.findall(r"`(\w+)(?:\{([\w,]+)\})?`", row[1]):
-            own = {*labels.split(",")} - {""} | ({"model_name"} if "(vLLM)" in row[1] else set())
-            found |= {f"{prefix}{name}": own}
-            if row[2] == "histogram":
-                found |= {f"{prefix}{name}_{part}": own | {"le"} for part in ("bucket", "sum", "count")}
-    return found
-
-
-def unknown(query: str) -> list[str]:
-    """Metrics of a query that do not exist, and labels that its metrics do not have."""
-    known = documented()
-    named = re.findall(r"(splitlearn_(?:trunk|client)_\w+)(?:\{([^}]*)\})?", query)
-    assert named, query
-    wrong = [name for name, _ in named if name not in known]
-    for name, selectors in named:
-        labels = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selectors)
-        wrong += [f"{name}{{{label}}}" for label in labels if label not in known.get(name, set()) | TARGET_LABELS]
-    grouped = {
-        label for labels in re.findall(r"(?:by|ignoring)\s*\(([\w, ]*)\)", query) for label in labels.split(", ")
-    }
-    return wrong + sorted(grouped - TARGET_LABELS - set().union(*(known.get(name, set()) for name, _ in named)))
 
 
 def test_every_alert_is_about_metrics_and_labels_that_exist() -> None:
@@ -105,14 +73,43 @@ def test_every_alert_has_a_severity_and_a_runbook_entry_and_every_entry_an_alert
         assert alert["annotations"]["runbook_url"].endswith(f"/docs/operations.md#{alert['alert'].lower()}")
 
 
-def test_promtool_accepts_the_rules_and_each_alert_fires_and_stays_silent_as_it_should() -> None:
+def promtool(*words: object) -> "subprocess.CompletedProcess[str]":
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool: Debian has it in the package prometheus")
-    for words in (["check", "rules", str(RULES)], ["test", "rules", str(Path(__file__).parent / "alerts_test.yaml")]):
-        done = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
+    return subprocess.run(["promtool", *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_promtool_accepts_the_rules_and_each_alert_fires_and_stays_silent_as_it_should() -> None:
+    for words in (("check", "rules", RULES), ("test", "rules", TESTS)):
+        done = promtool(*words)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", [alert["alert"] for alert in alerts()])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"expr": "vector(0) > 1"},
+        {"expr": "vector(1)"},
+        {"for": "0s"},
+        {"for": "3h"},
+        {"labels": {"severity": "none"}},
+    ],
+    ids=str,
+)
+def test_a_rule_that_is_broken_fails_its_test(name: str, broken: dict[str, Any], tmp_path: Path) -> None:
+    rules, tests = yaml.safe_load(RULES.read_text()), yaml.safe_load(TESTS.read_text())
+    (alert,) = (rule for group in rules["groups"] for rule in group["rules"] if rule["alert"] == name)
+    if broken == {"for": "0s"} and "for" not in alert:
+        return
+    alert |= broken
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(tests | {"rule_files": ["rules.yaml"]}))
+    done = promtool("test", "rules", tmp_path / "tests.yaml")
+    assert done.returncode != 0
+    assert name in done.stdout + done.stderr
+
+
 def test_every_alert_is_tested_to_fire() -> None:
-    tested = (Path(__file__).parent / "alerts_test.yaml").read_text()
+    tested = TESTS.read_text()
     assert [alert["alert"] for alert in alerts() if f'alertname="{alert["alert"]}"' not in tested] == []

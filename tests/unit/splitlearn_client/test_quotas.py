@@ -1,6 +1,6 @@
 import pytest
 
-from splitlearn_client.quotas import CALLER, Account, Accounts, OverQuota, account_of, tenant_of
+from splitlearn_client.quotas import CALLER, Account, Accounts, OverQuota, account_of
 from splitlearn_client.tenants import Quota, Tenant
 
 
@@ -86,7 +86,6 @@ def test_a_tenant_that_is_gone_ends_its_requests_and_comes_back_new() -> None:
 
 
 def test_a_request_that_nobody_looked_at_is_nobodys() -> None:
-    assert tenant_of({"type": "http"}) == ""
     assert account_of({"type": "http"}).begin(0.0) is None
     alice = account()
     assert account_of({CALLER: alice}) is alice

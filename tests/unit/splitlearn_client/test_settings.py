@@ -65,6 +65,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "body_timeout": 2.5,
         "send_timeout": 3.5,
         "timeout_keep_alive": 4.5,
+        "otlp_traces_endpoint": "http://collector:4318/v1/traces",
         "shutdown_timeout": 0.5,
     }
     assert set(values) == set(ClientSettings.model_fields)

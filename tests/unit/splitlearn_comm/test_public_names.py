@@ -41,6 +41,7 @@ def test_the_public_surface_is_this() -> None:
         "PositionNotReached",
         "RemoteFailure",
         "Reply",
+        "RequestContext",
         "RetryStrategy",
         "SESSION_MESSAGE_BYTES",
         "ServerLimits",

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import splitlearn_trunk.app
 from splitlearn import errors as split
 from splitlearn_comm import (
     Draining,
@@ -22,6 +23,7 @@ from splitlearn_comm import (
     SessionTooLong,
 )
 from splitlearn_trunk.endpoint import TrunkServicer, on_the_wire
+from splitlearn_trunk.metrics import DRAINED
 from support.running_split import RunningTrunk, busy, until
 
 D = 64
@@ -207,6 +209,39 @@ async def test_sessions_are_handed_over_between_two_steps(trunk: RunningTrunk) -
         await stream.step(Frame(2, rows(1)))
     assert stream.ended
     await trunk.trunk.servicer.drained()
+
+
+async def test_sessions_of_a_drain_are_counted_by_their_end(trunk: RunningTrunk) -> None:
+    streams = [trunk.client.stream(opening(trunk)) for _ in range(4)]
+    for stream in streams:
+        await stream.step(Frame(0, rows(1)))
+    before_the_drain, ends, is_told, is_cut_off = streams
+    servicer = trunk.trunk.servicer
+    await before_the_drain.close()
+    assert trunk.value("draining") == 0
+    servicer.drain()
+    assert trunk.value("draining") == 1
+    await ends.close()
+    servicer.hand_over()
+    with pytest.raises(Draining):
+        await is_told.step(Frame(1, rows(1)))
+    servicer.cut_off()
+    is_cut_off.cancel()
+    await servicer.drained()
+    counted = {outcome: trunk.value("drained_sessions_total", outcome=outcome) for outcome in DRAINED}
+    assert counted == {"ended": 1, "handed_over": 1, "cut_off": 1}
+
+
+async def test_a_worker_that_stops_counts_the_sessions_that_it_hands_over_and_those_that_it_cuts_off(
+    trunk: RunningTrunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splitlearn_trunk.app, "HAND_OVER_SECONDS", 0.05)
+    monkeypatch.setattr(splitlearn_trunk.app, "LAST_STATUS_SECONDS", 0.05)
+    stream = trunk.client.stream(opening(trunk))
+    await stream.step(Frame(0, rows(1)))
+    await trunk.trunk.stop(0.0)
+    assert trunk.value("drained_sessions_total", outcome="cut_off") == 1
+    await stream.wait_ended()
 
 
 async def test_stopping_waits_for_sessions_and_reports_not_serving_meanwhile(trunk: RunningTrunk) -> None:

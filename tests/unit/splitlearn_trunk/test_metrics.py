@@ -33,6 +33,9 @@ NAMES = {
     "weights_damaged": "gauge",
     "wire_bytes": "counter",
     "refusals": "counter",
+    "draining": "gauge",
+    "drained_sessions": "counter",
+    "next_round_trip_seconds": "histogram",
 }
 
 

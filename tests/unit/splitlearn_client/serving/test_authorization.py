@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from splitlearn_client.quotas import tenant_of
+from splitlearn_client.request_info import read_info
 from splitlearn_client.serving.authorization import Authorization
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from support.running_split import until
@@ -71,7 +71,7 @@ class App:
         try:
             await receive()
             await self.may_answer.wait()
-            await PlainTextResponse(tenant_of(scope))(scope, receive, send)
+            await PlainTextResponse(read_info(scope).tenant)(scope, receive, send)
         finally:
             self.n_running -= 1
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitlearn_client.serving.draining import Draining
+from support.running_split import until
 
 
 class Caller:
@@ -20,6 +21,10 @@ class Caller:
 
     async def send(self, message: Message) -> None:
         self.heard.append(message)
+
+
+def ignored(*, was_cut_off: bool) -> None:
+    pass
 
 
 @asynccontextmanager
@@ -45,7 +50,7 @@ def never_answers(begun: asyncio.Event, put_away: asyncio.Event | None = None) -
 
 async def test_what_still_puts_away_what_it_holds_can_be_dropped_again() -> None:
     begun, put_away, caller = asyncio.Event(), asyncio.Event(), Caller()
-    draining = Draining(never_answers(begun, put_away))
+    draining = Draining(never_answers(begun, put_away), ignored)
     async with asked(draining, caller, begun):
         finishing = asyncio.create_task(draining.finish(0.0))
         # the end of the shutdown timeout, then a second signal
@@ -59,10 +64,30 @@ async def test_what_still_puts_away_what_it_holds_can_be_dropped_again() -> None
 
 async def test_the_end_waits_until_sending_callers_have_got_the_error() -> None:
     begun, caller = asyncio.Event(), Caller()
-    draining = Draining(never_answers(begun))
+    cut_off: list[bool] = []
+    draining = Draining(never_answers(begun), lambda *, was_cut_off: cut_off.append(was_cut_off))
     async with asked(draining, caller, begun) as asking:
         finishing = asyncio.create_task(draining.finish(0.0))
         await asyncio.wait({finishing, asking}, return_when=asyncio.FIRST_COMPLETED)
         assert caller.heard[0]["status"] == 503
         assert not caller.heard[-1].get("more_body", False)
         await finishing
+    assert cut_off == [True]
+
+
+async def test_a_request_that_ends_within_the_timeout_is_counted_as_ended_and_a_probe_not_at_all() -> None:
+    begun, caller, over = asyncio.Event(), Caller(), asyncio.Event()
+    cut_off: list[bool] = []
+
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        begun.set()
+        await over.wait()
+
+    draining = Draining(application, lambda *, was_cut_off: cut_off.append(was_cut_off))
+    async with asked(draining, caller, begun):
+        finishing = asyncio.create_task(draining.finish(60.0))
+        await until(lambda: draining._begun)
+        over.set()
+        await draining({"type": "http", "method": "GET", "path": "/metrics"}, caller.receive, caller.send)
+    await finishing
+    assert cut_off == [False]

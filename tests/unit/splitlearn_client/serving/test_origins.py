@@ -20,7 +20,7 @@ async def test_pages_of_other_origins_may_ask_only_if_they_are_listed() -> None:
     assert "Access-Control-Allow-Origin" not in (await answer_to_page("http://evil.example", (page,))).headers
     answer = await answer_to_page(page, (page,))
     assert answer.headers["Access-Control-Allow-Origin"] == page
-    assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
+    assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After, X-Request-Id"
     assert (await answer_to_page(page, ("*",))).headers["Access-Control-Allow-Origin"] == "*"
 
 
