@@ -121,12 +121,17 @@ def ask(stack: Stack, max_tokens: int) -> None:
 def answered(stack: Stack, seen: Callable[[int], None] = lambda _n_chunks: None) -> str:
     """The streamed answer to the question; `seen` is called with the number of chunks so far."""
     with stack.openai() as client:
-        model = client.models.list().data[0].id
-        messages: Any = [{"role": "user", "content": QUESTION}]
-        words = []
-        for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True):
-            words.append(chunk.choices[0].delta.content or "")
-            seen(len(words))
+        return streamed(client, seen)
+
+
+def streamed(client: OpenAI, seen: Callable[[int], None] = lambda _n_chunks: None) -> str:
+    """The same of a client that is there."""
+    model = client.models.list().data[0].id
+    messages: Any = [{"role": "user", "content": QUESTION}]
+    words = []
+    for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True):
+        words.append(chunk.choices[0].delta.content or "")
+        seen(len(words))
     return "".join(words)
 
 
