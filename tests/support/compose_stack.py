@@ -74,11 +74,9 @@ class Stack:
     def address(self, service: str, port: int) -> str:
         return f"http://{self.compose('port', service, str(port)).strip()}"
 
-    def python(self, service: str, code: str, replica: int = 1) -> Any:
-        """What `code` prints inside the container, read as JSON."""
-        return json.loads(
-            self.compose("exec", "--no-TTY", "--index", str(replica), service, "python", "-c", f"import json\n{code}")
-        )
+    def python(self, service: str, code: str) -> Any:
+        """What `code` prints inside the service's first container, read as JSON."""
+        return python_in(self.containers(service)[0], code)
 
     def containers(self, *services: str) -> list[str]:
         return self.compose("ps", "--all", "--quiet", *services).split()
@@ -100,6 +98,11 @@ def docker(*words: str | Path) -> str:
     if done.returncode:
         pytest.fail(f"docker {words[0]}: exit {done.returncode}\n{done.stderr[-6000:]}")
     return done.stdout
+
+
+def python_in(container: str, code: str) -> Any:
+    """What `code` prints there, read as JSON."""
+    return json.loads(docker("exec", container, "python", "-c", f"import json\n{code}"))
 
 
 def eventually(seen: Callable[[], Any], good: Callable[[Any], bool]) -> None:
@@ -135,14 +138,14 @@ def streamed(client: OpenAI, seen: Callable[[int], None] = lambda _n_chunks: Non
     return "".join(words)
 
 
-def sessions(stack: Stack, replica: int) -> float:
-    """Sessions that one trunk has opened, from its own /metrics."""
+def sessions(stack: Stack) -> dict[str, float]:
+    """Sessions that each trunk has opened, from its own /metrics."""
     code = (
         "from urllib.request import urlopen\n"
         "lines = urlopen('http://127.0.0.1:9101/metrics').read().decode().splitlines()\n"
         "print([float(l.split()[1]) for l in lines if l.startswith('splitlearn_trunk_sessions_total ')][0])"
     )
-    return float(stack.python("trunk", code, replica))
+    return {trunk: float(python_in(trunk, code)) for trunk in stack.containers("trunk")}
 
 
 def failovers(stack: Stack) -> float:
