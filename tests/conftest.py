@@ -15,7 +15,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from splitlearn_comm.certificates import CertifiedKey
+from splitlearn_comm.tls import TLSFiles
 from support.tiny_models import random_model, save_sepweight, tiny_config
+from support.tls import authority, client_of, save, worker_of
 
 transformers_logging.disable_progress_bar()
 # a shell that runs tests in the background ignores Ctrl-C for them, and so would every command that a test starts
@@ -32,6 +35,24 @@ def tiny_llama() -> PreTrainedModel:
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny_llama: PreTrainedModel) -> Path:
     """A sepweight directory of the tiny llama, tokenizer included."""
     return save_sepweight(tmp_path_factory.mktemp("tiny"), tiny_llama)
+
+
+@pytest.fixture(scope="session")
+def ca() -> CertifiedKey:
+    """An authority, which signs what tests ask for."""
+    return authority()
+
+
+@pytest.fixture
+def worker_files(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
+    """A worker's certificate in files."""
+    return save(tmp_path, ca, worker_of(ca), "worker")
+
+
+@pytest.fixture
+def client_files(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
+    """A client's certificate in files, beside the worker's."""
+    return save(tmp_path, ca, client_of(ca), "client")
 
 
 # Tests of tests/equivalence whose subject is what becomes of preempted sessions. They are named here, and not marked

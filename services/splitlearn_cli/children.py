@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,9 +37,12 @@ class Child:
         name: the verb.
         arguments: its flags.
         log: the file for its stdout and stderr; log lines are JSON.
+        variables: of its environment, besides this process's.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
         self._read_to = 0
@@ -52,7 +55,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={**os.environ, **(variables or {}), PARENT_VARIABLE: str(os.getpid())},
                 # without the terminal: Ctrl-C reaches only the parent, which stops its children in order
                 start_new_session=True,
             )

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 from httpx_sse import EventSource, SSEError
 
+from splitlearn_cli.api_key import bearer
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.terminal import human_bytes, note
 from splitlearn_cli.urls import is_loopback
@@ -17,13 +18,14 @@ from splitlearn_cli.waiting import wait_for_client
 
 @dataclass(frozen=True)
 class Question:
-    """`raw` continues the prompt itself; otherwise the model's chat template renders it."""
+    """`raw` continues the prompt itself; otherwise the model's chat template renders it. `api_key` is the service's."""
 
     prompt: str
     max_tokens: int
     temperature: float = 0.0
     seed: int | None = None
     raw: bool = False
+    api_key: str | None = field(default=None, repr=False)
 
     def body(self, model: str) -> dict[str, Any]:
         """The request in OpenAI's format."""
@@ -70,7 +72,7 @@ def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -
         ServiceRefused: the service answered with an error.
     """
     path = "/v1/completions" if question.raw else "/v1/chat/completions"
-    with _reachable(url), _session(url, timeout) as session:
+    with _reachable(url), _session(url, question.api_key, timeout) as session:
         wait_for_client(session, url, wait)
         model = _model_name(session, url)
         with session.stream("POST", path, json=question.body(model)) as response:
@@ -101,14 +103,16 @@ def refusal(response: httpx.Response) -> ServiceRefused:
     """The error in a response, in OpenAI's format or another."""
     try:
         error = response.json()["error"]
-        return ServiceRefused(str(error["message"]), str(error.get("code") or ""))
+        hint = "; give a key with --api-key" if response.status_code == httpx.codes.UNAUTHORIZED else ""
+        return ServiceRefused(f"{error['message']}{hint}", str(error.get("code") or ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ServiceRefused(f"{response.url} answered {response.status_code}: {response.text[:200]}")
 
 
-def _session(url: str, timeout: float) -> httpx.Client:
+def _session(url: str, api_key: str | None, timeout: float) -> httpx.Client:
     return httpx.Client(
         base_url=url,
+        headers=bearer(api_key),
         timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
         trust_env=not is_loopback(httpx.URL(url).host),
     )

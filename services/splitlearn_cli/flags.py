@@ -4,13 +4,14 @@ typer parses the command line; the settings class reads the environment, convert
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode
@@ -18,6 +19,8 @@ from pydantic_settings import BaseSettings, NoDecode
 from splitlearn_cli.errors import BadUsage
 
 S = TypeVar("S", bound=BaseSettings)
+
+_SECRETS = re.compile(r"#[^,\s]*")
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _metavar(annotation: Any) -> str:
         return _metavar(get_args(annotation)[0])
     if choices := _choices(annotation):
         return "|".join(choices)
-    return "TEXT" if annotation is str else str(annotation.__name__).upper()
+    return "TEXT" if annotation in (str, SecretStr) else str(annotation.__name__).upper()
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -177,4 +180,14 @@ def _complaint(settings_class: type[BaseSettings], detail: Mapping[str, Any]) ->
     if detail["type"] == "missing":
         return f"{spelled} is missing; give it on the command line or as {variable}: {field.description}"
     message = str(detail["msg"])
-    return f"{spelled} (or {variable}): {message[0].lower()}{message[1:]}, got {detail['input']!r}"
+    got = "" if _is_secret(field.annotation) else f", got {_shown(detail['input'])!r}"
+    return f"{spelled} (or {variable}): {message[0].lower()}{message[1:]}{got}"
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or SecretStr in get_args(annotation)
+
+
+def _shown(value: Any) -> Any:
+    """A value for people. Behind an address's # are a token and a fingerprint."""
+    return _SECRETS.sub("#...", value) if isinstance(value, str) else value

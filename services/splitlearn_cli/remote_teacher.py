@@ -17,12 +17,14 @@ from splitlearn_cli.waiting import PATIENCE_SECONDS, wait_for_trunk
 from splitlearn_comm import (
     CHUNK_BYTES,
     SESSION_MESSAGE_BYTES,
+    Access,
     AsyncGRPCComputeClient,
     ClientStream,
     CommError,
     Frame,
     SessionOpening,
 )
+from splitlearn_comm.access import access_to
 from splitlearn_comm.loop_thread import close, loop_thread
 
 _SESSIONS = 8
@@ -34,10 +36,11 @@ class RemoteTrunk:
     Padding is not sent. Several texts of a batch run at once, each in its own session.
 
     Args:
-        address: `host:port`.
+        address: `host:port`, or `host:port#token.fingerprint` as the trunk prints it.
         codec: the wire codec of rows, in both directions; a name that `splitlearn_comm` knows.
         timeout: seconds that each answer may take.
         wait: seconds to wait for a trunk that is starting.
+        access: encryption and token, where the address has none; None connects in clear.
 
     Raises:
         CommError: nothing answers at the address.
@@ -45,9 +48,16 @@ class RemoteTrunk:
     """
 
     def __init__(
-        self, address: str, *, codec: str = "none", timeout: float = 30.0, wait: float = PATIENCE_SECONDS
+        self,
+        address: str,
+        *,
+        codec: str = "none",
+        timeout: float = 30.0,
+        wait: float = PATIENCE_SECONDS,
+        access: Access | None = None,
     ) -> None:
-        self._client = AsyncGRPCComputeClient(address, timeout=timeout, most_received=SESSION_MESSAGE_BYTES)
+        address, own = access_to(address, access or Access())
+        self._client = AsyncGRPCComputeClient(address, timeout=timeout, most_received=SESSION_MESSAGE_BYTES, access=own)
         self._codec = codec
         self.fingerprint = loop_thread().run(wait_for_trunk(self._client, wait)).fingerprint
         # a fingerprint ends in the dtype of hidden states

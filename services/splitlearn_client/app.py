@@ -23,21 +23,22 @@ from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
-from splitlearn_client.serving.listening import address_of, listen
+from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
+from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
+from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_client.verification import WeightsCheck
-from splitlearn_comm import event_loop
-from splitlearn_comm.replicas.connecting import connector
-from splitlearn_comm.tls import tls_files
+from splitlearn_comm import Access, event_loop
+from splitlearn_comm.replicas.connecting import connection_to
 
 log = structlog.get_logger()
 
 
 def run(settings: ClientSettings) -> None:
-    """Serves until a signal. Raises SepweightError, SplitError or OSError if it cannot start."""
+    """Serves until a signal. Raises SepweightError, SplitError, RequestError, CommError or OSError."""
     event_loop.run(serve(settings))
 
 
@@ -46,13 +47,19 @@ async def serve(settings: ClientSettings) -> None:
     async with AsyncExitStack() as stack:
         # before loading, which may take minutes: a busy port is reported at once
         sockets = [stack.enter_context(each) for each in listen(settings.host, settings.port)]
+        tenants = TenantDirectory.of(settings)
+        certificate = https_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+        if not is_local(sockets) and (
+            open_to := exposure(is_encrypted=certificate is not None, asks_for_keys=tenants.needs_key)
+        ):
+            log.warning("the API is open to the network", reason=open_to)
         service = await build(settings, stack)
-        server = http_server(service, settings)
+        server = http_server(service, settings, tenants, certificate)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, server.stop)
         address = address_of(sockets[0])
-        page = f"http://{address}/"
+        page = f"{'http' if certificate is None else 'https'}://{address}/"
         log.info("listening", address=address, page=page)
         announcing = asyncio.create_task(_announce(service, address, page))
         stack.push_async_callback(_end, announcing)
@@ -69,6 +76,7 @@ async def _announce(service: Service, address: str, page: str) -> None:
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     """Builds every object of the service; `stack` owns their end."""
     manifest = Manifest.read(settings.weights)
+    trunk, connect = connection_to(settings.trunk, settings.trunk_timeout, _access(settings))
     config = config_from_dict(manifest.config)
     tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
     stack.callback(tokenizer.close)
@@ -94,8 +102,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         return parts
 
     connection = TrunkConnection(
-        settings.trunk,
-        connector(settings.trunk_timeout, tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)),
+        trunk,
+        connect,
         manifest.n_layers,
         settings.layers,
         load_local_parts,
@@ -112,9 +120,24 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults)
 
 
-def http_server(service: Service, settings: ClientSettings) -> HTTPServer:
+def _access(settings: ClientSettings) -> Access:
+    """To workers whose address has no token and fingerprint behind it."""
+    token = settings.trunk_token
+    return Access.given(
+        settings.tls_ca,
+        settings.tls_cert,
+        settings.tls_key,
+        token=None if token is None else token.get_secret_value(),
+        token_file=settings.trunk_token_file,
+        is_insecure=settings.trunk_insecure,
+    )
+
+
+def http_server(
+    service: Service, settings: ClientSettings, tenants: TenantDirectory, certificate: HTTPSCertificate | None = None
+) -> HTTPServer:
     """The server of a built service."""
-    return HTTPServer(application(service), router(service).routes, settings, service.metrics)
+    return HTTPServer(application(service), router(service).routes, settings, service.metrics, tenants, certificate)
 
 
 def application(service: Service) -> FastAPI:

@@ -1,8 +1,9 @@
 """Keyed hashes of a prompt's blocks, by which a trunk finds cached rows without seeing a token.
 
 A block's hash is an HMAC (RFC 2104) over the hash of the block before it and the block's token ids. The key never
-leaves this process, so nobody else can compute a hash, and hashes of other clients never match. A trunk does learn that
-two sessions of this client begin with the same blocks, and how many.
+leaves this process, so nobody else can compute a hash, and hashes of other clients never match. Each tenant has a key
+of its own, derived from that one, so hashes of different tenants never match either. A trunk does learn that two
+sessions of one tenant begin with the same blocks, and how many.
 """
 
 import hmac
@@ -17,23 +18,28 @@ HASH_BYTES = 16
 
 
 class BlockHasher:
-    """Hashes blocks with one key.
+    """Hashes blocks with one key per tenant.
 
     Args:
         block_size: tokens per block.
-        key: 32 bytes; random ones by default.
+        key: 32 bytes, from which the tenants' keys are derived; random ones by default.
     """
 
     def __init__(self, block_size: int, key: bytes | None = None) -> None:
         self.block_size = block_size
         self._key = key or secrets.token_bytes(32)
 
-    def hashes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
-        """One hash for each full block of `ids`, in their order; at most as many as one message takes."""
+    def hashes(self, ids: Sequence[int], tenant: str = "") -> tuple[bytes, ...]:
+        """One hash for each full block of `ids`, in their order; at most as many as one message takes.
+
+        Args:
+            tenant: the name of whose ids they are.
+        """
+        key = hmac.digest(self._key, tenant.encode(), "sha256")
         hashes: list[bytes] = []
         previous = b""
         for start in range(0, len(ids) - self.block_size + 1, self.block_size)[:MAX_BLOCK_HASHES]:
             block = np.asarray(ids[start : start + self.block_size], dtype="<i8").tobytes()
-            previous = hmac.digest(self._key, previous + block, "sha256")[:HASH_BYTES]
+            previous = hmac.digest(key, previous + block, "sha256")[:HASH_BYTES]
             hashes.append(previous)
         return tuple(hashes)

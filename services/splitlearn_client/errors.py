@@ -4,17 +4,21 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── BadRequest               400, the caller: a field that is not supported
 ├── PromptTooLong            400, the caller: the prompt fills the model's context
 ├── NoChatTemplate           400, the caller: a chat request to a model without a chat template
+├── InvalidAPIKey            401, the caller: no API key, or an unknown one
+├── Forbidden                403, the caller: a key that does not open this path
 ├── UnknownModel             404, the caller: a model that is not served here
 ├── RequestTooLarge          413, the caller: a body with too many bytes or values
 ├── RequestTimeout           408, the caller: headers or a body that came too slowly
 ├── UnknownHost              421, the caller: a Host header that is not allowed
 ├── TooBusy                  429, the operator: not enough capacity now; with a time to retry
+├── QuotaExceeded            429, the caller: its tenant's quota is used up; with a time to retry
 ├── TooManyConnections       503, the operator: too many connections
 ├── ShuttingDown             503, the operator: the service is shutting down
 ├── TrunkNotReady            503, the operator: no trunk answers, or it serves another model or cut
 ├── TrunkFailed              502, the operator or the network: the trunk failed during the request
 ├── BrokenNumbers            500, the operator: the model's logits are not finite
-└── BadModelFiles            500, the operator: bad tokenizer, template or generation config; at start
+├── BadModelFiles            500, the operator: bad tokenizer, template or generation config; at start
+└── BadTenants               500, the operator: a file of tenants that cannot be used; at start, later it is logged
 """
 
 import math
@@ -25,6 +29,7 @@ from splitlearn_comm import (
     Overloaded,
     SessionTooLong,
     TimedOut,
+    Unauthenticated,
     UnknownCodec,
     Unreachable,
 )
@@ -65,6 +70,25 @@ class NoChatTemplate(BadRequest):
     code = "no_chat_template"
 
 
+class InvalidAPIKey(BadRequest):
+    """The request has no API key, or one that is nobody's. `challenge` is what WWW-Authenticate says (RFC 6750)."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class Forbidden(BadRequest):
+    """The API key is valid, but does not open this path."""
+
+    status = 403
+    kind = "permission_error"
+    code = "forbidden"
+
+
 class UnknownModel(BadRequest):
     """The service has another model."""
 
@@ -99,6 +123,14 @@ class TooBusy(RequestError):
     status = 429
     kind = "rate_limit_error"
     code = "too_busy"
+
+
+class QuotaExceeded(RequestError):
+    """The tenant's quota is used up."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class TooManyConnections(RequestError):
@@ -141,6 +173,12 @@ class BadModelFiles(RequestError):
     code = "bad_model_files"
 
 
+class BadTenants(RequestError):
+    """The file of tenants cannot be used; the service does not start. No message repeats a key."""
+
+    code = "bad_tenants"
+
+
 def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
     """The request's error for one of the wire. `begun`: the trunk has already answered for this request."""
     if isinstance(error, SessionTooLong):
@@ -149,7 +187,7 @@ def from_wire(error: CommError, *, begun: bool = False) -> RequestError:
         busy = TooBusy(f"the trunk is at capacity: {error}", retry_after=error.retry_after)
         busy.retry_after = busy.retry_after or 1.0
         return busy
-    if not begun and isinstance(error, Unreachable | FingerprintMismatch | UnknownCodec):
+    if not begun and isinstance(error, Unreachable | FingerprintMismatch | Unauthenticated | UnknownCodec):
         return TrunkNotReady(str(error))
     if isinstance(error, TimedOut):
         return TrunkFailed(f"the trunk did not answer in time: {error}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
 from splitlearn_client.answer import AnswerText, TokenDelta
@@ -18,6 +19,7 @@ from splitlearn_client.report import Report
 from splitlearn_client.sampling import Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession, open_split_session
+from splitlearn_client.tenant_ids import TenantIds
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_comm import CommError
@@ -25,13 +27,17 @@ from splitlearn_comm import CommError
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors."""
+    """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors.
+
+    `tenant` is the name of whose request it is; empty if nobody is told apart.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int | None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     stop: tuple[str, ...] = ()
     param: str | None = None
+    tenant: str = ""
 
 
 class Generator:
@@ -50,6 +56,7 @@ class Generator:
         self._metrics = metrics
         self._end_tokens = end_tokens
         self._block_hasher = block_hasher
+        self._tenant_ids = TenantIds()
 
     def check(self, request: GenerationRequest) -> None:
         """Checks at once what `generate` checks only when it starts, after the other prompts of the HTTP request.
@@ -72,7 +79,9 @@ class Generator:
         budget = most if request.max_tokens is None else min(most, request.max_tokens)
         report.prompt_tokens = len(request.prompt)
         max_length = len(request.prompt) + budget
-        opening = open_split_session(self._connection, parts, request.prompt, max_length, self._block_hashes, report)
+        hashes = partial(self._block_hashes, tenant=request.tenant)
+        tenant = self._tenant_ids.id_of(request.tenant)
+        opening = open_split_session(self._connection, parts, request.prompt, max_length, hashes, tenant, report)
         try:
             async with opening as session:
                 ids = list(request.prompt)
@@ -103,8 +112,8 @@ class Generator:
             if delta.finish_reason is not None:
                 return
 
-    def _block_hashes(self, ids: Sequence[int]) -> tuple[bytes, ...]:
-        return () if self._block_hasher is None else self._block_hasher.hashes(ids)
+    def _block_hashes(self, ids: Sequence[int], tenant: str) -> tuple[bytes, ...]:
+        return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant)
 
     def _observe(self, report: Report, stream: SessionStream) -> None:
         now = time.perf_counter()

@@ -71,6 +71,15 @@ class ClientMetrics:
             "HTTP requests by response status; 499 if the caller hung up first.",
             ["path", "method", "status"],
         )
+        self._refusals = self._plain_counter(
+            "refusals", "HTTP requests that were answered with an error, by its code.", ["code", "tenant"]
+        )
+        self._tenant_requests = self._plain_counter(
+            "tenant_requests", "Requests for completions that were let in.", ["tenant"]
+        )
+        self._tenant_tokens = self._plain_counter(
+            "tenant_tokens", "Tokens of prompts and of answers.", ["tenant", "kind"]
+        )
         self.trunk_poll_errors = self._plain_counter(
             "trunk_poll_errors", "Unexpected errors of the task that polls the trunk; it goes on."
         )
@@ -117,6 +126,19 @@ class ClientMetrics:
     def http_request(self, path: str, method: str, status: int) -> None:
         """Counts an HTTP request; `path` is the route's own text, which callers cannot choose."""
         self._http.labels(path, method, str(status)).inc()
+
+    def refusal(self, code: str, tenant: str) -> None:
+        """Counts an HTTP request that was refused. `tenant` is a configured name, or empty."""
+        self._refusals.labels(code, tenant).inc()
+
+    def tenant_request(self, tenant: str) -> None:
+        """Counts a request that has a valid key and is within its tenant's quota."""
+        self._tenant_requests.labels(tenant).inc()
+
+    def tenant_tokens(self, tenant: str, *, prompt: int = 0, generation: int = 0) -> None:
+        """Counts tokens as they are computed."""
+        self._tenant_tokens.labels(tenant, "prompt").inc(prompt)
+        self._tenant_tokens.labels(tenant, "generation").inc(generation)
 
     def wire(self, *, sent: int, received: int) -> None:
         """Counts bytes sent to and received from the trunk."""

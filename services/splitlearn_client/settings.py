@@ -3,15 +3,16 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_SECRETS = re.compile(r"[A-Za-z0-9._~+/-]+=*\.[0-9A-Fa-f]{64}")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[?[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
 
 
@@ -61,23 +62,56 @@ def _addresses(text: str) -> str:
 
 
 def _check_address(text: str) -> None:
-    host, _, port = text.rpartition(":")
+    address, mark, secrets = text.partition("#")
+    if mark and not _SECRETS.fullmatch(secrets):
+        raise PydanticCustomError("address", "paste HOST:PORT#TOKEN.FINGERPRINT whole, as the worker prints it")
+    host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[-6:]) <= 65535 and len(port) < 6):
         raise PydanticCustomError("address", "a trunk's address is HOST:PORT, with a port from 1 to 65535")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
 
 
+_LONGEST_KEY = 512
+
+
+def check_key(key: str) -> str:
+    """An API key that an HTTP header can hold. Raises PydanticCustomError, which does not repeat it."""
+    if not 0 < len(key) <= _LONGEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
+        raise PydanticCustomError(
+            "key", "a key has 1 to {most} printable ASCII characters without spaces", {"most": _LONGEST_KEY}
+        )
+    return key
+
+
+def _secret_key(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        check_key(secret.get_secret_value())
+    return secret
+
+
 class ClientSettings(BaseSettings):
     """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid")
+    # errors would show the API key, and what is behind a trunk's address
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
     trunk: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:50051",
-        description="HOST:PORT of the trunk, or of its replicas, with commas between them. A name may have several "
-        "addresses, and is resolved again every two seconds.",
+        repr=False,
+        description="HOST:PORT of the trunk, or of its replicas, with commas between them; "
+        "HOST:PORT#TOKEN.FINGERPRINT as a worker prints it. A name may have several addresses, and is resolved again "
+        "every two seconds.",
+    )
+    trunk_token: SecretStr | None = Field(
+        None, description="Token that the workers ask for whose address has none behind it."
+    )
+    trunk_token_file: Path | None = Field(None, description="File with that token; it is read again when it changes.")
+    trunk_insecure: bool = Field(
+        False, description="Send that token without encryption to other machines too. For private networks."
     )
     tls_ca: Path | None = Field(
         None,
@@ -97,6 +131,27 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
+    api_key: Annotated[SecretStr | None, AfterValidator(_secret_key)] = Field(
+        None,
+        description="A key that callers must send as a bearer token; one for all of them. A key on the command line "
+        "can be seen in process lists; one in the variable or in --tenants cannot.",
+    )
+    tenants: Path | None = Field(
+        None,
+        description="TOML file of tenants with their API keys and quotas, which is read again when it changes; see "
+        "docs/api.md. Default: without it and without --api-key, callers need no key.",
+    )
+    protect_metrics: bool = Field(
+        False,
+        description="Answer /metrics only to the key of --api-key, and to tenants with `metrics = true`.",
+    )
+    ssl_certfile: Path | None = Field(
+        None,
+        description="PEM file of the API's certificate, which is read again when it changes. Default: plain HTTP.",
+    )
+    ssl_keyfile: Path | None = Field(
+        None, description="PEM file of that certificate's private key. Default: the same file."
+    )
     allowed_origins: Annotated[str | None, _readable(parse_origins)] = Field(
         None,
         description="Origins whose pages may call the API from a browser, ORIGIN,ORIGIN,... or *. Default: none.",
@@ -177,3 +232,9 @@ class ClientSettings(BaseSettings):
     shutdown_timeout: float = Field(
         5.0, ge=0, description="Seconds that running requests may take to end after SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _somebody_may_read_metrics(self) -> Self:
+        if self.protect_metrics and self.api_key is None and self.tenants is None:
+            raise PydanticCustomError("contradiction", "--protect-metrics needs --api-key or --tenants")
+        return self

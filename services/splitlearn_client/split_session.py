@@ -216,6 +216,7 @@ async def open_split_session(
     ids: Sequence[int],
     max_length: int,
     block_hashes: BlockHashes,
+    tenant: str,
     report: Report,
 ) -> AsyncIterator[SplitSession]:
     """A session of at most `max_length` rows in all three parts, closed in all three at the end.
@@ -224,6 +225,7 @@ async def open_split_session(
         ids: the prompt.
         block_hashes: the hashes of the blocks of some ids. They go to the trunk only if bottom and top have cached some
             of the blocks.
+        tenant: an opaque id of whose session it is; see `splitlearn_client.tenant_ids`.
 
     Raises:
         TrunkNotReady: no replica takes sessions.
@@ -235,11 +237,13 @@ async def open_split_session(
     # all three parts agree which session is older, or two could wait for each other's memory in different parts
     hashes, opened_at = block_hashes(ids), connection.next_opening()
     with (
-        _session(parts.bottom, max_length, hashes, opened_at) as bottom,
-        _session(parts.top, max_length, hashes, opened_at) as top,
+        _session(parts.bottom, max_length, hashes, tenant, opened_at) as bottom,
+        _session(parts.top, max_length, hashes, tenant, opened_at) as top,
     ):
         wanted = hashes if bottom.reached and top.reached else ()
-        opening = SessionOpening(report.session, parts.fingerprint, max_length, connection.codec, wanted, opened_at)
+        opening = SessionOpening(
+            report.session, parts.fingerprint, max_length, connection.codec, wanted, opened_at, tenant
+        )
         async with SessionStream(connection.replicas, replica, opening, connection.failover_timeout, report) as stream:
             session = SplitSession(parts, bottom, top, stream, block_hashes, report)
             await session.begin(ids)
@@ -248,9 +252,9 @@ async def open_split_session(
 
 @contextmanager
 def _session(
-    engine: Engine, max_length: int, block_hashes: tuple[bytes, ...], opened_at: float
+    engine: Engine, max_length: int, block_hashes: tuple[bytes, ...], tenant: str, opened_at: float
 ) -> Iterator[EngineSession]:
-    session = engine.open(max_length, block_hashes, opened_at=opened_at)
+    session = engine.open(max_length, block_hashes, tenant, opened_at)
     try:
         yield session
     finally:

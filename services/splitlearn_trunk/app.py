@@ -26,6 +26,7 @@ from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
+    Access,
     AsyncGRPCComputeServer,
     HealthState,
     ServerLimits,
@@ -33,11 +34,11 @@ from splitlearn_comm import (
     event_loop,
 )
 from splitlearn_comm.addresses import join_address
-from splitlearn_comm.replicas.connecting import connector
-from splitlearn_comm.tls import ServerCertificates, tls_files
+from splitlearn_comm.replicas.connecting import connection_to
 from splitlearn_trunk.chain import ChainServicer
 from splitlearn_trunk.endpoint import TrunkServicer
 from splitlearn_trunk.exporter import exported
+from splitlearn_trunk.guard import Guard, guarded
 from splitlearn_trunk.health_port import reported
 from splitlearn_trunk.listening import address_of, bound
 from splitlearn_trunk.metrics import TrunkMetrics
@@ -139,10 +140,11 @@ async def serve(settings: TrunkSettings) -> None:
         metrics_address = join_address(settings.host, address_of(listening)[1])
         health = HealthState()
         await stack.enter_async_context(reported(health, settings.host, settings.health_port))
-        _announce(settings, held)
+        guard = guarded(settings)
+        _announce(settings, held, guard)
         metrics = TrunkMetrics(manifest.model_name)
         stack.enter_context(exported(metrics.registry, listening))
-        trunk = await _unless(stop, build(settings, stack, metrics, health))
+        trunk = await _unless(stop, build(settings, stack, metrics, health, guard))
         if trunk is None:
             return
         # loaded objects live to the end: without them, later collections take milliseconds
@@ -181,10 +183,13 @@ async def build(
     stack: AsyncExitStack,
     metrics: TrunkMetrics | None = None,
     health: HealthState | None = None,
+    guard: Guard | None = None,
 ) -> Trunk:
     """Loads the layers, and creates the worker's objects; does not start the server."""
-    tls = tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)
-    credentials = None if tls is None else ServerCertificates(tls).credentials()
+    guard = guard or guarded(settings)
+    following = None
+    if settings.next is not None:
+        following = connection_to(settings.next, settings.next_timeout, _next_access(settings))
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
@@ -210,10 +215,9 @@ async def build(
     servicer = TrunkServicer(engine, info, metrics)
     readiness = asyncio.Event()
     next_stage = None
-    if settings.next is not None:
-        dtype = info.attributes["dtype"]
-        connect = connector(settings.next_timeout, tls)
-        next_stage = NextStage(settings.next, manifest, plan, dtype, connect, readiness.set)
+    if following is not None:
+        (addresses, connect), dtype = following, info.attributes["dtype"]
+        next_stage = NextStage(addresses, manifest, plan, dtype, connect, readiness.set)
     expiring = asyncio.create_task(servicer.expire(settings.session_idle_timeout))
     stack.callback(expiring.cancel)
     server = AsyncGRPCComputeServer(
@@ -222,7 +226,8 @@ async def build(
         session_host=servicer if next_stage is None else ChainServicer(servicer, next_stage),
         observer=metrics,
         limits=_server_limits(settings),
-        credentials=credentials,
+        credentials=guard.credentials,
+        tokens=guard.tokens,
         health=health,
     )
     trunk = Trunk(server, servicer, engine, thread, metrics, info, next_stage)
@@ -248,18 +253,33 @@ def _server_limits(settings: TrunkSettings) -> ServerLimits:
     )
 
 
-def _announce(settings: TrunkSettings, held: socket.socket) -> None:
-    """Logs the address for clients, and whether only this machine can reach it."""
+def _announce(settings: TrunkSettings, held: socket.socket, guard: Guard) -> None:
+    """Logs the address for clients, who can reach it, and what they need to use it."""
     address, port = address_of(held)
-    if address.is_loopback:
-        log.warning(
-            "starting",
-            clients=f"--trunk {join_address(settings.host, port)}",
-            note="only clients on this machine can connect; --host 0.0.0.0 opens it to the network",
-        )
-        return
     name = socket.gethostname() if address.is_unspecified else settings.host
-    log.info("starting", clients=f"--trunk {join_address(name, port)}")
+    clients = f"--trunk {join_address(name, port)}{guard.suffix}"
+    if address.is_loopback:
+        note = "only clients on this machine can connect; --host 0.0.0.0 opens it to the network"
+        log.warning("starting", clients=clients, note=note)
+    elif guard.warning is not None:
+        log.warning("starting", clients=clients, note=guard.warning)
+    elif guard.note is not None:
+        log.info("starting", clients=clients, note=guard.note)
+    else:
+        log.info("starting", clients=clients)
+
+
+def _next_access(settings: TrunkSettings) -> Access:
+    """To workers of the next stage whose address has no token and fingerprint behind it."""
+    token = settings.next_token
+    return Access.given(
+        settings.tls_ca,
+        settings.tls_cert,
+        settings.tls_key,
+        token=None if token is None else token.get_secret_value(),
+        token_file=settings.next_token_file,
+        is_insecure=settings.insecure,
+    )
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:

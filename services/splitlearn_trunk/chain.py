@@ -63,7 +63,10 @@ class ChainServicer:
         try:
             # without rows here, rows that the next stage has cached are of no use
             hashes = opening.block_hashes if session.reached else ()
-            beyond = replace(opening, fingerprint=self._next.fingerprint, block_hashes=hashes)
+            # the next stage knows this worker's token alone
+            beyond = replace(
+                opening, fingerprint=self._next.fingerprint, block_hashes=hashes, tenant=opening.owner, client=""
+            )
             chained = ChainSession(session, self._next, self._next.pick(), beyond)
         except BaseException:
             await session.close()

@@ -144,15 +144,22 @@ class TrunkServicer:
             session = self._engine.open(
                 opening.max_length,
                 opening.block_hashes,
-                opened_at=opened_at,
+                opening.owner,
+                opened_at,
                 refused_elsewhere=opening.refused_elsewhere,
             )
         except split.SplitError as error:
             raise on_the_wire(error) from error
         self._metrics.prefix_cache_queries.inc(len(opening.block_hashes) * self._engine.limits.block_size)
         log.info(
-            "session opened", session=opening.session_id, max_length=opening.max_length, cached_rows=session.reached
+            "session opened",
+            session=opening.session_id,
+            max_length=opening.max_length,
+            cached_rows=session.reached,
+            **({"client": opening.client} if opening.client else {}),
         )
+        if opening.client:
+            self._metrics.client_sessions.labels(opening.client).inc()
         self.n_sessions += 1
         return TrunkSession(opening.session_id, self, self._engine, session, self._metrics)
 

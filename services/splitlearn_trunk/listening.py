@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import listening_trouble
+from splitlearn_comm.addresses import is_loopback, listening_trouble
 
 
 def bound(host: str, port: int, flag: str) -> socket.socket:
@@ -39,6 +39,17 @@ def address_of(held: socket.socket) -> tuple[ipaddress.IPv4Address | ipaddress.I
     """Address and port of a bound socket."""
     host, port = held.getsockname()[:2]
     return ipaddress.ip_address(host.partition("%")[0]), port
+
+
+def is_public(host: str) -> bool:
+    """Whether other machines may reach a port of this host: one of its addresses is not loopback, or it has none."""
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        # it cannot be listened on; the attempt says why
+        return True
+    return not all(is_loopback(str(address[0])) for *_, address in found)
 
 
 def _held(made: socket.socket, address: Any) -> socket.socket:

@@ -72,6 +72,9 @@ class TrunkMetrics:
             "sessions_expired", "Sessions that lost their KV cache because they were idle."
         )
         self.sessions = self._plain_counter("sessions", "Sessions opened since the start.")
+        self.client_sessions = self._plain_counter(
+            "client_sessions", "Sessions opened since the start, by the name of the client's token.", ["client"]
+        )
         self.sessions_open = self._plain_gauge("num_sessions_open", "Sessions that are open, idle ones included.")
         self.weights_verified = self._plain_gauge("weights_verified", "1 once all files match their digests, else 0.")
         self.weights_damaged = self._plain_gauge(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
@@ -11,7 +11,9 @@ from splitlearn.choices import Quantization, Verify
 class TrunkSettings(BaseSettings):
     """Parsed once at start; an invalid value ends the process before anything is loaded."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_TRUNK_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_TRUNK_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     weights: Path = Field(description="Sepweight directory; only the files of these layers need be in it.")
     layers: str | None = Field(
@@ -20,9 +22,15 @@ class TrunkSettings(BaseSettings):
     )
     next: str | None = Field(
         None,
+        repr=False,
         description="HOST:PORT of the worker that serves the layers behind these, or of its replicas, with commas "
-        "between them. Clients then see one trunk with the layers of both. Default: this worker is the last.",
+        "between them; HOST:PORT#TOKEN.FINGERPRINT as it prints it. Clients then see one trunk with the layers of "
+        "both. Default: this worker is the last.",
     )
+    next_token: SecretStr | None = Field(
+        None, description="Token that the next worker asks for, unless its address has one."
+    )
+    next_token_file: Path | None = Field(None, description="File with that token; it is read again when it changes.")
     next_timeout: float = Field(
         5.0, gt=0, description="Seconds without a message from the next worker after which it counts as frozen."
     )
@@ -44,10 +52,26 @@ class TrunkSettings(BaseSettings):
     )
     tls_cert: Path | None = Field(
         None,
-        description="PEM file of this worker's certificate, which is read again when it changes. "
-        "Default: connections are not encrypted.",
+        description="PEM file of this worker's certificate, which is read again when it changes. Default: on "
+        "loopback connections are not encrypted, on other addresses the worker makes a certificate and a token.",
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
+    token: SecretStr | None = Field(None, description="Token that every call must have, of 16 characters or more.")
+    token_file: Path | None = Field(
+        None,
+        description="File of such tokens, one in each line, with or without a name before it; it is read again when "
+        "it changes.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Make neither a certificate nor a token on a public address, and send the next worker's token "
+        "without encryption. For private networks.",
+    )
+    state_dir: Path | None = Field(
+        None,
+        description="Directory of the certificate and the token that the worker made. Default: "
+        "$XDG_STATE_HOME/splitlearn, or ~/.local/state/splitlearn.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(

@@ -9,6 +9,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # grpcio 1.85). A forked process cannot use grpc.aio either way; see forks.py.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from splitlearn_comm.access import Access
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.client_stream import ClientStream
@@ -44,6 +45,7 @@ from splitlearn_comm.errors import (
     SessionClosed,
     SessionTooLong,
     TimedOut,
+    Unauthenticated,
     UnknownCodec,
     Unreachable,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "MAX_BLOCK_HASHES",
     "MAX_MESSAGE_BYTES",
     "SESSION_MESSAGE_BYTES",
+    "Access",
     "AsyncGRPCComputeClient",
     "AsyncGRPCComputeServer",
     "BFloat16Codec",
@@ -105,6 +108,7 @@ __all__ = [
     "SessionTooLong",
     "TensorCodec",
     "TimedOut",
+    "Unauthenticated",
     "UnknownCodec",
     "Unreachable",
     "WireObserver",

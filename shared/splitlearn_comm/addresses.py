@@ -75,6 +75,14 @@ def is_literal(host: str) -> bool:
     return True
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an IP address, with or without a zone, is reached from this machine alone; a name never is."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
 def check_host(host: str) -> None:
     """Check that `host` is an IPv4 address, an IPv6 address without brackets, or a possible name.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from types import TracebackType
 from typing import Self, TypeVar
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from torch import Tensor
 
 from splitlearn_comm import forks, wire
+from splitlearn_comm.access import Access, Secured
 from splitlearn_comm.byte_stream import ByteStream, is_being_cancelled
 from splitlearn_comm.client_statistics import ClientStatistics
 from splitlearn_comm.client_stream import ClientStream
@@ -46,12 +47,14 @@ class AsyncGRPCComputeClient:
         retry_strategy: for compute; None tries once.
         codec: for compute; encodes tensors in both directions.
         most_received: the largest message in bytes that the server may send; a larger one ends its call.
-        credentials: for TLS, called for each new connection; see `splitlearn_comm.tls`. None connects without it.
+        access: encryption and token; None connects in clear and without a token. If it has a fingerprint, the first
+            call must be none of `stream`, which cannot wait until the certificate is compared.
         server_name: the name in the server's certificate, where `target` is another.
 
     Raises:
         UnknownCodec: servers do not have this codec.
         InvalidAddress: the target is not an address.
+        BadToken: the token would be sent in clear to another machine.
     """
 
     def __init__(
@@ -62,12 +65,16 @@ class AsyncGRPCComputeClient:
         retry_strategy: RetryStrategy | None = None,
         codec: TensorCodec | None = None,
         most_received: int = MAX_MESSAGE_BYTES,
-        credentials: Callable[[], grpc.ChannelCredentials] | None = None,
+        access: Access | None = None,
         server_name: str | None = None,
     ) -> None:
         self.target = target
         self._options = channel_options(most_received)
-        self._credentials = credentials
+        self._access = access or Access()
+        self._access.check(target)
+        # what the fingerprint was compared with, for as long as the connection is used
+        self._compared: Secured | None = None
+        self._comparing = asyncio.Lock()
         if server_name is not None:
             self._options += (("grpc.ssl_target_name_override", server_name),)
         self._grpc_target = channel_target(target)
@@ -110,6 +117,7 @@ class AsyncGRPCComputeClient:
             attempts += 1
             counted.bytes_sent += len(request)
             began = time.perf_counter()
+            await self._compare(self.timeout if timeout is None else timeout)
             reply = await self._compute_streams.exchange(request, timeout)
             counted.bytes_received += len(reply)
             computed = wire.decode_computed(reply)
@@ -153,7 +161,8 @@ class AsyncGRPCComputeClient:
             NotServed: the server has no health service.
         """
         request = health_pb2.HealthCheckRequest(service=wire.SERVICE).SerializeToString()
-        call = self._open_channel().unary_stream(_HEALTH_WATCH)(request)
+        await self._compare(self.timeout)
+        call = self._open_channel().unary_stream(_HEALTH_WATCH)(request, metadata=self._access.metadata())
         try:
             while (data := await self._awaited(call.read())) is not grpc.aio.EOF:
                 yield parse(health_pb2.HealthCheckResponse(), data).status == health_pb2.HealthCheckResponse.SERVING
@@ -176,9 +185,9 @@ class AsyncGRPCComputeClient:
         Does nothing without TLS, or before all streams have ended: they would be cancelled, and could not say why the
         server did not answer. Other calls in progress are cancelled.
         """
-        if self._credentials is None or self._channel is None or not all(stream.ended for stream in self._streams):
+        if not self._access.is_encrypted or self._channel is None or not all(each.ended for each in self._streams):
             return
-        channel, self._channel = self._channel, None
+        channel, self._channel, self._compared = self._channel, None, None
         await channel.close()
 
     async def close(self) -> None:
@@ -198,7 +207,7 @@ class AsyncGRPCComputeClient:
         await self.close()
 
     def _open_stream(self, method: str, name: str) -> ByteStream:
-        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/{method}")()
+        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/{method}")(metadata=self._access.metadata())
         stream = ByteStream(call, name=name, address=self.target, timeout=self.timeout)
         self._streams.add(stream)
         return stream
@@ -209,15 +218,33 @@ class AsyncGRPCComputeClient:
         forks.check()
         # Not in the constructor: a channel belongs to the event loop that was running when it was created.
         if self._channel is None:
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._grpc_target, options=self._options)
+            secured = self._secured()
+            options = (*self._options, *(() if secured is None else secured.options))
+            if secured is None:
+                self._channel = grpc.aio.insecure_channel(self._grpc_target, options=options)
             else:
-                self._channel = grpc.aio.secure_channel(self._grpc_target, self._credentials(), options=self._options)
+                self._channel = grpc.aio.secure_channel(self._grpc_target, secured.credentials, options=options)
         return self._channel
 
+    def _secured(self) -> Secured | None:
+        if self._access.fingerprint is None:
+            return self._access.secured()
+        if self._compared is None:
+            raise Unreachable(f"the certificate of {self.target} was not compared yet; call connect first")
+        return self._compared
+
+    async def _compare(self, timeout: float) -> None:
+        """Must be awaited before a call that may open the connection: compares the certificate with a fingerprint."""
+        if self._access.fingerprint is None or self._compared is not None or self._closed:
+            return
+        async with self._comparing:
+            self._compared = self._compared or await self._access.compared(self.target, timeout)
+
     async def _call(self, path: str, request: bytes, timeout: float | None) -> bytes:
+        timeout = self.timeout if timeout is None else timeout
+        await self._compare(timeout)
         call = self._open_channel().unary_unary(path)
-        answer: bytes = await self._awaited(call(request, timeout=self.timeout if timeout is None else timeout))
+        answer: bytes = await self._awaited(call(request, timeout=timeout, metadata=self._access.metadata()))
         return answer
 
     async def _awaited(self, answer: Awaitable[_T]) -> _T:

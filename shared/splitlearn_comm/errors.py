@@ -5,6 +5,8 @@ CommError
 │   └── InvalidTensor    INVALID_ARGUMENT     caller    wrong dtype, shape or size, or NaN
 ├── InvalidAddress       INVALID_ARGUMENT     operator  not HOST:PORT, or a host that does not resolve
 ├── BadCertificates      FAILED_PRECONDITION  operator  TLS files that cannot be used, or not the pinned certificate
+├── BadToken             FAILED_PRECONDITION  operator  a token, or a file of tokens, that cannot be used
+├── Unauthenticated      UNAUTHENTICATED      operator  the call had no token that the server accepts
 ├── SessionClosed        FAILED_PRECONDITION  caller    the session has ended; it takes no more frames
 ├── PositionNotReached   OUT_OF_RANGE         caller    a frame leaves a gap behind the last row
 ├── SessionTooLong       OUT_OF_RANGE         caller    more rows than the session was opened for, or than fit
@@ -61,6 +63,16 @@ class InvalidAddress(CommError, ValueError):
 
 class BadCertificates(CommError):
     code = "FAILED_PRECONDITION"
+    fault = "operator"
+
+
+class BadToken(CommError):
+    code = "FAILED_PRECONDITION"
+    fault = "operator"
+
+
+class Unauthenticated(CommError):
+    code = "UNAUTHENTICATED"
     fault = "operator"
 
 
@@ -144,6 +156,8 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
         InvalidTensor,
         InvalidAddress,
         BadCertificates,
+        BadToken,
+        Unauthenticated,
         SessionClosed,
         PositionNotReached,
         SessionTooLong,

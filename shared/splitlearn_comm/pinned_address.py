@@ -11,10 +11,9 @@ from typing import Final, Self
 
 from splitlearn_comm.addresses import split_address
 from splitlearn_comm.errors import InvalidAddress
+from splitlearn_comm.tokens import TOKEN_FORM
 
 _FORM: Final = "HOST:PORT#TOKEN.FINGERPRINT"
-# RFC 6750's characters of a bearer token but the dot, which ends it here.
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_~+/-]{1,512}=*")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,7 +31,7 @@ class PinnedAddress:
 
     def __post_init__(self) -> None:
         split_address(self.address)
-        if not _TOKEN.fullmatch(self.token):
+        if not TOKEN_FORM.fullmatch(self.token):
             raise InvalidAddress(f"the token behind {self.address}# cannot be one; paste {_FORM} whole")
         if not _FINGERPRINT.fullmatch(self.fingerprint):
             raise InvalidAddress(
@@ -57,3 +56,26 @@ class PinnedAddress:
 def is_pinned(text: str) -> bool:
     """Whether an address has a token and a fingerprint behind it, or something that should be these."""
     return "#" in text
+
+
+def split_pins(text: str) -> tuple[str, dict[str, PinnedAddress]]:
+    """Takes the secrets out of addresses with commas between them.
+
+    Returns:
+        The addresses alone, which may be shown, and for each that has them its token and fingerprint.
+
+    Raises:
+        InvalidAddress: what is behind a # cannot be these, or one address has two of them.
+    """
+    if not is_pinned(text):
+        return text, {}
+    addresses, pins = [], dict[str, PinnedAddress]()
+    for each in filter(None, (each.strip() for each in text.split(","))):
+        address = each
+        if is_pinned(each):
+            pinned = PinnedAddress.parse(each)
+            address = pinned.address
+            if pins.setdefault(address, pinned) != pinned:
+                raise InvalidAddress(f"{address} is given with two different tokens or fingerprints; give one")
+        addresses.append(address)
+    return ",".join(addresses), pins

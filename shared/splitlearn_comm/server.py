@@ -15,12 +15,14 @@ from grpc_reflection.v1alpha import reflection
 from splitlearn_comm import forks, wire
 from splitlearn_comm.addresses import check_host, join_address
 from splitlearn_comm.admission import ServerLimits
+from splitlearn_comm.authentication import TokenCheck
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
 from splitlearn_comm.health_server import HealthState
 from splitlearn_comm.listening import add_port
 from splitlearn_comm.options import server_options
 from splitlearn_comm.service import ComputeService
+from splitlearn_comm.token_files import Tokens
 
 
 class AsyncGRPCComputeServer:
@@ -35,6 +37,7 @@ class AsyncGRPCComputeServer:
         observer: counts sessions, bytes and refusals.
         limits: what all clients together may use.
         credentials: for TLS, from `splitlearn_comm.tls` or `splitlearn_comm.pinned`; None serves without it.
+        tokens: every call on this port, health and reflection included, must have one of them; None asks for none.
         health: the state to report, where another port reports it too.
 
     Raises:
@@ -52,6 +55,7 @@ class AsyncGRPCComputeServer:
         observer: WireObserver | None = None,
         limits: ServerLimits | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        tokens: Tokens | None = None,
         health: HealthState | None = None,
     ) -> None:
         self.host = host.removeprefix("[").removesuffix("]")
@@ -62,6 +66,7 @@ class AsyncGRPCComputeServer:
         computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
         self._limits = limits or ServerLimits()
         self._credentials = credentials
+        self._interceptors = () if tokens is None else (TokenCheck(tokens, observer),)
         self._service = ComputeService(session_host, computes, observer, self._limits)
         self._health = health or HealthState()
         self._grpc: grpc.aio.Server | None = None
@@ -82,7 +87,7 @@ class AsyncGRPCComputeServer:
             Forked: this process was forked from one that had used gRPC.
         """
         forks.check()
-        server = grpc.aio.server(options=server_options(self._limits.message_bytes))
+        server = grpc.aio.server(interceptors=self._interceptors, options=server_options(self._limits.message_bytes))
         server.add_generic_rpc_handlers((self._service.handler(),))
         # NOT_SERVING until setup is done; Computes that arrive before wait for it
         await self._health.add_to(server)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -18,6 +19,7 @@ import structlog
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.admission import Admission, Place, lost_place
+from splitlearn_comm.authentication import client_name
 from splitlearn_comm.core import (
     ChecksFrames,
     Session,
@@ -137,7 +139,7 @@ class _Call:
         if request is None:
             return
         try:
-            opening = wire.read_opening(request)
+            opening = replace(wire.read_opening(request), client=client_name.get())
             session = await self._calls.host.open(opening)
         except BaseException:
             # The error's traceback references this frame, and grpc turns both into a long-lived reference cycle.

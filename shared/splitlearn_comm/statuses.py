@@ -17,6 +17,7 @@ from splitlearn_comm.errors import (
     NotServed,
     RemoteFailure,
     TimedOut,
+    Unauthenticated,
     Unreachable,
 )
 from splitlearn_comm.peer_text import clipped
@@ -34,6 +35,7 @@ _CODE_NAMES: Final = {number: name.removeprefix("CODE_") for name, number in pb2
 _ERRORS_BY_CODE: Final[dict[str, type[CommError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNIMPLEMENTED": NotServed,
+    "UNAUTHENTICATED": Unauthenticated,
     # grpc's own status for a message above the limit; a splitlearn server that lacks capacity names its error.
     "RESOURCE_EXHAUSTED": InvalidRequest,
     "UNAVAILABLE": Unreachable,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,13 +12,11 @@ import structlog
 
 from splitlearn_comm.certificates import check_authorities, check_pair
 from splitlearn_comm.errors import BadCertificates
+from splitlearn_comm.file_changes import WatchedFiles
 
 log = structlog.get_logger(__name__)
 
 _MAKE_NEW: Final = "`splitlearn certs` makes such files"
-
-# What tells one content of a file from another without reading it.
-_Identity = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,12 @@ def tls_files(ca: Path | None, certificate: Path | None, key: Path | None) -> TL
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """Files that were read and fit together."""
+class LoadedFiles:
+    """Files that were read and fit together. `not_after` is when the certificate expires."""
 
     ca: bytes | None
     certificate: bytes | None
-    key: bytes | None
+    key: bytes | None = field(repr=False)
     not_after: datetime | None
 
 
@@ -87,66 +84,49 @@ class ServerCertificates:
     def __init__(self, files: TLSFiles) -> None:
         if files.certificate is None:
             raise BadCertificates(f"a server needs a certificate and its key; {_MAKE_NEW}")
-        self._files = files
-        # taken before the files are read, so that a change in between is seen at the next handshake
-        self._seen = _identities(files)
-        self._loaded = _load(files)
-        self._lock = threading.Lock()
+        self._asks_clients = files.ca is not None
+        self._files = watched(files)
 
     @property
     def not_after(self) -> datetime:
         """When the certificate that is served now expires."""
-        return self._loaded.not_after or datetime.max.replace(tzinfo=UTC)
+        return self._files.value.not_after or datetime.max.replace(tzinfo=UTC)
 
     def credentials(self) -> grpc.ServerCredentials:
         """For one call of `add_secure_port`: gRPC learns of a change once for each of these."""
-        given = self._loaded
+        given = self._files.value
 
         def changed() -> grpc.ServerCertificateConfiguration | None:
             nonlocal given
-            with self._lock:
-                self._read_again()
-                if given is self._loaded:
-                    return None
-                given = self._loaded
-                return _configuration(given)
+            self.read_again()
+            if given is (loaded := self._files.value):
+                return None
+            given = loaded
+            return _configuration(given)
 
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(given), changed, require_client_authentication=self._files.ca is not None
+            _configuration(given), changed, require_client_authentication=self._asks_clients
         )
 
-    def _read_again(self) -> None:
-        """Reads the files if they are others than last time. The caller holds the lock."""
-        found = _identities(self._files)
-        if found == self._seen:
-            return
-        self._seen = found
-        try:
-            self._loaded = _load(self._files)
-        except BadCertificates as error:
-            log.warning("new certificate cannot be used, the old one stays", reason=str(error))
-        else:
-            log.info("certificate was read again", not_after=self.not_after.isoformat())
+    def read_again(self) -> bool:
+        """Reads the files if they are others than last time. True if they were, and can be used. On any thread."""
+        if not self._files.look():
+            return False
+        log.info("certificate was read again", not_after=self.not_after.isoformat())
+        return True
 
 
-def _configuration(loaded: _Loaded) -> grpc.ServerCertificateConfiguration:
+def _configuration(loaded: LoadedFiles) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.ca)
 
 
-def _identities(files: TLSFiles) -> list[_Identity | None]:
-    return [None if path is None else _identity(path) for path in (files.ca, files.certificate, files.key)]
+def watched(files: TLSFiles) -> WatchedFiles[LoadedFiles]:
+    """The files, to be read again when they change. Raises BadCertificates."""
+    paths = (files.ca, files.certificate, files.key)
+    return WatchedFiles("certificate", paths, lambda: _load(files), BadCertificates)
 
 
-def _identity(path: Path) -> _Identity | None:
-    """None if there is no such file now."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _load(files: TLSFiles) -> _Loaded:
+def _load(files: TLSFiles) -> LoadedFiles:
     """Reads and checks all files. Raises BadCertificates."""
     ca, certificate, key = (
         None if path is None else _read(path, name)
@@ -163,7 +143,7 @@ def _load(files: TLSFiles) -> _Loaded:
             not_after = check_pair(certificate, key, datetime.now(UTC)).not_valid_after_utc
         except BadCertificates as error:
             raise BadCertificates(f"{files.certificate} and {files.key}: {error}; {_MAKE_NEW}") from error
-    return _Loaded(ca, certificate, key, not_after)
+    return LoadedFiles(ca, certificate, key, not_after)
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -51,6 +51,7 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 # Limits on what one end says about itself to the other.
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
+LONGEST_TENANT: Final = 64
 MAX_BLOCK_HASH_BYTES: Final = 64
 # at 16 bytes each, they fit in the bytes that a message may have beside its tensor
 MAX_BLOCK_HASHES: Final = 2**13
@@ -115,6 +116,7 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
         message.open.codec = codec_number(opening.codec)
         message.open.block_hashes.extend(opening.block_hashes)
         message.open.opened_at = opening.opened_at
+        message.open.tenant = opening.tenant
         message.open.asks_first = opening.asks_first
         message.open.refused_elsewhere = opening.refused_elsewhere
     if frame is None:
@@ -154,6 +156,7 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
         codec_name(message.codec),
         tuple(message.block_hashes),
         message.opened_at,
+        message.tenant,
         message.asks_first,
         message.refused_elsewhere,
     )
@@ -342,9 +345,8 @@ def _read_frame(source: pb2.Frame) -> EncodedFrame:
 def _check_opening(opening: SessionOpening | pb2.Open) -> None:
     if opening.max_length < 1:
         raise InvalidRequest(f"a session's max_length is at least 1, got {opening.max_length}")
-    _check_text("session_id", opening.session_id, LONGEST_SESSION_ID)
-    if not (opening.session_id.isascii() and opening.session_id.isprintable()):
-        raise InvalidRequest("a session_id is of printable ASCII characters, because it names the session in logs")
+    _check_name("session_id", opening.session_id, LONGEST_SESSION_ID)
+    _check_name("tenant", opening.tenant, LONGEST_TENANT)
     _check_text("fingerprint", opening.fingerprint, LONGEST_FINGERPRINT)
     _check_block_hashes(opening.block_hashes, opening.max_length)
     if not 0 <= opening.opened_at < math.inf:
@@ -366,6 +368,13 @@ def _check_block_hashes(block_hashes: Sequence[bytes], max_length: int) -> None:
 def _check_text(name: str, text: str, most: int) -> None:
     if len(text) > most:
         raise InvalidRequest(f"a {name} has at most {most} characters, got {len(text)}")
+
+
+def _check_name(name: str, text: str, most: int) -> None:
+    """For names in logs."""
+    _check_text(name, text, most)
+    if not (text.isascii() and text.isprintable()):
+        raise InvalidRequest(f"a {name} is of printable ASCII characters, because logs name it")
 
 
 def _check_seconds(name: str, seconds: float) -> None:

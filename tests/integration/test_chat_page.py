@@ -26,7 +26,7 @@ from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report
 from splitlearn_client.tokenizer import ChatTokenizer
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
-from support.running_split import Split
+from support.running_split import Split, running_split
 from support.tiny_models import tiny_config, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
@@ -332,3 +332,31 @@ async def test_an_answer_comes_through_a_real_client_service_and_trunk(chromium:
         numbers = r"[0-9.]+ tokens/s · first token [0-9.]+ s · [0-9.]+ kB sent, [0-9.]+ kB received · \d+ tokens.*"
         assert re.fullmatch(numbers, await page.value(NUMBERS))
         assert await page.value(ANSWER) != ""
+
+
+async def test_a_service_that_asks_for_a_key_gets_the_one_that_the_reader_enters(
+    chromium: Chromium, tiny_weights: Path
+) -> None:
+    asks = "This service needs a valid API key. Enter it in the settings."
+    async with (
+        running_split(tiny_weights, api_key="the-key") as split,
+        tab(chromium, str(split.client.http.base_url)) as page,
+    ):
+        await page.until(f"document.querySelector('#status [role=status]').textContent === '{asks}'")
+        await page.value("document.getElementById('max-tokens').value = '4'")
+        await page.ask("the quick brown fox")
+        await page.until("document.querySelector('.error')")
+        assert await page.text(".error p") == asks
+        await page.click("#open-settings")
+        await page.click("#key")
+        await page.do("Input.insertText", text="the-key")
+        await page.click("#open-settings")
+        await page.click(".error button")
+        await page.until(f"{IDLE} && {ANSWER} !== ''")
+        await page.until("document.querySelector('#status.ready')")
+        # the tab keeps it, and neither the page nor the browser does
+        await page.open(str(split.client.http.base_url))
+        await page.until("document.querySelector('#status.ready')")
+        assert await page.value("sessionStorage.getItem('api-key')") == "the-key"
+        assert await page.value("localStorage.length") == 0
+        assert "the-key" not in await page.value("document.documentElement.outerHTML + location.href")

@@ -21,41 +21,26 @@ from splitlearn_comm.errors import BadCertificates
 from splitlearn_comm.tls import TLSFiles
 from splitlearn_trunk.endpoint import TrunkServicer, TrunkSession
 from support.running_split import running_client, running_split, running_trunk, until
-from support.tls import NOW, authority, client_of, replace, save, worker_of
+from support.tls import NOW, authority, client_of, replace, save
 
 
 def flags(files: TLSFiles) -> dict[str, Any]:
     return {"tls_ca": files.ca, "tls_cert": files.certificate, "tls_key": files.key}
 
 
-@pytest.fixture(scope="module")
-def ca() -> CertifiedKey:
-    return authority()
-
-
-@pytest.fixture
-def worker(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
-    return save(tmp_path, ca, worker_of(ca), "worker")
-
-
-@pytest.fixture
-def client_files(tmp_path: Path, ca: CertifiedKey) -> TLSFiles:
-    return save(tmp_path, ca, client_of(ca), "client")
-
-
 async def test_a_chain_with_certificates_says_what_one_trunk_says(
     tiny_weights: Path, tmp_path: Path, ca: CertifiedKey, client_files: TLSFiles
 ) -> None:
     by_name = issue(ca, ["localhost"], is_server=True, now=NOW, days=30)
-    worker = save(tmp_path, ca, by_name, "named")
+    worker_files = save(tmp_path, ca, by_name, "named")
     ask: dict[str, Any] = {"prompt": [5, 6, 7], "max_tokens": 10}
     async with running_split(tiny_weights) as split:
         expected = (await split.client.complete(**ask)).json()["choices"]
     async with AsyncExitStack() as stack:
-        second = await stack.enter_async_context(running_trunk(tiny_weights, "2-4", **flags(worker)))
+        second = await stack.enter_async_context(running_trunk(tiny_weights, "2-4", **flags(worker_files)))
         # a name that is resolved: the certificate names it, and not the address
         beyond = f"localhost:{second.trunk.server.port}"
-        first = await stack.enter_async_context(running_trunk(tiny_weights, "1-2", next=beyond, **flags(worker)))
+        first = await stack.enter_async_context(running_trunk(tiny_weights, "1-2", next=beyond, **flags(worker_files)))
         trunk = f"localhost:{first.trunk.server.port}"
         client = await stack.enter_async_context(running_client(tiny_weights, trunk, **flags(client_files)))
         await client.ready()
@@ -63,14 +48,14 @@ async def test_a_chain_with_certificates_says_what_one_trunk_says(
 
 
 async def test_strangers_learn_nothing_from_a_worker_with_certificates(
-    tiny_weights: Path, tmp_path: Path, worker: TLSFiles
+    tiny_weights: Path, tmp_path: Path, worker_files: TLSFiles
 ) -> None:
     (tmp_path / "other").mkdir()
     elsewhere = authority()
     stranger = save(tmp_path / "other", elsewhere, client_of(elsewhere), "stranger")
     # it even knows the worker's authority
-    stranger = TLSFiles(worker.ca, stranger.certificate, stranger.key)
-    async with running_trunk(tiny_weights, **flags(worker)) as trunk:
+    stranger = TLSFiles(worker_files.ca, stranger.certificate, stranger.key)
+    async with running_trunk(tiny_weights, **flags(worker_files)) as trunk:
         async with AsyncGRPCComputeClient(trunk.address) as plain:
             with pytest.raises(Unreachable, match="both ends use TLS or neither"):
                 await plain.service_info()
@@ -80,13 +65,13 @@ async def test_strangers_learn_nothing_from_a_worker_with_certificates(
 
 
 async def test_renewed_certificates_are_used_without_a_restart(
-    tiny_weights: Path, tmp_path: Path, ca: CertifiedKey, worker: TLSFiles
+    tiny_weights: Path, tmp_path: Path, ca: CertifiedKey, worker_files: TLSFiles
 ) -> None:
     (tmp_path / "client").mkdir()
     # of another authority, as before an exchange of all certificates
     files = save(tmp_path / "client", ca, client_of(authority()), "client")
     async with (
-        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_trunk(tiny_weights, **flags(worker_files)) as trunk,
         running_client(tiny_weights, trunk.address, **flags(files)) as client,
     ):
         await until(lambda: "no answer from" in (client.service.connection.not_ready_reason or ""))
@@ -99,10 +84,10 @@ async def test_renewed_certificates_are_used_without_a_restart(
 
 
 async def test_a_target_of_grpc_is_reached_with_certificates(
-    tiny_weights: Path, worker: TLSFiles, client_files: TLSFiles
+    tiny_weights: Path, worker_files: TLSFiles, client_files: TLSFiles
 ) -> None:
     async with (
-        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_trunk(tiny_weights, **flags(worker_files)) as trunk,
         running_client(tiny_weights, f"dns:///{trunk.address}", **flags(client_files)) as client,
     ):
         await client.ready()
@@ -111,13 +96,13 @@ async def test_a_target_of_grpc_is_reached_with_certificates(
 @pytest.mark.parametrize("error", [Unreachable, RemoteFailure])
 async def test_a_poll_that_fails_cancels_no_session(
     tiny_weights: Path,
-    worker: TLSFiles,
+    worker_files: TLSFiles,
     client_files: TLSFiles,
     error: type[CommError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with (
-        running_trunk(tiny_weights, **flags(worker)) as trunk,
+        running_trunk(tiny_weights, **flags(worker_files)) as trunk,
         running_client(tiny_weights, trunk.address, **flags(client_files)) as client,
     ):
         await client.ready()
@@ -145,9 +130,9 @@ async def test_a_poll_that_fails_cancels_no_session(
 
 
 async def test_files_that_cannot_be_used_end_the_start_before_anything_is_loaded(
-    tiny_weights: Path, tmp_path: Path, worker: TLSFiles
+    tiny_weights: Path, tmp_path: Path, worker_files: TLSFiles
 ) -> None:
-    wrong = {**flags(worker), "tls_key": tmp_path / "nothing.key"}
+    wrong = {**flags(worker_files), "tls_key": tmp_path / "nothing.key"}
     with pytest.raises(BadCertificates, match=r"nothing\.key"):
         async with running_trunk(tiny_weights, **wrong):
             pytest.fail("this worker cannot be started")

@@ -34,7 +34,8 @@ EVERYTHING: Final[dict[str, Any]] = {
     "serviceAccount": {"name": "inference", "annotations": {"owner": "inference"}},
     "listenHost": "::",
     "dtype": "bfloat16",
-    "apiKeys": {"secretName": "api-keys", "key": "tenants"},
+    "tenants": {"secretName": "api-keys", "key": "keys.toml"},
+    "trunkTokens": {"secretName": "trunk-tokens", "key": "all"},
     "tls": {"clientSecretName": "client-tls", "trunkSecretName": "trunk-tls"},
     "client": {
         "image": {"repository": "images/client", "tag": "v2", "pullPolicy": "Always"},

@@ -22,6 +22,7 @@ from splitlearn.engine import DeviceThread
 from splitlearn_client.api.routes import Service
 from splitlearn_client.app import build, http_server
 from splitlearn_client.serving.server import HTTPServer
+from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings
 from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer
 from splitlearn_trunk.app import Trunk
@@ -163,7 +164,7 @@ async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIte
         service = await build(given, stack)
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = http_server(service, given)
+        server = http_server(service, given, TenantDirectory.of(given))
         serving = asyncio.create_task(server.run([listening]))
         stack.push_async_callback(_stop, server, serving)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=4 * PATIENCE, trust_env=False))

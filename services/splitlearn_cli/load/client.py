@@ -8,6 +8,7 @@ from typing import Any, Literal
 import httpx
 from httpx_sse import EventSource, SSEError
 
+from splitlearn_cli.api_key import bearer
 from splitlearn_cli.completion import refusal, speaks_something_else
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.load.answer import Answer
@@ -44,7 +45,7 @@ class Endpoint:
         """An HTTP session without a limit on connections, so that no request waits here."""
         return httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
+            headers=bearer(self.api_key),
             timeout=httpx.Timeout(self.timeout, connect=min(self.timeout, _CONNECT_SECONDS)),
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_IDLE_SECONDS

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from splitlearn_cli.api_key import KEY_DESCRIPTION, SentKey, key_text
 from splitlearn_cli.errors import BadUsage, CliError
 from splitlearn_cli.flags import Flag, read_by
 from splitlearn_cli.load.plan import (
@@ -34,18 +35,16 @@ _INTERRUPTED: Final = 130
 class Settings(BaseSettings):
     """What to send, at what load, to which endpoint, and where the results go."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_BENCH_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_BENCH_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     url: Annotated[str, read_by(base_url)] = Field(
         "http://127.0.0.1:8000", description="Address of the endpoint, with or without /v1."
     )
     model: str | None = Field(None, description="The model's name there. Default: the first that /v1/models lists.")
     api: Literal["completions", "chat"] = Field("completions", description="Which of the two APIs to call.")
-    api_key: str | None = Field(
-        None,
-        repr=False,
-        description="Your API key at the endpoint, sent as a bearer token. The variable keeps it out of process lists.",
-    )
+    api_key: SentKey = Field(None, description=KEY_DESCRIPTION)
     max_concurrency: Annotated[str | None, read_by(parse_concurrency)] = Field(
         None, description="Requests in flight, N or N,N,... for several levels. Default: 1."
     )
@@ -93,8 +92,6 @@ class Settings(BaseSettings):
         widest = max(load.value for load in self.loads)
         if self.request_rate is None and widest > self.num_prompts:
             return f"--num-prompts {self.num_prompts} cannot reach --max-concurrency {widest:g}; give more prompts"
-        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
-            return "--api-key has characters that a header cannot hold"
         if self.prompt_kind == "ids" and self.api == "chat":
             return "--prompt-kind ids needs --api completions, because a chat message is text"
         if self.plot is not None and self.plot.suffix != ".png":
@@ -116,7 +113,7 @@ def run(settings: Settings) -> int:
     from splitlearn_cli.waiting import wait_for_service
 
     url = base_url(settings.url)
-    endpoint = Endpoint(url, settings.model, settings.api, settings.timeout, settings.api_key)
+    endpoint = Endpoint(url, settings.model, settings.api, settings.timeout, key_text(settings.api_key))
     started, measured, interrupted = datetime.now(UTC), MeasuredRun(), False
     try:
         wait_for_service(url, settings.wait)

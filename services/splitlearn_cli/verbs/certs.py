@@ -11,7 +11,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Repeated
-from splitlearn_cli.key_files import CERTIFICATE_MODE, KEY_MODE, write_whole
 from splitlearn_cli.terminal import aligned
 
 if TYPE_CHECKING:
@@ -167,6 +166,8 @@ def _read(certificate: Path, key: Path) -> "CertifiedKey | None":
 
 def _write(certificate: Path, key: Path, pair: "CertifiedKey", *, replace: bool) -> None:
     """The key first: a certificate without its key would be of no use to anybody."""
+    from splitlearn_comm.key_files import CERTIFICATE_MODE, KEY_MODE, write_whole
+
     write_whole(key, pair.key, KEY_MODE, replace=replace)
     write_whole(certificate, pair.certificate, CERTIFICATE_MODE, replace=replace)
 

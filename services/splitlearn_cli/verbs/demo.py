@@ -8,7 +8,9 @@ from splitlearn_cli.verbs.up import PairSettings, serve
 class Settings(PairSettings):
     """The settings of `up`, without the model."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_DEMO_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_DEMO_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
 
 def run(settings: Settings) -> None:

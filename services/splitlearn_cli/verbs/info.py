@@ -1,10 +1,9 @@
 """`splitlearn info`: shows what a trunk serves."""
 
 import asyncio
-from functools import partial
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.terminal import aligned
@@ -13,14 +12,23 @@ from splitlearn_cli.terminal import aligned
 class Settings(BaseSettings):
     """The trunk, and timeouts."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_INFO_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_INFO_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
-    address: str = Field(description="HOST:PORT of the trunk; an IPv6 address in brackets.")
+    address: str = Field(
+        repr=False,
+        description="HOST:PORT of the trunk, an IPv6 address in brackets; or HOST:PORT#TOKEN.FINGERPRINT as it prints "
+        "it.",
+    )
     timeout: float = Field(5.0, gt=0, description="Seconds to wait for the answer.")
     wait: float = Field(0.0, ge=0, description="Seconds to wait for a trunk that is starting.")
     tls_ca: Path | None = Field(None, description="PEM file of the authorities that vouch for the trunk.")
     tls_cert: Path | None = Field(None, description="PEM file of a certificate that the trunk accepts.")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
+    token: SecretStr | None = Field(None, description="Token that the trunk asks for.")
+    token_file: Path | None = Field(None, description="File with that token.")
+    insecure: bool = Field(False, description="Send the token without encryption to another machine too.")
 
 
 def run(settings: Settings) -> int:
@@ -32,12 +40,19 @@ def run(settings: Settings) -> int:
 
 async def _ask(settings: Settings) -> tuple[list[tuple[str, str]], bool]:
     from splitlearn_cli.waiting import wait_for_trunk
-    from splitlearn_comm import AsyncGRPCComputeClient
-    from splitlearn_comm.tls import channel_credentials, tls_files
+    from splitlearn_comm import Access, AsyncGRPCComputeClient
+    from splitlearn_comm.access import access_to
 
-    tls = tls_files(settings.tls_ca, settings.tls_cert, settings.tls_key)
-    credentials = None if tls is None else partial(channel_credentials, tls)
-    async with AsyncGRPCComputeClient(settings.address, timeout=settings.timeout, credentials=credentials) as trunk:
+    general = Access.given(
+        settings.tls_ca,
+        settings.tls_cert,
+        settings.tls_key,
+        token=None if settings.token is None else settings.token.get_secret_value(),
+        token_file=settings.token_file,
+        is_insecure=settings.insecure,
+    )
+    address, access = access_to(settings.address, general)
+    async with AsyncGRPCComputeClient(address, timeout=settings.timeout, access=access) as trunk:
         info = await wait_for_trunk(trunk, settings.wait)
         serving = await trunk.health()
     lines = [

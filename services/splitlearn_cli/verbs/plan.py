@@ -15,7 +15,7 @@ from splitlearn_cli.terminal import aligned, human_bytes, note
 
 if TYPE_CHECKING:
     from splitlearn.checkpoints.costs import StoredModel
-    from splitlearn.model.placement import ModelCosts, Placement, Worker
+    from splitlearn.model.placement import ModelCosts, Placement, Stage, Worker
 
 _SIZE = TypeAdapter(ByteSize)
 _LONGEST_DEFAULT_CONTEXT = 4096
@@ -93,6 +93,7 @@ def run(settings: Settings) -> None:
     print()
     for command in commands:
         print(command)
+    note("start the last worker first: each prints what has to be behind its address for the one before it")
     idle = [str(i + 1) for i in range(len(workers)) if i not in {stage.worker for stage in placement.stages}]
     if idle:
         note(f"without layers, because the chain is no slower without: worker {', '.join(idle)}")
@@ -203,24 +204,27 @@ def _share(part: int, whole: int) -> str:
 
 
 def _commands(settings: Settings, model: "StoredModel", placement: "Placement") -> Iterator[str]:
-    """Workers are called HOST1, HOST2 and so on, as in --memory."""
+    """Workers are called HOST1, HOST2 and so on, as in --memory. What is behind a # stands for what they print."""
     weights = str(settings.weights)
     if not model.is_converted:
         weights = "WEIGHTS"
         yield f"splitlearn convert {settings.weights} -o {weights}"
     rest = "" if settings.quantization == "none" else f" --quantization {settings.quantization}"
-    following = [f" --next HOST{stage.worker + 1}:50051" for stage in placement.stages[1:]]
+    following = [f" --next {_address(stage)}" for stage in placement.stages[1:]]
     for stage, following_flag in zip(placement.stages, [*following, ""], strict=True):
         layers = f"{stage.layers.start}-{stage.layers.stop}"
         yield (
             f"splitlearn trunk {weights} --layers {layers}{following_flag} --host 0.0.0.0 "
             f"--kv-cache-memory-bytes {stage.cache}{rest}"
         )
-    first = f"HOST{placement.stages[0].worker + 1}:50051"
     yield (
-        f"splitlearn client {weights} --layers {placement.plan.layers} --trunk {first} "
+        f"splitlearn client {weights} --layers {placement.plan.layers} --trunk {_address(placement.stages[0])} "
         f"--kv-cache-memory-bytes {placement.client_cache}{rest}"
     )
+
+
+def _address(stage: "Stage") -> str:
+    return f"HOST{stage.worker + 1}:50051#TOKEN.FINGERPRINT"
 
 
 def _as_json(

@@ -1,6 +1,7 @@
 """`splitlearn up`: a trunk and a client on this machine, as two processes connected over loopback."""
 
 import errno
+import os
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
+from splitlearn_cli.api_key import SentKey, key_text
 from splitlearn_cli.children import Child
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
@@ -26,6 +28,7 @@ from splitlearn_cli.waiting import not_ready_because
 SAMPLE = "What does shutil.copyfile do?"
 
 _LOOPBACK = "127.0.0.1"
+_KEY_VARIABLE = "SPLITLEARN_CLIENT_API_KEY"
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
 # longer than the services' own shutdown timeout, so that they can end by themselves
@@ -49,6 +52,11 @@ class PairSettings(BaseSettings):
     verify: Verify | None = Field(
         None, description="For both: when the files are compared with their digests. Default: auto."
     )
+    api_key: SentKey = Field(
+        None,
+        description="A key that callers of the API must send as a bearer token; the variable keeps it out of process "
+        "lists. Default: the value of SPLITLEARN_CLIENT_API_KEY, or no key is needed.",
+    )
     prompt: str | None = Field(None, description="Answer this prompt, print only the answer, and stop.")
     max_tokens: int = Field(128, ge=1, description="The most tokens of the answer.")
     raw: bool = Field(False, description="Continue the prompt itself, without a chat template.")
@@ -61,7 +69,9 @@ class PairSettings(BaseSettings):
 class Settings(PairSettings):
     """The settings, with the model."""
 
-    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     weights: Path = Field(description="Sepweight directory of a whole model, with its tokenizer.")
 
@@ -113,7 +123,8 @@ def _pair(weights: Path, settings: PairSettings, folder: Path) -> Iterator[tuple
     started: list[Child] = []
     try:
         started.append(Child("trunk", _trunk_arguments(weights, settings, trunk_port), folder / "trunk.log"))
-        started.append(Child("client", _client_arguments(weights, settings, trunk_port), folder / "client.log"))
+        arguments = _client_arguments(weights, settings, trunk_port)
+        started.append(Child("client", arguments, folder / "client.log", _client_variables(settings)))
         yield started[0], started[1]
     except ChildFailed as error:
         for line in error.last_lines:
@@ -142,6 +153,11 @@ def _trunk_arguments(weights: Path, settings: PairSettings, port: int) -> list[s
 def _client_arguments(weights: Path, settings: PairSettings, trunk_port: int) -> list[str]:
     trunk = f"{_LOOPBACK}:{trunk_port}"
     return [*_common_arguments(weights, settings), "--port", str(settings.port), "--trunk", trunk]
+
+
+def _client_variables(settings: PairSettings) -> dict[str, str]:
+    """What the client gets besides this process's environment. A key among its arguments would be in process lists."""
+    return {} if settings.api_key is None else {_KEY_VARIABLE: settings.api_key.get_secret_value()}
 
 
 def _common_arguments(weights: Path, settings: PairSettings) -> list[str]:
@@ -226,8 +242,11 @@ def _ask(settings: PairSettings, url: str) -> None:
     prompt = SAMPLE if settings.prompt is None else settings.prompt
     if settings.prompt is None:
         note(f"> {prompt}")
+    # the client takes the variable from this process's environment
+    api_key = key_text(settings.api_key) or os.environ.get(_KEY_VARIABLE)
+    question = Question(prompt, settings.max_tokens, raw=settings.raw, api_key=api_key)
     try:
-        show_answer(url, Question(prompt, settings.max_tokens, raw=settings.raw), timeout=settings.start_timeout)
+        show_answer(url, question, timeout=settings.start_timeout)
     except ServiceRefused as error:
         if error.code != NO_CHAT_TEMPLATE:
             raise

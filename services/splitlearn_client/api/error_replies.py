@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitlearn_client.api.json_body import NOWHERE
-from splitlearn_client.errors import RequestError
+from splitlearn_client.errors import InvalidAPIKey, RequestError
 
 log = structlog.get_logger()
 
@@ -33,6 +33,14 @@ _NOTHING_THERE: Final = (
 def body(error: RequestError) -> dict[str, Any]:
     """The JSON body that OpenAI's clients expect."""
     return _body(str(error), error.kind, error.code, error.param)
+
+
+def headers(error: RequestError) -> dict[str, str]:
+    """The headers that tell a caller what to do: when to try again, or how to authenticate."""
+    if isinstance(error, InvalidAPIKey):
+        return {"WWW-Authenticate": error.challenge}
+    seconds = error.retry_after or (1.0 if error.status == 503 else None)
+    return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
 
 def unforeseen(error: Exception) -> dict[str, Any]:
@@ -83,9 +91,7 @@ def _body(message: str, kind: str, code: str, param: str | None = None) -> dict[
 async def _request_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestError):
         raise error
-    seconds = error.retry_after or (1.0 if error.status == 503 else None)
-    headers = {"Retry-After": str(math.ceil(seconds))} if seconds is not None else None
-    return JSONResponse(body(error), error.status, headers)
+    return JSONResponse(body(error), error.status, headers(error))
 
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """The HTTP endpoints."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from splitlearn_client.errors import BadRequest, RequestError, UnknownModel
 from splitlearn_client.generation import GenerationRequest, Generator
 from splitlearn_client.generation_config import GenerationDefaults
 from splitlearn_client.metrics import ABORT, ClientMetrics
+from splitlearn_client.quotas import Account, account_of, tenant_of
 from splitlearn_client.report import Report, together
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
@@ -57,15 +59,16 @@ def router(service: Service) -> APIRouter:
         prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
-        return await _answer(service, fields, _requests(service, fields, {"messages": prompt}, most, tops), request)
+        wanted = _requests(service, fields, {"messages": prompt}, most, tops, tenant_of(request.scope))
+        return await _answer(service, fields, wanted, request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         _check_model(service, fields.model)
         prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
-        return await _answer(
-            service, fields, _requests(service, fields, prompts, fields.max_tokens, fields.logprobs), request
-        )
+        most, tops = fields.max_tokens, fields.logprobs
+        wanted = _requests(service, fields, prompts, most, tops, tenant_of(request.scope))
+        return await _answer(service, fields, wanted, request)
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -120,12 +123,15 @@ def _requests(
     prompts: Mapping[str, list[int]],
     max_tokens: int | None,
     top_logprobs: int | None,
+    tenant: str,
 ) -> list[GenerationRequest]:
     """One generation request per prompt. Raises BadRequest, which names the prompt."""
     sampling = fields.sampling(top_logprobs, service.defaults.sampling)
     for name, ids in prompts.items():
         _check_ids(service, ids, name)
-    return [GenerationRequest(tuple(ids), max_tokens, sampling, fields.stops, name) for name, ids in prompts.items()]
+    return [
+        GenerationRequest(tuple(ids), max_tokens, sampling, fields.stops, name, tenant) for name, ids in prompts.items()
+    ]
 
 
 def _check_ids(service: Service, ids: list[int], param: str) -> None:
@@ -143,7 +149,7 @@ async def _answer(
     for later in wanted[1:]:
         service.generator.check(later)
     shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
-    generations = _generations(service, shape, wanted)
+    generations = _generations(service, shape, wanted, account_of(request.scope))
     if not fields.stream:
         return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
     # not `fields`: a stream may last, and its body stops counting when it begins
@@ -151,11 +157,13 @@ async def _answer(
     return await event_stream(request.receive, events)
 
 
-def _generations(service: Service, shape: ReplyShape, wanted: list[GenerationRequest]) -> Iterator[_Generation]:
+def _generations(
+    service: Service, shape: ReplyShape, wanted: list[GenerationRequest], account: Account
+) -> Iterator[_Generation]:
     """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
     for index, each in enumerate(wanted):
         report = Report()
-        yield _Generation(replace(shape, index=index), report, _measured(service, each, report))
+        yield _Generation(replace(shape, index=index), report, _measured(service, each, account, report))
 
 
 async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
@@ -168,14 +176,18 @@ async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
     return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
 
 
-async def _measured(service: Service, wanted: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
-    """The generator's deltas; counts the request in the metrics."""
+async def _measured(
+    service: Service, wanted: GenerationRequest, account: Account, report: Report
+) -> AsyncGenerator[TokenDelta]:
+    """The generator's deltas; counts the request in the metrics, and its tokens in its tenant's account."""
     finished_reason, code = None, "internal_error"
+    _spend(service, account, prompt=len(wanted.prompt))
     try:
         with service.metrics.in_progress():
             async with aclosing(service.generator.generate(wanted, report)) as deltas:
                 async for delta in deltas:
                     finished_reason = delta.finish_reason
+                    _spend(service, account, generation=1)
                     yield delta
     except (asyncio.CancelledError, GeneratorExit):
         finished_reason = finished_reason or ABORT
@@ -195,6 +207,11 @@ async def _measured(service: Service, wanted: GenerationRequest, report: Report)
             service.metrics.request_failed(code, report)
         else:
             service.metrics.request_succeeded(finished_reason, report)
+
+
+def _spend(service: Service, account: Account, *, prompt: int = 0, generation: int = 0) -> None:
+    account.spend(prompt + generation, time.monotonic())
+    service.metrics.tenant_tokens(account.name, prompt=prompt, generation=generation)
 
 
 async def _events(

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitlearn_client.errors import RequestError
+from splitlearn_client.quotas import tenant_of
 
 log = structlog.get_logger()
 
@@ -23,6 +24,7 @@ _LONGEST = 200
 BROKEN = "splitlearn_client.broken"
 
 Count = Callable[[str, str, int], None]
+CountRefusal = Callable[[str, str], None]
 
 
 class Access:
@@ -31,12 +33,14 @@ class Access:
     Args:
         routes: those of the application; a path without a route counts as "other".
         count: called with path, method and status.
+        count_refusal: called with the code of a refusal and the tenant's name.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], count: Count, count_refusal: CountRefusal) -> None:
         self._app = app
         self._routes = routes
         self._count = count
+        self._count_refusal = count_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,6 +56,7 @@ class Access:
     def refused_early(self, error: RequestError) -> None:
         """Counts and logs an error that occurred before a request was parsed."""
         self._count(_OTHER, _OTHER, error.status)
+        self._count_refusal(error.code, "")
         log.info("request refused", status=error.status, **_why(error))
 
     def _record(self, scope: Scope, seen: "_Exchange", seconds: float) -> None:
@@ -62,11 +67,17 @@ class Access:
         if path in _PROBES and status in (200, 503):
             return
         raw = _short(scope["raw_path"].decode("ascii", "backslashreplace"))
+        tenant = tenant_of(scope)
         line = {"method": method, "path": raw, "status": status, "seconds": round(seconds, 4)}
+        if tenant:
+            line["tenant"] = tenant
         if status < 400:
             log.info("request", **line)
-        else:
-            log.info("request refused", **line, **(seen.why() if broken is None else _why(broken)))
+            return
+        why = seen.why() if broken is None else _why(broken)
+        if status != _HUNG_UP and "code" in why:
+            self._count_refusal(why["code"], tenant)
+        log.info("request refused", **line, **why)
 
     def _template(self, scope: Scope) -> str:
         for route in self._routes:

@@ -274,7 +274,9 @@ class Connection(H11Protocol):
         if lingers:
             self._lingers_since = self.loop.time()
             self.flow.resume_reading()
-            self.transport.write_eof()
+            # TLS has no end of one direction alone; the caller learns it from the header
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         else:
             self.close_idle()
 

@@ -23,17 +23,17 @@ class AllowedHosts:
     names: frozenset[str]
 
     @classmethod
-    def of(cls, given: Iterable[str] | None, host: str, bound: Iterable[str]) -> "AllowedHosts":
+    def of(cls, given: Iterable[str] | None, host: str, *, only_loopback: bool) -> "AllowedHosts":
         """The names of the settings, `localhost` and the service's own host.
 
         Args:
             given: names in lower case; None allows any name, but on loopback only `localhost`.
             host: the setting `host`.
-            bound: the addresses that the service listens on.
+            only_loopback: whether only this machine can connect.
         """
         if given is not None:
             names = set(given)
-        elif all(ip_address(address.partition("%")[0]).is_loopback for address in bound):
+        elif only_loopback:
             names = set()
         else:
             names = {"*"}

@@ -2,11 +2,12 @@
 
 import errno
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
 from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import join_address, listening_trouble
+from splitlearn_comm.addresses import is_loopback, join_address, listening_trouble
 
 # the socket module's addresses: host and port, for IPv6 also flow and scope
 Address = tuple[Any, ...]
@@ -47,6 +48,11 @@ def address_of(listening: socket.socket) -> str:
     """`host:port`, with brackets around an IPv6 address."""
     host, port = listening.getsockname()[:2]
     return join_address(host, port)
+
+
+def is_local(sockets: Iterable[socket.socket]) -> bool:
+    """Whether only this machine can connect."""
+    return all(is_loopback(str(listening.getsockname()[0])) for listening in sockets)
 
 
 def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:

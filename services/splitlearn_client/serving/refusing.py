@@ -1,7 +1,6 @@
 """Error responses that are sent without calling the application."""
 
 import asyncio
-import math
 from contextlib import suppress
 
 from starlette.responses import JSONResponse
@@ -35,8 +34,7 @@ async def refuse(incoming: Incoming, send: Send, error: RequestError, linger: fl
     Args:
         linger: seconds for which the rest is read.
     """
-    retry_after = None if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    reply = JSONResponse(error_replies.body(error), error.status, retry_after)
+    reply = JSONResponse(error_replies.body(error), error.status, error_replies.headers(error))
     headers = [*reply.raw_headers, (b"connection", b"close")]
     await send({"type": "http.response.start", "status": reply.status_code, "headers": headers})
     # this sends the whole response; the last, empty message closes the connection

@@ -15,12 +15,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from splitlearn_client.errors import UnknownHost
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.serving.access import Access
+from splitlearn_client.serving.authorization import Authorization
 from splitlearn_client.serving.bodies import Bodies, BodyLimits
 from splitlearn_client.serving.connections import ConnectionLimits, Connections, most_connections
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
+from splitlearn_client.serving.https import HTTPSCertificate
+from splitlearn_client.serving.listening import is_local
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
+from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
 
 log = structlog.get_logger()
@@ -36,15 +40,25 @@ class HTTPServer:
 
     Args:
         routes: the application's; requests are counted by their paths.
+        tenants: who is let in.
+        certificate: None serves plain HTTP.
     """
 
     def __init__(
-        self, app: ASGIApp, routes: Sequence[BaseRoute], settings: ClientSettings, metrics: ClientMetrics
+        self,
+        app: ASGIApp,
+        routes: Sequence[BaseRoute],
+        settings: ClientSettings,
+        metrics: ClientMetrics,
+        tenants: TenantDirectory,
+        certificate: HTTPSCertificate | None = None,
     ) -> None:
         self._settings = settings
         self._app = app
         self._routes = routes
         self._metrics = metrics
+        self._tenants = tenants
+        self._certificate = certificate
         self._stopping = asyncio.Event()
         self._dropping = asyncio.Event()
 
@@ -58,24 +72,34 @@ class HTTPServer:
         """Returns after `stop`, when no request runs and the sockets are closed."""
         settings = self._settings
         limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
-        bound = [listening.getsockname()[0] for listening in sockets]
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
-        hosts = AllowedHosts.of(named, settings.host, bound)
-        draining = Draining(_Hosts(Bodies(self._app, limits), hosts))
+        hosts = AllowedHosts.of(named, settings.host, only_loopback=is_local(sockets))
+        admitted = Bodies(self._app, limits)
+        authorized = Authorization(admitted, self._tenants, settings.protect_metrics, self._metrics.tenant_request)
+        draining = Draining(_Hosts(authorized, hosts))
         origins = parse_origins(settings.allowed_origins or "")
-        access = Access(readable_from(origins, draining), self._routes, self._metrics.http_request)
+        metrics = self._metrics
+        access = Access(readable_from(origins, draining), self._routes, metrics.http_request, metrics.refusal)
         connections = Connections(_connection_limits(settings), access.refused_early)
-        server = _Uvicorn(_config(access, connections, settings))
-        watching = asyncio.create_task(connections.watch())
+        server = _Uvicorn(_config(access, connections, settings, self._certificate))
+        watching = asyncio.create_task(self._watch(connections))
         serving = asyncio.create_task(server.serve(list(sockets)))
         stopping = asyncio.create_task(self._stop(draining, connections, server))
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await serving
         finally:
-            for task in (watching, stopping, serving):
+            tasks = {watching, stopping, serving}
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({watching, stopping, serving})
+            await asyncio.wait(tasks)
+
+    async def _watch(self, connections: Connections) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(connections.watch())
+            group.create_task(self._tenants.watch())
+            if self._certificate is not None:
+                group.create_task(self._certificate.watch())
 
     async def _stop(self, draining: Draining, connections: Connections, server: uvicorn.Server) -> None:
         await self._stopping.wait()
@@ -132,7 +156,9 @@ def _connection_limits(settings: ClientSettings) -> ConnectionLimits:
     )
 
 
-def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) -> uvicorn.Config:
+def _config(
+    app: ASGIApp, connections: Connections, settings: ClientSettings, certificate: HTTPSCertificate | None
+) -> uvicorn.Config:
     # typed as a class, but only called
     protocol: Any = connections.protocol
     return uvicorn.Config(
@@ -142,6 +168,7 @@ def _config(app: ASGIApp, connections: Connections, settings: ClientSettings) ->
         lifespan="off",
         log_config=None,
         access_log=False,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         timeout_keep_alive=math.ceil(settings.timeout_keep_alive),
         # all requests have ended by then; this covers only responses that are still being sent
         timeout_graceful_shutdown=1,

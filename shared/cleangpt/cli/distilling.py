@@ -26,7 +26,7 @@ from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, Distillat
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import SHADOW_FOLDER, ShadowTrainer
-from cleangpt.distillation.trunks import OpenTrunk, opened
+from cleangpt.distillation.trunks import OpenTrunk, address_alone, opened
 from cleangpt.errors import UsageError
 from cleangpt.evaluation.model_folder import load_model
 from cleangpt.inference.generation import context_of
@@ -107,9 +107,15 @@ def distil_shadow(options: DistillOptions) -> None:
     print(_summary(folder, shadow.n_parameters, share, results.stages, options.out))
     which = [
         *(["--layers", options.layers] if options.layers else []),
-        *(["--trunk", options.trunk] if options.trunk else []),
+        *(["--trunk", _without_secrets(options.trunk)] if options.trunk else []),
     ]
     _print_next(["cleangpt", "evaluate", folder, "--teacher", options.weights, *which, *_text_flags(options)])
+
+
+def _without_secrets(trunk: str) -> str:
+    """The command is shown: of a token and a fingerprint it has the names alone."""
+    address = address_alone(trunk)
+    return address if address == trunk else f"{address}#TOKEN.FINGERPRINT"
 
 
 def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: BaseTokenizer) -> PreTrainedModel:

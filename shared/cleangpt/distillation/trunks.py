@@ -45,7 +45,8 @@ def opened(
 
     Args:
         layers: the trunk's layers, such as "2-22"; None means the default cut.
-        address: `host:port` of a trunk service; its layers need not be in `weights`.
+        address: `host:port` of a trunk service, with or without `#token.fingerprint` behind it; its layers need not be
+            in `weights`.
         wait: seconds to wait for a service that is still starting.
 
     Raises:
@@ -60,14 +61,15 @@ def opened(
         part = load_part(weights, plan.trunk, dtype="float32")
         yield OpenTrunk(ends, LocalTrunk(part, ends.fingerprint), part)
         return
+    shown = address_alone(address)
     with open_address(address, wait) as teacher:
         # the last word of a fingerprint is the dtype that the trunk computes in, which the trunk chooses
         dtype = teacher.fingerprint.rsplit(" ", 1)[-1]
         # check before loading the ends: with another cut, their files may be missing
         if teacher.fingerprint != (expected := fingerprint(manifest, plan, dtype)):
             raise TrunkMismatchError(
-                f"the trunk at {address} is for [{teacher.fingerprint}], {weights} is [{expected}]; give both the same "
-                "weights and layers"
+                f"the trunk at {shown} is for [{teacher.fingerprint}], {weights} is [{expected}]; give both "
+                "the same weights and layers"
             )
         yield OpenTrunk(Ends.load(weights, plan.layers, trunk=dtype), teacher)
 
@@ -78,6 +80,11 @@ def open_address(address: str, wait: float) -> AbstractContextManager[TrunkTeach
         found: AbstractContextManager[TrunkTeacher] = brought.load()(address, wait=wait)
         return found
     raise PackageMissingError(
-        f"nothing that is installed here can open the trunk at {address}: no package names {NAME!r} in the entry point "
-        f'group {GROUP}; install splitlearn with its services: pip install "splitlearn[trunk]"'
+        f"nothing that is installed here can open the trunk at {address_alone(address)}: no package names {NAME!r} in "
+        f'the entry point group {GROUP}; install splitlearn with its services: pip install "splitlearn[trunk]"'
     )
+
+
+def address_alone(address: str) -> str:
+    """An address for people: what may be behind a # is a secret."""
+    return address.partition("#")[0]

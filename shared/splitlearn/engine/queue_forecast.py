@@ -12,9 +12,10 @@ from splitlearn.engine.expected_sessions import ExpectedSessions
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.queue_time import QueueTimeEstimator
 
-_SHORTEST_RETRY = 1.0
-_ANNOUNCED_SECONDS = 10.0
-"""How long a session without rows counts as one that will have some."""
+_SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 300.0
+_ANNOUNCED_SECONDS = 1.0
+"""How long a session without rows counts as one that will have some. Longer would help a crowd of busy clients a little,
+and whoever opens sessions and sends nothing would keep others out for longer."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class QueueForecast:
         """
         n_expected = self._n_announced(session, now) + self._told.count(session.tenant, now)
         seconds = self.times.seconds(self._n_ahead(session) + n_expected, now, self._n_free(session))
-        seconds = max(_SHORTEST_RETRY, seconds)
+        seconds = min(max(_SHORTEST_RETRY, seconds), _LONGEST_RETRY)
         if is_counted:
             self._n_told += 1
             self._told.add(self._n_told, session.tenant, now + seconds)

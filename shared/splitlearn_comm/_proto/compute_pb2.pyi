@@ -255,6 +255,7 @@ class Open(_message.Message):
     CODEC_FIELD_NUMBER: _builtins.int
     BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     ASKS_FIRST_FIELD_NUMBER: _builtins.int
     REFUSED_ELSEWHERE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -274,6 +275,12 @@ class Open(_message.Message):
     does not say. Where memory is short, a server prefers the oldest session.
     Only a server that agrees with the client on which is older cannot wait for
     a session that waits for it at the other end.
+    """
+    tenant: _builtins.str
+    """Whose session it is, if the client serves several tenants: an id that says
+    nothing about them. Sessions of different tenants take turns where memory is
+    short. At most 64 printable ASCII characters; empty for a client without
+    tenants.
     """
     asks_first: _builtins.bool
     """The client computes no rows before it knows that the session is taken. The open
@@ -300,12 +307,13 @@ class Open(_message.Message):
         codec: Global___Codec.ValueType = ...,
         block_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         opened_at: _builtins.float = ...,
+        tenant: _builtins.str = ...,
         asks_first: _builtins.bool = ...,
         refused_elsewhere: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_first", b"asks_first", "block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "refused_elsewhere", b"refused_elsewhere", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_first", b"asks_first", "block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "refused_elsewhere", b"refused_elsewhere", "session_id", b"session_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from hashlib import sha256
+from typing import Final, Protocol, runtime_checkable
 
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
+
+_OWNER_DIGITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +18,11 @@ class SessionOpening:
 
     `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
     session will begin with, in order; a hash stands for its block and all blocks before it.
-    `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say. With `asks_first` it
-    waits for the opening to be accepted before it sends a frame. `refused_elsewhere`: another server has just told it
-    when to come again.
+    `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say.
+    `tenant` is an opaque id of whose session it is; empty for a client without tenants.
+    `client` is the name of the token that came with the call; empty if the server asks for none. The server sets it.
+    With `asks_first` the client waits for the opening to be accepted before it sends a frame. `refused_elsewhere`:
+    another server has just told it when to come again.
     """
 
     session_id: str
@@ -26,13 +31,23 @@ class SessionOpening:
     codec: str = "none"
     block_hashes: tuple[bytes, ...] = ()
     opened_at: float = 0.0
+    tenant: str = ""
     asks_first: bool = False
     refused_elsewhere: bool = False
+    client: str = ""
 
     @property
     def has_reply(self) -> bool:
         """Whether the server replies to the opening itself."""
         return self.asks_first or bool(self.block_hashes)
+
+    @property
+    def owner(self) -> str:
+        """Whose session it is on the server: an opaque id for this tenant of this client. Ids that clients send
+        cannot pass for those of another client."""
+        if not self.client:
+            return self.tenant
+        return sha256(f"{self.client} {self.tenant}".encode()).hexdigest()[:_OWNER_DIGITS]
 
 
 class Session(Protocol):

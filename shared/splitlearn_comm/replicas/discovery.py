@@ -45,19 +45,19 @@ class Discovery:
         return not self._names
 
     async def addresses(self) -> dict[str, str]:
-        """All addresses now, each with the host that was given for it, which is what a certificate names.
+        """All addresses now, each with the one that was given for it.
 
         Raises:
             InvalidAddress: no name has ever resolved, and no other address is given.
         """
-        found, troubles = {address: _host(address) for address in self._fixed}, list[str]()
+        found, troubles = {address: address for address in self._fixed}, list[str]()
         for name in self._names:
             try:
                 self._resolved[name] = await _resolve(name)
             except (OSError, UnicodeError) as error:
                 # Python raises UnicodeError for a name with an empty part, or with one of more than 63 characters
                 troubles.append(f"{name} does not resolve to an address ({error}); check --trunk and the name server")
-            found |= dict.fromkeys(self._resolved.get(name, ()), _host(name))
+            found |= dict.fromkeys(self._resolved.get(name, ()), name)
         if len(found) > MOST_ADDRESSES:
             troubles.append(f"{self.text} has {len(found)} addresses; only {MOST_ADDRESSES} of them are used")
             # always the same ones, in whatever order they came
@@ -66,10 +66,6 @@ class Discovery:
         if not found:
             raise InvalidAddress("; ".join(troubles))
         return found
-
-
-def _host(address: str) -> str:
-    return address if address.startswith(_SCHEMES) else split_address(address)[0]
 
 
 async def _resolve(address: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 RESOLVE_SECONDS = 2.0
 
 Connect = Callable[[str, str], AsyncGRPCComputeClient]
-"""Makes the client for HOST:PORT, and for the host that its certificate names."""
+"""Makes the client for HOST:PORT; the second is the address that it was resolved from."""
 
 
 class ReplicaSet:
@@ -28,7 +28,7 @@ class ReplicaSet:
 
     Args:
         trunk: the addresses; see `Discovery`.
-        connect: makes the client for an address, and for the host that its certificate names.
+        connect: see `Connect`.
         judge: see `Replica`.
         changed: called after each change of a replica's state, or of the set.
         failed: called at each unexpected error of a poll.
@@ -147,9 +147,9 @@ class ReplicaSet:
             return
         finally:
             self._log_troubles()
-        for address, host in addresses.items():
+        for address, given in addresses.items():
             if address not in self._replicas:
-                self._begin(address, host)
+                self._begin(address, given)
         for address in self._replicas.keys() - set(addresses):
             self._retire(self._replicas.pop(address))
 
@@ -160,8 +160,8 @@ class ReplicaSet:
             for trouble in self._logged:
                 log.warning("trunk addresses", reason=trouble)
 
-    def _begin(self, address: str, host: str) -> None:
-        replica = Replica(self._connect(address, host), self._judge, self._changed, self._failed)
+    def _begin(self, address: str, given: str) -> None:
+        replica = Replica(self._connect(address, given), self._judge, self._changed, self._failed)
         self._replicas[address] = replica
         self._tasks[replica] = asyncio.create_task(replica.run(), name=f"polls of {address}")
 

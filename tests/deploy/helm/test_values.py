@@ -75,8 +75,10 @@ def test_what_a_stage_may_say_is_its_name_its_layers_and_whatever_all_stages_may
     [
         {"dtype": "int8"},
         {"listenHost": "localhost"},
-        {"apiKeys": {"secretName": "Not A Name"}},
-        {"apiKeys": {"key": "../../etc/passwd"}},
+        {"tenants": {"secretName": "Not A Name"}},
+        {"tenants": {"key": "../../etc/passwd"}},
+        {"trunkTokens": {"secretName": "Not A Name"}},
+        {"trunkTokens": {"key": "../../etc/passwd"}},
         {"client": {"shutdownTimeout": 4000}},
         {"client": {"kvCacheMemory": "four"}},
         {"client": {"wireCodec": "fp4"}},

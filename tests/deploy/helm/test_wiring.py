@@ -1,6 +1,7 @@
 """Who finds, reaches and watches whom, with which flags, and how pods start, stop and are confined."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,6 @@ from support.helm_values import CHAIN, EVERYTHING, GPU, VALUE_SETS
 
 pytestmark = pytest.mark.slow
 
-# Flags that the services do not have yet. When one has come, its name leaves this list.
-PENDING = ("--api-key",)
 LOWER, UPPER, CLIENT = "demo-splitlearn-trunk-lower", "demo-splitlearn-trunk-upper", "demo-splitlearn-client"
 
 
@@ -34,7 +33,6 @@ def every_workload(helm: Helm) -> Iterator[Object]:
 def settings_of(workload: Object) -> ClientSettings | TrunkSettings:
     """What the real command line makes of a container's arguments."""
     verb, *words = container_of(workload)["args"]
-    words = [word for word in words if not word.startswith(PENDING)]
     group: Any = get_command(command())
     given = group._command(verb).make_context(verb, words).params
     found: ClientSettings | TrunkSettings = settings_from(
@@ -49,12 +47,6 @@ def test_the_services_take_every_flag_with_its_value(helm: Helm) -> None:
         settings = settings_of(workload)
         assert str(settings.weights) == "/weights"
         assert settings.host in ("0.0.0.0", "::")
-
-
-@pytest.mark.parametrize("flag", PENDING)
-def test_flags_that_are_waited_for_have_not_come(flag: str) -> None:
-    name = flag.removeprefix("--").replace("-", "_")
-    assert name not in {*ClientSettings.model_fields, *TrunkSettings.model_fields}, f"take {flag} out of PENDING"
 
 
 def test_the_ports_of_a_trunk_are_those_that_it_listens_on(helm: Helm) -> None:
@@ -226,14 +218,42 @@ def test_the_user_is_the_images(helm: Helm) -> None:
 def test_secrets_are_mounted_where_the_flags_say(helm: Helm) -> None:
     objects = helm.objects(EVERYTHING)
     client = named(objects, "Deployment", CLIENT)
-    assert "--api-key=/etc/splitlearn/api-keys/tenants" in container_of(client)["args"]
-    assert secrets_of(client) == {"/etc/splitlearn/api-keys": "api-keys", "/etc/splitlearn/tls": "client-tls"}
+    assert "--tenants=/etc/splitlearn/tenants/keys.toml" in container_of(client)["args"]
+    tokens = {"/etc/splitlearn/trunk-tokens": "trunk-tokens"}
+    keys = {"/etc/splitlearn/tenants": "api-keys"}
+    assert secrets_of(client) == {**keys, **tokens, "/etc/splitlearn/tls": "client-tls"}
     for trunk in of_kind(objects, "StatefulSet"):
-        assert secrets_of(trunk) == {"/etc/splitlearn/tls": "trunk-tls"}
+        assert secrets_of(trunk) == {**tokens, "/etc/splitlearn/tls": "trunk-tls"}
         assert "--tls-cert=/etc/splitlearn/tls/tls.crt" in container_of(trunk)["args"]
     for workload in workloads(helm.objects({})):
         assert secrets_of(workload) == {}
-        assert not [word for word in container_of(workload)["args"] if word.startswith(("--tls", "--api-key"))]
+        assert not [word for word in container_of(workload)["args"] if word.startswith(("--tls", "--tenants"))]
+
+
+def test_trunks_are_open_only_without_a_certificate_and_say_so(helm: Helm) -> None:
+    for values, is_insecure in (({}, True), (CHAIN, True), (EVERYTHING, False)):
+        for trunk in of_kind(helm.objects(values), "StatefulSet"):
+            settings = settings_of(trunk)
+            assert isinstance(settings, TrunkSettings)
+            assert settings.insecure is is_insecure
+            assert ("--insecure" in container_of(trunk)["args"]) is is_insecure
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_tokens_are_asked_for_and_sent_by_every_stage_and_in_clear_only_without_tls(
+    helm: Helm, is_encrypted: bool
+) -> None:
+    tls = {"tls": {"clientSecretName": "c", "trunkSecretName": "t"}} if is_encrypted else {}
+    objects = helm.objects({**CHAIN, **tls, "trunkTokens": {"secretName": "trunk-tokens"}})
+    file = Path("/etc/splitlearn/trunk-tokens/tokens")
+    client = settings_of(named(objects, "Deployment", CLIENT))
+    lower, upper = (settings_of(named(objects, "StatefulSet", name)) for name in (LOWER, UPPER))
+    assert isinstance(client, ClientSettings)
+    assert isinstance(lower, TrunkSettings)
+    assert isinstance(upper, TrunkSettings)
+    assert (client.trunk_token_file, client.trunk_insecure) == (file, not is_encrypted)
+    assert (lower.token_file, lower.next_token_file) == (file, file)
+    assert (upper.token_file, upper.next_token_file) == (file, None)
 
 
 def secrets_of(workload: Object) -> dict[str, str]:

@@ -67,6 +67,8 @@ class ChatService:
     passes: bool | None = None
     """What /ready then says of whether that passes."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    authorization: set[str | None] = field(default_factory=set)
+    """What came with requests for models and answers."""
     url: str = ""
 
 
@@ -84,10 +86,12 @@ def serving(service: ChatService) -> Iterator[ChatService]:
                     body["passes"] = service.passes
                 self._reply(200 if ready else 503, json.dumps(body).encode())
                 return
+            service.authorization.add(self.headers["Authorization"])
             self._reply(200, json.dumps({"data": [{"id": "tiny"}]}).encode())
 
         def do_POST(self) -> None:
             asked = self.rfile.read(int(self.headers["Content-Length"]))
+            service.authorization.add(self.headers["Authorization"])
             service.asked.append((self.path, json.loads(asked)))
             if service.status != 200:
                 self._reply(service.status, json.dumps(service.body).encode())

@@ -3,12 +3,12 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import typer
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from typer.testing import CliRunner
 
 from splitlearn_cli.errors import BadUsage
-from splitlearn_cli.flags import Flag, Repeated, from_settings, settings_from
+from splitlearn_cli.flags import Flag, Repeated, from_settings, parameters, settings_from
 
 
 class Settings(BaseSettings):
@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     roast: Literal["light", "dark"] = Field("dark", description="How long.")
     verify: bool = Field(False, description="Taste it.")
     guest: Repeated = Field((), description="Who drinks.")
+    table: str = Field("here", max_length=9, description="With or without a secret behind its #.")
 
 
 def invoke(*words: str, **environment: str) -> tuple[Settings | None, Any]:
@@ -142,3 +143,25 @@ def test_a_switch_may_have_another_name_than_its_field() -> None:
         assert CliRunner().invoke(app, words).exit_code == 0
 
     assert [cup.as_espresso for cup in got] == [True, False, False]
+
+
+class Secrets(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_VAULT_", hide_input_in_errors=True)
+
+    key: Annotated[SecretStr | None, Field(max_length=4)] = Field(None, description="Opens it.")
+
+
+def test_a_secret_is_a_text_that_no_complaint_repeats() -> None:
+    assert settings_from(Secrets, {"key": "open"}).key == SecretStr("open")
+    with pytest.raises(BadUsage, match=r"--key \(or SPLITLEARN_VAULT_KEY\): ") as refused:
+        settings_from(Secrets, {"key": "open sesame"})
+    assert "sesame" not in f"{refused.value} {refused.value.__cause__}"
+    (parameter,) = parameters(Secrets)
+    assert parameter.default.metavar == "TEXT"
+
+
+def test_what_is_behind_the_mark_of_an_address_is_in_no_complaint() -> None:
+    with pytest.raises(BadUsage, match="--table") as refused:
+        settings_from(Settings, {"weights": "beans", "out": "cup", "table": "one:1#s3cret,two:2#s3cret.more"})
+    assert "s3cret" not in str(refused.value)
+    assert "got 'one:1#...,two:2#...'" in str(refused.value)

@@ -14,7 +14,12 @@ def test_the_hashes_of_any_text_fit_in_one_message() -> None:
     hashes = BlockHasher(1, KEY).hashes(range(MAX_BLOCK_HASHES + 5))
     assert hashes == BlockHasher(1, KEY).hashes(range(MAX_BLOCK_HASHES))
     opening = SessionOpening(
-        "s" * wire.LONGEST_SESSION_ID, "f" * wire.LONGEST_FINGERPRINT, 2 * MAX_BLOCK_HASHES, "none", hashes
+        "s" * wire.LONGEST_SESSION_ID,
+        "f" * wire.LONGEST_FINGERPRINT,
+        2 * MAX_BLOCK_HASHES,
+        "none",
+        hashes,
+        tenant="t" * wire.LONGEST_TENANT,
     )
     assert wire.read_opening(wire.parse_request(wire.encode_request(opening, None))) == opening
 
@@ -41,3 +46,9 @@ def test_another_key_gives_other_hashes() -> None:
 
 def test_large_ids_have_other_hashes_than_small_ones() -> None:
     assert HASHER.hashes([0, 0, 0, 1]) != HASHER.hashes([0, 0, 0, 257])
+
+
+def test_tenants_share_no_hashes() -> None:
+    found = {HASHER.hashes(range(4), tenant) for tenant in ("", "alice", "bob")}
+    assert len(found) == 3
+    assert HASHER.hashes(range(4), "alice") in found

@@ -32,6 +32,9 @@ NAMES = {
     "failover_resumption_seconds": "histogram",
     "trunk_replicas": "gauge",
     "http_requests": "counter",
+    "refusals": "counter",
+    "tenant_requests": "counter",
+    "tenant_tokens": "counter",
     "trunk_poll_errors": "counter",
     "num_requests_running": "gauge",
     "num_requests_waiting": "gauge",
@@ -170,3 +173,20 @@ def test_a_request_in_progress_waits_or_runs() -> None:
             assert n_waiting == min(waiting, 2)
             assert value(metrics, "num_requests_running", model_name="tiny") == 2 - n_waiting
     assert value(metrics, "num_requests_running", model_name="tiny") == 0
+
+
+def test_what_tenants_do_is_told_apart() -> None:
+    metrics = ClientMetrics("tiny")
+    metrics.tenant_request("alice")
+    metrics.tenant_tokens("alice", prompt=3)
+    metrics.tenant_tokens("alice", generation=1)
+    metrics.tenant_tokens("bob", generation=1)
+    metrics.refusal("rate_limit_exceeded", "bob")
+    metrics.refusal("invalid_api_key", "")
+    assert value(metrics, "tenant_requests_total", tenant="alice") == 1
+    assert value(metrics, "tenant_tokens_total", tenant="alice", kind="prompt") == 3
+    assert value(metrics, "tenant_tokens_total", tenant="alice", kind="generation") == 1
+    assert value(metrics, "refusals_total", code="rate_limit_exceeded", tenant="bob") == 1
+    assert value(metrics, "refusals_total", code="invalid_api_key", tenant="") == 1
+    # bob had no request yet, and nobody else is counted in his name
+    assert value(metrics, "tenant_requests_total", tenant="bob") is None

@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
 from splitlearn_comm.core import CODECS
@@ -26,9 +26,14 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
     values: dict[str, Any] = {
         "weights": Path("w"),
         "trunk": "trunk:1",
+        "trunk_token": SecretStr("secret"),
+        "trunk_token_file": Path("token"),
+        "trunk_insecure": True,
         "layers": "2-22",
         "host": "0.0.0.0",
         "port": 81,
+        "ssl_certfile": Path("api.crt"),
+        "ssl_keyfile": Path("api.key"),
         "allowed_origins": "http://localhost:3000,https://chat.example.org",
         "served_model_name": "m",
         "generation_config": "vllm",
@@ -50,6 +55,10 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "queue_timeout": 6.5,
         "verify": "always",
         "allowed_hosts": "llm.example.com,*.lan",
+        # its own text is hidden, so this is what the variable gets
+        "api_key": SecretStr("**********"),
+        "tenants": Path("tenants.toml"),
+        "protect_metrics": True,
         "max_body": 2**20,
         "max_connections": 12,
         "header_timeout": 1.5,
@@ -60,7 +69,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
     }
     assert set(values) == set(ClientSettings.model_fields)
     for name, value in values.items():
-        monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", str(value))
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", text)
     assert ClientSettings().model_dump() == values  # type: ignore[call-arg]
 
 
@@ -80,6 +90,11 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("trunk", "trunk"),
         ("trunk", ":50051"),
         ("trunk", "::1:50051"),
+        ("trunk", "trunk:1#"),
+        ("trunk", "trunk:1#token"),
+        ("trunk", f"trunk:1#.{'0' * 64}"),
+        ("trunk", f"trunk:1#token.{'0' * 63}"),
+        ("trunk", f"trunk#token.{'0' * 64}"),
         ("port", "http"),
         ("threads", 0),
         ("trunk_timeout", 0),
@@ -92,6 +107,10 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("timeout_keep_alive", -1),
         ("flavour", "sweet"),
         ("wire_codec", "lz4"),
+        ("api_key", ""),
+        ("api_key", "two words"),
+        ("api_key", "k" * 513),
+        ("api_key", "kl\u00fcssel"),
         ("allowed_hosts", "llm.example.com:8000"),
         ("allowed_hosts", "http://llm.example.com"),
         ("allowed_hosts", "one two"),
@@ -106,6 +125,22 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
 def test_a_bad_value_stops_the_start_and_names_the_setting(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         ClientSettings(weights=Path("w"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_metrics_that_nobody_could_read_are_refused() -> None:
+    with pytest.raises(ValidationError, match="--protect-metrics needs --api-key or --tenants"):
+        ClientSettings(weights=Path("w"), protect_metrics=True)
+    assert ClientSettings(weights=Path("w"), protect_metrics=True, tenants=Path("t")).protect_metrics
+
+
+@pytest.mark.parametrize("other", [{}, {"port": "http"}, {"weights": None}, {"flavour": "sweet"}])
+def test_no_error_and_no_text_of_the_settings_shows_the_api_key(other: dict[str, Any]) -> None:
+    bad = "s3cret key" if not other else "s3cret"
+    with pytest.raises(ValidationError) as caught:
+        ClientSettings(**{"weights": Path("w"), "api_key": bad, **other})
+    assert "s3cret" not in str(caught.value)
+    settings = ClientSettings(weights=Path("w"), api_key="s3cret")  # type: ignore[arg-type]
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
 def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:
@@ -136,7 +171,15 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["trunk:1", "[::1]:50051", "127.0.0.1:65535", "unix:/run/trunk", "dns:///trunk:50051"]
+    "address",
+    [
+        "trunk:1",
+        "[::1]:50051",
+        "127.0.0.1:65535",
+        "unix:/run/trunk",
+        "dns:///trunk:50051",
+        f"one:1#token-_~+/.more==.{'0aF' * 21}b, two:2",
+    ],
 )
 def test_a_trunk_s_address_is_a_host_and_a_port(address: str) -> None:
     assert ClientSettings(weights=Path("w"), trunk=address).trunk == address
@@ -150,3 +193,12 @@ def test_hosts_are_names_and_addresses_with_commas_between() -> None:
         "::1",
         "[fe80::1]",
     }
+
+
+@pytest.mark.parametrize("trunk", ["trunk:1#s3cret", f"one:1#s3cret.{'0' * 64},two", f"one#s3cret.{'0' * 64}"])
+def test_a_trunk_s_token_is_in_no_error_and_no_log(trunk: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ClientSettings(weights=Path("w"), trunk=trunk)
+    assert "s3cret" not in str(refused.value)
+    settings = ClientSettings(weights=Path("w"), trunk=f"one:1#s3cret.{'0' * 64}", trunk_token=SecretStr("s3cret"))
+    assert "s3cret" not in repr(settings)

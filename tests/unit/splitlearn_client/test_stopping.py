@@ -145,4 +145,5 @@ def test_a_long_stop_string_that_nearly_comes_takes_time_in_proportion_to_the_te
         return time.perf_counter() - began
 
     seconds(100)
-    assert seconds(40_000) < 8 * seconds(10_000) + 0.2
+    # the least of several: others may use the machine
+    assert min(seconds(40_000) for _ in range(3)) < 8 * min(seconds(10_000) for _ in range(3)) + 0.2

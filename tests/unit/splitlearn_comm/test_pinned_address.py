@@ -1,7 +1,7 @@
 import pytest
 
 from splitlearn_comm.errors import InvalidAddress
-from splitlearn_comm.pinned_address import PinnedAddress, is_pinned
+from splitlearn_comm.pinned_address import PinnedAddress, is_pinned, split_pins
 
 FINGERPRINT = "0123456789abcdef" * 4
 
@@ -54,3 +54,20 @@ def test_the_token_is_in_no_log_of_the_object() -> None:
 def test_an_address_with_something_behind_it_is_a_pinned_one() -> None:
     assert is_pinned(f"worker:1#s3cret.{FINGERPRINT}")
     assert not is_pinned("worker:1")
+
+
+def test_a_list_gives_the_addresses_alone_and_what_each_has_behind_it() -> None:
+    one, two = (PinnedAddress(f"worker:{port}", f"s3cret{port}", FINGERPRINT) for port in (1, 2))
+
+    assert split_pins(f"{one.line()}, 10.0.0.5:3,{two.line()},{one.line()}") == (
+        "worker:1,10.0.0.5:3,worker:2,worker:1",
+        {"worker:1": one, "worker:2": two},
+    )
+    assert split_pins("unix:/run/worker") == ("unix:/run/worker", {})
+
+
+@pytest.mark.parametrize("second", [f"s3cret2.{FINGERPRINT}", f"s3cret.{'f' * 64}", "s3cret"])
+def test_two_pins_of_one_address_or_half_a_pin_are_refused_without_showing_the_token(second: str) -> None:
+    with pytest.raises(InvalidAddress, match="worker:1") as refused:
+        split_pins(f"worker:1#s3cret.{FINGERPRINT},worker:1#{second}")
+    assert "s3c" not in str(refused.value)

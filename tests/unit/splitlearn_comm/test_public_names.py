@@ -4,6 +4,7 @@ from splitlearn_comm import core
 
 def test_the_public_surface_is_this() -> None:
     assert sorted(splitlearn_comm.__all__) == [
+        "Access",
         "AsyncGRPCComputeClient",
         "AsyncGRPCComputeServer",
         "BFloat16Codec",
@@ -52,6 +53,7 @@ def test_the_public_surface_is_this() -> None:
         "SessionTooLong",
         "TensorCodec",
         "TimedOut",
+        "Unauthenticated",
         "UnknownCodec",
         "Unreachable",
         "WireObserver",

@@ -246,3 +246,17 @@ def test_an_opening_at_an_impossible_time_is_refused(opened_at: float) -> None:
     message = pb2.StreamRequest(open=pb2.Open(max_length=1, opened_at=opened_at))
     with pytest.raises(InvalidRequest, match="cannot have been opened at"):
         wire.read_opening(message)
+
+
+@pytest.mark.parametrize("tenant", ["t" * (wire.LONGEST_TENANT + 1), "a\nb", "\u00e9"])
+def test_a_tenant_that_is_no_short_printable_id_is_refused_at_both_ends(tenant: str) -> None:
+    message = pb2.StreamRequest(open=pb2.Open(max_length=1, tenant=tenant))
+    with pytest.raises(InvalidRequest, match="tenant"):
+        wire.read_opening(message)
+    with pytest.raises(InvalidRequest, match="tenant"):
+        wire.encode_request(replace(OPENING, tenant=tenant), None)
+
+
+def test_an_opening_keeps_its_tenant() -> None:
+    opening = replace(OPENING, tenant="t" * wire.LONGEST_TENANT)
+    assert wire.read_opening(request(wire.encode_request(opening, None))) == opening

@@ -25,6 +25,7 @@ from splitlearn_comm import (
     SessionOpening,
 )
 from splitlearn_trunk.app import serve
+from splitlearn_trunk.guard import Guard
 from splitlearn_trunk.listening import bound
 from splitlearn_trunk.settings import TrunkSettings
 from support.running_split import running_trunk, until
@@ -79,10 +80,17 @@ async def test_the_first_line_says_how_clients_reach_it_and_warns_that_only_this
 def test_open_to_the_network_the_first_line_names_this_machine(tiny_weights: Path, host: str) -> None:
     if host == "::" and not ipv6_works():
         pytest.skip("this machine has no IPv6")
-    with bound(host, 0, "--port") as held, capture_logs() as lines:
-        port = held.getsockname()[1]
-        splitlearn_trunk.app._announce(TrunkSettings(weights=tiny_weights, host=host), held)
-    assert lines == [{"event": "starting", "clients": f"--trunk {socket.gethostname()}:{port}", "log_level": "info"}]
+    guards = {
+        "info": Guard(suffix="#TOKEN.FINGERPRINT", note="the line is a secret"),
+        "warning": Guard(warning="no encryption"),
+    }
+    for level, guard in guards.items():
+        with bound(host, 0, "--port") as held, capture_logs() as lines:
+            port = held.getsockname()[1]
+            splitlearn_trunk.app._announce(TrunkSettings(weights=tiny_weights, host=host), held, guard)
+        clients = f"--trunk {socket.gethostname()}:{port}{guard.suffix}"
+        note = guard.note or guard.warning
+        assert lines == [{"event": "starting", "clients": clients, "note": note, "log_level": level}]
 
 
 @pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")

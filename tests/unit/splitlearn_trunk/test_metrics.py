@@ -20,6 +20,7 @@ NAMES = {
     "num_preemptions": "counter",
     "sessions_expired": "counter",
     "sessions": "counter",
+    "client_sessions": "counter",
     "num_sessions_open": "gauge",
     "next_replicas": "gauge",
     "num_sessions_running": "gauge",

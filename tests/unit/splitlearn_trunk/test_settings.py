@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -29,3 +30,11 @@ def test_a_bad_value_is_refused_at_the_start(name: str, value: object) -> None:
 def test_settings_cannot_be_changed_later() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         TrunkSettings(weights=Path("w")).port = 1  # type: ignore[misc]
+
+
+def test_tokens_are_in_no_error_and_no_log() -> None:
+    secret: dict[str, Any] = {"next": "one:1#s3cret.0", "next_token": "s3cret", "token": "s3cret"}
+    assert "s3cret" not in repr(TrunkSettings(weights=Path("w"), **secret))
+    with pytest.raises(ValidationError) as refused:
+        TrunkSettings(weights=Path("w"), **secret, port="s3cret")
+    assert "s3cret" not in str(refused.value)

@@ -108,6 +108,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* Where the file of the trunks' tokens is, or nothing. Argument: root. */}}
+{{- define "splitlearn.trunkTokensFile" -}}
+{{- with .Values.trunkTokens -}}
+{{- if .secretName -}}
+/etc/splitlearn/trunk-tokens/{{ .key }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "splitlearn.image" -}}
 image: {{ printf "%s:%s" .image.repository (default .root.Chart.AppVersion .image.tag) | quote }}
 imagePullPolicy: {{ .image.pullPolicy }}

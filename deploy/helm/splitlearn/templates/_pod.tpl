@@ -99,6 +99,11 @@ lifecycle:
   mountPath: /etc/splitlearn/tls
   readOnly: true
 {{- end }}
+{{- if .root.Values.trunkTokens.secretName }}
+- name: trunk-tokens
+  mountPath: /etc/splitlearn/trunk-tokens
+  readOnly: true
+{{- end }}
 {{- end -}}
 
 {{- define "splitlearn.commonVolumes" -}}
@@ -124,6 +129,12 @@ lifecycle:
     sizeLimit: 1Gi
 {{- with .tlsSecretName }}
 - name: tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- with .root.Values.trunkTokens.secretName }}
+- name: trunk-tokens
   secret:
     secretName: {{ . }}
     defaultMode: 0440

@@ -110,17 +110,19 @@ def test_sessions_that_were_opened_take_the_free_places_first() -> None:
     assert sum(told is None for told in answers) == 2 + 8
 
 
-def test_a_session_without_rows_counts_for_ten_seconds_or_until_they_come() -> None:
+def test_a_session_without_rows_counts_for_a_second_or_until_they_come() -> None:
     scene = Scene(1, queue_timeout=5.0)
     scene.knows_stays()
     scene.fill(1)
     first = scene.newcomer()
     scene.forecast.announced(first, 0.0)
-    assert scene.forecast.why_refused(scene.newcomer(), 6.0) is not None
-    assert scene.forecast.why_refused(scene.newcomer(), 11.0) is None
+    # behind both: one more stay of ten seconds
+    assert scene.forecast.why_refused(scene.newcomer(), 0.9) is not None
+    assert scene.forecast.why_refused(scene.newcomer(), 6.0) is None
     scene.forecast.announced(second := scene.newcomer(), 6.0)
+    assert scene.forecast.why_refused(scene.newcomer(), 6.0) is not None
     scene.forecast.came(second.number)
-    assert scene.forecast.why_refused(scene.newcomer(), 11.0) is None
+    assert scene.forecast.why_refused(scene.newcomer(), 6.0) is None
 
 
 def test_those_who_are_refused_are_told_to_come_one_after_the_other() -> None:
@@ -151,10 +153,13 @@ def test_who_was_told_to_come_again_counts_until_then() -> None:
     assert scene.forecast.retry_after(last, 10.0, is_counted=False) == pytest.approx(10.0)
 
 
-def test_nobody_is_told_less_than_a_second() -> None:
+def test_nobody_is_told_less_than_a_second_or_more_than_five_minutes() -> None:
     scene = Scene(1, queue_timeout=0.0)
     scene.fill(1)
     assert scene.forecast.retry_after(scene.newcomer(), 0.0) == 1.0
+    scene.knows_stays()
+    scene.fill(1000)
+    assert scene.forecast.retry_after(scene.newcomer(), 0.0) == 300.0
 
 
 def test_a_tenant_is_not_refused_for_what_another_has_announced() -> None:

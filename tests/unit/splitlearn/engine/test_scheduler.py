@@ -198,23 +198,6 @@ def test_past_max_waiting_new_requests_are_refused_and_admitted_sessions_go_on()
     assert set(run(given, 100)) == {0}
 
 
-@pytest.mark.parametrize(
-    ("pages", "max_num_seqs", "expected"),
-    [
-        # each of ten pages in the end, and two have come
-        (45, 256, 2),
-        (50, 256, 3),
-        (20, 256, 0),
-        (50, 3, 1),
-    ],
-)
-def test_so_many_more_sessions_fit_as_all_can_grow_and_run(pages: int, max_num_seqs: int, expected: int) -> None:
-    limits = Limits(page_size=4, headroom=0, max_num_seqs=max_num_seqs)
-    given = Scheduler(limits, PageAccounting(pages, 4))
-    submit(given, *(ScheduledRequest(session, 0, 4, max_length=40) for session in range(2)))
-    assert given.admission.n_fitting(40) == expected
-
-
 def test_a_session_that_begins_with_cached_rows_holds_their_pages_at_once() -> None:
     given = scheduler(pages=10)
     assert given.admit(0, 9, PLENTY)

@@ -37,6 +37,7 @@ def test_every_level_is_measured_after_its_warm_up(splitlearn: Run, openai: Scri
     assert (found["splitlearn"], found["model"]) == (version("splitlearn"), "steady")
     assert found["settings"]["num_prompts"] == 6
     assert "secret" not in text
+    assert {asked.headers["authorization"] for asked in openai.asked} == {"Bearer secret"}
     assert [level["load"]["value"] for level in found["levels"]] == [1, 3]
     for level in found["levels"]:
         assert level["summary"]["output_tokens"]["mean"] == 4
@@ -180,7 +181,10 @@ def test_a_plot_without_matplotlib_says_what_to_install_before_anything_is_sent(
         (["--json", "nowhere/out.json"], "there is no directory nowhere"),
         (["--url", "127.0.0.1:8000"], "http://HOST:PORT"),
         (["--url", "http://127.0.0.1:99999"], "out of range"),
-        (["--api-key", "ключ"], "--api-key has characters that a header cannot hold"),
+        (
+            ["--api-key", "ключ"],
+            "--api-key (or SPLITLEARN_BENCH_API_KEY): it has characters that a header cannot",
+        ),
     ],
 )
 def test_flags_that_make_no_sense_are_one_line_of_wrong_usage(

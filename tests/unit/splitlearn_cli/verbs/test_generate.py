@@ -73,3 +73,24 @@ def test_any_other_refusal_is_passed_on(splitlearn: Run, chat_service: Any) -> N
     ran = splitlearn("generate", "Hello", "--url", chat_service.url)
 
     assert (ran.code, ran.out, ran.err) == (1, "", "splitlearn: error: no trunk answers\n")
+
+
+@pytest.mark.parametrize("given", ["flag", "variable", "neither"])
+def test_an_api_key_is_sent_with_every_request(
+    splitlearn: Run, chat_service: Any, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    chat_service.chunks = [{"choices": [{"text": "Good day"}]}]
+    if given == "variable":
+        monkeypatch.setenv("SPLITLEARN_GENERATE_API_KEY", "the-key")
+    words = ["--api-key", "the-key"] if given == "flag" else []
+    assert splitlearn("generate", "Hello", "--url", chat_service.url, *words).code == 0
+    assert chat_service.authorization == {None if given == "neither" else "Bearer the-key"}
+
+
+def test_a_service_that_asks_for_a_key_is_answered_with_where_to_give_it(splitlearn: Run, chat_service: Any) -> None:
+    chat_service.status = 401
+    chat_service.body = {"error": {"message": "this service asks for an API key", "code": "invalid_api_key"}}
+    ran = splitlearn("generate", "Hello", "--url", chat_service.url)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "asks for an API key" in ran.err
+    assert "--api-key" in ran.err

@@ -44,9 +44,12 @@ def test_the_table_and_the_commands(splitlearn: Run, wide: Path) -> None:
     assert [row[:2] for row in rows[2:]] == [["worker", "1"], ["worker", "2"]]
     assert rows[1][:6] == ["client", "b", "0-1", "and", "7-8", "e"]
     first, second, client = commands.splitlines()
-    assert first.startswith(f"splitlearn trunk {wide} --layers 1-5 --next HOST2:50051 --host 0.0.0.0 ")
+    assert first.startswith(
+        f"splitlearn trunk {wide} --layers 1-5 --next HOST2:50051#TOKEN.FINGERPRINT --host 0.0.0.0 "
+    )
     assert second.startswith(f"splitlearn trunk {wide} --layers 5-7 --host 0.0.0.0 ")
-    assert client.startswith(f"splitlearn client {wide} --layers 1-7 --trunk HOST1:50051 ")
+    assert "start the last worker first" in ran.err
+    assert client.startswith(f"splitlearn client {wide} --layers 1-7 --trunk HOST1:50051#TOKEN.FINGERPRINT ")
 
 
 def test_sizes_are_those_of_the_files_and_of_the_runners_rows(splitlearn: Run, wide: Path) -> None:

@@ -265,3 +265,16 @@ def test_errors_of_the_wire_become_errors_of_the_request(error: CommError, becom
     request_error = errors.from_wire(error)
     assert type(request_error) is becomes
     assert "x" in str(request_error)
+
+
+@pytest.mark.parametrize(
+    ("error", "headers"),
+    [
+        (errors.InvalidAPIKey("which?", "Bearer"), {"WWW-Authenticate": "Bearer"}),
+        (errors.QuotaExceeded("used up", retry_after=2.1), {"Retry-After": "3"}),
+        (errors.TrunkNotReady("none"), {"Retry-After": "1"}),
+        (errors.Forbidden("not this"), {}),
+    ],
+)
+def test_headers_say_what_to_do(error: errors.RequestError, headers: dict[str, str]) -> None:
+    assert error_replies.headers(error) == headers

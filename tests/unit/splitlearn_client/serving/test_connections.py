@@ -28,6 +28,9 @@ class Wire(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.sent += bytes(data)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         pass
 

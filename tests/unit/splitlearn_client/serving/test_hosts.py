@@ -2,7 +2,7 @@ import pytest
 
 from splitlearn_client.serving.hosts import AllowedHosts
 
-LOOPBACK = AllowedHosts.of(None, "127.0.0.1", ["127.0.0.1"])
+LOOPBACK = AllowedHosts.of(None, "127.0.0.1", only_loopback=True)
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,18 @@ def test_on_loopback_every_other_name_is_refused(host: str) -> None:
 
 
 def test_the_name_to_listen_on_passes() -> None:
-    assert AllowedHosts.of(None, "Desk", ["127.0.1.1"]).allow("desk:8000")
+    assert AllowedHosts.of(None, "Desk", only_loopback=True).allow("desk:8000")
 
 
-@pytest.mark.parametrize("bound", [["0.0.0.0"], ["::"], ["127.0.0.1", "10.0.0.7"], ["fe80::1%eth0"]])
-def test_on_a_network_any_name_is_allowed_by_default(bound: list[str]) -> None:
-    assert AllowedHosts.of(None, "0.0.0.0", bound).allow("client:8000")
+def test_on_a_network_any_name_is_allowed_by_default() -> None:
+    assert AllowedHosts.of(None, "0.0.0.0", only_loopback=False).allow("client:8000")
 
 
 def test_named_hosts_are_the_only_ones_wherever_it_listens() -> None:
-    allowed = AllowedHosts.of(["llm.example.com", "*.lan"], "0.0.0.0", ["0.0.0.0"])
+    allowed = AllowedHosts.of(["llm.example.com", "*.lan"], "0.0.0.0", only_loopback=False)
     assert all(map(allowed.allow, ["LLM.example.com:443", "a.lan", "a.b.lan", "10.0.0.7", "localhost"]))
     assert not any(map(allowed.allow, ["example.com", "x.llm.example.com", "lan", "alan", "client"]))
 
 
 def test_a_star_takes_any() -> None:
-    assert AllowedHosts.of("*", "127.0.0.1", ["127.0.0.1"]).allow("rebound.example")
+    assert AllowedHosts.of("*", "127.0.0.1", only_loopback=True).allow("rebound.example")

@@ -2,12 +2,13 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from splitlearn_client.serving import listening
-from splitlearn_client.serving.listening import address_of, listen
+from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_comm import PortUnavailable
 
 
@@ -125,3 +126,19 @@ def test_what_this_machine_may_not_have_is_said(
 def test_a_link_local_address_needs_its_interface() -> None:
     with pytest.raises(PortUnavailable, match="needs its interface"):
         listen("fe80::1", 0)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (["127.0.0.1"], True),
+        (["::1", "127.0.1.1"], True),
+        (["0.0.0.0"], False),
+        (["::"], False),
+        (["127.0.0.1", "10.0.0.7"], False),
+        (["fe80::1%eth0"], False),
+    ],
+)
+def test_whether_others_can_connect_is_known(addresses: list[str], expected: bool) -> None:
+    sockets: list[Any] = [SimpleNamespace(getsockname=lambda each=each: (each, 8000)) for each in addresses]
+    assert is_local(sockets) is expected

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from splitlearn_cli.key_files import CERTIFICATE_MODE, KEY_MODE, write_whole
+from splitlearn_comm.key_files import CERTIFICATE_MODE, KEY_MODE, write_whole
 
 
 @pytest.fixture(params=[0o000, 0o077, 0o777], ids=oct)

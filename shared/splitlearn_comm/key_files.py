@@ -1,5 +1,7 @@
 """Writes private keys and certificates so that no reader sees half a file, and nobody else sees a key."""
 
+from __future__ import annotations
+
 import os
 from contextlib import suppress
 from pathlib import Path
