@@ -40,7 +40,7 @@ def test_every_variable_is_documented() -> None:
 
 def test_secrets_and_settings_of_an_installation_are_not_committed() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {"/.env", "/pki/"} <= {*ignored}
+    assert {"/.env", "/pki/", "/tenants.toml"} <= {*ignored}
 
 
 @pytest.mark.docker
@@ -156,3 +156,11 @@ def test_keys_and_certificates_are_secrets_of_the_service_that_needs_them(tmp_pa
         environment = services[service]["environment"]
         assert {environment[f"SPLITLEARN_{kind}_TLS_{part}"] for part in ("CA", "CERT", "KEY")} == mounted
     assert [name for name, service in services.items() if "secrets" in service] == ["client", "next", "trunk"]
+
+
+@pytest.mark.docker
+def test_the_keys_of_tenants_are_a_secret_of_the_client() -> None:
+    services = Stack("splitlearn", files=(COMPOSE_FILE, "deploy/compose.keys.yml")).config()
+    (secret,) = services["client"]["secrets"]
+    assert services["client"]["environment"]["SPLITLEARN_CLIENT_TENANTS"] == secret["target"]
+    assert [name for name, service in services.items() if "secrets" in service] == ["client"]

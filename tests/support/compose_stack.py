@@ -18,7 +18,7 @@ QUESTION = "What does shutil.copyfile do?"
 # What would make compose start something else than the defaults.
 FOREIGN = (
     *("COMPOSE_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_", "GRAFANA_"),
-    *("BASE_IMAGE", "IMAGE_", "GPU_", "TLS_"),
+    *("BASE_IMAGE", "IMAGE_", "GPU_", "TLS_", "TENANTS_"),
 )
 METRICS_DEADLINE = 90.0
 # The default ones and Prometheus.
@@ -34,6 +34,7 @@ class Stack:
         variables: what `.env` would say.
         files: docker-compose.yml and overrides.
         root: the checkout.
+        api_key: what requests send.
     """
 
     project: str
@@ -41,6 +42,7 @@ class Stack:
     variables: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] = (COMPOSE_FILE,)
     root: Path = ROOT
+    api_key: str = "none"
 
     def compose(self, *words: str, stdin: str | None = None) -> str:
         done = self.compose_that_may_fail(*words, stdin=stdin)
@@ -89,7 +91,7 @@ class Stack:
         return result
 
     def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.address('client', 8000)}/v1", api_key="none", max_retries=0, timeout=60)
+        return OpenAI(base_url=f"{self.address('client', 8000)}/v1", api_key=self.api_key, max_retries=0, timeout=60)
 
 
 def docker(*words: str | Path) -> str:
