@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults bench-train demo-model demo-accuracy test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults bench-train demo-model demo-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -158,6 +158,19 @@ demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpret
 
 demo-accuracy: $(VENV)/dev.stamp ## ask the shipped model every question that it was trained on
 	$(BIN)/cleangpt accuracy deploy/demo_model
+
+IMAGES ?= splitlearn-client splitlearn-trunk
+SBOM_OUT ?= build/sbom
+images: export IMAGE_REVISION ?= $(shell git describe --match=- --always --abbrev=40 --dirty 2>/dev/null)
+images: export IMAGE_CREATED ?= $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+images: ## build the images of docker-compose.yml with this commit in their labels, and print their sizes
+	docker compose build
+	@for image in $(IMAGES); do docker images --format '{{.Repository}}\t{{.Size}}' $$image:latest; done
+
+sbom: ## list the Python packages of IMAGES in CycloneDX: build/sbom/IMAGE/bom.json
+	for image in $(IMAGES); do \
+		docker build --file deploy/Dockerfile.sbom --build-arg IMAGE=$$image --output $(SBOM_OUT)/$$image . || exit 1; \
+	done
 
 test-docker: $(VENV)/dev.stamp ## build the images, start compose, ask through the openai package
 	$(BIN)/pytest -m docker tests/deploy --timeout 1800

@@ -3,28 +3,19 @@
 import errno
 import inspect
 import json
-import os
 import shutil
 import subprocess
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
 import httpx
 import pytest
-from openai import OpenAI
 
 from llm_sepweight.layout import MANIFEST_FILE, file_name, section_name
 from splitlearn.checkpoints.tokenizer_files import TOKENIZER_FILES
+from support.compose_stack import QUESTION, ROOT, SERVICES, Stack, answered, ask, eventually
 
 pytestmark = pytest.mark.docker
 
-ROOT = Path(__file__).parents[2]
-QUESTION = "What does shutil.copyfile do?"
 # of cleangpt only the models
 NEVER_IN_A_TRUNK = (
     "splitlearn_client",
@@ -35,121 +26,6 @@ NEVER_IN_A_TRUNK = (
     "starlette",
     "uvicorn",
 )
-# What would make compose start something else than the defaults.
-FOREIGN = ("COMPOSE_", "OTEL_", "MODEL", "LAYERS", "DTYPE", "TRUNK_", "NEXT_", "CLIENT_", "PROMETHEUS_", "GRAFANA_")
-METRICS_DEADLINE = 90.0
-# The default ones and Prometheus. Grafana's image may not be at hand; test_observability.py looks at its files.
-SERVICES = ("client", "prometheus")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One compose project; every call runs docker compose and fails the test with its stderr."""
-
-    project: str
-    ports: str = "0"
-    variables: tuple[tuple[str, str], ...] = ()
-
-    def compose(self, *words: str, files: tuple[str, ...] = ("docker-compose.yml",), stdin: str | None = None) -> str:
-        chosen = [word for name in files for word in ("--file", name)]
-        command = ["docker", "compose", "--env-file", os.devnull, "--project-name", self.project, *chosen, *words]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        ports = {"CLIENT_PORT": self.ports, "PROMETHEUS_PORT": self.ports} if self.ports else {}
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=clean | ports | dict(self.variables),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
-        return done.stdout
-
-    def config(self, *files: str) -> dict[str, Any]:
-        services: dict[str, Any] = json.loads(self.compose("config", "--format", "json", files=files))["services"]
-        return services
-
-    def up(self, *words: str, services: tuple[str, ...] = SERVICES) -> None:
-        """Until these services and those that they need are healthy; a free port may be another one afterwards."""
-        self.compose("up", "--detach", "--wait", "--wait-timeout", "300", *words, *services)
-
-    def address(self, service: str, port: int) -> str:
-        return f"http://{self.compose('port', service, str(port)).strip()}"
-
-    def python(self, service: str, code: str, replica: int = 1) -> Any:
-        """What `code` prints inside the container, read as JSON."""
-        return json.loads(
-            self.compose("exec", "--no-TTY", "--index", str(replica), service, "python", "-c", f"import json\n{code}")
-        )
-
-    def containers(self, *services: str) -> list[str]:
-        return self.compose("ps", "--all", "--quiet", *services).split()
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Prometheus's answer to an instant query."""
-        with httpx.Client(base_url=self.address("prometheus", 9090), trust_env=False) as http:
-            answer = http.get("/api/v1/query", params={"query": expression}).raise_for_status().json()
-        result: list[dict[str, Any]] = answer["data"]["result"]
-        return result
-
-    def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.address('client', 8000)}/v1", api_key="none", max_retries=0, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    stack = Stack(f"splitlearn-test-{uuid.uuid4().hex[:8]}")
-    try:
-        stack.compose("build")
-        stack.up()
-        yield stack
-    finally:
-        try:
-            print(stack.compose("logs", "--no-color", "--tail", "40"))
-        finally:
-            stack.compose("--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans")
-
-
-@pytest.fixture(scope="module")
-def two_trunks(stack: Stack) -> Stack:
-    """A second trunk comes while the client runs, which finds it when it resolves the name again."""
-    stack.up("--scale", "trunk=2")
-
-    def sessions_of_the_newcomer() -> float:
-        ask(stack, max_tokens=1)
-        return sessions(stack, 2)
-
-    eventually(sessions_of_the_newcomer, bool)
-    return stack
-
-
-def eventually(seen: Callable[[], Any], good: Callable[[Any], bool]) -> None:
-    """Prometheus asks in its own time, and so does DNS; only waiting tells when they have."""
-    deadline = time.monotonic() + METRICS_DEADLINE
-    while not good(last := seen()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {METRICS_DEADLINE:.0f} s; last seen: {last}")
-        time.sleep(0.5)
-
-
-def ask(stack: Stack, max_tokens: int) -> None:
-    with stack.openai() as client:
-        model = client.models.list().data[0].id
-        messages: Any = [{"role": "user", "content": QUESTION}]
-        client.chat.completions.create(model=model, messages=messages, max_tokens=max_tokens, temperature=0)
-
-
-def sessions(stack: Stack, replica: int) -> float:
-    """Sessions that one trunk has opened, from its own /metrics."""
-    code = (
-        "from urllib.request import urlopen\n"
-        "lines = urlopen('http://127.0.0.1:9101/metrics').read().decode().splitlines()\n"
-        "print([float(l.split()[1]) for l in lines if l.startswith('splitlearn_trunk_sessions_total ')][0])"
-    )
-    return float(stack.python("trunk", code, replica))
 
 
 def test_the_streamed_answer_comes_from_the_model_that_is_listed(stack: Stack) -> None:
@@ -279,58 +155,6 @@ def test_no_service_of_ours_runs_as_root(stack: Stack, service: str) -> None:
     assert stack.python(service, "import os; print(os.getuid())") != 0
 
 
-def answered(stack: Stack, seen: Callable[[int], None] = lambda _n_chunks: None) -> str:
-    """The streamed answer to the question; `seen` is called with the number of chunks so far."""
-    with stack.openai() as client:
-        model = client.models.list().data[0].id
-        messages: Any = [{"role": "user", "content": QUESTION}]
-        words = []
-        for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True):
-            words.append(chunk.choices[0].delta.content or "")
-            seen(len(words))
-    return "".join(words)
-
-
-def failovers(stack: Stack) -> float:
-    """How often sessions have gone on with another trunk, from the client's own /metrics."""
-    text = httpx.get(f"{stack.address('client', 8000)}/metrics", trust_env=False).text
-    return sum(
-        float(line.split()[-1]) for line in text.splitlines() if line.startswith("splitlearn_client_failovers_t")
-    )
-
-
-def test_a_trunk_that_is_killed_in_the_middle_of_answers_loses_nothing(two_trunks: Stack) -> None:
-    def kill(n_chunks: int) -> None:
-        if n_chunks == 1:
-            container = f"{two_trunks.project}-trunk-1"
-            subprocess.run(["docker", "kill", "--signal", "KILL", container], check=True, capture_output=True)
-
-    expected = answered(two_trunks)
-    for _ in range(10):
-        with ThreadPoolExecutor(8) as pool:
-            others = [pool.submit(answered, two_trunks) for _ in range(7)]
-            said = {answered(two_trunks, kill), *(other.result() for other in others)}
-        assert said == {expected}
-        two_trunks.up("--scale", "trunk=2")
-        if failovers(two_trunks):
-            return
-    pytest.fail("no answer was in the middle when its trunk was killed")
-
-
-def test_sessions_spread_over_two_trunks(two_trunks: Stack) -> None:
-    before = [sessions(two_trunks, replica) for replica in (1, 2)]
-    # Calls that watch the trunk take their turns too, so that two sessions in a row may meet the same one.
-    for _ in range(8):
-        ask(two_trunks, max_tokens=1)
-    opened = [sessions(two_trunks, replica) - old for replica, old in zip((1, 2), before, strict=True)]
-    assert sum(opened) == 8
-    assert min(opened) >= 1
-
-
-def test_prometheus_finds_both_of_two_trunks(two_trunks: Stack) -> None:
-    eventually(lambda: two_trunks.query('up{job="trunk"} == 1'), lambda found: len(found) == 2)
-
-
 def test_sigterm_ends_trunk_and_client_with_exit_code_0(stack: Stack) -> None:
     stack.compose("stop", "trunk", "client")
     try:
@@ -377,18 +201,10 @@ def test_a_chain_of_two_stages_gives_the_answer_of_one_trunk(stack: Stack) -> No
 def test_only_what_people_look_at_is_published_and_only_on_loopback(
     profiles: str, expected: set[tuple[str, str, str, int]]
 ) -> None:
-    services = Stack("splitlearn", "", (("COMPOSE_PROFILES", profiles),)).config("docker-compose.yml")
+    services = Stack("splitlearn", "", (("COMPOSE_PROFILES", profiles),)).config()
     published = {
         (name, port["host_ip"], port["published"], port["target"])
         for name, service in services.items()
         for port in service.get("ports", ())
     }
     assert published == expected
-
-
-def test_the_cuda_override_reserves_a_gpu_for_the_trunk_alone() -> None:
-    services = Stack("splitlearn").config("docker-compose.yml", "deploy/compose.cuda.yml")
-    (device,) = services["trunk"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
-    assert services["trunk"]["environment"]["SPLITLEARN_TRUNK_DEVICE"] == "cuda"
-    assert [name for name, service in services.items() if "deploy" in service] == ["trunk"]
