@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -31,6 +31,8 @@ class RequestInfo:
     """Whose key it came with; empty without tenants."""
     tokenized: tuple[float, float] | None = None
     """When the prompts began to be tokenized, and when they were."""
+    release_body: Callable[[], None] = lambda: None
+    """To be called once nothing keeps the request's body: its bytes stop counting."""
 
     @contextmanager
     def tokenizing(self) -> Iterator[None]:

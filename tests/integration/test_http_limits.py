@@ -169,22 +169,24 @@ async def test_a_slow_but_steady_upload_succeeds_beside_stalled_ones(tiny_weight
     assert answer.status_code == 503, answer.text
 
 
+@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("path", "prompt"),
     [("/v1/completions", {"prompt": "x"}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})],
 )
-async def test_streams_keep_neither_their_bodies_nor_the_room_of_them(
-    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, path: str, prompt: dict[str, Any]
+async def test_while_answers_are_generated_nothing_keeps_the_bodies_or_the_room_of_them(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, path: str, prompt: dict[str, Any], stream: bool
 ) -> None:
-    ends = asyncio.Event()
+    n_begun, ends = 0, asyncio.Event()
 
     async def generate(_self: Generator, _request: GenerationRequest, _report: Report) -> AsyncGenerator[TokenDelta]:
-        yield TokenDelta("a")
+        nonlocal n_begun
+        n_begun += 1
         await ends.wait()
-        yield TokenDelta("b", finish_reason="stop")
+        yield TokenDelta("a", finish_reason="stop")
 
     monkeypatch.setattr(Generator, "generate", generate)
-    keepers, streams = (GenerationFields, _StrictRequest), list[AsyncIterator[str]]()
+    keepers = (GenerationFields, _StrictRequest)
 
     def kept() -> list[Any]:
         gc.collect()
@@ -193,20 +195,20 @@ async def test_streams_keep_neither_their_bodies_nor_the_room_of_them(
 
     # an earlier test's traceback may hold its request; held here too, so that no id is given out twice
     of_others = kept()
-    body = json.dumps({"model": "tiny", "stream": True, **prompt}).encode().ljust(MIB)
-    async with running_client(tiny_weights, f"127.0.0.1:{free_port()}", max_body=MIB) as running:
-        async with AsyncExitStack() as stack:
-            # eight such bodies are all that may be under way together
-            for n_before in range(10):
-                asked = running.http.stream("POST", path, content=body, headers=JSON)
-                answer = await stack.enter_async_context(asked)
-                assert (n_before, answer.status_code) == (n_before, 200)
-                # an iterator that nobody holds any more closes its response
-                streams.append(answer.aiter_lines())
-                assert await anext(streams[-1])
-            of_streams = [each for each in kept() if not any(each is other for other in of_others)]
-            ends.set()
-        assert of_streams == []
+    body = json.dumps({"model": "tiny", "stream": stream, **prompt}).encode().ljust(MIB)
+    async with (
+        running_client(tiny_weights, f"127.0.0.1:{free_port()}", max_body=MIB) as running,
+        asyncio.TaskGroup() as group,
+    ):
+        asked = list[asyncio.Task[httpx.Response]]()
+        # eight such bodies are all that may be under way together
+        for n_before in range(10):
+            asked.append(group.create_task(running.http.post(path, content=body, headers=JSON)))
+            await until(lambda n=n_before: n_begun > n)
+        of_these = [each for each in kept() if not any(each is other for other in of_others)]
+        ends.set()
+    assert [each.result().status_code for each in asked] == [200] * 10
+    assert of_these == []
 
 
 async def test_short_bodies_succeed_beside_long_stalled_ones(client: ClientProcess) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive
 
 from splitlearn_client.answer import TokenDelta
+from splitlearn_client.api.deferred import DeferredResponse
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.json_body import ApiRoute
@@ -62,7 +64,7 @@ def router(service: Service) -> APIRouter:
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
         wanted = _requests(service, fields, {"messages": prompt}, most, tops, info.tenant)
-        return await _answer(service, fields, wanted, request)
+        return _answer(service, fields, wanted, request)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
@@ -72,7 +74,7 @@ def router(service: Service) -> APIRouter:
             prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         most, tops = fields.max_tokens, fields.logprobs
         wanted = _requests(service, fields, prompts, most, tops, info.tenant)
-        return await _answer(service, fields, wanted, request)
+        return _answer(service, fields, wanted, request)
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -147,18 +149,15 @@ def _check_ids(service: Service, ids: list[int], param: str) -> None:
         raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {service.vocabulary - 1}", param)
 
 
-async def _answer(
-    service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request
-) -> Response:
+def _answer(service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request) -> Response:
     for later in wanted[1:]:
         service.generator.check(later)
     shape = ReplyShape(isinstance(fields, ChatFields), fields.model)
     generations = _generations(service, shape, wanted, account_of(request.scope), info_of(request.scope))
     if not fields.stream:
-        return JSONResponse(await unless_disconnected(request.receive, _whole(generations)))
-    # not `fields`: a stream may last, and its body stops counting when it begins
+        return DeferredResponse(lambda receive: _whole_response(receive, generations))
     events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
-    return await event_stream(request.receive, events)
+    return DeferredResponse(lambda receive: event_stream(receive, events))
 
 
 def _generations(
@@ -170,6 +169,10 @@ def _generations(
         attributes = span_attributes("chat" if shape.chat else "text_completion", shape.model, each)
         record = recorded(service.metrics, service.tracer, info, report, attributes)
         yield _Generation(replace(shape, index=index), report, _measured(service, each, account, report, record))
+
+
+async def _whole_response(receive: Receive, generations: Iterator[_Generation]) -> Response:
+    return JSONResponse(await unless_disconnected(receive, _whole(generations)))
 
 
 async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitlearn_client.errors import RequestError, RequestTimeout, RequestTooLarge, TooBusy
+from splitlearn_client.request_info import read_info
 from splitlearn_client.serving.body_budget import CHUNK, BodyBudget, BodyShare
 from splitlearn_client.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
 from splitlearn_client.serving.refusing import Incoming, refuse
@@ -34,9 +36,9 @@ class BodyLimits:
 class Bodies:
     """ASGI middleware: calls the application only with complete and checked bodies.
 
-    A body's bytes are counted until its response begins: by then the application keeps nothing of it, however long the
-    response lasts. When the budget is used up, a body waits in a queue while its sender is not read, and the slowest
-    upload is dropped.
+    A body's bytes are counted until the application calls `RequestInfo.release_body`, from when on it keeps nothing of
+    the body, or has answered. When the budget is used up, a body waits in a queue while its sender is not read, and the
+    slowest upload is dropped.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
@@ -66,23 +68,14 @@ class Bodies:
                     given = _given(body, receive)
                     # else this frame kept it until the response has ended
                     del body
-                    await self._app(scope, given, self._giving_back(share, send))
+                    read_info(scope).release_body = partial(self._budget.leave, share)
+                    await self._app(scope, given, send)
                 return
         finally:
             self._budget.leave(share)
         # a caller that was too slow gets little more time
         linger = {"linger": 0.5} if isinstance(refusal, RequestTimeout) else {}
         await refuse(incoming, send, refusal, **linger)
-
-    def _giving_back(self, share: BodyShare, send: Send) -> Send:
-        """`send`, which stops counting a body as soon as its response begins."""
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._budget.leave(share)
-            await send(message)
-
-        return sending
 
     async def _complete(self, scope: Scope, receive: Receive, share: BodyShare) -> bytes | None:
         """The complete body; None if the caller has disconnected."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from splitlearn_client.request_info import read_info
 from splitlearn_client.serving import bodies
 from splitlearn_client.serving.bodies import Bodies, BodyLimits
 from splitlearn_client.serving.json_size import MOST_VALUES
@@ -18,7 +19,7 @@ LIMITS = BodyLimits(max_bytes=16 * KIB64, max_bytes_together=16 * KIB64, seconds
 
 
 class Service:
-    """Answers a body once it is allowed to, and ends the answer once it is allowed to do that."""
+    """Reads a body, releases it once it is allowed to, and answers once it is allowed to do that."""
 
     def __init__(self, limits: BodyLimits = LIMITS) -> None:
         self.answers = asyncio.Event()
@@ -26,16 +27,19 @@ class Service:
         self.ends = asyncio.Event()
         self.ends.set()
         self.asked: list[int] = []
+        self.n_released = 0
         self.bodies = Bodies(self._answer, limits)
 
-    async def _answer(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         assert not message["more_body"]
         self.asked.append(len(message["body"]))
         await self.answers.wait()
         del message
-        await send({"type": "http.response.start", "status": 200})
+        read_info(scope).release_body()
+        self.n_released += 1
         await self.ends.wait()
+        await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body", "body": b'{"error": {"code": null}}'})
 
 
@@ -194,15 +198,15 @@ async def test_no_body_waits_for_budget_that_only_answers_can_free(monkeypatch: 
     assert await answered.end() == await short.end() == (200, None)
 
 
-async def test_a_body_has_no_room_any_more_once_its_response_has_begun() -> None:
+async def test_a_body_has_no_room_any_more_once_the_application_has_released_it() -> None:
     service = Service()
     service.ends.clear()
     first = Sender(service, 16 * KIB64)
-    await until(lambda: bool(first.heard))
+    await until(lambda: service.n_released == 1)
     second = Sender(service, 16 * KIB64)
     with lasting(first, second):
-        await until(lambda: bool(second.heard))
-        assert first.heard == second.heard == [{"type": "http.response.start", "status": 200}]
+        await until(lambda: service.n_released == 2)
+        assert first.heard == second.heard == []
         service.ends.set()
         assert await first.end() == await second.end() == (200, None)
 
