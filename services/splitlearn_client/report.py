@@ -14,8 +14,9 @@ class Failover:
 
     Attributes:
         reason: the class of the error that began it.
-        detection_seconds: from the last sign of life, or from the frame that got no answer, to the error.
-        resumption_seconds: from the error to the next token.
+        detection_seconds: from the last sign of life, or from the frame that got no answer, to the error; of all
+            replicas that failed before the next token.
+        resumption_seconds: the rest of the time from the first error to the next token.
     """
 
     reason: str

@@ -26,11 +26,14 @@ _CLOSE_SECONDS = 1.0
 
 @dataclass
 class _Outage:
-    """The time between a fault and the next token."""
+    """The time between a fault and the next token. More faults may come in between."""
 
     reason: str
     began: float
-    detection_seconds: float
+    """When the first fault was detected."""
+    first_detection: float
+    """How long that took."""
+    later_detections: float = 0.0
     n_faults: int = 0
     avoided: set[str] = field(default_factory=set)
     """Replicas that failed or had no capacity."""
@@ -112,8 +115,9 @@ class SessionStream:
         self._replica.succeeded()
         outage, self._outage = self._outage, None
         if outage is not None:
-            seconds = _now() - outage.began
-            self._report.failovers.append(Failover(outage.reason, outage.detection_seconds, seconds))
+            seconds = _now() - outage.began - outage.later_detections
+            detection = outage.first_detection + outage.later_detections
+            self._report.failovers.append(Failover(outage.reason, detection, seconds))
             log.info(
                 "session resumed",
                 session=self._report.session,
@@ -189,9 +193,11 @@ class SessionStream:
 
     def _noted(self, error: CommError, fault: Fault) -> _Outage:
         """The current outage, which begins with this error unless it has begun already."""
+        detection = self._stream.silent_seconds if fault is Fault.REPLICA else 0.0
         if self._outage is None:
-            detection = 0.0 if fault is Fault.DRAINING else self._stream.silent_seconds
             self._outage = _Outage(type(error).__name__, _now(), detection)
+        else:
+            self._outage.later_detections += detection
         self._outage.avoided.add(self._replica.address)
         if isinstance(error, Overloaded):
             self._outage.refused(error)

@@ -1,11 +1,12 @@
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from splitlearn_client.report import Report
 from splitlearn_client.session_stream import SessionStream
-from splitlearn_comm import AsyncGRPCComputeServer, Cancelled, Overloaded, ServiceInfo, SessionOpening
+from splitlearn_comm import AsyncGRPCComputeServer, Cancelled, CommError, Overloaded, ServiceInfo, SessionOpening
 from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSession, EchoSessionHost
@@ -45,35 +46,55 @@ class FullHost(EchoSessionHost):
         raise Overloaded("no memory is free", self.retry_after)
 
 
+class LateHost(EchoSessionHost):
+    """Never answers to its first opening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_openings = 0
+
+    async def open(self, opening: SessionOpening) -> EchoSession:
+        self.n_openings += 1
+        if self.n_openings == 1:
+            await asyncio.get_running_loop().create_future()
+        return await super().open(opening)
+
+
+@asynccontextmanager
+async def stream_to(*hosts: EchoSessionHost, report: Report, timeout: float = 5.0) -> AsyncIterator[SessionStream]:
+    """A stream that is placed on one of the hosts, and may move to the others."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(AsyncGRPCComputeServer(session_host=host)) for host in hosts]
+        addresses = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        replicas = ReplicaSet(addresses, connector(timeout, None), accept, lambda: None, lambda: None)
+        running = asyncio.create_task(replicas.run())
+        try:
+            await until(lambda: len(replicas.usable_addresses()) == len(hosts))
+            opening = SessionOpening("test", "echo", 8, block_hashes=(b"block",))
+            replica = replicas.pick()
+            assert replica is not None
+            yield SessionStream(replicas, replica, opening, 10.0, report)
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
 async def opened(stream: SessionStream) -> None:
     """Opens it on the first replica that takes it."""
     while True:
         try:
             await stream.open()
             return
-        except Overloaded as error:
+        except CommError as error:
             await stream.fail_over(error, lambda: (b"block",))
 
 
 async def told_by(*hosts: FullHost) -> float | None:
     """When a session is told to come again that finds all of these full."""
-    async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(AsyncGRPCComputeServer(session_host=host)) for host in hosts]
-        addresses = ",".join(f"127.0.0.1:{server.port}" for server in servers)
-        replicas = ReplicaSet(addresses, connector(5.0, None), accept, lambda: None, lambda: None)
-        running = asyncio.create_task(replicas.run())
-        try:
-            await until(lambda: len(replicas.usable_addresses()) == len(hosts))
-            replica = replicas.pick()
-            assert replica is not None
-            opening = SessionOpening("test", "echo", 8, block_hashes=(b"block",))
-            stream = SessionStream(replicas, replica, opening, 10.0, Report())
-            with pytest.raises(Overloaded) as refused:
-                await opened(stream)
-            return refused.value.retry_after
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
+    async with stream_to(*hosts, report=Report()) as stream:
+        with pytest.raises(Overloaded) as refused:
+            await opened(stream)
+        return refused.value.retry_after
 
 
 @pytest.mark.parametrize("seconds", [(30.0, 7.0), (7.0, 30.0), (None, 7.0), (7.0, None)])
@@ -93,3 +114,16 @@ async def test_only_the_first_replica_that_refuses_a_session_expects_it_again() 
 
 async def test_where_no_replica_names_a_time_the_session_is_told_none() -> None:
     assert await told_by(FullHost(None)) is None
+
+
+async def test_the_time_in_which_faults_are_detected_is_no_time_of_resumption() -> None:
+    report, timeout, hosts = Report(), 0.5, (LateHost(), LateHost())
+    began = asyncio.get_running_loop().time()
+    async with stream_to(*hosts, report=report, timeout=timeout) as stream:
+        await opened(stream)
+        stream.resumed()
+    passed = asyncio.get_running_loop().time() - began
+    (failover,) = report.failovers
+    assert [host.n_openings for host in hosts] in ([1, 2], [2, 1])
+    assert failover.detection_seconds >= 2 * timeout
+    assert failover.detection_seconds + failover.resumption_seconds <= passed
