@@ -87,6 +87,8 @@ async def _certificate_of(address: str, timeout: float) -> bytes:
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1.0):
                 await writer.wait_closed()
+        # one that does not end it would keep the socket open for half a minute
+        writer.transport.abort()
 
 
 def _trusts_anything() -> ssl.SSLContext:

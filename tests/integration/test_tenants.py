@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -284,13 +284,18 @@ async def test_each_stage_tells_apart_the_clients_of_the_first_one(
     assert [len(each) for each in owners] == [2, 2]
 
 
+def of_requests(lines: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
+    """Those of the access log."""
+    return [line for line in lines if line["event"] in ("request", "request refused")]
+
+
 async def test_log_lines_and_metrics_name_the_tenant(split: Split) -> None:
     with capture_logs() as lines:
         for key, n_tokens in ((ALICE, 2), (ALICE, 3), (BOB, 4), (OPERATOR, 5)):
             assert (await ask(split.client, key, max_tokens=n_tokens)).status_code == 200
         assert (await ask(split.client, BOB, n=2)).status_code == 400
-        await until(lambda: sum(line["event"].startswith("request") for line in lines) == 5)
-    named = [line.get("tenant") for line in lines if line["event"].startswith("request")]
+        await until(lambda: len(of_requests(lines)) == 5)
+    named = [line.get("tenant") for line in of_requests(lines)]
     assert named == ["alice", "alice", "bob", None, "bob"]
     value = split.client.value
     assert [value("tenant_requests_total", tenant=name) for name in ("alice", "bob", "")] == [2, 2, 1]

@@ -1,7 +1,11 @@
 """Clients that know a server by the fingerprint of its certificate."""
 
+import asyncio
 import socket
+import ssl
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -76,6 +80,27 @@ async def test_a_server_that_says_nothing_is_not_waited_for(pair: CertifiedKey) 
         port = silent.getsockname()[1]
         with pytest.raises(TimedOut, match=r"within 0\.2 s"):
             await pinned_server(f"127.0.0.1:{port}", pair.fingerprint, timeout=0.2)
+
+
+async def test_a_server_that_does_not_end_the_connection_is_left(pair: CertifiedKey, tmp_path: Path) -> None:
+    file = tmp_path / "both.pem"
+    file.write_bytes(pair.key + pair.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(file)
+
+    def accepted(listening: socket.socket) -> ssl.SSLSocket:
+        return context.wrap_socket(listening.accept()[0], server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepting = asyncio.create_task(asyncio.to_thread(accepted, listening))
+        await pinned_server(f"127.0.0.1:{listening.getsockname()[1]}", pair.fingerprint)
+        with await accepting as connection, socket.socket(fileno=connection.detach()) as raw:
+            raw.settimeout(5.0)
+            with suppress(ConnectionResetError):
+                # its farewell, and then its end
+                while await asyncio.to_thread(raw.recv, 4096):
+                    pass
 
 
 async def test_an_address_that_is_none_is_refused(pair: CertifiedKey) -> None:
