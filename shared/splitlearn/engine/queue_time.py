@@ -52,14 +52,15 @@ class QueueTimeEstimator:
         Args:
             n_free: places that nobody has taken yet.
         """
-        if n_ahead < n_free or not self._admitted_at:
+        n_places = n_free + len(self._admitted_at)
+        if n_ahead < n_free or not n_places:
             return 0.0
         if self._left is None or now - self._left[0] > _KEPT_SECONDS:
             self._left = now, self._seconds_left(now)
         left = self._left[1]
-        mean = sum(self._stays) / len(self._stays) if self._stays else 2 * left[-1]
+        mean = sum(self._stays) / len(self._stays) if self._stays else 2 * left[-1] if left else 0.0
         # the places become free one after the other, and each again after another stay
-        rounds, place = divmod(n_ahead, n_free + len(left))
+        rounds, place = divmod(n_ahead, n_places)
         return rounds * mean + (left[place - n_free] if place >= n_free else 0.0)
 
     def _seconds_left(self, now: float) -> list[float]:

@@ -27,11 +27,12 @@ class Pressure:
 
 @dataclass
 class LoadEstimate:
-    """The load that a replica reported last, and what this client has placed there since."""
+    """The load that a replica reported last, what this client has placed there since, and what it has there in all."""
 
     reported: ServiceLoad = field(default_factory=ServiceLoad)
     _placed_sessions: int = 0
     _placed_rows: int = 0
+    _open_rows: int = 0
 
     def report(self, load: ServiceLoad | None) -> None:
         """A new report, which includes what was placed before."""
@@ -42,12 +43,20 @@ class LoadEstimate:
         """A session that may grow to this many rows was placed there."""
         self._placed_sessions += 1
         self._placed_rows += n_rows
+        self._open_rows += n_rows
+
+    def ended(self, n_rows: int) -> None:
+        """A session that was placed there with so many rows has ended."""
+        self._open_rows -= n_rows
 
     @property
     def may_refuse(self) -> bool:
-        """Whether another session is likely to wait there, so that it may be refused."""
+        """Whether another session may have to wait there, so that it may be refused.
+
+        Sessions of this client count with all the rows that they may have: those that it has just opened have none yet.
+        """
         reported = self.reported
-        return reported.waiting_sessions > 0 or 0 < reported.total_rows <= self._taken_rows
+        return reported.waiting_sessions > 0 or 0 < reported.total_rows <= max(self._taken_rows, self._open_rows)
 
     @property
     def _taken_rows(self) -> int:

@@ -114,6 +114,7 @@ class ReplicaSet:
             yield
         finally:
             replica.n_sessions -= 1
+            replica.load.ended(n_rows)
             if replica in self._retired and not replica.n_sessions:
                 self._retired.discard(replica)
                 self._end(replica)

@@ -110,6 +110,13 @@ def test_sessions_that_were_opened_take_the_free_places_first() -> None:
     assert sum(told is None for told in answers) == 2 + 8
 
 
+def test_a_crowd_that_comes_to_an_idle_server_is_refused_too() -> None:
+    scene = Scene(4)
+    scene.knows_stays()
+    # four run, and four at a time may wait twice
+    assert sum(scene.open() is None for _ in range(50)) == 4 + 8
+
+
 def test_a_session_without_rows_counts_for_a_second_or_until_they_come() -> None:
     scene = Scene(1, queue_timeout=5.0)
     scene.knows_stays()

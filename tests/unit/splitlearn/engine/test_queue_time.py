@@ -58,6 +58,16 @@ def test_each_place_is_free_again_after_another_stay() -> None:
     assert estimator.seconds(7, 105.0) == pytest.approx(10.0 + 3 * 10.0)
 
 
+def test_places_that_nobody_has_taken_yet_are_taken_by_those_ahead() -> None:
+    estimator = stayed(10.0)
+    assert estimator.seconds(1, 0.0, n_free=2) == 0.0
+    assert estimator.seconds(2, 0.0, n_free=2) == pytest.approx(10.0)
+    assert estimator.seconds(5, 0.0, n_free=2) == pytest.approx(20.0)
+    estimator.admitted(1, 0.0)
+    assert estimator.seconds(2, 4.0, n_free=2) == pytest.approx(6.0)
+    assert QueueTimeEstimator().seconds(5, 0.0, n_free=2) == 0.0
+
+
 def test_before_any_has_ended_sessions_are_expected_to_stay_for_as_long_again() -> None:
     estimator = QueueTimeEstimator()
     estimator.admitted(1, 0.0)

@@ -69,6 +69,16 @@ def test_what_was_placed_since_the_last_report_may_have_taken_the_rows() -> None
     assert load.may_refuse
 
 
+def test_open_sessions_may_take_all_rows_though_the_last_report_knows_nothing_of_them() -> None:
+    load = estimate()
+    load.placed(600)
+    load.placed(400)
+    load.report(ServiceLoad(2, 0, 1000, 1000))
+    assert load.may_refuse
+    load.ended(600)
+    assert not load.may_refuse
+
+
 def test_a_burst_between_two_reports_is_spread() -> None:
     dice, loads = Random(3), {name: estimate(total=10_000, free=10_000) for name in "abcde"}
     placed: Counter[str] = Counter()
