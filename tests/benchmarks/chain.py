@@ -1,6 +1,7 @@
 """What a second stage costs: the same trunk in one worker and in a chain of two, for one session, asked in turns."""
 
 import argparse
+import subprocess
 from statistics import median
 
 from tests.benchmarks.contenders import LAYERS, OTHER_PORTS, make_weights, running, split_model
@@ -21,7 +22,7 @@ def main() -> None:
     following = ("--next", f"127.0.0.1:{SECOND_STAGE}")
     prompts = Prompts(0, 30000)
     with (
-        running("-m", "splitlearn_cli", *second, "--threads", "1"),
+        running("-m", "splitlearn_cli", *second, "--threads", "1", stderr=subprocess.DEVNULL),
         split_model(weights, 1) as one,
         split_model(weights, 1, layers=f"{begin}-{MIDDLE}", ports=OTHER_PORTS, trunk_flags=following) as two,
     ):

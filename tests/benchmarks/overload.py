@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import mean, median
@@ -73,12 +73,19 @@ class Memory:
         return sum(process.memory_info().rss for process in self.processes)
 
 
-async def user(http: httpx.AsyncClient, split: Split, prompts: Prompts, sizes: Sizes, found: Found, end: float) -> None:
-    """Asks until the end, and then finishes what it has begun."""
+async def user(
+    http: httpx.AsyncClient, split: Split, prompts: Prompts, sizes: Sizes, measured: Found, times: tuple[float, float]
+) -> None:
+    """Asks until the end, and then finishes what it has begun. What began before the start is not measured.
+
+    Args:
+        times: start and end.
+    """
     refused: tuple[float, float] | None = None
-    while time.perf_counter() < end:
+    while time.perf_counter() < times[1]:
         body = {**split.body(prompts.one(sizes.prompt), sizes.output), "stream": True}
         began = time.perf_counter()
+        found = measured if began >= times[0] else Found()
         async with http.stream("POST", "/v1/completions", json=body) as reply:
             if reply.status_code != 200:
                 found.statuses[str(reply.status_code)] += 1
@@ -88,14 +95,14 @@ async def user(http: httpx.AsyncClient, split: Split, prompts: Prompts, sizes: S
                 found.told.append(seconds)
                 refused = refused or (began, seconds)
             else:
-                times, error = await read(reply)
+                tokens, error = await read(reply)
                 found.statuses[error or "200"] += 1
-                if refused is not None and times:
-                    found.came_true.append((times[0] - refused[0]) / refused[1])
+                if refused is not None and tokens:
+                    found.came_true.append((tokens[0] - refused[0]) / refused[1])
                     refused = None
-                note(found, began, times)
+                note(found, began, tokens)
                 continue
-        await asyncio.sleep(min(seconds, max(0.0, end - time.perf_counter())))
+        await asyncio.sleep(min(seconds, max(0.0, times[1] - time.perf_counter())))
 
 
 async def read(reply: httpx.Response) -> tuple[list[float], str]:
@@ -118,12 +125,21 @@ def note(found: Found, began: float, times: Sequence[float]) -> None:
     found.gaps.append(max(late - early for early, late in pairwise(times)))
 
 
-async def phase(split: Split, prompts: Prompts, sizes: Sizes, users: int, seconds: float) -> Found:
-    found, end = Found(), time.perf_counter() + seconds
+async def phase(
+    split: Split, prompts: Prompts, sizes: Sizes, users: int, seconds: float, warm: Callable[[], None] = lambda: None
+) -> Found:
+    """What the users meet in so many seconds, after a fourth of that in which nothing is measured.
+
+    Args:
+        warm: called when the measured time begins.
+    """
+    start = time.perf_counter() + seconds / 4
+    found, times = Found(), (start, start + seconds)
+    asyncio.get_running_loop().call_later(seconds / 4, warm)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=split.url, timeout=600, limits=limits) as http, asyncio.TaskGroup() as group:
         for _ in range(users):
-            group.create_task(user(http, split, prompts, sizes, found, end))
+            group.create_task(user(http, split, prompts, sizes, found, times))
     return found
 
 
@@ -180,12 +196,18 @@ def main() -> None:
     trunk_flags = ("--kv-cache-memory-bytes", str(sizes.kv_cache_bytes))
     with split_model(weights, 1, flags, layers=LAYERS, trunk_flags=trunk_flags) as split:
         memory = Memory.of_children()
-        asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds / 4))
         before = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds))
-        lost = preemptions(split)
-        asyncio.run(phase(split, prompts, sizes, sizes.users, sizes.overload_seconds / 4))
-        at_first = memory.now()
-        over = asyncio.run(phase(split, prompts, sizes, sizes.users, sizes.overload_seconds))
+        lost, at_warm = preemptions(split), list[int]()
+        over = asyncio.run(
+            phase(
+                split,
+                prompts,
+                sizes,
+                sizes.users,
+                sizes.overload_seconds,
+                lambda: at_warm.append(memory.now()),
+            )
+        )
         at_last, lost = memory.now(), preemptions(split) - lost
         after = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds))
         many = asyncio.run(crowd(split, prompts, sizes))
@@ -205,7 +227,7 @@ def main() -> None:
             f"from the first refusal to the first token, by what it said: p50 {median(over.came_true or [0]):.2f}, "
             f"within a factor of two {share(over.came_true, 0.5, 2.0):.0%} of {len(over.came_true)}"
         )
-    print(f"memory: {at_first / 2**20:.0f} MiB, at the end {at_last / 2**20:.0f} MiB")
+    print(f"memory: {at_warm[0] / 2**20:.0f} MiB, at the end {at_last / 2**20:.0f} MiB")
     print(
         f"{sizes.crowd} at once: {dict(many.statuses)}; refused within: p50 {1000 * p(many.refusals, 0.5):.0f} ms, "
         f"p99 {1000 * p(many.refusals, 0.99):.0f} ms"
