@@ -6,7 +6,15 @@ import pytest
 
 from splitlearn_client.report import Report
 from splitlearn_client.session_stream import SessionStream
-from splitlearn_comm import AsyncGRPCComputeServer, Cancelled, CommError, Overloaded, ServiceInfo, SessionOpening
+from splitlearn_comm import (
+    AsyncGRPCComputeServer,
+    Cancelled,
+    CommError,
+    Overloaded,
+    ServiceInfo,
+    ServiceLoad,
+    SessionOpening,
+)
 from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSession, EchoSessionHost
@@ -127,3 +135,26 @@ async def test_the_time_in_which_faults_are_detected_is_no_time_of_resumption() 
     assert [host.n_openings for host in hosts] in ([1, 2], [2, 1])
     assert failover.detection_seconds >= 2 * timeout
     assert failover.detection_seconds + failover.resumption_seconds <= passed
+
+
+async def test_a_session_asks_first_where_those_that_are_open_may_take_all_rows() -> None:
+    full = ServiceLoad(0, 0, total_rows=8, free_rows=8)
+    async with AsyncGRPCComputeServer(session_host=EchoSessionHost()) as server:
+        replicas = ReplicaSet(f"127.0.0.1:{server.port}", connector(5.0, None), accept, lambda: None, lambda: None)
+        running = asyncio.create_task(replicas.run())
+        await until(lambda: replicas.reason is None)
+        replica = replicas.pick()
+        assert replica is not None
+        # nothing is awaited from a report on: the next poll brings another one
+        replica.load.report(full)
+        streams = []
+        for _ in range(2):
+            streams.append(SessionStream(replicas, replica, SessionOpening("test", "echo", 8), 1.0, Report()))
+            replica.load.report(full)
+        assert [stream._stream.opening.asks_first for stream in streams] == [False, True]
+        for stream in streams:
+            await stream.__aexit__(None, None, None)
+        replica.load.report(full)
+        assert not replica.load.may_refuse
+        running.cancel()
+        await asyncio.wait({running})
