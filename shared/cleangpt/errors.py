@@ -52,11 +52,11 @@ class DocumentationMissingError(CleangptError):
 
 
 class CheckpointMismatchError(CleangptError):
-    """A checkpoint was written by a training with other settings, other text or another model."""
+    """A checkpoint was written by a training with other settings, text, start weights, model or teacher."""
 
 
 class TrainingDivergedError(CleangptError):
-    """The loss became infinite or NaN; the last checkpoint is from before that."""
+    """A loss, a gradient or a weight became infinite or NaN; the last checkpoint is from before that."""
 
 
 class ModelFolderError(CleangptError):
@@ -105,6 +105,10 @@ class TextTooShortError(TextError):
 
 class PruningError(CleangptError):
     """A tokenizer or a model cannot be pruned without changing what it does with the analyzed text."""
+
+
+class FolderInUseError(CleangptError):
+    """Another training writes to the folder."""
 
 
 class CheckpointBrokenError(CleangptError):

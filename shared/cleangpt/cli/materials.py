@@ -1,7 +1,6 @@
 """Creates the tokenizer, batches and model according to the options of `cleangpt train`."""
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,13 +30,16 @@ _REGISTERED_ONLY = ("dropout", "bias", "alibi")
 
 @dataclass(frozen=True, eq=False)
 class Materials:
-    """The inputs of a training. `identity` identifies text and model; `questions` is empty for running text."""
+    """The inputs of a training. `made_from` describes those that neither data nor weights tell; see `Checkpoints`.
+
+    `questions` is empty for running text.
+    """
 
     tokenizer: BaseTokenizer
     model: PreTrainedModel
     data: EpochBatches
     validation: EpochBatches | None
-    identity: str
+    made_from: Mapping[str, str]
     questions: tuple[Question, ...] = ()
 
 
@@ -132,11 +134,9 @@ def _of_text(
     settings = BlockSettings(options.block_size + 1, options.batch_size, options.seed)
     data = TokenBlocks.from_texts(texts, tokenizer, settings)
     validation, share = None, DEFAULT_VALIDATION if options.validation is None else options.validation
-    identity = _identity(data.fingerprint, model)
     if share:
         data, validation = data.split(share)
-        identity = _identity(f"{data.fingerprint} {validation.fingerprint}", model)
-    return Materials(tokenizer, model, data, validation, identity)
+    return Materials(tokenizer, model, data, validation, _made_from(model))
 
 
 def _of_conversations(options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel) -> Materials:
@@ -150,8 +150,8 @@ def _of_conversations(options: TrainOptions, tokenizer: BaseTokenizer, model: Pr
         context=options.block_size,
         seed=options.seed,
     )
-    return Materials(tokenizer, model, data, None, _identity(str(data), model), questions)
+    return Materials(tokenizer, model, data, None, _made_from(model), questions)
 
 
-def _identity(text: str, model: PreTrainedModel) -> str:
-    return hashlib.sha256(f"{text} {model.config.to_json_string()}".encode()).hexdigest()
+def _made_from(model: PreTrainedModel) -> dict[str, str]:
+    return {"model": model.config.to_json_string()}

@@ -26,7 +26,7 @@ def run(options: TrainOptions) -> int | None:
     from cleangpt.trainers.processes import joined, own_device
 
     settings = options.training
-    checkpoints = Checkpoints(options.out / "checkpoint", "", options.checkpoint_seconds)
+    checkpoints = Checkpoints(options.out / "checkpoint", every_seconds=options.checkpoint_seconds)
     if checkpoints.last.exists() and not options.resume:
         raise UsageError(
             f"{options.out} already holds a training; use --resume, or name another directory to start again"
@@ -39,7 +39,7 @@ def run(options: TrainOptions) -> int | None:
         data=materials.data,
         settings=settings,
         validation=materials.validation,
-        checkpoints=replace(checkpoints, identity=materials.identity),
+        checkpoints=replace(checkpoints, made_from=materials.made_from),
         callbacks=[stopping, *_callbacks(options)],
         device=device,
     )

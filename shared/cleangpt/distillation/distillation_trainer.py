@@ -1,6 +1,5 @@
 """Distills one whole causal model into another: block by block and then the head, or end to end."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,15 @@ from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.stage import StagePlan, shape_in_words
 from cleangpt.distillation.stitching import StitchingLayers, block_map
 from cleangpt.distillation.teacher import load_teacher
-from cleangpt.distillation.text import digest_of, epochs_of
+from cleangpt.distillation.text import epochs_of
 from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import VocabularyMismatchError
 from cleangpt.trainers.callbacks import Callback
+from cleangpt.trainers.checkpoint import TEXT
+from cleangpt.trainers.digests import digest_of_weights
+from cleangpt.trainers.feed import Feed
+from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -92,12 +95,16 @@ class DistillationTrainer:
         self._tokenizer = tokenizer
         self._feeds = block_map(self._student.n_blocks, self._teacher.n_blocks, blocks)
         widths = (self._student.width, self._teacher.width)
-        self._stitches = StitchingLayers(self._student.n_blocks, *widths, use=use_stitching_layers).to(place)
+        settings = settings or TrainingSettings(epochs=1)
+        # the same in each run, so that a stage that was interrupted can go on
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(settings.seed)
+            self._stitches = StitchingLayers(self._student.n_blocks, *widths, use=use_stitching_layers).to(place)
         self._hidden_loss = HiddenStateLoss(hidden_state_loss_type)
         self._logit_loss = LogitLoss(logit_loss_type, temperature)
-        settings = settings or TrainingSettings(epochs=1)
         data = epochs_of(train_dataloader, settings.seed)
-        self._plan = StagePlan(data, settings, self._identity(digest_of(data)), self.output_dir, place, callbacks)
+        made_from = {**self._made_from(), TEXT: Feed(data, settings).digest_of_text()}
+        self._plan = StagePlan(data, settings, made_from, self.output_dir, place, callbacks)
 
     def train(
         self,
@@ -113,19 +120,22 @@ class DistillationTrainer:
             lm_head_lr: None means `lr_per_block`.
 
         Raises:
+            FolderInUseError: another distillation writes to `output_dir`.
             CheckpointMismatchError, CheckpointBrokenError, TrainingDivergedError, EmptyDataError: see `StagePlan.fit`.
         """
         backbone = BackboneTrainer(self._teacher, self._student, self._stitches, self._feeds, self._hidden_loss)
-        histories = backbone.train(self._plan, epochs_per_block, lr_per_block)
-        head = None
-        if train_lm_head:
-            head = self._head_trainer().train(self._plan, lm_head_epochs, lm_head_lr or lr_per_block)
-        return self._finished(DistillationResults(tuple(histories), head))
+        with locked(self.output_dir):
+            histories = backbone.train(self._plan, epochs_per_block, lr_per_block)
+            head = None
+            if train_lm_head:
+                head = self._head_trainer().train(self._plan, lm_head_epochs, lm_head_lr or lr_per_block)
+            return self._finished(DistillationResults(tuple(histories), head))
 
     def train_end_to_end(self, epochs: int, lr: float = 1e-3) -> DistillationResults:
         """Fits the whole student at once by its logits, as a baseline for fitting block by block."""
-        history = self._head_trainer().train(self._plan, epochs, lr, whole_student=True)
-        return self._finished(DistillationResults(end_to_end=history))
+        with locked(self.output_dir):
+            history = self._head_trainer().train(self._plan, epochs, lr, whole_student=True)
+            return self._finished(DistillationResults(end_to_end=history))
 
     def export(self, folder: Path | str) -> Path:
         """Writes the student and its tokenizer as a Hugging Face folder, which `splitlearn convert` takes."""
@@ -144,7 +154,16 @@ class DistillationTrainer:
         self.export(self.output_dir / STUDENT_FOLDER)
         return results
 
-    def _identity(self, text: str) -> str:
-        configs = "".join(shape_in_words(each.model) for each in (self._teacher, self._student))
-        losses = f"{self._hidden_loss.kind} {self._logit_loss.kind} {self._logit_loss.temperature} {self._feeds}"
-        return hashlib.sha256(f"{configs} {losses} {text}".encode()).hexdigest()
+    def _made_from(self) -> dict[str, str]:
+        """What every stage depends on, beside the text and the settings of the loop."""
+        teacher, student = self._teacher.model, self._student.model
+        return {
+            "teacher's config": shape_in_words(teacher),
+            "teacher's weights": digest_of_weights(teacher),
+            "student's config": shape_in_words(student),
+            "student's start weights": digest_of_weights(student),
+            "hidden_state_loss_type": self._hidden_loss.kind,
+            "logit_loss_type": self._logit_loss.kind,
+            "temperature": str(self._logit_loss.temperature),
+            "blocks": str(self._feeds),
+        }

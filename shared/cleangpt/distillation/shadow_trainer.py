@@ -3,9 +3,9 @@
 Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +20,11 @@ from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.stage import StagePlan, shape_in_words, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
-from cleangpt.distillation.text import SameEveryEpoch, digest_of, epochs_of, lengths, next_ids, present
+from cleangpt.distillation.text import epochs_of, lengths, next_ids, present
 from cleangpt.trainers.callbacks import Callback
+from cleangpt.trainers.checkpoint import TEXT
+from cleangpt.trainers.digests import digest_of_batches, digest_of_weights
+from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -88,9 +91,13 @@ class ShadowTrainer:
         recorded: Sequence[Batch] = [self.ask(batch) for batch in texts.batches(0)]
         # each epoch has another order, which depends on seed and epoch alone
         source = _Shuffled(recorded, settings.seed)
-        identity = f"{ends.fingerprint} {shape_in_words(shadow)} {digest_of(SameEveryEpoch(recorded))}"
-        digest = hashlib.sha256(identity.encode()).hexdigest()
-        self._plan = StagePlan(source, settings, digest, self._output_dir, shadow.device, callbacks)
+        made_from = {
+            "trunk": ends.fingerprint,
+            "shadow's config": shape_in_words(shadow),
+            "shadow's start weights": digest_of_weights(shadow),
+            TEXT: digest_of_batches(Batch(each.ids_BT, each.learned_BT) for each in recorded),
+        }
+        self._plan = StagePlan(source, settings, made_from, self._output_dir, shadow.device, callbacks)
 
     def train(
         self,
@@ -103,11 +110,12 @@ class ShadowTrainer:
     ) -> ShadowResults:
         """Fits layer by layer for `hidden_epochs` each, then end to end for `logit_epochs`; 0 skips a stage.
 
-        Raises the errors of StagePlan.fit.
+        Raises the errors of StagePlan.fit, and FolderInUseError if another distillation writes to `output_dir`.
         """
         self._hidden_loss, self._logit_loss = hidden_loss or HiddenStateLoss(), logit_loss or LogitLoss()
         stages: dict[str, History] = {}
-        with standing_still(self.shadow, self._ends.bottom, self._ends.top):
+        frozen = standing_still(self.shadow, self._ends.bottom, self._ends.top)
+        with frozen, nullcontext() if self._output_dir is None else locked(self._output_dir):
             self.shadow.train()
             for layer in range(self.shadow.config.num_hidden_layers if hidden_epochs else 0):
                 name = f"block_{layer:05d}"
@@ -116,7 +124,7 @@ class ShadowTrainer:
                 parameters = list(self.shadow.parameters())
                 stages["end_to_end"] = self._plan.fit("end_to_end", parameters, self._loss_of_logits, logit_epochs, lr)
             self.shadow.eval()
-        self._write(stages)
+            self._write(stages)
         return ShadowResults(stages)
 
     def ask(self, batch: Batch) -> TrunkBatch:

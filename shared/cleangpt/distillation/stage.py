@@ -1,7 +1,7 @@
 """One stage of a distillation: fits some parameters by one objective, with its own checkpoints."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,13 +29,13 @@ _FILLED_IN_BY_SAVING = ("architectures", "dtype")
 class StagePlan:
     """The settings that all stages of one distillation share.
 
-    `identity` identifies teacher, student and text. `output_dir` None writes no checkpoints. `settings` are those of
-    the loop, except epochs and schedule, which each stage sets.
+    `made_from` describes teacher, student and text; see `Checkpoints`. `output_dir` None writes no checkpoints.
+    `settings` are those of the loop, except epochs and schedule, which each stage sets.
     """
 
     data: EpochBatches
     settings: TrainingSettings
-    identity: str
+    made_from: Mapping[str, str]
     output_dir: Path | None = None
     device: device | str | None = None
     callbacks: Sequence[Callback] = ()
@@ -66,7 +66,7 @@ class StagePlan:
         )
         checkpoints = None
         if self.output_dir is not None:
-            checkpoints = Checkpoints(self.output_dir / "checkpoints" / name, f"{self.identity} {name}")
+            checkpoints = Checkpoints(self.output_dir / "checkpoints" / name, {**self.made_from, "stage": name})
         with only(parameters):
             return train(
                 Training(
@@ -82,7 +82,7 @@ class StagePlan:
 
 
 def shape_in_words(model: PreTrainedModel) -> str:
-    """A model's config and dtype as text, for `identity`; saving the model does not change it."""
+    """A model's config and dtype as text, for `made_from`; saving the model does not change it."""
     config = model.config.to_diff_dict()
     kept = {name: value for name, value in config.items() if name not in _FILLED_IN_BY_SAVING}
     return f"{json.dumps(kept, sort_keys=True)} {model.dtype}"

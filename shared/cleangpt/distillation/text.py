@@ -3,7 +3,6 @@
 Shapes: B rows, T positions, N predicting positions, V vocabulary.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,13 +41,6 @@ def epochs_of(source: Any, seed: int = 0) -> EpochBatches:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return SameEveryEpoch([as_batch(item) for item in source])
     raise BatchFormatError(f"give a DataLoader, a list of batches, or EpochBatches; found {type(source).__name__}")
-
-
-def digest_of(data: EpochBatches) -> str:
-    """A digest of the first batch and the number of batches; it does not read the whole text a second time."""
-    batches = data.batches(0)
-    first = batches[0].ids_BT.cpu().numpy().tobytes() if len(batches) else b""
-    return f"{len(batches)} batches {hashlib.sha256(first).hexdigest()[:16]}"
 
 
 def present(batch: Batch) -> Tensor:

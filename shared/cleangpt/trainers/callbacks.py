@@ -145,7 +145,7 @@ class CurvesPlot(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes loss, learning rate and validation loss as TensorBoard events. Raises PackageMissingError."""
+    """Writes losses, learning rate and gradient norm as TensorBoard events. Raises PackageMissingError."""
 
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
@@ -162,6 +162,7 @@ class TensorBoard(Callback):
     def on_step(self, run: Run) -> None:
         self._writer.add_scalar("loss", run.history.losses[-1], run.step)
         self._writer.add_scalar("learning_rate", run.history.rates[-1], run.step)
+        self._writer.add_scalar("gradient_norm", run.history.gradient_norms[-1], run.step)
 
     def on_evaluation(self, run: Run) -> None:
         self._writer.add_scalar("validation_loss", run.history.evaluations[-1].loss, run.step)

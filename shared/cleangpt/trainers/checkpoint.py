@@ -1,8 +1,9 @@
 """Checkpoints on disk. Each is written to a temporary file that replaces the last one, so a kill leaves one intact."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
+from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
 from cleangpt.trainers.feed import FeedState
 from cleangpt.trainers.history import History
 from llm_sepweight import CorruptFileError, UntrustedPickle
@@ -18,14 +19,26 @@ from llm_sepweight.torch_file import open_torch_file
 
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
-_FORMAT = "cleangpt checkpoint 2"
+_FORMAT = "cleangpt checkpoint 3"
+TEXT = "text"
+"""What a checkpoint calls the training's data."""
+# of a digest or a whole config nobody wants to read both
+_LONGEST_SHOWN = 40
+_WHEN_TEXT_CHANGES = (
+    "data that draws random numbers of its own is another one each time, unless the dataset or sampler has state_dict "
+    "and load_state_dict"
+)
 # a module raises RuntimeError for other names or shapes
 _DO_NOT_FIT = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a loop saves its state, and how often. `identity` is a string that identifies the text and the model.
+    """Where a loop saves its state, and how often.
+
+    A checkpoint records the settings, a digest of the text of training and validation, and one of the weights that the
+    training started from. `made_from` adds what else it depends on, by name: digests, or short descriptions. A training
+    that differs in any of them is not continued.
 
     A checkpoint is due `every_seconds` after the last one, and also every `every_steps` steps if that is set. If the
     data does not repeat the batches from before the checkpoint, a resuming training is refused if `exact` is set, and
@@ -33,7 +46,7 @@ class Checkpoints:
     """
 
     folder: Path
-    identity: str
+    made_from: Mapping[str, str] = field(default_factory=dict)
     every_seconds: float = 60.0
     every_steps: int | None = None
     exact: bool = True
@@ -57,14 +70,18 @@ def save_state(
     history: History,
     feed: FeedState,
 ) -> None:
-    """Replaces the last checkpoint. A resuming training must match `described`."""
+    """Replaces the last checkpoint. A resuming training must match `described`.
+
+    Raises TrainingDivergedError, and leaves the last checkpoint, if a weight is infinite or NaN.
+    """
+    check_finite(model, history.step)
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": history.to_dict(),
         "data": asdict(feed),
     }
-    _write(checkpoints.last, {**state, "described": {**described, "text and model": checkpoints.identity}})
+    _write(checkpoints.last, {**state, "described": dict(described)})
 
 
 def restore_state(
@@ -87,13 +104,7 @@ def restore_state(
     found = _read(checkpoints.last, ("model", "optimizer", "history", "described", "data"))
     if not isinstance(found["described"], dict):
         raise _broken(checkpoints.last, "it does not describe its training")
-    wanted = {**described, "text and model": checkpoints.identity}
-    differing = [name for name in wanted if found["described"].get(name) != wanted[name]]
-    if differing:
-        raise CheckpointMismatchError(
-            f"{checkpoints.last} was written by another training: {'; '.join(_difference(found, wanted, differing))}. "
-            f"Train as then to go on, or remove {checkpoints.folder} to start again"
-        )
+    _check_described(checkpoints, found["described"], described)
     try:
         history, feed = History.from_dict(found["history"]), FeedState.from_dict(found["data"])
     except (KeyError, TypeError, ValueError) as error:
@@ -108,7 +119,8 @@ def restore_state(
 
 
 def save_best(checkpoints: Checkpoints, model: nn.Module, step: int) -> None:
-    """Replaces the best weights with those after `step` steps."""
+    """Replaces the best weights with those after `step` steps. Raises TrainingDivergedError, as `save_state`."""
+    check_finite(model, step)
     _write(checkpoints.best, {"model": model.state_dict(), "step": step})
 
 
@@ -122,14 +134,39 @@ def load_best(checkpoints: Checkpoints, model: nn.Module) -> int:
         raise _misfit(checkpoints.best, error) from error
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, str], names: list[str]) -> list[str]:
-    # identities are digests or long configs, so showing both would not help
-    return [
-        "its text or model differs"
-        if name == "text and model"
-        else f"{name} was {found['described'].get(name)} and is now {wanted[name]}"
-        for name in names
-    ]
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raises TrainingDivergedError if a weight is infinite or NaN after `step` steps."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise TrainingDivergedError(
+                f"after step {step} the weights are no longer finite ({name}), and were not saved; lower the peak "
+                "learning rate and start again, or go on from the last checkpoint"
+            )
+
+
+def _check_described(checkpoints: Checkpoints, found: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    """Raises CheckpointMismatchError unless both are the same; warns of another text if that is allowed."""
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing == [TEXT] and not checkpoints.exact:
+        warnings.warn(
+            f"{checkpoints.last} was written with another text; the training goes on: {_WHEN_TEXT_CHANGES}",
+            stacklevel=2,
+        )
+        return
+    if differing:
+        raise CheckpointMismatchError(
+            f"{checkpoints.last} was written by another training: "
+            f"{'; '.join(_difference(name, found.get(name), wanted[name]) for name in differing)}. "
+            f"Train as then to go on, or name another folder, or remove {checkpoints.folder} to start again"
+        )
+
+
+def _difference(name: str, was: Any, now: str) -> str:
+    if name == TEXT:
+        return f"other {TEXT} ({_WHEN_TEXT_CHANGES})"
+    if was is None or max(len(str(was)), len(now)) > _LONGEST_SHOWN:
+        return f"other {name}"
+    return f"{name} was {was} and is now {now}"
 
 
 def _write(file: Path, state: Mapping[str, Tensor | Any]) -> None:

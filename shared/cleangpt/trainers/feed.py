@@ -12,14 +12,14 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import CheckpointMismatchError, EmptyDataError, TrainingSettingsError
+from cleangpt.trainers.digests import digest_of_batches
 from cleangpt.trainers.random_streams import RandomStream
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -74,7 +74,7 @@ class Feed:
             CheckpointMismatchError: the data does not repeat the last step before the checkpoint.
         """
         steps = self._steps(done - 1, state.sources)
-        if _digest(next(steps, [])) == state.digest:
+        if digest_of_batches(next(steps, [])) == state.digest:
             return steps
         said = f"the batches of step {done} do not come again as they came before the checkpoint"
         if exact:
@@ -88,7 +88,19 @@ class Feed:
 
     def state(self) -> FeedState:
         """The state for a checkpoint after the current step."""
-        return FeedState(self._at_epoch, _digest(self._last))
+        return FeedState(self._at_epoch, digest_of_batches(self._last))
+
+    def digest_of_text(self) -> str:
+        """A digest of all batches of the first epoch. Reads them all, unless the data has a fingerprint."""
+        known = getattr(self._data, "fingerprint", None)
+        if isinstance(known, str):
+            return known
+        states = {name: _plain(name, source.state_dict()) for name, source in self._sources.items()}
+        batches = self._epoch(0)
+        digest = digest_of_batches(self._batch(batches, 0, index) for index in range(len(batches)))
+        for name, source in self._sources.items():
+            source.load_state_dict(states[name])
+        return digest
 
     def total_steps(self) -> int:
         """How many optimizer steps the training takes if nothing stops it."""
@@ -159,22 +171,3 @@ def _plain(name: str, state: Any) -> Any:
             f"state_dict of the {name} of the training data holds values that a checkpoint cannot store; "
             "give plain values and tensors"
         ) from error
-
-
-def _digest(batches: Sequence[Batch]) -> str:
-    digest = hashlib.sha256()
-    for batch in batches:
-        for each in fields(batch):
-            _add(digest, getattr(batch, each.name))
-    return digest.hexdigest()
-
-
-def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, tuple):
-        for each in value:
-            _add(digest, each)
-    else:
-        digest.update(repr(value).encode())

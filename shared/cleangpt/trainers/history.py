@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,9 +18,11 @@ class Evaluation:
 
 @dataclass
 class History:
-    """`losses` (nats per learned token) and `rates` have one entry per finished step.
+    """`losses` (nats per learned token), `rates` and `gradient_norms` have one entry per finished step.
 
-    `tokens` counts the ids of all steps, padding included; `seconds` is the total wall time of all runs.
+    A gradient's norm is that before clipping. `skipped` has the numbers of the steps that changed no weights, because
+    their gradient was not finite. `tokens` counts the ids of all steps, padding included; `seconds` is the total wall
+    time of all runs.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -27,6 +30,8 @@ class History:
     evaluations: list[Evaluation] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
+    gradient_norms: list[float] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -35,8 +40,9 @@ class History:
 
     @property
     def best(self) -> Evaluation | None:
-        """The earliest evaluation with the lowest loss; None if there was no evaluation."""
-        return min(self.evaluations, key=lambda each: each.loss, default=None)
+        """The earliest evaluation with the lowest loss that is a number; None if there was none."""
+        measured = [each for each in self.evaluations if math.isfinite(each.loss)]
+        return min(measured, key=lambda each: each.loss, default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The history as plain values, for `from_dict`."""
@@ -48,6 +54,8 @@ class History:
         return cls(
             losses=list(found["losses"]),
             rates=list(found["rates"]),
+            gradient_norms=list(found["gradient_norms"]),
+            skipped=list(found["skipped"]),
             evaluations=[Evaluation(**each) for each in found["evaluations"]],
             tokens=int(found["tokens"]),
             seconds=float(found["seconds"]),
@@ -58,11 +66,12 @@ class History:
         return json.dumps(self.to_dict()) + "\n"
 
     def to_csv(self) -> str:
-        """One line per step: step, loss, learning_rate, validation_loss (empty for steps without an evaluation)."""
+        """One line per step: step, loss, learning_rate, validation_loss (empty if not measured), gradient_norm."""
         validation = {each.step: each.loss for each in self.evaluations}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("step", "loss", "learning_rate", "validation_loss"))
-        for step, (loss, rate) in enumerate(zip(self.losses, self.rates, strict=True), start=1):
-            writer.writerow((step, loss, rate, validation.get(step, "")))
+        writer.writerow(("step", "loss", "learning_rate", "validation_loss", "gradient_norm"))
+        measured = zip(self.losses, self.rates, self.gradient_norms, strict=True)
+        for step, (loss, rate, norm) in enumerate(measured, start=1):
+            writer.writerow((step, loss, rate, validation.get(step, ""), norm))
         return text.getvalue()

@@ -4,6 +4,7 @@ Random numbers from the global generators of torch, numpy and Python are a funct
 resumed training draws the same numbers as an uninterrupted one.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,8 +19,10 @@ from torch.optim import Optimizer
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import EmptyDataError, TrainingDivergedError
 from cleangpt.trainers.callbacks import Callback, Run
-from cleangpt.trainers.checkpoint import Checkpoints, restore_state, save_best, save_state
+from cleangpt.trainers.checkpoint import TEXT, Checkpoints, check_finite, restore_state, save_best, save_state
+from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
+from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import Evaluation, History
 from cleangpt.trainers.objective import Objective, ObjectiveModule, learned_count, learned_loss
 from cleangpt.trainers.processes import Processes, joined, own_device
@@ -27,6 +30,8 @@ from cleangpt.trainers.random_streams import seed_everything
 from cleangpt.trainers.settings import TrainingSettings
 
 _RATE_WITHOUT_SCHEDULE = 1e-3
+# more than these in a row are no accident
+_MOST_SKIPPED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +63,16 @@ def train(training: Training) -> History:
     Raises:
         CheckpointMismatchError, CheckpointBrokenError: the training cannot resume from the checkpoint, or the data does
             not repeat the batches from before it.
-        TrainingDivergedError: the loss is no longer finite; the last checkpoint is from before that.
+        TrainingDivergedError: a loss, a gradient or a weight is no longer finite; the last checkpoint is from before
+            that.
         EmptyDataError: there are no batches.
+        FolderInUseError: another training writes its checkpoints to the same folder.
     """
     device = torch.device(training.device or next(training.model.parameters()).device)
     with joined(device) as processes:
-        return _Loop(training, own_device(device), processes).run()
+        checkpoints = training.checkpoints
+        with locked(checkpoints.folder) if checkpoints and processes.is_first else nullcontext():
+            return _Loop(training, own_device(device), processes).run()
 
 
 def adamw(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -89,6 +98,7 @@ class _Loop:
         self._feed = Feed(training.data, training.settings)
         self._stream = self._feed.steps()
         self._run = Run(self._model, training.settings, self._feed.total_steps())
+        self._described: dict[str, str] = {}
         self._saved_at = time.monotonic()
         self._callbacks = [each for each in training.callbacks if each.everywhere or processes.is_first]
         if training.settings.compile:
@@ -100,8 +110,8 @@ class _Loop:
     def run(self) -> History:
         checkpoints = self._training.checkpoints
         if checkpoints:
-            described = self._settings.described
-            self._run.history = restore_state(checkpoints, described, self._model, self._optimizer, self._resume)
+            self._described = self._describe(checkpoints)
+            self._run.history = restore_state(checkpoints, self._described, self._model, self._optimizer, self._resume)
         self._model.train()
         try:
             self._tell("on_begin")
@@ -110,6 +120,15 @@ class _Loop:
             self._model.eval()
             self._tell("on_end")
         return self._run.history
+
+    def _describe(self, checkpoints: Checkpoints) -> dict[str, str]:
+        """What a checkpoint has to have been made from for this training to go on from it."""
+        described = {**self._settings.described, **checkpoints.made_from}
+        if TEXT not in described:
+            described[TEXT] = self._feed.digest_of_text()
+        if self._training.validation is not None:
+            described[f"validation {TEXT}"] = Feed(self._training.validation, self._settings).digest_of_text()
+        return {**described, "start weights": digest_of_weights(self._model)}
 
     def _resume(self, history: History, state: FeedState) -> None:
         checkpoints = self._training.checkpoints
@@ -122,9 +141,10 @@ class _Loop:
         while run.step < run.total_steps and not self._processes.any(run.stopped is not None, self._device):
             batches = next(self._stream)
             rate = self._set_rate()
-            loss = self._step(batches)
+            loss, norm = self._step(batches)
             history.losses.append(loss)
             history.rates.append(rate)
+            history.gradient_norms.append(norm)
             history.tokens += sum(batch.ids_BT.numel() for batch in batches)
             history.seconds = before + time.monotonic() - began
             self._tell("on_step")
@@ -132,6 +152,7 @@ class _Loop:
             if self._is_checkpoint_due():
                 self._save()
         if run.step > at_start:
+            check_finite(self._model, run.step)
             self._save()
 
     def _set_rate(self) -> float:
@@ -141,8 +162,12 @@ class _Loop:
                 group["lr"] = schedule.rate(self._run.step, self._run.total_steps)
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def _step(self, batches: Sequence[Batch]) -> float:
-        """Takes one optimizer step; returns the mean loss over the learned positions of all batches and processes."""
+    def _step(self, batches: Sequence[Batch]) -> tuple[float, float]:
+        """Takes one optimizer step.
+
+        Returns:
+            The mean loss over the learned positions of all batches and processes, and the gradient's norm.
+        """
         seed_everything((self._settings.seed * 1_000_003 + self._run.step) * 4099 + self._processes.rank)
         n_learned = max(1, sum(learned_count(batch) for batch in batches))
         total = torch.zeros((), device=self._device)
@@ -150,15 +175,39 @@ class _Loop:
             with self._gradient_exchange(is_last=number == len(batches)):
                 total += self._backward(batch, n_learned)
         value = float(self._processes.sum(total))
-        if not total.isfinite():
+        if not math.isfinite(value):
             raise TrainingDivergedError(
                 f"the loss became {value} in step {self._run.step + 1}; lower the peak learning rate and start again"
             )
-        if self._settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip_norm)
-        self._optimizer.step()
+        norm = self._clip()
+        if math.isfinite(norm):
+            self._optimizer.step()
+        else:
+            self._skip(norm)
         self._optimizer.zero_grad()
-        return value
+        return value, norm
+
+    def _clip(self) -> float:
+        """The gradient's norm, over all that is trained; clips the gradient if the settings say so."""
+        trained = [each for each in self._model.parameters() if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm([each.grad for each in trained if each.grad is not None])
+        if self._settings.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, self._settings.clip_norm, norm)
+        return float(norm)
+
+    def _skip(self, norm: float) -> None:
+        """Counts a step whose gradient is not finite. Raises TrainingDivergedError if it is not to be skipped."""
+        step, skipped = self._run.step + 1, self._run.history.skipped
+        skipped.append(step)
+        if self._settings.non_finite_gradient == "stop":
+            raise TrainingDivergedError(
+                f"the gradient's norm became {norm} in step {step}, though the loss was finite; lower the peak "
+                "learning rate, or skip such steps with non_finite_gradient='skip'"
+            )
+        if skipped[-_MOST_SKIPPED:] == list(range(step - _MOST_SKIPPED + 1, step + 1)):
+            raise TrainingDivergedError(
+                f"the gradient was not finite in the {_MOST_SKIPPED} steps up to {step}; lower the peak learning rate"
+            )
 
     def _backward(self, batch: Batch, n_learned: int) -> torch.Tensor:
         """Adds this process's part of the gradient; returns its part of the loss."""
@@ -182,6 +231,11 @@ class _Loop:
             return
         loss = self._validation_loss(validation)
         best = run.history.best
+        if not math.isfinite(loss):
+            kept = "" if best is None else f"; the best weights are those of step {best.step}"
+            raise TrainingDivergedError(
+                f"the validation loss became {loss} after step {run.step}; lower the peak learning rate{kept}"
+            )
         run.history.evaluations.append(Evaluation(run.step, loss))
         checkpoints = self._training.checkpoints
         if checkpoints and self._processes.is_first and (best is None or loss < best.loss):
@@ -219,8 +273,8 @@ class _Loop:
     def _save(self) -> None:
         checkpoints = self._training.checkpoints
         if checkpoints and self._processes.is_first:
-            described, history = self._settings.described, self._run.history
-            save_state(checkpoints, described, self._model, self._optimizer, history, self._feed.state())
+            state = self._feed.state()
+            save_state(checkpoints, self._described, self._model, self._optimizer, self._run.history, state)
             self._saved_at = time.monotonic()
             self._tell("on_checkpoint")
 

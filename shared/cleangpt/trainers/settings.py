@@ -1,6 +1,7 @@
 """The settings that determine the results of a training: plain frozen values, without torch."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from cleangpt.errors import TrainingSettingsError
 from cleangpt.trainers.schedule import Schedule
@@ -11,7 +12,9 @@ class TrainingSettings:
     """A training runs for `epochs` passes over the text or for `max_steps` optimizer steps; set exactly one.
 
     `accumulate` batches make one step, as if they were one batch. `schedule` None keeps the optimizer's learning
-    rate. `clip_norm` None disables clipping. `evaluate_every` is in steps; there is one more evaluation at the end.
+    rate. `clip_norm` None disables clipping. `non_finite_gradient` says whether a gradient that is infinite or NaN ends
+    the training, or is skipped, ten times in a row at most. `evaluate_every` is in steps; there is one more evaluation
+    at the end.
 
     Raises TrainingSettingsError for values that are out of range.
     """
@@ -22,6 +25,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float | None = 1.0
+    non_finite_gradient: Literal["stop", "skip"] = "stop"
     accumulate: int = 1
     bf16_autocast: bool = False
     compile: bool = False
@@ -40,6 +44,8 @@ class TrainingSettings:
                 raise TrainingSettingsError(f"{name} has to be 1 or more, found {value}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise TrainingSettingsError(f"clip_norm has to be above 0, or None not to clip; found {self.clip_norm}")
+        if self.non_finite_gradient not in ("stop", "skip"):
+            raise TrainingSettingsError(f"non_finite_gradient is 'stop' or 'skip'; found {self.non_finite_gradient!r}")
 
     @property
     def described(self) -> dict[str, str]:

@@ -15,10 +15,12 @@ from cleangpt.distillation.text import next_ids
 from cleangpt.errors import (
     CheckpointBrokenError,
     CheckpointMismatchError,
+    FolderInUseError,
     StitchingNeededError,
     VocabularyMismatchError,
 )
 from cleangpt.trainers import Callback, Run
+from cleangpt.trainers.folder_lock import locked
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.model.plan import FEWEST_LAYERS
 
@@ -86,14 +88,43 @@ def test_a_distillation_that_was_killed_ends_as_an_uninterrupted_one(
 def test_checkpoints_of_another_text_or_damaged_ones_are_refused_and_kept(
     teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
 ) -> None:
-    _trainer(teacher, student, texts, tmp_path).train(1, 1e-2)
+    _trainer(teacher, copy.deepcopy(student), texts, tmp_path).train(1, 1e-2)
     file = tmp_path / "checkpoints" / "block_00000" / "checkpoint.pt"
-    with pytest.raises(CheckpointMismatchError, match="text or model"):
-        _trainer(teacher, student, texts[:1], tmp_path).train(1, 1e-2)
+    # the last row alone is another one
+    *first, last = texts
+    others = [*first, Batch(torch.cat((last.ids_BT[:-1], last.ids_BT[-1:].flip(1))))]
+    for other in (texts[:1], others):
+        with pytest.raises(CheckpointMismatchError, match="other text"):
+            _trainer(teacher, copy.deepcopy(student), other, tmp_path).train(1, 1e-2)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointBrokenError, match="100 bytes"):
-        _trainer(teacher, student, texts, tmp_path).train(1, 1e-2)
+        _trainer(teacher, copy.deepcopy(student), texts, tmp_path).train(1, 1e-2)
     assert file.stat().st_size == 100
+
+
+def test_a_student_of_another_teacher_or_start_is_refused_by_name(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    _trainer(teacher, copy.deepcopy(student), texts, tmp_path).train(1, 1e-2)
+    other_teacher, other_student = copy.deepcopy(teacher), copy.deepcopy(student)
+    for other in (other_teacher, other_student):
+        with torch.no_grad():
+            list(other.parameters())[-1].add_(1e-3)
+    with pytest.raises(CheckpointMismatchError, match=r"another training: other teacher's weights. Train as then"):
+        _trainer(other_teacher, copy.deepcopy(student), texts, tmp_path).train(1, 1e-2)
+    with pytest.raises(CheckpointMismatchError, match="other student's start weights"):
+        _trainer(teacher, other_student, texts, tmp_path).train(1, 1e-2)
+    with pytest.raises(CheckpointMismatchError, match="hidden_state_loss_type was mse and is now cosine"):
+        DistillationTrainer(
+            teacher, copy.deepcopy(student), None, texts, output_dir=tmp_path, hidden_state_loss_type="cosine"
+        ).train(1, 1e-2)
+
+
+def test_two_distillations_do_not_share_an_output_folder(
+    teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
+) -> None:
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="name another folder"):
+        _trainer(teacher, student, texts, tmp_path).train(1, 1e-2)
 
 
 def test_the_student_is_written_as_a_folder_that_can_be_cut(
@@ -214,19 +245,22 @@ def test_the_stitches_learn_with_their_blocks(
 def test_the_checkpoint_of_another_block_is_refused(
     teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
 ) -> None:
-    _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    _trainer(teacher, copy.deepcopy(student), texts, tmp_path).train(1, 1e-2, train_lm_head=False)
     first, second = (tmp_path / "checkpoints" / f"block_{block:05d}" / "checkpoint.pt" for block in range(2))
     first.replace(second)
-    with pytest.raises(CheckpointMismatchError, match="text or model"):
+    with pytest.raises(CheckpointMismatchError, match="stage was block_00000 and is now block_00001"):
         _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
 
 
 def test_checkpoints_fit_a_student_and_a_teacher_that_were_saved_since(
     teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
 ) -> None:
+    student.save_pretrained(tmp_path / "start")
     first = _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "start")
     teacher.save_pretrained(tmp_path / "teacher")
     second = DistillationTrainer(tmp_path / "teacher", student, None, texts, output_dir=tmp_path)
+    # nor does it matter what else has drawn random numbers
     both = second.train(1, 1e-2)
     assert [each.losses for each in both.blocks] == [each.losses for each in first.blocks]
     assert both.head is not None
@@ -235,6 +269,6 @@ def test_checkpoints_fit_a_student_and_a_teacher_that_were_saved_since(
 def test_checkpoints_of_another_dtype_are_refused(
     teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
 ) -> None:
-    _trainer(teacher, student, texts, tmp_path).train(1, 1e-2, train_lm_head=False)
-    with pytest.raises(CheckpointMismatchError, match="text or model"):
+    _trainer(teacher, copy.deepcopy(student), texts, tmp_path).train(1, 1e-2, train_lm_head=False)
+    with pytest.raises(CheckpointMismatchError, match="other student's config"):
         _trainer(teacher, student.to(torch.bfloat16), texts, tmp_path).train(1, 1e-2)

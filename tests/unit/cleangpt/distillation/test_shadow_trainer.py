@@ -173,7 +173,6 @@ def test_the_batches_come_in_another_order_in_every_epoch(ends: Ends, trunk: Loc
 def test_a_shadow_that_was_saved_goes_on_from_its_checkpoints(
     ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
 ) -> None:
-    shadow = _shadow()
-    first = ShadowTrainer(ends, trunk, shadow, texts, tmp_path).train(2, 0)
-    second = ShadowTrainer(ends, trunk, shadow, texts, tmp_path).train(2, 1)
+    first = ShadowTrainer(ends, trunk, _shadow(), texts, tmp_path).train(2, 0)
+    second = ShadowTrainer(ends, trunk, _shadow(), texts, tmp_path).train(2, 1)
     assert second.stages["block_00000"].losses == first.stages["block_00000"].losses

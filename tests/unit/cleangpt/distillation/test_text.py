@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch
-from cleangpt.distillation.text import digest_of, epochs_of, lengths, next_ids, predicting, present
+from cleangpt.distillation.text import epochs_of, lengths, next_ids, predicting, present
 from cleangpt.errors import BatchFormatError
 
 PADDED = Batch(torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]]), torch.tensor([[0, 0, 1, 1], [0, 1, 0, 0]]).bool())
@@ -35,14 +35,6 @@ def test_dataloaders_and_lists_of_what_they_yield_are_read() -> None:
 def test_what_is_no_source_of_text_is_refused() -> None:
     with pytest.raises(BatchFormatError, match="DataLoader"):
         epochs_of(3)
-
-
-def test_other_text_has_another_digest() -> None:
-    assert digest_of(epochs_of([PADDED])) != digest_of(epochs_of([Batch(PADDED.ids_BT + 1)]))
-    assert digest_of(epochs_of([PADDED])) != digest_of(epochs_of([PADDED, PADDED]))
-    last_BT = PADDED.ids_BT.clone()
-    last_BT[-1, -1] = 9
-    assert digest_of(epochs_of([PADDED])) != digest_of(epochs_of([Batch(last_BT)]))
 
 
 def test_the_order_of_a_dataloader_follows_the_seed() -> None:

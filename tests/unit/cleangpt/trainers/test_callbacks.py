@@ -21,7 +21,7 @@ from cleangpt.trainers import (
 @pytest.fixture
 def run() -> Run:
     """Three steps into a training of five."""
-    history = History([3.0, 2.0, 1.0], [0.1, 0.2, 0.2], [Evaluation(2, 2.5)], tokens=300, seconds=2.0)
+    history = History([3.0, 2.0, 1.0], [0.1, 0.2, 0.2], [Evaluation(2, 2.5)], 300, 2.0, [0.5, 0.4, 0.3])
     return Run(nn.Linear(1, 1), TrainingSettings(max_steps=5), 5, history)
 
 
@@ -68,6 +68,7 @@ def test_the_csv_has_a_line_per_step_with_the_validation_loss_where_it_was_measu
         rows = list(csv.DictReader(file))
     assert [row["loss"] for row in rows] == ["3.0", "2.0", "1.0"]
     assert [row["validation_loss"] for row in rows] == ["", "2.5", ""]
+    assert [row["gradient_norm"] for row in rows] == ["0.5", "0.4", "0.3"]
 
 
 def test_the_bar_shows_loss_rate_and_validation(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,3 +113,4 @@ def test_tensorboard_events_hold_every_step(run: Run, tmp_path: Path) -> None:
     events.Reload()
     assert [(each.step, each.value) for each in events.Scalars("loss")] == [(3, 1.0)]
     assert [each.value for each in events.Scalars("validation_loss")] == [2.5]
+    assert [each.value for each in events.Scalars("gradient_norm")] == [pytest.approx(0.3)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError
+from cleangpt.data.batches import Batch
+from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
 from cleangpt.trainers import Checkpoints, Training, TrainingSettings, WarmupCosine, train
 from cleangpt.trainers.checkpoint import load_best, save_best
 
@@ -22,29 +23,79 @@ _SETTINGS = TrainingSettings(max_steps=6, schedule=WarmupCosine(peak=1e-2, warmu
 @pytest.fixture
 def training(counter: Make, numbers: Any, tmp_path: Path) -> Training:
     """A finished one, with its checkpoint in tmp_path."""
-    done = Training(counter(), numbers(), _SETTINGS, checkpoints=Checkpoints(tmp_path, "numbers"))
+    done = Training(counter(), numbers(), _SETTINGS, checkpoints=Checkpoints(tmp_path))
     train(done)
     return done
 
 
 @pytest.mark.parametrize(
-    ("settings", "identity", "said"),
+    ("settings", "said"),
     [
-        (replace(_SETTINGS, weight_decay=0.5), "numbers", "weight_decay was 0.01 and is now 0.5"),
-        (replace(_SETTINGS, max_steps=8), "numbers", "max_steps was 6 and is now 8"),
-        (_SETTINGS, "letters", "its text or model differs"),
+        (replace(_SETTINGS, weight_decay=0.5), "weight_decay was 0.01 and is now 0.5"),
+        (replace(_SETTINGS, max_steps=8), "max_steps was 6 and is now 8"),
     ],
 )
-def test_the_checkpoint_of_another_training_is_refused_and_kept(
-    training: Training, counter: Make, tmp_path: Path, settings: TrainingSettings, identity: str, said: str
+def test_the_checkpoint_of_a_training_with_other_settings_is_refused_and_kept(
+    training: Training, counter: Make, tmp_path: Path, settings: TrainingSettings, said: str
 ) -> None:
     before = (tmp_path / "checkpoint.pt").read_bytes()
     model = counter()
-    other = replace(training, model=model, settings=settings, checkpoints=Checkpoints(tmp_path, identity))
     with pytest.raises(CheckpointMismatchError, match=said):
-        train(other)
+        train(replace(training, model=model, settings=settings))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert all(torch.equal(mine, fresh) for mine, fresh in zip(model.parameters(), counter().parameters(), strict=True))
+
+
+def test_a_finished_training_is_not_taken_for_one_with_another_text(
+    training: Training, counter: Make, numbers: Any
+) -> None:
+    """The last batch alone differs: whoever looked at the first ones would not see it."""
+
+    class Others(numbers):
+        def batches(self, epoch: int) -> list[Batch]:
+            *first, last = super().batches(epoch)
+            return [*first, Batch((last.ids_BT + 1) % 40)]
+
+    with pytest.raises(CheckpointMismatchError, match="another training: other text"):
+        train(replace(training, model=counter(), data=Others()))
+    inexact = replace(training.checkpoints or Checkpoints(Path()), exact=False)
+    with pytest.warns(UserWarning, match="another text"):
+        train(replace(training, model=counter(), data=Others(), checkpoints=inexact))
+
+
+def test_a_finished_training_is_not_taken_for_one_that_started_elsewhere(training: Training, counter: Make) -> None:
+    other = counter()
+    with torch.no_grad():
+        list(other.parameters())[-1].add_(1e-3)
+    with pytest.raises(CheckpointMismatchError, match="another training: other start weights"):
+        train(replace(training, model=other))
+
+
+def test_what_else_a_training_was_made_from_is_compared_by_name(training: Training, counter: Make) -> None:
+    first = Checkpoints(
+        (training.checkpoints or Checkpoints(Path())).folder / "named", {"teacher": "a", "cut": "a" * 64}
+    )
+    train(replace(training, model=counter(), checkpoints=first))
+    other = replace(first, made_from={"teacher": "b", "cut": "b" * 64})
+    with pytest.raises(CheckpointMismatchError, match="teacher was a and is now b; other cut"):
+        train(replace(training, model=counter(), checkpoints=other))
+
+
+def test_the_text_to_validate_on_is_compared_too(training: Training, counter: Make, numbers: Any) -> None:
+    validated = replace(training, model=counter(), validation=numbers(count=1, seed=5))
+    with pytest.raises(CheckpointMismatchError, match="other validation text"):
+        train(validated)
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(training: Training, counter: Make, tmp_path: Path) -> None:
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    broken = counter()
+    with torch.no_grad():
+        list(broken.parameters())[-1][0] = float("inf")
+    with pytest.raises(TrainingDivergedError, match=r"after step 4 the weights are no longer finite \(transformer"):
+        save_best(Checkpoints(tmp_path), broken, 4)
+    assert not (tmp_path / "best.pt").exists()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("kept", [0, 10, 2000, -1])
@@ -93,14 +144,14 @@ def test_text_in_the_place_of_a_checkpoint_is_refused(training: Training, counte
 
 
 def test_best_weights_of_another_shape_are_refused(training: Training, counter: Make, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "numbers")
+    checkpoints = Checkpoints(tmp_path)
     save_best(checkpoints, torch.nn.Linear(2, 2), 3)
     with pytest.raises(CheckpointBrokenError, match=r"best\.pt.*does not fit the model"):
         load_best(checkpoints, counter())
 
 
 def test_the_best_weights_are_kept(counter: Make, numbers: Any, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "numbers")
+    checkpoints = Checkpoints(tmp_path)
     # a rate that rises beyond all reason: the last weights are worse than some before them
     settings = TrainingSettings(max_steps=12, schedule=WarmupCosine(peak=3.0, warmup=12), evaluate_every=1)
     validation = numbers(count=1, seed=8)
@@ -118,7 +169,7 @@ def test_the_best_weights_are_kept(counter: Make, numbers: Any, tmp_path: Path) 
 
 def test_of_equally_good_weights_the_earliest_are_kept(counter: Make, numbers: Any, tmp_path: Path) -> None:
     settings = TrainingSettings(max_steps=3, schedule=WarmupCosine(peak=1e-30, warmup=0), evaluate_every=1)
-    checkpoints = Checkpoints(tmp_path, "numbers")
+    checkpoints = Checkpoints(tmp_path)
     history = train(Training(counter(), numbers(), settings, numbers(count=1, seed=8), checkpoints))
     assert len({each.loss for each in history.evaluations}) == 1
     assert history.best is not None
@@ -151,7 +202,7 @@ config = GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=1,
 model = AutoModelForCausalLM.from_config(config)
 settings = TrainingSettings(max_steps=8, schedule=WarmupCosine(peak=1e-2, warmup=1))
 folder = Path(sys.argv[1])
-history = train(Training(model, Numbers(), settings, checkpoints=Checkpoints(folder, "n", every_steps=1),
+history = train(Training(model, Numbers(), settings, checkpoints=Checkpoints(folder, every_steps=1),
                          callbacks=[Waits()]))
 print(history.losses, [float(each.detach().double().sum()) for each in model.parameters()])
 """

@@ -110,7 +110,7 @@ def test_a_stopped_training_resumes_with_the_losses_and_weights_of_an_uninterrup
     settings = replace(_SHORT, accumulate=accumulate, evaluate_every=2)
     whole = Training(counter(dropout=0.2), numbers(), settings, validation=numbers(count=1, seed=5))
     expected = train(whole)
-    checkpoints = Checkpoints(tmp_path, "numbers")
+    checkpoints = Checkpoints(tmp_path)
     stopped = replace(whole, model=counter(dropout=0.2), checkpoints=checkpoints, callbacks=[_Ends(3)])
     assert train(stopped).losses == expected.losses[:3]
     # what else drew random numbers in between must not matter
@@ -123,7 +123,7 @@ def test_a_stopped_training_resumes_with_the_losses_and_weights_of_an_uninterrup
 
 
 def test_a_finished_training_is_not_repeated(counter: Make, numbers: Any, tmp_path: Path) -> None:
-    training = Training(counter(), numbers(), _SHORT, checkpoints=Checkpoints(tmp_path, "numbers"))
+    training = Training(counter(), numbers(), _SHORT, checkpoints=Checkpoints(tmp_path))
     first = train(training)
     notes = _Notes()
     again = replace(training, model=counter(), callbacks=[_Ends(1), notes])
@@ -136,7 +136,7 @@ def test_callbacks_are_told_what_happens_in_order_and_each_checkpoint_once(
     counter: Make, numbers: Any, tmp_path: Path
 ) -> None:
     notes = _Notes()
-    checkpoints = Checkpoints(tmp_path, "numbers", every_steps=2)
+    checkpoints = Checkpoints(tmp_path, every_steps=2)
     settings = TrainingSettings(max_steps=4, evaluate_every=3)
     train(Training(counter(), numbers(), settings, numbers(count=1), checkpoints, [notes]))
     assert notes.told == [
@@ -148,7 +148,7 @@ def test_callbacks_are_told_what_happens_in_order_and_each_checkpoint_once(
         ("end", 4),
     ]
     often = _Notes()
-    at_once = Checkpoints(tmp_path / "often", "numbers", every_seconds=0.0)
+    at_once = Checkpoints(tmp_path / "often", every_seconds=0.0)
     train(Training(counter(), numbers(), settings, checkpoints=at_once, callbacks=[often]))
     assert [step for what, step in often.told if what == "checkpoint"] == [1, 2, 3, 4]
 
@@ -158,7 +158,7 @@ def test_the_seconds_of_all_runs_add_up(counter: Make, numbers: Any, tmp_path: P
         def on_step(self, run: Run) -> None:
             run.history.seconds = 1000.0
 
-    training = Training(counter(), numbers(), _SHORT, checkpoints=Checkpoints(tmp_path, "numbers"))
+    training = Training(counter(), numbers(), _SHORT, checkpoints=Checkpoints(tmp_path))
     train(replace(training, callbacks=[Slow(), _Ends(2)]))
     assert train(replace(training, model=counter())).seconds > 1000
 
@@ -248,7 +248,7 @@ def test_matrices_decay_and_vectors_do_not(counter: Make) -> None:
 def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_checkpoint_from_before(
     counter: Make, numbers: Any, tmp_path: Path
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, "numbers", every_steps=1)
+    checkpoints = Checkpoints(tmp_path, every_steps=1)
     training = Training(counter(), numbers(), _SHORT, checkpoints=checkpoints, callbacks=[_Ends(2)])
     before = train(training).losses
 

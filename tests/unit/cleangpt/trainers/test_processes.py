@@ -42,7 +42,7 @@ settings = TrainingSettings(epochs=4, schedule=WarmupCosine(peak=0.3, warmup=1),
 folder = Path(sys.argv[1])
 # not Adam, which makes rounding large where a gradient is nearly zero
 optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-checkpoints = Checkpoints(folder, "n")
+checkpoints = Checkpoints(folder)
 history = train(Training(model, Rows(0), settings, Rows(1), checkpoints, [EarlyStop(100)], optimizer))
 (folder / f"history{sys.argv[2]}.json").write_text(history.to_json())
 """

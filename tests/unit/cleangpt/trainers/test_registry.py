@@ -99,7 +99,7 @@ def test_a_dataloader_training_resumes_in_the_middle_of_an_epoch(
         trainer = get_trainer("callbacks", model=counter(0.1), dataloader=dataloader, num_epochs=3, **options)
         return trainer.train().losses
 
-    checkpoints = Checkpoints(tmp_path, "rows")
+    checkpoints = Checkpoints(tmp_path)
     assert len(losses(checkpoints=checkpoints, callbacks=[Ends()])) == 4
     assert losses(checkpoints=checkpoints) == losses()
 
