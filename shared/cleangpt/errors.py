@@ -107,6 +107,10 @@ class PruningError(CleangptError):
     """A tokenizer or a model cannot be pruned without changing what it does with the analyzed text."""
 
 
+class NotCausalError(CleangptError):
+    """A model predicts ids from those after them, so training it as a causal language model would mean nothing."""
+
+
 class FolderInUseError(CleangptError):
     """Another training writes to the folder."""
 

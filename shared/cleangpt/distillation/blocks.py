@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
-from cleangpt.distillation.text import head_reads_only, predicting
+from cleangpt.distillation.text import predicting
+from cleangpt.trainers.causal_logits import causal_logits
 from splitlearn.model.layout import inspect_model
 from splitlearn.model.traits import row_width
 
@@ -60,8 +60,7 @@ class Blocks:
 
     def logits(self, batch: Batch) -> Tensor:
         """The whole model's logits at the predicting positions, [N, V]."""
-        with head_reads_only(self.model.get_output_embeddings(), predicting(batch)):
-            return torch.as_tensor(self.model(input_ids=batch.ids_BT, use_cache=False).logits)
+        return causal_logits(self.model, batch.ids_BT, predicting(batch))
 
     def parameters_of(self, block: int) -> list[nn.Parameter]:
         """The parameters of one block; the embeddings belong to the first."""

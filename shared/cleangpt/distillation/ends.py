@@ -13,8 +13,9 @@ from transformers import DynamicCache
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.shadow import Shadow
-from cleangpt.distillation.text import head_reads_only, predicting
+from cleangpt.distillation.text import predicting
 from cleangpt.errors import TrunkMismatchError
+from cleangpt.trainers.causal_logits import head_reads_only
 from llm_sepweight import Manifest
 from splitlearn.checkpoints.load import load_parts
 from splitlearn.model.cache import PartCache

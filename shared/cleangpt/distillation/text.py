@@ -3,12 +3,11 @@
 Shapes: B rows, T positions, N predicting positions, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch, EpochBatches
@@ -71,17 +70,3 @@ def predicting(batch: Batch) -> Tensor:
 def next_ids(batch: Batch) -> Tensor:
     """The ids [N] after the predicting positions."""
     return batch.ids_BT[:, 1:][predicting(batch)[:, :-1]]
-
-
-@contextmanager
-def head_reads_only(head: nn.Module, chosen_BT: Tensor) -> Iterator[None]:
-    """Runs the head only on the chosen positions while the context lasts, so that logits are [N, V]."""
-
-    def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][chosen_BT], *inputs[1:])
-
-    hook = head.register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -136,8 +136,9 @@ def load_best(checkpoints: Checkpoints, model: nn.Module) -> int:
 
 def check_finite(model: nn.Module, step: int) -> None:
     """Raises TrainingDivergedError if a weight is infinite or NaN after `step` steps."""
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+    # not the buffers, where a model may keep limits that are infinite
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
             raise TrainingDivergedError(
                 f"after step {step} the weights are no longer finite ({name}), and were not saved; lower the peak "
                 "learning rate and start again, or go on from the last checkpoint"

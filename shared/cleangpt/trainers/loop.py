@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import EmptyDataError, TrainingDivergedError
 from cleangpt.trainers.callbacks import Callback, Run
+from cleangpt.trainers.causal_logits import try_out
 from cleangpt.trainers.checkpoint import TEXT, Checkpoints, check_finite, restore_state, save_best, save_state
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
@@ -102,6 +103,7 @@ class _Loop:
         self._saved_at = time.monotonic()
         self._callbacks = [each for each in training.callbacks if each.everywhere or processes.is_first]
         if training.settings.compile:
+            try_out(self._model)
             getattr(self._model, "base_model", self._model).compile()
         self._objective: Any = ObjectiveModule(self._model, training.objective)
         if processes.count > 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cleangpt.data.batches import Batch
+from cleangpt.trainers.causal_logits import causal_logits
 
 Objective = Callable[[Any, Batch], Tensor]
 """(model, batch on the model's device) -> the mean over `learned_count(batch)` positions, a differentiable scalar."""
@@ -20,25 +21,20 @@ def learned_loss(model: Any, batch: Batch) -> Tensor:
 
     `model` is a causal language model of transformers. If all ids are learned, the last id of a row is only predicted
     and never read, so such rows may be one id longer than the model's context.
+
+    Raises:
+        NotCausalError: the model's predictions depend on later ids.
     """
     ids_BT = batch.ids_BT
     if batch.learned_BT is None:
-        hidden_BPD = _hidden(model, ids_BT[:, :-1])
-        hidden_ND, expected_N = hidden_BPD.flatten(0, 1), ids_BT[:, 1:].flatten()
+        logits_NV, expected_N = causal_logits(model, ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten()
     else:
         # the head runs only where there is something to learn; the last ids are read although nothing follows them,
         # because the demo model was trained that way, and dropping them would change the rounding
         learned_BP = batch.learned_BT[:, 1:]
-        hidden_ND, expected_N = _hidden(model, ids_BT)[:, :-1][learned_BP], ids_BT[:, 1:][learned_BP]
-    logits_NV = model.get_output_embeddings()(hidden_ND)
+        predicting_BT = functional.pad(learned_BP, (0, 1), value=False)
+        logits_NV, expected_N = causal_logits(model, ids_BT, predicting_BT), ids_BT[:, 1:][learned_BP]
     return functional.cross_entropy(logits_NV.float(), expected_N)
-
-
-def _hidden(model: Any, ids_BT: Tensor) -> Tensor:
-    """The head's input, [B, T, D]."""
-    # padding is on the right, where a causal model's earlier positions cannot see it: no mask needed
-    hidden_BTD: Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden_BTD
 
 
 def learned_count(batch: Batch) -> int:

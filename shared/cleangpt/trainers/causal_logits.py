@@ -1,0 +1,107 @@
+"""The logits of a causal language model, always by its own forward: some models scale, cap or transform them.
+
+Where nothing has to be predicted, the head need not run; whether a model allows that is tried out once.
+
+Shapes: B rows, T positions, N chosen positions, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from cleangpt.errors import NotCausalError
+
+_TRIED_LENGTH = 8
+# rounding, and what a mixture of experts makes of it; a model that sees the future differs by more
+_TOLERANCE = 1e-3
+_COARSE_TOLERANCE = 3e-2
+
+# by model: whether its head can be given the chosen positions alone
+_tried: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+
+
+def causal_logits(model: Any, ids_BT: Tensor, chosen_BT: Tensor | None = None) -> Tensor:
+    """The logits at all positions [B, T, V], or at the chosen ones [N, V], row by row.
+
+    Raises:
+        NotCausalError: the model's logits depend on later ids.
+    """
+    if chosen_BT is None:
+        try_out(model)
+        return _forward(model, ids_BT)
+    if try_out(model):
+        with head_reads_only(model.get_output_embeddings(), chosen_BT):
+            return _forward(model, ids_BT)
+    return _forward(model, ids_BT)[chosen_BT]
+
+
+def try_out(model: Any) -> bool:
+    """Whether the head can be given some positions alone. Runs the model on a few ids when it is seen first.
+
+    Call it before the model is compiled. Raises NotCausalError.
+    """
+    known = _tried.get(model)
+    if known is None:
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad():
+                known = _tried[model] = _try(model)
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
+    return known
+
+
+@contextmanager
+def head_reads_only(head: nn.Module, chosen_BT: Tensor) -> Iterator[None]:
+    """Runs the head only on the chosen positions while the context lasts, so that logits are [N, V]."""
+
+    def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][chosen_BT], *inputs[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _try(model: Any) -> bool:
+    weight = model.get_input_embeddings().weight
+    ids_BT = torch.randint(len(weight), (1, _TRIED_LENGTH), generator=torch.Generator().manual_seed(0))
+    ids_BT = ids_BT.to(weight.device)
+    others_BT = ids_BT.clone()
+    others_BT[:, -1] = (ids_BT[:, -1] + 1) % len(weight)
+    whole_BTV = _forward(model, ids_BT)
+    if not _equal(_forward(model, others_BT)[:, :-1], whole_BTV[:, :-1]):
+        raise NotCausalError(
+            f"{model.config.model_type} predicts an id from those after it too, so it is not a causal language model; "
+            "choose another model_type, or make it one (some types are if their config has is_decoder = true)"
+        )
+    chosen_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+    chosen_BT[:, ::2] = True
+    try:
+        with head_reads_only(model.get_output_embeddings(), chosen_BT):
+            some_NV = _forward(model, ids_BT)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        # what comes before or after the head needs all positions
+        return False
+    return _equal(some_NV, whole_BTV[chosen_BT])
+
+
+def _equal(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _COARSE_TOLERANCE
+    found, expected = found.float(), expected.float()
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def _forward(model: Any, ids_BT: Tensor) -> Tensor:
+    # padding is on the right, where a causal model's earlier positions cannot see it: no mask needed
+    return torch.as_tensor(model(input_ids=ids_BT, use_cache=False).logits)
