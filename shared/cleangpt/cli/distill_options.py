@@ -36,6 +36,9 @@ class DistillOptions:
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)
     column: str = flag("Column of a dataset on disk.", "text", document="dataset_text_column")
     max_samples: int | None = flag("Distil on the first texts alone.", None)
+    validation: float | None = flag(
+        "Share at the end of the text to hold out; 0 for none. Default: 0.05 of text.", None
+    )
     block_size: int | None = flag("Tokens of a row. Default: what the teacher takes, up to 256.", None)
     batch_size: int = flag("Rows of a batch.", 16)
     epochs_per_block: int = flag("Passes over the data for each block, or for each layer of a shadow.", 1)
@@ -67,6 +70,8 @@ class DistillOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{spelled(name)} has to be 1 or more, found {value}")
+        if self.validation is not None and not 0 <= self.validation < 1:
+            raise UsageError(f"--validation is a share of the text from 0 up to 1, found {self.validation}")
         if self.train_lm_head and not self.shadow and not self.end_to_end_epochs and not self.lm_head_epochs:
             raise UsageError("--lm-head-epochs is 0; to leave the head as it is give --no-train-lm-head")
         if not self.epochs_per_block and not self.end_to_end_epochs and not (self.shadow and self.train_lm_head):

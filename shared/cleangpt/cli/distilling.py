@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cleangpt.data import (
     read_texts,
 )
 from cleangpt.data.blocks import joined_ids
+from cleangpt.data.text_record import DEFAULT_HELD_OUT, TextRecord
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationTrainer
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
@@ -48,11 +50,12 @@ def distil_student(options: DistillOptions) -> None:
     teacher, fast = load_model(options.teacher)
     tokenizer = HuggingFaceTokenizer(fast)
     student = new_student(options, teacher, tokenizer)
+    text = text_to_read(options, tokenizer, context_of(student))
     trainer = DistillationTrainer(
         teacher_model=teacher,
         student_model=student,
         tokenizer=fast,
-        train_dataloader=texts_to_read(options, tokenizer, context_of(student)),
+        train_dataloader=text.data,
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         output_dir=options.out,
         use_stitching_layers=options.use_stitching_layers,
@@ -72,6 +75,7 @@ def distil_student(options: DistillOptions) -> None:
     named = {"head": results.head, "end to end": results.end_to_end}
     stages |= {name: history for name, history in named.items() if history is not None}
     folder = options.out / STUDENT_FOLDER
+    text.write_record(folder)
     sizes = [model.num_parameters() for model in (student, teacher)]
     print(_summary(folder, sizes[0], f"{sizes[0] / sizes[1]:.1%} of the teacher's", stages, options.out))
     parts = options.out / "parts"
@@ -88,10 +92,10 @@ def distil_shadow(options: DistillOptions) -> None:
     disable_progress_bar()
     with opened(options.weights, options.layers, options.trunk, options.trunk_wait) as trunk:
         tokenizer = create_tokenizer(str(options.weights))
-        data = texts_to_read(options, tokenizer, trunk.ends.bottom.context_length)
+        text = text_to_read(options, tokenizer, trunk.ends.bottom.context_length)
         shadow = new_shadow(options, trunk)
         trainer = ShadowTrainer(
-            trunk.ends, trunk.teacher, shadow, data, options.out, _settings(options), callbacks=[ProgressBar()]
+            trunk.ends, trunk.teacher, shadow, text.data, options.out, _settings(options), callbacks=[ProgressBar()]
         )
         results = trainer.train(
             options.epochs_per_block,
@@ -104,6 +108,7 @@ def distil_shadow(options: DistillOptions) -> None:
         if trunk.part is not None:
             share = f"{shadow.n_parameters / sum(each.numel() for each in trunk.part.parameters()):.1%} of the trunk's"
     folder = options.out / SHADOW_FOLDER
+    text.write_record(folder)
     print(_summary(folder, shadow.n_parameters, share, results.stages, options.out))
     which = [
         *(["--layers", options.layers] if options.layers else []),
@@ -162,17 +167,39 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
     return Shadow(ShadowConfig(intermediate_size=2 * width, **shape))
 
 
-def texts_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int | None) -> EpochBatches:
+@dataclass(frozen=True, eq=False)
+class DistillText:
+    """The batches to distil on, and for running text the record of what was held out of it."""
+
+    data: EpochBatches
+    record: TextRecord | None = None
+
+    def write_record(self, folder: Path) -> None:
+        """Writes the record, if there is one, beside the model in `folder`."""
+        if self.record is not None:
+            self.record.write(folder)
+
+
+def text_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int | None) -> DistillText:
     """The text as rows that fit the models' context. Raises TextError, TokenizerError, UsageError."""
     row = options.block_size or min(LONGEST_ROW, context or LONGEST_ROW)
     if context is not None and row > context:
         raise UsageError(f"--block-size {row} is longer than the {context} positions of the model")
     if options.data in CONVERSATION_SOURCES:
+        if options.validation:
+            raise UsageError(f"--validation is for running text; {options.data} is read whole: ask for 0")
         questions = read_conversations(options.data)[: options.max_samples]
         tokens = options.batch_size * row
-        return conversation_rows(questions, tokenizer.fast, batch_tokens=tokens, context=row, seed=options.seed)
+        return DistillText(
+            conversation_rows(questions, tokenizer.fast, batch_tokens=tokens, context=row, seed=options.seed)
+        )
     texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
-    return TokenBlocks(joined_ids(texts, tokenizer), BlockSettings(row, options.batch_size, options.seed))
+    ids_N = joined_ids(texts, tokenizer)
+    data = TokenBlocks(ids_N, BlockSettings(row, options.batch_size, options.seed))
+    share = DEFAULT_HELD_OUT if options.validation is None else options.validation
+    if share:
+        data, _ = data.split(share)
+    return DistillText(data, TextRecord.of(options.data, ids_N, len(ids_N) - len(data.ids_N)))
 
 
 def _settings(options: DistillOptions) -> TrainingSettings:
@@ -187,8 +214,14 @@ def _summary(folder: Path, parameters: int, share: str, stages: Mapping[str, His
 
 
 def _text_flags(options: DistillOptions) -> list[str | Path]:
-    column = options.column
-    return ["--data", options.data, *(["--column", column] if column != "text" else [])]
+    """What makes an evaluation read the same text, and of it what was held out."""
+    column, n = options.column, options.max_samples
+    flags: list[str | Path] = ["--data", options.data, *(["--column", column] if column != "text" else [])]
+    if n is not None:
+        flags += ["--max-samples", str(n)]
+    share = DEFAULT_HELD_OUT if options.validation is None else options.validation
+    is_held_out = share and options.data not in CONVERSATION_SOURCES
+    return [*flags, *(["--validation", f"{share:g}"] if is_held_out else [])]
 
 
 def _print_next(*commands: list[str | Path]) -> None:

@@ -19,11 +19,11 @@ from cleangpt.data import (
     read_texts,
 )
 from cleangpt.data.stdlib_questions import Question
+from cleangpt.data.text_record import DEFAULT_HELD_OUT, TextRecord
 from cleangpt.errors import BadConfigError, ModelUnknownError, UsageError
 from cleangpt.model import MODEL_REGISTRY, get_model
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 
-DEFAULT_VALIDATION = 0.05
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 _REGISTERED_ONLY = ("dropout", "bias", "alibi")
 
@@ -32,7 +32,7 @@ _REGISTERED_ONLY = ("dropout", "bias", "alibi")
 class Materials:
     """The inputs of a training. `made_from` describes those that neither data nor weights tell; see `Checkpoints`.
 
-    `questions` is empty for running text.
+    `questions` is empty for running text, which has a `record`.
     """
 
     tokenizer: BaseTokenizer
@@ -41,6 +41,7 @@ class Materials:
     validation: EpochBatches | None
     made_from: Mapping[str, str]
     questions: tuple[Question, ...] = ()
+    record: TextRecord | None = None
 
 
 def gather(options: TrainOptions) -> Materials:
@@ -133,10 +134,12 @@ def _of_text(
     # the last id of a block is only predicted, so one more id fills the whole context
     settings = BlockSettings(options.block_size + 1, options.batch_size, options.seed)
     data = TokenBlocks.from_texts(texts, tokenizer, settings)
-    validation, share = None, DEFAULT_VALIDATION if options.validation is None else options.validation
+    validation, share = None, DEFAULT_HELD_OUT if options.validation is None else options.validation
+    ids_N = data.ids_N
     if share:
         data, validation = data.split(share)
-    return Materials(tokenizer, model, data, validation, _made_from(model))
+    record = TextRecord.of(options.data, ids_N, len(ids_N) - len(data.ids_N))
+    return Materials(tokenizer, model, data, validation, _made_from(model), record=record)
 
 
 def _of_conversations(options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel) -> Materials:

@@ -88,6 +88,8 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
     disable_progress_bar()
     materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(options.out)
     materials.tokenizer.save_pretrained(options.out)
+    if materials.record is not None:
+        materials.record.write(options.out)
     if materials.questions:
         write_trained_on(options.out, materials.questions)
     parts = options.out.with_name(f"{options.out.name}-parts")

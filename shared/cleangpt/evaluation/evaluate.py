@@ -55,7 +55,7 @@ def evaluate_model(
         comparisons = tuple(_comparison(prompt, student, teacher, tokenizer) for prompt in text.prompts)
     figures = _figures(student, text, found.student)
     if teacher is None or found.teacher is None:
-        return Report(text.name, figures, comparisons=comparisons)
+        return Report(text.name, figures, comparisons=comparisons, note=text.note)
     return Report(
         text.name,
         figures,
@@ -63,6 +63,7 @@ def evaluate_model(
         found.agreement,
         block_errors(student.model, teacher.model, batches, block_map),
         comparisons,
+        text.note,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cleangpt.data.text_record import TextRecord
 from cleangpt.distillation.shadow import ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.trunks import PATIENCE_SECONDS, opened
@@ -63,7 +64,7 @@ def evaluate_folder(request: FolderRequest) -> Report:
         teacher = Subject(f"{request.teacher.name} (teacher)", model.to(device))
     models = [student, *([teacher.model] if teacher else [])]
     contexts = [found for each in models if (found := context_of(each)) is not None]
-    text = read_evaluation_text(request.text, tokenizer, min(contexts, default=None))
+    text = read_evaluation_text(request.text, tokenizer, min(contexts, default=None), TextRecord.read(request.folder))
     subject = Subject(request.folder.name, student.to(device))
     return evaluate_model(subject, tokenizer, text, teacher, is_compared=request.is_compared)
 
@@ -86,7 +87,9 @@ def _evaluate_shadow(request: FolderRequest) -> Report:
     with opened(request.teacher, request.layers, request.trunk, request.trunk_wait) as trunk:
         shadow = load_shadow(request.folder, fingerprint=trunk.ends.fingerprint)
         tokenizer = create_tokenizer(str(request.teacher))
-        text = read_evaluation_text(request.text, tokenizer, trunk.ends.bottom.context_length)
+        text = read_evaluation_text(
+            request.text, tokenizer, trunk.ends.bottom.context_length, TextRecord.read(request.folder)
+        )
         size = None if trunk.part is None else size_of(trunk.part)
         subject = ShadowSubject(request.folder.name, shadow, trunk.ends, trunk.teacher, size)
         return evaluate_shadow(subject, tokenizer, text, is_compared=request.is_compared)

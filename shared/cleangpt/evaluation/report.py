@@ -50,7 +50,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """All results for a model on one text, with those of its teacher if it has one."""
+    """All results for a model on one text, with those of its teacher if it has one.
+
+    `note` says what the numbers do not, such as that the model was trained on the text.
+    """
 
     text: str
     student: Figures
@@ -58,11 +61,13 @@ class Report:
     agreement: Agreement | None = None
     blocks: tuple[BlockError, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, as written to the JSON file."""
         return {
             "text": self.text,
+            "note": self.note,
             "student": self.student.to_dict(),
             "teacher": self.teacher.to_dict() if self.teacher else None,
             "agreement": asdict(self.agreement) if self.agreement else None,
@@ -78,7 +83,8 @@ class Report:
 
     def table(self) -> str:
         """The report as text for a terminal."""
-        found = [f"{self.text}: {self.student.likelihood.tokens:,} tokens predicted", "", *self._figures()]
+        found = [f"{self.text}: {self.student.likelihood.tokens:,} tokens predicted"]
+        found += [*([f"note: {self.note}"] if self.note else []), "", *self._figures()]
         if self.agreement is not None:
             found += ["", *_agreement(self.agreement)]
         if self.blocks:

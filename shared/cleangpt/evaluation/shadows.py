@@ -82,7 +82,7 @@ def evaluate_shadow(
     comparisons: tuple[Comparison, ...] = ()
     if is_compared:
         comparisons = tuple(_comparison(prompt, student, whole, tokenizer) for prompt in text.prompts)
-    return Report(text.name, figures, others, found.agreement, blocks, comparisons)
+    return Report(text.name, figures, others, found.agreement, blocks, comparisons, text.note)
 
 
 def _layer_errors(subject: ShadowSubject, batches: Sequence[Batch]) -> tuple[BlockError, ...]:

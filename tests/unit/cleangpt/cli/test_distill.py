@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cleangpt.config import GPTConfig
+from cleangpt.data.text_record import TextRecord
 from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.model import get_model
 from cleangpt.tokenizers import create_tokenizer
@@ -57,6 +58,47 @@ def test_the_same_command_again_takes_what_was_finished(
     assert first.out == again.out
     other = cleangpt(*words, "--seed", 1)
     assert (other.code, other.err.count("cleangpt: error")) == (1, 1)
+
+
+def test_another_teacher_in_the_same_folder_is_refused_by_name(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    words = _documented(teacher, story, tmp_path / "out")
+    assert cleangpt(*words).code == 0
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    model.save_pretrained(teacher)
+    other = cleangpt(*words)
+    assert other.code == 1
+    assert "was written by another training: other teacher's weights." in other.err
+
+
+def test_what_is_held_out_is_neither_read_nor_measured_as_if_it_were(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    out, words = tmp_path / "out", _documented(teacher, story, tmp_path / "out")
+    ran = cleangpt(*words, "--validation", 0.2)
+    assert ran.code == 0, ran.err
+    record = TextRecord.read(out / "student")
+    assert record is not None
+    assert record.held_out == pytest.approx(0.2 * record.tokens, abs=1)
+    # nothing but the end of the text has changed, and the student is the same
+    content = story.read_text()
+    kept = round(0.8 * len(content)) + 2
+    story.write_text(content[:kept] + content[kept:][::-1])
+    assert cleangpt(*_documented(teacher, story, tmp_path / "other"), "--validation", 0.2).code == 0
+    weights = [(folder / "student" / "model.safetensors").read_bytes() for folder in (out, tmp_path / "other")]
+    assert weights[0] == weights[1]
+    story.write_text(content)
+    evaluating = ["evaluate", out / "student", "--data", story, "--column", "story", "--max-batches", 1]
+    held_out = cleangpt(*evaluating, "--validation", 0.2)
+    assert held_out.code == 0
+    assert "note:" not in held_out.out
+    assert "note: the model was trained on this text: the last" in cleangpt(*evaluating).out
+    refused = cleangpt(*evaluating, "--validation", 0.5)
+    assert refused.code == 2
+    assert "the model was trained on all but the last" in refused.err
 
 
 def test_the_whole_student_can_be_fitted_at_once(cleangpt: Run, teacher: Path, story: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from cleangpt.data.blocks import joined_ids
 from cleangpt.data.stdlib_questions import collect_questions
+from cleangpt.data.text_record import TextRecord
 from cleangpt.errors import TextTooShortError, UnknownTextSourceError, UsageError
 from cleangpt.evaluation.texts import TextChoice, read_evaluation_text
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
@@ -48,6 +50,52 @@ def test_tokens_per_byte_is_that_of_the_share_held_out(tmp_path: Path, tokenizer
     mixed = create_tokenizer("character", texts=[file.read_text()])
     text = read_evaluation_text(TextChoice(str(file), validation=0.05, block_size=16), mixed, context=32)
     assert text.tokens_per_byte == pytest.approx(0.5, rel=0.03)
+
+
+def record_of(story: Path, tokenizer: BaseTokenizer, held_out: int) -> TextRecord:
+    return TextRecord.of("a story", joined_ids([story.read_text()], tokenizer), held_out)
+
+
+def test_of_a_text_that_a_model_was_trained_on_only_what_was_held_out_can_be_asked_for(
+    story: Path, tokenizer: BaseTokenizer
+) -> None:
+    total = len(story.read_text()) + 1
+    record = record_of(story, tokenizer, round(0.1 * total))
+    text = read_evaluation_text(TextChoice(str(story), validation=0.1, block_size=16), tokenizer, 32, record)
+    assert text.note is None
+    content = story.read_text()
+    assert tokenizer.decode(text.batches[0].ids_BT[0].tolist()) == content[total - round(0.1 * total) :][:16]
+    with pytest.raises(UsageError, match=r"trained on all but the last \d+\.\d+% of this text, .* asks for 20\.00%"):
+        read_evaluation_text(TextChoice(str(story), validation=0.2), tokenizer, 32, record)
+    everything = record_of(story, tokenizer, 0)
+    with pytest.raises(UsageError, match="trained on all of this text"):
+        read_evaluation_text(TextChoice(str(story), validation=0.1), tokenizer, 32, everything)
+
+
+def test_a_share_that_is_shorter_than_a_block_is_measured_in_shorter_ones(
+    story: Path, tokenizer: BaseTokenizer
+) -> None:
+    record = record_of(story, tokenizer, 20)
+    text = read_evaluation_text(TextChoice(str(story), validation=0.001), tokenizer, 32, record)
+    assert sum(batch.ids_BT.numel() for batch in text.batches) >= 20
+    assert text.batches[0].ids_BT.shape[1] == 10
+
+
+def test_a_report_says_what_the_model_may_have_seen(story: Path, tmp_path: Path, tokenizer: BaseTokenizer) -> None:
+    record, other = record_of(story, tokenizer, 20), TextRecord("another", "", 1, 0)
+
+    def note(record: TextRecord | None, validation: float | None) -> str | None:
+        choice = TextChoice(str(story), validation=validation)
+        return read_evaluation_text(choice, tokenizer, 32, record).note
+
+    assert note(record, 0.01) is None
+    assert note(record, None) == "the model was trained on this text: the last 20 tokens were held out"
+    assert note(None, None) is None
+    assert note(other, None) is None
+    assert (
+        note(None, 0.1) == "whether the model has seen this share is not known: it does not say what it was trained on"
+    )
+    assert note(other, 0.1) == "whether the model has seen this share is not known: it was trained on another"
 
 
 def test_of_conversations_no_share_is_held_out() -> None:
