@@ -36,6 +36,7 @@ class DistillOptions:
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)
     column: str = flag("Column of a dataset on disk.", "text", document="dataset_text_column")
     max_samples: int | None = flag("Distil on the first texts alone.", None)
+    parse_special_tokens: bool = flag("A special token that is spelled in the text, like <|end|>, becomes it.", False)
     validation: float | None = flag(
         "Share at the end of the text to hold out; 0 for none. Default: 0.05 of text.", None
     )

@@ -194,7 +194,7 @@ def text_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int
             conversation_rows(questions, tokenizer.fast, batch_tokens=tokens, context=row, seed=options.seed)
         )
     texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
-    ids_N = joined_ids(texts, tokenizer)
+    ids_N = joined_ids(texts, tokenizer, parse_special_tokens=options.parse_special_tokens)
     data = TokenBlocks(ids_N, BlockSettings(row, options.batch_size, options.seed))
     share = DEFAULT_HELD_OUT if options.validation is None else options.validation
     if share:
@@ -219,6 +219,8 @@ def _text_flags(options: DistillOptions) -> list[str | Path]:
     flags: list[str | Path] = ["--data", options.data, *(["--column", column] if column != "text" else [])]
     if n is not None:
         flags += ["--max-samples", str(n)]
+    if options.parse_special_tokens:
+        flags += ["--parse-special-tokens"]
     share = DEFAULT_HELD_OUT if options.validation is None else options.validation
     is_held_out = share and options.data not in CONVERSATION_SOURCES
     return [*flags, *(["--validation", f"{share:g}"] if is_held_out else [])]

@@ -25,6 +25,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 8,
     max_batches: Annotated[int | None, typer.Option("--max-batches", min=1, help="Stop after this many.")] = None,
+    parse_special_tokens: Annotated[
+        bool, typer.Option("--parse-special-tokens", help="Special tokens spelled in the text become them.")
+    ] = False,
     generate_comparisons: Annotated[
         bool, typer.Option("--generate-comparisons", help="Let both models continue prompts from the text.")
     ] = False,
@@ -45,7 +48,7 @@ def evaluate(
     from cleangpt.evaluation.texts import TextChoice
 
     disable_progress_bar()
-    text = TextChoice(data, column, max_samples, block_size, batch_size, validation, max_batches)
+    text = TextChoice(data, column, max_samples, block_size, batch_size, validation, max_batches, parse_special_tokens)
     request = FolderRequest(folder, text, teacher, generate_comparisons, device, layers, trunk, trunk_wait)
     report = evaluate_folder(request)
     typer.echo(report.table())

@@ -133,7 +133,7 @@ def _of_text(
 ) -> Materials:
     # the last id of a block is only predicted, so one more id fills the whole context
     settings = BlockSettings(options.block_size + 1, options.batch_size, options.seed)
-    data = TokenBlocks.from_texts(texts, tokenizer, settings)
+    data = TokenBlocks.from_texts(texts, tokenizer, settings, parse_special_tokens=options.parse_special_tokens)
     validation, share = None, DEFAULT_HELD_OUT if options.validation is None else options.validation
     ids_N = data.ids_N
     if share:

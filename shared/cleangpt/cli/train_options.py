@@ -46,6 +46,7 @@ class TrainOptions:
     compile: bool = flag("Compile the model with torch.compile.", False)
     device: str | None = flag("cpu, cuda, cuda:1 ... Default: a GPU if there is one.", None)
     seed: int = flag("Of weights, order and dropout.", 0)
+    parse_special_tokens: bool = flag("A special token that is spelled in the text, like <|end|>, becomes it.", False)
     validation: float | None = flag("Share of the text to validate on; 0 for none. Default: 0.05 of text.", None)
     evaluate_every: int = flag("Steps between two evaluations.", 200)
     patience: int | None = flag("Stop after this many evaluations without a lower loss.", None)

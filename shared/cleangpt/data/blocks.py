@@ -64,9 +64,16 @@ class TokenBlocks:
             )
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], tokenizer: BaseTokenizer, settings: BlockSettings) -> Self:
-        """Concatenates the texts, each followed by the tokenizer's end token if it has one."""
-        return cls(joined_ids(texts, tokenizer), settings)
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        tokenizer: BaseTokenizer,
+        settings: BlockSettings,
+        *,
+        parse_special_tokens: bool = False,
+    ) -> Self:
+        """Concatenates the texts, each followed by the tokenizer's end token if it has one; see `joined_ids`."""
+        return cls(joined_ids(texts, tokenizer, parse_special_tokens=parse_special_tokens), settings)
 
     def split(self, fraction: float) -> tuple["TokenBlocks", "TokenBlocks"]:
         """The text without its last `fraction` (0 to 1), and that last part, unshuffled, for validation.
@@ -123,12 +130,15 @@ class TokenBlocks:
         return starts_C[torch.randperm(len(starts_C), generator=generator)]
 
 
-def joined_ids(texts: Iterable[str], tokenizer: BaseTokenizer) -> Tensor:
-    """The ids of all texts in one int32 tensor [N]; the end token, if there is one, follows each text."""
+def joined_ids(texts: Iterable[str], tokenizer: BaseTokenizer, *, parse_special_tokens: bool = False) -> Tensor:
+    """The ids of all texts in one int32 tensor [N]; the end token, if there is one, follows each text.
+
+    A special token that is spelled in a text is text, unless `parse_special_tokens` is set.
+    """
     end = [] if tokenizer.end_id is None else [tokenizer.end_id]
     ids = array("i")
     for group in _groups(texts):
-        for each in tokenizer.encode_all(group):
+        for each in tokenizer.encode_all(group, parse_special_tokens=parse_special_tokens):
             ids.extend(each)
             ids.extend(end)
     return torch.frombuffer(ids, dtype=torch.int32) if ids else torch.empty(0, dtype=torch.int32)

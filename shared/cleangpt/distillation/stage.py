@@ -57,7 +57,7 @@ class StagePlan:
                 is damaged.
             TrainingDivergedError, EmptyDataError: see the loop's `train`.
         """
-        steps = epochs * len(self.data.batches(0))
+        steps = epochs * -(-len(self.data.batches(0)) // self.settings.accumulate)
         if not steps:
             raise EmptyDataError(f"stage {name} has nothing to learn from; give at least one batch and one epoch")
         warmup = min(_LONGEST_WARMUP, int(_WARMUP_SHARE * steps))

@@ -34,6 +34,7 @@ class TextChoice:
     `source` is a source for `cleangpt.data.read_texts`; conversations are measured on their answers. `block_size` None
     means the longest blocks that the models and the text allow, up to 256. `validation` uses only this share at the end
     of the text; the model's record says whether its training held that out. `max_batches` limits the number of batches.
+    `parse_special_tokens` has to be what the training had.
     """
 
     source: str
@@ -43,6 +44,7 @@ class TextChoice:
     batch_size: int = 8
     validation: float | None = None
     max_batches: int | None = None
+    parse_special_tokens: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ def read_evaluation_text(
     if choice.source in CONVERSATION_SOURCES:
         return _conversations(choice, tokenizer, context)
     texts = read_texts(choice.source, column=choice.column, max_samples=choice.max_samples)
-    ids_N = joined_ids(texts, tokenizer)
+    ids_N = joined_ids(texts, tokenizer, parse_special_tokens=choice.parse_special_tokens)
     n_bytes = sum(len(text.encode()) for text in texts)
     if not n_bytes or len(ids_N) < 4:
         raise TextTooShortError(f"{choice.source} has {len(ids_N)} tokens; at least 4 are needed to measure anything")

@@ -8,6 +8,8 @@ from typing import Self
 
 from transformers import PreTrainedTokenizerFast
 
+from cleangpt.errors import TokenizerTextError
+
 
 @dataclass(frozen=True)
 class TokenizerRequest:
@@ -51,14 +53,31 @@ class BaseTokenizer(ABC):
         end: int | None = self.fast.eos_token_id
         return end
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of `text`, without special tokens before or after it."""
-        return self.encode_all([text])[0]
+    def encode(self, text: str, *, parse_special_tokens: bool = False) -> list[int]:
+        """The token ids of one text, without special tokens before or after it; see `encode_all`."""
+        if not isinstance(text, str):
+            raise TokenizerTextError(f"encode takes one text, found {type(text).__name__}; encode_all takes several")
+        return self.encode_all([text], parse_special_tokens=parse_special_tokens)[0]
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, computed in parallel on all cores."""
+    def encode_all(self, texts: Sequence[str], *, parse_special_tokens: bool = False) -> list[list[int]]:
+        """The token ids of each text, computed in parallel on all cores.
+
+        Args:
+            parse_special_tokens: a special token that is spelled in a text, such as `<|end|>`, becomes that token;
+                otherwise it is text like any other.
+
+        Raises:
+            TokenizerTextError: `texts` is one text.
+        """
+        if isinstance(texts, str):
+            raise TokenizerTextError("encode_all takes several texts and found one; encode takes one")
         # not by `fast`, which warns about every text longer than the model's limit; blocks are cut from such texts
-        return [each.ids for each in self.fast.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        backend = self.fast.backend_tokenizer
+        before, backend.encode_special_tokens = backend.encode_special_tokens, not parse_special_tokens
+        try:
+            return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        finally:
+            backend.encode_special_tokens = before
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included."""

@@ -27,7 +27,13 @@ class TokenizerFactory:
     def create(cls, kind: str, request: TokenizerRequest) -> BaseTokenizer:
         """Creates a tokenizer of `kind`: a name in TOKENIZER_TYPES, or else a folder that holds a saved tokenizer."""
         if found := cls.TOKENIZER_TYPES.get(kind):
-            return found.create(request)
+            made: object = found.create(request)
+            if not isinstance(made, BaseTokenizer):
+                raise UnknownTokenizerError(
+                    f"{found.__name__}, which is registered as {kind!r}, has to implement create and return a "
+                    f"BaseTokenizer; it returned {made!r}"
+                )
+            return made
         if Path(kind).is_dir() and request.folder is None:
             return HuggingFaceTokenizer.create(TokenizerRequest(folder=Path(kind), context=request.context))
         known = ", ".join(sorted(cls.TOKENIZER_TYPES))

@@ -19,13 +19,14 @@ from cleangpt.trainers.settings import TrainingSettings
 
 @dataclass
 class Run:
-    """A training run as callbacks see it. `stopped` is the reason to end it, or None."""
+    """A training run as callbacks see it. `stopped` is the reason to end it, or None; `epoch` counts from 0."""
 
     model: nn.Module
     settings: TrainingSettings
     total_steps: int
     history: History = field(default_factory=History)
     stopped: str | None = None
+    epoch: int = 0
 
     @property
     def step(self) -> int:
@@ -49,8 +50,14 @@ class Callback:
     def on_begin(self, run: Run) -> None:
         """Before the first step of this process; `run.step` is above 0 in a resumed training."""
 
+    def on_epoch_begin(self, run: Run) -> None:
+        """Before the first step of every epoch; a resumed training begins its epoch again."""
+
     def on_step(self, run: Run) -> None:
         """After every optimizer step."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """After the last step of every epoch, and its evaluation if one was due."""
 
     def on_evaluation(self, run: Run) -> None:
         """After every evaluation; the newest is the last entry of `run.history.evaluations`."""

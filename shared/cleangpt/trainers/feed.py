@@ -51,7 +51,12 @@ class FeedState:
 
 
 class Feed:
-    """Yields the batches of each optimizer step, once."""
+    """Yields the batches of each optimizer step, once.
+
+    Attributes:
+        epoch: of the step that was yielded last, counted from 0.
+        ends_epoch: whether it is the last one of its epoch.
+    """
 
     def __init__(self, data: EpochBatches, settings: TrainingSettings) -> None:
         self._data = data
@@ -59,6 +64,8 @@ class Feed:
         self._sources = _sources_of(data)
         self._at_epoch: dict[str, Any] = {}
         self._last: Sequence[Batch] = ()
+        self.epoch = 0
+        self.ends_epoch = False
 
     def steps(self) -> Iterator[list[Batch]]:
         """The batches of each optimizer step; endless if `settings.epochs` is None."""
@@ -134,6 +141,7 @@ class Feed:
             for start in starts[done:]:
                 stop = min(start + size, len(batches))
                 self._last = [self._batch(batches, epoch, index) for index in range(start, stop)]
+                self.epoch, self.ends_epoch = epoch, stop == len(batches)
                 yield list(self._last)
             done = max(0, done - len(starts))
             epoch += 1

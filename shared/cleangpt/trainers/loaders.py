@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch
-from cleangpt.errors import BatchFormatError
+from cleangpt.errors import BatchFormatError, TrainingSettingsError
 from cleangpt.trainers.random_streams import RandomStream
 
 IGNORED_LABEL = -100
@@ -24,12 +24,19 @@ _KNOWN = (
 class LoaderBatches:
     """The batches of a DataLoader. What it draws from the global random generators depends on seed and epoch alone.
 
+    Raises TrainingSettingsError for persistent workers, which go on with the random numbers of the epochs before.
+
     A resumed training therefore sees the same order as an uninterrupted one; it reads the batches from before the stop
     again and skips them. `sources` are the parts of the loader that may have random generators of their own: see
     `cleangpt.trainers.feed`.
     """
 
     def __init__(self, loader: "DataLoader[Any]", seed: int) -> None:
+        if loader.persistent_workers:
+            raise TrainingSettingsError(
+                "the DataLoader has persistent_workers=True: its workers draw on from the epochs before, so a resumed "
+                "training would not see the same batches; set persistent_workers=False"
+            )
         self._loader = loader
         self._seed = seed
         parts = ("dataset", "sampler", "batch_sampler", "collate_fn")

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils.data.distributed import DistributedSampler
 
 from cleangpt.data.batches import Batch, EpochBatches
-from cleangpt.errors import EmptyDataError, TrainingDivergedError
+from cleangpt.errors import EmptyDataError, TrainingDivergedError, TrainingSettingsError
 from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.causal_logits import try_out
 from cleangpt.trainers.checkpoint import TEXT, Checkpoints, check_finite, restore_state, save_best, save_state
@@ -66,7 +67,8 @@ def train(training: Training) -> History:
             not repeat the batches from before it.
         TrainingDivergedError: a loss, a gradient or a weight is no longer finite; the last checkpoint is from before
             that.
-        EmptyDataError: there are no batches.
+        EmptyDataError: there are no batches, or there is nothing in an epoch to predict.
+        TrainingSettingsError: a loader's sampler gives each process its own share already.
         FolderInUseError: another training writes its checkpoints to the same folder.
     """
     device = torch.device(training.device or next(training.model.parameters()).device)
@@ -86,6 +88,17 @@ def adamw(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     return torch.optim.AdamW(groups, lr=_RATE_WITHOUT_SCHEDULE, betas=settings.betas, fused=True)
 
 
+def _refuse_shares(data: EpochBatches) -> None:
+    """Raises TrainingSettingsError if each process reads rows of its own, of which each would then train on a share."""
+    for name, source in getattr(data, "sources", {}).items():
+        if isinstance(source, DistributedSampler):
+            raise TrainingSettingsError(
+                f"the DataLoader's {name} is a DistributedSampler, which gives each process its own rows; the loop "
+                "shares each batch among the processes itself, so give the loader a plain sampler, and batches as "
+                "large as those of all processes together"
+            )
+
+
 class _Loop:
     """One run of a training in one process."""
 
@@ -100,6 +113,7 @@ class _Loop:
         self._stream = self._feed.steps()
         self._run = Run(self._model, training.settings, self._feed.total_steps())
         self._described: dict[str, str] = {}
+        self._is_in_epoch, self._n_learned = False, 0
         self._saved_at = time.monotonic()
         self._callbacks = [each for each in training.callbacks if each.everywhere or processes.is_first]
         if training.settings.compile:
@@ -107,6 +121,7 @@ class _Loop:
             getattr(self._model, "base_model", self._model).compile()
         self._objective: Any = ObjectiveModule(self._model, training.objective)
         if processes.count > 1:
+            _refuse_shares(training.data)
             self._objective = DistributedDataParallel(self._objective)
 
     def run(self) -> History:
@@ -142,6 +157,8 @@ class _Loop:
         at_start, began, before = run.step, time.monotonic(), history.seconds
         while run.step < run.total_steps and not self._processes.any(run.stopped is not None, self._device):
             batches = next(self._stream)
+            if not self._is_in_epoch:
+                self._begin_epoch()
             rate = self._set_rate()
             loss, norm = self._step(batches)
             history.losses.append(loss)
@@ -151,11 +168,28 @@ class _Loop:
             history.seconds = before + time.monotonic() - began
             self._tell("on_step")
             self._evaluate_where_due()
+            if self._feed.ends_epoch or run.step == run.total_steps:
+                self._end_epoch()
             if self._is_checkpoint_due():
                 self._save()
         if run.step > at_start:
             check_finite(self._model, run.step)
             self._save()
+
+    def _begin_epoch(self) -> None:
+        self._is_in_epoch, self._n_learned, self._run.epoch = True, 0, self._feed.epoch
+        self._tell("on_epoch_begin")
+
+    def _end_epoch(self) -> None:
+        """Raises EmptyDataError if the epoch had nothing to learn."""
+        if not self._n_learned:
+            raise EmptyDataError(
+                f"nothing in epoch {self._run.epoch} of the training data is to be predicted: all labels are -100, or "
+                "its rows have one id each"
+            )
+        if self._feed.ends_epoch:
+            self._is_in_epoch = False
+            self._tell("on_epoch_end")
 
     def _set_rate(self) -> float:
         schedule = self._settings.schedule
@@ -171,11 +205,12 @@ class _Loop:
             The mean loss over the learned positions of all batches and processes, and the gradient's norm.
         """
         seed_everything((self._settings.seed * 1_000_003 + self._run.step) * 4099 + self._processes.rank)
-        n_learned = max(1, sum(learned_count(batch) for batch in batches))
+        n_learned = sum(learned_count(batch) for batch in batches)
+        self._n_learned += n_learned
         total = torch.zeros((), device=self._device)
         for number, batch in enumerate(batches, start=1):
             with self._gradient_exchange(is_last=number == len(batches)):
-                total += self._backward(batch, n_learned)
+                total += self._backward(batch, max(1, n_learned))
         value = float(self._processes.sum(total))
         if not math.isfinite(value):
             raise TrainingDivergedError(

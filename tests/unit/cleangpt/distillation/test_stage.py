@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from cleangpt.distillation.stage import only, standing_still
+from cleangpt.data.batches import Batch
+from cleangpt.distillation.stage import StagePlan, only, standing_still
+from cleangpt.distillation.text import SameEveryEpoch
+from cleangpt.trainers import TrainingSettings
 
 
 def test_a_fit_that_fails_leaves_no_gradient_behind() -> None:
@@ -20,3 +23,13 @@ def test_a_fit_that_fails_leaves_no_gradient_behind() -> None:
     for each in (*still.parameters(), *fitted.parameters()):
         assert each.requires_grad
         assert each.grad is None
+
+
+@pytest.mark.parametrize("accumulate", [1, 4, 7])
+def test_the_rate_reaches_its_peak_however_many_batches_make_a_step(accumulate: int) -> None:
+    batches = [Batch(torch.ones(1, 2, dtype=torch.long))] * 80
+    plan = StagePlan(SameEveryEpoch(batches), TrainingSettings(epochs=1, accumulate=accumulate), {})
+    weight = nn.Parameter(torch.ones(2))
+    history = plan.fit("one", [weight], lambda _: (weight**2).sum(), 2, 1e-3)
+    assert max(history.rates) == pytest.approx(1e-3)
+    assert history.step == 2 * -(-80 // accumulate)

@@ -76,3 +76,35 @@ def test_a_registered_kind_is_made_by_its_name() -> None:
 def test_a_kind_put_into_the_table_is_made_by_its_name() -> None:
     TokenizerFactory.TOKENIZER_TYPES["letters"] = CharacterTokenizer
     assert create_tokenizer("letters", texts=["ab"]).encode("b") == [4]
+
+
+@pytest.mark.usefixtures("_registry_as_before")
+def test_a_registered_kind_that_makes_nothing_is_named() -> None:
+    @register_tokenizer("unfinished")
+    class Unfinished(BaseTokenizer):
+        pass
+
+    with pytest.raises(
+        UnknownTokenizerError, match="Unfinished, which is registered as 'unfinished', has to implement"
+    ):
+        create_tokenizer("unfinished", texts=["a"])
+
+
+@pytest.mark.parametrize("kind", ["character", "bpe"])
+def test_one_text_is_not_taken_for_several_nor_several_for_one(kind: str) -> None:
+    tokenizer = create_tokenizer(kind, texts=_TEXTS, vocab_size=300)
+    with pytest.raises(TokenizerTextError, match="encode takes one text, found list; encode_all takes several"):
+        tokenizer.encode(["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(TokenizerTextError, match="encode takes one"):
+        tokenizer.encode_all("ab")
+
+
+@pytest.mark.parametrize("kind", ["character", "bpe"])
+def test_a_special_token_that_is_spelled_in_a_text_is_text_unless_asked_for(kind: str) -> None:
+    tokenizer = create_tokenizer(kind, texts=["ends with <|end|> here"], vocab_size=300)
+    text = "ends <|end|>"
+    assert tokenizer.end_id not in tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode(text, parse_special_tokens=True)[-1] == tokenizer.end_id
+    # and chats are not affected
+    assert tokenizer.fast.encode(text)[-1] == tokenizer.end_id

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, TensorDataset
 
 from cleangpt.data.batches import Batch
-from cleangpt.errors import BatchFormatError
+from cleangpt.errors import BatchFormatError, TrainingSettingsError
 from cleangpt.trainers.loaders import LoaderBatches, as_batch
 
 _IDS_BT = torch.arange(12).reshape(4, 3)
@@ -135,3 +135,9 @@ def test_labels_and_padding_say_what_is_learned() -> None:
 def test_what_is_no_rows_of_ids_is_refused_with_what_was_found(item: object, said: str) -> None:
     with pytest.raises(BatchFormatError, match=said):
         as_batch(item)
+
+
+def test_workers_that_outlive_their_epoch_are_refused() -> None:
+    loader = DataLoader(list(torch.arange(8).reshape(4, 2)), num_workers=1, persistent_workers=True)
+    with pytest.raises(TrainingSettingsError, match="set persistent_workers=False"):
+        LoaderBatches(loader, seed=1)

@@ -263,6 +263,37 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_checkpoint_fr
     assert train(whole).losses[:2] == before
 
 
+def test_epochs_begin_and_end_for_callbacks(counter: Make, numbers: Any, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    class Epochs(Callback):
+        def on_epoch_begin(self, run: Run) -> None:
+            told.append(("begin", run.epoch, run.step))
+
+        def on_epoch_end(self, run: Run) -> None:
+            told.append(("end", run.epoch, run.step))
+
+    settings = TrainingSettings(epochs=2, accumulate=3)
+    training = Training(counter(), numbers(), settings, callbacks=[Epochs()], checkpoints=Checkpoints(tmp_path))
+    train(replace(training, callbacks=[Epochs(), _Ends(3)]))
+    # four batches are two steps
+    assert told == [("begin", 0, 0), ("end", 0, 2), ("begin", 1, 2)]
+    told.clear()
+    train(replace(training, model=counter()))
+    assert told == [("begin", 1, 3), ("end", 1, 4)]
+
+
+@pytest.mark.parametrize("settings", [TrainingSettings(epochs=2), TrainingSettings(max_steps=3)])
+def test_a_text_of_which_nothing_is_to_be_predicted_is_an_error(counter: Make, settings: TrainingSettings) -> None:
+    ids_BT = torch.arange(12).reshape(2, 6)
+    nothing = _Given((Batch(ids_BT, torch.zeros_like(ids_BT, dtype=torch.bool)),) * 4)
+    with pytest.raises(EmptyDataError, match="nothing in epoch 0 of the training data is to be predicted: all labels"):
+        train(Training(counter(), nothing, settings))
+    # some batches may have nothing
+    some = _Given((nothing.given[0], Batch(ids_BT)))
+    assert train(Training(counter(), some, TrainingSettings(epochs=1))).losses[0] == 0.0
+
+
 def test_no_batches_are_refused(counter: Make, numbers: Any) -> None:
     with pytest.raises(EmptyDataError, match="at least one row"):
         train(Training(counter(), _None(), _SHORT))

@@ -48,22 +48,47 @@ history = train(Training(model, Rows(0), settings, Rows(1), checkpoints, [EarlyS
 """
 
 
-def test_two_processes_compute_what_one_computes_with_the_joint_batch(tmp_path: Path) -> None:
+_SHARED_ALREADY = """
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+from transformers import AutoModelForCausalLM, GPT2Config
+from cleangpt.trainers import TrainingSettings, get_trainer
+
+config = GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None)
+model = AutoModelForCausalLM.from_config(config)
+rows = torch.arange(32).remainder(30)[:, None].expand(32, 8)
+sampler = DistributedSampler(rows, num_replicas=2, rank=0)
+get_trainer("simple", model=model, dataloader=DataLoader(rows, batch_size=4, sampler=sampler)).train()
+"""
+
+
+def _by_two(program: str, folder: Path) -> list[tuple[int, str]]:
+    """Two processes of one group run it; how each ended, and what it wrote to stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    pair = []
+    for rank in ("0", "1"):
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        command = [sys.executable, "-c", program, str(folder), rank]
+        pair.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
+    said = [each.communicate(timeout=100)[1] for each in pair]
+    return [(each.returncode, text) for each, text in zip(pair, said, strict=True)]
+
+
+def test_rows_that_a_sampler_has_shared_already_are_not_shared_again(tmp_path: Path) -> None:
+    for code, said in _by_two(_SHARED_ALREADY, tmp_path):
+        assert code == 1
+        assert "the DataLoader's sampler is a DistributedSampler, which gives each process its own rows" in said
+
+
+def test_two_processes_compute_what_one_computes_with_the_joint_batch(tmp_path: Path) -> None:
     alone = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(tmp_path / "one"), ""], capture_output=True, text=True, check=False
     )
     assert alone.returncode == 0, alone.stderr
-    pair = []
-    for rank in ("0", "1"):
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
-        command = [sys.executable, "-c", _PROGRAM, str(tmp_path / "two"), rank]
-        pair.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
-    for each in pair:
-        _, said = each.communicate(timeout=100)
-        assert each.returncode == 0, said
+    for code, said in _by_two(_PROGRAM, tmp_path / "two"):
+        assert code == 0, said
     one = json.loads((tmp_path / "one" / "history.json").read_text())
     for rank in ("0", "1"):
         two = json.loads((tmp_path / "two" / f"history{rank}.json").read_text())
