@@ -266,7 +266,7 @@ async def open_split_session(
 def _session(
     engine: Engine, max_length: int, block_hashes: tuple[bytes, ...], tenant: str, opened_at: float
 ) -> Iterator[EngineSession]:
-    session = engine.open(max_length, block_hashes, tenant, opened_at)
+    session = engine.open(max_length, block_hashes, (tenant,), opened_at)
     try:
         yield session
     finally:

@@ -67,13 +67,14 @@ class ChainServicer:
         try:
             # without rows here, rows that the next stage has cached are of no use
             hashes = opening.block_hashes if session.reached else ()
-            # the next stage knows this worker's token alone
+            # the next stage knows this worker alone
             beyond = replace(
                 opening,
                 fingerprint=self._next.fingerprint,
                 block_hashes=hashes,
-                tenant=opening.owner,
+                passed_on_for=opening.client_id,
                 client="",
+                identity="",
                 context=session.context,
             )
             chained = ChainSession(session, self._next, self._next.pick(), beyond, self._metrics)

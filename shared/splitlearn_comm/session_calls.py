@@ -40,6 +40,7 @@ from splitlearn_comm.errors import (
 )
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.heap import HeapTrimmer
+from splitlearn_comm.identity import identity_of
 from splitlearn_comm.request_context import RequestContext
 from splitlearn_comm.statuses import kind_of
 from splitlearn_comm.waiting import told_to_wait
@@ -144,7 +145,12 @@ class _Call:
         if request is None:
             return
         try:
-            opening = replace(wire.read_opening(request), client=client_name.get(), context=request_context)
+            opening = replace(
+                wire.read_opening(request),
+                client=client_name.get(),
+                identity=identity_of(client_name.get(), self._context),
+                context=request_context,
+            )
             session = await self._calls.host.open(opening)
         except BaseException:
             # The error's traceback references this frame, and grpc turns both into a long-lived reference cycle.

@@ -51,7 +51,7 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 # Limits on what one end says about itself to the other.
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
-LONGEST_TENANT: Final = 64
+LONGEST_OWNER_ID: Final = 64
 MAX_BLOCK_HASH_BYTES: Final = 64
 # at 16 bytes each, they fit in the bytes that a message may have beside its tensor
 MAX_BLOCK_HASHES: Final = 2**13
@@ -119,6 +119,7 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
         message.open.tenant = opening.tenant
         message.open.asks_first = opening.asks_first
         message.open.refused_elsewhere = opening.refused_elsewhere
+        message.open.passed_on_for = opening.passed_on_for
     if frame is None:
         return serialize(message)
     message.frame.position = frame.position
@@ -159,6 +160,7 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
         message.tenant,
         message.asks_first,
         message.refused_elsewhere,
+        message.passed_on_for,
     )
 
 
@@ -346,7 +348,8 @@ def _check_opening(opening: SessionOpening | pb2.Open) -> None:
     if opening.max_length < 1:
         raise InvalidRequest(f"a session's max_length is at least 1, got {opening.max_length}")
     _check_name("session_id", opening.session_id, LONGEST_SESSION_ID)
-    _check_name("tenant", opening.tenant, LONGEST_TENANT)
+    _check_name("tenant", opening.tenant, LONGEST_OWNER_ID)
+    _check_name("passed_on_for", opening.passed_on_for, LONGEST_OWNER_ID)
     _check_text("fingerprint", opening.fingerprint, LONGEST_FINGERPRINT)
     _check_block_hashes(opening.block_hashes, opening.max_length)
     if not 0 <= opening.opened_at < math.inf:

@@ -32,6 +32,7 @@ from splitlearn.engine.device_step import DeviceStep
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
+from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.request import PendingRequest, StepResult
@@ -130,7 +131,7 @@ class Engine:
         self,
         max_length: int | None = None,
         block_hashes: Sequence[bytes] = (),
-        tenant: str = "",
+        owner: Owner = (),
         opened_at: float | None = None,
         *,
         refused_elsewhere: bool = False,
@@ -140,7 +141,8 @@ class Engine:
         Args:
             block_hashes: of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
                 `reached` says how many rows it holds already.
-            tenant: whose session it is. Tenants take turns when sessions wait for memory.
+            owner: whose session it is: as many names for all sessions, from the outermost inwards. They take turns
+                when sessions wait for memory, first among the outermost names.
             opened_at: when its user's client opened it, in seconds since the epoch; None for now. A session that runs
                 in several engines must have the same time in all of them, and no other session of its client that
                 time: it decides which session is older, and if engines disagreed on that, sessions could wait for
@@ -156,7 +158,7 @@ class Engine:
         return self._sessions.open(
             min(bound for bound in bounds if bound),
             block_hashes,
-            tenant,
+            owner,
             opened_at,
             refused_elsewhere=refused_elsewhere,
         )
