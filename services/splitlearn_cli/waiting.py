@@ -59,13 +59,15 @@ def wait_for_service(url: str, seconds: float) -> None:
 
 
 def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
-    """Returns once the client service at `url` is ready, or after `seconds`.
+    """Returns once the client service at `url` is ready, or will not be by itself, or after `seconds`.
 
     Raises nothing: the next request reports the error.
     """
     deadline = time.monotonic() + seconds
     has_noted = False
     while time.monotonic() < deadline and (not_ready := not_ready_because(session, url)) is not None:
+        if not not_ready.may_recover:
+            return
         if not has_noted:
             note(f"{url} is not ready ({not_ready.reason}); waiting up to {seconds:g} s")
             has_noted = True

@@ -12,7 +12,7 @@ import structlog
 
 from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
 from splitlearn_client.report import Failover, Report
-from splitlearn_comm import ClientStream, CommError, Frame, Overloaded, Reply, SessionOpening
+from splitlearn_comm import ClientStream, CommError, FingerprintMismatch, Frame, Overloaded, Reply, SessionOpening
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 
@@ -133,6 +133,8 @@ class SessionStream:
             block_hashes: of all rows of the session, for replicas that have cached some of them.
 
         Raises:
+            FingerprintMismatch: none takes the session, and none will by itself: all that answer have another model or
+                cut, or damaged weights.
             CommError: `error`, if no other replica would do better, or none came in time.
         """
         fault = fault_of(error)
@@ -150,7 +152,9 @@ class SessionStream:
             await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
         replica = await self._replicas.picked(outage.avoided, left)
         if replica is None:
-            raise error
+            if self._replicas.may_recover:
+                raise error
+            raise FingerprintMismatch(self._replicas.reason or str(error)) from error
         sent, received = self._bytes_before
         self._bytes_before = sent + self._stream.bytes_sent, received + self._stream.bytes_received
         opening = dataclasses.replace(

@@ -46,14 +46,15 @@ class ChainServicer:
         self._metrics = metrics
 
     def info(self) -> ServiceInfo:
-        """This worker's load and device, and the whole chain's layers. Raises Unreachable without a next stage."""
+        """This worker's load and device, and the whole chain's layers. Raises Unreachable without a next stage, and
+        FingerprintMismatch with one that does not fit."""
         info, plan = self._own.info(), self._next.whole_plan
         attributes = {**info.attributes, "layers": plan.layers, "stage_layers": info.attributes["layers"]}
         return replace(info, fingerprint=self._next.whole_fingerprint, attributes=attributes)
 
     async def open(self, opening: SessionOpening) -> "ChainSession":
         """Raises:
-        FingerprintMismatch: the client has another model, cut or dtype.
+        FingerprintMismatch: the client or the next stage has another model, cut or dtype.
         Unreachable: no worker of the next stage takes the session.
         CommError: one of the two refused it.
         """

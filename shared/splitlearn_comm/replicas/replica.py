@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.errors import CommError, Draining, NotServed, TimedOut
+from splitlearn_comm.errors import CommError, Draining, FingerprintMismatch, NotServed, TimedOut
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaHealth, ReplicaState
 from splitlearn_comm.replicas.placement import LoadEstimate
@@ -146,6 +146,10 @@ class Replica:
             info = await self.client.service_info(min(ANSWER_SECONDS, self.client.timeout))
         except TimedOut as error:
             self._health.answers_late(str(error))
+        except FingerprintMismatch as error:
+            # a chain in which stages do not fit together
+            self._asked = None
+            self._health.answered(is_serving=False, incompatibility=str(error))
         except CommError as error:
             self._health.unreachable(str(error))
             if error.fault == "network":

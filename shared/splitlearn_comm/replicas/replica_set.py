@@ -93,10 +93,10 @@ class ReplicaSet:
         return less_loaded([(replica, replica.load.pressure) for replica in wanted], self._dice)
 
     async def picked(self, avoided: Collection[str], seconds: float) -> Replica | None:
-        """Like `pick`; if there is none, waits up to `seconds` for one."""
+        """Like `pick`; if there is none, waits up to `seconds` for one, as long as one may come by itself."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while (replica := self.pick(avoided)) is None and loop.time() < deadline:
+        while (replica := self.pick(avoided)) is None and self.may_recover and loop.time() < deadline:
             waiter = loop.create_future()
             self._waiters.add(waiter)
             try:

@@ -104,6 +104,29 @@ async def test_who_waits_for_a_replica_gets_the_first_that_comes() -> None:
             assert replica.address == f"127.0.0.1:{port}"
 
 
+async def test_nobody_waits_for_replicas_of_which_none_becomes_compatible_by_itself() -> None:
+    verdicts: list[str | None] = [None]
+
+    async def judge(_info: ServiceInfo) -> str | None:
+        return verdicts[0]
+
+    async with servers(1) as (server,), watched(server.port, judge=judge) as replicas:
+        await until(lambda: replicas.reason is None)
+        await server.set_serving(False)
+        await until(lambda: state_of(replicas, server.port) is ReplicaState.NOT_SERVING)
+        # who waits already is told when it turns out
+        waiting = asyncio.create_task(replicas.picked((), 3600.0))
+        await asyncio.sleep(0)
+        verdicts[0] = "other weights"
+        assert await waiting is None
+        assert (replicas.may_recover, replicas.reason) == (False, "other weights")
+        assert await replicas.picked((), 3600.0) is None
+        # it is asked again all the same
+        verdicts[0] = None
+        await server.set_serving(True)
+        await until(lambda: replicas.reason is None)
+
+
 async def test_an_avoided_replica_is_taken_only_if_there_is_no_other() -> None:
     async with servers(2) as (one, other), watched(one.port, other.port) as replicas:
         await until(lambda: len(replicas.usable_addresses()) == 2)
