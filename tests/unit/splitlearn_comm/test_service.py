@@ -125,7 +125,7 @@ async def test_an_open_alone_is_answered_by_nothing_until_a_frame_comes(
 
     assert [reply.WhichOneof("outcome") for reply in got] == ["frame"]
     assert code == "OK"
-    assert host.sessions[0].opening == SessionOpening("one", "echo", 64)
+    assert host.sessions[0].opening == SessionOpening("one", "echo", 64, identity="address ipv4:127.0.0.1")
 
 
 async def test_an_open_that_asks_for_an_unknown_codec_ends_the_stream_by_name(
