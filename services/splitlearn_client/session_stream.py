@@ -18,7 +18,7 @@ from splitlearn_comm.replicas.replica_set import ReplicaSet
 
 log = structlog.get_logger()
 
-# How long a session that has begun waits before it asks replicas without capacity again.
+# How long a session waits before it asks replicas again that had no capacity, or whose next stage failed.
 _ASK_AGAIN_SECONDS = 0.5
 # How long the end of a complete answer waits for the replica to close the session.
 _CLOSE_SECONDS = 1.0
@@ -150,6 +150,9 @@ class SessionStream:
                 raise outage.refusal(error)
             outage.avoided.clear()
             await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
+        elif fault is Fault.LATER_STAGE and outage.n_faults > 1 and outage.avoided >= self._replicas.usable_addresses():
+            # the first stage takes another next one at once; if it has none, its health says so in a moment
+            await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
         replica = await self._replicas.picked(outage.avoided, left)
         if replica is None:
             if self._replicas.may_recover:
@@ -197,7 +200,8 @@ class SessionStream:
 
     def _noted(self, error: CommError, fault: Fault) -> _Outage:
         """The current outage, which begins with this error unless it has begun already."""
-        detection = self._stream.silent_seconds if fault is Fault.REPLICA else 0.0
+        is_failure = fault in (Fault.REPLICA, Fault.LATER_STAGE)
+        detection = self._stream.silent_seconds if is_failure else 0.0
         if self._outage is None:
             self._outage = _Outage(type(error).__name__, _now(), detection)
         else:
@@ -206,7 +210,7 @@ class SessionStream:
         if isinstance(error, Overloaded):
             self._outage.refused(error)
         if fault is not Fault.BUSY:
-            self._outage.n_faults += fault is Fault.REPLICA
+            self._outage.n_faults += is_failure
             self._replica.faulted(error)
             session, replica = self._report.session, self._replica.address
             log.warning("session fails over", session=session, replica=replica, reason=str(error))

@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from splitlearn.engine import Engine
+from splitlearn_comm import CommError
 from splitlearn_comm.replicas.health import ReplicaState
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -104,6 +105,9 @@ class TrunkMetrics:
             ["state"],
             registry=self.registry,
         )
+        self._next_failures = self._plain_counter(
+            "next_failures", "Sessions for which a worker of the next stage itself failed, by error.", ["error"]
+        )
         self.next_round_trip = self._histogram(
             "next_round_trip_seconds",
             "Time from sending a frame to the next stage to its reply, without queue and compute time there.",
@@ -128,6 +132,10 @@ class TrunkMetrics:
         """Sets how many workers of the next stage are in each state. On the event loop's thread."""
         for state in ReplicaState:
             self._next_replicas.labels(str(state)).set(states.get(state, 0))
+
+    def next_failed(self, error: CommError) -> None:
+        """Counts a session that failed because of the next stage, and not because of one behind it."""
+        self._next_failures.labels(type(error).__name__).inc()
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         self.n_steps += 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from llm_sepweight import Manifest
 from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan, fingerprint
-from splitlearn_comm import CommError, FingerprintMismatch, ServiceInfo, Unreachable
+from splitlearn_comm import CommError, FingerprintMismatch, NextStageFailed, ServiceInfo
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import Connect, ReplicaSet
 
@@ -57,7 +57,7 @@ class NextStage:
         """What the next stage's workers have.
 
         Raises:
-            Unreachable: none has answered yet.
+            NextStageFailed: none takes sessions now.
             FingerprintMismatch: none can be the next stage, and none will by itself.
         """
         return fingerprint(self._manifest, self._known(), self._dtype)
@@ -68,21 +68,21 @@ class NextStage:
         return fingerprint(self._manifest, self.whole_plan, self._dtype)
 
     def pick(self) -> Replica:
-        """A worker for a new session. Raises Unreachable if there is none, or FingerprintMismatch."""
+        """A worker for a new session. Raises like `fingerprint` if there is none."""
         replica = self.replicas.pick()
         if replica is None:
-            raise self._trouble("takes no sessions")
+            raise self._trouble()
         return replica
 
     def _known(self) -> SplitPlan:
-        if self._serves is None or not self.replicas.may_recover:
-            raise self._trouble("is not ready")
+        if self._serves is None or self.replicas.reason is not None:
+            raise self._trouble()
         return self._serves
 
-    def _trouble(self, what: str) -> CommError:
+    def _trouble(self) -> CommError:
         """The error for a client, which waits for what may become well by itself, and not for what does not."""
-        kind = Unreachable if self.replicas.may_recover else FingerprintMismatch
-        return kind(f"the next stage {what}: {self.replicas.reason}")
+        kind = NextStageFailed if self.replicas.may_recover else FingerprintMismatch
+        return kind(f"the next stage takes no sessions: {self.replicas.reason}")
 
     async def _incompatibility(self, info: ServiceInfo) -> str | None:
         """Why a worker that says this cannot be the next stage; None if it can. The first that can sets the layers."""

@@ -21,6 +21,7 @@ from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.admission import Admission, Place, lost_place
 from splitlearn_comm.authentication import client_name
 from splitlearn_comm.core import (
+    Begins,
     ChecksFrames,
     Session,
     SessionHost,
@@ -161,6 +162,7 @@ class _Call:
             # tells the client that it may send more
             await self._context.send_initial_metadata(())
             if opening.has_reply:
+                await self._begin(session)
                 await self._context.write(wire.encode_opened(session.reached))
             codec = codec_named(opening.codec)
             if request.HasField("frame"):
@@ -170,6 +172,11 @@ class _Call:
                 pass
         finally:
             await self._calls.close(session)
+
+    async def _begin(self, session: Session) -> None:
+        if isinstance(session, Begins):
+            async with told_to_wait(session, self._context.write):
+                await session.begin()
 
     async def _next(self, session: Session, codec: TensorCodec, opening: SessionOpening) -> bool:
         """Handle one message; False when none follows. Never more than one at a time: HTTP/2 flow control holds back a

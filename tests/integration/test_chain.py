@@ -120,10 +120,12 @@ async def test_a_stage_without_a_next_one_is_not_ready_and_says_why(tiny_weights
     port = free_port()
     async with running_trunk(tiny_weights, "1-2", next=f"127.0.0.1:{port}") as first:
         assert not await first.client.health()
-        with pytest.raises(Unreachable, match=f"the next stage is not ready.*127.0.0.1:{port}"):
+        with pytest.raises(Unreachable, match=f"the next stage takes no sessions.*127.0.0.1:{port}"):
             await first.client.service_info()
         async with running_client(tiny_weights, first.address) as client:
-            await until(lambda: "the next stage is not ready" in (client.service.connection.not_ready_reason or ""))
+            await until(
+                lambda: "the next stage takes no sessions" in (client.service.connection.not_ready_reason or "")
+            )
             async with running_trunk(tiny_weights, "2-4", port=port):
                 await client.ready()
                 assert await first.client.health()

@@ -96,6 +96,16 @@ class ChecksFrames(Protocol):
         ...
 
 
+@runtime_checkable
+class Begins(Protocol):
+    """An optional part of a session that has to ask others before it can reply to its opening."""
+
+    async def begin(self) -> None:
+        """Ask them, or raise a CommError, which ends the stream. Awaited once, if the opening has a reply; meanwhile
+        the client is told to wait as it is for a frame."""
+        ...
+
+
 class SessionHost(Protocol):
     """Opens sessions."""
 

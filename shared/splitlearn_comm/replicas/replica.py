@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.errors import CommError, Draining, FingerprintMismatch, NotServed, TimedOut
+from splitlearn_comm.errors import CommError, Draining, FingerprintMismatch, NextStageFailed, NotServed, TimedOut
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaHealth, ReplicaState
 from splitlearn_comm.replicas.placement import LoadEstimate
@@ -72,7 +72,7 @@ class Replica:
     def reason(self) -> str | None:
         """Why it does not take sessions; None if it does."""
         if self.state is ReplicaState.EJECTED:
-            return f"{self.address} answered several sessions with errors, and is not used for a while"
+            return f"{self.address} answered sessions with errors or not at all, and is not used for a while"
         return self._health.reason
 
     @property
@@ -90,13 +90,19 @@ class Replica:
             # until the watch says otherwise: a poll is answered as long as the server runs
             self._is_serving = False
             self._health.drains()
+        elif isinstance(error, NextStageFailed):
+            # this one is well; if it has no other next stage, its health says so
+            pass
+        elif isinstance(error, TimedOut):
+            if self._health.fell_silent(str(error), time.monotonic()):
+                self._log_ejection(error)
         elif isinstance(error, CommError) and error.fault == "network":
             self._health.unreachable(str(error))
         elif isinstance(error, CommError) and error.fault == "operator":
             # another cut, or damaged weights: the next poll says what
             pass
         elif self._health.faulted(time.monotonic()):
-            log.warning("trunk ejected", replica=self.address, reason=str(error))
+            self._log_ejection(error)
         self._news.set()
         self._notice()
 
@@ -150,6 +156,9 @@ class Replica:
             # a chain in which stages do not fit together
             self._asked = None
             self._health.answered(is_serving=False, incompatibility=str(error))
+        except NextStageFailed as error:
+            self._asked = None
+            self._health.waits_for_others(str(error))
         except CommError as error:
             self._health.unreachable(str(error))
             if error.fault == "network":
@@ -178,6 +187,9 @@ class Replica:
             except Exception as error:  # noqa: BLE001 - it is logged, and must not end the task
                 self._unexpected(error)
             await asyncio.sleep(pause)
+
+    def _log_ejection(self, error: Exception) -> None:
+        log.warning("trunk ejected", replica=self.address, reason=str(error))
 
     def _notice(self) -> None:
         state = self.state

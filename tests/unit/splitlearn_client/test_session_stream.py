@@ -5,11 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from splitlearn_client.report import Report
-from splitlearn_client.session_stream import SessionStream
+from splitlearn_client.session_stream import _ASK_AGAIN_SECONDS, SessionStream
 from splitlearn_comm import (
     AsyncGRPCComputeServer,
     Cancelled,
     CommError,
+    NextStageFailed,
     Overloaded,
     ServiceInfo,
     ServiceLoad,
@@ -68,6 +69,21 @@ class LateHost(EchoSessionHost):
         return await super().open(opening)
 
 
+class BrokenChain(EchoSessionHost):
+    """The first stage of a chain whose next one fails a number of times."""
+
+    def __init__(self, n_failures: int) -> None:
+        super().__init__()
+        self.n_failures = n_failures
+        self.openings: list[float] = []
+
+    async def open(self, opening: SessionOpening) -> EchoSession:
+        self.openings.append(asyncio.get_running_loop().time())
+        if len(self.openings) <= self.n_failures:
+            raise NextStageFailed("the stage behind it is gone")
+        return await super().open(opening)
+
+
 @asynccontextmanager
 async def stream_to(*hosts: EchoSessionHost, report: Report, timeout: float = 5.0) -> AsyncIterator[SessionStream]:
     """A stream that is placed on one of the hosts, and may move to the others."""
@@ -122,6 +138,17 @@ async def test_only_the_first_replica_that_refuses_a_session_expects_it_again() 
 
 async def test_where_no_replica_names_a_time_the_session_is_told_none() -> None:
     assert await told_by(FullHost(None)) is None
+
+
+async def test_a_chain_whose_next_stage_failed_is_asked_again_at_once_and_then_with_pauses() -> None:
+    host, report = BrokenChain(3), Report()
+    async with stream_to(host, report=report) as stream:
+        await opened(stream)
+        stream.resumed()
+    _, second, third, fourth = host.openings
+    assert third - second >= _ASK_AGAIN_SECONDS
+    assert fourth - third >= _ASK_AGAIN_SECONDS
+    assert [failover.reason for failover in report.failovers] == ["NextStageFailed"]
 
 
 async def test_the_time_in_which_faults_are_detected_is_no_time_of_resumption() -> None:

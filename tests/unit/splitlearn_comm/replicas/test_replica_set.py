@@ -12,6 +12,7 @@ from splitlearn_comm import (
     AsyncGRPCComputeServer,
     Draining,
     InvalidAddress,
+    NextStageFailed,
     RemoteFailure,
     ServiceInfo,
     Unreachable,
@@ -140,6 +141,16 @@ async def test_an_avoided_replica_is_taken_only_if_there_is_no_other() -> None:
         picked = replicas.pick({avoided})
         assert picked is not None
         assert picked.address == avoided
+
+
+async def test_a_replica_whose_next_stage_failed_is_well() -> None:
+    async with servers(1) as (server,), watched(server.port) as replicas:
+        await until(lambda: replicas.reason is None)
+        replica = replicas.pick()
+        assert replica is not None
+        for _ in range(2 * FAULTS_TO_EJECT):
+            replica.faulted(NextStageFailed("the stage behind it is gone"))
+            assert replica.state is ReplicaState.READY
 
 
 async def test_a_broken_connection_in_a_session_is_believed_at_once() -> None:
