@@ -233,6 +233,12 @@ TRUNKS: Final = Board(
                 },
                 "Per second.",
             ),
+            Graph(
+                "Failures of the next stage",
+                "short",
+                {"behind {{instance}}: {{error}}": per_second(f"{TRUNK}_next_failures_total", "instance, error")},
+                "Per second; in chains only. The worker that failed is one of the next stage of the one shown.",
+            ),
             Graph("Until a fault is detected", "s", quantiles(f"{CLIENT}_failover_detection_seconds")),
             Graph("Until the next token", "s", quantiles(f"{CLIENT}_failover_resumption_seconds")),
         ),

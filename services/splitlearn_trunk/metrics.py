@@ -27,6 +27,9 @@ SESSIONS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 DRAINED: Final = ("ended", "handed_over", "cut_off")
 """What becomes of a session in a drain: it ends, its client is told to go on elsewhere, or its stream is cut off."""
 
+NEXT_FAILURES: Final = ("TimedOut", "Unreachable", "Draining", "RemoteFailure")
+"""How workers of the next stage usually fail."""
+
 
 class TrunkMetrics:
     """One registry per process. A `WireObserver` and an `EngineObserver`; used on the event loop's thread.
@@ -108,6 +111,9 @@ class TrunkMetrics:
         self._next_failures = self._plain_counter(
             "next_failures", "Sessions for which a worker of the next stage itself failed, by error.", ["error"]
         )
+        # a rate does not see the first of a series
+        for kind in NEXT_FAILURES:
+            self._next_failures.labels(kind)
         self.next_round_trip = self._histogram(
             "next_round_trip_seconds",
             "Time from sending a frame to the next stage to its reply, without queue and compute time there.",
