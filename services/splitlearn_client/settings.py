@@ -212,7 +212,7 @@ class ClientSettings(BaseSettings):
     queue_timeout: float = Field(
         30.0,
         gt=0,
-        description="Seconds that a request may wait for the client's own KV cache. One that is expected to wait "
+        description="Seconds that a request may wait for the client's own KV cache. One that may have to wait "
         "longer gets 429 at once, and one that has waited that long then.",
     )
     max_body: ByteSize = Field(

@@ -94,7 +94,7 @@ class TrunkSettings(BaseSettings):
     queue_timeout: float = Field(
         30.0,
         gt=0,
-        description="Seconds that a session may wait for memory. One that is expected to wait longer is refused at "
+        description="Seconds that a session may wait for memory. One that may have to wait longer is refused at "
         "once, and one that has waited that long then, with a time to retry.",
     )
     max_num_batched_tokens: int = Field(512, ge=16, description="Prompt rows in one step while no session decodes.")

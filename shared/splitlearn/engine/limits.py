@@ -17,7 +17,7 @@ class Limits:
         headroom: rows beyond its first ones for which there must be pages before a session is admitted.
         max_cached_prefixes: closed sessions whose first rows are cached for later ones; 0 caches none.
         block_size: rows of a block, the unit in which prefixes are compared.
-        queue_timeout: seconds that rows may wait for admission. A session that is expected to wait longer is refused
+        queue_timeout: seconds that rows may wait for admission. A session that may have to wait longer is refused
             at once, and one that has waited for longer is refused then; None for no bound.
     """
 

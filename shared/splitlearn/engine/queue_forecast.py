@@ -17,6 +17,9 @@ _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 300.0
 _ANNOUNCED_SECONDS = 1.0
 """How long a session without rows counts as one that will have some. Longer would help a crowd of busy clients, and
 whoever opens sessions and sends nothing would keep others out for longer."""
+_MARGIN = 1.5
+"""How much longer than expected a wait may become before it is too long. A session that is let in and then refused
+after all has waited for nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,14 @@ class QueueForecast:
         n_ahead = self._n_ahead(session) + self._n_announced(session, now)
         if not n_ahead:
             return None
-        n_free, most, longest = self._n_free(session), self.limits.max_waiting, self.limits.queue_timeout
+        n_free, most = self._n_free(session), self.limits.max_waiting
         if n_ahead - n_free >= max(1, most):
             return f"{n_ahead - n_free} sessions wait for memory already"
-        if longest is None or not self.times.is_known or self.times.seconds(n_ahead, now, n_free) <= longest:
-            return None
-        return f"no memory will be free in {longest:g} s"
+        return self._why_too_long(n_ahead, now, n_free)
 
-    def waits_too_long(self, session: Newcomer, now: float) -> bool:
-        """Whether a session that has come to wait is expected to wait for longer than it may."""
-        longest = self.limits.queue_timeout
-        return longest is not None and self.times.is_known and self.times.seconds(self._n_ahead(session), now) > longest
+    def why_not_wait(self, session: Newcomer, now: float) -> str | None:
+        """Why a session that has come to wait is refused; None if it may wait."""
+        return self._why_too_long(self._n_ahead(session), now)
 
     def announced(self, session: Newcomer, now: float) -> None:
         """The session was opened and has no rows yet."""
@@ -88,6 +88,14 @@ class QueueForecast:
             self._n_told += 1
             self._told.add(self._n_told, session.owner, now + seconds)
         return seconds
+
+    def _why_too_long(self, n_ahead: int, now: float, n_free: int = 0) -> str | None:
+        longest = self.limits.queue_timeout
+        if longest is None or not self.times.is_known:
+            return None
+        if _MARGIN * self.times.seconds(n_ahead, now, n_free) <= longest:
+            return None
+        return f"memory may not be free within {longest:g} s"
 
     def _n_ahead(self, session: Newcomer) -> int:
         return self.admission.n_ahead(session.owner, session.number)

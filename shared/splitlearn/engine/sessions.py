@@ -54,7 +54,6 @@ class Sessions:
         clock: Callable[[], float],
     ) -> None:
         self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
-        self._limits = limits
         self._is_end, self._can_truncate = part.spec.end, part.can_truncate
         budget = runner.page_budget(limits.page_size)
         self.pages = PageAccounting(budget.n_pages, budget.page_size)
@@ -184,8 +183,9 @@ class Sessions:
         """Raises EngineFull if a session that was never admitted is expected to wait for longer than it may."""
         scheduler, number = self.scheduler, session.number
         is_new = scheduler.is_waiting(number) and not scheduler.was_admitted(number)
-        if is_new and self._queue.waits_too_long(_newcomer(session), self._clock()):
-            raise self.full(session, f"no memory will be free in {self._limits.queue_timeout:g} s")
+        why = self._queue.why_not_wait(_newcomer(session), self._clock()) if is_new else None
+        if why is not None:
+            raise self.full(session, why)
 
     def work_items(self, slices: Sequence[ScheduledSlice]) -> list[WorkItem]:
         """What the device thread needs for these slices."""
