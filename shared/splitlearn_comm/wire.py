@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from typing import Final
 
@@ -135,6 +135,13 @@ def is_expensive_request(data: bytes) -> bool:
 def parse_request(data: bytes) -> pb2.StreamRequest:
     """Raises InvalidRequest, InvalidTensor: the data is not a request, or exceeds a limit."""
     return parse(pb2.StreamRequest(), data, _FRAME_ROWS)
+
+
+def read_session_codec(request: pb2.StreamRequest) -> TensorCodec | None:
+    """The codec in the request's opening; None without one, or for a codec that this end does not know."""
+    with suppress(UnknownCodec):
+        return codec_named(codec_name(request.open.codec)) if request.HasField("open") else None
+    return None
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:

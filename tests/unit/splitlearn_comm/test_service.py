@@ -11,7 +11,7 @@ import torch
 from splitlearn_comm import statuses, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm._proto.compute_pb2_grpc import ComputeServiceStub
-from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.core import NoObserver, SessionOpening
 from splitlearn_comm.errors import Overloaded, RemoteFailure
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
@@ -59,9 +59,9 @@ class OneSession:
         self.closed.set()
 
 
-class Counter:
+class Counter(NoObserver):
     def __init__(self) -> None:
-        self.opened = self.closed = self.received = self.sent = 0
+        self.opened = self.closed = 0
         self.refusals: list[str] = []
 
     def session_opened(self) -> None:
@@ -69,12 +69,6 @@ class Counter:
 
     def session_closed(self) -> None:
         self.closed += 1
-
-    def bytes_in(self, count: int) -> None:
-        self.received += count
-
-    def bytes_out(self, count: int) -> None:
-        self.sent += count
 
     def refused(self, kind: str) -> None:
         self.refusals.append(kind)
@@ -364,20 +358,6 @@ async def test_a_host_that_is_full_refuses_the_open_by_its_own_words() -> None:
 
     assert (session.times_closed, counter.opened, counter.closed) == (0, 0, 0)
     assert counter.refusals == ["Overloaded"]
-
-
-async def test_the_observer_counts_what_the_client_counts() -> None:
-    counter = Counter()
-    async with (
-        loopback(session_host=EchoSessionHost(), observer=counter) as (_, client),
-        client.stream(SessionOpening("one", "echo", 64)) as stream,
-    ):
-        await stream.step(Frame(0, torch.ones(3, 2)))
-        await stream.step(Frame(3, None))
-
-    assert (counter.received, counter.sent) == (stream.bytes_sent, stream.bytes_received)
-    assert min(counter.received, counter.sent) > 3 * 2 * 4
-    assert (counter.opened, counter.closed) == (1, 1)
 
 
 async def test_frames_count_as_requests_refused_ones_too() -> None:
