@@ -52,6 +52,7 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
 LONGEST_TENANT: Final = 64
+LONGEST_INSTANCE: Final = 64
 MAX_BLOCK_HASH_BYTES: Final = 64
 # at 16 bytes each, they fit in the bytes that a message may have beside its tensor
 MAX_BLOCK_HASHES: Final = 2**13
@@ -291,6 +292,7 @@ def encode_info(info: ServiceInfo) -> bytes:
             total_requests=info.total_requests,
             uptime_seconds=info.uptime_seconds,
             load=None if info.load is None else pb2.Load(**asdict(info.load)),
+            instance=info.instance,
         )
     )
 
@@ -311,17 +313,10 @@ def decode_info(data: bytes) -> ServiceInfo:
         if message.total_requests < 0:
             raise InvalidRequest(f"its total_requests are {message.total_requests}")
         _check_seconds("uptime_seconds", message.uptime_seconds)
+        _check_name("instance", message.instance, LONGEST_INSTANCE)
         load = _read_load(message.load) if message.HasField("load") else None
-    return ServiceInfo(
-        service_name=message.service_name,
-        version=message.version,
-        device=message.device,
-        fingerprint=message.fingerprint,
-        attributes=dict(message.attributes),
-        total_requests=message.total_requests,
-        uptime_seconds=message.uptime_seconds,
-        load=load,
-    )
+    told = message.service_name, message.version, message.device, message.fingerprint, dict(message.attributes)
+    return ServiceInfo(*told, message.total_requests, message.uptime_seconds, load, message.instance)
 
 
 def _read_load(source: pb2.Load) -> ServiceLoad:

@@ -11,6 +11,7 @@ import torch
 from splitlearn_comm import statuses, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm._proto.compute_pb2_grpc import ComputeServiceStub
+from splitlearn_comm.client import AsyncGRPCComputeClient
 from splitlearn_comm.core import NoObserver, SessionOpening
 from splitlearn_comm.errors import Overloaded, RemoteFailure
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
@@ -370,3 +371,12 @@ async def test_frames_count_as_requests_refused_ones_too() -> None:
 
     assert info.total_requests == 2
     assert (info.service_name, info.fingerprint) == ("echo", "echo")
+
+
+async def test_a_server_says_the_same_of_who_it_is_to_all_and_another_one_says_something_else() -> None:
+    async with loopback(session_host=EchoSessionHost()) as (server, client):
+        first = (await client.service_info()).instance
+        async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}") as again:
+            assert (await again.service_info()).instance == first
+        async with loopback(session_host=EchoSessionHost()) as (_, other):
+            assert (await other.service_info()).instance not in ("", first)
