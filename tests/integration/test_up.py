@@ -51,19 +51,19 @@ def test_a_prompt_is_answered_on_stdout_and_everything_stops(tiny_weights: Path,
 
 
 def test_it_streams_a_sample_and_serves_until_ctrl_c(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPLITLEARN_UP_API_KEY", "the-key")
+    monkeypatch.setenv("SPLITLEARN_UP_API_KEY", "the-key-0123456789")
     with running(tiny_weights, *QUICK) as (process, page):
         children = psutil.Process(process.pid).children()
         process_list = str([child.cmdline() for child in children])
         stranger = run("generate", "the quick", "--url", page, "--max-tokens", 4)
-        answer = run("generate", "the quick", "--url", page, "--max-tokens", 4, "--api-key", "the-key")
+        answer = run("generate", "the quick", "--url", page, "--max-tokens", 4, "--api-key", "the-key-0123456789")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
 
     assert stranger.returncode == 1
     assert "give a key with --api-key" in stranger.stderr
     assert answer.returncode == 0, answer.stderr
-    assert "the-key" not in process_list
+    assert "the-key-0123456789" not in process_list
     assert process.returncode == 0, err
     assert "> What does shutil.copyfile do?" in err
     assert "tokens/s" in err

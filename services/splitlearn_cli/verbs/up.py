@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
-from splitlearn_cli.api_key import SentKey, key_text
+from splitlearn_cli.api_key import key_text
 from splitlearn_cli.children import Child
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
@@ -24,6 +24,7 @@ from splitlearn_cli.signals import STOPPING, stopped_by_signals
 from splitlearn_cli.terminal import StatusLine, note
 from splitlearn_cli.verbs.generate import NO_CHAT_TEMPLATE
 from splitlearn_cli.waiting import not_ready_because
+from splitlearn_client.settings import ServiceKey
 
 SAMPLE = "What does shutil.copyfile do?"
 
@@ -52,10 +53,10 @@ class PairSettings(BaseSettings):
     verify: Verify | None = Field(
         None, description="For both: when the files are compared with their digests. Default: auto."
     )
-    api_key: SentKey = Field(
+    api_key: ServiceKey = Field(
         None,
-        description="A key that callers of the API must send as a bearer token; the variable keeps it out of process "
-        "lists. Default: the value of SPLITLEARN_CLIENT_API_KEY, or no key is needed.",
+        description="A key of 16 characters or more that callers of the API must send as a bearer token; the variable "
+        "keeps it out of process lists. Default: the value of SPLITLEARN_CLIENT_API_KEY, or no key is needed.",
     )
     prompt: str | None = Field(None, description="Answer this prompt, print only the answer, and stop.")
     max_tokens: int = Field(128, ge=1, description="The most tokens of the answer.")
