@@ -255,7 +255,12 @@ TRUNKS: Final = Board(
                 quantiles(f"{TRUNK}_next_round_trip_seconds", "instance", (0.5, 0.95)),
                 "Of a frame, without queue and compute time there; in chains only.",
             ),
-            Graph("Bytes, clients", "Bps", {"{{direction}}": per_second(f"{CLIENT}_wire_bytes_total", "direction")}),
+            Graph(
+                "Bytes, clients",
+                "Bps",
+                {"{{direction}}, {{codec}}": per_second(f"{CLIENT}_wire_bytes_total", "direction, codec")},
+                "By the codec of the session.",
+            ),
             Graph(
                 "Bytes, trunks",
                 "Bps",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from splitlearn_cli.terminal import note
-from splitlearn_cli.urls import is_loopback
+from splitlearn_cli.urls import connecting
 
 if TYPE_CHECKING:
     from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
@@ -54,7 +54,7 @@ def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
 
 def wait_for_service(url: str, seconds: float) -> None:
     """As `wait_for_client`, with an HTTP session of its own."""
-    with httpx.Client(trust_env=not is_loopback(httpx.URL(url).host)) as session:
+    with httpx.Client(**connecting(url)) as session:
         wait_for_client(session, url, seconds)
 
 

@@ -84,6 +84,11 @@ class SessionStream:
         return self._stream.ended
 
     @property
+    def codec(self) -> str:
+        """Encodes the rows in both directions, on every replica."""
+        return self._stream.opening.codec
+
+    @property
     def bytes_sent(self) -> int:
         """To all replicas together."""
         return self._bytes_before[0] + self._stream.bytes_sent

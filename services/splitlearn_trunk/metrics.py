@@ -88,7 +88,9 @@ class TrunkMetrics:
             "weights_damaged", "1 once a file was found not to match its digest, else 0."
         )
         self._add_chain_metrics()
-        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
+        self._wire = self._plain_counter(
+            "wire_bytes", "Bytes of messages exchanged with clients.", ["direction", "codec"]
+        )
         self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
 
     def _add_drain_metrics(self) -> None:
@@ -168,11 +170,11 @@ class TrunkMetrics:
     def refused(self, kind: str) -> None:
         self._refusals.labels(kind).inc()
 
-    def bytes_in(self, n: int) -> None:
-        self._wire.labels("received").inc(n)
+    def bytes_in(self, count: int, codec: str) -> None:
+        self._wire.labels("received", codec).inc(count)
 
-    def bytes_out(self, n: int) -> None:
-        self._wire.labels("sent").inc(n)
+    def bytes_out(self, count: int, codec: str) -> None:
+        self._wire.labels("sent", codec).inc(count)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"splitlearn_trunk_{name}", text, buckets=buckets, registry=self.registry)

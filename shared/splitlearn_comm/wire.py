@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from typing import Final
 
@@ -52,6 +52,7 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
 LONGEST_OWNER_ID: Final = 64
+LONGEST_INSTANCE: Final = 64
 MAX_BLOCK_HASH_BYTES: Final = 64
 # at 16 bytes each, they fit in the bytes that a message may have beside its tensor
 MAX_BLOCK_HASHES: Final = 2**13
@@ -136,6 +137,13 @@ def is_expensive_request(data: bytes) -> bool:
 def parse_request(data: bytes) -> pb2.StreamRequest:
     """Raises InvalidRequest, InvalidTensor: the data is not a request, or exceeds a limit."""
     return parse(pb2.StreamRequest(), data, _FRAME_ROWS)
+
+
+def read_session_codec(request: pb2.StreamRequest) -> TensorCodec | None:
+    """The codec in the request's opening; None without one, or for a codec that this end does not know."""
+    with suppress(UnknownCodec):
+        return codec_named(codec_name(request.open.codec)) if request.HasField("open") else None
+    return None
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:
@@ -286,6 +294,7 @@ def encode_info(info: ServiceInfo) -> bytes:
             total_requests=info.total_requests,
             uptime_seconds=info.uptime_seconds,
             load=None if info.load is None else pb2.Load(**asdict(info.load)),
+            instance=info.instance,
         )
     )
 
@@ -306,17 +315,10 @@ def decode_info(data: bytes) -> ServiceInfo:
         if message.total_requests < 0:
             raise InvalidRequest(f"its total_requests are {message.total_requests}")
         _check_seconds("uptime_seconds", message.uptime_seconds)
+        _check_name("instance", message.instance, LONGEST_INSTANCE)
         load = _read_load(message.load) if message.HasField("load") else None
-    return ServiceInfo(
-        service_name=message.service_name,
-        version=message.version,
-        device=message.device,
-        fingerprint=message.fingerprint,
-        attributes=dict(message.attributes),
-        total_requests=message.total_requests,
-        uptime_seconds=message.uptime_seconds,
-        load=load,
-    )
+    told = message.service_name, message.version, message.device, message.fingerprint, dict(message.attributes)
+    return ServiceInfo(*told, message.total_requests, message.uptime_seconds, load, message.instance)
 
 
 def _read_load(source: pb2.Load) -> ServiceLoad:

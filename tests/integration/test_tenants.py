@@ -35,7 +35,7 @@ from support.running_split import (
     until,
 )
 
-ALICE, BOB, OPERATOR = "sk-alice-4b1f8c", "sk-bob-90aa21", "sk-operator-77e0d3"
+ALICE, BOB, OPERATOR = "sk-alice-4b1f8c26d9", "sk-bob-90aa217c3e55", "sk-operator-77e0d3"
 KEYS = (ALICE, BOB, OPERATOR)
 FILE = f"""
 [alice]
@@ -142,10 +142,10 @@ async def test_keys_change_with_the_file_while_an_old_ones_stream_goes_on(
     split: Split, tenants: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_changes, "LOOK_SECONDS", 0.01)
-    old, new = with_key(split.client, BOB), with_key(split.client, "sk-bobs-new-key")
+    old, new = with_key(split.client, BOB), with_key(split.client, "sk-bobs-new-key-7c1d")
     stream = await old.completions.create(model="tiny", prompt="the quick", max_tokens=30, stream=True)
     first = await anext(aiter(stream))
-    write(tenants, FILE.format("").replace(BOB, "sk-bobs-new-key"))
+    write(tenants, FILE.format("").replace(BOB, "sk-bobs-new-key-7c1d"))
 
     async def is_valid(openai: AsyncOpenAI) -> bool:
         try:

@@ -607,6 +607,7 @@ class ServiceInfo(_message.Message):
     TOTAL_REQUESTS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     service_name: _builtins.str
     version: _builtins.str
     device: _builtins.str
@@ -615,6 +616,11 @@ class ServiceInfo(_message.Message):
     total_requests: _builtins.int
     """Compute calls and frames answered since the start, errors included."""
     uptime_seconds: _builtins.float
+    instance: _builtins.str
+    """Names this server among all others, until it ends: chosen at random when it
+    starts. Two addresses that answer with the same one are one server. At most
+    64 printable ASCII characters; empty if it does not say.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free-form facts for people and dashboards."""
@@ -634,10 +640,11 @@ class ServiceInfo(_message.Message):
         total_requests: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
         load: Global___Load | None = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device", b"device", "fingerprint", b"fingerprint", "load", b"load", "service_name", b"service_name", "total_requests", b"total_requests", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device", b"device", "fingerprint", b"fingerprint", "instance", b"instance", "load", b"load", "service_name", b"service_name", "total_requests", b"total_requests", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
-"""One replica of the trunk: its connection, and the tasks that keep what is known about it current."""
+"""One address of a replica of the trunk: its connection, and the tasks that keep what is known about it current."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 
@@ -11,6 +12,7 @@ from splitlearn_comm.errors import CommError, Draining, FingerprintMismatch, Nex
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaHealth, ReplicaState
 from splitlearn_comm.replicas.placement import LoadEstimate
+from splitlearn_comm.replicas.workers import Identity
 
 log = structlog.get_logger()
 
@@ -31,6 +33,7 @@ class Replica:
 
     Args:
         client: the connection, which `close` closes.
+        given: the HOST:PORT that its address was resolved from, or its address.
         judge: called with each report of the replica.
         changed: called after each change of the state.
         failed: called at each unexpected error of `run`, which goes on.
@@ -39,6 +42,7 @@ class Replica:
     def __init__(
         self,
         client: AsyncGRPCComputeClient,
+        given: str,
         judge: Judge,
         changed: Callable[[], None],
         failed: Callable[[], None],
@@ -47,11 +51,13 @@ class Replica:
         self.load = LoadEstimate()
         self.n_sessions = 0
         """This client's open sessions on it."""
+        self.identity = Identity(given, is_ipv6=client.target.startswith("["), instance=None)
+        """What is known of the worker behind the address; kept while it does not answer."""
         self._judge = judge
         self._changed = changed
         self._failed = failed
         self._health = ReplicaHealth()
-        self._logged: ReplicaState | None = None
+        self._noticed: ReplicaState | None = None
         self._is_serving = True
         self._asked: float | None = None
         self._news = asyncio.Event()
@@ -167,6 +173,7 @@ class Replica:
         else:
             self._asked = None
             self.load.report(info.load)
+            self.identity = dataclasses.replace(self.identity, instance=info.instance)
             incompatibility = await self._judge(info)
             self._health.answered(is_serving=self._is_serving, incompatibility=incompatibility)
 
@@ -192,9 +199,6 @@ class Replica:
         log.warning("trunk ejected", replica=self.address, reason=str(error))
 
     def _notice(self) -> None:
-        state = self.state
-        if state is not self._logged:
-            self._logged = state
-            write = log.info if state is ReplicaState.READY else log.warning
-            write("trunk replica", replica=self.address, state=str(state), reason=self.reason)
+        before, self._noticed = self._noticed, self.state
+        if self._noticed is not before:
             self._changed()

@@ -215,7 +215,7 @@ def test_a_message_above_the_limit_is_refused_with_both_sizes() -> None:
 
 
 def test_service_info_comes_back_equal() -> None:
-    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5, ServiceLoad(3, 1, 640, 64))
+    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5, ServiceLoad(3, 1, 640, 64), "me")
 
     assert wire.decode_info(wire.encode_info(info)) == info
     assert wire.decode_info(wire.encode_info(replace(info, load=None))).load is None
