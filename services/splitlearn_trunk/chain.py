@@ -12,6 +12,7 @@ from splitlearn_comm import (
     Frame,
     FrameHeader,
     InvalidRequest,
+    NextStageFailed,
     Overloaded,
     PositionNotReached,
     RemoteFailure,
@@ -19,7 +20,6 @@ from splitlearn_comm import (
     ServiceInfo,
     SessionOpening,
     SessionTooLong,
-    Unreachable,
 )
 from splitlearn_comm.peer_text import clipped
 from splitlearn_comm.replicas.replica import Replica
@@ -180,4 +180,4 @@ class ChainSession:
         if isinstance(error, InvalidRequest):
             return RemoteFailure(f"the next stage refused this worker's rows: {error}")
         self._replica.faulted(error)
-        return Unreachable(f"the next stage failed: {error}")
+        return NextStageFailed(f"the next stage failed: {error}")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.errors import CommError, Draining, NotServed, TimedOut
+from splitlearn_comm.errors import CommError, Draining, NextStageFailed, NotServed, TimedOut
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaHealth, ReplicaState
 from splitlearn_comm.replicas.placement import LoadEstimate
@@ -90,6 +90,9 @@ class Replica:
             # until the watch says otherwise: a poll is answered as long as the server runs
             self._is_serving = False
             self._health.drains()
+        elif isinstance(error, NextStageFailed):
+            # it chooses another one for its next session, and reports itself when there is none
+            pass
         elif isinstance(error, CommError) and error.fault == "network":
             self._health.unreachable(str(error))
         elif isinstance(error, CommError) and error.fault == "operator":

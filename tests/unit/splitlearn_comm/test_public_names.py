@@ -35,6 +35,7 @@ def test_the_public_surface_is_this() -> None:
         "MAX_BLOCK_HASHES",
         "MAX_MESSAGE_BYTES",
         "ModelComputeFunction",
+        "NextStageFailed",
         "NotServed",
         "Overloaded",
         "PortUnavailable",

@@ -12,6 +12,7 @@ from splitlearn_comm import (
     AsyncGRPCComputeServer,
     Draining,
     InvalidAddress,
+    NextStageFailed,
     RemoteFailure,
     ServiceInfo,
     Unreachable,
@@ -128,6 +129,16 @@ async def test_a_broken_connection_in_a_session_is_believed_at_once() -> None:
         assert replica.state is ReplicaState.UNREACHABLE
         # the next poll knows better
         await until(lambda: replica.state is ReplicaState.READY)
+
+
+async def test_a_worker_whose_next_stage_failed_a_session_takes_others() -> None:
+    async with servers(1) as (server,), watched(server.port) as replicas:
+        await until(lambda: replicas.reason is None)
+        replica = replicas.pick()
+        assert replica is not None
+        for _ in range(FAULTS_TO_EJECT):
+            replica.faulted(NextStageFailed("gone"))
+            assert replica.state is ReplicaState.READY
 
 
 def eject(replica: Replica) -> None:
