@@ -132,7 +132,7 @@ class InvalidReply(RemoteFailure):
 
 class Unreachable(CommError):
     code = "UNAVAILABLE"
-    fault = "network"
+    fault: ClassVar[Fault] = "network"
 
 
 class NextStageFailed(Unreachable):
