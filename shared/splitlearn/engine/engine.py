@@ -40,7 +40,7 @@ from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.serving import Serving
 from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
-from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
+from splitlearn.engine.step_cost import StepCostModel
 from splitlearn.errors import PositionNotReached
 from splitlearn.runner.interface import Runner
 
@@ -125,7 +125,7 @@ class Engine:
     @property
     def prefill_chunk_size(self) -> int:
         """Rows of a prompt to send at a time: as many as the next step takes, few while others wait for tokens."""
-        return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
+        return self._policy.prefill_chunk_size(self._serving.state())
 
     def open(
         self,
@@ -218,6 +218,16 @@ class Engine:
             return self._truncate(session, position)
         request = self._run(session, position, rows, postprocess)
         return await self._collect(request)
+
+    def expect_prompt(self, session: EngineSession) -> None:
+        """Must be called when the session's next rows will be its prompt again, and not the row of its next token.
+
+        Otherwise prompts of other sessions would wait for a token that cannot come, and that in all engines of the
+        device thread: call it for each engine that the session has rows in.
+        """
+        self._serving.check_thread()
+        self._policy.arrivals.forget(session.number)
+        self._serving.wake()
 
     def is_waiting(self, session: EngineSession) -> bool:
         """Whether rows of the session wait for admission."""

@@ -169,6 +169,9 @@ class Sessions:
         self.requests[number] = request
         if request.is_decoding:
             self._arrivals.on_received(number, session.last_used)
+        else:
+            # the prompt again, after an interruption: other prompts would wait for a token that needs this one first
+            self._arrivals.forget(number)
 
     def full(self, session: EngineSession, why: str) -> EngineFull:
         """The error for a session that is not to wait any longer; it leaves the queue."""

@@ -160,7 +160,8 @@ async def test_the_time_in_which_faults_are_detected_is_no_time_of_resumption() 
     passed = asyncio.get_running_loop().time() - began
     (failover,) = report.failovers
     assert [host.n_openings for host in hosts] in ([1, 2], [2, 1])
-    assert failover.detection_seconds >= 2 * timeout
+    # both; each a little less than the timeout, which begins before the frame is sent
+    assert failover.detection_seconds > 1.5 * timeout
     assert failover.detection_seconds + failover.resumption_seconds <= passed
 
 
