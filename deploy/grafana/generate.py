@@ -1,4 +1,4 @@
-"""Writes dashboards/*.json from panels.py, with Grafana's own SDK. With --check it only compares."""
+"""Writes the dashboards from panels.py into the Helm chart, with Grafana's own SDK. With --check it only compares."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models.dashboard import DataSourceRef
 sys.path.insert(0, str(Path(__file__).parent))
 from panels import BOARDS, Board, Graph
 
-DASHBOARDS: Final = Path(__file__).parent / "dashboards"
+DASHBOARDS: Final = Path(__file__).parents[1] / "helm" / "splitlearn" / "files" / "dashboards"
 # The dashboard's variable, so that it works with whatever a Grafana calls its Prometheus.
 _SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Of the 24 columns; other widths by the number of graphs in a row.

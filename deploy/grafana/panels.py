@@ -233,6 +233,12 @@ TRUNKS: Final = Board(
                 },
                 "Per second.",
             ),
+            Graph(
+                "Failures of the next stage",
+                "short",
+                {"behind {{instance}}: {{error}}": per_second(f"{TRUNK}_next_failures_total", "instance, error")},
+                "Per second; in chains only. The worker that failed is one of the next stage of the one shown.",
+            ),
             Graph("Until a fault is detected", "s", quantiles(f"{CLIENT}_failover_detection_seconds")),
             Graph("Until the next token", "s", quantiles(f"{CLIENT}_failover_resumption_seconds")),
         ),
@@ -249,7 +255,12 @@ TRUNKS: Final = Board(
                 quantiles(f"{TRUNK}_next_round_trip_seconds", "instance", (0.5, 0.95)),
                 "Of a frame, without queue and compute time there; in chains only.",
             ),
-            Graph("Bytes, clients", "Bps", {"{{direction}}": per_second(f"{CLIENT}_wire_bytes_total", "direction")}),
+            Graph(
+                "Bytes, clients",
+                "Bps",
+                {"{{direction}}, {{codec}}": per_second(f"{CLIENT}_wire_bytes_total", "direction, codec")},
+                "By the codec of the session.",
+            ),
             Graph(
                 "Bytes, trunks",
                 "Bps",

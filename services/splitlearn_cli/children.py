@@ -37,16 +37,16 @@ class Child:
         name: the verb.
         arguments: its flags.
         log: the file for its stdout and stderr; log lines are JSON.
-        variables: of its environment, besides this process's.
+        environment: its whole environment; None for this process's.
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str] | None = None
+        self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
         self.log = log
         self._read_to = 0
-        self._address: str | None = None
+        self._announced: dict[str, Any] | None = None
         level = logging.getLevelName(logging.getLogger().level).lower()
         command = [sys.executable, "-m", "splitlearn_cli", "--log-format", "json", "--log-level", level, name]
         with log.open("wb") as output:
@@ -55,19 +55,21 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(variables or {}), PARENT_VARIABLE: str(os.getpid())},
+                env={**(os.environ if environment is None else environment), PARENT_VARIABLE: str(os.getpid())},
                 # without the terminal: Ctrl-C reaches only the parent, which stops its children in order
                 start_new_session=True,
             )
 
-    def address(self) -> str | None:
-        """HOST:PORT, once the child has logged that it listens there; it need not be ready.
+    def announced(self) -> dict[str, Any] | None:
+        """What the child has logged of where it listens: `address` is HOST:PORT, and `page` the URL of a client's page.
+
+        None before; it need not be ready after it.
 
         Raises:
             ChildFailed: the child has ended.
         """
         self.check()
-        if self._address is None:
+        if self._announced is None:
             with self.log.open("rb") as file:
                 file.seek(self._read_to)
                 for line in file:
@@ -76,8 +78,8 @@ class Child:
                     self._read_to += len(line)
                     event = _event(line.decode(errors="replace"))
                     if event.get("event") in ("listening", "serving"):
-                        self._address = str(event["address"])
-        return self._address
+                        self._announced = event
+        return self._announced
 
     def check(self) -> None:
         """Raises:

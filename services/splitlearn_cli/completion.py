@@ -12,7 +12,7 @@ from httpx_sse import EventSource, SSEError
 from splitlearn_cli.api_key import bearer
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.terminal import human_bytes, note
-from splitlearn_cli.urls import is_loopback
+from splitlearn_cli.urls import Connecting, connecting
 from splitlearn_cli.waiting import wait_for_client
 
 
@@ -59,20 +59,23 @@ class Cost:
         )
 
 
-def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -> Iterator[str | Cost]:
+def stream(
+    url: str, question: Question, *, timeout: float, wait: float = 0.0, options: Connecting | None = None
+) -> Iterator[str | Cost]:
     """Sends the prompt; yields text as it arrives, and the cost at the end, if the service reports it.
 
     Args:
         url: the client service's, without a path.
         timeout: seconds without a byte after which the service counts as unreachable.
         wait: seconds to wait for a service that is starting.
+        options: how to connect; None for the usual way to `url`.
 
     Raises:
         ServiceUnreachable: nothing answers, or the answer stops before its end.
         ServiceRefused: the service answered with an error.
     """
     path = "/v1/completions" if question.raw else "/v1/chat/completions"
-    with _reachable(url), _session(url, question.api_key, timeout) as session:
+    with _reachable(url), _session(url, question.api_key, timeout, options) as session:
         wait_for_client(session, url, wait)
         model = _model_name(session, url)
         with session.stream("POST", path, json=question.body(model)) as response:
@@ -82,11 +85,13 @@ def stream(url: str, question: Question, *, timeout: float, wait: float = 0.0) -
             yield from _events(response, url)
 
 
-def show_answer(url: str, question: Question, *, timeout: float, wait: float = 0.0) -> None:
+def show_answer(
+    url: str, question: Question, *, timeout: float, wait: float = 0.0, options: Connecting | None = None
+) -> None:
     """Streams the text to stdout, then the cost to stderr. Raises as `stream` does."""
     cost, begun = None, False
     try:
-        for item in stream(url, question, timeout=timeout, wait=wait):
+        for item in stream(url, question, timeout=timeout, wait=wait, options=options):
             if isinstance(item, Cost):
                 cost = item
             else:
@@ -109,12 +114,12 @@ def refusal(response: httpx.Response) -> ServiceRefused:
         return ServiceRefused(f"{response.url} answered {response.status_code}: {response.text[:200]}")
 
 
-def _session(url: str, api_key: str | None, timeout: float) -> httpx.Client:
+def _session(url: str, api_key: str | None, timeout: float, options: Connecting | None) -> httpx.Client:
     return httpx.Client(
         base_url=url,
         headers=bearer(api_key),
         timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-        trust_env=not is_loopback(httpx.URL(url).host),
+        **(options or connecting(url)),
     )
 
 

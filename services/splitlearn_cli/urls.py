@@ -1,6 +1,8 @@
 """Parses addresses of OpenAI endpoints."""
 
+import ssl
 from ipaddress import ip_address
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 
@@ -26,8 +28,27 @@ def base_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
+def connecting(url: str) -> "Connecting":
+    """How an HTTP client reaches an address, as options of it: with the proxies of the environment, unless it is on
+    this machine, which they cannot reach; certificates are checked with the authorities of the environment
+    (SSL_CERT_FILE) everywhere."""
+    import httpx
+
+    if not is_loopback(httpx.URL(url).host):
+        return {"trust_env": True, "verify": True}
+    # trust_env would be about proxies and authorities alike
+    return {"trust_env": False, "verify": httpx.create_ssl_context()}
+
+
+class Connecting(TypedDict):
+    """Options of an HTTP client."""
+
+    trust_env: bool
+    verify: ssl.SSLContext | bool
+
+
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine; proxies from the environment cannot reach it."""
+    """Whether a host is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from splitlearn_cli.terminal import note
-from splitlearn_cli.urls import is_loopback
+from splitlearn_cli.urls import connecting
 
 if TYPE_CHECKING:
     from splitlearn_comm import AsyncGRPCComputeClient, ServiceInfo
@@ -54,18 +54,20 @@ def not_ready_because(session: httpx.Client, url: str) -> NotReady | None:
 
 def wait_for_service(url: str, seconds: float) -> None:
     """As `wait_for_client`, with an HTTP session of its own."""
-    with httpx.Client(trust_env=not is_loopback(httpx.URL(url).host)) as session:
+    with httpx.Client(**connecting(url)) as session:
         wait_for_client(session, url, seconds)
 
 
 def wait_for_client(session: httpx.Client, url: str, seconds: float) -> None:
-    """Returns once the client service at `url` is ready, or after `seconds`.
+    """Returns once the client service at `url` is ready, or will not be by itself, or after `seconds`.
 
     Raises nothing: the next request reports the error.
     """
     deadline = time.monotonic() + seconds
     has_noted = False
     while time.monotonic() < deadline and (not_ready := not_ready_because(session, url)) is not None:
+        if not not_ready.may_recover:
+            return
         if not has_noted:
             note(f"{url} is not ready ({not_ready.reason}); waiting up to {seconds:g} s")
             has_noted = True

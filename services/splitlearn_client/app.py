@@ -31,7 +31,8 @@ from splitlearn_client.settings import ClientSettings
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_client.verification import WeightsCheck
-from splitlearn_comm import Access, event_loop
+from splitlearn_comm import event_loop
+from splitlearn_comm.access import access_from
 from splitlearn_comm.replicas.connecting import connection_to
 from splitlearn_comm.tracing import tracer_to
 
@@ -77,7 +78,9 @@ async def _announce(service: Service, address: str, page: str) -> None:
 async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     """Builds every object of the service; `stack` owns their end."""
     manifest = Manifest.read(settings.weights)
-    trunk, connect = connection_to(settings.trunk, settings.trunk_timeout, _access(settings))
+    tokens = settings.trunk_token, settings.trunk_token_file
+    access = access_from(settings, *tokens, is_insecure=settings.trunk_insecure)
+    trunk, connect = connection_to(settings.trunk, settings.trunk_timeout, access)
     config = config_from_dict(manifest.config)
     tokenizer = ChatTokenizer(settings.weights, config, settings.chat_template_content_format)
     stack.callback(tokenizer.close)
@@ -121,19 +124,6 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults, tracer)
-
-
-def _access(settings: ClientSettings) -> Access:
-    """To workers whose address has no token and fingerprint behind it."""
-    token = settings.trunk_token
-    return Access.given(
-        settings.tls_ca,
-        settings.tls_cert,
-        settings.tls_key,
-        token=None if token is None else token.get_secret_value(),
-        token_file=settings.trunk_token_file,
-        is_insecure=settings.trunk_insecure,
-    )
 
 
 def http_server(

@@ -8,6 +8,7 @@ from splitlearn_comm.errors import (
     Draining,
     Forked,
     InvalidRequest,
+    NextStageFailed,
     Overloaded,
     PositionNotReached,
     SessionTooLong,
@@ -27,12 +28,14 @@ class Fault(Enum):
     BUSY: the replica is fine, but has no capacity.
     DRAINING: the replica shuts down, and asks to go elsewhere.
     REPLICA: the replica or the way to it failed.
+    LATER_STAGE: the replica is fine, but a later stage of its chain failed.
     """
 
     OWN = auto()
     BUSY = auto()
     DRAINING = auto()
     REPLICA = auto()
+    LATER_STAGE = auto()
 
 
 def fault_of(error: CommError) -> Fault:
@@ -41,4 +44,6 @@ def fault_of(error: CommError) -> Fault:
         return Fault.OWN
     if isinstance(error, Overloaded):
         return Fault.BUSY
+    if isinstance(error, NextStageFailed):
+        return Fault.LATER_STAGE
     return Fault.DRAINING if isinstance(error, Draining) else Fault.REPLICA

@@ -126,6 +126,7 @@ class Generator:
         if report.round_trip is not None:
             self._metrics.round_trip.observe(report.round_trip)
         self._metrics.wire(
+            stream.codec,
             sent=stream.bytes_sent - report.wire_bytes_sent,
             received=stream.bytes_received - report.wire_bytes_received,
         )

@@ -105,7 +105,9 @@ class ClientMetrics:
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 while a file of the client's parts is known not to match its digest, else 0."
         )
-        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction"])
+        self._wire = self._plain_counter(
+            "wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction", "codec"]
+        )
         self.round_trip = self._histogram(
             "trunk_round_trip_seconds",
             "Time from sending a frame to its reply, without the trunk's queue and compute time.",
@@ -161,10 +163,10 @@ class ClientMetrics:
         """Counts a request that ended while the service shut down."""
         self._drained.labels("cut_off" if was_cut_off else "ended").inc()
 
-    def wire(self, *, sent: int, received: int) -> None:
-        """Counts bytes sent to and received from the trunk."""
-        self._wire.labels("sent").inc(sent)
-        self._wire.labels("received").inc(received)
+    def wire(self, codec: str, *, sent: int, received: int) -> None:
+        """Counts bytes sent to and received from the trunk by a session with this codec."""
+        self._wire.labels("sent", codec).inc(sent)
+        self._wire.labels("received", codec).inc(received)
 
     def _observe(self, report: Report) -> None:
         """Histograms are of requests that got at least one token."""

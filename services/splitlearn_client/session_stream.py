@@ -12,13 +12,13 @@ import structlog
 
 from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
 from splitlearn_client.report import Failover, Report
-from splitlearn_comm import ClientStream, CommError, Frame, Overloaded, Reply, SessionOpening
+from splitlearn_comm import ClientStream, CommError, FingerprintMismatch, Frame, Overloaded, Reply, SessionOpening
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 
 log = structlog.get_logger()
 
-# How long a session that has begun waits before it asks replicas without capacity again.
+# How long a session waits before it asks replicas again that had no capacity, or whose next stage failed.
 _ASK_AGAIN_SECONDS = 0.5
 # How long the end of a complete answer waits for the replica to close the session.
 _CLOSE_SECONDS = 1.0
@@ -84,6 +84,11 @@ class SessionStream:
         return self._stream.ended
 
     @property
+    def codec(self) -> str:
+        """Encodes the rows in both directions, on every replica."""
+        return self._stream.opening.codec
+
+    @property
     def bytes_sent(self) -> int:
         """To all replicas together."""
         return self._bytes_before[0] + self._stream.bytes_sent
@@ -133,6 +138,8 @@ class SessionStream:
             block_hashes: of all rows of the session, for replicas that have cached some of them.
 
         Raises:
+            FingerprintMismatch: none takes the session, and none will by itself: all that answer have another model or
+                cut, or damaged weights.
             CommError: `error`, if no other replica would do better, or none came in time.
         """
         fault = fault_of(error)
@@ -148,9 +155,14 @@ class SessionStream:
                 raise outage.refusal(error)
             outage.avoided.clear()
             await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
+        elif fault is Fault.LATER_STAGE and outage.n_faults > 1 and outage.avoided >= self._replicas.usable_addresses():
+            # the first stage takes another next one at once; if it has none, its health says so in a moment
+            await asyncio.sleep(min(left, _ASK_AGAIN_SECONDS))
         replica = await self._replicas.picked(outage.avoided, left)
         if replica is None:
-            raise error
+            if self._replicas.may_recover:
+                raise error
+            raise FingerprintMismatch(self._replicas.reason or str(error)) from error
         sent, received = self._bytes_before
         self._bytes_before = sent + self._stream.bytes_sent, received + self._stream.bytes_received
         opening = dataclasses.replace(
@@ -193,7 +205,8 @@ class SessionStream:
 
     def _noted(self, error: CommError, fault: Fault) -> _Outage:
         """The current outage, which begins with this error unless it has begun already."""
-        detection = self._stream.silent_seconds if fault is Fault.REPLICA else 0.0
+        is_failure = fault in (Fault.REPLICA, Fault.LATER_STAGE)
+        detection = self._stream.silent_seconds if is_failure else 0.0
         if self._outage is None:
             self._outage = _Outage(type(error).__name__, _now(), detection)
         else:
@@ -202,7 +215,7 @@ class SessionStream:
         if isinstance(error, Overloaded):
             self._outage.refused(error)
         if fault is not Fault.BUSY:
-            self._outage.n_faults += fault is Fault.REPLICA
+            self._outage.n_faults += is_failure
             self._replica.faulted(error)
             session, replica = self._report.session, self._replica.address
             log.warning("session fails over", session=session, replica=replica, reason=str(error))

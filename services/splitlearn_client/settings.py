@@ -72,14 +72,24 @@ def _check_address(text: str) -> None:
         raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
 
 
+_SHORTEST_KEY = 16
 _LONGEST_KEY = 512
 
 
 def check_key(key: str) -> str:
-    """An API key that an HTTP header can hold. Raises PydanticCustomError, which does not repeat it."""
-    if not 0 < len(key) <= _LONGEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
+    """An API key that nobody guesses and an HTTP header can hold. Raises PydanticCustomError, which does not repeat it.
+
+    Keys may be tried as fast as requests can be made. 16 random characters are 64 bits and more.
+    """
+    if len(key) < _SHORTEST_KEY:
         raise PydanticCustomError(
-            "key", "a key has 1 to {most} printable ASCII characters without spaces", {"most": _LONGEST_KEY}
+            "key",
+            "a key with fewer than {least} characters could be guessed; `openssl rand -hex 32` makes one",
+            {"least": _SHORTEST_KEY},
+        )
+    if len(key) > _LONGEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
+        raise PydanticCustomError(
+            "key", "a key has at most {most} printable ASCII characters without spaces", {"most": _LONGEST_KEY}
         )
     return key
 
@@ -88,6 +98,10 @@ def _secret_key(secret: SecretStr | None) -> SecretStr | None:
     if secret is not None:
         check_key(secret.get_secret_value())
     return secret
+
+
+ServiceKey = Annotated[SecretStr | None, AfterValidator(_secret_key)]
+"""The API key of a service, whose value no message shows."""
 
 
 class ClientSettings(BaseSettings):
@@ -131,10 +145,10 @@ class ClientSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: opens the port to the network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API and the chat page; 0 picks a free one.")
-    api_key: Annotated[SecretStr | None, AfterValidator(_secret_key)] = Field(
+    api_key: ServiceKey = Field(
         None,
-        description="A key that callers must send as a bearer token; one for all of them. A key on the command line "
-        "can be seen in process lists; one in the variable or in --tenants cannot.",
+        description="A key of 16 characters or more that callers must send as a bearer token; one for all of them. A "
+        "key on the command line can be seen in process lists; one in the variable or in --tenants cannot.",
     )
     tenants: Path | None = Field(
         None,

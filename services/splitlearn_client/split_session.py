@@ -109,6 +109,7 @@ class SplitSession:
                     raise TooBusy(message, retry_after=5.0) from None
                 self._position = 0
                 self._report.replays += 1
+                self._expect_prompt()
             except CommError as error:
                 await self._fail_over(error, ids)
                 await self._open(ids)
@@ -136,11 +137,18 @@ class SplitSession:
                 return
 
     async def _fail_over(self, error: CommError, ids: Sequence[int]) -> None:
+        self._expect_prompt()
+
         def block_hashes() -> tuple[bytes, ...]:
             # of use only where bottom and top need not compute the rows again either
             return self._block_hashes(ids) if self._bottom.reached and self._top.reached else ()
 
         await self.stream.fail_over(error, block_hashes)
+
+    def _expect_prompt(self) -> None:
+        """All rows will be computed again, which takes as long as a prompt: others need not wait for the next token."""
+        self._parts.bottom.expect_prompt(self._bottom)
+        self._parts.top.expect_prompt(self._top)
 
     async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
         """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.
@@ -266,7 +274,7 @@ async def open_split_session(
 def _session(
     engine: Engine, max_length: int, block_hashes: tuple[bytes, ...], tenant: str, opened_at: float
 ) -> Iterator[EngineSession]:
-    session = engine.open(max_length, block_hashes, tenant, opened_at)
+    session = engine.open(max_length, block_hashes, (tenant,), opened_at)
     try:
         yield session
     finally:

@@ -26,15 +26,16 @@ from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
-    Access,
     AsyncGRPCComputeServer,
     HealthState,
     ServerLimits,
     ServiceInfo,
     event_loop,
 )
+from splitlearn_comm.access import access_from
 from splitlearn_comm.addresses import join_address
 from splitlearn_comm.replicas.connecting import connection_to
+from splitlearn_comm.replicas.replica_set import Connect
 from splitlearn_comm.tracing import tracer_to
 from splitlearn_trunk.chain import ChainServicer
 from splitlearn_trunk.endpoint import TrunkServicer
@@ -189,9 +190,7 @@ async def build(
 ) -> Trunk:
     """Loads the layers, and creates the worker's objects; does not start the server."""
     guard = guard or guarded(settings)
-    following = None
-    if settings.next is not None:
-        following = connection_to(settings.next, settings.next_timeout, _next_access(settings))
+    following = _connection_to_next(settings)
     thread = stack.enter_context(DeviceThread(settings.threads))
     manifest = Manifest.read(settings.weights)
     plan = SplitPlan.parse(settings.layers, manifest.n_layers)
@@ -273,17 +272,12 @@ def _announce(settings: TrunkSettings, held: socket.socket, guard: Guard) -> Non
         log.info("starting", clients=clients)
 
 
-def _next_access(settings: TrunkSettings) -> Access:
-    """To workers of the next stage whose address has no token and fingerprint behind it."""
-    token = settings.next_token
-    return Access.given(
-        settings.tls_ca,
-        settings.tls_cert,
-        settings.tls_key,
-        token=None if token is None else token.get_secret_value(),
-        token_file=settings.next_token_file,
-        is_insecure=settings.insecure,
-    )
+def _connection_to_next(settings: TrunkSettings) -> tuple[str, Connect] | None:
+    """Where the workers of the next stage are, and what makes their clients; None without a next stage."""
+    if settings.next is None:
+        return None
+    access = access_from(settings, settings.next_token, settings.next_token_file, is_insecure=settings.insecure)
+    return connection_to(settings.next, settings.next_timeout, access)
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
+import structlog
+
 from splitlearn_comm import (
     ClientStream,
     CommError,
@@ -12,6 +14,7 @@ from splitlearn_comm import (
     Frame,
     FrameHeader,
     InvalidRequest,
+    NextStageFailed,
     Overloaded,
     PositionNotReached,
     RemoteFailure,
@@ -19,7 +22,6 @@ from splitlearn_comm import (
     ServiceInfo,
     SessionOpening,
     SessionTooLong,
-    Unreachable,
 )
 from splitlearn_comm.peer_text import clipped
 from splitlearn_comm.replicas.replica import Replica
@@ -27,8 +29,10 @@ from splitlearn_trunk.endpoint import TrunkServicer, TrunkSession
 from splitlearn_trunk.metrics import TrunkMetrics
 from splitlearn_trunk.next_stage import NextStage
 
-# What the next stage says of a frame and means the client with; all other errors are the stage's own.
-_PASSED_ON = (Overloaded, PositionNotReached, SessionTooLong)
+# What the next stage says and means the client with, or a stage behind it; all other errors are the stage's own.
+_PASSED_ON = (Overloaded, PositionNotReached, SessionTooLong, NextStageFailed)
+
+log = structlog.get_logger()
 
 
 class ChainServicer:
@@ -46,15 +50,16 @@ class ChainServicer:
         self._metrics = metrics
 
     def info(self) -> ServiceInfo:
-        """This worker's load and device, and the whole chain's layers. Raises Unreachable without a next stage."""
+        """This worker's load and device, and the whole chain's layers. Raises NextStageFailed without a next stage,
+        and FingerprintMismatch with one that does not fit."""
         info, plan = self._own.info(), self._next.whole_plan
         attributes = {**info.attributes, "layers": plan.layers, "stage_layers": info.attributes["layers"]}
         return replace(info, fingerprint=self._next.whole_fingerprint, attributes=attributes)
 
     async def open(self, opening: SessionOpening) -> "ChainSession":
         """Raises:
-        FingerprintMismatch: the client has another model, cut or dtype.
-        Unreachable: no worker of the next stage takes the session.
+        FingerprintMismatch: the client or the next stage has another model, cut or dtype.
+        NextStageFailed: no worker of the next stage takes the session.
         CommError: one of the two refused it.
         """
         expected = self._next.whole_fingerprint
@@ -67,25 +72,20 @@ class ChainServicer:
         try:
             # without rows here, rows that the next stage has cached are of no use
             hashes = opening.block_hashes if session.reached else ()
-            # the next stage knows this worker's token alone
+            # the next stage knows this worker alone
             beyond = replace(
                 opening,
                 fingerprint=self._next.fingerprint,
                 block_hashes=hashes,
-                tenant=opening.owner,
+                passed_on_for=opening.client_id,
                 client="",
+                identity="",
                 context=session.context,
             )
-            chained = ChainSession(session, self._next, self._next.pick(), beyond, self._metrics)
+            return ChainSession(session, self._next, self._next.pick(), beyond, self._metrics)
         except BaseException:
             await session.close()
             raise
-        try:
-            await chained.begin()
-        except BaseException:
-            await chained.close()
-            raise
-        return chained
 
 
 class ChainSession:
@@ -112,11 +112,15 @@ class ChainSession:
 
     async def begin(self) -> None:
         """Opens the session on the next stage, where it may have cached rows. Raises CommError."""
-        if self._stream.opening.has_reply:
-            try:
-                self._reached = min(self._own.reached, await self._stream.open())
-            except CommError as error:
-                raise self._blamed(error) from error
+        if not self._stream.opening.has_reply:
+            return
+        self._is_asking = True
+        try:
+            self._reached = min(self._own.reached, await self._stream.open())
+        except CommError as error:
+            raise self._blamed(error) from error
+        finally:
+            self._is_asking = False
 
     @property
     def reached(self) -> int:
@@ -174,10 +178,16 @@ class ChainSession:
             await self._own.close()
 
     def _blamed(self, error: CommError) -> CommError:
-        """The error for the client. What is wrong with the next stage makes the client go elsewhere, or come back."""
+        """The error for the client. What is wrong with the next stage makes the client go elsewhere, or come back.
+
+        Every stage that waits tells those before it so. Only the last one that is well waits in silence, and its
+        timeout passes first. It alone blames the stage behind it, and all before it pass that on.
+        """
         if isinstance(error, _PASSED_ON):
             return error
         if isinstance(error, InvalidRequest):
             return RemoteFailure(f"the next stage refused this worker's rows: {error}")
         self._replica.faulted(error)
-        return Unreachable(f"the next stage failed: {error}")
+        self._metrics.next_failed(error)
+        log.warning("next stage failed", replica=self._replica.address, error=type(error).__name__, reason=str(error))
+        return NextStageFailed(f"the stage at {self._replica.address} failed: {error}")

@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from splitlearn.engine import Engine
+from splitlearn_comm import CommError
 from splitlearn_comm.replicas.health import ReplicaState
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -25,6 +26,9 @@ TOKENS: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 SESSIONS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 DRAINED: Final = ("ended", "handed_over", "cut_off")
 """What becomes of a session in a drain: it ends, its client is told to go on elsewhere, or its stream is cut off."""
+
+NEXT_FAILURES: Final = ("TimedOut", "Unreachable", "Draining", "RemoteFailure")
+"""How workers of the next stage usually fail."""
 
 
 class TrunkMetrics:
@@ -84,7 +88,9 @@ class TrunkMetrics:
             "weights_damaged", "1 once a file was found not to match its digest, else 0."
         )
         self._add_chain_metrics()
-        self._wire = self._plain_counter("wire_bytes", "Bytes of messages exchanged with clients.", ["direction"])
+        self._wire = self._plain_counter(
+            "wire_bytes", "Bytes of messages exchanged with clients.", ["direction", "codec"]
+        )
         self._refusals = self._plain_counter("refusals", "Frames and sessions that were refused.", ["error"])
 
     def _add_drain_metrics(self) -> None:
@@ -104,6 +110,12 @@ class TrunkMetrics:
             ["state"],
             registry=self.registry,
         )
+        self._next_failures = self._plain_counter(
+            "next_failures", "Sessions for which a worker of the next stage itself failed, by error.", ["error"]
+        )
+        # a rate does not see the first of a series
+        for kind in NEXT_FAILURES:
+            self._next_failures.labels(kind)
         self.next_round_trip = self._histogram(
             "next_round_trip_seconds",
             "Time from sending a frame to the next stage to its reply, without queue and compute time there.",
@@ -128,6 +140,10 @@ class TrunkMetrics:
         """Sets how many workers of the next stage are in each state. On the event loop's thread."""
         for state in ReplicaState:
             self._next_replicas.labels(str(state)).set(states.get(state, 0))
+
+    def next_failed(self, error: CommError) -> None:
+        """Counts a session that failed because of the next stage, and not because of one behind it."""
+        self._next_failures.labels(type(error).__name__).inc()
 
     def step_done(self, n_sessions: int, n_rows: int, seconds: float) -> None:
         self.n_steps += 1
@@ -154,11 +170,11 @@ class TrunkMetrics:
     def refused(self, kind: str) -> None:
         self._refusals.labels(kind).inc()
 
-    def bytes_in(self, n: int) -> None:
-        self._wire.labels("received").inc(n)
+    def bytes_in(self, count: int, codec: str) -> None:
+        self._wire.labels("received", codec).inc(count)
 
-    def bytes_out(self, n: int) -> None:
-        self._wire.labels("sent").inc(n)
+    def bytes_out(self, count: int, codec: str) -> None:
+        self._wire.labels("sent", codec).inc(count)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"splitlearn_trunk_{name}", text, buckets=buckets, registry=self.registry)

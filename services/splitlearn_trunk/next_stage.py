@@ -5,7 +5,7 @@ from collections.abc import Callable
 from llm_sepweight import Manifest
 from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan, fingerprint
-from splitlearn_comm import ServiceInfo, Unreachable
+from splitlearn_comm import CommError, FingerprintMismatch, NextStageFailed, ServiceInfo
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import Connect, ReplicaSet
 
@@ -49,30 +49,40 @@ class NextStage:
 
     @property
     def whole_plan(self) -> SplitPlan:
-        """This worker's layers and all behind them. Raises Unreachable before the next stage has answered."""
+        """This worker's layers and all behind them. Raises like `fingerprint`."""
         return SplitPlan(self._plan.first, self._known().last, self._plan.n_layers)
 
     @property
     def fingerprint(self) -> str:
-        """What the next stage's workers have. Raises Unreachable before one has answered."""
+        """What the next stage's workers have.
+
+        Raises:
+            NextStageFailed: none takes sessions now.
+            FingerprintMismatch: none can be the next stage, and none will by itself.
+        """
         return fingerprint(self._manifest, self._known(), self._dtype)
 
     @property
     def whole_fingerprint(self) -> str:
-        """What clients of the chain have. Raises Unreachable before the next stage has answered."""
+        """What clients of the chain have. Raises like `fingerprint`."""
         return fingerprint(self._manifest, self.whole_plan, self._dtype)
 
     def pick(self) -> Replica:
-        """A worker for a new session. Raises Unreachable if there is none."""
+        """A worker for a new session. Raises like `fingerprint` if there is none."""
         replica = self.replicas.pick()
         if replica is None:
-            raise Unreachable(f"the next stage takes no sessions: {self.replicas.reason}")
+            raise self._trouble()
         return replica
 
     def _known(self) -> SplitPlan:
-        if self._serves is None:
-            raise Unreachable(f"the next stage is not ready: {self.replicas.reason}")
+        if self._serves is None or self.replicas.reason is not None:
+            raise self._trouble()
         return self._serves
+
+    def _trouble(self) -> CommError:
+        """The error for a client, which waits for what may become well by itself, and not for what does not."""
+        kind = NextStageFailed if self.replicas.may_recover else FingerprintMismatch
+        return kind(f"the next stage takes no sessions: {self.replicas.reason}")
 
     async def _incompatibility(self, info: ServiceInfo) -> str | None:
         """Why a worker that says this cannot be the next stage; None if it can. The first that can sets the layers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import grpc
 
@@ -106,6 +106,41 @@ class Secured:
 
     credentials: grpc.ChannelCredentials
     options: tuple[tuple[str, str], ...] = ()
+
+
+class TLSSettings(Protocol):
+    """Settings that name this end's files."""
+
+    @property
+    def tls_ca(self) -> Path | None: ...
+
+    @property
+    def tls_cert(self) -> Path | None: ...
+
+    @property
+    def tls_key(self) -> Path | None: ...
+
+
+class Secret(Protocol):
+    """A text that shows itself to nobody but who asks for it, as pydantic's SecretStr."""
+
+    def get_secret_value(self) -> str: ...
+
+
+def access_from(settings: TLSSettings, token: Secret | None, token_file: Path | None, *, is_insecure: bool) -> Access:
+    """The access that settings describe, to workers whose address has no token and fingerprint behind it.
+
+    Raises:
+        BadCertificates, BadToken: files or token cannot be used.
+    """
+    return Access.given(
+        settings.tls_ca,
+        settings.tls_cert,
+        settings.tls_key,
+        token=None if token is None else token.get_secret_value(),
+        token_file=token_file,
+        is_insecure=is_insecure,
+    )
 
 
 def access_to(text: str, general: Access) -> tuple[str, Access]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
@@ -12,12 +13,20 @@ import grpc.aio
 
 from splitlearn_comm import wire
 from splitlearn_comm.admission import Admission, Place, lost_place
-from splitlearn_comm.core import PLAIN, ComputeFunction, ComputeOptions, WireObserver, codec_named
+from splitlearn_comm.core import PLAIN, ComputeFunction, ComputeOptions, TensorCodec, WireObserver, codec_named
 from splitlearn_comm.errors import CommError, InvalidTensor, RemoteFailure, Unreachable
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.statuses import kind_of
 
 _STOPPING: Final = "the server is stopping; ask another one, or this one later"
+
+
+@dataclass
+class _Exchange:
+    """The codecs of one request and its reply, as far as they are known."""
+
+    asked: TensorCodec = PLAIN
+    answered: TensorCodec = PLAIN
 
 
 class ComputeCalls:
@@ -96,28 +105,31 @@ class ComputeCalls:
         return request
 
     async def _answered(self, data: bytes, admission: Admission) -> bytes:
-        self._observer.bytes_in(len(data))
         self.total_requests += 1
-        running = asyncio.get_running_loop().run_in_executor
+        running, exchange = asyncio.get_running_loop().run_in_executor, _Exchange()
         try:
             with admission.holding(len(data)):
                 # a server accepts requests earlier, and further workers would not wait for the one that sets up
                 await self._set_up.wait()
-                answer = await running(self._workers, self._answer, data, time.perf_counter())
+                answer = await running(self._workers, self._answer, data, time.perf_counter(), exchange)
         except CommError as refusal:
             self._observer.refused(kind_of(refusal))
             answer = wire.encode_compute_error(refusal)
-        self._observer.bytes_out(len(answer))
+        finally:
+            self._observer.bytes_in(len(data), exchange.asked.name)
+        self._observer.bytes_out(len(answer), exchange.answered.name)
         return answer
 
-    def _answer(self, data: bytes, arrived: float) -> bytes:
+    def _answer(self, data: bytes, arrived: float, exchange: _Exchange) -> bytes:
         """Runs on a worker thread, including the codecs, so that the event loop only passes bytes on."""
         began = time.perf_counter()
         tensor, asked = wire.decode_compute(data)
+        exchange.asked = codec_named(asked)
+        exchange.answered = self._options.codec if asked == PLAIN.name else exchange.asked
         started = time.perf_counter()
         output = self._compute_fn.compute(tensor)
         computed = wire.Computed(output, began - arrived, time.perf_counter() - started)
         try:
-            return wire.encode_computed(computed, self._options.codec if asked == PLAIN.name else codec_named(asked))
+            return wire.encode_computed(computed, exchange.answered)
         except InvalidTensor as error:
             raise RemoteFailure(f"the reply cannot be sent: {error}") from error

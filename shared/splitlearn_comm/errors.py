@@ -19,6 +19,7 @@ CommError
 ├── RemoteFailure        INTERNAL             server    a bug or a broken machine on the other side
 │   └── InvalidReply     INTERNAL             server    the reply breaks the protocol, or does not match the request
 ├── Unreachable          UNAVAILABLE          network   no server answers at the address, or the connection broke
+│   └── NextStageFailed  UNAVAILABLE          network   the server is well, but a later stage of its chain failed
 ├── TimedOut             DEADLINE_EXCEEDED    network   the answer did not come in time
 ├── Cancelled            CANCELLED            caller    this end cancelled the call
 └── Forked               FAILED_PRECONDITION  caller    the process was forked from one that had used gRPC already
@@ -134,6 +135,10 @@ class Unreachable(CommError):
     fault = "network"
 
 
+class NextStageFailed(Unreachable):
+    pass
+
+
 class TimedOut(CommError):
     code = "DEADLINE_EXCEEDED"
     fault = "network"
@@ -170,6 +175,7 @@ ERRORS_BY_KIND: Final[dict[str, type[CommError]]] = {
         RemoteFailure,
         InvalidReply,
         Unreachable,
+        NextStageFailed,
         TimedOut,
         Cancelled,
         Forked,

@@ -75,9 +75,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What a server reports about itself. The server fills in `total_requests` and `uptime_seconds`.
+    """What a server reports about itself. The server fills in `total_requests`, `uptime_seconds` and `instance`.
 
-    `load` is None if the server does not measure it.
+    `load` is None if the server does not measure it. `instance` is a random name of this server, the same by whatever
+    address it is asked; empty if it does not say.
     """
 
     service_name: str
@@ -88,6 +89,7 @@ class ServiceInfo:
     total_requests: int = 0
     uptime_seconds: float = 0.0
     load: ServiceLoad | None = None
+    instance: str = ""
 
 
 def reached_after(frame: Frame, *, reached: int, max_length: int) -> int:

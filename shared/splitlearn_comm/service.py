@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ class ComputeService:
         self._computes = computes
         self._observer = observer
         self._started_at = time.monotonic()
+        self._instance = uuid.uuid4().hex
         # Calls in progress. Cutting one off does not wait for its session to close; finish() does.
         self._unfinished: set[asyncio.Future[None]] = set()
 
@@ -89,7 +91,7 @@ class ComputeService:
             info = self._info()
             uptime = time.monotonic() - self._started_at
             total = sum(calls.total_requests for calls in (self._sessions, self._computes) if calls is not None)
-            return wire.encode_info(replace(info, total_requests=total, uptime_seconds=uptime))
+            return wire.encode_info(replace(info, total_requests=total, uptime_seconds=uptime, instance=self._instance))
 
     def _info(self) -> ServiceInfo:
         if self._session_host is not None:

@@ -21,13 +21,14 @@ from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.admission import Admission, Place, lost_place
 from splitlearn_comm.authentication import client_name
 from splitlearn_comm.core import (
+    PLAIN,
+    Begins,
     ChecksFrames,
     Session,
     SessionHost,
     SessionOpening,
     TensorCodec,
     WireObserver,
-    codec_named,
 )
 from splitlearn_comm.errors import (
     CommError,
@@ -40,6 +41,7 @@ from splitlearn_comm.errors import (
 )
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.heap import HeapTrimmer
+from splitlearn_comm.identity import identity_of
 from splitlearn_comm.request_context import RequestContext
 from splitlearn_comm.statuses import kind_of
 from splitlearn_comm.waiting import told_to_wait
@@ -138,13 +140,20 @@ class _Call:
         self._context = context
         self._patience = patience
         self._place = place
+        # none until the opening was read
+        self._codec: TensorCodec = PLAIN
 
     async def run(self, request_context: RequestContext) -> None:
         request = await self._read()
         if request is None:
             return
         try:
-            opening = replace(wire.read_opening(request), client=client_name.get(), context=request_context)
+            opening = replace(
+                wire.read_opening(request),
+                client=client_name.get(),
+                identity=identity_of(client_name.get(), self._context),
+                context=request_context,
+            )
             session = await self._calls.host.open(opening)
         except BaseException:
             # The error's traceback references this frame, and grpc turns both into a long-lived reference cycle.
@@ -155,17 +164,22 @@ class _Call:
             # tells the client that it may send more
             await self._context.send_initial_metadata(())
             if opening.has_reply:
-                await self._context.write(wire.encode_opened(session.reached))
-            codec = codec_named(opening.codec)
+                await self._begin(session)
+                await self._write(wire.encode_opened(session.reached))
             if request.HasField("frame"):
-                await self._answer(session, codec, request)
+                await self._answer(session, request)
             request.Clear()
-            while await self._next(session, codec, opening):
+            while await self._next(session, opening):
                 pass
         finally:
             await self._calls.close(session)
 
-    async def _next(self, session: Session, codec: TensorCodec, opening: SessionOpening) -> bool:
+    async def _begin(self, session: Session) -> None:
+        if isinstance(session, Begins):
+            async with told_to_wait(session, self._write):
+                await session.begin()
+
+    async def _next(self, session: Session, opening: SessionOpening) -> bool:
         """Handle one message; False when none follows. Never more than one at a time: HTTP/2 flow control holds back a
         client that is ahead, and needs no task per frame."""
         request = await self._read()
@@ -176,7 +190,7 @@ class _Call:
         if request.HasField("finish"):
             session.finish(wire.read_finish(request, opening))
             return await self._nothing_more()
-        await self._answer(session, codec, request)
+        await self._answer(session, request)
         return True
 
     async def _nothing_more(self) -> bool:
@@ -191,26 +205,34 @@ class _Call:
         data = await self._context.read()
         if data is grpc.aio.EOF:
             return None
-        self._calls.observer.bytes_in(len(data))
-        return await self._calls.parsed(data)
+        try:
+            request = await self._calls.parsed(data)
+            # only the first request of a stream has an opening
+            self._codec = wire.read_session_codec(request) or self._codec
+        finally:
+            self._calls.observer.bytes_in(len(data), self._codec.name)
+        return request
 
-    async def _answer(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> None:
+    async def _write(self, data: bytes) -> None:
+        self._calls.observer.bytes_out(len(data), self._codec.name)
+        await self._context.write(data)
+
+    async def _answer(self, session: Session, request: pb2.StreamRequest) -> None:
         self._patience.reschedule(None)
         self._calls.admission.works(self._place)
         self._calls.total_requests += 1
         try:
-            answer = await self._answered(session, codec, request)
+            answer = await self._answered(session, request)
         except (Draining, RemoteFailure, SessionClosed):
             raise
         except CommError as refusal:
             self._calls.observer.refused(kind_of(refusal))
             self._calls.heap.soon()
             answer = wire.encode_error(refusal)
-        self._calls.observer.bytes_out(len(answer))
-        await self._context.write(answer)
+        await self._write(answer)
         self._calls.admission.waits(self._place, time.monotonic())
 
-    async def _answered(self, session: Session, codec: TensorCodec, request: pb2.StreamRequest) -> bytes:
+    async def _answered(self, session: Session, request: pb2.StreamRequest) -> bytes:
         """Check sizes, then decode, then step. Each form of the rows is freed once the next one exists."""
         encoded = wire.read_frame(request)
         request.Clear()
@@ -222,9 +244,9 @@ class _Call:
         with self._calls.admission.holding(n_bytes):
             frame = await self._decoded(encoded)
             del encoded
-            async with told_to_wait(session, self._context.write):
+            async with told_to_wait(session, self._write):
                 reply = await session.step(frame)
-        return await _encode_computed(reply, codec)
+        return await _encode_computed(reply, self._codec)
 
     async def _decoded(self, encoded: wire.EncodedFrame) -> Frame:
         if encoded.is_expensive:

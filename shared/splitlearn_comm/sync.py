@@ -158,8 +158,8 @@ class GRPCComputeClient:
             CommError: no server answers, or not in time.
         """
         facts = asdict(loop_thread().run(self._client.service_info()))
-        # a compute function does not measure its load
-        del facts["load"]
+        # a compute function does not measure its load, and who tells replicas apart uses the asynchronous client
+        del facts["load"], facts["instance"]
         return {**facts.pop("attributes"), **facts}
 
     def get_statistics(self) -> dict[str, int | float]:

@@ -22,7 +22,8 @@ class TellsProgress(Protocol):
     """A session that knows whether its host makes progress."""
 
     def gets_on(self) -> bool:
-        """Whether the current frame is waiting its turn, or the host has done other work since the last call.
+        """Whether the current frame is waiting its turn, or the host has done other work since the last call, or asks
+        another one whose silence has a timeout of its own.
 
         If not, the client's timeout should run.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from typing import Final
 
@@ -51,7 +51,8 @@ _OUTPUT: Final = (pb2.ComputeReply.TENSOR_FIELD_NUMBER,)
 # Limits on what one end says about itself to the other.
 LONGEST_SESSION_ID: Final = 128
 LONGEST_FINGERPRINT: Final = 1024
-LONGEST_TENANT: Final = 64
+LONGEST_OWNER_ID: Final = 64
+LONGEST_INSTANCE: Final = 64
 MAX_BLOCK_HASH_BYTES: Final = 64
 # at 16 bytes each, they fit in the bytes that a message may have beside its tensor
 MAX_BLOCK_HASHES: Final = 2**13
@@ -119,6 +120,7 @@ def encode_request(opening: SessionOpening | None, frame: Frame | None, codec: T
         message.open.tenant = opening.tenant
         message.open.asks_first = opening.asks_first
         message.open.refused_elsewhere = opening.refused_elsewhere
+        message.open.passed_on_for = opening.passed_on_for
     if frame is None:
         return serialize(message)
     message.frame.position = frame.position
@@ -135,6 +137,13 @@ def is_expensive_request(data: bytes) -> bool:
 def parse_request(data: bytes) -> pb2.StreamRequest:
     """Raises InvalidRequest, InvalidTensor: the data is not a request, or exceeds a limit."""
     return parse(pb2.StreamRequest(), data, _FRAME_ROWS)
+
+
+def read_session_codec(request: pb2.StreamRequest) -> TensorCodec | None:
+    """The codec in the request's opening; None without one, or for a codec that this end does not know."""
+    with suppress(UnknownCodec):
+        return codec_named(codec_name(request.open.codec)) if request.HasField("open") else None
+    return None
 
 
 def read_opening(request: pb2.StreamRequest) -> SessionOpening:
@@ -159,6 +168,7 @@ def read_opening(request: pb2.StreamRequest) -> SessionOpening:
         message.tenant,
         message.asks_first,
         message.refused_elsewhere,
+        message.passed_on_for,
     )
 
 
@@ -284,6 +294,7 @@ def encode_info(info: ServiceInfo) -> bytes:
             total_requests=info.total_requests,
             uptime_seconds=info.uptime_seconds,
             load=None if info.load is None else pb2.Load(**asdict(info.load)),
+            instance=info.instance,
         )
     )
 
@@ -304,17 +315,10 @@ def decode_info(data: bytes) -> ServiceInfo:
         if message.total_requests < 0:
             raise InvalidRequest(f"its total_requests are {message.total_requests}")
         _check_seconds("uptime_seconds", message.uptime_seconds)
+        _check_name("instance", message.instance, LONGEST_INSTANCE)
         load = _read_load(message.load) if message.HasField("load") else None
-    return ServiceInfo(
-        service_name=message.service_name,
-        version=message.version,
-        device=message.device,
-        fingerprint=message.fingerprint,
-        attributes=dict(message.attributes),
-        total_requests=message.total_requests,
-        uptime_seconds=message.uptime_seconds,
-        load=load,
-    )
+    told = message.service_name, message.version, message.device, message.fingerprint, dict(message.attributes)
+    return ServiceInfo(*told, message.total_requests, message.uptime_seconds, load, message.instance)
 
 
 def _read_load(source: pb2.Load) -> ServiceLoad:
@@ -346,7 +350,8 @@ def _check_opening(opening: SessionOpening | pb2.Open) -> None:
     if opening.max_length < 1:
         raise InvalidRequest(f"a session's max_length is at least 1, got {opening.max_length}")
     _check_name("session_id", opening.session_id, LONGEST_SESSION_ID)
-    _check_name("tenant", opening.tenant, LONGEST_TENANT)
+    _check_name("tenant", opening.tenant, LONGEST_OWNER_ID)
+    _check_name("passed_on_for", opening.passed_on_for, LONGEST_OWNER_ID)
     _check_text("fingerprint", opening.fingerprint, LONGEST_FINGERPRINT)
     _check_block_hashes(opening.block_hashes, opening.max_length)
     if not 0 <= opening.opened_at < math.inf:

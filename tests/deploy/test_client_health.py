@@ -1,29 +1,20 @@
 """The client image's health check, against real servers."""
 
-import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 
 from splitlearn_client.serving.https import HTTPSCertificate
 from splitlearn_comm.tls import TLSFiles
-
-SCRIPT = Path(__file__).parents[2] / "deploy" / "client_health.py"
+from support.scripts import main_of
 
 
 @pytest.fixture
 def main() -> Callable[[], int]:
-    spec = importlib.util.spec_from_file_location("client_health", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[], int] = module.main
-    return main
+    return main_of("client_health")
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_prometheus_evaluates_the_chart_s_alerts(stack: Stack) -> None:
         "splitlearn_trunk_frame_compute_time_seconds_count",
         "splitlearn_client_generation_tokens_total",
         "splitlearn_client_time_to_first_token_seconds_count",
-        'splitlearn_client_wire_bytes_total{direction="sent"}',
+        'splitlearn_client_wire_bytes_total{direction="sent",codec="none"}',
     ],
 )
 def test_prometheus_counts_what_a_request_did_on_both_sides(stack: Stack, metric: str) -> None:

@@ -14,7 +14,7 @@ from support.compose_stack import COMPOSE_FILE, Stack, answered, docker
 pytestmark = pytest.mark.docker
 
 BOTH = ("trunk", "client")
-KEY = "a-key-of-alice"
+KEY = "a-key-of-alice-0123456789"
 CA = ("--tls-ca", "/run/secrets/ca.crt")
 OWN = ("--tls-cert", "/run/secrets/client.crt", "--tls-key", "/run/secrets/client.key")
 STRANGER = ("--tls-cert", "/tmp/client.crt", "--tls-key", "/tmp/client.key")

@@ -17,7 +17,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from support.dashboards import GRAFANA, Target, boards, targets
+from support.dashboards import DASHBOARDS, GRAFANA, Target, boards, targets
 from support.promql import unknown
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_grafana_finds_prometheus_and_the_dashboards_where_compose_puts_them() -
     mounted = mounts("grafana")
     assert mounted["/etc/grafana/provisioning"] == PROVISIONING
     (provider,) = yaml.safe_load((PROVISIONING / "dashboards" / "splitlearn.yml").read_text())["providers"]
-    assert mounted[provider["options"]["path"]] == GRAFANA / "dashboards"
+    assert mounted[provider["options"]["path"]] == DASHBOARDS
     home = Path(COMPOSE["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert home.name in boards()
     assert str(home.parent) == provider["options"]["path"]

@@ -1,27 +1,18 @@
 """The trunk image's health check, against a real server."""
 
 import asyncio
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from splitlearn_comm import AsyncGRPCComputeServer, HealthServer, HealthState, ModelComputeFunction
-
-SCRIPT = Path(__file__).parents[2] / "deploy" / "trunk_health.py"
+from support.scripts import main_of
 
 
 @pytest.fixture
 def main() -> Callable[[], int]:
-    spec = importlib.util.spec_from_file_location("trunk_health", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[], int] = module.main
-    return main
+    return main_of("trunk_health")
 
 
 async def test_a_serving_trunk_is_healthy(

@@ -11,10 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import results
-from faults.machine import run_rolling_restart, run_round
+from faults.machine import ROUND_FAULTS, run_rolling_restart, run_round
 from support.tiny_models import random_model, save_sepweight, tiny_config
-
-ROUND_FAULTS = 50
 
 
 def main() -> int:

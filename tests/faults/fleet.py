@@ -20,7 +20,7 @@ from support.running_split import free_port, until
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["faults.worker"])
+_FORKSERVER.set_forkserver_preload(["faults.preload"])
 _TESTS = str(Path(__file__).parents[1])
 
 

@@ -7,7 +7,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,12 +24,15 @@ from support.running_split import until
 ONE_TRUNK = ("1-4",), 4
 """The layers of each stage, and the replicas of each stage."""
 CHAIN = ("1-2", "2-4"), 3
+ROUND_FAULTS = 50
 N_STREAMS = 6
 N_REQUESTS = 24
 TRUNK_TIMEOUT = 1.0
 MOMENT_SECONDS = 30.0
 """How long a fault waits for its moment."""
-_LIES = {Kind.NAN, Kind.WRONG_ROWS, Kind.ERROR}
+MOVE_SECONDS = 3.0
+"""After how long without a replay others are moved: the sessions that were may have been at their end."""
+SECOND_STAGE = "second stage"
 
 
 @dataclass
@@ -85,14 +87,19 @@ async def scene(weights: Path, found: Round, stages: Sequence[str], n_replicas: 
     found.seconds = round(time.monotonic() - began, 1)
 
 
+def fleet_of(seed: int) -> tuple[tuple[str, ...], int]:
+    """The layers of each stage, and the replicas of each: odd seeds have a chain of two."""
+    return CHAIN if seed % 2 else ONE_TRUNK
+
+
 async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
-    """Injects the faults of this seed into a steady load. Odd seeds have a chain of two."""
+    """Injects the faults of this seed into a steady load."""
     found = Round(seed)
-    stages, n_replicas = CHAIN if seed % 2 else ONE_TRUNK
+    stages, n_replicas = fleet_of(seed)
     async with scene(weights, found, stages, n_replicas) as at:
         machine = _Machine(at.replicas, found)
         async with at.load.running(at.http, N_STREAMS, seed):
-            for fault in schedule(seed, n_faults):
+            for fault in schedule(seed, n_faults, len(stages)):
                 await at.load.every_stream_has_a_token()
                 await machine.inject(fault)
             await machine.mended()
@@ -125,13 +132,13 @@ class _Machine:
 
     async def inject(self, fault: Fault) -> None:
         """Waits for the fault's moment, and lets it happen."""
-        await until(lambda: bool(self._spare()), within=2 * MOMENT_SECONDS)
+        await until(lambda: bool(self._spare(fault.stage)), within=2 * MOMENT_SECONDS)
         replica = await self._moment(fault)
         if replica is None:
             self._found.missed += 1
             print(f"{fault}: its moment did not come", file=sys.stderr)
             return
-        name = f"{fault.kind}, second stage" if replica.stage else str(fault.kind)
+        name = f"{fault.kind}, {SECOND_STAGE}" if replica.stage else str(fault.kind)
         self._found.faults[name] = self._found.faults.get(name, 0) + 1
         replica.is_whole = False
         mending = asyncio.create_task(self._happen(fault, replica))
@@ -143,11 +150,10 @@ class _Machine:
         while self._mending:
             await asyncio.gather(*self._mending)
 
-    def _spare(self) -> list[TrunkReplica]:
-        """Whole replicas that their stage can do without."""
-        whole = [replica for replica in self._replicas if replica.is_whole]
-        counts = Counter(replica.stage for replica in whole)
-        return [replica for replica in whole if counts[replica.stage] > 1]
+    def _spare(self, stage: int) -> list[TrunkReplica]:
+        """Whole replicas of a stage, all of which it can do without one at a time."""
+        whole = [replica for replica in self._replicas if replica.is_whole and replica.stage == stage]
+        return whole if len(whole) > 1 else []
 
     async def _moment(self, fault: Fault) -> TrunkReplica | None:
         """A replica that is in the state that the fault asks for; None if none got there in time."""
@@ -158,14 +164,14 @@ class _Machine:
         for replica in self._replicas:
             # what they did long ago is no moment
             replica.forget()
-        if fault.kind is Kind.KILL_IN_REPLAY:
-            await self._move_somebody(fault)
         deadline = time.monotonic() + MOMENT_SECONDS
+        moves_at = time.monotonic() if fault.kind is Kind.KILL_IN_REPLAY else deadline
         while time.monotonic() < deadline:
-            fitting = [replica for replica in self._spare() if wanted(replica)]
+            if time.monotonic() >= moves_at:
+                await self._move_somebody(fault)
+                moves_at = time.monotonic() + MOVE_SECONDS
+            fitting = [replica for replica in self._spare(fault.stage) if wanted(replica)]
             if fitting:
-                # two of three in the second stage, where there is one
-                fitting += [replica for replica in fitting if replica.stage]
                 return fitting[int(fault.dice * len(fitting))]
             await asyncio.sleep(0.001)
         return None
@@ -179,7 +185,7 @@ class _Machine:
         self._moved: set[str] = set()
         deadline = time.monotonic() + MOMENT_SECONDS
         while time.monotonic() < deadline:
-            fitting = [replica for replica in self._spare() if DECODE in replica.sessions.values()]
+            fitting = [replica for replica in self._spare(fault.stage) if DECODE in replica.sessions.values()]
             if fitting:
                 chosen = fitting[int(fault.dice * len(fitting))]
                 self._moved = {session for session, event in chosen.sessions.items() if event == DECODE}

@@ -3,12 +3,13 @@
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faults.machine import Round
+from faults.machine import SECOND_STAGE, Round
+from faults.schedule import KILLS
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -31,6 +32,7 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "faults": sum(faults.values()),
         "by kind": dict(sorted(faults.items())),
+        "kills": _kills(faults),
         "requests": sum(each["requests"] for each in rounds),
         "tokens": sum(each["tokens"] for each in rounds),
         "failed requests": sum(len(each["failed"]) for each in rounds),
@@ -45,6 +47,13 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "faults whose moment did not come": sum(each["missed"] for each in rounds),
         "minutes": round(sum(each["seconds"] for each in rounds) / 60, 1),
     }
+
+
+def _kills(faults: Mapping[str, int]) -> dict[str, int]:
+    """By moment, in all stages, and those in a chain's second stage, which are in the others too."""
+    kills = {name: count for name, count in faults.items() if name.startswith(KILLS)}
+    by_moment = {str(kind): sum(count for name, count in kills.items() if name.startswith(kind)) for kind in KILLS}
+    return by_moment | {SECOND_STAGE: sum(count for name, count in kills.items() if name.endswith(SECOND_STAGE))}
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

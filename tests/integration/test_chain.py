@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn_comm import Frame, PositionNotReached, RemoteFailure, Reply, SessionOpening, SessionTooLong, Unreachable
+from splitlearn_comm import (
+    Frame,
+    NextStageFailed,
+    PositionNotReached,
+    RemoteFailure,
+    Reply,
+    SessionOpening,
+    SessionTooLong,
+    Unreachable,
+)
 from splitlearn_trunk.endpoint import TrunkSession
 from support.running_split import (
     RunningClient,
@@ -120,15 +129,27 @@ async def test_a_stage_without_a_next_one_is_not_ready_and_says_why(tiny_weights
     port = free_port()
     async with running_trunk(tiny_weights, "1-2", next=f"127.0.0.1:{port}") as first:
         assert not await first.client.health()
-        with pytest.raises(Unreachable, match=f"the next stage is not ready.*127.0.0.1:{port}"):
+        with pytest.raises(Unreachable, match=f"the next stage takes no sessions.*127.0.0.1:{port}"):
             await first.client.service_info()
         async with running_client(tiny_weights, first.address) as client:
-            await until(lambda: "the next stage is not ready" in (client.service.connection.not_ready_reason or ""))
+            await until(
+                lambda: "the next stage takes no sessions" in (client.service.connection.not_ready_reason or "")
+            )
             async with running_trunk(tiny_weights, "2-4", port=port):
                 await client.ready()
                 assert await first.client.health()
                 assert first.value("next_replicas", state="ready") == 1
             await until(lambda: not client.is_ready)
+
+
+async def test_clients_are_told_apart_a_worker_that_fails_and_one_whose_next_stage_does(tiny_weights: Path) -> None:
+    async with chain(tiny_weights, "1-2", "2-4") as (first, second):
+        info = await first.client.service_info()
+        async with first.client.stream(SessionOpening("test", info.fingerprint, 8)) as stream:
+            await stream.step(Frame(0, torch.ones(3, 64)))
+            await second.server.stop()
+            with pytest.raises(NextStageFailed, match=f"the stage at {second.address} failed"):
+                await stream.step(Frame(3, torch.ones(1, 64)))
 
 
 async def test_a_session_that_no_next_stage_takes_leaves_nothing_open(tiny_weights: Path) -> None:

@@ -37,3 +37,6 @@ async def test_exact_codecs_change_nothing_and_rounding_ones_little_but_the_byte
     for codec in ("bf16", "fp16", "int8"):
         assert first_logprob(codec) == pytest.approx(first_logprob("none"), abs=0.05)
         assert wire_bytes(codec) < 0.75 * wire_bytes("none")
+    for codec in CODECS:
+        counted = sum(trunk.value("wire_bytes_total", direction=way, codec=codec) for way in ("received", "sent"))
+        assert counted == wire_bytes(codec)

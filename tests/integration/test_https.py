@@ -44,7 +44,7 @@ async def test_https_serves_refuses_and_takes_a_renewed_certificate(
 
 async def test_a_client_that_is_open_to_a_network_says_what_is_missing(tiny_weights: Path) -> None:
     reasons: list[list[str]] = []
-    for flags in (("--host", "0.0.0.0"), ("--host", "0.0.0.0", "--api-key", "a-key-for-all"), ()):
+    for flags in (("--host", "0.0.0.0"), ("--host", "0.0.0.0", "--api-key", "a-key-for-all-of-them"), ()):
         async with client_process(tiny_weights, f"127.0.0.1:{free_port()}", *flags) as client:
             told = [line for line in client.lines if line["event"] == "the API is open to the network"]
             reasons.append([line["reason"] for line in told])

@@ -19,6 +19,7 @@ from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 from structlog.testing import capture_logs
 
 from splitlearn.engine import Engine, EngineSession
+from splitlearn.engine.owners import Owner
 from splitlearn_comm import file_changes
 from support.client_process import becomes, client_process, refusal
 from support.running_split import (
@@ -34,7 +35,7 @@ from support.running_split import (
     until,
 )
 
-ALICE, BOB, OPERATOR = "sk-alice-4b1f8c", "sk-bob-90aa21", "sk-operator-77e0d3"
+ALICE, BOB, OPERATOR = "sk-alice-4b1f8c26d9", "sk-bob-90aa217c3e55", "sk-operator-77e0d3"
 KEYS = (ALICE, BOB, OPERATOR)
 FILE = f"""
 [alice]
@@ -141,10 +142,10 @@ async def test_keys_change_with_the_file_while_an_old_ones_stream_goes_on(
     split: Split, tenants: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_changes, "LOOK_SECONDS", 0.01)
-    old, new = with_key(split.client, BOB), with_key(split.client, "sk-bobs-new-key")
+    old, new = with_key(split.client, BOB), with_key(split.client, "sk-bobs-new-key-7c1d")
     stream = await old.completions.create(model="tiny", prompt="the quick", max_tokens=30, stream=True)
     first = await anext(aiter(stream))
-    write(tenants, FILE.format("").replace(BOB, "sk-bobs-new-key"))
+    write(tenants, FILE.format("").replace(BOB, "sk-bobs-new-key-7c1d"))
 
     async def is_valid(openai: AsyncOpenAI) -> bool:
         try:
@@ -216,14 +217,14 @@ async def test_tenants_share_no_cached_prefix(split: Split) -> None:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Engine, str]]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Engine, Owner]]:
     """Every session that any engine opens: the engine, and whose it is."""
-    found: list[tuple[Engine, str]] = []
+    found: list[tuple[Engine, Owner]] = []
     real = Engine.open
 
     def recording(engine: Engine, *args: Any, **kwargs: Any) -> EngineSession:
         session = real(engine, *args, **kwargs)
-        found.append((engine, session.tenant))
+        found.append((engine, session.owner))
         return session
 
     monkeypatch.setattr(Engine, "open", recording)
@@ -242,7 +243,7 @@ async def workers(weights: Path, layers: list[str]) -> AsyncIterator[list[Runnin
 
 @pytest.mark.parametrize("layers", [["1-4"], ["1-2", "2-4"]])
 async def test_every_engine_learns_an_opaque_id_of_whose_a_session_is(
-    tiny_weights: Path, tenants: Path, layers: list[str], opened: list[tuple[Engine, str]]
+    tiny_weights: Path, tenants: Path, layers: list[str], opened: list[tuple[Engine, Owner]]
 ) -> None:
     ids: list[dict[str, str]] = []
     async with workers(tiny_weights, layers) as stages:
@@ -258,7 +259,7 @@ async def test_every_engine_learns_an_opaque_id_of_whose_a_session_is(
                     parts = client.service.connection.local_parts
                     engines = [parts.bottom, *(stage.trunk.engine for stage in stages), parts.top]
                     assert Counter(engine for engine, _ in opened) == dict.fromkeys(engines, 2)
-                    (found[key],) = {tenant for _, tenant in opened}
+                    (found[key],) = {owner[-1] for _, owner in opened}
                 ids.append(found)
     assert ids[0][OPERATOR] == ids[1][OPERATOR] == ""
     named = {each[key] for each in ids for key in (ALICE, BOB)}
@@ -267,7 +268,7 @@ async def test_every_engine_learns_an_opaque_id_of_whose_a_session_is(
 
 
 async def test_each_stage_tells_apart_the_clients_of_the_first_one(
-    tiny_weights: Path, tmp_path: Path, opened: list[tuple[Engine, str]]
+    tiny_weights: Path, tmp_path: Path, opened: list[tuple[Engine, Owner]]
 ) -> None:
     """The second stage has one client, the first stage. Both have several if tokens have several names."""
     (tmp_path / "tokens").write_text("web the-token-of-web-0\nlab the-token-of-lab-0\n")
@@ -280,8 +281,12 @@ async def test_each_stage_tells_apart_the_clients_of_the_first_one(
             client = await stack.enter_async_context(running_client(tiny_weights, first.address, trunk_token=token))
             await client.ready()
             assert (await ask(client, ALICE)).status_code == 200
-        owners = [{owner for engine, owner in opened if engine is each.trunk.engine} for each in (first, second)]
-    assert [len(each) for each in owners] == [2, 2]
+        owners = [[owner for engine, owner in opened if engine is each.trunk.engine] for each in (first, second)]
+    assert [identity for identity, _, _ in owners[0]] == ["token web", "token lab"]
+    # the stage is one client there, whose two clients take turns inside its own
+    assert {identity for identity, _, _ in owners[1]} == {"token default"}
+    assert len({passed_on_for for _, passed_on_for, _ in owners[1]}) == 2
+    assert [tenant for _, _, tenant in owners[1]] == [tenant for _, _, tenant in owners[0]]
 
 
 def of_requests(lines: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:

@@ -12,7 +12,9 @@ import psutil
 import pytest
 from transformers import PreTrainedModel
 
+from splitlearn_comm.certificates import issue
 from support.tiny_models import save_sepweight
+from support.tls import NOW, authority, save
 
 COMMAND = (sys.executable, "-m", "splitlearn_cli")
 QUICK = ("--port", "0", "--threads", "1", "--max-tokens", "8")
@@ -51,19 +53,19 @@ def test_a_prompt_is_answered_on_stdout_and_everything_stops(tiny_weights: Path,
 
 
 def test_it_streams_a_sample_and_serves_until_ctrl_c(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPLITLEARN_UP_API_KEY", "the-key")
+    monkeypatch.setenv("SPLITLEARN_UP_API_KEY", "the-key-0123456789")
     with running(tiny_weights, *QUICK) as (process, page):
         children = psutil.Process(process.pid).children()
         process_list = str([child.cmdline() for child in children])
         stranger = run("generate", "the quick", "--url", page, "--max-tokens", 4)
-        answer = run("generate", "the quick", "--url", page, "--max-tokens", 4, "--api-key", "the-key")
+        answer = run("generate", "the quick", "--url", page, "--max-tokens", 4, "--api-key", "the-key-0123456789")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
 
     assert stranger.returncode == 1
     assert "give a key with --api-key" in stranger.stderr
     assert answer.returncode == 0, answer.stderr
-    assert "the-key" not in process_list
+    assert "the-key-0123456789" not in process_list
     assert process.returncode == 0, err
     assert "> What does shutil.copyfile do?" in err
     assert "tokens/s" in err
@@ -72,6 +74,36 @@ def test_it_streams_a_sample_and_serves_until_ctrl_c(tiny_weights: Path, monkeyp
     # a clean end leaves no logs behind
     folder = Path(next(line for line in err.splitlines() if line.startswith("logs: ")).removeprefix("logs: "))
     assert not folder.exists()
+
+
+def test_certificates_in_the_environment_encrypt_the_api_and_not_the_way_between_the_two(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority()
+    api = save(tmp_path, ca, issue(ca, ["127.0.0.1"], is_server=True, now=NOW, days=30), "api")
+    monkeypatch.setenv("SPLITLEARN_CLIENT_SSL_CERTFILE", str(api.certificate))
+    monkeypatch.setenv("SPLITLEARN_CLIENT_SSL_KEYFILE", str(api.key))
+    worker = save(tmp_path, ca, issue(ca, ["worker.example"], is_server=True, now=NOW, days=30), "worker")
+    monkeypatch.setenv("SPLITLEARN_TRUNK_TLS_CERT", str(worker.certificate))
+    monkeypatch.setenv("SPLITLEARN_TRUNK_TLS_KEY", str(worker.key))
+    monkeypatch.setenv("SPLITLEARN_TRUNK_TOKEN", "a-token-0123456789")
+
+    with running(tiny_weights, *QUICK) as (process, page):
+        assert page.startswith("https://127.0.0.1:")
+        stranger = run("generate", "the quick", "--url", page, "--max-tokens", 4, "--wait", 0)
+        monkeypatch.setenv("SSL_CERT_FILE", str(api.ca))
+        answer = run("generate", "the quick", "--url", page, "--max-tokens", 4)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert "tokens/s" in err
+    assert answer.returncode == 0, answer.stderr
+    assert "CERTIFICATE_VERIFY_FAILED" in stranger.stderr
+    (told,) = [line for line in err.splitlines() if line.startswith("not used")]
+    names = ("TLS_CERT", "TLS_KEY", "TOKEN")
+    assert told.endswith(": " + ", ".join(f"SPLITLEARN_TRUNK_{name}" for name in names))
+    assert "a-token" not in err
 
 
 def test_a_child_that_dies_is_named_and_the_other_one_is_stopped(tiny_llama: PreTrainedModel, tmp_path: Path) -> None:

@@ -166,10 +166,12 @@ class Crowd:
     def ask(self, number: int, visit: Visit) -> None:
         visit.asked = min(visit.known, visit.n_rows + FRAME_ROWS)
         n_rows, kind = visit.asked - visit.n_rows, visit.kind
-        assert self.given.submit(ScheduledRequest(number, visit.n_rows, n_rows, kind.max_length, kind.tenant)) is None
+        assert (
+            self.given.submit(ScheduledRequest(number, visit.n_rows, n_rows, kind.max_length, (kind.tenant,))) is None
+        )
         if self.given.is_waiting(number) and visit.admitted is None:
             visit.waited_from = self.now
-            visit.n_ahead = self.given.admission.n_ahead(kind.tenant, number)
+            visit.n_ahead = self.given.admission.n_ahead((kind.tenant,), number)
             visit.estimate = self.queue_time.seconds(visit.n_ahead, self.now)
 
     def admit(self, number: int) -> None:

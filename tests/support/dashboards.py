@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 GRAFANA: Final = Path(__file__).parents[2] / "deploy" / "grafana"
+DASHBOARDS: Final = GRAFANA.parent / "helm" / "splitlearn" / "files" / "dashboards"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Target:
 
 def boards() -> dict[str, dict[str, Any]]:
     """The committed dashboards by file name."""
-    return {path.name: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
+    return {path.name: json.loads(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))}
 
 
 def targets() -> list[Target]:

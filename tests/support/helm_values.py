@@ -91,6 +91,7 @@ EVERYTHING: Final[dict[str, Any]] = {
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboards": {"enabled": True, "annotations": {"grafana_folder": "SplitLearn"}},
     },
 }
 

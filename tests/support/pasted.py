@@ -153,7 +153,9 @@ class Shell:
         }
 
     def here(self, text: str) -> str:
-        return text.replace("127.0.0.1:50051", self.trunk).replace("127.0.0.1:8000", self.client)
+        port = self.trunk.rpartition(":")[2]
+        text = text.replace("127.0.0.1:50051", self.trunk).replace("localhost:50051", f"localhost:{port}")
+        return text.replace("127.0.0.1:8000", self.client)
 
     def paste(self, text: str) -> str:
         """Gives the block to the shell; what it printed on stdout. Fails the test if a command of it failed."""

@@ -36,6 +36,8 @@ def unknown(query: str) -> list[str]:
         labels = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selectors)
         wrong += [f"{name}{{{label}}}" for label in labels if label not in known.get(name, set()) | TARGET_LABELS]
     grouped = {
-        label for labels in re.findall(r"(?:by|ignoring)\s*\(([\w, ]*)\)", query) for label in labels.split(", ")
+        label
+        for labels in re.findall(r"(?:by|without|ignoring)\s*\(([\w, ]*)\)", query)
+        for label in labels.split(", ")
     }
     return wrong + sorted(grouped - TARGET_LABELS - set().union(*(known.get(name, set()) for name, _ in named)))

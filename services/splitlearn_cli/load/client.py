@@ -14,7 +14,7 @@ from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 from splitlearn_cli.load.answer import Answer
 from splitlearn_cli.load.plan import PlannedRequest
 from splitlearn_cli.load.record import Record, RequestFailure
-from splitlearn_cli.urls import is_loopback
+from splitlearn_cli.urls import connecting
 
 Api = Literal["chat", "completions"]
 
@@ -50,7 +50,7 @@ class Endpoint:
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_IDLE_SECONDS
             ),
-            trust_env=not is_loopback(httpx.URL(self.url).host),
+            **connecting(self.url),
         )
 
 

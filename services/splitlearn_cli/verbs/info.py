@@ -40,17 +40,10 @@ def run(settings: Settings) -> int:
 
 async def _ask(settings: Settings) -> tuple[list[tuple[str, str]], bool]:
     from splitlearn_cli.waiting import wait_for_trunk
-    from splitlearn_comm import Access, AsyncGRPCComputeClient
-    from splitlearn_comm.access import access_to
+    from splitlearn_comm import AsyncGRPCComputeClient
+    from splitlearn_comm.access import access_from, access_to
 
-    general = Access.given(
-        settings.tls_ca,
-        settings.tls_cert,
-        settings.tls_key,
-        token=None if settings.token is None else settings.token.get_secret_value(),
-        token_file=settings.token_file,
-        is_insecure=settings.insecure,
-    )
+    general = access_from(settings, settings.token, settings.token_file, is_insecure=settings.insecure)
     address, access = access_to(settings.address, general)
     async with AsyncGRPCComputeClient(address, timeout=settings.timeout, access=access) as trunk:
         info = await wait_for_trunk(trunk, settings.wait)

@@ -16,19 +16,27 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
-from splitlearn_cli.api_key import SentKey, key_text
+from splitlearn_cli.api_key import key_text
 from splitlearn_cli.children import Child
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
 from splitlearn_cli.signals import STOPPING, stopped_by_signals
 from splitlearn_cli.terminal import StatusLine, note
+from splitlearn_cli.urls import Connecting
 from splitlearn_cli.verbs.generate import NO_CHAT_TEMPLATE
 from splitlearn_cli.waiting import not_ready_because
+from splitlearn_client.settings import ServiceKey
 
 SAMPLE = "What does shutil.copyfile do?"
 
 _LOOPBACK = "127.0.0.1"
 _KEY_VARIABLE = "SPLITLEARN_CLIENT_API_KEY"
+_LINK_VARIABLES = frozenset(
+    {f"SPLITLEARN_TRUNK_{name}" for name in ("TLS_CA", "TLS_CERT", "TLS_KEY", "TOKEN", "TOKEN_FILE")}
+    | {f"SPLITLEARN_TRUNK_{name}" for name in ("NEXT", "NEXT_TOKEN", "NEXT_TOKEN_FILE")}
+    | {f"SPLITLEARN_CLIENT_{name}" for name in ("TLS_CA", "TLS_CERT", "TLS_KEY", "TRUNK_TOKEN", "TRUNK_TOKEN_FILE")}
+)
+"""What would change how the two are connected, which is for this command to say: over loopback, in clear."""
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
 # longer than the services' own shutdown timeout, so that they can end by themselves
@@ -52,10 +60,10 @@ class PairSettings(BaseSettings):
     verify: Verify | None = Field(
         None, description="For both: when the files are compared with their digests. Default: auto."
     )
-    api_key: SentKey = Field(
+    api_key: ServiceKey = Field(
         None,
-        description="A key that callers of the API must send as a bearer token; the variable keeps it out of process "
-        "lists. Default: the value of SPLITLEARN_CLIENT_API_KEY, or no key is needed.",
+        description="A key of 16 characters or more that callers of the API must send as a bearer token; the variable "
+        "keeps it out of process lists. Default: the value of SPLITLEARN_CLIENT_API_KEY, or no key is needed.",
     )
     prompt: str | None = Field(None, description="Answer this prompt, print only the answer, and stop.")
     max_tokens: int = Field(128, ge=1, description="The most tokens of the answer.")
@@ -122,9 +130,11 @@ def _pair(weights: Path, settings: PairSettings, folder: Path) -> Iterator[tuple
     trunk_port = settings.trunk_port or _free_port()
     started: list[Child] = []
     try:
-        started.append(Child("trunk", _trunk_arguments(weights, settings, trunk_port), folder / "trunk.log"))
+        _tell_unused_variables()
+        arguments = _trunk_arguments(weights, settings, trunk_port)
+        started.append(Child("trunk", arguments, folder / "trunk.log", _environment("TRUNK")))
         arguments = _client_arguments(weights, settings, trunk_port)
-        started.append(Child("client", arguments, folder / "client.log", _client_variables(settings)))
+        started.append(Child("client", arguments, folder / "client.log", _client_environment(settings)))
         yield started[0], started[1]
     except ChildFailed as error:
         for line in error.last_lines:
@@ -155,9 +165,33 @@ def _client_arguments(weights: Path, settings: PairSettings, trunk_port: int) ->
     return [*_common_arguments(weights, settings), "--port", str(settings.port), "--trunk", trunk]
 
 
-def _client_variables(settings: PairSettings) -> dict[str, str]:
-    """What the client gets besides this process's environment. A key among its arguments would be in process lists."""
-    return {} if settings.api_key is None else {_KEY_VARIABLE: settings.api_key.get_secret_value()}
+def _tell_unused_variables() -> None:
+    if unused := sorted(name for name in os.environ if name.upper() in _LINK_VARIABLES):
+        note(f"not used, because the two services are connected over loopback: {', '.join(unused)}")
+
+
+def _environment(service: str) -> dict[str, str]:
+    """What a service gets: its own settings but those of the connection, and not those of the other and of this
+    command, which may be secrets."""
+    others = tuple(f"SPLITLEARN_{each}_" for each in ("TRUNK", "CLIENT", "UP", "DEMO") if each != service)
+    # settings are read from variables in upper and lower case
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() not in _LINK_VARIABLES and not name.upper().startswith(others)
+    }
+
+
+def _client_environment(settings: PairSettings) -> dict[str, str]:
+    """With the API's certificate and keys, as far as they are set."""
+    # among the client's arguments it would be in process lists
+    key = {} if settings.api_key is None else {_KEY_VARIABLE: settings.api_key.get_secret_value()}
+    return {**_environment("CLIENT"), **key}
+
+
+def _connecting() -> Connecting:
+    """To the client, which holds the port as this process's child: it may show any certificate."""
+    return {"trust_env": False, "verify": False}
 
 
 def _common_arguments(weights: Path, settings: PairSettings) -> list[str]:
@@ -192,16 +226,17 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
     """The client's URL, once it is connected to the trunk. Raises ChildFailed or ServiceUnreachable."""
     status = StatusLine()
     deadline = time.monotonic() + timeout
-    with httpx.Client(timeout=5.0, trust_env=False) as session:
+    with httpx.Client(timeout=5.0, **_connecting()) as session:
         try:
             while True:
-                pending, reason, address = "loading the trunk's layers", None, client.address()
-                if trunk.address() is not None:
+                pending, reason, announced = "loading the trunk's layers", None, client.announced()
+                if trunk.announced() is not None:
                     pending = "loading the client's layers"
-                    if address is not None:
-                        pending, reason = "connecting the client to the trunk", _not_ready_reason(session, address)
+                    if announced is not None:
+                        url = str(announced["page"]).rstrip("/")
+                        pending, reason = "connecting the client to the trunk", _not_ready_reason(session, url)
                         if reason is None:
-                            return f"http://{address}"
+                            return url
                 status.show(f"{pending} ({reason})" if reason else pending)
                 if time.monotonic() > deadline:
                     raise ServiceUnreachable(
@@ -215,22 +250,21 @@ def _await_ready(trunk: Child, client: Child, timeout: float) -> str:
 
 def _watch(trunk: Child, client: Child, url: str) -> None:
     """Runs while both serve and no file is found to be damaged. Raises ChildFailed."""
-    address = url.removeprefix("http://")
-    with httpx.Client(timeout=5.0, trust_env=False) as session:
+    with httpx.Client(timeout=5.0, **_connecting()) as session:
         while True:
             for child in (trunk, client):
                 child.check()
-            _not_ready_reason(session, address)
+            _not_ready_reason(session, url)
             time.sleep(_WATCH_SECONDS)
 
 
-def _not_ready_reason(session: httpx.Client, address: str) -> str | None:
+def _not_ready_reason(session: httpx.Client, url: str) -> str | None:
     """Why the client cannot serve, including its files and its trunk's; None if it can.
 
     Raises:
         ChildFailed: that will not change by itself.
     """
-    not_ready = not_ready_because(session, f"http://{address}")
+    not_ready = not_ready_because(session, url)
     if not_ready is None:
         return None
     if not not_ready.may_recover:
@@ -246,7 +280,7 @@ def _ask(settings: PairSettings, url: str) -> None:
     api_key = key_text(settings.api_key) or os.environ.get(_KEY_VARIABLE)
     question = Question(prompt, settings.max_tokens, raw=settings.raw, api_key=api_key)
     try:
-        show_answer(url, question, timeout=settings.start_timeout)
+        show_answer(url, question, timeout=settings.start_timeout, options=_connecting())
     except ServiceRefused as error:
         if error.code != NO_CHAT_TEMPLATE:
             raise

@@ -17,6 +17,8 @@ from splitlearn_client.errors import InvalidAPIKey, RequestError
 
 log = structlog.get_logger()
 
+INVALID_JSON: Final = "invalid_json"
+"""The code of errors that say what is wrong with the body's text."""
 # nginx's status for it, in logs and metrics only
 CLIENT_CLOSED_REQUEST = 499
 # the tag of a union's member, which is no part of a field's path; see schema.py
@@ -104,11 +106,11 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
         position = first["loc"][-1]
         if position != NOWHERE:
             text += f" at character {position}"
-        return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
+        return JSONResponse(_body(text, "invalid_request_error", INVALID_JSON), 400)
     param = _param(first)
     if param is None and first["type"] in ("missing", "model_attributes_type"):
         text = "the body is not a JSON object; send one, with the header Content-Type: application/json"
-        return JSONResponse(_body(text, "invalid_request_error", "invalid_json"), 400)
+        return JSONResponse(_body(text, "invalid_request_error", INVALID_JSON), 400)
     text = " or ".join(dict.fromkeys(_plain(each) for each in problems if _param(each) == param))
     if param is not None:
         text = f"{param}: {text}"

@@ -261,3 +261,11 @@ class ChatFields(GenerationFields):
         if value is not None and info.data.get("logprobs") is False:
             raise ValueError("top_logprobs needs logprobs to be true")
         return value
+
+
+def _names(of: type[Fields]) -> frozenset[str]:
+    return frozenset({*of.model_fields, *of.neutral}).union(*map(_names, of.__subclasses__()))
+
+
+FIELD_NAMES: Final = _names(Fields)
+"""The names of all fields of all objects, and of those that are refused by name. Callers make up others."""

@@ -9,6 +9,8 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from splitlearn_client.api.error_replies import INVALID_JSON
+from splitlearn_client.api.schema import FIELD_NAMES
 from splitlearn_client.errors import RequestError
 from splitlearn_client.request_info import REQUEST_ID, RequestInfo, read_info
 
@@ -108,15 +110,17 @@ class _Exchange:
         return _HUNG_UP if self._gone and not self._whole else self._status
 
     def why(self) -> dict[str, str]:
-        """Code and reason of an error. An error about a field may quote it, so only the field's name is given."""
+        """Code and reason of an error. One about the body may quote it, so only the field's known names are given."""
         if self.status == _HUNG_UP:
             return {"code": "hung_up"}
         try:
             error = json.loads(self._body)["error"]
         except (ValueError, LookupError, TypeError):
             return {}
-        about = {"param": error["param"]} if error.get("param") else {"reason": error["message"]}
-        return {"code": str(error["code"])} | {name: _short(str(text)) for name, text in about.items()}
+        code = str(error["code"])
+        if error.get("param"):
+            return {"code": code, "param": _known(str(error["param"]))}
+        return {"code": code} if code == INVALID_JSON else {"code": code, "reason": _short(str(error["message"]))}
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -143,6 +147,12 @@ def _method(scope: Scope) -> str:
 
 def _why(error: RequestError) -> dict[str, str]:
     return {"code": error.code, "reason": _short(str(error))}
+
+
+def _known(path: str) -> str:
+    """The path of a field with the names of the API alone: the caller chose all other names, and indices too, because a
+    name may look like one."""
+    return ".".join(part if part in FIELD_NAMES else "*" for part in path[:_LONGEST].split("."))
 
 
 def _short(text: str) -> str:

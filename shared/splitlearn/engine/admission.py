@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from splitlearn.engine.lengths import LengthEstimator
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.memory_forecast import Growth, peak_pages
+from splitlearn.engine.owners import Owner, by_branch
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.waiting_sessions import WaitingSessions
 
@@ -27,7 +28,7 @@ class _Known:
 
     Attributes:
         max_length: rows that it may ever hold.
-        tenant: whose session it is.
+        owner: whose session it is.
         n_wanted: rows that it has once its present request has run.
         n_most: the most rows that it has had.
         n_expected: the rows that it was last expected to reach; expected again when it has as many.
@@ -36,7 +37,7 @@ class _Known:
     """
 
     max_length: int
-    tenant: str
+    owner: Owner
     n_wanted: int = 0
     n_most: int = 0
     n_expected: int = 0
@@ -70,21 +71,21 @@ class Admission:
     # false while nothing has changed since the session whose turn it is did not fit
     _may_fit: bool = False
 
-    def admit_cached(self, session: int, max_length: int, tenant: str, n_rows: int) -> bool:
+    def admit_cached(self, session: int, max_length: int, owner: Owner, n_rows: int) -> bool:
         """Admits a session that begins with cached rows, unless others wait or it does not fit."""
-        known = self._known[session] = _Known(max_length, tenant, n_rows, n_rows)
+        known = self._known[session] = _Known(max_length, owner, n_rows, n_rows)
         if self.waiting or not self._admit_if_it_fits(session, known, n_rows):
             del self._known[session]
             return False
         return True
 
-    def submit(self, session: int, max_length: int, tenant: str, n_rows: int, *, is_decoding: bool) -> None:
+    def submit(self, session: int, max_length: int, owner: Owner, n_rows: int, *, is_decoding: bool) -> None:
         """A session will have `n_rows` rows after its next request; it waits if it is not admitted at once."""
-        known = self._known.setdefault(session, _Known(max_length, tenant))
+        known = self._known.setdefault(session, _Known(max_length, owner))
         known.n_wanted = n_rows
         known.n_most = max(known.n_most, n_rows)
         if session not in self.running:
-            self._may_fit |= self.waiting.add(session, tenant, is_returning=known.was_admitted)
+            self._may_fit |= self.waiting.add(session, owner, is_returning=known.was_admitted)
             self.admit_waiting()
         elif is_decoding and not known.decodes:
             known.decodes = self._may_fit = True
@@ -93,10 +94,10 @@ class Admission:
         """Whether the session is admitted, or was and has not been removed."""
         return session in self._known and self._known[session].was_admitted
 
-    def n_ahead(self, tenant: str, session: int | None = None) -> int:
-        """How many sessions will be admitted before this one, which waits, or before a new one of the tenant."""
-        running = Counter(self._known[other].tenant for other in self.running)
-        return self.waiting.n_ahead(tenant, running, session)
+    def n_ahead(self, owner: Owner, session: int) -> int:
+        """How many sessions will be admitted before this one of the owner, which waits or is opened now."""
+        running = by_branch((self._known[other].owner, 1) for other in self.running)
+        return self.waiting.n_ahead(owner, running, session)
 
     def n_fitting(self, max_length: int) -> int:
         """At least how many more sessions of this length fit beside the admitted ones."""
@@ -107,7 +108,7 @@ class Admission:
     def admit_waiting(self) -> None:
         """Admits waiting sessions in their turn as long as there is memory; none overtakes another."""
         while self._may_fit:
-            turn = self.waiting.next(self._use_by_tenant() if self.waiting.has_several_tenants else {})
+            turn = self.waiting.next(self._use_by_branch() if self.waiting.has_several_owners else {})
             self._may_fit = turn is not None and self._admit_if_it_fits(turn, self._known[turn])
 
     def admit_oldest(self) -> list[int]:
@@ -145,7 +146,7 @@ class Admission:
         if known is not None:
             known.decodes = False
             if waits:
-                self.waiting.add(session, known.tenant, is_returning=True)
+                self.waiting.add(session, known.owner, is_returning=True)
 
     def remove(self, session: int) -> None:
         """The session has ended."""
@@ -188,12 +189,9 @@ class Admission:
         growths = [Growth(0, end, decodes=False), *map(self._growth, others)]
         return not others or peak_pages(growths) <= self.pages.total
 
-    def _use_by_tenant(self) -> Counter[str]:
-        """The pages that the admitted sessions of each tenant are expected to hold before they end."""
-        used: Counter[str] = Counter()
-        for session in self.running:
-            used[self._known[session].tenant] += self._growth(session).end
-        return used
+    def _use_by_branch(self) -> Counter[Owner]:
+        """The pages that the admitted sessions of each branch are expected to hold before they end."""
+        return by_branch((self._known[session].owner, self._growth(session).end) for session in self.running)
 
     def _first_rows(self, known: _Known) -> int:
         return min(known.n_wanted + self.limits.headroom, known.max_length)

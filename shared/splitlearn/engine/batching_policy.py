@@ -57,11 +57,15 @@ class BatchingPolicy:
 
         It is 0 where a step of prompts alone would delay sessions that decode and are about to come.
         """
-        n_decoding = state.n_decoding + self.arrivals.n_outstanding(state.now, _EXPECTED_WITHIN)
         seconds_left = None if state.n_decoding else state.next_due
         if state.shares_cores and seconds_left is not None and seconds_left < _EXPECTED_WITHIN:
             seconds_left = 0.0
-        return self.step_cost.prefill_budget(state.n_prefilling, n_decoding, seconds_left)
+        return self.step_cost.prefill_budget(state.n_prefilling, self._n_decoding(state), seconds_left)
+
+    def prefill_chunk_size(self, state: EngineState) -> int:
+        """Rows that the next step with prompts takes: the one with the next tokens, where none may begin before."""
+        budget = self.prefill_budget(state)
+        return budget or self.step_cost.prefill_budget(state.n_prefilling, self._n_decoding(state))
 
     def decide(self, state: EngineState) -> StepDecision:
         """How long to wait for sessions that are about to decode.
@@ -78,3 +82,7 @@ class BatchingPolicy:
         seconds = self.step_cost.estimate(budget if state.n_prefilling else 0)
         latest = (state.waiting_since or state.now) + seconds
         return StepDecision(self.arrivals.wait(state.now, latest), budget)
+
+    def _n_decoding(self, state: EngineState) -> int:
+        """Sessions that decode, or are about to."""
+        return state.n_decoding + self.arrivals.n_outstanding(state.now, _EXPECTED_WITHIN)

@@ -32,6 +32,7 @@ from splitlearn.engine.device_step import DeviceStep
 from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
+from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.positions import check_position
 from splitlearn.engine.request import PendingRequest, StepResult
@@ -39,7 +40,7 @@ from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.serving import Serving
 from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
-from splitlearn.engine.step_cost import TILE_ROWS, StepCostModel
+from splitlearn.engine.step_cost import StepCostModel
 from splitlearn.errors import PositionNotReached
 from splitlearn.runner.interface import Runner
 
@@ -124,13 +125,13 @@ class Engine:
     @property
     def prefill_chunk_size(self) -> int:
         """Rows of a prompt to send at a time: as many as the next step takes, few while others wait for tokens."""
-        return max(TILE_ROWS, self._policy.prefill_budget(self._serving.state()))
+        return self._policy.prefill_chunk_size(self._serving.state())
 
     def open(
         self,
         max_length: int | None = None,
         block_hashes: Sequence[bytes] = (),
-        tenant: str = "",
+        owner: Owner = (),
         opened_at: float | None = None,
         *,
         refused_elsewhere: bool = False,
@@ -140,7 +141,8 @@ class Engine:
         Args:
             block_hashes: of the blocks that it will begin with; see `splitlearn.engine.prefix_index`. The session's
                 `reached` says how many rows it holds already.
-            tenant: whose session it is. Tenants take turns when sessions wait for memory.
+            owner: whose session it is: as many names for all sessions, from the outermost inwards. They take turns
+                when sessions wait for memory, first among the outermost names.
             opened_at: when its user's client opened it, in seconds since the epoch; None for now. A session that runs
                 in several engines must have the same time in all of them, and no other session of its client that
                 time: it decides which session is older, and if engines disagreed on that, sessions could wait for
@@ -156,7 +158,7 @@ class Engine:
         return self._sessions.open(
             min(bound for bound in bounds if bound),
             block_hashes,
-            tenant,
+            owner,
             opened_at,
             refused_elsewhere=refused_elsewhere,
         )
@@ -216,6 +218,16 @@ class Engine:
             return self._truncate(session, position)
         request = self._run(session, position, rows, postprocess)
         return await self._collect(request)
+
+    def expect_prompt(self, session: EngineSession) -> None:
+        """Must be called when the session's next rows will be its prompt again, and not the row of its next token.
+
+        Otherwise prompts of other sessions would wait for a token that cannot come, and that in all engines of the
+        device thread: call it for each engine that the session has rows in.
+        """
+        self._serving.check_thread()
+        self._policy.arrivals.forget(session.number)
+        self._serving.wake()
 
     def is_waiting(self, session: EngineSession) -> bool:
         """Whether rows of the session wait for admission."""

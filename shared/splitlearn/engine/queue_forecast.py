@@ -1,7 +1,7 @@
 """Whether a session that comes now would wait too long, and when one that is refused should come again. Plain numbers.
 
 It is asked when a session is opened, before anybody has computed its rows. Beside those that wait it counts the
-sessions of the same tenant that were opened and have sent no rows yet, and, for those who are refused, the ones who
+sessions of the same owner that were opened and have sent no rows yet, and, for those who are refused, the ones who
 were told to come again and have not had the time to.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from splitlearn.engine.admission import Admission
 from splitlearn.engine.expected_sessions import ExpectedSessions
 from splitlearn.engine.limits import Limits
+from splitlearn.engine.owners import Owner
 from splitlearn.engine.queue_time import QueueTimeEstimator
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 300.0
@@ -28,12 +29,12 @@ class Newcomer:
     Attributes:
         number: tells which sessions are older.
         max_length: rows that it may ever hold.
-        tenant: whose session it is.
+        owner: whose session it is.
     """
 
     number: int
     max_length: int
-    tenant: str
+    owner: Owner
 
 
 @dataclass
@@ -68,7 +69,7 @@ class QueueForecast:
 
     def announced(self, session: Newcomer, now: float) -> None:
         """The session was opened and has no rows yet."""
-        self._announced.add(session.number, session.tenant, now + _ANNOUNCED_SECONDS)
+        self._announced.add(session.number, session.owner, now + _ANNOUNCED_SECONDS)
 
     def came(self, number: int) -> None:
         """A session that may have been announced has sent rows, or ended."""
@@ -80,12 +81,12 @@ class QueueForecast:
         Args:
             is_counted: it is expected to come again here, and those who are refused later are to come after it.
         """
-        n_expected = self._n_announced(session, now) + self._told.count(session.tenant, now)
+        n_expected = self._n_announced(session, now) + self._told.count(session.owner, now)
         seconds = self.times.seconds(self._n_ahead(session) + n_expected, now, self._n_free(session))
         seconds = min(max(_SHORTEST_RETRY, seconds), _LONGEST_RETRY)
         if is_counted:
             self._n_told += 1
-            self._told.add(self._n_told, session.tenant, now + seconds)
+            self._told.add(self._n_told, session.owner, now + seconds)
         return seconds
 
     def _why_too_long(self, n_ahead: int, now: float, n_free: int = 0) -> str | None:
@@ -97,10 +98,10 @@ class QueueForecast:
         return f"memory may not be free within {longest:g} s"
 
     def _n_ahead(self, session: Newcomer) -> int:
-        return self.admission.n_ahead(session.tenant, session.number)
+        return self.admission.n_ahead(session.owner, session.number)
 
     def _n_announced(self, session: Newcomer, now: float) -> int:
-        return self._announced.count(session.tenant, now, session.number)
+        return self._announced.count(session.owner, now, session.number)
 
     def _n_free(self, session: Newcomer) -> int:
         """Places for sessions like this one that nobody waits for."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from splitlearn.engine.admission import Admission
 from splitlearn.engine.limits import Limits
+from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
 
 MAX_DECODE_ROWS = 8
@@ -25,7 +26,7 @@ class ScheduledRequest:
         position: position of its first row in the session.
         n_rows: rows of the frame.
         max_length: rows that the session may ever hold; not more than all pages hold.
-        tenant: whose session it is.
+        owner: whose session it is.
         n_computed: rows of the frame that have been run.
     """
 
@@ -33,7 +34,7 @@ class ScheduledRequest:
     position: int
     n_rows: int
     max_length: int
-    tenant: str = ""
+    owner: Owner = ()
     n_computed: int = 0
 
     @property
@@ -103,30 +104,30 @@ class Scheduler:
         """The requests of admitted sessions."""
         return [self._requests[session] for session in self.admission.running if session in self._requests]
 
-    def admit(self, session: int, n_rows: int, max_length: int, tenant: str = "") -> bool:
+    def admit(self, session: int, n_rows: int, max_length: int, owner: Owner = ()) -> bool:
         """Admits a session that begins with cached rows, unless others wait or there is no memory for it.
 
         Returns:
             False if it was not admitted, and so must begin without rows.
         """
-        return self.admission.admit_cached(session, max_length, tenant, n_rows)
+        return self.admission.admit_cached(session, max_length, owner, n_rows)
 
     def submit(self, request: ScheduledRequest) -> int | None:
         """Adds a request; a session has one at a time.
 
         Returns:
             The session whose request is refused and dropped because too many wait: this one, or the last one of the
-            tenant with most waiting sessions. None if there is a place for all.
+            owner with most waiting sessions. None if there is a place for all.
         """
         session = request.session
         if session in self._requests:
             raise ValueError(f"session {session} has a request already")
         self._requests[session] = request
         end = request.position + request.n_rows
-        self.admission.submit(session, request.max_length, request.tenant, end, is_decoding=request.is_decoding)
+        self.admission.submit(session, request.max_length, request.owner, end, is_decoding=request.is_decoding)
         if self.admission.was_admitted(session) or self.n_waiting <= self.limits.max_waiting:
             return None
-        refused = self.admission.waiting.to_displace(request.tenant)
+        refused = self.admission.waiting.to_displace(request.owner)
         refused = session if refused is None else refused
         self.drop(refused)
         return refused

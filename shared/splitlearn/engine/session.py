@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from splitlearn.engine.owners import Owner
 from splitlearn.errors import PositionNotReached
 from splitlearn.runner.interface import SequenceSlice
 
@@ -23,7 +24,7 @@ class EngineSession:
         lost_pages: whether its pages were taken from it at some time.
         cached_prefix: cached rows that are still to be copied into it; None if there are none.
         in_step: whether a step runs with it.
-        tenant: whose session it is; waiting sessions of different tenants take turns.
+        owner: whose session it is; see `splitlearn.engine.owners`.
     """
 
     number: int
@@ -34,7 +35,7 @@ class EngineSession:
     lost_pages: bool = False
     cached_prefix: SequenceSlice[Any] | None = None
     in_step: bool = False
-    tenant: str = ""
+    owner: Owner = ()
 
     def __repr__(self) -> str:
         return f"<EngineSession {self.number}: {self.reached}/{self.max_length} rows>"

@@ -15,6 +15,7 @@ from splitlearn.engine.device_step import WorkItem
 from splitlearn.engine.device_thread import Timing
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver
+from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.prefix_cache import PrefixCache
 from splitlearn.engine.queue_forecast import Newcomer, QueueForecast
@@ -71,7 +72,7 @@ class Sessions:
         self,
         max_length: int,
         block_hashes: Sequence[bytes],
-        tenant: str,
+        owner: Owner,
         opened_at: float | None,
         *,
         refused_elsewhere: bool,
@@ -81,16 +82,16 @@ class Sessions:
         Raises:
             EngineFull: it would wait too long; nothing has changed.
         """
-        newcomer, now = Newcomer(self._new_number(opened_at), max_length, tenant), self._clock()
+        newcomer, now = Newcomer(self._new_number(opened_at), max_length, owner), self._clock()
         number = newcomer.number
         why = self._queue.why_refused(newcomer, now)
         if why is not None:
             raise self._full(newcomer, why, is_counted=not refused_elsewhere)
         self._numbers.add(number)
-        session = EngineSession(number, max_length, self._runner.new_kv(max_length), now, tenant=tenant)
+        session = EngineSession(number, max_length, self._runner.new_kv(max_length), now, owner=owner)
         self._open[number] = session
         cached = self.prefix_cache.find(block_hashes, max_length)
-        is_admitted = cached is not None and self.scheduler.admit(number, cached.length, max_length, tenant)
+        is_admitted = cached is not None and self.scheduler.admit(number, cached.length, max_length, owner)
         if cached is not None and is_admitted:
             session.cached_prefix, session.reached = cached, cached.length
             self._observer.reused(session.reached)
@@ -157,7 +158,7 @@ class Sessions:
         number = session.number
         self._queue.came(number)
         refused = self.scheduler.submit(
-            ScheduledRequest(number, request.position, request.n_rows, session.max_length, session.tenant)
+            ScheduledRequest(number, request.position, request.n_rows, session.max_length, session.owner)
         )
         if refused == number:
             raise self.full(session, f"{self.scheduler.n_waiting} sessions wait for memory already")
@@ -168,6 +169,9 @@ class Sessions:
         self.requests[number] = request
         if request.is_decoding:
             self._arrivals.on_received(number, session.last_used)
+        else:
+            # the prompt again, after an interruption: other prompts would wait for a token that needs this one first
+            self._arrivals.forget(number)
 
     def full(self, session: EngineSession, why: str) -> EngineFull:
         """The error for a session that is not to wait any longer; it leaves the queue."""
@@ -314,4 +318,4 @@ class Sessions:
 
 
 def _newcomer(session: EngineSession) -> Newcomer:
-    return Newcomer(session.number, session.max_length, session.tenant)
+    return Newcomer(session.number, session.max_length, session.owner)

@@ -6,6 +6,8 @@ TILE_ROWS = 16
 """Kernels compute rows in tiles of this many; a tile that is not full costs as much as a full one."""
 _ROWS_BEFORE_MEASURED = 64
 _SMOOTHING = 0.3
+_MOST_SLOWER = 4.0
+"""A step counts as at most this many times as long as estimated: one that the system interrupted tells little."""
 _SLOWEST = 8
 """How many times as long as estimated a step may take on a machine that works."""
 _SHORTEST_DEADLINE_SECONDS = 10.0
@@ -75,4 +77,4 @@ def _whole_tiles(rows: float) -> int:
 
 
 def _blend(before: float | None, new: float) -> float:
-    return new if before is None else (1 - _SMOOTHING) * before + _SMOOTHING * new
+    return new if before is None else (1 - _SMOOTHING) * before + _SMOOTHING * min(new, _MOST_SLOWER * before)

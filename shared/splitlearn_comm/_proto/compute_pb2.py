@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n splitlearn/comm/v1/compute.proto\x12\x12splitlearn.comm.v1\"y\n\x06Tensor\x12(\n\x05\x64type\x18\x01 \x01(\x0e\x32\x19.splitlearn.comm.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12(\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x19.splitlearn.comm.v1.Codec\"f\n\x0e\x43omputeRequest\x12*\n\x06tensor\x18\x01 \x01(\x0b\x32\x1a.splitlearn.comm.v1.Tensor\x12(\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x19.splitlearn.comm.v1.Codec\"\x9f\x01\n\x0c\x43omputeReply\x12,\n\x06tensor\x18\x01 \x01(\x0b\x32\x1a.splitlearn.comm.v1.TensorH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.splitlearn.comm.v1.ErrorH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x1a.splitlearn.comm.v1.TimingB\t\n\x07outcome\"\xd5\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12(\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x19.splitlearn.comm.v1.Codec\x12\x14\n\x0c\x62lock_hashes\x18\x05 \x03(\x0c\x12\x11\n\topened_at\x18\x06 \x01(\x01\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x12\n\nasks_first\x18\x08 \x01(\x08\x12\x19\n\x11refused_elsewhere\x18\t \x01(\x08\"\x1e\n\x06\x46inish\x12\x14\n\x0c\x62lock_hashes\x18\x01 \x03(\x0c\"C\n\x05\x46rame\x12\x10\n\x08position\x18\x01 \x01(\x03\x12(\n\x04rows\x18\x02 \x01(\x0b\x32\x1a.splitlearn.comm.v1.Tensor\"\x8d\x01\n\rStreamRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x18.splitlearn.comm.v1.Open\x12(\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x19.splitlearn.comm.v1.Frame\x12*\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1a.splitlearn.comm.v1.Finish\"\x19\n\x06Opened\x12\x0f\n\x07reached\x18\x01 \x01(\x03\"8\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\"k\n\x05\x45rror\x12&\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x18.splitlearn.comm.v1.Code\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\x01\"\xca\x01\n\x0bStreamReply\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x19.splitlearn.comm.v1.FrameH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.splitlearn.comm.v1.ErrorH\x00\x12,\n\x06opened\x18\x04 \x01(\x0b\x32\x1a.splitlearn.comm.v1.OpenedH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x1a.splitlearn.comm.v1.TimingB\t\n\x07outcome\"\x14\n\x12ServiceInfoRequest\"a\n\x04Load\x12\x18\n\x10running_sessions\x18\x01 \x01(\x03\x12\x18\n\x10waiting_sessions\x18\x02 \x01(\x03\x12\x12\n\ntotal_rows\x18\x03 \x01(\x03\x12\x11\n\tfree_rows\x18\x04 \x01(\x03\"\xa9\x02\n\x0bServiceInfo\x12\x14\n\x0cservice_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x43\n\nattributes\x18\x05 \x03(\x0b\x32/.splitlearn.comm.v1.ServiceInfo.AttributesEntry\x12\x16\n\x0etotal_requests\x18\x06 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12&\n\x04load\x18\x08 \x01(\x0b\x32\x18.splitlearn.comm.v1.Load\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xff\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT64\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04\x12\x17\n\x13\x44TYPE_FLOAT8_E4M3FN\x10\x05\x12\x15\n\x11\x44TYPE_FLOAT8_E5M2\x10\x06\x12\x0f\n\x0b\x44TYPE_INT64\x10\x07\x12\x0f\n\x0b\x44TYPE_INT32\x10\x08\x12\x0f\n\x0b\x44TYPE_INT16\x10\t\x12\x0e\n\nDTYPE_INT8\x10\n\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x0b\x12\x0e\n\nDTYPE_BOOL\x10\x0c*W\n\x05\x43odec\x12\x0e\n\nCODEC_NONE\x10\x00\x12\x0e\n\nCODEC_ZLIB\x10\x01\x12\x0e\n\nCODEC_BF16\x10\x02\x12\x0e\n\nCODEC_FP16\x10\x03\x12\x0e\n\nCODEC_INT8\x10\x04*\x8c\x03\n\x04\x43ode\x12\x0b\n\x07\x43ODE_OK\x10\x00\x12\x12\n\x0e\x43ODE_CANCELLED\x10\x01\x12\x10\n\x0c\x43ODE_UNKNOWN\x10\x02\x12\x19\n\x15\x43ODE_INVALID_ARGUMENT\x10\x03\x12\x1a\n\x16\x43ODE_DEADLINE_EXCEEDED\x10\x04\x12\x12\n\x0e\x43ODE_NOT_FOUND\x10\x05\x12\x17\n\x13\x43ODE_ALREADY_EXISTS\x10\x06\x12\x1a\n\x16\x43ODE_PERMISSION_DENIED\x10\x07\x12\x1b\n\x17\x43ODE_RESOURCE_EXHAUSTED\x10\x08\x12\x1c\n\x18\x43ODE_FAILED_PRECONDITION\x10\t\x12\x10\n\x0c\x43ODE_ABORTED\x10\n\x12\x15\n\x11\x43ODE_OUT_OF_RANGE\x10\x0b\x12\x16\n\x12\x43ODE_UNIMPLEMENTED\x10\x0c\x12\x11\n\rCODE_INTERNAL\x10\r\x12\x14\n\x10\x43ODE_UNAVAILABLE\x10\x0e\x12\x12\n\x0e\x43ODE_DATA_LOSS\x10\x0f\x12\x18\n\x14\x43ODE_UNAUTHENTICATED\x10\x10\x32\x92\x02\n\x0e\x43omputeService\x12S\n\x07\x43ompute\x12\".splitlearn.comm.v1.ComputeRequest\x1a .splitlearn.comm.v1.ComputeReply(\x01\x30\x01\x12P\n\x06Stream\x12!.splitlearn.comm.v1.StreamRequest\x1a\x1f.splitlearn.comm.v1.StreamReply(\x01\x30\x01\x12Y\n\x0eGetServiceInfo\x12&.splitlearn.comm.v1.ServiceInfoRequest\x1a\x1f.splitlearn.comm.v1.ServiceInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n splitlearn/comm/v1/compute.proto\x12\x12splitlearn.comm.v1\"y\n\x06Tensor\x12(\n\x05\x64type\x18\x01 \x01(\x0e\x32\x19.splitlearn.comm.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12(\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x19.splitlearn.comm.v1.Codec\"f\n\x0e\x43omputeRequest\x12*\n\x06tensor\x18\x01 \x01(\x0b\x32\x1a.splitlearn.comm.v1.Tensor\x12(\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x19.splitlearn.comm.v1.Codec\"\x9f\x01\n\x0c\x43omputeReply\x12,\n\x06tensor\x18\x01 \x01(\x0b\x32\x1a.splitlearn.comm.v1.TensorH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.splitlearn.comm.v1.ErrorH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x1a.splitlearn.comm.v1.TimingB\t\n\x07outcome\"\xec\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12(\n\x05\x63odec\x18\x04 \x01(\x0e\x32\x19.splitlearn.comm.v1.Codec\x12\x14\n\x0c\x62lock_hashes\x18\x05 \x03(\x0c\x12\x11\n\topened_at\x18\x06 \x01(\x01\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x12\n\nasks_first\x18\x08 \x01(\x08\x12\x19\n\x11refused_elsewhere\x18\t \x01(\x08\x12\x15\n\rpassed_on_for\x18\n \x01(\t\"\x1e\n\x06\x46inish\x12\x14\n\x0c\x62lock_hashes\x18\x01 \x03(\x0c\"C\n\x05\x46rame\x12\x10\n\x08position\x18\x01 \x01(\x03\x12(\n\x04rows\x18\x02 \x01(\x0b\x32\x1a.splitlearn.comm.v1.Tensor\"\x8d\x01\n\rStreamRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x18.splitlearn.comm.v1.Open\x12(\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x19.splitlearn.comm.v1.Frame\x12*\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1a.splitlearn.comm.v1.Finish\"\x19\n\x06Opened\x12\x0f\n\x07reached\x18\x01 \x01(\x03\"8\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\"k\n\x05\x45rror\x12&\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x18.splitlearn.comm.v1.Code\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\x01\"\xca\x01\n\x0bStreamReply\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x19.splitlearn.comm.v1.FrameH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.splitlearn.comm.v1.ErrorH\x00\x12,\n\x06opened\x18\x04 \x01(\x0b\x32\x1a.splitlearn.comm.v1.OpenedH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x1a.splitlearn.comm.v1.TimingB\t\n\x07outcome\"\x14\n\x12ServiceInfoRequest\"a\n\x04Load\x12\x18\n\x10running_sessions\x18\x01 \x01(\x03\x12\x18\n\x10waiting_sessions\x18\x02 \x01(\x03\x12\x12\n\ntotal_rows\x18\x03 \x01(\x03\x12\x11\n\tfree_rows\x18\x04 \x01(\x03\"\xbb\x02\n\x0bServiceInfo\x12\x14\n\x0cservice_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x43\n\nattributes\x18\x05 \x03(\x0b\x32/.splitlearn.comm.v1.ServiceInfo.AttributesEntry\x12\x16\n\x0etotal_requests\x18\x06 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12&\n\x04load\x18\x08 \x01(\x0b\x32\x18.splitlearn.comm.v1.Load\x12\x10\n\x08instance\x18\t \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xff\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT64\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04\x12\x17\n\x13\x44TYPE_FLOAT8_E4M3FN\x10\x05\x12\x15\n\x11\x44TYPE_FLOAT8_E5M2\x10\x06\x12\x0f\n\x0b\x44TYPE_INT64\x10\x07\x12\x0f\n\x0b\x44TYPE_INT32\x10\x08\x12\x0f\n\x0b\x44TYPE_INT16\x10\t\x12\x0e\n\nDTYPE_INT8\x10\n\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x0b\x12\x0e\n\nDTYPE_BOOL\x10\x0c*W\n\x05\x43odec\x12\x0e\n\nCODEC_NONE\x10\x00\x12\x0e\n\nCODEC_ZLIB\x10\x01\x12\x0e\n\nCODEC_BF16\x10\x02\x12\x0e\n\nCODEC_FP16\x10\x03\x12\x0e\n\nCODEC_INT8\x10\x04*\x8c\x03\n\x04\x43ode\x12\x0b\n\x07\x43ODE_OK\x10\x00\x12\x12\n\x0e\x43ODE_CANCELLED\x10\x01\x12\x10\n\x0c\x43ODE_UNKNOWN\x10\x02\x12\x19\n\x15\x43ODE_INVALID_ARGUMENT\x10\x03\x12\x1a\n\x16\x43ODE_DEADLINE_EXCEEDED\x10\x04\x12\x12\n\x0e\x43ODE_NOT_FOUND\x10\x05\x12\x17\n\x13\x43ODE_ALREADY_EXISTS\x10\x06\x12\x1a\n\x16\x43ODE_PERMISSION_DENIED\x10\x07\x12\x1b\n\x17\x43ODE_RESOURCE_EXHAUSTED\x10\x08\x12\x1c\n\x18\x43ODE_FAILED_PRECONDITION\x10\t\x12\x10\n\x0c\x43ODE_ABORTED\x10\n\x12\x15\n\x11\x43ODE_OUT_OF_RANGE\x10\x0b\x12\x16\n\x12\x43ODE_UNIMPLEMENTED\x10\x0c\x12\x11\n\rCODE_INTERNAL\x10\r\x12\x14\n\x10\x43ODE_UNAVAILABLE\x10\x0e\x12\x12\n\x0e\x43ODE_DATA_LOSS\x10\x0f\x12\x18\n\x14\x43ODE_UNAUTHENTICATED\x10\x10\x32\x92\x02\n\x0e\x43omputeService\x12S\n\x07\x43ompute\x12\".splitlearn.comm.v1.ComputeRequest\x1a .splitlearn.comm.v1.ComputeReply(\x01\x30\x01\x12P\n\x06Stream\x12!.splitlearn.comm.v1.StreamRequest\x1a\x1f.splitlearn.comm.v1.StreamReply(\x01\x30\x01\x12Y\n\x0eGetServiceInfo\x12&.splitlearn.comm.v1.ServiceInfoRequest\x1a\x1f.splitlearn.comm.v1.ServiceInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SERVICEINFO_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_SERVICEINFO_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_DTYPE']._serialized_start=1727
-  _globals['_DTYPE']._serialized_end=1982
-  _globals['_CODEC']._serialized_start=1984
-  _globals['_CODEC']._serialized_end=2071
-  _globals['_CODE']._serialized_start=2074
-  _globals['_CODE']._serialized_end=2470
+  _globals['_DTYPE']._serialized_start=1768
+  _globals['_DTYPE']._serialized_end=2023
+  _globals['_CODEC']._serialized_start=2025
+  _globals['_CODEC']._serialized_end=2112
+  _globals['_CODE']._serialized_start=2115
+  _globals['_CODE']._serialized_end=2511
   _globals['_TENSOR']._serialized_start=56
   _globals['_TENSOR']._serialized_end=177
   _globals['_COMPUTEREQUEST']._serialized_start=179
@@ -46,29 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPUTEREPLY']._serialized_start=284
   _globals['_COMPUTEREPLY']._serialized_end=443
   _globals['_OPEN']._serialized_start=446
-  _globals['_OPEN']._serialized_end=659
-  _globals['_FINISH']._serialized_start=661
-  _globals['_FINISH']._serialized_end=691
-  _globals['_FRAME']._serialized_start=693
-  _globals['_FRAME']._serialized_end=760
-  _globals['_STREAMREQUEST']._serialized_start=763
-  _globals['_STREAMREQUEST']._serialized_end=904
-  _globals['_OPENED']._serialized_start=906
-  _globals['_OPENED']._serialized_end=931
-  _globals['_TIMING']._serialized_start=933
-  _globals['_TIMING']._serialized_end=989
-  _globals['_ERROR']._serialized_start=991
-  _globals['_ERROR']._serialized_end=1098
-  _globals['_STREAMREPLY']._serialized_start=1101
-  _globals['_STREAMREPLY']._serialized_end=1303
-  _globals['_SERVICEINFOREQUEST']._serialized_start=1305
-  _globals['_SERVICEINFOREQUEST']._serialized_end=1325
-  _globals['_LOAD']._serialized_start=1327
-  _globals['_LOAD']._serialized_end=1424
-  _globals['_SERVICEINFO']._serialized_start=1427
-  _globals['_SERVICEINFO']._serialized_end=1724
-  _globals['_SERVICEINFO_ATTRIBUTESENTRY']._serialized_start=1675
-  _globals['_SERVICEINFO_ATTRIBUTESENTRY']._serialized_end=1724
-  _globals['_COMPUTESERVICE']._serialized_start=2473
-  _globals['_COMPUTESERVICE']._serialized_end=2747
+  _globals['_OPEN']._serialized_end=682
+  _globals['_FINISH']._serialized_start=684
+  _globals['_FINISH']._serialized_end=714
+  _globals['_FRAME']._serialized_start=716
+  _globals['_FRAME']._serialized_end=783
+  _globals['_STREAMREQUEST']._serialized_start=786
+  _globals['_STREAMREQUEST']._serialized_end=927
+  _globals['_OPENED']._serialized_start=929
+  _globals['_OPENED']._serialized_end=954
+  _globals['_TIMING']._serialized_start=956
+  _globals['_TIMING']._serialized_end=1012
+  _globals['_ERROR']._serialized_start=1014
+  _globals['_ERROR']._serialized_end=1121
+  _globals['_STREAMREPLY']._serialized_start=1124
+  _globals['_STREAMREPLY']._serialized_end=1326
+  _globals['_SERVICEINFOREQUEST']._serialized_start=1328
+  _globals['_SERVICEINFOREQUEST']._serialized_end=1348
+  _globals['_LOAD']._serialized_start=1350
+  _globals['_LOAD']._serialized_end=1447
+  _globals['_SERVICEINFO']._serialized_start=1450
+  _globals['_SERVICEINFO']._serialized_end=1765
+  _globals['_SERVICEINFO_ATTRIBUTESENTRY']._serialized_start=1716
+  _globals['_SERVICEINFO_ATTRIBUTESENTRY']._serialized_end=1765
+  _globals['_COMPUTESERVICE']._serialized_start=2514
+  _globals['_COMPUTESERVICE']._serialized_end=2788
 # @@protoc_insertion_point(module_scope)

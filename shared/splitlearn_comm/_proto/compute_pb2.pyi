@@ -258,6 +258,7 @@ class Open(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ASKS_FIRST_FIELD_NUMBER: _builtins.int
     REFUSED_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    PASSED_ON_FOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client; names the session in logs."""
     fingerprint: _builtins.str
@@ -278,9 +279,9 @@ class Open(_message.Message):
     """
     tenant: _builtins.str
     """Whose session it is, if the client serves several tenants: an id that says
-    nothing about them. Sessions of different tenants take turns where memory is
-    short. At most 64 printable ASCII characters; empty for a client without
-    tenants.
+    nothing about them. Where memory is short clients take turns, and within the
+    turns of one client its tenants do. At most 64 printable ASCII characters;
+    empty for a client without tenants.
     """
     asks_first: _builtins.bool
     """The client computes no rows before it knows that the session is taken. The open
@@ -289,6 +290,11 @@ class Open(_message.Message):
     refused_elsewhere: _builtins.bool
     """Another server has just told this session when to come again, so that this one
     need not expect it.
+    """
+    passed_on_for: _builtins.str
+    """Of a stage of a chain: an id of the client whose session, and whose tenant's,
+    it passes on. These clients take turns within the turns of the stage. At most
+    64 printable ASCII characters; empty for a client that speaks for itself.
     """
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -310,10 +316,11 @@ class Open(_message.Message):
         tenant: _builtins.str = ...,
         asks_first: _builtins.bool = ...,
         refused_elsewhere: _builtins.bool = ...,
+        passed_on_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_first", b"asks_first", "block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "refused_elsewhere", b"refused_elsewhere", "session_id", b"session_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_first", b"asks_first", "block_hashes", b"block_hashes", "codec", b"codec", "fingerprint", b"fingerprint", "max_length", b"max_length", "opened_at", b"opened_at", "passed_on_for", b"passed_on_for", "refused_elsewhere", b"refused_elsewhere", "session_id", b"session_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,6 +607,7 @@ class ServiceInfo(_message.Message):
     TOTAL_REQUESTS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     service_name: _builtins.str
     version: _builtins.str
     device: _builtins.str
@@ -608,6 +616,11 @@ class ServiceInfo(_message.Message):
     total_requests: _builtins.int
     """Compute calls and frames answered since the start, errors included."""
     uptime_seconds: _builtins.float
+    instance: _builtins.str
+    """Names this server among all others, until it ends: chosen at random when it
+    starts. Two addresses that answer with the same one are one server. At most
+    64 printable ASCII characters; empty if it does not say.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free-form facts for people and dashboards."""
@@ -627,10 +640,11 @@ class ServiceInfo(_message.Message):
         total_requests: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
         load: Global___Load | None = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device", b"device", "fingerprint", b"fingerprint", "load", b"load", "service_name", b"service_name", "total_requests", b"total_requests", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device", b"device", "fingerprint", b"fingerprint", "instance", b"instance", "load", b"load", "service_name", b"service_name", "total_requests", b"total_requests", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ from splitlearn_comm.core.elements import DTYPES, MAX_DIMENSIONS
 from splitlearn_comm.core.observer import NoObserver, WireObserver
 from splitlearn_comm.core.registry import CODECS, PLAIN, check, codec_named, unpack
 from splitlearn_comm.core.rounding import BFloat16Codec, Float16Codec, Int8Codec
-from splitlearn_comm.core.session import ChecksFrames, Session, SessionHost, SessionOpening
+from splitlearn_comm.core.session import Begins, ChecksFrames, Session, SessionHost, SessionOpening
 
 __all__ = [
     "CODECS",
@@ -14,6 +14,7 @@ __all__ = [
     "MAX_DIMENSIONS",
     "PLAIN",
     "BFloat16Codec",
+    "Begins",
     "ChecksFrames",
     "CompressedTensorCodec",
     "ComputeFunction",

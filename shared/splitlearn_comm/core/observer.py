@@ -14,11 +14,15 @@ class WireObserver(Protocol):
         """Once for every session_opened, after the session has been closed."""
         ...
 
-    def bytes_in(self, count: int) -> None:
-        """Payload of one protobuf message, without gRPC and HTTP/2 framing."""
+    def bytes_in(self, count: int, codec: str) -> None:
+        """Payload of one protobuf message, without gRPC and HTTP/2 framing.
+
+        `codec`, a key of CODECS, is the one that the session's opening or the compute asks for; "none" for a message
+        without a known one. Its tensor may be unencoded nevertheless, where the codec would not make it smaller.
+        """
         ...
 
-    def bytes_out(self, count: int) -> None: ...
+    def bytes_out(self, count: int, codec: str) -> None: ...
 
     def refused(self, kind: str) -> None:
         """An open, a frame or a compute was answered with an error. `kind` is the name of its CommError."""
@@ -34,10 +38,10 @@ class NoObserver:
     def session_closed(self) -> None:
         pass
 
-    def bytes_in(self, count: int) -> None:
+    def bytes_in(self, count: int, codec: str) -> None:
         pass
 
-    def bytes_out(self, count: int) -> None:
+    def bytes_out(self, count: int, codec: str) -> None:
         pass
 
     def refused(self, kind: str) -> None:

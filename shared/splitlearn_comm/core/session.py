@@ -10,7 +10,7 @@ from typing import Final, Protocol, runtime_checkable
 from splitlearn_comm.frames import Frame, FrameHeader, Reply, ServiceInfo
 from splitlearn_comm.request_context import RequestContext
 
-_OWNER_DIGITS: Final = 32
+_ID_DIGITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,10 @@ class SessionOpening:
     `codec`, a key of CODECS, encodes the rows in both directions. `block_hashes` identify the blocks of rows that the
     session will begin with, in order; a hash stands for its block and all blocks before it.
     `opened_at` is when the client began with it, in seconds since the epoch; 0 if it does not say.
-    `tenant` is an opaque id of whose session it is; empty for a client without tenants.
-    `client` is the name of the token that came with the call; empty if the server asks for none. The server sets it.
+    `tenant` is an opaque id of whose session it is; empty for a client without tenants. `passed_on_for` is an opaque id
+    of the client whose tenant that is, where a stage of a chain passes its session on; otherwise empty.
+    `client` is the name of the token that came with the call; empty if the server asks for none. `identity` is what the
+    server knows the sender by, see `splitlearn_comm.identity`. The server sets both.
     With `asks_first` the client waits for the opening to be accepted before it sends a frame. `refused_elsewhere`:
     another server has just told it when to come again. `context` names the request that the
     session is for; it travels as gRPC metadata.
@@ -36,7 +38,9 @@ class SessionOpening:
     tenant: str = ""
     asks_first: bool = False
     refused_elsewhere: bool = False
+    passed_on_for: str = ""
     client: str = ""
+    identity: str = ""
     context: RequestContext = field(default_factory=RequestContext)
 
     @property
@@ -45,12 +49,17 @@ class SessionOpening:
         return self.asks_first or bool(self.block_hashes)
 
     @property
-    def owner(self) -> str:
-        """Whose session it is on the server: an opaque id for this tenant of this client. Ids that clients send
-        cannot pass for those of another client."""
-        if not self.client:
-            return self.tenant
-        return sha256(f"{self.client} {self.tenant}".encode()).hexdigest()[:_OWNER_DIGITS]
+    def owner(self) -> tuple[str, str, str]:
+        """Whose session it is on the server, from the outside inwards: whatever ids a sender makes up are inside what
+        it is known by, so they neither pass for those of another one nor get it more turns."""
+        return self.identity, self.passed_on_for, self.tenant
+
+    @property
+    def client_id(self) -> str:
+        """An opaque id of the client, for the next stage of a chain."""
+        # ids that are sent have no line ends
+        known = f"{self.identity}\n{self.passed_on_for}"
+        return sha256(known.encode()).hexdigest()[:_ID_DIGITS]
 
 
 class Session(Protocol):
@@ -84,6 +93,16 @@ class ChecksFrames(Protocol):
 
     def check(self, header: FrameHeader) -> None:
         """Raise the CommError that `step` would raise for any frame with this header; change nothing."""
+        ...
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """An optional part of a session that has to ask others before it can reply to its opening."""
+
+    async def begin(self) -> None:
+        """Ask them, or raise a CommError, which ends the stream. Awaited once, if the opening has a reply; meanwhile
+        the client is told to wait as it is for a frame."""
         ...
 
 

@@ -29,8 +29,7 @@ class Discovery:
             return
         for address in split_address_list(text):
             host, _ = split_address(address)
-            # both addresses of localhost are the same worker, or one is nobody's: grpc uses the one that answers
-            if is_literal(host) or host == "localhost":
+            if is_literal(host):
                 self._fixed += (address,)
             else:
                 self._names += (address,)

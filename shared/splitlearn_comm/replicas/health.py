@@ -5,7 +5,7 @@ from enum import StrEnum
 
 FAULTS_TO_EJECT = 3
 """Faulty sessions in a row, without a good one in between, after which a replica that answers is not used for a while.
-More than one, because a fault may be the session's own."""
+More than one, because a fault may be the session's own; silence is not, and one session is enough."""
 FIRST_EJECTION_SECONDS = 1.0
 LONGEST_EJECTION_SECONDS = 60.0
 TIMEOUTS_TO_DOUBT = 2
@@ -69,6 +69,11 @@ class ReplicaHealth:
         if self._n_timeouts >= TIMEOUTS_TO_DOUBT or self._state is ReplicaState.CONNECTING:
             self.unreachable(reason)
 
+    def waits_for_others(self, reason: str) -> None:
+        """The replica answered a poll: it is well, but its next stage takes no sessions."""
+        self._n_timeouts = 0
+        self._set(ReplicaState.NOT_SERVING, reason)
+
     def drains(self) -> None:
         """The replica said that it is shutting down."""
         self._set(ReplicaState.NOT_SERVING, "the trunk is shutting down")
@@ -78,15 +83,28 @@ class ReplicaHealth:
         self._n_faults += 1
         if self._n_faults < FAULTS_TO_EJECT:
             return False
-        self._n_faults = 0
-        self._ejected_until = now + self._ejection_seconds
-        self._ejection_seconds = min(2 * self._ejection_seconds, LONGEST_EJECTION_SECONDS)
+        self._eject(now)
+        return True
+
+    def fell_silent(self, reason: str, now: float) -> bool:
+        """A session waited for a sign of life in vain. It may be the device alone that is frozen: the next poll may be
+        answered, so that is no reason to place sessions here. True if that ejects the replica, and it was not before.
+        """
+        self.unreachable(reason)
+        if self._ejected_until is not None and now < self._ejected_until:
+            return False
+        self._eject(now)
         return True
 
     def succeeded(self) -> None:
         """A session got usable rows."""
         self._n_faults = 0
         self._ejection_seconds = FIRST_EJECTION_SECONDS
+
+    def _eject(self, now: float) -> None:
+        self._n_faults = 0
+        self._ejected_until = now + self._ejection_seconds
+        self._ejection_seconds = min(2 * self._ejection_seconds, LONGEST_EJECTION_SECONDS)
 
     def _set(self, state: ReplicaState, reason: str | None, *, may_recover: bool = True) -> None:
         self._state, self.reason, self.may_recover = state, reason, may_recover

@@ -1,16 +1,18 @@
-"""One replica of the trunk: its connection, and the tasks that keep what is known about it current."""
+"""One address of a replica of the trunk: its connection, and the tasks that keep what is known about it current."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 from splitlearn_comm.client import AsyncGRPCComputeClient
-from splitlearn_comm.errors import CommError, Draining, NotServed, TimedOut
+from splitlearn_comm.errors import CommError, Draining, FingerprintMismatch, NextStageFailed, NotServed, TimedOut
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaHealth, ReplicaState
 from splitlearn_comm.replicas.placement import LoadEstimate
+from splitlearn_comm.replicas.workers import Identity
 
 log = structlog.get_logger()
 
@@ -31,6 +33,7 @@ class Replica:
 
     Args:
         client: the connection, which `close` closes.
+        given: the HOST:PORT that its address was resolved from, or its address.
         judge: called with each report of the replica.
         changed: called after each change of the state.
         failed: called at each unexpected error of `run`, which goes on.
@@ -39,6 +42,7 @@ class Replica:
     def __init__(
         self,
         client: AsyncGRPCComputeClient,
+        given: str,
         judge: Judge,
         changed: Callable[[], None],
         failed: Callable[[], None],
@@ -47,11 +51,13 @@ class Replica:
         self.load = LoadEstimate()
         self.n_sessions = 0
         """This client's open sessions on it."""
+        self.identity = Identity(given, is_ipv6=client.target.startswith("["), instance=None)
+        """What is known of the worker behind the address; kept while it does not answer."""
         self._judge = judge
         self._changed = changed
         self._failed = failed
         self._health = ReplicaHealth()
-        self._logged: ReplicaState | None = None
+        self._noticed: ReplicaState | None = None
         self._is_serving = True
         self._asked: float | None = None
         self._news = asyncio.Event()
@@ -72,7 +78,7 @@ class Replica:
     def reason(self) -> str | None:
         """Why it does not take sessions; None if it does."""
         if self.state is ReplicaState.EJECTED:
-            return f"{self.address} answered several sessions with errors, and is not used for a while"
+            return f"{self.address} answered sessions with errors or not at all, and is not used for a while"
         return self._health.reason
 
     @property
@@ -90,13 +96,19 @@ class Replica:
             # until the watch says otherwise: a poll is answered as long as the server runs
             self._is_serving = False
             self._health.drains()
+        elif isinstance(error, NextStageFailed):
+            # this one is well; if it has no other next stage, its health says so
+            pass
+        elif isinstance(error, TimedOut):
+            if self._health.fell_silent(str(error), time.monotonic()):
+                self._log_ejection(error)
         elif isinstance(error, CommError) and error.fault == "network":
             self._health.unreachable(str(error))
         elif isinstance(error, CommError) and error.fault == "operator":
             # another cut, or damaged weights: the next poll says what
             pass
         elif self._health.faulted(time.monotonic()):
-            log.warning("trunk ejected", replica=self.address, reason=str(error))
+            self._log_ejection(error)
         self._news.set()
         self._notice()
 
@@ -146,6 +158,13 @@ class Replica:
             info = await self.client.service_info(min(ANSWER_SECONDS, self.client.timeout))
         except TimedOut as error:
             self._health.answers_late(str(error))
+        except FingerprintMismatch as error:
+            # a chain in which stages do not fit together
+            self._asked = None
+            self._health.answered(is_serving=False, incompatibility=str(error))
+        except NextStageFailed as error:
+            self._asked = None
+            self._health.waits_for_others(str(error))
         except CommError as error:
             self._health.unreachable(str(error))
             if error.fault == "network":
@@ -154,6 +173,7 @@ class Replica:
         else:
             self._asked = None
             self.load.report(info.load)
+            self.identity = dataclasses.replace(self.identity, instance=info.instance)
             incompatibility = await self._judge(info)
             self._health.answered(is_serving=self._is_serving, incompatibility=incompatibility)
 
@@ -175,10 +195,10 @@ class Replica:
                 self._unexpected(error)
             await asyncio.sleep(pause)
 
+    def _log_ejection(self, error: Exception) -> None:
+        log.warning("trunk ejected", replica=self.address, reason=str(error))
+
     def _notice(self) -> None:
-        state = self.state
-        if state is not self._logged:
-            self._logged = state
-            write = log.info if state is ReplicaState.READY else log.warning
-            write("trunk replica", replica=self.address, state=str(state), reason=self.reason)
+        before, self._noticed = self._noticed, self.state
+        if self._noticed is not before:
             self._changed()

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 # volumes of images are younger than the oldest
 EVERY_VERSION = {name: values for name, values in VALUE_SETS.items() if name != "image volumes"}
 KINDS = {
+    "ConfigMap",
     "Deployment",
     "HorizontalPodAutoscaler",
     "NetworkPolicy",

@@ -58,7 +58,7 @@ def test_a_child_that_was_killed_is_named_with_the_signal_and_the_end_of_its_log
         child.wait(0)
 
         with pytest.raises(ChildFailed, match="the generate was killed by SIGKILL") as caught:
-            child.address()
+            child.announced()
 
     assert caught.value.last_lines == ("loaded layers=1-4", "plain")
 
@@ -68,12 +68,14 @@ def test_the_address_is_read_from_the_log_once_its_line_is_whole(tmp_path: Path,
     line = json.dumps({"event": "serving", "address": "127.0.0.1:1234"})
     with asking(silent, log) as child:
         log.write_text("not json\n" + json.dumps({"event": "loaded"}) + "\n" + line[:-4])
-        assert child.address() is None
+        assert child.announced() is None
 
         with log.open("a") as file:
             file.write(line[-4:] + "\n")
-        assert child.address() == "127.0.0.1:1234"
-        assert child.address() == "127.0.0.1:1234"
+        for _ in range(2):
+            announced = child.announced()
+            assert announced is not None
+            assert announced["address"] == "127.0.0.1:1234"
 
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, silent: socket.socket) -> None:

@@ -1,8 +1,12 @@
 import re
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from splitlearn_cli.urls import base_url, is_loopback
+from splitlearn_cli.urls import base_url, connecting, is_loopback
+from splitlearn_comm.certificates import make_authority
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//v1//", " ", "/v1 "])
@@ -40,3 +44,17 @@ def test_what_is_no_address_is_refused_with_what_would_be_one(text: str, words: 
 )
 def test_loopback_is_known_by_number_and_by_name(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def test_proxies_are_asked_for_other_machines_alone_and_authorities_hold_for_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ca = make_authority(datetime.now(UTC), 10)
+    (tmp_path / "ca.crt").write_bytes(ca.certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    assert connecting("https://llm.example.com") == {"trust_env": True, "verify": True}
+    for url in ("http://127.0.0.1:8000", "https://localhost:8000", "https://[::1]:8000"):
+        options = connecting(url)
+        assert not options["trust_env"]
+        assert isinstance(options["verify"], ssl.SSLContext)
+        assert len(options["verify"].get_ca_certs()) == 1

@@ -36,6 +36,13 @@ def test_waiting_ends_with_its_time_and_leaves_the_error_to_the_request(chat_ser
         wait_for_client(session, chat_service.url, 0.01)
 
 
+def test_a_service_that_will_not_be_ready_by_itself_is_not_waited_for(chat_service: Any, naps: list[float]) -> None:
+    chat_service.busy, chat_service.passes = 1_000_000, False
+    with httpx.Client(trust_env=False) as session:
+        wait_for_client(session, chat_service.url, 3600.0)
+    assert not naps
+
+
 def test_with_a_wait_of_0_nothing_is_polled(chat_service: Any) -> None:
     with httpx.Client(trust_env=False) as session:
         wait_for_client(session, chat_service.url, 0.0)

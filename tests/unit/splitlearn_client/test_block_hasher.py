@@ -19,7 +19,8 @@ def test_the_hashes_of_any_text_fit_in_one_message() -> None:
         2 * MAX_BLOCK_HASHES,
         "none",
         hashes,
-        tenant="t" * wire.LONGEST_TENANT,
+        tenant="t" * wire.LONGEST_OWNER_ID,
+        passed_on_for="p" * wire.LONGEST_OWNER_ID,
     )
     assert wire.read_opening(wire.parse_request(wire.encode_request(opening, None))) == opening
 

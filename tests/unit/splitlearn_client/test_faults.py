@@ -10,7 +10,7 @@ OWN = {"InvalidRequest", "InvalidTensor", "SessionTooLong", "PositionNotReached"
 @pytest.mark.parametrize("kind", sorted(ERRORS_BY_KIND))
 def test_every_error_of_the_wire_is_the_session_s_or_the_replica_s(kind: str) -> None:
     found = fault_of(ERRORS_BY_KIND[kind]("message"))
-    special = {"Overloaded": Fault.BUSY, "Draining": Fault.DRAINING}
+    special = {"Overloaded": Fault.BUSY, "Draining": Fault.DRAINING, "NextStageFailed": Fault.LATER_STAGE}
     assert found is special.get(kind, Fault.OWN if kind in OWN else Fault.REPLICA)
 
 

@@ -110,11 +110,14 @@ def test_requests_are_counted_by_path_method_and_status() -> None:
     assert metrics.registry.get_sample_value(f"{PREFIX}http_requests_total", labels) == 2
 
 
-def test_bytes_are_counted_by_direction() -> None:
+def test_bytes_are_counted_by_direction_and_by_the_codec_of_the_session() -> None:
     metrics = ClientMetrics("tiny")
-    metrics.wire(sent=3, received=5)
-    metrics.wire(sent=4, received=0)
-    assert [value(metrics, "wire_bytes_total", direction=way) for way in ("sent", "received")] == [7, 5]
+    metrics.wire("none", sent=3, received=5)
+    metrics.wire("none", sent=4, received=0)
+    metrics.wire("int8", sent=2, received=1)
+    for codec, expected in (("none", [7, 5]), ("int8", [2, 1])):
+        counted = [value(metrics, "wire_bytes_total", direction=way, codec=codec) for way in ("sent", "received")]
+        assert counted == expected
 
 
 def test_two_services_in_one_process_do_not_share_numbers() -> None:

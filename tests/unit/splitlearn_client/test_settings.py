@@ -55,8 +55,7 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "queue_timeout": 6.5,
         "verify": "always",
         "allowed_hosts": "llm.example.com,*.lan",
-        # its own text is hidden, so this is what the variable gets
-        "api_key": SecretStr("**********"),
+        "api_key": SecretStr("s3cret-0123456789"),
         "tenants": Path("tenants.toml"),
         "protect_metrics": True,
         "max_body": 2**20,
@@ -134,13 +133,27 @@ def test_metrics_that_nobody_could_read_are_refused() -> None:
     assert ClientSettings(weights=Path("w"), protect_metrics=True, tenants=Path("t")).protect_metrics
 
 
-@pytest.mark.parametrize("other", [{}, {"port": "http"}, {"weights": None}, {"flavour": "sweet"}])
-def test_no_error_and_no_text_of_the_settings_shows_the_api_key(other: dict[str, Any]) -> None:
-    bad = "s3cret key" if not other else "s3cret"
-    with pytest.raises(ValidationError) as caught:
-        ClientSettings(**{"weights": Path("w"), "api_key": bad, **other})
+GOOD_KEY = "s3cret-0123456789"
+
+
+@pytest.mark.parametrize("bad", ["s3cret", GOOD_KEY[:15], ""])
+def test_a_key_that_could_be_guessed_is_refused_with_a_way_to_make_one(bad: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"api_key\n.*fewer than 16 characters .*`openssl rand -hex 32`"
+    ) as caught:
+        ClientSettings(weights=Path("w"), api_key=bad)  # type: ignore[arg-type]
     assert "s3cret" not in str(caught.value)
-    settings = ClientSettings(weights=Path("w"), api_key="s3cret")  # type: ignore[arg-type]
+    assert ClientSettings(weights=Path("w"), api_key=GOOD_KEY[:16]).api_key  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"api_key": f"{GOOD_KEY} "}, {"port": "http"}, {"weights": None}, {"flavour": "sweet"}]
+)
+def test_no_error_and_no_text_of_the_settings_shows_the_api_key(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ClientSettings(**{"weights": Path("w"), "api_key": GOOD_KEY, **wrong})
+    assert "s3cret" not in str(caught.value)
+    settings = ClientSettings(weights=Path("w"), api_key=GOOD_KEY)  # type: ignore[arg-type]
     assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 

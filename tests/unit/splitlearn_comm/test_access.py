@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splitlearn_comm import AsyncGRPCComputeClient, InvalidAddress, SessionOpening, Unreachable
-from splitlearn_comm.access import Access
+from splitlearn_comm.access import Access, access_from
 from splitlearn_comm.certificates import CertifiedKey, self_signed
 from splitlearn_comm.errors import BadCertificates, BadToken, Unauthenticated
 from splitlearn_comm.pinned import server_credentials
@@ -19,7 +19,7 @@ from splitlearn_comm.testing import EchoSessionHost
 from splitlearn_comm.tls import TLSFiles
 from splitlearn_comm.token_files import Tokens
 from support.running_split import PATIENCE, free_port
-from support.tls import NOW, authority, replace, save, worker_of
+from support.tls import NOW, authority, client_of, replace, save, worker_of
 
 TOKEN, OTHER = "a-token-of-a-test", "another-token-of-it"
 
@@ -121,6 +121,31 @@ async def test_a_token_of_a_file_is_sent_as_it_is_now(tmp_path: Path) -> None:
             await client.health()
         replace(file, TOKEN.encode())
         assert await client.health()
+
+
+class Given:
+    """Settings, and a secret in them."""
+
+    def __init__(self, files: TLSFiles | None = None) -> None:
+        self.tls_ca, self.tls_cert, self.tls_key = (
+            (None,) * 3 if files is None else (files.ca, files.certificate, files.key)
+        )
+
+    def get_secret_value(self) -> str:
+        return TOKEN
+
+
+def test_settings_say_how_workers_are_reached(tmp_path: Path, ca: CertifiedKey) -> None:
+    files = save(tmp_path, ca, client_of(ca), "client")
+    file = tmp_path / "token"
+    file.write_text(OTHER)
+    bare = access_from(Given(), None, None, is_insecure=False)
+    assert (bare.tls, bare.metadata(), bare.is_insecure) == (None, None, False)
+    assert access_from(Given(), Given(), None, is_insecure=False).metadata() == (("authorization", f"Bearer {TOKEN}"),)
+    whole = access_from(Given(files), None, file, is_insecure=True)
+    assert whole.tls == files
+    assert whole.metadata() == (("authorization", f"Bearer {OTHER}"),)
+    assert whole.is_insecure
 
 
 @pytest.mark.parametrize("target", ["10.0.0.5:1", "worker:1", "[2001:db8::1]:1", "dns:///worker:1", "127.0.0.1.evil:1"])

@@ -37,7 +37,7 @@ class Counting(NoObserver):
     def refused(self, kind: str) -> None:
         self.seen[kind] += 1
 
-    def bytes_in(self, count: int) -> None:
+    def bytes_in(self, count: int, codec: str) -> None:
         self.seen["bytes"] += count
 
     def session_opened(self) -> None:

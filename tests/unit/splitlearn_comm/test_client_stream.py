@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -60,7 +61,7 @@ async def test_the_first_frame_opens_the_session_and_is_answered(
     async with client.stream(OPENING) as stream:
         reply = await stream.step(Frame(0, rows(3)))
 
-        assert host.sessions[0].opening == OPENING
+        assert host.sessions[0].opening == replace(OPENING, identity="address ipv4:127.0.0.1")
         assert reply.frame.position == 0
         assert torch.equal(reply.frame.rows, rows(3) * 2)  # type: ignore[arg-type]
         assert reply.compute_seconds > 0

@@ -159,6 +159,8 @@ async def test_a_servers_words_are_clipped_to_one_line() -> None:
         lambda info: info.attributes.update({"k": "v" * 20_000}),
         lambda info: info.attributes.update({"k" * 2000: ""}),
         lambda info: setattr(info, "fingerprint", "f" * 2000),
+        lambda info: setattr(info, "instance", "i" * 65),
+        lambda info: setattr(info, "instance", "two\nlines"),
         lambda info: setattr(info, "total_requests", -1),
         lambda info: setattr(info, "uptime_seconds", math.nan),
     ],

@@ -218,7 +218,8 @@ async def test_a_stream_runs_no_further_ahead_of_its_reader_than_it_may() -> Non
             peer.data(piece)
             ahead += len(piece)
 
-        assert 0 < ahead <= UNREAD_BYTES
+        # gRPC may have taken the next message's prefix already, and gives its bytes back to the window
+        assert 0 < ahead <= UNREAD_BYTES + len(prefixed(b""))
 
 
 @pytest.mark.parametrize("frames_before", [0, 1], ids=["first message", "second message"])

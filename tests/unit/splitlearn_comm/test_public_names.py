@@ -35,6 +35,7 @@ def test_the_public_surface_is_this() -> None:
         "MAX_BLOCK_HASHES",
         "MAX_MESSAGE_BYTES",
         "ModelComputeFunction",
+        "NextStageFailed",
         "NotServed",
         "Overloaded",
         "PortUnavailable",
@@ -66,6 +67,7 @@ def test_the_public_surface_is_this() -> None:
 def test_the_public_surface_of_the_core_is_this() -> None:
     assert sorted(core.__all__) == [
         "BFloat16Codec",
+        "Begins",
         "CODECS",
         "ChecksFrames",
         "CompressedTensorCodec",

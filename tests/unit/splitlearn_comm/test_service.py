@@ -11,7 +11,8 @@ import torch
 from splitlearn_comm import statuses, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm._proto.compute_pb2_grpc import ComputeServiceStub
-from splitlearn_comm.core import SessionOpening
+from splitlearn_comm.client import AsyncGRPCComputeClient
+from splitlearn_comm.core import NoObserver, SessionOpening
 from splitlearn_comm.errors import Overloaded, RemoteFailure
 from splitlearn_comm.frames import Frame, Reply, ServiceInfo
 from splitlearn_comm.options import MAX_MESSAGE_BYTES
@@ -59,9 +60,9 @@ class OneSession:
         self.closed.set()
 
 
-class Counter:
+class Counter(NoObserver):
     def __init__(self) -> None:
-        self.opened = self.closed = self.received = self.sent = 0
+        self.opened = self.closed = 0
         self.refusals: list[str] = []
 
     def session_opened(self) -> None:
@@ -69,12 +70,6 @@ class Counter:
 
     def session_closed(self) -> None:
         self.closed += 1
-
-    def bytes_in(self, count: int) -> None:
-        self.received += count
-
-    def bytes_out(self, count: int) -> None:
-        self.sent += count
 
     def refused(self, kind: str) -> None:
         self.refusals.append(kind)
@@ -125,7 +120,7 @@ async def test_an_open_alone_is_answered_by_nothing_until_a_frame_comes(
 
     assert [reply.WhichOneof("outcome") for reply in got] == ["frame"]
     assert code == "OK"
-    assert host.sessions[0].opening == SessionOpening("one", "echo", 64)
+    assert host.sessions[0].opening == SessionOpening("one", "echo", 64, identity="address ipv4:127.0.0.1")
 
 
 async def test_an_open_that_asks_for_an_unknown_codec_ends_the_stream_by_name(
@@ -366,20 +361,6 @@ async def test_a_host_that_is_full_refuses_the_open_by_its_own_words() -> None:
     assert counter.refusals == ["Overloaded"]
 
 
-async def test_the_observer_counts_what_the_client_counts() -> None:
-    counter = Counter()
-    async with (
-        loopback(session_host=EchoSessionHost(), observer=counter) as (_, client),
-        client.stream(SessionOpening("one", "echo", 64)) as stream,
-    ):
-        await stream.step(Frame(0, torch.ones(3, 2)))
-        await stream.step(Frame(3, None))
-
-    assert (counter.received, counter.sent) == (stream.bytes_sent, stream.bytes_received)
-    assert min(counter.received, counter.sent) > 3 * 2 * 4
-    assert (counter.opened, counter.closed) == (1, 1)
-
-
 async def test_frames_count_as_requests_refused_ones_too() -> None:
     async with loopback(session_host=EchoSessionHost()) as (_, client):
         async with client.stream(SessionOpening("one", "echo", 64)) as stream:
@@ -390,3 +371,12 @@ async def test_frames_count_as_requests_refused_ones_too() -> None:
 
     assert info.total_requests == 2
     assert (info.service_name, info.fingerprint) == ("echo", "echo")
+
+
+async def test_a_server_says_the_same_of_who_it_is_to_all_and_another_one_says_something_else() -> None:
+    async with loopback(session_host=EchoSessionHost()) as (server, client):
+        first = (await client.service_info()).instance
+        async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}") as again:
+            assert (await again.service_info()).instance == first
+        async with loopback(session_host=EchoSessionHost()) as (_, other):
+            assert (await other.service_info()).instance not in ("", first)

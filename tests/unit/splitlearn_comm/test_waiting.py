@@ -34,6 +34,22 @@ class SlowSession(EchoSession):
         return await super().step(frame)
 
 
+class AskingSession(SlowSession):
+    """Asks somebody else before it can reply to its opening."""
+
+    async def begin(self) -> None:
+        await self.free.wait()
+
+
+class AskingHost(EchoSessionHost):
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self._words = words
+
+    async def open(self, opening: SessionOpening) -> AskingSession:
+        return AskingSession(opening, self._words)
+
+
 class SlowHost(EchoSessionHost):
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -58,6 +74,22 @@ async def test_a_frame_that_waits_longer_than_the_timeout_is_answered() -> None:
             await stream.send(Frame(i, torch.ones(1, 2)))
         for i in range(3):
             assert (await stream.receive()).frame.position == i
+
+
+async def test_an_opening_that_waits_longer_than_the_timeout_is_answered() -> None:
+    async with (
+        loopback(session_host=AskingHost(words=24), timeout=TIMEOUT) as (_, client),
+        client.stream(SessionOpening("one", "echo", 8, asks_first=True)) as stream,
+    ):
+        assert await stream.open() == 0
+        assert (await stream.step(FRAME)).frame.position == 0
+
+
+async def test_a_server_that_says_nothing_of_an_opening_is_given_up() -> None:
+    async with loopback(session_host=AskingHost(words=-1), timeout=TIMEOUT) as (_, client):
+        stream = client.stream(SessionOpening("one", "echo", 8, asks_first=True))
+        with pytest.raises(TimedOut, match=r"did not answer within 0\.4 s"):
+            await stream.open()
 
 
 async def test_a_server_that_says_nothing_is_given_up() -> None:

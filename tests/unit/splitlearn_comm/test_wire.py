@@ -215,7 +215,7 @@ def test_a_message_above_the_limit_is_refused_with_both_sizes() -> None:
 
 
 def test_service_info_comes_back_equal() -> None:
-    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5, ServiceLoad(3, 1, 640, 64))
+    info = ServiceInfo("trunk", "1.2", "cuda:0", "print", {"layers": "2-22"}, 7, 1.5, ServiceLoad(3, 1, 640, 64), "me")
 
     assert wire.decode_info(wire.encode_info(info)) == info
     assert wire.decode_info(wire.encode_info(replace(info, load=None))).load is None
@@ -248,15 +248,17 @@ def test_an_opening_at_an_impossible_time_is_refused(opened_at: float) -> None:
         wire.read_opening(message)
 
 
-@pytest.mark.parametrize("tenant", ["t" * (wire.LONGEST_TENANT + 1), "a\nb", "\u00e9"])
-def test_a_tenant_that_is_no_short_printable_id_is_refused_at_both_ends(tenant: str) -> None:
-    message = pb2.StreamRequest(open=pb2.Open(max_length=1, tenant=tenant))
-    with pytest.raises(InvalidRequest, match="tenant"):
+@pytest.mark.parametrize("field", ["tenant", "passed_on_for"])
+@pytest.mark.parametrize("text", ["t" * (wire.LONGEST_OWNER_ID + 1), "a\nb", "\u00e9"])
+def test_an_id_of_an_owner_that_is_not_short_and_printable_is_refused_at_both_ends(field: str, text: str) -> None:
+    message = pb2.StreamRequest(open=pb2.Open(max_length=1))
+    setattr(message.open, field, text)
+    with pytest.raises(InvalidRequest, match=field):
         wire.read_opening(message)
-    with pytest.raises(InvalidRequest, match="tenant"):
-        wire.encode_request(replace(OPENING, tenant=tenant), None)
+    with pytest.raises(InvalidRequest, match=field):
+        wire.encode_request(replace(OPENING, **{field: text}), None)
 
 
-def test_an_opening_keeps_its_tenant() -> None:
-    opening = replace(OPENING, tenant="t" * wire.LONGEST_TENANT)
+def test_an_opening_keeps_the_ids_of_its_owner() -> None:
+    opening = replace(OPENING, tenant="t" * wire.LONGEST_OWNER_ID, passed_on_for="p" * wire.LONGEST_OWNER_ID)
     assert wire.read_opening(request(wire.encode_request(opening, None))) == opening

@@ -36,6 +36,7 @@ NAMES = {
     "draining": "gauge",
     "drained_sessions": "counter",
     "next_round_trip_seconds": "histogram",
+    "next_failures": "counter",
 }
 
 

@@ -79,3 +79,14 @@ def test_prompts_go_on_when_the_expected_sessions_do_not_come() -> None:
     decision = policy(n_outstanding=3).decide(replace(NO_SESSIONS, now=2.1 * AWAY, n_prefilling=1, shares_cores=True))
     assert decision.wait == 0
     assert decision.prefill_budget > 0
+
+
+def test_a_prompt_is_sent_in_chunks_that_fit_the_step_that_will_take_it() -> None:
+    beside = replace(NO_SESSIONS, n_decoding=1, n_prefilling=1)
+    between = replace(NO_SESSIONS, n_prefilling=1, next_due=0.02, shares_cores=True)
+    assert policy(n_outstanding=4).prefill_budget(between) == 0
+    assert policy(n_outstanding=4).prefill_chunk_size(between) == policy(n_outstanding=3).prefill_budget(beside) > 16
+    assert policy().prefill_chunk_size(replace(NO_SESSIONS, n_prefilling=1)) == 512
+    # a step between tokens takes what there is time for
+    alone = replace(NO_SESSIONS, n_prefilling=1, next_due=0.1)
+    assert policy(n_outstanding=4).prefill_chunk_size(alone) == policy(n_outstanding=4).prefill_budget(alone) == 48

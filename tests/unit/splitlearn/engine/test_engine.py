@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from architectures.small_configs import small_config
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part
-from splitlearn.engine import DeviceThread, Engine, Limits
+from splitlearn.engine import DeviceThread, Engine, Limits, batching_policy
+from splitlearn.engine.session import EngineSession
 from splitlearn.errors import BadRows, ContextExceeded, NoRoom, PositionNotReached
 from support.tiny_models import random_model, save_sepweight
 
@@ -254,3 +256,54 @@ def test_two_sessions_of_one_time_are_two_sessions(engine: Engine) -> None:
 def test_a_session_is_opened_at_some_time(engine: Engine, opened_at: float) -> None:
     with pytest.raises(ValueError, match="a session cannot have been opened at"):
         engine.open(opened_at=opened_at)
+
+
+@dataclass
+class Clock:
+    """Stands still unless it is told to go on."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def after_some_tokens(engine: Engine, clock: Clock, apart: float = 0.1) -> EngineSession:
+    """A session whose next token is expected soon, on an engine that knows how long steps take."""
+    session = engine.open()
+    await engine.step(session, 0, rows(20))
+    for i in range(4):
+        await engine.step(session, 20 + i, rows(1))
+        clock.now += apart
+    await engine.step(session, 24, rows(1))
+    return session
+
+
+async def test_a_session_that_sends_its_prompt_again_does_not_wait_for_its_own_next_token(tiny_weights: Path) -> None:
+    clock = Clock()
+    with DeviceThread(1) as thread:
+        thread.shares_cores = True
+        engine = build_engine(load_part(tiny_weights, "1-4"), thread, clock=clock)
+        session = await after_some_tokens(engine, clock)
+        async with asyncio.timeout(30):
+            assert (await engine.step(session, 0, rows(20))).output.shape == (20, D)
+
+
+async def test_prompts_do_not_wait_for_the_token_of_a_session_that_will_send_its_prompt_again(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    # a token is expected for so long that a prompt which waits for it does not run within the test
+    monkeypatch.setattr(batching_policy, "_EXPECTED_WITHIN", 10_000.0)
+    with DeviceThread(1) as thread:
+        thread.shares_cores = True
+        bottom, top = (build_engine(load_part(tiny_weights, spec), thread, clock=clock) for spec in ("1-2", "2-4"))
+        sessions = [await after_some_tokens(engine, clock, apart=1_000.0) for engine in (bottom, top)]
+        prompt = asyncio.create_task(bottom.step(bottom.open(), 0, rows(20)))
+        for _ in range(10):
+            # the prompt begins to wait
+            await asyncio.sleep(0)
+        for engine, session in zip((bottom, top), sessions, strict=True):
+            engine.expect_prompt(session)
+        async with asyncio.timeout(30):
+            await prompt

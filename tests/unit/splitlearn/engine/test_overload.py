@@ -136,7 +136,7 @@ def test_sessions_that_wait_cost_a_step_nothing() -> None:
     def seconds_per_step(n_waiting: int) -> float:
         given = Scheduler(Limits(max_num_seqs=32, max_waiting=n_waiting), PageAccounting(100_000, 32))
         for session in range(32 + n_waiting):
-            assert given.submit(ScheduledRequest(session, 0, 8, 1000, tenant=str(session % 3))) is None
+            assert given.submit(ScheduledRequest(session, 0, 8, 1000, owner=(str(session % 3),))) is None
         assert given.n_waiting == n_waiting
         seconds = []
         for _ in range(20):

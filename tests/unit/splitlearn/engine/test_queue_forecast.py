@@ -3,6 +3,7 @@
 import pytest
 
 from splitlearn.engine.limits import Limits
+from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.queue_forecast import Newcomer, QueueForecast
 from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
@@ -26,28 +27,28 @@ class Scene:
     def _admitted(self, number: int) -> None:
         self.forecast.times.admitted(number, self.now)
 
-    def newcomer(self, tenant: str = "") -> Newcomer:
+    def newcomer(self, owner: Owner = ("", "")) -> Newcomer:
         self.n_opened += 1
-        return Newcomer(self.n_opened, ROWS, tenant)
+        return Newcomer(self.n_opened, ROWS, owner)
 
-    def come(self, tenant: str = "") -> Newcomer:
+    def come(self, owner: Owner = ("", "")) -> Newcomer:
         """Opens a session whose rows come at once."""
-        session = self.newcomer(tenant)
-        assert self.scheduler.submit(ScheduledRequest(session.number, 0, ROWS, ROWS, tenant)) is None
+        session = self.newcomer(owner)
+        assert self.scheduler.submit(ScheduledRequest(session.number, 0, ROWS, ROWS, owner)) is None
         return session
 
-    def fill(self, n: int, tenant: str = "") -> None:
+    def fill(self, n: int, owner: Owner = ("", "")) -> None:
         for _ in range(n):
-            self.come(tenant)
+            self.come(owner)
 
     def knows_stays(self) -> None:
         """One session has ended after ten seconds."""
         self.forecast.times.admitted(-1, -10.0)
         self.forecast.times.ended(-1, 0.0)
 
-    def open(self, tenant: str = "") -> float | None:
+    def open(self, owner: Owner = ("", "")) -> float | None:
         """Opens a session that sends no rows yet; returns what it is told if it is refused."""
-        session = self.newcomer(tenant)
+        session = self.newcomer(owner)
         if self.forecast.why_refused(session, self.now) is None:
             self.forecast.announced(session, self.now)
             return None
@@ -175,9 +176,10 @@ def test_nobody_is_told_less_than_a_second_or_more_than_five_minutes() -> None:
 def test_a_tenant_is_not_refused_for_what_another_has_announced() -> None:
     scene = Scene(2)
     scene.knows_stays()
-    scene.fill(2, "many")
-    assert [scene.open("many") is None for _ in range(8)] == [True] * 4 + [False] * 4
-    assert scene.open("few") is None
+    many, few = ("client", "many"), ("client", "few")
+    scene.fill(2, many)
+    assert [scene.open(many) is None for _ in range(8)] == [True] * 4 + [False] * 4
+    assert scene.open(few) is None
 
 
 def test_a_session_that_waits_too_long_is_known_by_those_before_it() -> None:
@@ -202,3 +204,18 @@ def test_who_may_wait_is_not_refused_if_it_takes_half_as_long_again() -> None:
     impatient.fill(1)
     impatient.come()
     assert impatient.forecast.why_not_wait(impatient.come(), 0.0) is not None
+
+
+def test_a_client_with_a_hundred_tenants_does_not_make_another_one_wait_longer_than_its_turn() -> None:
+    scene = Scene(2)
+    scene.knows_stays()
+    for tenant in range(100):
+        scene.come(("many", str(tenant)))
+    # two run, and 98 wait: the newcomer comes after one of them at most
+    newcomer = scene.newcomer(("few", "x"))
+    assert scene.forecast.why_refused(newcomer, 0.0) is None
+    assert scene.forecast.retry_after(newcomer, 0.0) == pytest.approx(10.0)
+    crowded = scene.newcomer(("many", "another"))
+    assert scene.forecast.why_refused(crowded, 0.0) is not None
+    # however many names it makes up: two at a time, ten seconds each
+    assert scene.forecast.retry_after(crowded, 0.0, is_counted=False) == 300.0

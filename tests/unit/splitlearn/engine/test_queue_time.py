@@ -251,11 +251,11 @@ async def test_when_the_queue_is_full_the_tenant_with_most_waiting_sessions_give
     tiny_weights: Path, thread: DeviceThread
 ) -> None:
     it = engine(tiny_weights, thread, Clock(), seconds=1000.0, max_waiting=3)
-    running = it.open(tenant="many")
+    running = it.open(owner=("many",))
     await it.step(running, 0, torch.zeros(3, D))
-    many = [asyncio.create_task(it.step(it.open(tenant="many"), 0, torch.zeros(3, D))) for _ in range(3)]
+    many = [asyncio.create_task(it.step(it.open(owner=("many",)), 0, torch.zeros(3, D))) for _ in range(3)]
     await asyncio.sleep(0)
-    few = asyncio.create_task(it.step(it.open(tenant="few"), 0, torch.zeros(3, D)))
+    few = asyncio.create_task(it.step(it.open(owner=("few",)), 0, torch.zeros(3, D)))
     with pytest.raises(EngineFull):
         await asyncio.wait_for(many[2], 10.0)
     assert it.n_waiting == 3

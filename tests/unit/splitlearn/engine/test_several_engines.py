@@ -45,7 +45,7 @@ class Part:
         if start > self.rows.get(session, 0):
             return False
         self.used[session] = self.now
-        assert self.given.submit(ScheduledRequest(session, start, stop - start, max_length, tenant)) is None
+        assert self.given.submit(ScheduledRequest(session, start, stop - start, max_length, (tenant,))) is None
         self.asked[session] = stop
         return True
 

@@ -58,6 +58,13 @@ def test_one_odd_step_changes_the_estimate_only_a_little() -> None:
     assert before / 5 < cost.prefill_budget(1, 4) < before
 
 
+def test_a_step_that_the_system_interrupted_halves_the_rows_at_most() -> None:
+    cost = learned(0.010, 0.0001, max_num_batched_tokens=512)
+    before = cost.prefill_budget(1, 4)
+    cost.learn(4, 50, 1.0)
+    assert cost.prefill_budget(1, 4) >= before / 2 - 16
+
+
 def test_the_few_rows_at_the_end_of_a_prompt_do_not_change_the_estimate() -> None:
     cost = learned(0.010, 0.0001, max_num_batched_tokens=512)
     before = cost.prefill_budget(1, 4)

@@ -15,11 +15,11 @@ from support.running_split import until
 
 FILE = """
 [alice]
-keys = ["alices-key"]
+keys = ["alices-key-0123456789"]
 max_parallel_requests = 1
 
 [bob]
-keys = ["bobs-key"]
+keys = ["bobs-key-0123456789"]
 metrics = true
 """
 
@@ -99,7 +99,7 @@ def scene(directory: TenantDirectory, *, protect_metrics: bool = False) -> Scene
 @pytest.fixture
 def directory(tmp_path: Path) -> TenantDirectory:
     (tmp_path / "tenants.toml").write_text(FILE)
-    return TenantDirectory(tmp_path / "tenants.toml", "the-operators")
+    return TenantDirectory(tmp_path / "tenants.toml", "the-operators-key")
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/models", "/anything", "/health/", "//health", "/Ready"])
@@ -108,14 +108,14 @@ def directory(tmp_path: Path) -> TenantDirectory:
     [
         (),
         ("Bearer wrong",),
-        ("Bearer alices-key x",),
+        ("Bearer alices-key-0123456789 x",),
         ("Basic YWxpY2VzLWtleQ==",),
-        ("alices-key",),
+        ("alices-key-0123456789",),
         ("Bearer",),
         ("Bearer ",),
         ("Bearer " + "k" * 10_000,),
-        ("Bearer alices-key", "Bearer alices-key"),
-        ("Bearer wrong", "Bearer alices-key"),
+        ("Bearer alices-key-0123456789", "Bearer alices-key-0123456789"),
+        ("Bearer wrong", "Bearer alices-key-0123456789"),
     ],
 )
 async def test_without_a_valid_key_nothing_is_read(
@@ -132,7 +132,7 @@ async def test_without_a_valid_key_nothing_is_read(
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
 async def test_a_valid_key_opens_every_path_and_says_whose_it_is(directory: TenantDirectory, scheme: str) -> None:
     given = scene(directory)
-    for key, name in (("alices-key", b"alice"), ("bobs-key", b"bob"), ("the-operators", b"")):
+    for key, name in (("alices-key-0123456789", b"alice"), ("bobs-key-0123456789", b"bob"), ("the-operators-key", b"")):
         for method in ("POST", "GET"):
             answered = await given.asked("/v1/completions", f"{scheme} {key}", method=method)
             assert (answered.status, answered.sent[1]["body"]) == (200, name)
@@ -147,14 +147,19 @@ async def test_probes_the_page_and_metrics_need_no_key(directory: TenantDirector
 
 @pytest.mark.parametrize(
     ("authorization", "status"),
-    [((), 401), (("Bearer wrong",), 401), (("Bearer alices-key",), 403), (("Bearer bobs-key",), 200)],
+    [
+        ((), 401),
+        (("Bearer wrong",), 401),
+        (("Bearer alices-key-0123456789",), 403),
+        (("Bearer bobs-key-0123456789",), 200),
+    ],
 )
 async def test_protected_metrics_are_for_those_who_may(
     directory: TenantDirectory, authorization: tuple[str, ...], status: int
 ) -> None:
     given = scene(directory, protect_metrics=True)
     assert (await given.asked("/metrics", *authorization, method="GET")).status == status
-    assert (await given.asked("/metrics", "Bearer the-operators", method="GET")).status == 200
+    assert (await given.asked("/metrics", "Bearer the-operators-key", method="GET")).status == 200
     assert (await given.asked("/ready", method="GET")).status == 200
 
 
@@ -163,31 +168,31 @@ async def test_a_tenant_at_its_quota_is_refused_before_its_body_is_read_and_nobo
 ) -> None:
     given = scene(directory)
     given.app.may_answer.clear()
-    running = asyncio.create_task(given.asked("/v1/completions", "Bearer alices-key"))
+    running = asyncio.create_task(given.asked("/v1/completions", "Bearer alices-key-0123456789"))
     await until(lambda: given.app.n_running == 1)
-    refused = await given.asked("/v1/completions", "Bearer alices-key")
+    refused = await given.asked("/v1/completions", "Bearer alices-key-0123456789")
     assert (refused.status, refused.was_read) == (429, False)
     assert int(refused.sent_headers[b"retry-after"]) >= 1
     assert (refused.error["type"], refused.error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
-    others = [asyncio.create_task(given.asked("/v1/completions", "Bearer bobs-key")) for _ in range(3)]
+    others = [asyncio.create_task(given.asked("/v1/completions", "Bearer bobs-key-0123456789")) for _ in range(3)]
     # what is no request for a completion has no quota
-    reading = asyncio.create_task(given.asked("/v1/models", "Bearer alices-key", method="GET"))
+    reading = asyncio.create_task(given.asked("/v1/models", "Bearer alices-key-0123456789", method="GET"))
     await until(lambda: given.app.n_running == 5)
     given.app.may_answer.set()
     assert {(await each).status for each in (running, reading, *others)} == {200}
-    assert (await given.asked("/v1/completions", "Bearer alices-key")).status == 200
+    assert (await given.asked("/v1/completions", "Bearer alices-key-0123456789")).status == 200
     assert given.counted == ["alice", "bob", "bob", "bob", "alice"]
 
 
 async def test_a_request_that_fails_or_is_left_gives_its_place_back(directory: TenantDirectory) -> None:
     given = scene(directory)
     given.app.may_answer.clear()
-    left = asyncio.create_task(given.asked("/v1/completions", "Bearer alices-key"))
+    left = asyncio.create_task(given.asked("/v1/completions", "Bearer alices-key-0123456789"))
     await until(lambda: given.app.n_running == 1)
     left.cancel()
     await asyncio.wait({left})
     given.app.may_answer.set()
-    assert (await given.asked("/v1/completions", "Bearer alices-key")).status == 200
+    assert (await given.asked("/v1/completions", "Bearer alices-key-0123456789")).status == 200
 
 
 async def test_without_keys_everybody_is_let_in() -> None:

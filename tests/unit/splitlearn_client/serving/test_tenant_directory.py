@@ -9,7 +9,10 @@ from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_comm import file_changes
 from support.running_split import until
 
-OLD, NEW = '[alice]\nkeys = ["old-key"]', '[alice]\nkeys = ["new-key"]\n[bob]\nkeys = ["bobs-key"]'
+OLD, NEW = (
+    '[alice]\nkeys = ["old-key-0123456789"]',
+    '[alice]\nkeys = ["new-key-0123456789"]\n[bob]\nkeys = ["bobs-key-0123456789"]',
+)
 
 
 def write(path: Path, text: str | None) -> None:
@@ -45,11 +48,15 @@ def test_without_keys_everybody_is_let_in_as_one() -> None:
 
 
 def test_with_a_key_nobody_is_let_in_without(path: Path) -> None:
-    for directory in (TenantDirectory(None, "the-key"), TenantDirectory(path, "the-key"), TenantDirectory(path, None)):
+    for directory in (
+        TenantDirectory(None, "the-key-0123456789"),
+        TenantDirectory(path, "the-key-0123456789"),
+        TenantDirectory(path, None),
+    ):
         assert directory.needs_key
         assert directory.find(None) is directory.find("") is directory.find("wrong") is None
-    assert name(TenantDirectory(path, "the-key"), "the-key") == ""
-    assert name(TenantDirectory(path, "the-key"), "old-key") == "alice"
+    assert name(TenantDirectory(path, "the-key-0123456789"), "the-key-0123456789") == ""
+    assert name(TenantDirectory(path, "the-key-0123456789"), "old-key-0123456789") == "alice"
 
 
 def test_a_file_that_cannot_be_used_stops_the_start_and_is_named(path: Path, tmp_path: Path) -> None:
@@ -64,12 +71,12 @@ def test_a_file_that_cannot_be_used_stops_the_start_and_is_named(path: Path, tmp
 
 async def test_keys_come_and_go_with_the_file_and_accounts_stay(path: Path) -> None:
     directory = TenantDirectory(path, None)
-    alice = directory.find("old-key")
+    alice = directory.find("old-key-0123456789")
     watching = asyncio.create_task(directory.watch())
     write(path, NEW)
-    await until(lambda: directory.find("bobs-key") is not None)
-    assert directory.find("old-key") is None
-    assert directory.find("new-key") is alice
+    await until(lambda: directory.find("bobs-key-0123456789") is not None)
+    assert directory.find("old-key-0123456789") is None
+    assert directory.find("new-key-0123456789") is alice
     watching.cancel()
 
 
@@ -77,15 +84,15 @@ async def test_a_broken_new_file_changes_nothing_and_the_log_says_why_once(path:
     directory = TenantDirectory(path, None)
     with capture_logs() as lines:
         watching = asyncio.create_task(directory.watch())
-        for broken in ('[alice]\nkeys = ["secret key"]', "[alice", None):
+        for broken in ('[alice]\nkeys = ["secret"]', "[alice", None):
             before = len(lines)
             write(path, broken)
             await until(lambda before=before: len(lines) > before)  # type: ignore[misc]
-            assert name(directory, "old-key") == "alice"
+            assert name(directory, "old-key-0123456789") == "alice"
         write(path, NEW)
-        await until(lambda: directory.find("new-key") is not None)
+        await until(lambda: directory.find("new-key-0123456789") is not None)
         watching.cancel()
     assert [line["log_level"] for line in lines] == ["warning"] * 3 + ["info"]
     assert all("tenants.toml" in line["reason"] for line in lines[:3])
     assert "secret" not in str(lines)
-    assert "old-key" not in str(lines)
+    assert "old-key-0123456789" not in str(lines)

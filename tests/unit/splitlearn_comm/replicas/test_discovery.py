@@ -75,9 +75,12 @@ async def test_other_names_that_resolve_are_enough(monkeypatch: pytest.MonkeyPat
     assert discovery.troubles == ()
 
 
-async def test_localhost_is_one_replica_though_it_has_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    Names(monkeypatch)
-    assert await Discovery("localhost:50051").addresses() == {"localhost:50051": "localhost:50051"}
+async def test_localhost_is_a_name_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    names.known["localhost"] = ["127.0.0.1", "::1"]
+    discovery = Discovery("localhost:50051")
+    assert set(await discovery.addresses()) == {"127.0.0.1:50051", "[::1]:50051"}
+    assert not discovery.is_fixed
 
 
 async def test_of_a_name_with_countless_addresses_the_same_few_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

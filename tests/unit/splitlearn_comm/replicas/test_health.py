@@ -44,6 +44,13 @@ def test_one_that_is_not_serving_gets_no_sessions() -> None:
     assert health.state(0.0) is ReplicaState.NOT_SERVING
 
 
+def test_one_that_waits_for_its_next_stage_is_not_unreachable_and_says_what_it_waits_for() -> None:
+    health = well()
+    health.waits_for_others("the next stage is gone")
+    assert (health.state(0.0), health.reason) == (ReplicaState.NOT_SERVING, "the next stage is gone")
+    assert health.may_recover
+
+
 def test_one_late_answer_of_a_replica_that_was_well_is_not_taken_for_its_end() -> None:
     health = well()
     health.answers_late("late")
@@ -70,6 +77,28 @@ def test_several_faulty_sessions_in_a_row_eject_it_for_a_time_that_doubles() -> 
         assert health.state(now) is ReplicaState.READY
         seconds = min(2 * seconds, LONGEST_EJECTION_SECONDS)
     assert seconds == LONGEST_EJECTION_SECONDS
+
+
+def test_one_session_that_hears_nothing_ejects_it_beyond_its_next_answer() -> None:
+    health = well()
+    assert health.fell_silent("silent", 100.0)
+    assert (health.state(100.0), health.reason) == (ReplicaState.UNREACHABLE, "silent")
+    # its device may be frozen, and not what answers polls
+    health.answered(is_serving=True, incompatibility=None)
+    assert health.state(100.0 + 0.99 * FIRST_EJECTION_SECONDS) is ReplicaState.EJECTED
+    assert health.state(100.0 + 1.01 * FIRST_EJECTION_SECONDS) is ReplicaState.READY
+
+
+def test_many_sessions_that_fall_silent_together_eject_it_once() -> None:
+    health, now = well(), 100.0
+    assert [health.fell_silent("silent", now) for _ in range(50)] == [True] + [False] * 49
+    health.answered(is_serving=True, incompatibility=None)
+    now += 1.01 * FIRST_EJECTION_SECONDS
+    assert health.state(now) is ReplicaState.READY
+    # it is frozen still, and so ejected for longer
+    assert health.fell_silent("silent", now)
+    health.answered(is_serving=True, incompatibility=None)
+    assert health.state(now + 1.99 * FIRST_EJECTION_SECONDS) is ReplicaState.EJECTED
 
 
 def test_a_good_session_between_faulty_ones_keeps_it() -> None:

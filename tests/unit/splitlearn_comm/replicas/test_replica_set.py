@@ -12,6 +12,7 @@ from splitlearn_comm import (
     AsyncGRPCComputeServer,
     Draining,
     InvalidAddress,
+    NextStageFailed,
     RemoteFailure,
     ServiceInfo,
     Unreachable,
@@ -56,6 +57,97 @@ async def servers(count: int) -> AsyncIterator[list[AsyncGRPCComputeServer]]:
     async with AsyncExitStack() as stack:
         hosts = [AsyncGRPCComputeServer(session_host=EchoSessionHost()) for _ in range(count)]
         yield [await stack.enter_async_context(host) for host in hosts]
+
+
+def ipv6_works() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def dual_stack(
+    monkeypatch: pytest.MonkeyPatch, host: str, port: int = 0
+) -> AsyncIterator[tuple[AsyncGRPCComputeServer, ReplicaSet, str, str]]:
+    """A server, and a set of the replicas of a name with both addresses of this machine."""
+
+    async def getaddrinfo(_host: str, port: int, **_: object) -> list[object]:
+        families = ((socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port)))
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in families]
+
+    if not ipv6_works():
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    async with AsyncGRPCComputeServer(session_host=EchoSessionHost(), host=host, port=port) as server:
+        replicas = ReplicaSet(f"worker.example:{server.port}", connector(5.0, None), accept, lambda: None, lambda: None)
+        running = asyncio.create_task(replicas.run())
+        try:
+            yield server, replicas, f"[::1]:{server.port}", f"127.0.0.1:{server.port}"
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+def answered(replicas: ReplicaSet) -> dict[str, bool]:
+    return {address: replica.identity.instance is not None for address, replica in replicas._replicas.items()}
+
+
+def states_by_address(replicas: ReplicaSet) -> dict[str, ReplicaState]:
+    return {address: replica.state for address, replica in replicas._replicas.items()}
+
+
+async def test_a_worker_with_an_address_of_each_family_is_one_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with dual_stack(monkeypatch, "::") as (_, replicas, six, four):
+        await until(lambda: answered(replicas) == {six: True, four: True})
+        await until(lambda: replicas.states() == {ReplicaState.READY: 1})
+        assert replicas.usable_addresses() == {six}
+        # the way there fails: the other address is taken at once
+        picked = replicas.pick()
+        assert picked is not None
+        picked.faulted(Unreachable("no route"))
+        assert replicas.states() == {ReplicaState.READY: 1}
+        assert replicas.usable_addresses() == {four}
+        await until(lambda: replicas.usable_addresses() == {six})
+        other = replicas.pick({six})
+        assert other is not None
+        assert other.address == four
+
+
+async def test_a_worker_with_two_addresses_that_ends_is_one_lost_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with dual_stack(monkeypatch, "::") as (server, replicas, six, four):
+        await until(lambda: answered(replicas) == {six: True, four: True})
+        await server.stop()
+        await until(lambda: replicas.states() == {ReplicaState.UNREACHABLE: 1})
+        async with AsyncGRPCComputeServer(session_host=EchoSessionHost(), host="::", port=server.port):
+            await until(lambda: replicas.states() == {ReplicaState.READY: 1})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_address_where_nobody_listens_is_no_replica_if_the_name_has_another(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    async with dual_stack(monkeypatch, host) as (_, replicas, six, four):
+        used, silent = (six, four) if ":" in host else (four, six)
+        await until(lambda: states_by_address(replicas).get(silent) is ReplicaState.UNREACHABLE)
+        await until(lambda: replicas.states() == {ReplicaState.READY: 1})
+        assert replicas.usable_addresses() == {used}
+        assert answered(replicas) == {used: True, silent: False}
+
+
+async def test_a_worker_that_is_given_by_two_addresses_is_one_replica() -> None:
+    async with (
+        servers(2) as (one, other),
+        faulty_link(one.port) as link,
+        watched(link.port, one.port, other.port) as replicas,
+    ):
+        await until(lambda: len(answered(replicas)) == 3 and all(answered(replicas).values()))
+        await until(lambda: replicas.states() == {ReplicaState.READY: 2})
+        assert replicas.usable_addresses() == {link.address, f"127.0.0.1:{other.port}"}
+        # a frozen way is not waited for while there is another
+        link.freeze()
+        await until(lambda: replicas.usable_addresses() == {f"127.0.0.1:{each.port}" for each in (one, other)})
 
 
 async def test_replicas_come_drain_die_and_come_back() -> None:
@@ -104,6 +196,29 @@ async def test_who_waits_for_a_replica_gets_the_first_that_comes() -> None:
             assert replica.address == f"127.0.0.1:{port}"
 
 
+async def test_nobody_waits_for_replicas_of_which_none_becomes_compatible_by_itself() -> None:
+    verdicts: list[str | None] = [None]
+
+    async def judge(_info: ServiceInfo) -> str | None:
+        return verdicts[0]
+
+    async with servers(1) as (server,), watched(server.port, judge=judge) as replicas:
+        await until(lambda: replicas.reason is None)
+        await server.set_serving(False)
+        await until(lambda: state_of(replicas, server.port) is ReplicaState.NOT_SERVING)
+        # who waits already is told when it turns out
+        waiting = asyncio.create_task(replicas.picked((), 3600.0))
+        await asyncio.sleep(0)
+        verdicts[0] = "other weights"
+        assert await waiting is None
+        assert (replicas.may_recover, replicas.reason) == (False, "other weights")
+        assert await replicas.picked((), 3600.0) is None
+        # it is asked again all the same
+        verdicts[0] = None
+        await server.set_serving(True)
+        await until(lambda: replicas.reason is None)
+
+
 async def test_an_avoided_replica_is_taken_only_if_there_is_no_other() -> None:
     async with servers(2) as (one, other), watched(one.port, other.port) as replicas:
         await until(lambda: len(replicas.usable_addresses()) == 2)
@@ -117,6 +232,16 @@ async def test_an_avoided_replica_is_taken_only_if_there_is_no_other() -> None:
         picked = replicas.pick({avoided})
         assert picked is not None
         assert picked.address == avoided
+
+
+async def test_a_replica_whose_next_stage_failed_is_well() -> None:
+    async with servers(1) as (server,), watched(server.port) as replicas:
+        await until(lambda: replicas.reason is None)
+        replica = replicas.pick()
+        assert replica is not None
+        for _ in range(2 * FAULTS_TO_EJECT):
+            replica.faulted(NextStageFailed("the stage behind it is gone"))
+            assert replica.state is ReplicaState.READY
 
 
 async def test_a_broken_connection_in_a_session_is_believed_at_once() -> None:

@@ -1,0 +1,129 @@
+"""Sessions in bottom, trunk and top, with a trunk that answers rows with themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitlearn.build import build_engine
+from splitlearn.checkpoints.load import load_parts
+from splitlearn.engine import DeviceThread, batching_policy
+from splitlearn.model.plan import SplitPlan
+from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.report import Report
+from splitlearn_client.sampling import Sampler, SamplingSettings
+from splitlearn_client.session_stream import SessionStream
+from splitlearn_client.split_session import SplitSession
+from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo, SessionOpening
+from splitlearn_comm.replicas.connecting import connector
+from splitlearn_comm.replicas.replica_set import ReplicaSet
+from splitlearn_comm.testing import EchoSessionHost
+from support.running_split import until
+from support.tiny_models import N_LAYERS
+
+PLAN = SplitPlan(1, 4, N_LAYERS)
+PROMPT = list(range(3, 33))
+
+
+@dataclass
+class Clock:
+    """Stands still unless it is told to go on."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def parts(tiny_weights: Path, clock: Clock) -> Iterator[LocalParts]:
+    with DeviceThread(1) as thread:
+        thread.shares_cores = True
+        bottom, top = (
+            build_engine(part, thread, clock=clock) for part in load_parts(tiny_weights, [PLAN.bottom, PLAN.top])
+        )
+        yield LocalParts(bottom, top, PLAN, "echo", thread)
+
+
+async def accept(_info: ServiceInfo) -> str | None:
+    return None
+
+
+@asynccontextmanager
+async def session_on(server: AsyncGRPCComputeServer, parts: LocalParts) -> AsyncIterator[SplitSession]:
+    """A session that has begun with the prompt."""
+
+    replicas = ReplicaSet(f"127.0.0.1:{server.port}", connector(5.0, None), accept, lambda: None, lambda: None)
+    running = asyncio.create_task(replicas.run())
+    await until(lambda: replicas.reason is None)
+    replica, report = replicas.pick(), Report()
+    assert replica is not None
+    opening = SessionOpening("test", "echo", 100)
+    try:
+        async with SessionStream(replicas, replica, opening, failover_timeout=60.0, report=report) as stream:
+            bottom, top = parts.bottom.open(), parts.top.open()
+            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report)
+            await session.begin(PROMPT)
+            yield session
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def some_tokens(session: SplitSession, parts: LocalParts, clock: Clock) -> list[int]:
+    """The ids after some tokens, while another session waits for its second token, of which nobody knows when it comes:
+    prompts are not to delay that one either."""
+    ids = list(PROMPT)
+    for _ in range(4):
+        clock.now += 1_000.0
+        ids.append((await session.choose(ids, greedy())).token)
+    another = parts.bottom.open()
+    await parts.bottom.step(another, 0, torch.tensor(PROMPT[:1]))
+    return ids
+
+
+def greedy() -> Sampler:
+    return Sampler(SamplingSettings(temperature=0))
+
+
+@pytest.fixture(autouse=True)
+def tokens_are_expected_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For so long that a prompt which waits for one does not run within the test."""
+    monkeypatch.setattr(batching_policy, "_EXPECTED_WITHIN", 10_000.0)
+
+
+async def test_while_a_session_waits_for_a_replica_the_prompts_of_others_do_not_wait_for_its_token(
+    parts: LocalParts, clock: Clock
+) -> None:
+    server = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
+    async with server, session_on(server, parts) as session:
+        ids = await some_tokens(session, parts, clock)
+        await server.stop()
+        choosing = asyncio.create_task(session.choose(ids, greedy()))
+        async with asyncio.timeout(30):
+            await parts.bottom.step(parts.bottom.open(), 0, torch.tensor(PROMPT))
+        assert not choosing.done()
+        choosing.cancel()
+        await asyncio.wait({choosing})
+
+
+async def test_a_session_whose_rows_the_trunk_has_lost_does_not_wait_for_its_own_next_token(
+    parts: LocalParts, clock: Clock
+) -> None:
+    host = EchoSessionHost(factor=1.0)
+    server = AsyncGRPCComputeServer(session_host=host)
+    async with server, session_on(server, parts) as session:
+        ids = await some_tokens(session, parts, clock)
+        host.sessions[0].rows_TD = None
+        async with asyncio.timeout(30):
+            await session.choose(ids, greedy())
+        assert host.sessions[0].reached == len(ids)
