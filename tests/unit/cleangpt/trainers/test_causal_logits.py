@@ -126,3 +126,15 @@ def test_a_distillation_fits_the_models_own_logits(model_type: str) -> None:
     with torch.no_grad():
         expected_BTV = model(input_ids=rows.ids_BT).logits
         torch.testing.assert_close(Blocks(model).logits(rows), expected_BTV[:, :-1][rows.learned_BT[:, 1:]])
+
+
+def test_a_model_whose_weights_are_broken_is_not_taken_for_one_that_sees_the_future() -> None:
+    model, rows = model_of("llama"), batch()
+    weights = [each.detach().clone() for each in model.parameters()]
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+        assert learned_loss(model, rows).isnan()
+        for each, before in zip(model.parameters(), weights, strict=True):
+            each.copy_(before)
+    # and is tried again
+    assert try_out(model)
