@@ -1,14 +1,46 @@
-"""What a second stage costs: the same trunk in one worker and in a chain of two, for one session, asked in turns."""
+"""What a second stage costs: the same trunk in one worker and in a chain of two, for one session, asked in turns.
+
+Then where the time goes, from the workers' metrics.
+"""
 
 import argparse
 import subprocess
+from collections.abc import Sequence
 from statistics import median
 
-from tests.benchmarks.contenders import LAYERS, OTHER_PORTS, make_weights, running, split_model
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.benchmarks.contenders import LAYERS, OTHER_PORTS, PORTS, make_weights, running, split_model
 from tests.benchmarks.users import Prompts
 
 MIDDLE = 12
 SECOND_STAGE = 50967
+SECOND_METRICS = 50968
+
+
+class Frames:
+    """The mean of a worker's histogram since the start, in milliseconds a frame."""
+
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._before = self._sums()
+
+    def _sums(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for url in self._metrics:
+            for family in text_string_to_metric_families(httpx.get(url).text):
+                for sample in family.samples:
+                    if sample.name.endswith(("_seconds_sum", "_seconds_count")):
+                        found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+    def mean(self, name: str) -> float:
+        """Of all workers together for each frame of the client."""
+        now, name = self._sums(), f"splitlearn_trunk_{name}_seconds"
+        seconds = now[f"{name}_sum"] - self._before.get(f"{name}_sum", 0.0)
+        count = now[f"{name}_count"] - self._before.get(f"{name}_count", 0.0)
+        return 1000 * seconds * len(self._metrics) / count
 
 
 def main() -> None:
@@ -18,7 +50,8 @@ def main() -> None:
     given = parser.parse_args()
     weights = make_weights()[1]
     begin, end = LAYERS.split("-")
-    second = ("trunk", str(weights), "--layers", f"{MIDDLE}-{end}", "--port", str(SECOND_STAGE), "--metrics-port", "0")
+    second = ("trunk", str(weights), "--layers", f"{MIDDLE}-{end}", "--port", str(SECOND_STAGE))
+    second = (*second, "--metrics-port", str(SECOND_METRICS))
     following = ("--next", f"127.0.0.1:{SECOND_STAGE}")
     prompts = Prompts(0, 30000)
     with (
@@ -28,6 +61,9 @@ def main() -> None:
     ):
         sides = {"one worker": one, "two stages": two}
         found: dict[str, list[float]] = {name: [] for name in sides}
+        first, behind = OTHER_PORTS.trunk_metrics, f"http://127.0.0.1:{SECOND_METRICS}/metrics"
+        frames = {"one worker": Frames([PORTS.trunk_metrics]), "two stages": Frames([first, behind])}
+        hops = Frames([first])
         for round_ in range(given.rounds + 1):
             # who is asked first changes
             for name in sorted(sides, reverse=bool(round_ % 2)):
@@ -37,6 +73,10 @@ def main() -> None:
                 # the first round warms up
                 if round_:
                     found[name].append(1000 * (long - short) / given.tokens)
+        for name, each in frames.items():
+            computed, queued = each.mean("frame_compute_time"), each.mean("frame_queue_time")
+            print(f"{name}: of each frame {computed:.2f} ms on the devices, {queued:.2f} ms waiting for them")
+        print(f"from stage to stage and back, beside that: {hops.mean('next_round_trip'):.2f} ms")
     for name, each in found.items():
         print(f"{name}: {median(each):.2f} ms per token, rounds {min(each):.2f} to {max(each):.2f}")
     differences = [two - one for one, two in zip(found["one worker"], found["two stages"], strict=True)]

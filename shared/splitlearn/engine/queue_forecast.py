@@ -1,13 +1,14 @@
 """Whether a session that comes now would wait too long, and when one that is refused should come again. Plain numbers.
 
 It is asked when a session is opened, before anybody has computed its rows. Beside those that wait it counts the
-sessions of the same owner that were opened and have sent no rows yet, and, for those who are refused, the ones who
-were told to come again and have not had the time to.
+sessions of the same owner that were opened and have sent no rows yet, and those who were refused and told to come again
+before its turn would come. Who comes when it was told to is let in before those.
 """
 
 from dataclasses import dataclass, field
 
 from splitlearn.engine.admission import Admission
+from splitlearn.engine.appointments import Appointments
 from splitlearn.engine.expected_sessions import ExpectedSessions
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.owners import Owner
@@ -30,11 +31,13 @@ class Newcomer:
         number: tells which sessions are older.
         max_length: rows that it may ever hold.
         owner: whose session it is.
+        was_told: it was refused before, and comes when it was told to.
     """
 
     number: int
     max_length: int
     owner: Owner
+    was_told: bool = False
 
 
 @dataclass
@@ -50,8 +53,11 @@ class QueueForecast:
     admission: Admission
     times: QueueTimeEstimator = field(default_factory=QueueTimeEstimator)
     _announced: ExpectedSessions = field(default_factory=ExpectedSessions)
-    _told: ExpectedSessions = field(default_factory=ExpectedSessions)
-    _n_told: int = 0
+    _appointments: Appointments = field(default_factory=Appointments)
+
+    def was_told(self, owner: Owner, now: float) -> bool:
+        """Must be called once when a session comes: whether it was told to come now."""
+        return self._appointments.keep(owner, now)
 
     def why_refused(self, session: Newcomer, now: float) -> str | None:
         """Why the session is refused when it is opened; None if it may come."""
@@ -61,6 +67,10 @@ class QueueForecast:
         n_free, most = self._n_free(session), self.limits.max_waiting
         if n_ahead - n_free >= max(1, most):
             return f"{n_ahead - n_free} sessions wait for memory already"
+        if n_ahead >= n_free and not session.was_told:
+            # otherwise whoever comes by chance would take the places of those who do as they were told
+            by_then = now + self.times.seconds(n_ahead, now, n_free)
+            n_ahead += self._appointments.count(session.owner, now, by_then)
         return self._why_too_long(n_ahead, now, n_free)
 
     def why_not_wait(self, session: Newcomer, now: float) -> str | None:
@@ -81,12 +91,13 @@ class QueueForecast:
         Args:
             is_counted: it is expected to come again here, and those who are refused later are to come after it.
         """
-        n_expected = self._n_announced(session, now) + self._told.count(session.owner, now)
+        # who came in time comes before those who were told to come later
+        told = self._appointments.count(session.owner, now, now if session.was_told else None)
+        n_expected = self._n_announced(session, now) + told
         seconds = self.times.seconds(self._n_ahead(session) + n_expected, now, self._n_free(session))
         seconds = min(max(_SHORTEST_RETRY, seconds), _LONGEST_RETRY)
         if is_counted:
-            self._n_told += 1
-            self._told.add(self._n_told, session.owner, now + seconds)
+            self._appointments.make(session.owner, now + seconds)
         return seconds
 
     def _why_too_long(self, n_ahead: int, now: float, n_free: int = 0) -> str | None:

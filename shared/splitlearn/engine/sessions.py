@@ -82,8 +82,8 @@ class Sessions:
         Raises:
             EngineFull: it would wait too long; nothing has changed.
         """
-        newcomer, now = Newcomer(self._new_number(opened_at), max_length, owner), self._clock()
-        number = newcomer.number
+        number, now = self._new_number(opened_at), self._clock()
+        newcomer = Newcomer(number, max_length, owner, self._queue.was_told(owner, now))
         why = self._queue.why_refused(newcomer, now)
         if why is not None:
             raise self._full(newcomer, why, is_counted=not refused_elsewhere)

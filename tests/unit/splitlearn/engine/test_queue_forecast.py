@@ -160,8 +160,46 @@ def test_who_was_told_to_come_again_counts_until_then() -> None:
     last = scene.newcomer()
     # after the one that runs, and the one that was told
     assert scene.forecast.retry_after(last, 9.0, is_counted=False) == pytest.approx(1.0 + 10.0)
-    # the one that runs has stayed as long as any has: it is expected to stay as long again
-    assert scene.forecast.retry_after(last, 10.0, is_counted=False) == pytest.approx(10.0)
+    # the one that runs has stayed as long as any has: it is expected to stay as long again, and the other may be late
+    assert scene.forecast.retry_after(last, 10.0, is_counted=False) == pytest.approx(20.0)
+    assert scene.forecast.retry_after(last, 13.0, is_counted=False) == pytest.approx(13.0)
+
+
+def test_whoever_comes_by_chance_comes_after_those_who_were_told_to_come_before() -> None:
+    scene = Scene(1)
+    scene.knows_stays()
+    scene.fill(2)
+    # one runs until 10, and another one waits: a third may wait until 20
+    assert scene.forecast.why_refused(scene.newcomer(), 0.0) is None
+    for _ in range(2):
+        scene.forecast.retry_after(scene.newcomer(), -10.0)
+    assert scene.forecast.why_refused(scene.newcomer(), 0.0) is not None
+
+
+def test_who_comes_when_it_was_told_to_is_let_in_before_others_and_told_little_otherwise() -> None:
+    scene = Scene(1, queue_timeout=90.0)
+    scene.knows_stays()
+    scene.fill(2)
+    told = [scene.forecast.retry_after(scene.newcomer(), 0.0) for _ in range(5)]
+    assert told == [pytest.approx(seconds) for seconds in (20.0, 30.0, 40.0, 50.0, 60.0)]
+    owner = scene.newcomer().owner
+    assert not scene.forecast.was_told(owner, 19.9)
+    assert scene.forecast.was_told(owner, 20.5)
+    # the one that runs has stayed for 20 s and is expected to stay as long again, then come the one that waits and it
+    returned, other = Newcomer(99, ROWS, owner, was_told=True), Newcomer(99, ROWS, owner)
+    assert scene.forecast.why_refused(returned, 20.5) is None
+    assert scene.forecast.why_refused(other, 20.5) is not None
+    assert scene.forecast.retry_after(returned, 20.5, is_counted=False) == pytest.approx(30.5)
+    assert scene.forecast.retry_after(other, 20.5, is_counted=False) == pytest.approx(30.5 + 40.0)
+
+
+def test_a_free_place_is_kept_for_nobody() -> None:
+    scene = Scene(2)
+    scene.knows_stays()
+    scene.fill(1)
+    for _ in range(100):
+        scene.forecast.retry_after(scene.newcomer(), 0.0)
+    assert scene.open() is None
 
 
 def test_nobody_is_told_less_than_a_second_or_more_than_five_minutes() -> None:
