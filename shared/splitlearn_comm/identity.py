@@ -1,12 +1,13 @@
 """What a server knows the sender of a call by, whatever the call says of itself.
 
-A token's name, where the server asks for tokens; else the names in the client's certificate, where it asks for
-certificates; else the address that the call comes from, without the port.
+A token's name, where the server asks for tokens; else a digest of the names in the client's certificate, where it
+asks for certificates; else the address that the call comes from, without the port.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Final, Protocol
 
 _WITH_PORT: Final = ("ipv4:", "ipv6:")
@@ -35,6 +36,7 @@ def identity_of(token_name: str, caller: Caller) -> str:
         return f"token {token_name}"
     names = list(caller.peer_identities() or ())
     if names:
-        return f"certificate {', '.join(name.decode(errors='replace') for name in names)}"
+        # sessions keep it, and a certificate may have thousands of names, with anything in them
+        return f"certificate {sha256(repr(names).encode()).hexdigest()}"
     address = caller.peer()
     return f"address {address.rpartition(':')[0] if address.startswith(_WITH_PORT) else address}"

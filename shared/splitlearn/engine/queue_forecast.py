@@ -2,7 +2,8 @@
 
 It is asked when a session is opened, before anybody has computed its rows. Beside those that wait it counts the
 sessions of the same owner that were opened and have sent no rows yet, and those who were refused and told to come again
-before its turn would come. Who comes when it was told to is let in before those.
+before its turn would come, in proportion to how many such have come of late. Who comes when it was told to is let in
+before those.
 """
 
 from dataclasses import dataclass, field
@@ -96,8 +97,9 @@ class QueueForecast:
         n_expected = self._n_announced(session, now) + told
         seconds = self.times.seconds(self._n_ahead(session) + n_expected, now, self._n_free(session))
         seconds = min(max(_SHORTEST_RETRY, seconds), _LONGEST_RETRY)
-        if is_counted:
-            self._appointments.make(session.owner, now + seconds)
+        # who is told the longest time comes before its turn: nothing is kept for it
+        if is_counted and seconds < _LONGEST_RETRY:
+            self._appointments.make(session.owner, now + seconds, now)
         return seconds
 
     def _why_too_long(self, n_ahead: int, now: float, n_free: int = 0) -> str | None:

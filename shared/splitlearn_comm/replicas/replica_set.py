@@ -88,7 +88,8 @@ class ReplicaSet:
     @property
     def may_recover(self) -> bool:
         """Whether that may change by itself."""
-        return not self._replicas or any(replica.may_recover for replica in self._workers())
+        # any address: that two are one worker's is only what they say
+        return not self._replicas or any(replica.may_recover for worker in self._by_worker() for replica in worker)
 
     def states(self) -> Counter[ReplicaState]:
         """How many replicas are in each state."""

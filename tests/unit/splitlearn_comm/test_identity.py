@@ -34,8 +34,6 @@ class Call:
     ("token", "call", "expected"),
     [
         ("web", Call(names=[b"somebody"]), "token web"),
-        ("", Call(names=[b"web", b"web.example"]), "certificate web, web.example"),
-        ("", Call(names=[b"w\xffb"]), "certificate w\N{REPLACEMENT CHARACTER}b"),
         ("", Call(), "address ipv4:10.0.0.7"),
         ("", Call("ipv6:%5B2001:db8::1%5D:40000"), "address ipv6:%5B2001:db8::1%5D"),
         ("", Call("unix:/run/worker.sock"), "address unix:/run/worker.sock"),
@@ -45,6 +43,18 @@ def test_the_name_of_a_token_comes_before_a_certificate_and_that_before_an_addre
     token: str, call: Call, expected: str
 ) -> None:
     assert identity_of(token, call) == expected
+
+
+def test_a_certificate_is_told_by_all_of_its_names() -> None:
+    one = identity_of("", Call(names=[b"web", b"lab"]))
+    assert one == identity_of("", Call("ipv4:10.0.0.8:40000", [b"web", b"lab"]))
+    assert one.startswith("certificate ")
+    others = [[b"web"], [b"web, lab"], [b"web', b'lab"], [b"web\xff", b"lab"], [b"web\xfe", b"lab"]]
+    assert len({one, *(identity_of("", Call(names=names)) for names in others)}) == 6
+
+
+def test_what_a_caller_is_known_by_is_short_however_many_names_its_certificate_has() -> None:
+    assert len(identity_of("", Call(names=[b"name" * 60] * 1000))) < 100
 
 
 def test_calls_from_two_ports_of_one_machine_are_of_one_client() -> None:
@@ -84,4 +94,4 @@ async def test_a_client_with_a_certificate_is_known_by_the_names_in_it(tmp_path:
         client.stream(SessionOpening("one", "echo", 8)) as stream,
     ):
         await stream.step(Frame(0, ROWS_TD))
-    assert host.sessions[0].opening.identity == "certificate web"
+    assert host.sessions[0].opening.identity == identity_of("", Call(names=[b"web"]))

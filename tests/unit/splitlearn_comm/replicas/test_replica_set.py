@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -25,31 +25,7 @@ from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
 from support.faulty_link import faulty_link
 from support.running_split import free_port, until
-
-
-async def accept(_info: ServiceInfo) -> str | None:
-    return None
-
-
-def state_of(replicas: ReplicaSet, port: int) -> ReplicaState | None:
-    found = replicas._replicas.get(f"127.0.0.1:{port}")
-    return None if found is None else found.state
-
-
-@asynccontextmanager
-async def watched(
-    *ports: int, judge: Callable[[ServiceInfo], Awaitable[str | None]] = accept
-) -> AsyncIterator[ReplicaSet]:
-    trunk = ",".join(f"127.0.0.1:{port}" for port in ports)
-    connect = connector(5.0, None)
-    replicas = ReplicaSet(trunk, connect, judge, changed=lambda: None, failed=lambda: None)
-    running = asyncio.create_task(replicas.run())
-    try:
-        yield replicas
-        assert not running.done()
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+from support.watched_replicas import accept, state_of, watched
 
 
 @asynccontextmanager
