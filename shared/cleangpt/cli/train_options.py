@@ -53,7 +53,7 @@ class TrainOptions:
     checkpoint_seconds: float = flag("Seconds between two checkpoints.", 60.0)
     tensorboard: bool = flag("Write TensorBoard events to DIR/tensorboard.", False)
     dtype: Literal["float32", "bfloat16", "float16"] = flag("Of the weights that are written.", "float32")
-    resume: bool = flag("Go on from the checkpoint in DIR, if there is one.", False)
+    resume: bool = flag("Go on from the checkpoint in DIR, if there is one, perhaps for longer.", False)
     model: Mapping[str, Any] = table("Further fields of the model's config.")
 
     def __post_init__(self) -> None:
