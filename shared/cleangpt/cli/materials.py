@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from cleangpt.cli.starting import opened_start, refuse_larger_vocabulary, tokenizer_beside
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.config import GPTConfig
 from cleangpt.data import (
@@ -45,24 +46,34 @@ class Materials:
 
 
 def gather(options: TrainOptions) -> Materials:
-    """Reads the data, trains or loads the tokenizer, and creates a model with weights drawn from the seed.
+    """Reads the data, trains or loads the tokenizer, and creates or loads the model.
 
-    Raises the errors of texts, tokenizers and models, and UsageError if options contradict each other.
+    A new model's weights are drawn from the seed. Raises the errors of texts, tokenizers and models, and UsageError if
+    options contradict each other.
     """
-    is_conversation = options.data in CONVERSATION_SOURCES
     texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
-    tokenizer = create_tokenizer(
+    if options.init_from is None:
+        tokenizer = _tokenizer(options, texts)
+        torch.manual_seed(options.seed)
+        model = new_model(options, tokenizer)
+    else:
+        model, options = opened_start(options, options.init_from)
+        is_given = "tokenizer_type" in options.given
+        tokenizer = _tokenizer(options, texts) if is_given else tokenizer_beside(options.init_from, model)
+        refuse_larger_vocabulary(tokenizer, model, options.init_from)
+    if options.data in CONVERSATION_SOURCES:
+        return _of_conversations(options, tokenizer, model)
+    return _of_text(options, tokenizer, model, texts)
+
+
+def _tokenizer(options: TrainOptions, texts: Iterable[str]) -> BaseTokenizer:
+    return create_tokenizer(
         options.tokenizer_type,
         texts=texts,
         vocab_size=options.vocab_size,
         context=options.block_size,
-        chat=is_conversation,
+        chat=options.data in CONVERSATION_SOURCES,
     )
-    torch.manual_seed(options.seed)
-    model = new_model(options, tokenizer)
-    if is_conversation:
-        return _of_conversations(options, tokenizer, model)
-    return _of_text(options, tokenizer, model, texts)
 
 
 def new_model(options: TrainOptions, tokenizer: BaseTokenizer) -> PreTrainedModel:

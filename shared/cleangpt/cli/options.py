@@ -32,6 +32,11 @@ def table(help_text: str) -> Any:
     return field(default_factory=dict, metadata={"help": help_text, "table": True})
 
 
+def names_given() -> Any:
+    """A field for the names of the fields that the command line or the file set. No flag and no key sets it."""
+    return field(default=frozenset(), metadata={"names_given": True})
+
+
 def spelled(name: str) -> str:
     """The flag of a field, as shown in the help."""
     return f"--{name.replace('_', '-')}"
@@ -70,7 +75,7 @@ def options_from(options_class: type[O], given: Mapping[str, Any], config: Path 
                 f"{spelled(each.name)} is missing; give it on the command line, or as {each.name} in the --config "
                 f"file: {each.metadata['help']}"
             )
-    return options_class(**found)
+    return options_class(**found, **{name: frozenset(found) for name in _places_for_names(options_class)})
 
 
 def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
@@ -129,7 +134,12 @@ def _names(each: "Field[Any]") -> list[str]:
 
 
 def _fields(options_class: type[Any]) -> tuple["Field[Any]", ...]:
-    return fields(options_class)
+    """The fields that flags or keys set."""
+    return tuple(each for each in fields(options_class) if "names_given" not in each.metadata)
+
+
+def _places_for_names(options_class: type[Any]) -> list[str]:
+    return [each.name for each in fields(options_class) if "names_given" in each.metadata]
 
 
 def _flag(each: "Field[Any]") -> bool:
@@ -137,7 +147,8 @@ def _flag(each: "Field[Any]") -> bool:
 
 
 def _kinds(options_class: type[Any]) -> dict[str, Any]:
-    return get_type_hints(options_class)
+    hints = get_type_hints(options_class)
+    return {each.name: hints[each.name] for each in _fields(options_class)}
 
 
 def _plain(kind: Any) -> Any:

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 
 def run(options: TrainOptions) -> int | None:
-    """Under torchrun several processes share each batch. Use --resume to continue an interrupted training."""
+    """Under torchrun several processes share each batch. --resume continues a training, perhaps with more steps."""
     # import torch, transformers and matplotlib late, so that --help is quick
     import torch
 
@@ -26,7 +26,9 @@ def run(options: TrainOptions) -> int | None:
     from cleangpt.trainers.processes import joined, own_device
 
     settings = options.training
-    checkpoints = Checkpoints(options.out / "checkpoint", every_seconds=options.checkpoint_seconds)
+    checkpoints = Checkpoints(
+        options.out / "checkpoint", every_seconds=options.checkpoint_seconds, longer=options.resume
+    )
     if checkpoints.last.exists() and not options.resume:
         raise UsageError(
             f"{options.out} already holds a training; use --resume, or name another directory to start again"

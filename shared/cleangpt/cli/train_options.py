@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cleangpt.cli.options import flag, spelled, table
+from cleangpt.cli.options import flag, names_given, spelled, table
 from cleangpt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ class TrainOptions:
     tokenizer_type: str = flag("bpe or character, trained on the data; gpt2; or a folder with a tokenizer.", "bpe")
     vocab_size: int | None = flag("Most entries of a bpe tokenizer trained on the data.", None)
     model_type: str = flag("Vanilla, SASP, Factored, FactoredALiBi, or transformers' own: qwen3, llama ...", "Vanilla")
+    init_from: Path | None = flag(  # noqa: RUF009
+        "Folder of a saved model to start from, with its own tokenizer unless another is given.", None
+    )
     n_layer: int = flag("Layers.", 6)
     n_head: int = flag("Attention heads.", 6)
     n_embd: int = flag("Hidden size.", 384)
@@ -53,8 +56,9 @@ class TrainOptions:
     checkpoint_seconds: float = flag("Seconds between two checkpoints.", 60.0)
     tensorboard: bool = flag("Write TensorBoard events to DIR/tensorboard.", False)
     dtype: Literal["float32", "bfloat16", "float16"] = flag("Of the weights that are written.", "float32")
-    resume: bool = flag("Go on from the checkpoint in DIR, if there is one.", False)
+    resume: bool = flag("Go on from the checkpoint in DIR, if there is one, perhaps for longer.", False)
     model: Mapping[str, Any] = table("Further fields of the model's config.")
+    given: frozenset[str] = names_given()
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.max_steps is not None:

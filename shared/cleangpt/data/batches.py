@@ -12,6 +12,9 @@ from torch import Tensor
 
 Source = TypeVar("Source")
 
+TEXT = "text"
+"""What a checkpoint calls the training's data, apart from how it is cut into batches."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,7 +44,11 @@ class Batch:
 
 
 class EpochBatches(Protocol):
-    """The batches of each epoch. A resuming loop requests the same epoch again and skips the finished batches."""
+    """The batches of each epoch. A resuming loop requests the same epoch again and skips the finished batches.
+
+    Data may have a property `described`, which maps `TEXT` to a digest of its text and the names of its settings to
+    their values: a checkpoint records these. Of other data all batches of the first epoch are read for that.
+    """
 
     def batches(self, epoch: int) -> Sequence[Batch]:
         """The batches of `epoch`, counted from 0, in training order; each is made when it is indexed."""

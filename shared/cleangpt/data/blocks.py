@@ -15,12 +15,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cleangpt.data.batches import Batch, LazyBatches
+from cleangpt.data.batches import TEXT, Batch, LazyBatches
 from cleangpt.errors import TextError, TextTooShortError
 from cleangpt.tokenizers.base import BaseTokenizer
 
 _TEXTS_AT_ONCE = 256
-# Part of the fingerprint: a training must not resume from a checkpoint whose batches were cut differently.
+# A training must not resume from a checkpoint whose batches were cut differently.
 _WAY_OF_CUTTING = 2
 
 
@@ -96,11 +96,16 @@ class TokenBlocks:
         )
 
     @property
-    def fingerprint(self) -> str:
-        """A digest of text and settings, with which a checkpoint identifies its data."""
-        digest = hashlib.sha256(self.ids_N.numpy().tobytes())
-        digest.update(f"{self.settings} {self.shuffled} {_WAY_OF_CUTTING}".encode())
-        return digest.hexdigest()
+    def described(self) -> dict[str, str]:
+        """A digest of the text, and the settings by name: what a checkpoint says of its data."""
+        return {
+            TEXT: hashlib.sha256(self.ids_N.numpy().tobytes()).hexdigest(),
+            "batch_size": str(self.settings.batch_size),
+            "ids per block": str(self.settings.block_size),
+            "seed of the order": str(self.settings.seed),
+            "shuffled": str(self.shuffled),
+            "way of cutting": str(_WAY_OF_CUTTING),
+        }
 
     def batches(self, epoch: int) -> LazyBatches[tuple[Tensor, int]]:
         """The batches of one epoch, in training order."""

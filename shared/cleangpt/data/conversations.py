@@ -15,7 +15,7 @@ from random import Random
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from cleangpt.data.batches import Batch, LazyBatches
+from cleangpt.data.batches import TEXT, Batch, LazyBatches
 from cleangpt.data.stdlib_questions import Question
 from cleangpt.errors import TokenizerError
 from cleangpt.tokenizers.chat import answer_ids, prompt_ids
@@ -54,9 +54,14 @@ class ConversationRows:
     seed: int
 
     @property
-    def fingerprint(self) -> str:
-        """A digest of questions and settings, with which a checkpoint identifies its data."""
-        return hashlib.sha256(str(self).encode()).hexdigest()
+    def described(self) -> dict[str, str]:
+        """A digest of the questions, and the settings by name: what a checkpoint says of its data."""
+        return {
+            TEXT: hashlib.sha256(str(self.questions).encode()).hexdigest(),
+            "batch_tokens": str(self.batch_tokens),
+            "ids per row": str(self.context),
+            "seed of the order": str(self.seed),
+        }
 
     def batches(self, epoch: int) -> LazyBatches[list[Row]]:
         """The batches of one epoch, in training order, padded with id 0."""

@@ -19,7 +19,6 @@ from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import VocabularyMismatchError
 from cleangpt.trainers.callbacks import Callback
-from cleangpt.trainers.checkpoint import TEXT
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed
 from cleangpt.trainers.folder_lock import locked
@@ -103,7 +102,7 @@ class DistillationTrainer:
         self._hidden_loss = HiddenStateLoss(hidden_state_loss_type)
         self._logit_loss = LogitLoss(logit_loss_type, temperature)
         data = epochs_of(train_dataloader, settings.seed)
-        made_from = {**self._made_from(), TEXT: Feed(data, settings).digest_of_text()}
+        made_from = {**self._made_from(), **Feed(data, settings).described()}
         self._plan = StagePlan(data, settings, made_from, self.output_dir, place, callbacks)
 
     def train(

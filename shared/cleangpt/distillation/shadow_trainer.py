@@ -22,8 +22,7 @@ from cleangpt.distillation.stage import StagePlan, shape_in_words, standing_stil
 from cleangpt.distillation.teacher import TrunkTeacher
 from cleangpt.distillation.text import epochs_of, lengths, next_ids, present
 from cleangpt.trainers.callbacks import Callback
-from cleangpt.trainers.checkpoint import TEXT
-from cleangpt.trainers.digests import digest_of_batches, digest_of_weights
+from cleangpt.trainers.digests import description_of_batches, digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
@@ -95,7 +94,7 @@ class ShadowTrainer:
             "trunk": ends.fingerprint,
             "shadow's config": shape_in_words(shadow),
             "shadow's start weights": digest_of_weights(shadow),
-            TEXT: digest_of_batches(Batch(each.ids_BT, each.learned_BT) for each in recorded),
+            **description_of_batches(Batch(each.ids_BT, each.learned_BT) for each in recorded),
         }
         self._plan = StagePlan(source, settings, made_from, self._output_dir, shadow.device, callbacks)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cleangpt.data.batches import TEXT
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
 from cleangpt.trainers.feed import FeedState
 from cleangpt.trainers.history import History
@@ -19,9 +20,10 @@ from llm_sepweight.torch_file import open_torch_file
 
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
-_FORMAT = "cleangpt checkpoint 3"
-TEXT = "text"
-"""What a checkpoint calls the training's data."""
+_FORMAT = "cleangpt checkpoint 4"
+VALIDATION = "validation "
+"""Begins the names of what a checkpoint says of the data to validate on."""
+_LENGTHS = {"epochs", "max_steps"}
 # of a digest or a whole config nobody wants to read both
 _LONGEST_SHOWN = 40
 _WHEN_TEXT_CHANGES = (
@@ -36,9 +38,11 @@ _DO_NOT_FIT = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 class Checkpoints:
     """Where a loop saves its state, and how often.
 
-    A checkpoint records the settings, a digest of the text of training and validation, and one of the weights that the
-    training started from. `made_from` adds what else it depends on, by name: digests, or short descriptions. A training
-    that differs in any of them is not continued.
+    A checkpoint records the settings, a digest of the text of training and validation and how it is cut into batches,
+    and a digest of the weights that the training started from. `made_from` adds what else it depends on, by name:
+    digests, or short descriptions. A training that differs in any of them is not continued, unless `longer` is set and
+    it takes more steps than the one before: then it goes on to its own end, with the learning rates that the schedule
+    has for the longer training.
 
     A checkpoint is due `every_seconds` after the last one, and also every `every_steps` steps if that is set. If the
     data does not repeat the batches from before the checkpoint, a resuming training is refused if `exact` is set, and
@@ -50,6 +54,7 @@ class Checkpoints:
     every_seconds: float = 60.0
     every_steps: int | None = None
     exact: bool = True
+    longer: bool = False
 
     @property
     def last(self) -> Path:
@@ -62,15 +67,23 @@ class Checkpoints:
         return self.folder / BEST_FILE
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a training is made from, by name, and how many steps it takes."""
+
+    described: dict[str, str]
+    total_steps: int
+
+
 def save_state(
     checkpoints: Checkpoints,
-    described: Mapping[str, str],
+    made: Made,
     model: nn.Module,
     optimizer: Optimizer,
     history: History,
     feed: FeedState,
 ) -> None:
-    """Replaces the last checkpoint. A resuming training must match `described`.
+    """Replaces the last checkpoint. A resuming training must match `made`.
 
     Raises TrainingDivergedError, and leaves the last checkpoint, if a weight is infinite or NaN.
     """
@@ -81,12 +94,12 @@ def save_state(
         "history": history.to_dict(),
         "data": asdict(feed),
     }
-    _write(checkpoints.last, {**state, "described": dict(described)})
+    _write(checkpoints.last, {**state, **asdict(made)})
 
 
 def restore_state(
     checkpoints: Checkpoints,
-    described: Mapping[str, str],
+    made: Made,
     model: nn.Module,
     optimizer: Optimizer,
     check: Callable[[History, FeedState], None],
@@ -101,10 +114,10 @@ def restore_state(
     """
     if not checkpoints.last.exists():
         return History()
-    found = _read(checkpoints.last, ("model", "optimizer", "history", "described", "data"))
-    if not isinstance(found["described"], dict):
+    found = _read(checkpoints.last, ("model", "optimizer", "history", "described", "total_steps", "data"))
+    if not isinstance(found["described"], dict) or not isinstance(found["total_steps"], int):
         raise _broken(checkpoints.last, "it does not describe its training")
-    _check_described(checkpoints, found["described"], described)
+    _check_made(checkpoints, Made(found["described"], found["total_steps"]), made)
     try:
         history, feed = History.from_dict(found["history"]), FeedState.from_dict(found["data"])
     except (KeyError, TypeError, ValueError) as error:
@@ -145,19 +158,28 @@ def check_finite(model: nn.Module, step: int) -> None:
             )
 
 
-def _check_described(checkpoints: Checkpoints, found: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+def _check_made(checkpoints: Checkpoints, found: Made, wanted: Made) -> None:
     """Raises CheckpointMismatchError unless both are the same; warns of another text if that is allowed."""
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
-    if differing == [TEXT] and not checkpoints.exact:
+    was, now = found.described, wanted.described
+    changes = {name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]}
+    if checkpoints.longer and wanted.total_steps > found.total_steps:
+        changes = {name: change for name, change in changes.items() if name not in _LENGTHS}
+    if list(changes) == [TEXT] and not checkpoints.exact:
         warnings.warn(
             f"{checkpoints.last} was written with another text; the training goes on: {_WHEN_TEXT_CHANGES}",
             stacklevel=2,
         )
         return
-    if differing:
+    # what changed for training and validation alike is said once
+    told = {
+        name: change
+        for name, change in changes.items()
+        if not (name.startswith(VALIDATION) and changes.get(name.removeprefix(VALIDATION)) == change)
+    }
+    if changes:
         raise CheckpointMismatchError(
             f"{checkpoints.last} was written by another training: "
-            f"{'; '.join(_difference(name, found.get(name), wanted[name]) for name in differing)}. "
+            f"{'; '.join(_difference(name, *change) for name, change in told.items())}. "
             f"Train as then to go on, or name another folder, or remove {checkpoints.folder} to start again"
         )
 

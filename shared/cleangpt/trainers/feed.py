@@ -19,7 +19,7 @@ import torch
 
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import CheckpointMismatchError, EmptyDataError, TrainingSettingsError
-from cleangpt.trainers.digests import digest_of_batches
+from cleangpt.trainers.digests import description_of_batches, digest_of_batches
 from cleangpt.trainers.random_streams import RandomStream
 from cleangpt.trainers.settings import TrainingSettings
 
@@ -97,17 +97,20 @@ class Feed:
         """The state for a checkpoint after the current step."""
         return FeedState(self._at_epoch, digest_of_batches(self._last))
 
-    def digest_of_text(self) -> str:
-        """A digest of all batches of the first epoch. Reads them all, unless the data has a fingerprint."""
-        known = getattr(self._data, "fingerprint", None)
-        if isinstance(known, str):
-            return known
+    def described(self) -> dict[str, str]:
+        """What a checkpoint says of the data: a digest of its text, and how that is cut into batches, by name.
+
+        Reads all batches of the first epoch, unless the data describes itself; see `EpochBatches`.
+        """
+        known = getattr(self._data, "described", None)
+        if isinstance(known, Mapping):
+            return dict(known)
         states = {name: _plain(name, source.state_dict()) for name, source in self._sources.items()}
         batches = self._epoch(0)
-        digest = digest_of_batches(self._batch(batches, 0, index) for index in range(len(batches)))
+        found = description_of_batches(self._batch(batches, 0, index) for index in range(len(batches)))
         for name, source in self._sources.items():
             source.load_state_dict(states[name])
-        return digest
+        return found
 
     def total_steps(self) -> int:
         """How many optimizer steps the training takes if nothing stops it."""

@@ -17,11 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data.distributed import DistributedSampler
 
-from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.data.batches import TEXT, Batch, EpochBatches
 from cleangpt.errors import EmptyDataError, TrainingDivergedError, TrainingSettingsError
 from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.causal_logits import try_out
-from cleangpt.trainers.checkpoint import TEXT, Checkpoints, check_finite, restore_state, save_best, save_state
+from cleangpt.trainers.checkpoint import (
+    VALIDATION,
+    Checkpoints,
+    Made,
+    check_finite,
+    restore_state,
+    save_best,
+    save_state,
+)
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
 from cleangpt.trainers.folder_lock import locked
@@ -112,7 +120,7 @@ class _Loop:
         self._feed = Feed(training.data, training.settings)
         self._stream = self._feed.steps()
         self._run = Run(self._model, training.settings, self._feed.total_steps())
-        self._described: dict[str, str] = {}
+        self._made = Made({}, self._run.total_steps)
         self._is_in_epoch, self._n_learned = False, 0
         self._saved_at = time.monotonic()
         self._callbacks = [each for each in training.callbacks if each.everywhere or processes.is_first]
@@ -127,8 +135,8 @@ class _Loop:
     def run(self) -> History:
         checkpoints = self._training.checkpoints
         if checkpoints:
-            self._described = self._describe(checkpoints)
-            self._run.history = restore_state(checkpoints, self._described, self._model, self._optimizer, self._resume)
+            self._made = replace(self._made, described=self._describe(checkpoints))
+            self._run.history = restore_state(checkpoints, self._made, self._model, self._optimizer, self._resume)
         self._model.train()
         try:
             self._tell("on_begin")
@@ -142,9 +150,10 @@ class _Loop:
         """What a checkpoint has to have been made from for this training to go on from it."""
         described = {**self._settings.described, **checkpoints.made_from}
         if TEXT not in described:
-            described[TEXT] = self._feed.digest_of_text()
+            described |= self._feed.described()
         if self._training.validation is not None:
-            described[f"validation {TEXT}"] = Feed(self._training.validation, self._settings).digest_of_text()
+            held_out = Feed(self._training.validation, self._settings).described()
+            described |= {f"{VALIDATION}{name}": value for name, value in held_out.items()}
         return {**described, "start weights": digest_of_weights(self._model)}
 
     def _resume(self, history: History, state: FeedState) -> None:
@@ -311,7 +320,7 @@ class _Loop:
         checkpoints = self._training.checkpoints
         if checkpoints and self._processes.is_first:
             state = self._feed.state()
-            save_state(checkpoints, self._described, self._model, self._optimizer, self._run.history, state)
+            save_state(checkpoints, self._made, self._model, self._optimizer, self._run.history, state)
             self._saved_at = time.monotonic()
             self._tell("on_checkpoint")
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from cleangpt.cli.options import flag, options_from, table
+from cleangpt.cli.options import flag, names_given, options_from, table
 from cleangpt.errors import UsageError
 
 
@@ -17,6 +17,11 @@ class _Options:
     loud: bool = flag("Whether.", False)
     shape: Literal["round", "square"] = flag("Which.", "round")
     more: Mapping[str, Any] = table("Anything.")
+
+
+@dataclass(frozen=True)
+class _Watched(_Options):
+    given: frozenset[str] = names_given()
 
 
 @pytest.fixture
@@ -70,3 +75,11 @@ class _Named:
 def test_a_key_is_a_flag_s_name_or_the_document_s_with_dashes_or_underscores(file: Path, key: str) -> None:
     file.write_text(f'{key} = "x"\n')
     assert options_from(_Named, {}, file) == _Named("x")
+
+
+def test_what_was_given_is_told_from_defaults_even_where_it_equals_them(file: Path) -> None:
+    file.write_text('place = "there"\nrate = 2\n')
+    assert options_from(_Watched, {"count": 3, "loud": None}, file).given == {"place", "rate", "count"}
+    file.write_text('given = ["count"]\n')
+    with pytest.raises(UsageError, match="unknown key 'given'"):
+        options_from(_Watched, {}, file)

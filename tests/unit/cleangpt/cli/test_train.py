@@ -84,7 +84,22 @@ def test_a_finished_directory_is_not_trained_over(cleangpt: Run, story: Path, tm
     assert "--resume" in ran.err
     assert cleangpt(*words, "--resume").code == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
-    assert "max_steps was 1 and is now 2" in cleangpt(*words[:-1], 2, "--resume").err
+
+
+def test_a_finished_training_goes_on_with_more_steps_and_with_nothing_else(
+    cleangpt: Run, story: Path, tmp_path: Path
+) -> None:
+    words = ("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--resume", "--max-steps")
+    assert cleangpt(*words, 2).code == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    ran = cleangpt(*words, 4, "--batch-size", 8)
+    assert (ran.code, "another training: batch_size was 4 and is now 8. Train as then" in ran.err) == (1, True), ran.err
+    assert "max_steps was 2 and is now 1. " in cleangpt(*words, 1).err
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    ran = cleangpt(*words, 4)
+    assert ran.code == 0, ran.err
+    assert len(json.loads((tmp_path / "out" / "history.json").read_text())["losses"]) == 4
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
 
 
 def test_early_stop_ends_a_training_that_learns_nothing(cleangpt: Run, story: Path, tmp_path: Path) -> None:

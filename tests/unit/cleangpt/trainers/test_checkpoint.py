@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from cleangpt.data.batches import Batch
+from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.data.blocks import BlockSettings, TokenBlocks
+from cleangpt.distillation.text import SameEveryEpoch
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
 from cleangpt.trainers import Checkpoints, Training, TrainingSettings, WarmupCosine, train
 from cleangpt.trainers.checkpoint import load_best, save_best
+from cleangpt.trainers.loaders import LoaderBatches
 
 Make = Callable[..., PreTrainedModel]
 
@@ -44,6 +48,83 @@ def test_the_checkpoint_of_a_training_with_other_settings_is_refused_and_kept(
         train(replace(training, model=model, settings=settings))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert all(torch.equal(mine, fresh) for mine, fresh in zip(model.parameters(), counter().parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        (TrainingSettings(max_steps=6), TrainingSettings(max_steps=9)),
+        # 4 batches: an epoch that ends with a smaller step, and a length in the other unit
+        (TrainingSettings(epochs=2, accumulate=3), TrainingSettings(epochs=3, accumulate=3)),
+        (TrainingSettings(epochs=1), TrainingSettings(max_steps=7)),
+    ],
+)
+def test_a_finished_training_goes_on_longer_and_computes_what_the_longer_one_does(
+    counter: Make, numbers: Any, tmp_path: Path, short: TrainingSettings, long: TrainingSettings
+) -> None:
+    checkpoints = Checkpoints(tmp_path, longer=True)
+    train(Training(counter(0.1), numbers(), short, checkpoints=checkpoints))
+    longer = Training(counter(0.1), numbers(), long, checkpoints=checkpoints)
+    history = train(longer)
+    whole = Training(counter(0.1), numbers(), long)
+    assert history.losses == train(whole).losses
+    assert all(map(torch.equal, longer.model.parameters(), whole.model.parameters()))
+
+
+def test_a_longer_training_has_the_rates_of_its_own_schedule_from_there_on(training: Training, counter: Make) -> None:
+    settings, checkpoints = replace(_SETTINGS, max_steps=9), training.checkpoints or Checkpoints(Path())
+    history = train(
+        replace(training, model=counter(), settings=settings, checkpoints=replace(checkpoints, longer=True))
+    )
+    schedule = WarmupCosine(peak=1e-2, warmup=1)
+    assert history.rates == [schedule.rate(step, 6 if step < 6 else 9) for step in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (replace(_SETTINGS, max_steps=4), "max_steps was 6 and is now 4. Train"),
+        (replace(_SETTINGS, max_steps=9, accumulate=2), "training: accumulate was 1 and is now 2. Train"),
+    ],
+)
+def test_a_training_that_is_shorter_or_differs_in_more_than_its_length_does_not_go_on(
+    training: Training, counter: Make, settings: TrainingSettings, said: str
+) -> None:
+    checkpoints = replace(training.checkpoints or Checkpoints(Path()), longer=True)
+    with pytest.raises(CheckpointMismatchError, match=said):
+        train(replace(training, model=counter(), settings=settings, checkpoints=checkpoints))
+
+
+def _rows_of(kind: str, size: int) -> EpochBatches:
+    rows_CT = (torch.arange(60)[:, None] + torch.arange(8)) % 40
+    if kind == "blocks":
+        return TokenBlocks(rows_CT.flatten().int(), BlockSettings(8, size))
+    if kind == "loader":
+        # a list of rows is no dataset to mypy, but to torch it is
+        return LoaderBatches(DataLoader(list(rows_CT), batch_size=size, shuffle=True), seed=0)  # type: ignore[arg-type]
+    return SameEveryEpoch([Batch(rows_BT) for rows_BT in rows_CT.split(size)])
+
+
+@pytest.mark.parametrize("kind", ["blocks", "loader", "list"])
+def test_another_batch_size_is_refused_by_its_name_alone(counter: Make, tmp_path: Path, kind: str) -> None:
+    settings, checkpoints = TrainingSettings(max_steps=2), Checkpoints(tmp_path)
+    train(Training(counter(), _rows_of(kind, 4), settings, _rows_of(kind, 4), checkpoints))
+    said = r"another training: batch_size was 4 and is now 7\. Train"
+    with pytest.raises(CheckpointMismatchError, match=said):
+        train(Training(counter(), _rows_of(kind, 7), settings, _rows_of(kind, 7), checkpoints))
+
+
+def test_the_same_rows_in_batches_of_other_sizes_are_refused(counter: Make, tmp_path: Path) -> None:
+    rows_CT = (torch.arange(6)[:, None] + torch.arange(8)) % 40
+
+    def training(*sizes: int) -> Training:
+        data = SameEveryEpoch([Batch(rows_BT) for rows_BT in rows_CT.split(sizes)])
+        return Training(counter(), data, TrainingSettings(max_steps=2), checkpoints=Checkpoints(tmp_path))
+
+    train(training(1, 3, 2))
+    train(training(1, 3, 2))
+    with pytest.raises(CheckpointMismatchError, match=r"another training: batch_size was varying"):
+        train(training(1, 2, 3))
 
 
 def test_a_finished_training_is_not_taken_for_one_with_another_text(
