@@ -63,8 +63,8 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_a_broken_on
         assert await shown(certificate) == renewed.fingerprint != first
 
         assert worker_files.key is not None
-        replace(worker_files.key, worker_of(ca).key)
         lines.clear()
+        replace(worker_files.key, worker_of(ca).key)
         await until(lambda: bool(lines))
         watching.cancel()
     assert ["old content stays" in line["event"] for line in lines] == [True]
