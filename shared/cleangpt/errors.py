@@ -4,6 +4,7 @@ CleangptError
 ├── DocumentationMissingError   the interpreter's fault: no docstrings (python -OO)
 ├── CheckpointMismatchError     the caller's fault: the checkpoint belongs to another training
 ├── CheckpointBrokenError       the disk's or the caller's fault: a file that is not a complete checkpoint
+├── NotWrittenError             the disk's fault: a file that cannot be written, for it is full or read-only
 ├── TrainingSettingsError       the caller's fault: impossible settings, such as a training that never ends
 ├── UnknownTrainerError         the caller's fault: no trainer has that name
 ├── BatchFormatError            the caller's fault: a dataloader yields something other than rows of token ids
@@ -25,10 +26,12 @@ CleangptError
 ├── ModelError                  the caller's fault: an impossible model, or one that cannot read its input
 │   ├── BadConfigError          sizes that are out of range or contradict each other
 │   ├── ModelNameTakenError     another builder already has the name
-│   └── BadInputError           a text longer than the learned positions, or token ids and embeddings at once
+│   ├── ModelFormError          a plain module where a model in Hugging Face's form is needed
+│   └── BadInputError           a text that is too long, ids outside the vocabulary, or ids and embeddings at once
 ├── PruningError                the caller's fault: a tokenizer or model that cannot be pruned without changing it
 ├── DistillationError           the caller's fault: a student that cannot be fitted to its teacher
 │   ├── UnknownLossError        no loss of that name
+│   ├── LossArgumentsError      a loss that cannot be called with the student's logits and the teacher's
 │   ├── VocabularyMismatchError teacher and student read different ids
 │   ├── StitchingNeededError    unequal widths without stitching layers
 │   ├── BlockMapError           a map that does not name one teacher block for each student block
@@ -116,7 +119,11 @@ class FolderInUseError(CleangptError):
 
 
 class CheckpointBrokenError(CleangptError):
-    """A checkpoint file is truncated or was written by another program; it is left unchanged."""
+    """A checkpoint file is missing, truncated or from another program; it is left unchanged."""
+
+
+class NotWrittenError(CleangptError):
+    """A file or folder cannot be written, because the disk is full or forbids it."""
 
 
 class TrainingSettingsError(CleangptError):
@@ -159,8 +166,12 @@ class ModelNameTakenError(ModelError):
     """The name that a model is registered under is already taken."""
 
 
+class ModelFormError(ModelError):
+    """A module lacks what every causal language model of transformers has."""
+
+
 class BadInputError(ModelError):
-    """A model got a text longer than its positions, or not exactly one of token ids and embeddings."""
+    """A model got a text longer than its positions, ids that it lacks, or not exactly one of ids and embeddings."""
 
 
 class DistillationError(CleangptError):
@@ -169,6 +180,10 @@ class DistillationError(CleangptError):
 
 class UnknownLossError(DistillationError):
     """There is no loss of this kind."""
+
+
+class LossArgumentsError(DistillationError):
+    """A loss of one's own takes other arguments than the student's logits, the teacher's and perhaps the next ids."""
 
 
 class VocabularyMismatchError(DistillationError):

@@ -37,6 +37,7 @@ from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 from cleangpt.trainers import History, ProgressBar, TrainingSettings
 from cleangpt.trainers.plots import draw_curves
+from cleangpt.trainers.random_streams import torch_seed
 
 LONGEST_ROW = 256
 CURVES_FILE = "curves.png"
@@ -131,7 +132,7 @@ def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: Ba
     """
     config = teacher.config.get_text_config(decoder=True)
     fast = tokenizer.fast
-    torch.manual_seed(options.seed)
+    torch.manual_seed(torch_seed(options.seed))
     return get_model(
         options.student_model_type,
         config=GPTConfig(
@@ -161,7 +162,7 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
         "num_attention_heads": n_head,
         "max_position_embeddings": trunk.ends.bottom.context_length or LONGEST_ROW,
     }
-    torch.manual_seed(options.seed)
+    torch.manual_seed(torch_seed(options.seed))
     if options.student_parameters is not None:
         return Shadow(ShadowConfig.within(options.student_parameters, **shape))
     return Shadow(ShadowConfig(intermediate_size=2 * width, **shape))

@@ -21,11 +21,15 @@ from cleangpt.data import (
 )
 from cleangpt.data.stdlib_questions import Question
 from cleangpt.data.text_record import DEFAULT_HELD_OUT, TextRecord
-from cleangpt.errors import BadConfigError, ModelUnknownError, UsageError
+from cleangpt.errors import BadConfigError, CleangptError, ModelUnknownError, UsageError
 from cleangpt.model import MODEL_REGISTRY, get_model
+from cleangpt.model.form import check_form
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+from cleangpt.trainers.causal_logits import try_out
+from cleangpt.trainers.random_streams import torch_seed
 
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size")
+_LONGEST_REASON = 300
 _REGISTERED_ONLY = ("dropout", "bias", "alibi")
 
 
@@ -52,15 +56,16 @@ def gather(options: TrainOptions) -> Materials:
     options contradict each other.
     """
     texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
-    if options.init_from is None:
+    start = options.init_from
+    if start is None:
         tokenizer = _tokenizer(options, texts)
-        torch.manual_seed(options.seed)
+        torch.manual_seed(torch_seed(options.seed))
         model = new_model(options, tokenizer)
     else:
-        model, options = opened_start(options, options.init_from)
+        model, options = opened_start(options, start)
         is_given = "tokenizer_type" in options.given
-        tokenizer = _tokenizer(options, texts) if is_given else tokenizer_beside(options.init_from, model)
-        refuse_larger_vocabulary(tokenizer, model, options.init_from)
+        tokenizer = _tokenizer(options, texts) if is_given else tokenizer_beside(start, model)
+        refuse_larger_vocabulary(tokenizer, model, start)
     if options.data in CONVERSATION_SOURCES:
         return _of_conversations(options, tokenizer, model)
     return _of_text(options, tokenizer, model, texts)
@@ -99,7 +104,9 @@ def _registered(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel
     _refuse_unknown_fields(options, allowed)
     sizes = {name: getattr(options, name) for name in (*_SIZES, *_REGISTERED_ONLY)}
     values: dict[str, Any] = {**known, **sizes, **options.model, "model_type": options.model_type}
-    return get_model(options.model_type, config=GPTConfig(**values))
+    model = get_model(options.model_type, config=GPTConfig(**values))
+    check_form(model)
+    return model
 
 
 def _of_transformers(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel:
@@ -110,24 +117,50 @@ def _of_transformers(options: TrainOptions, known: dict[str, Any]) -> PreTrained
                 "that its own config has into the table [model] of the --config file"
             )
     plain = AutoConfig.for_model(options.model_type)
+    head_dim = options.n_embd // options.n_head
     # the model types' defaults are those of large models, so sizes without a flag are derived from those with one
     wanted = {
         "num_hidden_layers": options.n_layer,
         "num_attention_heads": options.n_head,
         "num_key_value_heads": options.n_head,
         "hidden_size": options.n_embd,
-        "head_dim": options.n_embd // options.n_head,
+        "head_dim": head_dim,
+        "d_head": head_dim,
+        "rotary_dim": head_dim,
+        # of a decoder that has an encoder beside it, which is not built
+        "decoder_layers": options.n_layer,
+        "decoder_attention_heads": options.n_head,
+        "decoder_ffn_dim": 4 * options.n_embd,
         "intermediate_size": 4 * options.n_embd,
         "max_position_embeddings": options.block_size,
     }
-    sizes = {name: size for name, size in wanted.items() if hasattr(plain, name)}
-    _refuse_unknown_fields(options, {name for name in {*plain.to_dict(), *options.model} if hasattr(plain, name)})
-    config = AutoConfig.for_model(options.model_type, **{**known, **sizes, **options.model})
+    sizes = {name: size for name, size in wanted.items() if _is_field(plain, name)}
+    _refuse_unknown_fields(options, {name for name in {*plain.to_dict(), *options.model} if _is_field(plain, name)})
     try:
+        config = AutoConfig.for_model(options.model_type, **{**known, **sizes, **options.model})
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except ValueError as error:
-        raise BadConfigError(f"{options.model_type} cannot be made a causal language model: {error}") from error
+        try_out(model)
+    except CleangptError:
+        raise
+    except Exception as error:
+        # what a type makes of sizes that it was not written for may be any exception
+        reason = " ".join(str(error).split())[:_LONGEST_REASON].rstrip(".")
+        raise BadConfigError(
+            f"{options.model_type} cannot be made a causal language model of these sizes: {reason}. Change --n-layer, "
+            "--n-head or --n-embd, set its own fields in the table [model] of the --config file, or take another type"
+        ) from error
     return model
+
+
+def _is_field(config: Any, name: str) -> bool:
+    """Whether the config has a field of that name which can be set."""
+    if not isinstance(getattr(type(config), name, None), property):
+        return hasattr(config, name)
+    try:
+        setattr(config, name, getattr(config, name))
+    except (AttributeError, NotImplementedError):
+        return False
+    return True
 
 
 def _refuse_unknown_fields(options: TrainOptions, allowed: Iterable[str]) -> None:

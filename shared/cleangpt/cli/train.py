@@ -80,6 +80,7 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
 
     from cleangpt.evaluation.trained_on import write_trained_on
     from cleangpt.trainers.checkpoint import load_best
+    from cleangpt.writing import named_where_not_written
     from splitlearn.model.plan import FEWEST_LAYERS
 
     line = f"loss {history.losses[-1]:.4f}"
@@ -88,8 +89,9 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
         line += f", validation loss {history.best.loss:.4f} (the model of step {step} of {history.step})"
     parameters = sum(each.numel() for each in materials.model.parameters())
     disable_progress_bar()
-    materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(options.out)
-    materials.tokenizer.save_pretrained(options.out)
+    with named_where_not_written(options.out):
+        materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(options.out)
+        materials.tokenizer.save_pretrained(options.out)
     if materials.record is not None:
         materials.record.write(options.out)
     if materials.questions:

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cleangpt.errors import ModelFolderError
+from cleangpt.writing import replacing
 
 TEXT_RECORD_FILE = "training_text.json"
 DEFAULT_HELD_OUT = 0.05
@@ -51,7 +52,8 @@ class TextRecord:
 
     def write(self, folder: Path) -> None:
         """Writes the record beside the model in `folder`."""
-        (folder / TEXT_RECORD_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        with replacing(folder / TEXT_RECORD_FILE) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def is_of(self, ids_N: Tensor) -> bool:
         """Whether this is the text."""

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.text import predicting
-from cleangpt.trainers.causal_logits import causal_logits
+from cleangpt.model.form import check_form
+from cleangpt.trainers.causal_logits import causal_logits, check_ids
 from splitlearn.model.layout import inspect_model
 from splitlearn.model.traits import row_width
 
@@ -33,10 +34,12 @@ class Blocks:
     """The blocks of any causal model that `splitlearn` can cut. It works on the model itself, without a copy.
 
     Raises:
+        ModelFormError: the model is a plain module.
         UnsupportedModel: the model has no list of layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        check_form(model)
         self.model = model
         self._layout = inspect_model(model)
         self.n_blocks = self._layout.n_layers
@@ -45,6 +48,7 @@ class Blocks:
 
     def after(self, ids_BT: Tensor, block: int) -> Tensor:
         """The hidden states [B, T, D] after `block`, counted from 0; later blocks do not run."""
+        check_ids(self.model, ids_BT)
         found: list[Tensor] = []
 
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -60,6 +64,7 @@ class Blocks:
 
     def logits(self, batch: Batch) -> Tensor:
         """The whole model's logits at the predicting positions, [N, V]."""
+        check_ids(self.model, batch.ids_BT)
         return causal_logits(self.model, batch.ids_BT, predicting(batch))
 
     def parameters_of(self, block: int) -> list[nn.Parameter]:

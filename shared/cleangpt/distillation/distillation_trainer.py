@@ -18,12 +18,15 @@ from cleangpt.distillation.text import epochs_of
 from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import VocabularyMismatchError
+from cleangpt.model.form import check_form
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
+from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
+from cleangpt.writing import named_where_not_written, replacing
 
 HISTORY_FILE = "history.json"
 STUDENT_FOLDER = "student"
@@ -85,6 +88,7 @@ class DistillationTrainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         teacher = load_teacher(teacher_model)
+        check_form(student_model)
         place = torch.device(device) if device is not None else student_model.device
         self.student_model = student_model.to(place)
         self._teacher, self._student = Blocks(teacher.to(place)), Blocks(student_model)
@@ -97,7 +101,7 @@ class DistillationTrainer:
         settings = settings or TrainingSettings(epochs=1)
         # the same in each run, so that a stage that was interrupted can go on
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(torch_seed(settings.seed))
             self._stitches = StitchingLayers(self._student.n_blocks, *widths, use=use_stitching_layers).to(place)
         self._hidden_loss = HiddenStateLoss(hidden_state_loss_type)
         self._logit_loss = LogitLoss(logit_loss_type, temperature)
@@ -139,17 +143,18 @@ class DistillationTrainer:
     def export(self, folder: Path | str) -> Path:
         """Writes the student and its tokenizer as a Hugging Face folder, which `splitlearn convert` takes."""
         folder = Path(folder)
-        self.student_model.save_pretrained(folder)
-        if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(folder)
+        with named_where_not_written(folder):
+            self.student_model.save_pretrained(folder)
+            if self._tokenizer is not None:
+                self._tokenizer.save_pretrained(folder)
         return folder
 
     def _head_trainer(self) -> HeadTrainer:
         return HeadTrainer(self._teacher, self._student, self._logit_loss)
 
     def _finished(self, results: DistillationResults) -> DistillationResults:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / HISTORY_FILE).write_text(json.dumps(results.to_dict()) + "\n", encoding="utf-8")
+        with replacing(self.output_dir / HISTORY_FILE) as partial:
+            partial.write_text(json.dumps(results.to_dict()) + "\n", encoding="utf-8")
         self.export(self.output_dir / STUDENT_FOLDER)
         return results
 

@@ -15,7 +15,7 @@ from cleangpt.data.batches import Batch
 from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.text import predicting
 from cleangpt.errors import TrunkMismatchError
-from cleangpt.trainers.causal_logits import head_reads_only
+from cleangpt.trainers.causal_logits import check_ids, head_reads_only
 from llm_sepweight import Manifest
 from splitlearn.checkpoints.load import load_parts
 from splitlearn.model.cache import PartCache
@@ -49,7 +49,8 @@ class Ends:
         return cls(bottom, top, fingerprint(manifest, plan, trunk or manifest.dtype))
 
     def hidden(self, ids_BT: Tensor) -> Tensor:
-        """The hidden states that the bottom sends to a trunk, [B, T, D], without gradients."""
+        """The hidden states that the bottom sends to a trunk, [B, T, D], without gradients. Raises BadInputError."""
+        check_ids(self.bottom.model, ids_BT)
         with torch.no_grad():
             return torch.as_tensor(self.bottom.run(ids_BT))
 

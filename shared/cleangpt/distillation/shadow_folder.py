@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.errors import ShadowFolderError, TrunkMismatchError
 from cleangpt.reasons import reason_of
+from cleangpt.writing import named_where_not_written
 from llm_sepweight.layout import STAGING_DIRECTORY
 from llm_sepweight.replacing import replace_directory
 
@@ -22,6 +23,7 @@ def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
 
     Raises:
         ShadowFolderError: `folder` exists and holds something other than a shadow.
+        NotWrittenError: the disk is full; `folder` is as before.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_shadow(folder))):
@@ -29,7 +31,12 @@ def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
     # a folder is exchanged with one that lies in it
     partial = folder / STAGING_DIRECTORY if folder.exists() else folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shadow.save_pretrained(partial)
+    with named_where_not_written(folder, "what it held before is intact"):
+        try:
+            shadow.save_pretrained(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     if folder.exists():
         replace_directory(partial, folder)
     else:

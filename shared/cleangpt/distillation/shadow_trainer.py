@@ -25,7 +25,9 @@ from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.digests import description_of_batches, digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
+from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
+from cleangpt.writing import replacing
 
 HISTORY_FILE = "history.json"
 SHADOW_FOLDER = "shadow"
@@ -160,7 +162,8 @@ class ShadowTrainer:
             return
         self._output_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps({name: each.to_dict() for name, each in stages.items()})
-        (self._output_dir / HISTORY_FILE).write_text(f"{text}\n", encoding="utf-8")
+        with replacing(self._output_dir / HISTORY_FILE) as partial:
+            partial.write_text(f"{text}\n", encoding="utf-8")
         export_shadow(self.shadow, self._output_dir / SHADOW_FOLDER)
 
 
@@ -172,5 +175,5 @@ class _Shuffled:
         self._seed = seed
 
     def batches(self, epoch: int) -> Sequence[Batch]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(torch_seed(self._seed * 1_000_003 + epoch))
         return [self._batches[index] for index in torch.randperm(len(self._batches), generator=generator).tolist()]

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cleangpt.model.folder import open_model
+from cleangpt.model.form import check_form
 from splitlearn.model.part import Part
 
 
@@ -45,7 +46,8 @@ class LocalTrunk:
 def load_teacher(source: PreTrainedModel | Path | str) -> PreTrainedModel:
     """The teacher in evaluation mode, without gradients: the given model, or one loaded from a folder.
 
-    The folder is a Hugging Face folder or a sepweight directory. Raises the errors of `open_model`.
+    The folder is a Hugging Face folder or a sepweight directory. Raises the errors of `open_model`, and ModelFormError.
     """
-    model = source if isinstance(source, PreTrainedModel) else open_model(Path(source))
+    model = open_model(Path(source)) if isinstance(source, str | Path) else source
+    check_form(model)
     return model.eval().requires_grad_(False)

@@ -9,6 +9,9 @@ from cleangpt.errors import GenerationSettingsError, PromptError
 from cleangpt.inference.sampling import Sampling
 from cleangpt.tokenizers import BaseTokenizer
 
+# of torch's generators
+_SEEDS = 2**64
+
 
 class Streamer(Protocol):
     """Receives ids as they are generated, such as transformers' `TextStreamer`."""
@@ -62,7 +65,7 @@ def run_generation(
     try:
         with torch.random.fork_rng(devices=devices, enabled=choice.seed is not None):
             if choice.seed is not None:
-                torch.manual_seed(choice.seed)
+                torch.manual_seed(choice.seed % _SEEDS)
             found_BT = model.eval().generate(
                 ids_BT,
                 attention_mask=torch.ones_like(ids_BT),

@@ -19,6 +19,10 @@ def open_model(folder: Path) -> PreTrainedModel:
         raise ModelFolderError(
             f"{folder} is a file; a model is a folder here, with its config and tokenizer beside the weights: name that"
         )
+    if not folder.exists():
+        raise ModelFolderError(
+            f"there is no {folder}; name a directory that `cleangpt train` or `splitlearn convert` wrote"
+        )
     if (folder / "manifest.json").exists():
         # imported here, because Hugging Face folders do not need it
         from splitlearn.checkpoints.load import load_part

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cleangpt.errors import PackageMissingError
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
+from cleangpt.writing import replacing
 
 
 @dataclass
@@ -129,10 +130,8 @@ class HistoryFile(Callback):
 
     def on_checkpoint(self, run: Run) -> None:
         text = run.history.to_csv() if self.file.suffix == ".csv" else run.history.to_json()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_name(f"{self.file.name}.tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.file)
+        with replacing(self.file) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def on_end(self, run: Run) -> None:
         self.on_checkpoint(run)

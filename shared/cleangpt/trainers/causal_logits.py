@@ -13,11 +13,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from cleangpt.errors import NotCausalError
+from cleangpt.errors import BadInputError, NotCausalError
+from cleangpt.model.form import check_form
 
 _TRIED_LENGTH = 8
-# rounding, and what a mixture of experts makes of it; a model that sees the future differs by more
+# rounding, and what a mixture of experts makes of it
 _TOLERANCE = 1e-3
+# of the same positions in two texts of equal length hardly even rounding differs, but a small model with fresh weights
+# that sees the future may differ by as little as a ten-thousandth
+_CAUSAL_TOLERANCE = 1e-5
 _COARSE_TOLERANCE = 3e-2
 
 # by model: whether its head can be given the chosen positions alone
@@ -25,10 +29,11 @@ _tried: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
 def causal_logits(model: Any, ids_BT: Tensor, chosen_BT: Tensor | None = None) -> Tensor:
-    """The logits at all positions [B, T, V], or at the chosen ones [N, V], row by row.
+    """The logits at all positions [B, T, V], or at the chosen ones [N, V], row by row. See `check_ids` for the ids.
 
     Raises:
         NotCausalError: the model's logits depend on later ids.
+        ModelFormError: the model is not in Hugging Face's form.
     """
     if chosen_BT is None:
         try_out(model)
@@ -39,11 +44,24 @@ def causal_logits(model: Any, ids_BT: Tensor, chosen_BT: Tensor | None = None) -
     return _forward(model, ids_BT)[chosen_BT]
 
 
+def check_ids(model: Any, ids_BT: Tensor) -> None:
+    """Raises BadInputError if an id is outside the model's vocabulary, and ModelFormError for a plain module."""
+    check_form(model)
+    rows = len(model.get_input_embeddings().weight)
+    lowest, highest = (int(each) for each in ids_BT.aminmax()) if ids_BT.numel() else (0, 0)
+    if lowest < 0 or highest >= rows:
+        raise BadInputError(
+            f"the text has the id {lowest if lowest < 0 else highest}, and the model has the ids 0 to {rows - 1}; "
+            "encode the text with the model's own tokenizer, and pad with an id that it has"
+        )
+
+
 def try_out(model: Any) -> bool:
     """Whether the head can be given some positions alone. Runs the model on a few ids when it is seen first.
 
-    Call it before the model is compiled. Raises NotCausalError.
+    Call it before the model is compiled. Raises NotCausalError and ModelFormError.
     """
+    check_form(model)
     known = _tried.get(model)
     if known is None:
         modes = [(module, module.training) for module in model.modules()]
@@ -84,7 +102,7 @@ def _try(model: Any) -> bool | None:
     if whole_BTV.isnan().any():
         # says nothing about the model but that its weights are broken, which the loss will show
         return None
-    if not _equal(_forward(model, others_BT)[:, :-1], whole_BTV[:, :-1]):
+    if not _equal(_forward(model, others_BT)[:, :-1], whole_BTV[:, :-1], _CAUSAL_TOLERANCE):
         raise NotCausalError(
             f"{model.config.model_type} predicts an id from those after it too, so it is not a causal language model; "
             "choose another model_type, or make it one (some types are if their config has is_decoder = true)"
@@ -100,10 +118,11 @@ def _try(model: Any) -> bool | None:
     return _equal(some_NV, whole_BTV[chosen_BT])
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
+def _equal(found: Tensor, expected: Tensor, tolerance: float = _TOLERANCE) -> bool:
     if found.shape != expected.shape:
         return False
-    tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _COARSE_TOLERANCE
+    if expected.dtype not in (torch.float32, torch.float64):
+        tolerance = _COARSE_TOLERANCE
     # some models exclude ids by minus infinity
     is_finite = expected.isfinite()
     if not torch.equal(is_finite, found.isfinite()):

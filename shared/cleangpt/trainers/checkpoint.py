@@ -1,6 +1,5 @@
 """Checkpoints on disk. Each is written to a temporary file that replaces the last one, so a kill leaves one intact."""
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from cleangpt.data.batches import TEXT
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
 from cleangpt.trainers.feed import FeedState
 from cleangpt.trainers.history import History
+from cleangpt.writing import replacing
 from llm_sepweight import CorruptFileError, UntrustedPickle
 from llm_sepweight.torch_file import open_torch_file
 
@@ -85,7 +85,8 @@ def save_state(
 ) -> None:
     """Replaces the last checkpoint. A resuming training must match `made`.
 
-    Raises TrainingDivergedError, and leaves the last checkpoint, if a weight is infinite or NaN.
+    Raises TrainingDivergedError if a weight is infinite or NaN, and NotWrittenError if the disk is full; both leave the
+    last checkpoint.
     """
     check_finite(model, history.step)
     state = {
@@ -193,16 +194,15 @@ def _difference(name: str, was: Any, now: str) -> str:
 
 
 def _write(file: Path, state: Mapping[str, Tensor | Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.tmp")
-    with partial.open("wb") as stream:
+    with replacing(file) as partial, partial.open("wb") as stream:
         torch.save({"format": _FORMAT, **state}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
 
 
 def _read(file: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    if not file.exists():
+        raise CheckpointBrokenError(
+            f"{file} is missing: put it back, or remove {file.parent} and what it belongs to, to start again"
+        )
     try:
         found = open_torch_file(file)
     except OSError as error:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch
 from cleangpt.errors import BatchFormatError, TrainingSettingsError
-from cleangpt.trainers.random_streams import RandomStream
+from cleangpt.trainers.random_streams import RandomStream, torch_seed
 
 IGNORED_LABEL = -100
 _KNOWN = (
@@ -80,7 +80,7 @@ class _Epoch(Sequence[Batch]):
             sampler.set_epoch(self._epoch)
         for generator in (self._loader.generator, getattr(sampler, "generator", None)):
             if generator is not None:
-                generator.manual_seed(self._seed)
+                generator.manual_seed(torch_seed(self._seed))
         # the loader has its own random stream, so that the model's dropout cannot shift it
         self._stream = RandomStream(self._seed)
         with self._stream.drawn():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cleangpt.data.batches import Batch
-from cleangpt.trainers.causal_logits import causal_logits
+from cleangpt.trainers.causal_logits import causal_logits, check_ids
 
 Objective = Callable[[Any, Batch], Tensor]
 """(model, batch on the model's device) -> the mean over `learned_count(batch)` positions, a differentiable scalar."""
@@ -24,8 +24,11 @@ def learned_loss(model: Any, batch: Batch) -> Tensor:
 
     Raises:
         NotCausalError: the model's predictions depend on later ids.
+        BadInputError, ModelFormError: the model lacks ids of the batch, or is a plain module.
     """
     ids_BT = batch.ids_BT
+    # the last id of a row may only be predicted
+    check_ids(model, ids_BT)
     if batch.learned_BT is None:
         logits_NV, expected_N = causal_logits(model, ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten()
     else:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cleangpt.trainers.history import History
+from cleangpt.writing import replacing
 
 _SMOOTHED_OVER = 50
 
@@ -42,8 +43,8 @@ def draw_curves(histories: Mapping[str, History], file: Path) -> None:
     rates.set_ylim(bottom=0)
     for axes in (losses, rates):
         axes.grid(visible=True, alpha=0.3)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    with replacing(file) as partial:
+        figure.savefig(partial, dpi=120, format=file.suffix[1:] or "png")
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

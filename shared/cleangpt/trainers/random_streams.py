@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 _NUMPY_SEEDS = 2**32
+_TORCH_SEEDS = 2**64
 
 
 class RandomStream:
@@ -36,14 +37,19 @@ class RandomStream:
             _restore(outer)
 
 
+def torch_seed(seed: int) -> int:
+    """Any whole number as one that torch's generators take; smaller than 2^64 and not negative, it stays the same."""
+    return seed % _TORCH_SEEDS
+
+
 def seed_everything(seed: int) -> None:
     """Seeds the global generators, including those of GPUs."""
-    torch.manual_seed(seed)
+    torch.manual_seed(torch_seed(seed))
     _seed_shared(seed)
 
 
 def _seed_shared(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(torch_seed(seed))
     # the legacy call, because it seeds np.random.rand and the like
     np.random.seed(seed % _NUMPY_SEEDS)
     random.seed(seed)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cleangpt.cli.materials import gather
 from cleangpt.cli.options import options_from
 from cleangpt.cli.train_options import TrainOptions
-from cleangpt.errors import BadConfigError, ModelUnknownError, TextTooShortError, UsageError
+from cleangpt.errors import BadConfigError, ModelFormError, ModelUnknownError, TextTooShortError, UsageError
+from cleangpt.model import MODEL_REGISTRY
 from splitlearn.checkpoints.convert import prepare
 
 Run = Callable[..., Any]
@@ -47,6 +49,68 @@ def test_a_trained_model_loads_with_its_tokenizer_and_can_be_cut(
     assert len(history["evaluations"]) == 1
     assert (out / "curves.png").exists()
     assert prepare(str(out)).write(tmp_path / "parts").n_layers == 3
+
+
+@pytest.mark.parametrize("model_type", ["gptj", "falcon", "bart", "mbart"])
+def test_types_with_sizes_of_their_own_names_get_those_that_were_asked_for(story: Path, model_type: str) -> None:
+    model = gather(_options(story, model_type=model_type, n_layer=3)).model
+    layers = max((each for each in model.modules() if isinstance(each, torch.nn.ModuleList)), key=len)
+    assert len(layers) == 3
+    assert sum(each.numel() for each in model.parameters()) < 20_000
+    assert model(torch.zeros(1, 16, dtype=torch.long)).logits.shape[:2] == (1, 16)
+
+
+@pytest.mark.parametrize("model_type", ["electra", "xlnet"])
+def test_a_type_that_is_not_causal_is_one_line(cleangpt: Run, story: Path, tmp_path: Path, model_type: str) -> None:
+    words = ("--model-type", model_type, *_CHARACTERS, "--max-steps", 1)
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *words)
+    assert ran.code == 1
+    assert f"cleangpt: error: {model_type} predicts an id from those after it" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_that_a_type_cannot_have_are_one_line_that_says_what_to_change(story: Path) -> None:
+    with pytest.raises(BadConfigError, match=r"codegen cannot be made .* of these sizes: .*Change --n-layer"):
+        gather(_options(story, model_type="codegen", n_head=1, n_embd=6))
+
+
+def test_a_plain_module_that_was_registered_is_refused(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODEL_REGISTRY, "Plain", lambda config: torch.nn.Linear(config.n_embd, config.vocab_size))
+    with pytest.raises(ModelFormError, match="Linear has no config"):
+        gather(_options(story, model_type="Plain"))
+
+
+@pytest.mark.parametrize("seed", [5_000_000_000, 10**23])
+def test_a_seed_may_be_any_whole_number(cleangpt: Run, story: Path, tmp_path: Path, seed: int) -> None:
+    words = ("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--max-steps", 2)
+    assert cleangpt(*words, "--seed", seed).code == 0
+    assert f"seed was {seed} and is now {seed + 1}" in cleangpt(*words, "--resume", "--seed", seed + 1).err
+
+
+def test_best_weights_that_are_missing_are_one_line(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--max-steps", 1)
+    assert cleangpt(*words).code == 0
+    (tmp_path / "out" / "checkpoint" / "best.pt").unlink()
+    ran = cleangpt(*words, "--resume")
+    assert (ran.code, "best.pt is missing: put it back" in ran.err.splitlines()[-1]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("full", "name"), [("torch.save", "best.pt"), ("transformers.modeling_utils.safe_save_file", "out")]
+)
+def test_a_full_disk_is_one_line_with_the_name_and_leaves_no_partial_file(
+    cleangpt: Run, story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, name: str
+) -> None:
+    def no_space(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(full, no_space)
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, "--max-steps", 1)
+    last = ran.err.splitlines()[-1]
+    assert ran.code == 1
+    assert last.startswith(f"cleangpt: error: {tmp_path / 'out'}")
+    assert f"{name} could not be written (No space left on device)" in last
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_bpe_tokenizer_is_trained_on_the_text(cleangpt: Run, story: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_folder import export_shadow, load_shadow
-from cleangpt.errors import ShadowFolderError, TrunkMismatchError
+from cleangpt.errors import NotWrittenError, ShadowFolderError, TrunkMismatchError
 
 
 @pytest.fixture
@@ -43,9 +43,10 @@ def test_what_lies_beside_it_stays_and_a_failed_export_leaves_the_old_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(Shadow, "save_pretrained", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(NotWrittenError, match=r"s could not be written \(no space"):
             export_shadow(shadow, folder)
     assert torch.equal(load_shadow(folder)(hidden_BTD), expected_BTD)
+    assert sorted(each.name for each in folder.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
     torch.nn.init.normal_(next(shadow.parameters()))
     export_shadow(shadow, folder)
     assert torch.equal(load_shadow(folder)(hidden_BTD), shadow(hidden_BTD))

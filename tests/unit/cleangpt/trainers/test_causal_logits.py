@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
-from cleangpt.errors import NotCausalError
+from cleangpt.errors import BadInputError, ModelFormError, NotCausalError
 from cleangpt.trainers import learned_loss
 from cleangpt.trainers.causal_logits import causal_logits, try_out
 
@@ -37,14 +37,14 @@ _TYPES: dict[str, dict[str, Any]] = {
 }
 
 
-def model_of(model_type: str, **more: Any) -> PreTrainedModel:
+def model_of(model_type: str, noise: float = 0.2, **more: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     plain = CONFIG_MAPPING[model_type]()
     wanted = {name: value for name, value in _SMALL.items() if hasattr(plain, name)}
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**{**wanted, **more}))
     with torch.no_grad():
         for each in model.parameters():
-            each.add_(0.2 * torch.randn_like(each))
+            each.add_(noise * torch.randn_like(each))
     return model.eval()
 
 
@@ -73,11 +73,32 @@ def test_the_loss_is_that_of_the_models_own_logits(model_type: str) -> None:
     assert torch.isclose(short, whole, rtol=1e-3) == (model_type == "llama")
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
-def test_a_model_that_sees_the_future_is_refused(model_type: str) -> None:
-    model = model_of(model_type)
+def test_a_model_that_sees_the_future_is_refused_also_where_its_fresh_weights_hardly_show_it(
+    model_type: str, noise: float
+) -> None:
+    model = model_of(model_type, noise)
     with pytest.raises(NotCausalError, match=f"{model_type} predicts an id from those after it .*is_decoder"):
         learned_loss(model, batch())
+
+
+def test_a_plain_module_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(ModelFormError, match=r"Linear has no config, get_input_embeddings, .*PreTrainedModel"):
+        learned_loss(torch.nn.Linear(2, 2), batch())
+
+
+@pytest.mark.parametrize(("id_", "at"), [(40, 0), (-1, 3), (40, 9)])
+def test_ids_outside_the_vocabulary_are_refused_also_where_they_are_only_predicted(id_: int, at: int) -> None:
+    ids_BT = batch().ids_BT
+    ids_BT[1, at] = id_
+    model = model_of("llama")
+    with pytest.raises(BadInputError, match=f"the id {id_}, and the model has the ids 0 to 39"):
+        learned_loss(model, Batch(ids_BT))
+    with pytest.raises(BadInputError, match=f"the id {id_}"):
+        Blocks(model).after(ids_BT, 0)
+    with pytest.raises(BadInputError, match=f"the id {id_}"):
+        Blocks(model).logits(Batch(ids_BT))
 
 
 def test_a_head_that_needs_all_positions_gets_them() -> None:
