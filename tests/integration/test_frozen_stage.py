@@ -93,8 +93,8 @@ async def test_a_last_stage_whose_device_is_frozen_is_named_to_the_user_and_no_o
         (frozen,) = it.links
         # it answers polls, as its device alone is frozen
         assert error["message"] == (
-            f"the trunk failed: the stage at {frozen.address} failed: {frozen.address} did not reply within {SILENCE:g} s; "
-            "the stream is cancelled"
+            f"the trunk failed: the stage at {frozen.address} failed: {frozen.address} did not reply within "
+            f"{SILENCE:g} s; the stream is cancelled"
         )
         assert states_of(logs, it.first) <= WELL
         assert states_of(logs, it.second) <= WELL
