@@ -12,6 +12,8 @@ CleangptError
 ├── PackageMissingError         the installation's fault: the request needs a package that is not installed
 ├── ModelUnknownError           the caller's fault: no such model type, or a field that it does not have
 ├── UsageError                  the caller's fault: flags or a settings file that make no sense
+├── RunRecordError              the caller's fault: a directory whose run cannot be repeated
+├── RunDiffersError             nobody's fault: a repeated run that is not the run of before
 ├── TrainingDivergedError       the settings' fault: the loss is no longer finite
 ├── TokenizerError              the caller's fault: the arguments do not make a tokenizer
 │   ├── UnknownTokenizerError   neither a registered name nor a folder
@@ -152,6 +154,14 @@ class ModelUnknownError(CleangptError):
 
 class UsageError(CleangptError):
     """The command line or its settings file makes no sense."""
+
+
+class RunRecordError(CleangptError):
+    """A directory has no record of its run, a damaged one, or one of a run that cannot be repeated here."""
+
+
+class RunDiffersError(CleangptError):
+    """A run that should repeat another has other data, start weights or results."""
 
 
 class ModelError(CleangptError):

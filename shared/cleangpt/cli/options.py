@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -18,13 +18,28 @@ O = TypeVar("O")  # noqa: E741 - options
 _CONFIG_HELP = "TOML file whose keys are these flags' names; the command line takes precedence."
 
 
-def flag(help_text: str, default: Any = MISSING, *, document: str | None = None) -> Any:
+class Recorded(NamedTuple):
+    """Values that a file has for the fields of an options class, and the names of those that somebody named."""
+
+    file: Path
+    values: Mapping[str, Any]
+    given: frozenset[str]
+
+
+def flag(
+    help_text: str,
+    default: Any = MISSING,
+    *,
+    document: str | None = None,
+    source: Callable[[Path], Recorded] | None = None,
+) -> Any:
     """A field of an options class; it is required if it has no default.
 
     Args:
-        document: another name for the flag, used in the document that this library follows.
+        document: another name for the flag.
+        source: the flag's value is a path, for which this returns values of the fields that nobody names.
     """
-    return field(default=default, metadata={"help": help_text, "document": document})
+    return field(default=default, metadata={"help": help_text, "document": document, "source": source})
 
 
 def table(help_text: str) -> Any:
@@ -66,6 +81,12 @@ def options_from(options_class: type[O], given: Mapping[str, Any], config: Path 
     """The options from the command line (None means not given) and the file. Raises UsageError."""
     found = {} if config is None else _read(options_class, config)
     found |= {name: value for name, value in given.items() if value is not None}
+    named = frozenset(found)
+    for each in _fields(options_class):
+        if (source := each.metadata.get("source")) and each.name in found:
+            recorded = source(found[each.name])
+            found = {**_checked(options_class, recorded.values, recorded.file), **found}
+            named |= recorded.given
     kinds = _kinds(options_class)
     for each in _fields(options_class):
         if each.name in found:
@@ -75,7 +96,7 @@ def options_from(options_class: type[O], given: Mapping[str, Any], config: Path 
                 f"{spelled(each.name)} is missing; give it on the command line, or as {each.name} in the --config "
                 f"file: {each.metadata['help']}"
             )
-    return options_class(**found, **{name: frozenset(found) for name in _places_for_names(options_class)})
+    return options_class(**found, **dict.fromkeys(_places_for_names(options_class), named))
 
 
 def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
@@ -83,6 +104,11 @@ def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is not a valid TOML file: {error}") from error
+    return _checked(options_class, values, file)
+
+
+def _checked(options_class: type[Any], values: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The values by the names of their fields, in the fields' types. Raises UsageError."""
     kinds = _kinds(options_class)
     fields_by_key = {name: each.name for each in _fields(options_class) for name in _names(each)}
     values = {fields_by_key.get(key.replace("-", "_"), key): value for key, value in values.items()}

@@ -1,5 +1,6 @@
 """`cleangpt train`: trains a tokenizer and a model on text, with history, curves and checkpoints."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -8,8 +9,12 @@ from cleangpt.cli.train_options import TrainOptions
 from cleangpt.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from cleangpt.cli.materials import Materials
+    from cleangpt.cli.repeating import Leg
     from cleangpt.trainers import Callback, Checkpoints, History
+    from cleangpt.trainers.processes import Processes
 
 INTERRUPTED = 130
 """Exit code of a training that Ctrl-C or SIGTERM ended; its checkpoint is on disk."""
@@ -20,40 +25,65 @@ def run(options: TrainOptions) -> int | None:
     # import torch, transformers and matplotlib late, so that --help is quick
     import torch
 
+    from cleangpt.cli.repeating import Leg, Repeat
+    from cleangpt.trainers import Checkpoints
+    from cleangpt.trainers.processes import joined
+
+    if Checkpoints(options.out / "checkpoint").last.exists() and not options.resume:
+        raise UsageError(
+            f"{options.out} already holds a training; use --resume, or name another directory to start again"
+        )
+    repeat = Repeat(options, options.from_run) if options.from_run is not None else None
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with joined(device) as processes:
+        if repeat is not None:
+            repeat.prepare(processes.count)
+        for leg in [Leg(options)] if repeat is None else repeat.legs():
+            code = _train(leg, device, processes, [] if repeat is None else [repeat])
+            if code is not None:
+                return code
+    if repeat is not None and processes.is_first:
+        print(repeat.result())
+    return None
+
+
+def _train(leg: "Leg", device: "torch.device", processes: "Processes", callbacks: "Sequence[Callback]") -> int | None:
+    """Trains, and writes the model if that was the last leg. The exit code if a signal ended it."""
+    from cleangpt.cli.environment import environment
     from cleangpt.cli.materials import gather
+    from cleangpt.cli.recording import RecordRun
+    from cleangpt.cli.repeating import StopAt
     from cleangpt.cli.stopping import StopOnSignal
     from cleangpt.trainers import Checkpoints, Training, train
-    from cleangpt.trainers.processes import joined, own_device
+    from cleangpt.trainers.processes import own_device
 
+    options = leg.options
     settings = options.training
     checkpoints = Checkpoints(
         options.out / "checkpoint", every_seconds=options.checkpoint_seconds, longer=options.resume
     )
-    if checkpoints.last.exists() and not options.resume:
-        raise UsageError(
-            f"{options.out} already holds a training; use --resume, or name another directory to start again"
-        )
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     materials = gather(options)
-    stopping = StopOnSignal()
+    stopping, recording = StopOnSignal(), RecordRun(options.out, options, environment(device, processes))
+    until = [] if leg.until is None else [StopAt(leg.until)]
     training = Training(
         model=materials.model,
         data=materials.data,
         settings=settings,
         validation=materials.validation,
         checkpoints=replace(checkpoints, made_from=materials.made_from),
-        callbacks=[stopping, *_callbacks(options)],
+        callbacks=[*callbacks, stopping, recording, *until, *_callbacks(options)],
         device=device,
     )
-    with joined(device) as processes:
-        history = train(training)
-        is_stopped = processes.any(stopping.came, own_device(device))
+    history = train(training)
+    is_stopped = processes.any(stopping.came, own_device(device))
     if not processes.is_first:
         return None
     if is_stopped:
         print(f"{options.out}: stopped after step {history.step}; run the same command with --resume to continue")
         return INTERRUPTED
-    _write(options, materials, checkpoints, history)
+    if leg.until is None:
+        _write(options, materials, checkpoints, history)
+        recording.finish()
     return None
 
 

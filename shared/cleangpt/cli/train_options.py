@@ -5,11 +5,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cleangpt.cli.options import flag, names_given, spelled, table
+from cleangpt.cli.options import Recorded, flag, names_given, spelled, table
+from cleangpt.cli.run_record import RUN_FILE, RunRecord
 from cleangpt.errors import UsageError
 
 if TYPE_CHECKING:
     from cleangpt.trainers import Schedule, TrainingSettings
+
+
+# the settings that may be paths; a relative one is one of the directory that the command ran in
+_PLACES = ("data", "init_from", "tokenizer_type")
+
+
+def settings_of(run: Path) -> Recorded:
+    """The settings of the run in a directory, with places that can be found from here. Raises RunRecordError."""
+    part = RunRecord.read(run).parts[-1]
+    directory = Path(part.directory)
+    there = {name: directory / str(part.settings[name]) for name in _PLACES if name in part.settings}
+    moved = {name: str(place) for name, place in there.items() if directory != Path.cwd() and place.exists()}
+    return Recorded(run / RUN_FILE, {**part.settings, **moved}, frozenset(part.given))
 
 
 @dataclass(frozen=True)
@@ -18,6 +32,12 @@ class TrainOptions:
 
     data: str = flag("What to train on: a text file, a folder, a dataset on disk, or the name of a source.")
     out: Path = flag("Directory to write: model, tokenizer, history, curves.png, checkpoint/.")  # noqa: RUF009
+    from_run: Path | None = flag(  # noqa: RUF009
+        "Directory of a training to repeat to the bit, into --out; flags given beside it make it another one.",
+        None,
+        document="from",
+        source=settings_of,
+    )
     column: str = flag("Column of a dataset on disk.", "text")
     max_samples: int | None = flag("Train on the first texts alone.", None)
     tokenizer_type: str = flag("bpe or character, trained on the data; gpt2; or a folder with a tokenizer.", "bpe")

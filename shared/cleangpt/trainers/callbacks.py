@@ -5,6 +5,7 @@ A callback sees the run and may stop it; it never changes what a step computes.
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,10 @@ from cleangpt.writing import replacing
 
 @dataclass
 class Run:
-    """A training run as callbacks see it. `stopped` is the reason to end it, or None; `epoch` counts from 0."""
+    """A training run as callbacks see it. `stopped` is the reason to end it, or None; `epoch` counts from 0.
+
+    `made_from` is what its checkpoints say that it is made from, by name; empty without checkpoints.
+    """
 
     model: nn.Module
     settings: TrainingSettings
@@ -28,6 +32,7 @@ class Run:
     history: History = field(default_factory=History)
     stopped: str | None = None
     epoch: int = 0
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def step(self) -> int:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from cleangpt.data.batches import TEXT
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
+from cleangpt.trainers.differences import WHEN_TEXT_CHANGES, changes_between, in_words
 from cleangpt.trainers.feed import FeedState
 from cleangpt.trainers.history import History
 from cleangpt.writing import replacing
@@ -21,15 +22,7 @@ from llm_sepweight.torch_file import open_torch_file
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
 _FORMAT = "cleangpt checkpoint 4"
-VALIDATION = "validation "
-"""Begins the names of what a checkpoint says of the data to validate on."""
 _LENGTHS = {"epochs", "max_steps"}
-# of a digest or a whole config nobody wants to read both
-_LONGEST_SHOWN = 40
-_WHEN_TEXT_CHANGES = (
-    "data that draws random numbers of its own is another one each time, unless the dataset or sampler has state_dict "
-    "and load_state_dict"
-)
 # a module raises RuntimeError for other names or shapes
 _DO_NOT_FIT = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
@@ -161,36 +154,20 @@ def check_finite(model: nn.Module, step: int) -> None:
 
 def _check_made(checkpoints: Checkpoints, found: Made, wanted: Made) -> None:
     """Raises CheckpointMismatchError unless both are the same; warns of another text if that is allowed."""
-    was, now = found.described, wanted.described
-    changes = {name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]}
+    changes = changes_between(found.described, wanted.described)
     if checkpoints.longer and wanted.total_steps > found.total_steps:
         changes = {name: change for name, change in changes.items() if name not in _LENGTHS}
     if list(changes) == [TEXT] and not checkpoints.exact:
         warnings.warn(
-            f"{checkpoints.last} was written with another text; the training goes on: {_WHEN_TEXT_CHANGES}",
+            f"{checkpoints.last} was written with another text; the training goes on: {WHEN_TEXT_CHANGES}",
             stacklevel=2,
         )
         return
-    # what changed for training and validation alike is said once
-    told = {
-        name: change
-        for name, change in changes.items()
-        if not (name.startswith(VALIDATION) and changes.get(name.removeprefix(VALIDATION)) == change)
-    }
     if changes:
         raise CheckpointMismatchError(
-            f"{checkpoints.last} was written by another training: "
-            f"{'; '.join(_difference(name, *change) for name, change in told.items())}. "
+            f"{checkpoints.last} was written by another training: {in_words(changes)}. "
             f"Train as then to go on, or name another folder, or remove {checkpoints.folder} to start again"
         )
-
-
-def _difference(name: str, was: Any, now: str) -> str:
-    if name == TEXT:
-        return f"other {TEXT} ({_WHEN_TEXT_CHANGES})"
-    if was is None or max(len(str(was)), len(now)) > _LONGEST_SHOWN:
-        return f"other {name}"
-    return f"{name} was {was} and is now {now}"
 
 
 def _write(file: Path, state: Mapping[str, Tensor | Any]) -> None:

@@ -22,7 +22,6 @@ from cleangpt.errors import EmptyDataError, TrainingDivergedError, TrainingSetti
 from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.causal_logits import try_out
 from cleangpt.trainers.checkpoint import (
-    VALIDATION,
     Checkpoints,
     Made,
     check_finite,
@@ -30,6 +29,7 @@ from cleangpt.trainers.checkpoint import (
     save_best,
     save_state,
 )
+from cleangpt.trainers.differences import VALIDATION
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
 from cleangpt.trainers.folder_lock import locked
@@ -136,6 +136,7 @@ class _Loop:
         checkpoints = self._training.checkpoints
         if checkpoints:
             self._made = replace(self._made, described=self._describe(checkpoints))
+            self._run.made_from = self._made.described
             self._run.history = restore_state(checkpoints, self._made, self._model, self._optimizer, self._resume)
         self._model.train()
         try:

@@ -1,0 +1,127 @@
+"""`cleangpt train --from RUN`: repeats a run from its record, part by part, and compares what comes out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from cleangpt.cli.recording import recorded_settings
+from cleangpt.cli.run_record import RUN_FILE, RunRecord
+from cleangpt.cli.train_options import TrainOptions, settings_of
+from cleangpt.errors import RunDiffersError, RunRecordError, UsageError
+from cleangpt.trainers import Callback, Run
+from cleangpt.trainers.differences import changes_between, in_words
+
+_LENGTHS = ("epochs", "max_steps")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of a training that is done in one go: up to step `until`, or to its end."""
+
+    options: TrainOptions
+    until: int | None = None
+
+
+class StopAt(Callback):
+    """Ends a training after a step, as somebody ended it."""
+
+    everywhere: ClassVar[bool] = True
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_begin(self, run: Run) -> None:
+        self.on_step(run)
+
+    def on_step(self, run: Run) -> None:
+        if run.step >= self._step:
+            run.stop(f"the next part begins after step {self._step}")
+
+
+class Repeat(Callback):
+    """A run that is done once more. As a callback it refuses to begin with other data or weights than then.
+
+    With other settings than then it is another run, of which it says what differs, and which it compares all the same.
+
+    `varied` says what differs, and is empty otherwise.
+
+    Raises:
+        RunRecordError: the record begins in the middle of the training, or is of another number of processes.
+        UsageError: a run of several parts is to be of another length.
+    """
+
+    everywhere: ClassVar[bool] = True
+
+    def __init__(self, options: TrainOptions, run: Path) -> None:
+        self._run = run
+        self._out = options.out
+        self._record = RunRecord.read(run)
+        if run.resolve() == options.out.resolve():
+            raise UsageError(f"--from and --out are both {run}; write to another directory")
+        if start := self._record.parts[0].from_step:
+            raise RunRecordError(f"{run / RUN_FILE} begins after step {start}, so what was before is not known")
+        self._options = options
+        self.varied = in_words(changes_between(dict(settings_of(run).values), recorded_settings(options)))
+        changed = [name for name in _LENGTHS if f"{name} was" in self.varied]
+        if changed and len(self._record.parts) > 1:
+            raise UsageError(f"{run} was trained in parts of several lengths; leave out {' and '.join(changed)}")
+        self._number = 0
+        # read before other processes write
+        self._n_done = self._parts_done()
+
+    def legs(self) -> Iterator[Leg]:
+        """The parts that are still to be done, in order; each is done before the next is asked for."""
+        parts = self._record.parts
+        for number in range(self._n_done, len(parts)):
+            self._number = number
+            settings = parts[number].settings
+            options = self._options
+            if len(parts) > 1:
+                options = replace(options, epochs=settings.get("epochs"), max_steps=settings.get("max_steps"))
+            is_last = number == len(parts) - 1
+            yield Leg(
+                replace(options, resume=options.resume or number > 0),
+                None if is_last else parts[number + 1].from_step,
+            )
+
+    def _parts_done(self) -> int:
+        if not self._options.resume or not (self._out / RUN_FILE).exists():
+            return 0
+        return min(len(RunRecord.read(self._out).parts), len(self._record.parts)) - 1
+
+    def prepare(self, processes: int) -> None:
+        """Gives torch as many threads as then. Raises RunRecordError for another number of processes."""
+        then = self._record.parts[-1].environment
+        if then.get("processes", "1") != str(processes):
+            raise RunRecordError(
+                f"{self._run} was trained by {then['processes']} processes, and its numbers depend on that: start it "
+                f"with torchrun --nproc-per-node {then['processes']} -m cleangpt.cli train ..."
+            )
+        if then.get("threads", "").isdigit():
+            torch.set_num_threads(int(then["threads"]))
+
+    def on_begin(self, run: Run) -> None:
+        changes = changes_between(self._record.parts[self._number].made_from, run.made_from)
+        if changes and not self.varied:
+            raise RunDiffersError(
+                f"{self._run} cannot be repeated: {in_words(changes)}. Put back what it was made from, or give a flag "
+                "that differs to make another run of it"
+            )
+
+    def result(self) -> str:
+        """Whether the results are those of then, in a line. Raises RunDiffersError where they should be."""
+        record = RunRecord.read(self._out)
+        then, now = self._record.files, record.files
+        if not then:
+            return f"{self._run} has no results to compare with: it was not finished"
+        if then == now:
+            return f"the same as {self._run}, to the bit: {', '.join(now)}"
+        if self.varied:
+            return f"another run than {self._run}: {self.varied}"
+        other = changes_between(self._record.parts[-1].environment, record.parts[-1].environment)
+        reason = in_words(other) or "nothing that is recorded explains it"
+        different = ", ".join(name for name in {**then, **now} if then.get(name) != now.get(name))
+        raise RunDiffersError(f"{different} in {self._out} differ from those of {self._run}: {reason}")

@@ -1,0 +1,109 @@
+"""The record of a run, from which it is repeated: settings, command line, versions, digests of text, weights and code.
+
+It is one file in the run's directory. A run that was made longer, or went on with other versions, has a part for each.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cleangpt.errors import RunRecordError
+from cleangpt.writing import replacing
+
+RUN_FILE = "run.json"
+_FORMAT = "cleangpt run 1"
+# what a run computed: the weights, and the tokenizer that they belong to
+_RESULTS = ("*.safetensors", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The steps after `from_step`, up to the next part's.
+
+    `settings` are those that were not None, `given` the names of those that the user named. `made_from` is what the
+    checkpoints say, and `environment` what else the numbers may depend on; both by name.
+    """
+
+    from_step: int
+    command: list[str]
+    directory: str
+    settings: dict[str, Any]
+    given: list[str]
+    made_from: dict[str, str]
+    environment: dict[str, str]
+
+    def goes_on_as(self, other: "Part") -> bool:
+        """Whether the other's steps are computed in the same way."""
+        return self.made_from == other.made_from and self.environment == other.environment
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run was made of, in parts, and the SHA-256 of the files that it made; none before its end."""
+
+    parts: list[Part]
+    files: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunRecord":
+        """The record of the run in `folder`. Raises RunRecordError if there is none, or it is damaged."""
+        file = folder / RUN_FILE
+        if not file.exists():
+            raise RunRecordError(f"{folder} has no {RUN_FILE}, so it cannot be repeated: name the --out of a training")
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found.pop("format") != _FORMAT:
+                raise ValueError(f"its format is not {_FORMAT!r}")
+            record = cls([Part(**each) for each in found["parts"]], dict(found["files"]))
+            record._check()
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise RunRecordError(f"{file} cannot be read ({type(error).__name__}: {error}); copy it again") from error
+        return record
+
+    def write(self, folder: Path) -> None:
+        """Writes the record into `folder`. Raises NotWrittenError."""
+        with replacing(folder / RUN_FILE) as partial:
+            partial.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+
+    def _check(self) -> None:
+        if not self.parts:
+            raise ValueError("it has no part")
+        starts = [part.from_step for part in self.parts]
+        if starts != sorted(starts):
+            raise ValueError(f"its parts begin at {starts}")
+        kinds = {each.name: type(getattr(Part(0, [], "", {}, [], {}, {}), each.name)) for each in fields(Part)}
+        for part in self.parts:
+            for name, kind in kinds.items():
+                if type(getattr(part, name)) is not kind:
+                    raise TypeError(f"{name} is {getattr(part, name)!r}")
+
+
+def digests_of_results(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the weights and the tokenizer in `folder`, by file name; as `sha256sum` prints them."""
+    files = sorted(file for pattern in _RESULTS for file in folder.glob(pattern))
+    return {file.name: _sha256(file) for file in files}
+
+
+def digest_of_code(package: Path) -> str:
+    """The SHA-256 of all Python files of a package, with their names."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()} {_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them; None is left out, for that is not to be set."""
+    return {
+        name: str(value) if isinstance(value, Path) else dict(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
