@@ -1,7 +1,9 @@
 """Ten times more users than fit, over HTTP: the pace of those who are admitted, and what the others are told.
 
 Each user asks again and again, waits as long as `Retry-After` says when it is refused, and reads streams to their end.
-The users that fit are measured before and after, alone. Then a thousand ask at once.
+The users that fit are measured before and after, alone. They begin one after the other in each phase: of users in step
+with each other nobody decodes while another's prompt is computed, which is not so in overload. Then a thousand ask at
+once.
 """
 
 import argparse
@@ -9,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import mean, median
@@ -59,33 +61,63 @@ class Found:
     statuses: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Resident bytes of the services' processes together."""
+@dataclass
+class Services:
+    """What the services' processes, and these users beside them, use in the measured time of a phase."""
 
     processes: Sequence[psutil.Process]
+    began: float = 0.0
+    cpu: dict[str, float] = field(default_factory=dict)
+    """Cores in use on average, by the process."""
+    memory: tuple[int, int] = (0, 0)
+    """Resident bytes of the services at the beginning and at the end."""
 
     @classmethod
-    def of_children(cls) -> "Memory":
+    def running(cls) -> "Services":
         return cls(psutil.Process().children())
 
-    def now(self) -> int:
+    def begin(self) -> None:
+        self.began, self.cpu, self.memory = time.perf_counter(), self._seconds(), (self._resident(), 0)
+
+    def end(self) -> None:
+        wall, now = time.perf_counter() - self.began, self._seconds()
+        self.cpu = {name: (now[name] - seconds) / wall for name, seconds in self.cpu.items()}
+        self.memory = (self.memory[0], self._resident())
+
+    def _resident(self) -> int:
         return sum(process.memory_info().rss for process in self.processes)
+
+    def _seconds(self) -> dict[str, float]:
+        named = {"users": psutil.Process()} | {_verb(process): process for process in self.processes}
+        return {name: sum(process.cpu_times()[:2]) for name, process in named.items()}
+
+
+def _verb(process: psutil.Process) -> str:
+    """Which service a process is, by its command line."""
+    words = process.cmdline()
+    return next((verb for verb in ("client", "trunk") if verb in words), str(process.pid))
 
 
 async def user(
-    http: httpx.AsyncClient, split: Split, prompts: Prompts, sizes: Sizes, measured: Found, times: tuple[float, float]
+    http: httpx.AsyncClient,
+    split: Split,
+    prompts: Prompts,
+    sizes: Sizes,
+    measured: Found,
+    times: tuple[float, float, float],
 ) -> None:
     """Asks until the end, and then finishes what it has begun. What began before the start is not measured.
 
     Args:
-        times: start and end.
+        times: its first question, the start and the end.
     """
+    first, start, end = times
+    await asyncio.sleep(first - time.perf_counter())
     refused: tuple[float, float] | None = None
-    while time.perf_counter() < times[1]:
+    while time.perf_counter() < end:
         body = {**split.body(prompts.one(sizes.prompt), sizes.output), "stream": True}
         began = time.perf_counter()
-        found = measured if began >= times[0] else Found()
+        found = measured if began >= start else Found()
         async with http.stream("POST", "/v1/completions", json=body) as reply:
             if reply.status_code != 200:
                 found.statuses[str(reply.status_code)] += 1
@@ -102,7 +134,7 @@ async def user(
                     refused = None
                 note(found, began, tokens)
                 continue
-        await asyncio.sleep(min(seconds, max(0.0, times[1] - time.perf_counter())))
+        await asyncio.sleep(min(seconds, max(0.0, end - time.perf_counter())))
 
 
 async def read(reply: httpx.Response) -> tuple[list[float], str]:
@@ -125,21 +157,17 @@ def note(found: Found, began: float, times: Sequence[float]) -> None:
     found.gaps.append(max(late - early for early, late in pairwise(times)))
 
 
-async def phase(
-    split: Split, prompts: Prompts, sizes: Sizes, users: int, seconds: float, warm: Callable[[], None] = lambda: None
-) -> Found:
-    """What the users meet in so many seconds, after a fourth of that in which nothing is measured.
-
-    Args:
-        warm: called when the measured time begins.
-    """
-    start = time.perf_counter() + seconds / 4
-    found, times = Found(), (start, start + seconds)
-    asyncio.get_running_loop().call_later(seconds / 4, warm)
+async def phase(split: Split, prompts: Prompts, sizes: Sizes, users: int, seconds: float, services: Services) -> Found:
+    """What the users meet in so many seconds, after a fourth of that in which nothing is measured."""
+    now = time.perf_counter()
+    start, found = now + seconds / 4, Found()
+    asyncio.get_running_loop().call_later(seconds / 4, services.begin)
+    asyncio.get_running_loop().call_later(seconds / 4 + seconds, services.end)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=split.url, timeout=600, limits=limits) as http, asyncio.TaskGroup() as group:
-        for _ in range(users):
-            group.create_task(user(http, split, prompts, sizes, found, times))
+        for number in range(users):
+            first = now + (start - now) * number / users
+            group.create_task(user(http, split, prompts, sizes, found, (first, start, start + seconds)))
     return found
 
 
@@ -195,26 +223,19 @@ def main() -> None:
     flags = ("--queue-timeout", str(given.queue_timeout))
     trunk_flags = ("--kv-cache-memory-bytes", str(sizes.kv_cache_bytes))
     with split_model(weights, 1, flags, layers=LAYERS, trunk_flags=trunk_flags) as split:
-        memory = Memory.of_children()
-        before = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds))
-        lost, at_warm = preemptions(split), list[int]()
-        over = asyncio.run(
-            phase(
-                split,
-                prompts,
-                sizes,
-                sizes.users,
-                sizes.overload_seconds,
-                lambda: at_warm.append(memory.now()),
-            )
-        )
-        at_last, lost = memory.now(), preemptions(split) - lost
-        after = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds))
+        quiet, loaded = Services.running(), Services.running()
+        before = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds, quiet))
+        lost = preemptions(split)
+        over = asyncio.run(phase(split, prompts, sizes, sizes.users, sizes.overload_seconds, loaded))
+        lost = preemptions(split) - lost
+        after = asyncio.run(phase(split, prompts, sizes, sizes.fitting, sizes.alone_seconds, Services.running()))
         many = asyncio.run(crowd(split, prompts, sizes))
     alone = before.per_token + after.per_token
     print(f"{sizes.fitting} users alone: {1000 * median(alone):.1f} ms per token, {len(alone)} answers")
     print(f"{sizes.users} users: {1000 * median(over.per_token):.1f} ms per token, {len(over.per_token)} answers")
     print(f"pace of the admitted: {median(alone) / median(over.per_token):.2f} of that alone")
+    for name, used in (("alone", quiet), ("under overload", loaded)):
+        print(f"cores in use {name}: {', '.join(f'{each} {cores:.2f}' for each, cores in used.cpu.items())}")
     print(f"longest gap between tokens: {max(before.gaps + after.gaps):.2f} s alone, {max(over.gaps):.2f} s")
     print(f"waits of the admitted for the first token: p50 {median(over.waits):.1f} s, p99 {p(over.waits, 0.99):.1f} s")
     print(f"answers and refusals: {dict(over.statuses)}; preempted: {lost:.0f}")
@@ -227,7 +248,7 @@ def main() -> None:
             f"from the first refusal to the first token, by what it said: p50 {median(over.came_true or [0]):.2f}, "
             f"within a factor of two {share(over.came_true, 0.5, 2.0):.0%} of {len(over.came_true)}"
         )
-    print(f"memory: {at_warm[0] / 2**20:.0f} MiB, at the end {at_last / 2**20:.0f} MiB")
+    print(f"memory: {loaded.memory[0] / 2**20:.0f} MiB, at the end {loaded.memory[1] / 2**20:.0f} MiB")
     print(
         f"{sizes.crowd} at once: {dict(many.statuses)}; refused within: p50 {1000 * p(many.refusals, 0.5):.0f} ms, "
         f"p99 {1000 * p(many.refusals, 0.99):.0f} ms"
