@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from splitlearn_client.sampling import Choice
-from splitlearn_client.stopping import StopText
+from splitlearn_client.stopping import StopRules, StopText
 from splitlearn_client.text.incremental import IncrementalText
 from splitlearn_client.text.vocabulary import LOST, Vocabulary
 
@@ -43,6 +44,8 @@ class TokenDelta:
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry for each token whose text is in this delta; empty unless the request wants log-probabilities."""
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    """What the request named that ended the answer: a stop string, or the id of a token."""
 
 
 @dataclass(frozen=True)
@@ -55,43 +58,67 @@ class _Said:
 
 
 class AnswerText:
-    """Turns the tokens of one answer into deltas."""
+    """Turns the tokens of one answer into deltas.
 
-    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], stops: tuple[str, ...]) -> None:
+    Args:
+        prompt: the ids before the answer.
+        rules: what ends the answer.
+        end_tokens: the model's own end tokens.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, prompt: Sequence[int], rules: StopRules, end_tokens: frozenset[int] = frozenset()
+    ) -> None:
         self._vocabulary = vocabulary
+        self._rules = rules
+        self._end_tokens = rules.end_tokens(end_tokens)
         self._text = IncrementalText(vocabulary, prompt)
-        self._stops = StopText(stops)
+        self._stops = StopText(rules.texts, passes=rules.include_stop_str_in_output)
+        self._n_tokens = 0
         self._waiting: deque[_Said] = deque()
         self._certain = ""
         self._offset = 0
         self._owed = b""
         """Bytes of an incomplete character."""
 
-    def add(self, choice: Choice, *, ended: bool, last: bool) -> TokenDelta:
+    def add(self, choice: Choice, *, last: bool) -> TokenDelta:
         """Adds the next token.
 
         Args:
-            ended: the token ends the answer, and has no text.
             last: no token can follow.
         """
+        self._n_tokens += 1
+        ended = choice.token in self._end_tokens
         hidden = self._vocabulary.hidden(choice.token)
-        said = "" if ended or hidden is not None else self._text.feed(choice.token)
-        certain = self._stops.feed(said)
-        if hidden is not None:
-            certain += self._stops.feed_hidden(hidden)
+        silent = hidden is not None or (ended and not self._rules.include_stop_str_in_output)
+        said = "" if silent else self._text.feed(choice.token)
+        certain = self._certain_of(said, hidden)
         if (ended or last) and not self._stops.hit:
             rest = self._text.flush()
             said += rest
-            certain += self._stops.feed(rest) + self._stops.flush()
+            certain += self._certain_of(rest, None) + self._stops.flush()
         reason = "stop" if ended or self._stops.hit else "length" if last else None
+        delta = partial(TokenDelta, finish_reason=reason, stop_reason=self._stop_reason(choice.token))
         if choice.logprob is None:
-            return TokenDelta(certain, (), reason)
-        silent = ended or hidden is not None
+            return delta(certain)
         spelled = said.encode() if silent else self._spelled(choice.token, said)
         self._waiting.append(_Said(choice, said, spelled))
         self._certain += certain
         entries = tuple(self._released(whole=reason is None))
-        return TokenDelta("".join(entry.text for entry in entries), entries, reason)
+        return delta("".join(entry.text for entry in entries), entries)
+
+    def _certain_of(self, said: str, hidden: str | None) -> str:
+        """The text that is certain with a token that says this, or has this name and no text."""
+        if self._n_tokens <= self._rules.min_tokens:
+            # no stop string is looked for
+            return said
+        certain = self._stops.feed(said)
+        return certain if hidden is None else certain + self._stops.feed_hidden(hidden)
+
+    def _stop_reason(self, token: int) -> str | int | None:
+        if self._stops.matched is not None:
+            return self._stops.matched
+        return token if token in self._rules.stop_token_ids else None
 
     def _released(self, *, whole: bool) -> list[TokenLogprob]:
         """The tokens whose text is certain; with `whole` all of them, cut where the answer ends."""

@@ -16,9 +16,10 @@ from splitlearn_client.errors import BadRequest, BrokenNumbers, PromptTooLong, R
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report
-from splitlearn_client.sampling import Sampler, SamplingSettings
+from splitlearn_client.sampling import Beginning, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession, open_split_session
+from splitlearn_client.stopping import StopRules
 from splitlearn_client.tenant_ids import TenantIds
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
@@ -35,7 +36,7 @@ class GenerationRequest:
     prompt: tuple[int, ...]
     max_tokens: int | None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    stop: tuple[str, ...] = ()
+    stop: StopRules = field(default_factory=StopRules)
     param: str | None = None
     tenant: str = ""
 
@@ -99,15 +100,16 @@ class Generator:
         self, session: SplitSession, request: GenerationRequest, ids: list[int], budget: int, report: Report
     ) -> AsyncGenerator[TokenDelta]:
         """Chooses tokens one by one, and appends them to `ids`."""
-        sampler = Sampler(request.sampling)
-        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, request.stop)
+        rules = request.stop
+        ends = rules.end_tokens(self._end_tokens)
+        sampler = Sampler(request.sampling, Beginning(len(request.prompt), rules.min_tokens, ends))
+        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, rules, self._end_tokens)
         while True:
             choice = await session.choose(ids, sampler)
             report.completion_tokens += 1
             self._observe(report, session.stream)
             ids.append(choice.token)
-            ended, last = choice.token in self._end_tokens, report.completion_tokens == budget
-            delta = answer.add(choice, ended=ended, last=last)
+            delta = answer.add(choice, last=report.completion_tokens == budget)
             yield delta
             if delta.finish_reason is not None:
                 return

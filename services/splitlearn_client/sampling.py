@@ -9,15 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from splitlearn_client.errors import BrokenNumbers
+from splitlearn_client.errors import BadRequest, BrokenNumbers
 
 # Below this, the probability of every token but the most likely rounds to 0, and dividing by it overflows.
 COLDEST = 1e-5
@@ -32,6 +35,13 @@ class SamplingSettings:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    """Divides positive logits, and multiplies others, of all tokens that came before, the prompt's too."""
+    frequency_penalty: float = 0.0
+    """Is taken from a token's logit as often as the answer has the token."""
+    presence_penalty: float = 0.0
+    """Is taken once from the logits of the answer's tokens."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Is added to the logits of these tokens."""
     seed: int | None = None
     top_logprobs: int | None = None
     """Alternatives to report beside the chosen token; None: no log-probabilities."""
@@ -50,12 +60,25 @@ class Choice:
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """An answer's first tokens, of which none is an end token.
+
+    `prompt` is how many tokens the answer follows, `tokens` how many they are.
+    """
+
+    prompt: int = 0
+    tokens: int = 0
+    end_tokens: frozenset[int] = frozenset()
+
+
 class Sampler:
     """Chooses the tokens of one request. With a seed, equal logits give equal tokens."""
 
-    def __init__(self, settings: SamplingSettings) -> None:
+    def __init__(self, settings: SamplingSettings, beginning: Beginning = Beginning()) -> None:
         self._settings = settings
-        self._processors = _processors(settings)
+        self._bans_ends = beginning.tokens > 0 and bool(beginning.end_tokens)
+        self._processors = _processors(settings, beginning)
         self._generator = torch.Generator()
         if settings.seed is None:
             self._generator.seed()
@@ -67,6 +90,7 @@ class Sampler:
 
         Raises:
             BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
+            BadRequest: the answer may not end yet, and no other token is possible.
         """
         scores_1V = _widened(logits_V)[None]
         # numpy's max is NaN if any value is
@@ -76,6 +100,8 @@ class Sampler:
                 "or run client and trunk in another dtype"
             )
         processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
+        if self._bans_ends and math.isinf(processed_1V.numpy().max()):
+            raise BadRequest("min_tokens leaves no token that could come next; ask for fewer", "min_tokens")
         if self._settings.greedy:
             token = int(processed_1V.numpy().argmax())
         else:
@@ -103,10 +129,18 @@ def _widened(logits_V: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy((bits_V << 16).view(np.float32))
 
 
-def _processors(settings: SamplingSettings) -> LogitsProcessorList:
+def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProcessorList:
+    """In vLLM's order."""
     processors = LogitsProcessorList()
+    if settings.logit_bias:
+        processors.append(SequenceBiasLogitsProcessor({(token,): bias for token, bias in settings.logit_bias}))
+    if beginning.tokens and beginning.end_tokens:
+        ends = sorted(beginning.end_tokens)
+        processors.append(MinNewTokensLengthLogitsProcessor(beginning.prompt, beginning.tokens, ends))
     if settings.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.frequency_penalty or settings.presence_penalty:
+        processors.append(_AnswerPenalty(settings, beginning.prompt))
     if settings.greedy:
         return processors
     if settings.temperature != 1.0:
@@ -118,3 +152,24 @@ def _processors(settings: SamplingSettings) -> LogitsProcessorList:
     if settings.min_p > 0.0:
         processors.append(MinPLogitsWarper(settings.min_p))
     return processors
+
+
+class _AnswerPenalty(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
+    """OpenAI's two penalties on the answer's tokens, which transformers does not have. For one answer that grows."""
+
+    def __init__(self, settings: SamplingSettings, n_prompt: int) -> None:
+        self._frequency, self._presence = settings.frequency_penalty, settings.presence_penalty
+        self._n_counted = n_prompt
+        self._penalty_V: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._penalty_V is None:
+            self._penalty_V = torch.zeros_like(scores[0])
+            self._present = torch.zeros_like(scores[0], dtype=torch.bool)
+        for token in input_ids[0, self._n_counted :].tolist():
+            self._penalty_V[token] += self._frequency
+            if not self._present[token]:
+                self._present[token] = True
+                self._penalty_V[token] += self._presence
+        self._n_counted = input_ids.shape[1]
+        return scores - self._penalty_V

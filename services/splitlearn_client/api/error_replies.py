@@ -21,8 +21,8 @@ INVALID_JSON: Final = "invalid_json"
 """The code of errors that say what is wrong with the body's text."""
 # nginx's status for it, in logs and metrics only
 CLIENT_CLOSED_REQUEST = 499
-# the tag of a union's member, which is no part of a field's path; see schema.py
-_ALTERNATIVE = re.compile(r"<.*>")
+# the tag of a union's member, and pydantic's mark of a member's name, which are no part of a path; see schema.py
+_ALTERNATIVE = re.compile(r"<.*>|\[key\]")
 # an unknown field may have any length
 _LONGEST_PARAM: Final = 200
 # the usual cause is a base URL with /v1 twice, or without it

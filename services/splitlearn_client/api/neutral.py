@@ -37,20 +37,13 @@ def _equal(sent: Any, value: Any) -> bool:
     return bool(sent == value)
 
 
-def _moves_nothing(sent: Any) -> bool:
-    return isinstance(sent, dict) and all(_equal(bias, 0) for bias in sent.values() if bias is not None)
-
-
 ANYTHING: Final = Neutral("anything", lambda _: True)
 
 GENERATION: Final[Mapping[str, Neutral]] = {
     # the OpenAI API
     "best_of": only(1),
-    "frequency_penalty": only(0),
-    "logit_bias": Neutral("{} or biases of 0", _moves_nothing),
     "metadata": ANYTHING,
     "n": only(1),
-    "presence_penalty": only(0),
     "prompt_cache_key": ANYTHING,
     "prompt_cache_options": ANYTHING,
     "prompt_cache_retention": ANYTHING,
@@ -68,14 +61,11 @@ GENERATION: Final[Mapping[str, Neutral]] = {
     "echo": only(False),
     "ec_transfer_params": only({}),
     "guided_decoding_backend": ANYTHING,
-    "ignore_eos": only(False),
     "include_reasoning": only(True),
-    "include_stop_str_in_output": only(False),
     "kv_transfer_params": only({}),
     "length_penalty": only(1),
     "logits_processors": only([]),
     "media_io_kwargs": only({}),
-    "min_tokens": only(0),
     "mm_processor_kwargs": only({}),
     "priority": only(0),
     "request_id": ANYTHING,
@@ -88,7 +78,6 @@ GENERATION: Final[Mapping[str, Neutral]] = {
     "session_id": ANYTHING,
     "skip_special_tokens": only(True),
     "spaces_between_special_tokens": only(True),
-    "stop_token_ids": only([]),
     "stream_interval": only(1),
     "thinking_token_budget": only(-1),
     "truncation_side": ANYTHING,

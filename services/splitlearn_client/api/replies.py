@@ -25,7 +25,7 @@ class ReplyShape:
     def chunk(self, delta: TokenDelta, report: Report, *, first: bool) -> Json:
         """One event of a stream. The last delta's event also has the measurements."""
         logprobs = self._logprobs(delta.logprobs)
-        choice: Json = {"index": self.index, "finish_reason": delta.finish_reason, "logprobs": logprobs}
+        choice: Json = {"index": self.index, "logprobs": logprobs, **_end(delta)}
         if self.chat:
             choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": delta.text}
         else:
@@ -41,7 +41,7 @@ class ReplyShape:
         """The reply to a request without streaming."""
         text = "".join(delta.text for delta in deltas)
         logprobs = self._logprobs([entry for delta in deltas for entry in delta.logprobs])
-        choice: Json = {"index": self.index, "finish_reason": deltas[-1].finish_reason, "logprobs": logprobs}
+        choice: Json = {"index": self.index, "logprobs": logprobs, **_end(deltas[-1])}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
@@ -70,6 +70,12 @@ class ReplyShape:
             "top_logprobs": [_alternatives(entry) for entry in entries],
             "text_offset": [entry.offset for entry in entries],
         }
+
+
+def _end(delta: TokenDelta) -> Json:
+    """Why the answer ended with this delta; `stop_reason` is vLLM's."""
+    reason = {} if delta.stop_reason is None else {"stop_reason": delta.stop_reason}
+    return {"finish_reason": delta.finish_reason, **reason}
 
 
 def _alternatives(entry: TokenLogprob) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The HTTP endpoints."""
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -132,18 +132,22 @@ def _requests(
     tenant: str,
 ) -> list[GenerationRequest]:
     """One generation request per prompt. Raises BadRequest, which names the prompt."""
-    sampling = fields.sampling(top_logprobs, service.defaults.sampling)
+    sampling, rules = fields.sampling(top_logprobs, service.defaults.sampling), fields.stop_rules
     for name, ids in prompts.items():
+        if not ids:
+            raise BadRequest("the prompt has no tokens", name)
+        # those of texts too: a tokenizer may have more tokens than the model has embeddings
         _check_ids(service, ids, name)
-    return [
-        GenerationRequest(tuple(ids), max_tokens, sampling, fields.stops, name, tenant) for name, ids in prompts.items()
-    ]
+    _check_ids(service, [token for token, _ in sampling.logit_bias], "logit_bias")
+    _check_ids(service, fields.stop_token_ids, "stop_token_ids")
+    if max_tokens is not None and rules.min_tokens > max_tokens:
+        raise BadRequest(f"min_tokens is {rules.min_tokens}, and the answer has at most {max_tokens}", "min_tokens")
+    return [GenerationRequest(tuple(ids), max_tokens, sampling, rules, name, tenant) for name, ids in prompts.items()]
 
 
-def _check_ids(service: Service, ids: list[int], param: str) -> None:
-    """Checks ids that came from texts too: a tokenizer may have more tokens than the model has embeddings."""
+def _check_ids(service: Service, ids: Sequence[int], param: str) -> None:
     if not ids:
-        raise BadRequest("the prompt has no tokens", param)
+        return
     if min(ids) < 0 or max(ids) >= service.vocabulary:
         wrong = next(token for token in ids if not 0 <= token < service.vocabulary)
         raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {service.vocabulary - 1}", param)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,15 +27,31 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from splitlearn_client.api import neutral
 from splitlearn_client.api.neutral import Neutral
 from splitlearn_client.sampling import SamplingSettings
+from splitlearn_client.stopping import StopRules
 
 _OPENAI = SamplingSettings()
 # they run one after the other
 MOST_PROMPTS: Final = 128
 MOST_STOPS: Final = 16
+# biases and stop tokens; each is a few lines of Python's when the answer begins
+MOST_TOKENS: Final = 1024
 # in characters; each stop string is searched in each token's text, and may hold back as much text as its length
 LONGEST_STOP: Final = 1024
 
+# fields that are those of SamplingSettings
+_SAMPLING: Final = {
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+}
+
 _Path = tuple[str | int, ...]
+_TOKEN_NAME = re.compile("0|[1-9][0-9]{0,9}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # tags of a union's members; the angle brackets distinguish them from field names in an error's path
 _TEXT, _TEXTS, _IDS, _LISTS_OF_IDS, _PARTS = "<text>", "<texts>", "<ids>", "<lists of ids>", "<parts>"
@@ -122,6 +139,21 @@ Stop = Annotated[
 ]
 
 
+# strict: neither true nor "5" is an id
+_Token = Annotated[StrictInt, Field(ge=0)]
+
+
+def _token_named(name: Any) -> int:
+    """The token whose id is a member's name."""
+    if isinstance(name, str) and _TOKEN_NAME.fullmatch(name):
+        return int(name)
+    raise PydanticCustomError("not_a_token", 'the name of each member has to be the id of a token, such as "50256"')
+
+
+_TokenName = Annotated[int, BeforeValidator(_token_named)]
+_Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+
+
 class GenerationFields(Fields):
     """Fields that chat and plain completions have in common."""
 
@@ -130,12 +162,20 @@ class GenerationFields(Fields):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
+    # 0 leaves the most likely token alone
+    top_p: float = Field(1.0, ge=0, le=1)
     top_k: int = Field(0, ge=0)
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.1, le=10)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[_TokenName, _Bias | None] = Field({}, max_length=MOST_TOKENS)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
+    stop_token_ids: list[_Token] = Field([], max_length=MOST_TOKENS, fail_fast=True)
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0)
+    include_stop_str_in_output: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -147,10 +187,16 @@ class GenerationFields(Fields):
         return sent
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    def stop_rules(self) -> StopRules:
+        texts = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return StopRules(
+            texts, frozenset(self.stop_token_ids), self.ignore_eos, self.min_tokens, self.include_stop_str_in_output
+        )
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """The biases that change something, by token."""
+        return tuple((token, bias) for token, bias in self.logit_bias.items() if bias)
 
     @property
     def include_usage(self) -> bool:
@@ -162,8 +208,9 @@ class GenerationFields(Fields):
 
     def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
         """The sampling settings, with `defaults` for what the request leaves out."""
-        names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"} & self.model_fields_set
-        return replace(defaults, top_logprobs=top_logprobs, **{name: getattr(self, name) for name in names})
+        names = _SAMPLING & self.model_fields_set
+        given = {name: getattr(self, name) for name in names}
+        return replace(defaults, top_logprobs=top_logprobs, logit_bias=self.biases, **given)
 
 
 def _prompt_kind(value: Any) -> str | None:

@@ -1,11 +1,13 @@
 import random
 import time
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob
 from splitlearn_client.sampling import Choice
+from splitlearn_client.stopping import StopRules
 from splitlearn_client.text.vocabulary import LOST, Vocabulary
 from support.tiny_tokenizers import KINDS, byte_fallback, byte_level
 
@@ -27,14 +29,16 @@ def answered(
     logprobs: bool = True,
     others: tuple[int, ...] = (),
     prompt: str = "the",
+    **rules: Any,
 ) -> list[TokenDelta]:
     """The deltas of an answer of these tokens; `others` are its alternatives, behind the token itself."""
-    answer = AnswerText(Vocabulary(tokenizer), tokenizer.encode(prompt, add_special_tokens=False), stops)
+    before = tokenizer.encode(prompt, add_special_tokens=False)
+    answer = AnswerText(Vocabulary(tokenizer), before, StopRules(stops, **rules), ends)
     deltas = []
     for n, token in enumerate(ids, 1):
         tops = tuple((other, -float(i)) for i, other in enumerate((token, *others)))
         choice = Choice(token, -0.5, tops) if logprobs else Choice(token)
-        deltas.append(answer.add(choice, ended=token in ends, last=n == len(ids)))
+        deltas.append(answer.add(choice, last=n == len(ids)))
         if deltas[-1].finish_reason is not None:
             break
     return deltas
@@ -196,3 +200,50 @@ def test_the_time_of_a_long_answer_is_in_proportion_to_its_length() -> None:
 
     seconds(200)
     assert seconds(3200) < 4 * 2 * seconds(800) + 0.5
+
+
+@pytest.mark.parametrize("logprobs", [True, False])
+@pytest.mark.parametrize("stop", ["fox.", " the", "e"])
+def test_a_stop_string_is_part_of_the_text_if_the_request_says_so(
+    tokenizer: PreTrainedTokenizerFast, stop: str, logprobs: bool
+) -> None:
+    ids = ids_of(tokenizer)
+    deltas = answered(tokenizer, ids, stops=(stop,), logprobs=logprobs, include_stop_str_in_output=True)
+    whole = joined(answered(tokenizer, ids))
+    assert joined(deltas) == whole[: whole.index(stop) + len(stop)]
+    assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
+    if logprobs:
+        check(deltas)
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_a_stop_token_ends_the_answer_and_is_named_and_has_its_text_only_if_the_request_says_so(
+    tokenizer: PreTrainedTokenizerFast, include: bool
+) -> None:
+    ids = ids_of(tokenizer)
+    n_before = ids.index(ids[4])
+    rules = {"stop_token_ids": frozenset({ids[4]}), "include_stop_str_in_output": include}
+    deltas = answered(tokenizer, ids, **rules)
+    check(deltas)
+    assert joined(deltas) == joined(answered(tokenizer, ids[: n_before + include]))
+    assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", ids[4])
+
+
+def test_the_models_end_token_has_no_stop_reason_and_can_be_ignored(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = ids_of(tokenizer)
+    ends = frozenset({ids[4]})
+    ended = answered(tokenizer, ids, ends=ends)[-1]
+    assert (ended.finish_reason, ended.stop_reason) == ("stop", None)
+    deltas = answered(tokenizer, ids, ends=ends, ignore_eos=True)
+    assert joined(deltas) == joined(answered(tokenizer, ids))
+    assert deltas[-1].finish_reason == "length"
+
+
+def test_no_stop_string_is_looked_for_in_the_first_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = ids_of(tokenizer, "the fox, the fox, the end")
+    deltas = answered(tokenizer, ids, stops=("fox",), min_tokens=len(ids_of(tokenizer, "the fox,")))
+    check(deltas)
+    whole = joined(answered(tokenizer, ids))
+    assert joined(deltas) == whole[: whole.index("fox", whole.index("fox") + 1)]
+    unheard = answered(tokenizer, ids, stops=("fox",), min_tokens=len(ids))
+    assert (joined(unheard), unheard[-1].finish_reason) == (whole, "length")

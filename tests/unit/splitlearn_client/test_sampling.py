@@ -14,8 +14,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from splitlearn_client.errors import BrokenNumbers
-from splitlearn_client.sampling import Sampler, SamplingSettings
+from splitlearn_client.errors import BadRequest, BrokenNumbers
+from splitlearn_client.sampling import Beginning, Sampler, SamplingSettings
 
 LOGITS_V = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, 3.0, -4.0, 0.5])
 IDS = [5, 1]
@@ -164,3 +164,66 @@ def test_logits_in_half_precision_are_sampled_in_full() -> None:
     half_V = LOGITS_V.bfloat16()
     choice = Sampler(SamplingSettings(temperature=0, top_logprobs=0)).choose(half_V, IDS)
     assert choice.logprob == pytest.approx(float(half_V.float().log_softmax(dim=-1)[5]), abs=1e-6)
+
+
+def processed(settings: SamplingSettings, ids: list[int], n_prompt: int) -> torch.Tensor:
+    """The logits that a token is drawn from."""
+    sampler = Sampler(settings, Beginning(n_prompt))
+    found_1V: torch.Tensor = sampler._processors(torch.tensor([ids]), LOGITS_V[None].clone())
+    return found_1V[0]
+
+
+def test_penalties_count_the_answers_tokens_and_not_the_prompts() -> None:
+    settings = SamplingSettings(frequency_penalty=0.5, presence_penalty=0.25)
+    ids = [5, 5, 1, 3, 3, 3, 0]
+    expected_V = LOGITS_V.clone()
+    # as in OpenAI's documentation: count * frequency + (count > 0) * presence
+    for token, count in {3: 3, 0: 1}.items():
+        expected_V[token] -= 0.5 * count + 0.25
+    torch.testing.assert_close(processed(settings, ids, 3), expected_V)
+    torch.testing.assert_close(processed(settings, ids, len(ids)), LOGITS_V)
+
+
+@pytest.mark.parametrize("settings", [{"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"frequency_penalty": -2}])
+def test_penalties_of_an_answer_that_grows_are_those_of_the_whole_answer(settings: dict[str, float]) -> None:
+    growing = Sampler(SamplingSettings(temperature=0, **settings), Beginning(2))
+    ids = [5, 1]
+    for _ in range(20):
+        fresh = Sampler(SamplingSettings(temperature=0, **settings), Beginning(2))
+        token = growing.choose(LOGITS_V, ids).token
+        assert fresh.choose(LOGITS_V, ids).token == token
+        # rows that a part had lost are run again, and the token is chosen once more
+        assert growing.choose(LOGITS_V, ids).token == token
+        ids.append(token)
+    assert (len(set(ids[2:])) == 1) == (settings.get("frequency_penalty", 0) < 0)
+
+
+def test_a_bias_moves_a_token_and_a_large_one_decides() -> None:
+    def taken(bias: dict[int, float], temperature: float = 0.0) -> set[int]:
+        return set(drawn(SamplingSettings(temperature, logit_bias=tuple(bias.items()), seed=1), 50))
+
+    assert taken({6: 100.0}, 1.0) == {6}
+    assert 5 not in taken({5: -100.0}, 1.0)
+    assert taken({0: 0.9, 1: 1.4}) == {5}
+    assert taken({0: 1.1}) == {0}
+    assert (
+        Sampler(SamplingSettings(logit_bias=((6, 100.0),), top_logprobs=1)).choose(LOGITS_V, IDS).alternatives[0][0]
+        == 5
+    )
+
+
+def test_no_end_token_comes_within_the_first_tokens() -> None:
+    sampler = Sampler(SamplingSettings(temperature=0), Beginning(2, 2, frozenset({5, 0})))
+    assert [sampler.choose(LOGITS_V, [5, 1, *[1] * n]).token for n in range(4)] == [1, 1, 5, 5]
+
+
+def test_a_model_with_no_other_token_than_one_that_may_not_come_is_an_error_of_the_request() -> None:
+    logits_V = torch.full((8,), -torch.inf)
+    logits_V[5] = 1.0
+    sampler = Sampler(SamplingSettings(), Beginning(2, 2, frozenset({5})))
+    with pytest.raises(BadRequest, match="min_tokens leaves no token"):
+        sampler.choose(logits_V, [5, 1])
+
+
+def test_a_top_p_of_0_leaves_the_most_likely_token() -> None:
+    assert set(drawn(SamplingSettings(temperature=2.0, top_p=0.0, seed=1), FEW)) == {5}

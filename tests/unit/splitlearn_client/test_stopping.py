@@ -7,6 +7,25 @@ from hypothesis import strategies as st
 from splitlearn_client.stopping import StopText
 
 
+@pytest.mark.parametrize("pieces", [["go on STOP and more"], ["go S", "T", "O", "P!"], ["go STOP"]])
+def test_a_stop_string_that_is_to_be_passed_on_ends_the_text_all_the_same(pieces: list[str]) -> None:
+    text = StopText(("STOP", "P and"), passes=True)
+    passed = [text.feed(piece) for piece in pieces]
+    assert "".join(passed) == "".join(pieces).split("STOP")[0] + "STOP"
+    assert (text.flush(), text.matched) == ("", "STOP")
+
+
+def test_of_several_stop_strings_that_end_at_once_the_longest_is_named() -> None:
+    text = StopText(("p", "stop", "op"))
+    assert (text.feed("a stop"), text.matched) == ("a ", "stop")
+
+
+def test_a_hidden_token_may_complete_a_stop_string_that_is_named() -> None:
+    text = StopText(("done<|end|>",))
+    assert text.feed("is done") == "is "
+    assert (text.feed_hidden("<|end|>"), text.matched) == ("", "done<|end|>")
+
+
 def fed(stops: tuple[str, ...], pieces: list[str]) -> tuple[list[str], str, bool]:
     """What each piece let through, what was left at the end, and whether a stop string came."""
     text = StopText(stops)

@@ -7,8 +7,16 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
-from splitlearn_client.api.schema import LONGEST_STOP, MOST_PROMPTS, MOST_STOPS, ChatFields, CompletionFields
+from splitlearn_client.api.schema import (
+    LONGEST_STOP,
+    MOST_PROMPTS,
+    MOST_STOPS,
+    MOST_TOKENS,
+    ChatFields,
+    CompletionFields,
+)
 from splitlearn_client.sampling import SamplingSettings
+from splitlearn_client.stopping import StopRules
 
 USER = {"role": "user", "content": "hi"}
 
@@ -34,7 +42,7 @@ def test_what_is_left_out_is_as_in_the_openai_api() -> None:
     assert completion().max_tokens == 16
     assert chat().max_tokens is None
     for fields in (completion(), chat()):
-        assert (fields.stream, fields.stops, fields.stream_options) == (False, (), None)
+        assert (fields.stream, fields.stop_rules, fields.stream_options) == (False, StopRules(), None)
 
 
 def test_every_sampling_field_reaches_the_sampler() -> None:
@@ -44,6 +52,8 @@ def test_every_sampling_field_reaches_the_sampler() -> None:
         "top_k": 5,
         "min_p": 0.1,
         "repetition_penalty": 1.1,
+        "frequency_penalty": -0.5,
+        "presence_penalty": 2,
         "seed": -3,
     }
     assert completion(**asked).sampling(4) == SamplingSettings(**asked, top_logprobs=4)
@@ -52,13 +62,28 @@ def test_every_sampling_field_reaches_the_sampler() -> None:
 
 @pytest.mark.parametrize(("stop", "stops"), [(None, ()), ("x", ("x",)), (["x", "y"], ("x", "y")), ([], ())])
 def test_stop_is_one_string_or_several(stop: object, stops: tuple[str, ...]) -> None:
-    assert completion(stop=stop).stops == stops
+    assert completion(stop=stop).stop_rules.texts == stops
+
+
+def test_every_rule_of_how_an_answer_ends_reaches_it() -> None:
+    asked: dict[str, Any] = {"ignore_eos": True, "min_tokens": 3, "include_stop_str_in_output": True}
+    for ask in (completion, chat):
+        rules = ask(stop="x", stop_token_ids=[7, 5], **asked).stop_rules
+        assert rules == StopRules(("x",), frozenset({5, 7}), **asked)
+
+
+def test_biases_are_by_token_and_those_that_change_nothing_are_none() -> None:
+    assert completion(logit_bias={"5": 1, "6": None, "7": 0, "0": -2.5}).sampling(None).logit_bias == (
+        (5, 1),
+        (0, -2.5),
+    )
+    assert completion(logit_bias={}).sampling(None) == SamplingSettings()
 
 
 def test_stop_strings_may_be_as_many_and_as_long_as_the_limits_say() -> None:
     stops = ["é" * LONGEST_STOP] * MOST_STOPS
-    assert completion(stop=stops).stops == tuple(stops)
-    assert completion(stop=stops[0]).stops == (stops[0],)
+    assert completion(stop=stops).stop_rules.texts == tuple(stops)
+    assert completion(stop=stops[0]).stop_rules.texts == (stops[0],)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +108,7 @@ def test_stop_strings_that_cannot_be_used_are_refused(stop: object, place: str, 
         ("temperature", 2.1),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_p", float("nan")),
         ("top_k", -2),
@@ -107,8 +132,21 @@ def test_stop_strings_that_cannot_be_used_are_refused(stop: object, place: str, 
         ("prompt", ["x"] * (MOST_PROMPTS + 1)),
         ("stream", "perhaps"),
         ("echo", True),
-        ("presence_penalty", 0.5),
-        ("logit_bias", {"5": 1}),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", float("nan")),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"5": "0"}),
+        ("logit_bias", {"five": 1}),
+        ("logit_bias", {"-5": 1}),
+        ("logit_bias", {"05": 1}),
+        ("logit_bias", {str(token): 1 for token in range(MOST_TOKENS + 1)}),
+        ("logit_bias", [5]),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", ["5"]),
+        ("stop_token_ids", [True]),
+        ("stop_token_ids", [5] * (MOST_TOKENS + 1)),
+        ("min_tokens", -1),
+        ("ignore_eos", "perhaps"),
     ],
 )
 def test_a_value_that_cannot_be_honoured_is_refused_by_the_name_of_its_field(name: str, value: object) -> None:

@@ -58,7 +58,7 @@ async def refused(path: str, body: str) -> tuple[dict[str, Any], dict[str, Any]]
         ({"50256": 1}, "50256", "*"),
         # names of the API, supported or not
         ({"temperature": SECRET}, "temperature", "temperature"),
-        ({"logit_bias": {SECRET: 1}}, "logit_bias", "logit_bias"),
+        ({"logit_bias": {SECRET: 1}}, f"logit_bias.{SECRET}", "logit_bias.*"),
         ({"messages": [{"role": SECRET, "content": "hello"}]}, "messages.0.role", "messages.*.role"),
     ],
 )
