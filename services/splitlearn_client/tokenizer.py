@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -28,6 +28,7 @@ _CHUNK: Final = 1 << 16
 _MARGIN: Final = 1.25
 # Tokens of a prompt for a model that has no limit of its own.
 _UNLIMITED: Final = 1 << 20
+_SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class ChatTokenizer:
@@ -64,20 +65,22 @@ class ChatTokenizer:
         value = self._tokenizer.eos_token_id
         return None if value is None else int(value)
 
-    async def tokenize(self, text: str) -> list[int]:
-        """Ids of a prompt, with the special tokens that the tokenizer adds.
+    async def tokenize(self, text: str, *, bare: bool = False) -> list[int]:
+        """Ids of a prompt; unless it is `bare`, with the special tokens that the tokenizer adds.
 
         Raises:
             PromptTooLong: it has more tokens than the model's context. A long text is refused before it is complete.
             BadRequest: it is no Unicode text, or has a token that the model has no embedding for.
         """
-        return await self._ids(text, "prompt", bare=False)
+        return await self._ids(text, "prompt", bare=bare)
 
-    async def tokenize_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation, rendered by the model's chat template up to where the answer begins.
+    async def tokenize_chat(self, messages: Sequence[Message], *, answer: bool = True, bare: bool = True) -> list[int]:
+        """Ids of a conversation, rendered by the model's chat template.
 
         Args:
             messages: see `ChatTemplate.render`.
+            answer: whether the text goes on to where the answer begins.
+            bare: whether the tokenizer adds no special tokens to those of the template.
 
         Raises:
             NoChatTemplate: the tokenizer has no default chat template.
@@ -95,8 +98,39 @@ class ChatTokenizer:
         self._check_length(sum(map(_length, messages)), "messages")
         # and the template's own text
         longest = 2 * self._most_characters + _CHUNK
-        text = await self._on_thread(partial(template.render, messages, longest))
-        return await self._ids(text, "messages", bare=True)
+        text = await self._on_thread(partial(template.render, messages, longest, answer=answer))
+        return await self._ids(text, "messages", bare=bare)
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids, with special tokens.
+
+        Raises:
+            PromptTooLong: they are more than the model's context.
+            BadRequest: the model has no such token.
+        """
+        if len(ids) > self._most_tokens:
+            raise PromptTooLong(
+                f"{len(ids)} tokens do not fit into this model's context of {self._most_tokens}", "tokens"
+            )
+        if wrong := next((token for token in ids if not 0 <= token < self._rows), None):
+            raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {self._rows - 1}", "tokens")
+        decode = partial(self._tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(await self._on_thread(partial(decode, list(ids))))
+
+    async def spelled(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+        return await self._on_thread(lambda: [self.vocabulary.name(token) for token in ids])
+
+    def described(self) -> dict[str, Any]:
+        """What a program must know to prepare prompts itself, by the names of Hugging Face's tokenizer_config.json."""
+        special = {name: _plain(self._tokenizer.special_tokens_map.get(name)) for name in _SPECIAL}
+        return {
+            "tokenizer_class": type(self._tokenizer).__name__,
+            "model_max_length": self.context,
+            "vocab_size": self._rows,
+            **special,
+            "chat_template": self._tokenizer.chat_template,
+        }
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens."""
@@ -158,6 +192,10 @@ class ChatTokenizer:
                 f"of at most {self.vocabulary.longest} characters, answer included; shorten the prompt",
                 param,
             )
+
+
+def _plain(token: object) -> str | None:
+    return None if token is None else str(token)
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, content_format: ContentFormat) -> ChatTemplate | NoChatTemplate:

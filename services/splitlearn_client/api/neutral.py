@@ -143,6 +143,13 @@ CHAT: Final[Mapping[str, Neutral]] = {
     "verbosity": only("medium"),
 }
 
+TOKENIZE: Final[Mapping[str, Neutral]] = {
+    "chat_template_kwargs": only({}),
+    "continue_final_message": only(False),
+    "mm_processor_kwargs": only({}),
+    "tools": only([]),
+}
+
 STREAM_OPTIONS: Final[Mapping[str, Neutral]] = {"include_obfuscation": only(False)}
 
 MESSAGE: Final[Mapping[str, Neutral]] = {

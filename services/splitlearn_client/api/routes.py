@@ -4,6 +4,8 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -19,6 +21,7 @@ from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
+from splitlearn_client.api.tokenizing import add_tokenizer_routes
 from splitlearn_client.errors import BadRequest, UnknownModel
 from splitlearn_client.generation import GenerationRequest, Generator
 from splitlearn_client.generation_config import GenerationDefaults
@@ -84,6 +87,12 @@ def router(service: Service) -> APIRouter:
     async def model(name: str) -> dict[str, Any]:
         _check_model(service, name)
         return _model(service)
+
+    add_tokenizer_routes(routes, service.tokenizer, partial(_check_model, service))
+
+    @routes.get("/version")
+    async def service_version() -> dict[str, str]:
+        return {"version": version("splitlearn")}
 
     @routes.get("/health")
     async def health() -> dict[str, str]:
@@ -229,8 +238,8 @@ async def _events(
     yield DONE
 
 
-def _check_model(service: Service, name: str) -> None:
-    if name != service.model:
+def _check_model(service: Service, name: str | None) -> None:
+    if name is not None and name != service.model:
         shown = name[:_SHOWN_CHARACTERS]
         raise UnknownModel(f"the model {shown!r} is not served here; this service has {service.model!r}", "model")
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -154,7 +154,20 @@ _TokenName = Annotated[int, BeforeValidator(_token_named)]
 _Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
 
 
-class GenerationFields(Fields):
+class TextFields(Fields):
+    """A request with text, which must be Unicode."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, sent: Any) -> Any:
+        """Runs before `_only_what_matters`, because it is defined after it."""
+        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
+            text = "this text has half of a surrogate pair in it, which is no Unicode character"
+            raise _refusal(path, text)
+        return sent
+
+
+class GenerationFields(TextFields):
     """Fields that chat and plain completions have in common."""
 
     model: str
@@ -176,15 +189,6 @@ class GenerationFields(Fields):
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     include_stop_str_in_output: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_unicode(cls, sent: Any) -> Any:
-        """Runs before `_only_what_matters`, because it is defined after it."""
-        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
-            text = "this text has half of a surrogate pair in it, which is no Unicode character"
-            raise _refusal(path, text)
-        return sent
 
     @property
     def stop_rules(self) -> StopRules:
@@ -308,6 +312,33 @@ class ChatFields(GenerationFields):
         if value is not None and info.data.get("logprobs") is False:
             raise ValueError("top_logprobs needs logprobs to be true")
         return value
+
+
+class TokenizeFields(TextFields):
+    """POST /tokenize: a text, or a conversation."""
+
+    neutral = neutral.TOKENIZE
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1, fail_fast=True)
+    # absent: true for a text, false for a conversation, whose template writes them
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise _refusal(("prompt",), "send either prompt or messages")
+        return self
+
+
+class DetokenizeFields(Fields):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[StrictInt] = Field(fail_fast=True)
 
 
 def _names(of: type[Fields]) -> frozenset[str]:

@@ -72,18 +72,19 @@ class ChatTemplate:
         else:
             self._check_plain_question()
 
-    def render(self, messages: Sequence[Message], longest: int) -> str:
+    def render(self, messages: Sequence[Message], longest: int, *, answer: bool = True) -> str:
         """The prompt's text, of at most `longest` characters.
 
         Args:
             messages: role, content (text, or a list of text parts) and other keys that templates may read, as name.
+            answer: whether the text goes on to where the answer begins.
 
         Raises:
             BadRequest: the template refuses these messages, or leaves one of them out.
         """
         try:
             formed = [self._formed(message) for message in messages]
-            text = self._rendered(formed, longest)
+            text = self._rendered(formed, longest, answer=answer)
         except TemplateFailed as error:
             raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
         if self._format == "auto" and (left_out := self._first_left_out(formed, longest)) is not None:

@@ -18,7 +18,15 @@ from pydantic import ValidationError
 
 from splitlearn_client.api import neutral
 from splitlearn_client.api.neutral import ANYTHING, Neutral, only
-from splitlearn_client.api.schema import ChatFields, CompletionFields, Fields, Message, StreamOptions, TextPart
+from splitlearn_client.api.schema import (
+    ChatFields,
+    CompletionFields,
+    Fields,
+    Message,
+    StreamOptions,
+    TextPart,
+    TokenizeFields,
+)
 
 API = Path(__file__).parents[4] / "docs" / "api.md"
 # what no answer without a use for it has, and no sampler takes for a default
@@ -26,6 +34,7 @@ STRANGE = {"strange": [1]}
 WHOLE: Mapping[type[Fields], dict[str, Any]] = {
     CompletionFields: {"model": "tiny", "prompt": "hi"},
     ChatFields: {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]},
+    TokenizeFields: {"prompt": "hi"},
     StreamOptions: {},
     Message: {"role": "assistant", "content": "hi"},
     TextPart: {"type": "text", "text": "hi"},
@@ -114,6 +123,7 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "both": neutral.GENERATION,
         "completions": {k: v for k, v in neutral.COMPLETION.items() if k not in neutral.GENERATION},
         "chat": {k: v for k, v in neutral.CHAT.items() if k not in neutral.GENERATION},
+        "`/tokenize`": neutral.TOKENIZE,
         "`stream_options`": neutral.STREAM_OPTIONS,
         "a message": neutral.MESSAGE,
         "a part of a message": neutral.CONTENT_PART,
