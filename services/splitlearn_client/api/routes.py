@@ -89,6 +89,12 @@ def router(service: Service) -> APIRouter:
         return _model(service)
 
     add_tokenizer_routes(routes, service.tokenizer, partial(_check_model, service))
+    _add_operations(routes, service)
+    return routes
+
+
+def _add_operations(routes: APIRouter, service: Service) -> None:
+    """What operators and browsers ask for."""
 
     @routes.get("/version")
     async def service_version() -> dict[str, str]:
@@ -115,8 +121,6 @@ def router(service: Service) -> APIRouter:
     @routes.get("/", response_class=HTMLResponse)
     async def page() -> str:
         return files("splitlearn_client").joinpath("page/index.html").read_text(encoding="utf-8")
-
-    return routes
 
 
 @dataclass(frozen=True)
