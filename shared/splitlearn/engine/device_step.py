@@ -14,7 +14,7 @@ from splitlearn.engine.request import PendingRequest
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import ScheduledSlice
 from splitlearn.model.part import Part
-from splitlearn.runner.interface import Runner, SequenceInput, SequenceSlice
+from splitlearn.runner.interface import Runner, SequenceInput, SequenceSlice, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class WorkItem:
     """One request's rows in one step. The device thread's while the step runs, before and after that the loop's.
 
     Attributes:
-        request: only what never changes is read on the device thread: rows, position, `postprocess`.
+        request: only what never changes is read on the device thread: rows, position, `score`, `postprocess`.
         slice: which of its rows.
         kv: the session's keys and values; the step may replace them by others.
         cached_prefix: as the session's; None once the rows were copied.
@@ -91,6 +91,7 @@ class DeviceStep:
         batches = [sound] if self._runner.is_batched else [[item] for item in sound]
         succeeded = [self._compute(batch) for batch in batches]
         for item in sound:
+            self._score(item)
             self._postprocess(item)
         return all(succeeded)
 
@@ -144,6 +145,18 @@ class DeviceStep:
             self._compute(some)
         return False
 
+    def _score(self, item: WorkItem) -> None:
+        """Gives the logits of all the item's rows to the request's `score`; the last row's are then its output."""
+        score = item.request.score
+        if score is None or item.output is None or item.error is not None:
+            return
+        try:
+            score(item.position, item.output)
+            # a copy, so that the others are freed
+            item.output = item.output[-1].clone()
+        except Exception as error:  # noqa: BLE001 - goes to the caller whose function it is
+            item.error, item.reached = error, self._reached_after_failure(item)
+
     def _postprocess(self, item: WorkItem) -> None:
         """Calls the request's `postprocess` with the output of its last rows."""
         postprocess = item.request.postprocess
@@ -155,7 +168,8 @@ class DeviceStep:
             item.error, item.reached = error, self._reached_after_failure(item)
 
     def _input(self, item: WorkItem) -> SequenceInput[Any]:
-        return SequenceInput(item.kv, item.position, item.rows, not self._is_end or item.is_last)
+        wanted: Wanted = "all" if item.request.score else "last" if item.is_last else "none"
+        return SequenceInput(item.kv, item.position, item.rows, wanted)
 
     def _reached_after_failure(self, item: WorkItem) -> int:
         """Rows that the session holds if its request fails: its first layers may have rows that the last ones lack."""

@@ -46,6 +46,8 @@ from splitlearn.runner.interface import Runner
 
 Postprocess = Callable[[torch.Tensor], Any]
 """Called with a step's output, on the device thread."""
+Score = Callable[[int, torch.Tensor], None]
+"""Called with the position of some rows and their logits [T, V], on the device thread."""
 
 
 class Engine:
@@ -191,7 +193,12 @@ class Engine:
         self._serving.wake()
 
     async def step(
-        self, session: EngineSession, position: int, rows: torch.Tensor, postprocess: Postprocess | None = None
+        self,
+        session: EngineSession,
+        position: int,
+        rows: torch.Tensor,
+        postprocess: Postprocess | None = None,
+        score: Score | None = None,
     ) -> StepResult:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
@@ -203,6 +210,9 @@ class Engine:
                 dtype. No rows at all only truncate.
             postprocess: called with the output on the device thread, as a part of the step; its result is in the
                 step's `postprocessed`. An error that it raises fails this step alone.
+            score: for a part that ends the model, which then computes the logits of all rows: called on the device
+                thread with the position of some of them and their logits [T, V], until all have been. Rows that run
+                again come again. An error that it raises fails this step alone.
 
         Returns:
             The part's output for these rows; with no rows an empty [0, D].
@@ -216,7 +226,9 @@ class Engine:
         session.last_used = self._clock()
         if not rows.shape[0]:
             return self._truncate(session, position)
-        request = self._run(session, position, rows, postprocess)
+        result = asyncio.get_running_loop().create_future()
+        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, score)
+        self._submit(request)
         return await self._collect(request)
 
     def expect_prompt(self, session: EngineSession) -> None:
@@ -268,16 +280,11 @@ class Engine:
         session.reached = position
         return StepResult(torch.empty(0, self.part.hidden_size, dtype=self.part.dtype), Timing(0.0, 0.0))
 
-    def _run(
-        self, session: EngineSession, position: int, rows: torch.Tensor, postprocess: Postprocess | None
-    ) -> PendingRequest:
+    def _submit(self, request: PendingRequest) -> None:
         """Submits the rows; they run in one step or in several, beside those of other sessions."""
-        result = asyncio.get_running_loop().create_future()
-        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess)
         self._sessions.submit(request)
         self._serving.wake()
         self._start_queue_timer(request)
-        return request
 
     async def _collect(self, request: PendingRequest) -> StepResult:
         """Waits for the result; a caller that is cancelled aborts its request."""

@@ -31,7 +31,8 @@ class StepResult:
 class PendingRequest:
     """The rows of one frame that a caller of `Engine.step` waits for; the scheduler knows them as `ScheduledRequest`.
 
-    Owned by the event loop's thread. The device thread reads what never changes: rows, position, `postprocess`.
+    Owned by the event loop's thread. The device thread reads what never changes: rows, position, `score` and
+    `postprocess`.
 
     Attributes:
         session: whose rows they are.
@@ -40,6 +41,8 @@ class PendingRequest:
         result: what the caller waits for.
         submitted: when it was submitted, on the performance counter.
         postprocess: called with the output on the device thread; None for nothing.
+        score: called on the device thread with the position of some rows and their logits [T, V], until all rows have
+            been; rows that run again come again.
         began: when its first rows began to run; None before that.
         compute_seconds: how long its rows ran.
         outputs: of the slices that have been run.
@@ -52,6 +55,7 @@ class PendingRequest:
     result: "asyncio.Future[StepResult]"
     submitted: float
     postprocess: Callable[[torch.Tensor], Any] | None = None
+    score: Callable[[int, torch.Tensor], None] | None = None
     began: float | None = None
     compute_seconds: float = 0.0
     outputs: list[torch.Tensor] = field(default_factory=list)

@@ -110,26 +110,29 @@ class Part(nn.Module):
         return PartCache(self._cache_specs)
 
     @torch.inference_mode()
-    def forward(self, rows: torch.Tensor, position: int, cache: PartCache) -> torch.Tensor:
+    def forward(self, rows: torch.Tensor, position: int, cache: PartCache, *, all_logits: bool = False) -> torch.Tensor:
         """Appends rows to one session.
 
         Args:
             rows: token ids [T] for a part that begins the model, else hidden states [T, D].
             position: number of rows that the session holds already.
             cache: the session's cache; grows by T rows.
+            all_logits: whether a part that ends the model returns the logits of all rows.
 
         Returns:
-            Hidden states [T, D]; for a part that ends the model the last row's logits [V].
+            Hidden states [T, D]; for a part that ends the model the last row's logits [V], or [T, V] of all rows.
         """
         if position and rows.shape[0] > 1 and self._takes_one_row:
-            outputs = [self.forward(rows[i : i + 1], position + i, cache) for i in range(rows.shape[0])]
-            return outputs[-1] if self.spec.end else torch.cat(outputs)
+            each = [rows[i : i + 1] for i in range(rows.shape[0])]
+            outputs = [self.forward(row, position + i, cache, all_logits=all_logits) for i, row in enumerate(each)]
+            return torch.cat(outputs) if all_logits or not self.spec.end else outputs[-1]
         cache.n_rows = position
         inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         if self.spec.end:
             if self.keeps_last_rows:
-                inputs["logits_to_keep"] = 1
-            return torch.as_tensor(self.run(rows[None], **inputs).logits[0, -1])
+                inputs["logits_to_keep"] = rows.shape[0] if all_logits else 1
+            logits_TV = torch.as_tensor(self.run(rows[None], **inputs).logits[0])
+            return logits_TV if all_logits else logits_TV[-1]
         return torch.as_tensor(self.run(rows[None], **inputs)[0])
 
     def run(self, rows_BT: torch.Tensor, **inputs: Any) -> Any:

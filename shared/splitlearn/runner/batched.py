@@ -112,7 +112,10 @@ class BatchedRunner(Runner[KVCache]):
             if decoded is not None:
                 # the next step overwrites this memory; one copy takes less time than one per session
                 decoded = decoded.to("cpu", copy=True)
-                return list(decoded if self.part.spec.end else decoded[:, None])
+                if self.part.spec.end:
+                    found = zip(inputs, decoded, strict=True)
+                    return [row_V[None] if each.logits == "all" else row_V for each, row_V in found]
+                return list(decoded[:, None])
         rows = rows.to(self._layout.device)
         options: dict[str, Any] = {
             "past_key_values": self._cache,
@@ -128,14 +131,15 @@ class BatchedRunner(Runner[KVCache]):
     def _logits(
         self, rows: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], ends: list[int], options: dict[str, Any]
     ) -> list[torch.Tensor]:
-        wanted = [end - 1 for each, end in zip(inputs, ends, strict=True) if each.needs_output]
+        counts = [{"none": 0, "last": 1, "all": each.rows.shape[0]}[each.logits] for each in inputs]
+        wanted = [row for end, count in zip(ends, counts, strict=True) for row in range(end - count, end)]
         kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
         if self.part.keeps_last_rows:
             logits_SV = self.part.run(rows[None], logits_to_keep=kept, **options).logits[0]
         else:
             logits_SV = self.part.run(rows[None], **options).logits[0, kept]
-        computed = iter(logits_SV)
-        return [next(computed) if each.needs_output else logits_SV.new_empty(0) for each in inputs]
+        parts = zip(inputs, logits_SV.split(counts), strict=True)
+        return [part_TV[-1] if each.logits == "last" else part_TV for each, part_TV in parts]
 
     def _decode(self, rows: torch.Tensor, positions_1S: torch.Tensor, attention: StepAttention) -> torch.Tensor:
         """One row of each session: hidden states [S, D], or logits [S, V]."""

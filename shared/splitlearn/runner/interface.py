@@ -6,7 +6,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 
@@ -16,7 +16,10 @@ from splitlearn.attention.sequence_slice import SequenceSlice
 from splitlearn.model.cache import PartCache
 from splitlearn.model.part import Part
 
-__all__ = ["FusionReport", "KVCache", "PageBudget", "Runner", "SequenceInput", "SequenceSlice"]
+__all__ = ["FusionReport", "KVCache", "PageBudget", "Runner", "SequenceInput", "SequenceSlice", "Wanted"]
+
+Wanted = Literal["none", "last", "all"]
+"""Of which of a session's new rows logits are wanted."""
 
 K = TypeVar("K", KVCache, PartCache)
 
@@ -29,13 +32,13 @@ class SequenceInput(Generic[K]):
         kv: the keys and values of the session.
         start: position of the first new row.
         rows: token ids [T] or hidden states [T, D].
-        needs_output: whether the output is used.
+        logits: where the part ends the model, of which of the rows they are wanted.
     """
 
     kv: K
     start: int
     rows: torch.Tensor
-    needs_output: bool = True
+    logits: Wanted = "last"
 
     @property
     def slice(self) -> SequenceSlice[K]:
@@ -121,7 +124,7 @@ class Runner(ABC, Generic[K]):
 
         Returns:
             For each input hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
-            anything where the input needs no output.
+            [T, V] of all rows, or anything where none are wanted.
 
         Raises:
             PositionNotReached: a session does not hold the rows before its own.

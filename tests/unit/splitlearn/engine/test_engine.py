@@ -215,6 +215,44 @@ async def test_a_postprocess_that_fails_leaves_the_other_sessions_alone(engine: 
     assert torch.equal((await engine.step(session, 0, rows(3))).output, alone_TD)
 
 
+async def test_the_logits_of_all_rows_come_piece_by_piece_and_the_last_rows_are_the_output(
+    thread: DeviceThread, tiny_weights: Path
+) -> None:
+    top = load_part(tiny_weights, "4-5 e")
+    engine = build_engine(top, thread, Limits(max_num_batched_tokens=4))
+    found: dict[int, torch.Tensor] = {}
+
+    def score(position: int, logits_TV: torch.Tensor) -> None:
+        assert threading.current_thread().name.startswith("device")
+        found.update({position + i: logits_V.clone() for i, logits_V in enumerate(logits_TV)})
+
+    session = engine.open()
+    first = await engine.step(session, 0, rows(6), score=score)
+    second = await engine.step(session, 6, rows(10)[6:], lambda logits_V: int(logits_V.argmax()), score)
+    cache = top.new_cache()
+    for i, row_D in enumerate(rows(10)):
+        torch.testing.assert_close(found[i], top(row_D[None], i, cache), atol=1e-5, rtol=0)
+    assert len(found) == 10
+    assert torch.equal(first.output, found[5])
+    assert (second.output.shape, second.postprocessed) == (found[9].shape, int(found[9].argmax()))
+
+
+async def test_a_score_that_fails_leaves_the_other_sessions_alone(thread: DeviceThread, tiny_weights: Path) -> None:
+    engine = build_engine(load_part(tiny_weights, "4-5 e"), thread)
+
+    def fails(_: int, __: torch.Tensor) -> None:
+        raise ZeroDivisionError("own")
+
+    session = engine.open()
+    failed, other = await asyncio.gather(
+        engine.step(session, 0, rows(3), score=fails), engine.step(engine.open(), 0, rows(3)), return_exceptions=True
+    )
+    assert isinstance(failed, ZeroDivisionError)
+    alone_V = await outputs(engine, rows(3))
+    torch.testing.assert_close(other.output, alone_V, atol=1e-5, rtol=0)
+    assert torch.equal((await engine.step(session, 0, rows(3))).output, alone_V)
+
+
 async def test_the_sessions_own_max_length_holds_below_the_context(engine: Engine) -> None:
     session = engine.open(max_length=3)
     with pytest.raises(ContextExceeded, match="limit is 3"):

@@ -1,6 +1,7 @@
 """Shapes: T rows, D hidden size, V vocabulary."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,14 +132,35 @@ def test_logits_are_computed_for_those_who_need_them(made: Callable[[str], Model
     runner = runner_for(top)
     rows = [torch.randn(n, top.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
     kvs = [runner.new_kv(None) for _ in rows]
-    needs = (False, True, False)
-    spans = [SequenceInput(kv, 0, rows_TD, need) for kv, rows_TD, need in zip(kvs, rows, needs, strict=True)]
-    _, logits_V, _ = runner.run(spans)  # type: ignore[arg-type]
+    spans = [SequenceInput(kv, 0, rows_TD) for kv, rows_TD in zip(kvs, rows, strict=True)]
+    _, logits_V, _ = runner.run([replace(spans[0], logits="none"), spans[1], replace(spans[2], logits="none")])
     torch.testing.assert_close(logits_V, top(rows[1], 0, top.new_cache()), atol=1e-5, rtol=0)
     # what was computed without them is there all the same
     last_TD = torch.randn(1, top.hidden_size)
     (after_V,) = runner.run([SequenceInput(kvs[2], 8, last_TD)])  # type: ignore[list-item]
     torch.testing.assert_close(after_V, top(torch.cat([rows[2], last_TD]), 0, top.new_cache()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", "gpt2"])
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_logits_of_all_rows_are_those_of_the_rows_one_by_one(
+    made: Callable[[str], Model], name: str, is_batched: bool
+) -> None:
+    top = made(name)[1][2]
+    runner = runner_for(top) if is_batched else SequentialRunner(top)
+    rows = [torch.randn(n, top.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
+    kvs = [runner.new_kv(None) for _ in rows]
+    wants = ("last", "all", "all")
+    spans = [SequenceInput(kv, 0, rows_TD, want) for kv, rows_TD, want in zip(kvs, rows, wants, strict=True)]
+    last_V, *all_ = runner.run(spans)
+    assert last_V.shape == all_[0][0].shape
+    for logits_TV, rows_TD in zip(all_, rows[1:], strict=True):
+        cache = top.new_cache()
+        one_by_one = [top(rows_TD[i : i + 1], i, cache) for i in range(len(rows_TD))]
+        torch.testing.assert_close(logits_TV, torch.stack(one_by_one), atol=1e-5, rtol=0)
+    # of one row each, which take another way
+    again = [SequenceInput(kv, len(rows_TD), rows[1], want) for kv, rows_TD, want in zip(kvs, rows, wants, strict=True)]
+    assert [output.shape for output in runner.run(again)] == [last_V.shape, (1, *last_V.shape), (1, *last_V.shape)]
 
 
 def test_a_step_in_which_nobody_needs_logits_computes_none(made: Callable[[str], Model]) -> None:
@@ -147,7 +169,7 @@ def test_a_step_in_which_nobody_needs_logits_computes_none(made: Callable[[str],
     assert isinstance(runner, BatchedRunner)
     kvs, seen = [runner.new_kv(None) for _ in range(2)], []
     hook = top.model.get_submodule("lm_head").register_forward_hook(lambda *given: seen.append(given[2].shape))
-    outputs = runner.run([SequenceInput(kv, 0, torch.randn(3, top.hidden_size), needs_output=False) for kv in kvs])
+    outputs = runner.run([SequenceInput(kv, 0, torch.randn(3, top.hidden_size), logits="none") for kv in kvs])
     hook.remove()
     assert [shape[:-1].numel() for shape in seen] == [0]
     assert [output.numel() for output in outputs] == [0, 0]
