@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from splitlearn_client.sampling import Choice
@@ -30,10 +30,13 @@ class TokenLogprob:
     text: str
     """Empty for the first tokens of a character, for tokens that texts leave out, and in a stop string."""
     spelled: bytes
-    logprob: float
+    logprob: float | None
+    """None for the first token of a prompt."""
     offset: int
     """Characters of the answer before this token."""
     alternatives: tuple[Alternative, ...] = ()
+    rank: int | None = None
+    """Of a prompt's token: 1 for the likeliest."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class TokenDelta:
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry for each token whose text is in this delta; empty unless the request wants log-probabilities."""
     finish_reason: str | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the prompt's tokens, in the first delta of an answer that they are asked for with."""
+    n_tokens: int = 1
+    """0 for a delta that is about the prompt alone."""
     stop_reason: str | int | None = None
     """What the request named that ended the answer: a stop string, or the id of a token."""
 
@@ -57,6 +64,22 @@ class _Said:
     spelled: bytes
 
 
+def spelled_prompt(vocabulary: Vocabulary, ids: Sequence[int], scored: Sequence[Choice] | None) -> TokenDelta:
+    """A prompt's text, and the log-probabilities of its tokens. Takes long for a long prompt.
+
+    Args:
+        scored: all tokens but the first, as if they had been chosen; None where nobody asked.
+    """
+    choices = [Choice(token) for token in ids] if scored is None else [Choice(ids[0], 0.0), *scored]
+    text = AnswerText(vocabulary, (), StopRules())
+    deltas = [text.add(choice, last=number == len(ids)) for number, choice in enumerate(choices, start=1)]
+    entries = [entry for delta in deltas for entry in delta.logprobs]
+    if entries:
+        # nothing came before the first one
+        entries[0] = replace(entries[0], logprob=None)
+    return TokenDelta("".join(delta.text for delta in deltas), tuple(entries), n_tokens=0)
+
+
 class AnswerText:
     """Turns the tokens of one answer into deltas.
 
@@ -64,10 +87,16 @@ class AnswerText:
         prompt: the ids before the answer.
         rules: what ends the answer.
         end_tokens: the model's own end tokens.
+        offset: how many characters of the reply are before the answer.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, prompt: Sequence[int], rules: StopRules, end_tokens: frozenset[int] = frozenset()
+        self,
+        vocabulary: Vocabulary,
+        prompt: Sequence[int],
+        rules: StopRules,
+        end_tokens: frozenset[int] = frozenset(),
+        offset: int = 0,
     ) -> None:
         self._vocabulary = vocabulary
         self._rules = rules
@@ -77,7 +106,7 @@ class AnswerText:
         self._n_tokens = 0
         self._waiting: deque[_Said] = deque()
         self._certain = ""
-        self._offset = 0
+        self._offset = offset
         self._owed = b""
         """Bytes of an incomplete character."""
 
@@ -142,7 +171,7 @@ class AnswerText:
             else Alternative(token, *self._described(token), logprob)
             for token, logprob in choice.alternatives
         )
-        return TokenLogprob(choice.token, text, spelled, choice.logprob or 0.0, offset, alternatives)
+        return TokenLogprob(choice.token, text, spelled, choice.logprob, offset, alternatives, choice.rank)
 
     def _described(self, token: int) -> tuple[str, bytes | None]:
         hidden = self._vocabulary.hidden(token)

@@ -3,18 +3,20 @@
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
-from splitlearn_client.answer import AnswerText, TokenDelta
+from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob, spelled_prompt
 from splitlearn_client.block_hasher import BlockHasher
 from splitlearn_client.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Beginning, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
@@ -30,6 +32,9 @@ from splitlearn_comm import CommError
 class GenerationRequest:
     """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors.
 
+    With `echo` the answer begins with the prompt. `prompt_logprobs` is how many likeliest tokens are listed for each of
+    the prompt's positions, beside its own; None for no log-probabilities of the prompt.
+
     `tenant` is the name of whose request it is; empty if nobody is told apart.
     """
 
@@ -39,6 +44,14 @@ class GenerationRequest:
     stop: StopRules = field(default_factory=StopRules)
     param: str | None = None
     tenant: str = ""
+    echo: bool = False
+    prompt_logprobs: int | None = None
+
+    @property
+    def n_scored(self) -> int | None:
+        """How many likeliest tokens are wanted for each of the prompt's positions; None for no log-probabilities."""
+        echoed = self.sampling.top_logprobs if self.echo else None
+        return max((n for n in (echoed, self.prompt_logprobs) if n is not None), default=None)
 
 
 class Generator:
@@ -68,7 +81,7 @@ class Generator:
         _most_tokens(self._connection.local_parts, request)
 
     async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
-        """Yields one delta per token; the last has a finish reason ("stop" or "length").
+        """Yields one delta per token, after one for the prompt if it is asked for; the last has a finish reason.
 
         Closing the iterator ends the trunk's session at once.
 
@@ -82,7 +95,10 @@ class Generator:
         max_length = len(request.prompt) + budget
         hashes = partial(self._block_hashes, tenant=request.tenant)
         tenant = self._tenant_ids.id_of(request.tenant)
-        opening = open_split_session(self._connection, parts, request.prompt, max_length, hashes, tenant, report)
+        reuses = request.n_scored is None
+        opening = open_split_session(
+            self._connection, parts, request.prompt, max_length, hashes, tenant, report, reuses=reuses
+        )
         try:
             async with opening as session:
                 ids = list(request.prompt)
@@ -90,7 +106,7 @@ class Generator:
                     async for delta in deltas:
                         yield delta
                 # the last token was chosen, but not run
-                await session.close_and_cache(ids[:-1])
+                await session.close_and_cache(ids[:-1] if budget else ids)
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
         except (BadRows, ContextExceeded, EngineFull) as error:
@@ -103,16 +119,42 @@ class Generator:
         rules = request.stop
         ends = rules.end_tokens(self._end_tokens)
         sampler = Sampler(request.sampling, Beginning(len(request.prompt), rules.min_tokens, ends))
-        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, rules, self._end_tokens)
+        scores = None if request.n_scored is None else PromptScores(request.prompt, request.n_scored)
+        choice = await session.choose(ids, sampler, scores)
+        self._observe(report, session.stream)
+        offset = 0
+        if request.echo or scores is not None:
+            delta = await self._prompt_delta(request, scores, is_all=not budget)
+            offset = len(delta.text)
+            yield delta
+        if not budget:
+            return
+        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, rules, self._end_tokens, offset)
         while True:
-            choice = await session.choose(ids, sampler)
             report.completion_tokens += 1
-            self._observe(report, session.stream)
             ids.append(choice.token)
             delta = answer.add(choice, last=report.completion_tokens == budget)
             yield delta
             if delta.finish_reason is not None:
                 return
+            choice = await session.choose(ids, sampler)
+            self._observe(report, session.stream)
+
+    async def _prompt_delta(
+        self, request: GenerationRequest, scores: PromptScores | None, *, is_all: bool
+    ) -> TokenDelta:
+        """The delta about the prompt; with `is_all` nothing follows it."""
+        scored = None if scores is None else scores.choices()
+        # in a thread: a long prompt takes long
+        spelled = await asyncio.to_thread(spelled_prompt, self._tokenizer.vocabulary, request.prompt, scored)
+        echoed, listed = request.sampling.top_logprobs, request.prompt_logprobs
+        return TokenDelta(
+            spelled.text if request.echo else "",
+            () if echoed is None or not request.echo else _with_fewer(spelled.logprobs, echoed),
+            finish_reason="length" if is_all else None,
+            prompt_logprobs=None if listed is None else _with_fewer(spelled.logprobs, listed),
+            n_tokens=0,
+        )
 
     def _block_hashes(self, ids: Sequence[int], tenant: str) -> tuple[bytes, ...]:
         return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant)
@@ -134,6 +176,10 @@ class Generator:
         )
         report.wire_bytes_sent = stream.bytes_sent
         report.wire_bytes_received = stream.bytes_received
+
+
+def _with_fewer(entries: Sequence[TokenLogprob], n_alternatives: int) -> tuple[TokenLogprob, ...]:
+    return tuple(replace(entry, alternatives=entry.alternatives[:n_alternatives]) for entry in entries)
 
 
 def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:

@@ -58,6 +58,8 @@ class Choice:
     token: int
     logprob: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
+    """1 for the likeliest token; None where nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,8 @@ class Sampler:
             BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
             BadRequest: the answer may not end yet, and no other token is possible.
         """
-        scores_1V = _widened(logits_V)[None]
-        # numpy's max is NaN if any value is
-        if not math.isfinite(scores_1V.numpy().max()):
-            raise BrokenNumbers(
-                "the model's logits hold NaN or infinity; check the weights with `splitlearn inspect --verify`, "
-                "or run client and trunk in another dtype"
-            )
+        scores_1V = widened(logits_V)[None]
+        check_numbers(scores_1V)
         processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
         if self._bans_ends and math.isinf(processed_1V.numpy().max()):
             raise BadRequest("min_tokens leaves no token that could come next; ask for fewer", "min_tokens")
@@ -120,13 +117,23 @@ class Sampler:
         return Choice(token, float(logprobs_V[token]), alternatives)
 
 
-def _widened(logits_V: torch.Tensor) -> torch.Tensor:
-    """The logits in fp32. By numpy: torch would wake its threads for this size, which takes longer than the work."""
-    if logits_V.dtype is not torch.bfloat16:
-        return logits_V.float()
+def check_numbers(logits_TV: torch.Tensor) -> None:
+    """Raises BrokenNumbers if fp32 logits hold NaN or infinity, or rule out all tokens in a row."""
+    # numpy's max is NaN if any value is
+    if not np.isfinite(logits_TV.numpy().max(axis=-1)).all():
+        raise BrokenNumbers(
+            "the model's logits hold NaN or infinity; check the weights with `splitlearn inspect --verify`, "
+            "or run client and trunk in another dtype"
+        )
+
+
+def widened(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in fp32. By numpy: torch would wake its threads for this size, which takes longer than the work."""
+    if logits.dtype is not torch.bfloat16:
+        return logits.float()
     # bf16 is the upper half of fp32
-    bits_V = logits_V.view(torch.int16).numpy().astype(np.int32)
-    return torch.from_numpy((bits_V << 16).view(np.float32))
+    bits = logits.view(torch.int16).numpy().astype(np.int32)
+    return torch.from_numpy((bits << 16).view(np.float32))
 
 
 def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProcessorList:

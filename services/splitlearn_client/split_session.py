@@ -17,6 +17,7 @@ from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, StepResult
 from splitlearn_client.errors import TooBusy, TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Choice, Sampler
 from splitlearn_client.session_stream import SessionStream
@@ -51,6 +52,7 @@ class _Choosing:
 
     ids: list[int]
     sampler: Sampler
+    scores: PromptScores | None = None
     choice: Choice = field(init=False)
     seconds: float = 0.0
 
@@ -90,8 +92,10 @@ class SplitSession:
         await self._open(ids)
         self._report.reused_tokens = self._position
 
-    async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
+    async def choose(self, ids: list[int], sampler: Sampler, scores: PromptScores | None = None) -> Choice:
         """Runs the new rows of `ids`, and chooses the next token. A replica of the trunk that fails is replaced.
+
+        `scores` gets the logits of all rows. The session must have begun without cached rows then.
 
         Raises:
             CommError: the trunk refused the rows, or no replica could go on in time.
@@ -101,7 +105,7 @@ class SplitSession:
         n_lost = 0
         while True:
             try:
-                choice = await self._run(ids, _Choosing(ids, sampler))
+                choice = await self._run(ids, _Choosing(ids, sampler, scores))
             except _LOST_ROWS:
                 n_lost += 1
                 if n_lost == _MOST_REPLAYS:
@@ -159,7 +163,7 @@ class SplitSession:
         try:
             while position < len(ids) or owed:
                 if position < len(ids) and len(owed) < _AHEAD:
-                    stop = min(len(ids), position + self._rows_at_once())
+                    stop = min(len(ids), position + self._rows_at_once(choosing))
                     owed.append(await self._send(ids, position, stop, is_alone=not owed))
                     position = stop
                 else:
@@ -173,10 +177,12 @@ class SplitSession:
         self._report.timings["top"] -= choosing.seconds
         return choosing.choice
 
-    def _rows_at_once(self) -> int:
+    def _rows_at_once(self, choosing: "_Choosing") -> int:
         """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
         part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
+        if choosing.scores is not None:
+            most = min(most, choosing.scores.rows_at_once(part.config.get_text_config(decoder=True).vocab_size))
         return min(most, self._parts.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
@@ -211,7 +217,8 @@ class SplitSession:
         self._report.round_trip = on_the_wire if is_alone else None
         try:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
-            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None)
+            score = None if choosing.scores is None else choosing.scores.add
+            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None, score)
         except (split.BadRows, split.ContextExceeded) as error:
             raise InvalidReply(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step, is_first=sent.is_first)
@@ -231,6 +238,8 @@ async def open_split_session(
     block_hashes: BlockHashes,
     tenant: str,
     report: Report,
+    *,
+    reuses: bool = True,
 ) -> AsyncIterator[SplitSession]:
     """A session of at most `max_length` rows in all three parts, closed in all three at the end.
 
@@ -239,6 +248,7 @@ async def open_split_session(
         block_hashes: the hashes of the blocks of some ids. They go to the trunk only if bottom and top have cached some
             of the blocks.
         tenant: an opaque id of whose session it is; see `splitlearn_client.tenant_ids`.
+        reuses: whether the session may begin with rows that are cached.
 
     Raises:
         TrunkNotReady: no replica takes sessions.
@@ -248,7 +258,7 @@ async def open_split_session(
     if replica is None:
         raise TrunkNotReady(connection.not_ready_reason or "no replica of the trunk takes sessions")
     # all three parts agree which session is older, or two could wait for each other's memory in different parts
-    hashes, opened_at = block_hashes(ids), connection.next_opening()
+    hashes, opened_at = block_hashes(ids) if reuses else (), connection.next_opening()
     with (
         _session(parts.bottom, max_length, hashes, tenant, opened_at) as bottom,
         _session(parts.top, max_length, hashes, tenant, opened_at) as top,

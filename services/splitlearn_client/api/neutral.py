@@ -58,7 +58,6 @@ GENERATION: Final[Mapping[str, Neutral]] = {
     "chat_template_kwargs": only({}),
     "detokenize": only(True),
     "documents": only([]),
-    "echo": only(False),
     "ec_transfer_params": only({}),
     "guided_decoding_backend": ANYTHING,
     "include_reasoning": only(True),
@@ -129,6 +128,7 @@ COMPLETION: Final[Mapping[str, Neutral]] = {
 
 CHAT: Final[Mapping[str, Neutral]] = {
     **GENERATION,
+    "echo": only(False),
     "add_generation_prompt": only(True),
     "add_special_tokens": only(False),
     "continue_final_message": only(False),

@@ -47,6 +47,9 @@ class ReplyShape:
         else:
             choice["text"] = text
         body = self._envelope("", [choice])
+        if (prompt := deltas[0].prompt_logprobs) is not None:
+            # where vLLM has them
+            (body if self.chat else choice)["prompt_logprobs"] = _of_prompt(prompt)
         return body | {"usage": usage(report), "splitlearn": measurements(report)}
 
     def _envelope(self, suffix: str, choices: list[Json]) -> Json:
@@ -67,7 +70,7 @@ class ReplyShape:
         return {
             "tokens": [entry.text for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [_alternatives(entry) for entry in entries],
+            "top_logprobs": [None if entry.logprob is None else _alternatives(entry) for entry in entries],
             "text_offset": [entry.offset for entry in entries],
         }
 
@@ -90,12 +93,25 @@ def _alternatives(entry: TokenLogprob) -> dict[str, float]:
     return tops
 
 
+def _of_prompt(entries: Sequence[TokenLogprob]) -> list[Json | None]:
+    """By id, as in vLLM: the likeliest tokens of each position, and the prompt's own. The first position has none."""
+    return [None if entry.logprob is None else _by_id(entry) for entry in entries]
+
+
+def _by_id(entry: TokenLogprob) -> Json:
+    found = {
+        str(each.token): {"logprob": each.logprob, "rank": rank, "decoded_token": each.text}
+        for rank, each in enumerate(entry.alternatives, start=1)
+    }
+    return found | {str(entry.token): {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.text}}
+
+
 def _chat_logprob(entry: TokenLogprob) -> Json:
     tops = [_token(other.text, other.logprob, other.spelled) for other in entry.alternatives]
     return _token(entry.text, entry.logprob, entry.spelled) | {"top_logprobs": tops}
 
 
-def _token(text: str, logprob: float, spelled: Iterable[int] | None) -> Json:
+def _token(text: str, logprob: float | None, spelled: Iterable[int] | None) -> Json:
     return {"token": text, "logprob": logprob, "bytes": None if spelled is None else list(spelled)}
 
 

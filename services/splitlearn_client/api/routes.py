@@ -20,7 +20,7 @@ from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
-from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
+from splitlearn_client.api.schema import MOST_PROMPT_LOGPROBS, ChatFields, CompletionFields, GenerationFields
 from splitlearn_client.api.tokenizing import add_tokenizer_routes
 from splitlearn_client.errors import BadRequest, UnknownModel
 from splitlearn_client.generation import GenerationRequest, Generator
@@ -155,7 +155,24 @@ def _requests(
     _check_ids(service, fields.stop_token_ids, "stop_token_ids")
     if max_tokens is not None and rules.min_tokens > max_tokens:
         raise BadRequest(f"min_tokens is {rules.min_tokens}, and the answer has at most {max_tokens}", "min_tokens")
-    return [GenerationRequest(tuple(ids), max_tokens, sampling, rules, name, tenant) for name, ids in prompts.items()]
+    echo = isinstance(fields, CompletionFields) and fields.echo
+    wanted = [
+        GenerationRequest(tuple(ids), max_tokens, sampling, rules, name, tenant, echo, fields.prompt_logprobs)
+        for name, ids in prompts.items()
+    ]
+    _check_scores(wanted)
+    return wanted
+
+
+def _check_scores(wanted: Sequence[GenerationRequest]) -> None:
+    """Raises BadRequest if the reply would have more log-probabilities of prompts than it may."""
+    n_scores = sum(len(each.prompt) * (1 + each.n_scored) for each in wanted if each.n_scored is not None)
+    if n_scores > MOST_PROMPT_LOGPROBS:
+        raise BadRequest(
+            f"this asks for {n_scores} log-probabilities of prompts, and a reply has at most {MOST_PROMPT_LOGPROBS}; "
+            "ask for fewer alternatives, or send the prompts one by one",
+            "logprobs" if wanted[0].prompt_logprobs is None else "prompt_logprobs",
+        )
 
 
 def _check_ids(service: Service, ids: Sequence[int], param: str) -> None:
@@ -215,7 +232,7 @@ async def _measured(
         async with aclosing(service.generator.generate(wanted, report)) as deltas:
             async for delta in deltas:
                 current.finish_reason = delta.finish_reason
-                _spend(service, account, generation=1)
+                _spend(service, account, generation=delta.n_tokens)
                 yield delta
 
 

@@ -35,6 +35,8 @@ MOST_PROMPTS: Final = 128
 MOST_STOPS: Final = 16
 # biases and stop tokens; each is a few lines of Python's when the answer begins
 MOST_TOKENS: Final = 1024
+# of the prompts of one request; their reply is one JSON object
+MOST_PROMPT_LOGPROBS: Final = 1 << 17
 # in characters; each stop string is searched in each token's text, and may hold back as much text as its length
 LONGEST_STOP: Final = 1024
 
@@ -189,6 +191,14 @@ class GenerationFields(TextFields):
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     include_stop_str_in_output: bool = False
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @field_validator("prompt_logprobs", mode="after")
+    @classmethod
+    def _comes_whole(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("stream"):
+            raise ValueError("log-probabilities of the prompt are not streamed; ask without stream")
+        return value
 
     @property
     def stop_rules(self) -> StopRules:
@@ -249,8 +259,16 @@ class CompletionFields(GenerationFields):
     neutral = neutral.COMPLETION
 
     prompt: Prompt
-    max_tokens: int | None = Field(16, ge=1)
+    echo: bool = False
+    # 0 with echo or prompt_logprobs: the prompt alone
+    max_tokens: int | None = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> Self:
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise _refusal(("max_tokens",), "0 tokens are no answer; ask for at least 1, or for the prompt with echo")
+        return self
 
     @property
     def prompts(self) -> dict[str, str | list[int]]:

@@ -150,7 +150,7 @@ async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_sen
         ("/completion", completion(prompt=[]), "prompt", "at least 1"),
         ("/completion", completion(prompt=[[1], []]), "prompt.1", "at least 1"),
         ("/completion", completion(prompt=["x", "\ud800"]), "prompt.1", "surrogate"),
-        ("/completion", completion(max_tokens=0), "max_tokens", "greater than or equal to 1"),
+        ("/completion", completion(max_tokens=-1), "max_tokens", "greater than or equal to 0"),
         ("/completion", completion(stop=5), "stop", "a string, or a list of strings"),
         ("/completion", completion(stop=[1]), "stop.0", "valid string"),
         ("/completion", completion(stop=""), "stop", "at least 1 character"),
