@@ -20,9 +20,8 @@ from llm_sepweight.torch_file import open_torch_file
 
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
-_FORMAT = "cleangpt checkpoint 4"
-VALIDATION = "validation "
-"""Begins the names of what a checkpoint says of the data to validate on."""
+_FORMAT = "cleangpt checkpoint 5"
+_VALIDATION = "validation "
 _LENGTHS = {"epochs", "max_steps"}
 # of a digest or a whole config nobody wants to read both
 _LONGEST_SHOWN = 40
@@ -47,6 +46,8 @@ class Checkpoints:
     A checkpoint is due `every_seconds` after the last one, and also every `every_steps` steps if that is set. If the
     data does not repeat the batches from before the checkpoint, a resuming training is refused if `exact` is set, and
     continues with a warning otherwise.
+
+    `keeps_best` says whether the weights of the lowest validation loss are kept, too.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Checkpoints:
     every_steps: int | None = None
     exact: bool = True
     longer: bool = False
+    keeps_best: bool = True
 
     @property
     def last(self) -> Path:
@@ -73,6 +75,11 @@ class Made:
 
     described: dict[str, str]
     total_steps: int
+
+
+def of_validation(described: Mapping[str, str]) -> dict[str, str]:
+    """A description of data as that of the data to validate on, under names of its own."""
+    return {f"{_VALIDATION}{name}": value for name, value in described.items()}
 
 
 def save_state(
@@ -175,7 +182,7 @@ def _check_made(checkpoints: Checkpoints, found: Made, wanted: Made) -> None:
     told = {
         name: change
         for name, change in changes.items()
-        if not (name.startswith(VALIDATION) and changes.get(name.removeprefix(VALIDATION)) == change)
+        if not (name.startswith(_VALIDATION) and changes.get(name.removeprefix(_VALIDATION)) == change)
     }
     if changes:
         raise CheckpointMismatchError(
