@@ -189,9 +189,7 @@ class DistillationTrainer:
         # the same in each run, so that a stage that was interrupted can go on
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(torch_seed(seed))
-            return StitchingLayers(
-                self._student.n_blocks, self._student.width, self._teacher.width, use=use, bias=bias
-            )
+            return StitchingLayers(self._student.n_blocks, self._student.width, self._teacher.width, use=use, bias=bias)
 
     def _initialized(self, *, head: bool, body: bool) -> StagePlan:
         """Copies what is asked for; the plan's checkpoints are then of a student that starts with it."""

@@ -99,7 +99,9 @@ class BaseTrainer(ABC):
         """
         data = self.options.validation if dataloader is None else dataloader
         if data is None:
-            raise EmptyDataError("there is nothing to evaluate on: give evaluate a dataloader, or the trainer validation=")
+            raise EmptyDataError(
+                "there is nothing to evaluate on: give evaluate a dataloader, or the trainer validation="
+            )
         device = torch.device(self.device or next(self.model.parameters()).device)
         with joined(device) as processes, evaluation_mode(self.model):
             place, bf16_autocast = own_device(device), self.settings.bf16_autocast

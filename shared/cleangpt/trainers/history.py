@@ -66,7 +66,7 @@ class History:
         return json.dumps(self.to_dict()) + "\n"
 
     def to_csv(self) -> str:
-        """One line per step: step, loss, learning_rate, validation_loss (empty if not measured), gradient_norm, tokens."""
+        """One line per step; `validation_loss` is empty where it was not measured."""
         validation = {each.step: each.loss for each in self.evaluations}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

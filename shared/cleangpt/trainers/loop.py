@@ -292,9 +292,7 @@ class _Loop:
     def _validation_loss(self, validation: EpochBatches) -> float:
         self._model.eval()
         objective, bf16_autocast = self._training.objective, self._settings.bf16_autocast
-        found = measure(
-            self._model, validation, objective, self._device, self._processes, bf16_autocast=bf16_autocast
-        )
+        found = measure(self._model, validation, objective, self._device, self._processes, bf16_autocast=bf16_autocast)
         self._model.train()
         return found.loss
 

@@ -62,7 +62,7 @@ def test_a_mistake_in_the_program_is_not_taken_for_one_of_the_disk(tmp_path: Pat
         except OSError:
             # even while an error of the disk is on its way
             with named_where_not_written(tmp_path):
-                raise error
+                raise error from None
 
     with pytest.raises(type(error)) as raised:
         write()
@@ -90,7 +90,12 @@ def test_files_of_a_folder_are_replaced_together_and_others_stay(tmp_path: Path)
     found = {str(each.relative_to(folder)): each.read_text() for each in folder.rglob("*") if each.is_file()}
     names = ("config.json", "model.safetensors", "more/notes.txt")
     assert found == {**dict.fromkeys(names, "second"), "history.json": "kept"}
-    assert sorted(each.name for each in folder.iterdir()) == ["config.json", "history.json", "model.safetensors", "more"]
+    assert sorted(each.name for each in folder.iterdir()) == [
+        "config.json",
+        "history.json",
+        "model.safetensors",
+        "more",
+    ]
 
 
 def test_weights_come_last_so_that_a_kill_in_between_leaves_none_that_others_are_new_for(
@@ -115,8 +120,7 @@ def test_a_folder_that_an_error_left_unfinished_is_as_before(tmp_path: Path) -> 
     (tmp_path / "model" / "config.json").write_text("old")
     for folder in (tmp_path / "model", tmp_path / "new"):
         with pytest.raises(ZeroDivisionError), replacing_files(folder) as partial:
-            (partial / "config.json").write_text("new")
-            raise ZeroDivisionError
+            (partial / "config.json").write_text("new").conjugate() // 0
     assert [each.name for each in tmp_path.rglob("*")] == ["model", "config.json"]
     assert (tmp_path / "model" / "config.json").read_text() == "old"
 

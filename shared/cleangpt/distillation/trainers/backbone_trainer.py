@@ -42,9 +42,7 @@ class BackboneTrainer:
         self._loss = loss
         self._freeze_previous = freeze_previous
 
-    def train(
-        self, plan: StagePlan, epochs_per_block: int, lr_per_block: float | Sequence[float]
-    ) -> list[History]:
+    def train(self, plan: StagePlan, epochs_per_block: int, lr_per_block: float | Sequence[float]) -> list[History]:
         """Fits all blocks and returns their histories, in order. Raises the errors of `rates_of` and StagePlan.fit."""
         rates = rates_of(lr_per_block, len(self._feeds))
         with standing_still(self._student.model, self._stitches):

@@ -31,15 +31,15 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_sets_every_kind_of_value(file: Path) -> None:
-    file.write_text('place = "there"\ncount = 5\nrate = 2\nloud = true\nshape = "square"\nrates = [1, 0.5]\n[more]\nx = [1]\n')
+    file.write_text(
+        'place = "there"\ncount = 5\nrate = 2\nloud = true\nshape = "square"\nrates = [1, 0.5]\n[more]\nx = [1]\n'
+    )
     expected = _Options(Path("there"), 5, 2.0, True, "square", (1.0, 0.5), {"x": [1]})
     assert options_from(_Options, {}, file) == expected
 
 
 @pytest.mark.parametrize(("text", "found"), [("0.25", (0.25,)), ("1e-3,5e-4", (1e-3, 5e-4)), ("1, 2", (1.0, 2.0))])
-def test_a_list_is_spelled_with_commas_and_may_be_one_value(
-    file: Path, text: str, found: tuple[float, ...]
-) -> None:
+def test_a_list_is_spelled_with_commas_and_may_be_one_value(file: Path, text: str, found: tuple[float, ...]) -> None:
     assert options_from(_Options, {"place": Path("x"), "rates": text}).rates == found
     file.write_text('place = "there"\nrates = 0.5\n')
     assert options_from(_Options, {}, file).rates == (0.5,)

@@ -161,9 +161,7 @@ def test_the_weight_of_the_loss_multiplies_it_and_one_changes_nothing(
     teacher: PreTrainedModel, student: PreTrainedModel, texts: list[Batch], tmp_path: Path
 ) -> None:
     def losses(out: str, **more: float) -> list[float]:
-        trainer = DistillationTrainer(
-            teacher, copy.deepcopy(student), None, texts, output_dir=tmp_path / out, **more
-        )
+        trainer = DistillationTrainer(teacher, copy.deepcopy(student), None, texts, output_dir=tmp_path / out, **more)
         found = trainer.train_end_to_end(2, 1e-3).end_to_end
         assert found is not None
         return found.losses
@@ -171,7 +169,7 @@ def test_the_weight_of_the_loss_multiplies_it_and_one_changes_nothing(
     plain = losses("plain")
     assert losses("one", logit_loss_weight=1.0) == plain
     assert losses("three", logit_loss_weight=3.0)[0] == pytest.approx(3 * plain[0], rel=1e-6)
-    with pytest.raises(CheckpointMismatchError, match="logit_loss_weight was 1.0 and is now 2.0"):
+    with pytest.raises(CheckpointMismatchError, match=r"logit_loss_weight was 1.0 and is now 2.0"):
         losses("plain", logit_loss_weight=2.0)
 
 

@@ -100,7 +100,7 @@ def test_a_student_of_other_sizes_is_refused_with_both_shapes_and_left_alone(
 
 
 def test_blocks_of_another_architecture_are_refused_by_name(teacher: PreTrainedModel) -> None:
-    with pytest.raises(InitializationError, match="of type gpt2 and the teacher of type llama.*its head alone"):
+    with pytest.raises(InitializationError, match=r"of type gpt2 and the teacher of type llama.*its head alone"):
         initialize_body(Blocks(teacher), Blocks(_gpt2(16)), (1, 3))
 
 

@@ -32,9 +32,7 @@ def test_the_validation_is_measured_as_the_history_has_it(counter: Make, numbers
 def test_other_rows_may_be_given_as_a_dataloader(counter: Make, numbers: Any) -> None:
     rows = torch.cat([batch.ids_BT for batch in numbers(count=2, seed=6).batches(0)])
     trainer = get_trainer("callbacks", model=counter(), dataloader=numbers(), validation=numbers(count=2, seed=5))
-    found = [
-        trainer.evaluate(given).loss for given in (DataLoader(rows, batch_size=3), numbers(count=2, seed=6), None)
-    ]
+    found = [trainer.evaluate(given).loss for given in (DataLoader(rows, batch_size=3), numbers(count=2, seed=6), None)]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert abs(found[2] - found[1]) > 1e-3
 
