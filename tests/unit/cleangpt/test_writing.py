@@ -136,6 +136,18 @@ try:
 except NotWrittenError as error:
     print(error)
 """
+_TORCH = """
+import sys
+from pathlib import Path
+import torch
+from cleangpt.errors import NotWrittenError
+from cleangpt.writing import replacing
+try:
+    with replacing(Path(sys.argv[1]) / "best.pt") as partial:
+        torch.save(torch.zeros(100_000), partial)
+except NotWrittenError as error:
+    print(error)
+"""
 _MODEL = """
 import sys
 from pathlib import Path
@@ -184,8 +196,12 @@ def test_a_model_that_the_system_cuts_off_leaves_the_folder_of_before(tmp_path: 
     assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"config.json": "old"}
 
 
-def test_a_write_that_the_system_cuts_off_leaves_the_checkpoint_of_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "reason"), [(_CHECKPOINT, "File too large"), (_TORCH, "")], ids=["checkpoint", "torch's own writer"]
+)
+def test_a_write_that_the_system_cuts_off_leaves_the_file_of_before(tmp_path: Path, program: str, reason: str) -> None:
     (tmp_path / "best.pt").write_bytes(b"old")
-    done = _cut_off(_CHECKPOINT, tmp_path)
-    assert done.stdout.startswith(f"{tmp_path / 'best.pt'} could not be written (File too large)"), done
+    done = _cut_off(program, tmp_path)
+    assert done.stdout.startswith(f"{tmp_path / 'best.pt'} could not be written ("), done
+    assert reason in done.stdout
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"best.pt": b"old"}
