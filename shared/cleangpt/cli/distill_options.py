@@ -23,6 +23,7 @@ _OF_STUDENTS = (
     "stitching_layer_bias",
     "device",
 )
+_OF_HEADS = ("lm_head_lr", "lm_head_weight_decay", "lm_head_clip_norm")
 _ABOVE_ZERO = (
     "batch_size",
     "lr_per_block",
@@ -125,6 +126,9 @@ class DistillOptions:
             for value in _values(getattr(self, name)):
                 if not value > 0:
                     raise UsageError(f"{spelled(name)} has to be above 0, found {value}")
+        for name in _OF_HEADS if self.end_to_end_epochs or not self.train_lm_head else ():
+            if getattr(self, name) is not None:
+                raise UsageError(f"{spelled(name)} is for the fit of the head, which is left out here")
         if self.end_to_end_epochs and len(self.lr_per_block) > 1:
             raise UsageError("--end-to-end-epochs fits all blocks at once: give --lr-per-block one rate")
         for name in ("student_n_embd", "student_n_head", "student_n_layer"):

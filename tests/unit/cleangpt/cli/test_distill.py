@@ -228,6 +228,8 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
         (["--teacher", "TEACHER", "--lr-per-block", "1e-3,2e-3,3e-3"], 1, "3 rates for 2 blocks"),
         (["--teacher", "TEACHER", "--lr-per-block", "1e-3,0"], 2, "--lr-per-block has to be above 0, found 0.0"),
         (["--teacher", "TEACHER", "--lr-per-block", "1e-3,2e-3", "--end-to-end-epochs", 1], 2, "one rate"),
+        (["--teacher", "TEACHER", "--lm-head-lr", 1, "--end-to-end-epochs", 1], 2, "which is left out here"),
+        (["--teacher", "TEACHER", "--lm-head-lr", 1, "--no-train-lm-head"], 2, "--lm-head-lr is for the fit of the"),
         (["--teacher", "TEACHER", "--student-dropout", 1], 1, "dropout must be"),
         (["--teacher", "TEACHER", "--student-model-type", "SASP", "--initialize-student-from-teacher"], 1, "of type"),
         (["--teacher", "TEACHER", "--lm-head-clip-norm", -1], 2, "--lm-head-clip-norm cannot be below 0"),
