@@ -36,6 +36,7 @@ CleangptError
 │   ├── LossArgumentsError      a loss that cannot be called with the student's logits and the teacher's
 │   ├── VocabularyMismatchError teacher and student read different ids
 │   ├── StitchingNeededError    unequal widths without stitching layers
+│   ├── InitializationError     a student whose weights do not have the shapes of the teacher's
 │   ├── BlockMapError           a map that does not name one teacher block for each student block
 │   ├── ShadowTooLargeError     every shadow of that shape has more parameters than allowed
 │   ├── TrunkMismatchError      a trunk or shadow of another model, cut or dtype than the ends
@@ -210,6 +211,10 @@ class VocabularyMismatchError(DistillationError):
 
 class StitchingNeededError(DistillationError):
     """Blocks of unequal width cannot be compared without a map between them."""
+
+
+class InitializationError(DistillationError):
+    """The student's weights cannot be the teacher's, because their shapes or the architectures differ."""
 
 
 class BlockMapError(DistillationError):

@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from cleangpt.cli.distill_options import DistillOptions
@@ -24,7 +24,7 @@ from cleangpt.data import (
 from cleangpt.data.blocks import joined_ids
 from cleangpt.data.text_record import DEFAULT_HELD_OUT, TextRecord
 from cleangpt.distillation.blocks import Blocks
-from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationTrainer
+from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationResults, DistillationTrainer
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import SHADOW_FOLDER, ShadowTrainer
@@ -52,26 +52,8 @@ def distil_student(options: DistillOptions) -> None:
     tokenizer = HuggingFaceTokenizer(fast)
     student = new_student(options, teacher, tokenizer)
     text = text_to_read(options, tokenizer, context_of(student))
-    trainer = DistillationTrainer(
-        teacher_model=teacher,
-        student_model=student,
-        tokenizer=fast,
-        train_dataloader=text.data,
-        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        output_dir=options.out,
-        use_stitching_layers=options.use_stitching_layers,
-        hidden_state_loss_type=options.hidden_state_loss_type,
-        logit_loss_type=options.logit_loss_type,
-        temperature=options.temperature,
-        settings=_settings(options),
-        callbacks=[ProgressBar()],
-    )
-    if options.end_to_end_epochs:
-        results = trainer.train_end_to_end(options.end_to_end_epochs, options.lr_per_block)
-    else:
-        results = trainer.train(
-            options.epochs_per_block, options.lr_per_block, options.train_lm_head, options.lm_head_epochs
-        )
+    trainer = _student_trainer(options, teacher, student, fast, text)
+    results = _fitted(options, trainer)
     stages = {f"block {number}": history for number, history in enumerate(results.blocks)}
     named = {"head": results.head, "end to end": results.end_to_end}
     stages |= {name: history for name, history in named.items() if history is not None}
@@ -86,6 +68,52 @@ def distil_student(options: DistillOptions) -> None:
     )
 
 
+def _student_trainer(
+    options: DistillOptions,
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    fast: PreTrainedTokenizerFast,
+    text: "DistillText",
+) -> DistillationTrainer:
+    return DistillationTrainer(
+        teacher_model=teacher,
+        student_model=student,
+        tokenizer=fast,
+        train_dataloader=text.data,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        output_dir=options.out,
+        use_stitching_layers=options.use_stitching_layers,
+        stitching_layer_bias=options.stitching_layer_bias,
+        hidden_state_loss_type=options.hidden_state_loss_type,
+        hidden_state_temperature=options.hidden_state_temperature,
+        logit_loss_type=options.logit_loss_type,
+        temperature=options.temperature,
+        logit_loss_weight=options.logit_loss_weight,
+        freeze_previous_blocks=options.freeze_previous_blocks,
+        settings=_settings(options),
+        head_settings=_head_settings(options),
+        validation_dataloader=text.validation,
+        callbacks=[ProgressBar()],
+    )
+
+
+def _fitted(options: DistillOptions, trainer: DistillationTrainer) -> DistillationResults:
+    start = {
+        "initialize_head_from_teacher": options.initialize_head_from_teacher,
+        "initialize_student_from_teacher": options.initialize_student_from_teacher,
+    }
+    if options.end_to_end_epochs:
+        return trainer.train_end_to_end(options.end_to_end_epochs, options.lr_per_block[0], **start)
+    return trainer.train(
+        epochs_per_block=options.epochs_per_block,
+        lr_per_block=options.lr_per_block,
+        train_lm_head=options.train_lm_head,
+        lm_head_epochs=options.lm_head_epochs,
+        lm_head_lr=options.lm_head_lr,
+        **start,
+    )
+
+
 def distil_shadow(options: DistillOptions) -> None:
     """Distills a shadow, writes its folder and prints the command to continue with."""
     if options.weights is None:
@@ -96,14 +124,22 @@ def distil_shadow(options: DistillOptions) -> None:
         text = text_to_read(options, tokenizer, trunk.ends.bottom.context_length)
         shadow = new_shadow(options, trunk)
         trainer = ShadowTrainer(
-            trunk.ends, trunk.teacher, shadow, text.data, options.out, _settings(options), callbacks=[ProgressBar()]
+            trunk.ends,
+            trunk.teacher,
+            shadow,
+            text.data,
+            options.out,
+            _settings(options),
+            callbacks=[ProgressBar()],
+            validation_data=text.validation,
         )
         results = trainer.train(
             options.epochs_per_block,
             options.lm_head_epochs if options.train_lm_head else 0,
             options.lr_per_block,
-            hidden_loss=HiddenStateLoss(options.hidden_state_loss_type),
-            logit_loss=LogitLoss(options.logit_loss_type, options.temperature),
+            logit_lr=options.lm_head_lr,
+            hidden_loss=HiddenStateLoss(options.hidden_state_loss_type, temperature=options.hidden_state_temperature),
+            logit_loss=LogitLoss(options.logit_loss_type, options.temperature, weight=options.logit_loss_weight),
         )
         share = "its trunk is elsewhere"
         if trunk.part is not None:
@@ -127,26 +163,28 @@ def _without_secrets(trunk: str) -> str:
 def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: BaseTokenizer) -> PreTrainedModel:
     """A newly initialized model with the teacher's vocabulary; sizes default to the teacher's.
 
+    An option `student_...` is the field of GPTConfig behind that prefix; None leaves it to the teacher.
+
     Raises:
         ModelUnknownError, BadConfigError: there is no such model, or it cannot have these sizes.
     """
     config = teacher.config.get_text_config(decoder=True)
     fast = tokenizer.fast
+    teachers = {
+        "block_size": context_of(teacher) or options.block_size or LONGEST_ROW,
+        "vocab_size": Blocks(teacher).vocab_size,
+        "n_layer": config.num_hidden_layers,
+        "n_head": config.num_attention_heads,
+        "n_embd": config.hidden_size,
+        "bos_token_id": fast.bos_token_id,
+        "eos_token_id": fast.eos_token_id,
+        "pad_token_id": fast.pad_token_id,
+    }
+    prefixed = {each.name: f"student_{each.name}" for each in fields(GPTConfig)}
+    chosen = {name: getattr(options, option, None) for name, option in prefixed.items()}
+    given = {name: value for name, value in chosen.items() if value is not None}
     torch.manual_seed(torch_seed(options.seed))
-    return get_model(
-        options.student_model_type,
-        config=GPTConfig(
-            model_type=options.student_model_type,
-            block_size=context_of(teacher) or options.block_size or LONGEST_ROW,
-            vocab_size=Blocks(teacher).vocab_size,
-            n_layer=options.student_n_layer or config.num_hidden_layers,
-            n_head=options.student_n_head or config.num_attention_heads,
-            n_embd=options.student_n_embd or config.hidden_size,
-            bos_token_id=fast.bos_token_id,
-            eos_token_id=fast.eos_token_id,
-            pad_token_id=fast.pad_token_id,
-        ),
-    )
+    return get_model(options.student_model_type, config=GPTConfig(**{**teachers, **given}))
 
 
 def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
@@ -170,9 +208,10 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
 
 @dataclass(frozen=True, eq=False)
 class DistillText:
-    """The batches to distil on, and for running text the record of what was held out of it."""
+    """The batches to distil on, and of running text those that are held out, with the record of how many."""
 
     data: EpochBatches
+    validation: EpochBatches | None = None
     record: TextRecord | None = None
 
     def write_record(self, folder: Path) -> None:
@@ -197,21 +236,44 @@ def text_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int
     texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
     ids_N = joined_ids(texts, tokenizer, parse_special_tokens=options.parse_special_tokens)
     data = TokenBlocks(ids_N, BlockSettings(row, options.batch_size, options.seed))
+    validation: TokenBlocks | None = None
     share = DEFAULT_HELD_OUT if options.validation is None else options.validation
     if share:
-        data, _ = data.split(share)
-    return DistillText(data, TextRecord.of(options.data, ids_N, len(ids_N) - len(data.ids_N)))
+        data, validation = data.split(share)
+    return DistillText(data, validation, TextRecord.of(options.data, ids_N, len(ids_N) - len(data.ids_N)))
 
 
 def _settings(options: DistillOptions) -> TrainingSettings:
-    return TrainingSettings(epochs=1, bf16_autocast=options.bf16, seed=options.seed)
+    return TrainingSettings(
+        epochs=1,
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm or None,
+        bf16_autocast=options.bf16,
+        seed=options.seed,
+        evaluate_every=options.evaluate_every,
+    )
+
+
+def _head_settings(options: DistillOptions) -> TrainingSettings:
+    decay, norm = options.lm_head_weight_decay, options.lm_head_clip_norm
+    settings = _settings(options)
+    return replace(
+        settings,
+        weight_decay=settings.weight_decay if decay is None else decay,
+        clip_norm=settings.clip_norm if norm is None else norm or None,
+    )
 
 
 def _summary(folder: Path, parameters: int, share: str, stages: Mapping[str, History], output_dir: Path) -> str:
     """Plots the losses, and returns a one-line summary of the fit."""
     draw_curves(stages, output_dir / CURVES_FILE)
-    ends = ", ".join(f"{name} {history.losses[0]:.4f} to {history.losses[-1]:.4f}" for name, history in stages.items())
+    ends = ", ".join(f"{name} {_first_and_last(history)}" for name, history in stages.items())
     return f"{folder}: {parameters / 1e6:.2f} million parameters ({share}); losses: {ends}"
+
+
+def _first_and_last(history: History) -> str:
+    validation = f" (validation {history.evaluations[-1].loss:.4f})" if history.evaluations else ""
+    return f"{history.losses[0]:.4f} to {history.losses[-1]:.4f}{validation}"
 
 
 def _text_flags(options: DistillOptions) -> list[str | Path]:

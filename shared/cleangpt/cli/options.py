@@ -80,14 +80,14 @@ def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[
 def options_from(options_class: type[O], given: Mapping[str, Any], config: Path | None = None) -> O:
     """The options from the command line (None means not given) and the file. Raises UsageError."""
     found = {} if config is None else _read(options_class, config)
-    found |= {name: value for name, value in given.items() if value is not None}
+    kinds = _kinds(options_class)
+    found |= {name: _split(name, kinds[name], value) for name, value in given.items() if value is not None}
     named = frozenset(found)
     for each in _fields(options_class):
         if (source := each.metadata.get("source")) and each.name in found:
             recorded = source(found[each.name])
             found = {**_checked(options_class, recorded.values, recorded.file), **found}
             named |= recorded.given
-    kinds = _kinds(options_class)
     for each in _fields(options_class):
         if each.name in found:
             _refuse_other_choices(each.name, kinds[each.name], found[each.name])
@@ -127,12 +127,26 @@ def _converted(where: str, kind: Any, value: Any) -> Any:
         return Path(value)
     if plain is float and type(value) is int:
         return float(value)
-    # a type that is neither a Literal nor plain is a table
+    if get_origin(plain) is tuple:
+        values = value if isinstance(value, list) and value else [value]
+        return tuple(_converted(where, get_args(plain)[0], each) for each in values)
+    # any other type that is neither a Literal nor plain is a table
     origin = get_origin(plain)
     wanted = plain if origin is None else str if origin is Literal else dict
     if type(value) is not wanted:
         raise UsageError(f"{where}: expected {_metavar(kind)}, found {value!r}")
     return value
+
+
+def _split(name: str, kind: Any, value: Any) -> Any:
+    """A list as it is spelled on the command line, with commas, as the field's type."""
+    plain = _plain(kind)
+    if get_origin(plain) is not tuple or not isinstance(value, str):
+        return value
+    try:
+        return tuple(get_args(plain)[0](word) for word in value.split(","))
+    except ValueError:
+        raise UsageError(f"{spelled(name)}: expected {_metavar(kind)}, found {value!r}") from None
 
 
 def _refuse_other_choices(name: str, kind: Any, value: Any) -> None:
@@ -144,13 +158,14 @@ def _refuse_other_choices(name: str, kind: Any, value: Any) -> None:
 def _parameter(each: "Field[Any]", kind: Any) -> inspect.Parameter:
     plain = _plain(kind)
     default = "required" if each.default is MISSING else each.default
-    ends = "" if default is None or default is False else f" [{default}]"
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    ends = "" if default is None or default is False else f" [{shown}]"
     flags = [spelled(name) for name in _names(each)]
     if plain is bool:
         flags = [f"{name}/--no-{name[2:]}" for name in flags]
     metavar = None if plain is bool else _metavar(kind)
     info = typer.Option(None, *flags, metavar=metavar, help=f"{each.metadata['help']}{ends}", show_default=False)
-    annotation = str if get_origin(plain) is Literal else plain
+    annotation = str if get_origin(plain) in (Literal, tuple) else plain
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation | None)
 
 
@@ -189,5 +204,8 @@ def _metavar(kind: Any) -> str:
     plain = _plain(kind)
     if get_origin(plain) is Literal:
         return "|".join(get_args(plain))
+    if get_origin(plain) is tuple:
+        one = _metavar(get_args(plain)[0])
+        return f"{one}[,{one}...]"
     names = {str: "TEXT", int: "INT", float: "FLOAT", Path: "PATH", bool: "true or false"}
     return names.get(plain, "a table")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from cleangpt.errors import RunRecordError
-from cleangpt.writing import replacing
 
 RUN_FILE = "run.json"
 _FORMAT = "cleangpt run 1"
@@ -65,6 +64,9 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Writes the record into `folder`. Raises NotWrittenError."""
+        # imports torch, which --help does without
+        from cleangpt.writing import replacing
+
         with replacing(folder / RUN_FILE) as partial:
             partial.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
 

@@ -63,14 +63,17 @@ def tokens(
 
 def _written(pruned: "PrunedTokenizer", whole: int, source: Path, target: Path) -> str:
     """Writes the pruned tokenizer to `target`, and a pruned copy of the model in `source` if there is one."""
-    line = f"pruned: {target} with {len(pruned.kept):,} of {whole:,} tokens"
-    if (source / "config.json").exists():
-        from cleangpt.analysis import cut_embedding
-        from cleangpt.model.folder import open_hugging_face
+    from cleangpt.writing import replacing_files
 
-        model = open_hugging_face(source)
-        cut = cut_embedding(model, pruned.kept)
-        cut.save_pretrained(target)
-        line += f", and its model with {cut.num_parameters():,} of {model.num_parameters():,} parameters"
-    pruned.tokenizer.save_pretrained(target)
+    line = f"pruned: {target} with {len(pruned.kept):,} of {whole:,} tokens"
+    with replacing_files(target) as partial:
+        if (source / "config.json").exists():
+            from cleangpt.analysis import cut_embedding
+            from cleangpt.model.folder import open_hugging_face
+
+            model = open_hugging_face(source)
+            cut = cut_embedding(model, pruned.kept)
+            cut.save_pretrained(partial)
+            line += f", and its model with {cut.num_parameters():,} of {model.num_parameters():,} parameters"
+        pruned.tokenizer.save_pretrained(partial)
     return line

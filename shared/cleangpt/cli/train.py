@@ -110,7 +110,7 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
 
     from cleangpt.evaluation.trained_on import write_trained_on
     from cleangpt.trainers.checkpoint import load_best
-    from cleangpt.writing import named_where_not_written
+    from cleangpt.writing import replacing_files
     from splitlearn.model.plan import FEWEST_LAYERS
 
     line = f"loss {history.losses[-1]:.4f}"
@@ -119,13 +119,13 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
         line += f", validation loss {history.best.loss:.4f} (the model of step {step} of {history.step})"
     parameters = sum(each.numel() for each in materials.model.parameters())
     disable_progress_bar()
-    with named_where_not_written(options.out):
-        materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(options.out)
-        materials.tokenizer.save_pretrained(options.out)
-    if materials.record is not None:
-        materials.record.write(options.out)
-    if materials.questions:
-        write_trained_on(options.out, materials.questions)
+    with replacing_files(options.out) as partial:
+        materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(partial)
+        materials.tokenizer.save_pretrained(partial)
+        if materials.record is not None:
+            materials.record.write(partial)
+        if materials.questions:
+            write_trained_on(partial, materials.questions)
     parts = options.out.with_name(f"{options.out.name}-parts")
     print(f"{options.out}: {parameters / 1e6:.2f} million parameters, {line}")
     if materials.model.config.num_hidden_layers < FEWEST_LAYERS:

@@ -3,7 +3,7 @@
 Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +76,22 @@ class Blocks:
         head = self.model.get_output_embeddings().weight
         rear = self._placed(lambda section, _: section == "end")
         return rear if any(each is head for each in rear) else [*rear, head]
+
+    def begin_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the embeddings, and of what else stands before the blocks, by name and in order."""
+        return self._named(self._layout.prefix_modules)
+
+    def block_parameters(self, block: int) -> dict[str, nn.Parameter]:
+        """The parameters of one block alone, by name and in order."""
+        return self._named((f"{self._layout.layers}.{block}",))
+
+    def end_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of final norm and head, by name and in order, also of a head that is tied."""
+        return self._named(self._layout.suffix_modules)
+
+    def _named(self, paths: Sequence[str]) -> dict[str, nn.Parameter]:
+        modules = [(path, self.model.get_submodule(path)) for path in paths]
+        return {f"{path}.{name}": each for path, module in modules for name, each in module.named_parameters()}
 
     def _placed(self, wanted: Callable[[str, int | None], bool]) -> list[nn.Parameter]:
         named = self.model.named_parameters()

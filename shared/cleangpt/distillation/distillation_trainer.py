@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cleangpt.distillation.blocks import Blocks
+from cleangpt.distillation.initialization import initialize_body, initialize_head
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
-from cleangpt.distillation.stage import StagePlan, shape_in_words
+from cleangpt.distillation.stage import StagePlan, described, rates_of, shape_in_words
 from cleangpt.distillation.stitching import StitchingLayers, block_map
 from cleangpt.distillation.teacher import load_teacher
 from cleangpt.distillation.text import epochs_of
@@ -21,12 +22,11 @@ from cleangpt.errors import VocabularyMismatchError
 from cleangpt.model.form import check_form
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.digests import digest_of_weights
-from cleangpt.trainers.feed import Feed
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
 from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
-from cleangpt.writing import named_where_not_written, replacing
+from cleangpt.writing import replacing, replacing_files
 
 HISTORY_FILE = "history.json"
 STUDENT_FOLDER = "student"
@@ -58,11 +58,17 @@ class DistillationTrainer:
         tokenizer: saved with the student; None saves no tokenizer.
         train_dataloader: a DataLoader, a list of batches, or EpochBatches.
         device: the device of both models; None means the student's.
-        hidden_state_loss_type: "mse", "cosine" or "mix".
-        logit_loss_type: "kl_div", "cross_entropy" or "mix".
-        temperature: the temperature of the divergence.
+        stitching_layer_bias: whether the stitching layers have biases.
+        hidden_state_loss_type: "mse", "cosine", "mix" or "kl_div".
+        hidden_state_temperature: the temperature of that divergence.
+        logit_loss_type: "kl_div", "cross_entropy", "mix", "mse" or "ce".
+        temperature: the temperature of the divergence of predictions.
+        logit_loss_weight: what the loss of predictions is multiplied by.
+        freeze_previous_blocks: whether the blocks before the one that is fitted stand still.
         blocks: the teacher block for each student block; None spreads them evenly.
         settings: the loop's settings, except epochs and schedule, which `train` sets; None means the defaults.
+        head_settings: those of the head's stage; None means `settings`.
+        validation_dataloader: held-out rows, on which each stage measures its own loss.
         callbacks: the callbacks of every stage's loop.
 
     Raises:
@@ -80,11 +86,17 @@ class DistillationTrainer:
         output_dir: Path | str = "distilled_model_output",
         *,
         use_stitching_layers: bool = True,
+        stitching_layer_bias: bool = True,
         hidden_state_loss_type: str = "mse",
+        hidden_state_temperature: float = 1.0,
         logit_loss_type: str = "kl_div",
         temperature: float = 1.0,
+        logit_loss_weight: float = 1.0,
+        freeze_previous_blocks: bool = True,
         blocks: Sequence[int] | None = None,
         settings: TrainingSettings | None = None,
+        head_settings: TrainingSettings | None = None,
+        validation_dataloader: Any = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         teacher = load_teacher(teacher_model)
@@ -97,57 +109,105 @@ class DistillationTrainer:
         self.output_dir = Path(output_dir)
         self._tokenizer = tokenizer
         self._feeds = block_map(self._student.n_blocks, self._teacher.n_blocks, blocks)
-        widths = (self._student.width, self._teacher.width)
+        self._freeze_previous = freeze_previous_blocks
         settings = settings or TrainingSettings(epochs=1)
-        # the same in each run, so that a stage that was interrupted can go on
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(torch_seed(settings.seed))
-            self._stitches = StitchingLayers(self._student.n_blocks, *widths, use=use_stitching_layers).to(place)
-        self._hidden_loss = HiddenStateLoss(hidden_state_loss_type)
-        self._logit_loss = LogitLoss(logit_loss_type, temperature)
-        data = epochs_of(train_dataloader, settings.seed)
-        made_from = {**self._made_from(), **Feed(data, settings).described()}
-        self._plan = StagePlan(data, settings, made_from, self.output_dir, place, callbacks)
+        self._head_settings = head_settings or settings
+        self._stitches = self._new_stitches(settings.seed, use_stitching_layers, stitching_layer_bias).to(place)
+        self._hidden_loss = HiddenStateLoss(hidden_state_loss_type, temperature=hidden_state_temperature)
+        self._logit_loss = LogitLoss(logit_loss_type, temperature, weight=logit_loss_weight)
+        data, validation = epochs_of(train_dataloader, settings.seed), None
+        if validation_dataloader is not None:
+            validation = epochs_of(validation_dataloader, settings.seed)
+        made_from = {**self._made_from(), **described(data, settings, validation)}
+        self._plan = StagePlan(data, settings, made_from, self.output_dir, place, callbacks, validation)
 
     def train(
         self,
         epochs_per_block: int = 1,
-        lr_per_block: float = 1e-3,
+        lr_per_block: float | Sequence[float] = 1e-3,
         train_lm_head: bool = True,
         lm_head_epochs: int = 1,
         lm_head_lr: float | None = None,
+        *,
+        initialize_head_from_teacher: bool = False,
+        initialize_student_from_teacher: bool = False,
     ) -> DistillationResults:
         """Fits the blocks in order and then the head; stages finished before a kill are loaded from checkpoints.
 
         Args:
-            lm_head_lr: None means `lr_per_block`.
+            lr_per_block: the highest learning rate, one for all blocks or one for each.
+            lm_head_lr: that of the head; None means the last block's.
+            initialize_head_from_teacher: first copy final norm and head; see `initialize_head`.
+            initialize_student_from_teacher: first copy embeddings and blocks; see `initialize_body`.
 
         Raises:
+            InitializationError: the teacher's weights do not fit into the student.
+            TrainingSettingsError: there are neither one rate nor as many as blocks.
             FolderInUseError: another distillation writes to `output_dir`.
             CheckpointMismatchError, CheckpointBrokenError, TrainingDivergedError, EmptyDataError: see `StagePlan.fit`.
         """
-        backbone = BackboneTrainer(self._teacher, self._student, self._stitches, self._feeds, self._hidden_loss)
+        rates = rates_of(lr_per_block, self._student.n_blocks)
+        plan = self._initialized(head=initialize_head_from_teacher, body=initialize_student_from_teacher)
         with locked(self.output_dir):
-            histories = backbone.train(self._plan, epochs_per_block, lr_per_block)
+            histories = self._backbone_trainer().train(plan, epochs_per_block, rates)
             head = None
             if train_lm_head:
-                head = self._head_trainer().train(self._plan, lm_head_epochs, lm_head_lr or lr_per_block)
+                plan = replace(plan, settings=self._head_settings)
+                head = self._head_trainer().train(plan, lm_head_epochs, lm_head_lr or rates[-1])
             return self._finished(DistillationResults(tuple(histories), head))
 
-    def train_end_to_end(self, epochs: int, lr: float = 1e-3) -> DistillationResults:
-        """Fits the whole student at once by its logits, as a baseline for fitting block by block."""
+    def train_end_to_end(
+        self,
+        epochs: int,
+        lr: float = 1e-3,
+        *,
+        initialize_head_from_teacher: bool = False,
+        initialize_student_from_teacher: bool = False,
+    ) -> DistillationResults:
+        """Fits the whole student at once by its logits, as a baseline for fitting block by block.
+
+        Raises the errors of `train`.
+        """
+        plan = self._initialized(head=initialize_head_from_teacher, body=initialize_student_from_teacher)
         with locked(self.output_dir):
-            history = self._head_trainer().train(self._plan, epochs, lr, whole_student=True)
+            history = self._head_trainer().train(plan, epochs, lr, whole_student=True)
             return self._finished(DistillationResults(end_to_end=history))
 
     def export(self, folder: Path | str) -> Path:
-        """Writes the student and its tokenizer as a Hugging Face folder, which `splitlearn convert` takes."""
+        """Writes the student and its tokenizer as a Hugging Face folder, which `splitlearn convert` takes.
+
+        Raises NotWrittenError if the disk is full; what the folder held before is intact.
+        """
         folder = Path(folder)
-        with named_where_not_written(folder):
-            self.student_model.save_pretrained(folder)
+        with replacing_files(folder) as partial:
+            self.student_model.save_pretrained(partial)
             if self._tokenizer is not None:
-                self._tokenizer.save_pretrained(folder)
+                self._tokenizer.save_pretrained(partial)
         return folder
+
+    def _new_stitches(self, seed: int, use: bool, bias: bool) -> StitchingLayers:
+        # the same in each run, so that a stage that was interrupted can go on
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(torch_seed(seed))
+            return StitchingLayers(self._student.n_blocks, self._student.width, self._teacher.width, use=use, bias=bias)
+
+    def _initialized(self, *, head: bool, body: bool) -> StagePlan:
+        """Copies what is asked for; the plan's checkpoints are then of a student that starts with it."""
+        if body:
+            initialize_body(self._teacher, self._student, self._feeds)
+        if head:
+            initialize_head(self._teacher, self._student)
+        made_from = {
+            **self._plan.made_from,
+            "initialize_head_from_teacher": str(head),
+            "initialize_student_from_teacher": str(body),
+            "student's start weights": digest_of_weights(self._student.model),
+        }
+        return replace(self._plan, made_from=made_from)
+
+    def _backbone_trainer(self) -> BackboneTrainer:
+        models = (self._teacher, self._student, self._stitches)
+        return BackboneTrainer(*models, self._feeds, self._hidden_loss, freeze_previous=self._freeze_previous)
 
     def _head_trainer(self) -> HeadTrainer:
         return HeadTrainer(self._teacher, self._student, self._logit_loss)
@@ -165,9 +225,11 @@ class DistillationTrainer:
             "teacher's config": shape_in_words(teacher),
             "teacher's weights": digest_of_weights(teacher),
             "student's config": shape_in_words(student),
-            "student's start weights": digest_of_weights(student),
             "hidden_state_loss_type": self._hidden_loss.kind,
+            "hidden_state_temperature": str(self._hidden_loss.temperature),
             "logit_loss_type": self._logit_loss.kind,
             "temperature": str(self._logit_loss.temperature),
+            "logit_loss_weight": str(self._logit_loss.weight),
+            "freeze_previous_blocks": str(self._freeze_previous),
             "blocks": str(self._feeds),
         }

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.errors import ShadowFolderError, TrunkMismatchError
 from cleangpt.reasons import reason_of
-from cleangpt.writing import named_where_not_written
+from cleangpt.writing import named_where_not_written, sync_files
 from llm_sepweight.layout import STAGING_DIRECTORY
 from llm_sepweight.replacing import replace_directory
 
@@ -34,6 +34,7 @@ def export_shadow(shadow: Shadow, folder: Path | str) -> Path:
     with named_where_not_written(folder, "what it held before is intact"):
         try:
             shadow.save_pretrained(partial)
+            sync_files(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -18,10 +18,11 @@ from cleangpt.distillation.ends import Ends
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.shadow_folder import export_shadow
-from cleangpt.distillation.stage import StagePlan, shape_in_words, standing_still
+from cleangpt.distillation.stage import StagePlan, rates_of, shape_in_words, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
-from cleangpt.distillation.text import epochs_of, lengths, next_ids, present
+from cleangpt.distillation.text import SameEveryEpoch, epochs_of, lengths, next_ids, present
 from cleangpt.trainers.callbacks import Callback
+from cleangpt.trainers.differences import of_validation
 from cleangpt.trainers.digests import description_of_batches, digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
@@ -65,6 +66,7 @@ class ShadowTrainer:
         output_dir: the folder for checkpoints, history.json and the folder `shadow`; None writes nothing.
         settings: the loop's settings, except epochs and schedule, which `train` sets.
         callbacks: the callbacks of every stage's loop.
+        validation_data: held-out rows, on which each stage measures its own loss; the trunk is asked for them too.
 
     Raises:
         TrunkMismatchError: the trunk belongs to another model, cut or dtype than the ends.
@@ -80,6 +82,8 @@ class ShadowTrainer:
         output_dir: Path | str | None = None,
         settings: TrainingSettings | None = None,
         callbacks: Sequence[Callback] = (),
+        *,
+        validation_data: Any = None,
     ) -> None:
         ends.check(trunk.fingerprint, "the trunk")
         self._ends = ends
@@ -88,43 +92,51 @@ class ShadowTrainer:
         shadow.config.fingerprint = ends.fingerprint
         self._output_dir = None if output_dir is None else Path(output_dir)
         settings = settings or TrainingSettings(epochs=1)
-        texts = epochs_of(data, settings.seed)
-        recorded: Sequence[Batch] = [self.ask(batch) for batch in texts.batches(0)]
+        recorded = self._recorded(data, settings.seed)
+        held_out = None if validation_data is None else self._recorded(validation_data, settings.seed)
         # each epoch has another order, which depends on seed and epoch alone
         source = _Shuffled(recorded, settings.seed)
         made_from = {
             "trunk": ends.fingerprint,
             "shadow's config": shape_in_words(shadow),
             "shadow's start weights": digest_of_weights(shadow),
-            **description_of_batches(Batch(each.ids_BT, each.learned_BT) for each in recorded),
+            **_text_of(recorded),
         }
-        self._plan = StagePlan(source, settings, made_from, self._output_dir, shadow.device, callbacks)
+        validation = None
+        if held_out is not None:
+            made_from |= of_validation(_text_of(held_out))
+            validation = SameEveryEpoch(held_out)
+        self._plan = StagePlan(source, settings, made_from, self._output_dir, shadow.device, callbacks, validation)
 
     def train(
         self,
         hidden_epochs: int = 1,
         logit_epochs: int = 2,
-        lr: float = 3e-3,
+        lr: float | Sequence[float] = 3e-3,
         *,
+        logit_lr: float | None = None,
         hidden_loss: HiddenStateLoss | None = None,
         logit_loss: LogitLoss | None = None,
     ) -> ShadowResults:
         """Fits layer by layer for `hidden_epochs` each, then end to end for `logit_epochs`; 0 skips a stage.
 
-        Raises the errors of StagePlan.fit, and FolderInUseError if another distillation writes to `output_dir`.
+        Args:
+            lr: the highest learning rate, one for all layers or one for each.
+            logit_lr: that of the end-to-end fit; None means the last layer's.
+
+        Raises the errors of `rates_of` and StagePlan.fit, and FolderInUseError if another distillation writes to
+        `output_dir`.
         """
+        rates = rates_of(lr, self.shadow.config.num_hidden_layers)
         self._hidden_loss, self._logit_loss = hidden_loss or HiddenStateLoss(), logit_loss or LogitLoss()
         stages: dict[str, History] = {}
         frozen = standing_still(self.shadow, self._ends.bottom, self._ends.top)
         with frozen, nullcontext() if self._output_dir is None else locked(self._output_dir):
-            self.shadow.train()
-            for layer in range(self.shadow.config.num_hidden_layers if hidden_epochs else 0):
+            for layer, rate in enumerate(rates if hidden_epochs else ()):
                 name = f"block_{layer:05d}"
-                stages[name] = self._fit_layer(name, layer, hidden_epochs, lr)
+                stages[name] = self._fit_layer(name, layer, hidden_epochs, rate)
             if logit_epochs:
-                parameters = list(self.shadow.parameters())
-                stages["end_to_end"] = self._plan.fit("end_to_end", parameters, self._loss_of_logits, logit_epochs, lr)
-            self.shadow.eval()
+                stages["end_to_end"] = self._fit_whole("end_to_end", logit_epochs, logit_lr or rates[-1])
             self._write(stages)
         return ShadowResults(stages)
 
@@ -134,6 +146,9 @@ class ShadowTrainer:
         answered_BTD = self._trunk.hidden(sent_BTD, lengths(batch))
         asked = TrunkBatch(batch.ids_BT, batch.learned_BT, sent_BTD=sent_BTD, answered_BTD=answered_BTD)
         return asked.to(self.shadow.device)
+
+    def _recorded(self, data: Any, seed: int) -> list[TrunkBatch]:
+        return [self.ask(batch) for batch in epochs_of(data, seed).batches(0)]
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         # the plan's data consists of TrunkBatches, and the loop preserves the type of a batch
@@ -147,7 +162,12 @@ class ShadowTrainer:
             loss: Tensor = self._hidden_loss(self.shadow.after(sent_BTD, layer)[counts_BT], answered_BTD[counts_BT])
             return loss
 
-        return self._plan.fit(name, self.shadow.parameters_of(layer), objective, epochs, lr)
+        parameters = self.shadow.parameters_of(layer)
+        return self._plan.fit(name, parameters, objective, epochs, lr, models=[self.shadow])
+
+    def _fit_whole(self, name: str, epochs: int, lr: float) -> History:
+        parameters = list(self.shadow.parameters())
+        return self._plan.fit(name, parameters, self._loss_of_logits, epochs, lr, models=[self.shadow])
 
     def _loss_of_logits(self, batch: Batch) -> Tensor:
         sent_BTD, answered_BTD = self._rows(batch)
@@ -165,6 +185,10 @@ class ShadowTrainer:
         with replacing(self._output_dir / HISTORY_FILE) as partial:
             partial.write_text(f"{text}\n", encoding="utf-8")
         export_shadow(self.shadow, self._output_dir / SHADOW_FOLDER)
+
+
+def _text_of(batches: Sequence[Batch]) -> dict[str, str]:
+    return description_of_batches(Batch(each.ids_BT, each.learned_BT) for each in batches)
 
 
 class _Shuffled:

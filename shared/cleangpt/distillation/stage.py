@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor, device, nn
 from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch, EpochBatches
-from cleangpt.errors import EmptyDataError
+from cleangpt.errors import EmptyDataError, TrainingSettingsError
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.checkpoint import Checkpoints
+from cleangpt.trainers.differences import of_validation
+from cleangpt.trainers.feed import Feed
 from cleangpt.trainers.history import History
 from cleangpt.trainers.loop import Training, train
 from cleangpt.trainers.schedule import WarmupStableDecay
@@ -30,7 +33,8 @@ class StagePlan:
     """The settings that all stages of one distillation share.
 
     `made_from` describes teacher, student and text; see `Checkpoints`. `output_dir` None writes no checkpoints.
-    `settings` are those of the loop, except epochs and schedule, which each stage sets.
+    `settings` are those of the loop, except epochs and schedule, which each stage sets. Each stage measures its own
+    loss on `validation`, which changes nothing of what it learns: it keeps its last weights.
     """
 
     data: EpochBatches
@@ -39,6 +43,7 @@ class StagePlan:
     output_dir: Path | None = None
     device: device | str | None = None
     callbacks: Sequence[Callback] = ()
+    validation: EpochBatches | None = None
 
     def fit(
         self,
@@ -47,8 +52,13 @@ class StagePlan:
         objective: Callable[[Batch], Tensor],
         epochs: int,
         peak_lr: float,
+        *,
+        models: Sequence[nn.Module] = (),
     ) -> History:
         """Fits `parameters`; the caller must freeze all others of their models (`standing_still`).
+
+        Args:
+            models: those that are in training mode during the steps, and in evaluation mode otherwise.
 
         A stage that was killed resumes from its last checkpoint; a finished one is loaded from it.
 
@@ -66,19 +76,56 @@ class StagePlan:
         )
         checkpoints = None
         if self.output_dir is not None:
-            checkpoints = Checkpoints(self.output_dir / "checkpoints" / name, {**self.made_from, "stage": name})
+            made_from = {**self.made_from, "stage": name}
+            checkpoints = Checkpoints(self.output_dir / "checkpoints" / name, made_from, keeps_best=False)
         with only(parameters):
             return train(
                 Training(
-                    model=nn.ParameterList(parameters),
+                    model=_Fitted(parameters, models),
                     data=self.data,
                     settings=settings,
+                    validation=self.validation,
                     checkpoints=checkpoints,
                     callbacks=self.callbacks,
                     device=self.device,
                     objective=lambda _, batch: objective(batch),
                 )
             )
+
+
+class _Fitted(nn.ParameterList):
+    """A stage's parameters as the model that the loop trains. The models that they belong to are in its mode."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], models: Sequence[nn.Module]) -> None:
+        super().__init__(parameters)
+        # in a tuple, or torch would count their other parameters as this module's
+        self._models = tuple(models)
+
+    def train(self, mode: bool = True) -> Self:
+        for each in self._models:
+            each.train(mode)
+        return super().train(mode)
+
+
+def rates_of(lr: float | Sequence[float], n_blocks: int) -> tuple[float, ...]:
+    """The highest learning rate of each block, from one for all or one for each.
+
+    Raises:
+        TrainingSettingsError: there are neither one nor `n_blocks`.
+    """
+    if not isinstance(lr, Sequence):
+        return (lr,) * n_blocks
+    if len(lr) not in (1, n_blocks):
+        raise TrainingSettingsError(
+            f"lr_per_block has {len(lr)} rates for {n_blocks} blocks; give one for all, or one for each"
+        )
+    return tuple(lr) if len(lr) == n_blocks else tuple(lr) * n_blocks
+
+
+def described(data: EpochBatches, settings: TrainingSettings, validation: EpochBatches | None) -> dict[str, str]:
+    """What the checkpoints of all stages say of their data, for `made_from`."""
+    held_out = {} if validation is None else of_validation(Feed(validation, settings).described())
+    return {**Feed(data, settings).described(), **held_out}
 
 
 def shape_in_words(model: PreTrainedModel) -> str:

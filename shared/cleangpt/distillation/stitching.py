@@ -42,7 +42,9 @@ class StitchingLayers(nn.Module):
         StitchingNeededError: the widths differ and `use` is False.
     """
 
-    def __init__(self, n_blocks: int, student_width: int, teacher_width: int, *, use: bool = True) -> None:
+    def __init__(
+        self, n_blocks: int, student_width: int, teacher_width: int, *, use: bool = True, bias: bool = True
+    ) -> None:
         super().__init__()
         equal = student_width == teacher_width
         if not use and not equal:
@@ -51,7 +53,7 @@ class StitchingLayers(nn.Module):
                 "set use_stitching_layers=True or give the student the teacher's width"
             )
         self.maps = nn.ModuleList(
-            nn.Identity() if equal else nn.Linear(student_width, teacher_width) for _ in range(n_blocks)
+            nn.Identity() if equal else nn.Linear(student_width, teacher_width, bias=bias) for _ in range(n_blocks)
         )
 
     def forward(self, block: int, hidden_XS: Tensor) -> Tensor:

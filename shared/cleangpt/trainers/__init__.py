@@ -5,6 +5,7 @@ from cleangpt.trainers.callbacks import Callback, CurvesPlot, EarlyStop, History
 from cleangpt.trainers.checkpoint import Checkpoints
 from cleangpt.trainers.history import Evaluation, History
 from cleangpt.trainers.loop import Training, train
+from cleangpt.trainers.measuring import Measurement
 from cleangpt.trainers.objective import Objective, learned_loss
 from cleangpt.trainers.registry import TRAINER_REGISTRY, get_trainer, register_trainer
 from cleangpt.trainers.schedule import Schedule, WarmupCosine, WarmupStableDecay
@@ -20,6 +21,7 @@ __all__ = [
     "Evaluation",
     "History",
     "HistoryFile",
+    "Measurement",
     "Objective",
     "ProgressBar",
     "Run",

@@ -11,12 +11,16 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch, EpochBatches
+from cleangpt.errors import EmptyDataError
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.checkpoint import Checkpoints
 from cleangpt.trainers.history import History
 from cleangpt.trainers.loaders import LoaderBatches
 from cleangpt.trainers.loop import Training, train
+from cleangpt.trainers.measuring import Measurement, measure
+from cleangpt.trainers.modes import evaluation_mode
 from cleangpt.trainers.objective import learned_loss
+from cleangpt.trainers.processes import joined, own_device
 from cleangpt.trainers.settings import TrainingSettings
 
 Batches = EpochBatches | DataLoader[Any]
@@ -83,6 +87,26 @@ class BaseTrainer(ABC):
                 objective=self.loss,
             )
         )
+
+    def evaluate(self, dataloader: Batches | None = None) -> Measurement:
+        """The mean of `loss` over `dataloader`, by default the options' validation, and the number of predicted ids.
+
+        It is the number that the history has of an evaluation. The model is in evaluation mode meanwhile, and then
+        again in the mode it was in.
+
+        Raises:
+            EmptyDataError: there is neither, or nothing in it is to be predicted.
+        """
+        data = self.options.validation if dataloader is None else dataloader
+        if data is None:
+            raise EmptyDataError(
+                "there is nothing to evaluate on: give evaluate a dataloader, or the trainer validation="
+            )
+        device = torch.device(self.device or next(self.model.parameters()).device)
+        with joined(device) as processes, evaluation_mode(self.model):
+            place, bf16_autocast = own_device(device), self.settings.bf16_autocast
+            model = self.model.to(place)
+            return measure(model, self._epochs(data), self.loss, place, processes, bf16_autocast=bf16_autocast)
 
     def _epochs(self, batches: Batches) -> EpochBatches:
         return LoaderBatches(batches, self.settings.seed) if isinstance(batches, DataLoader) else batches

@@ -81,30 +81,39 @@ class ProgressBar(Callback):
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._loss: float | None = None
-        self._before = (0, 0.0)
+        self._tokens = 0
+        self._seconds_before = 0.0
 
     def on_begin(self, run: Run) -> None:
         self._bar = tqdm(total=run.total_steps, initial=run.step, unit="step", file=sys.stderr, dynamic_ncols=True)
         self._loss = None
-        self._before = (run.history.tokens, run.history.seconds)
+        self._tokens, self._seconds_before = 0, run.history.seconds
 
     def on_step(self, run: Run) -> None:
         if self._bar is None:
             return
         loss = run.history.losses[-1]
         self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
-        tokens, seconds = self._before
-        rate = (run.history.tokens - tokens) / max(1e-9, run.history.seconds - seconds)
-        line = f"loss {self._loss:.4f}, {rate:.0f} tokens/s"
-        if run.history.evaluations:
-            line += f", validation {run.history.evaluations[-1].loss:.4f}"
-        self._bar.set_postfix_str(line, refresh=False)
+        self._tokens += run.history.tokens[-1]
+        self._show(run)
         self._bar.update()
+
+    def on_evaluation(self, run: Run) -> None:
+        self._show(run)
 
     def on_end(self, run: Run) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _show(self, run: Run) -> None:
+        if self._bar is None or self._loss is None:
+            return
+        rate = self._tokens / max(1e-9, run.history.seconds - self._seconds_before)
+        line = f"loss {self._loss:.4f}, {rate:.0f} tokens/s"
+        if run.history.evaluations:
+            line += f", validation {run.history.evaluations[-1].loss:.4f}"
+        self._bar.set_postfix_str(line, refresh=False)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from llm_sepweight.torch_file import open_torch_file
 
 LAST_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
-_FORMAT = "cleangpt checkpoint 4"
+_FORMAT = "cleangpt checkpoint 5"
 _LENGTHS = {"epochs", "max_steps"}
 # a module raises RuntimeError for other names or shapes
 _DO_NOT_FIT = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
@@ -40,6 +40,8 @@ class Checkpoints:
     A checkpoint is due `every_seconds` after the last one, and also every `every_steps` steps if that is set. If the
     data does not repeat the batches from before the checkpoint, a resuming training is refused if `exact` is set, and
     continues with a warning otherwise.
+
+    `keeps_best` says whether the weights of the lowest validation loss are kept, too.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Checkpoints:
     every_steps: int | None = None
     exact: bool = True
     longer: bool = False
+    keeps_best: bool = True
 
     @property
     def last(self) -> Path:

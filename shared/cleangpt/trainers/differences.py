@@ -5,8 +5,7 @@ from typing import Any
 
 from cleangpt.data.batches import TEXT
 
-VALIDATION = "validation "
-"""Begins the names of what a training says of the data to validate on."""
+_VALIDATION = "validation "
 WHEN_TEXT_CHANGES = (
     "data that draws random numbers of its own is another one each time, unless the dataset or sampler has state_dict "
     "and load_state_dict"
@@ -16,6 +15,11 @@ _LONGEST_SHOWN = 40
 
 Changes = dict[str, tuple[Any, Any]]
 """What was and what is now, by name; None where there was nothing."""
+
+
+def of_validation(described: Mapping[str, str]) -> dict[str, str]:
+    """A description of data as that of the data to validate on, under names of its own."""
+    return {f"{_VALIDATION}{name}": value for name, value in described.items()}
 
 
 def changes_between(was: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
@@ -28,7 +32,7 @@ def in_words(changes: Changes) -> str:
     told = {
         name: change
         for name, change in changes.items()
-        if not (name.startswith(VALIDATION) and changes.get(name.removeprefix(VALIDATION)) == change)
+        if not (name.startswith(_VALIDATION) and changes.get(name.removeprefix(_VALIDATION)) == change)
     }
     return "; ".join(_in_words(name, *change) for name, change in told.items())
 

@@ -20,15 +20,15 @@ class Evaluation:
 class History:
     """`losses` (nats per learned token), `rates` and `gradient_norms` have one entry per finished step.
 
-    A gradient's norm is that before clipping. `skipped` has the numbers of the steps that changed no weights, because
-    their gradient was not finite. `tokens` counts the ids of all steps, padding included; `seconds` is the total wall
-    time of all runs.
+    So has `tokens`: how many ids the step's batches had, padding included. A gradient's norm is that before clipping.
+    `skipped` has the numbers of the steps that changed no weights, because their gradient was not finite. `seconds` is
+    the total wall time of all runs.
     """
 
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
     seconds: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
@@ -57,7 +57,7 @@ class History:
             gradient_norms=list(found["gradient_norms"]),
             skipped=list(found["skipped"]),
             evaluations=[Evaluation(**each) for each in found["evaluations"]],
-            tokens=int(found["tokens"]),
+            tokens=list(found["tokens"]),
             seconds=float(found["seconds"]),
         )
 
@@ -66,12 +66,12 @@ class History:
         return json.dumps(self.to_dict()) + "\n"
 
     def to_csv(self) -> str:
-        """One line per step: step, loss, learning_rate, validation_loss (empty if not measured), gradient_norm."""
+        """One line per step; `validation_loss` is empty where it was not measured."""
         validation = {each.step: each.loss for each in self.evaluations}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("step", "loss", "learning_rate", "validation_loss", "gradient_norm"))
-        measured = zip(self.losses, self.rates, self.gradient_norms, strict=True)
-        for step, (loss, rate, norm) in enumerate(measured, start=1):
-            writer.writerow((step, loss, rate, validation.get(step, ""), norm))
+        writer.writerow(("step", "loss", "learning_rate", "validation_loss", "gradient_norm", "tokens"))
+        measured = zip(self.losses, self.rates, self.gradient_norms, self.tokens, strict=True)
+        for step, (loss, rate, norm, tokens) in enumerate(measured, start=1):
+            writer.writerow((step, loss, rate, validation.get(step, ""), norm, tokens))
         return text.getvalue()

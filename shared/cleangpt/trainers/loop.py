@@ -29,11 +29,12 @@ from cleangpt.trainers.checkpoint import (
     save_best,
     save_state,
 )
-from cleangpt.trainers.differences import VALIDATION
+from cleangpt.trainers.differences import of_validation
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import Evaluation, History
+from cleangpt.trainers.measuring import measure
 from cleangpt.trainers.objective import Objective, ObjectiveModule, learned_count, learned_loss
 from cleangpt.trainers.processes import Processes, joined, own_device
 from cleangpt.trainers.random_streams import seed_everything
@@ -152,9 +153,8 @@ class _Loop:
         described = {**self._settings.described, **checkpoints.made_from}
         if TEXT not in described:
             described |= self._feed.described()
-        if self._training.validation is not None:
-            held_out = Feed(self._training.validation, self._settings).described()
-            described |= {f"{VALIDATION}{name}": value for name, value in held_out.items()}
+        if self._training.validation is not None and not of_validation({TEXT: ""}).keys() <= described.keys():
+            described |= of_validation(Feed(self._training.validation, self._settings).described())
         return {**described, "start weights": digest_of_weights(self._model)}
 
     def _resume(self, history: History, state: FeedState) -> None:
@@ -174,7 +174,7 @@ class _Loop:
             history.losses.append(loss)
             history.rates.append(rate)
             history.gradient_norms.append(norm)
-            history.tokens += sum(batch.ids_BT.numel() for batch in batches)
+            history.tokens.append(sum(batch.ids_BT.numel() for batch in batches))
             history.seconds = before + time.monotonic() - began
             self._tell("on_step")
             self._evaluate_where_due()
@@ -285,30 +285,17 @@ class _Loop:
             )
         run.history.evaluations.append(Evaluation(run.step, loss))
         checkpoints = self._training.checkpoints
-        if checkpoints and self._processes.is_first and (best is None or loss < best.loss):
+        is_best = best is None or loss < best.loss
+        if checkpoints and checkpoints.keeps_best and self._processes.is_first and is_best:
             save_best(checkpoints, self._model, run.step)
         self._tell("on_evaluation")
 
-    @torch.no_grad()
     def _validation_loss(self, validation: EpochBatches) -> float:
-        batches = validation.batches(0)
-        if not batches:
-            raise EmptyDataError("the validation data has no batches; give it a row, or train without validation")
         self._model.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
-        for index in range(self._processes.rank, len(batches), self._processes.count):
-            batch = batches[index]
-            count = learned_count(batch)
-            if not count:
-                continue
-            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._settings.bf16_autocast):
-                loss = self._training.objective(self._model, batch.to(self._device))
-            sums += torch.tensor([float(loss) * count, count], dtype=torch.float64)
+        objective, bf16_autocast = self._training.objective, self._settings.bf16_autocast
+        found = measure(self._model, validation, objective, self._device, self._processes, bf16_autocast=bf16_autocast)
         self._model.train()
-        loss_sum, n_learned = self._processes.sum(sums.to(self._device)).tolist()
-        if not n_learned:
-            raise EmptyDataError("nothing in the validation data is to be predicted; its rows need two ids at least")
-        return float(loss_sum / n_learned)
+        return found.loss
 
     def _is_checkpoint_due(self) -> bool:
         checkpoints = self._training.checkpoints

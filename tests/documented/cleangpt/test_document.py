@@ -70,6 +70,47 @@ def test_distilling_a_model(distilled: Ran, workplace: Path) -> None:
     assert (student.config.model_type, student.config.hidden_size) == ("cleangpt_factored", 384)
 
 
+def test_the_flags_of_the_documented_example_of_distillation(workplace: Path) -> None:
+    run_documented("""
+        cleangpt distill
+            --teacher_model_name_or_path "gpt2"
+            --student_model_type "Vanilla"
+            --student_n_embd 32
+            --student_n_head 2
+            --student_dropout 0.1
+            --student_bias
+            --dataset_name "roneneldan/TinyStories"
+            --dataset_text_column "story"
+            --block_size 16
+            --batch_size 32
+            --epochs_per_block 1
+            --lr_per_block 1e-3
+            --weight_decay_per_block 0.01
+            --max_grad_norm_per_block 1.0
+            --distill_loss_type "mse"
+            --distill_loss_temperature 2.0
+            --no_freeze_previous_blocks
+            --output_dir "./every_flag"
+            --max_samples 16
+            --device "cpu"
+            --no_stitching_layers
+            --stitching_layer_bias
+            --train_lm_head
+            --lm_head_epochs 1
+            --lm_head_lr 1e-4
+            --lm_head_weight_decay 0.01
+            --lm_head_max_grad_norm 1.0
+            --logit_loss_type "kl_div"
+            --logit_loss_temperature 2.0
+            --logit_loss_weight 1.0
+            --initialize_head_from_teacher
+    """)
+    history = json.loads((workplace / "every_flag" / "history.json").read_text())
+    assert max(history["head"]["rates"]) == pytest.approx(1e-4)
+    config = AutoModelForCausalLM.from_pretrained(workplace / "every_flag" / "student").config
+    assert (config.dropout, config.bias) == (0.1, True)
+
+
 def test_evaluating_a_distilled_model(distilled: Ran, workplace: Path) -> None:
     def evaluated(model_path: str) -> "subprocess.CompletedProcess[str]":
         words = shlex.split(f"""

@@ -11,7 +11,7 @@ from torch import Tensor
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.losses import HiddenStateLoss
-from cleangpt.distillation.stage import StagePlan, standing_still
+from cleangpt.distillation.stage import StagePlan, rates_of, standing_still
 from cleangpt.distillation.stitching import StitchingLayers
 from cleangpt.distillation.text import present
 from cleangpt.trainers.history import History
@@ -22,6 +22,7 @@ class BackboneTrainer:
 
     Args:
         feeds: the teacher block for each student block, from `block_map`.
+        freeze_previous: whether the blocks before the one that is fitted stand still, or are fitted with it.
     """
 
     def __init__(
@@ -31,20 +32,21 @@ class BackboneTrainer:
         stitches: StitchingLayers,
         feeds: Sequence[int],
         loss: HiddenStateLoss,
+        *,
+        freeze_previous: bool = True,
     ) -> None:
         self._teacher = teacher
         self._student = student
         self._stitches = stitches
         self._feeds = feeds
         self._loss = loss
+        self._freeze_previous = freeze_previous
 
-    def train(self, plan: StagePlan, epochs_per_block: int, lr_per_block: float) -> list[History]:
-        """Fits all blocks and returns their histories, in order. Raises the errors of StagePlan.fit."""
+    def train(self, plan: StagePlan, epochs_per_block: int, lr_per_block: float | Sequence[float]) -> list[History]:
+        """Fits all blocks and returns their histories, in order. Raises the errors of `rates_of` and StagePlan.fit."""
+        rates = rates_of(lr_per_block, len(self._feeds))
         with standing_still(self._student.model, self._stitches):
-            self._student.model.train()
-            histories = [self._fit(plan, block, epochs_per_block, lr_per_block) for block in range(len(self._feeds))]
-            self._student.model.eval()
-        return histories
+            return [self._fit(plan, block, epochs_per_block, rate) for block, rate in enumerate(rates)]
 
     def _fit(self, plan: StagePlan, block: int, epochs: int, lr: float) -> History:
         def objective(batch: Batch) -> Tensor:
@@ -55,5 +57,7 @@ class BackboneTrainer:
             loss: Tensor = self._loss(found_ND, wanted_ND)
             return loss
 
-        parameters = [*self._student.parameters_of(block), *self._stitches.maps[block].parameters()]
-        return plan.fit(f"block_{block:05d}", parameters, objective, epochs, lr)
+        fitted = range(block if self._freeze_previous else 0, block + 1)
+        parameters = [each for number in fitted for each in self._student.parameters_of(number)]
+        parameters += self._stitches.maps[block].parameters()
+        return plan.fit(f"block_{block:05d}", parameters, objective, epochs, lr, models=[self._student.model])

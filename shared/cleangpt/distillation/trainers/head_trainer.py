@@ -43,8 +43,6 @@ class HeadTrainer:
 
         model = self._student.model
         parameters = list(model.parameters()) if whole_student else self._student.head_parameters()
+        name = "end_to_end" if whole_student else "head"
         with standing_still(model):
-            model.train()
-            history = plan.fit("end_to_end" if whole_student else "head", parameters, objective, epochs, lr)
-            model.eval()
-        return history
+            return plan.fit(name, parameters, objective, epochs, lr, models=[model])

@@ -1,3 +1,4 @@
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,81 @@ def test_what_is_held_out_is_neither_read_nor_measured_as_if_it_were(
     assert "the model was trained on all but the last" in refused.err
 
 
+def _history(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "history.json").read_text())
+    return found
+
+
+def test_what_is_held_out_is_what_every_stage_is_validated_on(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    words = _documented(teacher, story, tmp_path / "out")
+    ran = cleangpt(*words, "--validation", 0.2, "--evaluate-every", 2)
+    assert ran.code == 0, ran.err
+    found = _history(tmp_path / "out")
+    for stage in (*found["blocks"], found["head"]):
+        steps = [each["step"] for each in stage["evaluations"]]
+        assert steps == sorted({*range(2, len(stage["losses"]), 2), len(stage["losses"])})
+    shown = f"{found['head']['losses'][-1]:.4f} (validation {found['head']['evaluations'][-1]['loss']:.4f})"
+    assert ran.out.splitlines()[0].endswith(shown)
+    assert f"validation {found['head']['evaluations'][-1]['loss']:.4f}" in ran.err
+    # the text that is held out counts as what the checkpoints were made from
+    story.write_text(story.read_text()[:-9] + "elephant.")
+    assert "other validation text" in cleangpt(*words, "--validation", 0.2, "--evaluate-every", 2).err
+    ran = cleangpt(*_documented(teacher, story, tmp_path / "none"), "--validation", 0)
+    assert "validation" not in ran.out
+    assert _history(tmp_path / "none")["head"]["evaluations"] == []
+
+
+def test_the_student_has_the_dropout_and_the_biases_that_were_asked_for(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    more = ("--student-dropout", 0.25, "--no-student-bias")
+    ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), *more)
+    assert ran.code == 0, ran.err
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "student")
+    assert (student.config.dropout, student.config.bias) == (0.25, False)
+    assert not [name for name, _ in student.named_parameters() if name.endswith("bias")]
+
+
+@pytest.mark.parametrize("spelled", ["command line", "file"])
+def test_blocks_and_head_have_rates_and_settings_of_their_own(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path, spelled: str
+) -> None:
+    words = [*_documented(teacher, story, tmp_path / "out"), "--epochs-per-block", 4, "--lm-head-epochs", 4]
+    if spelled == "file":
+        file = tmp_path / "options.toml"
+        file.write_text("lr_per_block = [1e-3, 5e-4]\nlm_head_lr = 2e-3\nlm_head_clip_norm = 0\n")
+        words += ["--config", file]
+    else:
+        words += ["--lr-per-block", "1e-3,5e-4", "--lm-head-lr", 2e-3, "--lm-head-max-grad-norm", 0]
+    ran = cleangpt(*words)
+    assert ran.code == 0, ran.err
+    found = _history(tmp_path / "out")
+    assert [max(each["rates"]) for each in (*found["blocks"], found["head"])] == [
+        pytest.approx(rate) for rate in (1e-3, 5e-4, 2e-3)
+    ]
+    described = {
+        stage: torch.load(tmp_path / "out" / "checkpoints" / stage / "checkpoint.pt")["described"]
+        for stage in ("block_00000", "head")
+    }
+    assert [described[stage]["clip_norm"] for stage in described] == ["1.0", "None"]
+
+
+def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    words = ["distill", "--teacher", teacher, "--data", story, "--out", tmp_path / "out", "--lr-per-block", 1e-9]
+    ran = cleangpt(*words, "--initialize-student-from-teacher", "--initialize-head-from-teacher")
+    assert ran.code == 0, ran.err
+    found = _history(tmp_path / "out")
+    assert max(stage["losses"][0] for stage in (*found["blocks"], found["head"])) < 1e-4
+    narrow = cleangpt(*words, "--student-n-embd", 8, "--initialize-head-from-teacher", "--out", tmp_path / "never")
+    assert (narrow.code, narrow.err.count("\n")) == (1, 1)
+    assert "of shape [8] where the teacher has model.norm.weight of shape [16]" in narrow.err
+    assert not (tmp_path / "never").exists()
+
+
 def test_the_whole_student_can_be_fitted_at_once(cleangpt: Run, teacher: Path, story: Path, tmp_path: Path) -> None:
     ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--end-to-end-epochs", 1)
     assert ran.code == 0, ran.err
@@ -127,6 +203,9 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
     assert (shadow.config.width, shadow.config.num_hidden_layers) == (16, 2)
     assert shadow.n_parameters <= 20_000
     assert "of the trunk's" in ran.out
+    # what was held out of the text is measured with the trunk's answers
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert all(len(stage["evaluations"]) == 1 for stage in history.values())
     [_, evaluating] = ran.out.splitlines()
     assert cleangpt(*shlex.split(evaluating.removeprefix("next:"))[1:], "--max-batches", 1).code == 0
 
@@ -146,6 +225,16 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
         (["--teacher", "TEACHER", "--block-size", 64], 2, "longer than the 32 positions"),
         (["--teacher", "TEACHER", "--lm-head-epochs", 0], 2, "--no-train-lm-head"),
         (["--teacher", "nowhere"], 1, "nowhere"),
+        (["--teacher", "TEACHER", "--lr-per-block", "1e-3,2e-3,3e-3"], 1, "3 rates for 2 blocks"),
+        (["--teacher", "TEACHER", "--lr-per-block", "1e-3,0"], 2, "--lr-per-block has to be above 0, found 0.0"),
+        (["--teacher", "TEACHER", "--lr-per-block", "1e-3,2e-3", "--end-to-end-epochs", 1], 2, "one rate"),
+        (["--teacher", "TEACHER", "--lm-head-lr", 1, "--end-to-end-epochs", 1], 2, "which is left out here"),
+        (["--teacher", "TEACHER", "--lm-head-lr", 1, "--no-train-lm-head"], 2, "--lm-head-lr is for the fit of the"),
+        (["--teacher", "TEACHER", "--student-dropout", 1], 1, "dropout must be"),
+        (["--teacher", "TEACHER", "--student-model-type", "SASP", "--initialize-student-from-teacher"], 1, "of type"),
+        (["--teacher", "TEACHER", "--lm-head-clip-norm", -1], 2, "--lm-head-clip-norm cannot be below 0"),
+        (["--teacher", "TEACHER", "--evaluate-every", 0], 2, "--evaluate-every has to be above 0"),
+        (["--shadow", "--weights", "WEIGHTS", "--no-student-bias"], 2, "--student-bias does not go with --shadow"),
     ],
 )
 def test_mistakes_end_in_one_line_and_write_nothing(

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from cleangpt.config import GPTConfig
+from cleangpt.data import BlockSettings, TokenBlocks, read_texts
+from cleangpt.data.blocks import joined_ids
 from cleangpt.model import get_model
+from cleangpt.model.folder import open_model
 from cleangpt.tokenizers import create_tokenizer
+from cleangpt.trainers import get_trainer
 
 Run = Callable[..., Any]
 
@@ -32,6 +36,17 @@ def test_a_model_alone(cleangpt: Run, model: Path, story: Path, tmp_path: Path) 
     assert ran.out.splitlines()[-2:] == [f"numbers: {numbers}", f"plot: {plot}"]
     assert json.loads(numbers.read_text())["teacher"] is None
     assert plot.exists()
+
+
+def test_the_loss_is_that_of_a_trainers_evaluate(cleangpt: Run, model: Path, story: Path, tmp_path: Path) -> None:
+    words = ["evaluate", model, "--data", story, "--block-size", 16, "--json", tmp_path / "n.json", "--device", "cpu"]
+    assert cleangpt(*words).code == 0
+    expected = json.loads((tmp_path / "n.json").read_text())["student"]
+    ids_N = joined_ids(read_texts(str(story)), create_tokenizer(str(model)))
+    text = TokenBlocks(ids_N, BlockSettings(16, 8), shuffled=False)
+    found = get_trainer("simple", model=open_model(model), dataloader=text).evaluate(text)
+    assert found.loss == pytest.approx(expected["loss"], rel=1e-6)
+    assert found.tokens == expected["tokens"] == len(ids_N) - 1
 
 
 def test_beside_its_teacher_on_the_end_of_the_text(cleangpt: Run, model: Path, story: Path) -> None:

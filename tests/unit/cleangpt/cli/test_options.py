@@ -16,6 +16,7 @@ class _Options:
     rate: float | None = flag("How fast.", None)
     loud: bool = flag("Whether.", False)
     shape: Literal["round", "square"] = flag("Which.", "round")
+    rates: tuple[float, ...] = flag("One, or several.", (1.0,))
     more: Mapping[str, Any] = table("Anything.")
 
 
@@ -30,8 +31,24 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_sets_every_kind_of_value(file: Path) -> None:
-    file.write_text('place = "there"\ncount = 5\nrate = 2\nloud = true\nshape = "square"\n[more]\nx = [1]\n')
-    assert options_from(_Options, {}, file) == _Options(Path("there"), 5, 2.0, True, "square", {"x": [1]})
+    file.write_text(
+        'place = "there"\ncount = 5\nrate = 2\nloud = true\nshape = "square"\nrates = [1, 0.5]\n[more]\nx = [1]\n'
+    )
+    expected = _Options(Path("there"), 5, 2.0, True, "square", (1.0, 0.5), {"x": [1]})
+    assert options_from(_Options, {}, file) == expected
+
+
+@pytest.mark.parametrize(("text", "found"), [("0.25", (0.25,)), ("1e-3,5e-4", (1e-3, 5e-4)), ("1, 2", (1.0, 2.0))])
+def test_a_list_is_spelled_with_commas_and_may_be_one_value(file: Path, text: str, found: tuple[float, ...]) -> None:
+    assert options_from(_Options, {"place": Path("x"), "rates": text}).rates == found
+    file.write_text('place = "there"\nrates = 0.5\n')
+    assert options_from(_Options, {}, file).rates == (0.5,)
+
+
+@pytest.mark.parametrize("text", ["", "1,", "fast", "1;2"])
+def test_a_list_that_is_none_is_refused_with_what_it_has_to_be(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--rates: expected FLOAT\[,FLOAT\.\.\.\], found"):
+        options_from(_Options, {"place": Path("x"), "rates": text})
 
 
 def test_the_command_line_wins_and_what_neither_says_is_the_default(file: Path) -> None:
@@ -49,6 +66,9 @@ def test_the_command_line_wins_and_what_neither_says_is_the_default(file: Path) 
         ("count = true", "count: expected INT, found True"),
         ("count = 1.5", "count: expected INT, found 1.5"),
         ("rate = 'fast'", "rate: expected FLOAT"),
+        ("rates = [1, 'fast']", "rates: expected FLOAT, found 'fast'"),
+        ("rates = []", "rates: expected FLOAT, found []"),
+        ("rates = true", "rates: expected FLOAT, found True"),
         ("place = 3", "place: expected PATH, found 3"),
         ("more = 3", "more: expected a table, found 3"),
         ("shape = 4", "shape: expected round|square"),

@@ -11,7 +11,8 @@ from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
-from cleangpt.errors import CheckpointMismatchError, TrunkMismatchError
+from cleangpt.errors import CheckpointMismatchError, TrainingSettingsError, TrunkMismatchError
+from cleangpt.trainers import TrainingSettings
 from splitlearn.checkpoints.load import load_part
 
 
@@ -50,6 +51,40 @@ def test_it_learns_the_trunks_rows_layer_by_layer_and_then_the_predictions(
     assert before.shape == (1, 1, 64)
     again = load_shadow(tmp_path / "shadow", fingerprint=ends.fingerprint)
     assert all(map(torch.equal, again.parameters(), shadow.parameters()))
+
+
+def test_each_stage_measures_its_own_loss_on_held_out_rows_of_which_checkpoints_know(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    *first, last = texts
+
+    def fitted(out: str, held_out: list[Batch] | None) -> ShadowTrainer:
+        settings = TrainingSettings(epochs=1, evaluate_every=3)
+        trainer = ShadowTrainer(ends, trunk, _shadow(), first, tmp_path / out, settings, validation_data=held_out)
+        results = trainer.train(2, 2)
+        for history in results.stages.values():
+            assert [each.step for each in history.evaluations] == ([3, 4] if held_out else [])
+        return trainer
+
+    watched, alone = fitted("watched", [last]), fitted("alone", None)
+    assert all(map(torch.equal, watched.shadow.parameters(), alone.shadow.parameters()))
+    fitted("watched", [last])
+    with pytest.raises(CheckpointMismatchError, match=r"another training: other validation text\. Train"):
+        fitted("watched", [Batch(last.ids_BT.flip(1))])
+
+
+def test_layers_and_the_fit_of_the_whole_have_rates_of_their_own(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch]
+) -> None:
+    def peaks(lr: float | list[float], logit_lr: float | None = None) -> list[float]:
+        stages = ShadowTrainer(ends, trunk, _shadow(2), texts).train(4, 4, lr, logit_lr=logit_lr).stages
+        return [pytest.approx(max(each.rates)) for each in stages.values()]
+
+    assert peaks(1e-3) == [1e-3, 1e-3, 1e-3]
+    assert peaks([1e-3, 2e-3]) == [1e-3, 2e-3, 2e-3]
+    assert peaks([1e-3, 2e-3], 5e-4) == [1e-3, 2e-3, 5e-4]
+    with pytest.raises(TrainingSettingsError, match="3 rates for 2 blocks"):
+        peaks([1e-3] * 3)
 
 
 def test_the_ends_stand_still(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:

@@ -25,6 +25,20 @@ def test_a_fit_that_fails_leaves_no_gradient_behind() -> None:
         assert each.grad is None
 
 
+def test_the_models_learn_in_training_mode_and_are_measured_in_evaluation_mode() -> None:
+    batches = SameEveryEpoch([Batch(torch.ones(1, 2, dtype=torch.long))] * 2)
+    model, modes = nn.Sequential(nn.Linear(2, 2), nn.Dropout()), list[bool]()
+
+    def objective(_: Batch) -> torch.Tensor:
+        modes.append(model[1].training)
+        return model(torch.ones(1, 2)).sum()
+
+    plan = StagePlan(batches, TrainingSettings(epochs=1, evaluate_every=1), {}, validation=batches)
+    plan.fit("one", list(model.parameters()), objective, 1, 1e-3, models=[model])
+    assert modes == [True, False, False] * 2
+    assert not model[1].training
+
+
 @pytest.mark.parametrize("accumulate", [1, 4, 7])
 def test_the_rate_reaches_its_peak_however_many_batches_make_a_step(accumulate: int) -> None:
     batches = [Batch(torch.ones(1, 2, dtype=torch.long))] * 80

@@ -33,6 +33,11 @@ def test_unequal_widths_get_one_map_for_each_block() -> None:
     assert not torch.equal(stitches(0, rows_ND), stitches(1, rows_ND))
 
 
+def test_the_maps_have_biases_unless_they_are_left_out() -> None:
+    assert StitchingLayers(1, 3, 5)(0, torch.zeros(3)).abs().max() > 0
+    assert StitchingLayers(1, 3, 5, bias=False)(0, torch.zeros(3)).abs().max() == 0
+
+
 def test_equal_widths_pass_unchanged_and_cost_no_parameters() -> None:
     stitches = StitchingLayers(2, 3, 3)
     rows_ND = torch.randn(4, 3)

@@ -21,7 +21,7 @@ from cleangpt.trainers import (
 @pytest.fixture
 def run() -> Run:
     """Three steps into a training of five."""
-    history = History([3.0, 2.0, 1.0], [0.1, 0.2, 0.2], [Evaluation(2, 2.5)], 300, 2.0, [0.5, 0.4, 0.3])
+    history = History([3.0, 2.0, 1.0], [0.1, 0.2, 0.2], [Evaluation(2, 2.5)], [90, 100, 110], 2.0, [0.5, 0.4, 0.3])
     return Run(nn.Linear(1, 1), TrainingSettings(max_steps=5), 5, history)
 
 
@@ -69,18 +69,30 @@ def test_the_csv_has_a_line_per_step_with_the_validation_loss_where_it_was_measu
     assert [row["loss"] for row in rows] == ["3.0", "2.0", "1.0"]
     assert [row["validation_loss"] for row in rows] == ["", "2.5", ""]
     assert [row["gradient_norm"] for row in rows] == ["0.5", "0.4", "0.3"]
+    assert [row["tokens"] for row in rows] == ["90", "100", "110"]
 
 
 def test_the_bar_shows_loss_rate_and_validation(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
     bar.on_begin(run)
     run.history.losses.append(1.0)
-    run.history.tokens, run.history.seconds = 400, 4.0
+    run.history.tokens.append(100)
+    run.history.seconds = 4.0
     bar.on_step(run)
     bar.on_end(run)
     shown = capsys.readouterr().err
     assert "4/5" in shown
     assert "loss 1.0000, 50 tokens/s, validation 2.5000" in shown
+
+
+def test_the_bar_shows_an_evaluation_after_the_last_step(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    bar.on_begin(run)
+    bar.on_step(run)
+    run.history.evaluations.append(Evaluation(3, 0.25))
+    bar.on_evaluation(run)
+    bar.on_end(run)
+    assert "validation 0.2500" in capsys.readouterr().err
 
 
 def test_the_loss_in_the_bar_is_smoothed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,44 @@ def test_a_head_that_needs_all_positions_gets_them() -> None:
         torch.testing.assert_close(causal_logits(model, rows.ids_BT, chosen_BT), expected_BTV[chosen_BT])
 
 
+class Rounded(torch.nn.Module):
+    """A model with rounding noise: what it adds to a logit depends on the sizes and the ids of the whole batch.
+
+    The noise is a share of the largest logit, as that of a mixture of experts, whose experts get other rows each time.
+    """
+
+    def __init__(self, model: PreTrainedModel, noise: float, seed: int) -> None:
+        super().__init__()
+        self.model, self.config, self._noise, self._seed = model, model.config, noise, seed
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.model.get_output_embeddings()
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        found = self.model(input_ids=input_ids, use_cache=use_cache)
+        content = hash((self._seed, *input_ids.flatten().tolist()))
+        generator = torch.Generator().manual_seed(content % 2**63)
+        noise = torch.randn(found.logits.shape, generator=generator) / 3
+        found.logits = found.logits + self._noise * found.logits.abs().max() * noise
+        return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("noise", [1e-6, 1e-4])
+def test_rounding_noise_is_not_taken_for_the_future(noise: float, seed: int) -> None:
+    try_out(Rounded(model_of("llama"), noise, seed))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
+def test_a_model_that_sees_the_future_is_refused_also_through_rounding_noise(model_type: str, seed: int) -> None:
+    with pytest.raises(NotCausalError):
+        try_out(Rounded(model_of(model_type), 1e-4, seed))
+
+
 def test_trying_a_model_out_changes_nothing_of_it() -> None:
     model = model_of("llama").train()
     model.lm_head.eval()

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from cleangpt.distillation.losses import HiddenStateLoss
+from cleangpt.distillation.losses import HIDDEN_STATE_LOSSES, HiddenStateLoss
 from cleangpt.errors import UnknownLossError
 
 ROWS_ND = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
 
 
-@pytest.mark.parametrize("kind", ["mse", "cosine", "mix"])
+@pytest.mark.parametrize("kind", HIDDEN_STATE_LOSSES)
 def test_equal_rows_cost_nothing(kind: str) -> None:
     assert HiddenStateLoss(kind)(ROWS_ND, ROWS_ND) == pytest.approx(0.0, abs=1e-6)
 
@@ -27,9 +27,16 @@ def test_a_mix_takes_its_share_of_each() -> None:
     assert found == pytest.approx(0.25 * 2.0 + 0.75 * 4.0)
 
 
-def test_the_teacher_gets_no_gradient() -> None:
+def test_rows_may_be_compared_as_distributions_over_channels_at_a_temperature() -> None:
+    found_ND, wanted_ND = (each_ND.softmax(-1) for each_ND in (torch.zeros(2, 2), ROWS_ND / 2))
+    expected = 4 * (wanted_ND * (wanted_ND / found_ND).log()).sum(-1).mean()
+    assert HiddenStateLoss("kl_div", temperature=2.0)(torch.zeros(2, 2), ROWS_ND) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("kind", ["mix", "kl_div"])
+def test_the_teacher_gets_no_gradient(kind: str) -> None:
     student_ND, teacher_ND = (torch.randn(2, 3, requires_grad=True) for _ in range(2))
-    HiddenStateLoss("mix")(student_ND, teacher_ND).backward()
+    HiddenStateLoss(kind)(student_ND, teacher_ND).backward()
     assert student_ND.grad is not None
     assert teacher_ND.grad is None
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cleangpt.distillation.losses import LogitLoss
+from cleangpt.distillation.losses import LOGIT_LOSSES, LogitLoss
 from cleangpt.errors import UnknownLossError, VocabularyMismatchError
 
 NEXT_N = torch.tensor([0, 1])
@@ -36,6 +36,22 @@ def test_a_mix_takes_its_share_of_each() -> None:
     parts = [float(LogitLoss(kind)(EVEN_NV, SURE_NV, NEXT_N)) for kind in ("kl_div", "cross_entropy")]
     found = LogitLoss("mix", text_share=0.25)(EVEN_NV, SURE_NV, NEXT_N)
     assert found == pytest.approx(0.75 * parts[0] + 0.25 * parts[1])
+
+
+def test_a_squared_difference_is_of_the_logits_themselves() -> None:
+    assert LogitLoss("mse")(EVEN_NV, SURE_NV, NEXT_N) == pytest.approx(81 / 4)
+
+
+def test_the_teachers_first_choices_may_be_the_text() -> None:
+    found = LogitLoss("ce")(EVEN_NV + SURE_NV, SURE_NV.flip(0), NEXT_N)
+    assert found == pytest.approx(float(functional.cross_entropy(SURE_NV, NEXT_N.flip(0))))
+
+
+@pytest.mark.parametrize("kind", LOGIT_LOSSES)
+def test_a_weight_multiplies_every_kind(kind: str) -> None:
+    plain, weighted = (LogitLoss(kind, 2.0, weight=each)(EVEN_NV, SURE_NV, NEXT_N) for each in (1.0, 0.25))
+    assert weighted == pytest.approx(0.25 * float(plain))
+    assert plain > 0.1
 
 
 def test_unequal_vocabularies_are_refused_with_both_sizes() -> None:
