@@ -175,11 +175,12 @@ async def test_a_frozen_replica_is_given_up_after_the_time_without_a_sign_of_lif
         link.freeze()
         body = await asking
         assert text_of(body) == text_of(expected)
-        (failover,) = body["splitlearn"]["failovers"]
+        # on a busy machine the other one may be silent for as long once
+        failover, *_ = body["splitlearn"]["failovers"]
         assert failover["reason"] == "TimedOut"
         assert failover["detection_seconds"] >= FREEZE_SECONDS
         # it is not asked for sessions while it is frozen, and is as soon as it is well
-        assert n_ready(client) == 1
+        await until(lambda: n_ready(client) == 1)
         link.thaw()
         await until(lambda: n_ready(client) == 2)
 
