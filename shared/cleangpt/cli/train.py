@@ -38,9 +38,9 @@ def run(options: TrainOptions) -> int | None:
     stopping = StopOnSignal()
     training = Training(
         model=materials.model,
-        data=materials.data,
+        data=materials.text.data,
         settings=settings,
-        validation=materials.validation,
+        validation=materials.text.validation,
         checkpoints=replace(checkpoints, made_from=materials.made_from),
         callbacks=[stopping, *_callbacks(options)],
         device=device,
@@ -58,7 +58,7 @@ def run(options: TrainOptions) -> int | None:
 
 
 def _callbacks(options: TrainOptions) -> "list[Callback]":
-    from cleangpt.trainers import CurvesPlot, EarlyStop, HistoryFile, ProgressBar, TensorBoard
+    from cleangpt.trainers import CurvesPlot, EarlyStop, HistoryFile, Mlflow, ProgressBar, TensorBoard
 
     found: list[Callback] = [
         ProgressBar(),
@@ -70,6 +70,8 @@ def _callbacks(options: TrainOptions) -> "list[Callback]":
         found.append(EarlyStop(options.patience))
     if options.tensorboard:
         found.append(TensorBoard(options.out / "tensorboard"))
+    if options.mlflow:
+        found.append(Mlflow(options.out))
     return found
 
 
@@ -92,8 +94,7 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
     with named_where_not_written(options.out):
         materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(options.out)
         materials.tokenizer.save_pretrained(options.out)
-    if materials.record is not None:
-        materials.record.write(options.out)
+    materials.text.record.write(options.out)
     if materials.questions:
         write_trained_on(options.out, materials.questions)
     parts = options.out.with_name(f"{options.out.name}-parts")
