@@ -102,12 +102,13 @@ def test_a_report_says_what_the_model_may_have_seen(story: Path, tmp_path: Path,
 
 @pytest.fixture
 def chats(tmp_path: Path) -> Path:
-    """A hundred conversations of two answers."""
+    """A hundred conversations, every second of two answers; the first questions get longer from one to the next."""
     file = tmp_path / "chats.jsonl"
-    turns = ["A cat", "sat on", "a mat.", "The dog"]
-    roles = ["user", "assistant"] * 2
-    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
-    file.write_text("".join(json.dumps({"messages": messages[: 2 + 2 * (n % 2)]}) + "\n" for n in range(100)))
+    later = [("assistant", "sat on"), ("user", "a mat."), ("assistant", "The dog")]
+    with file.open("w") as lines:
+        for number in range(100):
+            turns = [("user", "A cat saw it."[: 3 + number // 10]), *later[: 1 + 2 * (number % 2)]]
+            lines.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
     return file
 
 
@@ -122,20 +123,24 @@ def test_a_column_of_messages_is_measured_on_the_answers(chats: Path, chat_token
     # a hundred times `sat on` and fifty times `The dog`, each with its end token
     assert learned == 100 * 7 + 50 * 8
     assert text.tokens_per_byte == learned / (100 * 6 + 50 * 7)
-    assert text.prompts == ("<|user|> A cat<|end|><|assistant|>",) * 5
+    asked = ("A c", "A cat", "A cat s", "A cat saw", "A cat saw i")
+    assert text.prompts == tuple(f"<|user|> {each}<|end|><|assistant|>" for each in asked)
 
 
 def test_of_conversations_the_last_ones_are_the_share_held_out(chats: Path, chat_tokenizer: BaseTokenizer) -> None:
     found = read_conversations(chats)
 
-    def rows(validation: float, held_out: int | None) -> int:
+    def questions(validation: float, held_out: int | None) -> tuple[str, ...]:
         record = None if held_out is None else TextRecord.of_conversations("chats", found, held_out)
         choice = TextChoice(str(chats), column="messages", validation=validation)
-        return sum(len(batch.ids_BT) for batch in read_evaluation_text(choice, chat_tokenizer, 64, record).batches)
+        text = read_evaluation_text(choice, chat_tokenizer, 64, record)
+        assert sum(len(batch.ids_BT) for batch in text.batches) == 10
+        return text.prompts
 
-    assert rows(0.1, held_out=None) == rows(0.1, held_out=10) == rows(0.1, held_out=20) == 10
+    last = ("<|user|> A cat saw it<|end|><|assistant|>",) * 5
+    assert questions(0.1, held_out=None) == questions(0.1, held_out=10) == questions(0.1, held_out=20) == last
     with pytest.raises(UsageError, match=r"trained on all but the last 5\.00% of this text"):
-        rows(0.1, held_out=5)
+        questions(0.1, held_out=5)
     whole = TextChoice(str(chats), column="messages")
     record = TextRecord.of_conversations("chats", found, 5)
     note = read_evaluation_text(whole, chat_tokenizer, 64, record).note
