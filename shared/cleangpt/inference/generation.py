@@ -87,8 +87,9 @@ def batch_generate(
 ) -> list[tuple[list[int], str]]:
     """Continues several prompts in one batch; see `run_generation` for the arguments, results and errors.
 
-    Without sampling, each result is that of `run_generation` up to rounding. A PromptError says which prompt it is
-    about, and then none is continued. Beams are searched for one prompt after the other.
+    Without sampling, each result is that of `run_generation` up to rounding, if the model's type leaves padding out
+    (rwkv does not). A PromptError says which prompt it is about, and then none is continued. Beams are searched for one
+    prompt after the other.
     """
     if isinstance(prompts, str):
         raise PromptError("prompts is one text; give a list of texts, or call run_generation")
@@ -197,7 +198,7 @@ def _grow(
         rules = {**choice.rules, "max_new_tokens": min(each.room for each in growing)}
         windows = [each.window for each in growing]
         width = max(map(len, windows))
-        # filled up with an id of the same text, which a repetition penalty counts in any case
+        # filled up with an id of the same text: not every version's repetition penalty leaves padding out
         rows = [[each[0]] * (width - len(each)) + each for each in windows]
         marks = [[0] * (width - len(each)) + [1] * len(each) for each in windows]
         found_BT = model.generate(
