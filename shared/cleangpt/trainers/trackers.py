@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,4 +161,6 @@ class Mlflow(Callback):
         except Exception as error:
             # databases and servers raise what they like
             reason = " ".join(str(error).split())
-            raise NotWrittenError(f"MLflow at {self._uri} did not take the run ({reason})") from error
+            # an address may hold a password
+            place = re.sub(r"//[^/@]*@", "//", self._uri)
+            raise NotWrittenError(f"MLflow at {place} did not take the run ({reason})") from error

@@ -137,6 +137,15 @@ def test_what_mlflow_does_not_take_is_said_with_its_place(run: Run, tmp_path: Pa
         Mlflow(tmp_path).on_begin(run)
 
 
+def test_an_error_shows_no_password(
+    run: Run, tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://me:secret@127.0.0.1/runs")
+    monkeypatch.setattr("mlflow.MlflowClient", lambda _: 1 / 0)
+    with pytest.raises(NotWrittenError, match=r"MLflow at nothing://127\.0\.0\.1/runs did not take the run"):
+        Mlflow(tmp_path).on_begin(run)
+
+
 def test_without_the_package_the_command_that_installs_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
