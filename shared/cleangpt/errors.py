@@ -23,7 +23,8 @@ CleangptError
 │   ├── UnknownTextSourceError  neither a registered name nor a path
 │   ├── EmptyTextError          nothing to read at the source
 │   ├── UndecodableTextError    a file that is not UTF-8
-│   ├── TextColumnError         a dataset without the named split or column
+│   ├── RecordError             a file whose lines or rows cannot be read as records
+│   ├── TextColumnError         no such split or column, or a column without texts or messages
 │   └── TextTooShortError       fewer tokens than one block
 ├── ModelError                  the caller's fault: an impossible model, or one that cannot read its input
 │   ├── BadConfigError          sizes that are out of range or contradict each other
@@ -101,8 +102,12 @@ class UndecodableTextError(TextError):
     """A file is not UTF-8 text."""
 
 
+class RecordError(TextError):
+    """A line is not a JSON object, or a Parquet or compressed file is damaged."""
+
+
 class TextColumnError(TextError):
-    """A dataset lacks the named split or column, or the column holds no text."""
+    """The named split or column does not exist, or the column holds neither texts nor lists of messages."""
 
 
 class TextTooShortError(TextError):

@@ -119,7 +119,7 @@ def test_evaluate(workplace: Workplace) -> None:
     found = json.loads((workplace.folder / "student.json").read_text())
     assert found["teacher"]["loss"] < found["student"]["loss"]
     assert found["agreement"]["top_1"] > 0.2
-    assert len(found["comparisons"]) == 4
+    assert len(found["comparisons"]) == 5
     tokens = json.loads((workplace.folder / "tokens.json").read_text())
     assert (tokens["samples"], tokens["vocabulary"]) == (12, 512)
     assert _is_drawn(workplace.folder / "student.png")

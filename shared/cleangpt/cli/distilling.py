@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from cleangpt.cli.distill_options import DistillOptions
 from cleangpt.config import GPTConfig
-from cleangpt.data import (
-    CONVERSATION_SOURCES,
-    BlockSettings,
-    EpochBatches,
-    TokenBlocks,
-    conversation_rows,
-    read_conversations,
-    read_texts,
-)
-from cleangpt.data.blocks import joined_ids
-from cleangpt.data.text_record import DEFAULT_HELD_OUT, TextRecord
+from cleangpt.data import Cutting, Reading, read_source, reading_of
+from cleangpt.data.text_record import DEFAULT_HELD_OUT
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationResults, DistillationTrainer
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
@@ -58,12 +49,12 @@ def distil_student(options: DistillOptions) -> None:
     named = {"head": results.head, "end to end": results.end_to_end}
     stages |= {name: history for name, history in named.items() if history is not None}
     folder = options.out / STUDENT_FOLDER
-    text.write_record(folder)
+    text.record.write(folder)
     sizes = [model.num_parameters() for model in (student, teacher)]
     print(_summary(folder, sizes[0], f"{sizes[0] / sizes[1]:.1%} of the teacher's", stages, options.out))
     parts = options.out / "parts"
     _print_next(
-        ["cleangpt", "evaluate", folder, "--teacher", options.teacher, *_text_flags(options)],
+        ["cleangpt", "evaluate", folder, "--teacher", options.teacher, *_text_flags(options, text)],
         ["splitlearn", "convert", folder, "--out", parts],
     )
 
@@ -73,7 +64,7 @@ def _student_trainer(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     fast: PreTrainedTokenizerFast,
-    text: "DistillText",
+    text: Reading,
 ) -> DistillationTrainer:
     return DistillationTrainer(
         teacher_model=teacher,
@@ -145,13 +136,13 @@ def distil_shadow(options: DistillOptions) -> None:
         if trunk.part is not None:
             share = f"{shadow.n_parameters / sum(each.numel() for each in trunk.part.parameters()):.1%} of the trunk's"
     folder = options.out / SHADOW_FOLDER
-    text.write_record(folder)
+    text.record.write(folder)
     print(_summary(folder, shadow.n_parameters, share, results.stages, options.out))
     which = [
         *(["--layers", options.layers] if options.layers else []),
         *(["--trunk", _without_secrets(options.trunk)] if options.trunk else []),
     ]
-    _print_next(["cleangpt", "evaluate", folder, "--teacher", options.weights, *which, *_text_flags(options)])
+    _print_next(["cleangpt", "evaluate", folder, "--teacher", options.weights, *which, *_text_flags(options, text)])
 
 
 def _without_secrets(trunk: str) -> str:
@@ -206,41 +197,22 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
     return Shadow(ShadowConfig(intermediate_size=2 * width, **shape))
 
 
-@dataclass(frozen=True, eq=False)
-class DistillText:
-    """The batches to distil on, and of running text those that are held out, with the record of how many."""
-
-    data: EpochBatches
-    validation: EpochBatches | None = None
-    record: TextRecord | None = None
-
-    def write_record(self, folder: Path) -> None:
-        """Writes the record, if there is one, beside the model in `folder`."""
-        if self.record is not None:
-            self.record.write(folder)
-
-
-def text_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int | None) -> DistillText:
+def text_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int | None) -> Reading:
     """The text as rows that fit the models' context. Raises TextError, TokenizerError, UsageError."""
     row = options.block_size or min(LONGEST_ROW, context or LONGEST_ROW)
     if context is not None and row > context:
         raise UsageError(f"--block-size {row} is longer than the {context} positions of the model")
-    if options.data in CONVERSATION_SOURCES:
-        if options.validation:
-            raise UsageError(f"--validation is for running text; {options.data} is read whole: ask for 0")
-        questions = read_conversations(options.data)[: options.max_samples]
-        tokens = options.batch_size * row
-        return DistillText(
-            conversation_rows(questions, tokenizer.fast, batch_tokens=tokens, context=row, seed=options.seed)
-        )
-    texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
-    ids_N = joined_ids(texts, tokenizer, parse_special_tokens=options.parse_special_tokens)
-    data = TokenBlocks(ids_N, BlockSettings(row, options.batch_size, options.seed))
-    validation: TokenBlocks | None = None
-    share = DEFAULT_HELD_OUT if options.validation is None else options.validation
-    if share:
-        data, validation = data.split(share)
-    return DistillText(data, validation, TextRecord.of(options.data, ids_N, len(ids_N) - len(data.ids_N)))
+    cutting = Cutting(
+        block_size=row,
+        batch_size=options.batch_size,
+        context=row,
+        batch_tokens=options.batch_size * row,
+        seed=options.seed,
+        validation=options.validation,
+        parse_special_tokens=options.parse_special_tokens,
+    )
+    found = read_source(options.data, column=options.column, max_samples=options.max_samples)
+    return reading_of(found, options.data, tokenizer, cutting)
 
 
 def _settings(options: DistillOptions) -> TrainingSettings:
@@ -276,7 +248,7 @@ def _first_and_last(history: History) -> str:
     return f"{history.losses[0]:.4f} to {history.losses[-1]:.4f}{validation}"
 
 
-def _text_flags(options: DistillOptions) -> list[str | Path]:
+def _text_flags(options: DistillOptions, text: Reading) -> list[str | Path]:
     """What makes an evaluation read the same text, and of it what was held out."""
     column, n = options.column, options.max_samples
     flags: list[str | Path] = ["--data", options.data, *(["--column", column] if column != "text" else [])]
@@ -285,8 +257,7 @@ def _text_flags(options: DistillOptions) -> list[str | Path]:
     if options.parse_special_tokens:
         flags += ["--parse-special-tokens"]
     share = DEFAULT_HELD_OUT if options.validation is None else options.validation
-    is_held_out = share and options.data not in CONVERSATION_SOURCES
-    return [*flags, *(["--validation", f"{share:g}"] if is_held_out else [])]
+    return [*flags, *(["--validation", f"{share:g}"] if text.record.held_out else [])]
 
 
 def _print_next(*commands: list[str | Path]) -> None:

@@ -10,17 +10,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from cleangpt.cli.starting import opened_start, refuse_larger_vocabulary, tokenizer_beside
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.config import GPTConfig
-from cleangpt.data import (
-    CONVERSATION_SOURCES,
-    BlockSettings,
-    EpochBatches,
-    TokenBlocks,
-    conversation_rows,
-    read_conversations,
-    read_texts,
-)
+from cleangpt.data import Conversations, Cutting, Reading, read_source, reading_of, texts_of
 from cleangpt.data.stdlib_questions import Question
-from cleangpt.data.text_record import DEFAULT_HELD_OUT, TextRecord
 from cleangpt.errors import BadConfigError, CleangptError, ModelUnknownError, UsageError
 from cleangpt.model import MODEL_REGISTRY, get_model
 from cleangpt.model.form import check_form
@@ -37,16 +28,14 @@ _REGISTERED_ONLY = ("dropout", "bias", "alibi")
 class Materials:
     """The inputs of a training. `made_from` describes those that neither data nor weights tell; see `Checkpoints`.
 
-    `questions` is empty for running text, which has a `record`.
+    `questions` are those of the interpreter's, if the source holds them.
     """
 
     tokenizer: BaseTokenizer
     model: PreTrainedModel
-    data: EpochBatches
-    validation: EpochBatches | None
+    text: Reading
     made_from: Mapping[str, str]
     questions: tuple[Question, ...] = ()
-    record: TextRecord | None = None
 
 
 def gather(options: TrainOptions) -> Materials:
@@ -55,29 +44,44 @@ def gather(options: TrainOptions) -> Materials:
     A new model's weights are drawn from the seed. Raises the errors of texts, tokenizers and models, and UsageError if
     options contradict each other.
     """
-    texts = read_texts(options.data, column=options.column, max_samples=options.max_samples)
+    found = read_source(options.data, column=options.column, split=options.split, max_samples=options.max_samples)
     start = options.init_from
     if start is None:
-        tokenizer = _tokenizer(options, texts)
+        tokenizer = _tokenizer(options, found)
         torch.manual_seed(torch_seed(options.seed))
         model = new_model(options, tokenizer)
     else:
         model, options = opened_start(options, start)
         is_given = "tokenizer_type" in options.given
-        tokenizer = _tokenizer(options, texts) if is_given else tokenizer_beside(start, model)
+        tokenizer = _tokenizer(options, found) if is_given else tokenizer_beside(start, model)
         refuse_larger_vocabulary(tokenizer, model, start)
-    if options.data in CONVERSATION_SOURCES:
-        return _of_conversations(options, tokenizer, model)
-    return _of_text(options, tokenizer, model, texts)
+    text = reading_of(found, options.data, tokenizer, _cutting(options))
+    items = found.items if isinstance(found, Conversations) else ()
+    questions = tuple(each for each in items if isinstance(each, Question))
+    return Materials(tokenizer, model, text, {"model": model.config.to_json_string()}, questions)
 
 
-def _tokenizer(options: TrainOptions, texts: Iterable[str]) -> BaseTokenizer:
+def _tokenizer(options: TrainOptions, found: list[str] | Conversations) -> BaseTokenizer:
     return create_tokenizer(
         options.tokenizer_type,
-        texts=texts,
+        texts=texts_of(found),
         vocab_size=options.vocab_size,
         context=options.block_size,
-        chat=options.data in CONVERSATION_SOURCES,
+        chat=isinstance(found, Conversations),
+        system=isinstance(found, Conversations) and found.has_system,
+    )
+
+
+def _cutting(options: TrainOptions) -> Cutting:
+    return Cutting(
+        # the last id of a block is only predicted, so one more id fills the whole context
+        block_size=options.block_size + 1,
+        batch_size=options.batch_size,
+        context=options.block_size,
+        batch_tokens=options.batch_tokens,
+        seed=options.seed,
+        validation=options.validation,
+        parse_special_tokens=options.parse_special_tokens,
     )
 
 
@@ -170,35 +174,3 @@ def _refuse_unknown_fields(options: TrainOptions, allowed: Iterable[str]) -> Non
             f"the table [model] has {', '.join(unknown)}, which the config of {options.model_type} does not have; "
             f"it has {', '.join(sorted(allowed))}"
         )
-
-
-def _of_text(
-    options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel, texts: Iterable[str]
-) -> Materials:
-    # the last id of a block is only predicted, so one more id fills the whole context
-    settings = BlockSettings(options.block_size + 1, options.batch_size, options.seed)
-    data = TokenBlocks.from_texts(texts, tokenizer, settings, parse_special_tokens=options.parse_special_tokens)
-    validation, share = None, DEFAULT_HELD_OUT if options.validation is None else options.validation
-    ids_N = data.ids_N
-    if share:
-        data, validation = data.split(share)
-    record = TextRecord.of(options.data, ids_N, len(ids_N) - len(data.ids_N))
-    return Materials(tokenizer, model, data, validation, _made_from(model), record=record)
-
-
-def _of_conversations(options: TrainOptions, tokenizer: BaseTokenizer, model: PreTrainedModel) -> Materials:
-    if options.validation:
-        raise UsageError(f"--validation is for running text; {options.data} is trained on whole: ask for 0")
-    questions = read_conversations(options.data)[: options.max_samples]
-    data = conversation_rows(
-        questions,
-        tokenizer.fast,
-        batch_tokens=options.batch_tokens,
-        context=options.block_size,
-        seed=options.seed,
-    )
-    return Materials(tokenizer, model, data, None, _made_from(model), questions)
-
-
-def _made_from(model: PreTrainedModel) -> dict[str, str]:
-    return {"model": model.config.to_json_string()}

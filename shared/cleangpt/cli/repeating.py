@@ -15,6 +15,8 @@ from cleangpt.trainers import Callback, Run
 from cleangpt.trainers.differences import changes_between, in_words
 
 _LENGTHS = ("epochs", "max_steps")
+# what is written beside the results, and how often
+_SAME_NUMBERS = {"tensorboard", "mlflow", "checkpoint_seconds"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Repeat(Callback):
         if start := self._record.parts[0].from_step:
             raise RunRecordError(f"{run / RUN_FILE} begins after step {start}, so what was before is not known")
         self._options = options
-        self.varied = in_words(changes_between(dict(settings_of(run).values), recorded_settings(options)))
+        changes = changes_between(dict(settings_of(run).values), recorded_settings(options))
+        self.varied = in_words({name: change for name, change in changes.items() if name not in _SAME_NUMBERS})
         changed = [name for name in _LENGTHS if f"{name} was" in self.varied]
         if changed and len(self._record.parts) > 1:
             raise UsageError(f"{run} was trained in parts of several lengths; leave out {' and '.join(changed)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cleangpt.cli.text_flags import Column, Data, DatasetConfig, MaxSamples, Split
 from cleangpt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
 
 
 def tokens(
-    data: Annotated[
-        str, typer.Option("--data", "--dataset", help="Text: a file, a folder, a dataset on disk or a name.")
-    ],
+    data: Data,
     plot_file: Annotated[Path | None, typer.Argument(help="What --plot writes; tokens.png by default.")] = None,
     tokenizer_type: Annotated[
         str, typer.Option("--tokenizer-type", help="character, bpe, gpt2, or a folder with a saved tokenizer.")
@@ -23,8 +22,10 @@ def tokens(
     vocab_size: Annotated[
         int | None, typer.Option("--vocab-size", help="Most entries of a tokenizer that is trained here.")
     ] = None,
-    max_samples: Annotated[int | None, typer.Option("--max-samples", min=1, help="Most texts to read.")] = None,
-    column: Annotated[str, typer.Option("--column", help="Where a dataset has its text.")] = "text",
+    max_samples: MaxSamples = None,
+    dataset_config: DatasetConfig = None,
+    column: Column = "text",
+    split: Split = "train",
     plot: Annotated[bool, typer.Option("--plot", help="Draw coverage and uses by rank.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     prune: Annotated[
@@ -39,10 +40,10 @@ def tokens(
         raise UsageError(f"{prune} exists already; name a new folder for the pruned tokenizer")
     # import numpy, transformers and matplotlib late, so that --help is quick
     from cleangpt.analysis import as_json, as_table, count_usage, prune_tokenizer
-    from cleangpt.data.sources import read_texts
+    from cleangpt.data.sources import part_of, read_texts
     from cleangpt.tokenizers import create_tokenizer
 
-    texts = read_texts(data, column=column, max_samples=max_samples)
+    texts = read_texts(part_of(data, dataset_config), column=column, split=split, max_samples=max_samples)
     tokenizer = create_tokenizer(tokenizer_type, texts=texts, vocab_size=vocab_size)
     usage = count_usage(tokenizer, texts)
     typer.echo(as_table(usage, tokenizer))

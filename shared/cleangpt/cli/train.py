@@ -67,9 +67,9 @@ def _train(leg: "Leg", device: "torch.device", processes: "Processes", callbacks
     until = [] if leg.until is None else [StopAt(leg.until)]
     training = Training(
         model=materials.model,
-        data=materials.data,
+        data=materials.text.data,
         settings=settings,
-        validation=materials.validation,
+        validation=materials.text.validation,
         checkpoints=replace(checkpoints, made_from=materials.made_from),
         callbacks=[*callbacks, stopping, recording, *until, *_callbacks(options)],
         device=device,
@@ -88,7 +88,7 @@ def _train(leg: "Leg", device: "torch.device", processes: "Processes", callbacks
 
 
 def _callbacks(options: TrainOptions) -> "list[Callback]":
-    from cleangpt.trainers import CurvesPlot, EarlyStop, HistoryFile, ProgressBar, TensorBoard
+    from cleangpt.trainers import CurvesPlot, EarlyStop, HistoryFile, Mlflow, ProgressBar, TensorBoard
 
     found: list[Callback] = [
         ProgressBar(),
@@ -100,6 +100,8 @@ def _callbacks(options: TrainOptions) -> "list[Callback]":
         found.append(EarlyStop(options.patience))
     if options.tensorboard:
         found.append(TensorBoard(options.out / "tensorboard"))
+    if options.mlflow:
+        found.append(Mlflow(options.out))
     return found
 
 
@@ -122,8 +124,7 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
     with replacing_files(options.out) as partial:
         materials.model.to("cpu", getattr(torch, options.dtype)).save_pretrained(partial)
         materials.tokenizer.save_pretrained(partial)
-        if materials.record is not None:
-            materials.record.write(partial)
+        materials.text.record.write(partial)
         if materials.questions:
             write_trained_on(partial, materials.questions)
     parts = options.out.with_name(f"{options.out.name}-parts")

@@ -30,15 +30,21 @@ def settings_of(run: Path) -> Recorded:
 class TrainOptions:
     """The options. Each field is a flag of the same name and a key of the settings file. Raises UsageError."""
 
-    data: str = flag("What to train on: a text file, a folder, a dataset on disk, or the name of a source.")
-    out: Path = flag("Directory to write: model, tokenizer, history, curves.png, checkpoint/.")  # noqa: RUF009
+    data: str = flag(
+        "What to train on: a file (text, .jsonl, .parquet), a folder, a dataset on disk, or the name of a source.",
+        document="dataset",
+    )
+    out: Path = flag(  # noqa: RUF009
+        "Directory to write: model, tokenizer, history, curves.png, checkpoint/.", document="output_dir"
+    )
     from_run: Path | None = flag(  # noqa: RUF009
         "Directory of a training to repeat to the bit, into --out; flags given beside it make it another one.",
         None,
         document="from",
         source=settings_of,
     )
-    column: str = flag("Column of a dataset on disk.", "text")
+    column: str = flag("Column of records; if it holds lists of messages, they are learned as conversations.", "text")
+    split: str = flag("Split of a dataset on disk.", "train")
     max_samples: int | None = flag("Train on the first texts alone.", None)
     tokenizer_type: str = flag("bpe or character, trained on the data; gpt2; or a folder with a tokenizer.", "bpe")
     vocab_size: int | None = flag("Most entries of a bpe tokenizer trained on the data.", None)
@@ -56,8 +62,10 @@ class TrainOptions:
     batch_size: int = flag("Blocks per batch.", 16)
     batch_tokens: int = flag("Tokens per batch, padding included, where the data are conversations.", 1024)
     max_steps: int | None = flag("Optimizer steps to train.", None)
-    epochs: int | None = flag("Passes over the data; one where --max-steps is not given either.", None)
-    lr: float = flag("Highest learning rate.", 1e-3)
+    epochs: int | None = flag(
+        "Passes over the data; one where --max-steps is not given either.", None, document="num_epochs"
+    )
+    lr: float = flag("Highest learning rate.", 1e-3, document="learning_rate")
     schedule: Literal["cosine", "wsd"] = flag("Cosine, or warm-up, plateau and linear decay.", "cosine")
     warmup: int = flag("Steps of warm-up.", 100)
     decay: float = flag("Share of all steps in which wsd decays.", 0.2)
@@ -70,11 +78,16 @@ class TrainOptions:
     device: str | None = flag("cpu, cuda, cuda:1 ... Default: a GPU if there is one.", None)
     seed: int = flag("Of weights, order and dropout.", 0)
     parse_special_tokens: bool = flag("A special token that is spelled in the text, like <|end|>, becomes it.", False)
-    validation: float | None = flag("Share of the text to validate on; 0 for none. Default: 0.05 of text.", None)
+    validation: float | None = flag(
+        "Share at the end of the text or conversations to validate on; 0 for none. Default: 0.05; of the "
+        "interpreter's questions none.",
+        None,
+    )
     evaluate_every: int = flag("Steps between two evaluations.", 200)
     patience: int | None = flag("Stop after this many evaluations without a lower loss.", None)
     checkpoint_seconds: float = flag("Seconds between two checkpoints.", 60.0)
     tensorboard: bool = flag("Write TensorBoard events to DIR/tensorboard.", False)
+    mlflow: bool = flag("Record the run with MLflow: in DIR/mlflow.db, or at $MLFLOW_TRACKING_URI.", False)
     dtype: Literal["float32", "bfloat16", "float16"] = flag("Of the weights that are written.", "float32")
     resume: bool = flag("Go on from the checkpoint in DIR, if there is one, perhaps for longer.", False)
     model: Mapping[str, Any] = table("Further fields of the model's config.")

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from cleangpt.data.batches import Batch, EpochBatches, LazyBatches
     from cleangpt.data.blocks import BlockSettings, TokenBlocks
     from cleangpt.data.conversations import ConversationRows, conversation_rows
+    from cleangpt.data.messages import Chat, Conversation, Conversations, Message
+    from cleangpt.data.reading import Cutting, Reading, reading_of
     from cleangpt.data.sources import (
         CONVERSATION_SOURCES,
         TEXT_SOURCES,
         read_conversations,
+        read_source,
         read_texts,
         register_text_source,
+        texts_of,
     )
 
 __all__ = [
@@ -23,18 +27,27 @@ __all__ = [
     "TEXT_SOURCES",
     "Batch",
     "BlockSettings",
+    "Chat",
+    "Conversation",
     "ConversationRows",
+    "Conversations",
+    "Cutting",
     "EpochBatches",
     "LazyBatches",
+    "Message",
+    "Reading",
     "TokenBlocks",
     "conversation_rows",
     "read_conversations",
+    "read_source",
     "read_texts",
+    "reading_of",
     "register_text_source",
+    "texts_of",
 ]
 
-# `sources` comes first, so that looking up its names does not load torch
-_MODULES = ("sources", "batches", "conversations", "blocks")
+# `messages` and `sources` come first, so that looking up their names does not load torch
+_MODULES = ("messages", "sources", "batches", "conversations", "blocks", "reading")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,35 +1,24 @@
-"""Turns questions and answers into padded batches of token ids. Seeded: the batches are the same every time.
+"""Turns conversations into padded batches of token ids. Seeded: the batches are the same every time.
 
-An epoch has every question once, in one of its phrasings; the next epoch takes the next phrasing.
-Some questions are alone in a row, others follow each other as the turns of a conversation, so that
-the model learns to answer the latest question regardless of earlier ones.
+An epoch has every conversation once, in one of its wordings; the next epoch takes the next wording.
+Where several may share a row, they follow each other in it, so that the model learns to answer the latest
+question regardless of earlier ones.
 
 Shapes: B rows, T positions.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from cleangpt.data.batches import TEXT, Batch, LazyBatches
-from cleangpt.data.stdlib_questions import Question
-from cleangpt.errors import TokenizerError
-from cleangpt.tokenizers.chat import answer_ids, prompt_ids
-
-# turns per row, drawn uniformly: nearly half of the questions are alone in a row or come first
-TURNS_PER_ROW = (1, 1, 1, 1, 1, 1, 2, 4, 8)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question and its answer as token ids; `answer` includes the end marker."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
+from cleangpt.data.messages import Conversations
+from cleangpt.data.turns import Dialogue, Turn, dialogues_of
 
 
 @dataclass(frozen=True)
@@ -42,25 +31,31 @@ class Row:
 
 @dataclass(frozen=True)
 class ConversationRows:
-    """The batches of every epoch over `questions`, each given in one or more phrasings.
+    """The batches of every epoch over `dialogues`, each given in one or more wordings.
 
-    A batch holds at most `batch_tokens` ids, padding included, but at least one row; no conversation is
-    extended beyond `context` ids. Equal seeds produce equal batches.
+    A batch holds at most `batch_tokens` ids, padding included, but at least one row. As many dialogues follow each
+    other in a row as is drawn from `per_row`, but no more than fit into `context` ids. A longer dialogue is cut into
+    several rows, each of which starts with the last id of the one before; rows without a learned id are left out.
+    Equal seeds produce equal batches. Not shuffled, for measuring: every epoch is the first one.
     """
 
-    questions: tuple[tuple[Turn, ...], ...]
+    dialogues: tuple[tuple[Dialogue, ...], ...]
     batch_tokens: int
     context: int
     seed: int
+    per_row: tuple[int, ...] = (1,)
+    shuffled: bool = True
 
     @property
     def described(self) -> dict[str, str]:
-        """A digest of the questions, and the settings by name: what a checkpoint says of its data."""
+        """A digest of the dialogues, and the settings by name: what a checkpoint says of its data."""
         return {
-            TEXT: hashlib.sha256(str(self.questions).encode()).hexdigest(),
+            TEXT: hashlib.sha256(str(self.dialogues).encode()).hexdigest(),
             "batch_tokens": str(self.batch_tokens),
             "ids per row": str(self.context),
+            "dialogues per row": str(self.per_row),
             "seed of the order": str(self.seed),
+            "shuffled": str(self.shuffled),
         }
 
     def batches(self, epoch: int) -> LazyBatches[list[Row]]:
@@ -69,27 +64,28 @@ class ConversationRows:
 
     def rows(self, epoch: int) -> list[list[Row]]:
         """The rows of each batch of one epoch, without padding."""
+        epoch = epoch if self.shuffled else 0
         random = Random(f"{self.seed} {epoch}")
-        turns = [phrasings[(epoch + offset) % len(phrasings)] for offset, phrasings in enumerate(self.questions)]
-        random.shuffle(turns)
-        rows = list(self._rows(turns, random))
+        chosen = [wordings[(epoch + offset) % len(wordings)] for offset, wordings in enumerate(self.dialogues)]
+        random.shuffle(chosen)
+        rows = [piece for row in self._rows(chosen, random) for piece in pieces(row, self.context)]
         # a batch has rows of similar length, to save padding; the sort keeps equal lengths in random order
         rows.sort(key=lambda row: len(row.ids))
         batches = list(self._cut_into_batches(rows))
         random.shuffle(batches)
         return batches
 
-    def _rows(self, turns: Sequence[Turn], random: Random) -> Iterator[Row]:
-        waiting: list[Turn] = []
-        wanted = random.choice(TURNS_PER_ROW)
-        for turn in turns:
-            length = sum(len(each.prompt) + len(each.answer) for each in (*waiting, turn))
+    def _rows(self, dialogues: Sequence[Dialogue], random: Random) -> Iterator[Row]:
+        waiting: list[Dialogue] = []
+        wanted = random.choice(self.per_row)
+        for dialogue in dialogues:
+            length = sum(len(each.prompt) + len(each.answer) for each in chain(*waiting, dialogue))
             if waiting and (len(waiting) == wanted or length > self.context):
-                yield as_row(waiting)
-                waiting, wanted = [], random.choice(TURNS_PER_ROW)
-            waiting.append(turn)
+                yield as_row(list(chain(*waiting)))
+                waiting, wanted = [], random.choice(self.per_row)
+            waiting.append(dialogue)
         if waiting:
-            yield as_row(waiting)
+            yield as_row(list(chain(*waiting)))
 
     def _cut_into_batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
         batch: list[Row] = []
@@ -104,19 +100,20 @@ class ConversationRows:
 
 
 def conversation_rows(
-    questions: Iterable[Question], tokenizer: PreTrainedTokenizerFast, *, batch_tokens: int, context: int, seed: int
+    found: Conversations,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    batch_tokens: int,
+    context: int,
+    seed: int,
+    shuffled: bool = True,
 ) -> ConversationRows:
-    """The questions in every phrasing, as chats of `tokenizer`. Raises TokenizerError if it has no chat template."""
-    if not tokenizer.chat_template:
-        raise TokenizerError("conversations need a tokenizer with a chat template; create it with chat=True")
-    turns = tuple(
-        tuple(
-            Turn(tuple(prompt_ids(tokenizer, prompt)), tuple(answer_ids(tokenizer, question.answer)))
-            for prompt in question.phrasings
-        )
-        for question in questions
-    )
-    return ConversationRows(turns, batch_tokens, context, seed)
+    """The conversations in every wording, as chats of `tokenizer`. Raises TokenizerError if its template cannot."""
+    dialogues: list[tuple[Dialogue, ...]] = []
+    for each in found.items:
+        # where answers are dialogues of their own, every wording has as many of them
+        dialogues += zip(*(dialogues_of(tokenizer, wording) for wording in each.wordings), strict=True)
+    return ConversationRows(tuple(dialogues), batch_tokens, context, seed, found.per_row, shuffled)
 
 
 def as_row(turns: Sequence[Turn]) -> Row:
@@ -127,6 +124,16 @@ def as_row(turns: Sequence[Turn]) -> Row:
         ids += turn.prompt + turn.answer
         learned += [False] * len(turn.prompt) + [True] * len(turn.answer)
     return Row(tuple(ids), tuple(learned))
+
+
+def pieces(row: Row, context: int) -> Iterator[Row]:
+    """The row in pieces of at most `context` ids, with each learned id once; those in which nothing is learned go."""
+    for start in range(0, max(1, len(row.ids) - 1), max(1, context - 1)):
+        ids, learned = row.ids[start : start + context], row.learned[start : start + context]
+        # nothing is before the first id, which only the piece before can predict
+        learned = (learned[0] and start == 0, *learned[1:])
+        if any(learned):
+            yield Row(ids, learned)
 
 
 def padded(rows: Sequence[Row]) -> Batch:

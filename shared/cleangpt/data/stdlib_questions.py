@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import Literal
 
+from cleangpt.data.messages import ASSISTANT, USER, Message
 from cleangpt.data.small_talk import SMALL_TALK, UNKNOWN_ANSWER, UNKNOWN_EVERY
 from cleangpt.errors import DocumentationMissingError
 
@@ -84,6 +85,17 @@ class Question:
     def phrasings(self) -> tuple[str, ...]:
         """The ways to ask about the subject; the first is the one to show to people."""
         return tuple(form.format(self.subject) for form in _PHRASINGS[self.kind])
+
+    @property
+    def wordings(self) -> tuple[tuple[Message, ...], ...]:
+        """Each phrasing with the answer, as a conversation."""
+        answer = Message(ASSISTANT, self.answer)
+        return tuple((Message(USER, phrasing), answer) for phrasing in self.phrasings)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every phrasing, with the space after the user marker, and the answer."""
+        return (*(f" {phrasing}" for phrasing in self.phrasings), self.answer)
 
 
 def collect_questions() -> tuple[Question, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cleangpt.data.messages import Conversations
 from cleangpt.errors import ModelFolderError
 from cleangpt.writing import replacing
 
@@ -20,20 +21,27 @@ DEFAULT_HELD_OUT = 0.05
 
 @dataclass(frozen=True)
 class TextRecord:
-    """A text as the model's tokenizer reads it: a digest of its ids, how many they are, and how many were held out.
+    """A text: a digest, how many units it has, and how many of them were held out, which are the last ones.
 
-    Those held out are the last ones. `source` is what the user called the text.
+    Running text is counted in tokens, and its digest is that of the ids that the model's tokenizer makes of it.
+    `source` is what the user called the text.
     """
 
     source: str
     digest: str
-    tokens: int
+    total: int
     held_out: int
+    unit: str = "tokens"
 
     @classmethod
     def of(cls, source: str, ids_N: Tensor, held_out: int) -> "TextRecord":
         """The record of a text whose last `held_out` tokens were not trained on."""
-        return cls(source, _digest(ids_N), len(ids_N), held_out)
+        return cls(source, hashlib.sha256(ids_N.numpy().tobytes()).hexdigest(), len(ids_N), held_out)
+
+    @classmethod
+    def of_conversations(cls, source: str, found: Conversations, held_out: int) -> "TextRecord":
+        """The record of conversations, the last `held_out` of which were not trained on."""
+        return cls(source, found.digest, len(found.items), held_out, "conversations")
 
     @classmethod
     def read(cls, folder: Path) -> "TextRecord | None":
@@ -43,11 +51,11 @@ class TextRecord:
             return None
         try:
             found = cls(**json.loads(file.read_text(encoding="utf-8")))
-            is_sound = 0 <= int(found.held_out) <= int(found.tokens)
+            is_sound = 0 <= int(found.held_out) <= int(found.total)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             raise ModelFolderError(f"{file} cannot be read ({error}); copy it again, or remove it") from error
         if not is_sound:
-            raise ModelFolderError(f"{file} holds out {found.held_out} of {found.tokens} tokens; copy it again")
+            raise ModelFolderError(f"{file} holds out {found.held_out} of {found.total} {found.unit}; copy it again")
         return found
 
     def write(self, folder: Path) -> None:
@@ -55,10 +63,6 @@ class TextRecord:
         with replacing(folder / TEXT_RECORD_FILE) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
-    def is_of(self, ids_N: Tensor) -> bool:
-        """Whether this is the text."""
-        return self.tokens == len(ids_N) and self.digest == _digest(ids_N)
-
-
-def _digest(ids_N: Tensor) -> str:
-    return hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
+    def is_same_text(self, other: "TextRecord") -> bool:
+        """Whether both are of the same text, whatever was held out of it."""
+        return (self.unit, self.total, self.digest) == (other.unit, other.total, other.digest)

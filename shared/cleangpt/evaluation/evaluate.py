@@ -11,7 +11,8 @@ from cleangpt.evaluation.predictions import Likelihood, measure_predictions
 from cleangpt.evaluation.report import Comparison, Figures, Report
 from cleangpt.evaluation.speed import Size, size_of, tokens_per_second
 from cleangpt.evaluation.texts import EvaluationText
-from cleangpt.inference.generation import run_generation
+from cleangpt.inference.generation import continuations, sliding_note
+from cleangpt.inference.sampling import Sampling
 from cleangpt.tokenizers import BaseTokenizer
 
 ANSWER_TOKENS = 32
@@ -33,12 +34,13 @@ def evaluate_model(
     *,
     block_map: tuple[int, ...] | None = None,
     is_compared: bool = False,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> Report:
     """Measures everything in a report. Both models must be on the same device, and stay there.
 
     Args:
         block_map: the teacher block for each student block; None spreads them evenly.
-        is_compared: let both models continue the text's prompts.
+        is_compared: let both models continue the text's prompts, by `max_new_tokens` tokens.
 
     Raises:
         VocabularyMismatchError: the vocabularies have different sizes; nothing was measured.
@@ -50,20 +52,19 @@ def evaluate_model(
         raise VocabularyMismatchError(student=own.vocab_size, teacher=others.vocab_size)
     batches = [batch.to(student.model.device) for batch in text.batches]
     found = measure_predictions(own, others, batches)
-    comparisons: tuple[Comparison, ...] = ()
-    if is_compared:
-        comparisons = tuple(_comparison(prompt, student, teacher, tokenizer) for prompt in text.prompts)
+    answers = _answers(text.prompts, student, teacher, tokenizer, max_new_tokens) if is_compared else _Answers()
     figures = _figures(student, text, found.student)
+    note = "; ".join(each for each in (text.note, *answers.notes) if each) or None
     if teacher is None or found.teacher is None:
-        return Report(text.name, figures, comparisons=comparisons, note=text.note)
+        return Report(text.name, figures, comparisons=answers.comparisons, note=note)
     return Report(
         text.name,
         figures,
         _figures(teacher, text, found.teacher),
         found.agreement,
         block_errors(student.model, teacher.model, batches, block_map),
-        comparisons,
-        text.note,
+        answers.comparisons,
+        note,
     )
 
 
@@ -98,12 +99,23 @@ def _figures(subject: Subject, text: EvaluationText, likelihood: Likelihood) -> 
     return figures_of(subject.name, text, likelihood, size_of(subject.model), tokens_per_second(subject.model))
 
 
-def _comparison(prompt: str, student: Subject, teacher: Subject | None, tokenizer: BaseTokenizer) -> Comparison:
-    n_prompt = len(tokenizer.fast.encode(prompt))
+@dataclass(frozen=True)
+class _Answers:
+    """The comparisons, and what has to be said about their length."""
 
-    def answer(model: PreTrainedModel) -> str:
-        ids, _ = run_generation(model, tokenizer, prompt, max_new_tokens=ANSWER_TOKENS)
-        text: str = tokenizer.fast.decode(ids[n_prompt:], skip_special_tokens=True)
-        return text
+    comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    return Comparison(prompt, answer(student.model), answer(teacher.model) if teacher else None)
+
+def _answers(
+    prompts: tuple[str, ...], student: Subject, teacher: Subject | None, tokenizer: BaseTokenizer, n_tokens: int
+) -> _Answers:
+    """The greedy continuations of all prompts by both models."""
+    texts, notes = [], []
+    for subject in [student, *([teacher] if teacher else [])]:
+        # one by one: not every type of transformers reads the same behind padding
+        found = [continuations(subject.model, tokenizer, [each], None, Sampling(n_tokens))[0] for each in prompts]
+        texts.append([tokenizer.fast.decode(each.ids[each.n_prompt :], skip_special_tokens=True) for each in found])
+        if note := sliding_note(found, subject.model):
+            notes.append(f"continuations of {subject.name}: {note}")
+    return _Answers(tuple(Comparison(*each) for each in zip(prompts, *texts, strict=True)), tuple(notes))

@@ -11,7 +11,7 @@ from cleangpt.distillation.shadow import ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.trunks import PATIENCE_SECONDS, opened
 from cleangpt.errors import UsageError
-from cleangpt.evaluation.evaluate import Subject, evaluate_model, refuse_other_tokens
+from cleangpt.evaluation.evaluate import ANSWER_TOKENS, Subject, evaluate_model, refuse_other_tokens
 from cleangpt.evaluation.model_folder import load_model
 from cleangpt.evaluation.report import Report
 from cleangpt.evaluation.shadows import ShadowSubject, evaluate_shadow
@@ -28,7 +28,8 @@ class FolderRequest:
 
     `folder` holds a model or a shadow. `teacher` holds its teacher, or for a shadow the sepweight directory with bottom
     and top. A shadow's trunk consists of `layers` from that directory, or serves at the address `trunk`, where it gets
-    `trunk_wait` seconds to start. `device` None means a GPU if there is one; shadows are measured on the CPU.
+    `trunk_wait` seconds to start. `device` None means a GPU if there is one; shadows are measured on the CPU. With
+    `is_compared`, prompts from the text are continued by `max_new_tokens` tokens.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class FolderRequest:
     layers: str | None = None
     trunk: str | None = None
     trunk_wait: float = PATIENCE_SECONDS
+    max_new_tokens: int = ANSWER_TOKENS
 
 
 def evaluate_folder(request: FolderRequest) -> Report:
@@ -66,7 +68,14 @@ def evaluate_folder(request: FolderRequest) -> Report:
     contexts = [found for each in models if (found := context_of(each)) is not None]
     text = read_evaluation_text(request.text, tokenizer, min(contexts, default=None), TextRecord.read(request.folder))
     subject = Subject(request.folder.name, student.to(device))
-    return evaluate_model(subject, tokenizer, text, teacher, is_compared=request.is_compared)
+    return evaluate_model(
+        subject,
+        tokenizer,
+        text,
+        teacher,
+        is_compared=request.is_compared,
+        max_new_tokens=request.max_new_tokens,
+    )
 
 
 def is_shadow(folder: Path) -> bool:
@@ -92,4 +101,6 @@ def _evaluate_shadow(request: FolderRequest) -> Report:
         )
         size = None if trunk.part is None else size_of(trunk.part)
         subject = ShadowSubject(request.folder.name, shadow, trunk.ends, trunk.teacher, size)
-        return evaluate_shadow(subject, tokenizer, text, is_compared=request.is_compared)
+        return evaluate_shadow(
+            subject, tokenizer, text, is_compared=request.is_compared, max_new_tokens=request.max_new_tokens
+        )

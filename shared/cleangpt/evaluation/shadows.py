@@ -58,12 +58,17 @@ class ShadowSubject:
 
 @torch.no_grad()
 def evaluate_shadow(
-    subject: ShadowSubject, tokenizer: BaseTokenizer, text: EvaluationText, *, is_compared: bool = False
+    subject: ShadowSubject,
+    tokenizer: BaseTokenizer,
+    text: EvaluationText,
+    *,
+    is_compared: bool = False,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> Report:
     """Measures everything in a report; `blocks` compares the rows after each of the shadow's layers with the trunk's.
 
     Size and speed are those of all three parts together. The speed of the whole model is not measured, because a remote
-    trunk is only as fast as the network.
+    trunk is only as fast as the network. Continuations have `max_new_tokens` tokens, or end with the positions.
 
     Raises:
         TrunkMismatchError: the trunk or the shadow is for other ends; nothing was measured.
@@ -81,7 +86,10 @@ def evaluate_shadow(
     blocks = _layer_errors(subject, text.batches)
     comparisons: tuple[Comparison, ...] = ()
     if is_compared:
-        comparisons = tuple(_comparison(prompt, student, whole, tokenizer) for prompt in text.prompts)
+        limit = ends.bottom.context_length
+        comparisons = tuple(
+            _comparison(prompt, student, whole, tokenizer, max_new_tokens, limit) for prompt in text.prompts
+        )
     return Report(text.name, figures, others, found.agreement, blocks, comparisons, text.note)
 
 
@@ -108,8 +116,16 @@ def _speed(model: ShadowedModel) -> float:
     return pace(go_on, _TIMED)
 
 
-def _comparison(prompt: str, student: ShadowedModel, whole: WholeOfParts, tokenizer: BaseTokenizer) -> Comparison:
+def _comparison(
+    prompt: str,
+    student: ShadowedModel,
+    whole: WholeOfParts,
+    tokenizer: BaseTokenizer,
+    n_tokens: int,
+    context: int | None,
+) -> Comparison:
     prompt_ids, cache = tokenizer.fast.encode(prompt), student.new_cache()
+    n_tokens = n_tokens if context is None else max(0, min(n_tokens, context - len(prompt_ids)))
 
     def step(ids: list[int]) -> Tensor:
         return student.step(torch.tensor(ids[cache.n_rows :]), cache)
@@ -117,14 +133,16 @@ def _comparison(prompt: str, student: ShadowedModel, whole: WholeOfParts, tokeni
     def anew(ids: list[int]) -> Tensor:
         return whole.next_logits(torch.tensor(ids))
 
-    own, others = (_likeliest(next_V, prompt_ids, tokenizer) for next_V in (step, anew))
+    own, others = (_likeliest(next_V, prompt_ids, tokenizer, n_tokens) for next_V in (step, anew))
     return Comparison(prompt, own, others)
 
 
-def _likeliest(next_V: Callable[[list[int]], Tensor], prompt_ids: list[int], tokenizer: BaseTokenizer) -> str:
+def _likeliest(
+    next_V: Callable[[list[int]], Tensor], prompt_ids: list[int], tokenizer: BaseTokenizer, n_tokens: int
+) -> str:
     """The greedy continuation. transformers cannot generate with parts of a model, so this function does."""
     ids = list(prompt_ids)
-    for _ in range(ANSWER_TOKENS):
+    for _ in range(n_tokens):
         ids.append(int(next_V(ids).argmax()))
         if ids[-1] == tokenizer.end_id:
             break

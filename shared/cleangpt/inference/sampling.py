@@ -1,23 +1,26 @@
 """The sampling parameters: plain values, without torch."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from cleangpt.errors import GenerationSettingsError
+
+_RULES: Final = ("top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclass(frozen=True)
 class Sampling:
     """The parameters of `run_generation`. None disables a rule.
 
-    `temperature` 0 or None takes the likeliest id; the next four rules then have no effect, since they all keep it.
+    `temperature` 0 takes the likeliest id. None means 1 if one of the next four rules is given, and 0 otherwise.
     `top_k` keeps the k likeliest ids, `top_p` the smallest set of likeliest ids with at least that total probability,
     `min_p` the ids with at least that share of the top id's probability, `typical_p` the ids whose surprise is closest
     to the expected one. `repetition_penalty` above 1 makes ids that occurred before less likely. `num_beams` above 1
-    searches that many texts in parallel. With `seed` None, torch's global generator is used.
+    searches that many texts in parallel. With `seed` None, torch's global generator is used. `slide` lets a text go on
+    behind the model's last position: see `cleangpt.inference.windows`.
 
     Raises:
-        GenerationSettingsError: a value is out of range.
+        GenerationSettingsError: a value is out of range, or temperature 0 leaves a rule nothing to choose from.
     """
 
     max_new_tokens: int = 50
@@ -29,6 +32,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     num_beams: int = 1
     seed: int | None = None
+    slide: bool = True
 
     def __post_init__(self) -> None:
         self._check("max_new_tokens", "1 or more", self.max_new_tokens >= 1)
@@ -40,11 +44,16 @@ class Sampling:
         self._check("typical_p", "above 0 and at most 1", self.typical_p is None or 0 < self.typical_p <= 1)
         self._check("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf"))
         self._check("seed", "0 or more", self.seed is None or self.seed >= 0)
+        if self.temperature == 0 and self._given:
+            raise GenerationSettingsError(
+                f"temperature 0 takes the likeliest id, which {', '.join(self._given)} cannot change; "
+                "leave the one or the other out"
+            )
 
     @property
     def is_random(self) -> bool:
         """Whether ids are sampled."""
-        return bool(self.temperature)
+        return self._heat > 0
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -58,15 +67,25 @@ class Sampling:
             "repetition_penalty": float(self.repetition_penalty),
             "do_sample": self.is_random,
         }
-        if self.temperature:
+        if self.is_random:
             found |= {
-                "temperature": float(self.temperature),
+                "temperature": self._heat,
                 "top_k": self.top_k or 0,
                 "top_p": 1.0 if self.top_p is None else float(self.top_p),
                 "min_p": self.min_p or 0.0,
                 "typical_p": 1.0 if self.typical_p is None else float(self.typical_p),
             }
         return found
+
+    @property
+    def _given(self) -> list[str]:
+        return [name for name in _RULES if getattr(self, name) is not None]
+
+    @property
+    def _heat(self) -> float:
+        if self.temperature is not None:
+            return float(self.temperature)
+        return 1.0 if self._given else 0.0
 
     def _check(self, name: str, wanted: str, is_right: bool) -> None:
         if not is_right:

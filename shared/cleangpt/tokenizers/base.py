@@ -17,7 +17,7 @@ class TokenizerRequest:
 
     `texts` are the training texts. `folder` holds a saved tokenizer. `vocab_size` is the maximum number of entries,
     special tokens included; None leaves it to the kind. `context` is the model's limit in tokens, saved with the
-    tokenizer. `chat` adds the markers and the template of a conversation.
+    tokenizer. `chat` adds the markers and the template of a conversation, `system` also that of system messages.
     """
 
     texts: Iterable[str] | None = None
@@ -25,6 +25,7 @@ class TokenizerRequest:
     vocab_size: int | None = None
     context: int | None = None
     chat: bool = False
+    system: bool = False
 
 
 class BaseTokenizer(ABC):

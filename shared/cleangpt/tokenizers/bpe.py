@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cleangpt.errors import TokenizerTextError
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
-from cleangpt.tokenizers.chat import CHAT_TOKENS, TEXT_TOKENS, hugging_face_form, special_tokens
+from cleangpt.tokenizers.chat import hugging_face_form, marker_names, special_tokens
 
 DEFAULT_VOCABULARY = 4096
 
@@ -26,18 +26,26 @@ class BPETokenizer(BaseTokenizer):
         if request.texts is None:
             raise TokenizerTextError("a bpe tokenizer is trained on the spot and was given no texts; pass texts=...")
         vocab_size = DEFAULT_VOCABULARY if request.vocab_size is None else request.vocab_size
-        return cls(train_bpe(request.texts, vocab_size=vocab_size, context=request.context, chat=request.chat))
+        fast = train_bpe(
+            request.texts, vocab_size=vocab_size, context=request.context, chat=request.chat, system=request.system
+        )
+        return cls(fast)
 
 
 def train_bpe(
-    texts: Iterable[str], *, vocab_size: int, context: int | None = None, chat: bool = False
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    context: int | None = None,
+    chat: bool = False,
+    system: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Trains a tokenizer with at most `vocab_size` entries: the special tokens, all 256 bytes, then merges.
 
     Every text decodes back to itself. `context` is the model's limit in tokens. Equal texts produce equal
     tokenizers. Raises TokenizerTextError if `vocab_size` is too small for the special tokens and the bytes.
     """
-    names = CHAT_TOKENS if chat else TEXT_TOKENS
+    names = marker_names(chat=chat, system=system)
     alphabet = ByteLevel.alphabet()
     if vocab_size < len(names) + len(alphabet):
         raise TokenizerTextError(

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import Split
 
 from cleangpt.errors import TokenizerTextError
 from cleangpt.tokenizers.base import BaseTokenizer, TokenizerRequest
-from cleangpt.tokenizers.chat import CHAT_TOKENS, TEXT_TOKENS, UNKNOWN, hugging_face_form, special_tokens
+from cleangpt.tokenizers.chat import UNKNOWN, hugging_face_form, marker_names, special_tokens
 
 # a dot does not match a newline
 _ANY_CHARACTER = Regex(r"[\s\S]")
@@ -32,7 +32,7 @@ class CharacterTokenizer(BaseTokenizer):
             raise TokenizerTextError(
                 "a character tokenizer takes its alphabet from texts and found no character; pass texts=..."
             )
-        names = (*(CHAT_TOKENS if request.chat else TEXT_TOKENS), UNKNOWN)
+        names = (*marker_names(chat=request.chat, system=request.system), UNKNOWN)
         room = None if request.vocab_size is None else request.vocab_size - len(names)
         if room is not None and room < 1:
             raise TokenizerTextError(

@@ -48,6 +48,7 @@ def create_tokenizer(
     vocab_size: int | None = None,
     context: int | None = None,
     chat: bool = False,
+    system: bool = False,
 ) -> BaseTokenizer:
     """Creates a tokenizer of `kind`, a registered name or a folder. TokenizerRequest describes the other arguments.
 
@@ -55,7 +56,7 @@ def create_tokenizer(
     TokenizerFilesError if a saved tokenizer is not found.
     """
     place = None if folder is None else Path(folder)
-    return TokenizerFactory.create(kind, TokenizerRequest(texts, place, vocab_size, context, chat))
+    return TokenizerFactory.create(kind, TokenizerRequest(texts, place, vocab_size, context, chat, system))
 
 
 def register_tokenizer(name: str) -> Callable[[Kind], Kind]:

@@ -1,7 +1,7 @@
 """Training: the loop, trainers by name, callbacks, checkpoints and schedules."""
 
 from cleangpt.trainers.base_trainer import BaseTrainer, TrainerOptions
-from cleangpt.trainers.callbacks import Callback, CurvesPlot, EarlyStop, HistoryFile, ProgressBar, Run, TensorBoard
+from cleangpt.trainers.callbacks import Callback, CurvesPlot, EarlyStop, HistoryFile, ProgressBar, Run
 from cleangpt.trainers.checkpoint import Checkpoints
 from cleangpt.trainers.history import Evaluation, History
 from cleangpt.trainers.loop import Training, train
@@ -10,6 +10,7 @@ from cleangpt.trainers.objective import Objective, learned_loss
 from cleangpt.trainers.registry import TRAINER_REGISTRY, get_trainer, register_trainer
 from cleangpt.trainers.schedule import Schedule, WarmupCosine, WarmupStableDecay
 from cleangpt.trainers.settings import TrainingSettings
+from cleangpt.trainers.trackers import Mlflow, TensorBoard
 
 __all__ = [
     "TRAINER_REGISTRY",
@@ -22,6 +23,7 @@ __all__ = [
     "History",
     "HistoryFile",
     "Measurement",
+    "Mlflow",
     "Objective",
     "ProgressBar",
     "Run",

@@ -1,9 +1,8 @@
-"""Everything besides the training itself: progress bar, files, TensorBoard, plots, early stopping.
+"""Everything besides the training itself: progress bar, files, plots, early stopping; trackers are in `trackers`.
 
 A callback sees the run and may stop it; it never changes what a step computes.
 """
 
-import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from typing import Any, ClassVar
 from torch import nn
 from tqdm import tqdm
 
-from cleangpt.errors import PackageMissingError
 from cleangpt.trainers.history import History
 from cleangpt.trainers.settings import TrainingSettings
 from cleangpt.writing import replacing
@@ -162,30 +160,3 @@ class CurvesPlot(Callback):
 
         if run.history.losses:
             draw_curves({"": run.history}, self.file)
-
-
-class TensorBoard(Callback):
-    """Writes losses, learning rate and gradient norm as TensorBoard events. Raises PackageMissingError."""
-
-    def __init__(self, folder: Path) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise PackageMissingError("TensorBoard events need the package tensorboard: pip install tensorboard")
-        self._folder = folder
-        self._writer: Any = None
-
-    def on_begin(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # discard what an interrupted run wrote after its last checkpoint
-        self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1 if run.step else None)
-
-    def on_step(self, run: Run) -> None:
-        self._writer.add_scalar("loss", run.history.losses[-1], run.step)
-        self._writer.add_scalar("learning_rate", run.history.rates[-1], run.step)
-        self._writer.add_scalar("gradient_norm", run.history.gradient_norms[-1], run.step)
-
-    def on_evaluation(self, run: Run) -> None:
-        self._writer.add_scalar("validation_loss", run.history.evaluations[-1].loss, run.step)
-
-    def on_end(self, run: Run) -> None:
-        self._writer.close()

@@ -128,7 +128,7 @@ def test_evaluating_a_distilled_model(distilled: Ran, workplace: Path) -> None:
     ran = evaluated("student")
     assert ran.returncode == 0, ran.stderr
     assert "top-1 agreement with the teacher" in ran.stdout
-    assert ran.stdout.count("\nprompt: ") == 4
+    assert ran.stdout.count("\nprompt: ") == 5
 
 
 def test_analysing_token_usage(workplace: Path) -> None:
@@ -205,6 +205,8 @@ def test_distillation(
     assert all(map(torch.equal, saved.parameters(), student_model.parameters()))
 
 
+# as the document's models do, a text goes on behind the last of the 32 positions, and says so
+@pytest.mark.filterwarnings("ignore::cleangpt.inference.generation.ContextSlides")
 def test_inference(teacher_model: PreTrainedModel, tokenizer: Any, device: torch.device) -> None:
     from cleangpt.inference.generation import run_generation
 
@@ -219,7 +221,8 @@ def test_inference(teacher_model: PreTrainedModel, tokenizer: Any, device: torch
         top_k=50,
     )
     assert generated_text.startswith("Once upon a time")
-    assert len(tokenizer.encode("Once upon a time")) < len(generated_ids) <= 32
+    n_prompt = len(tokenizer.encode("Once upon a time"))
+    assert n_prompt < len(generated_ids) <= n_prompt + 50
 
 
 # Extending

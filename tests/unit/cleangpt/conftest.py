@@ -1,12 +1,14 @@
 """A tokenizer and a model small enough to memorise three answers in seconds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config
 
 from cleangpt.data.conversations import ConversationRows, conversation_rows
+from cleangpt.data.messages import Conversations
 from cleangpt.data.stdlib_questions import Question
 from cleangpt.tokenizers.bpe import train_bpe
 
@@ -18,6 +20,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow, which takes seconds to make. Skips where MLflow is not installed."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        # read when the package is imported
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        pytest.importorskip("mlflow").MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +50,8 @@ def tiny_tokenizer(three_questions: tuple[Question, ...]) -> PreTrainedTokenizer
 
 @pytest.fixture(scope="session")
 def three_rows(three_questions: tuple[Question, ...], tiny_tokenizer: PreTrainedTokenizerFast) -> ConversationRows:
-    return conversation_rows(three_questions, tiny_tokenizer, batch_tokens=24, context=64, seed=1)
+    questions = Conversations(three_questions, per_row=(1, 1, 1, 1, 1, 1, 2, 4, 8))
+    return conversation_rows(questions, tiny_tokenizer, batch_tokens=24, context=64, seed=1)
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from cleangpt.config import GPTConfig
+from cleangpt.data.sources import part_of
 from cleangpt.errors import CleangptError, ModelUnknownError, UsageError
+from cleangpt.evaluation.evaluate import ANSWER_TOKENS
 from cleangpt.evaluation.folders import FolderRequest, evaluate_folder
-from cleangpt.evaluation.texts import TextChoice
+from cleangpt.evaluation.outputs import write_report
+from cleangpt.evaluation.texts import PROMPTS, TextChoice
 from cleangpt.model import MODEL_REGISTRY, get_model
 from llm_sepweight.errors import SepweightError
 from splitlearn.errors import SplitError
@@ -30,21 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         refuse_other_type(given.model_path, given.model_type)
         text = TextChoice(
-            source=_source(given.dataset, given.dataset_config),
+            source=part_of(given.dataset, given.dataset_config),
             column=given.dataset_text_column,
+            split=given.dataset_split,
             max_samples=given.max_samples,
             block_size=given.block_size,
             batch_size=given.batch_size,
+            n_prompts=given.num_comparison_prompts,
         )
-        request = FolderRequest(given.model_path, text, given.teacher_model_name, given.generate_comparisons)
+        request = FolderRequest(
+            given.model_path,
+            text,
+            given.teacher_model_name,
+            given.generate_comparisons,
+            given.device,
+            max_new_tokens=given.max_new_tokens,
+        )
         report = evaluate_folder(request)
         print(report.table())
-        if given.json is not None:
-            report.write_json(given.json)
-        if given.plot is not None:
-            from cleangpt.evaluation.plots import plot_report
-
-            plot_report(report, given.plot)
+        for line in write_report(report, given.json, given.plot, given.output_dir):
+            print(line)
     except (CleangptError, SplitError, SepweightError, OSError) as error:
         parser.exit(
             2 if isinstance(error, UsageError) else 1, f"{parser.prog}: error: {' '.join(str(error).split())}\n"
@@ -77,33 +85,42 @@ def refuse_other_type(folder: Path, wanted: str | None) -> None:
         raise UsageError(f"{folder} holds a model of the type {name}, which is not {wanted}")
 
 
-def _source(dataset: str, config: str | None) -> str:
-    if config is None:
-        return dataset
-    if not (folder := Path(dataset) / config).exists():
-        raise UsageError(f"{folder} does not exist; the dataset's config is a file or folder inside of {dataset}")
-    return str(folder)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evaluate_distilled_model", description="Measures a student and its teacher.")
     parser.add_argument("--model_path", type=Path, required=True, help="The folder of the student or shadow.")
     parser.add_argument("--model_type", help="What the student has to be: Vanilla, SASP, Factored, FactoredALiBi.")
     parser.add_argument("--teacher_model_name", type=Path, help="The folder of the teacher.")
     parser.add_argument(
-        "--dataset", required=True, help="A text file, a folder, a dataset on disk, or a source's name."
+        "--dataset",
+        "--dataset_name",
+        required=True,
+        help="A file (text, .jsonl, .parquet), a folder, a dataset on disk, or a source's name.",
     )
-    parser.add_argument("--dataset_config", help="A file or folder inside of --dataset.")
-    parser.add_argument("--dataset_text_column", default="text", help="Column of a dataset on disk.")
-    parser.add_argument("--max_samples", type=int, help="Read the first texts alone.")
-    parser.add_argument("--block_size", type=int, help="Tokens of a row.")
-    parser.add_argument("--batch_size", type=int, default=8, help="Rows of a batch.")
+    parser.add_argument("--dataset_config", "--dataset_config_name", help="A file or folder inside of --dataset.")
+    parser.add_argument("--dataset_split", default="train", help="Split of a dataset on disk.")
+    parser.add_argument("--dataset_text_column", default="text", help="Where records have their text or messages.")
+    parser.add_argument("--max_samples", type=_count, help="Read the first texts alone.")
+    parser.add_argument("--block_size", type=_count, help="Tokens of a row.")
+    parser.add_argument("--batch_size", type=_count, default=8, help="Rows of a batch.")
     parser.add_argument(
         "--generate_comparisons", action="store_true", help="Let both models continue prompts from the text."
     )
+    parser.add_argument("--num_comparison_prompts", type=_count, default=PROMPTS, help="How many of them.")
+    parser.add_argument(
+        "--max_new_tokens", type=_count, default=ANSWER_TOKENS, help="Tokens to continue each of them by."
+    )
+    parser.add_argument("--output_dir", type=Path, help="Write report.json and report.png to this directory.")
     parser.add_argument("--json", type=Path, help="Write the numbers to this file.")
     parser.add_argument("--plot", type=Path, help="Draw them to this file.")
+    parser.add_argument("--device", help="cpu, cuda ... Default: a GPU if there is one.")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {number}")
+    return number
 
 
 if __name__ == "__main__":

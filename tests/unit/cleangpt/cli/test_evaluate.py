@@ -57,9 +57,34 @@ def test_beside_its_teacher_on_the_end_of_the_text(cleangpt: Run, model: Path, s
     assert "prompt: " in ran.out
 
 
+def test_the_flags_of_the_document_under_the_names_of_this_command(
+    cleangpt: Run, model: Path, story: Path, tmp_path: Path
+) -> None:
+    words = ["evaluate", model, "--dataset_name", tmp_path, "--dataset-config", story.name, "--generate_comparisons"]
+    words += ["--teacher-model-name", model, "--num_comparison_prompts", 2, "--max_new_tokens", 40, "--device", "cpu"]
+    ran = cleangpt(*words, "--output_dir", tmp_path / "results")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "results" / "report.json").read_text())
+    assert len(found["comparisons"]) == 2
+    assert found["text"] == str(story)
+    assert (tmp_path / "results" / "report.png").exists()
+
+
+def test_a_split_of_a_dataset_and_its_column_are_read(cleangpt: Run, model: Path, story: Path, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = {name: Dataset.from_dict({"story": [story.read_text()] * n}) for name, n in (("train", 2), ("test", 1))}
+    DatasetDict(rows).save_to_disk(str(tmp_path / "stories"))
+    words = ["evaluate", model, "--data", tmp_path / "stories", "--column", "story"]
+    whole, test = cleangpt(*words), cleangpt(*words, "--split", "test")
+    assert whole.out.splitlines()[0].split()[1] == f"{2 * len(story.read_text()) + 1:,}"
+    assert test.out.splitlines()[0].split()[1] == f"{len(story.read_text()):,}"
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
+        (["--data", "STORY", "--dataset-config", "en"], 2, "does not exist"),
         (["--data", "nowhere"], 1, "not a text source"),
         (["--data", "STORY", "--validation", 2], 1, "lies between 0 and 1"),
         (["--data", "STORY", "--trunk", "x:1"], 2, "for shadows"),

@@ -55,7 +55,7 @@ def test_a_training_starts_from_the_weights_and_the_tokenizer_of_a_folder(
     assert all(each.requires_grad for each in materials.model.parameters())
     assert materials.tokenizer.fast.get_vocab() == AutoTokenizer.from_pretrained(saved).get_vocab()
     # blocks as long as the model has positions, and the id that is predicted last
-    assert materials.data.batches(0)[0].ids_BT.shape[1] == 17
+    assert materials.text.data.batches(0)[0].ids_BT.shape[1] == 17
 
 
 def test_the_first_loss_goes_on_where_the_saved_model_was_and_resuming_needs_the_same_start(
@@ -101,7 +101,7 @@ def test_a_flag_that_contradicts_the_folder_is_refused(
 
 def test_flags_that_say_what_the_folder_holds_are_none_to_refuse(options: Callable[..., TrainOptions]) -> None:
     gather(options(**_SIZES, tokenizer_type="character", vocab_size=300, model={"layer_norm_epsilon": 1e-5}))
-    assert gather(options(block_size=8)).data.batches(0)[0].ids_BT.shape[1] == 9
+    assert gather(options(block_size=8)).text.data.batches(0)[0].ids_BT.shape[1] == 9
 
 
 def test_a_folder_without_a_model_and_the_folder_to_write_to_are_refused(

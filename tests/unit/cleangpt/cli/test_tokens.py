@@ -55,6 +55,14 @@ def test_the_flags_of_the_document_read_some_samples_and_draw_a_plot_here(
     assert capsys.readouterr().out.splitlines()[0].split() == ["samples", "2"]
 
 
+def test_of_conversations_the_contents_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    flags = ["--dataset-name", str(tmp_path), "--dataset-config", "chats.jsonl", "--column", "messages"]
+    assert main(["tokens", *flags, "--tokenizer-type", "character", "--json", str(tmp_path / "n.json")]) == 0
+    assert json.loads((tmp_path / "n.json").read_text())["words"] == 3
+
+
 def test_a_plot_goes_to_the_file_named(text_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "plots" / "usage.svg"
     assert main(["tokens", "--data", str(text_folder), "--tokenizer-type", "character", "--plot", str(file)]) == 0

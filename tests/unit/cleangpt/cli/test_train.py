@@ -253,5 +253,4 @@ def test_the_shipped_model_is_made_of_its_settings_file() -> None:
     tokenizer = json.loads((_DEMO.parent / "tokenizer.json").read_text())
     assert materials.tokenizer.vocab_size == len(tokenizer["model"]["vocab"])
     assert materials.questions
-    with pytest.raises(UsageError, match="trained on whole"):
-        gather(options_from(TrainOptions, {"validation": 0.1}, _DEMO))
+    assert materials.text.validation is None

@@ -3,11 +3,14 @@ from dataclasses import replace
 
 import torch
 
-from cleangpt.data.conversations import ConversationRows, Row, Turn, as_row, padded
+from cleangpt.data.conversations import ConversationRows, Row, as_row, conversation_rows, padded, pieces
+from cleangpt.data.messages import Chat, Conversations, Message
+from cleangpt.data.turns import Turn
+from cleangpt.tokenizers import create_tokenizer
 
 # question q in phrasing p: a prompt of one or two ids, an answer that names the question
-_QUESTIONS = tuple(tuple(Turn((1,) * (1 + p), (100 + q, 2)) for p in range(2)) for q in range(50))
-_ROWS = ConversationRows(_QUESTIONS, batch_tokens=40, context=16, seed=3)
+_QUESTIONS = tuple(tuple((Turn((1,) * (1 + p), (100 + q, 2)),) for p in range(2)) for q in range(50))
+_ROWS = ConversationRows(_QUESTIONS, batch_tokens=40, context=16, seed=3, per_row=(1, 1, 1, 2, 4))
 
 
 def _answers(rows: ConversationRows, epoch: int) -> list[int]:
@@ -27,7 +30,7 @@ def test_an_epoch_asks_every_question_once() -> None:
 def test_the_next_epoch_takes_the_next_phrasing() -> None:
     prompts = [sum(token == 1 for batch in _ROWS.rows(e) for row in batch for token in row.ids) for e in range(2)]
     assert prompts == [75, 75]
-    alone = replace(_ROWS, questions=_QUESTIONS[:1])
+    alone = replace(_ROWS, dialogues=_QUESTIONS[:1])
     assert [alone.rows(epoch)[0][0].ids.count(1) for epoch in range(3)] == [1, 2, 1]
 
 
@@ -49,8 +52,57 @@ def test_rows_keep_to_the_context_and_some_hold_several_turns() -> None:
 
 
 def test_a_row_longer_than_a_batch_still_gets_one() -> None:
-    long = ConversationRows(((Turn((1,) * 60, (2,)),),), batch_tokens=40, context=16, seed=0)
+    long = ConversationRows((((Turn((1,) * 60, (2,)),),),), batch_tokens=40, context=100, seed=0)
     assert [len(batch) for batch in long.rows(0)] == [1]
+
+
+def test_conversations_stay_apart_unless_several_may_share_a_row() -> None:
+    rows = [row for batch in replace(_ROWS, per_row=(1,)).rows(0) for row in batch]
+    assert len(rows) == 50
+    # but the turns of one conversation are together
+    chat = ConversationRows((((Turn((1, 1), (7,)), Turn((1,), (8, 8))),),), batch_tokens=40, context=16, seed=0)
+    assert chat.rows(3) == [[Row((1, 1, 7, 1, 8, 8), (False, False, True, False, True, True))]]
+
+
+def test_a_conversation_longer_than_the_context_is_cut_and_every_learned_id_is_in_one_piece() -> None:
+    row = as_row([Turn((1,) * 9, (20, 21, 22)), Turn((1,) * 3, (23, 24))])
+    found = list(pieces(row, 5))
+    assert [piece.ids for piece in found] == [(1, 20, 21, 22, 1), (1, 1, 1, 23, 24)]
+    assert [piece.learned for piece in found] == [(False, True, True, True, False), (False, False, False, True, True)]
+    # an id that is learned is never first, where nothing predicts it
+    for context in range(2, 20):
+        cut = list(pieces(row, context))
+        assert max(len(piece.ids) for piece in cut) <= context
+        learned = [each for piece in cut for each, is_ in zip(piece.ids, piece.learned, strict=True) if is_]
+        assert learned == [20, 21, 22, 23, 24]
+        assert not any(piece.learned[0] for piece in cut)
+    assert list(pieces(row, len(row.ids))) == [row]
+
+
+def test_rows_keep_to_the_context_where_conversations_are_longer() -> None:
+    rows = [row for batch in replace(_ROWS, context=3).rows(0) for row in batch]
+    assert max(len(row.ids) for row in rows) == 3
+    learned = [each for row in rows for each, is_ in zip(row.ids, row.learned, strict=True) if is_]
+    assert Counter(each for each in learned if each >= 100) == Counter(range(100, 150))
+
+
+def test_what_is_not_shuffled_is_the_same_in_every_epoch() -> None:
+    still = replace(_ROWS, shuffled=False)
+    assert still.rows(0) == still.rows(3) == _ROWS.rows(0)
+    assert still.described != _ROWS.described
+
+
+def test_only_what_the_assistant_says_is_learned() -> None:
+    turns = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "And?"), ("assistant", "Bye")]
+    texts = [text for _, text in turns]
+    tokenizer = create_tokenizer("character", texts=texts, chat=True, system=True).fast
+    chats = Conversations((Chat(tuple(Message(*each) for each in turns)),))
+    [[row]] = conversation_rows(chats, tokenizer, batch_tokens=100, context=100, seed=0).rows(0)
+    learned = [each for each, is_ in zip(row.ids, row.learned, strict=True) if is_]
+    assert tokenizer.decode(learned) == "Hi<|end|>Bye<|end|>"
+    written = tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in turns], tokenize=False)
+    assert tokenizer.decode(row.ids) == written
+    assert "<|system|> Be brief.<|end|>" in written
 
 
 def test_shorter_rows_are_padded_on_the_right_with_ids_that_nobody_learns() -> None:

@@ -1,9 +1,18 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cleangpt.data.sources import TEXT_SOURCES, read_conversations, read_texts, register_text_source
+from cleangpt.data.messages import Conversations
+from cleangpt.data.sources import (
+    TEXT_SOURCES,
+    part_of,
+    read_conversations,
+    read_source,
+    read_texts,
+    register_text_source,
+)
 from cleangpt.data.stdlib_questions import collect_questions
 from cleangpt.errors import (
     EmptyTextError,
@@ -11,6 +20,7 @@ from cleangpt.errors import (
     TextError,
     UndecodableTextError,
     UnknownTextSourceError,
+    UsageError,
 )
 
 
@@ -86,14 +96,15 @@ def test_the_interpreters_documentation_is_text_enough_to_train_on() -> None:
 
 
 def test_the_interpreters_questions_are_texts_and_conversations() -> None:
-    questions = read_conversations("stdlib-questions")
-    assert questions == collect_questions()
+    questions = collect_questions()
+    assert read_conversations("stdlib-questions").items == questions
     texts = read_texts("stdlib-questions", max_samples=50)
     assert texts[:2] == [f" {questions[0].phrasings[0]}", questions[0].answer]
+    assert texts == read_conversations("stdlib-questions", max_samples=50).texts
 
 
 def test_a_source_that_is_no_conversation_is_refused_as_one() -> None:
-    with pytest.raises(UnknownTextSourceError, match="expected stdlib-questions"):
+    with pytest.raises(TextColumnError, match="expected stdlib-questions, or a column with lists of messages"):
         read_conversations("python-documentation")
 
 
@@ -129,5 +140,71 @@ def _registry_as_before() -> Iterator[None]:
 def test_a_registered_source_is_read_by_its_name() -> None:
     register_text_source("mine", lambda: ["one", "two"])
     assert read_texts("mine") == ["one", "two"]
-    with pytest.raises(UnknownTextSourceError, match="choose another"):
-        register_text_source("mine", lambda: [])
+    for taken in ("mine", "stdlib-questions"):
+        with pytest.raises(UnknownTextSourceError, match="choose another"):
+            register_text_source(taken, lambda: [])
+
+
+def as_lines(*records: object) -> str:
+    return "".join(f"{json.dumps(each)}\n" for each in records)
+
+
+MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+
+
+def test_records_are_texts_whether_named_or_in_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "b.jsonl"
+    file.write_text(as_lines({"text": "one"}, {"text": " "}, {"text": "two"}, {"text": "three"}))
+    (tmp_path / "a.txt").write_text("zero")
+    # a setting, not a text
+    (tmp_path / "c.json").write_text("{}")
+    assert read_texts(file) == ["one", "two", "three"]
+    assert read_texts(tmp_path) == ["zero", "one", "two", "three"]
+
+
+def test_no_more_is_read_than_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(as_lines({"text": "one"}, {"text": "two"}) + "broken")
+    assert read_texts(file, max_samples=2) == ["one", "two"]
+    with pytest.raises(TextError, match="line 3"):
+        read_texts(file, max_samples=3)
+
+
+def test_a_column_of_messages_is_conversations(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(as_lines({"id": 1, "messages": MESSAGES}, {"id": 2, "messages": MESSAGES}))
+    found = read_source(file, column="messages")
+    assert isinstance(found, Conversations)
+    assert [each.texts for each in found.items] == [("Hello", "Hi")] * 2
+    assert (found.per_row, found.is_memorized) == ((1,), False)
+    assert read_texts(file, column="messages", max_samples=1) == ["Hello", "Hi"]
+    assert read_conversations(file) == found
+    with pytest.raises(TextColumnError, match=r"line 1 has no column 'text', it has id, messages"):
+        read_texts(file)
+    with pytest.raises(TextColumnError, match=r"line 1 holds int, expected text or a list of messages"):
+        read_texts(file, column="id")
+
+
+def test_text_and_conversations_do_not_mix(tmp_path: Path) -> None:
+    for first, second, held in ((MESSAGES, "text", "text"), ("text", MESSAGES, "messages")):
+        file = tmp_path / "a.jsonl"
+        file.write_text(as_lines({"text": first}, {"text": second}))
+        with pytest.raises(TextColumnError, match=rf"a\.jsonl, line 2 holds {held}, and before it"):
+            read_texts(file)
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    messages = [MESSAGES[0], {"role": "assistant", "content": "\ud83d"}]
+    for column, value in (("text", "a\ud83d"), ("messages", messages)):
+        file.write_text(as_lines({column: value}))
+        with pytest.raises(UndecodableTextError, match=r"line 1 holds \\ud83d, which is half of a character"):
+            read_texts(file, column=column)
+
+
+def test_a_datasets_config_is_a_file_or_folder_inside_of_it(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    assert part_of(str(tmp_path), None) == str(tmp_path)
+    assert part_of(str(tmp_path), "en") == str(tmp_path / "en")
+    with pytest.raises(UsageError, match="de does not exist"):
+        part_of(str(tmp_path), "de")

@@ -19,7 +19,13 @@ def test_a_student_is_measured_beside_its_teacher(
     student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: BaseTokenizer, text: EvaluationText
 ) -> None:
     report = evaluate_model(
-        Subject("s", student), tokenizer, text, Subject("t", teacher), block_map=(0, 3), is_compared=True
+        Subject("s", student),
+        tokenizer,
+        text,
+        Subject("t", teacher),
+        block_map=(0, 3),
+        is_compared=True,
+        max_new_tokens=12,
     )
     assert (report.student.parameters, report.student.tokens_per_second is None) == (student.num_parameters(), False)
     assert report.teacher is not None
@@ -30,10 +36,27 @@ def test_a_student_is_measured_beside_its_teacher(
     assert report.agreement is not None
     assert report.agreement.positions == 2 * 4 * 31
     assert [each.teacher for each in report.blocks] == [0, 3]
-    assert len(report.comparisons) == 4
+    assert len(report.comparisons) == 5
+    assert report.note is None
     prompt = report.comparisons[0].prompt
-    expected = run_generation(teacher, tokenizer, prompt, max_new_tokens=32)[0][len(tokenizer.encode(prompt)) :]
+    expected = run_generation(teacher, tokenizer, prompt, max_new_tokens=12)[0][len(tokenizer.encode(prompt)) :]
     assert report.comparisons[0].teacher == tokenizer.fast.decode(expected, skip_special_tokens=True)
+
+
+def test_continuations_that_slide_are_said_for_each_model(
+    student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: BaseTokenizer, text: EvaluationText
+) -> None:
+    for model in (student, teacher):
+        model.generation_config.eos_token_id = None
+    endless = create_tokenizer("character", texts=["A cat sat on a mat. The dog saw it. "])
+    endless.fast.eos_token = None
+    report = evaluate_model(
+        Subject("s", student), endless, text, Subject("t", teacher), is_compared=True, max_new_tokens=17
+    )
+    assert report.note is not None
+    assert "continuations of s: 5 of 5 texts became longer than the model's 32 positions" in report.note
+    assert "; continuations of t: 5 of 5 texts" in report.note
+    assert report.note in report.table()
 
 
 def test_a_teacher_beside_itself_agrees_in_everything(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,25 @@ def test_a_shadows_continuation_is_that_of_its_likeliest_ids(
             ids.append(int(model.step(torch.tensor(ids), model.new_cache()).argmax()))
         report = evaluate_shadow(subject, served, text, is_compared=True)
     assert report.comparisons[0].student == served.fast.decode(ids[n_prompt:], skip_special_tokens=True)
+
+
+def test_a_continuation_is_as_long_as_asked_for_and_ends_with_the_positions(
+    tiny_weights: Path, served: BaseTokenizer, text: EvaluationText
+) -> None:
+    served.fast.eos_token = None
+    with opened(tiny_weights) as trunk:
+        context = trunk.ends.bottom.context_length
+        assert context is not None
+        words = "A cat sat on a mat. " * context
+        # as long as leaves room for a few tokens
+        prompt = next(words[:end] for end in range(len(words)) if len(served.encode(words[:end])) == context - 6)
+        text = replace(text, prompts=(prompt,))
+        short, full, longer = (
+            evaluate_shadow(_subject(trunk), served, text, is_compared=True, max_new_tokens=wanted).comparisons[0]
+            for wanted in (2, 6, 40)
+        )
+    assert full == longer
+    assert 0 < len(short.student) < len(full.student)
 
 
 def test_a_continuation_ends_at_the_end_token(tiny_weights: Path, served: BaseTokenizer, text: EvaluationText) -> None:

@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from cleangpt.data import read_conversations
 from cleangpt.data.blocks import joined_ids
 from cleangpt.data.stdlib_questions import collect_questions
 from cleangpt.data.text_record import TextRecord
@@ -98,10 +100,57 @@ def test_a_report_says_what_the_model_may_have_seen(story: Path, tmp_path: Path,
     assert note(other, 0.1) == "whether the model has seen this share is not known: it was trained on another"
 
 
-def test_of_conversations_no_share_is_held_out() -> None:
-    tokenizer = create_tokenizer("bpe", texts=["a question"], vocab_size=270, chat=True)
-    with pytest.raises(UsageError, match="leave --validation out"):
-        read_evaluation_text(TextChoice("stdlib-questions", validation=0.1), tokenizer, 64)
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """A hundred conversations, every second of two answers; the first questions get longer from one to the next."""
+    file = tmp_path / "chats.jsonl"
+    later = [("assistant", "sat on"), ("user", "a mat."), ("assistant", "The dog")]
+    with file.open("w") as lines:
+        for number in range(100):
+            turns = [("user", "A cat saw it."[: 3 + number // 10]), *later[: 1 + 2 * (number % 2)]]
+            lines.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
+    return file
+
+
+@pytest.fixture
+def chat_tokenizer() -> BaseTokenizer:
+    return create_tokenizer("character", texts=["A cat sat on a mat. The dog saw it."], chat=True)
+
+
+def test_a_column_of_messages_is_measured_on_the_answers(chats: Path, chat_tokenizer: BaseTokenizer) -> None:
+    text = read_evaluation_text(TextChoice(str(chats), column="messages"), chat_tokenizer, 64)
+    learned = sum(int(batch.learned_BT.sum()) for batch in text.batches if batch.learned_BT is not None)
+    # a hundred times `sat on` and fifty times `The dog`, each with its end token
+    assert learned == 100 * 7 + 50 * 8
+    assert text.tokens_per_byte == learned / (100 * 6 + 50 * 7)
+    asked = ("A c", "A cat", "A cat s", "A cat saw", "A cat saw i")
+    assert text.prompts == tuple(f"<|user|> {each}<|end|><|assistant|>" for each in asked)
+
+
+def test_of_conversations_the_last_ones_are_the_share_held_out(chats: Path, chat_tokenizer: BaseTokenizer) -> None:
+    found = read_conversations(chats)
+
+    def questions(validation: float, held_out: int | None) -> tuple[str, ...]:
+        record = None if held_out is None else TextRecord.of_conversations("chats", found, held_out)
+        choice = TextChoice(str(chats), column="messages", validation=validation)
+        text = read_evaluation_text(choice, chat_tokenizer, 64, record)
+        assert sum(len(batch.ids_BT) for batch in text.batches) == 10
+        return text.prompts
+
+    last = ("<|user|> A cat saw it<|end|><|assistant|>",) * 5
+    assert questions(0.1, held_out=None) == questions(0.1, held_out=10) == questions(0.1, held_out=20) == last
+    with pytest.raises(UsageError, match=r"trained on all but the last 5\.00% of this text"):
+        questions(0.1, held_out=5)
+    whole = TextChoice(str(chats), column="messages")
+    record = TextRecord.of_conversations("chats", found, 5)
+    note = read_evaluation_text(whole, chat_tokenizer, 64, record).note
+    assert note == "the model was trained on this text: the last 5 conversations were held out"
+
+
+def test_as_many_prompts_are_taken_as_asked_for_from_all_over_the_text(story: Path, tokenizer: BaseTokenizer) -> None:
+    text = read_evaluation_text(TextChoice(str(story), n_prompts=3), tokenizer, 32)
+    content, total = story.read_text(), len(story.read_text()) + 1
+    assert text.prompts == tuple(content[number * total // 3 :][:16] for number in range(3))
 
 
 def test_no_more_batches_are_read_than_asked_for(story: Path, tokenizer: BaseTokenizer) -> None:
@@ -116,14 +165,15 @@ def test_conversations_are_measured_on_their_answers() -> None:
     text = read_evaluation_text(TextChoice("stdlib-questions", max_samples=12), tokenizer, 256)
     learned = sum(int(batch.learned_BT.sum()) for batch in text.batches if batch.learned_BT is not None)
     assert text.tokens_per_byte == learned / sum(len(each.answer.encode()) for each in questions)
-    assert len(text.prompts) == 4
+    assert len(text.prompts) == 5
     assert text.prompts[0].endswith("<|assistant|>")
-    # where the models have room for more than one question, a row holds several
+    # where the models have room for more than one question, a row holds several; where they have none for one, less
     narrow = read_evaluation_text(TextChoice("stdlib-questions", max_samples=12), tokenizer, 8)
     chosen = read_evaluation_text(TextChoice("stdlib-questions", max_samples=12, block_size=8), tokenizer, 256)
     rows = [sum(len(batch.ids_BT) for batch in each.batches) for each in (narrow, chosen, text)]
-    assert rows[:2] == [12, 12]
-    assert rows[2] < 12
+    assert rows[0] == rows[1] > 12 > rows[2]
+    assert max(batch.ids_BT.shape[1] for batch in narrow.batches) == 8
+    assert narrow.tokens_per_byte == text.tokens_per_byte
     first = TextChoice("stdlib-questions", max_samples=12, block_size=8, max_batches=1)
     assert len(chosen.batches) > len(read_evaluation_text(first, tokenizer, 256).batches) == 1
 

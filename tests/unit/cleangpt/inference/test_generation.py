@@ -4,7 +4,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
 from cleangpt.config import GPTConfig
 from cleangpt.errors import GenerationSettingsError, PromptError
-from cleangpt.inference.generation import context_of, room_behind, run_generation
+from cleangpt.inference.generation import context_of, run_generation
 from cleangpt.model import get_model
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 from support.small_gpts import shaken
@@ -98,11 +98,10 @@ def test_typical_penalty_and_beams_reach_transformers(
     assert _likelihood(model, beams) >= _likelihood(model, greedy)
 
 
-def test_the_text_ends_where_the_models_positions_end(
+def test_without_sliding_the_text_ends_where_the_models_positions_end(
     model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    tiny_tokenizer_without_end = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
-    found, _ = run_generation(model, tiny_tokenizer_without_end, PROMPT, max_new_tokens=1000)
+    found, _ = run_generation(model, without_end(tiny_tokenizer), PROMPT, max_new_tokens=1000, slide=False)
     assert len(found) == 64
 
 
@@ -112,7 +111,7 @@ def test_a_prompt_that_cannot_be_continued_is_refused(
     with pytest.raises(PromptError, match="no token"):
         run_generation(model, tiny_tokenizer, "")
     with pytest.raises(PromptError, match="only 64 positions"):
-        run_generation(model, tiny_tokenizer, "left " * 64)
+        run_generation(model, tiny_tokenizer, "left " * 64, slide=False)
     model.resize_token_embeddings(4)
     with pytest.raises(PromptError, match="ids below 4"):
         run_generation(model, tiny_tokenizer, PROMPT)
@@ -150,21 +149,11 @@ def test_an_error_while_it_generates_leaves_the_model_in_the_mode_it_was_in(
     assert model.training
 
 
-def test_the_room_behind_a_prompt_ends_with_the_positions_and_ids_with_the_rows(model: PreTrainedModel) -> None:
-    assert room_behind([0] * 63, model) == 1
-    with pytest.raises(PromptError, match="64 tokens, but the model has only 64 positions"):
-        room_behind([0] * 64, model)
-    assert room_behind([299], model) == 63
-    with pytest.raises(PromptError, match="id 300"):
-        room_behind([300], model)
-
-
 def test_a_model_with_alibi_has_no_last_position() -> None:
     sizes = {"block_size": 16, "vocab_size": 30, "n_layer": 1, "n_head": 2, "n_embd": 8}
     with_end, without = (get_model("Vanilla", config=GPTConfig(**sizes, alibi=alibi)) for alibi in (False, True))
     assert context_of(with_end) == 16
     assert context_of(without) is None
-    assert room_behind([1] * 100, without) is None
 
 
 def test_a_text_ends_at_any_of_the_ends_that_the_models_folder_names(
@@ -179,6 +168,10 @@ def test_a_text_ends_at_any_of_the_ends_that_the_models_folder_names(
         for fast in (tiny_tokenizer, without_pad):
             found = run_generation(model, fast, PROMPT, max_new_tokens=8)[0][n_prompt:]
             assert found == free[: free.index(end) + 1]
+
+
+def without_end(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
 
 
 def _likelihood(model: PreTrainedModel, ids: list[int]) -> float:

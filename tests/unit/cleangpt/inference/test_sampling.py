@@ -27,10 +27,25 @@ def test_a_value_without_meaning_is_refused_by_its_name(given: dict[str, float])
 
 
 @pytest.mark.parametrize("temperature", [None, 0, 0.0])
-def test_without_temperature_nothing_is_drawn_whatever_else_is_said(temperature: float | None) -> None:
-    sampling = Sampling(temperature=temperature, top_k=5, typical_p=0.5)
+def test_without_temperature_and_rules_nothing_is_drawn(temperature: float | None) -> None:
+    sampling = Sampling(temperature=temperature)
     assert not sampling.is_random
     assert sampling.rules == {"max_new_tokens": 50, "num_beams": 1, "repetition_penalty": 1.0, "do_sample": False}
+
+
+@pytest.mark.parametrize("rule", [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.5}])
+def test_a_rule_without_a_temperature_is_that_at_temperature_one(rule: dict[str, float]) -> None:
+    sampling = Sampling(**rule)  # type: ignore[arg-type]
+    assert sampling.is_random
+    assert sampling.rules == Sampling(temperature=1.0, **rule).rules  # type: ignore[arg-type]
+    assert sampling.rules["temperature"] == 1.0
+
+
+@pytest.mark.parametrize("rule", [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.5}])
+def test_a_rule_that_temperature_zero_leaves_no_choice_is_refused(rule: dict[str, float]) -> None:
+    [name] = rule
+    with pytest.raises(GenerationSettingsError, match=f"temperature 0 takes the likeliest id, which {name} cannot"):
+        Sampling(temperature=0, **rule)  # type: ignore[arg-type]
 
 
 def test_rules_that_are_left_out_are_named_so_that_no_model_fills_them_in() -> None:

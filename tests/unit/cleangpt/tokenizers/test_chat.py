@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cleangpt.tokenizers import create_tokenizer, load_tokenizer
-from cleangpt.tokenizers.chat import CHAT_TOKENS, answer_ids, prompt_ids
+from cleangpt.tokenizers.chat import CHAT_TOKENS, SYSTEM, answer_ids, prompt_ids
 
 _TEXTS = ("What does shutil.copyfile do?", "Hello! Help: Be brief.", " shutil.copyfile")
 
@@ -38,6 +38,17 @@ def test_a_conversation_is_prompts_and_answers_one_after_the_other(tokenizer: Pr
     assert text == "<|user|> Hello<|end|><|assistant|>Hello!<|end|><|user|> Help<|end|><|assistant|>"
     expected = prompt_ids(tokenizer, "Hello") + answer_ids(tokenizer, "Hello!") + prompt_ids(tokenizer, "Help")
     assert tokenizer.encode(text) == expected
+
+
+def test_a_tokenizer_for_system_messages_has_a_marker_for_them(tmp_path: Path) -> None:
+    fast = create_tokenizer("bpe", texts=_TEXTS, vocab_size=300, chat=True, system=True).fast
+    assert fast.encode(SYSTEM) == [len(CHAT_TOKENS)]
+    messages = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Help"}]
+    fast.save_pretrained(tmp_path)
+    for each in (fast, load_tokenizer(tmp_path)):
+        text = each.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert text == "<|system|> Be brief.<|end|><|user|> Help<|end|><|assistant|>"
+        assert SYSTEM in each.all_special_tokens
 
 
 def test_a_saved_tokenizer_loads_with_its_chat_format(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from cleangpt.trainers import (
     HistoryFile,
     ProgressBar,
     Run,
-    TensorBoard,
     TrainingSettings,
 )
 
@@ -110,19 +109,3 @@ def test_the_curves_are_drawn_at_the_end_and_an_empty_history_is_not(run: Run, t
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     CurvesPlot(tmp_path / "none.png").on_end(Run(run.model, run.settings, 5))
     assert not (tmp_path / "none.png").exists()
-
-
-def test_tensorboard_events_hold_every_step(run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = TensorBoard(tmp_path)
-    board.on_begin(run)
-    board.on_step(run)
-    board.on_evaluation(run)
-    board.on_end(run)
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [(each.step, each.value) for each in events.Scalars("loss")] == [(3, 1.0)]
-    assert [each.value for each in events.Scalars("validation_loss")] == [2.5]
-    assert [each.value for each in events.Scalars("gradient_norm")] == [pytest.approx(0.3)]

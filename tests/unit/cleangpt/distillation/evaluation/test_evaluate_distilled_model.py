@@ -49,8 +49,32 @@ def test_the_documented_flags_measure_a_student_beside_its_teacher(
     assert "prompt: A cat sa" in out
     found = json.loads(numbers.read_text())
     assert found["text"].endswith("20231101.en.txt")
-    assert len(found["comparisons"]) == 4
+    assert len(found["comparisons"]) == 5
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_flags_of_the_command_itself_do_the_same(
+    student: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model_path", str(student), "--dataset_name", str(dataset), "--dataset_config_name", "20231101.en.txt"]
+    flags += ["--generate_comparisons", "--num_comparison_prompts", "2", "--max_new_tokens", "3", "--device", "cpu"]
+    main([*flags, "--output_dir", str(tmp_path / "results"), "--dataset_split", "train"])
+    found = json.loads((tmp_path / "results" / "report.json").read_text())
+    assert len(found["comparisons"]) == 2
+    # one token of this tokenizer is a character
+    assert all(len(each["student"]) <= 3 for each in found["comparisons"])
+    assert (tmp_path / "results" / "report.png").exists()
+    assert "numbers: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--num_comparison_prompts", "--max_samples", "--batch_size", "--max_new_tokens"])
+def test_a_number_below_one_is_refused(
+    student: Path, dataset: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--model_path", str(student), "--dataset", str(dataset), flag, "0"])
+    assert ended.value.code == 2
+    assert "expected 1 or more, found 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
