@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,8 @@ def test_a_run_made_longer_before_its_end_is_repeated_from_the_step_it_had(
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as running:
         assert running.stderr is not None
-        while b"0/5000" not in running.stderr.read1(4096):
+        # the bar shows that a step is done
+        while not re.search(rb" [1-9][0-9]*/5000", running.stderr.read1(4096)):
             pass
         running.send_signal(signal.SIGTERM)
         running.communicate(timeout=100)
