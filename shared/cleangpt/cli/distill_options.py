@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from cleangpt.cli.options import flag, spelled
+from cleangpt.config import OWN_OPTIONS
 from cleangpt.errors import UsageError
 
 _OF_SHADOWS = ("weights", "layers", "trunk", "student_parameters")
-_OF_STUDENTS = ("teacher", "end_to_end_epochs", "device")
+_OF_STUDENTS = ("teacher", "end_to_end_epochs", "device", *(f"student_{option}" for option in OWN_OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class DistillOptions:
     student_n_embd: int | None = flag("Hidden size. Default: the teacher's.", None)
     student_n_head: int | None = flag("Attention heads. Default: the teacher's; of a shadow 4.", None)
     student_n_layer: int | None = flag("Layers. Default: the teacher's; of a shadow 1.", None)
+    student_skip_connections: bool = flag("In SASP: add a layer's input to its output.", False)
+    student_value_projection: bool = flag("In SASP: let heads read a projection of the rows.", False)
+    student_output_projection: bool = flag("In SASP: project what heads wrote.", True)
+    student_head_mixing: bool = flag("In Factored and FactoredALiBi: weigh heads against each other.", True)
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)
     column: str = flag("Column of a dataset on disk.", "text", document="dataset_text_column")
     max_samples: int | None = flag("Distil on the first texts alone.", None)
@@ -61,7 +66,7 @@ class DistillOptions:
         if not self.shadow and self.teacher is None:
             raise UsageError("give --teacher, or --shadow with --weights")
         for name in _OF_STUDENTS if self.shadow else _OF_SHADOWS:
-            if getattr(self, name):
+            if getattr(self, name) != getattr(type(self), name):
                 raise UsageError(f"{spelled(name)} {'does not go with' if self.shadow else 'is for'} --shadow")
         for name in ("batch_size", "lr_per_block", "temperature", "max_samples", "student_parameters", "block_size"):
             value = getattr(self, name)

@@ -128,7 +128,8 @@ def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: Ba
     """A newly initialized model with the teacher's vocabulary; sizes default to the teacher's.
 
     Raises:
-        ModelUnknownError, BadConfigError: there is no such model, or it cannot have these sizes.
+        ModelUnknownError, BadConfigError, ModelOptionError: there is no such model, or it cannot have these sizes or
+            options.
     """
     config = teacher.config.get_text_config(decoder=True)
     fast = tokenizer.fast
@@ -142,6 +143,10 @@ def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: Ba
             n_layer=options.student_n_layer or config.num_hidden_layers,
             n_head=options.student_n_head or config.num_attention_heads,
             n_embd=options.student_n_embd or config.hidden_size,
+            skip_connections=options.student_skip_connections,
+            value_projection=options.student_value_projection,
+            output_projection=options.student_output_projection,
+            head_mixing=options.student_head_mixing,
             bos_token_id=fast.bos_token_id,
             eos_token_id=fast.eos_token_id,
             pad_token_id=fast.pad_token_id,
