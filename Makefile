@@ -145,7 +145,7 @@ test-dashboards: $(VENV)/dev.stamp ## run every panel's query in a real Promethe
 test-gpu-check: $(VENV)/dev.stamp ## dry run of gpu-check and gpu-bench, without a GPU (minutes; asks the package index)
 	$(BIN)/pytest -m slow tests/gpu --timeout 1800
 
-bench-train: $(VENV)/dev.stamp ## trainer, distillation and model families (about 25 minutes)
+bench-train: $(VENV)/dev.stamp ## trainer, distillation and model families (about half an hour)
 	rm -rf build/distillation build/families
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.distillation

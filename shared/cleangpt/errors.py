@@ -28,6 +28,7 @@ CleangptError
 │   └── TextTooShortError       fewer tokens than one block
 ├── ModelError                  the caller's fault: an impossible model, or one that cannot read its input
 │   ├── BadConfigError          sizes that are out of range or contradict each other
+│   ├── ModelOptionError        an option that the model does not have
 │   ├── ModelNameTakenError     another builder already has the name
 │   ├── ModelFormError          a plain module where a model in Hugging Face's form is needed
 │   └── BadInputError           a text that is too long, ids outside the vocabulary, or ids and embeddings at once
@@ -176,6 +177,10 @@ class ModelError(CleangptError):
 
 class BadConfigError(ModelError):
     """A size is out of range, or two sizes contradict each other."""
+
+
+class ModelOptionError(ModelError):
+    """An option was given to a model that does not have it."""
 
 
 class ModelNameTakenError(ModelError):

@@ -5,7 +5,8 @@
 Every family has the layers, the heads and the width of Vanilla; what its attention saves goes into wider MLPs. Each
 trains on the interpreter's documentation without every sixteenth text, which is validated on. Vanilla trains again
 with ALiBi, so that what ALiBi does can be told from what Factored does, and from another seed: a difference as small as
-between two seeds says nothing. A training that was finished is kept in build/families and is not repeated; with names,
+between two seeds says nothing. SASP trains also with skip connections and Factored without head mixing, as the original
+cleanGPT computes them. A training that was finished is kept in build/families and is not repeated; with names,
 those alone are trained and no result is written.
 """
 
@@ -15,21 +16,23 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from cleangpt.config import GPTConfig
+from cleangpt.config import OWN_OPTIONS, GPTConfig
 from cleangpt.data.blocks import BlockSettings, TokenBlocks, joined_ids
 from cleangpt.data.sources import read_texts
 from cleangpt.model import get_model
-from cleangpt.model.parameter_counts import parameter_counts
+from cleangpt.model.parameter_counts import parameter_count
 from cleangpt.tokenizers import create_tokenizer
 from cleangpt.trainers import Callback, History, Run, Training, TrainingSettings, WarmupCosine, train
-from cleangpt.trainers.plots import draw_curves
+from cleangpt.trainers.plots import smoothed
 from tests.benchmarks.contenders import RESULTS, ROOT
 
 WORK = ROOT / "build" / "families"
@@ -46,19 +49,21 @@ SCHEDULE = WarmupCosine(peak=2e-3, warmup=50)
 
 @dataclass(frozen=True)
 class Contender:
-    """`seed` decides the fresh weights and the order of the text."""
+    """`seed` decides the fresh weights and the order of the text; `options` are fields of the config."""
 
     model_type: str
     seed: int = 0
-    alibi: bool = False
+    options: Mapping[str, bool] = field(default_factory=dict)
 
 
 CONTENDERS = {
     "Vanilla": Contender("Vanilla"),
     "SASP": Contender("SASP"),
+    "SASP with skips": Contender("SASP", options={"skip_connections": True}),
     "Factored": Contender("Factored"),
+    "Factored without mixing": Contender("Factored", options={"head_mixing": False}),
     "FactoredALiBi": Contender("FactoredALiBi"),
-    "Vanilla with ALiBi": Contender("Vanilla", alibi=True),
+    "Vanilla with ALiBi": Contender("Vanilla", options={"alibi": True}),
     "Vanilla, another seed": Contender("Vanilla", seed=1),
 }
 
@@ -115,13 +120,13 @@ def read_blocks() -> Texts:
 
 
 def parameters_of(config: GPTConfig) -> int:
-    return parameter_counts(config)[config.model_type].total
+    return parameter_count(config).total
 
 
 def matched(contender: Contender) -> GPTConfig:
     """The contender's config with as many parameters as BASE, by the width of its MLPs."""
     model_type = contender.model_type
-    wanted, config = parameters_of(BASE), replace(BASE, model_type=model_type, alibi=contender.alibi)
+    wanted, config = parameters_of(BASE), replace(BASE, model_type=model_type, **contender.options)
     narrow, wider = (parameters_of(replace(config, n_inner=inner)) for inner in (INNER_STEP, 2 * INNER_STEP))
     found = replace(config, n_inner=INNER_STEP * (1 + round((wanted - narrow) / (wider - narrow))))
     share = parameters_of(found) / wanted
@@ -184,6 +189,29 @@ def report(found: Mapping[str, Found], texts: Texts) -> str:
     )
 
 
+def drawn(found: Mapping[str, Found]) -> Figure:
+    """Validation beside training, from the first evaluation on; dashed where a family's own option was changed."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    validation, training = figure.subplots(1, 2, sharex=True, sharey=True)
+    for number, (name, each) in enumerate(found.items()):
+        is_changed = bool(set(CONTENDERS[name].options) & set(OWN_OPTIONS))
+        style = {"color": f"C{number}", "linestyle": "--" if is_changed else "-", "linewidth": 1.6}
+        steps = [evaluation.step for evaluation in each.history.evaluations]
+        losses = [evaluation.loss for evaluation in each.history.evaluations]
+        label = f"{name}: {each.validation_loss:.3f}"
+        validation.plot(steps, losses, **style, marker="o", markersize=3, label=label)
+        first = steps[0]
+        training.plot(range(first, each.history.step + 1), smoothed(each.history.losses)[first - 1 :], **style)
+    validation.set_ylabel("loss, nats per token")
+    for axes, title in ((validation, "texts held out"), (training, "texts trained on (smoothed)")):
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(visible=True, alpha=0.3)
+    validation.legend(title="on held-out texts at the end")
+    return figure
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONTENDERS)}; none is all of them")
@@ -202,8 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
-        drawn = {name: each.history for name, each in found.items() if not CONTENDERS[name].seed}
-        draw_curves(drawn, RESULTS / PLOT)
+        drawn({name: each for name, each in found.items() if not CONTENDERS[name].seed}).savefig(
+            RESULTS / PLOT, dpi=110
+        )
         (RESULTS / f"families_{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
 
 

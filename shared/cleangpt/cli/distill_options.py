@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cleangpt.cli.options import flag, spelled
+from cleangpt.config import OWN_OPTIONS
 from cleangpt.errors import UsageError
 
 _OF_SHADOWS = ("weights", "layers", "trunk", "student_parameters")
@@ -13,6 +14,7 @@ _OF_STUDENTS = (
     "student_model_type",
     "student_dropout",
     "student_bias",
+    *(f"student_{option}" for option in OWN_OPTIONS),
     "initialize_head_from_teacher",
     "initialize_student_from_teacher",
     "freeze_previous_blocks",
@@ -71,6 +73,10 @@ class DistillOptions:
     student_n_layer: int | None = flag("Layers. Default: the teacher's; of a shadow 1.", None)
     student_dropout: float = flag("Share of activations to drop while fitting.", 0.0)
     student_bias: bool = flag("Biases in linear layers and norms.", True)
+    student_skip_connections: bool = flag("In SASP: add a layer's input to its output.", False)
+    student_value_projection: bool = flag("In SASP: let heads read a projection of the rows.", False)
+    student_output_projection: bool = flag("In SASP: project what heads wrote.", True)
+    student_head_mixing: bool = flag("In Factored and FactoredALiBi: weigh heads against each other.", True)
     initialize_head_from_teacher: bool = flag("Start with the teacher's final norm and head.", False)
     initialize_student_from_teacher: bool = flag("Start with the teacher's embeddings and blocks.", False)
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)

@@ -157,7 +157,8 @@ def new_student(options: DistillOptions, teacher: PreTrainedModel, tokenizer: Ba
     An option `student_...` is the field of GPTConfig behind that prefix; None leaves it to the teacher.
 
     Raises:
-        ModelUnknownError, BadConfigError: there is no such model, or it cannot have these sizes.
+        ModelUnknownError, BadConfigError, ModelOptionError: there is no such model, or it cannot have these sizes or
+            options.
     """
     config = teacher.config.get_text_config(decoder=True)
     fast = tokenizer.fast

@@ -9,19 +9,19 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 
 from cleangpt.cli.starting import opened_start, refuse_larger_vocabulary, tokenizer_beside
 from cleangpt.cli.train_options import TrainOptions
-from cleangpt.config import GPTConfig
+from cleangpt.config import OPTIONS, GPTConfig
 from cleangpt.data import Conversations, Cutting, Reading, read_source, reading_of, texts_of
 from cleangpt.data.stdlib_questions import Question
-from cleangpt.errors import BadConfigError, CleangptError, ModelUnknownError, UsageError
+from cleangpt.errors import BadConfigError, CleangptError, ModelOptionError, ModelUnknownError
 from cleangpt.model import MODEL_REGISTRY, get_model
 from cleangpt.model.form import check_form
+from cleangpt.model.registry import check_options, options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.trainers.causal_logits import try_out
 from cleangpt.trainers.random_streams import torch_seed
 
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 _LONGEST_REASON = 300
-_REGISTERED_ONLY = ("dropout", "bias", "alibi")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,10 @@ def _cutting(options: TrainOptions) -> Cutting:
 
 
 def new_model(options: TrainOptions, tokenizer: BaseTokenizer) -> PreTrainedModel:
-    """A model from the registry or from transformers. Raises ModelUnknownError, BadConfigError or UsageError."""
+    """A model from the registry or from transformers.
+
+    Raises ModelUnknownError, BadConfigError, or ModelOptionError if the model does not have an option that was given.
+    """
     known = {
         "vocab_size": tokenizer.vocab_size,
         "bos_token_id": tokenizer.fast.bos_token_id,
@@ -104,22 +107,27 @@ def new_model(options: TrainOptions, tokenizer: BaseTokenizer) -> PreTrainedMode
 
 
 def _registered(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel:
-    allowed = {each.name for each in fields(GPTConfig)}
-    _refuse_unknown_fields(options, allowed)
-    sizes = {name: getattr(options, name) for name in (*_SIZES, *_REGISTERED_ONLY)}
+    check_options(options.model_type, _options_given(options))
+    foreign = set(OPTIONS) - set(options_of(options.model_type))
+    _refuse_unknown_fields(options, {each.name for each in fields(GPTConfig)} - foreign)
+    sizes = {name: getattr(options, name) for name in (*_SIZES, *OPTIONS)}
     values: dict[str, Any] = {**known, **sizes, **options.model, "model_type": options.model_type}
     model = get_model(options.model_type, config=GPTConfig(**values))
     check_form(model)
     return model
 
 
+def _options_given(options: TrainOptions) -> list[str]:
+    """The options of models that the user gave, or that are not at their defaults."""
+    return [name for name in OPTIONS if name in options.given or getattr(options, name) != getattr(TrainOptions, name)]
+
+
 def _of_transformers(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel:
-    for each in fields(TrainOptions):
-        if each.name in _REGISTERED_ONLY and getattr(options, each.name) != each.default:
-            raise UsageError(
-                f"--{each.name} is for {', '.join(sorted(MODEL_REGISTRY))}; for {options.model_type} put the field "
-                "that its own config has into the table [model] of the --config file"
-            )
+    try:
+        check_options(options.model_type, _options_given(options))
+    except ModelOptionError as error:
+        hint = "or put the field that its own config has into the table [model] of the --config file"
+        raise ModelOptionError(f"{error}, {hint}") from error
     plain = AutoConfig.for_model(options.model_type)
     head_dim = options.n_embd // options.n_head
     # the model types' defaults are those of large models, so sizes without a flag are derived from those with one

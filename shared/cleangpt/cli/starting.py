@@ -10,11 +10,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from cleangpt.cli.options import spelled
 from cleangpt.cli.train_options import TrainOptions
-from cleangpt.config import GPTConfig
+from cleangpt.config import OPTIONS, GPTConfig
 from cleangpt.errors import UsageError
 from cleangpt.inference.generation import context_of
 from cleangpt.model import MODEL_REGISTRY, get_model
 from cleangpt.model.folder import open_model
+from cleangpt.model.registry import options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 
 _ATTRIBUTES = {
@@ -22,9 +23,7 @@ _ATTRIBUTES = {
     "n_head": "num_attention_heads",
     "n_embd": "hidden_size",
     "vocab_size": "vocab_size",
-    "dropout": "dropout",
-    "bias": "bias",
-    "alibi": "alibi",
+    **{option: option for option in OPTIONS},
 }
 
 
@@ -90,7 +89,12 @@ def _shown(found: Any) -> str:
 def _is_of_type(name: str, config: Any) -> bool:
     if name not in MODEL_REGISTRY:
         return bool(name == config.model_type)
-    sizes = {ours: getattr(config, theirs) for ours, theirs in _ATTRIBUTES.items() if hasattr(config, theirs)}
+    foreign = set(OPTIONS) - set(options_of(name))
+    sizes = {
+        ours: getattr(config, theirs)
+        for ours, theirs in _ATTRIBUTES.items()
+        if hasattr(config, theirs) and ours not in foreign
+    }
     # the name stands for a function, so only what it builds tells the type
     with torch.device("meta"):
         built: Any = get_model(name, config=GPTConfig(**{**sizes, "n_layer": 1})).config

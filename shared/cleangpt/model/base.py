@@ -48,6 +48,14 @@ class CleanGPTPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False, as for transformers' own models: tensors get their values by its functions, which spare loaded ones.
+
+        Of other code transformers initializes no module without tensors of its own, so no layer of most architectures.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -1,8 +1,11 @@
 """The models' configs in Hugging Face's form, as stored in config.json."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from cleangpt.config import OWN_OPTIONS
 from splitlearn.hf.cache import CACHE_NAMES
 
 
@@ -51,6 +54,16 @@ class CleanGPTConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ha
                 f"{self.num_attention_heads}"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as they are saved: an architecture's own options only where they are not at their defaults.
+
+        A model without them therefore has the config that it had before there were such options, and so have the
+        digests in checkpoints that are made of it.
+        """
+        saved: dict[str, Any] = super().to_dict()
+        defaults = {name: getattr(type(self), name, None) for name in OWN_OPTIONS}
+        return {name: value for name, value in saved.items() if name not in defaults or value != defaults[name]}
+
 
 @strict
 class VanillaConfig(CleanGPTConfig):
@@ -65,6 +78,10 @@ class SASPConfig(CleanGPTConfig):
 
     model_type = "cleangpt_sasp"
 
+    skip_connections: bool = False
+    value_projection: bool = False
+    output_projection: bool = True
+
 
 @strict
 class FactoredConfig(CleanGPTConfig):
@@ -73,3 +90,5 @@ class FactoredConfig(CleanGPTConfig):
     model_type = "cleangpt_factored"
     n_streams = 2
     """How many hidden states a layer passes on side by side; a cut sends all of them."""
+
+    head_mixing: bool = True

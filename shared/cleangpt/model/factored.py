@@ -15,6 +15,11 @@ writes into which, and the form of the mixing. Our own choices, where its abstra
 sum of both streams through a LayerNorm, values are read from x_t without one, V is initialized to the identity, and O
 to the identity over sqrt(2 layers).
 
+With `head_mixing=False`, V and O are the identity and no parameters: x_t' = x_t + [A_1 x_t,1 ... A_H x_t,H]. Nothing is
+divided by sqrt(2 layers) then, as training could not change such a scale. A row of A sums to 1, so x_t may double with
+each layer. The LayerNorms take the scale out of the sum of both streams, but x_e weighs less in it, the deeper the
+layer.
+
 A layer passes on both streams side by side, [B, T, 2D] with x_t first, so a cut sends both.
 
 Shapes: B sequences, T rows, D hidden size, H heads, d width of a head.
@@ -27,7 +32,7 @@ from torch import nn
 
 from cleangpt.model.attention import CausalAttention
 from cleangpt.model.base import CleanGPTForCausalLM, CleanGPTModel, Layer
-from cleangpt.model.configuration import CleanGPTConfig, FactoredConfig
+from cleangpt.model.configuration import FactoredConfig
 from cleangpt.model.feed_forward import FeedForward
 from splitlearn.hf.authoring import init
 
@@ -46,11 +51,11 @@ class HeadMixing(nn.Module):
 class FactoredAttention(CausalAttention):
     """Attention with queries and keys from both streams and values from the token stream alone."""
 
-    def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
+    def __init__(self, config: FactoredConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.query_key = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=config.bias)
-        self.value_mixing = HeadMixing(self.n_head)
-        self.output_mixing = HeadMixing(self.n_head)
+        self.value_mixing = HeadMixing(self.n_head) if config.head_mixing else nn.Identity()
+        self.output_mixing = HeadMixing(self.n_head) if config.head_mixing else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -65,7 +70,7 @@ class FactoredAttention(CausalAttention):
 class FactoredLayer(Layer):
     """A layer whose attention writes into the first half of a row, and whose MLP writes into the second."""
 
-    def __init__(self, config: CleanGPTConfig, layer_idx: int) -> None:
+    def __init__(self, config: FactoredConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon, bias=config.bias)
         self.attention = FactoredAttention(config, layer_idx)
@@ -74,9 +79,11 @@ class FactoredLayer(Layer):
 
     def begin_weights(self, deviation: float, n_layers: int) -> None:
         n_writers = 2 * n_layers
-        init.eye_(self.attention.value_mixing.weight)
-        mixing = self.attention.output_mixing.weight
-        init.copy_(mixing, torch.eye(mixing.shape[0], device=mixing.device) / n_writers**0.5)
+        if isinstance(self.attention.value_mixing, HeadMixing):
+            init.eye_(self.attention.value_mixing.weight)
+        if isinstance(self.attention.output_mixing, HeadMixing):
+            mixing = self.attention.output_mixing.weight
+            init.copy_(mixing, torch.eye(mixing.shape[0], device=mixing.device) / n_writers**0.5)
         init.normal_(self.mlp.down.weight, std=deviation / n_writers**0.5)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:

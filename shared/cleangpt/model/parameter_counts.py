@@ -1,14 +1,18 @@
-"""How many parameters each registered model has at equal sizes: `python -m cleangpt.model.parameter_counts`."""
+"""How many parameters each registered model has at equal sizes, and with each of its own options the other way.
+
+`python -m cleangpt.model.parameter_counts` prints a table.
+"""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from cleangpt.config import GPTConfig
+from cleangpt.config import OWN_OPTIONS, GPTConfig
 from cleangpt.errors import BadConfigError
-from cleangpt.model.registry import MODEL_REGISTRY, get_model
+from cleangpt.model.registry import MODEL_REGISTRY, get_model, options_of
 
 
 @dataclass(frozen=True)
@@ -21,19 +25,37 @@ class ParameterCount:
 
 
 def parameter_counts(config: GPTConfig) -> dict[str, ParameterCount]:
-    """The counts of every registered model at these sizes; no memory is allocated for weights."""
-    return {name: _count(name, config) for name in MODEL_REGISTRY}
+    """The counts of every registered model at these sizes, and of those that one of its own options makes of it.
+
+    The keys are names such as `SASP` and `SASP with skip_connections`. Raises ModelOptionError if the config has an
+    option that not all models have.
+    """
+    return {label: parameter_count(each) for label, each in _variants(config)}
 
 
-def _count(name: str, config: GPTConfig) -> ParameterCount:
+def parameter_count(config: GPTConfig) -> ParameterCount:
+    """The count of `config.model_type` with these sizes and options; no memory is allocated for weights.
+
+    Raises ModelUnknownError, ModelOptionError: see `get_model`.
+    """
     with torch.device("meta"):
-        model = get_model(name, config)
+        model = get_model(config.model_type, config)
     by_name = {key: tensor.numel() for key, tensor in model.named_parameters()}
     return ParameterCount(
         embeddings=sum(n for key, n in by_name.items() if ".embed_" in key),
         layers=sum(n for key, n in by_name.items() if ".layers." in key),
         total=sum(by_name.values()),
     )
+
+
+def _variants(config: GPTConfig) -> Iterator[tuple[str, GPTConfig]]:
+    for name in MODEL_REGISTRY:
+        plain = replace(config, model_type=name)
+        yield name, plain
+        for option in (each for each in options_of(name) if each in OWN_OPTIONS):
+            is_on = getattr(plain, option)
+            changed: dict[str, Any] = {option: not is_on}
+            yield f"{name} {'without' if is_on else 'with'} {option}", replace(plain, **changed)
 
 
 def table(counts: dict[str, ParameterCount]) -> str:
@@ -52,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     defaults = GPTConfig()
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     try:
         config = GPTConfig(**vars(parser.parse_args(arguments)))
     except BadConfigError as error:

@@ -30,6 +30,12 @@ def test_the_defaults_are_those_of_the_small_gpt2() -> None:
     assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (12, 12, 768, 1024)
 
 
+def test_a_config_tells_which_options_are_not_at_their_defaults() -> None:
+    assert GPTConfig(n_layer=3).changed_options == ()
+    config = GPTConfig(alibi=True, bias=True, output_projection=False)
+    assert config.changed_options == ("alibi", "output_projection")
+
+
 def test_a_config_needs_neither_torch_nor_transformers() -> None:
     asked = "import sys, cleangpt.config; print({'torch', 'transformers'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout == "set()\n"

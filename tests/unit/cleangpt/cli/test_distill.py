@@ -177,6 +177,26 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        (["SASP", "--student_skip_connections"], {"skip_connections": True, "value_projection": False}),
+        (
+            ["SASP", "--student-value-projection", "--no-student-output-projection"],
+            {"value_projection": True, "output_projection": False},
+        ),
+        (["Factored", "--no-student-head-mixing"], {"head_mixing": False}),
+    ],
+)
+def test_a_student_has_the_options_that_its_flags_say(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path, words: list[str], fields: dict[str, bool]
+) -> None:
+    ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--student-model-type", *words)
+    assert ran.code == 0, ran.err
+    config = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "student").config
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
 def test_the_whole_student_can_be_fitted_at_once(cleangpt: Run, teacher: Path, story: Path, tmp_path: Path) -> None:
     ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--end-to-end-epochs", 1)
     assert ran.code == 0, ran.err
@@ -220,6 +240,8 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
         (["--shadow", "--weights", "WEIGHTS", "--student-n-head", 5], 2, "multiple of --student-n-head"),
         (["--shadow", "--weights", "WEIGHTS", "--student-parameters", 10], 1, "10 are allowed"),
         (["--teacher", "TEACHER", "--student-model-type", "Small"], 1, "no model called 'Small'"),
+        (["--teacher", "TEACHER", "--student-skip-connections"], 1, "an option of SASP, and Vanilla does not have it"),
+        (["--shadow", "--weights", "WEIGHTS", "--no-student-head-mixing"], 2, "--student-head-mixing does not go with"),
         (["--teacher", "TEACHER", "--student-n-head", 3], 1, "multiple of n_head"),
         (["--teacher", "TEACHER", "--epochs-per-block", 0], 2, "nothing would be fitted"),
         (["--teacher", "TEACHER", "--block-size", 64], 2, "longer than the 32 positions"),

@@ -10,7 +10,9 @@ from transformers import AutoTokenizer
 from cleangpt.cli.materials import gather
 from cleangpt.cli.options import options_from
 from cleangpt.cli.train_options import TrainOptions
+from cleangpt.config import GPTConfig
 from cleangpt.errors import ModelFolderError, UsageError
+from cleangpt.model import get_model
 from cleangpt.model.folder import open_model
 from splitlearn.checkpoints.convert import prepare
 
@@ -84,6 +86,8 @@ def test_the_first_loss_goes_on_where_the_saved_model_was_and_resuming_needs_the
         ({"n_embd": 32}, "--n-embd is 32"),
         ({"vocab_size": 300}, "--vocab-size is 300"),
         ({"bias": False}, "--bias is False, and the model in .* has True"),
+        ({"head_mixing": False}, "--head-mixing is False, and the model in .* has True"),
+        ({"skip_connections": True}, "--skip-connections is True, and the model in .* has none"),
         ({"model_type": "SASP"}, "--model-type is SASP, and the model in .* is of type cleangpt_factored"),
         ({"model_type": "FactoredALiBi"}, "--model-type is FactoredALiBi"),
         ({"model_type": "llama"}, "--model-type is llama"),
@@ -102,6 +106,18 @@ def test_a_flag_that_contradicts_the_folder_is_refused(
 def test_flags_that_say_what_the_folder_holds_are_none_to_refuse(options: Callable[..., TrainOptions]) -> None:
     gather(options(**_SIZES, tokenizer_type="character", vocab_size=300, model={"layer_norm_epsilon": 1e-5}))
     assert gather(options(block_size=8)).text.data.batches(0)[0].ids_BT.shape[1] == 9
+
+
+def test_a_model_with_an_option_that_another_type_lacks_is_told_apart_by_its_type(
+    options: Callable[..., TrainOptions], saved: Path
+) -> None:
+    config = GPTConfig("Factored", vocab_size=300, n_layer=3, n_head=2, n_embd=16, block_size=16, head_mixing=False)
+    get_model("Factored", config).save_pretrained(saved)
+    assert not gather(options(model_type="Factored", head_mixing=False)).model.config.head_mixing
+    with pytest.raises(UsageError, match=r"--head-mixing is True, and the model in .* has False"):
+        gather(options(head_mixing=True))
+    with pytest.raises(UsageError, match=r"--model-type is SASP, and the model in .* is of type cleangpt_factored"):
+        gather(options(model_type="SASP"))
 
 
 def test_a_folder_without_a_model_and_the_folder_to_write_to_are_refused(

@@ -15,7 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cleangpt.cli.materials import gather
 from cleangpt.cli.options import options_from
 from cleangpt.cli.train_options import TrainOptions
-from cleangpt.errors import BadConfigError, ModelFormError, ModelUnknownError, TextTooShortError, UsageError
+from cleangpt.errors import (
+    BadConfigError,
+    ModelFormError,
+    ModelOptionError,
+    ModelUnknownError,
+    TextTooShortError,
+)
 from cleangpt.model import MODEL_REGISTRY
 from splitlearn.checkpoints.convert import prepare
 
@@ -221,10 +227,48 @@ def test_fields_that_a_model_lacks_are_refused(story: Path) -> None:
         gather(_options(story, model_type="qwen3", model={"head_dimension": 8}))
     with pytest.raises(BadConfigError, match="head_dim"):
         gather(_options(story, model={"head_dim": 8}))
-    with pytest.raises(UsageError, match=r"--alibi is for"):
+    hint = r"alibi is an option of .*Vanilla, and qwen3 does not have it; .* \[model\]"
+    with pytest.raises(ModelOptionError, match=hint):
         gather(_options(story, model_type="qwen3", alibi=True))
     with pytest.raises(BadConfigError, match="causal"):
         gather(_options(story, model_type="t5"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words", "fields"),
+    [
+        ("SASP", ["--skip_connections"], {"skip_connections": True, "output_projection": True}),
+        (
+            "SASP",
+            ["--value-projection", "--no-output-projection"],
+            {"value_projection": True, "output_projection": False},
+        ),
+        ("FactoredALiBi", ["--no-head-mixing"], {"head_mixing": False, "alibi": True}),
+    ],
+)
+def test_options_of_one_architecture_reach_the_saved_model_from_flags_and_from_a_file(
+    cleangpt: Run, story: Path, tmp_path: Path, model_type: str, words: list[str], fields: dict[str, bool]
+) -> None:
+    always = ("train", "--data", story, "--model-type", model_type, *_CHARACTERS, "--max-steps", 1)
+    file = tmp_path / "options.toml"
+    file.write_text("".join(f"{name} = {str(value).lower()}\n" for name, value in fields.items()))
+    for number, given in enumerate((words, ["--config", file])):
+        ran = cleangpt(*always, "--out", tmp_path / str(number), *given)
+        assert ran.code == 0, ran.err
+        config = AutoModelForCausalLM.from_pretrained(tmp_path / str(number)).config
+        assert {name: getattr(config, name) for name in fields} == fields
+
+
+def test_an_option_that_was_given_to_a_model_without_it_is_refused_even_at_its_default(
+    cleangpt: Run, story: Path, tmp_path: Path
+) -> None:
+    for words in (["--skip-connections"], ["--no-skip-connections"], ["--model-type", "qwen3", "--skip-connections"]):
+        ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", *_CHARACTERS, *words)
+        assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+        assert "skip_connections is an option of SASP, and " in ran.err
+    with pytest.raises(BadConfigError, match=r"the table \[model\] has head_mixing, which the config of SASP does not"):
+        gather(_options(story, model_type="SASP", model={"head_mixing": True}))
+    assert gather(_options(story, model_type="SASP", model={"skip_connections": True})).model.config.skip_connections
 
 
 def test_the_table_reaches_the_config(story: Path) -> None:

@@ -4,6 +4,7 @@ Shapes: B sequences, T rows.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from cleangpt.config import GPTConfig
 from cleangpt.errors import BadInputError
 from cleangpt.model import VanillaConfig, get_model
 from cleangpt.model.base import Layer
+from support.small_gpts import ARCHITECTURES, label
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -137,19 +139,20 @@ def test_autocast_to_bfloat16_stays_near_the_exact_logits(model: PreTrainedModel
     assert (rounded.float() - exact).abs().mean() < 0.05 * exact.std()
 
 
-def test_without_bias_no_linear_layer_or_norm_has_one() -> None:
-    for name in ("Vanilla", "SASP", "Factored"):
-        model = get_model(name, GPTConfig(block_size=8, vocab_size=9, n_layer=1, n_head=1, n_embd=4, bias=False))
-        assert not [key for key, _ in model.named_parameters() if key.endswith("bias")]
+@pytest.mark.parametrize("fields", ARCHITECTURES, ids=label)
+def test_without_bias_no_linear_layer_or_norm_has_one(fields: dict[str, Any]) -> None:
+    config = GPTConfig(block_size=8, vocab_size=9, n_layer=1, n_head=1, n_embd=4, bias=False, **fields)
+    model = get_model(config.model_type, config)
+    assert not [key for key, _ in model.named_parameters() if key.endswith("bias")]
 
 
-def test_dropout_changes_training_and_nothing_else(ids: torch.Tensor) -> None:
-    for name in ("Vanilla", "SASP", "Factored"):
-        config = GPTConfig(block_size=20, vocab_size=60, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
-        model = get_model(name, config).eval()
-        torch.testing.assert_close(model(ids).logits, model(ids).logits)
-        model.train()
-        assert not torch.equal(model(ids).logits, model(ids).logits)
+@pytest.mark.parametrize("fields", ARCHITECTURES, ids=label)
+def test_dropout_changes_training_and_nothing_else(ids: torch.Tensor, fields: dict[str, Any]) -> None:
+    config = GPTConfig(block_size=20, vocab_size=60, n_layer=1, n_head=2, n_embd=8, dropout=0.5, **fields)
+    model = get_model(config.model_type, config).eval()
+    torch.testing.assert_close(model(ids).logits, model(ids).logits)
+    model.train()
+    assert not torch.equal(model(ids).logits, model(ids).logits)
 
 
 def test_the_head_is_the_token_embedding(fresh_model: PreTrainedModel) -> None:
@@ -192,6 +195,26 @@ def test_a_text_does_not_grow_beyond_the_positions() -> None:
     assert model.generate(ids, max_new_tokens=3, **given).shape == (1, 9)
     with pytest.raises(BadInputError, match="positions for 8 tokens, found 9"):
         model.generate(ids, max_new_tokens=4, **given)
+
+
+@pytest.mark.parametrize("name", ["Vanilla", "Factored"])
+def test_what_writes_into_a_residual_stream_begins_smaller(name: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"block_size": 8, "vocab_size": 9, "n_layer": 8, "n_head": 4, "n_embd": 64}
+    for layer in get_model(name, GPTConfig(**sizes)).model.layers:
+        assert layer.mlp.up.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert layer.mlp.down.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
+        if name == "Vanilla":
+            assert layer.attention.output.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
+        else:
+            torch.testing.assert_close(layer.attention.output_mixing.weight, torch.eye(4) / 4)
+            torch.testing.assert_close(layer.attention.value_mixing.weight, torch.eye(4))
+
+
+def test_loading_a_model_draws_none_of_its_weights_anew(model: PreTrainedModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
 
 
 def test_a_layer_has_to_say_how_its_weights_begin() -> None:

@@ -96,6 +96,20 @@ def test_each_layer_is_what_the_equations_say(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
+def test_without_head_mixing_there_are_no_weights_for_it_and_it_is_the_identity(model: PreTrainedModel) -> None:
+    sizes = {"block_size": 16, "vocab_size": 30, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_embd": WIDTH}
+    plain = get_model("Factored", GPTConfig(**sizes, alibi=model.config.alibi, head_mixing=False)).eval()
+    missing, unexpected = plain.load_state_dict(model.state_dict(), strict=False)
+    assert missing == []
+    assert {name.rsplit(".", 2)[1] for name in unexpected} == {"value_mixing", "output_mixing"}
+    assert (plain(IDS).logits - model(IDS).logits).abs().max() > 1e-2
+    for layer in model.model.layers:
+        for mixing in (layer.attention.value_mixing, layer.attention.output_mixing):
+            mixing.weight.copy_(torch.eye(N_HEADS))
+    torch.testing.assert_close(plain(IDS).logits, model(IDS).logits)
+
+
+@torch.no_grad()
 def test_the_final_norm_takes_the_sum_of_both(model: PreTrainedModel) -> None:
     token_TD, context_TD = streams(model)[-1]
     torch.testing.assert_close(model.model(IDS)[0][0], model.model.norm(token_TD + context_TD))

@@ -3,14 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cleangpt.config import GPTConfig
-from cleangpt.errors import ModelNameTakenError, ModelUnknownError
+from cleangpt.config import COMMON_OPTIONS, OPTIONS, GPTConfig
+from cleangpt.errors import ModelNameTakenError, ModelOptionError, ModelUnknownError
 from cleangpt.model import MODEL_REGISTRY, FactoredConfig, SASPForCausalLM, VanillaConfig, get_model, register_model
+from cleangpt.model.registry import check_options, options_of
 
 SMALL = GPTConfig(model_type="SASP", block_size=8, vocab_size=20, n_layer=2, n_head=2, n_embd=8)
 
@@ -55,6 +57,53 @@ def test_a_model_of_ones_own_is_made_by_its_name(registry: dict[str, object]) ->
 def test_a_name_that_is_taken_is_refused(registry: dict[str, object]) -> None:
     with pytest.raises(ModelNameTakenError, match="'SASP'"):
         register_model("SASP")(lambda config: get_model("Vanilla", config))
+
+
+@pytest.mark.parametrize(
+    ("option", "having"),
+    [
+        ("skip_connections", "SASP"),
+        ("value_projection", "SASP"),
+        ("output_projection", "SASP"),
+        ("head_mixing", "Factored, FactoredALiBi"),
+    ],
+)
+def test_an_option_reaches_the_models_that_have_it_and_the_others_refuse_it_with_their_names(
+    option: str, having: str
+) -> None:
+    changed = replace(SMALL, **{option: not getattr(SMALL, option)})
+    for name in ("Vanilla", "SASP", "Factored", "FactoredALiBi"):
+        if name in having.split(", "):
+            assert getattr(get_model(name, changed).config, option) == getattr(changed, option)
+        else:
+            with pytest.raises(ModelOptionError, match=f"^{option} is an option of {having}, and {name} does not have"):
+                get_model(name, changed)
+
+
+def test_all_models_have_the_common_options() -> None:
+    config = replace(SMALL, dropout=0.1, bias=False, alibi=True)
+    for name in ("Vanilla", "SASP", "Factored", "FactoredALiBi"):
+        made = get_model(name, config).config
+        assert (made.dropout, made.bias, made.alibi) == (0.1, False, True)
+        assert set(COMMON_OPTIONS) <= set(options_of(name)) <= set(OPTIONS)
+
+
+def test_a_model_of_ones_own_has_the_options_that_it_names(registry: dict[str, object]) -> None:
+    @register_model("Mine", options=["skip_connections"])
+    def mine(config: GPTConfig) -> PreTrainedModel:
+        return get_model("SASP", config)
+
+    assert get_model("Mine", replace(SMALL, skip_connections=True)).config.skip_connections
+    with pytest.raises(
+        ModelOptionError, match="alibi is an option of Factored, FactoredALiBi, SASP, Vanilla, and Mine"
+    ):
+        get_model("Mine", replace(SMALL, alibi=True))
+
+
+def test_what_is_no_model_of_the_registry_has_no_option() -> None:
+    check_options("qwen3", [])
+    with pytest.raises(ModelOptionError, match=r"dropout is an option of .*, and qwen3 does not have it"):
+        check_options("qwen3", ["dropout"])
 
 
 def test_the_sizes_are_those_that_were_asked_for() -> None:

@@ -3,6 +3,8 @@
 Shapes: T rows, D hidden size, H heads, d width of a head.
 """
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -14,8 +16,9 @@ from support.small_gpts import shaken
 N_ROWS, N_HEADS, WIDTH = 9, 3, 12
 
 
-def model_of_one_layer(alibi: bool) -> SASPForCausalLM:
-    config = GPTConfig(block_size=16, vocab_size=30, n_layer=1, n_head=N_HEADS, n_embd=WIDTH, alibi=alibi)
+def model_of_one_layer(alibi: bool, **options: bool) -> SASPForCausalLM:
+    sizes = {"block_size": 16, "vocab_size": 30, "n_layer": 1, "n_head": N_HEADS, "n_embd": WIDTH}
+    config = GPTConfig(**sizes, alibi=alibi, **options)
     model = get_model("SASP", config).eval()
     assert isinstance(model, SASPForCausalLM)
     return model
@@ -31,13 +34,45 @@ def layer_rows(model: SASPForCausalLM) -> tuple[torch.Tensor, torch.Tensor]:
     return seen[0], seen[1]
 
 
-@pytest.mark.parametrize("alibi", [False, True])
-def test_attention_begins_as_the_identity(alibi: bool) -> None:
-    model = model_of_one_layer(alibi)
+@pytest.mark.parametrize(("alibi", "has_values", "has_projection"), [*product((False, True), repeat=3)])
+def test_attention_begins_as_the_identity_and_with_skips_at_zero(
+    alibi: bool, has_values: bool, has_projection: bool
+) -> None:
+    projections = {"value_projection": has_values, "output_projection": has_projection}
+    model = model_of_one_layer(alibi, **projections)
     layer = model.model.layers[0]
     before_TD, after_TD = layer_rows(model)
     normed_TD = layer.norm(before_TD)
     torch.testing.assert_close(after_TD, normed_TD + 0.1 * layer.mlp(normed_TD))
+    skipping = model_of_one_layer(alibi, skip_connections=True, **projections)
+    layer = skipping.model.layers[0]
+    before_TD, after_TD = layer_rows(skipping)
+    torch.testing.assert_close(after_TD, before_TD + 0.1 * layer.mlp(layer.norm(before_TD)))
+
+
+@pytest.mark.parametrize(("has_values", "has_projection"), [*product((False, True), repeat=2)])
+def test_with_skips_attention_leaves_zero_in_the_first_step(has_values: bool, has_projection: bool) -> None:
+    options = {"skip_connections": True, "value_projection": has_values, "output_projection": has_projection}
+    model = model_of_one_layer(False, **options)
+    ids = torch.arange(N_ROWS)[None]
+    model(ids, labels=ids).loss.backward()
+    own = model.model.layers[0].attention
+    assert own.alpha.grad.abs().min() > 1e-6
+    assert own.query.weight.grad.abs().max() > 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("option", "module"), [("value_projection", "value"), ("output_projection", "output")])
+def test_a_projection_that_is_the_identity_is_none(option: str, module: str) -> None:
+    others = {"skip_connections": True, "value_projection": True, "output_projection": True}
+    projecting, plain = (shaken(model_of_one_layer(False, **{**others, option: switch})) for switch in (True, False))
+    projecting.load_state_dict(plain.state_dict(), strict=False)
+    projection = getattr(projecting.model.layers[0].attention, module)
+    projection.weight.copy_(torch.eye(WIDTH))
+    projection.bias.zero_()
+    torch.testing.assert_close(layer_rows(projecting)[1], layer_rows(plain)[1])
+    projection.weight.mul_(2)
+    assert (layer_rows(projecting)[1] - layer_rows(plain)[1]).abs().max() > 1e-2
 
 
 @torch.no_grad()
@@ -68,8 +103,13 @@ def test_a_layer_is_what_the_equations_say(alibi: bool) -> None:
     torch.testing.assert_close(after_TD, attended_TD + layer.mlp_gain * layer.mlp(normed_TD))
 
 
-def test_there_are_no_values_and_every_head_has_gains_of_its_own() -> None:
+def test_there_are_no_values_unless_asked_for_and_every_head_has_gains_of_its_own() -> None:
     shapes = {name: tuple(p.shape) for name, p in model_of_one_layer(False).model.layers[0].named_parameters()}
     square = [name for name, shape in shapes.items() if shape == (WIDTH, WIDTH)]
     assert square == ["attention.query.weight", "attention.key.weight", "attention.output.weight"]
+    options = {"skip_connections": True, "value_projection": True, "output_projection": False}
+    other = {name for name, _ in model_of_one_layer(False, **options).model.layers[0].named_parameters()}
+    assert other ^ shapes.keys() == {
+        f"attention.{name}" for name in ("value.weight", "value.bias", "output.weight", "output.bias")
+    }
     assert shapes["attention.alpha"] == shapes["attention.beta"] == shapes["attention.gamma"] == (N_HEADS,)
