@@ -87,7 +87,6 @@ class AnswerText:
         prompt: the ids before the answer.
         rules: what ends the answer.
         end_tokens: the model's own end tokens.
-        offset: how many characters of the reply are before the answer.
     """
 
     def __init__(
@@ -96,7 +95,6 @@ class AnswerText:
         prompt: Sequence[int],
         rules: StopRules,
         end_tokens: frozenset[int] = frozenset(),
-        offset: int = 0,
     ) -> None:
         self._vocabulary = vocabulary
         self._rules = rules
@@ -106,7 +104,8 @@ class AnswerText:
         self._n_tokens = 0
         self._waiting: deque[_Said] = deque()
         self._certain = ""
-        self._offset = offset
+        self.offset = 0
+        """Characters of the reply before the next token."""
         self._owed = b""
         """Bytes of an incomplete character."""
 
@@ -164,7 +163,7 @@ class AnswerText:
         return self._stops.hit and not text and not self._certain
 
     def _entry(self, choice: Choice, text: str, spelled: bytes) -> TokenLogprob:
-        offset, self._offset = self._offset, self._offset + len(text)
+        offset, self.offset = self.offset, self.offset + len(text)
         alternatives = tuple(
             Alternative(token, text, spelled, logprob)
             if token == choice.token

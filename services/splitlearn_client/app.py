@@ -16,7 +16,8 @@ from splitlearn.errors import SplitError
 from splitlearn.model.layout import config_from_dict
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.api import error_replies
-from splitlearn_client.api.routes import Service, router
+from splitlearn_client.api.routes import router
+from splitlearn_client.api.service import Service
 from splitlearn_client.block_hasher import BlockHasher
 from splitlearn_client.errors import BadModelFiles
 from splitlearn_client.generation import Generator

@@ -5,27 +5,33 @@ Shapes: T rows, D hidden size, V vocabulary.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
 from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob, spelled_prompt
 from splitlearn_client.block_hasher import BlockHasher
+from splitlearn_client.choices import merged
 from splitlearn_client.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.report import Report
-from splitlearn_client.sampling import Beginning, Sampler, SamplingSettings
+from splitlearn_client.sampling import Beginning, Choice, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession, open_split_session
 from splitlearn_client.stopping import StopRules
 from splitlearn_client.tenant_ids import TenantIds
+from splitlearn_client.text.vocabulary import Vocabulary
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_comm import CommError
+
+# of one prompt; the others begin as these end, so that one request takes few sessions
+_ANSWERS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,59 @@ class GenerationRequest:
         """How many likeliest tokens are wanted for each of the prompt's positions; None for no log-probabilities."""
         echoed = self.sampling.top_logprobs if self.echo else None
         return max((n for n in (echoed, self.prompt_logprobs) if n is not None), default=None)
+
+
+class _Answer:
+    """One answer to a request: its tokens so far, and how the next one is chosen.
+
+    Args:
+        number: among the answers to the prompt.
+        budget: tokens that it has at most.
+        end_tokens: the model's own.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        number: int,
+        budget: int,
+        vocabulary: Vocabulary,
+        end_tokens: frozenset[int],
+        report: Report,
+    ) -> None:
+        self.request, self.budget, self.report = request, budget, report
+        self.ids = list(request.prompt)
+        rules, sampling = request.stop, request.sampling
+        beginning = Beginning(len(request.prompt), rules.min_tokens, rules.end_tokens(end_tokens))
+        seed = None if sampling.seed is None else _seed(sampling.seed, number)
+        self.sampler = Sampler(replace(sampling, seed=seed), beginning)
+        self._text = AnswerText(vocabulary, request.prompt, rules, end_tokens)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has a token."""
+        return len(self.ids) > len(self.request.prompt)
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that its session may ever hold."""
+        return len(self.request.prompt) + self.budget
+
+    def begin(self, prompt: TokenDelta) -> TokenDelta:
+        """The delta about the prompt, behind whose text the answer's goes on."""
+        self._text.offset = len(prompt.text)
+        return prompt
+
+    def add(self, choice: Choice) -> TokenDelta:
+        """Appends a token."""
+        self.report.completion_tokens += 1
+        self.ids.append(choice.token)
+        return self._text.add(choice, last=self.report.completion_tokens == self.budget)
+
+
+def _seed(seed: int, number: int) -> int:
+    """The seed of an answer to a prompt: as in vLLM the request's and the answers' numbers, in torch's range."""
+    return (seed + number + 2**63) % 2**64 - 2**63
 
 
 class Generator:
@@ -88,57 +147,111 @@ class Generator:
         Raises:
             RequestError: the prompt is too long, no trunk is ready, or it fails.
         """
-        parts = self._connection.local_parts
-        most = _most_tokens(parts, request)
-        budget = most if request.max_tokens is None else min(most, request.max_tokens)
+        answer = self._answer(request, report)
         report.prompt_tokens = len(request.prompt)
-        max_length = len(request.prompt) + budget
+        async with self._opened(answer, answer.most_rows, report) as session:
+            [choice], prompt = await self._begun(session, request, [answer], report)
+            if prompt is not None:
+                yield answer.begin(prompt)
+            if not answer.budget:
+                await session.close_and_cache(answer.ids)
+                return
+            async with aclosing(self._deltas(session, answer, choice)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    async def generate_each(
+        self, request: GenerationRequest, report: Report, reports: Sequence[Report]
+    ) -> AsyncGenerator[tuple[int, TokenDelta]]:
+        """Generates as many answers to one prompt as there are `reports`. Yields the number of an answer and a delta.
+
+        All first tokens come from one run of the prompt, whose rows all parts cache: an answer computes those anew that
+        fill no block. Answers with a seed have seeds of their own, which follow the request's.
+
+        Args:
+            report: of the prompt; the answers' are not in it.
+
+        Raises:
+            RequestError: as `generate`.
+        """
+        answers = [self._answer(request, each, number) for number, each in enumerate(reports)]
+        report.prompt_tokens = len(request.prompt)
+        async with self._opened(answers[0], len(request.prompt), report) as session:
+            choices, prompt = await self._begun(session, request, answers, report)
+            await session.close_and_cache(answers[0].ids)
+        streams = [self._continued(*each, prompt, report) for each in zip(answers, choices, strict=True)]
+        async with aclosing(merged(streams, _ANSWERS_AT_ONCE)) as deltas:
+            async for each in deltas:
+                yield each
+
+    def _answer(self, request: GenerationRequest, report: Report, number: int = 0) -> "_Answer":
+        """The answer of that number to the request, before its first token. Raises PromptTooLong."""
+        most = _most_tokens(self._connection.local_parts, request)
+        budget = most if request.max_tokens is None else min(most, request.max_tokens)
+        return _Answer(request, number, budget, self._tokenizer.vocabulary, self._end_tokens, report)
+
+    @asynccontextmanager
+    async def _opened(self, answer: "_Answer", most_rows: int, report: Report) -> AsyncIterator[SplitSession]:
+        """A session that holds at most so many rows and begins with the answer's. Raises RequestError."""
+        request = answer.request
         hashes = partial(self._block_hashes, tenant=request.tenant)
         tenant = self._tenant_ids.id_of(request.tenant)
-        reuses = request.n_scored is None
+        parts, reuses = self._connection.local_parts, request.n_scored is None or answer.has_begun
         opening = open_split_session(
-            self._connection, parts, request.prompt, max_length, hashes, tenant, report, reuses=reuses
+            self._connection, parts, answer.ids, most_rows, hashes, tenant, report, reuses=reuses
         )
         try:
             async with opening as session:
-                ids = list(request.prompt)
-                async with aclosing(self._deltas(session, request, ids, budget, report)) as deltas:
-                    async for delta in deltas:
-                        yield delta
-                # the last token was chosen, but not run
-                await session.close_and_cache(ids[:-1] if budget else ids)
+                yield session
         except CommError as error:
             raise from_wire(error, begun=report.first_token is not None) from error
         except (BadRows, ContextExceeded, EngineFull) as error:
             raise _from_bottom(error, begun=report.first_token is not None) from error
 
-    async def _deltas(
-        self, session: SplitSession, request: GenerationRequest, ids: list[int], budget: int, report: Report
-    ) -> AsyncGenerator[TokenDelta]:
-        """Chooses tokens one by one, and appends them to `ids`."""
-        rules = request.stop
-        ends = rules.end_tokens(self._end_tokens)
-        sampler = Sampler(request.sampling, Beginning(len(request.prompt), rules.min_tokens, ends))
+    async def _begun(
+        self, session: SplitSession, request: GenerationRequest, answers: "Sequence[_Answer]", report: Report
+    ) -> tuple[list[Choice], TokenDelta | None]:
+        """Runs the prompt. The first token of each answer, and the delta about the prompt if it is asked for."""
         scores = None if request.n_scored is None else PromptScores(request.prompt, request.n_scored)
-        choice = await session.choose(ids, sampler, scores)
+        choices = await session.choose_each(answers[0].ids, [answer.sampler for answer in answers], scores)
         self._observe(report, session.stream)
-        offset = 0
-        if request.echo or scores is not None:
-            delta = await self._prompt_delta(request, scores, is_all=not budget)
-            offset = len(delta.text)
-            yield delta
-        if not budget:
-            return
-        answer = AnswerText(self._tokenizer.vocabulary, request.prompt, rules, self._end_tokens, offset)
+        if not request.echo and scores is None:
+            return choices, None
+        return choices, await self._prompt_delta(request, scores, is_all=not answers[0].budget)
+
+    async def _deltas(self, session: SplitSession, answer: "_Answer", choice: Choice) -> AsyncGenerator[TokenDelta]:
+        """The answer from this token on; all parts cache its rows at the end."""
         while True:
-            report.completion_tokens += 1
-            ids.append(choice.token)
-            delta = answer.add(choice, last=report.completion_tokens == budget)
+            delta = answer.add(choice)
             yield delta
             if delta.finish_reason is not None:
+                # the last token was chosen, but not run
+                await session.close_and_cache(answer.ids[:-1])
                 return
-            choice = await session.choose(ids, sampler)
+            choice = await session.choose(answer.ids, answer.sampler)
+            self._observe(answer.report, session.stream)
+
+    async def _continued(
+        self, answer: "_Answer", choice: Choice, prompt: TokenDelta | None, begun: Report
+    ) -> AsyncGenerator[TokenDelta]:
+        """The answer that begins with this token, in a session of its own."""
+        report = answer.report
+        report.began, report.first_token, report.last_token = begun.began, begun.first_token, begun.last_token
+        report.context = begun.context
+        if prompt is not None:
+            yield answer.begin(prompt)
+        if not answer.budget:
+            return
+        first = answer.add(choice)
+        yield first
+        if first.finish_reason is not None:
+            return
+        async with self._opened(answer, answer.most_rows, report) as session:
+            choice = await session.choose(answer.ids, answer.sampler)
             self._observe(report, session.stream)
+            async with aclosing(self._deltas(session, answer, choice)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     async def _prompt_delta(
         self, request: GenerationRequest, scores: PromptScores | None, *, is_all: bool

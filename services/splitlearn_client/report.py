@@ -93,15 +93,18 @@ class Report:
 
 
 def together(reports: Sequence[Report]) -> Report:
-    """The sum of several generations that ran one after the other for one request."""
-    whole = Report(reports[0].session, reports[0].began, first_token=reports[0].first_token)
+    """The sum of several generations for one request: a prompt and its answers, or prompts in turn."""
+    first = reports[0]
+    whole = Report(first.session, first.began, first.context, first_token=first.first_token)
+    whole.queue_seconds = first.queue_seconds
     for report in reports:
         whole.prompt_tokens += report.prompt_tokens
         whole.completion_tokens += report.completion_tokens
-        whole.reused_tokens += report.reused_tokens
+        # several answers to one prompt begin with its rows, and count none of its tokens
+        whole.reused_tokens += min(report.reused_tokens, report.prompt_tokens)
         whole.replays += report.replays
         whole.failovers += report.failovers
-        whole.last_token = report.last_token or whole.last_token
+        whole.last_token = max(filter(None, (whole.last_token, report.last_token)), default=None)
         whole.wire_bytes_sent += report.wire_bytes_sent
         whole.wire_bytes_received += report.wire_bytes_received
         for station, seconds in report.timings.items():

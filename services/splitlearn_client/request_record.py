@@ -1,7 +1,7 @@
 """What is told of a generation when it ends, however it ends: metrics, a log line, a span. Never prompts or answers."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import structlog
 from splitlearn_client.errors import RequestError
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.metrics import ABORT, ClientMetrics
-from splitlearn_client.report import Report
+from splitlearn_client.report import Report, together
 from splitlearn_client.request_info import RequestInfo
 from splitlearn_comm.tracing import Attributes, Span, Tracer
 
@@ -37,15 +37,16 @@ def recorded(
     metrics: ClientMetrics,
     tracer: Tracer,
     info: RequestInfo,
-    report: Report,
+    reports: Sequence[Report],
     attributes: Attributes,
 ) -> Iterator[RequestRecord]:
-    """The block generates one answer, fills `report`, and sets the record's finish reason.
+    """The block answers one prompt, fills its reports, and sets the record's finish reason.
 
     Args:
+        reports: the prompt's, and those of its answers if there are several.
         attributes: of its span; see `span_attributes`.
     """
-    record = RequestRecord()
+    record, report = RequestRecord(), reports[0]
     span = tracer.start("llm_request", info.context, min(report.began, (info.tokenized or (report.began,))[0]))
     span.set(attributes)
     report.context = span.context
@@ -62,6 +63,7 @@ def recorded(
         record.finish_reason = None
         raise
     finally:
+        report = together(reports)
         _count(metrics, record, report)
         _log(record, info, report)
         _end(span, record, info, report)

@@ -48,17 +48,17 @@ class _Sent:
 
 @dataclass
 class _Choosing:
-    """Chooses the token after `ids`, on the device thread, as a part of the top's step."""
+    """Chooses the token after `ids`, on the device thread, as a part of the top's step: one for each sampler."""
 
     ids: list[int]
-    sampler: Sampler
+    samplers: Sequence[Sampler]
     scores: PromptScores | None = None
-    choice: Choice = field(init=False)
+    choices: list[Choice] = field(init=False)
     seconds: float = 0.0
 
     def __call__(self, logits_V: torch.Tensor) -> None:
         began = time.perf_counter()
-        self.choice = self.sampler.choose(logits_V, self.ids)
+        self.choices = [sampler.choose(logits_V, self.ids) for sampler in self.samplers]
         self.seconds = time.perf_counter() - began
 
 
@@ -92,8 +92,15 @@ class SplitSession:
         await self._open(ids)
         self._report.reused_tokens = self._position
 
-    async def choose(self, ids: list[int], sampler: Sampler, scores: PromptScores | None = None) -> Choice:
-        """Runs the new rows of `ids`, and chooses the next token. A replica of the trunk that fails is replaced.
+    async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
+        """As `choose_each`, with one sampler."""
+        [choice] = await self.choose_each(ids, [sampler])
+        return choice
+
+    async def choose_each(
+        self, ids: list[int], samplers: Sequence[Sampler], scores: PromptScores | None = None
+    ) -> list[Choice]:
+        """Runs the new rows of `ids`, and each sampler chooses a next token. A replica that fails is replaced.
 
         `scores` gets the logits of all rows. The session must have begun without cached rows then.
 
@@ -105,7 +112,7 @@ class SplitSession:
         n_lost = 0
         while True:
             try:
-                choice = await self._run(ids, _Choosing(ids, sampler, scores))
+                choices = await self._run(ids, _Choosing(ids, samplers, scores))
             except _LOST_ROWS:
                 n_lost += 1
                 if n_lost == _MOST_REPLAYS:
@@ -119,7 +126,7 @@ class SplitSession:
                 await self._open(ids)
             else:
                 self.stream.resumed()
-                return choice
+                return choices
 
     async def close_and_cache(self, ids: Sequence[int]) -> None:
         """Ends the session, and lets all three parts cache the rows of these ids."""
@@ -154,7 +161,7 @@ class SplitSession:
         self._parts.bottom.expect_prompt(self._bottom)
         self._parts.top.expect_prompt(self._top)
 
-    async def _run(self, ids: list[int], choosing: "_Choosing") -> Choice:
+    async def _run(self, ids: list[int], choosing: "_Choosing") -> list[Choice]:
         """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.
 
         No further ahead: what bottom computes early delays the other requests' next tokens.
@@ -175,7 +182,7 @@ class SplitSession:
         self._position = len(ids)
         self._report.timings["sampling"] += choosing.seconds
         self._report.timings["top"] -= choosing.seconds
-        return choosing.choice
+        return choosing.choices
 
     def _rows_at_once(self, choosing: "_Choosing") -> int:
         """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""

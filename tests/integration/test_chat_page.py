@@ -18,7 +18,7 @@ import uvicorn
 
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.answer import TokenDelta
-from splitlearn_client.api.routes import Service
+from splitlearn_client.api.service import Service
 from splitlearn_client.app import application
 from splitlearn_client.errors import TrunkFailed, TrunkNotReady
 from splitlearn_client.generation import GenerationRequest

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 import splitlearn_trunk.app
 from splitlearn.engine import DeviceThread
-from splitlearn_client.api.routes import Service
+from splitlearn_client.api.service import Service
 from splitlearn_client.app import build, http_server
 from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory

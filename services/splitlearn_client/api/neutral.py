@@ -41,9 +41,7 @@ ANYTHING: Final = Neutral("anything", lambda _: True)
 
 GENERATION: Final[Mapping[str, Neutral]] = {
     # the OpenAI API
-    "best_of": only(1),
     "metadata": ANYTHING,
-    "n": only(1),
     "prompt_cache_key": ANYTHING,
     "prompt_cache_options": ANYTHING,
     "prompt_cache_retention": ANYTHING,
@@ -128,6 +126,7 @@ COMPLETION: Final[Mapping[str, Neutral]] = {
 
 CHAT: Final[Mapping[str, Neutral]] = {
     **GENERATION,
+    "best_of": only(1),
     "echo": only(False),
     "add_generation_prompt": only(True),
     "add_special_tokens": only(False),

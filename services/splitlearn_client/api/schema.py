@@ -37,6 +37,8 @@ MOST_STOPS: Final = 16
 MOST_TOKENS: Final = 1024
 # of the prompts of one request; their reply is one JSON object
 MOST_PROMPT_LOGPROBS: Final = 1 << 17
+# of all prompts of a request together
+MOST_ANSWERS: Final = 128
 # in characters; each stop string is searched in each token's text, and may hold back as much text as its length
 LONGEST_STOP: Final = 1024
 
@@ -176,6 +178,7 @@ class GenerationFields(TextFields):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
+    n: int = Field(1, ge=1, le=MOST_ANSWERS)
     temperature: float = Field(1.0, ge=0, le=2)
     # 0 leaves the most likely token alone
     top_p: float = Field(1.0, ge=0, le=1)
@@ -199,6 +202,11 @@ class GenerationFields(TextFields):
         if value is not None and info.data.get("stream"):
             raise ValueError("log-probabilities of the prompt are not streamed; ask without stream")
         return value
+
+    @property
+    def n_answers(self) -> int:
+        """Answers to generate for each prompt; of more than `n` the best ones are kept."""
+        return self.n
 
     @property
     def stop_rules(self) -> StopRules:
@@ -259,10 +267,23 @@ class CompletionFields(GenerationFields):
     neutral = neutral.COMPLETION
 
     prompt: Prompt
+    best_of: int | None = Field(None, ge=1, le=MOST_ANSWERS)
     echo: bool = False
     # 0 with echo or prompt_logprobs: the prompt alone
     max_tokens: int | None = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def n_answers(self) -> int:
+        return self.best_of or self.n
+
+    @model_validator(mode="after")
+    def _can_choose_the_best(self) -> Self:
+        if self.n_answers < self.n:
+            raise _refusal(("best_of",), f"the best {self.n} of {self.best_of} answers cannot be had; ask for more")
+        if self.stream and self.n_answers > self.n:
+            raise _refusal(("best_of",), "which answers are the best is known at their end; ask without stream")
+        return self
 
     @model_validator(mode="after")
     def _has_an_answer(self) -> Self:

@@ -23,7 +23,7 @@ def ended_by(
     """The log line and the metrics of a generation that ended so."""
     metrics, info = ClientMetrics("tiny"), RequestInfo(RequestContext("req-1"), tenant=tenant)
     expected = () if error is None else type(error)
-    with capture_logs() as lines, suppress(expected), recorded(metrics, NoTracer(), info, Report(), {}) as record:
+    with capture_logs() as lines, suppress(expected), recorded(metrics, NoTracer(), info, [Report()], {}) as record:
         record.finish_reason = finish_reason
         if error is not None:
             raise error
@@ -79,7 +79,7 @@ def test_the_line_names_the_tenant_if_there_is_one() -> None:
 
 def test_a_request_counts_as_running_until_it_ends() -> None:
     metrics = ClientMetrics("tiny")
-    with recorded(metrics, NoTracer(), RequestInfo(), Report(), {}) as record:
+    with recorded(metrics, NoTracer(), RequestInfo(), [Report()], {}) as record:
         assert value(metrics, "num_requests_running", model_name="tiny") == 1
         record.finish_reason = "stop"
     assert value(metrics, "num_requests_running", model_name="tiny") == 0
@@ -87,7 +87,7 @@ def test_a_request_counts_as_running_until_it_ends() -> None:
 
 def test_the_session_gets_the_context_of_its_request() -> None:
     info, report = RequestInfo(RequestContext("req-1")), Report()
-    with recorded(ClientMetrics("tiny"), NoTracer(), info, report, {}):
+    with recorded(ClientMetrics("tiny"), NoTracer(), info, [report], {}):
         assert report.context == RequestContext("req-1")
 
 

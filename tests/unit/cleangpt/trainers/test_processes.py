@@ -77,9 +77,11 @@ def _by_two(program: str, folder: Path) -> list[tuple[int, str]]:
 
 
 def test_rows_that_a_sampler_has_shared_already_are_not_shared_again(tmp_path: Path) -> None:
-    for code, said in _by_two(_SHARED_ALREADY, tmp_path):
-        assert code == 1
-        assert "the DataLoader's sampler is a DistributedSampler, which gives each process its own rows" in said
+    found = _by_two(_SHARED_ALREADY, tmp_path)
+    assert [code for code, _ in found] == [1, 1]
+    # the first that is refused may be gone before the other one has met it
+    told = "the DataLoader's sampler is a DistributedSampler, which gives each process its own rows"
+    assert any(told in said for _, said in found)
 
 
 def test_two_processes_compute_what_one_computes_with_the_joint_batch(tmp_path: Path) -> None:

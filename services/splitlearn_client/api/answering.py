@@ -1,0 +1,161 @@
+"""Runs the generations of a request and makes its reply of them, whole or as a stream."""
+
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive
+
+from splitlearn_client.answer import TokenDelta
+from splitlearn_client.api.deferred import DeferredResponse
+from splitlearn_client.api.disconnect import unless_disconnected
+from splitlearn_client.api.event_stream import DONE, event, event_stream
+from splitlearn_client.api.replies import ReplyShape, measurements, usage
+from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
+from splitlearn_client.api.service import Service
+from splitlearn_client.generation import GenerationRequest, Generator
+from splitlearn_client.quotas import Account, account_of
+from splitlearn_client.report import Report, together
+from splitlearn_client.request_info import RequestInfo, info_of
+from splitlearn_client.request_record import RequestRecord, recorded, span_attributes
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """The answers to one prompt of a request. They begin to run when the deltas are iterated.
+
+    `deltas` has the number of an answer beside each; `answers` has the report of each.
+    """
+
+    shapes: Sequence[ReplyShape]
+    report: Report
+    answers: Sequence[Report]
+    deltas: AsyncGenerator[tuple[int, TokenDelta]]
+
+    @property
+    def reports(self) -> Sequence[Report]:
+        """The prompt's, and those of the answers unless it is that of the only one."""
+        return [self.report] if self.answers[0] is self.report else [self.report, *self.answers]
+
+
+def answer(service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request) -> Response:
+    """The reply to a request, which begins to run when it is sent. Raises RequestError."""
+    for later in wanted[1:]:
+        service.generator.check(later)
+    generations = _generations(service, fields, wanted, account_of(request.scope), info_of(request.scope))
+    if not fields.stream:
+        return DeferredResponse(lambda receive: _whole_response(receive, generations, fields))
+    events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
+    return DeferredResponse(lambda receive: event_stream(receive, events))
+
+
+def _generations(
+    service: Service, fields: GenerationFields, wanted: list[GenerationRequest], account: Account, info: RequestInfo
+) -> Iterator[_Generation]:
+    """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
+    shape, n = ReplyShape(isinstance(fields, ChatFields), fields.model), fields.n_answers
+    for index, each in enumerate(wanted):
+        report = Report()
+        answers = [report] if n == 1 else [Report() for _ in range(n)]
+        attributes = span_attributes("chat" if shape.chat else "text_completion", shape.model, each)
+        reports = answers if n == 1 else [report, *answers]
+        record = recorded(service.metrics, service.tracer, info, reports, attributes)
+        deltas = _measured(service, each, account, report, answers, record)
+        yield _Generation([replace(shape, index=index * n + i) for i in range(n)], report, answers, deltas)
+
+
+async def _whole_response(receive: Receive, generations: Iterator[_Generation], fields: GenerationFields) -> Response:
+    return JSONResponse(await unless_disconnected(receive, _whole(generations, fields)))
+
+
+async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -> dict[str, Any]:
+    bodies = list[dict[str, Any]]()
+    reports = list[Report]()
+    for number, generation in enumerate(generations):
+        answers: list[list[TokenDelta]] = [[] for _ in generation.shapes]
+        async for index, delta in generation.deltas:
+            answers[index].append(delta)
+        reports += generation.reports
+        for index, deltas in enumerate(_best(answers, fields)):
+            shape = replace(generation.shapes[0], index=number * fields.n + index)
+            bodies.append(shape.whole(deltas, generation.report))
+    choices = [choice for body in bodies for choice in body["choices"]]
+    total = together(reports)
+    return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
+
+
+def _best(answers: list[list[TokenDelta]], fields: GenerationFields) -> list[list[TokenDelta]]:
+    """The `n` answers whose tokens have the highest log-probability on average; all in their order if that is all."""
+    if len(answers) == fields.n:
+        return answers
+    best = sorted(answers, key=_mean_logprob, reverse=True)[: fields.n]
+    if isinstance(fields, CompletionFields) and fields.logprobs is not None:
+        return best
+    return [[replace(delta, logprobs=()) for delta in deltas] for deltas in best]
+
+
+def _mean_logprob(deltas: list[TokenDelta]) -> float:
+    known = [entry.logprob for delta in deltas if delta.n_tokens for entry in delta.logprobs]
+    return mean(each or 0.0 for each in known) if known else 0.0
+
+
+async def _measured(
+    service: Service,
+    wanted: GenerationRequest,
+    account: Account,
+    report: Report,
+    answers: Sequence[Report],
+    record: AbstractContextManager[RequestRecord],
+) -> AsyncGenerator[tuple[int, TokenDelta]]:
+    """The generator's deltas, with what is told of the request at its end. Its tokens count in its tenant's account."""
+    _spend(service, account, prompt=len(wanted.prompt))
+    n_running = len(answers)
+    with record as current:
+        async with aclosing(_numbered(service.generator, wanted, report, answers)) as deltas:
+            async for number, delta in deltas:
+                n_running -= delta.finish_reason is not None
+                current.finish_reason = None if n_running else delta.finish_reason
+                _spend(service, account, generation=delta.n_tokens)
+                yield number, delta
+
+
+async def _numbered(
+    generator: Generator, wanted: GenerationRequest, report: Report, answers: Sequence[Report]
+) -> AsyncGenerator[tuple[int, TokenDelta]]:
+    if len(answers) > 1:
+        async with aclosing(generator.generate_each(wanted, report, answers)) as several:
+            async for each in several:
+                yield each
+        return
+    async with aclosing(generator.generate(wanted, report)) as deltas:
+        async for delta in deltas:
+            yield 0, delta
+
+
+def _spend(service: Service, account: Account, *, prompt: int = 0, generation: int = 0) -> None:
+    account.spend(prompt + generation, time.monotonic())
+    service.metrics.tenant_tokens(account.name, prompt=prompt, generation=generation)
+
+
+async def _events(
+    generations: Iterator[_Generation], *, include_usage: bool, continuous_usage: bool
+) -> AsyncGenerator[str]:
+    reports: list[Report] = []
+    for generation in generations:
+        reports += generation.reports
+        begun = set[int]()
+        async with aclosing(generation.deltas):
+            async for number, delta in generation.deltas:
+                shape = generation.shapes[number]
+                chunk = shape.chunk(delta, generation.answers[number], first=number not in begun)
+                spent = {"usage": usage(together(reports))} if continuous_usage else {}
+                begun.add(number)
+                yield event(chunk | spent)
+    if include_usage:
+        yield event(generation.shapes[0].usage_chunk(together(reports)))
+    yield DONE
