@@ -42,19 +42,38 @@ class FaultyLink:
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection of a client."""
-        self._writers.add(writer)
-        with suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            self._writers.add(far_writer)
-            both = [asyncio.create_task(self._copy(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
-            self._tasks.update(both)
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            for task in both:
-                task.cancel()
-            far_writer.close()
-            self._writers.discard(far_writer)
-        writer.close()
-        self._writers.discard(writer)
+        self._begun(asyncio.current_task())
+        writers = [writer]
+        try:
+            self._writers.add(writer)
+            with suppress(OSError):
+                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+                writers.append(far_writer)
+                self._writers.add(far_writer)
+                both = [asyncio.create_task(self._copy(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
+                for task in both:
+                    self._begun(task)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                for task in both:
+                    task.cancel()
+        finally:
+            for each in writers:
+                each.close()
+                self._writers.discard(each)
+
+    def _begun(self, task: "asyncio.Task[None] | None") -> None:
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Resets all connections, those too that are just being made."""
+        self.thaw()
+        self.cut()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -76,6 +95,4 @@ async def faulty_link(port: int) -> AsyncIterator[FaultyLink]:
         yield link
     finally:
         server.close()
-        link.thaw()
-        link.cut()
-        await asyncio.gather(*link._tasks, return_exceptions=True)
+        await link.end()
