@@ -26,7 +26,7 @@ async def asked(client: RunningClient, request_id: str, **fields: Any) -> httpx.
 
 
 @pytest.mark.parametrize(
-    ("fields", "status"), [({}, 200), ({"stream": True}, 200), ({"model": "nobody"}, 404), ({"n": 7}, 400)]
+    ("fields", "status"), [({}, 200), ({"stream": True}, 200), ({"model": "nobody"}, 404), ({"n": 700}, 400)]
 )
 async def test_a_response_has_the_id_of_its_request(split: Split, fields: dict[str, Any], status: int) -> None:
     response = await asked(split.client, "req-1", **fields)
@@ -177,7 +177,7 @@ async def test_a_caller_s_trace_reaches_the_trunk_though_nothing_is_traced(
 
 
 async def test_refusals_are_counted_by_their_code_and_answers_are_none(split: Split) -> None:
-    for fields in ({}, {"model": "nobody"}, {"n": 7}, {"n": 7}):
+    for fields in ({}, {"model": "nobody"}, {"n": 700}, {"n": 700}):
         await asked(split.client, "req-1", **fields)
     await split.client.http.get("/nowhere")
     codes = ("model_not_found", "invalid_value", "http_error", "internal_error")

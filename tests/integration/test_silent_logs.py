@@ -58,7 +58,7 @@ async def test_what_is_asked_and_answered_is_in_no_log_however_a_request_ends(
         assert await ask(prompt=WORDS) == 200
         assert await ask(prompt=IDS, logprobs=3) == 200
         assert await ask(prompt=[WORDS, WORDS], stream=True) == 200
-        for wrong in ({"n": 7}, {"stop": WORDS * 100}, {"model": WORDS}, {"max_tokens": WORDS}):
+        for wrong in ({"n": 700}, {"stop": WORDS * 100}, {"model": WORDS}, {"max_tokens": WORDS}):
             assert 400 <= await ask(**{"prompt": WORDS, **wrong}) < 500
         assert 400 <= await ask("chat/completions", messages=[{"role": WORDS, "content": WORDS}]) < 500
         leaving = asyncio.create_task(ask(prompt=WORDS, max_tokens=400))

@@ -134,7 +134,7 @@ async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_sen
 @pytest.mark.parametrize(
     ("path", "body", "param", "words"),
     [
-        ("/completion", completion(best_of=3), "best_of", "not supported here; leave it out"),
+        ("/completion", completion(suffix="x"), "suffix", "not supported here; leave it out"),
         ("/completion", {"prompt": SECRET}, "model", "this field is required"),
         ("/completion", {"model": "tiny"}, "prompt", "this field is required"),
         ("/completion", completion(max_tokens="many"), "max_tokens", "valid integer"),
