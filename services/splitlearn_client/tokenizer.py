@@ -11,7 +11,7 @@ import structlog
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from splitlearn_client.errors import BadRequest, NoChatTemplate, PromptTooLong
-from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat, Message
+from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, ContentFormat, Message, Rendering
 from splitlearn_client.text.template_process import TemplateFailed
 from splitlearn_client.text.tokenizer_reading import read_tokenizer
 from splitlearn_client.text.vocabulary import Vocabulary
@@ -74,12 +74,13 @@ class ChatTokenizer:
         """
         return await self._ids(text, "prompt", bare=bare)
 
-    async def tokenize_chat(self, messages: Sequence[Message], *, answer: bool = True, bare: bool = True) -> list[int]:
+    async def tokenize_chat(
+        self, messages: Sequence[Message], rendering: Rendering = PLAIN, *, bare: bool = True
+    ) -> list[int]:
         """Ids of a conversation, rendered by the model's chat template.
 
         Args:
             messages: see `ChatTemplate.render`.
-            answer: whether the text goes on to where the answer begins.
             bare: whether the tokenizer adds no special tokens to those of the template.
 
         Raises:
@@ -98,7 +99,7 @@ class ChatTokenizer:
         self._check_length(sum(map(_length, messages)), "messages")
         # and the template's own text
         longest = 2 * self._most_characters + _CHUNK
-        text = await self._on_thread(partial(template.render, messages, longest, answer=answer))
+        text = await self._on_thread(partial(template.render, messages, longest, rendering))
         return await self._ids(text, "messages", bare=bare)
 
     async def detokenize(self, ids: Sequence[int]) -> str:

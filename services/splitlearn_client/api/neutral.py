@@ -53,7 +53,6 @@ GENERATION: Final[Mapping[str, Neutral]] = {
     "user": ANYTHING,
     # vLLM
     "bad_words": only([]),
-    "chat_template_kwargs": only({}),
     "detokenize": only(True),
     "documents": only([]),
     "ec_transfer_params": only({}),
@@ -120,6 +119,7 @@ GENERATION: Final[Mapping[str, Neutral]] = {
 COMPLETION: Final[Mapping[str, Neutral]] = {
     **GENERATION,
     "add_special_tokens": only(True),
+    "chat_template_kwargs": only({}),
     "logprobs": only(False),
     "suffix": only(""),
 }
@@ -128,9 +128,7 @@ CHAT: Final[Mapping[str, Neutral]] = {
     **GENERATION,
     "best_of": only(1),
     "echo": only(False),
-    "add_generation_prompt": only(True),
     "add_special_tokens": only(False),
-    "continue_final_message": only(False),
     "function_call": only("none", "auto"),
     "functions": only([]),
     "modalities": only(["text"]),
@@ -143,8 +141,6 @@ CHAT: Final[Mapping[str, Neutral]] = {
 }
 
 TOKENIZE: Final[Mapping[str, Neutral]] = {
-    "chat_template_kwargs": only({}),
-    "continue_final_message": only(False),
     "mm_processor_kwargs": only({}),
     "tools": only([]),
 }

@@ -42,7 +42,9 @@ def router(service: Service) -> APIRouter:
         messages = [message.plain() for message in fields.messages]
         info = info_of(request.scope)
         with info.tokenizing():
-            prompt = await unless_disconnected(request.receive, service.tokenizer.tokenize_chat(messages))
+            prompt = await unless_disconnected(
+                request.receive, service.tokenizer.tokenize_chat(messages, fields.rendering)
+            )
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
         wanted = _requests(service, fields, {"messages": prompt}, most, tops, info.tenant)

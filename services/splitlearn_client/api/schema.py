@@ -3,31 +3,27 @@
 Unsupported fields are refused by name, and not ignored, unless their value is neutral: see `neutral.py`.
 """
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     StrictInt,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from splitlearn_client.api import neutral
-from splitlearn_client.api.neutral import Neutral
+from splitlearn_client.api.fields import Fields, TextFields, refusal
 from splitlearn_client.sampling import SamplingSettings
 from splitlearn_client.stopping import StopRules
+from splitlearn_client.text.chat_template import Rendering
 
 _OPENAI = SamplingSettings()
 # they run one after the other
@@ -37,6 +33,7 @@ MOST_STOPS: Final = 16
 MOST_TOKENS: Final = 1024
 # of the prompts of one request; their reply is one JSON object
 MOST_PROMPT_LOGPROBS: Final = 1 << 17
+MOST_TEMPLATE_VARIABLES: Final = 64
 # of all prompts of a request together
 MOST_ANSWERS: Final = 128
 # in characters; each stop string is searched in each token's text, and may hold back as much text as its length
@@ -54,71 +51,9 @@ _SAMPLING: Final = {
     "seed",
 }
 
-_Path = tuple[str | int, ...]
 _TOKEN_NAME = re.compile("0|[1-9][0-9]{0,9}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # tags of a union's members; the angle brackets distinguish them from field names in an error's path
 _TEXT, _TEXTS, _IDS, _LISTS_OF_IDS, _PARTS = "<text>", "<texts>", "<ids>", "<lists of ids>", "<parts>"
-
-
-class Fields(BaseModel):
-    """One object of a request. At every depth null counts as absent, and so does a neutral value."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    neutral: ClassVar[Mapping[str, Neutral]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_what_matters(cls, sent: Any) -> Any:
-        if not isinstance(sent, dict):
-            return sent
-        rules = cls.neutral
-        meant = {
-            name: value
-            for name, value in sent.items()
-            if value is not None and not (name in rules and rules[name].holds(value))
-        }
-        unknown = [name for name in meant if name not in cls.model_fields]
-        wrong = next((name for name in unknown if name in rules), None)
-        if wrong is not None:
-            raise _refusal((wrong,), f"this value is not supported here; leave it out or send {rules[wrong].words}")
-        # one unknown field is enough for an error; a request may have very many
-        for name in unknown[1:]:
-            del meant[name]
-        return meant
-
-
-def _refusal(path: _Path, text: str) -> ValidationError:
-    """The error with which a validator of an object names a member."""
-    problem = PydanticCustomError("not_supported", "{text}", {"text": text})
-    return ValidationError.from_exception_data("request", [InitErrorDetails(type=problem, loc=path, input=None)])
-
-
-def _encodable(value: Any) -> bool:
-    """Whether a value can be encoded as UTF-8. Much quicker than finding the place."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, TypeError):
-        return False
-    return True
-
-
-def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
-    """The path of a text with half of a surrogate pair, which JSON can escape and Unicode does not allow."""
-    if isinstance(value, str):
-        return path if _SURROGATE.search(value) else None
-    if isinstance(value, dict):
-        if any(_SURROGATE.search(name) for name in value):
-            return path
-        items: Any = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
-        return None
-    # skips ids, of which a prompt may have a million
-    texts = ((key, each) for key, each in items if isinstance(each, str | dict | list))
-    return next((found for key, each in texts if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
 
 
 class StreamOptions(Fields):
@@ -156,19 +91,6 @@ def _token_named(name: Any) -> int:
 
 _TokenName = Annotated[int, BeforeValidator(_token_named)]
 _Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
-
-
-class TextFields(Fields):
-    """A request with text, which must be Unicode."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_unicode(cls, sent: Any) -> Any:
-        """Runs before `_only_what_matters`, because it is defined after it."""
-        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
-            text = "this text has half of a surrogate pair in it, which is no Unicode character"
-            raise _refusal(path, text)
-        return sent
 
 
 class GenerationFields(TextFields):
@@ -280,15 +202,15 @@ class CompletionFields(GenerationFields):
     @model_validator(mode="after")
     def _can_choose_the_best(self) -> Self:
         if self.n_answers < self.n:
-            raise _refusal(("best_of",), f"the best {self.n} of {self.best_of} answers cannot be had; ask for more")
+            raise refusal(("best_of",), f"the best {self.n} of {self.best_of} answers cannot be had; ask for more")
         if self.stream and self.n_answers > self.n:
-            raise _refusal(("best_of",), "which answers are the best is known at their end; ask without stream")
+            raise refusal(("best_of",), "which answers are the best is known at their end; ask without stream")
         return self
 
     @model_validator(mode="after")
     def _has_an_answer(self) -> Self:
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
-            raise _refusal(("max_tokens",), "0 tokens are no answer; ask for at least 1, or for the prompt with echo")
+            raise refusal(("max_tokens",), "0 tokens are no answer; ask for at least 1, or for the prompt with echo")
         return self
 
     @property
@@ -334,7 +256,19 @@ class Message(Fields):
         return {"role": self.role, "content": content, **named}
 
 
-class ChatFields(GenerationFields):
+class ConversationFields(TextFields):
+    """How a conversation is rendered; see `Rendering`."""
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = Field({}, max_length=MOST_TEMPLATE_VARIABLES)
+
+    @property
+    def rendering(self) -> Rendering:
+        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs)
+
+
+class ChatFields(GenerationFields, ConversationFields):
     """POST /v1/chat/completions."""
 
     neutral = neutral.CHAT
@@ -353,7 +287,7 @@ class ChatFields(GenerationFields):
         return value
 
 
-class TokenizeFields(TextFields):
+class TokenizeFields(ConversationFields):
     """POST /tokenize: a text, or a conversation."""
 
     neutral = neutral.TOKENIZE
@@ -363,13 +297,12 @@ class TokenizeFields(TextFields):
     messages: list[Message] | None = Field(None, min_length=1, fail_fast=True)
     # absent: true for a text, false for a conversation, whose template writes them
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool = True
     return_token_strs: bool = False
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise _refusal(("prompt",), "send either prompt or messages")
+            raise refusal(("prompt",), "send either prompt or messages")
         return self
 
 

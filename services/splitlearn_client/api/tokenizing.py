@@ -36,6 +36,4 @@ async def _ids(tokenizer: ChatTokenizer, fields: TokenizeFields) -> list[int]:
     if fields.messages is None:
         return await tokenizer.tokenize(fields.prompt or "", bare=fields.add_special_tokens is False)
     messages = [message.plain() for message in fields.messages]
-    return await tokenizer.tokenize_chat(
-        messages, answer=fields.add_generation_prompt, bare=not fields.add_special_tokens
-    )
+    return await tokenizer.tokenize_chat(messages, fields.rendering, bare=not fields.add_special_tokens)

@@ -9,6 +9,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import structlog
@@ -34,10 +35,31 @@ _PROBE_LENGTH: Final = 16
 # A key that no template reads: if it is in the text, the template printed the whole part.
 _UNREAD: Final = "zqunread"
 _MOST_SHAPES: Final = 256
+# What the service gives to a template beside the tokenizer's variables.
+_TAKEN: Final = ("messages", "tools", "documents", "add_generation_prompt")
 # Messages and parts of messages.
 _LONGEST_CACHED_SHAPE: Final = 64
 # Enough for a conversation of probe words in any template.
 _PROBED_CHARACTERS: Final = 1 << 22
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a conversation is rendered; named in requests as in vLLM.
+
+    Attributes:
+        begins_answer: whether the text goes on to where the answer begins (`add_generation_prompt`).
+        continues: whether the text ends with that of the last message, with which the answer goes on
+            (`continue_final_message`).
+        variables: more variables of the template (`chat_template_kwargs`).
+    """
+
+    begins_answer: bool = True
+    continues: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLAIN: Final = Rendering()
 
 
 class ChatTemplate:
@@ -72,33 +94,49 @@ class ChatTemplate:
         else:
             self._check_plain_question()
 
-    def render(self, messages: Sequence[Message], longest: int, *, answer: bool = True) -> str:
+    def render(self, messages: Sequence[Message], longest: int, rendering: Rendering = PLAIN) -> str:
         """The prompt's text, of at most `longest` characters.
 
         Args:
             messages: role, content (text, or a list of text parts) and other keys that templates may read, as name.
-            answer: whether the text goes on to where the answer begins.
 
         Raises:
-            BadRequest: the template refuses these messages, or leaves one of them out.
+            BadRequest: the template refuses these messages, or leaves one of them out; or `rendering` does not fit.
         """
+        self._check_rendering(messages, rendering)
         try:
             formed = [self._formed(message) for message in messages]
-            text = self._rendered(formed, longest, answer=answer)
+            text = self._rendered(formed, longest, rendering)
         except TemplateFailed as error:
             raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
-        if self._format == "auto" and (left_out := self._first_left_out(formed, longest)) is not None:
+        if self._format == "auto" and (left_out := self._first_left_out(formed, longest, rendering)) is not None:
             role = messages[left_out].get("role")
             raise BadRequest(
                 f"the model's chat template leaves this message (role {role!r}) out; "
                 "put its text into a message with another role, or at another place",
                 f"messages.{left_out}",
             )
-        return text
+        return _cut_behind(text, said_in(messages[-1])) if rendering.continues else text
 
-    def _rendered(self, messages: Sequence[Message], longest: int, *, answer: bool = True) -> str:
-        seen = {"tools": None, "documents": None, "messages": messages, "add_generation_prompt": answer}
-        return self._process.render({**self._variables, **seen}, longest)
+    def _check_rendering(self, messages: Sequence[Message], rendering: Rendering) -> None:
+        taken = next((name for name in rendering.variables if name in {*_TAKEN, *self._variables}), None)
+        if taken is not None:
+            raise BadRequest("the service gives this variable to the template itself", f"chat_template_kwargs.{taken}")
+        if rendering.continues and rendering.begins_answer:
+            raise BadRequest(
+                "an answer cannot both begin and go on with the last message; send add_generation_prompt false",
+                "continue_final_message",
+            )
+        if rendering.continues and (messages[-1].get("role") != "assistant" or not said_in(messages[-1]).strip()):
+            raise BadRequest(
+                "the last message must be the assistant's and have text, with which the answer goes on",
+                "continue_final_message",
+            )
+
+    def _rendered(self, messages: Sequence[Message], longest: int, rendering: Rendering = PLAIN) -> str:
+        seen = {"tools": None, "documents": None, "messages": messages}
+        begins = {"add_generation_prompt": rendering.begins_answer}
+        return self._process.render({**self._variables, **rendering.variables, **seen, **begins}, longest)
 
     def _formed(self, message: Message) -> Message:
         """The message with its content in a form that the template accepts."""
@@ -146,13 +184,15 @@ class ChatTemplate:
         user = {"role": "user", "content": _in_form("word", self._accepted("user"))}
         return [user, message, user] if message["role"] == "assistant" else [message, user]
 
-    def _first_left_out(self, messages: Sequence[Message], longest: int) -> int | None:
+    def _first_left_out(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
         """Index of the first message that the template does not render completely in a conversation of this shape."""
+        if rendering != PLAIN:
+            return self._probed(messages, longest, rendering)
         shape = tuple(_shape(message) for message in messages)
         with self._lock:
             if shape in self._left_out:
                 return self._left_out[shape]
-        left_out = self._probed(messages, longest)
+        left_out = self._probed(messages, longest, rendering)
         if sum(map(_n_parts, messages)) <= _LONGEST_CACHED_SHAPE:
             with self._lock:
                 self._left_out[shape] = left_out
@@ -160,7 +200,7 @@ class ChatTemplate:
                     self._left_out.popitem(last=False)
         return left_out
 
-    def _probed(self, messages: Sequence[Message], longest: int) -> int | None:
+    def _probed(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
         probes, owners, shadows = _probes(), list[int](), list[Message]()
         for index, message in enumerate(messages):
             content = message.get("content")
@@ -176,7 +216,7 @@ class ChatTemplate:
                 owners += [index] * sum(said)
             shadows.append({**message, "content": content} if "content" in message else message)
         try:
-            found = _found(self._rendered(shadows, longest + _PROBE_LENGTH * len(owners)))
+            found = _found(self._rendered(shadows, longest + _PROBE_LENGTH * len(owners), rendering))
         except TemplateFailed:
             # it accepted the conversation itself, and refuses only the probe words
             return None
@@ -209,12 +249,30 @@ class ChatTemplate:
             user = self._formed({"role": "user", "content": "word"})
             prompt = self._rendered([user], _PROBED_CHARACTERS)
             reply = self._formed({"role": "assistant", "content": answer})
-            whole = self._rendered([user, reply], _PROBED_CHARACTERS, answer=False)
+            whole = self._rendered([user, reply], _PROBED_CHARACTERS, Rendering(begins_answer=False))
         except TemplateFailed:
             return
         before, found, _ = whole.partition(answer)
         if found and before.startswith(prompt) and (missing := before[len(prompt) :].strip()):
             log.warning("the chat template does not begin the answer (add_generation_prompt)", missing=missing)
+
+
+def said_in(message: Message) -> str:
+    """A message's text."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _cut_behind(text: str, said: str) -> str:
+    """The text up to the end of its last message's. Templates may strip a message. Raises BadRequest."""
+    place = text.rfind(said.strip())
+    if place < 0:
+        raise BadRequest(
+            "the model's chat template changes the text of the last message, so an answer cannot go on with it",
+            "continue_final_message",
+        )
+    whole = said.lstrip()
+    return text[: place + len(whole if text.startswith(whole, place) else said.strip())]
 
 
 def _in_form(content: Content, accepted: Iterable[Form]) -> Content:
@@ -223,7 +281,7 @@ def _in_form(content: Content, accepted: Iterable[Form]) -> Content:
     form = next(form for form in forms if form in accepted)
     if form == "parts" and not isinstance(content, str):
         return content
-    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    text = said_in({"content": content})
     return text if form == "string" else [{"type": "text", "text": text}]
 
 

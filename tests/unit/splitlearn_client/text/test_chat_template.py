@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from splitlearn_client.errors import BadModelFiles, BadRequest
-from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat
+from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat, Message, Rendering
 from splitlearn_client.text.template_process import TemplateUnbounded, TemplateUnusable
 from support.tiny_models import TEMPLATE
 
@@ -206,3 +206,73 @@ def test_conversations_of_the_same_shape_are_probed_once(monkeypatch: pytest.Mon
     for words in ("one", "two", "three"):
         template.render([said("user", words)], LONG)
     assert len(rendered) == 4
+
+
+TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<end>{% endfor %}"
+ANSWERING = TURNS + "{% if add_generation_prompt %}[assistant]{% if thinks is false %}<nothink>{% endif %}{% endif %}"
+
+
+def rendered(source: str, *messages: Message, **rendering: Any) -> str:
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    return template.render(messages, LONG, Rendering(**rendering))
+
+
+def test_an_answer_begins_only_if_it_is_asked_for() -> None:
+    asked = said("user", "hi")
+    assert rendered(ANSWERING, asked) == "[user]hi<end>[assistant]"
+    assert rendered(ANSWERING, asked, begins_answer=False) == "[user]hi<end>"
+
+
+@pytest.mark.parametrize("words", ["It is", " It is ", "It is\n"])
+def test_an_answer_goes_on_with_the_last_message(words: str) -> None:
+    conversation = [said("user", "It is?"), said("assistant", words)]
+    text = rendered(ANSWERING, *conversation, begins_answer=False, continues=True)
+    # the template strips the message
+    assert text == "[user]It is?<end>[assistant]It is"
+    kept = ANSWERING.replace(" | trim", "")
+    text = rendered(kept, *conversation, begins_answer=False, continues=True)
+    assert text.rstrip() == "[user]It is?<end>[assistant]" + words.rstrip()
+    assert text.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("messages", "rendering", "words"),
+    [
+        ([said("user", "hi")], {"begins_answer": False}, "must be the assistant's"),
+        ([said("user", "hi"), said("assistant", " ")], {"begins_answer": False}, "and have text"),
+        ([said("user", "hi"), said("assistant", "It")], {}, "send add_generation_prompt false"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(messages: list[Message], rendering: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequest, match=words) as refused:
+        rendered(ANSWERING, *messages, continues=True, **rendering)
+    assert refused.value.param == "continue_final_message"
+
+
+def test_a_template_that_changes_the_last_message_cannot_continue_it() -> None:
+    source = ANSWERING.replace("| trim", "| upper")
+    with pytest.raises(BadRequest, match="changes the text"):
+        rendered(source, said("user", "hi"), said("assistant", "It is"), begins_answer=False, continues=True)
+
+
+def test_a_template_gets_the_variables_of_the_request() -> None:
+    assert rendered(ANSWERING, said("user", "hi"), variables={"thinks": False}).endswith("[assistant]<nothink>")
+    assert rendered(ANSWERING, said("user", "hi"), variables={"thinks": True}).endswith("[assistant]")
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt", "bos_token"])
+def test_a_variable_of_the_service_is_not_the_requests(name: str) -> None:
+    with pytest.raises(BadRequest, match="the service gives this variable") as refused:
+        rendered(ANSWERING, said("user", "hi"), variables={name: "x"})
+    assert refused.value.param == f"chat_template_kwargs.{name}"
+
+
+def test_a_message_that_is_left_out_for_a_variables_sake_is_refused_and_only_then() -> None:
+    told = "{% if m.role == 'user' or not short %}[{{ m.role }}]{{ m.content }}{% endif %}"
+    source = "{% for m in messages %}" + told + "{% endfor %}"
+    template = ChatTemplate(source, {})
+    conversation = [said("system", "be brief"), said("user", "hi")]
+    for _ in range(2):
+        assert "brief" in template.render(conversation, LONG)
+        with pytest.raises(BadRequest, match="leaves this message"):
+            template.render(conversation, LONG, Rendering(variables={"short": True}))
