@@ -81,15 +81,14 @@ def _end(delta: TokenDelta) -> Json:
     return {"finish_reason": delta.finish_reason, **reason}
 
 
-def _alternatives(entry: TokenLogprob) -> dict[str, float]:
-    """Log-probabilities by text. Of alternatives with equal texts all but one get their id as key; the chosen token
-    keeps its text.
+def _alternatives(entry: TokenLogprob) -> dict[str, float | None]:
+    """Log-probabilities by text, the token's own among them. Of alternatives with equal texts all but one get their id
+    as key; the token itself keeps its text.
     """
-    tops: dict[str, float] = {}
+    tops = {entry.text: entry.logprob}
     for other in entry.alternatives:
-        is_taken = other.token == entry.token
-        is_free = other.text not in tops and other.text != entry.text
-        tops[other.text if is_taken or is_free else f"token_id:{other.token}"] = other.logprob
+        if other.token != entry.token:
+            tops[f"token_id:{other.token}" if other.text in tops else other.text] = other.logprob
     return tops
 
 
