@@ -98,11 +98,14 @@ def _of_prompt(entries: Sequence[TokenLogprob]) -> list[Json | None]:
 
 
 def _by_id(entry: TokenLogprob) -> Json:
-    found = {
-        str(each.token): {"logprob": each.logprob, "rank": rank, "decoded_token": each.text}
-        for rank, each in enumerate(entry.alternatives, start=1)
-    }
-    return found | {str(entry.token): {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.text}}
+    found = {str(entry.token): _ranked(entry.logprob, entry.rank, entry.text)}
+    for rank, each in enumerate(entry.alternatives, start=1):
+        found.setdefault(str(each.token), _ranked(each.logprob, rank, each.text))
+    return found
+
+
+def _ranked(logprob: float | None, rank: int | None, text: str) -> Json:
+    return {"logprob": logprob, "rank": rank, "decoded_token": text}
 
 
 def _chat_logprob(entry: TokenLogprob) -> Json:

@@ -1,5 +1,6 @@
 """The HTTP endpoints."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
@@ -12,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import to_json
 from starlette.types import Receive
 
 from splitlearn_client.answer import TokenDelta
@@ -206,17 +208,20 @@ def _generations(
 
 
 async def _whole_response(receive: Receive, generations: Iterator[_Generation]) -> Response:
-    return JSONResponse(await unless_disconnected(receive, _whole(generations)))
+    return Response(await unless_disconnected(receive, _whole(generations)), media_type="application/json")
 
 
-async def _whole(generations: Iterator[_Generation]) -> dict[str, Any]:
+async def _whole(generations: Iterator[_Generation]) -> bytes:
     bodies, reports = [], []
     for generation in generations:
-        bodies.append(generation.shape.whole([delta async for delta in generation.deltas], generation.report))
+        deltas = [delta async for delta in generation.deltas]
+        # on a thread, as the log-probabilities of a long prompt take long
+        bodies.append(await asyncio.to_thread(generation.shape.whole, deltas, generation.report))
         reports.append(generation.report)
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
-    return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
+    body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
+    return await asyncio.to_thread(to_json, body)
 
 
 async def _measured(
