@@ -64,16 +64,15 @@ class _Said:
     spelled: bytes
 
 
-def spelled_prompt(vocabulary: Vocabulary, ids: Sequence[int], scored: Sequence[Choice] | None) -> Iterator[TokenDelta]:
+def spelled_prompt(vocabulary: Vocabulary, ids: Sequence[int], scored: Sequence[Choice]) -> Iterator[TokenDelta]:
     """A prompt's text, and the log-probabilities of its tokens; token by token, as all of a long prompt take long.
 
     Args:
-        scored: all tokens but the first, as if they had been chosen; None where nobody asked.
+        scored: all tokens but the first, as if they had been chosen.
     """
     text = AnswerText(vocabulary, (), StopRules())
-    for number, token in enumerate(ids):
-        choice = Choice(token) if scored is None else scored[number - 1] if number else Choice(token, 0.0)
-        yield text.add(choice, last=number == len(ids) - 1)
+    for number, choice in enumerate([Choice(ids[0], 0.0), *scored], start=1):
+        yield text.add(choice, last=number == len(ids))
 
 
 class AnswerText:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final
 
-from splitlearn_client.answer import TokenDelta, spelled_prompt
+from splitlearn_client.answer import TokenDelta, TokenLogprob, spelled_prompt
 from splitlearn_client.sampling import Choice
 from splitlearn_client.text.vocabulary import Vocabulary
 
@@ -31,17 +31,22 @@ class PromptSpelling:
         Args:
             scored: all tokens but the first, as if they had been chosen; None where nobody asked.
         """
+        if scored is None:
+            text = await asyncio.to_thread(self._vocabulary.decode, ids)
+            return TokenDelta(text, n_tokens=0)
+        entries = await self._entries(ids, scored)
+        return TokenDelta("".join(entry.text for entry in entries), entries, n_tokens=0)
+
+    async def _entries(self, ids: Sequence[int], scored: Sequence[Choice]) -> tuple[TokenLogprob, ...]:
         spelled = spelled_prompt(self._vocabulary, ids, scored)
-        alternatives = max((len(choice.alternatives) for choice in scored or ()), default=0)
-        n_tokens = max(1, _AT_ONCE // (1 + alternatives))
-        deltas: list[TokenDelta] = []
-        while len(deltas) < len(ids):
+        n_alternatives = max((len(choice.alternatives) for choice in scored), default=0)
+        n_tokens = max(1, _AT_ONCE // (1 + n_alternatives))
+        entries: list[TokenLogprob] = []
+        for _ in range(0, len(ids), n_tokens):
             async with self._turn:
                 began = time.perf_counter()
-                deltas += await asyncio.to_thread(lambda: list(islice(spelled, n_tokens)))
+                some = await asyncio.to_thread(lambda: list(islice(spelled, n_tokens)))
                 await asyncio.sleep(time.perf_counter() - began)
-        entries = [entry for delta in deltas for entry in delta.logprobs]
-        if entries:
-            # nothing came before the first one
-            entries[0] = replace(entries[0], logprob=None)
-        return TokenDelta("".join(delta.text for delta in deltas), tuple(entries), n_tokens=0)
+            entries += [entry for delta in some for entry in delta.logprobs]
+        # nothing came before the first one
+        return (replace(entries[0], logprob=None), *entries[1:])

@@ -25,12 +25,14 @@ class Watched(Vocabulary):
         return super().decode(ids)
 
 
+def scores(ids: Sequence[int], n_alternatives: int = 0) -> list[Choice]:
+    likely = tuple((token, -float(token)) for token in range(n_alternatives))
+    return [Choice(token, -0.5, likely, 2) for token in ids[1:]]
+
+
 @pytest.mark.parametrize("n_alternatives", [None, 0, 5, 40])
 async def test_a_prompt_has_its_text_and_its_tokens_log_probabilities(n_alternatives: int | None) -> None:
-    scored = None
-    if n_alternatives is not None:
-        likely = tuple((token, -float(token)) for token in range(n_alternatives))
-        scored = [Choice(token, -0.5, likely, 2) for token in IDS[1:]]
+    scored = None if n_alternatives is None else scores(IDS, n_alternatives)
     delta = await PromptSpelling(Vocabulary(TOKENIZER)).delta(IDS, scored)
     assert (delta.text, delta.n_tokens) == (TOKENIZER.decode(IDS), 0)
     if n_alternatives is None:
@@ -46,13 +48,13 @@ async def test_the_event_loop_does_nothing_of_it_and_a_short_prompt_does_not_wai
     vocabulary = Watched()
     spelling = PromptSpelling(vocabulary)
     vocabulary.threads.clear()
-    long = asyncio.create_task(spelling.delta(IDS * 20, None))
+    long = asyncio.create_task(spelling.delta(IDS * 20, scores(IDS * 20)))
     await asyncio.sleep(0)
-    await spelling.delta(IDS[:40], None)
+    await spelling.delta(IDS[:40], scores(IDS[:40]))
     assert not long.done()
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
     assert threading.current_thread().name not in vocabulary.threads
     # its turn is free again
-    assert (await spelling.delta(IDS[:40], None)).text == TOKENIZER.decode(IDS[:40])
+    assert (await spelling.delta(IDS[:40], scores(IDS[:40]))).text == TOKENIZER.decode(IDS[:40])
