@@ -1,8 +1,8 @@
 """Turns chosen tokens into an answer's text, and says what each token added to it."""
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from splitlearn_client.sampling import Choice
@@ -64,20 +64,15 @@ class _Said:
     spelled: bytes
 
 
-def spelled_prompt(vocabulary: Vocabulary, ids: Sequence[int], scored: Sequence[Choice] | None) -> TokenDelta:
-    """A prompt's text, and the log-probabilities of its tokens. Takes long for a long prompt.
+def spelled_prompt(vocabulary: Vocabulary, ids: Sequence[int], scored: Sequence[Choice]) -> Iterator[TokenDelta]:
+    """A prompt's text, and the log-probabilities of its tokens; token by token, as all of a long prompt take long.
 
     Args:
-        scored: all tokens but the first, as if they had been chosen; None where nobody asked.
+        scored: all tokens but the first, as if they had been chosen.
     """
-    choices = [Choice(token) for token in ids] if scored is None else [Choice(ids[0], 0.0), *scored]
     text = AnswerText(vocabulary, (), StopRules())
-    deltas = [text.add(choice, last=number == len(ids)) for number, choice in enumerate(choices, start=1)]
-    entries = [entry for delta in deltas for entry in delta.logprobs]
-    if entries:
-        # nothing came before the first one
-        entries[0] = replace(entries[0], logprob=None)
-    return TokenDelta("".join(delta.text for delta in deltas), tuple(entries), n_tokens=0)
+    for number, choice in enumerate([Choice(ids[0], 0.0), *scored], start=1):
+        yield text.add(choice, last=number == len(ids))
 
 
 class AnswerText:

@@ -3,7 +3,6 @@
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -12,13 +11,14 @@ from functools import partial
 from typing import Final
 
 from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
-from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob, spelled_prompt
+from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob
 from splitlearn_client.block_hasher import BlockHasher
 from splitlearn_client.choices import merged
 from splitlearn_client.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.prompt_scores import PromptScores
+from splitlearn_client.prompt_spelling import PromptSpelling
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Beginning, Choice, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
@@ -130,6 +130,7 @@ class Generator:
         self._end_tokens = end_tokens
         self._block_hasher = block_hasher
         self._tenant_ids = TenantIds()
+        self._spelling = PromptSpelling(tokenizer.vocabulary)
 
     def check(self, request: GenerationRequest) -> None:
         """Checks at once what `generate` checks only when it starts, after the other prompts of the HTTP request.
@@ -258,8 +259,7 @@ class Generator:
     ) -> TokenDelta:
         """The delta about the prompt; with `is_all` nothing follows it."""
         scored = None if scores is None else scores.choices()
-        # in a thread: a long prompt takes long
-        spelled = await asyncio.to_thread(spelled_prompt, self._tokenizer.vocabulary, request.prompt, scored)
+        spelled = await self._spelling.delta(request.prompt, scored)
         echoed, listed = request.sampling.top_logprobs, request.prompt_logprobs
         return TokenDelta(
             spelled.text if request.echo else "",
@@ -292,7 +292,13 @@ class Generator:
 
 
 def _with_fewer(entries: Sequence[TokenLogprob], n_alternatives: int) -> tuple[TokenLogprob, ...]:
-    return tuple(replace(entry, alternatives=entry.alternatives[:n_alternatives]) for entry in entries)
+    # mostly they are as many, and copying each takes long
+    return tuple(
+        replace(entry, alternatives=entry.alternatives[:n_alternatives])
+        if len(entry.alternatives) > n_alternatives
+        else entry
+        for entry in entries
+    )
 
 
 def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:

@@ -11,7 +11,6 @@ import torch
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
@@ -28,7 +27,8 @@ COLDEST = 1e-5
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Named as in the OpenAI API and transformers. Sampling is greedy at a temperature below `COLDEST`."""
+    """Named as in the OpenAI API and transformers. Sampling is greedy at a temperature below `COLDEST`, or with a
+    `top_p` of 0, which leaves the likeliest token."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -48,7 +48,7 @@ class SamplingSettings:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature < COLDEST
+        return self.temperature < COLDEST or not self.top_p
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ class Beginning:
 
 
 class Sampler:
-    """Chooses the tokens of one request. With a seed, equal logits give equal tokens."""
+    """Chooses the tokens of one request, whose ids only grow. With a seed, equal logits give equal tokens."""
 
     def __init__(self, settings: SamplingSettings, beginning: Beginning = Beginning()) -> None:
         self._settings = settings
         self._bans_ends = beginning.tokens > 0 and bool(beginning.end_tokens)
         self._processors = _processors(settings, beginning)
+        self._ids_1T = torch.empty(1, 0, dtype=torch.long)
         self._generator = torch.Generator()
         if settings.seed is None:
             self._generator.seed()
@@ -96,7 +97,7 @@ class Sampler:
         """
         scores_1V = widened(logits_V)[None]
         check_numbers(scores_1V)
-        processed_1V = self._processors(torch.tensor([ids]), scores_1V) if self._processors else scores_1V
+        processed_1V = self._processors(self._seen(ids), scores_1V) if self._processors else scores_1V
         if self._bans_ends and math.isinf(processed_1V.numpy().max()):
             raise BadRequest("min_tokens leaves no token that could come next; ask for fewer", "min_tokens")
         if self._settings.greedy:
@@ -105,6 +106,13 @@ class Sampler:
             probabilities_1V = processed_1V.softmax(dim=-1)
             token = int(torch.multinomial(probabilities_1V, 1, generator=self._generator))
         return self._report(token, scores_1V[0])
+
+    def _seen(self, ids: list[int]) -> torch.Tensor:
+        """The ids [1, T]. Only new ones are converted, as a long prompt's take longer than the choice."""
+        known = self._ids_1T.shape[1]
+        if known < len(ids):
+            self._ids_1T = torch.cat([self._ids_1T, torch.tensor([ids[known:]])], dim=1)
+        return self._ids_1T
 
     def _report(self, token: int, scores_V: torch.Tensor) -> Choice:
         wanted = self._settings.top_logprobs
@@ -137,13 +145,12 @@ def widened(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProcessorList:
-    """In vLLM's order."""
+    """In vLLM's order, but for the filters, which are in that of transformers."""
     processors = LogitsProcessorList()
     if settings.logit_bias:
         processors.append(SequenceBiasLogitsProcessor({(token,): bias for token, bias in settings.logit_bias}))
     if beginning.tokens and beginning.end_tokens:
-        ends = sorted(beginning.end_tokens)
-        processors.append(MinNewTokensLengthLogitsProcessor(beginning.prompt, beginning.tokens, ends))
+        processors.append(_NoEnd(beginning))
     if settings.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     if settings.frequency_penalty or settings.presence_penalty:
@@ -159,6 +166,17 @@ def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProce
     if settings.min_p > 0.0:
         processors.append(MinPLogitsWarper(settings.min_p))
     return processors
+
+
+class _NoEnd(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
+    """Bans the end tokens. transformers' own searches them for each token of the vocabulary: 10 ms for a large one."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self._until = beginning.prompt + beginning.tokens
+        self._ends = torch.tensor(sorted(beginning.end_tokens))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill(1, self._ends, -torch.inf) if input_ids.shape[1] < self._until else scores
 
 
 class _AnswerPenalty(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here

@@ -1,5 +1,6 @@
 """Runs the generations of a request and makes its reply of them, whole or as a stream."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing
@@ -8,7 +9,8 @@ from statistics import mean
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
+from pydantic_core import to_json
 from starlette.types import Receive
 
 from splitlearn_client.answer import TokenDelta
@@ -70,10 +72,11 @@ def _generations(
 
 
 async def _whole_response(receive: Receive, generations: Iterator[_Generation], fields: GenerationFields) -> Response:
-    return JSONResponse(await unless_disconnected(receive, _whole(generations, fields)))
+    body = await unless_disconnected(receive, _whole(generations, fields))
+    return Response(body, media_type="application/json")
 
 
-async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -> dict[str, Any]:
+async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -> bytes:
     bodies = list[dict[str, Any]]()
     reports = list[Report]()
     for number, generation in enumerate(generations):
@@ -83,10 +86,12 @@ async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -
         reports += generation.reports
         for index, deltas in enumerate(_best(answers, fields)):
             shape = replace(generation.shapes[0], index=number * fields.n + index)
-            bodies.append(shape.whole(deltas, generation.report))
+            # on a thread, as the log-probabilities of a long prompt take long
+            bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.report))
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
-    return bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
+    body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
+    return await asyncio.to_thread(to_json, body)
 
 
 def _best(answers: list[list[TokenDelta]], fields: GenerationFields) -> list[list[TokenDelta]]:

@@ -81,15 +81,14 @@ def _end(delta: TokenDelta) -> Json:
     return {"finish_reason": delta.finish_reason, **reason}
 
 
-def _alternatives(entry: TokenLogprob) -> dict[str, float]:
-    """Log-probabilities by text. Of alternatives with equal texts all but one get their id as key; the chosen token
-    keeps its text.
+def _alternatives(entry: TokenLogprob) -> dict[str, float | None]:
+    """Log-probabilities by text, the token's own among them. Of alternatives with equal texts all but one get their id
+    as key; the token itself keeps its text.
     """
-    tops: dict[str, float] = {}
+    tops = {entry.text: entry.logprob}
     for other in entry.alternatives:
-        is_taken = other.token == entry.token
-        is_free = other.text not in tops and other.text != entry.text
-        tops[other.text if is_taken or is_free else f"token_id:{other.token}"] = other.logprob
+        if other.token != entry.token:
+            tops[f"token_id:{other.token}" if other.text in tops else other.text] = other.logprob
     return tops
 
 
@@ -99,11 +98,14 @@ def _of_prompt(entries: Sequence[TokenLogprob]) -> list[Json | None]:
 
 
 def _by_id(entry: TokenLogprob) -> Json:
-    found = {
-        str(each.token): {"logprob": each.logprob, "rank": rank, "decoded_token": each.text}
-        for rank, each in enumerate(entry.alternatives, start=1)
-    }
-    return found | {str(entry.token): {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.text}}
+    found = {str(entry.token): _ranked(entry.logprob, entry.rank, entry.text)}
+    for rank, each in enumerate(entry.alternatives, start=1):
+        found.setdefault(str(each.token), _ranked(each.logprob, rank, each.text))
+    return found
+
+
+def _ranked(logprob: float | None, rank: int | None, text: str) -> Json:
+    return {"logprob": logprob, "rank": rank, "decoded_token": text}
 
 
 def _chat_logprob(entry: TokenLogprob) -> Json:

@@ -63,7 +63,28 @@ def test_a_token_that_the_model_rules_out_is_never_an_alternative() -> None:
     logits_TV[:, [1, 7]] = 0.0
     choices = scored([len(IDS)], 5, logits_TV)
     assert {token for choice in choices for token, _ in choice.alternatives} == {1, 7}
-    assert choices[-1].logprob == -torch.inf
+    # JSON has no infinity: OpenAI and vLLM send this number
+    assert choices[-1].logprob == -9999.0
+
+
+def test_a_token_that_the_model_has_no_logit_for_is_as_unlikely_as_one_that_it_rules_out() -> None:
+    choices = scored([len(IDS)], 1, LOGITS_TV[:, :5])
+    assert [(choice.logprob, choice.rank) for choice in choices if choice.token == 7] == [(-9999.0, 6)] * 2
+
+
+@pytest.mark.parametrize("n_alternatives", [1, 20])
+@pytest.mark.parametrize("vocabulary", [256, 5120, 12_345])
+def test_the_likeliest_tokens_of_a_large_vocabulary_are_those_of_all_blocks(
+    vocabulary: int, n_alternatives: int
+) -> None:
+    logits_TV = torch.randn(len(IDS), vocabulary, generator=torch.Generator().manual_seed(1))
+    # several in one block, in the last whole one and behind it
+    logits_TV[0, 3:9] = torch.arange(6.0) + 9
+    logits_TV[1, -3:] = torch.arange(3.0) + 9
+    for choice, logprobs_V in zip(scored([5], n_alternatives, logits_TV), logits_TV.log_softmax(dim=-1), strict=False):
+        values_K, indices_K = logprobs_V.topk(n_alternatives)
+        assert [token for token, _ in choice.alternatives] == indices_K.tolist()
+        assert [value for _, value in choice.alternatives] == pytest.approx(values_K.tolist(), abs=1e-5)
 
 
 def test_few_rows_of_a_large_vocabulary_run_at_once_and_never_none() -> None:

@@ -1,7 +1,9 @@
 """Shapes: V vocabulary."""
 
 import itertools
+import time
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -215,6 +217,39 @@ def test_a_bias_moves_a_token_and_a_large_one_decides() -> None:
 def test_no_end_token_comes_within_the_first_tokens() -> None:
     sampler = Sampler(SamplingSettings(temperature=0), Beginning(2, 2, frozenset({5, 0})))
     assert [sampler.choose(LOGITS_V, [5, 1, *[1] * n]).token for n in range(4)] == [1, 1, 5, 5]
+
+
+def test_many_end_tokens_that_may_not_come_take_little_time_of_the_device_thread() -> None:
+    ends = frozenset(range(0, 151_936, 148))
+    sampler = Sampler(SamplingSettings(temperature=0), Beginning(1, 100, ends))
+    logits_V, ids, seconds = torch.randn(151_936), [5], []
+    for _ in range(5):
+        began = time.thread_time()
+        ids.append(sampler.choose(logits_V, ids).token)
+        seconds.append(time.thread_time() - began)
+    assert not ends.intersection(ids[1:])
+    # comparing them with the vocabulary takes 10 ms
+    assert min(seconds) < 3e-3
+
+
+def test_the_prompt_is_read_once_and_not_for_each_token() -> None:
+    n_read = 0
+
+    class Watched(list[int]):
+        def __getitem__(self, of: Any) -> Any:
+            nonlocal n_read
+            found = super().__getitem__(of)
+            n_read += len(found)
+            return found
+
+    ids = Watched([5, 1] * 50)
+    sampler = Sampler(SamplingSettings(temperature=0, repetition_penalty=1.7), Beginning(100))
+    for _ in range(10):
+        fresh = Sampler(SamplingSettings(temperature=0, repetition_penalty=1.7), Beginning(100))
+        token = sampler.choose(LOGITS_V, ids).token
+        assert fresh.choose(LOGITS_V, list(ids)).token == token
+        ids.append(token)
+    assert n_read == len(ids) - 1
 
 
 def test_a_model_with_no_other_token_than_one_that_may_not_come_is_an_error_of_the_request() -> None:

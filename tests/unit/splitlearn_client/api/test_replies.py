@@ -124,7 +124,7 @@ def test_completion_logprobs_are_four_lists_side_by_side() -> None:
     assert read.tokens == ["Hel", "lo"]
     assert read.token_logprobs == [-0.5, -1.5]
     assert read.text_offset == [0, 3]
-    assert read.top_logprobs == [{"Hel": 0.0, "lo": -1.0}, {"lo": 0.0, "Hel": -1.0}]
+    assert read.top_logprobs == [{"Hel": -0.5, "lo": -1.0}, {"lo": -1.5, "Hel": -1.0}]
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -145,8 +145,18 @@ def test_alternatives_with_equal_texts_are_all_there_and_the_chosen_token_keeps_
     entry = token("a", 4, -0.5, (1, "a"), (2, "b"), (3, "b"), (4, "a"))
     body = shape(chat=False).whole([TokenDelta("a", (entry,), "stop")], report())
     assert body["choices"][0]["logprobs"]["top_logprobs"] == [
-        {"token_id:1": 0.0, "b": -1.0, "token_id:3": -2.0, "a": -3.0}
+        {"a": -0.5, "token_id:1": 0.0, "b": -1.0, "token_id:3": -2.0}
     ]
+
+
+def test_a_token_that_is_none_of_the_likeliest_is_listed_beside_them_in_a_completion() -> None:
+    # as in OpenAI's documentation: up to logprobs + 1 elements
+    deltas = [TokenDelta("ab", (token("a", 4, -7.0, (1, "a"), (2, "b")), token("b", 2, -0.5)), "stop")]
+    read = valid(Completion, shape(chat=False).whole(deltas, report())).choices[0].logprobs
+    assert read.top_logprobs == [{"a": -7.0, "token_id:1": 0.0, "b": -1.0}, {"b": -0.5}]
+    # and not in a chat
+    told = shape(chat=True).whole(deltas, report())["choices"][0]["logprobs"]["content"]
+    assert [len(each["top_logprobs"]) for each in told] == [2, 0]
 
 
 def test_measurements_are_of_the_tokens_after_the_first() -> None:
