@@ -64,8 +64,13 @@ class ClientProcess:
 
 
 async def to_the_end(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the connection ends; also by a reset, which is how it ends for one who still sends."""
+    found = b""
     async with asyncio.timeout(PATIENCE):
-        return await reader.read()
+        with suppress(ConnectionResetError):
+            while piece := await reader.read(2**16):
+                found += piece
+    return found
 
 
 async def break_off(writer: asyncio.StreamWriter) -> None:

@@ -157,11 +157,11 @@ def test_the_same_comes_out_as_by_looking_at_the_whole_text(stops: list[str], pi
 
 def test_a_long_stop_string_that_nearly_comes_takes_time_in_proportion_to_the_text() -> None:
     def seconds(n: int) -> float:
-        began, text = time.perf_counter(), StopText(("a" * n + "b",))
+        began, text = time.process_time(), StopText(("a" * n + "b",))
         for _ in range(n):
             text.feed("aa")
         text.feed_hidden(HIDDEN)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     seconds(100)
     # the least of several: others may use the machine
