@@ -225,11 +225,8 @@ class DistillationTrainer:
             "teacher's config": shape_in_words(teacher),
             "teacher's weights": digest_of_weights(teacher),
             "student's config": shape_in_words(student),
-            "hidden_state_loss_type": self._hidden_loss.kind,
-            "hidden_state_temperature": str(self._hidden_loss.temperature),
-            "logit_loss_type": self._logit_loss.kind,
-            "temperature": str(self._logit_loss.temperature),
-            "logit_loss_weight": str(self._logit_loss.weight),
+            **self._hidden_loss.described,
+            **self._logit_loss.described,
             "freeze_previous_blocks": str(self._freeze_previous),
             "blocks": str(self._feeds),
         }
