@@ -81,6 +81,7 @@ class DistillOptions:
     initialize_student_from_teacher: bool = flag("Start with the teacher's embeddings and blocks.", False)
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)
     column: str = flag("Column of a dataset on disk.", "text", document="dataset_text_column")
+    split: str = flag("Split of a dataset on disk.", "train", document="dataset_split")
     max_samples: int | None = flag("Distil on the first texts alone.", None)
     parse_special_tokens: bool = flag("A special token that is spelled in the text, like <|end|>, becomes it.", False)
     validation: float | None = flag(
