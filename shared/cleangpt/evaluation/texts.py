@@ -130,7 +130,8 @@ def _conversations(
         len(each.content.encode()) for item in found.items for each in item.wordings[0] if each.role == ASSISTANT
     )
     n_items = len(found.items)
-    chosen = [found.items[number * n_items // choice.n_prompts] for number in range(min(n_items, choice.n_prompts))]
+    n_prompts = min(n_items, choice.n_prompts)
+    chosen = [found.items[number * n_items // n_prompts] for number in range(n_prompts)]
     return EvaluationText(
         choice.source,
         rows.batches(0)[: choice.max_batches],
