@@ -15,7 +15,6 @@ from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.stage import StagePlan, described, rates_of, shape_in_words
 from cleangpt.distillation.stitching import StitchingLayers, block_map
 from cleangpt.distillation.teacher import load_teacher
-from cleangpt.distillation.text import epochs_of
 from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import VocabularyMismatchError
@@ -24,6 +23,7 @@ from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
+from cleangpt.trainers.loaders import epochs_of
 from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
 from cleangpt.writing import replacing, replacing_files

@@ -20,12 +20,13 @@ from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.stage import StagePlan, rates_of, shape_in_words, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
-from cleangpt.distillation.text import SameEveryEpoch, epochs_of, lengths, next_ids, present
+from cleangpt.distillation.text import lengths, next_ids, present
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.differences import of_validation
 from cleangpt.trainers.digests import description_of_batches, digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
+from cleangpt.trainers.loaders import SameEveryEpoch, epochs_of
 from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
 from cleangpt.writing import replacing

@@ -114,6 +114,9 @@ def continuations(
             f"{choice.num_beams} beams are compared until the end, so their text cannot be streamed; use num_beams=1"
         )
     fast = tokenizer.fast if isinstance(tokenizer, BaseTokenizer) else tokenizer
+    for number, prompt in enumerate(prompts, 1):
+        if not isinstance(prompt, str):
+            raise PromptError(f"prompt {number} of {len(prompts)} is {type(prompt).__name__}; give its text")
     asked, context = [fast.encode(prompt) for prompt in prompts], context_of(model)
     for number, ids in enumerate(asked, 1):
         _check(ids, model, context, choice, "the prompt" if len(asked) == 1 else f"prompt {number} of {len(asked)}")
