@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from cleangpt.cli.options import flag, spelled
+from cleangpt.cli.options import flag, refuse_huge, spelled
 from cleangpt.config import OWN_OPTIONS
 from cleangpt.errors import UsageError
 
@@ -121,6 +121,7 @@ class DistillOptions:
     seed: int = flag("Of weights and order.", 0)
 
     def __post_init__(self) -> None:
+        refuse_huge(self, but={"seed"})
         if self.shadow and self.weights is None:
             raise UsageError("--shadow needs --weights, the sepweight directory that bottom and top are in")
         if not self.shadow and self.teacher is None:

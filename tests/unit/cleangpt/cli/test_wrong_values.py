@@ -18,6 +18,8 @@ _TINY = ("--tokenizer-type", "character", "--n-layer", 1, "--n-head", 2, "--n-em
         (["--weight-decay", "nan"], 1, "weight_decay has to be 0 or more, found nan"),
         (["--warmup", -3], 1, "the steps of warm-up have to be 0 or more, found -3"),
         (["--lr", "inf"], 1, "the highest learning rate has to be above 0, found inf"),
+        (["--batch-size", 10**20], 2, "--batch-size has to be below 2147483648, found 1"),
+        (["--vocab-size", 10**20], 2, "--vocab-size has to be below"),
         (["--device", "nonsense"], 2, "--device nonsense is none that torch knows"),
         (["--device", "meta"], 2, "--device meta is not there: this machine has 0 devices of the type meta"),
         (["--device", "cuda:99"], 2, "--device cuda:99 is not there"),
@@ -59,3 +61,33 @@ def test_a_model_of_few_positions_can_be_trained(cleangpt: Run, story: Path, tmp
     words = ("--block-size", block_size, *_TINY, "--max-steps", 1)
     ran = cleangpt("train", "--data", story, *words, "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["evaluate", "MODEL", "--data", "STORY", "--validation", "nan"],
+            "validation fraction is nan; it lies between",
+        ),
+        (["evaluate", "MODEL", "--data", "STORY", "--validation", 0], "validation fraction is 0.0"),
+        (["evaluate", "MODEL", "--data", "STORY", "--validation", -0.1], "validation fraction is -0.1"),
+        (["evaluate", "MODEL", "--data", "STORY", "--plot", "plot.nope"], "plot.nope: plots are not written as .nope"),
+        (["tokens", "--data", "STORY", "--plot", "plot.nope"], "plot.nope: plots are not written as .nope"),
+        (["accuracy", "MODEL"], "has no chat template to be asked by"),
+        (
+            ["distill", "--teacher", "MODEL", "--data", "STORY", "--out", "OUT", "--batch-size", 10**20],
+            "below 2147483648",
+        ),
+    ],
+)
+def test_wrong_values_of_other_verbs_end_in_one_line(
+    cleangpt: Run, story: Path, tmp_path: Path, words: list[object], message: str
+) -> None:
+    model = tmp_path / "model"
+    trained = cleangpt("train", "--data", story, "--block-size", 16, *_TINY, "--max-steps", 1, "--out", model)
+    assert trained.code == 0, trained.err
+    places: dict[object, object] = {"MODEL": model, "STORY": story, "OUT": tmp_path / "out"}
+    ran = cleangpt(*(places.get(each, each) for each in words))
+    assert (ran.code in (1, 2), ran.err.count("\n")) == (True, 1), ran.err
+    assert message in ran.err
