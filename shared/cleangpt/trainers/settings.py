@@ -42,7 +42,7 @@ class TrainingSettings:
             )
         for name in ("epochs", "max_steps", "accumulate", "evaluate_every"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Integral) and value >= 1):
+            if value is not None and (not isinstance(value, Integral) or int(value) < 1):
                 raise TrainingSettingsError(f"{name} has to be a whole number of 1 or more, found {value!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise TrainingSettingsError(f"clip_norm has to be above 0, or None not to clip; found {self.clip_norm}")
