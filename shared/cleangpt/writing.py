@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from cleangpt.errors import NotWrittenError
+from cleangpt.errors import NotWrittenError, UsageError
 from llm_sepweight.layout import STAGING_DIRECTORY
 from llm_sepweight.publishing import sync_directory
 
@@ -35,6 +35,18 @@ def replacing(file: Path) -> Iterator[Path]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def write_figure(figure: Any, file: Path, dpi: int = 130) -> None:
+    """Writes a figure of matplotlib in the format of the file's ending; PNG without one.
+
+    Raises UsageError if matplotlib does not write that format, and NotWrittenError.
+    """
+    kind = file.suffix[1:] or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise UsageError(f"{file}: plots are not written as .{kind}; end the file in .png, .svg or .pdf")
+    with replacing(file) as partial:
+        figure.savefig(partial, dpi=dpi, format=kind)
 
 
 @contextmanager

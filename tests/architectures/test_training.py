@@ -13,11 +13,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from architectures.small_configs import VOCABULARY, small_config
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
-from cleangpt.distillation.text import SameEveryEpoch
 from cleangpt.errors import NotCausalError
 from cleangpt.evaluation.predictions import measure_predictions
 from cleangpt.trainers import Training, TrainingSettings, WarmupCosine, learned_loss, train
 from cleangpt.trainers.causal_logits import causal_logits
+from cleangpt.trainers.loaders import SameEveryEpoch
 from splitlearn.errors import UnsupportedModel
 
 SEE_THE_FUTURE = {"cpmant", "prophetnet", "xlm", "xlnet"}

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cleangpt.analysis.usage import COVERAGES, TokenUsage
+from cleangpt.writing import write_figure
 
 _INK, _ACCENT, _FAINT = "#30363d", "#1f6feb", "#8b949e"
 
@@ -30,8 +31,7 @@ def plot_usage(usage: TokenUsage, file: Path, *, title: str) -> None:
         f"{unused:,} of {usage.vocab_size:,} never used",
         color=_INK,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    write_figure(figure, file)
 
 
 def _plot_coverage(axes: Axes, usage: TokenUsage) -> None:

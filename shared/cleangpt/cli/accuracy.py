@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cleangpt.errors import UsageError
+
 
 def accuracy(
     folder: Annotated[Path, typer.Argument(help="What `cleangpt train` or `splitlearn convert` wrote.")],
@@ -17,6 +19,8 @@ def accuracy(
     from cleangpt.evaluation.trained_on import other_text
 
     model, tokenizer = load_model(folder)
+    if not tokenizer.chat_template:
+        raise UsageError(f"{folder} has no chat template to be asked by; name a model trained on conversations")
     questions = collect_questions()
     found = measure_accuracy(model, tokenizer, questions, show_progress=True)
     print(found)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from cleangpt.cli.options import flag, spelled
+from cleangpt.cli.options import flag, refuse_huge, spelled
 from cleangpt.config import OWN_OPTIONS
 from cleangpt.errors import UsageError
 
@@ -81,6 +81,7 @@ class DistillOptions:
     initialize_student_from_teacher: bool = flag("Start with the teacher's embeddings and blocks.", False)
     student_parameters: int | None = flag("With --shadow: its MLPs are as wide as this allows.", None)
     column: str = flag("Column of a dataset on disk.", "text", document="dataset_text_column")
+    split: str = flag("Split of a dataset on disk.", "train", document="dataset_split")
     max_samples: int | None = flag("Distil on the first texts alone.", None)
     parse_special_tokens: bool = flag("A special token that is spelled in the text, like <|end|>, becomes it.", False)
     validation: float | None = flag(
@@ -120,6 +121,7 @@ class DistillOptions:
     seed: int = flag("Of weights and order.", 0)
 
     def __post_init__(self) -> None:
+        refuse_huge(self, but={"seed"})
         if self.shadow and self.weights is None:
             raise UsageError("--shadow needs --weights, the sepweight directory that bottom and top are in")
         if not self.shadow and self.teacher is None:

@@ -22,8 +22,9 @@ from cleangpt.distillation.shadow_trainer import SHADOW_FOLDER, ShadowTrainer
 from cleangpt.distillation.trunks import OpenTrunk, address_alone, opened
 from cleangpt.errors import UsageError
 from cleangpt.evaluation.model_folder import load_model
-from cleangpt.inference.generation import context_of
 from cleangpt.model import get_model
+from cleangpt.model.context import context_of
+from cleangpt.model.device import device_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 from cleangpt.trainers import History, ProgressBar, TrainingSettings
@@ -71,7 +72,7 @@ def _student_trainer(
         student_model=student,
         tokenizer=fast,
         train_dataloader=text.data,
-        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device_of(options.device),
         output_dir=options.out,
         use_stitching_layers=options.use_stitching_layers,
         stitching_layer_bias=options.stitching_layer_bias,
@@ -212,7 +213,7 @@ def text_to_read(options: DistillOptions, tokenizer: BaseTokenizer, context: int
         validation=options.validation,
         parse_special_tokens=options.parse_special_tokens,
     )
-    found = read_source(options.data, column=options.column, max_samples=options.max_samples)
+    found = read_source(options.data, column=options.column, split=options.split, max_samples=options.max_samples)
     return reading_of(found, options.data, tokenizer, cutting)
 
 
@@ -253,6 +254,8 @@ def _text_flags(options: DistillOptions, text: Reading) -> list[str | Path]:
     """What makes an evaluation read the same text, and of it what was held out."""
     column, n = options.column, options.max_samples
     flags: list[str | Path] = ["--data", options.data, *(["--column", column] if column != "text" else [])]
+    if options.split != "train":
+        flags += ["--split", options.split]
     if n is not None:
         flags += ["--max-samples", str(n)]
     if options.parse_special_tokens:

@@ -54,7 +54,9 @@ def generate(
     from cleangpt.evaluation.model_folder import load_model
     from cleangpt.inference.generation import continuations, sliding_note
     from cleangpt.inference.sampling import Sampling
+    from cleangpt.model.device import device_of
 
+    place = None if device is None else device_of(device)
     sampling = Sampling(
         max_new_tokens, temperature, top_k, top_p, min_p, typical_p, repetition_penalty, num_beams, seed, slide
     )
@@ -69,7 +71,7 @@ def generate(
     streamer = None
     if num_beams == 1:
         streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True)
-    [found] = continuations(model, tokenizer, [text], device, sampling, streamer=streamer)
+    [found] = continuations(model, tokenizer, [text], place, sampling, streamer=streamer)
     if streamer is None:
         typer.echo(found.text)
     if note := sliding_note([found], model):

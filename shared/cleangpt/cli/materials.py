@@ -14,6 +14,7 @@ from cleangpt.data import Conversations, Cutting, Reading, read_source, reading_
 from cleangpt.data.stdlib_questions import Question
 from cleangpt.errors import BadConfigError, CleangptError, ModelOptionError, ModelUnknownError
 from cleangpt.model import MODEL_REGISTRY, get_model
+from cleangpt.model.context import context_of
 from cleangpt.model.form import check_form
 from cleangpt.model.registry import check_options, options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
@@ -97,13 +98,22 @@ def new_model(options: TrainOptions, tokenizer: BaseTokenizer) -> PreTrainedMode
         "pad_token_id": tokenizer.fast.pad_token_id,
     }
     if options.model_type in MODEL_REGISTRY:
-        return _registered(options, known)
-    if options.model_type in CONFIG_MAPPING:
-        return _of_transformers(options, known)
-    raise ModelUnknownError(
-        f"there is no model called {options.model_type!r}; choose one of {', '.join(sorted(MODEL_REGISTRY))}, "
-        "or a model_type of transformers such as qwen3, llama or gpt2"
-    )
+        model = _registered(options, known)
+    elif options.model_type in CONFIG_MAPPING:
+        model = _of_transformers(options, known)
+    else:
+        raise ModelUnknownError(
+            f"there is no model called {options.model_type!r}; choose one of {', '.join(sorted(MODEL_REGISTRY))}, "
+            "or a model_type of transformers such as qwen3, llama or gpt2"
+        )
+    context = context_of(model)
+    if context is not None and context < options.block_size:
+        raise BadConfigError(
+            f"this {options.model_type} has {context} positions, and --block-size is {options.block_size}; give a "
+            "smaller one, or set the field of its own config that says how many it has in the table [model] of the "
+            "--config file"
+        )
+    return model
 
 
 def _registered(options: TrainOptions, known: dict[str, Any]) -> PreTrainedModel:

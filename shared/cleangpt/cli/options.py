@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,6 +16,10 @@ from cleangpt.errors import UsageError
 O = TypeVar("O")  # noqa: E741 - options
 
 _CONFIG_HELP = "TOML file whose keys are these flags' names; the command line takes precedence."
+
+
+# where others count in 32 bits
+_TOO_LARGE = 2**31
 
 
 class Recorded(NamedTuple):
@@ -55,6 +59,14 @@ def names_given() -> Any:
 def spelled(name: str) -> str:
     """The flag of a field, as shown in the help."""
     return f"--{name.replace('_', '-')}"
+
+
+def refuse_huge(options: Any, *, but: Container[str]) -> None:
+    """Raises UsageError if a whole number other than those in `but` is more than torch counts to."""
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if isinstance(value, int) and abs(value) >= _TOO_LARGE and each.name not in but:
+            raise UsageError(f"{spelled(each.name)} has to be below {_TOO_LARGE}, found {value}")
 
 
 def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[..., int | None]:

@@ -12,8 +12,8 @@ from cleangpt.cli.options import spelled
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.config import OPTIONS, GPTConfig
 from cleangpt.errors import UsageError
-from cleangpt.inference.generation import context_of
 from cleangpt.model import MODEL_REGISTRY, get_model
+from cleangpt.model.context import context_of
 from cleangpt.model.folder import open_model
 from cleangpt.model.registry import options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer

@@ -42,14 +42,15 @@ def tokens(
     from cleangpt.analysis import as_json, as_table, count_usage, prune_tokenizer
     from cleangpt.data.sources import part_of, read_texts
     from cleangpt.tokenizers import create_tokenizer
+    from cleangpt.writing import replacing
 
     texts = read_texts(part_of(data, dataset_config), column=column, split=split, max_samples=max_samples)
     tokenizer = create_tokenizer(tokenizer_type, texts=texts, vocab_size=vocab_size)
     usage = count_usage(tokenizer, texts)
     typer.echo(as_table(usage, tokenizer))
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(as_json(usage, tokenizer), indent=2) + "\n", encoding="utf-8")
+        with replacing(json_file) as partial:
+            partial.write_text(json.dumps(as_json(usage, tokenizer), indent=2) + "\n", encoding="utf-8")
         typer.echo(f"numbers: {json_file}")
     if plot:
         from cleangpt.analysis.plots import plot_usage

@@ -23,9 +23,8 @@ INTERRUPTED = 130
 def run(options: TrainOptions) -> int | None:
     """Under torchrun several processes share each batch. --resume continues a training, perhaps with more steps."""
     # import torch, transformers and matplotlib late, so that --help is quick
-    import torch
-
     from cleangpt.cli.repeating import Leg, Repeat
+    from cleangpt.model.device import device_of
     from cleangpt.trainers import Checkpoints
     from cleangpt.trainers.processes import joined
 
@@ -34,7 +33,7 @@ def run(options: TrainOptions) -> int | None:
             f"{options.out} already holds a training; use --resume, or name another directory to start again"
         )
     repeat = Repeat(options, options.from_run) if options.from_run is not None else None
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(options.device)
     with joined(device) as processes:
         if repeat is not None:
             repeat.prepare(processes.count)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cleangpt.cli.options import Recorded, flag, names_given, spelled, table
+from cleangpt.cli.options import Recorded, flag, names_given, refuse_huge, spelled, table
 from cleangpt.cli.run_record import RUN_FILE, RunRecord
 from cleangpt.errors import UsageError
 
@@ -98,6 +98,7 @@ class TrainOptions:
     given: frozenset[str] = names_given()
 
     def __post_init__(self) -> None:
+        refuse_huge(self, but={"seed"})
         if self.epochs is not None and self.max_steps is not None:
             raise UsageError("--epochs and --max-steps both say when the training ends; give one of them")
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):

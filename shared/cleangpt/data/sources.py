@@ -70,7 +70,7 @@ def read_source(
     if chats:
         return Conversations(tuple(chats))
     if not texts:
-        raise EmptyTextError(f"{source} holds no text but white space")
+        raise EmptyTextError(f"{source} holds no text but white space; name another source or column")
     return texts
 
 
@@ -142,7 +142,8 @@ def _interpreted(value: Any, where: str, column: str) -> str | Chat:
         return found
     if not isinstance(value, str):
         raise TextColumnError(
-            f"column {column!r} in {where} holds {type(value).__name__}, expected text or a list of messages"
+            f"column {column!r} in {where} holds {type(value).__name__}, expected text or a list of messages; "
+            "name another column, or take that record out"
         )
     _refuse_half_characters(value, where)
     return value

@@ -32,7 +32,10 @@ def dialogues_of(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]
         TokenizerError: there is no template, or it cannot write these messages.
     """
     if not tokenizer.chat_template:
-        raise TokenizerError("conversations need a tokenizer with a chat template; create it with chat=True")
+        raise TokenizerError(
+            "conversations need a tokenizer with a chat template: take a model that has one, or a tokenizer that is "
+            "trained on them (create_tokenizer with chat=True)"
+        )
     answered = [number for number, each in enumerate(messages) if each.role == ASSISTANT]
     # of every answer the text before it and the text with it, from the start of the conversation
     written = [

@@ -15,7 +15,6 @@ from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.stage import StagePlan, described, rates_of, shape_in_words
 from cleangpt.distillation.stitching import StitchingLayers, block_map
 from cleangpt.distillation.teacher import load_teacher
-from cleangpt.distillation.text import epochs_of
 from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import VocabularyMismatchError
@@ -24,6 +23,7 @@ from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.digests import digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
+from cleangpt.trainers.loaders import epochs_of
 from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
 from cleangpt.writing import replacing, replacing_files
@@ -225,11 +225,8 @@ class DistillationTrainer:
             "teacher's config": shape_in_words(teacher),
             "teacher's weights": digest_of_weights(teacher),
             "student's config": shape_in_words(student),
-            "hidden_state_loss_type": self._hidden_loss.kind,
-            "hidden_state_temperature": str(self._hidden_loss.temperature),
-            "logit_loss_type": self._logit_loss.kind,
-            "temperature": str(self._logit_loss.temperature),
-            "logit_loss_weight": str(self._logit_loss.weight),
+            **self._hidden_loss.described,
+            **self._logit_loss.described,
             "freeze_previous_blocks": str(self._freeze_previous),
             "blocks": str(self._feeds),
         }

@@ -6,7 +6,7 @@ Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +20,13 @@ from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.stage import StagePlan, rates_of, shape_in_words, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
-from cleangpt.distillation.text import SameEveryEpoch, epochs_of, lengths, next_ids, present
+from cleangpt.distillation.text import lengths, next_ids, present
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.differences import of_validation
 from cleangpt.trainers.digests import description_of_batches, digest_of_weights
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import History
+from cleangpt.trainers.loaders import SameEveryEpoch, epochs_of
 from cleangpt.trainers.random_streams import torch_seed
 from cleangpt.trainers.settings import TrainingSettings
 from cleangpt.writing import replacing
@@ -129,14 +130,16 @@ class ShadowTrainer:
         """
         rates = rates_of(lr, self.shadow.config.num_hidden_layers)
         self._hidden_loss, self._logit_loss = hidden_loss or HiddenStateLoss(), logit_loss or LogitLoss()
+        losses = {**self._hidden_loss.described, **self._logit_loss.described}
+        plan = replace(self._plan, made_from={**self._plan.made_from, **losses})
         stages: dict[str, History] = {}
         frozen = standing_still(self.shadow, self._ends.bottom, self._ends.top)
         with frozen, nullcontext() if self._output_dir is None else locked(self._output_dir):
             for layer, rate in enumerate(rates if hidden_epochs else ()):
                 name = f"block_{layer:05d}"
-                stages[name] = self._fit_layer(name, layer, hidden_epochs, rate)
+                stages[name] = self._fit_layer(plan, name, layer, hidden_epochs, rate)
             if logit_epochs:
-                stages["end_to_end"] = self._fit_whole("end_to_end", logit_epochs, logit_lr or rates[-1])
+                stages["end_to_end"] = self._fit_whole(plan, "end_to_end", logit_epochs, logit_lr or rates[-1])
             self._write(stages)
         return ShadowResults(stages)
 
@@ -155,7 +158,7 @@ class ShadowTrainer:
         recorded = cast(TrunkBatch, batch)
         return recorded.sent_BTD.to(self.shadow.dtype), recorded.answered_BTD
 
-    def _fit_layer(self, name: str, layer: int, epochs: int, lr: float) -> History:
+    def _fit_layer(self, plan: StagePlan, name: str, layer: int, epochs: int, lr: float) -> History:
         def objective(batch: Batch) -> Tensor:
             sent_BTD, answered_BTD = self._rows(batch)
             counts_BT = present(batch)
@@ -163,11 +166,11 @@ class ShadowTrainer:
             return loss
 
         parameters = self.shadow.parameters_of(layer)
-        return self._plan.fit(name, parameters, objective, epochs, lr, models=[self.shadow])
+        return plan.fit(name, parameters, objective, epochs, lr, models=[self.shadow])
 
-    def _fit_whole(self, name: str, epochs: int, lr: float) -> History:
+    def _fit_whole(self, plan: StagePlan, name: str, epochs: int, lr: float) -> History:
         parameters = list(self.shadow.parameters())
-        return self._plan.fit(name, parameters, self._loss_of_logits, epochs, lr, models=[self.shadow])
+        return plan.fit(name, parameters, self._loss_of_logits, epochs, lr, models=[self.shadow])
 
     def _loss_of_logits(self, batch: Batch) -> Tensor:
         sent_BTD, answered_BTD = self._rows(batch)

@@ -3,43 +3,10 @@
 Shapes: B rows, T positions, N predicting positions, V vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from cleangpt.data.batches import Batch, EpochBatches
-from cleangpt.errors import BatchFormatError
-from cleangpt.trainers.loaders import LoaderBatches, as_batch
-
-
-class SameEveryEpoch:
-    """The same batches in every epoch."""
-
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches = batches
-
-    def batches(self, epoch: int) -> Sequence[Batch]:
-        """All batches, regardless of the epoch."""
-        return self._batches
-
-
-def epochs_of(source: Any, seed: int = 0) -> EpochBatches:
-    """The batches of each epoch, from EpochBatches, a DataLoader, or a list of items as DataLoaders yield them.
-
-    Raises:
-        BatchFormatError: `source` is none of these, or its items are not rows of token ids.
-    """
-    if hasattr(source, "batches"):
-        epochs: EpochBatches = source
-        return epochs
-    if isinstance(source, DataLoader):
-        return LoaderBatches(source, seed)
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        return SameEveryEpoch([as_batch(item) for item in source])
-    raise BatchFormatError(f"give a DataLoader, a list of batches, or EpochBatches; found {type(source).__name__}")
+from cleangpt.data.batches import Batch
 
 
 def present(batch: Batch) -> Tensor:

@@ -4,8 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cleangpt.data.text_record import TextRecord
 from cleangpt.distillation.shadow import ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
@@ -17,7 +15,8 @@ from cleangpt.evaluation.report import Report
 from cleangpt.evaluation.shadows import ShadowSubject, evaluate_shadow
 from cleangpt.evaluation.speed import size_of
 from cleangpt.evaluation.texts import TextChoice, read_evaluation_text
-from cleangpt.inference.generation import context_of
+from cleangpt.model.context import context_of
+from cleangpt.model.device import device_of
 from cleangpt.tokenizers import create_tokenizer
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 
@@ -58,7 +57,7 @@ def evaluate_folder(request: FolderRequest) -> Report:
     if request.layers or request.trunk:
         raise UsageError(f"layers and trunk are for shadows, and {request.folder} holds none")
     tokenizer = HuggingFaceTokenizer(fast)
-    device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(request.device)
     teacher = None
     if request.teacher is not None:
         model, other = load_model(request.teacher)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from cleangpt.evaluation.predictions import Agreement, Likelihood
 from cleangpt.evaluation.report import Figures, Report
+from cleangpt.writing import write_figure
 
 _STUDENT, _TEACHER, _FAINT, _INK = "#1f6feb", "#d29922", "#8b949e", "#30363d"
 _MOST_POINTS = 32
@@ -35,8 +36,7 @@ def plot_report(report: Report, file: Path) -> None:
         f"perplexity {report.student.likelihood.perplexity:,.2f}",
         color=_INK,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    write_figure(figure, file)
 
 
 def loss_points(likelihood: Likelihood) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cleangpt.evaluation.hidden_errors import BlockError
 from cleangpt.evaluation.predictions import Agreement, Likelihood
+from cleangpt.writing import replacing
 
 _COLUMN = 56
 
@@ -76,10 +77,10 @@ class Report:
         }
 
     def write_json(self, file: Path) -> None:
-        """Writes the report as JSON; an infinite perplexity becomes null."""
-        file.parent.mkdir(parents=True, exist_ok=True)
+        """Writes the report as JSON; an infinite perplexity becomes null. Raises NotWrittenError."""
         found = _finite(self.to_dict())
-        file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
         """The report as text for a terminal."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from cleangpt.inference.generation import context_of
+from cleangpt.model.context import context_of
 
 _PROMPT = 8
 _TOKENS = 32

@@ -11,7 +11,7 @@ from cleangpt.data.blocks import joined_ids
 from cleangpt.data.messages import ASSISTANT
 from cleangpt.data.text_record import TextRecord
 from cleangpt.data.turns import first_request
-from cleangpt.errors import TextTooShortError, UsageError
+from cleangpt.errors import TextError, TextTooShortError, UsageError
 from cleangpt.tokenizers import BaseTokenizer
 
 LONGEST_BLOCK = 256
@@ -68,10 +68,12 @@ def read_evaluation_text(
         record: what the model was trained on; None if that is not known.
 
     Raises:
-        TextError: the source is unknown, empty, or too short.
+        TextError: the source is unknown, empty, or too short, or the share lies outside 0 and 1.
         UsageError: the model was trained on a part of the share that is asked for.
         TokenizerError: the source holds conversations that the tokenizer's chat template cannot write.
     """
+    if choice.validation is not None and not 0 < choice.validation < 1:
+        raise TextError(f"the validation fraction is {choice.validation}; it lies between 0 and 1, both excluded")
     found = read_source(choice.source, column=choice.column, split=choice.split, max_samples=choice.max_samples)
     if isinstance(found, Conversations):
         return _conversations(choice, found, tokenizer, context, record)
@@ -130,7 +132,8 @@ def _conversations(
         len(each.content.encode()) for item in found.items for each in item.wordings[0] if each.role == ASSISTANT
     )
     n_items = len(found.items)
-    chosen = [found.items[number * n_items // choice.n_prompts] for number in range(min(n_items, choice.n_prompts))]
+    n_prompts = min(n_items, choice.n_prompts)
+    chosen = [found.items[number * n_items // n_prompts] for number in range(n_prompts)]
     return EvaluationText(
         choice.source,
         rows.batches(0)[: choice.max_batches],

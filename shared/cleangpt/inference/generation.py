@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from cleangpt.errors import GenerationSettingsError, PromptError
 from cleangpt.inference.sampling import Sampling
 from cleangpt.inference.windows import GrowingText
+from cleangpt.model.context import context_of
 from cleangpt.tokenizers import BaseTokenizer
 
 # of torch's generators
@@ -113,10 +114,13 @@ def continuations(
             f"{choice.num_beams} beams are compared until the end, so their text cannot be streamed; use num_beams=1"
         )
     fast = tokenizer.fast if isinstance(tokenizer, BaseTokenizer) else tokenizer
-    asked = [fast.encode(prompt) for prompt in prompts]
+    for number, prompt in enumerate(prompts, 1):
+        if not isinstance(prompt, str):
+            raise PromptError(f"prompt {number} of {len(prompts)} is {type(prompt).__name__}; give its text")
+    asked, context = [fast.encode(prompt) for prompt in prompts], context_of(model)
     for number, ids in enumerate(asked, 1):
-        _check(ids, model, choice, "the prompt" if len(asked) == 1 else f"prompt {number} of {len(asked)}")
-    texts = [GrowingText(list(ids), choice.max_new_tokens, context_of(model), choice.slide) for ids in asked]
+        _check(ids, model, context, choice, "the prompt" if len(asked) == 1 else f"prompt {number} of {len(asked)}")
+    texts = [GrowingText(list(ids), choice.max_new_tokens, context, choice.slide) for ids in asked]
     if device is not None:
         model = model.to(device)
     together = [texts] if choice.num_beams == 1 else [[each] for each in texts]
@@ -130,13 +134,6 @@ def continuations(
         Continuation(text.ids, len(ids), fast.decode(text.ids, skip_special_tokens=True), text.has_slid)
         for text, ids in zip(texts, asked, strict=True)
     ]
-
-
-def context_of(model: PreTrainedModel) -> int | None:
-    """How many positions a model has; None if it has no limit."""
-    config = model.config.get_text_config(decoder=True)
-    found = None if getattr(config, "alibi", False) else getattr(config, "max_position_embeddings", None)
-    return int(found) if found else None
 
 
 def sliding_note(found: Sequence[Continuation], model: PreTrainedModel) -> str | None:
@@ -157,7 +154,7 @@ def _warn(found: Sequence[Continuation], model: PreTrainedModel) -> None:
         warnings.warn(f"{note}; slide=False ends texts there", ContextSlides, stacklevel=3)
 
 
-def _check(ids: Sequence[int], model: PreTrainedModel, choice: Sampling, prompt: str) -> None:
+def _check(ids: Sequence[int], model: PreTrainedModel, context: int | None, choice: Sampling, prompt: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if not ids:
         raise PromptError(f"{prompt} has no token; give it some text")
@@ -166,7 +163,6 @@ def _check(ids: Sequence[int], model: PreTrainedModel, choice: Sampling, prompt:
             f"the tokenizer makes the id {max(ids)} of {prompt}, the model has ids below {rows}; "
             "give the tokenizer that the model was trained with"
         )
-    context = context_of(model)
     if context is None:
         return
     room = context - len(ids)

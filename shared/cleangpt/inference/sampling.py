@@ -1,6 +1,7 @@
 """The sampling parameters: plain values, without torch."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Final
 
 from cleangpt.errors import GenerationSettingsError
@@ -35,6 +36,12 @@ class Sampling:
     slide: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_beams", "top_k", "seed"):
+            value = getattr(self, name)
+            self._check(name, "a whole number", value is None or isinstance(value, Integral))
+        for name in ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty"):
+            value = getattr(self, name)
+            self._check(name, "a number", value is None or isinstance(value, Real))
         self._check("max_new_tokens", "1 or more", self.max_new_tokens >= 1)
         self._check("num_beams", "1 or more", self.num_beams >= 1)
         self._check("temperature", "0 or more", self.temperature is None or 0 <= self.temperature < float("inf"))
@@ -89,4 +96,4 @@ class Sampling:
 
     def _check(self, name: str, wanted: str, is_right: bool) -> None:
         if not is_right:
-            raise GenerationSettingsError(f"{name} has to be {wanted}, found {getattr(self, name)}")
+            raise GenerationSettingsError(f"{name} has to be {wanted}, found {getattr(self, name)!r}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cleangpt.errors import ModelFolderError
@@ -12,7 +13,7 @@ def open_model(folder: Path) -> PreTrainedModel:
     """The whole model from a sepweight directory or a Hugging Face folder, in evaluation mode and its stored dtype.
 
     Raises:
-        ModelFolderError: `folder` is neither, or is a damaged Hugging Face folder.
+        ModelFolderError: `folder` is neither, is a damaged Hugging Face folder, or has weights that are not finite.
         SepweightError, SplitError: the sepweight directory is incomplete, damaged or does not fit.
     """
     if folder.is_file():
@@ -27,7 +28,9 @@ def open_model(folder: Path) -> PreTrainedModel:
         # imported here, because Hugging Face folders do not need it
         from splitlearn.checkpoints.load import load_part
 
-        return load_part(folder, "f").model.eval()
+        model: PreTrainedModel = load_part(folder, "f").model.eval()
+        _refuse_what_is_not_finite(model, folder)
+        return model
     if not (folder / "config.json").exists():
         raise ModelFolderError(
             f"{folder} holds neither manifest.json (sepweight) nor config.json (Hugging Face); "
@@ -40,7 +43,8 @@ def open_hugging_face(folder: Path) -> PreTrainedModel:
     """The whole model from a Hugging Face folder, in evaluation mode and its stored dtype. No code in it is run.
 
     Raises:
-        ModelFolderError: the folder is damaged, its model type is unknown to transformers, or it needs its own code.
+        ModelFolderError: the folder is damaged, its model type is unknown to transformers, it needs its own code, or
+            weights are not finite.
     """
     if reason := broken_json(folder):
         raise ModelFolderError(f"{folder} holds no model that can be read: {reason}")
@@ -57,5 +61,15 @@ def open_hugging_face(folder: Path) -> PreTrainedModel:
             f"{folder} holds no model that can be read: {len(lacking)} of its weights are missing, the first is "
             f"{lacking[0]}; save the model again"
         )
+    _refuse_what_is_not_finite(model, folder)
     model.eval()
     return model
+
+
+def _refuse_what_is_not_finite(model: torch.nn.Module, folder: Path) -> None:
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise ModelFolderError(
+                f"{folder} holds no model that can be used: {name} is infinite or NaN in places; take weights from "
+                "before that"
+            )

@@ -15,7 +15,7 @@ from cleangpt.errors import EmptyDataError
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.checkpoint import Checkpoints
 from cleangpt.trainers.history import History
-from cleangpt.trainers.loaders import LoaderBatches
+from cleangpt.trainers.loaders import epochs_of
 from cleangpt.trainers.loop import Training, train
 from cleangpt.trainers.measuring import Measurement, measure
 from cleangpt.trainers.modes import evaluation_mode
@@ -23,7 +23,7 @@ from cleangpt.trainers.objective import learned_loss
 from cleangpt.trainers.processes import joined, own_device
 from cleangpt.trainers.settings import TrainingSettings
 
-Batches = EpochBatches | DataLoader[Any]
+Batches = EpochBatches | DataLoader[Any] | Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class TrainerOptions:
 
 
 class BaseTrainer(ABC):
-    """Trains `model` on the batches of `dataloader`, a torch DataLoader or an EpochBatches.
+    """Trains `model` on the batches of `dataloader`: a torch DataLoader, a list of its items, or an EpochBatches.
 
     `optimizer` None means AdamW; `device` None means the model's device. `num_epochs` overrides the length in the
     options' settings; without either, there is one epoch.
@@ -109,4 +109,4 @@ class BaseTrainer(ABC):
             return measure(model, self._epochs(data), self.loss, place, processes, bf16_autocast=bf16_autocast)
 
     def _epochs(self, batches: Batches) -> EpochBatches:
-        return LoaderBatches(batches, self.settings.seed) if isinstance(batches, DataLoader) else batches
+        return epochs_of(batches, self.settings.seed)

@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cleangpt.errors import BadInputError, NotCausalError
+from cleangpt.model.context import context_of
 from cleangpt.model.form import check_form
 from cleangpt.trainers.modes import evaluation_mode
 
@@ -93,7 +95,10 @@ def head_reads_only(head: nn.Module, chosen_BT: Tensor) -> Iterator[None]:
 
 def _try(model: Any) -> bool | None:
     weight = model.get_input_embeddings().weight
-    ids_BT = torch.randint(len(weight), (1, _TRIED_LENGTH), generator=torch.Generator().manual_seed(0))
+    # a model may have fewer positions; of a module in Hugging Face's form alone nobody knows
+    context = context_of(model) if isinstance(model, PreTrainedModel) else None
+    length = min(_TRIED_LENGTH, context or _TRIED_LENGTH)
+    ids_BT = torch.randint(len(weight), (1, length), generator=torch.Generator().manual_seed(0))
     ids_BT = ids_BT.to(weight.device)
     others_BT = ids_BT.clone()
     others_BT[:, -1] = (ids_BT[:, -1] + 1) % len(weight)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cleangpt.trainers.history import History
-from cleangpt.writing import replacing
+from cleangpt.writing import write_figure
 
 _SMOOTHED_OVER = 50
 
@@ -43,8 +43,7 @@ def draw_curves(histories: Mapping[str, History], file: Path) -> None:
     rates.set_ylim(bottom=0)
     for axes in (losses, rates):
         axes.grid(visible=True, alpha=0.3)
-    with replacing(file) as partial:
-        figure.savefig(partial, dpi=120, format=file.suffix[1:] or "png")
+    write_figure(figure, file, dpi=120)
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -1,6 +1,8 @@
 """The settings that determine the results of a training: plain frozen values, without torch."""
 
+import math
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Literal
 
 from cleangpt.errors import TrainingSettingsError
@@ -40,10 +42,12 @@ class TrainingSettings:
             )
         for name in ("epochs", "max_steps", "accumulate", "evaluate_every"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingSettingsError(f"{name} has to be 1 or more, found {value}")
+            if value is not None and (not isinstance(value, Integral) or int(value) < 1):
+                raise TrainingSettingsError(f"{name} has to be a whole number of 1 or more, found {value!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise TrainingSettingsError(f"clip_norm has to be above 0, or None not to clip; found {self.clip_norm}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise TrainingSettingsError(f"weight_decay has to be 0 or more, found {self.weight_decay}")
         if self.non_finite_gradient not in ("stop", "skip"):
             raise TrainingSettingsError(f"non_finite_gradient is 'stop' or 'skip'; found {self.non_finite_gradient!r}")
 

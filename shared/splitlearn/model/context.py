@@ -16,7 +16,7 @@ _MADE_IN_THE_FORWARD = {"mpt": "max_seq_len"}
 _CHANGING = ("longrope", "dynamic")
 
 
-def context_length(model: PreTrainedModel, layout: ModelLayout) -> int | None:
+def context_length(model: PreTrainedModel, layout: ModelLayout | None) -> int | None:
     """The number of positions that a text may have; None where nothing in the model ends.
 
     It is the shortest of the tables of positions, or the length that the rotary tables are made for. Where these
@@ -24,14 +24,17 @@ def context_length(model: PreTrainedModel, layout: ModelLayout) -> int | None:
 
     Args:
         model: the whole model, usually on the meta device.
-        layout: the model's.
+        layout: the model's. Of a model that has none, because it cannot be cut, all modules are read.
     """
     text = model.config.get_text_config(decoder=True)
     return min([*_tables(model, layout), *_rotary(model, layout, text)], default=None)
 
 
-def _modules(model: PreTrainedModel, layout: ModelLayout) -> Iterator[tuple[str, nn.Module]]:
+def _modules(model: PreTrainedModel, layout: ModelLayout | None) -> Iterator[tuple[str, nn.Module]]:
     """The modules that text passes through, of the layers the first for all that are alike."""
+    if layout is None:
+        yield from model.named_modules()
+        return
     around = [path for path, module in model.named_modules() if isinstance(module, PreTrainedModel)]
     # towers inside the decoder that read something else
     towers = [path for path in around if not f"{layout.layers}.".startswith(f"{path}." if path else "")]
@@ -41,10 +44,10 @@ def _modules(model: PreTrainedModel, layout: ModelLayout) -> Iterator[tuple[str,
             yield path, module
 
 
-def _tables(model: PreTrainedModel, layout: ModelLayout) -> Iterator[int]:
+def _tables(model: PreTrainedModel, layout: ModelLayout | None) -> Iterator[int]:
     for path, module in _modules(model, layout):
         outer, _, name = path.rpartition(".")
-        is_layer = path.startswith(f"{layout.layers}.")
+        is_layer = layout is not None and path.startswith(f"{layout.layers}.")
         if isinstance(module, nn.Embedding) and not is_layer and _POSITIONS.search(name):
             yield module.num_embeddings - _first(module, model.get_submodule(outer))
         for buffer_name, buffer in module.named_buffers(recurse=False):
@@ -65,7 +68,7 @@ def _first(table: nn.Module, owner: nn.Module) -> int:
     return offset if isinstance(offset, int) else 0
 
 
-def _rotary(model: PreTrainedModel, layout: ModelLayout, text: PretrainedConfig) -> Iterator[int]:
+def _rotary(model: PreTrainedModel, layout: ModelLayout | None, text: PretrainedConfig) -> Iterator[int]:
     if getattr(text, "alibi", False):
         # a falcon makes its rotary tables in either case, and leaves them alone
         return

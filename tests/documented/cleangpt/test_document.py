@@ -309,10 +309,10 @@ def test_a_distillation_loss_of_ones_own(teacher_model: PreTrainedModel, ids_BT:
     from cleangpt.distillation.blocks import Blocks
     from cleangpt.distillation.stage import StagePlan
     from cleangpt.distillation.stitching import StitchingLayers, block_map
-    from cleangpt.distillation.text import epochs_of
     from cleangpt.distillation.trainers.backbone_trainer import BackboneTrainer
     from cleangpt.model import get_model
     from cleangpt.trainers import TrainingSettings
+    from cleangpt.trainers.loaders import epochs_of
 
     class HuberLoss(nn.Module):
         def forward(self, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:

@@ -32,6 +32,15 @@ class HiddenStateLoss(nn.Module):
         self.cosine_share = {"cosine": 1.0, "mix": cosine_share}.get(kind, 0.0)
         self.temperature = temperature
 
+    @property
+    def described(self) -> dict[str, str]:
+        """What checkpoints say of it, by name."""
+        return {
+            "hidden_state_loss_type": self.kind,
+            "hidden_state_temperature": str(self.temperature),
+            "cosine_share": str(self.cosine_share),
+        }
+
     def forward(self, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         """The loss, a float32 scalar; gradients flow only into the student's rows."""
         found_ND, wanted_ND = student_ND.float(), teacher_ND.detach().float()

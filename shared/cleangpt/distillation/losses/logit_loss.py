@@ -34,6 +34,16 @@ class LogitLoss(nn.Module):
         self.text_share = {"cross_entropy": 1.0, "mix": text_share}.get(kind, 0.0)
         self.weight = weight
 
+    @property
+    def described(self) -> dict[str, str]:
+        """What checkpoints say of it, by name."""
+        return {
+            "logit_loss_type": self.kind,
+            "temperature": str(self.temperature),
+            "text_share": str(self.text_share),
+            "logit_loss_weight": str(self.weight),
+        }
+
     def forward(self, student_NV: Tensor, teacher_NV: Tensor, next_ids_N: Tensor) -> Tensor:
         """The loss, a float32 scalar in nats per row; of `mse` in squared logits.
 

@@ -197,6 +197,25 @@ def test_a_student_has_the_options_that_its_flags_say(
     assert {name: getattr(config, name) for name in fields} == fields
 
 
+def test_a_split_of_a_dataset_is_read_and_the_next_command_measures_it(
+    cleangpt: Run, teacher: Path, story: Path, tmp_path: Path
+) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = {name: Dataset.from_dict({"story": [story.read_text()] * n}) for name, n in (("train", 2), ("test", 1))}
+    DatasetDict(rows).save_to_disk(str(tmp_path / "stories"))
+    ran = cleangpt(*_documented(teacher, tmp_path / "stories", tmp_path / "out"), "--split", "test")
+    assert ran.code == 0, ran.err
+    record = TextRecord.read(tmp_path / "out" / "student")
+    assert record is not None
+    assert record.total == len(story.read_text()) + 1
+    words = shlex.split(ran.out.splitlines()[1].removeprefix("next:"))
+    measured = cleangpt(*words[1:], "--max-batches", 1)
+    assert measured.code == 0, measured.err
+    # the share that was held out of the same text
+    assert "not known" not in measured.out
+
+
 def test_the_whole_student_can_be_fitted_at_once(cleangpt: Run, teacher: Path, story: Path, tmp_path: Path) -> None:
     ran = cleangpt(*_documented(teacher, story, tmp_path / "out"), "--end-to-end-epochs", 1)
     assert ran.code == 0, ran.err

@@ -5,11 +5,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
+from cleangpt.config import GPTConfig
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import DistillationTrainer
 from cleangpt.distillation.initialization import initialize_body, initialize_head
 from cleangpt.errors import CheckpointMismatchError, InitializationError
+from cleangpt.model import get_model
 
 
 def _llama(teacher: PreTrainedModel, **changes: object) -> PreTrainedModel:
@@ -96,6 +98,26 @@ def test_a_student_of_other_sizes_is_refused_with_both_shapes_and_left_alone(
     before = [each.clone() for each in student.parameters()]
     with pytest.raises(InitializationError, match=said):
         initialize_body(Blocks(teacher), Blocks(student), (1, 3))
+    assert all(map(torch.equal, before, student.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "said"),
+    [
+        # one square matrix each: a projection of values in place of that of outputs
+        ("SASP", {"value_projection": True, "output_projection": False}, "its value_projection is True and the teach"),
+        ("SASP", {"skip_connections": True}, "its skip_connections is True and the teacher's False"),
+        ("Vanilla", {"n_head": 4}, "its num_attention_heads is 4 and the teacher's 2"),
+    ],
+)
+def test_blocks_of_equal_shapes_that_compute_otherwise_are_refused(
+    model_type: str, changes: dict[str, object], said: str
+) -> None:
+    sizes = {"block_size": 16, "vocab_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    teacher, student = (get_model(model_type, config=GPTConfig(**{**sizes, **more})) for more in ({}, changes))
+    before = [each.clone() for each in student.parameters()]
+    with pytest.raises(InitializationError, match=said):
+        initialize_body(Blocks(teacher), Blocks(student), (0, 1))
     assert all(map(torch.equal, before, student.parameters()))
 
 

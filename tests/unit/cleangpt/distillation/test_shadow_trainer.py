@@ -7,6 +7,7 @@ from torch import Tensor
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.agreement import top1_agreement
 from cleangpt.distillation.ends import Ends, ShadowedModel
+from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
@@ -171,6 +172,28 @@ def test_checkpoints_of_another_shadow_are_refused(
     ShadowTrainer(ends, trunk, _shadow(1), texts, tmp_path).train(1, 0)
     with pytest.raises(CheckpointMismatchError):
         ShadowTrainer(ends, trunk, _shadow(2), texts, tmp_path).train(1, 0)
+
+
+def test_checkpoints_of_another_loss_are_refused_by_name(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    def fitted(hidden_loss: HiddenStateLoss | None = None, logit_loss: LogitLoss | None = None) -> None:
+        trainer = ShadowTrainer(ends, trunk, _shadow(), texts, tmp_path)
+        trainer.train(1, 1, hidden_loss=hidden_loss, logit_loss=logit_loss)
+
+    fitted()
+    fitted(HiddenStateLoss("mse"), LogitLoss("kl_div"))
+    for said, losses in {
+        "hidden_state_loss_type was mse and is now kl_div": {"hidden_loss": HiddenStateLoss("kl_div")},
+        "hidden_state_temperature was 1.0 and is now 2.0": {"hidden_loss": HiddenStateLoss(temperature=2.0)},
+        "logit_loss_type was kl_div and is now mse": {"logit_loss": LogitLoss("mse")},
+        "training: temperature was 1.0 and is now 2.0": {"logit_loss": LogitLoss(temperature=2.0)},
+        "logit_loss_weight was 1.0 and is now 3.0": {"logit_loss": LogitLoss(weight=3.0)},
+        "text_share was 0.0 and is now 0.25": {"logit_loss": LogitLoss("mix", text_share=0.25)},
+        "cosine_share was 0.0 and is now 0.25": {"hidden_loss": HiddenStateLoss("mix", cosine_share=0.25)},
+    }.items():
+        with pytest.raises(CheckpointMismatchError, match=said):
+            fitted(**losses)
 
 
 def test_the_way_in_learns_with_the_first_layer(ends: Ends, trunk: LocalTrunk, texts: list[Batch]) -> None:

@@ -4,8 +4,8 @@ from torch import nn
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.stage import StagePlan, only, standing_still
-from cleangpt.distillation.text import SameEveryEpoch
 from cleangpt.trainers import TrainingSettings
+from cleangpt.trainers.loaders import SameEveryEpoch
 
 
 def test_a_fit_that_fails_leaves_no_gradient_behind() -> None:

@@ -3,8 +3,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from cleangpt.data.batches import Batch
-from cleangpt.distillation.text import epochs_of, lengths, next_ids, predicting, present
+from cleangpt.distillation.text import lengths, next_ids, predicting, present
 from cleangpt.errors import BatchFormatError
+from cleangpt.trainers.loaders import epochs_of
 
 PADDED = Batch(torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]]), torch.tensor([[0, 0, 1, 1], [0, 1, 0, 0]]).bool())
 

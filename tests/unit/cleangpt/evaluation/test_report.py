@@ -1,8 +1,11 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from cleangpt.errors import NotWrittenError
 from cleangpt.evaluation.hidden_errors import BlockError
 from cleangpt.evaluation.predictions import Agreement, Likelihood
 from cleangpt.evaluation.report import Comparison, Figures, Report
@@ -70,3 +73,18 @@ def test_a_perplexity_beyond_all_numbers_is_null_in_json(tmp_path: Path) -> None
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["student"]["perplexity"] is None
     assert found["student"]["loss"] == pytest.approx(1e5)
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    report = Report("a story", Figures("bad", Likelihood((1e5,), (1,)), 9.0))
+    report.write_json(tmp_path / "r.json")
+    before = (tmp_path / "r.json").read_bytes()
+    monkeypatch.setattr(Path, "write_text", no_space)
+    with pytest.raises(
+        NotWrittenError, match=r"r\.json could not be written \(No space left on device\): what it held"
+    ):
+        report.write_json(tmp_path / "r.json")
+    assert (tmp_path / "r.json").read_bytes() == before

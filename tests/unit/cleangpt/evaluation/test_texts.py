@@ -127,6 +127,12 @@ def test_a_column_of_messages_is_measured_on_the_answers(chats: Path, chat_token
     assert text.prompts == tuple(f"<|user|> {each}<|end|><|assistant|>" for each in asked)
 
 
+def test_fewer_conversations_than_prompts_are_asked_once_each(chats: Path, chat_tokenizer: BaseTokenizer) -> None:
+    few = read_evaluation_text(TextChoice(str(chats), column="messages", n_prompts=200), chat_tokenizer, 64)
+    every = [f"<|user|> {'A cat saw it.'[: 3 + number // 10].strip()}<|end|><|assistant|>" for number in range(100)]
+    assert list(few.prompts) == every
+
+
 def test_of_conversations_the_last_ones_are_the_share_held_out(chats: Path, chat_tokenizer: BaseTokenizer) -> None:
     found = read_conversations(chats)
 

@@ -125,6 +125,8 @@ def test_the_prompt_that_cannot_be_continued_is_named_and_none_is(
         batch_generate(model, tokenizer, ["a", "b", "c" * 20], slide=False)
     with pytest.raises(PromptError, match="give a list of texts"):
         batch_generate(model, tokenizer, "abc")
+    with pytest.raises(PromptError, match="prompt 2 of 2 is list; give its text"):
+        batch_generate(model, tokenizer, ["a", [1, 2]])  # type: ignore[list-item]
 
 
 def test_no_prompts_give_no_texts(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -18,11 +18,16 @@ from cleangpt.inference.sampling import Sampling
         {"repetition_penalty": 0.0},
         {"num_beams": 0},
         {"seed": -1},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": "5"},
+        {"top_k": 2.5},
+        {"seed": 1.5},
+        {"temperature": "hot"},
     ],
 )
 def test_a_value_without_meaning_is_refused_by_its_name(given: dict[str, float]) -> None:
     [(name, value)] = given.items()
-    with pytest.raises(GenerationSettingsError, match=f"{name} has to be .*, found {value}"):
+    with pytest.raises(GenerationSettingsError, match=f"{name} has to be .*, found {value!r}"):
         Sampling(**given)  # type: ignore[arg-type]
 
 

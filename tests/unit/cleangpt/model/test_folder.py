@@ -61,6 +61,18 @@ def test_a_damaged_hugging_face_folder_is_refused(hf_folder: Path, harm: str) ->
         open_model(hf_folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(hf_folder: Path, tmp_path: Path, value: float) -> None:
+    model = AutoModelForCausalLM.from_pretrained(hf_folder)
+    with torch.no_grad():
+        model.model.norm.weight[3] = value
+    model.save_pretrained(hf_folder)
+    prepare(str(hf_folder)).write(tmp_path / "sepweight")
+    for folder in (hf_folder, tmp_path / "sepweight"):
+        with pytest.raises(ModelFolderError, match=r"can be used: model\.norm\.weight is infinite or NaN in places"):
+            open_model(folder)
+
+
 def test_a_damaged_sepweight_directory_is_refused(hf_folder: Path, tmp_path: Path) -> None:
     prepare(str(hf_folder)).write(tmp_path / "sepweight")
     _cut(next((tmp_path / "sepweight").glob("mid.*.safetensors")))

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
-from cleangpt.errors import EmptyDataError
+from cleangpt.errors import BatchFormatError, EmptyDataError
 from cleangpt.trainers import TRAINER_REGISTRY, BaseTrainer, Callback, Measurement, TrainingSettings, get_trainer
 
 Make = Callable[..., PreTrainedModel]
@@ -35,6 +35,15 @@ def test_other_rows_may_be_given_as_a_dataloader(counter: Make, numbers: Any) ->
     found = [trainer.evaluate(given).loss for given in (DataLoader(rows, batch_size=3), numbers(count=2, seed=6), None)]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert abs(found[2] - found[1]) > 1e-3
+
+
+def test_a_list_of_batches_is_trained_on_and_measured(counter: Make, numbers: Any) -> None:
+    batches = list(numbers(count=3).batches(0))
+    trainer = get_trainer("callbacks", model=counter(), dataloader=batches, validation=batches[:1], num_epochs=2)
+    assert trainer.train().step == 6
+    assert trainer.evaluate().loss == trainer.evaluate([batches[0].ids_BT]).loss
+    with pytest.raises(BatchFormatError, match="give a DataLoader, a list of batches, or EpochBatches; found str"):
+        get_trainer("callbacks", model=counter(), dataloader="rows").train()
 
 
 def test_a_strategys_own_loss_is_measured(counter: Make, numbers: Any) -> None:

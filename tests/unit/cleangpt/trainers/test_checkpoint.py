@@ -13,11 +13,10 @@ from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.data.blocks import BlockSettings, TokenBlocks
-from cleangpt.distillation.text import SameEveryEpoch
 from cleangpt.errors import CheckpointBrokenError, CheckpointMismatchError, TrainingDivergedError
 from cleangpt.trainers import Checkpoints, Training, TrainingSettings, WarmupCosine, train
 from cleangpt.trainers.checkpoint import load_best, save_best
-from cleangpt.trainers.loaders import LoaderBatches
+from cleangpt.trainers.loaders import LoaderBatches, SameEveryEpoch
 
 Make = Callable[..., PreTrainedModel]
 

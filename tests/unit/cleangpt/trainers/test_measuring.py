@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
-from cleangpt.distillation.text import SameEveryEpoch
 from cleangpt.errors import EmptyDataError
+from cleangpt.trainers.loaders import SameEveryEpoch
 from cleangpt.trainers.measuring import measure
 from cleangpt.trainers.objective import learned_loss
 from cleangpt.trainers.processes import Processes

@@ -1,5 +1,8 @@
+import math
+
 import pytest
 
+from cleangpt.errors import TrainingSettingsError
 from cleangpt.trainers.schedule import WarmupCosine, WarmupStableDecay
 
 
@@ -35,3 +38,23 @@ def test_the_cosine_passes_its_middle_and_ends_on_the_floor() -> None:
 
 def test_a_training_of_one_step_has_a_rate() -> None:
     assert WarmupCosine(peak=1.0, warmup=0).rate(0, 1) == 1.0
+
+
+@pytest.mark.parametrize("kind", [WarmupCosine, WarmupStableDecay])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0.0, 0, 0.1), "learning rate has to be above 0, found 0.0"),
+        ((-1e-3, 0, 0.1), "learning rate"),
+        ((math.inf, 0, 0.1), "learning rate"),
+        ((math.nan, 0, 0.1), "learning rate"),
+        ((1.0, -1, 0.1), "warm-up have to be 0 or more, found -1"),
+        ((1.0, 0, 1.5), "is a share between 0 and 1, found 1.5"),
+        ((1.0, 0, math.nan), "is a share between 0 and 1"),
+    ],
+)
+def test_what_gives_no_rate_is_refused(
+    kind: type[WarmupCosine] | type[WarmupStableDecay], values: tuple[float, int, float], said: str
+) -> None:
+    with pytest.raises(TrainingSettingsError, match=said):
+        kind(*values)

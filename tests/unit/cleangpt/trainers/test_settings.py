@@ -11,10 +11,14 @@ from cleangpt.trainers import TrainingSettings
     [
         ({}, "exactly one of them; found epochs=None, max_steps=None"),
         ({"epochs": 1, "max_steps": 1}, "exactly one of them"),
-        ({"epochs": 0}, "epochs has to be 1 or more, found 0"),
+        ({"epochs": 0}, "epochs has to be a whole number of 1 or more, found 0"),
+        ({"epochs": 1.5}, "epochs has to be a whole number of 1 or more, found 1.5"),
+        ({"max_steps": "2"}, "max_steps has to be a whole number of 1 or more, found '2'"),
         ({"epochs": 1, "accumulate": 0}, "accumulate"),
         ({"epochs": 1, "evaluate_every": -1}, "evaluate_every"),
         ({"epochs": 1, "clip_norm": 0.0}, "clip_norm"),
+        ({"epochs": 1, "weight_decay": -0.1}, "weight_decay has to be 0 or more, found -0.1"),
+        ({"epochs": 1, "weight_decay": float("nan")}, "weight_decay"),
     ],
 )
 def test_what_no_training_can_have_is_refused(given: dict[str, Any], said: str) -> None:

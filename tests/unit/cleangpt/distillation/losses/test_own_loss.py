@@ -10,11 +10,11 @@ from cleangpt.data.batches import Batch
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.losses import LogitLoss, loss_of_logits
 from cleangpt.distillation.stage import StagePlan
-from cleangpt.distillation.text import SameEveryEpoch
 from cleangpt.distillation.trainers.head_trainer import HeadTrainer
 from cleangpt.errors import LossArgumentsError
 from cleangpt.model import get_model
 from cleangpt.trainers import TrainingSettings
+from cleangpt.trainers.loaders import SameEveryEpoch
 
 _STUDENT_NV, _TEACHER_NV, _NEXT_N = torch.eye(3), torch.ones(3, 3), torch.tensor([2, 1, 0])
 
