@@ -335,7 +335,7 @@ async def test_each_request_is_counted_and_has_one_line_that_tells_nothing_of_it
         ("/health", "DELETE", 405, GET.replace(b"GET", b"DELETE")),
         ("/v1/models", "other", 405, GET.replace(b"GET /health", b"BREW /v1/models")),
         ("/v1/completions", "POST", 503, posted(b'{"model":"tiny","prompt":"secret"}')),
-        ("/v1/completions", "POST", 400, posted(b'{"model":"tiny","prompt":"secret","n":7}')),
+        ("/v1/completions", "POST", 400, posted(b'{"model":"tiny","prompt":"secret","n":700}')),
         ("/v1/completions", "POST", 404, posted(b'{"model":"secret","prompt":"x"}')),
         ("/v1/completions", "POST", 400, posted(b"secret{")),
         ("/v1/completions", "POST", 400, HEAD + b"Transfer-Encoding: chunked\r\n\r\nsecret\r\n"),

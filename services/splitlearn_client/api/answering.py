@@ -45,22 +45,42 @@ class _Generation:
         return [self.report] if self.answers[0] is self.report else [self.report, *self.answers]
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What the reply needs to know of the request, whose body is not kept while answers are generated.
+
+    Of `n_answers` to a prompt the best `n` are in the reply; `shows_logprobs` says whether their log-probabilities are.
+    """
+
+    chat: bool
+    model: str
+    n: int
+    n_answers: int
+    shows_logprobs: bool
+
+    @classmethod
+    def of(cls, fields: GenerationFields) -> "_Form":
+        shows = not isinstance(fields, CompletionFields) or fields.logprobs is not None
+        return cls(isinstance(fields, ChatFields), fields.model, fields.n, fields.n_answers, shows)
+
+
 def answer(service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request) -> Response:
     """The reply to a request, which begins to run when it is sent. Raises RequestError."""
     for later in wanted[1:]:
         service.generator.check(later)
-    generations = _generations(service, fields, wanted, account_of(request.scope), info_of(request.scope))
+    form = _Form.of(fields)
+    generations = _generations(service, form, wanted, account_of(request.scope), info_of(request.scope))
     if not fields.stream:
-        return DeferredResponse(lambda receive: _whole_response(receive, generations, fields))
+        return DeferredResponse(lambda receive: _whole_response(receive, generations, form))
     events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
     return DeferredResponse(lambda receive: event_stream(receive, events))
 
 
 def _generations(
-    service: Service, fields: GenerationFields, wanted: list[GenerationRequest], account: Account, info: RequestInfo
+    service: Service, form: _Form, wanted: list[GenerationRequest], account: Account, info: RequestInfo
 ) -> Iterator[_Generation]:
     """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
-    shape, n = ReplyShape(isinstance(fields, ChatFields), fields.model), fields.n_answers
+    shape, n = ReplyShape(form.chat, form.model), form.n_answers
     for index, each in enumerate(wanted):
         report = Report()
         answers = [report] if n == 1 else [Report() for _ in range(n)]
@@ -71,12 +91,12 @@ def _generations(
         yield _Generation([replace(shape, index=index * n + i) for i in range(n)], report, answers, deltas)
 
 
-async def _whole_response(receive: Receive, generations: Iterator[_Generation], fields: GenerationFields) -> Response:
-    body = await unless_disconnected(receive, _whole(generations, fields))
+async def _whole_response(receive: Receive, generations: Iterator[_Generation], form: _Form) -> Response:
+    body = await unless_disconnected(receive, _whole(generations, form))
     return Response(body, media_type="application/json")
 
 
-async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -> bytes:
+async def _whole(generations: Iterator[_Generation], form: _Form) -> bytes:
     bodies = list[dict[str, Any]]()
     reports = list[Report]()
     for number, generation in enumerate(generations):
@@ -84,8 +104,8 @@ async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -
         async for index, delta in generation.deltas:
             answers[index].append(delta)
         reports += generation.reports
-        for index, deltas in enumerate(_best(answers, fields)):
-            shape = replace(generation.shapes[0], index=number * fields.n + index)
+        for index, deltas in enumerate(_best(answers, form)):
+            shape = replace(generation.shapes[0], index=number * form.n + index)
             # on a thread, as the log-probabilities of a long prompt take long
             bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.report))
     choices = [choice for body in bodies for choice in body["choices"]]
@@ -94,12 +114,12 @@ async def _whole(generations: Iterator[_Generation], fields: GenerationFields) -
     return await asyncio.to_thread(to_json, body)
 
 
-def _best(answers: list[list[TokenDelta]], fields: GenerationFields) -> list[list[TokenDelta]]:
+def _best(answers: list[list[TokenDelta]], form: _Form) -> list[list[TokenDelta]]:
     """The `n` answers whose tokens have the highest log-probability on average; all in their order if that is all."""
-    if len(answers) == fields.n:
+    if len(answers) == form.n:
         return answers
-    best = sorted(answers, key=_mean_logprob, reverse=True)[: fields.n]
-    if isinstance(fields, CompletionFields) and fields.logprobs is not None:
+    best = sorted(answers, key=_mean_logprob, reverse=True)[: form.n]
+    if form.shows_logprobs:
         return best
     return [[replace(delta, logprobs=()) for delta in deltas] for deltas in best]
 
