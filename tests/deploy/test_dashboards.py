@@ -176,7 +176,7 @@ async def stream(http: httpx.AsyncClient, begun: asyncio.Event) -> str:
 async def load(http: httpx.AsyncClient, workers: list[Worker]) -> None:
     """Answers, refusals, cached prefixes, streams of which some lose their worker, and an error without any worker."""
     short = {**STREAM, "max_tokens": 4, "stream": False}
-    for body, status in [(short, 200), (short, 200), ({**short, "model": "nobody"}, 404), ({**short, "n": 7}, 400)]:
+    for body, status in [(short, 200), (short, 200), ({**short, "model": "nobody"}, 404), ({**short, "n": 700}, 400)]:
         assert (await http.post("/v1/completions", json=body)).status_code == status
     begun = [asyncio.Event() for _ in range(8)]
     streams = [asyncio.create_task(stream(http, each)) for each in begun]

@@ -15,7 +15,8 @@ class FaultyLink:
         self._target = port
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._copies: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.delay = 0.0
@@ -42,8 +43,11 @@ class FaultyLink:
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection of a client."""
-        self._begun(asyncio.current_task())
-        writers = [writer]
+        relaying = asyncio.current_task()
+        if relaying is not None:
+            self._relays.add(relaying)
+            relaying.add_done_callback(self._relays.discard)
+        writers, both = [writer], list[asyncio.Task[None]]()
         try:
             self._writers.add(writer)
             with suppress(OSError):
@@ -51,29 +55,25 @@ class FaultyLink:
                 writers.append(far_writer)
                 self._writers.add(far_writer)
                 both = [asyncio.create_task(self._copy(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
-                for task in both:
-                    self._begun(task)
+                self._copies.update(both)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                for task in both:
-                    task.cancel()
         finally:
+            for task in both:
+                task.cancel()
+                self._copies.discard(task)
             for each in writers:
                 each.close()
                 self._writers.discard(each)
 
-    def _begun(self, task: "asyncio.Task[None] | None") -> None:
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
     async def end(self) -> None:
         """Resets all connections, those too that are just being made."""
         self.thaw()
-        self.cut()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._relays:
+            self.cut()
+            # not the relays: asyncio logs an error for a connection whose task is cancelled
+            for copy in self._copies:
+                copy.cancel()
+            await asyncio.wait(self._relays, timeout=0.1)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
