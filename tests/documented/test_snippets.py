@@ -118,7 +118,7 @@ def test_evaluate(workplace: Workplace) -> None:
     workplace.finish("evaluate")
     found = json.loads((workplace.folder / "student.json").read_text())
     assert found["teacher"]["loss"] < found["student"]["loss"]
-    assert found["agreement"]["top_1"] > 0.2
+    assert found["agreement"]["top_1"] > 0.1
     assert len(found["comparisons"]) == 5
     tokens = json.loads((workplace.folder / "tokens.json").read_text())
     assert (tokens["samples"], tokens["vocabulary"]) == (12, 512)
