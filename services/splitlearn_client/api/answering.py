@@ -31,18 +31,18 @@ from splitlearn_client.request_record import RequestRecord, recorded, span_attri
 class _Generation:
     """The answers to one prompt of a request. They begin to run when the deltas are iterated.
 
-    `deltas` has the number of an answer beside each; `answers` has the report of each.
+    `deltas` has the number of an answer beside each. `reports` are the prompt's and those of its answers; that of an
+    only answer is the prompt's.
     """
 
     shapes: Sequence[ReplyShape]
-    report: Report
-    answers: Sequence[Report]
+    reports: Sequence[Report]
     deltas: AsyncGenerator[tuple[int, TokenDelta]]
 
     @property
-    def reports(self) -> Sequence[Report]:
-        """The prompt's, and those of the answers unless it is that of the only one."""
-        return [self.report] if self.answers[0] is self.report else [self.report, *self.answers]
+    def answers(self) -> Sequence[Report]:
+        """The report of each answer."""
+        return self.reports[-len(self.shapes) :]
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,11 @@ def _generations(
     """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
     shape, n = ReplyShape(form.chat, form.model), form.n_answers
     for index, each in enumerate(wanted):
-        report = Report()
-        answers = [report] if n == 1 else [Report() for _ in range(n)]
+        reports = [Report() for _ in range(1 if n == 1 else 1 + n)]
         attributes = span_attributes("chat" if shape.chat else "text_completion", shape.model, each)
-        reports = answers if n == 1 else [report, *answers]
         record = recorded(service.metrics, service.tracer, info, reports, attributes)
-        deltas = _measured(service, each, account, report, answers, record)
-        yield _Generation([replace(shape, index=index * n + i) for i in range(n)], report, answers, deltas)
+        deltas = _measured(service, each, account, reports, n, record)
+        yield _Generation([replace(shape, index=index * n + i) for i in range(n)], reports, deltas)
 
 
 async def _whole_response(receive: Receive, generations: Iterator[_Generation], form: _Form) -> Response:
@@ -107,7 +105,7 @@ async def _whole(generations: Iterator[_Generation], form: _Form) -> bytes:
         for index, deltas in enumerate(_best(answers, form)):
             shape = replace(generation.shapes[0], index=number * form.n + index)
             # on a thread, as the log-probabilities of a long prompt take long
-            bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.report))
+            bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.reports[0]))
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
@@ -133,15 +131,15 @@ async def _measured(
     service: Service,
     wanted: GenerationRequest,
     account: Account,
-    report: Report,
-    answers: Sequence[Report],
+    reports: Sequence[Report],
+    n_answers: int,
     record: AbstractContextManager[RequestRecord],
 ) -> AsyncGenerator[tuple[int, TokenDelta]]:
     """The generator's deltas, with what is told of the request at its end. Its tokens count in its tenant's account."""
     _spend(service, account, prompt=len(wanted.prompt))
-    n_running = len(answers)
+    n_running = n_answers
     with record as current:
-        async with aclosing(_numbered(service.generator, wanted, report, answers)) as deltas:
+        async with aclosing(_numbered(service.generator, wanted, reports)) as deltas:
             async for number, delta in deltas:
                 n_running -= delta.finish_reason is not None
                 current.finish_reason = None if n_running else delta.finish_reason
@@ -150,9 +148,10 @@ async def _measured(
 
 
 async def _numbered(
-    generator: Generator, wanted: GenerationRequest, report: Report, answers: Sequence[Report]
+    generator: Generator, wanted: GenerationRequest, reports: Sequence[Report]
 ) -> AsyncGenerator[tuple[int, TokenDelta]]:
-    if len(answers) > 1:
+    report, *answers = reports
+    if answers:
         async with aclosing(generator.generate_each(wanted, report, answers)) as several:
             async for each in several:
                 yield each

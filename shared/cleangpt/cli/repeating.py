@@ -48,10 +48,8 @@ class Repeat(Callback):
 
     With other settings than then it is another run, of which it says what differs, and which it compares all the same.
 
-    `varied` says what differs, and is empty otherwise.
-
     Raises:
-        RunRecordError: the record begins in the middle of the training, or is of another number of processes.
+        RunRecordError: the record begins in the middle of the training.
         UsageError: a run of several parts is to be of another length.
     """
 
@@ -67,8 +65,8 @@ class Repeat(Callback):
             raise RunRecordError(f"{run / RUN_FILE} begins after step {start}, so what was before is not known")
         self._options = options
         changes = changes_between(dict(settings_of(run).values), recorded_settings(options))
-        self.varied = in_words({name: change for name, change in changes.items() if name not in _SAME_NUMBERS})
-        changed = [name for name in _LENGTHS if f"{name} was" in self.varied]
+        self._varied = in_words({name: change for name, change in changes.items() if name not in _SAME_NUMBERS})
+        changed = [name for name in _LENGTHS if name in changes]
         if changed and len(self._record.parts) > 1:
             raise UsageError(f"{run} was trained in parts of several lengths; leave out {' and '.join(changed)}")
         self._number = 0
@@ -76,11 +74,16 @@ class Repeat(Callback):
         self._n_done = self._parts_done()
 
     def legs(self) -> Iterator[Leg]:
-        """The parts that are still to be done, in order; each is done before the next is asked for."""
+        """The parts that are still to be done, in order; each is done before the next is asked for.
+
+        torch gets as many threads as then.
+        """
         parts = self._record.parts
         for number in range(self._n_done, len(parts)):
             self._number = number
-            settings = parts[number].settings
+            settings, threads = parts[number].settings, parts[number].environment.get("threads", "")
+            if threads.isdigit():
+                torch.set_num_threads(int(threads))
             options = self._options
             if len(parts) > 1:
                 options = replace(options, epochs=settings.get("epochs"), max_steps=settings.get("max_steps"))
@@ -95,20 +98,19 @@ class Repeat(Callback):
             return 0
         return min(len(RunRecord.read(self._out).parts), len(self._record.parts)) - 1
 
-    def prepare(self, processes: int) -> None:
-        """Gives torch as many threads as then. Raises RunRecordError for another number of processes."""
-        then = self._record.parts[-1].environment
-        if then.get("processes", "1") != str(processes):
-            raise RunRecordError(
-                f"{self._run} was trained by {then['processes']} processes, and its numbers depend on that: start it "
-                f"with torchrun --nproc-per-node {then['processes']} -m cleangpt.cli train ..."
-            )
-        if then.get("threads", "").isdigit():
-            torch.set_num_threads(int(then["threads"]))
+    def check_processes(self, n_processes: int) -> None:
+        """Raises RunRecordError if the run was trained by another number of processes."""
+        for part in self._record.parts:
+            then = part.environment.get("processes", "1")
+            if then != str(n_processes):
+                raise RunRecordError(
+                    f"{self._run} was trained by {then} processes, and its numbers depend on that: start it with "
+                    f"torchrun --nproc-per-node {then} -m cleangpt.cli train ..."
+                )
 
     def on_begin(self, run: Run) -> None:
         changes = changes_between(self._record.parts[self._number].made_from, run.made_from)
-        if changes and not self.varied:
+        if changes and not self._varied:
             raise RunDiffersError(
                 f"{self._run} cannot be repeated: {in_words(changes)}. Put back what it was made from, or give a flag "
                 "that differs to make another run of it"
@@ -122,8 +124,8 @@ class Repeat(Callback):
             return f"{self._run} has no results to compare with: it was not finished"
         if then == now:
             return f"the same as {self._run}, to the bit: {', '.join(now)}"
-        if self.varied:
-            return f"another run than {self._run}: {self.varied}"
+        if self._varied:
+            return f"another run than {self._run}: {self._varied}"
         other = changes_between(self._record.parts[-1].environment, record.parts[-1].environment)
         reason = in_words(other) or "nothing that is recorded explains it"
         different = ", ".join(name for name in {**then, **now} if then.get(name) != now.get(name))

@@ -36,7 +36,7 @@ def run(options: TrainOptions) -> int | None:
     device = device_of(options.device)
     with joined(device) as processes:
         if repeat is not None:
-            repeat.prepare(processes.count)
+            repeat.check_processes(processes.count)
         for leg in [Leg(options)] if repeat is None else repeat.legs():
             code = _train(leg, device, processes, [] if repeat is None else [repeat])
             if code is not None:

@@ -86,6 +86,27 @@ def test_a_run_that_was_interrupted_and_made_longer_is_repeated(cleangpt: Run, s
     assert _losses(tmp_path / "whole") != _losses(out)
 
 
+def test_each_part_is_repeated_with_as_many_threads_as_it_had(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "run", tmp_path / "again"
+    words = ("train", "--data", story, "--out", out, *_WORDS)
+    n_threads = torch.get_num_threads()
+    assert cleangpt(*words, "--max-steps", 4).code == 0
+    torch.set_num_threads(n_threads + 1)
+    assert cleangpt(*words, "--max-steps", 8, "--resume").code == 0
+    assert cleangpt("train", "--from", out, "--out", again).code == 0
+    threads = [[part["environment"]["threads"] for part in _record(each)["parts"]] for each in (out, again)]
+    assert threads == [[str(n_threads), str(n_threads + 1)]] * 2
+
+
+def test_a_run_of_several_lengths_has_no_other_one(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("train", "--data", story, "--out", out, *_WORDS)
+    assert cleangpt(*words, "--max-steps", 2).code == 0
+    assert cleangpt(*words, "--max-steps", 4, "--resume").code == 0
+    ran = cleangpt("train", "--from", out, "--out", tmp_path / "again", "--max-steps", 6)
+    assert (ran.code, "leave out max_steps" in ran.err) == (2, True), ran.err
+
+
 def test_a_run_made_longer_before_its_end_is_repeated_from_the_step_it_had(
     cleangpt: Run, story: Path, tmp_path: Path
 ) -> None:
