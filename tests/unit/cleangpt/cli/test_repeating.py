@@ -86,6 +86,13 @@ def test_a_run_that_was_interrupted_and_made_longer_is_repeated(cleangpt: Run, s
     assert _losses(tmp_path / "whole") != _losses(out)
 
 
+def test_a_run_that_only_goes_on_keeps_its_record(cleangpt: Run, trained: Path, story: Path) -> None:
+    before = _record(trained)
+    ran = cleangpt("train", "--data", story, "--out", trained, *_WORDS, "--max-steps", 6, "--resume")
+    assert ran.code == 0, ran.err
+    assert _record(trained) == before
+
+
 def test_each_part_is_repeated_with_as_many_threads_as_it_had(cleangpt: Run, story: Path, tmp_path: Path) -> None:
     out, again = tmp_path / "run", tmp_path / "again"
     words = ("train", "--data", story, "--out", out, *_WORDS)
