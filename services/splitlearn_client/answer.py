@@ -82,6 +82,7 @@ class AnswerText:
         prompt: the ids before the answer.
         rules: what ends the answer.
         end_tokens: the model's own end tokens.
+        shown: hidden tokens whose names are in the text all the same, unless they end the answer.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class AnswerText:
         prompt: Sequence[int],
         rules: StopRules,
         end_tokens: frozenset[int] = frozenset(),
+        shown: frozenset[int] = frozenset(),
     ) -> None:
+        self._shown = shown
         self._vocabulary = vocabulary
         self._rules = rules
         self._end_tokens = rules.end_tokens(end_tokens)
@@ -114,8 +117,11 @@ class AnswerText:
         self._n_tokens += 1
         ended = choice.token in self._end_tokens
         hidden = self._vocabulary.hidden(choice.token)
+        marker = hidden if choice.token in self._shown and not ended else None
+        if marker is not None:
+            hidden = None
         silent = hidden is not None or (ended and not self._rules.include_stop_str_in_output)
-        said = "" if silent else self._text.feed(choice.token)
+        said = "" if silent else self._said(choice.token, marker)
         certain = self._certain_of(said, hidden)
         if (ended or last or complete) and not self._stops.hit:
             rest = self._text.flush()
@@ -130,6 +136,9 @@ class AnswerText:
         self._certain += certain
         entries = tuple(self._released(whole=reason is None))
         return delta("".join(entry.text for entry in entries), entries)
+
+    def _said(self, token: int, marker: str | None) -> str:
+        return self._text.feed(token) if marker is None else self._text.interrupt() + marker
 
     def _certain_of(self, said: str, hidden: str | None) -> str:
         """The text that is certain with a token that says this, or has this name and no text."""

@@ -26,6 +26,7 @@ from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.parsing.dialect import dialect_of
 from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
 from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
@@ -133,8 +134,12 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     vocabulary = config.get_text_config(decoder=True).vocab_size
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
+    parsers = settings.tool_call_parser, settings.reasoning_parser
+    dialect = dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, tokenizer.responses())
     created = int(time.time())
-    return Service(name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, defaults, tracer)
+    return Service(
+        name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, dialect, defaults, tracer
+    )
 
 
 def http_server(

@@ -41,7 +41,7 @@ class GenerationRequest:
 
     With `echo` the answer begins with the prompt. `prompt_logprobs` is how many likeliest tokens are listed for each of
     the prompt's positions, beside its own; None for no log-probabilities of the prompt. The answer follows `grammar`,
-    and ends where that allows nothing more.
+    and ends where that allows nothing more. The names of hidden tokens that are `shown` are in its text.
 
     `tenant` is the name of whose request it is; empty if nobody is told apart.
     """
@@ -55,6 +55,7 @@ class GenerationRequest:
     echo: bool = False
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
+    shown: frozenset[int] = frozenset()
 
     @property
     def n_scored(self) -> int | None:
@@ -89,7 +90,7 @@ class _Answer:
         beginning = Beginning(len(request.prompt), rules.min_tokens, self._ends)
         seed = None if sampling.seed is None else _seed(sampling.seed, number)
         self.sampler = Sampler(replace(sampling, seed=seed), beginning, self._matcher)
-        self._text = AnswerText(vocabulary, request.prompt, rules, end_tokens)
+        self._text = AnswerText(vocabulary, request.prompt, rules, end_tokens, request.shown)
 
     @property
     def has_begun(self) -> bool:

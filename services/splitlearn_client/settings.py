@@ -186,6 +186,16 @@ class ClientSettings(BaseSettings):
         description="The form of a message's content that the chat template gets: string, openai (a list of parts), or "
         "auto, which probes the template.",
     )
+    tool_call_parser: Literal["auto", "none", "hermes", "llama3", "mistral", "gemma", "harmony", "deepseek"] = Field(
+        "auto",
+        description="The form in which the model calls tools; hermes is Qwen's too, harmony is that of gpt-oss. auto "
+        "takes what the chat template shows.",
+    )
+    reasoning_parser: Literal["auto", "none", "think", "mistral", "gemma", "harmony"] = Field(
+        "auto",
+        description="What is around the model's reasoning: think (<think>), mistral ([THINK]), gemma (<|channel>) or "
+        "harmony (channels). auto takes what the chat template shows.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(

@@ -1,7 +1,8 @@
 """Text to token ids and back. The only module that uses the tokenizer."""
 
 import asyncio
-from collections.abc import Callable, Sequence, Set
+import json
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ from llguidance import LLTokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from splitlearn_client.errors import BadRequest, NoChatTemplate, PromptTooLong
+from splitlearn_client.parsing.dialect import Responses
+from splitlearn_client.parsing.responses import ResponseStream
 from splitlearn_client.structured.vocabulary import read_vocabulary
 from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, ContentFormat, Message, Rendering
 from splitlearn_client.text.template_process import TemplateFailed
@@ -30,6 +33,8 @@ _CHUNK: Final = 1 << 16
 _MARGIN: Final = 1.25
 # Tokens of a prompt for a model that has no limit of its own.
 _UNLIMITED: Final = 1 << 20
+# what templates write before an answer is shorter
+_ENDING: Final = 32
 _SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -119,6 +124,37 @@ class ChatTokenizer:
             raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {self._rows - 1}", "tokens")
         decode = partial(self._tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(await self._on_thread(partial(decode, list(ids))))
+
+    def hidden(self) -> dict[str, int]:
+        """The special tokens, which texts leave out, by name."""
+        added: dict[str, int] = self._tokenizer.get_added_vocab()
+        return {name: token for name, token in added.items() if self.vocabulary.hidden(token) == name}
+
+    def responses(self) -> Responses | None:
+        """What reads answers by the tokenizer's response template; None if it has none that can be used."""
+        if getattr(self._tokenizer, "response_template", None) is None:
+            return None
+        try:
+            self._tokenizer.get_response_parser(prefix="")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("the response template cannot be used", reason=str(error))
+            return None
+
+        def stream(prompt: str, tools: Sequence[Mapping[str, Any]]) -> ResponseStream:
+            made: ResponseStream = self._tokenizer.get_response_parser(prefix=prompt, tools=list(tools))
+            return made
+
+        return stream
+
+    @property
+    def template(self) -> str:
+        """The source of the chat template; empty without one."""
+        return "" if isinstance(self._template, NoChatTemplate) else self._template.source
+
+    def ending(self, ids: Sequence[int]) -> str:
+        """The text of a prompt's last tokens, with special tokens."""
+        last = list(ids[-_ENDING:])
+        return str(self._tokenizer.decode(last, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     async def spelled(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary spells them."""
@@ -229,6 +265,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, content_format: ContentFormat)
 
 def _length(message: Message) -> int:
     content = message.get("content")
+    other = len(message.get("reasoning_content") or "") + len(json.dumps(message.get("tool_calls") or ""))
     if isinstance(content, str):
-        return len(content)
-    return sum(len(part.get("text", "")) for part in content or ())
+        return len(content) + other
+    return sum(len(part.get("text", "")) for part in content or ()) + other

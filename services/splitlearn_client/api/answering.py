@@ -17,10 +17,12 @@ from splitlearn_client.answer import TokenDelta
 from splitlearn_client.api.deferred import DeferredResponse
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.event_stream import DONE, event, event_stream
+from splitlearn_client.api.messages import StreamedMessage
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
 from splitlearn_client.api.service import Service
 from splitlearn_client.generation import GenerationRequest, Generator
+from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.quotas import Account, account_of
 from splitlearn_client.report import Report, together
 from splitlearn_client.request_info import RequestInfo, info_of
@@ -50,6 +52,7 @@ class _Form:
     """What the reply needs to know of the request, whose body is not kept while answers are generated.
 
     Of `n_answers` to a prompt the best `n` are in the reply; `shows_logprobs` says whether their log-probabilities are.
+    `reading` says how a chat's answers are taken apart.
     """
 
     chat: bool
@@ -57,22 +60,29 @@ class _Form:
     n: int
     n_answers: int
     shows_logprobs: bool
+    reading: Reading | None
 
     @classmethod
-    def of(cls, fields: GenerationFields) -> "_Form":
+    def of(cls, fields: GenerationFields, reading: Reading | None) -> "_Form":
         shows = not isinstance(fields, CompletionFields) or fields.logprobs is not None
-        return cls(isinstance(fields, ChatFields), fields.model, fields.n, fields.n_answers, shows)
+        return cls(isinstance(fields, ChatFields), fields.model, fields.n, fields.n_answers, shows, reading)
 
 
-def answer(service: Service, fields: GenerationFields, wanted: list[GenerationRequest], request: Request) -> Response:
+def answer(
+    service: Service,
+    fields: GenerationFields,
+    wanted: list[GenerationRequest],
+    request: Request,
+    reading: Reading | None = None,
+) -> Response:
     """The reply to a request, which begins to run when it is sent. Raises RequestError."""
     for later in wanted[1:]:
         service.generator.check(later)
-    form = _Form.of(fields)
+    form = _Form.of(fields, reading)
     generations = _generations(service, form, wanted, account_of(request.scope), info_of(request.scope))
     if not fields.stream:
         return DeferredResponse(lambda receive: _whole_response(receive, generations, form))
-    events = _events(generations, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
+    events = _events(generations, reading, include_usage=fields.include_usage, continuous_usage=fields.continuous_usage)
     return DeferredResponse(lambda receive: event_stream(receive, events))
 
 
@@ -105,7 +115,7 @@ async def _whole(generations: Iterator[_Generation], form: _Form) -> bytes:
         for index, deltas in enumerate(_best(answers, form)):
             shape = replace(generation.shapes[0], index=number * form.n + index)
             # on a thread, as the log-probabilities of a long prompt take long
-            bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.reports[0]))
+            bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.reports[0], form.reading))
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
@@ -167,19 +177,21 @@ def _spend(service: Service, account: Account, *, prompt: int = 0, generation: i
 
 
 async def _events(
-    generations: Iterator[_Generation], *, include_usage: bool, continuous_usage: bool
+    generations: Iterator[_Generation], reading: Reading | None, *, include_usage: bool, continuous_usage: bool
 ) -> AsyncGenerator[str]:
     reports: list[Report] = []
     for generation in generations:
         reports += generation.reports
         begun = set[int]()
+        messages = [StreamedMessage(reading) for _ in generation.shapes]
         async with aclosing(generation.deltas):
             async for number, delta in generation.deltas:
                 shape = generation.shapes[number]
-                chunk = shape.chunk(delta, generation.answers[number], first=number not in begun)
-                spent = {"usage": usage(together(reports))} if continuous_usage else {}
-                begun.add(number)
-                yield event(chunk | spent)
+                for piece, said in messages[number].add(delta):
+                    chunk = shape.chunk(piece, said, generation.answers[number], first=number not in begun)
+                    spent = {"usage": usage(together(reports))} if continuous_usage else {}
+                    begun.add(number)
+                    yield event(chunk | spent)
     if include_usage:
         yield event(generation.shapes[0].usage_chunk(together(reports)))
     yield DONE

@@ -132,9 +132,7 @@ CHAT: Final[Mapping[str, Neutral]] = {
     "function_call": only("none", "auto"),
     "functions": only([]),
     "modalities": only(["text"]),
-    "parallel_tool_calls": ANYTHING,
     "prediction": ANYTHING,
-    "tool_choice": only("none", "auto"),
     "tools": only([]),
     "top_logprobs": only(0),
     "verbosity": only("medium"),
@@ -151,6 +149,8 @@ STRUCTURED_OUTPUTS: Final[Mapping[str, Neutral]] = {
     "disable_fallback": ANYTHING,
     "json_object": only(False),
 }
+
+TOOL_CALL: Final[Mapping[str, Neutral]] = {"index": ANYTHING}
 
 STREAM_OPTIONS: Final[Mapping[str, Neutral]] = {"include_obfuscation": only(False)}
 

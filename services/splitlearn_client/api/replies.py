@@ -4,12 +4,11 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from splitlearn_client.answer import TokenDelta, TokenLogprob
+from splitlearn_client.api.messages import Json, whole_message
+from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.report import Report
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,16 @@ class ReplyShape:
     created: int = field(default_factory=lambda: int(time.time()))
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def chunk(self, delta: TokenDelta, report: Report, *, first: bool) -> Json:
-        """One event of a stream. The last delta's event also has the measurements."""
+    def chunk(self, delta: TokenDelta, said: Json, report: Report, *, first: bool) -> Json:
+        """One event of a stream. The last delta's event also has the measurements.
+
+        Args:
+            said: what a chat's message has of it.
+        """
         logprobs = self._logprobs(delta.logprobs)
         choice: Json = {"index": self.index, "logprobs": logprobs, **_end(delta)}
         if self.chat:
-            choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": delta.text}
+            choice["delta"] = ({"role": "assistant"} if first else {}) | said
         else:
             choice["text"] = delta.text
         body = self._envelope(".chunk" if self.chat else "", [choice])
@@ -37,15 +40,15 @@ class ReplyShape:
         """The event after the last delta, if the request wants usage."""
         return self._envelope(".chunk" if self.chat else "", []) | {"usage": usage(report)}
 
-    def whole(self, deltas: Sequence[TokenDelta], report: Report) -> Json:
-        """The reply to a request without streaming."""
-        text = "".join(delta.text for delta in deltas)
+    def whole(self, deltas: Sequence[TokenDelta], report: Report, reading: Reading | None = None) -> Json:
+        """The reply to a request without streaming. A chat's message is taken apart as `reading` says."""
         logprobs = self._logprobs([entry for delta in deltas for entry in delta.logprobs])
         choice: Json = {"index": self.index, "logprobs": logprobs, **_end(deltas[-1])}
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": text}
+            said, choice["finish_reason"] = whole_message(deltas, reading)
+            choice["message"] = {"role": "assistant", **said}
         else:
-            choice["text"] = text
+            choice["text"] = "".join(delta.text for delta in deltas)
         body = self._envelope("", [choice])
         if (prompt := deltas[0].prompt_logprobs) is not None:
             # where vLLM has them

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from splitlearn_client.api.answering import answer
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.json_body import ApiRoute
+from splitlearn_client.api.reading import constraint_of, prefix_of, reading_of
 from splitlearn_client.api.schema import (
     MOST_ANSWERS,
     MOST_PROMPT_LOGPROBS,
@@ -47,11 +48,16 @@ def router(service: Service) -> APIRouter:
             )
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
+        ending = await service.tokenizer.detokenize(prompt) if service.dialect.responses else None
+        prefix = prefix_of(fields, service.tokenizer.ending(prompt) if ending is None else ending)
+        reading = reading_of(fields, service.dialect, prefix)
         wanted = _requests(service, fields, {"messages": prompt}, most, tops, info.tenant)
-        if (constraint := fields.constraint()) is not None:
+        if reading is not None:
+            wanted = [replace(each, shown=reading.shown) for each in wanted]
+        if (constraint := constraint_of(fields, service.dialect, prefix)) is not None:
             grammar = await unless_disconnected(request.receive, service.grammars.compile(constraint))
             wanted = [replace(each, grammar=grammar) for each in wanted]
-        return answer(service, fields, wanted, request)
+        return answer(service, fields, wanted, request, reading)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, TextFields, refusal
 from splitlearn_client.api.structured_fields import ResponseFormat, StructuredOutputs
+from splitlearn_client.api.tool_fields import MOST_CALLS, ToolCall, ToolChoiceFields, ToolFields
 from splitlearn_client.sampling import SamplingSettings
 from splitlearn_client.stopping import StopRules
 from splitlearn_client.structured.constraint import Constraint
@@ -260,18 +261,42 @@ Content = Annotated[
 class Message(Fields):
     neutral = neutral.MESSAGE
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
     name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] = Field([], max_length=MOST_CALLS, fail_fast=True)
+    tool_call_id: str | None = Field(None, min_length=1, max_length=256)
+
+    @model_validator(mode="after")
+    def _has_what_its_role_needs(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise refusal(("content",), "Field required")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise refusal(("tool_call_id",), "Field required")
+        for field, role in _ROLES.items():
+            if getattr(self, field) and self.role != role:
+                raise refusal((field,), f"this field belongs to messages of the role {role!r}")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """The message for a chat template; `ChatTemplate` chooses the form of its content."""
-        content = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": content, **named}
+        content = self.content or ""
+        plain: dict[str, Any] = {
+            "role": self.role,
+            "content": content if isinstance(content, str) else [part.model_dump() for part in content],
+        }
+        if self.tool_calls:
+            plain["tool_calls"] = [call.plain() for call in self.tool_calls]
+        given = {name: getattr(self, name) for name in ("name", "reasoning_content", "tool_call_id")}
+        return plain | {name: value for name, value in given.items() if value is not None}
 
 
-class ConversationFields(TextFields):
+_ROLES: Final = {"reasoning_content": "assistant", "tool_calls": "assistant", "tool_call_id": "tool"}
+"""Fields of messages of one role."""
+
+
+class ConversationFields(TextFields, ToolFields):
     """How a conversation is rendered; see `Rendering`."""
 
     add_generation_prompt: bool = True
@@ -280,10 +305,11 @@ class ConversationFields(TextFields):
 
     @property
     def rendering(self) -> Rendering:
-        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs)
+        tools = tuple(tool.plain() for tool in self.told)
+        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs, tools)
 
 
-class ChatFields(GenerationFields, ConversationFields):
+class ChatFields(GenerationFields, ToolChoiceFields, ConversationFields):
     """POST /v1/chat/completions."""
 
     neutral = neutral.CHAT
@@ -292,6 +318,15 @@ class ChatFields(GenerationFields, ConversationFields):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        field = "response_format" if self.response_format is not None else "structured_outputs"
+        if self.offered and getattr(self, field) is not None:
+            raise refusal(
+                (field,), 'an answer in this form cannot call tools; leave the field out, or send tool_choice "none"'
+            )
+        return self
 
     @field_validator("top_logprobs", mode="after")
     @classmethod

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults
 from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.parsing.dialect import Dialect
 from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
@@ -23,5 +24,6 @@ class Service:
     connection: TrunkConnection
     metrics: ClientMetrics
     grammars: GrammarCompiler
+    dialect: Dialect = field(default_factory=Dialect)
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     tracer: Tracer = field(default_factory=NoTracer)

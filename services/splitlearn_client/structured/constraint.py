@@ -6,7 +6,7 @@ Pure: no compiler, no clock.
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-Kind = Literal["json_schema", "regex", "choice", "grammar"]
+Kind = Literal["json_schema", "regex", "choice", "grammar", "calls"]
 
 LONGEST_SOURCE: Final = 1 << 17
 """The most characters of a schema, an expression or a grammar."""
@@ -18,7 +18,8 @@ class Constraint:
 
     Attributes:
         kind: which language `source` is in.
-        source: a JSON Schema or a list of choices as JSON, a regular expression, or a grammar (Lark or GBNF).
+        source: a JSON Schema or a list of choices as JSON, a regular expression, a grammar (Lark or GBNF), or what
+            `CallsSource` writes.
         param: the request's field, for errors. Equal constraints may come from different fields.
     """
 

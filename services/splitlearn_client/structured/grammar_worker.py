@@ -16,6 +16,7 @@ sys.path += sys.argv[6:]
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
 
 from splitlearn_client.structured.schema import UnsupportedSchema, rewritten
+from splitlearn_client.structured.tool_calls import assembled
 
 _LONGEST_REASON = 500
 
@@ -38,24 +39,27 @@ def answer_to(
     """The grammar as llguidance takes it, or the reason why it cannot be used, with the place in a schema."""
     kind, source = request["kind"], request["source"]
     try:
-        if kind == "json_schema":
-            source = json.dumps(rewritten(json.loads(source)))
-        grammar = grammar_from(kind, source)
+        if kind == "calls":
+            tried, used = (grammar_from("grammar", each) for each in assembled(source))
+        else:
+            if kind == "json_schema":
+                source = json.dumps(rewritten(json.loads(source)))
+            tried = used = grammar_from(kind, source)
     except UnsupportedSchema as error:
         return {"error": _shortened(str(error)), "path": list(error.path)}
     except (ValueError, RecursionError, IndexError) as error:
         return {"error": _shortened(str(error) or type(error).__name__)}
     except MemoryError:
         return {"error": "it needs too much memory"}
-    if len(grammar) > longest:
+    if len(used) > longest:
         return {"error": f"written out it has more than {longest} characters"}
-    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    matcher = LLMatcher(tokenizer, tried, log_level=0, limits=limits)
     if matcher.is_error():
         return {"error": _shortened(matcher.get_error())}
     allowed = matcher.compute_bitmask()
     if matcher.is_error() or not any(allowed):
         return {"error": "no text follows it"}
-    return {"grammar": grammar}
+    return {"grammar": used}
 
 
 def _shortened(reason: str) -> str:

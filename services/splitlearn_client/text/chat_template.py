@@ -9,13 +9,24 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import structlog
 
 from splitlearn_client.errors import BadModelFiles, BadRequest
 from splitlearn_client.text.template_process import TemplateFailed, TemplateUnbounded, template_process
+from splitlearn_client.text.tool_messages import (
+    n_calls,
+    probe_call,
+    probe_result,
+    probe_tool,
+    reasoning_names,
+    shows_arguments,
+    with_called_names,
+    with_reasoning,
+    with_text_arguments,
+)
 
 log = structlog.get_logger()
 
@@ -52,11 +63,13 @@ class Rendering:
         continues: whether the text ends with that of the last message, with which the answer goes on
             (`continue_final_message`).
         variables: more variables of the template (`chat_template_kwargs`).
+        tools: what the model may call, in OpenAI's form.
     """
 
     begins_answer: bool = True
     continues: bool = False
     variables: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 PLAIN: Final = Rendering()
@@ -79,6 +92,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: Mapping[str, Any], content_format: ContentFormat = "auto") -> None:
         self._process = template_process(source)
+        self.source = source
         self._variables = dict(variables)
         self._format = content_format
         self._forms: dict[str, frozenset[Form]] = {}
@@ -87,6 +101,10 @@ class ChatTemplate:
         """By shape of a conversation: the first message that is left out, or None. Guarded by the lock."""
         # a template that prints any role's name accepts every role, so only its source shows whether it knows this one
         self._names_developer = "developer" in source
+        self._reasoning_names = reasoning_names(source)
+        self._text_arguments: bool | None = None
+        """Whether the template takes the arguments of calls as text; None before it was asked for."""
+        self._ignores_tools: bool | None = None
         self._process.start()
         if content_format == "auto":
             self._check_user_messages()
@@ -98,17 +116,22 @@ class ChatTemplate:
         """The prompt's text, of at most `longest` characters.
 
         Args:
-            messages: role, content (text, or a list of text parts) and other keys that templates may read, as name.
+            messages: role, content (text, or a list of text parts) and other keys that templates may read, as name;
+                `tool_calls` with arguments that are objects.
 
         Raises:
-            BadRequest: the template refuses these messages, or leaves one of them out; or `rendering` does not fit.
+            BadRequest: the template refuses these messages or tools, or leaves one of them out; or `rendering` does not
+                fit.
         """
         self._check_rendering(messages, rendering)
         try:
             formed = [self._formed(message) for message in messages]
             text = self._rendered(formed, longest, rendering)
         except TemplateFailed as error:
+            if rendering.tools and self._accepts(formed, longest, replace(rendering, tools=())):
+                raise BadRequest(f"the model's chat template cannot render these tools: {error}", "tools") from error
             raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+        self._check_tools(text, rendering)
         if self._format == "auto" and (left_out := self._first_left_out(formed, longest, rendering)) is not None:
             role = messages[left_out].get("role")
             raise BadRequest(
@@ -134,19 +157,69 @@ class ChatTemplate:
             )
 
     def _rendered(self, messages: Sequence[Message], longest: int, rendering: Rendering = PLAIN) -> str:
-        seen = {"tools": None, "documents": None, "messages": messages}
+        seen = {"tools": list(rendering.tools) or None, "documents": None, "messages": messages}
         begins = {"add_generation_prompt": rendering.begins_answer}
         return self._process.render({**self._variables, **rendering.variables, **seen, **begins}, longest)
+
+    def _accepts(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> bool:
+        try:
+            self._rendered(messages, longest, rendering)
+        except TemplateFailed:
+            return False
+        return True
+
+    def _check_tools(self, text: str, rendering: Rendering) -> None:
+        if not rendering.tools:
+            return
+        if self._ignores_tools is None:
+            self._ignores_tools = self._leaves_tools_out()
+        names = [str(tool["function"]["name"]) for tool in rendering.tools]
+        missing = next((number for number, name in enumerate(names) if name not in text), None)
+        if self._ignores_tools or missing is not None:
+            raise BadRequest(
+                "the model's chat template leaves this tool out, so the model would not know of it; send no tools, or "
+                'tool_choice "none"',
+                "tools" if missing is None or self._ignores_tools else f"tools.{missing}",
+            )
+
+    def _leaves_tools_out(self) -> bool:
+        """Whether the template renders a question with and without a tool alike."""
+        user = self._formed({"role": "user", "content": "word"})
+        with_tool = Rendering(tools=(probe_tool(),))
+        try:
+            return self._rendered([user], _PROBED_CHARACTERS, with_tool) == self._rendered([user], _PROBED_CHARACTERS)
+        except TemplateFailed:
+            # it knows of tools, and refuses this one
+            return False
 
     def _formed(self, message: Message) -> Message:
         """The message with its content in a form that the template accepts."""
         role, content = str(message["role"]), message.get("content")
         if role == "developer" and not self._knows_developer:
             role = "system"
-        formed = {**message, "role": role}
+        if n_calls(message) and self._takes_text_arguments:
+            message = with_text_arguments(message)
+        formed = {**with_reasoning(message, self._reasoning_names), "role": role}
         if isinstance(content, str | list):
             formed["content"] = _in_form(content, self._accepted(role))
         return formed
+
+    @property
+    def _takes_text_arguments(self) -> bool:
+        if self._text_arguments is None:
+            user = {"role": "user", "content": _in_form("word", self._accepted("user"))}
+            call = probe_call()
+            forms = {False: call, True: with_text_arguments(call)}
+            self._text_arguments = next((form for form, each in forms.items() if self._shows(user, each)), False)
+        return self._text_arguments
+
+    def _shows(self, user: Message, call: Message) -> bool:
+        try:
+            return shows_arguments(self._rendered([user, call], _PROBED_CHARACTERS))
+        except TemplateUnbounded:
+            raise
+        except TemplateFailed:
+            return False
 
     @property
     def _knows_developer(self) -> bool:
@@ -182,6 +255,9 @@ class ChatTemplate:
         if message["role"] == "user":
             return [message]
         user = {"role": "user", "content": _in_form("word", self._accepted("user"))}
+        if message["role"] == "tool":
+            call = {**probe_call(), "content": _in_form("", self._accepted("assistant"))}
+            return [user, with_text_arguments(call) if self._takes_text_arguments else call, probe_result(message)]
         return [user, message, user] if message["role"] == "assistant" else [message, user]
 
     def _first_left_out(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
@@ -214,7 +290,9 @@ class ChatTemplate:
                     for part, is_said in zip(content, said, strict=True)
                 ]
                 owners += [index] * sum(said)
-            shadows.append({**message, "content": content} if "content" in message else message)
+            owners += [index] * n_calls(message)
+            shadow = with_called_names(message, probes)
+            shadows.append({**shadow, "content": content} if "content" in message else shadow)
         try:
             found = _found(self._rendered(shadows, longest + _PROBE_LENGTH * len(owners), rendering))
         except TemplateFailed:
@@ -290,12 +368,12 @@ def _shape(message: Message) -> tuple[Any, ...]:
     said: Any = bool(content.strip()) if isinstance(content, str) else None
     if isinstance(content, list):
         said = tuple(bool(part.get("text", "").strip()) for part in content)
-    return (*sorted(message), message["role"], said)
+    return (*sorted(message), message["role"], said, n_calls(message))
 
 
 def _n_parts(message: Message) -> int:
     content = message.get("content")
-    return max(1, len(content)) if isinstance(content, list) else 1
+    return n_calls(message) + (max(1, len(content)) if isinstance(content, list) else 1)
 
 
 def _probes(count: int = 10**9) -> Iterator[str]:

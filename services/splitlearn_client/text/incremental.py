@@ -78,6 +78,13 @@ class IncrementalText:
             return text[len(self._done) :]
         return self._words.within(self._ids[-self._unfinished :])
 
+    def interrupt(self) -> str:
+        """As `flush`, before a token whose text is not decoded here; others may follow."""
+        rest = self.flush()
+        self._unfinished = 0
+        self._shorten(0)
+        return rest
+
     def _shorten(self, owed: int) -> None:
         """Shortens the window; the last `owed` characters of its text were not returned yet."""
         self._ids, text = self._window(self._ids)

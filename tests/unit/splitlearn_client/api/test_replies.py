@@ -66,7 +66,10 @@ def test_a_whole_completion_is_one_that_openai_s_package_reads() -> None:
 
 def test_chunks_of_a_chat_share_an_identity_and_only_the_first_has_a_role() -> None:
     one = shape(chat=True)
-    chunks = [valid(ChatCompletionChunk, one.chunk(p, report(), first=i == 0)) for i, p in enumerate(DELTAS)]
+    chunks = [
+        valid(ChatCompletionChunk, one.chunk(p, {"content": p.text}, report(), first=i == 0))
+        for i, p in enumerate(DELTAS)
+    ]
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
     assert [chunk.object for chunk in chunks] == ["chat.completion.chunk"] * 3
     assert [chunk.choices[0].delta.role for chunk in chunks] == ["assistant", None, None]
@@ -76,13 +79,13 @@ def test_chunks_of_a_chat_share_an_identity_and_only_the_first_has_a_role() -> N
 
 def test_chunks_of_a_completion_carry_their_text() -> None:
     one = shape(chat=False)
-    chunks = [one.chunk(p, report(), first=i == 0) for i, p in enumerate(DELTAS)]
+    chunks = [one.chunk(p, {"content": p.text}, report(), first=i == 0) for i, p in enumerate(DELTAS)]
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Hel", "", "lo"]
     assert [chunk["object"] for chunk in chunks] == ["text_completion"] * 3
 
 
 def test_only_the_last_chunk_carries_the_measurements() -> None:
-    chunks = [shape(chat=True).chunk(p, report(), first=False) for p in DELTAS]
+    chunks = [shape(chat=True).chunk(p, {}, report(), first=False) for p in DELTAS]
     assert ["splitlearn" in chunk for chunk in chunks] == [False, False, True]
 
 
@@ -132,7 +135,7 @@ def test_the_logprobs_of_a_stream_are_those_of_the_whole_reply(chat: bool) -> No
     # the second token's text was held back, and comes with the third's
     third = token("!", 7, -2.5, offset=5)
     deltas = [TokenDelta("Hel", (HEL,)), TokenDelta(""), TokenDelta("lo!", (LO, third), "stop")]
-    chunks = [shape(chat=chat).chunk(delta, report(), first=False)["choices"][0] for delta in deltas]
+    chunks = [shape(chat=chat).chunk(delta, {}, report(), first=False)["choices"][0] for delta in deltas]
     whole = shape(chat=chat).whole(deltas, report())["choices"][0]["logprobs"]
     assert chunks[1]["logprobs"] is None
     streamed = [chunk["logprobs"] for chunk in chunks if chunk["logprobs"]]

@@ -1,0 +1,104 @@
+"""What an assistant's message has in it: all text is content, or it is taken apart.
+
+Pure.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from splitlearn_client.answer import TokenDelta
+from splitlearn_client.parsing.dialect import Reading
+from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
+
+Json = dict[str, Any]
+Told = tuple[TokenDelta, Json]
+"""A piece of an answer, and what its message has of it."""
+
+
+class StreamedMessage:
+    """One answer's message, piece by piece.
+
+    Args:
+        reading: how it is taken apart; None if all of it is content.
+    """
+
+    def __init__(self, reading: Reading | None) -> None:
+        self._parser = None if reading is None else reading.make_parser(False)
+        self._calls = False
+
+    def add(self, delta: TokenDelta) -> list[Told]:
+        """The pieces that are certain with this one; none if nothing is. The last one has its finish reason."""
+        if self._parser is None:
+            return [(delta, {"content": delta.text})]
+        events = self._parser.feed(delta.text)
+        if delta.finish_reason is not None:
+            events += self._parser.finish(is_cut_off=delta.finish_reason == "length")
+        self._calls |= any(isinstance(event, CallBegun) for event in events)
+        told = _pieces(events)
+        if not told and delta.finish_reason is None and not delta.logprobs:
+            return []
+        told = told or [{}]
+        inner = replace(delta, logprobs=(), finish_reason=None, stop_reason=None)
+        pieces = [(inner, fields) for fields in told]
+        pieces[0] = (replace(inner, logprobs=delta.logprobs), told[0])
+        last = replace(pieces[-1][0], finish_reason=_reason(delta, self._calls), stop_reason=delta.stop_reason)
+        pieces[-1] = (last, told[-1])
+        return pieces
+
+
+def whole_message(deltas: Sequence[TokenDelta], reading: Reading | None) -> tuple[Json, str | None]:
+    """The message of a whole answer, and why it ended."""
+    text, last = "".join(delta.text for delta in deltas), deltas[-1]
+    if reading is None:
+        return {"content": text}, last.finish_reason
+    parser = reading.make_parser(True)
+    events = [*parser.feed(text), *parser.finish(is_cut_off=last.finish_reason == "length")]
+    calls = _calls(events)
+    content = "".join(event.text for event in events if isinstance(event, Content))
+    reasoning = "".join(event.text for event in events if isinstance(event, Reasoning))
+    message: Json = {"content": content if content or not calls else None}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return message, _reason(last, bool(calls))
+
+
+def _reason(delta: TokenDelta, calls: bool) -> str | None:
+    return "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
+
+
+def _calls(events: Iterable[Event]) -> list[Json]:
+    calls = list[Json]()
+    for event in events:
+        if isinstance(event, CallBegun):
+            function = {"name": event.name, "arguments": ""}
+            calls.append({"id": event.identity, "type": "function", "function": function})
+        elif isinstance(event, Arguments):
+            calls[event.index]["function"]["arguments"] += event.text
+    return calls
+
+
+def _pieces(events: Iterable[Event]) -> list[Json]:
+    """The events as they come in a stream, each beginning of a call in a piece of its own."""
+    pieces, previous = list[Json](), None
+    for event in events:
+        kind = (type(event), event.index if isinstance(event, Arguments) else None)
+        if isinstance(event, CallBegun):
+            function = {"name": event.name, "arguments": ""}
+            call = {"index": event.index, "id": event.identity, "type": "function", "function": function}
+            pieces.append({"tool_calls": [call]})
+        elif isinstance(event, Arguments):
+            if kind == previous:
+                pieces[-1]["tool_calls"][0]["function"]["arguments"] += event.text
+            else:
+                pieces.append({"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]})
+        else:
+            name = "content" if isinstance(event, Content) else "reasoning_content"
+            if kind == previous:
+                pieces[-1][name] += event.text
+            else:
+                pieces.append({name: event.text})
+        previous = kind
+    return pieces

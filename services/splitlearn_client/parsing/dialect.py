@@ -1,0 +1,186 @@
+"""Which form a model's output is in: what its chat template and its vocabulary show, unless a setting names it.
+
+Pure.
+"""
+
+import secrets
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from splitlearn_client.parsing.calls import Calls
+from splitlearn_client.parsing.form import Form
+from splitlearn_client.parsing.forms.deepseek import DeepSeek
+from splitlearn_client.parsing.forms.gemma import FORMS as GEMMA_FORMS
+from splitlearn_client.parsing.forms.harmony import Harmony, read_messages
+from splitlearn_client.parsing.forms.hermes import Hermes
+from splitlearn_client.parsing.forms.llama3 import Llama3
+from splitlearn_client.parsing.forms.mistral import Mistral
+from splitlearn_client.parsing.parser import Parser, SteppedParser, read_marked
+from splitlearn_client.parsing.responses import ResponseParser, ResponseStream
+from splitlearn_client.parsing.source import Source, Step
+from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
+
+_LETTERS: Final = string.ascii_letters + string.digits
+# by what the chat template has in it; the first that fits
+_SIGNS: Final = (
+    ("harmony", "<|channel|>"),
+    ("deepseek", "<｜tool▁calls▁begin｜>"),
+    ("mistral", "[TOOL_CALLS]"),
+    *(("gemma", opening) for opening in GEMMA_FORMS),
+    ("hermes", "<tool_call>"),
+    ("llama3", "<|python_tag|>"),
+    # Llama 3.2 and 3.3 do not write it, and have it in their vocabulary
+    ("llama3", "<|start_header_id|>"),
+)
+_THOUGHT_SIGNS: Final = (("gemma", "<|channel>"), ("mistral", "[THINK]"), ("think", "<think>"), ("think", "</think>"))
+
+
+Responses = Callable[[str, Sequence[Mapping[str, Any]]], ResponseStream]
+"""Makes a stream that reads an answer, of the prompt's text and the tools."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What comes before an answer.
+
+    Attributes:
+        ending: of the prompt, with special tokens; all of it where a response template is read.
+        prefill: the assistant's words that the answer goes on with.
+    """
+
+    ending: str = ""
+    prefill: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the answers to one request are taken apart.
+
+    Attributes:
+        make_parser: makes the parser of one answer; of whether it holds calls back until they are complete.
+        shown: special tokens that have to be in the text.
+    """
+
+    make_parser: Callable[[bool], Parser]
+    shown: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The form of a model's output.
+
+    Attributes:
+        form: of calls; None if none is known.
+        thoughts: what is around reasoning; None if the model has none, or calls and reasoning have one form.
+        hidden: special tokens, which texts leave out, by name.
+        responses: makes the stream that reads an answer by the tokenizer's response template, of the prompt and the
+            tools; None if it has none. It goes before the form, which is then only that of grammars.
+        new_identity: makes the id of a call.
+    """
+
+    form: Form | None = None
+    thoughts: Thoughts | None = None
+    hidden: Mapping[str, int] = field(default_factory=dict)
+    responses: Responses | None = None
+    new_identity: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
+
+    @property
+    def is_harmony(self) -> bool:
+        """Whether whole answers are in its form."""
+        return isinstance(self.form, Harmony)
+
+    def thinks(self, prefix: Prefix) -> bool:
+        """Whether an answer begins within reasoning."""
+        return self.thoughts is not None and self.thoughts.is_open(prefix.ending, prefix.prefill)
+
+    def reading(self, tools: Mapping[str, Any], prefix: Prefix) -> Reading | None:
+        """How an answer is taken apart; None if there is nothing to take apart.
+
+        Args:
+            tools: the parameters' schema of each tool that may be called, by name.
+        """
+        if self.responses is not None:
+            return self._by_template(self.responses, tools, prefix)
+        form = self.form if tools or self.is_harmony else None
+        if form is None and self.thoughts is None:
+            return None
+
+        def parser(holds: bool) -> Parser:
+            calls = Calls(tools, self.new_identity, holds=holds)
+
+            def read(source: Source) -> Step[None]:
+                if self.is_harmony:
+                    return read_messages(source, calls, prefix.ending)
+                return read_marked(source, calls, form, self.thoughts, thinks=self.thinks(prefix))
+
+            return SteppedParser(read)
+
+        markers = (*(() if form is None else form.markers), *(() if self.thoughts is None else self.thoughts.tokens))
+        return Reading(parser, frozenset(self.hidden[each] for each in markers if each in self.hidden))
+
+    def _by_template(
+        self,
+        responses: Responses,
+        tools: Mapping[str, Any],
+        prefix: Prefix,
+    ) -> Reading:
+        told = [{"type": "function", "function": {"name": name, "parameters": each}} for name, each in tools.items()]
+
+        def parser(_: bool) -> Parser:
+            return ResponseParser(responses(prefix.ending, told), tools, self.new_identity)
+
+        return Reading(parser, frozenset(self.hidden.values()))
+
+
+def dialect_of(
+    template: str,
+    hidden: Mapping[str, int],
+    form_name: str = "auto",
+    thoughts_name: str = "auto",
+    responses: Responses | None = None,
+) -> Dialect:
+    """The dialect of a model.
+
+    Args:
+        template: the chat template's source.
+        hidden: special tokens, which texts leave out, by name.
+        form_name: hermes, llama3, mistral, gemma, harmony or deepseek; or auto or none.
+        thoughts_name: of `THOUGHTS`, or harmony, auto or none.
+        responses: see `Dialect`; only with auto.
+    """
+    if (form_name, thoughts_name) != ("auto", "auto"):
+        responses = None
+    if form_name == "auto":
+        form_name = next((name for name, sign in _SIGNS if sign in template), "none")
+    is_harmony = form_name == "harmony" or thoughts_name == "harmony"
+    if thoughts_name == "auto":
+        thoughts_name = "none" if is_harmony else _seen(template)
+    form: Form | None = Harmony() if is_harmony else _form(form_name, template)
+    thoughts = THOUGHTS.get(thoughts_name)
+    # its template refuses ids of any other length
+    short = {"new_identity": _nine_letters} if form_name == "mistral" else {}
+    return Dialect(form, thoughts, hidden, responses, **short)
+
+
+def _seen(template: str) -> str:
+    return next((name for name, sign in _THOUGHT_SIGNS if sign in template), "none")
+
+
+def _form(name: str, template: str) -> Form | None:
+    if name == "hermes":
+        return Hermes()
+    if name == "llama3":
+        return Llama3()
+    if name == "mistral":
+        return Mistral(is_named="[ARGS]" in template)
+    if name == "deepseek":
+        return DeepSeek(in_blocks="```json" in template)
+    if name == "gemma":
+        return next((form for sign, form in GEMMA_FORMS.items() if sign in template), next(iter(GEMMA_FORMS.values())))
+    return None
+
+
+def _nine_letters() -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(9))

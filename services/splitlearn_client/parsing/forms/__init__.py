@@ -1,0 +1,1 @@
+"""The forms of the common families, one module each."""

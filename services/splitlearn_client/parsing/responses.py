@@ -1,0 +1,108 @@
+"""Takes an answer apart by the response template that comes with a tokenizer, which transformers reads.
+
+Pure: transformers' parser is given.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
+
+_REASONING: Final = frozenset({"thinking", "reasoning", "reasoning_content"})
+_CALLS: Final = "tool_calls"
+
+
+class ResponseStream(Protocol):
+    """What transformers' `ResponseParser` does."""
+
+    def feed(self, text: str) -> list[dict[str, Any]]: ...
+
+    def finalize(self) -> tuple[dict[str, Any], list[dict[str, Any]]]: ...
+
+
+class ResponseParser:
+    """Reads one answer. A call is told when it is complete; where the template fails, the rest is content.
+
+    Args:
+        tools: the parameters' schema of each tool that may be called, by name.
+        new_identity: makes the id of a call.
+    """
+
+    def __init__(self, stream: ResponseStream, tools: Mapping[str, Any], new_identity: Callable[[], str]) -> None:
+        self._stream: ResponseStream | None = stream
+        self._tools = tools
+        self._new_identity = new_identity
+        self._n_calls = 0
+        self._region = ""
+        self._held = ""
+        """The text of a call that is not complete, and white space that may be the last of its region."""
+        self._unread = ""
+        """What was fed behind the last text that the template gave."""
+        self._has_said = False
+        """Whether the region has text that is no white space."""
+
+    def feed(self, text: str) -> list[Event]:
+        return self._told(text, lambda stream: stream.feed(text))
+
+    def finish(self, *, is_cut_off: bool) -> list[Event]:
+        events = self._told("", lambda stream: stream.finalize()[1])
+        rest = [Content(self._held)] if self._held.strip() else []
+        self._held = ""
+        return events + rest
+
+    def _told(self, text: str, step: Callable[[ResponseStream], list[dict[str, Any]]]) -> list[Event]:
+        if self._stream is None:
+            return [Content(text)] if text else []
+        self._unread += text
+        try:
+            read = step(self._stream)
+        except (ValueError, KeyError, TypeError):
+            # the model writes what its template does not read
+            self._stream = None
+            rest = self._held + self._unread if text or self._held else ""
+            self._held = ""
+            return [Content(rest)] if rest else []
+        return [event for each in read for event in self._events(each)]
+
+    def _events(self, read: Mapping[str, Any]) -> list[Event]:
+        if read["type"] == "region_open":
+            self._region, self._held, self._has_said = read["field"], "", False
+        elif read["type"] == "region_chunk":
+            self._unread = self._unread.partition(read["text"])[2]
+            return self._text(read["text"])
+        elif read["field"] == _CALLS:
+            value = read["value"]
+            return self._calls(value if isinstance(value, list) else [value])
+        else:
+            self._held = ""
+        return []
+
+    def _text(self, text: str) -> list[Event]:
+        self._held += text
+        if self._region == _CALLS:
+            return []
+        if not self._has_said:
+            self._held = self._held.lstrip()
+        told = self._held.rstrip()
+        self._held = self._held[len(told) :]
+        self._has_said |= bool(told)
+        if not told:
+            return []
+        return [Reasoning(told) if self._region in _REASONING else Content(told)]
+
+    def _calls(self, values: list[Any]) -> list[Event]:
+        functions = [each["function"] for each in values if isinstance(each, dict) and "function" in each]
+        raw, self._held = self._held, ""
+        if len(functions) < max(1, len(values)) or not all(map(self._is_known, functions)):
+            return [Content(raw)] if raw else []
+        events = list[Event]()
+        for function in functions:
+            arguments = function.get("arguments") or {}
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            events += [CallBegun(self._n_calls, self._new_identity(), function["name"]), Arguments(self._n_calls, text)]
+            self._n_calls += 1
+        return events
+
+    def _is_known(self, function: Any) -> bool:
+        return isinstance(function, dict) and function.get("name") in self._tools
