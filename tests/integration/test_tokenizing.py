@@ -10,6 +10,7 @@ from support.tiny_models import CONTEXT, VOCABULARY, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TEXT = "the quick brown fox, grüße 😀"
+TOOL = {"type": "function", "function": {"name": "f"}}
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "who jumps?"}]
 
 
@@ -69,7 +70,9 @@ async def test_the_version_is_that_of_the_package(split: Split) -> None:
         ("/tokenize", {"prompt": "x", "messages": CHAT}, 400, "prompt"),
         ("/tokenize", {"prompt": [5]}, 400, "prompt"),
         ("/tokenize", {"prompt": "x", "model": "other"}, 404, "model"),
-        ("/tokenize", {"prompt": "x", "tools": [{}]}, 400, "tools"),
+        ("/tokenize", {"prompt": "x", "tools": [TOOL]}, 400, "tools"),
+        ("/tokenize", {"messages": CHAT, "tools": [TOOL]}, 400, "tools"),
+        ("/tokenize", {"messages": CHAT, "tools": [{}]}, 400, "tools.0.type"),
         ("/tokenize", {"prompt": "the " * 100_000}, 400, "prompt"),
         ("/detokenize", {"tokens": [5, VOCABULARY]}, 400, "tokens"),
         ("/detokenize", {"tokens": [-1]}, 400, "tokens"),

@@ -353,6 +353,8 @@ class TokenizeFields(ConversationFields):
     def _is_one_of_them(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise refusal(("prompt",), "send either prompt or messages")
+        if self.tools and self.messages is None:
+            raise refusal(("tools",), "tools belong to messages")
         return self
 
 

@@ -16,6 +16,8 @@ _CALLS: Final = "tool_calls"
 class ResponseStream(Protocol):
     """What transformers' `ResponseParser` does."""
 
+    initial_events: list[dict[str, Any]]
+
     def feed(self, text: str) -> list[dict[str, Any]]: ...
 
     def finalize(self) -> tuple[dict[str, Any], list[dict[str, Any]]]: ...
@@ -34,7 +36,8 @@ class ResponseParser:
         self._tools = tools
         self._new_identity = new_identity
         self._n_calls = 0
-        self._region = ""
+        # the prompt may have opened one
+        self._region = next((each["field"] for each in reversed(stream.initial_events) if "field" in each), "")
         self._held = ""
         """The text of a call that is not complete, and white space that may be the last of its region."""
         self._unread = ""

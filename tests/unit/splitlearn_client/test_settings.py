@@ -38,6 +38,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "served_model_name": "m",
         "generation_config": "vllm",
         "chat_template_content_format": "openai",
+        "tool_call_parser": "mistral",
+        "reasoning_parser": "think",
         "device": "cpu",
         "dtype": "bfloat16",
         "threads": 3,

@@ -10,10 +10,14 @@ from openai.types import completion_create_params
 from openai.types.chat import (
     ChatCompletionAssistantMessageParam,
     ChatCompletionContentPartTextParam,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageFunctionToolCallParam,
     ChatCompletionStreamOptionsParam,
+    ChatCompletionToolMessageParam,
     ChatCompletionUserMessageParam,
 )
 from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.shared_params import FunctionDefinition
 from pydantic import ValidationError
 
 from splitlearn_client.api import neutral
@@ -28,6 +32,7 @@ from splitlearn_client.api.schema import (
     TokenizeFields,
 )
 from splitlearn_client.api.structured_fields import StructuredOutputs
+from splitlearn_client.api.tool_fields import Function, Tool, ToolCall
 
 API = Path(__file__).parents[4] / "docs" / "api.md"
 # what no answer without a use for it has, and no sampler takes for a default
@@ -39,6 +44,7 @@ WHOLE: Mapping[type[Fields], dict[str, Any]] = {
     StreamOptions: {},
     StructuredOutputs: {"regex": "a"},
     Message: {"role": "assistant", "content": "hi"},
+    ToolCall: {"id": "1", "function": {"name": "f", "arguments": "{}"}},
     TextPart: {"type": "text", "text": "hi"},
 }
 # what would change the answer whatever its value: only null is taken
@@ -89,7 +95,11 @@ def test_any_other_value_is_refused_by_name_with_the_one_that_would_be_taken(
         (StreamOptions, ChatCompletionStreamOptionsParam),
         (Message, ChatCompletionUserMessageParam),
         (Message, ChatCompletionAssistantMessageParam),
+        (Message, ChatCompletionToolMessageParam),
         (TextPart, ChatCompletionContentPartTextParam),
+        (Tool, ChatCompletionFunctionToolParam),
+        (Function, FunctionDefinition),
+        (ToolCall, ChatCompletionMessageFunctionToolCallParam),
     ],
 )
 def test_no_field_of_the_openai_package_was_forgotten(fields: type[Fields], known: Any) -> None:
@@ -126,6 +136,7 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "completions": {k: v for k, v in neutral.COMPLETION.items() if k not in neutral.GENERATION},
         "chat": {k: v for k, v in neutral.CHAT.items() if k not in neutral.GENERATION},
         "`/tokenize`": neutral.TOKENIZE,
+        "a call in a message": neutral.TOOL_CALL,
         "`structured_outputs`": neutral.STRUCTURED_OUTPUTS,
         "`stream_options`": neutral.STREAM_OPTIONS,
         "a message": neutral.MESSAGE,

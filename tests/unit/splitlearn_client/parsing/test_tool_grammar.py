@@ -1,0 +1,135 @@
+"""Which outputs the grammars of each family let through, with markers that are special tokens and that are text."""
+
+import re
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper, grammar_from
+
+from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
+from splitlearn_client.parsing.tool_grammar import ANY_OBJECT, OfferedTool, tool_grammar
+from splitlearn_client.structured.tool_calls import assembled
+from support.tool_templates import FAMILIES
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+TOOLS = [OfferedTool("f", SCHEMA, ("0",)), OfferedTool("g", ANY_OBJECT, ("1",))]
+ASSISTANT = "<|start|>assistant"
+F = '{"a": 1}'
+
+
+class _Bytes:
+    """A vocabulary of all bytes, an end, and these special tokens."""
+
+    eos_token_id = 256
+    bos_token_id = None
+
+    def __init__(self, names: list[str]) -> None:
+        self.tokens = [*(bytes([value]) for value in range(256)), b"<end>", *(name.encode() for name in names)]
+        self.special_token_ids = list(range(256, len(self.tokens)))
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def follows(family: str, text: str, *, special: bool, ending: str = "", **options: Any) -> bool:
+    """Whether a text is a whole answer."""
+    names = list(FAMILIES[family].tokens) if special else []
+    # of some families no marker is a special token in the templates of the tests
+    names += ["<tool_call>", "</tool_call>", "<think>", "</think>"] if special and family == "hermes" else []
+    hidden = {name: 257 + number for number, name in enumerate(names)}
+    dialect: Dialect = dialect_of(FAMILIES[family].template, hidden)
+    prefix = Prefix(ending or (ASSISTANT if family == "harmony" else ""))
+    assert dialect.form is not None
+    source = tool_grammar(dialect, dialect.form, TOOLS, prefix, **{"must_call": True, "is_one": False, **options})
+    tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(names)), slices=[])
+    tried, used = assembled(source.text())
+    trial = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes([])), slices=[]), grammar_from("grammar", tried), log_level=0)
+    assert not trial.is_error(), trial.get_error()
+    matcher = LLMatcher(tokenizer, grammar_from("grammar", used), log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    pieces = re.split(f"({pattern})", text) if names else [text]
+    ids = [each for piece in pieces for each in ([hidden[piece]] if piece in hidden else piece.encode())]
+    return all(matcher.consume_token(each) for each in ids) and matcher.is_accepting()
+
+
+ONE = {
+    "hermes": f'<tool_call>\n{{"name": "f", "arguments": {F}}}\n</tool_call>',
+    "llama3": f'{{"name": "f", "parameters": {F}}}',
+    "mistral": f'[TOOL_CALLS][{{"name": "f", "arguments": {F}}}]',
+    "mistral named": f"[TOOL_CALLS]f[ARGS]{F}",
+    "gemma": f"<|tool_call>call:f{F}<tool_call|>",
+    "function gemma": f"<start_function_call>call:f{F}<end_function_call>",
+    "harmony": f"<|channel|>commentary to=functions.f <|constrain|>json<|message|>{F}",
+    "deepseek": f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{F}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "deepseek blocks": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"
+    f"{F}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+}
+THOUGHT = {
+    "hermes": "<think>why?</think>\n",
+    "mistral named": "[THINK]why?[/THINK]",
+    "gemma": "<|channel>thought\nwhy?<channel|>",
+    "harmony": "<|channel|>analysis<|message|>why?<|end|><|start|>assistant",
+}
+pytestmark = pytest.mark.parametrize("special", [False, True], ids=["as text", "as tokens"])
+
+
+@pytest.mark.parametrize("family", ONE)
+def test_an_answer_that_must_call_is_a_call_and_nothing_else(family: str, special: bool) -> None:
+    assert follows(family, ONE[family], special=special)
+    assert not follows(family, ONE[family].replace(F, '{"a": "x"}'), special=special)
+    assert not follows(family, ONE[family].replace(F, "{}"), special=special)
+    assert not follows(family, "Hello.", special=special)
+    assert not follows(family, f"Hello. {ONE[family]}", special=special)
+    other = ONE[family].replace("call:f", "call:h").replace('"f"', '"h"').replace("f[ARGS]", "h[ARGS]")
+    other = other.replace("functions.f", "functions.h").replace("f<｜tool▁sep", "h<｜tool▁sep").replace("f\n`", "h\n`")
+    assert not follows(family, other, special=special)
+
+
+@pytest.mark.parametrize("family", ONE)
+def test_an_answer_that_may_call_is_text_or_calls_whose_arguments_follow_the_schema(family: str, special: bool) -> None:
+    free = {"must_call": False, "special": special}
+    hello = "<|channel|>final<|message|>Hello." if family == "harmony" else "Hello."
+    assert follows(family, hello, **free)
+    assert follows(family, ONE[family], **free)
+    assert not follows(family, ONE[family].replace(F, '{"a": "x"}'), **free)
+    before = {"harmony": "<|channel|>commentary<|message|>So.<|end|><|start|>assistant", "llama3": ""}.get(
+        family, "So."
+    )
+    assert follows(family, before + ONE[family], **free)
+
+
+@pytest.mark.parametrize("family", [name for name in ONE if name != "harmony"])
+def test_several_calls_follow_each_other_unless_there_may_be_one(family: str, special: bool) -> None:
+    two = {
+        "hermes": f"{ONE['hermes']}\n{ONE['hermes']}",
+        "llama3": f"{ONE['llama3']}; {ONE['llama3']}",
+        "mistral": ONE["mistral"][:-1] + ', {"name": "g", "arguments": {"x": 1}}]',
+    }
+    several = two.get(family, ONE[family] * 2)
+    if family.startswith("deepseek"):
+        between = "\n" if family == "deepseek blocks" else ""
+        inner = ONE[family].removeprefix("<｜tool▁calls▁begin｜>").removesuffix("<｜tool▁calls▁end｜>")
+        several = f"<｜tool▁calls▁begin｜>{inner}{between}{inner}<｜tool▁calls▁end｜>"
+    assert follows(family, several, special=special)
+    assert follows(family, several, special=special, must_call=False)
+    assert not follows(family, several, special=special, is_one=True)
+
+
+@pytest.mark.parametrize("family", THOUGHT)
+def test_reasoning_may_come_before_a_call(family: str, special: bool) -> None:
+    assert follows(family, THOUGHT[family] + ONE[family], special=special)
+
+
+def test_reasoning_that_the_prompt_has_begun_is_ended_first_and_what_it_rules_out_does_not_come(special: bool) -> None:
+    opened, closed = "assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"
+    assert follows("hermes", f"why?</think>\n{ONE['hermes']}", special=special, ending=opened)
+    assert not follows("hermes", ONE["hermes"], special=special, ending=opened)
+    assert not follows("hermes", THOUGHT["hermes"] + ONE["hermes"], special=special, ending=closed)
+    analysis = f"{ASSISTANT}<|channel|>analysis<|message|>"
+    assert follows("harmony", f"why?<|end|>{ASSISTANT}{ONE['harmony']}", special=special, ending=analysis)
