@@ -31,6 +31,10 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return family_weights(tmp_path_factory.mktemp("family"), FAMILIES[request.param])
 
 
+# what does not depend on the form; each family's is in the tests of parsing
+FEW = pytest.mark.parametrize("weights", ["hermes", "harmony"], indirect=True)
+
+
 @pytest.fixture
 async def family(weights: Path) -> AsyncIterator[Split]:
     async with running_split(weights) as running:
@@ -97,6 +101,7 @@ async def test_an_answer_that_must_call_a_tool_calls_it_with_arguments_that_foll
         assert [call["function"]["name"] for call in named] == ["get_weather"]
 
 
+@FEW
 async def test_a_stream_has_the_calls_of_the_whole_reply(family: Split) -> None:
     fields = {"tool_choice": NAMED, "seed": 1, "logprobs": True, "top_logprobs": 1}
     whole = await asked(family, **fields)
@@ -124,6 +129,7 @@ async def test_a_stream_has_the_calls_of_the_whole_reply(family: Split) -> None:
     assert spent.completion_tokens >= len([each for each in tokens if each.token])
 
 
+@FEW
 async def test_a_conversation_with_calls_and_their_results_is_rendered(family: Split) -> None:
     call = {"id": "abcdefghi", "type": "function"}
     call["function"] = {"name": "get_weather", "arguments": '{"city": "Bern", "days": 2}'}
@@ -143,6 +149,15 @@ async def test_a_conversation_with_calls_and_their_results_is_rendered(family: S
     assert "Bern" in text.partition("get_weather")[2]
 
 
+@FEW
+async def test_a_schema_that_cannot_be_followed_is_refused_with_its_place(family: Split) -> None:
+    wrong = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    tools = [CLOCK, {"type": "function", "function": {"name": "f", "parameters": wrong}}]
+    error = await refused(family, tools=tools, tool_choice="required")
+    assert error["param"] == "tools.1.function.parameters.properties.a.uniqueItems"
+
+
+@FEW
 async def test_a_strict_tool_leaves_the_choice_to_the_model_and_its_arguments_to_the_schema(family: Split) -> None:
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
     choice = await asked(family, tools=[strict], seed=0, max_tokens=60)

@@ -31,7 +31,11 @@ def with_reasoning(message: Message, names: Sequence[str]) -> Message:
 
 def with_text_arguments(message: Message) -> Message:
     """The message with the arguments of its calls as text."""
-    return _with_functions(message, lambda function: {**function, "arguments": json.dumps(function["arguments"])})
+
+    def as_text(function: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+
+    return _with_functions(message, as_text)
 
 
 def with_called_names(message: Message, names: Iterator[str]) -> Message:

@@ -261,3 +261,36 @@ def test_a_complete_answer_stops_with_all_its_text_whether_or_not_it_is_the_last
         assert joined(deltas) == "the fox"
         assert [delta.finish_reason for delta in deltas] == [None] * len(before) + ["stop"]
         assert deltas[-1].stop_reason is None
+
+
+def test_a_special_token_that_is_shown_has_its_name_in_the_text_and_in_its_entry() -> None:
+    tokenizer = byte_level()
+    vocabulary = Vocabulary(tokenizer)
+    [turn] = tokenizer.encode("<|turn|>", add_special_tokens=False)
+    ids = [*tokenizer.encode("a é", add_special_tokens=False), turn, *tokenizer.encode("b", add_special_tokens=False)]
+    text = AnswerText(vocabulary, [], StopRules(), frozenset({2}), frozenset({turn, 2}))
+    deltas = [text.add(Choice(token, -1.0), last=False) for token in [*ids, 2]]
+    assert joined(deltas) == "a é<|turn|>b"
+    assert "<|turn|>" in [entry.text for entry in entries(deltas)]
+    # a token that ends the answer is not in its text
+    assert deltas[-1].finish_reason == "stop"
+    hidden = AnswerText(vocabulary, [], StopRules())
+    assert joined([hidden.add(Choice(token), last=False) for token in ids]) == "a éb"
+
+
+def test_a_shown_token_behind_a_part_of_a_character_comes_after_what_is_left_of_it() -> None:
+    tokenizer = byte_level()
+    [turn] = tokenizer.encode("<|turn|>", add_special_tokens=False)
+    part = tokenizer.encode("é", add_special_tokens=False)[:1]
+    text = AnswerText(Vocabulary(tokenizer), [], StopRules(), shown=frozenset({turn}))
+    ids = [*part, turn, *tokenizer.encode("b", add_special_tokens=False)]
+    deltas = [text.add(Choice(token), last=number == len(ids) - 1) for number, token in enumerate(ids)]
+    assert joined(deltas) == f"{LOST}<|turn|>b"
+
+
+def test_a_stop_string_is_found_across_the_name_of_a_shown_token() -> None:
+    tokenizer = byte_level()
+    [turn] = tokenizer.encode("<|turn|>", add_special_tokens=False)
+    text = AnswerText(Vocabulary(tokenizer), [], StopRules(("a<|turn|>",)), shown=frozenset({turn}))
+    deltas = [text.add(Choice(token), last=False) for token in [*tokenizer.encode("xa"), turn]]
+    assert (joined(deltas), deltas[-1].finish_reason) == ("x", "stop")
