@@ -17,6 +17,8 @@ VERBS: Final = {
     "up": Verb("Start a trunk and a client here, and answer one prompt.", "client"),
     "demo": Verb("Start both with the demo model: no download, no arguments.", "demo"),
     "generate": Verb("Send a prompt to a running client, and stream the answer."),
+    "chat": Verb("Talk with the model of a running client."),
+    "models": Verb("List the models of a running client."),
     "info": Verb("Show what a trunk serves.", "trunk"),
     "doctor": Verb("Show whether the fast path is taken here, and why not."),
     "bench": Verb("Measure an OpenAI endpoint under load."),
