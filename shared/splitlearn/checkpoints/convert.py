@@ -1,6 +1,5 @@
 """Hugging Face checkpoint -> sepweight directory, one tensor at a time."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from splitlearn.checkpoints.folder import (
 )
 from splitlearn.checkpoints.load import resolve_dtype
 from splitlearn.checkpoints.plan import lacking, plan_tensors
-from splitlearn.checkpoints.quantized import refuse_declared, refuse_stored
+from splitlearn.checkpoints.quantization.select import find_format, plain_tensors, without_declaration
+from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
+from splitlearn.checkpoints.weight_files import commonest_dtype, stored_tensors
 from splitlearn.model.cache import cache_layer_specs
 from splitlearn.model.layout import (
     ModelLayout,
@@ -97,28 +98,35 @@ class Conversion:
 def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
+    Weights that are quantised in a format of `splitlearn.checkpoints.quantization` are dequantised when they are read.
+
     Args:
         source: a local folder, or the id of a model on the Hugging Face hub (from the cache when offline).
-        dtype: store floating-point tensors in this dtype; None keeps the checkpoint's.
+        dtype: store floating-point tensors in this dtype; None keeps the checkpoint's, which is what its config
+            names, or else what most of its numbers are stored in.
         name: what the model is called from now on; None takes the last part of `source`.
 
     Raises:
         BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
             tensors missing or of the wrong shape.
-        UnsupportedModel: the architecture cannot be cut, or the weights are quantised, with the reason.
+        UnsupportedModel: the architecture cannot be cut, or the weights are quantised in a way that is not covered,
+            with the reason.
         BadPlan: the model has too few layers to be cut.
         BadDevice: a dtype that no model is run in.
     """
     folder = find_checkpoint(source)
     values = read_config(folder)
-    refuse_declared(source, values, folder)
+    form = find_format(source, values, folder)
+    values = without_declaration(values)
     named_dtype = dtype or _named_dtype(values)
-    if named_dtype is not None:
-        resolve_dtype(named_dtype)
+    named = None if named_dtype is None else resolve_dtype(named_dtype)
     model_name = check_name(name) if name else checkpoint_name(source, folder)
     config = config_from_dict(values)
     model, layout = _inspect(config)
-    reading = read_checkpoint(folder, model)
+    stored = stored_tensors(folder)
+    if form is not None:
+        stored = plain_tensors(source, form, stored, named)
+    reading = read_checkpoint(stored, model)
     refuse_stored(source, reading.used(model.state_dict(keep_vars=True)), reading.left_out, lacking(model, reading))
     plan = plan_tensors(model, layout, reading)
     plan.check(folder, reading)
@@ -162,10 +170,6 @@ def _named_dtype(values: dict[str, object]) -> str | None:
 
 
 def _commonest_dtype(reading: Reading) -> str:
-    """The floating-point dtype that most numbers are stored in."""
-    counts: Counter[torch.dtype] = Counter()
-    for conversion in reading.conversions:
-        for _, stored in conversion.inputs:
-            if stored.dtype.is_floating_point:
-                counts[stored.dtype] += torch.Size(stored.shape).numel()
-    return str(counts.most_common(1)[0][0]).removeprefix("torch.")
+    """The floating-point dtype that most numbers of the model are stored in."""
+    used = (stored for conversion in reading.conversions for _, stored in conversion.inputs)
+    return str(commonest_dtype(used) or torch.float32).removeprefix("torch.")
