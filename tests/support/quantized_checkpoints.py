@@ -97,7 +97,7 @@ def logits_after_conversion(folder: Path, out: Path) -> torch.Tensor:
     """Of the last of a few ids, from the three parts of the directory that a conversion writes."""
     manifest = prepare(str(folder)).write(out)
     assert "quantization_config" not in manifest.config
-    parts = load_parts(out, ["b 0-2", "2-4", f"4-{manifest.n_layers} e"])
+    parts = load_parts(out, ["b 0-1", "1-2", f"2-{manifest.n_layers} e"])
     return Chain(parts).append(_IDS)
 
 

@@ -116,7 +116,7 @@ def _others(folder: Path) -> str:
     others = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
     if not others:
         return ""
-    gguf = "; GGUF is not supported" if others[0].endswith(".gguf") else ""
+    gguf = "; give the .gguf file itself" if others[0].endswith(".gguf") else ""
     return f", but {others[0]}, which is not read{gguf}"
 
 

@@ -25,7 +25,7 @@ class QuantizedWeight:
         name: what the weight is called where it is not quantised.
         shape: of the weight, not of the codes.
         codes: as they are packed.
-        scales: what codes are multiplied by.
+        scales: what codes are multiplied by; None if they stand among the codes.
         zeros: what is subtracted from codes before, if it is stored.
         beside: what else belongs to the weight.
         open: reads all these, and returns what computes rows of the weight of them.
@@ -34,7 +34,7 @@ class QuantizedWeight:
     name: str
     shape: tuple[int, ...]
     codes: StoredTensor
-    scales: StoredTensor
+    scales: StoredTensor | None
     open: Callable[[], Rows]
     zeros: StoredTensor | None = None
     beside: tuple[StoredTensor, ...] = ()
@@ -42,8 +42,8 @@ class QuantizedWeight:
     @property
     def keys(self) -> list[str]:
         """The names of all that is stored of it."""
-        zeros = [] if self.zeros is None else [self.zeros]
-        return [tensor.key for tensor in (self.codes, self.scales, *zeros, *self.beside)]
+        stored = (self.codes, self.scales, self.zeros, *self.beside)
+        return [tensor.key for tensor in stored if tensor is not None]
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight in `dtype`: computed in float32 and rounded once, some rows at a time.

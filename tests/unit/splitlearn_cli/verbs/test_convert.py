@@ -126,11 +126,11 @@ def test_half_and_foreign_files_end_in_one_line_that_names_them(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gguf_path_is_refused_by_its_kind(splitlearn: Run, tmp_path: Path) -> None:
+def test_a_gguf_file_that_is_not_there_is_not_asked_of_the_hub(splitlearn: Run, tmp_path: Path) -> None:
     ran = splitlearn("convert", "some/model.Q4_K_M.gguf", "-o", tmp_path / "out")
 
     assert ran.code == 1
-    assert ran.err.startswith("splitlearn: error: some/model.Q4_K_M.gguf: GGUF is not supported")
+    assert ran.err.startswith("splitlearn: error: there is no file some/model.Q4_K_M.gguf")
 
 
 @pytest.mark.parametrize("out", ["file", "file/inside"])

@@ -132,7 +132,7 @@ def test_nothing_is_read_before_it_is_asked_for_and_then_once(folder: Path, monk
 
         return StoredTensor(tensor.key, tensor.dtype, tensor.shape, read)
 
-    monkeypatch.setattr("splitlearn.checkpoints.convert.find_format", lambda *_: Counted())
+    monkeypatch.setattr("splitlearn.checkpoints.opening.find_format", lambda *_: Counted())
     conversion = prepare(str(folder))
     assert reads == []
     (up,) = [tensor for tensor in conversion.sections["mid.00003"] if tensor.name == "mlp.up_proj.weight"]
