@@ -1,6 +1,7 @@
 """Tiny checkpoints whose linear layers are quantised, and what a conversion makes of them."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,7 @@ def save_quantized(folder: Path, declared: Mapping[str, Any], quantize: Quantize
     declare(folder, declared)
 
     def change(state: State) -> None:
-        for key in [key for key in state if "_proj.weight" in key]:
+        for key in [key for key in state if _LINEAR.search(key)]:
             module = key.removesuffix(".weight")
             made = quantize(module, state.pop(key))
             state |= {f"{module}.{name}": tensor for name, tensor in made.items()}
@@ -106,4 +107,5 @@ def logits_of(model: PreTrainedModel) -> torch.Tensor:
     return Whole(model).append(_IDS)
 
 
+_LINEAR = re.compile(r"(_proj|\.w[123])\.weight$")
 _IDS = torch.tensor([5, 9, 200, 31, 7, 64])

@@ -32,7 +32,8 @@ class Metadata:
         return unsupported(str(self.path), f"GGUF, {self.architecture} with {what}")
 
     def has(self, key: str) -> bool:
-        return self._key(key) in self.values
+        """Whether there is such a key, and it is not 0."""
+        return bool(self.values.get(self._key(key)))
 
     def size(self, key: str, default: int | None = None) -> int:
         """A whole number above 0.

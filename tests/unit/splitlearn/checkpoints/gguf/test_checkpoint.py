@@ -126,6 +126,11 @@ def test_a_linear_scaling_becomes_one_of_the_config(tmp_path: Path) -> None:
     assert prepare(str(path)).config["rope_parameters"] == expected
 
 
+def test_no_experts_are_no_mixture_of_experts(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", metadata={"expert_count": 0})
+    assert prepare(str(path)).config["model_type"] == "llama"
+
+
 def test_a_count_for_each_layer_is_one_if_all_are_the_same(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", metadata={"attention.head_count_kv": [2, 2, 2]})
     assert prepare(str(path)).config["num_key_value_heads"] == 2

@@ -48,6 +48,11 @@ def with_exponents(module: str, weight: torch.Tensor) -> State:
     return {**made, "weight_scale_inv": made["weight_scale_inv"].to(torch.float8_e8m0fnu)}
 
 
+def with_exponents_in_bytes(module: str, weight: torch.Tensor) -> State:
+    made = with_exponents(module, weight)
+    return {**made, "weight_scale_inv": made["weight_scale_inv"].view(torch.uint8)}
+
+
 def dequantised_by_transformers(folder: Path, dtype: torch.dtype) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, quantization_config=FineGrainedFP8Config(dequantize=True)
@@ -63,6 +68,7 @@ def dequantised_by_transformers(folder: Path, dtype: torch.dtype) -> Any:
         (DECLARED, in_blocks),
         (PER_TENSOR, with_one_scale),
         ({**DECLARED, "scale_fmt": "ue8m0"}, with_exponents),
+        ({**DECLARED, "scale_fmt": "ue8m0"}, with_exponents_in_bytes),
     ],
 )
 def test_weights_are_those_of_transformers(
@@ -76,6 +82,12 @@ def test_logits_are_those_of_transformers(tmp_path: Path) -> None:
     folder = save_quantized(tmp_path / "fp8", DECLARED, in_blocks)
     expected = logits_of(dequantised_by_transformers(folder, torch.float32))
     torch.testing.assert_close(logits_after_conversion(folder, tmp_path / "out"), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_experts_that_are_stored_one_by_one_become_one_tensor_as_in_transformers(tmp_path: Path, dtype: str) -> None:
+    folder = save_quantized(tmp_path / "fp8", DECLARED, in_blocks, "mixtral")
+    assert_same(converted(folder, dtype), dequantised_by_transformers(folder, getattr(torch, dtype)).state_dict())
 
 
 def test_the_last_blocks_may_be_smaller(tmp_path: Path) -> None:
