@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from splitlearn.checkpoints.quantization.arithmetic import FLOATS, groups, unpack
+from splitlearn.checkpoints.quantization.arithmetic import FLOATS, groups, spread, unpack
 from splitlearn.checkpoints.quantization.declaration import Declaration
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows, beside, check, fail, matrix
 from splitlearn.checkpoints.weight_files import StoredTensor
@@ -86,14 +86,15 @@ class Gptq:
             check(order, _INTEGERS, [(inputs,)])
 
         def rows() -> Rows:
-            packed, scale = codes.read(), scales.read()
-            zero = (unpack(zeros.read(), self.bits)[:, :outputs] + self.added) & (2**self.bits - 1)
+            packed, scale_OG = codes.read(), scales.read().T
+            zero_GO = (unpack(zeros.read(), self.bits)[:, :outputs] + self.added) & (2**self.bits - 1)
             group_I = groups(inputs, group) if order is None else _dealt(order, n_groups)
 
             def of(start: int, stop: int) -> torch.Tensor:
                 numbers = unpack(packed[:, start:stop].T, self.bits).to(torch.float32)
-                numbers -= zero[:, start:stop].T[:, group_I]
-                return numbers * scale[:, start:stop].T[:, group_I].to(torch.float32)
+                rows_O = torch.arange(start, stop)
+                numbers -= spread(zero_GO.T, rows_O, group_I)
+                return numbers.mul_(spread(scale_OG, rows_O, group_I))
 
             return of
 

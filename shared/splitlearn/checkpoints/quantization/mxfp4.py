@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from splitlearn.checkpoints.quantization.arithmetic import unpack
 from splitlearn.checkpoints.quantization.declaration import Declaration
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows, beside, check, fail
 from splitlearn.checkpoints.weight_files import StoredTensor
 
 _CODES, _SCALES = "_blocks", "_scales"
 _NUMBERS = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
+_PAIRS = torch.stack([_NUMBERS[torch.arange(256) & 15], _NUMBERS[torch.arange(256) >> 4]], 1)
+"""What each byte stands for."""
 _BLOCK_BYTES = 16
 _ONE = 127
 """The exponent that stands for 1."""
@@ -54,9 +55,10 @@ def _weight(name: str, codes: StoredTensor, scales: StoredTensor) -> QuantizedWe
         packed, exponents = codes.read(), scales.read()
 
         def of(start: int, stop: int) -> torch.Tensor:
-            numbers = _NUMBERS[unpack(packed[start:stop], 4).to(torch.int32)]
-            by = exponents[start:stop].to(torch.int32).unsqueeze(-1) - _ONE
-            return torch.ldexp(numbers, by).flatten(-2).transpose(1, 2)
+            pairs = _PAIRS.index_select(0, packed[start:stop].reshape(-1).to(torch.int32))
+            numbers = pairs.reshape(stop - start, outputs, blocks, 2 * _BLOCK_BYTES)
+            numbers *= (exponents[start:stop].to(torch.float32) - _ONE).exp2().unsqueeze(-1)
+            return numbers.flatten(-2).transpose(1, 2)
 
         return of
 

@@ -53,8 +53,9 @@ class QuantizedWeight:
         """
         weight = torch.empty(self.shape, dtype=dtype)
         rows = self.open()
-        # an even number: codes of 4 bits then begin at whole bytes, however wide a row is
-        step = max(2, BLOCK_VALUES // max(1, math.prod(self.shape[1:])) // 2 * 2)
+        # of a matrix an even number: codes of 4 bits then begin at whole bytes, however wide a row is
+        least = 2 if len(self.shape) == 2 else 1
+        step = max(least, BLOCK_VALUES // math.prod(self.shape[1:]) // least * least)
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
             weight[start:stop] = rows(start, stop)
