@@ -67,6 +67,21 @@ def test_weights_that_are_not_as_declared_are_refused(tmp_path: Path) -> None:
         prepare(str(tmp_path))
 
 
+def test_layers_that_keep_weights_transposed_are_refused_by_their_shapes(tmp_path: Path) -> None:
+    """GPTQ stores gpt2's weights as those of linear layers, which are not the model's."""
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    declare(tmp_path, GPTQ)
+
+    def change(state: State) -> None:
+        for key in [key for key in state if ".c_" in key and key.endswith(".weight")]:
+            module, made = key.removesuffix(".weight"), gptq(key, state.pop(key).T)
+            state |= {f"{module}.{name}": tensor for name, tensor in made.items()}
+
+    edit(tmp_path, change)
+    with pytest.raises(BadCheckpoint, match=r"c_attn\.weight should have the shape \[64, 192\], found \[192, 64\]"):
+        prepare(str(tmp_path))
+
+
 def test_codes_that_the_format_does_not_know_are_refused(folder: Path) -> None:
     def change(state: State) -> None:
         state["model.norm.weight"] = torch.ones(64).to(torch.float8_e4m3fn)
