@@ -1,6 +1,7 @@
 """The files that hold a checkpoint's weights, and the tensors in them, none of which is read before it is asked for."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ class StoredTensor:
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
 
 
+def commonest_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype | None:
+    """The floating-point dtype that most numbers are stored in; None if there are none. Codes of 8 bits are none."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
+            counts[tensor.dtype] += torch.Size(tensor.shape).numel()
+    return counts.most_common(1)[0][0] if counts else None
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """All tensors of the checkpoint in `folder`, by the names that they have in its files.
 
@@ -106,7 +116,7 @@ def _others(folder: Path) -> str:
     others = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
     if not others:
         return ""
-    gguf = "; GGUF is not supported" if others[0].endswith(".gguf") else ""
+    gguf = "; give the .gguf file itself" if others[0].endswith(".gguf") else ""
     return f", but {others[0]}, which is not read{gguf}"
 
 
