@@ -1,7 +1,7 @@
 """The manifest lists what a weight directory holds. It is written last, so that its presence means "finished".
 
-Of a directory with an origin it is written first, and again with each section: its presence means that whatever it lists
-is finished.
+Of a directory with an origin it is written first, and again with each section: its presence means that whatever it
+lists is finished.
 """
 
 import hashlib

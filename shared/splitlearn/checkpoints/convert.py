@@ -1,8 +1,8 @@
 """Hugging Face checkpoint -> sepweight directory, one tensor at a time."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from splitlearn.checkpoints.plan import lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_declared, refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
+from splitlearn.checkpoints.weight_files import StoredTensor, stored_tensors
 from splitlearn.model.cache import cache_layer_specs
 from splitlearn.model.layout import (
     ModelLayout,
@@ -50,6 +51,8 @@ class Conversion:
     tokenizer_files: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model has no place for."""
+    needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By section: the tensors of the checkpoint that it is made of."""
 
     @property
     def total_bytes(self) -> int:
@@ -94,13 +97,20 @@ class Conversion:
             )
 
 
-def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -> Conversion:
+def prepare(
+    source: str,
+    *,
+    dtype: str | None = None,
+    name: str | None = None,
+    stored: Mapping[str, StoredTensor] | None = None,
+) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
     Args:
         source: a local folder, or the id of a model on the Hugging Face hub (from the cache when offline).
         dtype: store floating-point tensors in this dtype; None keeps the checkpoint's.
         name: what the model is called from now on; None takes the last part of `source`.
+        stored: the checkpoint's tensors where they are not in its folder; none is read before its section is written.
 
     Raises:
         BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
@@ -118,9 +128,9 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
     model_name = check_name(name) if name else checkpoint_name(source, folder)
     config = config_from_dict(values)
     model, layout = _inspect(config)
-    reading = read_checkpoint(folder, model)
+    reading = read_checkpoint(stored_tensors(folder) if stored is None else stored, model)
     refuse_stored(source, reading.used(model.state_dict(keep_vars=True)), reading.left_out, lacking(model, reading))
-    plan = plan_tensors(model, layout, reading)
+    plan = plan_tensors(model, layout, reading, at_hand=stored is None)
     plan.check(folder, reading)
     target_dtype = named_dtype or _commonest_dtype(reading)
     return Conversion(
@@ -133,6 +143,7 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         config={**values, "model_type": config.model_type},
         tokenizer_files=tuple(tokenizer_files(folder)),
         left_out=tuple(tensor.key for tensor in reading.left_out),
+        needs=plan.needs(),
     )
 
 

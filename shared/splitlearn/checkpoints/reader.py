@@ -66,17 +66,13 @@ class Reading:
                 yield conversion.target, wanted[conversion.target], stored
 
 
-def read_checkpoint(source: Path, model: PreTrainedModel) -> Reading:
-    """How each tensor of `model` (on the meta device) is made from the checkpoint in the folder `source`.
-
-    Raises:
-        BadCheckpoint: as `splitlearn.checkpoints.weight_files.stored_tensors`.
-    """
+def read_checkpoint(all_stored: Mapping[str, StoredTensor], model: PreTrainedModel) -> Reading:
+    """How each tensor of `model` (on the meta device) is made of a checkpoint's, given by their names."""
     conversions = Conversions(model)
     wanted = model.state_dict(keep_vars=True)
     made: dict[str, TensorConversion] = {}
     left_out = []
-    for key, stored in sorted(stored_tensors(source).items(), key=lambda item: natural_order(item[0])):
+    for key, stored in sorted(all_stored.items(), key=lambda item: natural_order(item[0])):
         name, pattern = conversions.name_and_pattern(key)
         if name not in wanted and key in wanted:
             name, pattern = key, None
@@ -94,6 +90,6 @@ def read_tensors(source: Path) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint by the names that they have in its files, mapped rather than read.
 
     Raises:
-        BadCheckpoint: as `read_checkpoint`.
+        BadCheckpoint: as `splitlearn.checkpoints.weight_files.stored_tensors`.
     """
     return {key: stored.read() for key, stored in stored_tensors(source).items()}

@@ -20,7 +20,7 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 # What other programs keep weights in.
 _OTHERS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.pth", "*.pt", "*.npz", "*.safetensors", "*.bin")
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -94,7 +94,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
         )
     if not name.endswith(_INDEX):
         return [folder / name], {}
-    homes = {key: inside(folder, file, name) for key, file in _weight_map(folder / name, name).items()}
+    homes = {key: inside(folder, file, name) for key, file in weight_map(folder / name, name).items()}
     files = sorted(set(homes.values()))
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
@@ -110,7 +110,12 @@ def _others(folder: Path) -> str:
     return f", but {others[0]}, which is not read{gguf}"
 
 
-def _weight_map(index: Path, name: str) -> dict[str, str]:
+def weight_map(index: Path, name: str) -> dict[str, str]:
+    """By tensor: the file that holds it, as an index of shards says. `name` is the index file's in its checkpoint.
+
+    Raises:
+        BadCheckpoint: it is no index of files with the ending of its own name.
+    """
     found = read_json_object(index, "an index of shards").get("weight_map")
     ending = name.removesuffix(_INDEX).rpartition(".")[2]
     if not isinstance(found, dict) or not found:
@@ -127,7 +132,7 @@ def _from_safetensors(file: Path) -> dict[str, StoredTensor]:
             with safe_open(file, framework="pt") as opened:
                 return torch.as_tensor(opened.get_tensor(key))
 
-        return StoredTensor(key, _DTYPES[outline.get_dtype()], tuple(outline.get_shape()), read)
+        return StoredTensor(key, DTYPES[outline.get_dtype()], tuple(outline.get_shape()), read)
 
     try:
         with safe_open(file, framework="pt") as opened:
