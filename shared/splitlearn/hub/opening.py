@@ -112,6 +112,7 @@ class _Opening:
             path = folder.source / file.name
             return path.is_file() and path.stat().st_size == file.size
 
+        folder.source.mkdir(exist_ok=True)
         missing = [file for file in beside if not is_here(file)]
         if missing:
             self._refuse_offline(f"its {missing[0].name}")

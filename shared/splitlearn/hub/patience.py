@@ -9,7 +9,7 @@ _LONGEST = 60.0
 
 @dataclass(frozen=True)
 class Patience:
-    """`most` requests in a row may fail without a single byte. The first wait is `first` seconds, the next twice that."""
+    """`most` requests in a row may fail without a byte; the first wait is `first` seconds, the next twice that."""
 
     most: int = 8
     first: float = 0.5
