@@ -1,10 +1,13 @@
 """Names of models on the hub, as they are given in place of a directory: ORG/NAME or ORG/NAME@REV.
 
-Pure: no files, no network.
+The rule: a path that exists is a path. What does not exist and looks like a name is one, and everything else is a path
+again, which then lacks what it should hold.
 """
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -43,3 +46,8 @@ class ModelName:
 
     def __str__(self) -> str:
         return self.repo if self.revision == MAIN else f"{self.repo}@{self.revision}"
+
+
+def name_of(given: Path) -> ModelName | None:
+    """The name that was given, or None if it is a path."""
+    return None if os.path.lexists(given) else ModelName.parse(str(given))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import httpx
+from huggingface_hub import constants
 
 from splitlearn.errors import BadDownload, HubRefused, HubUnreachable
 from splitlearn.hub.listing import TOKEN_HINT, HubFile
@@ -18,7 +19,7 @@ from splitlearn.hub.patience import PASSING, Patience, retry_after_of
 from splitlearn.hub.stopping import Stop
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20})", re.ASCII)
-_CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 30.0
+_CONNECT_SECONDS = 10.0
 _REFUSED, _GONE, _OUTSIDE = (401, 403), (404, 410), 416
 
 
@@ -41,7 +42,7 @@ class RangeReader:
     _seen: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        limits = httpx.Timeout(_SILENT_SECONDS, connect=_CONNECT_SECONDS)
+        limits = httpx.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT, connect=_CONNECT_SECONDS)
         # httpx takes the authorization off when a redirect leads to another host
         self._client = httpx.Client(follow_redirects=True, timeout=limits)
 

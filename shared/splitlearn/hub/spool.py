@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -111,6 +111,12 @@ class Spool:
 
         with ThreadPoolExecutor(_AT_ONCE, "hub") as threads:
             runs = [threads.submit(fetch, piece) for piece in missing]
+            try:
+                wait(runs)
+            except BaseException:
+                # Ctrl-C, which this thread alone gets
+                ended.set()
+                raise
         # the first that failed by itself; those that it stopped come after it
         errors = [error for run in runs if (error := run.exception()) is not None]
         if errors:

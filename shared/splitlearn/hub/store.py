@@ -6,6 +6,7 @@ none.
 """
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ CONVERSION = "1"
 
 _LOOK_AGAIN = 0.2
 _REFS = "refs"
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def default_root() -> Path:
@@ -155,11 +157,19 @@ class Cache:
     def remove(self, name: ModelName, *, all_commits: bool) -> list[CachedModel]:
         """Deletes a model's folders, of all commits or of the one that the revision stands for, and returns them.
 
+        Args:
+            name: whose revision may also be the first digits of a commit, seven at least.
+
         Raises:
             NotCached: there is none, or one is being fetched into.
         """
         commit = self.recall(name)
-        gone = [each for each in self.models() if each.repo == name.repo and (all_commits or each.commit == commit)]
+        begins = name.revision if _SHORT_COMMIT.fullmatch(name.revision) else commit
+
+        def is_meant(each: CachedModel) -> bool:
+            return all_commits or each.commit == commit or (begins is not None and each.commit.startswith(begins))
+
+        gone = [each for each in self.models() if each.repo == name.repo and is_meant(each)]
         if not gone:
             raise NotCached(f"{name} is not in the cache {self.root}; `splitlearn cache ls` lists what is")
         for each in gone:

@@ -1,11 +1,6 @@
-"""What a service is given as its weights: a directory on this machine, or the name of a model on the hub.
-
-The rule: a path that exists is a path. What does not exist and looks like ORG/NAME or ORG/NAME@REV is a name, and
-everything else is a path again, which then lacks what it should hold.
-"""
+"""What a service is given as its weights: a directory on this machine, or the name of a model on the hub."""
 
 import asyncio
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +8,7 @@ from typing import Protocol
 
 from llm_sepweight import PartSpec
 from splitlearn.hub.model import Bar, no_bar
-from splitlearn.hub.names import ModelName
+from splitlearn.hub.names import name_of
 from splitlearn.hub.opening import open_named
 from splitlearn.hub.stopping import Stop
 from splitlearn.hub.store import Cache
@@ -45,11 +40,6 @@ class LocalWeights:
 
     def fetch(self, parts: Iterable[PartSpec], bar: Bar = no_bar, stop: Stop | None = None) -> None:
         """Nothing to do: loading says what is missing."""
-
-
-def name_of(given: Path) -> ModelName | None:
-    """The name that was given, or None if it is a path."""
-    return None if os.path.lexists(given) else ModelName.parse(str(given))
 
 
 def open_weights(

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from splitlearn.hub.names import ModelName
+from splitlearn.hub.names import ModelName, name_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,16 @@ def test_it_is_shown_as_it_is_given() -> None:
     assert str(ModelName("org/name")) == "org/name"
     assert str(ModelName("org/name", "v1")) == "org/name@v1"
     assert ModelName("org/name", "v1").model == "name"
+
+
+def test_a_path_that_exists_is_a_path_and_what_looks_like_a_name_is_one_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert name_of(Path("org/tiny")) == ModelName("org/tiny")
+    assert name_of(Path("org/tiny@v1")) == ModelName("org/tiny", "v1")
+    (tmp_path / "org" / "tiny").mkdir(parents=True)
+    assert name_of(Path("org/tiny")) is None
+    assert name_of(Path("org/tiny@main")) == ModelName("org/tiny")
+    for path in ("weights", "/no/where", "../org/tiny", "a/b/c", "x" * 5000 + "/y"):
+        assert name_of(Path(path)) is None

@@ -7,23 +7,9 @@ from huggingface_hub import constants
 from llm_sepweight import Manifest, PartSpec
 from splitlearn.errors import FetchStopped, NotCached
 from splitlearn.hub.model import Bar, no_bar
-from splitlearn.hub.names import ModelName
 from splitlearn.hub.stopping import Stop
-from splitlearn.hub.weights import LocalWeights, fetched, name_of, open_weights, opened
+from splitlearn.hub.weights import LocalWeights, fetched, open_weights, opened
 from support.loopback_hub import LoopbackHub
-
-
-def test_a_path_that_exists_is_a_path_and_what_looks_like_a_name_is_one_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert name_of(Path("org/tiny")) == ModelName("org/tiny")
-    assert name_of(Path("org/tiny@v1")) == ModelName("org/tiny", "v1")
-    (tmp_path / "org" / "tiny").mkdir(parents=True)
-    assert name_of(Path("org/tiny")) is None
-    assert name_of(Path("org/tiny@main")) == ModelName("org/tiny")
-    for path in ("weights", "/no/where", "../org/tiny", "a/b/c"):
-        assert name_of(Path(path)) is None
 
 
 def test_of_a_directory_nothing_is_fetched_whatever_is_in_it(tmp_path: Path) -> None:
