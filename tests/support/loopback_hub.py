@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,9 @@ def _listed(name: str, data: bytes) -> dict[str, Any]:
     return listed
 
 
+@lru_cache(maxsize=64)
 def _sha256(data: bytes) -> str:
+    # a bytes object keeps its hash, and is compared with itself in no time
     return hashlib.sha256(data).hexdigest()
 
 

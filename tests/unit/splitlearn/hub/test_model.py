@@ -1,6 +1,7 @@
 """Parts of a named model: exactly their bytes, the same files as a conversion makes, one identity."""
 
 import threading
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,12 @@ from llm_sepweight import LayersOutOfRangeError, Manifest, NoSpaceError, PartSpe
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.errors import BadDownload, FetchStopped, HubUnreachable, NotCached
 from splitlearn.hub import model as model_module
+from splitlearn.hub.headers import Located
 from splitlearn.hub.listing import Hub
 from splitlearn.hub.names import ModelName
 from splitlearn.hub.opening import open_named
 from splitlearn.hub.patience import Patience
+from splitlearn.hub.spool import Spool
 from splitlearn.hub.stopping import Stop
 from splitlearn.hub.store import Cache
 from support.loopback_hub import Asked, Fault, LoopbackHub
@@ -284,6 +287,25 @@ def test_a_disk_without_room_is_seen_before_anything_is_fetched(
     with pytest.raises(NoSpaceError):
         model.fetch(WHOLE)
     assert served.count_tensor_bytes() == 0
+
+
+def test_no_tensor_is_in_memory_any_more_when_the_next_is_read(
+    served: LoopbackHub, hub: Hub, cache: Cache, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.add("org/tiny", checkpoint)
+    read, alive = list[weakref.ref[torch.UntypedStorage]](), list[int]()
+    original = Spool.tensor
+
+    def tensor(spool: Spool, wanted: Located) -> torch.Tensor:
+        alive.append(sum(each() is not None for each in read))
+        found = original(spool, wanted)
+        read.append(weakref.ref(found.untyped_storage()))
+        return found
+
+    monkeypatch.setattr(Spool, "tensor", tensor)
+    open_named(TINY, cache, hub=hub).fetch(WHOLE)
+    assert len(read) > 40
+    assert set(alive) == {0}
 
 
 def test_it_stops_between_two_chunks_and_keeps_whole_sections(

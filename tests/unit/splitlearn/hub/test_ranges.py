@@ -95,10 +95,14 @@ def test_a_hub_that_never_gets_better_is_given_up_with_what_it_said(
     assert len([each for each in served.asked if each.bytes]) == 3
 
 
+@pytest.mark.parametrize("announced", [True, False])
 def test_a_line_that_breaks_without_a_byte_each_time_is_given_up(
-    served: LoopbackHub, reader: RangeReader, listed: HubFile
+    served: LoopbackHub, reader: RangeReader, listed: HubFile, announced: bool
 ) -> None:
-    served.script = of_storage(lambda asked: Fault(cut_after=5 if asked.bytes == (0, len(DATA)) else 0))
+    def script(asked: Asked) -> Fault:
+        return Fault(cut_after=5 if asked.bytes == (0, len(DATA)) else 0, announced=announced)
+
+    served.script = of_storage(script)
     with pytest.raises(HubUnreachable):
         read(reader, listed)
 
