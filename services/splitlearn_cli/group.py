@@ -11,6 +11,7 @@ VERBS: Final = {
     "convert": Verb("Convert a Hugging Face checkpoint to a directory of parts."),
     "inspect": Verb("Show the contents of a directory of parts, or verify it."),
     "plan": Verb("Propose which layers each worker of a chain serves."),
+    "cache": Verb("List or remove the models that were fetched by their names."),
     "certs": Verb("Make a local CA, and certificates for workers and clients.", "trunk"),
     "trunk": Verb("Serve the middle layers over gRPC.", "trunk"),
     "client": Verb("Serve the OpenAI API and the chat page; needs a trunk.", "client"),

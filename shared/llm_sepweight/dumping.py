@@ -234,6 +234,8 @@ def _add(out: Path, sections: Mapping[str, Sequence[TensorSource]], manifest: Ma
             n_layers=max(manifest.n_layers, layer_count(sections)),
             files={**manifest.files, **entries},
             tied={tied: home for tied, home in manifest.tied.items() if tied not in untied},
+            # with tensors of another's it is no longer what it was made of
+            origin=None,
         )
         merged_manifest.write(claim.directory)
         kept = {entry.file for section, entry in manifest.files.items() if section not in entries}

@@ -16,7 +16,7 @@ from splitlearn.checkpoints.plan import lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
-from splitlearn.checkpoints.weight_files import commonest_dtype
+from splitlearn.checkpoints.weight_files import StoredTensor, commonest_dtype
 from splitlearn.model.cache import cache_layer_specs
 from splitlearn.model.layout import (
     ModelLayout,
@@ -42,6 +42,8 @@ class Conversion:
     tokenizer_files: Mapping[str, Content] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model has no place for."""
+    needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By section: the tensors of the checkpoint that it is made of."""
 
     @property
     def total_bytes(self) -> int:
@@ -86,7 +88,13 @@ class Conversion:
             )
 
 
-def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -> Conversion:
+def prepare(
+    source: str,
+    *,
+    dtype: str | None = None,
+    name: str | None = None,
+    stored: Mapping[str, StoredTensor] | None = None,
+) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
     Weights that are quantised in a format of `splitlearn.checkpoints.quantization` are dequantised when they are read.
@@ -96,6 +104,7 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         dtype: store floating-point tensors in this dtype; None keeps the checkpoint's, which is what its config
             names, or else what most of its numbers are stored in.
         name: what the model is called from now on; None takes the last part of `source`.
+        stored: the checkpoint's tensors where they are not in its folder; none is read before its section is written.
 
     Raises:
         BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
@@ -105,12 +114,12 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         BadPlan: the model has too few layers to be cut.
         BadDevice: a dtype that no model is run in.
     """
-    opened = open_source(source, dtype, name)
+    opened = open_source(source, dtype, name, stored)
     config = config_from_dict(opened.config)
     model, layout = _inspect(config)
     reading = read_checkpoint(opened.tensors(), model)
     refuse_stored(source, reading.used(model.state_dict(keep_vars=True)), reading.left_out, lacking(model, reading))
-    plan = plan_tensors(model, layout, reading)
+    plan = plan_tensors(model, layout, reading, at_hand=stored is None)
     plan.check(opened.path, reading)
     target_dtype = opened.dtype or _commonest_dtype(reading)
     return Conversion(
@@ -123,6 +132,7 @@ def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -
         config={**opened.config, "model_type": config.model_type},
         tokenizer_files=opened.tokenizer(),
         left_out=tuple(tensor.key for tensor in reading.left_out),
+        needs=plan.needs(),
     )
 
 

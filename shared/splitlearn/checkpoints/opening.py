@@ -60,22 +60,27 @@ def is_gguf(source: str) -> bool:
     return source.lower().endswith(_GGUF) and os.path.isfile(source)  # noqa: PTH113 (Path.is_file raises for odd names)
 
 
-def open_source(source: str, dtype: str | None, name: str | None) -> OpenedCheckpoint:
+def open_source(
+    source: str, dtype: str | None, name: str | None, stored: Mapping[str, StoredTensor] | None = None
+) -> OpenedCheckpoint:
     """Opens a folder, a model of the hub, or a GGUF file.
 
     Args:
         dtype: what floating-point tensors are to be stored in; None for what the checkpoint says.
         name: what the model is called; None takes the last part of `source`.
+        stored: the tensors of a folder that does not hold them.
 
     Raises:
         BadCheckpoint: no such source, or files that are not what they should be.
         UnsupportedModel: weights that are quantised in a way that is not covered.
         BadDevice: a dtype that no model is run in.
     """
-    return _open_gguf(source, dtype, name) if is_gguf(source) else _open_folder(source, dtype, name)
+    return _open_gguf(source, dtype, name) if is_gguf(source) else _open_folder(source, dtype, name, stored)
 
 
-def _open_folder(source: str, dtype: str | None, name: str | None) -> "_Folder":
+def _open_folder(
+    source: str, dtype: str | None, name: str | None, stored: Mapping[str, StoredTensor] | None
+) -> "_Folder":
     folder = find_checkpoint(source)
     values = read_config(folder)
     form = find_format(source, values, folder)
@@ -83,7 +88,7 @@ def _open_folder(source: str, dtype: str | None, name: str | None) -> "_Folder":
     dtype = dtype or _named_dtype(config)
     target = None if dtype is None else resolve_dtype(dtype)
     called = check_name(name) if name else checkpoint_name(source, folder)
-    return _Folder(folder, called, config, dtype, source, form, target)
+    return _Folder(folder, called, config, dtype, source, form, target, stored)
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,10 @@ class _Folder:
     source: str
     form: QuantizedFormat | None
     target: torch.dtype | None
+    stored: Mapping[str, StoredTensor] | None
 
     def tensors(self) -> Mapping[str, StoredTensor]:
-        stored = stored_tensors(self.path)
+        stored = stored_tensors(self.path) if self.stored is None else self.stored
         return stored if self.form is None else plain_tensors(self.source, self.form, stored, self.target)
 
     def tokenizer(self) -> dict[str, Content]:

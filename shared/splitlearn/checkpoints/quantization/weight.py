@@ -63,7 +63,7 @@ class QuantizedWeight:
 
     def plain(self, dtype: torch.dtype) -> StoredTensor:
         """The weight as any other tensor of the checkpoint, dequantised each time that it is read."""
-        return StoredTensor(self.name, dtype, self.shape, lambda: self.dequantize(dtype))
+        return StoredTensor(self.name, dtype, self.shape, lambda: self.dequantize(dtype), tuple(self.keys))
 
 
 class QuantizedFormat(Protocol):
