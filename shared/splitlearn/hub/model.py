@@ -15,7 +15,7 @@ from llm_sepweight.manifest import FORMAT_VERSION
 from llm_sepweight.tensor_file import file_size
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.weight_files import DTYPES, StoredTensor
-from splitlearn.errors import BadDownload, NotCached
+from splitlearn.errors import BadDownload, NotCached, UnsupportedModel
 from splitlearn.hub.headers import Located
 from splitlearn.hub.listing import Hub, Listing
 from splitlearn.hub.names import ModelName
@@ -138,7 +138,10 @@ class NamedModel:
     def _stored(self, tensor: Located) -> StoredTensor:
         def read() -> torch.Tensor:
             if self._spool is None:
-                raise NotCached(f"{self._name}: {tensor.key} is read before its section is fetched")
+                raise UnsupportedModel(
+                    f"{self._name}: what {tensor.key} holds decides how the weights are stored, and no part may fetch "
+                    f"the others' tensors; `splitlearn convert {self._name} -o DIR` takes them all"
+                )
             return self._spool.tensor(tensor)
 
         return StoredTensor(tensor.key, DTYPES[tensor.dtype], tensor.shape, read)
