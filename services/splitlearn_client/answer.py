@@ -104,11 +104,12 @@ class AnswerText:
         self._owed = b""
         """Bytes of an incomplete character."""
 
-    def add(self, choice: Choice, *, last: bool) -> TokenDelta:
+    def add(self, choice: Choice, *, last: bool, complete: bool = False) -> TokenDelta:
         """Adds the next token.
 
         Args:
             last: no token can follow.
+            complete: nothing may follow, as the answer is all that was asked for.
         """
         self._n_tokens += 1
         ended = choice.token in self._end_tokens
@@ -116,11 +117,11 @@ class AnswerText:
         silent = hidden is not None or (ended and not self._rules.include_stop_str_in_output)
         said = "" if silent else self._text.feed(choice.token)
         certain = self._certain_of(said, hidden)
-        if (ended or last) and not self._stops.hit:
+        if (ended or last or complete) and not self._stops.hit:
             rest = self._text.flush()
             said += rest
             certain += self._certain_of(rest, None) + self._stops.flush()
-        reason = "stop" if ended or self._stops.hit else "length" if last else None
+        reason = "stop" if ended or complete or self._stops.hit else "length" if last else None
         delta = partial(TokenDelta, finish_reason=reason, stop_reason=self._stop_reason(choice.token))
         if choice.logprob is None:
             return delta(certain)

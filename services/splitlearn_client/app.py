@@ -5,6 +5,7 @@ import gc
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -32,6 +33,7 @@ from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.settings import ClientSettings
+from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_client.verification import WeightsCheck
@@ -133,11 +135,15 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     watching = asyncio.create_task(connection.watch())
     stack.push_async_callback(_end, watching)
     hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
-    generator = Generator(connection, tokenizer, metrics, end_tokens(settings.weights, config, tokenizer), hasher)
+    ends = end_tokens(settings.weights, config, tokenizer)
+    generator = Generator(connection, tokenizer, metrics, ends, hasher)
+    grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
+    stack.callback(grammars.close)
     vocabulary = config.get_text_config(decoder=True).vocab_size
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
-    return Service(name, int(time.time()), vocabulary, tokenizer, generator, connection, metrics, defaults, tracer)
+    created = int(time.time())
+    return Service(name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, defaults, tracer)
 
 
 async def _fetch(weights: Weights, plan: SplitPlan, bar: Bar) -> None:

@@ -3,6 +3,7 @@
 RequestError                 root: HTTP status, OpenAI error type and code
 ├── BadRequest               400, the caller: a field that is not supported
 ├── PromptTooLong            400, the caller: the prompt fills the model's context
+├── GrammarFailed            400, the caller: a grammar that cannot be followed to the answer's end
 ├── NoChatTemplate           400, the caller: a chat request to a model without a chat template
 ├── InvalidAPIKey            401, the caller: no API key, or an unknown one
 ├── Forbidden                403, the caller: a key that does not open this path
@@ -62,6 +63,12 @@ class PromptTooLong(BadRequest):
     """The prompt fills the context, and no token can follow."""
 
     code = "context_length_exceeded"
+
+
+class GrammarFailed(BadRequest):
+    """The request's schema, expression or grammar cannot be followed at some token of the answer."""
+
+    code = "grammar_failed"
 
 
 class NoChatTemplate(BadRequest):

@@ -24,6 +24,7 @@ from splitlearn_client.sampling import Beginning, Choice, Sampler, SamplingSetti
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession, open_split_session
 from splitlearn_client.stopping import StopRules
+from splitlearn_client.structured.matcher import Grammar
 from splitlearn_client.tenant_ids import TenantIds
 from splitlearn_client.text.vocabulary import Vocabulary
 from splitlearn_client.tokenizer import ChatTokenizer
@@ -39,7 +40,8 @@ class GenerationRequest:
     """What to generate. `max_tokens` None: up to the end of the context. `param` names the prompt in errors.
 
     With `echo` the answer begins with the prompt. `prompt_logprobs` is how many likeliest tokens are listed for each of
-    the prompt's positions, beside its own; None for no log-probabilities of the prompt.
+    the prompt's positions, beside its own; None for no log-probabilities of the prompt. The answer follows `grammar`,
+    and ends where that allows nothing more.
 
     `tenant` is the name of whose request it is; empty if nobody is told apart.
     """
@@ -52,6 +54,7 @@ class GenerationRequest:
     tenant: str = ""
     echo: bool = False
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @property
     def n_scored(self) -> int | None:
@@ -81,9 +84,11 @@ class _Answer:
         self.request, self.budget, self.report = request, budget, report
         self.ids = list(request.prompt)
         rules, sampling = request.stop, request.sampling
-        beginning = Beginning(len(request.prompt), rules.min_tokens, rules.end_tokens(end_tokens))
+        self._ends = rules.end_tokens(end_tokens)
+        self._matcher = None if request.grammar is None else request.grammar.matcher(self._ends)
+        beginning = Beginning(len(request.prompt), rules.min_tokens, self._ends)
         seed = None if sampling.seed is None else _seed(sampling.seed, number)
-        self.sampler = Sampler(replace(sampling, seed=seed), beginning)
+        self.sampler = Sampler(replace(sampling, seed=seed), beginning, self._matcher)
         self._text = AnswerText(vocabulary, request.prompt, rules, end_tokens)
 
     @property
@@ -101,11 +106,14 @@ class _Answer:
         self._text.offset = len(prompt.text)
         return prompt
 
-    def add(self, choice: Choice) -> TokenDelta:
-        """Appends a token."""
+    async def add(self, choice: Choice) -> TokenDelta:
+        """Appends a token. Raises GrammarFailed."""
         self.report.completion_tokens += 1
+        n_tokens, is_complete = self.report.completion_tokens, False
         self.ids.append(choice.token)
-        return self._text.add(choice, last=self.report.completion_tokens == self.budget)
+        if self._matcher is not None and choice.token not in self._ends:
+            is_complete = await self._matcher.advance(choice.token) and n_tokens >= self.request.stop.min_tokens
+        return self._text.add(choice, last=n_tokens == self.budget, complete=is_complete)
 
 
 def _seed(seed: int, number: int) -> int:
@@ -223,7 +231,7 @@ class Generator:
     async def _deltas(self, session: SplitSession, answer: "_Answer", choice: Choice) -> AsyncGenerator[TokenDelta]:
         """The answer from this token on; all parts cache its rows at the end."""
         while True:
-            delta = answer.add(choice)
+            delta = await answer.add(choice)
             yield delta
             if delta.finish_reason is not None:
                 # the last token was chosen, but not run
@@ -243,7 +251,7 @@ class Generator:
             yield answer.begin(prompt)
         if not answer.budget:
             return
-        first = answer.add(choice)
+        first = await answer.add(choice)
         yield first
         if first.finish_reason is not None:
             return

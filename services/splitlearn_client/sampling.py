@@ -19,7 +19,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from splitlearn_client.errors import BadRequest, BrokenNumbers
+from splitlearn_client.errors import BadRequest, BrokenNumbers, GrammarFailed
+from splitlearn_client.structured.matcher import Matcher
 
 # Below this, the probability of every token but the most likely rounds to 0, and dividing by it overflows.
 COLDEST = 1e-5
@@ -75,10 +76,17 @@ class Beginning:
 
 
 class Sampler:
-    """Chooses the tokens of one request, whose ids only grow. With a seed, equal logits give equal tokens."""
+    """Chooses the tokens of one request, whose ids only grow. With a seed, equal logits give equal tokens.
 
-    def __init__(self, settings: SamplingSettings, beginning: Beginning = Beginning()) -> None:
+    Args:
+        matcher: says which tokens may come; it has to be `ready` before each choice. None if all may.
+    """
+
+    def __init__(
+        self, settings: SamplingSettings, beginning: Beginning = Beginning(), matcher: Matcher | None = None
+    ) -> None:
         self._settings = settings
+        self.matcher = matcher
         self._bans_ends = beginning.tokens > 0 and bool(beginning.end_tokens)
         self._processors = _processors(settings, beginning)
         self._ids_1T = torch.empty(1, 0, dtype=torch.long)
@@ -94,10 +102,12 @@ class Sampler:
         Raises:
             BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
             BadRequest: the answer may not end yet, and no other token is possible.
+            GrammarFailed: the model has no token that the grammar allows here.
         """
         scores_1V = widened(logits_V)[None]
         check_numbers(scores_1V)
-        processed_1V = self._processors(self._seen(ids), scores_1V) if self._processors else scores_1V
+        allowed_1V = scores_1V if self.matcher is None else _masked(scores_1V, self.matcher)
+        processed_1V = self._processors(self._seen(ids), allowed_1V) if self._processors else allowed_1V
         if self._bans_ends and math.isinf(processed_1V.numpy().max()):
             raise BadRequest("min_tokens leaves no token that could come next; ask for fewer", "min_tokens")
         if self._settings.greedy:
@@ -123,6 +133,18 @@ class Sampler:
         likely = zip(indices.tolist(), values.tolist(), strict=True)
         alternatives = tuple((index, value) for index, value in likely if value > -torch.inf)
         return Choice(token, float(logprobs_V[token]), alternatives)
+
+
+def _masked(scores_1V: torch.Tensor, matcher: Matcher) -> torch.Tensor:
+    """The scores, with minus infinity where the grammar allows no token. Raises GrammarFailed."""
+    if matcher.bias is None:
+        raise RuntimeError("the mask of this token is not ready")
+    bias_V = matcher.bias[: scores_1V.shape[1]]
+    masked_1V = np.full(scores_1V.shape, -np.inf, dtype=np.float32)
+    np.add(scores_1V.numpy()[:, : bias_V.shape[0]], bias_V, out=masked_1V[:, : bias_V.shape[0]])
+    if math.isinf(masked_1V.max()):
+        raise GrammarFailed("the model has no token that the grammar allows here", matcher.param)
+    return torch.from_numpy(masked_1V)
 
 
 def check_numbers(logits_TV: torch.Tensor) -> None:

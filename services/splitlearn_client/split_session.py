@@ -56,6 +56,12 @@ class _Choosing:
     choices: list[Choice] = field(init=False)
     seconds: float = 0.0
 
+    async def ready(self) -> None:
+        """Waits for what says which tokens may come; it was worked out while the trunk computed."""
+        for sampler in self.samplers:
+            if sampler.matcher is not None:
+                await sampler.matcher.ready()
+
     def __call__(self, logits_V: torch.Tensor) -> None:
         began = time.perf_counter()
         self.choices = [sampler.choose(logits_V, self.ids) for sampler in self.samplers]
@@ -108,6 +114,7 @@ class SplitSession:
             CommError: the trunk refused the rows, or no replica could go on in time.
             TooBusy: parts kept losing their rows.
             BrokenNumbers: the logits hold NaN or infinity.
+            BadRequest: no token may come next.
         """
         n_lost = 0
         while True:
@@ -224,6 +231,8 @@ class SplitSession:
         self._report.round_trip = on_the_wire if is_alone else None
         try:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
+            if is_last:
+                await choosing.ready()
             score = None if choosing.scores is None else choosing.scores.add
             step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None, score)
         except (split.BadRows, split.ContextExceeded) as error:

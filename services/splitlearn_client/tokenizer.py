@@ -1,16 +1,18 @@
 """Text to token ids and back. The only module that uses the tokenizer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
+from llguidance import LLTokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from splitlearn_client.errors import BadRequest, NoChatTemplate, PromptTooLong
+from splitlearn_client.structured.vocabulary import read_vocabulary
 from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, ContentFormat, Message, Rendering
 from splitlearn_client.text.template_process import TemplateFailed
 from splitlearn_client.text.tokenizer_reading import read_tokenizer
@@ -121,6 +123,10 @@ class ChatTokenizer:
     async def spelled(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary spells them."""
         return await self._on_thread(lambda: [self.vocabulary.name(token) for token in ids])
+
+    def read_for_grammars(self, end_tokens: Set[int]) -> LLTokenizer:
+        """The vocabulary as llguidance reads it; see `read_vocabulary`. Blocks."""
+        return read_vocabulary(self._tokenizer, self._rows, end_tokens)
 
     def described(self) -> dict[str, Any]:
         """What a program must know to prepare prompts itself, by the names of Hugging Face's tokenizer_config.json."""

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from splitlearn_client.errors import TrunkFailed, TrunkNotReady
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report
+from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
 from support.running_split import Split, running_split
@@ -123,7 +125,8 @@ async def scene(
         may_recover=True,
         local_parts=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny"),
     )
-    service = Service("tiny", 0, config.vocab_size, tokenizer, script, connection, ClientMetrics("tiny"))
+    grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, frozenset()))
+    service = Service("tiny", 0, config.vocab_size, tokenizer, script, connection, ClientMetrics("tiny"), grammars)
     async with serving(service) as (address, server), tab(chromium, address) as page:
         yield Scene(page, script, tokenizer, server)
 

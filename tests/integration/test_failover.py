@@ -32,6 +32,8 @@ from support.tiny_models import random_model, save_sepweight, tiny_config
 
 GREEDY: dict[str, Any] = {"prompt": [5, 6, 7, 8, 9], "max_tokens": 60}
 SEEDED: dict[str, Any] = {**GREEDY, "temperature": 1, "seed": 7}
+# every fifth character is a comma: what goes on from another state does not have them there
+CONSTRAINED: dict[str, Any] = {**SEEDED, "structured_outputs": {"regex": "([a-z]{4},){60}"}}
 FREEZE_SECONDS = 1.0
 
 
@@ -81,7 +83,7 @@ def weights_by_dtype(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("fields", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("fields", [GREEDY, SEEDED, CONSTRAINED], ids=["greedy", "seeded", "constrained"])
 async def test_an_answer_goes_on_with_the_same_tokens_when_its_replica_dies(
     weights_by_dtype: dict[str, Path], fields: dict[str, Any], dtype: str
 ) -> None:

@@ -21,6 +21,11 @@ class Fields(BaseModel):
 
     neutral: ClassVar[Mapping[str, Neutral]] = {}
 
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """The names of its fields in requests."""
+        return frozenset(field.alias or name for name, field in cls.model_fields.items())
+
     @model_validator(mode="before")
     @classmethod
     def _only_what_matters(cls, sent: Any) -> Any:
@@ -32,7 +37,8 @@ class Fields(BaseModel):
             for name, value in sent.items()
             if value is not None and not (name in rules and rules[name].holds(value))
         }
-        unknown = [name for name in meant if name not in cls.model_fields]
+        known = cls.names()
+        unknown = [name for name in meant if name not in known]
         wrong = next((name for name in unknown if name in rules), None)
         if wrong is not None:
             raise refusal((wrong,), f"this value is not supported here; leave it out or send {rules[wrong].words}")

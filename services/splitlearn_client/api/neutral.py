@@ -145,6 +145,13 @@ TOKENIZE: Final[Mapping[str, Neutral]] = {
     "tools": only([]),
 }
 
+STRUCTURED_OUTPUTS: Final[Mapping[str, Neutral]] = {
+    "disable_additional_properties": only(False),
+    "disable_any_whitespace": only(False),
+    "disable_fallback": ANYTHING,
+    "json_object": only(False),
+}
+
 STREAM_OPTIONS: Final[Mapping[str, Neutral]] = {"include_obfuscation": only(False)}
 
 MESSAGE: Final[Mapping[str, Neutral]] = {

@@ -48,6 +48,9 @@ def router(service: Service) -> APIRouter:
         tops = (fields.top_logprobs or 0) if fields.logprobs else None
         most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
         wanted = _requests(service, fields, {"messages": prompt}, most, tops, info.tenant)
+        if (constraint := fields.constraint()) is not None:
+            grammar = await unless_disconnected(request.receive, service.grammars.compile(constraint))
+            wanted = [replace(each, grammar=grammar) for each in wanted]
         return answer(service, fields, wanted, request)
 
     @routes.post("/v1/completions")
@@ -58,6 +61,9 @@ def router(service: Service) -> APIRouter:
             prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         most, tops = fields.max_tokens, fields.logprobs
         wanted = _requests(service, fields, prompts, most, tops, info.tenant)
+        if (constraint := fields.constraint()) is not None:
+            grammar = await unless_disconnected(request.receive, service.grammars.compile(constraint))
+            wanted = [replace(each, grammar=grammar) for each in wanted]
         return answer(service, fields, wanted, request)
 
     @routes.get("/v1/models")

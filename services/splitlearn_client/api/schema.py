@@ -21,8 +21,10 @@ from pydantic_core import PydanticCustomError
 
 from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, TextFields, refusal
+from splitlearn_client.api.structured_fields import ResponseFormat, StructuredOutputs
 from splitlearn_client.sampling import SamplingSettings
 from splitlearn_client.stopping import StopRules
+from splitlearn_client.structured.constraint import Constraint
 from splitlearn_client.text.chat_template import Rendering
 
 _OPENAI = SamplingSettings()
@@ -117,6 +119,14 @@ class GenerationFields(TextFields):
     min_tokens: int = Field(0, ge=0)
     include_stop_str_in_output: bool = False
     prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    @model_validator(mode="after")
+    def _has_one_constraint(self) -> Self:
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise refusal(("structured_outputs",), "send either response_format or structured_outputs")
+        return self
 
     @field_validator("prompt_logprobs", mode="after")
     @classmethod
@@ -136,6 +146,11 @@ class GenerationFields(TextFields):
         return StopRules(
             texts, frozenset(self.stop_token_ids), self.ignore_eos, self.min_tokens, self.include_stop_str_in_output
         )
+
+    def constraint(self) -> Constraint | None:
+        """What the answer has to follow. Raises BadRequest."""
+        field = self.response_format or self.structured_outputs
+        return None if field is None else field.constraint()
 
     @property
     def biases(self) -> tuple[tuple[int, float], ...]:
@@ -314,7 +329,7 @@ class DetokenizeFields(Fields):
 
 
 def _names(of: type[Fields]) -> frozenset[str]:
-    return frozenset({*of.model_fields, *of.neutral}).union(*map(_names, of.__subclasses__()))
+    return frozenset({*of.names(), *of.neutral}).union(*map(_names, of.__subclasses__()))
 
 
 FIELD_NAMES: Final = _names(Fields)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults
 from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_comm.tracing import NoTracer, Tracer
@@ -21,5 +22,6 @@ class Service:
     generator: Generator
     connection: TrunkConnection
     metrics: ClientMetrics
+    grammars: GrammarCompiler
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     tracer: Tracer = field(default_factory=NoTracer)

@@ -248,3 +248,16 @@ def test_no_stop_string_is_looked_for_in_the_first_tokens(tokenizer: PreTrainedT
     assert joined(deltas) == whole[: whole.index("fox", whole.index("fox") + 1)]
     unheard = answered(tokenizer, ids, stops=("fox",), min_tokens=len(ids))
     assert (joined(unheard), unheard[-1].finish_reason) == (whole, "length")
+
+
+def test_a_complete_answer_stops_with_all_its_text_whether_or_not_it_is_the_last_token(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    for last in (False, True):
+        answer = AnswerText(Vocabulary(tokenizer), [], StopRules(("ox jumps",)))
+        *before, final = ids_of(tokenizer, "the fox")
+        deltas = [answer.add(Choice(token), last=False) for token in before]
+        deltas.append(answer.add(Choice(final), last=last, complete=True))
+        assert joined(deltas) == "the fox"
+        assert [delta.finish_reason for delta in deltas] == [None] * len(before) + ["stop"]
+        assert deltas[-1].stop_reason is None

@@ -3,8 +3,10 @@
 import itertools
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -16,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from splitlearn_client.errors import BadRequest, BrokenNumbers
+from splitlearn_client.errors import BadRequest, BrokenNumbers, GrammarFailed
 from splitlearn_client.sampling import Beginning, Sampler, SamplingSettings
 
 LOGITS_V = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, 3.0, -4.0, 0.5])
@@ -262,3 +264,52 @@ def test_a_model_with_no_other_token_than_one_that_may_not_come_is_an_error_of_t
 
 def test_a_top_p_of_0_leaves_the_most_likely_token() -> None:
     assert set(drawn(SamplingSettings(temperature=2.0, top_p=0.0, seed=1), FEW)) == {5}
+
+
+def only(*tokens: int, n: int = 8) -> Any:
+    """A matcher that allows these tokens of `n`."""
+    return SimpleNamespace(
+        bias=np.where(np.isin(np.arange(n), tokens), 0, -np.inf).astype(np.float32), param="structured_outputs.regex"
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(temperature=0),
+        SamplingSettings(seed=0),
+        SamplingSettings(seed=0, top_k=2, top_p=0.9, min_p=0.1),
+        SamplingSettings(seed=0, logit_bias=((0, 100.0), (5, 100.0)), repetition_penalty=2.0, presence_penalty=2.0),
+    ],
+    ids=["greedy", "sampled", "filtered", "biased"],
+)
+def test_only_what_is_allowed_is_chosen(settings: SamplingSettings) -> None:
+    sampler = Sampler(settings, matcher=only(4, 6))
+    assert {sampler.choose(LOGITS_V, IDS).token for _ in range(FEW)} <= {4, 6}
+
+
+def test_log_probabilities_are_those_of_all_tokens() -> None:
+    settings = SamplingSettings(temperature=0, top_logprobs=2)
+    masked, free = (Sampler(settings, matcher=each).choose(LOGITS_V, IDS) for each in (only(5, 6), None))
+    assert masked == free
+    assert Sampler(settings, matcher=only(6)).choose(LOGITS_V, IDS).alternatives == free.alternatives
+
+
+@pytest.mark.parametrize("n", [6, 12])
+def test_the_mask_may_be_shorter_or_longer_than_the_logits(n: int) -> None:
+    # 5 is the likeliest, and 7 the next one
+    assert Sampler(SamplingSettings(temperature=0), matcher=only(4, 7, n=n)).choose(LOGITS_V, IDS).token == (
+        4 if n == 6 else 7
+    )
+
+
+def test_that_nothing_is_allowed_is_an_error_with_the_field() -> None:
+    with pytest.raises(GrammarFailed) as failed:
+        Sampler(SamplingSettings(), matcher=only()).choose(LOGITS_V, IDS)
+    assert failed.value.param == "structured_outputs.regex"
+
+
+def test_the_logits_stay_as_they_were() -> None:
+    before = LOGITS_V.clone()
+    Sampler(SamplingSettings(), matcher=only(4)).choose(LOGITS_V, IDS)
+    assert torch.equal(LOGITS_V, before)

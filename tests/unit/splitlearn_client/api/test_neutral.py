@@ -27,6 +27,7 @@ from splitlearn_client.api.schema import (
     TextPart,
     TokenizeFields,
 )
+from splitlearn_client.api.structured_fields import StructuredOutputs
 
 API = Path(__file__).parents[4] / "docs" / "api.md"
 # what no answer without a use for it has, and no sampler takes for a default
@@ -36,6 +37,7 @@ WHOLE: Mapping[type[Fields], dict[str, Any]] = {
     ChatFields: {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]},
     TokenizeFields: {"prompt": "hi"},
     StreamOptions: {},
+    StructuredOutputs: {"regex": "a"},
     Message: {"role": "assistant", "content": "hi"},
     TextPart: {"type": "text", "text": "hi"},
 }
@@ -124,6 +126,7 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "completions": {k: v for k, v in neutral.COMPLETION.items() if k not in neutral.GENERATION},
         "chat": {k: v for k, v in neutral.CHAT.items() if k not in neutral.GENERATION},
         "`/tokenize`": neutral.TOKENIZE,
+        "`structured_outputs`": neutral.STRUCTURED_OUTPUTS,
         "`stream_options`": neutral.STREAM_OPTIONS,
         "a message": neutral.MESSAGE,
         "a part of a message": neutral.CONTENT_PART,

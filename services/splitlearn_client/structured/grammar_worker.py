@@ -1,0 +1,95 @@
+"""The process that tries grammars before the service compiles them: callers write them, and some overflow a stack.
+
+`grammar_trial` starts it as a script. It imports llguidance, and of this package what rewrites schemas. The kernel
+limits its time, memory and stack. Requests and replies are JSON, each after its length in 8 bytes.
+"""
+
+import json
+import resource
+import signal
+import sys
+from typing import Any, BinaryIO
+
+# there is no site-packages: the parent passes where the two packages are
+sys.path += sys.argv[6:]
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
+
+from splitlearn_client.structured.schema import UnsupportedSchema, rewritten
+
+_LONGEST_REASON = 500
+
+
+class _Bytes:
+    """A vocabulary of all bytes, and an end."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    tokens = [bytes([value]) for value in range(256)] + [b"<end>"]
+    special_token_ids = [256]  # noqa: RUF012
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def answer_to(
+    request: dict[str, Any], tokenizer: LLTokenizer, limits: LLParserLimits, longest: int
+) -> dict[str, str | list[str]]:
+    """The grammar as llguidance takes it, or the reason why it cannot be used, with the place in a schema."""
+    kind, source = request["kind"], request["source"]
+    try:
+        if kind == "json_schema":
+            source = json.dumps(rewritten(json.loads(source)))
+        grammar = grammar_from(kind, source)
+    except UnsupportedSchema as error:
+        return {"error": _shortened(str(error)), "path": list(error.path)}
+    except (ValueError, RecursionError, IndexError) as error:
+        return {"error": _shortened(str(error) or type(error).__name__)}
+    except MemoryError:
+        return {"error": "it needs too much memory"}
+    if len(grammar) > longest:
+        return {"error": f"written out it has more than {longest} characters"}
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    if matcher.is_error():
+        return {"error": _shortened(matcher.get_error())}
+    allowed = matcher.compute_bitmask()
+    if matcher.is_error() or not any(allowed):
+        return {"error": "no text follows it"}
+    return {"grammar": grammar}
+
+
+def _shortened(reason: str) -> str:
+    return " ".join(reason.removesuffix("<non-verbose/>")[:_LONGEST_REASON].split())
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: float, limits: LLParserLimits, longest: int) -> None:
+    """Answers requests until there are no more."""
+    tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
+    while header := requests.read(8):
+        request = json.loads(requests.read(int.from_bytes(header)))
+        # nothing handles its signal, so it kills the process even inside a compiled function
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        body = json.dumps(answer_to(request, tokenizer, limits, longest)).encode()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        replies.write(len(body).to_bytes(8) + body)
+        replies.flush()
+
+
+def _confine(memory_bytes: int, stack_bytes: int) -> None:
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_STACK, stack_bytes),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
+
+
+if __name__ == "__main__":
+    # Ctrl-C ends the service, and that ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _confine(int(sys.argv[1]), int(sys.argv[2]))
+    parser_limits = LLParserLimits(**json.loads(sys.argv[4]))
+    serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[3]), parser_limits, int(sys.argv[5]))
