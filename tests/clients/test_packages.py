@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import Plain
-from tests.clients.environments import AGREEING
+from tests.clients.environments import AGREEING, INSTRUCTOR
 
 pytestmark = pytest.mark.slow
 
@@ -70,3 +70,15 @@ async def test_llm_by_its_command(plain: Plain, tmp_path: Path) -> None:
             AGREEING.run, [*asked, *flags], LLM_USER_PATH=str(tmp_path), OPENAI_API_KEY="none"
         )
         assert found == f"{text}\n"
+
+
+async def test_pydantic_models_are_filled_in_by_schema(plain: Plain) -> None:
+    assert await said(plain, "with_schemas.py") == [["Verdict", True, "bool"]] * 3
+
+
+async def test_instructor(plain: Plain) -> None:
+    INSTRUCTOR.make()
+    found = await asyncio.to_thread(INSTRUCTOR.ask, "with_instructor.py", URL=plain.url)
+    assert found["kind"] == "Visit"
+    assert found["days"] in range(1, 10)
+    assert found["by_train"] in (True, False)
