@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults schema-results test-schemas bench-train demo-model demo-accuracy images sbom test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients schema-results test-schemas bench-train demo-model demo-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -131,6 +131,9 @@ faults: $(VENV)/dev.stamp ## kill, freeze, cut and spoil trunks under load and c
 
 test-faults: $(VENV)/dev.stamp ## the fault machine's first fifty faults (minutes)
 	$(BIN)/pytest -m slow tests/faults --timeout 900
+
+test-clients: $(VENV)/dev.stamp ## other people's programs against a served model, with locked versions (minutes; installs 1 GB)
+	$(BIN)/pytest -m slow tests/clients --timeout 1800
 
 schema-results: export PYTHONPATH := tests
 schema-results: $(VENV)/dev.stamp ## write tests/schemas/results.jsonl from the JSON Schema test suite (asks the package index)

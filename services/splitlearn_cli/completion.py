@@ -1,19 +1,33 @@
 """Sends one prompt to a client service over HTTP, and streams the answer and its measurements."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from httpx_sse import EventSource, SSEError
 
 from splitlearn_cli.api_key import bearer
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
-from splitlearn_cli.terminal import human_bytes, note
+from splitlearn_cli.terminal import human_bytes, note, shown
 from splitlearn_cli.urls import Connecting, connecting
 from splitlearn_cli.waiting import wait_for_client
+
+
+class Asking(Protocol):
+    """A request of a text. `api_key` is the service's."""
+
+    @property
+    def api_key(self) -> str | None: ...
+
+    @property
+    def path(self) -> str:
+        """The endpoint's path."""
+
+    def body(self, model: str) -> dict[str, Any]:
+        """The request in OpenAI's format, for a stream."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +41,11 @@ class Question:
     raw: bool = False
     api_key: str | None = field(default=None, repr=False)
 
+    @property
+    def path(self) -> str:
+        return "/v1/completions" if self.raw else "/v1/chat/completions"
+
     def body(self, model: str) -> dict[str, Any]:
-        """The request in OpenAI's format."""
         prompt = {"prompt": self.prompt} if self.raw else {"messages": [{"role": "user", "content": self.prompt}]}
         seed = {} if self.seed is None else {"seed": self.seed}
         return {
@@ -60,9 +77,9 @@ class Cost:
 
 
 def stream(
-    url: str, question: Question, *, timeout: float, wait: float = 0.0, options: Connecting | None = None
-) -> Iterator[str | Cost]:
-    """Sends the prompt; yields text as it arrives, and the cost at the end, if the service reports it.
+    url: str, question: Asking, *, timeout: float, wait: float = 0.0, options: Connecting | None = None
+) -> Generator[str | Cost, None, None]:
+    """Sends the request; yields text as it arrives, and the cost at the end, if the service reports it.
 
     Args:
         url: the client service's, without a path.
@@ -74,11 +91,10 @@ def stream(
         ServiceUnreachable: nothing answers, or the answer stops before its end.
         ServiceRefused: the service answered with an error.
     """
-    path = "/v1/completions" if question.raw else "/v1/chat/completions"
     with _reachable(url), _session(url, question.api_key, timeout, options) as session:
         wait_for_client(session, url, wait)
-        model = _model_name(session, url)
-        with session.stream("POST", path, json=question.body(model)) as response:
+        model = _models(session, url)[0]["id"]
+        with session.stream("POST", question.path, json=question.body(model)) as response:
             if response.is_error:
                 response.read()
                 raise refusal(response)
@@ -96,12 +112,21 @@ def show_answer(
                 cost = item
             else:
                 begun = True
-                print(item, end="", flush=True)
+                print(shown(item), end="", flush=True)
     finally:
         if begun:
             print(flush=True)
     if cost is not None:
         note(str(cost))
+
+
+def served_models(
+    url: str, *, api_key: str | None = None, timeout: float, wait: float = 0.0, options: Connecting | None = None
+) -> list[dict[str, Any]]:
+    """The models of a service as it describes them; each has an `id`. Raises as `stream` does."""
+    with _reachable(url), _session(url, api_key, timeout, options) as session:
+        wait_for_client(session, url, wait)
+        return _models(session, url)
 
 
 def refusal(response: httpx.Response) -> ServiceRefused:
@@ -145,7 +170,7 @@ def speaks_something_else(url: str) -> ServiceUnreachable:
     )
 
 
-def _model_name(session: httpx.Client, url: str) -> str:
+def _models(session: httpx.Client, url: str) -> list[dict[str, Any]]:
     try:
         response = session.get("/v1/models")
     except (httpx.ReadError, httpx.RemoteProtocolError) as error:
@@ -153,9 +178,12 @@ def _model_name(session: httpx.Client, url: str) -> str:
     if response.is_error:
         raise refusal(response)
     try:
-        return str(response.json()["data"][0]["id"])
+        models = [{**model, "id": str(model["id"])} for model in response.json()["data"]]
+        if not models:
+            raise KeyError("data")
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ServiceRefused(f"{response.url} lists no model; is this a splitlearn client?") from error
+    return models
 
 
 def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:

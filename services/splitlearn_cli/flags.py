@@ -33,6 +33,11 @@ class Flag:
     spelling: str
 
 
+@dataclass(frozen=True)
+class Positional:
+    """Makes a field with a default a positional argument, which may then be left out."""
+
+
 def _words(value: Any) -> Any:
     return value.split() if isinstance(value, str) else value
 
@@ -111,7 +116,8 @@ def _parameter(settings_class: type[BaseSettings], name: str, field: FieldInfo) 
 
 
 def _is_positional(field: FieldInfo) -> bool:
-    return field.is_required() and not any(isinstance(mark, Flag) for mark in field.metadata)
+    marks = [type(mark) for mark in field.metadata]
+    return Positional in marks or (field.is_required() and Flag not in marks)
 
 
 def _spellings(name: str, field: FieldInfo) -> list[str]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from itertools import zip_longest
 
 _CLEAR_LINE = "\r\x1b[K"
+# control characters of ASCII and Latin-1, but for tab and line feed
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 
 
 def human_bytes(count: int) -> str:
@@ -24,6 +26,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
     )
+
+
+def printable(text: str) -> str:
+    """The text of a stranger without what a terminal would obey: escape sequences lose their first character."""
+    return text.translate(_CONTROLS)
+
+
+def shown(text: str) -> str:
+    """What to print on stdout: text as it is, for a file or a pipe, and `printable` for a terminal."""
+    return printable(text) if sys.stdout.isatty() else text
 
 
 @contextmanager

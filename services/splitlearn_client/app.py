@@ -15,6 +15,8 @@ from transformers import PretrainedConfig
 from llm_sepweight import Manifest, SepweightError
 from splitlearn.engine import DeviceThread, Limits
 from splitlearn.errors import SplitError
+from splitlearn.hub.model import Bar, no_bar
+from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.layout import config_from_dict
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.api import error_replies
@@ -44,12 +46,16 @@ from splitlearn_comm.tracing import tracer_to
 log = structlog.get_logger()
 
 
-def run(settings: ClientSettings) -> None:
-    """Serves until a signal. Raises SepweightError, SplitError, RequestError, CommError or OSError."""
-    event_loop.run(serve(settings))
+def run(settings: ClientSettings, bar: Bar = no_bar) -> None:
+    """Serves until a signal. Raises SepweightError, SplitError, RequestError, CommError or OSError.
+
+    Args:
+        bar: shows the progress of fetching layers.
+    """
+    event_loop.run(serve(settings, bar))
 
 
-async def serve(settings: ClientSettings) -> None:
+async def serve(settings: ClientSettings, bar: Bar = no_bar) -> None:
     """The whole life of one client service."""
     async with AsyncExitStack() as stack:
         # before loading, which may take minutes: a busy port is reported at once
@@ -60,7 +66,7 @@ async def serve(settings: ClientSettings) -> None:
             open_to := exposure(is_encrypted=certificate is not None, asks_for_keys=tenants.needs_key)
         ):
             log.warning("the API is open to the network", reason=open_to)
-        service = await build(settings, stack)
+        service = await build(settings, stack, bar)
         server = http_server(service, settings, tenants, certificate)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -83,8 +89,10 @@ async def _announce(service: Service, address: str, page: str) -> None:
     log.info("serving", address=address, page=page, model=service.model)
 
 
-async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
-    """Builds every object of the service; `stack` owns their end."""
+async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_bar) -> Service:
+    """Builds every object of the service; `stack` owns their end. `bar` shows the progress of fetching layers."""
+    weights = await opened(settings.weights, settings.cache_dir, tokenizer=True)
+    settings = settings.model_copy(update={"weights": weights.directory})
     manifest = Manifest.read(settings.weights)
     tokens = settings.trunk_token, settings.trunk_token_file
     access = access_from(settings, *tokens, is_insecure=settings.trunk_insecure)
@@ -103,6 +111,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
         def load() -> LocalParts:
             return LocalParts.load(settings, plan, thread)
 
+        await _fetch(weights, plan, bar)
         await check.begin(plan, connection.mark_damaged)
         try:
             parts, timing = await thread.run(load)
@@ -140,6 +149,16 @@ async def build(settings: ClientSettings, stack: AsyncExitStack) -> Service:
     return Service(
         name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, dialect, defaults, tracer
     )
+
+
+async def _fetch(weights: Weights, plan: SplitPlan, bar: Bar) -> None:
+    """Fetches bottom and top as far as they are not here, of a model that was given by its name."""
+    parts = [plan.bottom, plan.top]
+    if missing := weights.missing(parts):
+        log.info("fetching", files=len(missing), directory=str(weights.directory))
+        began = time.perf_counter()
+        await fetched(weights, parts, bar)
+        log.info("fetched", bottom=str(plan.bottom), top=str(plan.top), seconds=round(time.perf_counter() - began, 2))
 
 
 def http_server(

@@ -137,11 +137,11 @@ class Sampler:
 
 def _masked(scores_1V: torch.Tensor, matcher: Matcher) -> torch.Tensor:
     """The scores, with minus infinity where the grammar allows no token. Raises GrammarFailed."""
-    if matcher.allowed is None:
+    if matcher.bias is None:
         raise RuntimeError("the mask of this token is not ready")
-    allowed_V = matcher.allowed[: scores_1V.shape[1]]
+    bias_V = matcher.bias[: scores_1V.shape[1]]
     masked_1V = np.full(scores_1V.shape, -np.inf, dtype=np.float32)
-    np.copyto(masked_1V[:, : allowed_V.shape[0]], scores_1V.numpy()[:, : allowed_V.shape[0]], where=allowed_V)
+    np.add(scores_1V.numpy()[:, : bias_V.shape[0]], bias_V, out=masked_1V[:, : bias_V.shape[0]])
     if math.isinf(masked_1V.max()):
         raise GrammarFailed("the model has no token that the grammar allows here", matcher.param)
     return torch.from_numpy(masked_1V)

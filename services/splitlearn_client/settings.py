@@ -112,7 +112,15 @@ class ClientSettings(BaseSettings):
         env_prefix="SPLITLEARN_CLIENT_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    weights: Path = Field(description="Sepweight directory with the first and last layers and the tokenizer.")
+    weights: Path = Field(
+        description="Sepweight directory with the first and last layers and the tokenizer; or a model on the hub, "
+        "ORG/NAME or ORG/NAME@REV, of which only these are fetched. A path that exists is a path."
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Directory in which models that are given by their names are kept. Default: "
+        "$XDG_CACHE_HOME/splitlearn, or ~/.cache/splitlearn.",
+    )
     trunk: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:50051",
         repr=False,

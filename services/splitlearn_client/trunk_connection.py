@@ -129,7 +129,7 @@ class TrunkConnection:
         if info.fingerprint != parts.fingerprint:
             return (
                 f"the trunk serves [{info.fingerprint}], this client holds [{parts.fingerprint}]; "
-                "give both the same weights, layers and dtype"
+                "give both the same weights, layers and dtype (a model by its name fits no converted directory)"
             )
         parts.learn_trunk_cores(info.attributes.get("cores"))
         return None

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
@@ -22,6 +22,8 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part, resolve_device
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.errors import SplitError
+from splitlearn.hub.model import Bar, no_bar
+from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import (
@@ -56,10 +58,16 @@ LAST_STATUS_SECONDS = 1.0
 # Bytes of rows that wait or run: 256 sessions with a 1 MiB chunk each.
 _BYTES_IN_FLIGHT = 2**28
 
+_T = TypeVar("_T")
 
-def run(settings: TrunkSettings) -> None:
-    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start."""
-    event_loop.run(serve(settings))
+
+def run(settings: TrunkSettings, bar: Bar = no_bar) -> None:
+    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start.
+
+    Args:
+        bar: shows the progress of fetching layers.
+    """
+    event_loop.run(serve(settings, bar))
 
 
 @dataclass(frozen=True)
@@ -127,15 +135,19 @@ class Trunk:
         await self.publish()
 
 
-async def serve(settings: TrunkSettings) -> None:
+async def serve(settings: TrunkSettings, bar: Bar = no_bar) -> None:
     """The whole life of one worker. The first signal drains it, a second one hands its sessions over at once."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, lambda: (hurry if stop.is_set() else stop).set())
     # errors in the command line or the directory come before any other log line
+    weights = await _unless(stop, opened(settings.weights, settings.cache_dir))
+    if weights is None:
+        return
+    settings = settings.model_copy(update={"weights": weights.directory})
     manifest = Manifest.read(settings.weights)
-    SplitPlan.parse(settings.layers, manifest.n_layers)
+    plan = SplitPlan.parse(settings.layers, manifest.n_layers)
     async with AsyncExitStack() as stack:
         held = stack.enter_context(bound(settings.host, settings.port, "--port"))
         listening = stack.enter_context(bound(settings.host, settings.metrics_port, "--metrics-port"))
@@ -147,6 +159,8 @@ async def serve(settings: TrunkSettings) -> None:
         _announce(settings, held, guard)
         metrics = TrunkMetrics(manifest.model_name)
         stack.enter_context(exported(metrics.registry, listening))
+        if await _unless(stop, _fetch(weights, plan, bar)) is None:
+            return
         trunk = await _unless(stop, build(settings, stack, metrics, health, guard))
         if trunk is None:
             return
@@ -168,9 +182,19 @@ async def serve(settings: TrunkSettings) -> None:
     log.info("stopped")
 
 
-async def _unless(stop: asyncio.Event, building: Coroutine[Any, Any, Trunk]) -> Trunk | None:
-    """The built trunk, or None if a signal comes first: comparing and loading files may take minutes."""
-    task, stopping = asyncio.create_task(building), asyncio.create_task(stop.wait())
+async def _fetch(weights: Weights, plan: SplitPlan, bar: Bar) -> bool:
+    """Fetches the layers that are not here, of a model that was given by its name. True at the end."""
+    if missing := weights.missing([plan.trunk]):
+        log.info("fetching", layers=plan.layers, files=len(missing), directory=str(weights.directory))
+        began = time.perf_counter()
+        await fetched(weights, [plan.trunk], bar)
+        log.info("fetched", layers=plan.layers, seconds=round(time.perf_counter() - began, 2))
+    return True
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """What the work returns, or None if a signal comes first: fetching, comparing and loading files take minutes."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if task.done():

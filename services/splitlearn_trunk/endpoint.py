@@ -146,7 +146,7 @@ class TrunkServicer:
         if opening.fingerprint != self._info.fingerprint:
             raise FingerprintMismatch(
                 f"this trunk serves [{self._info.fingerprint}], the client expects [{clipped(opening.fingerprint)}]; "
-                "give both the same weights, layers and dtype"
+                "give both the same weights, layers and dtype (a model by its name fits no converted directory)"
             )
         try:
             opened_at = _believed(opening.opened_at, time.time())

@@ -100,7 +100,7 @@ class NextStage:
         if info.fingerprint != expected:
             return (
                 f"the next stage serves [{info.fingerprint}], this one expects [{expected}]; "
-                "give both the same weights and dtype"
+                "give both the same weights and dtype (a model by its name fits no converted directory)"
             )
         if self._serves is None or not self.replicas.usable_addresses():
             self._serves = serves

@@ -15,7 +15,15 @@ class TrunkSettings(BaseSettings):
         env_prefix="SPLITLEARN_TRUNK_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    weights: Path = Field(description="Sepweight directory; only the files of these layers need be in it.")
+    weights: Path = Field(
+        description="Sepweight directory, in which only the files of these layers need be; or a model on the hub, "
+        "ORG/NAME or ORG/NAME@REV, of which only these layers are fetched. A path that exists is a path."
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Directory in which models that are given by their names are kept. Default: "
+        "$XDG_CACHE_HOME/splitlearn, or ~/.cache/splitlearn.",
+    )
     layers: str | None = Field(
         None,
         description="Layers to serve, START-END without END, such as 2-22. Default: all but a twelfth at each end.",

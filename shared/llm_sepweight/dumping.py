@@ -1,5 +1,6 @@
 """Writes weight directories: section by section from any source, or a whole state dict at once."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ class SepweightWriter:
 
     The manifest comes last: until `commit`, the directory does not load, or loads the finished model that is to be
     replaced. The next run cleans up after one that was killed; as a context manager, the writer cleans up itself if the
-    block fails. Files that are not of this format are never touched, except those that `copy_beside` overwrites and
+    block fails. Files that are not of this format are never touched, except those that `write_beside` overwrites and
     those that `drop` names.
     """
 
@@ -83,12 +84,17 @@ class SepweightWriter:
                     path.unlink(missing_ok=True)
             self._claim.abandon()
 
-    def copy_beside(self, file: Path, name: str) -> None:
-        """Copy a file that goes with the weights, such as a tokenizer's, to `name`, which may be in a subfolder."""
+    def write_beside(self, content: Path | bytes, name: str) -> None:
+        """Write a file that goes with the weights, such as a tokenizer's, to `name`, which may be in a subfolder.
+
+        Args:
+            content: the file to copy, or the bytes themselves.
+        """
         target = self._directory / name
         self._brought += [path for path in (target.parent, target) if not path.exists()]
         target.parent.mkdir(exist_ok=True)
-        with file.open("rb") as read, synced_file(target) as written:
+        source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+        with source as read, synced_file(target) as written:
             shutil.copyfileobj(read, written)
 
     def drop(self, names: Iterable[str]) -> None:
@@ -228,6 +234,8 @@ def _add(out: Path, sections: Mapping[str, Sequence[TensorSource]], manifest: Ma
             n_layers=max(manifest.n_layers, layer_count(sections)),
             files={**manifest.files, **entries},
             tied={tied: home for tied, home in manifest.tied.items() if tied not in untied},
+            # with tensors of another's it is no longer what it was made of
+            origin=None,
         )
         merged_manifest.write(claim.directory)
         kept = {entry.file for section, entry in manifest.files.items() if section not in entries}

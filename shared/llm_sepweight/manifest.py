@@ -1,4 +1,8 @@
-"""The manifest lists what a weight directory holds. It is written last, so that its presence means "finished"."""
+"""The manifest lists what a weight directory holds. It is written last, so that its presence means "finished".
+
+Of a directory with an origin it is written first, and again with each section: its presence means that whatever it
+lists is finished.
+"""
 
 import hashlib
 import json
@@ -24,6 +28,7 @@ from llm_sepweight.publishing import publish, synced_file, temporary
 FORMAT_VERSION = 1
 # The field with the manifest's own digest, over all its other fields.
 _OWN_DIGEST = "sha256"
+_ORIGIN = "origin"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {
     "model_name": str,
@@ -57,6 +62,8 @@ class Manifest:
     `dtype` is torch's name ("bfloat16") or "mixed". `config` is the model's own configuration, unchanged.
     `tied` maps a place to the place that stores its tensor:
     `{"end/lm_head.weight": "begin/embed_tokens.weight"}`.
+    `origin` names what the model was made of, field by field, if its sections are made one by one and nobody need have
+    seen all of them: it then stands for the model in `digest`, and `files` lists the sections that were made.
 
     Raises InvalidManifestError if the fields contradict each other.
     """
@@ -68,6 +75,7 @@ class Manifest:
     n_layers: int
     files: dict[str, FileEntry]
     tied: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not _is_count(self.n_layers) or self.n_layers > MOST_LAYERS:
@@ -76,6 +84,9 @@ class Manifest:
             raise InvalidManifestError(
                 f"model_name is {_shown(self.model_name)} and dtype {_shown(self.dtype)}, expected one line each"
             )
+        for each in (text for pair in (self.origin or {}).items() for text in pair):
+            if not isinstance(each, str) or not each.isprintable():
+                raise InvalidManifestError(f"{_ORIGIN} has {_shown(each)}, expected text in one line")
         try:
             for section, entry in self.files.items():
                 self._check_file(section, entry)
@@ -97,17 +108,20 @@ class Manifest:
     def _check_tie(self, tied: str, home: str) -> None:
         split_place(tied)
         section, _ = split_place(home)
-        if section not in self.files:
+        if self.origin is None and section not in self.files:
             raise InvalidManifestError(f"{_shown(tied)} is tied to {_shown(home)}, but there is no section {section!r}")
         if home in self.tied:
             raise InvalidManifestError(f"{_shown(tied)} is tied to {_shown(home)}, which is itself tied")
 
     @property
     def digest(self) -> str:
-        """One sha256 in hex for all weights: that of the files table as canonical JSON.
+        """One sha256 in hex for all weights: that of the files table as canonical JSON, or of the origin.
 
-        It needs no weight file, so a machine that has only its own files computes the same digest.
+        It needs no weight file, so a machine that has only its own files computes the same digest. No files table is
+        the JSON of an origin, so the two kinds never have one digest.
         """
+        if self.origin is not None:
+            return _canonical_digest({_ORIGIN: self.origin})
         return _canonical_digest({section: _entry_json(entry) for section, entry in self.files.items()})
 
     def entries(self, spec: PartSpec) -> dict[str, FileEntry]:
@@ -166,6 +180,7 @@ class Manifest:
             "tied": dict(sorted(self.tied.items())),
             "files": {name: _entry_json(self.files[name]) for name in sorted(self.files, key=section_order)},
             "config": self.config,
+            **({} if self.origin is None else {_ORIGIN: self.origin}),
         }
         # keys and numbers as a reader will see them
         content = json.loads(json.dumps(content))
@@ -202,7 +217,10 @@ def _checked_fields(content: dict[str, Any]) -> dict[str, Any]:
     if not all(isinstance(home, str) for home in content["tied"].values()):
         raise InvalidManifestError("'tied' must map places to places")
     files = {section: _entry(section, entry) for section, entry in content["files"].items()}
-    return {name: content[name] for name in _FIELDS} | {"files": files}
+    origin = content.get(_ORIGIN)
+    if not isinstance(origin, dict | None):
+        raise InvalidManifestError(f"{_ORIGIN!r} is {_shown(origin)}, expected dict")
+    return {name: content[name] for name in _FIELDS} | {"files": files, _ORIGIN: origin}
 
 
 def _entry(section: str, entry: object) -> FileEntry:

@@ -1,11 +1,12 @@
 """The mini-language that selects sections of a model: `b 0-5`, `7-12`, `75-80 e`, `f`."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
 from llm_sepweight.errors import LayersOutOfRangeError, MalformedPartSpecError
-from llm_sepweight.layout import BEGIN, END, section_name
+from llm_sepweight.layout import BEGIN, END, layer_of, section_name
 
 _RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
@@ -62,6 +63,18 @@ class PartSpec:
     def of(cls, spec: "str | PartSpec") -> "PartSpec":
         """The spec itself, or the one parsed from its text. Raises MalformedPartSpecError."""
         return spec if isinstance(spec, PartSpec) else cls.parse(spec)
+
+    @classmethod
+    def of_sections(cls, sections: Iterable[str]) -> "PartSpec":
+        """The part with exactly these sections. Raises MalformedPartSpecError if there is none, BadSectionError."""
+        names = set(sections)
+        ranges: list[range] = []
+        for layer in sorted(layer for name in names if (layer := layer_of(name)) is not None):
+            if ranges and ranges[-1].stop == layer:
+                ranges[-1] = range(ranges[-1].start, layer + 1)
+            else:
+                ranges.append(range(layer, layer + 1))
+        return cls(begin=BEGIN in names, layers=tuple(ranges), end=END in names)
 
     def __str__(self) -> str:
         if self.full:

@@ -11,6 +11,12 @@ SplitError                    everything below; the message says what to do
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
 ├── NoRoom                    the operator: the memory for keys and values is too small
 ├── DoesNotFit                the operator: a model that is to be placed takes more memory than the machines have
+├── HubError                  a model by its name
+│   ├── HubRefused                the operator: the hub does not have the model, or does not give it to this user
+│   ├── HubUnreachable            the network: no answer, or the line broke again and again; it may succeed later
+│   ├── BadDownload               the hub: it sent something else than it announced
+│   ├── NotCached                 the operator: not in the cache, and the hub may not be asked
+│   └── FetchStopped              the caller: wanted no more
 ├── EngineFull                the server: no room for the session now, nor to wait for it
 └── BadRows                   the caller: rows of the wrong shape or dtype, or not finite
 """
@@ -72,6 +78,30 @@ class DoesNotFit(SplitError):
         super().__init__(message)
         self.worker = worker
         self.missing = missing
+
+
+class HubError(SplitError):
+    """A model that was given by its name is not to be had."""
+
+
+class HubRefused(HubError):
+    """The hub does not have the model or the revision, or does not give it to this user."""
+
+
+class HubUnreachable(HubError):
+    """The hub does not answer, or the line broke too often in a row. What was fetched is kept."""
+
+
+class BadDownload(HubError):
+    """The hub sent something else than it announced; nothing of it is used."""
+
+
+class NotCached(HubError):
+    """Something is not in the cache that cannot be fetched now."""
+
+
+class FetchStopped(HubError):
+    """The caller ended the fetching. What was fetched is kept."""
 
 
 class EngineFull(SplitError):

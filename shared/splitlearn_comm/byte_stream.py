@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -15,6 +15,9 @@ from splitlearn_comm.statuses import Status, error_of
 from splitlearn_comm.waiting import MOST_AT_ONCE, SECONDS, WAITING
 
 _T = TypeVar("_T")
+
+# how often a deadline checks in its time whether this process runs
+_LOOKS: Final = 8
 
 
 class ByteStream:
@@ -244,9 +247,10 @@ class ByteStream:
     def _deadline(self, what: str, timeout: float | None) -> _Deadline:
         return _Deadline(self, what, self._timeout if timeout is None else timeout)
 
-    def seconds_left(self, since: float, seconds: float) -> float:
-        """How many of `seconds` are left, counted from `since` or from the server's last message, if that is later."""
-        return max(since, self._heard) + seconds - asyncio.get_running_loop().time()
+    @property
+    def heard(self) -> float:
+        """When the server's last message came, by the event loop's clock."""
+        return self._heard
 
     def expire(self, what: str, seconds: float) -> None:
         """End the stream because the server did not do `what` within `seconds`."""
@@ -257,23 +261,30 @@ class ByteStream:
 
 
 class _Deadline:
-    """Expires a stream unless it is cancelled first. Each message from the server restarts it."""
+    """Expires a stream unless it is cancelled first. Each message from the server restarts it.
+
+    Time in which this process did not run is not the server's silence: its messages may have come and wait to be read.
+    So each of a few looks adds to the deadline by how much it is late.
+    """
 
     def __init__(self, stream: ByteStream, what: str, seconds: float) -> None:
         self._stream = stream
         self._what = what
         self._seconds = seconds
-        self._since = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
         self._wait(seconds)
 
     def cancel(self) -> None:
         self._timer.cancel()
 
-    def _wait(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+    def _wait(self, seconds_left: float) -> None:
+        self._timer = self._loop.call_later(min(seconds_left, self._seconds / _LOOKS), self._look)
 
     def _look(self) -> None:
-        if (left := self._stream.seconds_left(self._since, self._seconds)) > 0:
+        now = self._loop.time()
+        self._since = max(self._since, self._stream.heard) + (now - self._timer.when())
+        if (left := self._since + self._seconds - now) > 0:
             self._wait(left)
         else:
             self._stream.expire(self._what, self._seconds)

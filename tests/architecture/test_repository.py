@@ -93,7 +93,15 @@ def test_ci_fails_when_all_steps_together_take_too_long(checkout: Path) -> None:
     assert (checkout / "told").read_text().split()[-1] == "test-architectures"
 
 
-HEAVY = ["test-architectures", "test-snippets", "test-gpu-check", "test-helm", "test-dashboards", "test-faults"]
+HEAVY = [
+    "test-architectures",
+    "test-snippets",
+    "test-gpu-check",
+    "test-helm",
+    "test-dashboards",
+    "test-faults",
+    "test-clients",
+]
 
 
 def run_by(checkout: Path, **environment: str) -> list[str]:

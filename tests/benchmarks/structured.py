@@ -147,13 +147,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2000, help="masks that are timed")
     parser.add_argument("--masks", action="store_true")
     given = parser.parse_args()
     tokenizer = large_tokenizer(QWEN.vocabulary)
     began = time.perf_counter()
     read = read_vocabulary(tokenizer, QWEN.vocabulary, frozenset({0}))
     print(f"vocabulary of {read.vocab_size} tokens read in {time.perf_counter() - began:.1f} s", flush=True)
-    print_masks(read, 2000)
+    print_masks(read, given.steps)
     if not given.masks:
         with split_model(weights_with(tokenizer), given.threads, layers=LAYERS) as split:
             print_tokens(split, given.output, given.rounds)

@@ -107,7 +107,10 @@ async def run_round(weights: Path, seed: int, n_faults: int) -> Round:
 
 
 async def run_rolling_restart(weights: Path, seed: int, n_replicas: int, n_streams: int, seconds: float) -> Round:
-    """Replicas of one trunk are told to end and started again, one after the other, again and again, under load."""
+    """Replicas of one trunk are told to end and started again, one after the other, again and again, under load.
+
+    It goes on for so many seconds, and until each was restarted once.
+    """
     found = Round(seed, faults={str(Kind.RESTART): 0})
     async with scene(weights, found, ONE_TRUNK[0], n_replicas) as at:
         machine = _Machine(at.replicas, found)
@@ -117,7 +120,7 @@ async def run_rolling_restart(weights: Path, seed: int, n_replicas: int, n_strea
                 await at.load.every_stream_has_a_token()
                 await machine.restart(replica)
                 found.faults[str(Kind.RESTART)] += 1
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and found.faults[str(Kind.RESTART)] >= n_replicas:
                     break
     return found
 

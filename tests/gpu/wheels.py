@@ -13,7 +13,13 @@ from tests.gpu.machine import IMAGE_HAS, MOST_BYTES, ROOT, WHEELS
 from tests.versions.environment import requirements
 
 # what pip matches letter by letter; those of the wheels that exist
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_12_x86_64")
+PLATFORMS = (
+    "manylinux_2_31_x86_64",
+    "manylinux_2_28_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "manylinux_2_12_x86_64",
+)
 # an environment of Python 3.12 has none, and building the kernels needs it
 BUILD = "setuptools>=77"
 

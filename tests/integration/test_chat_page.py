@@ -30,6 +30,7 @@ from splitlearn_client.tokenizer import ChatTokenizer
 from support.chromium import CHROMIUM, PATIENCE, Chromium, Page
 from support.running_split import Split, running_split
 from support.tiny_models import tiny_config, tiny_tokenizer
+from support.whole_shutdown import WholeShutdown
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
@@ -87,7 +88,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 async def serving(service: Service) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """The service's application on a free port; gives its address and the server."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))
+        server = WholeShutdown(uvicorn.Config(application(service), log_config=None, timeout_graceful_shutdown=1))
         running = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/", server

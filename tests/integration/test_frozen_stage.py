@@ -118,7 +118,7 @@ async def test_an_answer_goes_on_through_the_same_first_stage_with_another_worke
                 body = await asking
         assert body["choices"] == expected
         (failover,) = body["splitlearn"]["failovers"]
-        assert failover["reason"] == "NextStageFailed"
+        assert failover["reason"] == "NextStageFailed", [line for line in logs if line["log_level"] != "info"]
         assert it.client.value("failovers_total", reason="NextStageFailed") == 1
         assert states_of(logs, it.first) == states_of(logs, it.second) == set()
         assert it.second.value("next_failures_total", error="TimedOut") == 1

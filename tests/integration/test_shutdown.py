@@ -5,14 +5,16 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+import uvicorn
 
 from support.client_process import ClientProcess, becomes, client_process
-from support.running_split import PATIENCE, RunningTrunk, busy, running_trunk, until
+from support.running_split import PATIENCE, RunningTrunk, busy, running_client, running_trunk, until
 
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 450, "temperature": 0}
 CHAT: dict[str, Any] = {
@@ -107,3 +109,23 @@ async def test_a_second_signal_drops_what_runs(tiny_weights: Path) -> None:
         assert await client.process.wait() == 0
         assert time.monotonic() - began < PATIENCE
         assert not faults(client)
+
+
+async def test_a_connection_that_the_http_library_overlooks_when_it_stops_is_ended_too(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def close_only_listeners(server: uvicorn.Server, sockets: Any = None) -> None:
+        for each in server.servers:
+            each.close()
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", close_only_listeners)
+    async with running_trunk(tiny_weights) as trunk:
+        async with running_client(tiny_weights, trunk.address) as client:
+            url = client.http.base_url
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(PATIENCE):
+                await reader.read()
+        writer.close()

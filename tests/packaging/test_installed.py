@@ -10,7 +10,22 @@ from support.tiny_models import save_checkpoint
 
 pytestmark = pytest.mark.slow
 
-VERBS = ["convert", "inspect", "trunk", "client", "up", "demo", "generate", "info", "bench", "certs", "plan"]
+VERBS = [
+    "convert",
+    "inspect",
+    "trunk",
+    "client",
+    "up",
+    "demo",
+    "generate",
+    "chat",
+    "models",
+    "cache",
+    "info",
+    "bench",
+    "certs",
+    "plan",
+]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 _PIECE = 2**16
+_TURNS = 10
 
 
 class FaultyLink:
@@ -38,15 +39,18 @@ class FaultyLink:
         """Resets all connections; new ones are relayed."""
         for writer in list(self._writers):
             linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            # one that has just been closed has no options any more
+            with suppress(OSError):
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
 
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection of a client."""
-        relaying = asyncio.current_task()
-        if relaying is not None:
-            self._relays.add(relaying)
-            relaying.add_done_callback(self._relays.discard)
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection of a client in a task of its own."""
+        relaying = asyncio.create_task(self._relay(reader, writer))
+        self._relays.add(relaying)
+        relaying.add_done_callback(self._relays.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers, both = [writer], list[asyncio.Task[None]]()
         try:
             self._writers.add(writer)
@@ -63,14 +67,20 @@ class FaultyLink:
                 self._copies.discard(task)
             for each in writers:
                 each.close()
+            # those that still have something to send stay known, so that `cut` reaches them
+            for each in writers:
+                with suppress(OSError):
+                    await each.wait_closed()
                 self._writers.discard(each)
 
     async def end(self) -> None:
         """Resets all connections, those too that are just being made."""
         self.thaw()
+        # asyncio takes some turns from a connection that the kernel has accepted to the call of `accept`
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         while self._relays:
             self.cut()
-            # not the relays: asyncio logs an error for a connection whose task is cancelled
             for copy in self._copies:
                 copy.cancel()
             await asyncio.wait(self._relays, timeout=0.1)
@@ -89,7 +99,7 @@ class FaultyLink:
 async def faulty_link(port: int) -> AsyncIterator[FaultyLink]:
     """A link to a port of loopback, listening on one of its own."""
     link = FaultyLink(port)
-    server = await asyncio.start_server(link.relay, "127.0.0.1", 0)
+    server = await asyncio.start_server(link.accept, "127.0.0.1", 0)
     link.port = server.sockets[0].getsockname()[1]
     try:
         yield link

@@ -20,6 +20,8 @@ from typing import Any
 
 import uvicorn
 
+from support.whole_shutdown import WholeShutdown
+
 RETRY_AFTER = "7"
 PROMPT_TOKENS = 11
 
@@ -92,7 +94,7 @@ class ScriptedOpenAI:
 def scripted_openai() -> Iterator[ScriptedOpenAI]:
     """Serves on a free port of loopback, on a thread of its own."""
     app = ScriptedOpenAI()
-    server = uvicorn.Server(
+    server = WholeShutdown(
         uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
     )
     # the test reads the command's own lines on the same stderr

@@ -1,6 +1,7 @@
 """`splitlearn client`: the client service in this process."""
 
 from splitlearn_cli.signals import stopped_by_signals
+from splitlearn_cli.terminal import bytes_bar
 from splitlearn_client.settings import ClientSettings as Settings
 
 __all__ = ["Settings", "run"]
@@ -11,4 +12,4 @@ def run(settings: Settings) -> None:
     with stopped_by_signals():
         from splitlearn_client import app
 
-        app.run(settings)
+        app.run(settings, bytes_bar)

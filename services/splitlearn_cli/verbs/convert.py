@@ -17,11 +17,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CONVERT_", frozen=True, extra="forbid")
 
     source: str = Field(
-        description="Local Hugging Face folder, id of a model on the hub, or with --layers a converted directory."
+        description="Hugging Face folder, id of a model on the hub, GGUF file, or with --layers a converted directory."
     )
     out: Annotated[Path, Flag("-o")] = Field(description="Directory to write.")
     name: str | None = Field(None, description="The model's name in the API. Default: the last part of SOURCE.")
-    dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as in the checkpoint.")
+    dtype: str | None = Field(
+        None,
+        description="float32, bfloat16 or float16. Default: as in the checkpoint; bfloat16 for a quantised GGUF file.",
+    )
     layers: str | None = Field(
         None, description="Copy only what a trunk of these layers, START-END without END, needs."
     )

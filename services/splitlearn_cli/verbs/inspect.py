@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from splitlearn_cli.terminal import aligned, bytes_bar, human_bytes
 
 if TYPE_CHECKING:
-    from llm_sepweight import Manifest, PartSpec
+    from llm_sepweight import Manifest
 
 
 class Settings(BaseSettings):
@@ -25,7 +25,7 @@ class Settings(BaseSettings):
 
 def run(settings: Settings) -> None:
     """Exit code 1 if a file is truncated or, with --verify, damaged; the message names the file."""
-    from llm_sepweight import Manifest, verify
+    from llm_sepweight import Manifest, PartSpec, verify
     from llm_sepweight.mapped_file import checked_path
 
     manifest = Manifest.read(settings.weights)
@@ -36,7 +36,7 @@ def run(settings: Settings) -> None:
     for name in here:
         checked_path(settings.weights, manifest.files[name])
     if settings.verify and here:
-        part = _part_of(here)
+        part = PartSpec.of_sections(here)
         size = sum(entry.size for entry in manifest.entries(part).values())
         with bytes_bar("verifying", size) as advance:
             verify(settings.weights, part, progress=advance)
@@ -57,6 +57,7 @@ def _summary(manifest: "Manifest", here: Sequence[str]) -> list[tuple[str, str]]
         ("size", f"{human_bytes(stored)} in {len(manifest.files)} files"),
         ("here", f"{human_bytes(found)} in {len(here)} files"),
         ("digest", manifest.digest[:16]),
+        *((manifest.origin or {}).items()),
     ]
     return [*rows, *(("tied", f"{place} is stored as {home}") for place, home in sorted(manifest.tied.items()))]
 
@@ -80,19 +81,3 @@ def _files(manifest: "Manifest", here: Sequence[str]) -> Iterable[tuple[str, str
         label = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
         each = f"{size}" if len(names) == 1 else f"{len(names)} x {size}"
         yield label, each, "yes" if is_here else "no"
-
-
-def _part_of(sections: Iterable[str]) -> "PartSpec":
-    """The part with exactly these sections."""
-    from llm_sepweight import PartSpec
-    from llm_sepweight.layout import BEGIN, END, layer_of
-
-    names = set(sections)
-    layers = sorted(layer for name in names if (layer := layer_of(name)) is not None)
-    ranges: list[range] = []
-    for layer in layers:
-        if ranges and ranges[-1].stop == layer:
-            ranges[-1] = range(ranges[-1].start, layer + 1)
-        else:
-            ranges.append(range(layer, layer + 1))
-    return PartSpec(begin=BEGIN in names, layers=tuple(ranges), end=END in names)

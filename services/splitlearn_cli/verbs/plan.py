@@ -39,7 +39,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SPLITLEARN_PLAN_", frozen=True, extra="forbid")
 
-    weights: Path = Field(description="Sepweight directory; of a Hugging Face folder the headers suffice.")
+    weights: Path = Field(
+        description="Sepweight directory; of a Hugging Face folder or a GGUF file the headers suffice."
+    )
     memory: Annotated[str, Flag("--memory"), read_by(parse_sizes)] = Field(
         description="Memory of each worker, in the order of the chain, for example 24GiB,24GiB,8GiB.",
     )

@@ -1,6 +1,7 @@
 """`splitlearn trunk`: the trunk service in this process."""
 
 from splitlearn_cli.signals import stopped_by_signals
+from splitlearn_cli.terminal import bytes_bar
 from splitlearn_trunk.settings import TrunkSettings as Settings
 
 __all__ = ["Settings", "run"]
@@ -11,4 +12,4 @@ def run(settings: Settings) -> None:
     with stopped_by_signals():
         from splitlearn_trunk import app
 
-        app.run(settings)
+        app.run(settings, bytes_bar)

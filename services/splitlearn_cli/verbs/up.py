@@ -16,12 +16,13 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
+from splitlearn.hub.names import name_of
 from splitlearn_cli.api_key import key_text
 from splitlearn_cli.children import Child
 from splitlearn_cli.completion import Question, show_answer
 from splitlearn_cli.errors import ChildFailed, CliError, ServiceRefused, ServiceUnreachable
 from splitlearn_cli.signals import STOPPING, stopped_by_signals
-from splitlearn_cli.terminal import StatusLine, note
+from splitlearn_cli.terminal import StatusLine, bytes_bar, note
 from splitlearn_cli.urls import Connecting
 from splitlearn_cli.verbs.generate import NO_CHAT_TEMPLATE
 from splitlearn_cli.waiting import not_ready_because
@@ -81,18 +82,27 @@ class Settings(PairSettings):
         env_prefix="SPLITLEARN_UP_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    weights: Path = Field(description="Sepweight directory of a whole model, with its tokenizer.")
+    weights: Path = Field(
+        description="Sepweight directory of a whole model, with its tokenizer; or a model on the hub, ORG/NAME or "
+        "ORG/NAME@REV, which is fetched first. A path that exists is a path."
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Directory in which models that are given by their names are kept. Default: "
+        "$XDG_CACHE_HOME/splitlearn, or ~/.cache/splitlearn.",
+    )
 
 
 def run(settings: Settings) -> None:
     """Streams one answer, prints the chat page's address, and serves until Ctrl-C, which stops both."""
-    serve(settings.weights, settings)
+    with stopped_by_signals():
+        _require_free_ports(settings)
+        serve(_directory(settings), settings)
 
 
 def serve(weights: Path, settings: PairSettings) -> None:
     """Runs both services until Ctrl-C, or until the prompt is answered. Raises CliError."""
-    _require_free(settings.port, "--port")
-    _require_free(settings.trunk_port, "--trunk-port")
+    _require_free_ports(settings)
     with stopped_by_signals(), _log_folder(settings.log_dir) as folder, _pair(weights, settings, folder) as pair:
         url = _await_ready(*pair, settings.start_timeout)
         _ask(settings, url)
@@ -199,6 +209,25 @@ def _common_arguments(weights: Path, settings: PairSettings) -> list[str]:
     given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return [str(weights), "--host", _LOOPBACK, *flags]
+
+
+def _directory(settings: Settings) -> Path:
+    """The directory; of a named model the one in the cache, once everything is there: that may take longer than a start
+    may."""
+    if name_of(settings.weights) is None:
+        return settings.weights
+    # torch, which this process needs for nothing else
+    from llm_sepweight import PartSpec
+    from splitlearn.hub.weights import open_weights
+
+    weights = open_weights(settings.weights, settings.cache_dir, tokenizer=True)
+    weights.fetch([PartSpec.parse("f")], bytes_bar)
+    return weights.directory
+
+
+def _require_free_ports(settings: PairSettings) -> None:
+    _require_free(settings.port, "--port")
+    _require_free(settings.trunk_port, "--trunk-port")
 
 
 def _require_free(port: int, flag: str) -> None:

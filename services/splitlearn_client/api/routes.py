@@ -183,4 +183,10 @@ def _check_model(service: Service, name: str | None) -> None:
 
 
 def _model(service: Service) -> dict[str, Any]:
-    return {"id": service.model, "object": "model", "created": service.created, "owned_by": "splitlearn"}
+    return {
+        "id": service.model,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "splitlearn",
+        "max_model_len": service.tokenizer.context,
+    }

@@ -146,6 +146,11 @@ class Connections:
             if connection.is_busy:
                 connection.drop()
 
+    def drop_all(self) -> None:
+        """Aborts all connections, those too that were accepted while the server stopped."""
+        for connection in [*self._all, *self._lingering]:
+            connection.drop()
+
 
 class Connection(H11Protocol):
     """One connection. It is idle, receives headers, or has a running request."""
@@ -242,9 +247,12 @@ class Connection(H11Protocol):
             self.close_idle()
 
     def close_idle(self) -> None:
-        """Closes an idle connection."""
+        """Closes an idle connection; nobody waits for a peer that does not read the rest of a response."""
         self._others.closed(self)
-        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def break_off(self, error: RequestError) -> None:
         """Ends a request with an incomplete body; its application sees a disconnect."""

@@ -89,6 +89,7 @@ class HTTPServer:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await serving
         finally:
+            connections.drop_all()
             tasks = {watching, stopping, serving}
             for task in tasks:
                 task.cancel()

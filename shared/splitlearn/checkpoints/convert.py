@@ -1,8 +1,7 @@
 """Hugging Face checkpoint -> sepweight directory, one tensor at a time."""
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,21 +9,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
 from llm_sepweight.tensor_file import file_size
-from splitlearn.checkpoints.folder import (
-    check_name,
-    checkpoint_name,
-    find_checkpoint,
-    inside,
-    read_config,
-    shorten,
-    tokenizer_files,
-    tokenizer_names,
-)
+from splitlearn.checkpoints.folder import shorten, tokenizer_names
 from splitlearn.checkpoints.load import resolve_dtype
+from splitlearn.checkpoints.opening import Content, open_source
 from splitlearn.checkpoints.plan import lacking, plan_tensors
-from splitlearn.checkpoints.quantized import refuse_declared, refuse_stored
+from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
+from splitlearn.checkpoints.weight_files import StoredTensor, commonest_dtype
 from splitlearn.model.cache import cache_layer_specs
 from splitlearn.model.layout import (
     ModelLayout,
@@ -47,9 +39,11 @@ class Conversion:
     tied: dict[str, str]
     dtype: str
     config: dict[str, object]
-    tokenizer_files: tuple[str, ...] = ()
+    tokenizer_files: Mapping[str, Content] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model has no place for."""
+    needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By section: the tensors of the checkpoint that it is made of."""
 
     @property
     def total_bytes(self) -> int:
@@ -76,15 +70,15 @@ class Conversion:
             SepweightError: `out` is a finished directory already, lies in the checkpoint's folder, has too little
                 room, or cannot be written.
         """
-        beside = sum((self.source / name).stat().st_size for name in self.tokenizer_files)
+        beside = sum(_size(content) for content in self.tokenizer_files.values())
         with SepweightWriter(out, overwrite=overwrite, source=self.source, needed=self.total_bytes + beside) as writer:
             for section, tensors in self.sections.items():
                 writer.write_section(section, tensors, progress)
             if overwrite and has_vocabulary(self.tokenizer_files):
                 # what another model left there would be read with this one's
                 writer.drop(set(tokenizer_names(out)) - set(self.tokenizer_files))
-            for name in self.tokenizer_files:
-                writer.copy_beside(inside(self.source, name), name)
+            for name, content in self.tokenizer_files.items():
+                writer.write_beside(content, name)
             return writer.commit(
                 model_name=self.model_name,
                 config=self.config,
@@ -94,45 +88,51 @@ class Conversion:
             )
 
 
-def prepare(source: str, *, dtype: str | None = None, name: str | None = None) -> Conversion:
+def prepare(
+    source: str,
+    *,
+    dtype: str | None = None,
+    name: str | None = None,
+    stored: Mapping[str, StoredTensor] | None = None,
+) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
+    Weights that are quantised in a format of `splitlearn.checkpoints.quantization` are dequantised when they are read.
+
     Args:
-        source: a local folder, or the id of a model on the Hugging Face hub (from the cache when offline).
-        dtype: store floating-point tensors in this dtype; None keeps the checkpoint's.
+        source: a local folder, the id of a model on the Hugging Face hub (from the cache when offline), or a GGUF file.
+        dtype: store floating-point tensors in this dtype; None keeps the checkpoint's, which is what its config
+            names, or else what most of its numbers are stored in.
         name: what the model is called from now on; None takes the last part of `source`.
+        stored: the checkpoint's tensors where they are not in its folder; none is read before its section is written.
 
     Raises:
         BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
             tensors missing or of the wrong shape.
-        UnsupportedModel: the architecture cannot be cut, or the weights are quantised, with the reason.
+        UnsupportedModel: the architecture cannot be cut, or the weights are quantised in a way that is not covered,
+            with the reason.
         BadPlan: the model has too few layers to be cut.
         BadDevice: a dtype that no model is run in.
     """
-    folder = find_checkpoint(source)
-    values = read_config(folder)
-    refuse_declared(source, values, folder)
-    named_dtype = dtype or _named_dtype(values)
-    if named_dtype is not None:
-        resolve_dtype(named_dtype)
-    model_name = check_name(name) if name else checkpoint_name(source, folder)
-    config = config_from_dict(values)
+    opened = open_source(source, dtype, name, stored)
+    config = config_from_dict(opened.config)
     model, layout = _inspect(config)
-    reading = read_checkpoint(folder, model)
+    reading = read_checkpoint(opened.tensors(), model)
     refuse_stored(source, reading.used(model.state_dict(keep_vars=True)), reading.left_out, lacking(model, reading))
-    plan = plan_tensors(model, layout, reading)
-    plan.check(folder, reading)
-    target_dtype = named_dtype or _commonest_dtype(reading)
+    plan = plan_tensors(model, layout, reading, at_hand=stored is None)
+    plan.check(opened.path, reading)
+    target_dtype = opened.dtype or _commonest_dtype(reading)
     return Conversion(
-        source=folder,
-        model_name=model_name,
+        source=opened.path,
+        model_name=opened.name,
         n_layers=layout.n_layers,
         sections=plan.sections(resolve_dtype(target_dtype)),
         tied=plan.tied_places,
         dtype=target_dtype,
-        config={**values, "model_type": config.model_type},
-        tokenizer_files=tuple(tokenizer_files(folder)),
+        config={**opened.config, "model_type": config.model_type},
+        tokenizer_files=opened.tokenizer(),
         left_out=tuple(tensor.key for tensor in reading.left_out),
+        needs=plan.needs(),
     )
 
 
@@ -151,21 +151,11 @@ def _inspect(config: PretrainedConfig) -> tuple[PreTrainedModel, ModelLayout]:
     return model, layout
 
 
-def _named_dtype(values: dict[str, object]) -> str | None:
-    """The dtype that a config, or the text part in it, names."""
-    for section in (values, values.get("text_config"), values.get("decoder")):
-        if isinstance(section, dict):
-            named = section.get("dtype") or section.get("torch_dtype")
-            if isinstance(named, str):
-                return named
-    return None
-
-
 def _commonest_dtype(reading: Reading) -> str:
-    """The floating-point dtype that most numbers are stored in."""
-    counts: Counter[torch.dtype] = Counter()
-    for conversion in reading.conversions:
-        for _, stored in conversion.inputs:
-            if stored.dtype.is_floating_point:
-                counts[stored.dtype] += torch.Size(stored.shape).numel()
-    return str(counts.most_common(1)[0][0]).removeprefix("torch.")
+    """The floating-point dtype that most numbers of the model are stored in."""
+    used = (stored for conversion in reading.conversions for _, stored in conversion.inputs)
+    return str(commonest_dtype(used) or torch.float32).removeprefix("torch.")
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -9,6 +9,7 @@ from llm_sepweight.layout import BEGIN, END, MANIFEST_FILE, section_name, split_
 from llm_sepweight.tensor_file import file_size
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.load import DTYPES
+from splitlearn.checkpoints.opening import is_gguf
 from splitlearn.choices import Quantization
 from splitlearn.model.footprint import Footprint, footprint
 from splitlearn.model.layout import config_from_dict
@@ -82,13 +83,14 @@ class StoredModel:
 
 
 def read_stored(source: Path) -> StoredModel:
-    """A sepweight directory, or a Hugging Face folder. Reads its manifest, or its config and the files' headers.
+    """A sepweight directory, a Hugging Face folder, or a GGUF file. Reads its manifest, or config and headers.
 
     Raises:
         SepweightError: a directory that has no whole manifest.
         SplitError: a checkpoint that cannot be read, or a model that cannot be cut.
     """
-    if (source / "config.json").is_file() and not (source / MANIFEST_FILE).is_file():
+    is_folder = (source / "config.json").is_file() and not (source / MANIFEST_FILE).is_file()
+    if is_folder or is_gguf(str(source)):
         conversion = prepare(str(source))
         return StoredModel(
             name=conversion.model_name,

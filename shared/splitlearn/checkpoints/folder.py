@@ -28,7 +28,7 @@ _FOREIGN = {
     b"<!doctype": _WEB_PAGE,
     b"<html": _WEB_PAGE,
     b"<?xml": _WEB_PAGE,
-    b"gguf": "is a GGUF file; convert the safetensors checkpoint that it was made from",
+    b"gguf": "is a GGUF file; give it a name that ends in .gguf, and convert it by itself",
     b"\x1f\x8b": "is a gzip archive; unpack it",
 }
 
@@ -45,8 +45,11 @@ def find_checkpoint(source: str) -> Path:
     if os.path.isdir(source):  # noqa: PTH112 (Path.is_dir raises for names that no file system takes)
         return Path(source)
     if source.lower().endswith(".gguf"):
+        there = os.path.exists(source)  # noqa: PTH110 (as above)
         raise BadCheckpoint(
-            f"{source}: GGUF is not supported; convert the safetensors checkpoint that it was made from"
+            f"{source} is a GGUF file, which only `splitlearn convert` and `plan` read"
+            if there
+            else f"there is no file {source}"
         )
     if os.path.exists(source):  # noqa: PTH110 (as above)
         raise BadCheckpoint(f"{source} is a file; give the folder that holds it, with its config.json")
@@ -177,7 +180,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _other_formats(folder: Path) -> str:
-    return "; GGUF is not supported" if any(folder.glob("*.gguf")) else ""
+    return "; give the .gguf file itself" if any(folder.glob("*.gguf")) else ""
 
 
 def read_json_object(path: Path, kind: str = "a JSON object") -> dict[str, Any]:

@@ -70,13 +70,27 @@ class CheckpointPlan:
             sections[section if layer is None else section_name(layer)].append(source)
         return sections
 
+    def needs(self) -> dict[str, frozenset[str]]:
+        """By section: the names in the checkpoint's files of what its tensors are made of."""
+        needs: dict[str, set[str]] = {}
+        for key in self.stored:
+            section, layer, _ = self.layout.place(key)
+            inputs = (name for _, stored in self.conversions[key].inputs for name in stored.made_of or (stored.key,))
+            needs.setdefault(section if layer is None else section_name(layer), set()).update(inputs)
+        return {section: frozenset(keys) for section, keys in needs.items()}
+
     def _place(self, key: str) -> str:
         section, layer, name = self.layout.place(key)
         return f"{section if layer is None else section_name(layer)}/{name}"
 
 
-def plan_tensors(model: PreTrainedModel, layout: ModelLayout, reading: Reading) -> CheckpointPlan:
+def plan_tensors(
+    model: PreTrainedModel, layout: ModelLayout, reading: Reading, *, at_hand: bool = True
+) -> CheckpointPlan:
     """Reads numbers only where two tensors that may be tied are both stored.
+
+    Args:
+        at_hand: whether they may be read for that; if not, two that are stored are not tied.
 
     Raises:
         BadCheckpoint: the stored tensors are not such that the model's could be made of them.
@@ -84,7 +98,7 @@ def plan_tensors(model: PreTrainedModel, layout: ModelLayout, reading: Reading) 
     every = model.state_dict(keep_vars=True)
     made = [(conversion, conversion.outline(model)) for conversion in reading.conversions]
     conversions = {key: conversion for conversion, outlines in made for key in outlines}
-    tied = _tied(model, every.keys(), conversions)
+    tied = _tied(model, every.keys(), conversions, at_hand)
     for target, stored in tied.items():
         if stored not in conversions and target in conversions:
             conversions[stored] = conversions[target]
@@ -104,12 +118,16 @@ def lacking(model: PreTrainedModel, reading: Reading) -> list[str]:
     return sorted(model.state_dict(keep_vars=True).keys() - targets - set(model.all_tied_weights_keys))
 
 
-def _tied(model: PreTrainedModel, keys: Collection[str], conversions: Mapping[str, TensorConversion]) -> dict[str, str]:
+def _tied(
+    model: PreTrainedModel, keys: Collection[str], conversions: Mapping[str, TensorConversion], at_hand: bool
+) -> dict[str, str]:
     """The pairs that share one tensor. As in transformers, two that are stored and differ are not tied."""
 
     def differ(target: str, stored: str) -> bool:
         if target not in conversions or stored not in conversions:
             return False
+        if not at_hand:
+            return True
         return not torch.equal(conversions[target].apply(model)[target], conversions[stored].apply(model)[stored])
 
     pairs = [pair for pair in model.all_tied_weights_keys.items() if pair[0] in keys and pair[1] in keys]

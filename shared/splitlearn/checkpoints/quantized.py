@@ -1,6 +1,7 @@
 """Tells quantised checkpoints, which would be taken for plain numbers, by what they declare and by what they store."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def refuse_declared(source: str, values: Mapping[str, Any], folder: Path) -> Non
         UnsupportedModel: it does, with the format's name.
         BadCheckpoint: a file that may say so cannot be read.
     """
-    _refuse(source, _declared_format(values, folder))
+    form = _declared_format(values, folder)
+    if form is not None:
+        raise unsupported(source, form)
 
 
 def refuse_stored(
@@ -69,7 +72,9 @@ def refuse_stored(
     Raises:
         UnsupportedModel: with the format as far as it shows.
     """
-    _refuse(source, _stored_format(used, left_out, missing))
+    form = _stored_format(used, left_out, missing)
+    if form is not None:
+        raise unsupported(source, form)
 
 
 def refuse_given(
@@ -93,18 +98,24 @@ def refuse_given(
     )
 
 
-def _refuse(source: str, form: str | None) -> None:
-    if form is not None:
-        raise UnsupportedModel(
-            f"{source} holds quantised weights ({form}); convert the checkpoint that they were made from"
-        )
+def unsupported(source: str, form: str) -> UnsupportedModel:
+    """The error of quantised weights that are not read.
+
+    Args:
+        source: what holds them.
+        form: how they are quantised, and what says so.
+    """
+    return UnsupportedModel(
+        f"{source} holds quantised weights ({form}), which are not read; "
+        "convert the checkpoint that they were made from"
+    )
 
 
 def _declared_format(values: Mapping[str, Any], folder: Path) -> str | None:
     """What a checkpoint's config, or a file beside it, says of how its weights are quantised; None if nothing."""
-    section = _find_section(values, _DEEPEST)
-    if section is not None:
-        return f"{section}, says config.json"
+    sections = declared_sections(values)
+    if sections:
+        return f"{name_of(sections[0].value)}, says config.json"
     for name in _FILES:
         if inside(folder, name).is_file():
             values = read_json_object(folder / name)
@@ -113,22 +124,33 @@ def _declared_format(values: Mapping[str, Any], folder: Path) -> str | None:
             if not isinstance(inner, Mapping) or inner.get("quant_algo"):
                 producer = values.get("producer")
                 by = f"{producer['name']} " if isinstance(producer, Mapping) and producer.get("name") else ""
-                return f"{by}{_name_of(inner if isinstance(inner, Mapping) else values)}, says {name}"
+                return f"{by}{name_of(inner if isinstance(inner, Mapping) else values)}, says {name}"
     return None
 
 
-def _find_section(values: Mapping[str, Any], depth: int) -> str | None:
+@dataclass(frozen=True)
+class Section:
+    """What a config says of how weights are quantised: the keys that lead there, and what stands there."""
+
+    path: tuple[str, ...]
+    value: Any
+
+
+def declared_sections(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[Section]:
+    """All that a config says of how weights are quantised, at any depth."""
+    found = []
     for key, value in values.items():
         if key in _SECTIONS and value:
-            return _name_of(value) if isinstance(value, Mapping) else str(value)[:80]
-        if isinstance(value, Mapping) and depth:
-            found = _find_section(value, depth - 1)
-            if found is not None:
-                return found
-    return None
+            found.append(Section((*path, key), value))
+        elif isinstance(value, Mapping) and len(path) < _DEEPEST:
+            found += declared_sections(value, (*path, key))
+    return found
 
 
-def _name_of(section: Mapping[str, Any]) -> str:
+def name_of(section: Any) -> str:
+    """The format that such a section names."""
+    if not isinstance(section, Mapping):
+        return str(section)[:80]
     if section.get("load_in_4bit") or section.get("load_in_8bit"):
         return "bitsandbytes"
     field = next((name for name in _NAMES if section.get(name)), None)

@@ -66,27 +66,23 @@ class Reading:
                 yield conversion.target, wanted[conversion.target], stored
 
 
-def read_checkpoint(source: Path, model: PreTrainedModel) -> Reading:
-    """How each tensor of `model` (on the meta device) is made from the checkpoint in the folder `source`.
-
-    Raises:
-        BadCheckpoint: as `splitlearn.checkpoints.weight_files.stored_tensors`.
-    """
+def read_checkpoint(stored: Mapping[str, StoredTensor], model: PreTrainedModel) -> Reading:
+    """How each tensor of `model` (on the meta device) is made from the tensors of a checkpoint, by their names."""
     conversions = Conversions(model)
     wanted = model.state_dict(keep_vars=True)
     made: dict[str, TensorConversion] = {}
     left_out = []
-    for key, stored in sorted(stored_tensors(source).items(), key=lambda item: natural_order(item[0])):
+    for key, tensor in sorted(stored.items(), key=lambda item: natural_order(item[0])):
         name, pattern = conversions.name_and_pattern(key)
         if name not in wanted and key in wanted:
             name, pattern = key, None
         # a second tensor for one place would go nowhere
         is_second = name in made and (pattern is None or made[name].converter is None)
         if name not in wanted or is_second:
-            left_out.append(stored)
+            left_out.append(tensor)
             continue
         converter = conversions.converter(pattern) if pattern is not None else None
-        made.setdefault(name, TensorConversion(name, converter)).inputs.append((pattern or key, stored))
+        made.setdefault(name, TensorConversion(name, converter)).inputs.append((pattern or key, tensor))
     return Reading(list(made.values()), left_out)
 
 
@@ -94,6 +90,6 @@ def read_tensors(source: Path) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint by the names that they have in its files, mapped rather than read.
 
     Raises:
-        BadCheckpoint: as `read_checkpoint`.
+        BadCheckpoint: as `splitlearn.checkpoints.weight_files.stored_tensors`.
     """
     return {key: stored.read() for key, stored in stored_tensors(source).items()}

@@ -1,6 +1,7 @@
 """The files that hold a checkpoint's weights, and the tensors in them, none of which is read before it is asked for."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 # What other programs keep weights in.
 _OTHERS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.pth", "*.pt", "*.npz", "*.safetensors", "*.bin")
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -46,12 +47,17 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a checkpoint's file, not read yet; `dtype` is the one that it is stored in."""
+    """A tensor in a checkpoint's file, not read yet; `dtype` is the one that it is stored in.
+
+    Attributes:
+        made_of: the names in the files of what `read` reads, where those are others than `key`.
+    """
 
     key: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
+    made_of: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, key: str, tensor: torch.Tensor) -> "StoredTensor":
@@ -61,6 +67,15 @@ class StoredTensor:
     def outline(self) -> torch.Tensor:
         """Shape and dtype without the values: a tensor on the meta device."""
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
+
+def commonest_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype | None:
+    """The floating-point dtype that most numbers are stored in; None if there are none. Codes of 8 bits are none."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
+            counts[tensor.dtype] += torch.Size(tensor.shape).numel()
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -94,7 +109,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
         )
     if not name.endswith(_INDEX):
         return [folder / name], {}
-    homes = {key: inside(folder, file, name) for key, file in _weight_map(folder / name, name).items()}
+    homes = {key: inside(folder, file, name) for key, file in weight_map(folder / name, name).items()}
     files = sorted(set(homes.values()))
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
@@ -106,11 +121,16 @@ def _others(folder: Path) -> str:
     others = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
     if not others:
         return ""
-    gguf = "; GGUF is not supported" if others[0].endswith(".gguf") else ""
+    gguf = "; give the .gguf file itself" if others[0].endswith(".gguf") else ""
     return f", but {others[0]}, which is not read{gguf}"
 
 
-def _weight_map(index: Path, name: str) -> dict[str, str]:
+def weight_map(index: Path, name: str) -> dict[str, str]:
+    """By tensor: the file that holds it, as an index of shards says. `name` is the index file's in its checkpoint.
+
+    Raises:
+        BadCheckpoint: it is no index of files with the ending of its own name.
+    """
     found = read_json_object(index, "an index of shards").get("weight_map")
     ending = name.removesuffix(_INDEX).rpartition(".")[2]
     if not isinstance(found, dict) or not found:
@@ -127,7 +147,7 @@ def _from_safetensors(file: Path) -> dict[str, StoredTensor]:
             with safe_open(file, framework="pt") as opened:
                 return torch.as_tensor(opened.get_tensor(key))
 
-        return StoredTensor(key, _DTYPES[outline.get_dtype()], tuple(outline.get_shape()), read)
+        return StoredTensor(key, DTYPES[outline.get_dtype()], tuple(outline.get_shape()), read)
 
     try:
         with safe_open(file, framework="pt") as opened:

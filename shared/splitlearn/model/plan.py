@@ -12,6 +12,8 @@ from typing import Self
 from llm_sepweight import Manifest, PartSpec
 from splitlearn.errors import BadPlan
 
+# Of a commit or a digest as many digits as people compare.
+_SHOWN = 12
 FEWEST_LAYERS = 3
 """One for the trunk, and one at each end for the client."""
 
@@ -82,10 +84,11 @@ class SplitPlan:
 def fingerprint(manifest: Manifest, plan: SplitPlan, dtype: str) -> str:
     """One readable line that is equal on both ends exactly when their parts fit together.
 
-    It names the model, the first 16 hex digits of a digest over weights and config, the cut and the dtype of the
-    hidden states.
+    It names the model, what it was made of if its manifest has an origin, the first 16 hex digits of a digest over
+    weights (or that origin) and config, the cut and the dtype of the hidden states.
     """
     name = manifest.model_name or "unnamed"
+    origin = "".join(f" {field} {value[:_SHOWN]}" for field, value in (manifest.origin or {}).items())
     config = json.dumps(manifest.config, sort_keys=True)
     digest = hashlib.sha256(f"{manifest.digest} {config}".encode()).hexdigest()
-    return f"{name} weights {digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"
+    return f"{name}{origin} weights {digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"

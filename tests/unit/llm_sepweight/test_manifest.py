@@ -180,3 +180,38 @@ def test_a_section_that_was_never_written_is_named():
 def test_layers_past_the_end_name_the_number_of_layers():
     with pytest.raises(LayersOutOfRangeError, match="2 layers"):
         manifest_of("begin").entries(PartSpec.parse("1-3"))
+
+
+ORIGIN = {"commit": "c" * 40, "conversion": "1"}
+
+
+def test_the_origin_stands_for_the_weights_whatever_was_made_of_it(tmp_path):
+    begun, grown = manifest_of(origin=ORIGIN), manifest_of("begin", "mid.00001", origin=ORIGIN)
+    assert begun.digest == grown.digest
+    assert begun.digest != manifest_of(origin={**ORIGIN, "conversion": "2"}).digest
+    assert grown.digest != manifest_of("begin", "mid.00001").digest
+    grown.write(tmp_path)
+    assert Manifest.read(tmp_path) == grown
+
+
+def test_a_manifest_without_an_origin_does_not_mention_one(tmp_path):
+    manifest_of("begin").write(tmp_path)
+    assert "origin" not in (tmp_path / "manifest.json").read_text()
+
+
+def test_a_tie_may_lead_to_a_section_that_is_not_made_yet_only_where_sections_are_made_one_by_one():
+    tied = {"end/lm_head.weight": "begin/embed_tokens.weight"}
+    trunk = manifest_of("mid.00000", tied=tied, origin=ORIGIN)
+    assert list(trunk.entries(PartSpec.parse("0-1"))) == ["mid.00000"]
+    with pytest.raises(MissingSectionError, match="'begin' is required"):
+        manifest_of("end", tied=tied, origin=ORIGIN).entries(PartSpec.parse("e"))
+    with pytest.raises(InvalidManifestError, match="no section 'begin'"):
+        manifest_of("mid.00000", tied=tied)
+
+
+@pytest.mark.parametrize("origin", ["a text", ["a list"], {"commit": 7}, {"commit": "two\nlines"}])
+def test_an_origin_that_is_not_made_of_lines_is_refused(tmp_path, origin):
+    manifest_of("begin").write(tmp_path)
+    edit(tmp_path, origin=origin)
+    with pytest.raises(InvalidManifestError, match="origin"):
+        Manifest.read(tmp_path)

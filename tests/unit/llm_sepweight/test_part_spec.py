@@ -106,3 +106,11 @@ def test_of_takes_text_or_a_spec():
     spec = PartSpec.parse("b")
     assert PartSpec.of(spec) is spec
     assert PartSpec.of("b") == spec
+
+
+@pytest.mark.parametrize("text", ["b", "e", "3-4", "b 0-2 5-7 e", "1-4"])
+def test_the_part_of_some_sections_is_the_one_that_has_them(text):
+    sections = PartSpec.parse(text).sections(9)
+    assert PartSpec.of_sections(reversed(sections)) == PartSpec.parse(text)
+    with pytest.raises(MalformedPartSpecError):
+        PartSpec.of_sections([])

@@ -30,8 +30,8 @@ def write(out, beside, last):
     """A run of two sections with a file beside them."""
     with SepweightWriter(out) as writer:
         writer.write_section("begin", [ones("w", 9)])
-        writer.copy_beside(beside, "tokenizer.json")
-        writer.copy_beside(beside, "templates/a.jinja")
+        writer.write_beside(beside, "tokenizer.json")
+        writer.write_beside(beside, "templates/a.jinja")
         writer.write_section("end", [last])
 
 
@@ -47,6 +47,17 @@ def room(monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
     return of
+
+
+def test_what_goes_beside_the_weights_is_copied_from_a_file_or_given_as_bytes(tmp_path):
+    (tmp_path / "vocab").write_bytes(b"a\0b")
+    with SepweightWriter(tmp_path / "out") as writer:
+        writer.write_section("begin", [ones("w", 9)])
+        writer.write_beside(tmp_path / "vocab", "tokenizer.json")
+        writer.write_beside(b"c\0d", "templates/a.jinja")
+        writer.commit(model_name="", config={}, dtype="float32", n_layers=0, tied={})
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == b"a\0b"
+    assert (tmp_path / "out" / "templates" / "a.jinja").read_bytes() == b"c\0d"
 
 
 def test_too_little_room_is_seen_before_anything_is_made(tmp_path, room):

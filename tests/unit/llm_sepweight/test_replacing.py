@@ -47,8 +47,8 @@ def hook():
 def write_over(path, tmp_path):
     with SepweightWriter(path, overwrite=True, needed=10) as writer:
         writer.write_section("begin", [TensorSource.of("new", torch.ones(4))])
-        writer.copy_beside(tmp_path / "vocab", "tokenizer.json")
-        writer.copy_beside(tmp_path / "vocab", "templates/a.jinja")
+        writer.write_beside(tmp_path / "vocab", "tokenizer.json")
+        writer.write_beside(tmp_path / "vocab", "templates/a.jinja")
         writer.drop({"vocab.txt"})
         writer.write_section("end", [TensorSource.of("new", torch.ones(4))])
         writer.commit(model_name="new", config={}, dtype="float32", n_layers=0, tied={})

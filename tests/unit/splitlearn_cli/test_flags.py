@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from typer.testing import CliRunner
 
 from splitlearn_cli.errors import BadUsage
-from splitlearn_cli.flags import Flag, Repeated, from_settings, parameters, settings_from
+from splitlearn_cli.flags import Flag, Positional, Repeated, from_settings, parameters, settings_from
 
 
 class Settings(BaseSettings):
@@ -30,6 +30,22 @@ def invoke(*words: str, **environment: str) -> tuple[Settings | None, Any]:
     app.command("brew")(from_settings(Settings, got.append))
     result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200", **environment})
     return (got[0] if got else None), result
+
+
+class Cups(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_CUPS_", frozen=True, extra="forbid")
+
+    action: Literal["fill", "drain"] = Field(description="What to do.")
+    cups: Annotated[Repeated, Positional()] = Field((), description="To which.")
+
+
+@pytest.mark.parametrize("cups", [(), ("red",), ("red", "blue")])
+def test_a_field_with_a_default_may_be_positional_too_and_be_left_out_or_repeated(cups: tuple[str, ...]) -> None:
+    got: list[Cups] = []
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command("cups")(from_settings(Cups, got.append))
+    assert CliRunner().invoke(app, ["fill", *cups]).exit_code == 0
+    assert got == [Cups(action="fill", cups=cups)]
 
 
 def test_a_required_field_is_positional_and_the_others_are_flags() -> None:

@@ -268,7 +268,9 @@ def test_a_top_p_of_0_leaves_the_most_likely_token() -> None:
 
 def only(*tokens: int, n: int = 8) -> Any:
     """A matcher that allows these tokens of `n`."""
-    return SimpleNamespace(allowed=np.isin(np.arange(n), tokens), param="structured_outputs.regex")
+    return SimpleNamespace(
+        bias=np.where(np.isin(np.arange(n), tokens), 0, -np.inf).astype(np.float32), param="structured_outputs.regex"
+    )
 
 
 @pytest.mark.parametrize(

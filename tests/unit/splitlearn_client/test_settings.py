@@ -25,6 +25,7 @@ def test_only_the_weights_have_to_be_given() -> None:
 def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     values: dict[str, Any] = {
         "weights": Path("w"),
+        "cache_dir": Path("cache"),
         "trunk": "trunk:1",
         "trunk_token": SecretStr("secret"),
         "trunk_token_file": Path("token"),

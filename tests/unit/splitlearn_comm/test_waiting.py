@@ -1,6 +1,7 @@
 """A server that says that a frame waits, and a client that counts its seconds from there."""
 
 import asyncio
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from splitlearn_comm.core import SessionOpening
 from splitlearn_comm.errors import TimedOut
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.testing import EchoSession, EchoSessionHost, loopback
+from support.running_split import until
 
 TIMEOUT = 0.4
 FRAME = Frame(0, torch.ones(1, 2))
@@ -56,7 +58,9 @@ class SlowHost(EchoSessionHost):
         self._words = words
 
     async def open(self, opening: SessionOpening) -> SlowSession:
-        return SlowSession(opening, self._words)
+        session = SlowSession(opening, self._words)
+        self.sessions.append(session)
+        return session
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +101,23 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
         stream = client.stream(SessionOpening("one", "echo", 8))
         with pytest.raises(TimedOut, match=r"did not reply within 0\.4 s"):
             await stream.step(FRAME)
+
+
+@pytest.mark.parametrize("n_stalls", [1, 4])
+async def test_time_in_which_this_process_did_not_run_is_no_silence_of_the_server(n_stalls: int) -> None:
+    """Neither one long stall nor some short ones: what the server said meanwhile waits to be read."""
+    host = SlowHost(words=-1)
+    async with loopback(session_host=host, timeout=TIMEOUT) as (_, client):
+        stream = client.stream(SessionOpening("one", "echo", 8))
+        asking = asyncio.create_task(stream.step(FRAME))
+        await until(lambda: bool(host.sessions))
+        session = host.sessions[0]
+        assert isinstance(session, SlowSession)
+        for _ in range(n_stalls):
+            time.sleep(2 * TIMEOUT / n_stalls)  # noqa: ASYNC251 - nobody gets on
+            await asyncio.sleep(TIMEOUT / 40)
+        session.free.set()
+        assert (await asking).frame.position == 0
 
 
 async def test_who_leaves_meanwhile_leaves_nothing_behind() -> None:

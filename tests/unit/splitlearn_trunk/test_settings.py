@@ -11,8 +11,14 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SPLITLEARN_TRUNK_WEIGHTS", "/weights")
     monkeypatch.setenv("SPLITLEARN_TRUNK_LAYERS", "2-22")
     monkeypatch.setenv("SPLITLEARN_TRUNK_PORT", "7000")
+    monkeypatch.setenv("SPLITLEARN_TRUNK_CACHE_DIR", "/cache")
     settings = TrunkSettings()
     assert (settings.weights, settings.layers, settings.port) == (Path("/weights"), "2-22", 7000)
+    assert settings.cache_dir == Path("/cache")
+
+
+def test_a_models_name_stays_as_it_is_given() -> None:
+    assert str(TrunkSettings(weights=Path("org/name@refs/pr/1")).weights) == "org/name@refs/pr/1"
 
 
 def test_it_listens_on_loopback_unless_told_otherwise() -> None:

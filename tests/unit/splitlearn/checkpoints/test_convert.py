@@ -181,7 +181,7 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path) -> None:
 
 def test_quantised_weights_are_refused_instead_of_cast(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    (checkpoint / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "hqq"}}))
     with pytest.raises(UnsupportedModel, match="quantised weights"):
         prepare(str(checkpoint))
 

@@ -136,11 +136,11 @@ def test_four_bit_floats_of_safetensors_are_refused(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq, says config.json"),
+        ({"quantization_config": {"quant_method": "hqq", "bits": 4}}, "hqq, says config.json"),
         ({"compression_config": {"format": "pack-quantized"}}, "pack-quantized"),
         ({"quantization": {"group_size": 64, "bits": 4}}, "4 bits"),
-        ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "awq"),
-        ({"a": {"b": {"quantization_config": {"load_in_4bit": True}}}}, "bitsandbytes"),
+        ({"text_config": {"quantization_config": {"quant_method": "aqlm"}}}, "aqlm"),
+        ({"a": {"b": {"quantization_config": {"quant_method": "eetq"}}}}, "eetq"),
     ],
 )
 def test_a_config_that_says_so_at_any_depth_is_enough(checkpoint: Path, fields: dict[str, Any], named: str) -> None:

@@ -102,7 +102,11 @@ def test_an_adapter_is_no_model(checkpoint: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("model.gguf", "GGUF is not supported"), ("tf_model.h5", "tf_model.h5, which is not read"), ("README.md", "")],
+    [
+        ("model.gguf", "give the .gguf file itself"),
+        ("tf_model.h5", "tf_model.h5, which is not read"),
+        ("README.md", ""),
+    ],
 )
 def test_a_folder_with_other_weights_only_is_told_what_it_has(checkpoint: Path, name: str, hint: str) -> None:
     (checkpoint / SINGLE).rename(checkpoint / name)

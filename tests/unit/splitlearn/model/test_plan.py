@@ -68,3 +68,16 @@ def test_fingerprints_differ_by_weights_config_cut_and_dtype() -> None:
         fingerprint(MANIFEST, plan, "float32"),
     }
     assert len(texts) == 5
+
+
+def test_the_fingerprint_of_a_model_with_an_origin_says_what_it_was_made_of_and_not_what_is_here() -> None:
+    origin = {"commit": "c0ffee" * 6 + "cafe", "headers": "ab" * 32, "conversion": "1"}
+    plan = SplitPlan(1, 5, 6)
+    named = replace(MANIFEST, origin=origin)
+    text = fingerprint(named, plan, "bfloat16")
+    match = r"small commit c0ffeec0ffee headers abababababab conversion 1 weights [0-9a-f]{16} layers 1-5 of 6 bfloat16"
+    assert re.fullmatch(match, text)
+    assert fingerprint(replace(named, files={}), plan, "bfloat16") == text
+    assert fingerprint(MANIFEST, plan, "bfloat16") != text
+    for changed in ({"commit": "0" * 40}, {"headers": "0" * 64}, {"conversion": "2"}):
+        assert fingerprint(replace(MANIFEST, origin=origin | changed), plan, "bfloat16") != text

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, load
+from support.gguf_files import write_gguf
 from support.tiny_models import N_LAYERS, save_checkpoint
 
 Run = Callable[..., Any]
@@ -126,11 +127,22 @@ def test_half_and_foreign_files_end_in_one_line_that_names_them(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gguf_path_is_refused_by_its_kind(splitlearn: Run, tmp_path: Path) -> None:
+def test_a_gguf_file_becomes_a_directory_in_bfloat16_beside_it(splitlearn: Run, tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "tiny-q8.gguf")
+
+    ran = splitlearn("convert", source, "-o", tmp_path / "out")
+
+    assert ran.code == 0
+    manifest = Manifest.read(tmp_path / "out")
+    assert (manifest.model_name, manifest.dtype, manifest.n_layers) == ("tiny-q8", "bfloat16", 3)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_a_gguf_file_that_is_not_there_is_not_asked_of_the_hub(splitlearn: Run, tmp_path: Path) -> None:
     ran = splitlearn("convert", "some/model.Q4_K_M.gguf", "-o", tmp_path / "out")
 
     assert ran.code == 1
-    assert ran.err.startswith("splitlearn: error: some/model.Q4_K_M.gguf: GGUF is not supported")
+    assert ran.err.startswith("splitlearn: error: there is no file some/model.Q4_K_M.gguf")
 
 
 @pytest.mark.parametrize("out", ["file", "file/inside"])

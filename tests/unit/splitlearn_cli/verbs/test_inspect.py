@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,13 @@ def test_tied_tensors_are_listed(splitlearn: Run, tmp_path: Path) -> None:
     ran = splitlearn("inspect", tied)
 
     assert "end/lm_head.weight is stored as begin/embed_tokens.weight" in ran.out
+
+
+def test_a_directory_of_a_named_model_says_what_it_was_made_of(splitlearn: Run, weights: Path) -> None:
+    replace(Manifest.read(weights), origin={"commit": "c" * 40, "conversion": "1"}).write(weights)
+
+    ran = splitlearn("inspect", weights, "--verify")
+
+    assert ran.code == 0, ran.err
+    assert ["commit", "c" * 40] in rows(ran.out)
+    assert ["conversion", "1"] in rows(ran.out)

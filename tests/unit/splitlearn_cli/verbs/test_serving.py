@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from splitlearn_cli.terminal import bytes_bar
+
 Run = Callable[..., Any]
 
 
@@ -58,3 +60,17 @@ def test_a_busy_port_is_one_line_with_the_address(
     assert ran.code == 1
     assert f"127.0.0.1:{port}" in complaint
     assert "choose another" in complaint
+
+
+@pytest.mark.parametrize(("verb", "module"), [("trunk", "splitlearn_trunk.app"), ("client", "splitlearn_client.app")])
+def test_a_service_shows_on_the_terminal_what_it_fetches(
+    splitlearn: Run, monkeypatch: pytest.MonkeyPatch, verb: str, module: str
+) -> None:
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(f"{module}.run", lambda *arguments: given.append(arguments))
+
+    assert splitlearn(verb, "org/tiny@v1", "--cache-dir", "cache").code == 0
+
+    ((settings, bar),) = given
+    assert (str(settings.weights), settings.cache_dir) == ("org/tiny@v1", Path("cache"))
+    assert bar is bytes_bar

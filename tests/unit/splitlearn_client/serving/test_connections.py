@@ -24,6 +24,10 @@ class Wire(asyncio.Transport):
         self.closed = False
         self.aborted = False
         self.reads = True
+        self.unread = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
 
     def write(self, data: Any) -> None:
         self.sent += bytes(data)
@@ -167,6 +171,24 @@ async def test_a_closing_connection_that_nobody_reads_is_dropped() -> None:
     for seconds, is_dropped in ((0.0, False), (19.0, False), (21.0, True)):
         connection.look(now + seconds)
         assert wire.aborted == is_dropped
+    await strangers.end()
+
+
+async def test_an_idle_connection_whose_last_response_nobody_reads_is_dropped_and_not_waited_for() -> None:
+    strangers = Strangers(most=2)
+    (_, unread), (_, read) = strangers.connect(), strangers.connect()
+    unread.unread = 1
+    strangers.connect()
+    strangers.connect()
+    assert [unread.aborted, read.aborted, read.closed] == [True, False, True]
+    await strangers.end()
+
+
+async def test_none_is_left_at_the_end() -> None:
+    strangers = Strangers(most=9)
+    wires = [strangers.connect(sent)[1] for sent in (b"", b"GET /", GET, b"no request\r\n\r\n")]
+    strangers.all.drop_all()
+    assert all(wire.aborted for wire in wires)
     await strangers.end()
 
 

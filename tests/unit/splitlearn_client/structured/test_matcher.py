@@ -30,8 +30,8 @@ def matcher(threads: ThreadPoolExecutor, regex: str, ends: Set[int] = frozenset(
 
 async def allowed(followed: Matcher) -> set[int]:
     await followed.ready()
-    assert followed.allowed is not None
-    return set(np.flatnonzero(followed.allowed).tolist())
+    assert followed.bias is not None
+    return set(np.flatnonzero(followed.bias == 0).tolist())
 
 
 async def follow(followed: Matcher, text: str) -> None:
@@ -77,10 +77,10 @@ async def test_answers_of_one_grammar_do_not_know_each_other(threads: ThreadPool
 
 async def test_a_mask_is_not_known_before_it_was_waited_for(threads: ThreadPoolExecutor) -> None:
     followed = matcher(threads, "ab")
-    assert followed.allowed is None
+    assert followed.bias is None
     await followed.ready()
     await followed.advance(ord("a"))
-    assert followed.allowed is None
+    assert followed.bias is None
 
 
 async def test_a_limit_that_is_exceeded_on_the_way_is_an_error_with_the_field(threads: ThreadPoolExecutor) -> None:

@@ -1,0 +1,1 @@
+"""`splitlearn chat`: a conversation with a running client service in the terminal."""

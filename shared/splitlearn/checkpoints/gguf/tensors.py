@@ -1,0 +1,51 @@
+"""The tensors of a GGUF file, read and dequantised when they are asked for."""
+
+import numpy as np
+import torch
+
+from splitlearn.checkpoints.gguf.header import GgufHeader, GgufTensor
+from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows
+from splitlearn.checkpoints.weight_files import StoredTensor
+
+
+def stored(
+    header: GgufHeader, tensor: GgufTensor, name: str, order: torch.Tensor | None, dtype: torch.dtype
+) -> StoredTensor:
+    """A tensor as one of a checkpoint.
+
+    Args:
+        name: what it is called there.
+        order: for each of its rows, which row of the file it is; None if these are the same.
+        dtype: of numbers that are stored as codes.
+    """
+    dequantize = tensor.kind.dequantize
+    if dequantize is None:
+        return StoredTensor(name, tensor.kind.dtype, tensor.shape, lambda: _in_order(numbers(header, tensor), order))
+    block = tensor.kind.size
+    shape = (*tensor.shape[:-1], tensor.shape[-1] // tensor.kind.values * block)
+    codes = StoredTensor(tensor.name, torch.uint8, shape, lambda: _bytes(header, tensor).reshape(shape))
+
+    def open_rows() -> Rows:
+        packed = codes.read()
+
+        def of(start: int, stop: int) -> torch.Tensor:
+            some = packed[start:stop] if order is None else packed[order[start:stop]]
+            return dequantize(some.reshape(-1, block)).reshape(stop - start, *tensor.shape[1:])
+
+        return of
+
+    return QuantizedWeight(name, tensor.shape, codes, None, open_rows).plain(dtype)
+
+
+def numbers(header: GgufHeader, tensor: GgufTensor) -> torch.Tensor:
+    """The tensor in the dtype that it has in the file, for one that is not stored as codes."""
+    return _bytes(header, tensor).view(tensor.kind.dtype).reshape(tensor.shape)
+
+
+def _in_order(rows: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    return rows if order is None else rows[order]
+
+
+def _bytes(header: GgufHeader, tensor: GgufTensor) -> torch.Tensor:
+    """Mapped, and never written: pages are the file's."""
+    return torch.from_numpy(np.memmap(header.path, np.uint8, "c", tensor.offset, (tensor.size,)))

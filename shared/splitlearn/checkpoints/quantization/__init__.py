@@ -1,0 +1,1 @@
+"""Weights that checkpoints store as codes: one reader for each format."""
