@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: quiet libraries, few threads, and models that are made once."""
 
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,12 @@ transformers_logging.disable_progress_bar()
 # a shell that runs tests in the background ignores Ctrl-C for them, and so would every command that a test starts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny models: a second thread only waits, and the machine has other work
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections do not look through thousands of collected tests each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,7 @@ class Connections:
         self._idle: dict[Connection, None] = {}
         self._lingering: set[Connection] = set()
         self._n_closed = 0
+        self._is_over = False
         seconds = (limits.header_timeout, limits.send_timeout, limits.timeout_keep_alive)
         self._look_every = min(1.0, min(seconds) / 4)
 
@@ -95,6 +96,9 @@ class Connections:
 
         A connection whose body is awaited counts as idle.
         """
+        if self._is_over:
+            connection.drop()
+            return
         self._all.add(connection)
         if len(self._all) > self.limits.connections:
             oldest = next(iter(self._idle), connection)
@@ -147,7 +151,8 @@ class Connections:
                 connection.drop()
 
     def drop_all(self) -> None:
-        """Aborts all connections, those too that were accepted while the server stopped."""
+        """Aborts all connections, those too that are being accepted: asyncio tells their protocols some turns later."""
+        self._is_over = True
         for connection in [*self._all, *self._lingering]:
             connection.drop()
 

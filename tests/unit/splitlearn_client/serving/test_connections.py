@@ -189,6 +189,8 @@ async def test_none_is_left_at_the_end() -> None:
     wires = [strangers.connect(sent)[1] for sent in (b"", b"GET /", GET, b"no request\r\n\r\n")]
     strangers.all.drop_all()
     assert all(wire.aborted for wire in wires)
+    # asyncio had accepted this one, and tells its protocol only now
+    assert strangers.connect()[1].aborted
     await strangers.end()
 
 
