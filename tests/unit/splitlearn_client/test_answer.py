@@ -194,10 +194,13 @@ def test_the_time_of_a_long_answer_is_in_proportion_to_its_length() -> None:
     ids = ids_of(tokenizer, "the quick brown fox ") * 400
 
     def seconds(n: int) -> float:
-        # of the processor, which others on the machine do not lengthen
-        began = time.process_time()
-        answered(tokenizer, ids[:n], stops=("never said",), others=tuple(range(5, 10)))
-        return time.process_time() - began
+        # of the processor, which others on the machine do not lengthen, and the least, without garbage collections
+        def once() -> float:
+            began = time.process_time()
+            answered(tokenizer, ids[:n], stops=("never said",), others=tuple(range(5, 10)))
+            return time.process_time() - began
+
+        return min(once() for _ in range(3))
 
     seconds(200)
     assert seconds(3200) < 4 * 2 * seconds(800) + 0.5
