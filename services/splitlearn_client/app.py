@@ -144,7 +144,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     parsers = settings.tool_call_parser, settings.reasoning_parser
-    dialect = dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, tokenizer.responses())
+    readers = tokenizer.responses(), tokenizer.response_schema()
+    dialect = dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, *readers)
     created = int(time.time())
     return Service(
         name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, dialect, defaults, tracer

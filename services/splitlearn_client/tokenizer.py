@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from splitlearn_client.errors import BadRequest, NoChatTemplate, PromptTooLong
 from splitlearn_client.parsing.dialect import Responses
+from splitlearn_client.parsing.response_schema import ResponseSchema
 from splitlearn_client.parsing.responses import ResponseStream
 from splitlearn_client.structured.vocabulary import read_vocabulary
 from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, ContentFormat, Message, Rendering
@@ -35,6 +36,7 @@ _MARGIN: Final = 1.25
 _UNLIMITED: Final = 1 << 20
 # what templates write before an answer is shorter
 _ENDING: Final = 32
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -53,6 +55,7 @@ class ChatTokenizer:
     """
 
     def __init__(self, weights: Path, config: PretrainedConfig, content_format: ContentFormat = "auto") -> None:
+        self._weights = weights
         self._tokenizer = read_tokenizer(weights, config)
         self._rows = int(config.get_text_config(decoder=True).vocab_size)
         self.vocabulary = Vocabulary(self._tokenizer)
@@ -145,6 +148,18 @@ class ChatTokenizer:
             return made
 
         return stream
+
+    def response_schema(self) -> ResponseSchema | None:
+        """The tokenizer's response schema, which transformers leaves out; None if it has none that can be used."""
+        path = self._weights / _TOKENIZER_CONFIG
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if (schema := config.get("response_schema")) is None:
+            return None
+        try:
+            return ResponseSchema(schema)
+        except ValueError as error:
+            log.warning("the response schema cannot be used", reason=str(error))
+            return None
 
     @property
     def template(self) -> str:

@@ -21,7 +21,7 @@ def reading_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Reading 
         BadRequest: tools are offered, and it is not known how this model calls them.
     """
     offered = fields.offered.values()
-    if offered and dialect.form is None:
+    if offered and not dialect.reads_calls:
         raise BadRequest(
             "it is not known in which form this model calls tools; send no tools, or name the form with "
             "--tool-call-parser",
@@ -32,8 +32,14 @@ def reading_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Reading 
 
 def constraint_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Constraint | None:
     """What the answer has to follow. Raises BadRequest."""
-    if not fields.constrains_calls or dialect.form is None:
+    if not fields.constrains_calls:
         return fields.constraint()
+    if dialect.form is None:
+        raise BadRequest(
+            "no grammar can make this model call tools, as its form is not among those of --tool-call-parser; send "
+            'tool_choice "auto" without strict and with parallel_tool_calls',
+            "tools",
+        )
     is_exact = fields.must_call
     tools = [
         OfferedTool(

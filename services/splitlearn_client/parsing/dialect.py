@@ -18,7 +18,8 @@ from splitlearn_client.parsing.forms.hermes import Hermes
 from splitlearn_client.parsing.forms.llama3 import Llama3
 from splitlearn_client.parsing.forms.mistral import Mistral
 from splitlearn_client.parsing.parser import Parser, SteppedParser, read_marked
-from splitlearn_client.parsing.responses import ResponseParser, ResponseStream
+from splitlearn_client.parsing.response_schema import ResponseSchema
+from splitlearn_client.parsing.responses import ResponseParser, ResponseStream, SchemaParser
 from splitlearn_client.parsing.source import Source, Step
 from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
 
@@ -77,6 +78,7 @@ class Dialect:
         hidden: special tokens, which texts leave out, by name.
         responses: makes the stream that reads an answer by the tokenizer's response template, of the prompt and the
             tools; None if it has none. It goes before the form, which is then only that of grammars.
+        schema: the tokenizer's response schema, by which answers are read that nothing above reads.
         new_identity: makes the id of a call.
     """
 
@@ -84,12 +86,18 @@ class Dialect:
     thoughts: Thoughts | None = None
     hidden: Mapping[str, int] = field(default_factory=dict)
     responses: Responses | None = None
+    schema: ResponseSchema | None = None
     new_identity: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
 
     @property
     def is_harmony(self) -> bool:
         """Whether whole answers are in its form."""
         return isinstance(self.form, Harmony)
+
+    @property
+    def reads_calls(self) -> bool:
+        """Whether it is known how this model calls tools."""
+        return any(each is not None for each in (self.form, self.responses, self.schema))
 
     def thinks(self, prefix: Prefix) -> bool:
         """Whether an answer begins within reasoning."""
@@ -103,6 +111,9 @@ class Dialect:
         """
         if self.responses is not None:
             return self._by_template(self.responses, tools, prefix)
+        if (schema := self.schema) is not None:
+            read_all = frozenset(self.hidden.values())
+            return Reading(lambda _: SchemaParser(schema, tools, self.new_identity), read_all)
         form = self.form if tools or self.is_harmony else None
         if form is None and self.thoughts is None:
             return None
@@ -140,6 +151,7 @@ def dialect_of(
     form_name: str = "auto",
     thoughts_name: str = "auto",
     responses: Responses | None = None,
+    schema: ResponseSchema | None = None,
 ) -> Dialect:
     """The dialect of a model.
 
@@ -149,9 +161,11 @@ def dialect_of(
         form_name: hermes, llama3, mistral, gemma, harmony or deepseek; or auto or none.
         thoughts_name: of `THOUGHTS`, or harmony, auto or none.
         responses: see `Dialect`; only with auto.
+        schema: see `Dialect`; only with auto, and where neither the response template nor the chat template says more,
+            because nothing of an answer can be told before the schema has read all of it.
     """
     if (form_name, thoughts_name) != ("auto", "auto"):
-        responses = None
+        responses = schema = None
     if form_name == "auto":
         form_name = next((name for name, sign in _SIGNS if sign in template), "none")
     is_harmony = form_name == "harmony" or thoughts_name == "harmony"
@@ -161,7 +175,9 @@ def dialect_of(
     thoughts = THOUGHTS.get(thoughts_name)
     # its template refuses ids of any other length
     short = {"new_identity": _nine_letters} if form_name == "mistral" else {}
-    return Dialect(form, thoughts, hidden, responses, **short)
+    if any(each is not None for each in (form, thoughts, responses)):
+        schema = None
+    return Dialect(form, thoughts, hidden, responses, schema, **short)
 
 
 def _seen(template: str) -> str:

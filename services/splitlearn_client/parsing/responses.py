@@ -1,4 +1,5 @@
-"""Takes an answer apart by the response template that comes with a tokenizer, which transformers reads.
+"""Takes an answer apart by what comes with a tokenizer: a response template, which transformers reads, or the older
+response schema.
 
 Pure: transformers' parser is given.
 """
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
+from splitlearn_client.parsing.response_schema import ResponseSchema, SchemaMismatch
 
 _REASONING: Final = frozenset({"thinking", "reasoning", "reasoning_content"})
 _CALLS: Final = "tool_calls"
@@ -95,17 +97,65 @@ class ResponseParser:
         return [Reasoning(told) if self._region in _REASONING else Content(told)]
 
     def _calls(self, values: list[Any]) -> list[Event]:
-        functions = [each["function"] for each in values if isinstance(each, dict) and "function" in each]
         raw, self._held = self._held, ""
-        if len(functions) < max(1, len(values)) or not all(map(self._is_known, functions)):
+        events = calls_of(values, self._tools, self._new_identity, self._n_calls)
+        if not events:
             return [Content(raw)] if raw else []
-        events = list[Event]()
-        for function in functions:
-            arguments = function.get("arguments") or {}
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            events += [CallBegun(self._n_calls, self._new_identity(), function["name"]), Arguments(self._n_calls, text)]
-            self._n_calls += 1
+        self._n_calls += len(values)
         return events
 
-    def _is_known(self, function: Any) -> bool:
-        return isinstance(function, dict) and function.get("name") in self._tools
+
+class SchemaParser:
+    """Reads one answer by a response schema, which needs all of it: nothing is told before its end. Where the schema
+    does not fit, all is content.
+
+    Args:
+        tools, new_identity: as `ResponseParser`.
+    """
+
+    def __init__(self, schema: ResponseSchema, tools: Mapping[str, Any], new_identity: Callable[[], str]) -> None:
+        self._schema = schema
+        self._tools = tools
+        self._new_identity = new_identity
+        self._texts = list[str]()
+
+    def feed(self, text: str) -> list[Event]:
+        self._texts.append(text)
+        return []
+
+    def finish(self, *, is_cut_off: bool) -> list[Event]:
+        text = "".join(self._texts)
+        return self._read(text) or ([Content(text)] if text else [])
+
+    def _read(self, text: str) -> list[Event]:
+        try:
+            message = self._schema.read(text)
+        except SchemaMismatch:
+            return []
+        if not isinstance(message, dict):
+            return []
+        thought = [message[name] for name in sorted(_REASONING & message.keys()) if isinstance(message[name], str)]
+        said = message.get("content")
+        calls = message.get(_CALLS) or []
+        events: list[Event] = [Reasoning(each) for each in thought if each]
+        if isinstance(said, str) and said:
+            events.append(Content(said))
+        if not calls:
+            return events
+        called = calls_of(calls, self._tools, self._new_identity, 0) if isinstance(calls, list) else []
+        return [*events, *called] if called else []
+
+
+def calls_of(
+    values: list[Any], tools: Mapping[str, Any], new_identity: Callable[[], str], first_index: int
+) -> list[Event]:
+    """The calls that a message lists; none if one of them is no call of these tools."""
+    events = list[Event]()
+    for index, value in enumerate(values, first_index):
+        function = value.get("function") if isinstance(value, dict) else None
+        if not isinstance(function, dict) or function.get("name") not in tools:
+            return []
+        arguments = function.get("arguments") or {}
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        events += [CallBegun(index, new_identity(), function["name"]), Arguments(index, text)]
+    return events

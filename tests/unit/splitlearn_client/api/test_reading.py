@@ -1,0 +1,37 @@
+"""What a request with tools needs to know of the model."""
+
+from typing import Any
+
+import pytest
+
+from splitlearn_client.api.reading import constraint_of, reading_of
+from splitlearn_client.api.schema import ChatFields
+from splitlearn_client.errors import BadRequest
+from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
+from splitlearn_client.parsing.response_schema import ResponseSchema
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+BY_SCHEMA = dialect_of("", {}, schema=ResponseSchema({"type": "object", "properties": {}}))
+
+
+def fields(**others: Any) -> ChatFields:
+    asked = {"messages": [{"role": "user", "content": "hi"}], "tools": [TOOL], **others}
+    return ChatFields.model_validate({"model": "m", **asked})
+
+
+def test_tools_are_refused_where_nobody_knows_how_the_model_calls_them() -> None:
+    with pytest.raises(BadRequest, match="--tool-call-parser"):
+        reading_of(fields(), Dialect(), Prefix())
+    assert reading_of(fields(tool_choice="none"), Dialect(), Prefix()) is None
+
+
+def test_what_comes_with_the_tokenizer_is_enough_where_the_model_chooses() -> None:
+    assert reading_of(fields(), BY_SCHEMA, Prefix()) is not None
+    assert constraint_of(fields(), BY_SCHEMA, Prefix()) is None
+
+
+@pytest.mark.parametrize("choice", [{"tool_choice": "required"}, {"parallel_tool_calls": False}])
+def test_a_choice_that_needs_a_grammar_needs_a_known_form(choice: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest, match="no grammar can make this model call tools"):
+        constraint_of(fields(**choice), BY_SCHEMA, Prefix())
+    assert constraint_of(fields(**choice), dialect_of("<tool_call>", {}), Prefix()) is not None
