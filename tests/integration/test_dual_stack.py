@@ -1,19 +1,11 @@
 """One trunk that the client knows by several addresses: it is one replica in metrics and in placement."""
 
-import socket
 from pathlib import Path
 
 import pytest
 
+from support.addresses import ipv6_works
 from support.running_split import running_client, running_trunk, until
-
-
-def ipv6_works() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")

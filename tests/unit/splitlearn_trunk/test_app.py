@@ -28,17 +28,10 @@ from splitlearn_trunk.app import serve
 from splitlearn_trunk.guard import Guard
 from splitlearn_trunk.listening import bound
 from splitlearn_trunk.settings import TrunkSettings
+from support.addresses import ipv6_works
 from support.running_split import running_trunk, until
 
 Lines = list[dict[str, Any]]
-
-
-def ipv6_works() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 def line(lines: Lines, event: str) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from splitlearn_comm.replicas.health import FAULTS_TO_EJECT, ReplicaState
 from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
+from support.addresses import ipv6_works
 from support.faulty_link import faulty_link
 from support.running_split import free_port, until
 from support.watched_replicas import accept, state_of, watched
@@ -33,14 +34,6 @@ async def servers(count: int) -> AsyncIterator[list[AsyncGRPCComputeServer]]:
     async with AsyncExitStack() as stack:
         hosts = [AsyncGRPCComputeServer(session_host=EchoSessionHost()) for _ in range(count)]
         yield [await stack.enter_async_context(host) for host in hosts]
-
-
-def ipv6_works() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 @asynccontextmanager
