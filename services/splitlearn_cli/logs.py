@@ -14,7 +14,18 @@ LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # They log each request and each file at info, which would drown the services' own lines.
-_CHATTY: Final = ("httpx", "httpcore", "filelock", "urllib3", "huggingface_hub", "asyncio", "matplotlib")
+# huggingface_hub has used httpx2 since its version 2.
+_CHATTY: Final = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "filelock",
+    "urllib3",
+    "huggingface_hub",
+    "asyncio",
+    "matplotlib",
+)
 
 
 class _StderrHandler(logging.Handler):

@@ -107,6 +107,9 @@ async def test_each_end_fetches_its_own_bytes_and_the_tokens_are_those_of_a_conv
     size = (checkpoint / "model.safetensors").stat().st_size - 8 - int.from_bytes(header, "little")
     # nothing twice: what the client fetched is what the trunk did not
     assert (len(whole), hub.count_tensor_bytes()) == (size, size)
+    # and the hub was told of nothing else
+    told = {asked.path for asked in hub.asked if asked.server == "hub" and "/org/tiny/" not in asked.path}
+    assert told == set()
     assert layers_in(tmp_path / "trunk") == {f"mid.0000{i}.safetensors" for i in (1, 2, 3)}
     assert len(trunks["model.safetensors"]) < size
     assert "tokenizer.json" not in names_in(tmp_path / "trunk")

@@ -1,6 +1,8 @@
 import json
 import logging
 
+import httpx
+import huggingface_hub.utils
 import pytest
 import structlog
 
@@ -55,11 +57,12 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     assert "loud" in err
 
 
-def test_chatty_libraries_are_heard_from_warning_on(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("library", [httpx.__name__, huggingface_hub.utils.httpx.__name__])
+def test_chatty_libraries_are_heard_from_warning_on(capsys: pytest.CaptureFixture[str], library: str) -> None:
     configure("json", "info")
 
-    logging.getLogger("httpx").info("request")
-    logging.getLogger("httpx").warning("trouble")
+    logging.getLogger(library).info("request")
+    logging.getLogger(library).warning("trouble")
 
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["trouble"]
 
