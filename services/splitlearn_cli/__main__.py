@@ -34,8 +34,8 @@ PROGRAM: Final = Program(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb, and returns the exit code. An unexpected error ends in one line too."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-    # A hub is asked for files, and told nothing else: huggingface_hub would also ask for a list of agents, and say which
-    # of them it runs under.
+    # A hub is asked for files, and told nothing else: huggingface_hub would also ask for a list of agents, and say
+    # under which of them it runs.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if parent := os.environ.pop(PARENT_VARIABLE, None):
         end_with_parent(int(parent))

@@ -28,7 +28,7 @@ from splitlearn_comm import AsyncGRPCComputeClient, AsyncGRPCComputeServer
 from splitlearn_trunk.app import Trunk
 from splitlearn_trunk.settings import TrunkSettings
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 _LOOK_AGAIN = 0.002
 
 
