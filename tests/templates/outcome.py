@@ -8,8 +8,10 @@ from typing import Any, Final
 from splitlearn_client.errors import BadModelFiles, BadRequest
 from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
 from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
+from splitlearn_client.text.call_probe import written_call
 from splitlearn_client.text.chat_template import ChatTemplate, Rendering
 from splitlearn_client.text.template_process import TemplateFailed
+from splitlearn_client.text.tool_messages import WrittenCall
 from templates.published import RESULTS, downloaded
 
 _TOKENS: Final = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -38,23 +40,22 @@ _ANSWER: Final = {"role": "assistant", "content": "It is zqfine."}
 # other tokens that end an answer, where calls are in it
 _STOPS: Final = ("<|tool_response>", "<|eom_id|>")
 _TOLD: Final = Rendering(tools=(_TOOL,))
-_ENDED: Final = Rendering(begins_answer=False, tools=(_TOOL,))
 
 
 def outcome(file: Path) -> dict[str, Any]:
     """A line of the list: the forms that are seen in a template, whether it renders an agent's conversation, and
     whether what it writes for a call is read as that call."""
     source = file.read_text(encoding="utf-8")
-    dialect = dialect_of(source, {})
+    try:
+        template = ChatTemplate(source, _TOKENS)
+    except (BadModelFiles, TemplateFailed) as error:
+        return {"template": file.stem, "outcome": "unusable", "reason": str(error)}
+    dialect = dialect_of(source, {}, written=written_call(template))
     line: dict[str, Any] = {
         "template": file.stem,
         "calls": type(dialect.form).__name__ if dialect.form else None,
         "reasoning": dialect.thoughts.opening if dialect.thoughts else None,
     }
-    try:
-        template = ChatTemplate(source, _TOKENS)
-    except (BadModelFiles, TemplateFailed) as error:
-        return {**line, "outcome": "unusable", "reason": str(error)}
     try:
         template.render([_USER, _CALL, _RESULT], _LONGEST, _TOLD)
         template.render([_USER, _CALL, _RESULT, _ANSWER, _USER], _LONGEST, _TOLD)
@@ -63,29 +64,19 @@ def outcome(file: Path) -> dict[str, Any]:
     line["outcome"] = "rendered"
     if dialect.form is None:
         return line
-    before, written = _written(template)
-    found = _read(dialect, before, written)
-    return {**line, "read": True} if found == (_NAME, _ARGUMENTS) else {**line, "read": False, "written": written}
+    written = written_call(template, _CALL, _TOOL)
+    assert written is not None
+    return {**line, "read": _read(dialect, written) == (_NAME, _ARGUMENTS)}
 
 
-def _written(template: ChatTemplate) -> tuple[str, str]:
-    """What is before an answer, and what the template writes for the call, without the turn's end."""
-    called = template.render([_USER, _CALL], _LONGEST, _ENDED)
-    said = template.render([_USER, _ANSWER], _LONGEST, _ENDED)
-    common = next((at for at, (one, other) in enumerate(zip(called, said, strict=False)) if one != other), len(said))
-    before = called[:common]
-    written = called[common:].removesuffix(said.rpartition(_ANSWER["content"])[2])
-    for stop in _STOPS:
-        written = written.removesuffix(stop)
-    return before, written
-
-
-def _read(dialect: Dialect, before: str, written: str) -> Any:
+def _read(dialect: Dialect, written: WrittenCall) -> Any:
     """The one call that is read, or all that is."""
-    reading = dialect.reading({_NAME: _PARAMETERS}, Prefix(ending=before))
+    reading = dialect.reading({_NAME: _PARAMETERS}, Prefix(written.before))
     assert reading is not None
-    parser = reading.make_parser(True)
-    events = [event for character in written for event in parser.feed(character)]
+    parser, text = reading.make_parser(True), written.text
+    for stop in _STOPS:
+        text = text.removesuffix(stop)
+    events = [event for character in text for event in parser.feed(character)]
     events += parser.finish(is_cut_off=False)
     return _one_call(events)
 

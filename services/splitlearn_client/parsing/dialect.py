@@ -6,10 +6,11 @@ Pure.
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from splitlearn_client.parsing.calls import Calls
+from splitlearn_client.parsing.events import CallBegun
 from splitlearn_client.parsing.form import Form
 from splitlearn_client.parsing.forms.deepseek import DeepSeek
 from splitlearn_client.parsing.forms.gemma import FORMS as GEMMA_FORMS
@@ -21,6 +22,7 @@ from splitlearn_client.parsing.parser import Parser, SteppedParser, read_marked
 from splitlearn_client.parsing.responses import ResponseParser, ResponseStream
 from splitlearn_client.parsing.source import Source, Step
 from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
+from splitlearn_client.text.tool_messages import WrittenCall
 
 _LETTERS: Final = string.ascii_letters + string.digits
 # by what the chat template has in it; the first that fits
@@ -120,6 +122,15 @@ class Dialect:
         markers = (*(() if form is None else form.markers), *(() if self.thoughts is None else self.thoughts.tokens))
         return Reading(parser, frozenset(self.hidden[each] for each in markers if each in self.hidden))
 
+    def reads(self, written: WrittenCall) -> bool:
+        """Whether what a chat template writes for a call is read as one."""
+        reading = self.reading({written.name: {}}, Prefix(written.before))
+        if reading is None:
+            return False
+        parser = reading.make_parser(True)
+        events = [*parser.feed(written.text), *parser.finish(is_cut_off=False)]
+        return any(isinstance(each, CallBegun) for each in events)
+
     def _by_template(
         self,
         responses: Responses,
@@ -140,6 +151,7 @@ def dialect_of(
     form_name: str = "auto",
     thoughts_name: str = "auto",
     responses: Responses | None = None,
+    written: WrittenCall | None = None,
 ) -> Dialect:
     """The dialect of a model.
 
@@ -149,7 +161,10 @@ def dialect_of(
         form_name: hermes, llama3, mistral, gemma, harmony or deepseek; or auto or none.
         thoughts_name: of `THOUGHTS`, or harmony, auto or none.
         responses: see `Dialect`; only with auto.
+        written: what the template writes for a call. A form that is only seen in the template, which may have its
+            markers for another reason, is not the model's unless it reads that.
     """
+    is_seen = form_name == "auto" and thoughts_name != "harmony"
     if (form_name, thoughts_name) != ("auto", "auto"):
         responses = None
     if form_name == "auto":
@@ -161,7 +176,9 @@ def dialect_of(
     thoughts = THOUGHTS.get(thoughts_name)
     # its template refuses ids of any other length
     short = {"new_identity": _nine_letters} if form_name == "mistral" else {}
-    return Dialect(form, thoughts, hidden, responses, **short)
+    found = Dialect(form, thoughts, hidden, responses, **short)
+    is_mistaken = is_seen and responses is None and written is not None and not found.reads(written)
+    return replace(found, form=None) if is_mistaken else found
 
 
 def _seen(template: str) -> str:
