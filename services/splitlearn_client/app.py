@@ -28,7 +28,7 @@ from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
-from splitlearn_client.parsing.dialect import dialect_of
+from splitlearn_client.parsing.dialect import Dialect, dialect_of
 from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
 from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
@@ -143,13 +143,19 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     vocabulary = config.get_text_config(decoder=True).vocab_size
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
-    parsers = settings.tool_call_parser, settings.reasoning_parser
-    readers = tokenizer.responses(), tokenizer.response_schema()
-    dialect = dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, *readers)
+    dialect = await _dialect(settings, tokenizer)
     created = int(time.time())
     return Service(
         name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, dialect, defaults, tracer
     )
+
+
+async def _dialect(settings: ClientSettings, tokenizer: ChatTokenizer) -> Dialect:
+    """The form of the model's output."""
+    written = await asyncio.to_thread(tokenizer.written_call)
+    parsers = settings.tool_call_parser, settings.reasoning_parser
+    readers = tokenizer.responses(), tokenizer.response_schema()
+    return dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, *readers, written)
 
 
 async def _fetch(weights: Weights, plan: SplitPlan, bar: Bar) -> None:

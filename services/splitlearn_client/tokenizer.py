@@ -17,9 +17,11 @@ from splitlearn_client.parsing.dialect import Responses
 from splitlearn_client.parsing.response_schema import ResponseSchema
 from splitlearn_client.parsing.responses import ResponseStream
 from splitlearn_client.structured.vocabulary import read_vocabulary
+from splitlearn_client.text.call_probe import written_call
 from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, ContentFormat, Message, Rendering
 from splitlearn_client.text.template_process import TemplateFailed
 from splitlearn_client.text.tokenizer_reading import read_tokenizer
+from splitlearn_client.text.tool_messages import WrittenCall
 from splitlearn_client.text.vocabulary import Vocabulary
 
 log = structlog.get_logger()
@@ -160,6 +162,10 @@ class ChatTokenizer:
         except ValueError as error:
             log.warning("the response schema cannot be used", reason=str(error))
             return None
+
+    def written_call(self) -> WrittenCall | None:
+        """See `call_probe`; None without a chat template. Blocks."""
+        return None if isinstance(self._template, NoChatTemplate) else written_call(self._template)
 
     @property
     def template(self) -> str:

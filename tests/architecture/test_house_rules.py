@@ -74,11 +74,13 @@ def test_every_setting_is_documented_where_it_is_declared() -> None:
         assert all(field.description for field in settings.model_fields.values())
 
 
-def test_no_weights_are_committed_but_the_demo_model() -> None:
+def test_no_weights_are_committed_but_the_demo_model_and_the_agents() -> None:
+    most_bytes = {"deploy/demo_model": 10_000_000, "tests/clients/agent_model/weights": 5_000_000}
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    weights = [name for name in listed.split() if name.endswith((".safetensors", ".pt", ".pth", ".bin"))]
-    assert all(name.startswith("deploy/demo_model/") for name in weights)
-    assert sum((ROOT / name).stat().st_size for name in weights) < 10_000_000
+    weights = [Path(name) for name in listed.split() if name.endswith((".safetensors", ".pt", ".pth", ".bin"))]
+    assert {str(path.parent) for path in weights} <= most_bytes.keys()
+    for folder, most in most_bytes.items():
+        assert sum((ROOT / path).stat().st_size for path in weights if str(path.parent) == folder) < most
 
 
 def test_no_model_is_opened_with_code_that_lies_beside_it() -> None:

@@ -21,9 +21,14 @@ def checkpoint(tmp_path: Path, tiny_llama: PreTrainedModel) -> Path:
 
 
 @pytest.fixture
-async def http(checkpoint: Path) -> AsyncIterator[httpx.AsyncClient]:
+def weights(checkpoint: Path) -> Path:
+    """The served model as parts."""
+    return checkpoint.parent / "tiny"
+
+
+@pytest.fixture
+async def http(weights: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP to a service that has the model "tiny" and is ready."""
-    weights = checkpoint.parent / "tiny"
     async with (
         running_trunk(weights) as trunk,
         client_process(weights, trunk.address) as client,

@@ -6,10 +6,11 @@ Pure.
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from splitlearn_client.parsing.calls import Calls
+from splitlearn_client.parsing.events import CallBegun
 from splitlearn_client.parsing.form import Form
 from splitlearn_client.parsing.forms.deepseek import DeepSeek
 from splitlearn_client.parsing.forms.gemma import FORMS as GEMMA_FORMS
@@ -22,6 +23,7 @@ from splitlearn_client.parsing.response_schema import ResponseSchema
 from splitlearn_client.parsing.responses import ResponseParser, ResponseStream, SchemaParser
 from splitlearn_client.parsing.source import Source, Step
 from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
+from splitlearn_client.text.tool_messages import WrittenCall
 
 _LETTERS: Final = string.ascii_letters + string.digits
 # by what the chat template has in it; the first that fits
@@ -131,6 +133,15 @@ class Dialect:
         markers = (*(() if form is None else form.markers), *(() if self.thoughts is None else self.thoughts.tokens))
         return Reading(parser, frozenset(self.hidden[each] for each in markers if each in self.hidden))
 
+    def reads(self, written: WrittenCall) -> bool:
+        """Whether what a chat template writes for a call is read as one."""
+        reading = self.reading({written.name: {}}, Prefix(written.before))
+        if reading is None:
+            return False
+        parser = reading.make_parser(True)
+        events = [*parser.feed(written.text), *parser.finish(is_cut_off=False)]
+        return any(isinstance(each, CallBegun) for each in events)
+
     def _by_template(
         self,
         responses: Responses,
@@ -152,6 +163,7 @@ def dialect_of(
     thoughts_name: str = "auto",
     responses: Responses | None = None,
     schema: ResponseSchema | None = None,
+    written: WrittenCall | None = None,
 ) -> Dialect:
     """The dialect of a model.
 
@@ -163,7 +175,10 @@ def dialect_of(
         responses: see `Dialect`; only with auto.
         schema: see `Dialect`; only with auto, and where neither the response template nor the chat template says more,
             because nothing of an answer can be told before the schema has read all of it.
+        written: what the template writes for a call. A form that is only seen in the template, which may have its
+            markers for another reason, is not the model's unless it reads that.
     """
+    is_seen = form_name == "auto" and thoughts_name != "harmony"
     if (form_name, thoughts_name) != ("auto", "auto"):
         responses = schema = None
     if form_name == "auto":
@@ -173,11 +188,14 @@ def dialect_of(
         thoughts_name = "none" if is_harmony else _seen(template)
     form: Form | None = Harmony() if is_harmony else _form(form_name, template)
     thoughts = THOUGHTS.get(thoughts_name)
-    # its template refuses ids of any other length
-    short = {"new_identity": _nine_letters} if form_name == "mistral" else {}
-    if any(each is not None for each in (form, thoughts, responses)):
-        schema = None
-    return Dialect(form, thoughts, hidden, responses, schema, **short)
+    found = Dialect(form, thoughts, hidden, responses)
+    if form_name == "mistral":
+        # its template refuses ids of any other length
+        found = replace(found, new_identity=_nine_letters)
+    if is_seen and responses is None and written is not None and not found.reads(written):
+        found = replace(found, form=None)
+    says_nothing = all(each is None for each in (found.form, thoughts, responses))
+    return replace(found, schema=schema) if says_nothing else found
 
 
 def _seen(template: str) -> str:

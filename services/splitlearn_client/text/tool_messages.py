@@ -6,6 +6,7 @@ Pure.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 Message = Mapping[str, Any]
@@ -14,6 +15,21 @@ Message = Mapping[str, Any]
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 # nine characters: some templates refuse other ids
 _IDENTITY: Final = "zqcall000"
+
+
+@dataclass(frozen=True)
+class WrittenCall:
+    """What a chat template writes for a call of a tool.
+
+    Attributes:
+        name: of the tool.
+        before: the text before the answer.
+        text: the answer, without what ends it.
+    """
+
+    name: str
+    before: str
+    text: str
 
 
 def reasoning_names(source: str) -> tuple[str, ...]:
@@ -75,7 +91,7 @@ def probe_result(message: Message) -> Message:
     return {**message, "tool_call_id": _IDENTITY, "name": "zqcalled"}
 
 
-def probe_tool() -> Mapping[str, Any]:
+def probe_tool(name: str = "zqtool") -> Mapping[str, Any]:
     """A tool."""
     parameters = {"type": "object", "properties": {"word": {"type": "string", "description": "A word."}}}
-    return {"type": "function", "function": {"name": "zqtool", "description": "Says a word.", "parameters": parameters}}
+    return {"type": "function", "function": {"name": name, "description": "Says a word.", "parameters": parameters}}

@@ -8,6 +8,7 @@ from splitlearn_client.parsing.forms.hermes import Hermes
 from splitlearn_client.parsing.forms.llama3 import Llama3
 from splitlearn_client.parsing.forms.mistral import Mistral
 from splitlearn_client.parsing.thoughts import THOUGHTS
+from splitlearn_client.text.tool_messages import WrittenCall
 from support.taken_apart import called, taken_apart
 from support.tiny_models import TEMPLATE
 from support.tool_templates import FAMILIES
@@ -46,6 +47,24 @@ def test_a_setting_goes_before_what_the_template_shows() -> None:
     assert nothing.form is nothing.thoughts is None
     assert dialect_of(TEMPLATE, {}, "gemma", "auto").form is not None
     assert dialect_of(TEMPLATE, {}, "auto", "harmony").is_harmony
+
+
+FOREIGN = WrittenCall("f", "<|im_start|>assistant\n", '<tool_calls>[{"name": "f", "arguments": {}}]</tool_calls>')
+HERMES = WrittenCall("f", "<|im_start|>assistant\n", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>more')
+
+
+def test_a_form_that_is_seen_but_does_not_read_what_the_template_writes_is_not_the_model_s() -> None:
+    template = FAMILIES["hermes"].template
+    assert type(dialect_of(template, {}, written=HERMES).form) is Hermes
+    mistaken = dialect_of(template, {}, written=FOREIGN)
+    assert mistaken.form is None
+    assert mistaken.thoughts is not None
+
+
+def test_a_form_that_a_setting_names_is_used_whatever_the_template_writes() -> None:
+    template = FAMILIES["hermes"].template
+    assert type(dialect_of(template, {}, "hermes", written=FOREIGN).form) is Hermes
+    assert dialect_of(template, {}, "auto", "harmony", written=FOREIGN).is_harmony
 
 
 def test_only_the_markers_that_are_special_tokens_are_shown() -> None:

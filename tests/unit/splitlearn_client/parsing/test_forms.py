@@ -63,6 +63,18 @@ OUTPUTS = [
         called=(("f", '{"s": "12\\n3", "n": 12, "o": [true], "p": "plain"}'),),
     ),
     Output("hermes", "<tool_call><function=g></function></tool_call>", called=(G,)),
+    # GLM's tags; a text keeps its line breaks
+    Output(
+        "hermes",
+        "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>\n12\n</arg_value>\n<arg_key>n</arg_key>\n<arg_value>12</arg_value>\n"
+        "<arg_key>o</arg_key>\n<arg_value>[true]</arg_value>\n</tool_call>",
+        called=(("f", '{"s": "\\n12\\n", "n": 12, "o": [true]}'),),
+    ),
+    Output(
+        "hermes",
+        "<tool_call>f<arg_key>s</arg_key><arg_value>a < b</arg_value></tool_call><tool_call>g</tool_call>",
+        called=(("f", '{"s": "a < b"}'), G),
+    ),
     Output("llama3", f'{{"name": "f", "parameters": {F[1]}}}', called=(F,)),
     Output("llama3", f'{{"name": "f", "parameters": {F[1]}}}; {{"name": "g", "parameters": {{}}}}', called=(F, G)),
     Output("llama3", f'<|python_tag|>{{"type": "function", "name": "f", "parameters": {F[1]}}}', called=(F,)),
@@ -167,6 +179,9 @@ MALFORMED = [
     ("hermes", "<tool_call><function=h></function></tool_call>"),
     ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 1'),
     ("hermes", "<tool_call><function=f><parameter=s>1</parameter><parameter=s>2</parameter></function></tool_call>"),
+    ("hermes", "<tool_call>h<arg_key>s</arg_key><arg_value>1</arg_value></tool_call>"),
+    ("hermes", "<tool_call>f<arg_key>s</arg_key>1</tool_call>"),
+    ("hermes", "<tool_call>f<arg_key>s</arg_key><arg_value>1</arg_value><arg_key>s</arg_key><arg_value>2</arg_value>"),
     ("llama3", '{"name": "f", "parameters": {"a": 1,}}'),
     ("llama3", '{"name": "f"}'),
     ("mistral", '[TOOL_CALLS][{"name": "h", "arguments": {}}] more'),
@@ -202,7 +217,7 @@ PIECES = [
     "<|channel|>", "analysis", "<|message|>", "<|end|>", "<|start|>", "assistant", "<｜tool▁calls▁begin｜>",
     "<｜tool▁call▁begin｜>", "f<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<function=f>", "<parameter=s>", "</parameter>",
     "</function>", "; ", "<|python_tag|>", " to=functions.f", "```json\n", "commentary", "[THINK]", "[/THINK]",
-    "<|channel>thought", "<channel|>",
+    "<|channel>thought", "<channel|>", "f", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>",
 ]  # fmt: skip
 
 
