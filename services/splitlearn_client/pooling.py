@@ -22,15 +22,14 @@ class Pooler:
     Rows that come again are the same, and counted once.
 
     Args:
-        n_skipped: rows of a prompt at the beginning that do not count; `cls` and `lasttoken` take the first and the
-            last row all the same.
+        n_skipped: rows of a prompt at the beginning that do not count; some row has to follow them.
     """
 
     wanted: Wanted = "hidden"
 
     def __init__(self, mode: Mode, n_skipped: int = 0) -> None:
         self._mode = mode
-        self._n_skipped = n_skipped if needs_all_rows(mode) and mode != "cls" else 0
+        self._n_skipped = n_skipped
         self._reached = 0
         self._pooled: torch.Tensor | None = None
         self._weight = 0.0

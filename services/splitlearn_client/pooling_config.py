@@ -92,7 +92,10 @@ def _mode(kinds: Iterable[str], fields: Mapping[str, Any]) -> Mode | NoEmbedding
     if others:
         return NoEmbeddings(f"this model's embeddings need {', '.join(others)[:200]}, which is not supported; {_HINT}")
     named = fields.get("pooling_mode")
-    found = [named] if named is not None else [mode for flag, mode in _FLAGS.items() if fields.get(flag)]
+    if named is None:
+        # as there, the mean where nothing is set
+        named = [mode for flag, mode in _FLAGS.items() if fields.get(flag)] or "mean"
+    found = named if isinstance(named, list) else [named]
     known = [mode for mode in get_args(Mode) if found == [mode]]
     if not known:
         return NoEmbeddings(

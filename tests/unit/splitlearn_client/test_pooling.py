@@ -42,11 +42,11 @@ def test_it_does_not_matter_how_the_rows_are_cut_and_those_that_come_again_count
 
 
 @pytest.mark.parametrize("pieces", [[(0, 7)], [(0, 2), (2, 5), (5, 7)], [(0, 3), (3, 7)]])
-def test_rows_of_the_prompt_are_left_out_where_all_rows_count(pieces: list[tuple[int, int]]) -> None:
+def test_rows_of_the_prompt_are_left_out(pieces: list[tuple[int, int]]) -> None:
     rest_TD = HIDDEN_TD[3:]
     weights_T = torch.tensor([4.0, 5.0, 6.0, 7.0])
     expected = {
-        "cls": HIDDEN_TD[0],
+        "cls": rest_TD[0],
         "lasttoken": HIDDEN_TD[-1],
         "max": rest_TD.max(dim=0).values,
         "mean": rest_TD.mean(dim=0),

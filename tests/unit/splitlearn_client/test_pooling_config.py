@@ -36,6 +36,8 @@ def test_a_model_that_names_none_takes_the_last_token_normalised(tmp_path: Path)
         ({"pooling_mode_lasttoken": True}, "lasttoken"),
         ({"pooling_mode": "lasttoken"}, "lasttoken"),
         ({"pooling_mode": "mean", "embedding_dimension": 8}, "mean"),
+        ({"pooling_mode": ["max"]}, "max"),
+        ({"word_embedding_dimension": 8}, "mean"),
     ],
 )
 def test_every_mode_is_read_in_the_forms_of_all_versions(tmp_path: Path, pooling: dict[str, Any], mode: Mode) -> None:
@@ -69,7 +71,6 @@ def test_the_default_prompt_comes_before_texts_and_may_not_count(tmp_path: Path)
         (ALL, {"pooling_mode": ["mean", "cls"]}, "mean"),
         (ALL, {"pooling_mode": "attention"}, "attention"),
         (ALL, {"pooling_mode": 5}, "5"),
-        (ALL, {}, r"\[\]"),
     ],
 )
 def test_what_is_not_supported_is_named_and_an_operator_may_choose(
