@@ -130,9 +130,19 @@ async def test_broken_numbers_end_the_request_and_none_of_its_rows_are_cached(
     assert split.client.value("prefix_cache_hits_total") == 0
 
 
-async def test_the_last_token_goes_on_behind_cached_rows_and_a_mean_computes_all(
+async def test_a_mean_computes_all_rows_and_takes_no_place_in_the_caches(
     tiny_weights: Path, tiny_llama: PreTrainedModel
 ) -> None:
+    async with running_split(tiny_weights, pooling="mean") as split:
+        await embedded(split.client, INPUTS[0])
+        assert split.trunk.value("cached_prefixes") == 0
+        await split.client.complete(prompt=INPUTS[0], max_tokens=1)
+        assert split.trunk.value("cached_prefixes") == 1
+        assert_means(tiny_llama, await embedded(split.client, INPUTS[:1]), INPUTS[:1])
+        assert split.client.value("prefix_cache_hits_total") == 0
+
+
+async def test_the_last_token_goes_on_behind_cached_rows(tiny_weights: Path, tiny_llama: PreTrainedModel) -> None:
     other_end = [*INPUTS[0][:-1], 5]
     async with running_split(tiny_weights) as split:
         fresh = [await embedded(split.client, ids) for ids in (INPUTS[0], INPUTS[0], other_end)]
@@ -142,11 +152,6 @@ async def test_the_last_token_goes_on_behind_cached_rows_and_a_mean_computes_all
         torch.testing.assert_close(again, first, atol=2e-5, rtol=2e-5)
         hidden_TD = tiny_llama.base_model(torch.tensor([other_end])).last_hidden_state[0]
         torch.testing.assert_close(other, normalize(hidden_TD[-1], dim=0).detach(), atol=2e-5, rtol=2e-5)
-        async with running_client(tiny_weights, split.trunk.address, pooling="mean") as client:
-            await client.ready()
-            for _ in range(2):
-                assert_means(tiny_llama, await embedded(client, INPUTS[:1]), INPUTS[:1])
-            assert client.value("prefix_cache_hits_total") == 0
 
 
 async def test_a_request_counts_once_with_all_its_tokens_and_they_are_its_tenants(

@@ -1,6 +1,6 @@
 """Shapes: T rows, D hidden size, V vocabulary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +186,27 @@ def test_hidden_states_are_what_the_head_gets_beside_the_logits_of_others(
     whole_TV = top(torch.cat([rows[0], rows[1]]), 0, top.new_cache(), wanted="all")
     torch.testing.assert_close(head(first_1D)[0], whole_TV[-1], atol=1e-5, rtol=0)
     torch.testing.assert_close(last_V, top(torch.cat([rows[1], rows[1]]), 0, top.new_cache()), atol=1e-5, rtol=0)
+
+
+def test_a_backend_s_own_step_of_one_row_each_is_not_asked_for_hidden_states(
+    made: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = made("llama")[1][2]
+    runner = runner_for(top)
+    assert isinstance(runner, BatchedRunner)
+    row_1D = torch.randn(1, top.hidden_size)
+    hidden_1D = top(row_1D, 0, top.new_cache(), wanted="hidden")
+
+    def logits_alone(_: object, __: torch.Tensor, sessions: Sequence[object]) -> torch.Tensor:
+        return torch.zeros(len(sessions), 7)
+
+    monkeypatch.setattr(type(runner._backend), "decode", logits_alone)
+    found = {
+        wants: runner.run([SequenceInput(runner.new_kv(None), 0, row_1D, want) for want in wants])
+        for wants in (("last", "all"), ("last", "hidden"))
+    }
+    assert [output.shape for output in found["last", "all"]] == [(7,), (1, 7)]
+    torch.testing.assert_close(found["last", "hidden"][1], hidden_1D, atol=1e-5, rtol=0)
 
 
 def test_a_step_in_which_nobody_needs_logits_computes_none(made: Callable[[str], Model]) -> None:
