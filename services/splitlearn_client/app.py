@@ -23,16 +23,19 @@ from splitlearn_client.api import error_replies
 from splitlearn_client.api.routes import router
 from splitlearn_client.api.service import Service
 from splitlearn_client.block_hasher import BlockHasher
-from splitlearn_client.errors import BadModelFiles
+from splitlearn_client.embedding import Embedder
+from splitlearn_client.errors import BadModelFiles, NoEmbeddings
 from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.parsing.dialect import Dialect, dialect_of
+from splitlearn_client.pooling_config import read_pooling
 from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
 from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
+from splitlearn_client.sessions import Sessions
 from splitlearn_client.settings import ClientSettings
 from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
@@ -137,7 +140,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     stack.push_async_callback(_end, watching)
     hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
     ends = end_tokens(settings.weights, config, tokenizer)
-    generator = Generator(connection, tokenizer, metrics, ends, hasher)
+    sessions = Sessions(connection, metrics, hasher)
+    generator = Generator(sessions, tokenizer, ends)
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
     stack.callback(grammars.close)
     vocabulary = config.get_text_config(decoder=True).vocab_size
@@ -145,9 +149,17 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     dialect = await _dialect(settings, tokenizer)
     created = int(time.time())
-    return Service(
-        name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, dialect, defaults, tracer
-    )
+    made = tokenizer, generator, connection, metrics, grammars, _embedder(settings, sessions)
+    return Service(name, created, vocabulary, *made, dialect, defaults, tracer)
+
+
+def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:
+    """What makes embeddings, or why nothing does. Raises BadModelFiles."""
+    pooling = read_pooling(settings.weights, settings.pooling)
+    if isinstance(pooling, NoEmbeddings):
+        log.warning("no embeddings", reason=str(pooling))
+        return pooling
+    return Embedder(sessions, pooling)
 
 
 async def _dialect(settings: ClientSettings, tokenizer: ChatTokenizer) -> Dialect:

@@ -5,6 +5,7 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── PromptTooLong            400, the caller: the prompt fills the model's context
 ├── GrammarFailed            400, the caller: a grammar that cannot be followed to the answer's end
 ├── NoChatTemplate           400, the caller: a chat request to a model without a chat template
+├── NoEmbeddings             400, the caller: an embedding of a model whose pooling is not supported
 ├── InvalidAPIKey            401, the caller: no API key, or an unknown one
 ├── Forbidden                403, the caller: a key that does not open this path
 ├── UnknownModel             404, the caller: a model that is not served here
@@ -17,7 +18,7 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── ShuttingDown             503, the operator: the service is shutting down
 ├── TrunkNotReady            503, the operator: no trunk answers, or it serves another model or cut
 ├── TrunkFailed              502, the operator or the network: the trunk failed during the request
-├── BrokenNumbers            500, the operator: the model's logits are not finite
+├── BrokenNumbers            500, the operator: the model's logits or hidden states are not finite
 ├── BadModelFiles            500, the operator: bad tokenizer, template or generation config; at start
 └── BadTenants               500, the operator: a file of tenants that cannot be used; at start, later it is logged
 """
@@ -75,6 +76,12 @@ class NoChatTemplate(BadRequest):
     """The model's tokenizer has no chat template."""
 
     code = "no_chat_template"
+
+
+class NoEmbeddings(BadRequest):
+    """The model's embeddings need something that is not supported."""
+
+    code = "no_embeddings"
 
 
 class InvalidAPIKey(BadRequest):
@@ -169,7 +176,7 @@ class TrunkFailed(RequestError):
 
 
 class BrokenNumbers(RequestError):
-    """The logits hold NaN or infinity; the weights or the dtype are wrong."""
+    """The logits or hidden states hold NaN or infinity; the weights or the dtype are wrong."""
 
     code = "broken_numbers"
 

@@ -4,32 +4,26 @@ Shapes: T rows, D hidden size, V vocabulary.
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
-from splitlearn.errors import BadRows, ContextExceeded, EngineFull, SplitError
 from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob
-from splitlearn_client.block_hasher import BlockHasher
 from splitlearn_client.choices import merged
-from splitlearn_client.errors import BadRequest, BrokenNumbers, PromptTooLong, RequestError, TooBusy, from_wire
+from splitlearn_client.errors import PromptTooLong
 from splitlearn_client.local_parts import LocalParts
-from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.prompt_spelling import PromptSpelling
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Beginning, Choice, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
-from splitlearn_client.split_session import SplitSession, open_split_session
+from splitlearn_client.sessions import Sessions
+from splitlearn_client.split_session import SplitSession
 from splitlearn_client.stopping import StopRules
 from splitlearn_client.structured.matcher import Grammar
-from splitlearn_client.tenant_ids import TenantIds
 from splitlearn_client.text.vocabulary import Vocabulary
 from splitlearn_client.tokenizer import ChatTokenizer
-from splitlearn_client.trunk_connection import TrunkConnection
-from splitlearn_comm import CommError
 
 # of one prompt; the others begin as these end, so that one request takes few sessions
 _ANSWERS_AT_ONCE: Final = 8
@@ -125,20 +119,10 @@ def _seed(seed: int, number: int) -> int:
 class Generator:
     """Generates for any number of concurrent requests."""
 
-    def __init__(
-        self,
-        connection: TrunkConnection,
-        tokenizer: ChatTokenizer,
-        metrics: ClientMetrics,
-        end_tokens: frozenset[int],
-        block_hasher: BlockHasher | None,
-    ) -> None:
-        self._connection = connection
+    def __init__(self, sessions: Sessions, tokenizer: ChatTokenizer, end_tokens: frozenset[int]) -> None:
+        self._sessions = sessions
         self._tokenizer = tokenizer
-        self._metrics = metrics
         self._end_tokens = end_tokens
-        self._block_hasher = block_hasher
-        self._tenant_ids = TenantIds()
         self._spelling = PromptSpelling(tokenizer.vocabulary)
 
     def check(self, request: GenerationRequest) -> None:
@@ -147,7 +131,7 @@ class Generator:
         Raises:
             RequestError: the prompt is too long, or no trunk is ready.
         """
-        _most_tokens(self._connection.local_parts, request)
+        _most_tokens(self._sessions.local_parts, request)
 
     async def generate(self, request: GenerationRequest, report: Report) -> AsyncGenerator[TokenDelta]:
         """Yields one delta per token, after one for the prompt if it is asked for; the last has a finish reason.
@@ -196,27 +180,15 @@ class Generator:
 
     def _answer(self, request: GenerationRequest, report: Report, number: int = 0) -> "_Answer":
         """The answer of that number to the request, before its first token. Raises PromptTooLong."""
-        most = _most_tokens(self._connection.local_parts, request)
+        most = _most_tokens(self._sessions.local_parts, request)
         budget = most if request.max_tokens is None else min(most, request.max_tokens)
         return _Answer(request, number, budget, self._tokenizer.vocabulary, self._end_tokens, report)
 
-    @asynccontextmanager
-    async def _opened(self, answer: "_Answer", most_rows: int, report: Report) -> AsyncIterator[SplitSession]:
+    def _opened(self, answer: "_Answer", most_rows: int, report: Report) -> AbstractAsyncContextManager[SplitSession]:
         """A session that holds at most so many rows and begins with the answer's. Raises RequestError."""
         request = answer.request
-        hashes = partial(self._block_hashes, tenant=request.tenant)
-        tenant = self._tenant_ids.id_of(request.tenant)
-        parts, reuses = self._connection.local_parts, request.n_scored is None or answer.has_begun
-        opening = open_split_session(
-            self._connection, parts, answer.ids, most_rows, hashes, tenant, report, reuses=reuses
-        )
-        try:
-            async with opening as session:
-                yield session
-        except CommError as error:
-            raise from_wire(error, begun=report.first_token is not None) from error
-        except (BadRows, ContextExceeded, EngineFull) as error:
-            raise _from_bottom(error, begun=report.first_token is not None) from error
+        reuses = request.n_scored is None or answer.has_begun
+        return self._sessions.opened(answer.ids, most_rows, request.tenant, report, reuses=reuses)
 
     async def _begun(
         self, session: SplitSession, request: GenerationRequest, answers: "Sequence[_Answer]", report: Report
@@ -278,26 +250,15 @@ class Generator:
             n_tokens=0,
         )
 
-    def _block_hashes(self, ids: Sequence[int], tenant: str) -> tuple[bytes, ...]:
-        return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant)
-
     def _observe(self, report: Report, stream: SessionStream) -> None:
         now = time.perf_counter()
         if report.last_token is None:
             report.first_token = now
-            self._metrics.time_to_first_token.observe(now - report.began)
+            self._sessions.metrics.time_to_first_token.observe(now - report.began)
         else:
-            self._metrics.inter_token.observe(now - report.last_token)
+            self._sessions.metrics.inter_token.observe(now - report.last_token)
         report.last_token = now
-        if report.round_trip is not None:
-            self._metrics.round_trip.observe(report.round_trip)
-        self._metrics.wire(
-            stream.codec,
-            sent=stream.bytes_sent - report.wire_bytes_sent,
-            received=stream.bytes_received - report.wire_bytes_received,
-        )
-        report.wire_bytes_sent = stream.bytes_sent
-        report.wire_bytes_received = stream.bytes_received
+        self._sessions.observe(report, stream)
 
 
 def _with_fewer(entries: Sequence[TokenLogprob], n_alternatives: int) -> tuple[TokenLogprob, ...]:
@@ -308,17 +269,6 @@ def _with_fewer(entries: Sequence[TokenLogprob], n_alternatives: int) -> tuple[T
         else entry
         for entry in entries
     )
-
-
-def _from_bottom(error: SplitError, *, begun: bool) -> RequestError:
-    """The request's error for one of the bottom or top engine. `begun`: a token was chosen already."""
-    if isinstance(error, EngineFull):
-        return TooBusy(str(error), retry_after=error.retry_after)
-    if isinstance(error, ContextExceeded):
-        return PromptTooLong(str(error))
-    if begun:
-        return BrokenNumbers(f"the model chose a token that it has no embedding for: {error}")
-    return BadRequest(f"the model cannot take this prompt: {error}")
 
 
 def _most_tokens(parts: LocalParts, request: GenerationRequest) -> int:

@@ -16,13 +16,23 @@ from splitlearn_client.settings import ClientSettings
 class LocalParts:
     """The engines of bottom (embeddings and first layers) and top (last layers and head), cut at `plan`."""
 
-    def __init__(self, bottom: Engine, top: Engine, plan: SplitPlan, expected: str, thread: DeviceThread) -> None:
+    def __init__(
+        self,
+        bottom: Engine,
+        top: Engine,
+        plan: SplitPlan,
+        expected: str,
+        thread: DeviceThread,
+        embedding_size: int,
+    ) -> None:
         self.bottom = bottom
         self.top = top
         self.plan = plan
         self._thread = thread
         self.fingerprint = expected
         """The fingerprint that a compatible trunk has."""
+        self.embedding_size = embedding_size
+        """Numbers in a row before the head."""
 
     @classmethod
     def load(cls, settings: ClientSettings, plan: SplitPlan, thread: DeviceThread) -> Self:
@@ -33,6 +43,8 @@ class LocalParts:
         """
         weights, where = settings.weights, resolve_device(settings.device)
         bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
+        # packing takes the weights of linear layers away; some models have narrower rows there than inside
+        embedding_size = int(top.model.get_output_embeddings().weight.shape[-1])
         for part in (bottom, top):
             pack(part, settings.quantization)
         name = str(bottom.dtype).removeprefix("torch.")
@@ -44,7 +56,8 @@ class LocalParts:
             max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
             queue_timeout=settings.queue_timeout,
         )
-        return cls(build_engine(bottom, thread, limits), build_engine(top, thread, limits), plan, expected, thread)
+        engines = build_engine(bottom, thread, limits), build_engine(top, thread, limits)
+        return cls(*engines, plan, expected, thread, embedding_size)
 
     def learn_trunk_cores(self, name: str | None) -> None:
         """Notes whether the trunk runs on the same CPU cores, where the two slow each other down.

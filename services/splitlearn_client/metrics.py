@@ -80,9 +80,7 @@ class ClientMetrics:
         self._refusals = self._plain_counter(
             "refusals", "HTTP requests that were answered with an error, by its code.", ["code", "tenant"]
         )
-        self._tenant_requests = self._plain_counter(
-            "tenant_requests", "Requests for completions that were let in.", ["tenant"]
-        )
+        self._tenant_requests = self._plain_counter("tenant_requests", "POST requests that were let in.", ["tenant"])
         self._tenant_tokens = self._plain_counter(
             "tenant_tokens", "Tokens of prompts and of answers.", ["tenant", "kind"]
         )

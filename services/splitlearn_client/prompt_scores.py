@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from splitlearn.model.part import Wanted
 from splitlearn_client.sampling import Choice, check_numbers, widened
 
 # of fp32; a piece of the prompt whose logits are larger is not run at once
@@ -26,6 +27,8 @@ class PromptScores:
         ids: the prompt.
         n_alternatives: how many likeliest tokens to keep for each position.
     """
+
+    wanted: Wanted = "all"
 
     def __init__(self, ids: Sequence[int], n_alternatives: int) -> None:
         self._ids = ids

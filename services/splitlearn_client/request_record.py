@@ -40,10 +40,10 @@ def recorded(
     reports: Sequence[Report],
     attributes: Attributes,
 ) -> Iterator[RequestRecord]:
-    """The block answers one prompt, fills its reports, and sets the record's finish reason.
+    """The block answers one prompt, or embeds all inputs; it fills its reports, and sets the record's finish reason.
 
     Args:
-        reports: the prompt's, and those of its answers if there are several.
+        reports: the prompt's, and those of its answers if there are several; more may come while the block runs.
         attributes: of its span; see `span_attributes`.
     """
     record, report = RequestRecord(), reports[0]
@@ -71,16 +71,23 @@ def recorded(
         info.tokenized = None
 
 
-def span_attributes(operation: str, model: str, wanted: GenerationRequest) -> Attributes:
+def span_attributes(operation: str, model: str) -> Attributes:
     """What a request's span says of the request, in the words of OpenTelemetry's conventions for generative AI.
 
     https://github.com/open-telemetry/semantic-conventions-genai, where they are still in development.
     """
-    sampling = wanted.sampling
-    found: dict[str, str | int | float] = {
+    return {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "splitlearn",
         "gen_ai.request.model": model,
+    }
+
+
+def generation_attributes(operation: str, model: str, wanted: GenerationRequest) -> Attributes:
+    """As `span_attributes`, with what decides the answer."""
+    sampling = wanted.sampling
+    found = {
+        **span_attributes(operation, model),
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
     }

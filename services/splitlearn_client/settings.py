@@ -204,6 +204,11 @@ class ClientSettings(BaseSettings):
         description="What is around the model's reasoning: think (<think>), mistral ([THINK]), gemma (<|channel>) or "
         "harmony (channels). auto takes what the chat template shows.",
     )
+    pooling: Literal["auto", "cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"] = Field(
+        "auto",
+        description="How a text's hidden states become its embedding, by sentence-transformers' names: auto takes what "
+        "the model's modules.json names, or else the last token's, normalised. See docs/api.md.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(

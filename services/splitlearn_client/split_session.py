@@ -10,14 +10,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from splitlearn import errors as split
-from splitlearn.engine import Engine, EngineSession, StepResult
+from splitlearn.engine import Engine, EngineSession, RowReader, StepResult
+from splitlearn.model.part import Wanted
 from splitlearn_client.errors import TooBusy, TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
-from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Choice, Sampler
 from splitlearn_client.session_stream import SessionStream
@@ -32,6 +33,20 @@ _MOST_REPLAYS = 8
 _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
 # Frames without a reply: one that the trunk computes, and two that keep it busy during a round trip.
 _AHEAD = 3
+
+
+class PromptReader(Protocol):
+    """Reads something off all rows of a prompt while they run. Of the top's rows it gets what is `wanted`."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """Logits or hidden states of all rows; see `RowReader`."""
+
+    def rows_at_once(self, vocabulary: int) -> int:
+        """How many rows may be run at once, so that what is wanted of them takes little memory."""
+
+    def add(self, position: int, rows: torch.Tensor) -> None:
+        """Called on the device thread with some rows, which may come again."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class _Choosing:
 
     ids: list[int]
     samplers: Sequence[Sampler]
-    scores: PromptScores | None = None
+    reader: PromptReader | None = None
     choices: list[Choice] = field(init=False)
     seconds: float = 0.0
 
@@ -104,11 +119,11 @@ class SplitSession:
         return choice
 
     async def choose_each(
-        self, ids: list[int], samplers: Sequence[Sampler], scores: PromptScores | None = None
+        self, ids: list[int], samplers: Sequence[Sampler], reader: PromptReader | None = None
     ) -> list[Choice]:
         """Runs the new rows of `ids`, and each sampler chooses a next token. A replica that fails is replaced.
 
-        `scores` gets the logits of all rows. The session must have begun without cached rows then.
+        `reader` gets all rows that run: those of the whole prompt if the session has begun without cached rows.
 
         Raises:
             CommError: the trunk refused the rows, or no replica could go on in time.
@@ -119,7 +134,7 @@ class SplitSession:
         n_lost = 0
         while True:
             try:
-                choices = await self._run(ids, _Choosing(ids, samplers, scores))
+                choices = await self._run(ids, _Choosing(ids, samplers, reader))
             except _LOST_ROWS:
                 n_lost += 1
                 if n_lost == _MOST_REPLAYS:
@@ -134,6 +149,10 @@ class SplitSession:
             else:
                 self.stream.resumed()
                 return choices
+
+    async def read(self, ids: list[int], reader: PromptReader) -> None:
+        """Runs the new rows of `ids` for the reader alone; no token is chosen. Raises as `choose_each`."""
+        await self.choose_each(ids, (), reader)
 
     async def close_and_cache(self, ids: Sequence[int]) -> None:
         """Ends the session, and lets all three parts cache the rows of these ids."""
@@ -195,8 +214,8 @@ class SplitSession:
         """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
         part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
-        if choosing.scores is not None:
-            most = min(most, choosing.scores.rows_at_once(part.config.get_text_config(decoder=True).vocab_size))
+        if choosing.reader is not None:
+            most = min(most, choosing.reader.rows_at_once(part.config.get_text_config(decoder=True).vocab_size))
         return min(most, self._parts.bottom.prefill_chunk_size)
 
     async def _take_replies(self, count: int) -> None:
@@ -233,8 +252,9 @@ class SplitSession:
             is_last = sent.position + sent.n_rows == len(choosing.ids)
             if is_last:
                 await choosing.ready()
-            score = None if choosing.scores is None else choosing.scores.add
-            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None, score)
+            wanted = choosing.reader
+            reader = None if wanted is None else RowReader(wanted.wanted, wanted.add)
+            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None, reader)
         except (split.BadRows, split.ContextExceeded) as error:
             raise InvalidReply(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step, is_first=sent.is_first)

@@ -77,14 +77,19 @@ class ChatTokenizer:
         value = self._tokenizer.eos_token_id
         return None if value is None else int(value)
 
-    async def tokenize(self, text: str, *, bare: bool = False) -> list[int]:
-        """Ids of a prompt; unless it is `bare`, with the special tokens that the tokenizer adds.
+    async def tokenize(self, text: str, param: str = "prompt", *, bare: bool = False) -> list[int]:
+        """Ids of a prompt, which errors call `param`; unless it is `bare`, with the tokenizer's special tokens.
 
         Raises:
             PromptTooLong: it has more tokens than the model's context. A long text is refused before it is complete.
             BadRequest: it is no Unicode text, or has a token that the model has no embedding for.
         """
-        return await self._ids(text, "prompt", bare=bare)
+        return await self._ids(text, param, bare=bare)
+
+    async def count_before_more(self, text: str) -> int:
+        """Tokens of a text that more text follows: without the special one that the tokenizer adds at the end."""
+        ids = await self.tokenize(text) if text else []
+        return len(ids) - (bool(ids) and self.vocabulary.hidden(ids[-1]) is not None)
 
     async def tokenize_chat(
         self, messages: Sequence[Message], rendering: Rendering = PLAIN, *, bare: bool = True

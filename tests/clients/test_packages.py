@@ -30,6 +30,8 @@ async def test_openai(plain: Plain) -> None:
         "logprobs": 8,
         "streamed": text,
         "usage": [8, 8],
+        "dimensions": [64, 64],
+        "same": True,
         "indices": [0, 1, 2, 3],
         "refused": "the model 'another' is not served here; this service has 'tiny'",
     }

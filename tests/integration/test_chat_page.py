@@ -21,7 +21,7 @@ from splitlearn.model.plan import SplitPlan
 from splitlearn_client.answer import TokenDelta
 from splitlearn_client.api.service import Service
 from splitlearn_client.app import application
-from splitlearn_client.errors import TrunkFailed, TrunkNotReady
+from splitlearn_client.errors import NoEmbeddings, TrunkFailed, TrunkNotReady
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report
@@ -126,7 +126,8 @@ async def scene(
         local_parts=SimpleNamespace(plan=SplitPlan(1, 4, 5), fingerprint="tiny"),
     )
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, frozenset()))
-    service = Service("tiny", 0, config.vocab_size, tokenizer, script, connection, ClientMetrics("tiny"), grammars)
+    metrics, none = ClientMetrics("tiny"), NoEmbeddings("nothing computes them")
+    service = Service("tiny", 0, config.vocab_size, tokenizer, script, connection, metrics, grammars, none)
     async with serving(service) as (address, server), tab(chromium, address) as page:
         yield Scene(page, script, tokenizer, server)
 

@@ -14,7 +14,7 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError
 from structlog.testing import capture_logs
 
-from splitlearn_client.api.schema import MOST_PROMPTS
+from splitlearn_client.api.prompt_fields import MOST_PROMPTS
 from support.running_split import RunningClient, Split, until
 from support.tiny_models import CONTEXT, tiny_tokenizer
 

@@ -1,7 +1,6 @@
 """Runs the generations of a request and makes its reply of them, whole or as a stream."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.quotas import Account, account_of
 from splitlearn_client.report import Report, together
 from splitlearn_client.request_info import RequestInfo, info_of
-from splitlearn_client.request_record import RequestRecord, recorded, span_attributes
+from splitlearn_client.request_record import RequestRecord, generation_attributes, recorded
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _generations(
     shape, n = ReplyShape(form.chat, form.model), form.n_answers
     for index, each in enumerate(wanted):
         reports = [Report() for _ in range(1 if n == 1 else 1 + n)]
-        attributes = span_attributes("chat" if shape.chat else "text_completion", shape.model, each)
+        attributes = generation_attributes("chat" if shape.chat else "text_completion", shape.model, each)
         record = recorded(service.metrics, service.tracer, info, reports, attributes)
         deltas = _measured(service, each, account, reports, n, record)
         yield _Generation([replace(shape, index=index * n + i) for i in range(n)], reports, deltas)
@@ -146,14 +145,14 @@ async def _measured(
     record: AbstractContextManager[RequestRecord],
 ) -> AsyncGenerator[tuple[int, TokenDelta]]:
     """The generator's deltas, with what is told of the request at its end. Its tokens count in its tenant's account."""
-    _spend(service, account, prompt=len(wanted.prompt))
+    service.spend(account, prompt=len(wanted.prompt))
     n_running = n_answers
     with record as current:
         async with aclosing(_numbered(service.generator, wanted, reports)) as deltas:
             async for number, delta in deltas:
                 n_running -= delta.finish_reason is not None
                 current.finish_reason = None if n_running else delta.finish_reason
-                _spend(service, account, generation=delta.n_tokens)
+                service.spend(account, generation=delta.n_tokens)
                 yield number, delta
 
 
@@ -169,11 +168,6 @@ async def _numbered(
     async with aclosing(generator.generate(wanted, report)) as deltas:
         async for delta in deltas:
             yield 0, delta
-
-
-def _spend(service: Service, account: Account, *, prompt: int = 0, generation: int = 0) -> None:
-    account.spend(prompt + generation, time.monotonic())
-    service.metrics.tenant_tokens(account.name, prompt=prompt, generation=generation)
 
 
 async def _events(

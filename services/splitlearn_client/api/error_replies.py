@@ -27,8 +27,8 @@ _ALTERNATIVE = re.compile(r"<.*>|\[key\]")
 _LONGEST_PARAM: Final = 200
 # the usual cause is a base URL with /v1 twice, or without it
 _NOTHING_THERE: Final = (
-    "nothing is served at this path; /v1/chat/completions, /v1/completions and /v1/models are, and clients that add "
-    "the last part themselves need a base URL that ends in /v1"
+    "nothing is served at this path; /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models are, and "
+    "clients that add the last part themselves need a base URL that ends in /v1"
 )
 
 

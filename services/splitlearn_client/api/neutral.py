@@ -138,6 +138,17 @@ CHAT: Final[Mapping[str, Neutral]] = {
     "verbosity": only("medium"),
 }
 
+EMBEDDING: Final[Mapping[str, Neutral]] = {
+    "add_special_tokens": only(True),
+    "embed_dtype": only("float32", "float"),
+    "endianness": only("native", "little"),
+    "mm_processor_kwargs": only({}),
+    "priority": only(0),
+    "request_id": ANYTHING,
+    "truncation_side": ANYTHING,
+    "user": ANYTHING,
+}
+
 TOKENIZE: Final[Mapping[str, Neutral]] = {
     "mm_processor_kwargs": only({}),
     "tools": only([]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -13,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splitlearn_client.api.answering import answer
 from splitlearn_client.api.disconnect import unless_disconnected
+from splitlearn_client.api.embeddings import add_embedding_routes
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.reading import constraint_of, prefix_of, reading_of
 from splitlearn_client.api.schema import (
@@ -24,13 +24,10 @@ from splitlearn_client.api.schema import (
 )
 from splitlearn_client.api.service import Service
 from splitlearn_client.api.tokenizing import add_tokenizer_routes
-from splitlearn_client.errors import BadRequest, UnknownModel
+from splitlearn_client.errors import BadRequest
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.request_info import info_of
 from splitlearn_client.tokenizer import ChatTokenizer
-
-# how much of an unknown name an error repeats
-_SHOWN_CHARACTERS = 100
 
 
 def router(service: Service) -> APIRouter:
@@ -39,7 +36,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
-        _check_model(service, fields.model)
+        service.check_model(fields.model)
         messages = [message.plain() for message in fields.messages]
         info = info_of(request.scope)
         with info.tokenizing():
@@ -61,7 +58,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
-        _check_model(service, fields.model)
+        service.check_model(fields.model)
         info = info_of(request.scope)
         with info.tokenizing():
             prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
@@ -78,10 +75,11 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        _check_model(service, name)
+        service.check_model(name)
         return _model(service)
 
-    add_tokenizer_routes(routes, service.tokenizer, partial(_check_model, service))
+    add_embedding_routes(routes, service)
+    add_tokenizer_routes(routes, service.tokenizer, service.check_model)
     _add_operations(routes, service)
     return routes
 
@@ -134,9 +132,9 @@ def _requests(
         if not ids:
             raise BadRequest("the prompt has no tokens", name)
         # those of texts too: a tokenizer may have more tokens than the model has embeddings
-        _check_ids(service, ids, name)
-    _check_ids(service, [token for token, _ in sampling.logit_bias], "logit_bias")
-    _check_ids(service, fields.stop_token_ids, "stop_token_ids")
+        service.check_ids(ids, name)
+    service.check_ids([token for token, _ in sampling.logit_bias], "logit_bias")
+    service.check_ids(fields.stop_token_ids, "stop_token_ids")
     if max_tokens is not None and rules.min_tokens > max_tokens:
         raise BadRequest(f"min_tokens is {rules.min_tokens}, and the answer has at most {max_tokens}", "min_tokens")
     if len(prompts) * fields.n_answers > MOST_ANSWERS:
@@ -166,20 +164,6 @@ def _check_scores(wanted: Sequence[GenerationRequest], n_answers: int) -> None:
             "ask for fewer alternatives, or send the prompts one by one",
             "logprobs" if wanted[0].prompt_logprobs is None else "prompt_logprobs",
         )
-
-
-def _check_ids(service: Service, ids: Sequence[int], param: str) -> None:
-    if not ids:
-        return
-    if min(ids) < 0 or max(ids) >= service.vocabulary:
-        wrong = next(token for token in ids if not 0 <= token < service.vocabulary)
-        raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {service.vocabulary - 1}", param)
-
-
-def _check_model(service: Service, name: str | None) -> None:
-    if name is not None and name != service.model:
-        shown = name[:_SHOWN_CHARACTERS]
-        raise UnknownModel(f"the model {shown!r} is not served here; this service has {service.model!r}", "model")
 
 
 def _model(service: Service) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, TextFields, refusal
+from splitlearn_client.api.prompt_fields import Input, Prompt, named
 from splitlearn_client.api.structured_fields import ResponseFormat, StructuredOutputs
 from splitlearn_client.api.tool_fields import MOST_CALLS, ToolCall, ToolChoiceFields, ToolFields
 from splitlearn_client.sampling import SamplingSettings
@@ -29,8 +30,6 @@ from splitlearn_client.structured.constraint import Constraint
 from splitlearn_client.text.chat_template import Rendering
 
 _OPENAI = SamplingSettings()
-# they run one after the other
-MOST_PROMPTS: Final = 128
 MOST_STOPS: Final = 16
 # biases and stop tokens; each is a few lines of Python's when the answer begins
 MOST_TOKENS: Final = 1024
@@ -56,7 +55,7 @@ _SAMPLING: Final = {
 
 _TOKEN_NAME = re.compile("0|[1-9][0-9]{0,9}")
 # tags of a union's members; the angle brackets distinguish them from field names in an error's path
-_TEXT, _TEXTS, _IDS, _LISTS_OF_IDS, _PARTS = "<text>", "<texts>", "<ids>", "<lists of ids>", "<parts>"
+_TEXT, _TEXTS, _PARTS = "<text>", "<texts>", "<parts>"
 
 
 class StreamOptions(Fields):
@@ -173,32 +172,6 @@ class GenerationFields(TextFields):
         return replace(defaults, top_logprobs=top_logprobs, logit_bias=self.biases, **given)
 
 
-def _prompt_kind(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _TEXT
-    if not isinstance(value, list):
-        return None
-    first = value[0] if value else 0
-    kinds = {str: _TEXTS, int: _IDS, list: _LISTS_OF_IDS}
-    return kinds.get(type(first))
-
-
-Text = Annotated[str, Field(min_length=1)]
-# strict: neither true nor "5" is an id
-Ids = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
-Prompt = Annotated[
-    Annotated[Text, Tag(_TEXT)]
-    | Annotated[list[Text], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag(_TEXTS)]
-    | Annotated[Ids, Tag(_IDS)]
-    | Annotated[list[Ids], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag(_LISTS_OF_IDS)],
-    Discriminator(
-        _prompt_kind,
-        custom_error_type="no_alternative",
-        custom_error_message="expected a string, a list of strings, a list of token ids, or a list of such lists",
-    ),
-]
-
-
 class CompletionFields(GenerationFields):
     """POST /v1/completions."""
 
@@ -232,9 +205,23 @@ class CompletionFields(GenerationFields):
     @property
     def prompts(self) -> dict[str, str | list[int]]:
         """The prompts, by the names that errors use."""
-        if isinstance(self.prompt, str) or not isinstance(self.prompt[0], str | list):
-            return {"prompt": self.prompt}
-        return {f"prompt.{i}": each for i, each in enumerate(self.prompt)}  # type: ignore[misc]
+        return named("prompt", self.prompt)
+
+
+class EmbeddingFields(TextFields):
+    """POST /v1/embeddings."""
+
+    neutral = neutral.EMBEDDING
+
+    model: str
+    input: Input
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: StrictInt | None = Field(None, ge=1)
+
+    @property
+    def inputs(self) -> dict[str, str | list[int]]:
+        """The inputs, by the names that errors use."""
+        return named("input", self.input)
 
 
 class TextPart(Fields):

@@ -27,7 +27,7 @@ class Authorization:
 
     Args:
         protect_metrics: whether /metrics needs a key that may read it; else it is open.
-        count: called with the tenant's name for each request for a completion that is let in.
+        count: called with the tenant's name for each POST request that is let in.
     """
 
     def __init__(

@@ -10,13 +10,14 @@ MOST_VALUES = 50_000
 """Commas and opening brackets outside lists of token ids."""
 MOST_IDS = 2**20
 """Commas in lists of token ids: more tokens than any model takes, and a quarter of a second of the event loop."""
-# the most prompts per request
-_LISTS = 128
+# the most inputs per request
+_LISTS = 2048
 
-# Possessive quantifiers, so that the search never backtracks. Alternatives: a prompt of ids or of lists of ids; any
-# string or key; a character to count.
+# Possessive quantifiers, so that the search never backtracks. Alternatives: a prompt or an input of ids or of lists of
+# ids; any string or key; a character to count.
 _TOKEN = re.compile(
-    rb'"prompt"\s*+:\s*+(\[(?:[\s,]*+\[[\s\d,]*+\]){0,%d}+[\s\d,]*+)|"(?:[^"\\]++|\\.)*+"?|([\[{,])' % _LISTS, re.DOTALL
+    rb'"(?:prompt|input)"\s*+:\s*+(\[(?:[\s,]*+\[[\s\d,]*+\]){0,%d}+[\s\d,]*+)|"(?:[^"\\]++|\\.)*+"?|([\[{,])' % _LISTS,
+    re.DOTALL,
 )
 
 

@@ -5,13 +5,15 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from splitlearn.checkpoints.tokenizer_files import TOKENIZER_FILES, has_vocabulary
+from splitlearn.checkpoints.tokenizer_files import MODULES, TOKENIZER_FILES, has_vocabulary
 from splitlearn.errors import BadCheckpoint
+
+J = TypeVar("J", dict[str, Any], list[Any])
 
 CONFIG_FILE = "config.json"
 # what says that weights are quantised, or are an adapter, is looked for in all of them
@@ -159,7 +161,9 @@ def tokenizer_files(folder: Path) -> list[str]:
     """
     kept = [name for name in tokenizer_names(folder) if inside(folder, name).is_file()]
     for name in kept:
-        if name.endswith(".json"):
+        if name == MODULES:
+            _read_json(folder / name, list, "a JSON list")
+        elif name.endswith(".json"):
             read_json_object(folder / name)
         elif (reason := foreign(folder / name)) is not None and has_vocabulary([name]):
             raise BadCheckpoint(f"{folder / name} {reason}")
@@ -189,6 +193,10 @@ def read_json_object(path: Path, kind: str = "a JSON object") -> dict[str, Any]:
     Raises:
         BadCheckpoint: it cannot be read as one.
     """
+    return _read_json(path, dict, kind)
+
+
+def _read_json(path: Path, form: type[J], kind: str) -> J:
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -196,7 +204,7 @@ def read_json_object(path: Path, kind: str = "a JSON object") -> dict[str, Any]:
         raise BadCheckpoint(f"{path} {reason}") from error
     except OSError as error:
         raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, form):
         raise BadCheckpoint(f"{path} is not {kind}, but a {type(values).__name__}; download it again")
     return values
 

@@ -1,4 +1,6 @@
-"""Which files of a checkpoint make its tokenizer: the one list of convert, of downloads and of the client service.
+"""Which files of a checkpoint go with its weights: the one list of convert, of downloads and of the client service.
+
+Most of them make its tokenizer.
 
 Pure: names only.
 """
@@ -24,6 +26,9 @@ VOCABULARY_FILES = (
 )
 """Patterns of files any of which is a vocabulary: where none is, there is no tokenizer."""
 
+MODULES = "modules.json"
+"""Where sentence-transformers lists what an embedding goes through. A JSON list; all other JSON files are objects."""
+
 PROCESSORS_TEMPLATE = "chat_template.json"
 """Where a processor's chat template lies; a tokenizer's own comes before it."""
 
@@ -44,6 +49,9 @@ TOKENIZER_FILES = (
     PROCESSORS_TEMPLATE,
     "additional_chat_templates/*.jinja",
     "generation_config.json",
+    MODULES,
+    "*_Pooling/config.json",
+    "config_sentence_transformers.json",
 )
 """Patterns of all files that go with a model beside its config and weights."""
 

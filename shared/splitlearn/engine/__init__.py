@@ -5,7 +5,7 @@ from splitlearn.engine.device_thread import DeviceThread, Timing
 from splitlearn.engine.engine import Engine
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver, NoObserver
-from splitlearn.engine.request import StepResult
+from splitlearn.engine.request import RowReader, StepResult
 from splitlearn.engine.session import EngineSession
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EngineSession",
     "Limits",
     "NoObserver",
+    "RowReader",
     "StepResult",
     "Timing",
     "cores_name",

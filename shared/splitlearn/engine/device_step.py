@@ -24,12 +24,12 @@ class WorkItem:
     """One request's rows in one step. The device thread's while the step runs, before and after that the loop's.
 
     Attributes:
-        request: only what never changes is read on the device thread: rows, position, `score`, `postprocess`.
+        request: only what never changes is read on the device thread: rows, position, `reader`, `postprocess`.
         slice: which of its rows.
         kv: the session's keys and values; the step may replace them by others.
         cached_prefix: as the session's; None once the rows were copied.
         reached: rows that the session holds if the step ends now.
-        output: hidden states [T, D], or logits [V]; None before they are computed.
+        output: hidden states [T, D] or [D], or logits [V]; None before they are computed.
         postprocessed: what `postprocess` returned.
         error: why there is no output, or nothing that `postprocess` returned.
     """
@@ -91,7 +91,7 @@ class DeviceStep:
         batches = [sound] if self._runner.is_batched else [[item] for item in sound]
         succeeded = [self._compute(batch) for batch in batches]
         for item in sound:
-            self._score(item)
+            self._read(item)
             self._postprocess(item)
         return all(succeeded)
 
@@ -145,13 +145,13 @@ class DeviceStep:
             self._compute(some)
         return False
 
-    def _score(self, item: WorkItem) -> None:
-        """Gives the logits of all the item's rows to the request's `score`; the last row's are then its output."""
-        score = item.request.score
-        if score is None or item.output is None or item.error is not None:
+    def _read(self, item: WorkItem) -> None:
+        """Gives the output of all the item's rows to the request's reader; the last row's is then the item's."""
+        reader = item.request.reader
+        if reader is None or item.output is None or item.error is not None:
             return
         try:
-            score(item.position, item.output)
+            reader.read(item.position, item.output)
             # a copy, so that the others are freed
             item.output = item.output[-1].clone()
         except Exception as error:  # noqa: BLE001 - goes to the caller whose function it is
@@ -168,7 +168,8 @@ class DeviceStep:
             item.error, item.reached = error, self._reached_after_failure(item)
 
     def _input(self, item: WorkItem) -> SequenceInput[Any]:
-        wanted: Wanted = "all" if item.request.score else "last" if item.is_last else "none"
+        reader = item.request.reader
+        wanted: Wanted = reader.wanted if reader is not None else "last" if item.is_last else "none"
         return SequenceInput(item.kv, item.position, item.rows, wanted)
 
     def _reached_after_failure(self, item: WorkItem) -> int:

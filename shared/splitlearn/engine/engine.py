@@ -35,7 +35,7 @@ from splitlearn.engine.observer import EngineObserver, Guarded, NoObserver
 from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.positions import check_position
-from splitlearn.engine.request import PendingRequest, StepResult
+from splitlearn.engine.request import PendingRequest, RowReader, StepResult
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.serving import Serving
 from splitlearn.engine.session import EngineSession
@@ -46,8 +46,6 @@ from splitlearn.runner.interface import Runner
 
 Postprocess = Callable[[torch.Tensor], Any]
 """Called with a step's output, on the device thread."""
-Score = Callable[[int, torch.Tensor], None]
-"""Called with the position of some rows and their logits [T, V], on the device thread."""
 
 
 class Engine:
@@ -198,7 +196,7 @@ class Engine:
         position: int,
         rows: torch.Tensor,
         postprocess: Postprocess | None = None,
-        score: Score | None = None,
+        reader: RowReader | None = None,
     ) -> StepResult:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
@@ -210,12 +208,11 @@ class Engine:
                 dtype. No rows at all only truncate.
             postprocess: called with the output on the device thread, as a part of the step; its result is in the
                 step's `postprocessed`. An error that it raises fails this step alone.
-            score: for a part that ends the model, which then computes the logits of all rows: called on the device
-                thread with the position of some of them and their logits [T, V], until all have been. Rows that run
-                again come again. An error that it raises fails this step alone.
+            reader: for a part that ends the model, which then gives it the logits or the hidden states of all rows.
 
         Returns:
-            The part's output for these rows; with no rows an empty [0, D].
+            The part's output for these rows, or for a part that ends the model of the last one; with no rows an empty
+            [0, D].
 
         Raises:
             PositionNotReached: also when the session's pages had to be taken from it: send everything again from 0.
@@ -227,7 +224,7 @@ class Engine:
         if not rows.shape[0]:
             return self._truncate(session, position)
         result = asyncio.get_running_loop().create_future()
-        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, score)
+        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, reader)
         self._submit(request)
         return await self._collect(request)
 

@@ -10,6 +10,21 @@ import torch
 from splitlearn.engine.device_thread import Timing
 from splitlearn.engine.scheduler import MAX_DECODE_ROWS
 from splitlearn.engine.session import EngineSession
+from splitlearn.runner.interface import Wanted
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads what a part that ends the model gives for all rows of a request.
+
+    Attributes:
+        wanted: "all" for the logits [T, V] of the rows, "hidden" for the hidden states [T, D] before the head.
+        read: called on the device thread with the position of some rows and with these, until all rows have been; rows
+            that run again come again. An error that it raises fails its own request alone.
+    """
+
+    wanted: Wanted
+    read: Callable[[int, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -17,7 +32,8 @@ class StepResult:
     """The output for one frame.
 
     Attributes:
-        output: hidden states [T, D], or logits [V] of the last row.
+        output: hidden states [T, D]; of a part that ends the model the logits [V] of the last row, or its hidden state
+            [D] where those were read.
         timing: where the time went.
         postprocessed: what `postprocess` returned; None without one.
     """
@@ -31,7 +47,7 @@ class StepResult:
 class PendingRequest:
     """The rows of one frame that a caller of `Engine.step` waits for; the scheduler knows them as `ScheduledRequest`.
 
-    Owned by the event loop's thread. The device thread reads what never changes: rows, position, `score` and
+    Owned by the event loop's thread. The device thread reads what never changes: rows, position, `reader` and
     `postprocess`.
 
     Attributes:
@@ -41,8 +57,7 @@ class PendingRequest:
         result: what the caller waits for.
         submitted: when it was submitted, on the performance counter.
         postprocess: called with the output on the device thread; None for nothing.
-        score: called on the device thread with the position of some rows and their logits [T, V], until all rows have
-            been; rows that run again come again.
+        reader: reads the output of all rows; None if only that of the last one is wanted.
         began: when its first rows began to run; None before that.
         compute_seconds: how long its rows ran.
         outputs: of the slices that have been run.
@@ -55,7 +70,7 @@ class PendingRequest:
     result: "asyncio.Future[StepResult]"
     submitted: float
     postprocess: Callable[[torch.Tensor], Any] | None = None
-    score: Callable[[int, torch.Tensor], None] | None = None
+    reader: RowReader | None = None
     began: float | None = None
     compute_seconds: float = 0.0
     outputs: list[torch.Tensor] = field(default_factory=list)

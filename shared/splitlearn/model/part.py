@@ -11,7 +11,7 @@ import copy
 import inspect
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,10 @@ from splitlearn.model.layout import ModelLayout, build_on_meta, inspect_model, l
 from splitlearn.model.slicing import slice_config
 from splitlearn.model.traits import row_width, takes_one_row_at_a_time, why_not_here
 from splitlearn.torch_private import own_modules, own_parameters
+
+Wanted = Literal["none", "last", "all", "hidden"]
+"""What a part that ends the model gives for new rows: no logits, those of the last row or of all rows, or the hidden
+states of all rows behind the final norm, before the head."""
 
 
 class Part(nn.Module):
@@ -62,6 +66,7 @@ class Part(nn.Module):
             kept[-1].register_forward_hook(self._boundary.leave)
         if spec.end:
             model.get_submodule(layout.suffix_modules[-1]).register_forward_pre_hook(_compact)
+            decoder.register_forward_hook(self._boundary.note_last)
         arguments = inspect.signature(decoder.forward).parameters
         counts_itself = any(
             hasattr(kind, "create_position_ids_from_input_ids") for kind in {type(m) for m in decoder.modules()}
@@ -110,29 +115,32 @@ class Part(nn.Module):
         return PartCache(self._cache_specs)
 
     @torch.inference_mode()
-    def forward(self, rows: torch.Tensor, position: int, cache: PartCache, *, all_logits: bool = False) -> torch.Tensor:
+    def forward(self, rows: torch.Tensor, position: int, cache: PartCache, *, wanted: Wanted = "last") -> torch.Tensor:
         """Appends rows to one session.
 
         Args:
             rows: token ids [T] for a part that begins the model, else hidden states [T, D].
             position: number of rows that the session holds already.
             cache: the session's cache; grows by T rows.
-            all_logits: whether a part that ends the model returns the logits of all rows.
+            wanted: what a part that ends the model returns.
 
         Returns:
-            Hidden states [T, D]; for a part that ends the model the last row's logits [V], or [T, V] of all rows.
+            Hidden states [T, D]; for a part that ends the model the last row's logits [V], [T, V] of all rows, or the
+            hidden states [T, D] that the head would get.
         """
         if position and rows.shape[0] > 1 and self._takes_one_row:
             each = [rows[i : i + 1] for i in range(rows.shape[0])]
-            outputs = [self.forward(row, position + i, cache, all_logits=all_logits) for i, row in enumerate(each)]
-            return torch.cat(outputs) if all_logits or not self.spec.end else outputs[-1]
+            outputs = [self.forward(row, position + i, cache, wanted=wanted) for i, row in enumerate(each)]
+            return torch.cat(outputs) if wanted in ("all", "hidden") or not self.spec.end else outputs[-1]
         cache.n_rows = position
         inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         if self.spec.end:
             if self.keeps_last_rows:
-                inputs["logits_to_keep"] = rows.shape[0] if all_logits else 1
+                inputs["logits_to_keep"] = rows.shape[0] if wanted == "all" else 1
+            if wanted == "hidden":
+                return self.run_to_hidden(rows[None], **inputs)[1][0]
             logits_TV = torch.as_tensor(self.run(rows[None], **inputs).logits[0])
-            return logits_TV if all_logits else logits_TV[-1]
+            return logits_TV if wanted == "all" else logits_TV[-1]
         return torch.as_tensor(self.run(rows[None], **inputs)[0])
 
     def run(self, rows_BT: torch.Tensor, **inputs: Any) -> Any:
@@ -173,12 +181,23 @@ class Part(nn.Module):
             cache.n_rows += rows_BT.shape[1]
         return output
 
+    def run_to_hidden(self, rows_BT: torch.Tensor, **inputs: Any) -> tuple[Any, torch.Tensor]:
+        """As `run`, of a part that ends the model: also the hidden states [B, T, D] of all rows before the head."""
+        self._boundary.keeps_last = True
+        try:
+            output = self.run(rows_BT, **inputs)
+        finally:
+            self._boundary.keeps_last = False
+        return output, self._boundary.take()
+
 
 class _Boundary(threading.local):
     """Where rows cross from one part to the next; holds them for the length of one forward, for each thread."""
 
     def __init__(self) -> None:
         self.rows_BTD: torch.Tensor | None = None
+        self.keeps_last = False
+        """Whether what comes out of the whole model's decoder is kept."""
 
     def __reduce__(self) -> tuple[type["_Boundary"], tuple[()]]:
         # a copy of a part starts with empty hands; thread-local state cannot be copied
@@ -192,6 +211,11 @@ class _Boundary(threading.local):
         """After the last layer: before the decoder does anything more."""
         rows = output[0] if isinstance(output, tuple) else output
         self.rows_BTD = rows.flatten(2)
+
+    def note_last(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        """After the decoder: before the head."""
+        if self.keeps_last:
+            self.rows_BTD = output[0]
 
     def take(self) -> torch.Tensor:
         """The rows, which are then gone from here."""

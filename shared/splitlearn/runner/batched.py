@@ -107,14 +107,15 @@ class BatchedRunner(Runner[KVCache]):
         lengths = [each.length for each in sessions]
         positions = [i for each in sessions for i in range(each.start, each.end)]
         rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
-        if len(positions) == len(inputs) and not position_offset:
+        reads_hidden = any(each.wanted == "hidden" for each in inputs)
+        if len(positions) == len(inputs) and not position_offset and not reads_hidden:
             decoded = self._backend.decode(rows, sessions)
             if decoded is not None:
                 # the next step overwrites this memory; one copy takes less time than one per session
                 decoded = decoded.to("cpu", copy=True)
                 if self.part.spec.end:
                     found = zip(inputs, decoded, strict=True)
-                    return [row_V[None] if each.logits == "all" else row_V for each, row_V in found]
+                    return [row_V[None] if each.wanted == "all" else row_V for each, row_V in found]
                 return list(decoded[:, None])
         rows = rows.to(self._layout.device)
         options: dict[str, Any] = {
@@ -126,20 +127,28 @@ class BatchedRunner(Runner[KVCache]):
         with ragged_step(self._cache), self._attention.to(NAME):
             if not self.part.spec.end:
                 return list(self.part.run(rows[None], **options)[0].split(lengths))
-            return self._logits(rows, inputs, list(accumulate(lengths)), options)
+            return self._ends(rows, inputs, list(accumulate(lengths)), options)
 
-    def _logits(
+    def _ends(
         self, rows: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], ends: list[int], options: dict[str, Any]
     ) -> list[torch.Tensor]:
-        counts = [{"none": 0, "last": 1, "all": each.rows.shape[0]}[each.logits] for each in inputs]
+        counts = [{"none": 0, "last": 1, "all": each.rows.shape[0], "hidden": 0}[each.wanted] for each in inputs]
         wanted = [row for end, count in zip(ends, counts, strict=True) for row in range(end - count, end)]
         kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
         if self.part.keeps_last_rows:
-            logits_SV = self.part.run(rows[None], logits_to_keep=kept, **options).logits[0]
+            options = {**options, "logits_to_keep": kept}
+        if any(each.wanted == "hidden" for each in inputs):
+            output, hidden_1TD = self.part.run_to_hidden(rows[None], **options)
         else:
-            logits_SV = self.part.run(rows[None], **options).logits[0, kept]
-        parts = zip(inputs, logits_SV.split(counts), strict=True)
-        return [part_TV[-1] if each.logits == "last" else part_TV for each, part_TV in parts]
+            output, hidden_1TD = self.part.run(rows[None], **options), None
+        logits_SV = output.logits[0] if self.part.keeps_last_rows else output.logits[0, kept]
+        outputs = list(logits_SV.split(counts))
+        for i, (each, end) in enumerate(zip(inputs, ends, strict=True)):
+            if each.wanted == "last":
+                outputs[i] = outputs[i][-1]
+            elif each.wanted == "hidden" and hidden_1TD is not None:
+                outputs[i] = hidden_1TD[0, end - each.rows.shape[0] : end]
+        return outputs
 
     def _decode(self, rows: torch.Tensor, positions_1S: torch.Tensor, attention: StepAttention) -> torch.Tensor:
         """One row of each session: hidden states [S, D], or logits [S, V]."""

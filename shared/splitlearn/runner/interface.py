@@ -6,7 +6,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -14,12 +14,9 @@ from splitlearn.attention.backend import FusionReport, KVCache
 from splitlearn.attention.page_budget import PageBudget
 from splitlearn.attention.sequence_slice import SequenceSlice
 from splitlearn.model.cache import PartCache
-from splitlearn.model.part import Part
+from splitlearn.model.part import Part, Wanted
 
 __all__ = ["FusionReport", "KVCache", "PageBudget", "Runner", "SequenceInput", "SequenceSlice", "Wanted"]
-
-Wanted = Literal["none", "last", "all"]
-"""Of which of a session's new rows logits are wanted."""
 
 K = TypeVar("K", KVCache, PartCache)
 
@@ -32,13 +29,13 @@ class SequenceInput(Generic[K]):
         kv: the keys and values of the session.
         start: position of the first new row.
         rows: token ids [T] or hidden states [T, D].
-        logits: where the part ends the model, of which of the rows they are wanted.
+        wanted: where the part ends the model, what its output is.
     """
 
     kv: K
     start: int
     rows: torch.Tensor
-    logits: Wanted = "last"
+    wanted: Wanted = "last"
 
     @property
     def slice(self) -> SequenceSlice[K]:
@@ -123,8 +120,8 @@ class Runner(ABC, Generic[K]):
         Where it raises, any of the sessions may hold some of its rows, until `truncate` drops them.
 
         Returns:
-            For each input hidden states [T, D]; for a part that ends the model the logits [V] of its last row, or
-            [T, V] of all rows, or anything where none are wanted.
+            For each input hidden states [T, D]; for a part that ends the model what is wanted of it: the logits [V] of
+            its last row, [T, V] of all rows, the hidden states [T, D] before the head, or anything for "none".
 
         Raises:
             PositionNotReached: a session does not hold the rows before its own.

@@ -45,7 +45,4 @@ class SequentialRunner(Runner[PartCache]):
     def run(self, inputs: Sequence[SequenceInput[PartCache]]) -> list[torch.Tensor]:
         for each in inputs:
             check_held(each.kv.n_rows, each.start)
-        return [
-            self.part(each.rows.to(self.part.device), each.start, each.kv, all_logits=each.logits == "all")
-            for each in inputs
-        ]
+        return [self.part(each.rows.to(self.part.device), each.start, each.kv, wanted=each.wanted) for each in inputs]

@@ -1,4 +1,4 @@
-"""The openai package: models, completions, chat, streams, several choices, log-probabilities, and its errors."""
+"""The openai package: models, completions, chat, streams, several choices, log-probabilities, embeddings and errors."""
 
 import json
 import os
@@ -13,6 +13,9 @@ chat = client.chat.completions.create(**greedy, messages=hello, logprobs=True, t
 streamed = client.chat.completions.create(**greedy, messages=hello, stream=True, stream_options={"include_usage": True})
 chunks = list(streamed)
 several = client.completions.create(**greedy | {"temperature": 1}, prompt=["the", "quick"], n=2, seed=7)
+# it asks for base64, and decodes it
+embeddings = client.embeddings.create(model="tiny", input=["the", "quick brown"])
+as_floats = client.embeddings.create(model="tiny", input=["the", "quick brown"], encoding_format="float")
 try:
     client.chat.completions.create(**greedy | {"model": "another"}, messages=hello)
     refused = ""
@@ -26,6 +29,8 @@ print(
             "logprobs": len(chat.choices[0].logprobs.content),
             "streamed": "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices),
             "usage": [chat.usage.completion_tokens, chunks[-1].usage.completion_tokens],
+            "dimensions": [len(each.embedding) for each in embeddings.data],
+            "same": [each.embedding for each in embeddings.data] == [each.embedding for each in as_floats.data],
             "indices": [choice.index for choice in several.choices],
             "refused": refused,
         }

@@ -12,7 +12,7 @@ from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.metrics import ClientMetrics
 from splitlearn_client.report import Report
 from splitlearn_client.request_info import RequestInfo
-from splitlearn_client.request_record import recorded, span_attributes
+from splitlearn_client.request_record import generation_attributes, recorded
 from splitlearn_comm import RequestContext
 from splitlearn_comm.tracing import NoTracer
 
@@ -92,5 +92,5 @@ def test_the_session_gets_the_context_of_its_request() -> None:
 
 
 def test_a_limit_that_the_request_leaves_out_is_no_attribute() -> None:
-    assert "gen_ai.request.max_tokens" not in span_attributes("chat", "tiny", GenerationRequest((1,), None))
-    assert span_attributes("chat", "tiny", GenerationRequest((1,), 5))["gen_ai.request.max_tokens"] == 5
+    assert "gen_ai.request.max_tokens" not in generation_attributes("chat", "tiny", GenerationRequest((1,), None))
+    assert generation_attributes("chat", "tiny", GenerationRequest((1,), 5))["gen_ai.request.max_tokens"] == 5

@@ -51,7 +51,7 @@ def parts(tiny_weights: Path, clock: Clock) -> Iterator[LocalParts]:
         bottom, top = (
             build_engine(part, thread, clock=clock) for part in load_parts(tiny_weights, [PLAN.bottom, PLAN.top])
         )
-        yield LocalParts(bottom, top, PLAN, "echo", thread)
+        yield LocalParts(bottom, top, PLAN, "echo", thread, 4)
 
 
 async def accept(_info: ServiceInfo) -> str | None:

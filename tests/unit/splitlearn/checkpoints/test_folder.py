@@ -126,6 +126,11 @@ def test_a_json_file_that_cannot_be_read_is_named(checkpoint: Path, name: str, c
     assert said in found
 
 
+def test_a_list_of_modules_that_is_none_is_named(checkpoint: Path) -> None:
+    (checkpoint / "modules.json").write_text("{}")
+    assert refusal(checkpoint).startswith(f"{checkpoint / 'modules.json'} is not a JSON list, but a dict")
+
+
 @pytest.mark.parametrize("content", ["", "version https://git-lfs.github.com/spec/v1\noid"])
 def test_a_vocabulary_that_is_none_is_named(checkpoint: Path, content: str) -> None:
     (checkpoint / "spiece.model").write_text(content)

@@ -51,15 +51,18 @@ def test_all_of_them_go_along(tmp_path: Path, tiny_llama: PreTrainedModel) -> No
     checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_llama)
     texts = ["vocab.txt", "spiece.model", "tiktoken.model", "merges.txt", "chat_template.jinja"]
     objects = ["tekken.json", "chat_template.json", "generation_config.json", "added_tokens.json"]
+    objects += ["1_Pooling/config.json", "config_sentence_transformers.json"]
     templates = ["additional_chat_templates/rag.jinja", "additional_chat_templates/tool_use.jinja"]
-    (checkpoint / "additional_chat_templates").mkdir()
+    for folder in ("additional_chat_templates", "1_Pooling"):
+        (checkpoint / folder).mkdir()
     for name in (*texts, *templates):
         (checkpoint / name).write_text(f"<s> {name}")
     for name in objects:
         (checkpoint / name).write_text("{}")
+    (checkpoint / "modules.json").write_text("[]")
     (checkpoint / "secret.txt").write_text("not a tokenizer's")
     prepare(str(checkpoint)).write(tmp_path / "out")
-    for name in (*texts, *objects, *templates):
+    for name in (*texts, *objects, *templates, "modules.json"):
         assert (tmp_path / "out" / name).read_bytes() == (checkpoint / name).read_bytes(), name
     assert not (tmp_path / "out" / "secret.txt").exists()
 

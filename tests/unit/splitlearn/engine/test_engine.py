@@ -10,7 +10,7 @@ import torch
 from architectures.small_configs import small_config
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part
-from splitlearn.engine import DeviceThread, Engine, Limits, batching_policy
+from splitlearn.engine import DeviceThread, Engine, Limits, RowReader, batching_policy
 from splitlearn.engine.session import EngineSession
 from splitlearn.errors import BadRows, ContextExceeded, NoRoom, PositionNotReached
 from support.tiny_models import random_model, save_sepweight
@@ -222,13 +222,14 @@ async def test_the_logits_of_all_rows_come_piece_by_piece_and_the_last_rows_are_
     engine = build_engine(top, thread, Limits(max_num_batched_tokens=4))
     found: dict[int, torch.Tensor] = {}
 
-    def score(position: int, logits_TV: torch.Tensor) -> None:
+    def read(position: int, logits_TV: torch.Tensor) -> None:
         assert threading.current_thread().name.startswith("device")
         found.update({position + i: logits_V.clone() for i, logits_V in enumerate(logits_TV)})
 
     session = engine.open()
-    first = await engine.step(session, 0, rows(6), score=score)
-    second = await engine.step(session, 6, rows(10)[6:], lambda logits_V: int(logits_V.argmax()), score)
+    reader = RowReader("all", read)
+    first = await engine.step(session, 0, rows(6), reader=reader)
+    second = await engine.step(session, 6, rows(10)[6:], lambda logits_V: int(logits_V.argmax()), reader)
     cache = top.new_cache()
     for i, row_D in enumerate(rows(10)):
         torch.testing.assert_close(found[i], top(row_D[None], i, cache), atol=1e-5, rtol=0)
@@ -237,7 +238,27 @@ async def test_the_logits_of_all_rows_come_piece_by_piece_and_the_last_rows_are_
     assert (second.output.shape, second.postprocessed) == (found[9].shape, int(found[9].argmax()))
 
 
-async def test_a_score_that_fails_leaves_the_other_sessions_alone(thread: DeviceThread, tiny_weights: Path) -> None:
+async def test_hidden_states_come_piece_by_piece_in_steps_in_which_others_get_logits(
+    thread: DeviceThread, tiny_weights: Path
+) -> None:
+    top = load_part(tiny_weights, "4-5 e")
+    engine = build_engine(top, thread, Limits(max_num_batched_tokens=4))
+    found: dict[int, torch.Tensor] = {}
+
+    def read(position: int, hidden_TD: torch.Tensor) -> None:
+        found.update({position + i: hidden_D.clone() for i, hidden_D in enumerate(hidden_TD)})
+
+    reading, other = await asyncio.gather(
+        engine.step(engine.open(), 0, rows(6), reader=RowReader("hidden", read)),
+        engine.step(engine.open(), 0, rows(3)),
+    )
+    hidden_TD = top(rows(6), 0, top.new_cache(), wanted="hidden")
+    torch.testing.assert_close(torch.stack([found[i] for i in range(6)]), hidden_TD, atol=1e-5, rtol=0)
+    assert torch.equal(reading.output, found[5])
+    torch.testing.assert_close(other.output, top(rows(3), 0, top.new_cache()), atol=1e-5, rtol=0)
+
+
+async def test_a_reader_that_fails_leaves_the_other_sessions_alone(thread: DeviceThread, tiny_weights: Path) -> None:
     engine = build_engine(load_part(tiny_weights, "4-5 e"), thread)
 
     def fails(_: int, __: torch.Tensor) -> None:
@@ -245,7 +266,9 @@ async def test_a_score_that_fails_leaves_the_other_sessions_alone(thread: Device
 
     session = engine.open()
     failed, other = await asyncio.gather(
-        engine.step(session, 0, rows(3), score=fails), engine.step(engine.open(), 0, rows(3)), return_exceptions=True
+        engine.step(session, 0, rows(3), reader=RowReader("all", fails)),
+        engine.step(engine.open(), 0, rows(3)),
+        return_exceptions=True,
     )
     assert isinstance(failed, ZeroDivisionError)
     alone_V = await outputs(engine, rows(3))

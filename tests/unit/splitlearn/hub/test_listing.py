@@ -10,7 +10,16 @@ def listing_of(*names: str) -> Listing:
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "additional_chat_templates/rag.jinja"]
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "additional_chat_templates/rag.jinja",
+        "modules.json",
+        "1_Pooling/config.json",
+        "config_sentence_transformers.json",
+    ],
 )
 def test_what_belongs_to_a_tokenizer_is_wanted_with_it_alone(name: str) -> None:
     listing = listing_of(name, "config.json")
@@ -19,7 +28,14 @@ def test_what_belongs_to_a_tokenizer_is_wanted_with_it_alone(name: str) -> None:
 
 
 def test_the_files_of_other_models_in_subfolders_and_weights_are_never_beside() -> None:
-    others = ("onnx/config.json", "onnx/tokenizer.json", "a.safetensors", "pytorch_model.bin.index.json", "README.md")
+    others = (
+        "onnx/config.json",
+        "onnx/1_Pooling/config.json",
+        "onnx/tokenizer.json",
+        "a.safetensors",
+        "pytorch_model.bin.index.json",
+        "README.md",
+    )
     assert listing_of(*others).beside(tokenizer=True) == []
     assert not is_tokenizers("text_encoder/tokenizer.json")
 

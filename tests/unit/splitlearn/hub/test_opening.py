@@ -1,6 +1,7 @@
 """What a named model is, and every way in which it may be none."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from splitlearn.hub.model import NamedModel
 from splitlearn.hub.names import ModelName
 from splitlearn.hub.opening import open_named
 from splitlearn.hub.store import Cache
+from support.embedding_models import write_modules
 from support.loopback_hub import Asked, Fault, LoopbackHub, loopback_hub
 
 TINY = ModelName("org/tiny")
@@ -61,6 +63,19 @@ def test_the_tokenizer_comes_when_it_is_wanted_and_once(
     served.forget()
     named(TINY, cache, hub, tokenizer=True)
     assert [asked.path for asked in served.asked] == ["/api/models/org/tiny/revision/main"]
+
+
+def test_what_says_how_embeddings_are_pooled_comes_with_the_tokenizer(
+    served: LoopbackHub, hub: Hub, cache: Cache, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    write_modules(folder, ["Transformer", "Pooling", "Normalize"], {"pooling_mode": "mean"}, {"prompts": {}})
+    served.add("org/tiny", folder)
+    assert not (named(TINY, cache, hub).directory / "modules.json").exists()
+    directory = named(TINY, cache, hub, tokenizer=True).directory
+    for name in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
+        assert (directory / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_a_branch_is_what_it_is_now_and_a_commit_needs_no_hub_once_it_is_there(

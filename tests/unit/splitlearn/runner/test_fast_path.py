@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from splitlearn.attention.backend import FusionReport
 from splitlearn.backends.cpu.kernels import are_off, kernels
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread
+from splitlearn.runner.interface import SequenceInput
 from splitlearn.runner.select import runner_for
 from splitlearn.torch_private import has_avx512
 from support.fused_modules import packed
@@ -33,6 +35,23 @@ def test_the_kernels_are_compiled_and_loaded_where_the_processor_has_their_instr
 def test_whole_layers_and_the_whole_decoder_run_by_our_kernels(kind: str, quantization: str, tmp_path: Path) -> None:
     part = packed(tmp_path, tiny_config(kind), quantization, spec="1-4")
     assert runner_for(part).fusion == FusionReport(3, 3, 3, is_decoder_fused=True)
+
+
+@can_run
+def test_a_fused_decoder_gives_the_hidden_states_that_its_head_gets(tmp_path: Path) -> None:
+    top = packed(tmp_path, tiny_config("llama"), spec="2-5 e")
+    runner, seen = runner_for(top), []
+    assert runner.fusion == FusionReport(3, 3, 3, is_decoder_fused=True)
+    rows_TD = torch.randn(9, top.hidden_size).to(top.dtype)
+    kvs = [runner.new_kv(None) for _ in range(3)]
+    hook = top.model.get_submodule("model.norm").register_forward_hook(lambda *given: seen.append(given[2]))
+    hidden_TD, logits_V, other_TD = runner.run(
+        [SequenceInput(kv, 0, rows_TD, wanted) for kv, wanted in zip(kvs, ("hidden", "last", "hidden"), strict=True)]
+    )
+    hook.remove()
+    assert torch.equal(torch.cat([hidden_TD, other_TD]), torch.cat([seen[0][0, :9], seen[0][0, 18:]]))
+    head = top.model.get_submodule("lm_head")
+    torch.testing.assert_close(head(hidden_TD[-1:].clone())[0], logits_V, atol=1e-2, rtol=1e-2)
 
 
 @can_run

@@ -1,6 +1,6 @@
 """Shapes: T rows, D hidden size, V vocabulary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def test_logits_are_computed_for_those_who_need_them(made: Callable[[str], Model
     rows = [torch.randn(n, top.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
     kvs = [runner.new_kv(None) for _ in rows]
     spans = [SequenceInput(kv, 0, rows_TD) for kv, rows_TD in zip(kvs, rows, strict=True)]
-    _, logits_V, _ = runner.run([replace(spans[0], logits="none"), spans[1], replace(spans[2], logits="none")])
+    _, logits_V, _ = runner.run([replace(spans[0], wanted="none"), spans[1], replace(spans[2], wanted="none")])
     torch.testing.assert_close(logits_V, top(rows[1], 0, top.new_cache()), atol=1e-5, rtol=0)
     # what was computed without them is there all the same
     last_TD = torch.randn(1, top.hidden_size)
@@ -163,13 +163,59 @@ def test_logits_of_all_rows_are_those_of_the_rows_one_by_one(
     assert [output.shape for output in runner.run(again)] == [last_V.shape, (1, *last_V.shape), (1, *last_V.shape)]
 
 
+@pytest.mark.parametrize("name", ["llama", "falcon", "gpt2"])
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_hidden_states_are_what_the_head_gets_beside_the_logits_of_others(
+    made: Callable[[str], Model], name: str, is_batched: bool
+) -> None:
+    top = made(name)[1][2]
+    runner = runner_for(top) if is_batched else SequentialRunner(top)
+    rows = [torch.randn(n, top.hidden_size, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 8)]
+    kvs = [runner.new_kv(None) for _ in rows]
+    wants = ("hidden", "last", "hidden")
+    spans = [SequenceInput(kv, 0, rows_TD, want) for kv, rows_TD, want in zip(kvs, rows, wants, strict=True)]
+    first_TD, last_V, third_TD = runner.run(spans)
+    torch.testing.assert_close(last_V, top(rows[1], 0, top.new_cache()), atol=1e-5, rtol=0)
+    head = top.model.get_output_embeddings()
+    for hidden_TD, rows_TD in ((first_TD, rows[0]), (third_TD, rows[2])):
+        logits_TV = top(rows_TD, 0, top.new_cache(), wanted="all")
+        torch.testing.assert_close(head(hidden_TD), logits_TV, atol=1e-5, rtol=0)
+    # of one row each, for which the fused decode step has no hidden states
+    again = [SequenceInput(kv, len(rows_TD), rows[1], want) for kv, rows_TD, want in zip(kvs, rows, wants, strict=True)]
+    first_1D, last_V, _ = runner.run(again)
+    whole_TV = top(torch.cat([rows[0], rows[1]]), 0, top.new_cache(), wanted="all")
+    torch.testing.assert_close(head(first_1D)[0], whole_TV[-1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(last_V, top(torch.cat([rows[1], rows[1]]), 0, top.new_cache()), atol=1e-5, rtol=0)
+
+
+def test_a_backend_s_own_step_of_one_row_each_is_not_asked_for_hidden_states(
+    made: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = made("llama")[1][2]
+    runner = runner_for(top)
+    assert isinstance(runner, BatchedRunner)
+    row_1D = torch.randn(1, top.hidden_size)
+    hidden_1D = top(row_1D, 0, top.new_cache(), wanted="hidden")
+
+    def logits_alone(_: object, __: torch.Tensor, sessions: Sequence[object]) -> torch.Tensor:
+        return torch.zeros(len(sessions), 7)
+
+    monkeypatch.setattr(type(runner._backend), "decode", logits_alone)
+    found = {
+        wants: runner.run([SequenceInput(runner.new_kv(None), 0, row_1D, want) for want in wants])
+        for wants in (("last", "all"), ("last", "hidden"))
+    }
+    assert [output.shape for output in found["last", "all"]] == [(7,), (1, 7)]
+    torch.testing.assert_close(found["last", "hidden"][1], hidden_1D, atol=1e-5, rtol=0)
+
+
 def test_a_step_in_which_nobody_needs_logits_computes_none(made: Callable[[str], Model]) -> None:
     top = made("llama")[1][2]
     runner = runner_for(top)
     assert isinstance(runner, BatchedRunner)
     kvs, seen = [runner.new_kv(None) for _ in range(2)], []
     hook = top.model.get_submodule("lm_head").register_forward_hook(lambda *given: seen.append(given[2].shape))
-    outputs = runner.run([SequenceInput(kv, 0, torch.randn(3, top.hidden_size), logits="none") for kv in kvs])
+    outputs = runner.run([SequenceInput(kv, 0, torch.randn(3, top.hidden_size), wanted="none") for kv in kvs])
     hook.remove()
     assert [shape[:-1].numel() for shape in seen] == [0]
     assert [output.numel() for output in outputs] == [0, 0]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai.types import completion_create_params
+from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import (
     ChatCompletionAssistantMessageParam,
     ChatCompletionContentPartTextParam,
@@ -25,6 +25,7 @@ from splitlearn_client.api.neutral import ANYTHING, Neutral, only
 from splitlearn_client.api.schema import (
     ChatFields,
     CompletionFields,
+    EmbeddingFields,
     Fields,
     Message,
     StreamOptions,
@@ -41,6 +42,7 @@ WHOLE: Mapping[type[Fields], dict[str, Any]] = {
     CompletionFields: {"model": "tiny", "prompt": "hi"},
     ChatFields: {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]},
     TokenizeFields: {"prompt": "hi"},
+    EmbeddingFields: {"model": "tiny", "input": "hi"},
     StreamOptions: {},
     StructuredOutputs: {"regex": "a"},
     Message: {"role": "assistant", "content": "hi"},
@@ -92,6 +94,7 @@ def test_any_other_value_is_refused_by_name_with_the_one_that_would_be_taken(
     [
         (CompletionFields, completion_create_params.CompletionCreateParamsBase),
         (ChatFields, chat_create_params.CompletionCreateParamsBase),
+        (EmbeddingFields, embedding_create_params.EmbeddingCreateParams),
         (StreamOptions, ChatCompletionStreamOptionsParam),
         (Message, ChatCompletionUserMessageParam),
         (Message, ChatCompletionAssistantMessageParam),
@@ -136,6 +139,7 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "completions": {k: v for k, v in neutral.COMPLETION.items() if k not in neutral.GENERATION},
         "chat": {k: v for k, v in neutral.CHAT.items() if k not in neutral.GENERATION},
         "`/tokenize`": neutral.TOKENIZE,
+        "`/v1/embeddings`": neutral.EMBEDDING,
         "a call in a message": neutral.TOOL_CALL,
         "`structured_outputs`": neutral.STRUCTURED_OUTPUTS,
         "`stream_options`": neutral.STREAM_OPTIONS,

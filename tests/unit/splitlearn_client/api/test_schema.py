@@ -7,9 +7,9 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 from pydantic import ValidationError
 
+from splitlearn_client.api.prompt_fields import MOST_PROMPTS
 from splitlearn_client.api.schema import (
     LONGEST_STOP,
-    MOST_PROMPTS,
     MOST_STOPS,
     MOST_TOKENS,
     ChatFields,

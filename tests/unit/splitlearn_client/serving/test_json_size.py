@@ -20,6 +20,13 @@ def test_lists_of_anything_but_ids_are_counted_in_a_prompt_too(value: object) ->
     assert has_too_many_values(json.dumps({"prompt": [value] * 2 * MOST_VALUES}).encode())
 
 
+def test_an_input_for_embeddings_may_have_more_lists_of_token_ids_than_a_prompt() -> None:
+    lists = [list(range(500))] * 2000
+    assert not has_too_many_values(json.dumps({"model": "m", "input": lists}).encode())
+    assert has_too_many_values(json.dumps({"input": [[*range(500)]] * 2200}).encode())
+    assert has_too_many_values(json.dumps({"input": ["x"] * 2 * MOST_VALUES}).encode())
+
+
 def test_keys_are_counted() -> None:
     assert has_too_many_values(json.dumps({str(i): 0 for i in range(2 * MOST_VALUES)}).encode())
 

@@ -10,7 +10,7 @@ from splitlearn_client.serving.origins import readable_from
 
 async def answer_to_page(of: str, allowed: Sequence[str], method: str = "GET", **headers: str) -> httpx.Response:
     """What a page of this origin gets from /health, which needs no service."""
-    app = readable_from(allowed, application(cast("Any", SimpleNamespace(tokenizer=None))))
+    app = readable_from(allowed, application(cast("Any", SimpleNamespace(tokenizer=None, check_model=None))))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         return await client.request(method, "/health", headers={"Origin": of, **headers})
 
