@@ -20,6 +20,7 @@ from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.layout import config_from_dict
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.api import error_replies
+from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.api.routes import router
 from splitlearn_client.api.service import Service
 from splitlearn_client.block_hasher import BlockHasher
@@ -145,10 +146,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     parsers = settings.tool_call_parser, settings.reasoning_parser
     dialect = dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, tokenizer.responses())
-    created = int(time.time())
-    return Service(
-        name, created, vocabulary, tokenizer, generator, connection, metrics, grammars, dialect, defaults, tracer
-    )
+    ours = tokenizer, generator, connection, metrics, grammars
+    store = ResponseStore(settings.response_store_bytes)
+    return Service(name, int(time.time()), vocabulary, *ours, dialect, defaults, tracer, store)
 
 
 async def _fetch(weights: Weights, plan: SplitPlan, bar: Bar) -> None:

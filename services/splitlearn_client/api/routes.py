@@ -1,6 +1,6 @@
 """The HTTP endpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -12,25 +12,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splitlearn_client.api.answering import answer
+from splitlearn_client.api.anthropic.routes import add_messages_routes
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.json_body import ApiRoute
-from splitlearn_client.api.reading import constraint_of, prefix_of, reading_of
-from splitlearn_client.api.schema import (
-    MOST_ANSWERS,
-    MOST_PROMPT_LOGPROBS,
-    ChatFields,
-    CompletionFields,
-    GenerationFields,
-)
+from splitlearn_client.api.openai_responses.routes import add_responses_routes
+from splitlearn_client.api.preparing import chat_requests, check_model, requests
+from splitlearn_client.api.schema import ChatFields, CompletionFields
 from splitlearn_client.api.service import Service
 from splitlearn_client.api.tokenizing import add_tokenizer_routes
-from splitlearn_client.errors import BadRequest, UnknownModel
-from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.request_info import info_of
 from splitlearn_client.tokenizer import ChatTokenizer
-
-# how much of an unknown name an error repeats
-_SHOWN_CHARACTERS = 100
 
 
 def router(service: Service) -> APIRouter:
@@ -39,34 +30,18 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(fields: ChatFields, request: Request) -> Response:
-        _check_model(service, fields.model)
-        messages = [message.plain() for message in fields.messages]
-        info = info_of(request.scope)
-        with info.tokenizing():
-            prompt = await unless_disconnected(
-                request.receive, service.tokenizer.tokenize_chat(messages, fields.rendering)
-            )
-        tops = (fields.top_logprobs or 0) if fields.logprobs else None
-        most = fields.max_completion_tokens or fields.max_tokens or service.defaults.max_tokens
-        ending = await service.tokenizer.detokenize(prompt) if service.dialect.responses else None
-        prefix = prefix_of(fields, service.tokenizer.ending(prompt) if ending is None else ending)
-        reading = reading_of(fields, service.dialect, prefix)
-        wanted = _requests(service, fields, {"messages": prompt}, most, tops, info.tenant)
-        if reading is not None:
-            wanted = [replace(each, shown=reading.shown) for each in wanted]
-        if (constraint := constraint_of(fields, service.dialect, prefix)) is not None:
-            grammar = await unless_disconnected(request.receive, service.grammars.compile(constraint))
-            wanted = [replace(each, grammar=grammar) for each in wanted]
+        check_model(service, fields.model)
+        wanted, reading = await chat_requests(service, fields, request.receive, info_of(request.scope))
         return answer(service, fields, wanted, request, reading)
 
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
-        _check_model(service, fields.model)
+        check_model(service, fields.model)
         info = info_of(request.scope)
         with info.tokenizing():
             prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
         most, tops = fields.max_tokens, fields.logprobs
-        wanted = _requests(service, fields, prompts, most, tops, info.tenant)
+        wanted = requests(service, fields, prompts, most, tops, info.tenant)
         if (constraint := fields.constraint()) is not None:
             grammar = await unless_disconnected(request.receive, service.grammars.compile(constraint))
             wanted = [replace(each, grammar=grammar) for each in wanted]
@@ -78,10 +53,12 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        _check_model(service, name)
+        check_model(service, name)
         return _model(service)
 
-    add_tokenizer_routes(routes, service.tokenizer, partial(_check_model, service))
+    add_responses_routes(routes, service)
+    add_messages_routes(routes, service)
+    add_tokenizer_routes(routes, service.tokenizer, partial(check_model, service))
     _add_operations(routes, service)
     return routes
 
@@ -118,68 +95,6 @@ def _add_operations(routes: APIRouter, service: Service) -> None:
 
 async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
     return {name: await tokenizer.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
-
-
-def _requests(
-    service: Service,
-    fields: GenerationFields,
-    prompts: Mapping[str, list[int]],
-    max_tokens: int | None,
-    top_logprobs: int | None,
-    tenant: str,
-) -> list[GenerationRequest]:
-    """One generation request per prompt. Raises BadRequest, which names the prompt."""
-    sampling, rules = fields.sampling(top_logprobs, service.defaults.sampling), fields.stop_rules
-    for name, ids in prompts.items():
-        if not ids:
-            raise BadRequest("the prompt has no tokens", name)
-        # those of texts too: a tokenizer may have more tokens than the model has embeddings
-        _check_ids(service, ids, name)
-    _check_ids(service, [token for token, _ in sampling.logit_bias], "logit_bias")
-    _check_ids(service, fields.stop_token_ids, "stop_token_ids")
-    if max_tokens is not None and rules.min_tokens > max_tokens:
-        raise BadRequest(f"min_tokens is {rules.min_tokens}, and the answer has at most {max_tokens}", "min_tokens")
-    if len(prompts) * fields.n_answers > MOST_ANSWERS:
-        raise BadRequest(
-            f"{len(prompts)} prompts with {fields.n_answers} answers each are more than {MOST_ANSWERS}; ask for fewer",
-            "n" if fields.n_answers == fields.n else "best_of",
-        )
-    if fields.n_answers > fields.n and sampling.top_logprobs is None:
-        # by them the best are chosen
-        sampling = replace(sampling, top_logprobs=0)
-    echo = isinstance(fields, CompletionFields) and fields.echo
-    wanted = [
-        GenerationRequest(tuple(ids), max_tokens, sampling, rules, name, tenant, echo, fields.prompt_logprobs)
-        for name, ids in prompts.items()
-    ]
-    _check_scores(wanted, fields.n_answers)
-    return wanted
-
-
-def _check_scores(wanted: Sequence[GenerationRequest], n_answers: int) -> None:
-    """Raises BadRequest if the reply would have more log-probabilities of prompts than it may."""
-    scored = [len(each.prompt) * (1 + each.n_scored) for each in wanted if each.n_scored is not None]
-    n_scores = n_answers * sum(scored)
-    if n_scores > MOST_PROMPT_LOGPROBS:
-        raise BadRequest(
-            f"this asks for {n_scores} log-probabilities of prompts, and a reply has at most {MOST_PROMPT_LOGPROBS}; "
-            "ask for fewer alternatives, or send the prompts one by one",
-            "logprobs" if wanted[0].prompt_logprobs is None else "prompt_logprobs",
-        )
-
-
-def _check_ids(service: Service, ids: Sequence[int], param: str) -> None:
-    if not ids:
-        return
-    if min(ids) < 0 or max(ids) >= service.vocabulary:
-        wrong = next(token for token in ids if not 0 <= token < service.vocabulary)
-        raise BadRequest(f"token id {wrong} does not exist; ids go from 0 to {service.vocabulary - 1}", param)
-
-
-def _check_model(service: Service, name: str | None) -> None:
-    if name is not None and name != service.model:
-        shown = name[:_SHOWN_CHARACTERS]
-        raise UnknownModel(f"the model {shown!r} is not served here; this service has {service.model!r}", "model")
 
 
 def _model(service: Service) -> dict[str, Any]:

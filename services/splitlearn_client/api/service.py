@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults
 from splitlearn_client.metrics import ClientMetrics
@@ -27,3 +28,4 @@ class Service:
     dialect: Dialect = field(default_factory=Dialect)
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     tracer: Tracer = field(default_factory=NoTracer)
+    responses: ResponseStore = field(default_factory=lambda: ResponseStore(0))

@@ -38,7 +38,7 @@ class Events:
 
 async def respond(line: Line, events: Events) -> None:
     response = await event_stream(line.receive, events())
-    await response({"type": "http"}, line.receive, line.send)
+    await response({"type": "http", "path": "/", "headers": []}, line.receive, line.send)
 
 
 async def until_sent(line: Line, data: bytes) -> None:

@@ -29,7 +29,7 @@ def ignored(*, was_cut_off: bool) -> None:
 
 @asynccontextmanager
 async def asked(draining: Draining, caller: Caller, begun: asyncio.Event) -> AsyncIterator["asyncio.Task[None]"]:
-    scope = {"type": "http", "method": "POST", "path": "/"}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     asking = asyncio.create_task(draining(scope, caller.receive, caller.send))
     await begun.wait()
     yield asking
