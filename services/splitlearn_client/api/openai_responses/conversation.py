@@ -100,7 +100,7 @@ def _messages(items: Sequence[Item]) -> list[tuple[int, Json]]:
         elif isinstance(item, MessageItem):
             turn["content"] = _content(item.content)
         else:
-            turn["reasoning_content"] = item.text
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + item.text
     return found
 
 
@@ -108,9 +108,7 @@ def _goes_on(turn: Json, item: Item) -> bool:
     """Whether an item of the assistant's belongs to the message that its items before it make."""
     if isinstance(item, CallItem):
         return True
-    if isinstance(item, MessageItem):
-        return not turn["content"] and "tool_calls" not in turn
-    return set(turn) == {"role", "content"} and not turn["content"]
+    return not turn["content"] and "tool_calls" not in turn
 
 
 def _content(content: Content) -> str | list[Json]:
