@@ -85,8 +85,8 @@ def _messages(items: Sequence[Item]) -> list[tuple[int, Json]]:
     for number, item in enumerate(items):
         if isinstance(item, CallOutputItem):
             turn = None
-            result = {"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)}
-            found.append((number, result))
+            result = {"role": "tool", "tool_call_id": item.call_id, "name": item.name}
+            found.append((number, {**result, "content": _content(item.output)}))
             continue
         if isinstance(item, MessageItem) and item.role != "assistant":
             turn = None

@@ -68,6 +68,7 @@ class CallOutputItem(Fields):
 
     type: Literal["function_call_output"]
     call_id: Identity
+    name: ToolName | None = None
     output: Content
 
 
@@ -92,8 +93,8 @@ class ReasoningItem(Fields):
 
 
 def _item_kind(value: Any) -> str | None:
-    kind = value.get("type") or "message" if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in _KINDS else None
+    kind = value.get("type") if isinstance(value, dict) else ""
+    return "<message>" if kind is None else f"<{kind}>" if kind in _KINDS else None
 
 
 Item = Annotated[
@@ -115,16 +116,17 @@ Input = Annotated[
 ]
 
 
-class FunctionTool(Function):
-    """A tool, in the flat form that this API has."""
+class _OfType(Fields):
+    type: Literal["function"]
+
+
+class FunctionTool(Function, _OfType):
+    """A tool, in the flat form that this API has. Its type is checked first."""
 
     neutral = neutral.RESPONSES_TOOL
 
-    type: Literal["function"]
 
-
-class NamedFunction(Fields):
-    type: Literal["function"]
+class NamedFunction(_OfType):
     name: ToolName
 
 
