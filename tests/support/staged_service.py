@@ -14,6 +14,7 @@ import httpx
 from openai import AsyncOpenAI
 
 from splitlearn_client.answer import AnswerText
+from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.api.service import Service
 from splitlearn_client.app import http_server
 from splitlearn_client.generation import GenerationRequest
@@ -100,7 +101,9 @@ async def staged(folder: Path, family: Family, dialect: Dialect | None = None) -
     found = dialect or dialect_of(tokenizer.template, tokenizer.hidden(), "auto", "auto", tokenizer.responses())
     connection: Any = SimpleNamespace(not_ready_reason=None, may_recover=True)
     generator: Any = script
-    service = Service("tiny", 0, 400, tokenizer, generator, connection, ClientMetrics("tiny"), grammars, found)
+    store = ResponseStore(2**20)
+    parts = tokenizer, generator, connection, ClientMetrics("tiny"), grammars, found
+    service = Service("tiny", 0, 400, *parts, responses=store)
     settings = ClientSettings(weights=folder, trunk="127.0.0.1:1", shutdown_timeout=1.0)
     server = http_server(service, settings, TenantDirectory.of(settings))
     with socket.create_server(("127.0.0.1", 0)) as listening:
