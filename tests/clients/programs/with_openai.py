@@ -1,4 +1,4 @@
-"""The openai package: models, completions, chat, streams, several choices, log-probabilities, and its errors."""
+"""The openai package: models, completions, chat, responses, streams, log-probabilities, and its errors."""
 
 import json
 import os
@@ -13,6 +13,20 @@ chat = client.chat.completions.create(**greedy, messages=hello, logprobs=True, t
 streamed = client.chat.completions.create(**greedy, messages=hello, stream=True, stream_options={"include_usage": True})
 chunks = list(streamed)
 several = client.completions.create(**greedy | {"temperature": 1}, prompt=["the", "quick"], n=2, seed=7)
+asked = {"model": "tiny", "temperature": 0, "max_output_tokens": 8}
+response = client.responses.create(**asked, input="hello")
+kinds, told = [], ""
+for event in client.responses.create(**asked, input=hello, instructions=None, stream=True):
+    kinds += [] if kinds[-1:] == [event.type] else [event.type]
+    told += event.delta if event.type == "response.output_text.delta" else ""
+later = client.responses.create(**asked, input="and?", previous_response_id=response.id)
+kept = client.responses.retrieve(later.id)
+client.responses.delete(later.id)
+try:
+    client.responses.create(**asked, input="and?", previous_response_id=later.id)
+    forgotten = ""
+except openai.NotFoundError as error:
+    forgotten = error.code
 try:
     client.chat.completions.create(**greedy | {"model": "another"}, messages=hello)
     refused = ""
@@ -28,6 +42,10 @@ print(
             "usage": [chat.usage.completion_tokens, chunks[-1].usage.completion_tokens],
             "indices": [choice.index for choice in several.choices],
             "refused": refused,
+            "response": [response.output_text, response.usage.output_tokens, response.incomplete_details.reason],
+            "told": [told, kinds],
+            "chained": [later.output_text == kept.output_text, later.previous_response_id == response.id],
+            "forgotten": forgotten,
         }
     )
 )
