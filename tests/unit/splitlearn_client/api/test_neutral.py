@@ -194,14 +194,14 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "a message": neutral.MESSAGE,
         "a part of a message": neutral.CONTENT_PART,
         "`/v1/responses`": neutral.RESPONSES,
-        "its `text`": neutral.RESPONSES_TEXT,
-        "its tools": neutral.RESPONSES_TOOL,
-        "an item of its input": neutral.RESPONSES_ITEM,
+        "`text` of `/v1/responses`": neutral.RESPONSES_TEXT,
+        "the tools of `/v1/responses`": neutral.RESPONSES_TOOL,
+        "an item of `input`": neutral.RESPONSES_ITEM,
         "a part of an item": neutral.RESPONSES_PART,
         "`/v1/messages`": neutral.ANTHROPIC,
-        "its `output_config`": neutral.ANTHROPIC_OUTPUT,
-        "its own tools": neutral.ANTHROPIC_TOOL,
-        "a block of its messages": neutral.ANTHROPIC_BLOCK,
+        "`output_config`": neutral.ANTHROPIC_OUTPUT,
+        "the tools of `/v1/messages`": neutral.ANTHROPIC_TOOL,
+        "a block of a message": neutral.ANTHROPIC_BLOCK,
     }
     rows = [f"| {where} | {words} | {names} |" for where, table in tables.items() for words, names in by_words(table)]
     written = API.read_text(encoding="utf-8").splitlines()
