@@ -105,6 +105,9 @@ class ClientMetrics:
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 while a file of the client's parts is known not to match its digest, else 0."
         )
+        self.response_store = self._plain_gauge(
+            "response_store_bytes", "Memory of the responses that are kept for later requests."
+        )
         self._wire = self._plain_counter(
             "wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction", "codec"]
         )

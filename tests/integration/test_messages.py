@@ -216,3 +216,10 @@ async def test_a_stream_has_the_blocks_of_the_whole_message(stage: Stage) -> Non
     assert json.loads(joined) == {"a": 1}
     assert "".join(each.get("thinking", "") for each in pieces) == "why?"
     assert events[-2]["delta"]["stop_reason"] == "tool_use"
+
+
+async def test_half_of_a_surrogate_pair_that_the_model_wrote_stays_as_it_wrote_it(stage: Stage) -> None:
+    stage.script.text = CALL.replace("1", '"\\ud83d"')
+    reply = await stage.http.post("/v1/messages", json={**GREEDY, "tools": [TOOL], "max_tokens": 500})
+    assert reply.status_code == 200, reply.text
+    assert '"input":{"a":"\\ud83d"}' in reply.text

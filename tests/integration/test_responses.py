@@ -104,7 +104,9 @@ async def test_the_oldest_make_room_under_the_bound(tiny_weights: Path) -> None:
     async with running_split(tiny_weights, response_store_bytes=10_000) as split:
         api = split.client.openai.responses
         made = [(await api.create(**GREEDY, input=QUESTION)).id for _ in range(8)]
-        assert split.client.service.responses.n_bytes <= 10_000
+        text = (await split.client.http.get("/metrics")).text
+        told = next(line for line in text.splitlines() if line.startswith("splitlearn_client_response_store_bytes "))
+        assert 0 < float(told.split()[1]) <= 10_000
         assert await refused(split.client.http, 404, previous_response_id=made[0])
         assert (await api.create(**GREEDY, input="and?", previous_response_id=made[-1])).output_text
     async with running_split(tiny_weights, response_store_bytes=0) as split:

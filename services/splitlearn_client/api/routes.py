@@ -85,6 +85,7 @@ def _add_operations(routes: APIRouter, service: Service) -> None:
     @routes.get("/metrics")
     async def metrics() -> Response:
         service.metrics.trunk_ready.set(service.connection.not_ready_reason is None)
+        service.metrics.response_store.set(service.responses.n_bytes)
         service.metrics.replicas(service.connection.replicas.states())
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

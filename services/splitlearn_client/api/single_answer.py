@@ -1,5 +1,6 @@
 """The reply with the only answer to a chat, in another dialect than that of chat completions."""
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -7,7 +8,6 @@ from typing import Any, Protocol
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import ValidationError
-from pydantic_core import to_json
 from starlette.types import Receive
 
 from splitlearn_client.answer import TokenDelta
@@ -99,7 +99,9 @@ async def _whole_response(
     receive: Receive, told: AsyncGenerator[Json], running: Generation, telling: Telling
 ) -> Response:
     await unless_disconnected(receive, _run(told))
-    return Response(to_json(telling.whole(running.reports[0])), media_type="application/json")
+    text = json.dumps(telling.whole(running.reports[0]), ensure_ascii=False, separators=(",", ":"))
+    # a model may write half of a surrogate pair into arguments, which JSON can escape and Unicode does not allow
+    return Response(text.encode(errors="backslashreplace"), media_type="application/json")
 
 
 async def _run(told: AsyncGenerator[Json]) -> None:

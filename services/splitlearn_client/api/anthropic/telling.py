@@ -3,11 +3,11 @@
 Pure.
 """
 
-import json
 from typing import Any, Final
 
 from splitlearn_client.answer import TokenDelta
 from splitlearn_client.api.answer_parts import AnswerParts
+from splitlearn_client.api.json_body import strict_object
 from splitlearn_client.api.replies import measurements
 from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
@@ -111,22 +111,14 @@ class MessageTelling:
         block, text = self._blocks[-1], "".join(self._texts)
         self._is_open, self._texts = False, []
         if block["type"] == "tool_use":
-            block["input"] = _object(text)
+            # a call that was cut off has none
+            block["input"] = strict_object(text) or {}
         else:
             block[block["type"]] = text
         return [self._event("content_block_stop")]
 
     def _event(self, kind: str, **fields: Any) -> Json:
         return {"type": kind, "index": len(self._blocks) - 1, **fields}
-
-
-def _object(arguments: str) -> Json:
-    """A call's arguments; empty for a call that was cut off."""
-    try:
-        found = json.loads(arguments)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _usage(report: Report, *, n_output: int) -> Json:

@@ -6,6 +6,7 @@ Pure.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from splitlearn_client.api.json_body import strict_object
 from splitlearn_client.api.openai_responses.fields import (
     CallItem,
     CallOutputItem,
@@ -26,7 +27,6 @@ _NAMES: Final = {
     "response_format": "text.format",
     "max_completion_tokens": "max_output_tokens",
 }
-_COMPLETED: Final = "completed"
 
 
 def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Places]:
@@ -64,12 +64,12 @@ def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Plac
 def said_by(output: Iterable[Json]) -> Json | None:
     """The items of an answer as the assistant's message, for requests that go on; None if it said nothing.
 
-    Calls that were cut off are left out, as no template takes them.
+    Calls that broke off are left out, as no template takes them.
     """
     message: Json = {"role": "assistant", "content": ""}
     for item in output:
         if item["type"] == "function_call":
-            if item["status"] == _COMPLETED:
+            if strict_object(item["arguments"]) is not None:
                 message.setdefault("tool_calls", []).append(_call(item["call_id"], item["name"], item["arguments"]))
             continue
         text = "".join(part["text"] for part in item["content"])

@@ -154,6 +154,8 @@ def test_an_answer_is_the_message_that_a_later_request_goes_on_with() -> None:
             output("message", content=[{"text": "So."}]),
             output("function_call", call_id="c1", name="f", arguments='{"a": 1}'),
             output("function_call", "incomplete", call_id="c2", name="f", arguments='{"a"'),
+            # a stream had begun it before it turned out to be none
+            output("function_call", call_id="c3", name="f", arguments='{"a": 1, "a": 2}'),
         ]
     )
     assert message == {
