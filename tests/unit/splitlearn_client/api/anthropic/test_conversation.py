@@ -51,6 +51,10 @@ def test_results_of_calls_are_messages_of_the_tool_in_the_order_of_the_blocks() 
     assert fields.messages[1].tool_call_id == "c1"
 
 
+def test_a_message_without_blocks_is_one_without_text() -> None:
+    assert chat({"role": "user", "content": []})[1:] == ([{"role": "user", "content": ""}], ["messages.0"])
+
+
 def test_what_the_assistant_thought_said_and_called_is_one_message() -> None:
     blocks = [{"type": "thinking", "thinking": "why?", "signature": "s"}, text("So."), USE]
     fields, messages, _ = chat(USER, {"role": "assistant", "content": blocks}, USER)

@@ -123,7 +123,7 @@ def test_why_it_ended_has_the_words_of_anthropic(
     assert found.events[0]["message"]["stop_reason"] is None
 
 
-@pytest.mark.parametrize("arguments", ['{"a": ', '{"a": 1, "a": 2}', '{"a": ' + "[" * 200 + "]" * 200 + "}"])
+@pytest.mark.parametrize("arguments", ['{"a": ', '{"a": 1, "a": 2}'])
 def test_a_call_that_no_client_could_read_has_no_input_in_the_whole_message(arguments: str) -> None:
     told = Told(["<tool_call>\n", f'{{"name": "f", "arguments": {arguments}'], "length")
     assert [(block["type"], block["input"]) for block in told.whole["content"]] == [("tool_use", {})]
