@@ -105,9 +105,6 @@ class ClientMetrics:
         self.weights_damaged = self._plain_gauge(
             "weights_damaged", "1 while a file of the client's parts is known not to match its digest, else 0."
         )
-        self.response_store = self._plain_gauge(
-            "response_store_bytes", "Memory of the responses that are kept for later requests."
-        )
         self._wire = self._plain_counter(
             "wire_bytes", "Bytes of messages exchanged with the trunk.", ["direction", "codec"]
         )
@@ -246,6 +243,7 @@ class ClientMetrics:
         self._resumption = self._histogram(
             "failover_resumption_seconds", "Time from a replica's fault to the request's next token.", REQUEST
         )
+        self.response_store = self._plain_gauge("response_store_bytes", "Memory of the responses that are kept.")
         running = self._gauge("num_requests_running", "Requests being generated.")
         running.set_function(lambda: self._n_unfinished - self._waiting())
         waiting = self._gauge(
