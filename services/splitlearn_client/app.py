@@ -20,6 +20,7 @@ from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.layout import config_from_dict
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.api import error_replies
+from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.api.routes import router
 from splitlearn_client.api.service import Service
 from splitlearn_client.block_hasher import BlockHasher
@@ -148,9 +149,9 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     dialect = await _dialect(settings, tokenizer)
-    created = int(time.time())
     made = tokenizer, generator, connection, metrics, grammars, _embedder(settings, sessions)
-    return Service(name, created, vocabulary, *made, dialect, defaults, tracer)
+    store = ResponseStore(settings.response_store_bytes)
+    return Service(name, int(time.time()), vocabulary, *made, dialect, defaults, tracer, store)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:

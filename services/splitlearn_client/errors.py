@@ -9,6 +9,7 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── InvalidAPIKey            401, the caller: no API key, or an unknown one
 ├── Forbidden                403, the caller: a key that does not open this path
 ├── UnknownModel             404, the caller: a model that is not served here
+├── UnknownResponse          404, the caller: a response that is not kept, or no longer
 ├── RequestTooLarge          413, the caller: a body with too many bytes or values
 ├── RequestTimeout           408, the caller: headers or a body that came too slowly
 ├── UnknownHost              421, the caller: a Host header that is not allowed
@@ -108,6 +109,13 @@ class UnknownModel(BadRequest):
 
     status = 404
     code = "model_not_found"
+
+
+class UnknownResponse(BadRequest):
+    """No response with this id is kept for this caller."""
+
+    status = 404
+    code = "response_not_found"
 
 
 class RequestTooLarge(BadRequest):

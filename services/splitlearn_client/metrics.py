@@ -241,6 +241,7 @@ class ClientMetrics:
         self._resumption = self._histogram(
             "failover_resumption_seconds", "Time from a replica's fault to the request's next token.", REQUEST
         )
+        self.response_store = self._plain_gauge("response_store_bytes", "Memory of the responses that are kept.")
         running = self._gauge("num_requests_running", "Requests being generated.")
         running.set_function(lambda: self._n_unfinished - self._waiting())
         waiting = self._gauge(

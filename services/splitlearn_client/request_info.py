@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import Scope
 
@@ -33,6 +33,8 @@ class RequestInfo:
     """When the prompts began to be tokenized, and when they were."""
     release_body: Callable[[], None] = lambda: None
     """To be called once nothing keeps the request's body: its bytes stop counting."""
+    told_in_stream: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
+    """What a stream's last event says of an error, of the body that it has without a stream."""
 
     @contextmanager
     def tokenizing(self) -> Iterator[None]:

@@ -257,6 +257,12 @@ class ClientSettings(BaseSettings):
         ge=2**10,
         description="Bytes of one request body; all bodies together may take eight times as many.",
     )
+    response_store_bytes: ByteSize = Field(
+        ByteSize(64 * 2**20),
+        ge=0,
+        description="Memory for the responses of /v1/responses that later requests may go on with, of all tenants "
+        "together; the oldest make room. 0 keeps none.",
+    )
     max_connections: int | None = Field(
         None, ge=2, description="Open connections. Default: what the limit on open files allows, at most 4096."
     )

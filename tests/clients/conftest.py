@@ -1,6 +1,7 @@
 """A served model for other people's programs, and what it says to plain HTTP."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ def weights(checkpoint: Path) -> Path:
     return checkpoint.parent / "tiny"
 
 
-@pytest.fixture
-async def http(weights: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Plain HTTP to a service that has the model "tiny" and is ready."""
+@asynccontextmanager
+async def served(weights: Path, *flags: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Plain HTTP to a service of its own process that is ready."""
     async with (
         running_trunk(weights) as trunk,
-        client_process(weights, trunk.address) as client,
+        client_process(weights, trunk.address, *flags) as client,
         httpx.AsyncClient(base_url=client.url, timeout=PATIENCE, trust_env=False) as http,
     ):
 
@@ -39,6 +40,13 @@ async def http(weights: Path) -> AsyncIterator[httpx.AsyncClient]:
             return (await http.get("/ready")).status_code == 200
 
         await becomes(is_ready)
+        yield http
+
+
+@pytest.fixture
+async def http(weights: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Plain HTTP to a service that has the model "tiny" and is ready."""
+    async with served(weights) as http:
         yield http
 
 

@@ -11,6 +11,19 @@ from tests.clients.environments import AGREEING, INSTRUCTOR
 
 pytestmark = pytest.mark.slow
 
+# of a text that was cut off, each once in a row
+KINDS = [
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.incomplete",
+]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _made() -> None:
@@ -34,6 +47,10 @@ async def test_openai(plain: Plain) -> None:
         "same": True,
         "indices": [0, 1, 2, 3],
         "refused": "the model 'another' is not served here; this service has 'tiny'",
+        "response": [text, 8, "max_output_tokens"],
+        "told": [text, KINDS],
+        "chained": [True, True],
+        "forgotten": "response_not_found",
     }
 
 

@@ -1,8 +1,8 @@
-"""Runs the generations of a request and makes its reply of them, whole or as a stream."""
+"""Makes the reply to a chat or a completion of the generations of its request, whole or as a stream."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
@@ -16,34 +16,16 @@ from splitlearn_client.answer import TokenDelta
 from splitlearn_client.api.deferred import DeferredResponse
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.event_stream import DONE, event, event_stream
+from splitlearn_client.api.generations import Generation, generation
 from splitlearn_client.api.messages import StreamedMessage
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
 from splitlearn_client.api.service import Service
-from splitlearn_client.generation import GenerationRequest, Generator
+from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.quotas import Account, account_of
 from splitlearn_client.report import Report, together
 from splitlearn_client.request_info import RequestInfo, info_of
-from splitlearn_client.request_record import RequestRecord, generation_attributes, recorded
-
-
-@dataclass(frozen=True)
-class _Generation:
-    """The answers to one prompt of a request. They begin to run when the deltas are iterated.
-
-    `deltas` has the number of an answer beside each. `reports` are the prompt's and those of its answers; that of an
-    only answer is the prompt's.
-    """
-
-    shapes: Sequence[ReplyShape]
-    reports: Sequence[Report]
-    deltas: AsyncGenerator[tuple[int, TokenDelta]]
-
-    @property
-    def answers(self) -> Sequence[Report]:
-        """The report of each answer."""
-        return self.reports[-len(self.shapes) :]
 
 
 @dataclass(frozen=True)
@@ -67,6 +49,10 @@ class _Form:
         return cls(isinstance(fields, ChatFields), fields.model, fields.n, fields.n_answers, shows, reading)
 
 
+_Numbered = tuple[Sequence[ReplyShape], Generation]
+"""The answers to one prompt, and their shapes."""
+
+
 def answer(
     service: Service,
     fields: GenerationFields,
@@ -87,34 +73,32 @@ def answer(
 
 def _generations(
     service: Service, form: _Form, wanted: list[GenerationRequest], account: Account, info: RequestInfo
-) -> Iterator[_Generation]:
+) -> Iterator[_Numbered]:
     """One generation per prompt. They run one after the other, so that many prompts take no more capacity than one."""
     shape, n = ReplyShape(form.chat, form.model), form.n_answers
+    operation = "chat" if form.chat else "text_completion"
     for index, each in enumerate(wanted):
-        reports = [Report() for _ in range(1 if n == 1 else 1 + n)]
-        attributes = generation_attributes("chat" if shape.chat else "text_completion", shape.model, each)
-        record = recorded(service.metrics, service.tracer, info, reports, attributes)
-        deltas = _measured(service, each, account, reports, n, record)
-        yield _Generation([replace(shape, index=index * n + i) for i in range(n)], reports, deltas)
+        shapes = [replace(shape, index=index * n + i) for i in range(n)]
+        yield shapes, generation(service, operation, each, n, account, info)
 
 
-async def _whole_response(receive: Receive, generations: Iterator[_Generation], form: _Form) -> Response:
+async def _whole_response(receive: Receive, generations: Iterator[_Numbered], form: _Form) -> Response:
     body = await unless_disconnected(receive, _whole(generations, form))
     return Response(body, media_type="application/json")
 
 
-async def _whole(generations: Iterator[_Generation], form: _Form) -> bytes:
+async def _whole(generations: Iterator[_Numbered], form: _Form) -> bytes:
     bodies = list[dict[str, Any]]()
     reports = list[Report]()
-    for number, generation in enumerate(generations):
-        answers: list[list[TokenDelta]] = [[] for _ in generation.shapes]
-        async for index, delta in generation.deltas:
+    for number, (shapes, running) in enumerate(generations):
+        answers: list[list[TokenDelta]] = [[] for _ in shapes]
+        async for index, delta in running.deltas:
             answers[index].append(delta)
-        reports += generation.reports
+        reports += running.reports
         for index, deltas in enumerate(_best(answers, form)):
-            shape = replace(generation.shapes[0], index=number * form.n + index)
+            shape = replace(shapes[0], index=number * form.n + index)
             # on a thread, as the log-probabilities of a long prompt take long
-            bodies.append(await asyncio.to_thread(shape.whole, deltas, generation.reports[0], form.reading))
+            bodies.append(await asyncio.to_thread(shape.whole, deltas, running.reports[0], form.reading))
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
@@ -136,56 +120,22 @@ def _mean_logprob(deltas: list[TokenDelta]) -> float:
     return mean(each or 0.0 for each in known) if known else 0.0
 
 
-async def _measured(
-    service: Service,
-    wanted: GenerationRequest,
-    account: Account,
-    reports: Sequence[Report],
-    n_answers: int,
-    record: AbstractContextManager[RequestRecord],
-) -> AsyncGenerator[tuple[int, TokenDelta]]:
-    """The generator's deltas, with what is told of the request at its end. Its tokens count in its tenant's account."""
-    service.spend(account, prompt=len(wanted.prompt))
-    n_running = n_answers
-    with record as current:
-        async with aclosing(_numbered(service.generator, wanted, reports)) as deltas:
-            async for number, delta in deltas:
-                n_running -= delta.finish_reason is not None
-                current.finish_reason = None if n_running else delta.finish_reason
-                service.spend(account, generation=delta.n_tokens)
-                yield number, delta
-
-
-async def _numbered(
-    generator: Generator, wanted: GenerationRequest, reports: Sequence[Report]
-) -> AsyncGenerator[tuple[int, TokenDelta]]:
-    report, *answers = reports
-    if answers:
-        async with aclosing(generator.generate_each(wanted, report, answers)) as several:
-            async for each in several:
-                yield each
-        return
-    async with aclosing(generator.generate(wanted, report)) as deltas:
-        async for delta in deltas:
-            yield 0, delta
-
-
 async def _events(
-    generations: Iterator[_Generation], reading: Reading | None, *, include_usage: bool, continuous_usage: bool
+    generations: Iterator[_Numbered], reading: Reading | None, *, include_usage: bool, continuous_usage: bool
 ) -> AsyncGenerator[str]:
     reports: list[Report] = []
-    for generation in generations:
-        reports += generation.reports
+    shapes: Sequence[ReplyShape] = ()
+    for shapes, running in generations:
+        reports += running.reports
         begun = set[int]()
-        messages = [StreamedMessage(reading) for _ in generation.shapes]
-        async with aclosing(generation.deltas):
-            async for number, delta in generation.deltas:
-                shape = generation.shapes[number]
+        messages = [StreamedMessage(reading) for _ in shapes]
+        async with aclosing(running.deltas):
+            async for number, delta in running.deltas:
                 for piece, said in messages[number].add(delta):
-                    chunk = shape.chunk(piece, said, generation.answers[number], first=number not in begun)
+                    chunk = shapes[number].chunk(piece, said, running.answers[number], first=number not in begun)
                     spent = {"usage": usage(together(reports))} if continuous_usage else {}
                     begun.add(number)
                     yield event(chunk | spent)
     if include_usage:
-        yield event(generation.shapes[0].usage_chunk(together(reports)))
+        yield event(shapes[0].usage_chunk(together(reports)))
     yield DONE

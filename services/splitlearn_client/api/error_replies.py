@@ -1,7 +1,8 @@
-"""Maps errors to HTTP responses with OpenAI's error bodies; no other module does."""
+"""Maps errors to HTTP responses with the error bodies of their path; no other module does."""
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -12,8 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from splitlearn_client.api.error_bodies import error_body
 from splitlearn_client.api.json_body import NOWHERE
-from splitlearn_client.errors import InvalidAPIKey, RequestError
+from splitlearn_client.errors import BadRequest, InvalidAPIKey, RequestError
 
 log = structlog.get_logger()
 
@@ -27,14 +29,15 @@ _ALTERNATIVE = re.compile(r"<.*>|\[key\]")
 _LONGEST_PARAM: Final = 200
 # the usual cause is a base URL with /v1 twice, or without it
 _NOTHING_THERE: Final = (
-    "nothing is served at this path; /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models are, and "
-    "clients that add the last part themselves need a base URL that ends in /v1"
+    "nothing is served at this path; /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, "
+    "/v1/embeddings and /v1/models are; clients of OpenAI's API that add the last part themselves need a base URL that "
+    "ends in /v1, and those of Anthropic's one without it"
 )
 
 
-def body(error: RequestError) -> dict[str, Any]:
-    """The JSON body that OpenAI's clients expect."""
-    return _body(str(error), error.kind, error.code, error.param)
+def body(error: RequestError, path: str = "") -> dict[str, Any]:
+    """The JSON body that clients of this path expect."""
+    return error_body(path, error.status, str(error), error.kind, error.code, error.param)
 
 
 def headers(error: RequestError) -> dict[str, str]:
@@ -45,11 +48,35 @@ def headers(error: RequestError) -> dict[str, str]:
     return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
 
-def unforeseen(error: Exception) -> dict[str, Any]:
+def unforeseen(error: Exception, path: str = "") -> dict[str, Any]:
     """Logs an unexpected error, and returns a body that names only its type."""
     log.error("request failed", error=type(error).__name__, exc_info=error)
     text = f"the service failed on this request ({type(error).__name__}); its log says more"
-    return _body(text, "server_error", "internal_error")
+    return error_body(path, 500, text, "server_error", "internal_error")
+
+
+def invalid(problems: Sequence[Any], rename: Callable[[str], str] = str) -> BadRequest:
+    """What pydantic found in a body, as an error that names the field.
+
+    Args:
+        problems: pydantic's, their paths behind one element that says where the body is.
+        rename: gives a field's path the name that the caller knows.
+    """
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        text = f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}"
+        position = first["loc"][-1]
+        if position != NOWHERE:
+            text += f" at character {position}"
+        return _not_json(text)
+    param = _param(first)
+    if param is None and first["type"] in ("missing", "model_attributes_type"):
+        return _not_json("the body is not a JSON object; send one, with the header Content-Type: application/json")
+    text = " or ".join(dict.fromkeys(_plain(each) for each in problems if _param(each) == param))
+    if param is None:
+        return BadRequest(text)
+    named = rename(param)
+    return BadRequest(f"{named}: {text}", named)
 
 
 def install(app: FastAPI) -> None:
@@ -83,38 +110,25 @@ class _Unforeseen:
             if begun:
                 # a part of the response is sent: only closing the connection can signal the error
                 raise
-            await JSONResponse(unforeseen(error), 500)(scope, receive, send)
+            await JSONResponse(unforeseen(error, scope["path"]), 500)(scope, receive, send)
 
 
-def _body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def _not_json(text: str) -> BadRequest:
+    error = BadRequest(text)
+    error.code = INVALID_JSON
+    return error
 
 
-async def _request_error(_: Request, error: Exception) -> JSONResponse:
+async def _request_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestError):
         raise error
-    return JSONResponse(body(error), error.status, headers(error))
+    return JSONResponse(body(error, request.scope["path"]), error.status, headers(error))
 
 
-async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
-    problems = error.errors()
-    first = problems[0]
-    if first["type"] == "json_invalid":
-        text = f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}"
-        position = first["loc"][-1]
-        if position != NOWHERE:
-            text += f" at character {position}"
-        return JSONResponse(_body(text, "invalid_request_error", INVALID_JSON), 400)
-    param = _param(first)
-    if param is None and first["type"] in ("missing", "model_attributes_type"):
-        text = "the body is not a JSON object; send one, with the header Content-Type: application/json"
-        return JSONResponse(_body(text, "invalid_request_error", INVALID_JSON), 400)
-    text = " or ".join(dict.fromkeys(_plain(each) for each in problems if _param(each) == param))
-    if param is not None:
-        text = f"{param}: {text}"
-    return JSONResponse(_body(text, "invalid_request_error", "invalid_value", param), 400)
+    return await _request_error(request, invalid(error.errors()))
 
 
 def _param(problem: Any) -> str | None:
@@ -140,12 +154,13 @@ def _plain(problem: Any) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     text = _NOTHING_THERE if error.status_code == 404 else str(error.detail)
-    return JSONResponse(_body(text, kind, "http_error"), error.status_code, error.headers)
+    found = error_body(request.scope["path"], error.status_code, text, kind, "http_error")
+    return JSONResponse(found, error.status_code, error.headers)
 
 
 async def _client_disconnected(_: Request, __: Exception) -> Response:

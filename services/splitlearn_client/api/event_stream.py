@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from splitlearn_client.api import error_replies
 from splitlearn_client.api.disconnect import retrieve_error, unless_disconnected
 from splitlearn_client.errors import RequestError
+from splitlearn_client.request_info import read_info
 
 STATUS_SECONDS: Final = 45.0
 """How long the status line waits for the first event, so that an error can still set the status. Longer than a request
@@ -24,8 +25,16 @@ _PING: Final = b": ping\n\n"
 
 
 def event(body: dict[str, Any]) -> str:
-    """One event with JSON as its data."""
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """One event with JSON as its data, and the name of its type if it has one."""
+    name = f"event: {body['type']}\n" if "type" in body else ""
+    return f"{name}data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def error_event(error: Exception, scope: Scope) -> str:
+    """The last event of a stream that failed. Logs an unexpected error."""
+    path = scope["path"]
+    body = error_replies.body(error, path) if isinstance(error, RequestError) else error_replies.unforeseen(error, path)
+    return event(read_info(scope).told_in_stream(body))
 
 
 async def event_stream(receive: Receive, events: AsyncGenerator[str]) -> "EventStream":
@@ -54,11 +63,12 @@ class EventStream(StreamingResponse):
     because the status line is sent. Owns the generator of events, and closes it."""
 
     def __init__(self, first: "asyncio.Future[str]", rest: AsyncGenerator[str]) -> None:
-        super().__init__(_body(first, rest), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        super().__init__(rest, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._first = first
         self._rest = rest
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.body_iterator = _body(self._first, self._rest, scope)
         try:
             with suppress(ClientDisconnect):
                 await unless_disconnected(receive, self._respond(_Pinging(send)))
@@ -97,13 +107,13 @@ class _Pinging:
                 await self.send({"type": "http.response.body", "body": _PING, "more_body": True})
 
 
-async def _body(first: "asyncio.Future[str]", rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
+async def _body(first: "asyncio.Future[str]", rest: AsyncGenerator[str], scope: Scope) -> AsyncGenerator[str]:
     try:
         yield await first
         async for each in rest:
             yield each
     except Exception as error:  # noqa: BLE001 - it is logged, and told to the caller
-        yield event(error_replies.body(error) if isinstance(error, RequestError) else error_replies.unforeseen(error))
+        yield error_event(error, scope)
 
 
 async def _close(first: "asyncio.Future[str]", events: AsyncGenerator[str]) -> None:

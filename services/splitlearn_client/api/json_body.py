@@ -64,6 +64,15 @@ def strict_json(body: bytes, content_type: str = "") -> Any:
     return value
 
 
+def strict_object(text: str) -> dict[str, Any] | None:
+    """The object that a text is in JSON; None if it is none, or none that `strict_json` would take."""
+    try:
+        value = strict_json(text.encode())
+    except (JSONDecodeError, UnicodeEncodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _refuse_other_charsets(content_type: str) -> None:
     message = Message()
     message["content-type"] = content_type

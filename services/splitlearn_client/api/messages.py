@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from splitlearn_client.answer import TokenDelta
+from splitlearn_client.api.answer_parts import AnswerParts
 from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
 
@@ -24,25 +25,22 @@ class StreamedMessage:
     """
 
     def __init__(self, reading: Reading | None) -> None:
-        self._parser = None if reading is None else reading.make_parser(False)
-        self._calls = False
+        self._is_plain = reading is None
+        self._parts = AnswerParts(reading)
 
     def add(self, delta: TokenDelta) -> list[Told]:
         """The pieces that are certain with this one; none if nothing is. The last one has its finish reason."""
-        if self._parser is None:
+        if self._is_plain:
             return [(delta, {"content": delta.text})]
-        events = self._parser.feed(delta.text)
-        if delta.finish_reason is not None:
-            events += self._parser.finish(is_cut_off=delta.finish_reason == "length")
-        self._calls |= any(isinstance(event, CallBegun) for event in events)
-        told = _pieces(events)
+        told = _pieces(self._parts.add(delta))
         if not told and delta.finish_reason is None and not delta.logprobs:
             return []
         told = told or [{}]
         inner = replace(delta, logprobs=(), finish_reason=None, stop_reason=None)
         pieces = [(inner, fields) for fields in told]
         pieces[0] = (replace(inner, logprobs=delta.logprobs), told[0])
-        last = replace(pieces[-1][0], finish_reason=_reason(delta, self._calls), stop_reason=delta.stop_reason)
+        reason = self._parts.finish_reason(delta)
+        last = replace(pieces[-1][0], finish_reason=reason, stop_reason=delta.stop_reason)
         pieces[-1] = (last, told[-1])
         return pieces
 
@@ -52,8 +50,8 @@ def whole_message(deltas: Sequence[TokenDelta], reading: Reading | None) -> tupl
     text, last = "".join(delta.text for delta in deltas), deltas[-1]
     if reading is None:
         return {"content": text}, last.finish_reason
-    parser = reading.make_parser(True)
-    events = [*parser.feed(text), *parser.finish(is_cut_off=last.finish_reason == "length")]
+    parts = AnswerParts(reading, holds=True)
+    events = parts.add(replace(last, text=text))
     calls = _calls(events)
     content = "".join(event.text for event in events if isinstance(event, Content))
     reasoning = "".join(event.text for event in events if isinstance(event, Reasoning))
@@ -62,11 +60,7 @@ def whole_message(deltas: Sequence[TokenDelta], reading: Reading | None) -> tupl
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = calls
-    return message, _reason(last, bool(calls))
-
-
-def _reason(delta: TokenDelta, calls: bool) -> str | None:
-    return "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
+    return message, parts.finish_reason(last)
 
 
 def _calls(events: Iterable[Event]) -> list[Json]:

@@ -182,3 +182,74 @@ CONTENT_PART: Final[Mapping[str, Neutral]] = {
     "cache_control": ANYTHING,
     "prompt_cache_breakpoint": ANYTHING,
 }
+
+RESPONSES: Final[Mapping[str, Neutral]] = {
+    "background": only(False),
+    "context_management": only([]),
+    "include": only([], ["reasoning.encrypted_content"]),
+    # calls of tools that the service itself runs, and it has none
+    "max_tool_calls": ANYTHING,
+    "prompt_cache_key": ANYTHING,
+    "prompt_cache_options": ANYTHING,
+    "prompt_cache_retention": ANYTHING,
+    "reasoning": only({}),
+    "safety_identifier": ANYTHING,
+    "service_tier": only("auto", "default"),
+    "top_logprobs": only(0),
+    "truncation": only("disabled"),
+    "user": ANYTHING,
+}
+
+RESPONSES_TEXT: Final[Mapping[str, Neutral]] = {"verbosity": only("medium")}
+
+RESPONSES_TOOL: Final[Mapping[str, Neutral]] = {
+    "allowed_callers": only(["direct"]),
+    "async": only(False),
+    "defer_loading": only(False),
+    "output_schema": only({}),
+}
+
+RESPONSES_ITEM: Final[Mapping[str, Neutral]] = {
+    "async": only(False),
+    "caller": only({"type": "direct"}),
+    "encrypted_content": only(""),
+    "id": ANYTHING,
+    "phase": ANYTHING,
+    "status": ANYTHING,
+}
+
+RESPONSES_PART: Final[Mapping[str, Neutral]] = {
+    "annotations": ANYTHING,
+    "logprobs": ANYTHING,
+    "prompt_cache_breakpoint": ANYTHING,
+}
+
+ANTHROPIC: Final[Mapping[str, Neutral]] = {
+    "cache_control": ANYTHING,
+    "context_management": only({}),
+    "mcp_servers": only([]),
+    "metadata": ANYTHING,
+    "service_tier": only("auto", "standard_only"),
+    "speed": only("standard"),
+    "thinking": only({"type": "disabled"}),
+}
+
+ANTHROPIC_TOOL: Final[Mapping[str, Neutral]] = {
+    "allowed_callers": only(["direct"]),
+    "cache_control": ANYTHING,
+    "defer_loading": only(False),
+    "eager_input_streaming": ANYTHING,
+    "input_examples": only([]),
+}
+
+ANTHROPIC_OUTPUT: Final[Mapping[str, Neutral]] = {"effort": only("high")}
+
+ANTHROPIC_BLOCK: Final[Mapping[str, Neutral]] = {
+    "cache_control": ANYTHING,
+    "caller": only({"type": "direct"}),
+    "citations": only([]),
+    # what went wrong is in the result's text, which is what the model reads
+    "is_error": ANYTHING,
+    # of thoughts, which nobody checks here
+    "signature": ANYTHING,
+}

@@ -350,11 +350,3 @@ class DetokenizeFields(Fields):
 
     model: str | None = None
     tokens: list[StrictInt] = Field(fail_fast=True)
-
-
-def _names(of: type[Fields]) -> frozenset[str]:
-    return frozenset({*of.names(), *of.neutral}).union(*map(_names, of.__subclasses__()))
-
-
-FIELD_NAMES: Final = _names(Fields)
-"""The names of all fields of all objects, and of those that are refused by name. Callers make up others."""

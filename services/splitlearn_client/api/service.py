@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.embedding import Embedder
 from splitlearn_client.errors import BadRequest, NoEmbeddings, UnknownModel
 from splitlearn_client.generation import Generator
@@ -38,6 +39,7 @@ class Service:
     dialect: Dialect = field(default_factory=Dialect)
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     tracer: Tracer = field(default_factory=NoTracer)
+    responses: ResponseStore = field(default_factory=lambda: ResponseStore(0))
 
     def check_model(self, name: str | None) -> None:
         """Raises UnknownModel for the name of another model; None is the model served."""

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Discriminator, Field, StrictBool, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
 
 from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, refusal
@@ -149,20 +149,22 @@ class ToolChoiceFields(ToolFields):
         return bool(offered) and (self.must_call or self.is_one_call or any(each.strict for each in offered))
 
 
+def _is_an_object(value: str) -> str:
+    try:
+        parsed = strict_json(value.encode() or b"{}")
+    except (json.JSONDecodeError, UnicodeEncodeError) as error:
+        raise ValueError("this text is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise ValueError("this text is no JSON object")
+    return value
+
+
+CallArguments = Annotated[str, AfterValidator(_is_an_object)]
+
+
 class CalledFunction(Fields):
     name: ToolName
-    arguments: str
-
-    @field_validator("arguments", mode="after")
-    @classmethod
-    def _are_an_object(cls, value: str) -> str:
-        try:
-            parsed = strict_json(value.encode() or b"{}")
-        except (json.JSONDecodeError, UnicodeEncodeError) as error:
-            raise ValueError("this text is not JSON") from error
-        if not isinstance(parsed, dict):
-            raise ValueError("this text is no JSON object")
-        return value
+    arguments: CallArguments
 
 
 class ToolCall(Fields):

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from splitlearn_client.api.error_replies import INVALID_JSON
-from splitlearn_client.api.schema import FIELD_NAMES
+from splitlearn_client.api.field_names import FIELD_NAMES
 from splitlearn_client.errors import RequestError
 from splitlearn_client.request_info import REQUEST_ID, RequestInfo, read_info
 

@@ -20,6 +20,8 @@ from splitlearn_comm.tokens import HEADER, bearer
 _OPEN: Final = frozenset({"/", "/health", "/ready"})
 _METRICS: Final = "/metrics"
 _HEADER: Final = HEADER.encode()
+# of Anthropic's clients
+_PLAIN_HEADER: Final = b"x-api-key"
 
 
 class Authorization:
@@ -54,7 +56,7 @@ class Authorization:
         else:
             await self._run(account, scope, receive, send)
             return
-        await refuse(Incoming(receive), send, refusal)
+        await refuse(scope, Incoming(receive), send, refusal)
 
     async def _run(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -68,14 +70,18 @@ class Authorization:
 
     def _authenticated(self, scope: Scope) -> Account:
         """The account of whose request it is. Raises InvalidAPIKey."""
-        given = [value.decode("latin-1") for name, value in scope["headers"] if name == _HEADER]
-        account = self._tenants.find(bearer(given))
+        given, plain = (_values(scope, name) for name in (_HEADER, _PLAIN_HEADER))
+        account = self._tenants.find(bearer(given) if given else plain[0] if len(plain) == 1 else None)
         if account is not None:
             return account
-        if not given:
-            text = "this service asks for an API key; send it in the header Authorization: Bearer KEY"
+        if not given and not plain:
+            text = "this service asks for an API key; send it in the header Authorization: Bearer KEY, or in x-api-key"
             raise InvalidAPIKey(text, "Bearer")
         raise InvalidAPIKey("this API key is not valid here", 'Bearer error="invalid_token"')
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for each, value in scope["headers"] if each == name]
 
 
 def _begin(account: Account) -> None:

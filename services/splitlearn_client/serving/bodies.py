@@ -75,7 +75,7 @@ class Bodies:
             self._budget.leave(share)
         # a caller that was too slow gets little more time
         linger = {"linger": 0.5} if isinstance(refusal, RequestTimeout) else {}
-        await refuse(incoming, send, refusal, **linger)
+        await refuse(scope, incoming, send, refusal, **linger)
 
     async def _complete(self, scope: Scope, receive: Receive, share: BodyShare) -> bytes | None:
         """The complete body; None if the caller has disconnected."""

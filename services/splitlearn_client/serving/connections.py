@@ -270,7 +270,7 @@ class Connection(H11Protocol):
         # the access log records the error with the request
         scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope)
         scope[BROKEN] = error
-        self._send_error(error, read_info(scope).context.request_id)
+        self._send_error(error, read_info(scope).context.request_id, scope["path"])
 
     def refuse(self, error: RequestError) -> None:
         """Sends an error on a connection without a running request, and closes it."""
@@ -279,9 +279,9 @@ class Connection(H11Protocol):
             self._others.refused(error)
         self._send_error(error, request_id)
 
-    def _send_error(self, error: RequestError, request_id: str) -> None:
+    def _send_error(self, error: RequestError, request_id: str, path: str = "") -> None:
         lingers = self._others.linger(self)
-        body = json.dumps(error_replies.body(error)).encode()
+        body = json.dumps(error_replies.body(error, path)).encode()
         retry = f"retry-after: {error.retry_after:.0f}\r\n" if error.retry_after else ""
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"

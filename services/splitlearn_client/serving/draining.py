@@ -9,8 +9,7 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from splitlearn_client.api import error_replies
-from splitlearn_client.api.event_stream import event
+from splitlearn_client.api.event_stream import error_event
 from splitlearn_client.errors import ShuttingDown
 from splitlearn_client.serving.refusing import Incoming, closing, refuse
 
@@ -47,7 +46,7 @@ class Draining:
             reply = JSONResponse({"status": "not ready", "reason": "this service is shutting down"}, 503)
             await reply(scope, receive, closing(send))
         elif self._begun and scope["method"] == "POST":
-            await refuse(Incoming(receive), send, _shutting_down())
+            await refuse(scope, Incoming(receive), send, _shutting_down())
         else:
             await self._run(scope, receive, closing(send) if self._begun else send)
 
@@ -78,7 +77,7 @@ class Draining:
                 if not self._silent:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LAST_ERROR_SECONDS):
-                            await response.send_error(incoming)
+                            await response.send_error(scope, incoming)
             finally:
                 # not probes, which are answered during the shutdown too
                 if self._begun and scope["method"] == "POST":
@@ -126,12 +125,12 @@ class _Response:
             self._whole = not message.get("more_body", False)
         await self._send(message)
 
-    async def send_error(self, incoming: Incoming) -> None:
+    async def send_error(self, scope: Scope, incoming: Incoming) -> None:
         """Sends an error response if none was begun, or an error event if a stream is incomplete."""
         if not self._begun:
-            await refuse(incoming, self._send, _shutting_down(), _LAST_ERROR_SECONDS / 2)
+            await refuse(scope, incoming, self._send, _shutting_down(), _LAST_ERROR_SECONDS / 2)
         elif self._is_stream and not self._whole:
-            last = event(error_replies.body(_shutting_down()))
+            last = error_event(_shutting_down(), scope)
             await self._send({"type": "http.response.body", "body": last.encode()})
 
 

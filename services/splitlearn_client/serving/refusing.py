@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from starlette.responses import JSONResponse
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from splitlearn_client.api import error_replies
 from splitlearn_client.errors import RequestError
@@ -28,13 +28,15 @@ class Incoming:
         return message
 
 
-async def refuse(incoming: Incoming, send: Send, error: RequestError, linger: float = _LINGER_SECONDS) -> None:
+async def refuse(
+    scope: Scope, incoming: Incoming, send: Send, error: RequestError, linger: float = _LINGER_SECONDS
+) -> None:
     """Sends the error, discards the rest of the request, and closes the connection.
 
     Args:
         linger: seconds for which the rest is read.
     """
-    reply = JSONResponse(error_replies.body(error), error.status, error_replies.headers(error))
+    reply = JSONResponse(error_replies.body(error, scope["path"]), error.status, error_replies.headers(error))
     headers = [*reply.raw_headers, (b"connection", b"close")]
     await send({"type": "http.response.start", "status": reply.status_code, "headers": headers})
     # this sends the whole response; the last, empty message closes the connection

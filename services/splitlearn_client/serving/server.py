@@ -138,7 +138,7 @@ class _Hosts:
             await self._app(scope, receive, send)
             return
         text = "the Host of the request is not allowed; name it in --allowed-hosts"
-        await refuse(Incoming(receive), send, UnknownHost(text))
+        await refuse(scope, Incoming(receive), send, UnknownHost(text))
 
 
 class _Uvicorn(uvicorn.Server):

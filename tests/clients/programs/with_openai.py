@@ -1,4 +1,4 @@
-"""The openai package: models, completions, chat, streams, several choices, log-probabilities, embeddings and errors."""
+"""The openai package: models, completions, chat, responses, streams, log-probabilities, embeddings and errors."""
 
 import json
 import os
@@ -16,6 +16,20 @@ several = client.completions.create(**greedy | {"temperature": 1}, prompt=["the"
 # it asks for base64, and decodes it
 embeddings = client.embeddings.create(model="tiny", input=["the", "quick brown"])
 as_floats = client.embeddings.create(model="tiny", input=["the", "quick brown"], encoding_format="float")
+asked = {"model": "tiny", "temperature": 0, "max_output_tokens": 8}
+response = client.responses.create(**asked, input="hello")
+kinds, told = [], ""
+for event in client.responses.create(**asked, input=hello, instructions=None, stream=True):
+    kinds += [] if kinds[-1:] == [event.type] else [event.type]
+    told += event.delta if event.type == "response.output_text.delta" else ""
+later = client.responses.create(**asked, input="and?", previous_response_id=response.id)
+kept = client.responses.retrieve(later.id)
+client.responses.delete(later.id)
+try:
+    client.responses.create(**asked, input="and?", previous_response_id=later.id)
+    forgotten = ""
+except openai.NotFoundError as error:
+    forgotten = error.code
 try:
     client.chat.completions.create(**greedy | {"model": "another"}, messages=hello)
     refused = ""
@@ -33,6 +47,10 @@ print(
             "same": [each.embedding for each in embeddings.data] == [each.embedding for each in as_floats.data],
             "indices": [choice.index for choice in several.choices],
             "refused": refused,
+            "response": [response.output_text, response.usage.output_tokens, response.incomplete_details.reason],
+            "told": [told, kinds],
+            "chained": [later.output_text == kept.output_text, later.previous_response_id == response.id],
+            "forgotten": forgotten,
         }
     )
 )

@@ -43,6 +43,7 @@ NAMES = {
     "num_requests_waiting": "gauge",
     "trunk_ready": "gauge",
     "weights_damaged": "gauge",
+    "response_store_bytes": "gauge",
     "weights_verified": "gauge",
     "wire_bytes": "counter",
 }

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 
 import pytest
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from splitlearn_client.api import event_stream as module
 from splitlearn_client.api.event_stream import event_stream
 from splitlearn_client.errors import TooBusy
+from splitlearn_client.request_info import read_info
 from support.asgi import Line
 
 PING = b": ping\n\n"
@@ -38,7 +40,7 @@ class Events:
 
 async def respond(line: Line, events: Events) -> None:
     response = await event_stream(line.receive, events())
-    await response({"type": "http"}, line.receive, line.send)
+    await response({"type": "http", "path": "/", "headers": []}, line.receive, line.send)
 
 
 async def until_sent(line: Line, data: bytes) -> None:
@@ -105,6 +107,22 @@ async def test_an_error_after_the_status_line_is_an_event(line: Line) -> None:
     assert b'"message":"full"' in line.body.replace(PING, b"")
     assert line.sent[-1]["more_body"] is False
     assert events.closed
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_error_is_told_as_the_stream_would_have_it(line: Line) -> None:
+    events = Events(TooBusy("full", retry_after=1.0))
+    response = await event_stream(line.receive, events())
+    scope: Scope = {"type": "http", "path": "/", "headers": []}
+    read_info(scope).told_in_stream = lambda body: {"type": "failed", "code": body["error"]["code"]}
+    events.first.set()
+    await response(scope, line.receive, line.send)
+    assert line.body.endswith(b'event: failed\ndata: {"type":"failed","code":"too_busy"}\n\n')
+
+
+def test_an_event_has_the_name_of_its_type_if_it_has_one() -> None:
+    assert module.event({"a": "ü"}) == 'data: {"a":"ü"}\n\n'
+    assert module.event({"type": "a.b"}) == 'event: a.b\ndata: {"type":"a.b"}\n\n'
 
 
 async def test_a_client_that_leaves_before_the_first_event_closes_the_source(line: Line, events: Events) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splitlearn_client.api.json_body import ApiRoute, strict_json
+from splitlearn_client.api.json_body import ApiRoute, strict_json, strict_object
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -97,3 +97,12 @@ async def test_what_answers_get_answers_head_and_nothing_else_does() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.head("/get")).status_code == 200
         assert (await client.head("/post")).status_code == 405
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", '{"a": NaN}', '{"a": 1, "a": 2}', '{"a"', '{"a": ' + "9" * 5000 + "}"])
+def test_what_is_no_strict_object_is_none(text: str) -> None:
+    assert strict_object(text) is None
+
+
+def test_a_strict_object_is_read() -> None:
+    assert strict_object('{"a": ["ü"]}') == {"a": ["ü"]}

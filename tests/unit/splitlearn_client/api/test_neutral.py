@@ -17,11 +17,26 @@ from openai.types.chat import (
     ChatCompletionUserMessageParam,
 )
 from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import (
+    EasyInputMessageParam,
+    FunctionToolParam,
+    ResponseFormatTextJSONSchemaConfigParam,
+    ResponseFunctionToolCallParam,
+    ResponseInputTextParam,
+    ResponseOutputMessageParam,
+    ResponseOutputTextParam,
+    ResponseReasoningItemParam,
+    ResponseTextConfigParam,
+    response_create_params,
+    response_input_item_param,
+)
 from openai.types.shared_params import FunctionDefinition
 from pydantic import ValidationError
 
 from splitlearn_client.api import neutral
+from splitlearn_client.api.anthropic import fields as anthropic
 from splitlearn_client.api.neutral import ANYTHING, Neutral, only
+from splitlearn_client.api.openai_responses import fields as responses
 from splitlearn_client.api.schema import (
     ChatFields,
     CompletionFields,
@@ -48,9 +63,34 @@ WHOLE: Mapping[type[Fields], dict[str, Any]] = {
     Message: {"role": "assistant", "content": "hi"},
     ToolCall: {"id": "1", "function": {"name": "f", "arguments": "{}"}},
     TextPart: {"type": "text", "text": "hi"},
+    responses.ResponsesFields: {"model": "tiny", "input": "hi"},
+    responses.TextConfig: {},
+    responses.FunctionTool: {"type": "function", "name": "f"},
+    responses.ReasoningItem: {"type": "reasoning"},
+    responses.InputText: {"type": "input_text", "text": "hi"},
+    anthropic.MessagesFields: {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 1,
+    },
+    anthropic.Tool: {"name": "f", "input_schema": {}},
+    anthropic.OutputConfig: {},
+    anthropic.TextBlock: {"type": "text", "text": "hi"},
 }
 # what would change the answer whatever its value: only null is taken
-ALWAYS_REFUSED = {"audio", "function_call", "moderation", "reasoning_effort", "web_search_options"}
+ALWAYS_REFUSED = {
+    "access_programs",
+    "audio",
+    "background_options",
+    "conversation",
+    "function_call",
+    "image",
+    "moderation",
+    "namespace",
+    "prompt",
+    "reasoning_effort",
+    "web_search_options",
+}
 
 
 def rules() -> Iterator[Any]:
@@ -103,10 +143,22 @@ def test_any_other_value_is_refused_by_name_with_the_one_that_would_be_taken(
         (Tool, ChatCompletionFunctionToolParam),
         (Function, FunctionDefinition),
         (ToolCall, ChatCompletionMessageFunctionToolCallParam),
+        (responses.ResponsesFields, response_create_params.ResponseCreateParamsBase),
+        (StreamOptions, response_create_params.StreamOptions),
+        (responses.MessageItem, EasyInputMessageParam),
+        (responses.MessageItem, ResponseOutputMessageParam),
+        (responses.CallItem, ResponseFunctionToolCallParam),
+        (responses.CallOutputItem, response_input_item_param.FunctionCallOutput),
+        (responses.ReasoningItem, ResponseReasoningItemParam),
+        (responses.InputText, ResponseInputTextParam),
+        (responses.InputText, ResponseOutputTextParam),
+        (responses.FunctionTool, FunctionToolParam),
+        (responses.TextConfig, ResponseTextConfigParam),
+        (responses.TextFormat, ResponseFormatTextJSONSchemaConfigParam),
     ],
 )
 def test_no_field_of_the_openai_package_was_forgotten(fields: type[Fields], known: Any) -> None:
-    decided = set(fields.model_fields) | set(fields.neutral) | ALWAYS_REFUSED
+    decided = fields.names() | set(fields.neutral) | ALWAYS_REFUSED
     assert set(known.__annotations__) <= decided
 
 
@@ -145,6 +197,15 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "`stream_options`": neutral.STREAM_OPTIONS,
         "a message": neutral.MESSAGE,
         "a part of a message": neutral.CONTENT_PART,
+        "`/v1/responses`": neutral.RESPONSES,
+        "`text` of `/v1/responses`": neutral.RESPONSES_TEXT,
+        "the tools of `/v1/responses`": neutral.RESPONSES_TOOL,
+        "an item of `input`": neutral.RESPONSES_ITEM,
+        "a part of an item": neutral.RESPONSES_PART,
+        "`/v1/messages`": neutral.ANTHROPIC,
+        "`output_config`": neutral.ANTHROPIC_OUTPUT,
+        "the tools of `/v1/messages`": neutral.ANTHROPIC_TOOL,
+        "a block of a message": neutral.ANTHROPIC_BLOCK,
     }
     rows = [f"| {where} | {words} | {names} |" for where, table in tables.items() for words, names in by_words(table)]
     written = API.read_text(encoding="utf-8").splitlines()

@@ -140,6 +140,38 @@ async def test_a_valid_key_opens_every_path_and_says_whose_it_is(directory: Tena
     assert given.counted == ["alice", "bob", ""]
 
 
+@dataclass(frozen=True)
+class Sent:
+    """Headers of a request, and the status that it gets."""
+
+    headers: list[tuple[bytes, bytes]]
+    status: int
+
+
+ALICES, WRONG = b"alices-key-0123456789", b"another-key-0123456789"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        Sent([(b"x-api-key", ALICES)], 200),
+        Sent([(b"x-api-key", WRONG)], 401),
+        Sent([(b"x-api-key", b"")], 401),
+        Sent([(b"x-api-key", b"Bearer " + ALICES)], 401),
+        Sent([(b"x-api-key", ALICES), (b"x-api-key", ALICES)], 401),
+        # what is in the header of the standard counts
+        Sent([(b"authorization", b"Bearer " + ALICES), (b"x-api-key", WRONG)], 200),
+        Sent([(b"authorization", b"Bearer " + WRONG), (b"x-api-key", ALICES)], 401),
+    ],
+    ids=str,
+)
+async def test_a_key_may_come_in_the_header_of_anthropics_clients(directory: TenantDirectory, sent: Sent) -> None:
+    exchange = Exchange("POST", "/v1/messages", sent.headers)
+    await scene(directory).middleware(exchange.scope, exchange.receive, exchange.send)
+    assert exchange.status == sent.status
+    assert exchange.was_read is (sent.status == 200)
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics"])
 async def test_probes_the_page_and_metrics_need_no_key(directory: TenantDirectory, path: str) -> None:
     assert (await scene(directory).asked(path, method="GET")).status == 200

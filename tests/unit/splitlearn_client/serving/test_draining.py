@@ -2,8 +2,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from splitlearn_client.request_info import read_info
 from splitlearn_client.serving.draining import Draining
 from support.running_split import until
 
@@ -29,7 +31,7 @@ def ignored(*, was_cut_off: bool) -> None:
 
 @asynccontextmanager
 async def asked(draining: Draining, caller: Caller, begun: asyncio.Event) -> AsyncIterator["asyncio.Task[None]"]:
-    scope = {"type": "http", "method": "POST", "path": "/"}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     asking = asyncio.create_task(draining(scope, caller.receive, caller.send))
     await begun.wait()
     yield asking
@@ -91,3 +93,31 @@ async def test_a_request_that_ends_within_the_timeout_is_counted_as_ended_and_a_
         await draining({"type": "http", "method": "GET", "path": "/metrics"}, caller.receive, caller.send)
     await finishing
     assert cut_off == [False]
+
+
+@pytest.mark.parametrize(
+    ("path", "event"),
+    [
+        ("/v1/chat/completions", 'data: {"error":{"message":'),
+        ("/v1/messages", 'event: error\ndata: {"type":"error","error":{"message":'),
+        ("/v1/told", 'event: told\ndata: {"type":"told","code":"shutting_down"}\n\n'),
+    ],
+)
+async def test_a_stream_that_is_cut_off_ends_with_an_error_as_its_clients_expect_it(path: str, event: str) -> None:
+    begun, caller = asyncio.Event(), Caller()
+
+    async def application(scope: Scope, _receive: Receive, send: Send) -> None:
+        if path == "/v1/told":
+            read_info(scope).told_in_stream = lambda body: {"type": "told", "code": body["error"]["code"]}
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        begun.set()
+        await asyncio.Event().wait()
+
+    draining = Draining(application, ignored)
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    asking = asyncio.create_task(draining(scope, caller.receive, caller.send))
+    await begun.wait()
+    await draining.finish(0.0)
+    await asking
+    assert caller.heard[-1]["body"].decode().startswith(event)
