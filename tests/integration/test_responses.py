@@ -176,7 +176,7 @@ async def test_hostile_bodies_are_refused_before_any_work(split: Split) -> None:
     wrong = {"role": "user", "content": [[["x"]]]}
     assert (await refused(split.client.http, 400, input=deep))["code"] == "invalid_json"
     assert (await refused(split.client.http, 400, input=[wrong]))["param"] == "input.0.content.0"
-    assert (await refused(split.client.http, 413, input=[5] * 60_000))["code"] == "request_too_large"
+    assert (await refused(split.client.http, 413, input=[{}] * 60_000))["code"] == "request_too_large"
     assert (await refused(split.client.http, 400, input=[5] * 40_000))["param"] == "input.0"
     assert (await refused(split.client.http, 404, model="x" * 10_000))["code"] == "model_not_found"
     assert len((await refused(split.client.http, 404, previous_response_id="x" * 256))["message"]) < 400
