@@ -13,6 +13,13 @@ import regex
 _KINDS: Final = ("object", "array", "string", "integer", "number", "boolean", None)
 _EXPRESSIONS: Final = ("x-regex", "x-regex-iterator", "x-regex-key-value")
 _KEYWORDS: Final = frozenset({*_EXPRESSIONS, "x-parser", "x-parser-args", "x-mapping", "x-mapping-regex"})
+_FORMS: Final = {
+    "properties": dict,
+    "prefixItems": list,
+    "x-parser-args": dict,
+    "x-mapping": dict,
+    "x-mapping-regex": dict,
+}
 _WORDS: Final = {"true": True, "1": True, "false": False, "0": False}
 _MOST_DEPTH: Final = 32
 _SECONDS: Final = 0.2
@@ -38,13 +45,16 @@ class ResponseSchema:
         """What the schema finds in an answer. Raises SchemaMismatch."""
         try:
             return _value(text, self._schema)
-        except (ValueError, TypeError, KeyError, TimeoutError) as error:
+        except (ValueError, TypeError, KeyError, TimeoutError, regex.error) as error:
             raise SchemaMismatch(str(error)) from error
 
 
 def _check(schema: Any, depth: int) -> None:
     if not isinstance(schema, Mapping) or depth > _MOST_DEPTH:
         raise ValueError(f"it is not a schema of at most {_MOST_DEPTH} levels")
+    for keyword, form in _FORMS.items():
+        if not isinstance(schema.get(keyword, form()), form):
+            raise ValueError(f"{keyword} is not in its form")
     if schema.get("type") not in _KINDS:
         raise ValueError(f"the type {schema['type']!r} is not read")
     if unknown := {key for key in schema if key.startswith("x-")} - _KEYWORDS:

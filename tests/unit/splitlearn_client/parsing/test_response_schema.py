@@ -88,6 +88,7 @@ def test_a_schema_finds_what_it_describes(schema: Any, text: str, expected: Any)
         (part(type="array", **{"x-regex": "(a)", "items": {}}), "a"),
         (part(type="object", **{"x-regex": "(.)", "x-parser": "json"}), "1"),
         (part(type="object", **{"x-regex-key-value": "(.)"}), "a"),
+        (part(type="string", **{"x-regex": "(a)", "x-mapping-regex": {"a": "\\2"}}), "a"),
     ],
 )
 def test_an_answer_of_another_form_is_told_from_one_that_fits(schema: Any, text: str) -> None:
@@ -106,6 +107,12 @@ def test_an_expression_may_not_take_long() -> None:
         ("none", "not a schema"),
         ({"properties": {"a": 3}}, "not a schema"),
         ({"type": "any"}, "the type 'any'"),
+        ({"type": ["string"]}, "the type"),
+        ({"properties": [1]}, "properties is not in its form"),
+        ({"prefixItems": {}}, "prefixItems is not in its form"),
+        ({"x-parser-args": 3}, "x-parser-args is not in its form"),
+        ({"x-mapping": 3}, "x-mapping is not in its form"),
+        ({"x-mapping-regex": 3}, "x-mapping-regex is not in its form"),
         ({"x-regex": "("}, "an expression cannot be read"),
         ({"x-regex": 3}, "an expression cannot be read"),
         ({"x-parser": "xml"}, "x-parser reads JSON alone"),
