@@ -10,21 +10,6 @@ import pytest
 from splitlearn_comm.loop_thread import loop_thread
 from support.running_split import RunningTrunk, Split, running_split, running_trunk
 
-# A connection is left open now and then, by which test is not known yet: the garbage collection that finds it comes in
-# a later one, which it fails. Seen in two of some ten runs of all tests.
-_LEFT_OPEN = (
-    "ignore:Exception ignored in. <function _SelectorTransport.__del__:pytest.PytestUnraisableExceptionWarning",
-    "ignore:Exception ignored in. <socket.socket fd=:pytest.PytestUnraisableExceptionWarning",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that such a connection does not fail."""
-    for item in items:
-        if item.nodeid.startswith("tests/integration/"):
-            for each in _LEFT_OPEN:
-                item.add_marker(pytest.mark.filterwarnings(each))
-
 
 @pytest.fixture
 async def split(tiny_weights: Path) -> AsyncIterator[Split]:

@@ -5,6 +5,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from splitlearn_client.serving.listening import stop_accepting
+
 _PIECE = 2**16
 _TURNS = 10
 
@@ -104,5 +106,6 @@ async def faulty_link(port: int) -> AsyncIterator[FaultyLink]:
     try:
         yield link
     finally:
+        await stop_accepting([server])
         server.close()
         await link.end()

@@ -1,5 +1,6 @@
 """The sockets that the API listens on."""
 
+import asyncio
 import errno
 import socket
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from splitlearn_comm.addresses import is_loopback, join_address, listening_troub
 
 # the socket module's addresses: host and port, for IPv6 also flow and scope
 Address = tuple[Any, ...]
+
+# of the event loop, until the protocol of an accepted connection has its transport
+_TURNS = 4
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -53,6 +57,20 @@ def address_of(listening: socket.socket) -> str:
 def is_local(sockets: Iterable[socket.socket]) -> bool:
     """Whether only this machine can connect."""
     return all(is_loopback(str(listening.getsockname()[0])) for listening in sockets)
+
+
+async def stop_accepting(servers: Iterable[asyncio.Server]) -> None:
+    """Accepts no more connections; those that were accepted reach their protocols. The servers can then be closed.
+
+    Python's Server.close leaves a connection open, and tells nobody, that was accepted in the turn of the event loop
+    before it (https://github.com/python/cpython/issues/109564).
+    """
+    loop = asyncio.get_running_loop()
+    for server in servers:
+        for listening in server.sockets:
+            loop.remove_reader(listening)
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:

@@ -21,7 +21,7 @@ from splitlearn_client.serving.connections import ConnectionLimits, Connections,
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
 from splitlearn_client.serving.https import HTTPSCertificate
-from splitlearn_client.serving.listening import is_local
+from splitlearn_client.serving.listening import is_local, stop_accepting
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
 from splitlearn_client.serving.tenant_directory import TenantDirectory
@@ -142,11 +142,16 @@ class _Hosts:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves signals to the composition root: uvicorn's own handlers would bypass `HTTPServer.stop`."""
+    """uvicorn whose end is this service's."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        # signals are the composition root's: uvicorn's own handlers would bypass `HTTPServer.stop`
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await stop_accepting(self.servers)
+        await super().shutdown(sockets)
 
 
 def _connection_limits(settings: ClientSettings) -> ConnectionLimits:

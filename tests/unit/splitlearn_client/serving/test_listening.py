@@ -1,14 +1,17 @@
+import asyncio
 import errno
+import gc
 import socket
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from splitlearn_client.serving import listening
-from splitlearn_client.serving.listening import address_of, is_local, listen
+from splitlearn_client.serving.listening import address_of, is_local, listen, stop_accepting
 from splitlearn_comm import PortUnavailable
 
 
@@ -142,3 +145,26 @@ def test_a_link_local_address_needs_its_interface() -> None:
 def test_whether_others_can_connect_is_known(addresses: list[str], expected: bool) -> None:
     sockets: list[Any] = [SimpleNamespace(getsockname=lambda each=each: (each, 8000)) for each in addresses]
     assert is_local(sockets) is expected
+
+
+class _Ended(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_server_that_accepts_no_more_leaves_no_connection_open_when_it_is_closed(turns: int) -> None:
+    loop = asyncio.get_running_loop()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        server = await loop.create_server(_Ended, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as peer:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await stop_accepting([server])
+            server.close()
+            await asyncio.sleep(0)
+            gc.collect()
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(peer.recv, 1) == b""
+    assert not warned
