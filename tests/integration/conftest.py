@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from splitlearn_comm.loop_thread import loop_thread
+from support.chat_scene import Scene, scene
+from support.chromium import CHROMIUM, Chromium
 from support.running_split import RunningTrunk, Split, running_split, running_trunk
 
 
@@ -34,3 +36,15 @@ def client_weights(tiny_weights: Path, tmp_path: Path) -> Path:
     for layer in (1, 2, 3):
         (folder / f"mid.{layer:05d}.safetensors").unlink()
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with closing(Chromium(str(CHROMIUM), tmp_path_factory.mktemp("profile"))) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def open_page(chromium: Chromium, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with scene(chromium, tmp_path) as opened:
+        yield opened

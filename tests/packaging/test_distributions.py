@@ -26,7 +26,8 @@ def test_the_wheel_holds_every_module_and_the_page_and_no_sources_of_kernels(bui
     folders = ("shared/", "services/")
     modules = {name.split("/", 1)[1] for name in tracked_files() if name.startswith(folders) and name.endswith(".py")}
     assert modules <= names
-    assert "splitlearn_client/page/index.html" in names
+    page = "services/splitlearn_client/page/"
+    assert {name.removeprefix("services/") for name in tracked_files() if name.startswith(page)} <= names
     assert not [name for name in names if name.endswith((".c", ".h", ".safetensors"))]
 
 
@@ -38,7 +39,8 @@ def test_the_sdist_holds_every_file_of_the_checkout(built: Built) -> None:
 
 def test_the_page_on_an_index_names_the_project_and_every_link_of_it_is_absolute(built: Built) -> None:
     said = metadata(built.wheel).metadata
-    assert said["License-Expression"] == "MIT"
+    # the chat page's libraries are in it
+    assert said["License-Expression"] == "MIT AND (Apache-2.0 OR MPL-2.0)"
     assert {"Homepage", "Documentation", "Changelog", "Issues"} == {
         line.partition(",")[0] for line in said.get_all("Project-URL") or ()
     }

@@ -11,7 +11,8 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import pytest
 
 Json = dict[str, Any]
 
-PATIENCE = 20.0
+# Windows' virtual key codes, and the text that a key enters
+_KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowUp": (38, ""), "ArrowRight": (39, "")}
+
+PATIENCE = 60.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -71,11 +75,14 @@ class Chromium:
             for message in messages:
                 self._take(json.loads(message))
         for answer in self._waiting.values():
-            answer.set_exception(ConnectionError("Chromium has ended"))
+            # who asked may have given up
+            with suppress(InvalidStateError):
+                answer.set_exception(ConnectionError("Chromium has ended"))
 
     def _take(self, message: Json) -> None:
         if "id" in message:
-            self._waiting.pop(message["id"]).set_result(message)
+            with suppress(InvalidStateError):
+                self._waiting.pop(message["id"]).set_result(message)
         elif listener := self.listeners.get(message.get("sessionId", "")):
             listener(message)
 
@@ -127,14 +134,17 @@ class Page:
         await self.value("document.getElementById('draft').focus()")
         await self.do("Input.insertText", text=text)
 
-    async def press_enter(self, *, shift: bool = False) -> None:
-        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 8 if shift else 0}
-        await self.do("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
+    async def press(self, name: str, *, shift: bool = False, control: bool = False) -> None:
+        """Presses a key by its name in KeyboardEvent.key: Enter, Escape, ArrowUp, or a character."""
+        code, text = _KEYS.get(name, (ord(name[0].upper()), name))
+        modifiers = 8 * shift + 2 * control
+        key = {"key": name, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        await self.do("Input.dispatchKeyEvent", type="keyDown", **key, **({"text": text} if not control else {}))
         await self.do("Input.dispatchKeyEvent", type="keyUp", **key)
 
     async def ask(self, question: str) -> None:
         await self.write(question)
-        await self.press_enter()
+        await self.press("Enter")
 
     async def click(self, selector: str) -> None:
         """Presses the mouse in the middle of what the selector finds, whatever lies on top there."""

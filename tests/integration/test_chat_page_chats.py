@@ -1,0 +1,300 @@
+"""The chat page: several chats, which the browser keeps, and questions that are changed."""
+
+import asyncio
+import json
+from typing import Any
+
+from splitlearn_client.errors import TrunkFailed
+from support.chat_scene import ANSWER, IDLE, Scene, needs_chromium
+from support.chromium import PATIENCE
+
+pytestmark = needs_chromium
+
+TITLES = "[...document.querySelectorAll('#list .title')].map((each) => each.textContent)"
+QUESTIONS = "[...document.querySelectorAll('.asked')].map((each) => each.lastChild.textContent)"
+ANSWERS = "[...document.querySelectorAll('.answer')].map((each) => each.textContent.trim())"
+KEPT = "Object.keys(localStorage).filter((key) => key.startsWith('splitlearn.chat.')).length"
+LAST_TOOLS = ".turn:last-child > .tools"
+
+
+async def talk(scene: Scene, *exchanges: tuple[str, str]) -> None:
+    for question, answer in exchanges:
+        await scene.page.ask(question)
+        scene.script.feed(answer, None)
+        await done(scene, answer)
+
+
+async def done(scene: Scene, answer: str) -> None:
+    await scene.page.until(f"{IDLE} && document.querySelector('{LAST_TOOLS} button') && {ANSWER} === {answer!r}")
+
+
+async def press_button(scene: Scene, label: str, within: str) -> None:
+    buttons = f"[...document.querySelectorAll('{within} button')]"
+    await scene.page.value(f"{buttons}.find((each) => each.textContent === {label!r}).click()")
+
+
+async def open_chat(scene: Scene, title: str) -> None:
+    await press_button(scene, title, "#list")
+
+
+async def reload(scene: Scene) -> None:
+    await scene.page.open(await scene.page.value("location.href"))
+    await scene.page.until("document.querySelector('#status.ready')")
+
+
+async def kept(scene: Scene) -> list[Any]:
+    """The chats in the browser, latest first."""
+    entries = json.loads(await scene.page.value("JSON.stringify(localStorage)"))
+    chats = [json.loads(value) for key, value in entries.items() if key.startswith("splitlearn.chat.")]
+    return sorted(chats, key=lambda chat: -float(chat["changed"]))
+
+
+async def test_chats_are_there_again_when_the_page_is_and_can_be_continued(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"), ("two", "zwei"))
+    await page.click("#new")
+    await talk(open_page, ("red", "rot"))
+    await reload(open_page)
+    assert await page.value(TITLES) == ["red", "one"]
+    assert await page.value(QUESTIONS) == []
+    await open_chat(open_page, "one")
+    assert await page.value(QUESTIONS) == ["one", "two"]
+    assert await page.value(ANSWERS) == ["eins", "zwei"]
+    await talk(open_page, ("three", "drei"))
+    assert open_page.prompt(-1) == "user: one\nassistant: eins\nuser: two\nassistant: zwei\nuser: three\nassistant:"
+    assert await page.value(TITLES) == ["one", "red"]
+    # the measurements are kept too
+    await open_chat(open_page, "red")
+    await press_button(open_page, "Where the time went", LAST_TOOLS)
+    assert "48.2 kB" in await page.text(".picture")
+
+
+async def test_each_chat_has_its_system_prompt_and_a_new_one_begins_with_the_last(open_page: Scene) -> None:
+    page = open_page.page
+    system = "document.getElementById('system')"
+    await page.value(f"{system}.value = 'Be short.'")
+    await talk(open_page, ("one", "eins"))
+    await page.click("#new")
+    assert await page.value(f"{system}.value") == "Be short."
+    await page.value(f"{system}.value = 'Be long.'")
+    await talk(open_page, ("two", "zwei"))
+    await open_chat(open_page, "one")
+    assert await page.value(f"{system}.value") == "Be short."
+    assert open_page.prompt(1).startswith("system: Be long.\n")
+
+
+async def test_a_chat_is_deleted_alone_or_with_all_others(open_page: Scene) -> None:
+    page = open_page.page
+    for word in ("one", "two", "three"):
+        await page.click("#new")
+        await talk(open_page, (word, word))
+    await page.value("document.querySelectorAll('#list .remove')[1].click()")
+    assert await page.value(TITLES) == ["three", "one"]
+    assert await page.value(QUESTIONS) == ["three"]
+    await page.value("document.querySelectorAll('#list .remove')[0].click()")
+    await page.until(f"{QUESTIONS}.length === 0")
+    assert await page.value(TITLES) == ["one"]
+    for answer, left in ((False, ["one"]), (True, [])):
+        await page.value(f"window.confirm = () => {json.dumps(answer)}")
+        await page.click("#delete-all")
+        assert await page.value(TITLES) == left
+    assert await kept(open_page) == []
+
+
+async def test_the_last_question_is_changed_in_its_place(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"), ("tow", "Tau"))
+    await page.value("document.getElementById('draft').focus()")
+    await page.press("ArrowUp")
+    assert await page.value("document.activeElement.value") == "tow"
+    await page.press("Escape")
+    assert await page.value(QUESTIONS) == ["one", "tow"]
+    assert await page.value("document.activeElement.id") == "draft"
+    await page.press("ArrowUp")
+    await page.value("document.activeElement.select()")
+    await page.do("Input.insertText", text="two")
+    await page.press("Enter")
+    open_page.script.feed("zwei", None)
+    await done(open_page, "zwei")
+    assert await page.value(QUESTIONS) == ["one", "two"]
+    assert open_page.prompt(-1) == "user: one\nassistant: eins\nuser: two\nassistant:"
+    assert await page.value(TITLES) == ["one"]
+
+
+async def test_an_earlier_question_is_changed_in_a_new_chat_and_the_old_one_stays(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"), ("two", "zwei"))
+    await press_button(open_page, "Edit", ".turn:first-child .question, .turn .question")
+    await page.value("document.activeElement.select()")
+    await page.do("Input.insertText", text="uno")
+    await page.press("Enter")
+    open_page.script.feed("ein", None)
+    await done(open_page, "ein")
+    assert await page.value(QUESTIONS) == ["uno"]
+    assert await page.value(TITLES) == ["uno", "one"]
+    assert open_page.prompt(-1) == "user: uno\nassistant:"
+    await open_chat(open_page, "one")
+    assert await page.value(ANSWERS) == ["eins", "zwei"]
+
+
+async def test_the_last_question_is_asked_again_and_an_earlier_one_in_a_new_chat(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"), ("two", "zwei"))
+    await press_button(open_page, "Ask again", LAST_TOOLS)
+    open_page.script.feed("deux", None)
+    await done(open_page, "deux")
+    assert await page.value(ANSWERS) == ["eins", "deux"]
+    assert open_page.prompt(2) == open_page.prompt(1)
+    await press_button(open_page, "Ask again", ".turn > .tools")
+    open_page.script.feed("un", None)
+    await done(open_page, "un")
+    assert await page.value(QUESTIONS) == ["one"]
+    assert [len(chat["turns"]) for chat in await kept(open_page)] == [1, 2]
+
+
+async def test_a_chat_that_is_left_keeps_what_has_come_and_a_deleted_one_does_not_come_back(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.ask("left")
+    script.feed("half an")
+    await page.until(f"{ANSWER} === 'half an'")
+    await page.click("#new")
+    async with asyncio.timeout(PATIENCE):
+        await script.closed.wait()
+    assert (await kept(open_page))[0]["turns"][0]["answer"] == "half an"
+    script.closed.clear()
+    await page.ask("deleted")
+    script.feed("so far")
+    await page.until(f"{ANSWER} === 'so far'")
+    await page.value("document.querySelector('#list .current .remove').click()")
+    async with asyncio.timeout(PATIENCE):
+        await script.closed.wait()
+    await talk(open_page, ("next", "now"))
+    assert await page.value(TITLES) == ["next", "left"]
+    assert len(await kept(open_page)) == 2
+
+
+async def test_a_failed_answer_is_kept_as_far_as_it_came(open_page: Scene) -> None:
+    await open_page.page.ask("go on")
+    open_page.script.feed("half an", TrunkFailed("gone"))
+    await open_page.page.until("document.querySelector('.failed')")
+    assert (await kept(open_page))[0]["turns"][0]["answer"] == "half an"
+
+
+async def test_chats_that_are_not_to_be_kept_are_lost_with_the_tab(open_page: Scene) -> None:
+    page = open_page.page
+    await page.value("document.getElementById('keep').click()")
+    await talk(open_page, ("one", "eins"))
+    await page.click("#new")
+    await talk(open_page, ("two", "zwei"))
+    assert await page.value(TITLES) == ["two", "one"]
+    await open_chat(open_page, "one")
+    assert await page.value(ANSWERS) == ["eins"]
+    assert await page.value(KEPT) == 0
+    await reload(open_page)
+    assert await page.value(TITLES) == []
+    assert not await page.value("document.getElementById('keep').checked")
+
+
+async def test_a_full_browser_is_told_of_and_the_chat_goes_on(open_page: Scene) -> None:
+    page = open_page.page
+    await page.value("""for (let size = 2 ** 23, n = 0; size; size >>= 1) {
+        try { localStorage.setItem(`fill${n++}`, 'x'.repeat(size)) } catch {}
+    }""")
+    await talk(open_page, ("one", "eins"), ("two", "zwei"))
+    assert not await page.value("document.getElementById('unsaved').hidden")
+    assert await page.value(ANSWERS) == ["eins", "zwei"]
+    assert await page.value(TITLES) == ["one"]
+    await page.value("Object.keys(localStorage).filter((key) => key.startsWith('fill'))"
+                     ".forEach((key) => localStorage.removeItem(key))")  # fmt: skip
+    await talk(open_page, ("three", "drei"))
+    assert await page.value("document.getElementById('unsaved').hidden")
+    assert len((await kept(open_page))[0]["turns"]) == 3
+
+
+async def test_what_other_pages_of_the_same_address_keep_is_left_alone(open_page: Scene) -> None:
+    page = open_page.page
+    strange = {
+        "splitlearn.chat.a": "no json",
+        "splitlearn.chat.b": "null",
+        "splitlearn.chat.c": json.dumps({"version": 99, "id": "c", "turns": []}),
+        "splitlearn.chat.d": json.dumps({"version": 1, "id": "d", "changed": 1, "system": "", "turns": [{}]}),
+        "splitlearn.settings": "[1",
+        "other": "theirs",
+    }
+    for key, value in strange.items():
+        await page.value(f"localStorage.setItem({key!r}, {value!r})")
+    await reload(open_page)
+    assert await page.value(TITLES) == []
+    await talk(open_page, ("one", "eins"))
+    await page.value("window.confirm = () => true")
+    await page.click("#delete-all")
+    left = json.loads(await page.value("JSON.stringify(localStorage)"))
+    assert {key: left.get(key) for key in strange} == strange
+    assert page.complaints == []
+
+
+async def test_all_chats_are_exported_as_a_file(open_page: Scene) -> None:
+    page = open_page.page
+    await page.value("document.getElementById('system').value = 'Be short.'")
+    await page.ask("one")
+    open_page.script.feed("*eins*", None)
+    await done(open_page, "eins")
+    await page.value("""(() => {
+        const make = URL.createObjectURL;
+        URL.createObjectURL = (blob) => { window.exported = blob; return make(blob); };
+        HTMLAnchorElement.prototype.click = function () { window.named = this.download; };
+    })()""")
+    await page.click("#export")
+    assert await page.value("window.named") == "splitlearn-chats.json"
+    file = json.loads(await page.value("window.exported.text()"))
+    assert file["format"] == "splitlearn.chats"
+    (chat,) = file["chats"]
+    assert chat["title"] == "one"
+    assert chat["messages"] == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "*eins*"},
+    ]
+    assert chat["turns"][0]["measured"]["wire_bytes_sent"] == 48_200
+
+
+async def test_settings_are_there_again_when_the_page_is(open_page: Scene) -> None:
+    page = open_page.page
+    await page.value("document.getElementById('probabilities').click()")
+    for name, value in (("temperature", "0.7"), ("max-tokens", "99")):
+        field = f"document.getElementById('{name}')"
+        await page.value(f"{field}.value = {value!r}; {field}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+    await reload(open_page)
+    assert await page.value("document.getElementById('temperature').value") == "0.7"
+    assert await page.value("document.getElementById('max-tokens').value") == "99"
+    assert await page.value("document.getElementById('probabilities').checked")
+
+
+async def test_the_page_is_used_by_keys(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"))
+    await page.value("document.getElementById('page').focus()")
+    await page.press("/")
+    assert await page.value("document.activeElement.id") == "draft"
+    assert await page.value("document.activeElement.value") == ""
+    await page.press("O", shift=True, control=True)
+    await page.until(f"{QUESTIONS}.length === 0")
+    await page.ask("go on")
+    open_page.script.feed("so far")
+    await page.until(f"{ANSWER} === 'so far'")
+    await page.press("Escape")
+    await page.until(IDLE)
+    assert "stopped" in await page.text(".numbers")
+
+
+async def test_the_list_is_a_sheet_on_a_phone_and_closes_when_a_chat_is_opened(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"))
+    await page.do("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
+    shown = "document.getElementById('chats').checkVisibility()"
+    assert not await page.value(shown)
+    await page.click("#open-chats")
+    assert await page.value(shown)
+    await page.click("#list .title")
+    assert not await page.value(shown)
+    assert await page.value(QUESTIONS) == ["one"]
