@@ -48,6 +48,30 @@ async def test_an_answer_is_that_of_a_chat_whole_and_streamed(split: Split) -> N
     assert streamed.usage.input_tokens == whole.usage.input_tokens
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1.5, "seed": 7, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2},
+        {"frequency_penalty": 1, "presence_penalty": 0.5, "logit_bias": {"5": 90, "6": 91}},
+        {"stop": [" "], "include_stop_str_in_output": True, "min_tokens": 2},
+        {"ignore_eos": True, "stop_token_ids": [5], "logit_bias": {"5": 100}, "top_k": -1},
+    ],
+)
+async def test_the_fields_that_choose_tokens_and_end_answers_are_those_of_chats(
+    split: Split, fields: dict[str, Any]
+) -> None:
+    http = split.client.http
+    common: dict[str, Any] = {"model": "tiny", "temperature": 0, **fields}
+    messages = [{"role": "user", "content": QUESTION}]
+    chatted = await http.post("/v1/chat/completions", json={**common, "max_tokens": 12, "messages": messages})
+    plain = await http.post("/v1/responses", json={**GREEDY, "input": QUESTION})
+    reply = await http.post("/v1/responses", json={**common, "max_output_tokens": 12, "input": QUESTION})
+    (text,) = [part["text"] for item in reply.json()["output"] for part in item["content"]] or [""]
+    assert text == chatted.json()["choices"][0]["message"]["content"]
+    assert reply.json()["usage"]["output_tokens"] == chatted.json()["usage"]["completion_tokens"]
+    assert reply.json()["output"] != plain.json()["output"]
+
+
 async def test_a_conversation_goes_on_with_an_earlier_response(split: Split) -> None:
     api = split.client.openai.responses
     first = await api.create(**GREEDY, input=QUESTION)

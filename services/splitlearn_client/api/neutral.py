@@ -195,6 +195,7 @@ RESPONSES: Final[Mapping[str, Neutral]] = {
     "reasoning": only({}),
     "safety_identifier": ANYTHING,
     "service_tier": only("auto", "default"),
+    "top_k": only(-1),
     "top_logprobs": only(0),
     "truncation": only("disabled"),
     "user": ANYTHING,

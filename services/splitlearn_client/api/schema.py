@@ -95,14 +95,9 @@ _TokenName = Annotated[int, BeforeValidator(_token_named)]
 _Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
 
 
-class GenerationFields(TextFields):
-    """Fields that chat and plain completions have in common."""
+class SamplingFields(TextFields):
+    """How tokens are chosen, and what ends an answer: OpenAI's fields and vLLM's."""
 
-    model: str
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    n: int = Field(1, ge=1, le=MOST_ANSWERS)
     temperature: float = Field(1.0, ge=0, le=2)
     # 0 leaves the most likely token alone
     top_p: float = Field(1.0, ge=0, le=1)
@@ -118,6 +113,34 @@ class GenerationFields(TextFields):
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     include_stop_str_in_output: bool = False
+
+    @property
+    def stop_rules(self) -> StopRules:
+        texts = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return StopRules(
+            texts, frozenset(self.stop_token_ids), self.ignore_eos, self.min_tokens, self.include_stop_str_in_output
+        )
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """The biases that change something, by token."""
+        return tuple((token, bias) for token, bias in self.logit_bias.items() if bias)
+
+    def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
+        """The sampling settings, with `defaults` for what the request leaves out."""
+        names = _SAMPLING & self.model_fields_set
+        given = {name: getattr(self, name) for name in names}
+        return replace(defaults, top_logprobs=top_logprobs, logit_bias=self.biases, **given)
+
+
+class GenerationFields(SamplingFields):
+    """Fields that chat and plain completions have in common."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    n: int = Field(1, ge=1, le=MOST_ANSWERS)
     prompt_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -140,22 +163,10 @@ class GenerationFields(TextFields):
         """Answers to generate for each prompt; of more than `n` the best ones are kept."""
         return self.n
 
-    @property
-    def stop_rules(self) -> StopRules:
-        texts = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return StopRules(
-            texts, frozenset(self.stop_token_ids), self.ignore_eos, self.min_tokens, self.include_stop_str_in_output
-        )
-
     def constraint(self) -> Constraint | None:
         """What the answer has to follow. Raises BadRequest."""
         field = self.response_format or self.structured_outputs
         return None if field is None else field.constraint()
-
-    @property
-    def biases(self) -> tuple[tuple[int, float], ...]:
-        """The biases that change something, by token."""
-        return tuple((token, bias) for token, bias in self.logit_bias.items() if bias)
 
     @property
     def include_usage(self) -> bool:
@@ -164,12 +175,6 @@ class GenerationFields(TextFields):
     @property
     def continuous_usage(self) -> bool:
         return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
-
-    def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
-        """The sampling settings, with `defaults` for what the request leaves out."""
-        names = _SAMPLING & self.model_fields_set
-        given = {name: getattr(self, name) for name in names}
-        return replace(defaults, top_logprobs=top_logprobs, logit_bias=self.biases, **given)
 
 
 class CompletionFields(GenerationFields):

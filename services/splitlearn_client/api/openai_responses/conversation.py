@@ -17,6 +17,7 @@ from splitlearn_client.api.openai_responses.fields import (
     ResponsesFields,
 )
 from splitlearn_client.api.places import Places
+from splitlearn_client.api.schema import SamplingFields
 
 Json = dict[str, Any]
 
@@ -55,7 +56,8 @@ def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Plac
         {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedFunction) else choice
     )
     body["max_completion_tokens"] = fields.max_output_tokens
-    body |= {"temperature": fields.temperature, "top_p": fields.top_p}
+    # as JSON: a member of logit_bias has a name, and no number
+    body |= fields.model_dump(mode="json", include=set(SamplingFields.model_fields), exclude_unset=True)
     body["response_format"] = _response_format(fields)
     body["chat_template_kwargs"] = fields.chat_template_kwargs
     return body, Places("input", places, _NAMES)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from splitlearn_client.api import neutral
-from splitlearn_client.api.fields import Fields, TextFields, refusal
-from splitlearn_client.api.schema import MOST_TEMPLATE_VARIABLES, StreamOptions
+from splitlearn_client.api.fields import Fields, refusal
+from splitlearn_client.api.schema import MOST_TEMPLATE_VARIABLES, SamplingFields, StreamOptions
 from splitlearn_client.api.tool_fields import MOST_TOOLS, CallArguments, Function, ToolName
 
 MOST_METADATA: Final = 16
@@ -168,7 +168,7 @@ class TextConfig(Fields):
     format: TextFormat | None = None
 
 
-class ResponsesFields(TextFields):
+class ResponsesFields(SamplingFields):
     """POST /v1/responses."""
 
     neutral = neutral.RESPONSES
@@ -180,8 +180,6 @@ class ResponsesFields(TextFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: StrictBool = True
     max_output_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = None
-    top_p: float | None = None
     text: TextConfig | None = None
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
