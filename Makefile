@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -133,7 +133,10 @@ test-faults: $(VENV)/dev.stamp ## the fault machine's first fifty faults (minute
 	$(BIN)/pytest -m slow tests/faults --timeout 900
 
 test-clients: $(VENV)/dev.stamp ## other people's programs against a served model, with locked versions (minutes; installs 1 GB)
-	$(BIN)/pytest -m slow tests/clients --timeout 1800
+	$(BIN)/pytest -m slow tests/clients --timeout 1800 --ignore tests/clients/test_open_webui.py
+
+test-open-webui: $(VENV)/dev.stamp ## Open WebUI in front of a served model, with locked versions (minutes; installs 3 GB)
+	$(BIN)/pytest -m slow tests/clients/test_open_webui.py --timeout 1800
 
 schema-results: export PYTHONPATH := tests
 schema-results: $(VENV)/dev.stamp ## write tests/schemas/results.jsonl from the JSON Schema test suite (asks the package index)

@@ -103,5 +103,5 @@ AGREEING = Environment(
 INSTRUCTOR = Environment("instructor", ("instructor",))
 LM_EVAL = Environment("lm_eval", ("lm-eval[api,hf]",), sees_ours=True)
 GUIDELLM = Environment("guidellm", ("guidellm",), sees_ours=True)
-OPEN_WEBUI = Environment("open_webui", ("open-webui",))
+OPEN_WEBUI = Environment("open_webui", ("open-webui",), sees_ours=True)
 ALL = (AGREEING, INSTRUCTOR, LM_EVAL, GUIDELLM, OPEN_WEBUI)

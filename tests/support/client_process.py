@@ -85,12 +85,12 @@ def refusal(answer: bytes) -> tuple[int, str]:
     return int(head.split()[1]), str(json.loads(body)["error"]["code"])
 
 
-async def becomes(asked: Callable[[], Awaitable[bool]]) -> None:
+async def becomes(asked: Callable[[], Awaitable[bool]], *, patience: float = PATIENCE) -> None:
     """Returns as soon as the answer is yes. Raises TimeoutError."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not await asked():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not true within {PATIENCE:g} s")
+            raise TimeoutError(f"not true within {patience:g} s")
         await asyncio.sleep(0.01)
 
 
