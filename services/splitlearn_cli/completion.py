@@ -11,7 +11,7 @@ from httpx_sse import EventSource, SSEError
 
 from splitlearn_cli.api_key import bearer
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
-from splitlearn_cli.terminal import human_bytes, note, shown
+from splitlearn_cli.terminal import Aside, human_bytes, note, shown
 from splitlearn_cli.urls import Connecting, connecting
 from splitlearn_cli.waiting import wait_for_client
 
@@ -76,10 +76,17 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class Reasoning:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+
 def stream(
     url: str, question: Asking, *, timeout: float, wait: float = 0.0, options: Connecting | None = None
-) -> Generator[str | Cost, None, None]:
-    """Sends the request; yields text as it arrives, and the cost at the end, if the service reports it.
+) -> Generator[str | Reasoning | Cost, None, None]:
+    """Sends the request; yields text and reasoning as they arrive, and at the end the cost, if the service reports it.
 
     Args:
         url: the client service's, without a path.
@@ -104,16 +111,20 @@ def stream(
 def show_answer(
     url: str, question: Question, *, timeout: float, wait: float = 0.0, options: Connecting | None = None
 ) -> None:
-    """Streams the text to stdout, then the cost to stderr. Raises as `stream` does."""
-    cost, begun = None, False
+    """Streams the text to stdout, reasoning and then the cost to stderr. Raises as `stream` does."""
+    cost, begun, aside = None, False, Aside()
     try:
         for item in stream(url, question, timeout=timeout, wait=wait, options=options):
             if isinstance(item, Cost):
                 cost = item
+            elif isinstance(item, Reasoning):
+                aside.add(item.text)
             else:
+                aside.end()
                 begun = True
                 print(shown(item), end="", flush=True)
     finally:
+        aside.end()
         if begun:
             print(flush=True)
     if cost is not None:
@@ -186,7 +197,7 @@ def _models(session: httpx.Client, url: str) -> list[dict[str, Any]]:
     return models
 
 
-def _events(response: httpx.Response, url: str) -> Iterator[str | Cost]:
+def _events(response: httpx.Response, url: str) -> Iterator[str | Reasoning | Cost]:
     for data in _data(response, url):
         if data == "[DONE]":
             return
@@ -211,8 +222,10 @@ def _incomplete(url: str) -> ServiceUnreachable:
     return ServiceUnreachable(f"the answer of {url} stopped before its end; see the log of the client service")
 
 
-def _parts(chunk: dict[str, Any]) -> Iterator[str | Cost]:
+def _parts(chunk: dict[str, Any]) -> Iterator[str | Reasoning | Cost]:
     for choice in chunk.get("choices", []):
+        if thought := choice.get("delta", {}).get("reasoning_content"):
+            yield Reasoning(thought)
         if text := choice.get("text") or choice.get("delta", {}).get("content"):
             yield text
     if cost := chunk.get("splitlearn"):

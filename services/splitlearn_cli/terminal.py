@@ -58,6 +58,25 @@ def note(text: str) -> None:
     print(f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
 
+class Aside:
+    """Text on stderr, in pieces, beside an answer on stdout; dim if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def add(self, text: str) -> None:
+        """Prints one more piece."""
+        self._begun = True
+        text = f"\x1b[2m{printable(text)}\x1b[0m" if sys.stderr.isatty() else text
+        print(text, end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Ends the text, if there is any. Call it before printing something else."""
+        if self._begun:
+            print("\n", file=sys.stderr, flush=True)
+        self._begun = False
+
+
 class StatusLine:
     """One line on stderr that says what the command waits for; on a terminal each text replaces the last."""
 

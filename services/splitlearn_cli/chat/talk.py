@@ -1,15 +1,15 @@
 """The conversation itself: lines come in, commands are run, questions are asked, answers are shown."""
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from splitlearn_cli.chat.commands import Chat, run_command
 from splitlearn_cli.chat.conversation import Message
-from splitlearn_cli.completion import Cost, stream
+from splitlearn_cli.completion import Cost, Reasoning, stream
 from splitlearn_cli.errors import CliError, ServiceRefused
-from splitlearn_cli.terminal import note, printable
+from splitlearn_cli.terminal import Aside, note, printable
 
 Screen = Callable[[], AbstractContextManager[Callable[[str], None]]]
 
@@ -75,17 +75,40 @@ def _ends(line: str, chat: Chat, service: Service, screen: Screen) -> bool:
     return effect.ends
 
 
+class _Showing(ExitStack):
+    """Shows reasoning on stderr, and then the answer on its screen, beside which nothing else may be drawn."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+        self._aside = Aside()
+        self._say: Callable[[str], None] | None = None
+        self.callback(self._aside.end)
+
+    def think(self, text: str) -> None:
+        if self._say is None:
+            self._aside.add(text)
+
+    def say(self, text: str) -> None:
+        if self._say is None:
+            self._aside.end()
+            self._say = self.enter_context(self._screen())
+        self._say(text)
+
+
 def _answer(text: str, chat: Chat, service: Service, screen: Screen) -> None:
     turn = _Turn(chat.conversation.asking(text), dict(chat.sampling.fields()), service.api_key)
     said, cost = "", ""
     try:
-        with closing(stream(service.url, turn, timeout=service.timeout)) as parts, screen() as show:
+        with closing(stream(service.url, turn, timeout=service.timeout)) as parts, _Showing(screen) as showing:
             for part in parts:
                 if isinstance(part, Cost):
                     cost = str(part)
-                    continue
-                said += part
-                show(part)
+                elif isinstance(part, Reasoning):
+                    showing.think(part.text)
+                else:
+                    said += part
+                    showing.say(part)
     except KeyboardInterrupt:
         # closing the stream has stopped the answer; what came of it belongs to the conversation
         cost = "stopped"

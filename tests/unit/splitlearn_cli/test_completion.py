@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from splitlearn_cli.completion import Cost, Question, show_answer, stream
+from splitlearn_cli.completion import Cost, Question, Reasoning, show_answer, stream
 from splitlearn_cli.errors import ServiceRefused, ServiceUnreachable
 
 COST = {
@@ -23,7 +23,7 @@ CHAT = [
 RAW = [{"choices": [{"text": "Good"}]}, {"choices": [{"text": " day"}], "splitlearn": COST}]
 
 
-def ask(service: Any, question: Question) -> list[str | Cost]:
+def ask(service: Any, question: Question) -> list[str | Reasoning | Cost]:
     return list(stream(service.url, question, timeout=10.0))
 
 
@@ -46,6 +46,18 @@ def test_a_question_goes_through_the_chat_template_of_the_model_that_is_served(c
             },
         )
     ]
+
+
+def test_reasoning_goes_to_stderr_before_the_answer(
+    chat_service: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat_service.chunks = [{"choices": [{"delta": {"reasoning_content": "Is it\x1b[2J morning?"}}]}, *CHAT]
+    for is_terminal, reasoning in ((False, "Is it\x1b[2J morning?\n\n"), (True, "\x1b[2mIs it[2J morning?\x1b[0m\n\n")):
+        monkeypatch.setattr("sys.stderr.isatty", lambda is_terminal=is_terminal: is_terminal)
+        show_answer(chat_service.url, Question("Hello", 9), timeout=10.0)
+        shown = capsys.readouterr()
+        assert shown.out == "Good day\n"
+        assert shown.err.startswith(reasoning)
 
 
 def test_a_raw_question_is_continued_as_it_stands(chat_service: Any) -> None:

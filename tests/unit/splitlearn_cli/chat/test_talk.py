@@ -41,6 +41,18 @@ def test_each_question_is_asked_behind_the_answers_before_it(
     assert chat_service.authorization == {"Bearer key"}
 
 
+def test_reasoning_is_shown_beside_the_answer_and_belongs_to_no_turn(
+    chat_service: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thoughts = [{"choices": [{"delta": {"reasoning_content": text}}]} for text in ("Is it", " morning?")]
+    chat_service.chunks = [*thoughts, *ANSWER, {"choices": [{"delta": {"reasoning_content": "later"}}]}]
+    chat = said(chat_service, "one")
+    shown = capsys.readouterr()
+    assert shown.out == "Good day\n"
+    assert shown.err == "Is it morning?\n\n"
+    assert [message.content for message in chat.conversation.turns] == ["one", "Good day"]
+
+
 def test_a_retried_question_is_asked_without_its_first_answer(chat_service: Any) -> None:
     chat_service.chunks = ANSWER
     said(chat_service, "one", "/retry")
