@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
+.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -95,6 +95,9 @@ dist: $(VENV)/dev.stamp ## build what is published: a wheel for this platform, a
 
 settings-reference: $(VENV)/dev.stamp ## write docs/configuration.md from the settings
 	$(BIN)/python -m tests.documented.settings_reference
+
+field-table: $(VENV)/dev.stamp ## write docs/api_fields.md: fields of requests, here, in vLLM and in llama-server
+	$(BIN)/python -m tests.documented.field_table
 
 architectures: export PYTHONPATH := tests
 architectures: $(VENV)/dev.stamp ## the same, and write what was found into docs/architectures.md
