@@ -5,49 +5,44 @@ from typing import Final
 
 REFUSED: Final[Mapping[str, str]] = {
     "images, sound and video, as models read text alone": """
-        audio image media_io_kwargs mm_payload mm_processor_kwargs return_mm_kwargs
+        audio image media_io_kwargs mm_payload
     """,
     "services of OpenAI and Anthropic: stored prompts and conversations, search, moderation, places": """
         access_programs background_options container conversation diagnostics inference_geo moderation prompt
         web_search_options
     """,
     "samplers and watermarks that are not built in": """
-        adaptive_decay adaptive_target backend_sampling dry_allowed_length dry_base dry_multiplier dry_penalty_last_n
-        dry_sequence_breakers dynatemp_exponent dynatemp_range min_keep mirostat mirostat_eta mirostat_tau
-        repeat_last_n repeat_penalty samplers top_n_sigma typical_p watermarking xtc_probability xtc_threshold
+        adaptive_decay adaptive_target backend_sampling samplers top_n_sigma
     """,
     "which tokens an answer may have, and what else ends it": """
         allowed_token_ids n_indent repetition_detection t_max_predict_ms
     """,
     "number and length of answers, by the names of another API or server": """
-        max_completion_tokens max_tokens n n_cmpl n_predict
+        max_completion_tokens max_tokens n n_cmpl
     """,
     "the form of an answer, by the names of another API or server": """
         grammar json_schema response_format structured_outputs
     """,
     "how much a model thinks, and what becomes of its thoughts": """
-        include_reasoning reasoning_budget_end_tag reasoning_budget_end_tags reasoning_budget_message
-        reasoning_budget_start_tag reasoning_budget_tokens reasoning_control reasoning_effort reasoning_format
-        thinking_budget_tokens
+        reasoning_budget_end_tag reasoning_budget_end_tags reasoning_budget_message reasoning_budget_start_tag
+        reasoning_budget_tokens reasoning_control reasoning_effort reasoning_format thinking_budget_tokens
     """,
     "how a conversation is rendered": """
         add_generation_prompt chat_template chat_template_kwargs continue_final_message messages
         previous_input_messages
     """,
     "what becomes of a prompt that is too long or too short": """
-        n_discard n_keep padding truncate_prompt_tokens
+        n_discard padding truncate_prompt_tokens
     """,
     "other inputs, and how vectors are scaled": """
         content embd_normalize prompt_embeds use_activation
     """,
     "caches, adapters, extensions, and where and when a request runs": """
-        cache_prompt cache_salt ec_transfer_params id_slot kv_transfer_params lora n_cache_reuse priority request_id
-        session_id vllm_xargs
+        cache_salt n_cache_reuse
     """,
     "what a reply holds besides the answer, and how it is written": """
-        echo enable_response_messages logprob_token_ids logprobs n_probs post_sampling_probs response_fields
-        return_progress return_tokens return_weight_versions skip_special_tokens spaces_between_special_tokens
-        sse_ping_interval timings_per_token verbose
+        echo enable_response_messages logprob_token_ids logprobs post_sampling_probs response_fields
+        return_weight_versions sse_ping_interval verbose
     """,
     "what llama-server's own parts tell each other": """
         chat_format chat_parser generation_prompt grammar_lazy grammar_triggers grammar_type message_delimiters

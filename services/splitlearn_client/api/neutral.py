@@ -39,18 +39,8 @@ def _equal(sent: Any, value: Any) -> bool:
 
 ANYTHING: Final = Neutral("anything", lambda _: True)
 
-GENERATION: Final[Mapping[str, Neutral]] = {
-    # the OpenAI API
-    "metadata": ANYTHING,
-    "prompt_cache_key": ANYTHING,
-    "prompt_cache_options": ANYTHING,
-    "prompt_cache_retention": ANYTHING,
-    "response_format": only({"type": "text"}),
-    "safety_identifier": ANYTHING,
-    "service_tier": only("auto", "default"),
-    "store": ANYTHING,
-    "top_k": only(-1),
-    "user": ANYTHING,
+# fields of other servers that generate, in every dialect
+SERVERS: Final[Mapping[str, Neutral]] = {
     # vLLM
     "bad_words": only([]),
     "detokenize": only(True),
@@ -114,6 +104,29 @@ GENERATION: Final[Mapping[str, Neutral]] = {
     "typical_p": only(1),
     "xtc_probability": only(0),
     "xtc_threshold": ANYTHING,
+    # llama-server
+    "id_slot": only(-1),
+    "lora": only([]),
+    "min_keep": only(0),
+    "n_keep": only(0),
+    "n_predict": only(-1),
+    "return_progress": only(False),
+    "return_tokens": only(False),
+    "timings_per_token": only(False),
+    "top_k": only(-1),
+}
+
+GENERATION: Final[Mapping[str, Neutral]] = {
+    **SERVERS,
+    "metadata": ANYTHING,
+    "prompt_cache_key": ANYTHING,
+    "prompt_cache_options": ANYTHING,
+    "prompt_cache_retention": ANYTHING,
+    "response_format": only({"type": "text"}),
+    "safety_identifier": ANYTHING,
+    "service_tier": only("auto", "default"),
+    "store": ANYTHING,
+    "user": ANYTHING,
 }
 
 COMPLETION: Final[Mapping[str, Neutral]] = {
@@ -184,6 +197,7 @@ CONTENT_PART: Final[Mapping[str, Neutral]] = {
 }
 
 RESPONSES: Final[Mapping[str, Neutral]] = {
+    **SERVERS,
     "background": only(False),
     "context_management": only([]),
     "include": only([], ["reasoning.encrypted_content"]),
@@ -195,7 +209,6 @@ RESPONSES: Final[Mapping[str, Neutral]] = {
     "reasoning": only({}),
     "safety_identifier": ANYTHING,
     "service_tier": only("auto", "default"),
-    "top_k": only(-1),
     "top_logprobs": only(0),
     "truncation": only("disabled"),
     "user": ANYTHING,
@@ -226,6 +239,7 @@ RESPONSES_PART: Final[Mapping[str, Neutral]] = {
 }
 
 ANTHROPIC: Final[Mapping[str, Neutral]] = {
+    **SERVERS,
     "cache_control": ANYTHING,
     "context_management": only({}),
     "mcp_servers": only([]),

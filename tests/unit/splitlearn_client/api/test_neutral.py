@@ -186,10 +186,12 @@ def test_values_are_compared_as_json(value: object, sent: object, same: bool) ->
 
 
 def test_the_document_lists_every_field_with_what_it_takes() -> None:
+    servers, generation = neutral.SERVERS, neutral.GENERATION
     tables = {
-        "both": neutral.GENERATION,
-        "completions": {k: v for k, v in neutral.COMPLETION.items() if k not in neutral.GENERATION},
-        "chat": {k: v for k, v in neutral.CHAT.items() if k not in neutral.GENERATION},
+        "all four": servers,
+        "completions and chat": {k: v for k, v in generation.items() if k not in servers},
+        "completions": {k: v for k, v in neutral.COMPLETION.items() if k not in generation},
+        "chat": {k: v for k, v in neutral.CHAT.items() if k not in generation},
         "`/tokenize`": neutral.TOKENIZE,
         "`/v1/embeddings`": neutral.EMBEDDING,
         "a call in a message": neutral.TOOL_CALL,
@@ -197,12 +199,12 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "`stream_options`": neutral.STREAM_OPTIONS,
         "a message": neutral.MESSAGE,
         "a part of a message": neutral.CONTENT_PART,
-        "`/v1/responses`": neutral.RESPONSES,
+        "`/v1/responses`": {k: v for k, v in neutral.RESPONSES.items() if k not in servers},
         "`text` of `/v1/responses`": neutral.RESPONSES_TEXT,
         "the tools of `/v1/responses`": neutral.RESPONSES_TOOL,
         "an item of `input`": neutral.RESPONSES_ITEM,
         "a part of an item": neutral.RESPONSES_PART,
-        "`/v1/messages`": neutral.ANTHROPIC,
+        "`/v1/messages`": {k: v for k, v in neutral.ANTHROPIC.items() if k not in servers},
         "`output_config`": neutral.ANTHROPIC_OUTPUT,
         "the tools of `/v1/messages`": neutral.ANTHROPIC_TOOL,
         "a block of a message": neutral.ANTHROPIC_BLOCK,
