@@ -77,7 +77,7 @@ async def test_markdown_becomes_headings_lists_tables_and_code(open_page: Scene)
 
 async def test_math_stays_as_it_is_written_and_money_is_no_math(open_page: Scene) -> None:
     page = await answered(open_page, DOCUMENT)
-    assert await all_of(page, ".answer .math") == ["a_1 + b_2^*c^*", "x_1 * y_1", "a_i"]
+    assert await all_of(page, ".answer .math") == ["a_1 + b_2^*c^*", "$x_1 * y_1$", r"\(a_i\)"]
     assert "It costs $5 or $6, and" in await page.value(ANSWER)
 
 
@@ -141,6 +141,22 @@ async def test_a_hostile_answer_does_nothing(open_page: Scene, attack: str) -> N
     assert await page.value("window.hit") is None
     # the policy of the page had nothing to stop
     assert page.complaints == []
+
+
+@pytest.mark.parametrize("attack", ["<kbd> <input type='password'/ x>", '<code> <span class="unseen"/ x>hidden</span>'])
+async def test_html_between_tags_is_text_too(open_page: Scene, attack: str) -> None:
+    page = await answered(open_page, attack)
+    assert await page.value(ANSWER) == attack
+    assert {tag.lower() for tag in await all_of(page, ".answer *", "tagName")} == {"div", "p"}
+
+
+@pytest.mark.parametrize("nested", [">" * 5000, "- " * 5000, "*" * 5000, "[" * 20_000, "$" * 50_000, "\\(" * 20_000])
+async def test_an_answer_that_cannot_be_formatted_is_shown_as_it_is(open_page: Scene, nested: str) -> None:
+    page = await answered(open_page, nested + "x")
+    assert (await page.value("document.querySelector('.answer').textContent")).strip().endswith("x")
+    await page.ask("and on")
+    open_page.script.feed("still here", None)
+    await page.until(f"{IDLE} && {ANSWER} === 'still here'")
 
 
 async def test_html_that_got_past_all_of_that_would_not_run_either(open_page: Scene) -> None:

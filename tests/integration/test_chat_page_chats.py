@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from splitlearn_client.errors import TrunkFailed
+from splitlearn_client.errors import TrunkFailed, TrunkNotReady
 from support.chat_scene import ANSWER, IDLE, Scene, needs_chromium
 from support.chromium import PATIENCE
 
@@ -173,6 +173,85 @@ async def test_a_chat_that_is_left_keeps_what_has_come_and_a_deleted_one_does_no
     assert len(await kept(open_page)) == 2
 
 
+async def test_a_page_that_is_closed_in_the_middle_keeps_what_has_come(open_page: Scene) -> None:
+    await open_page.page.ask("go on")
+    open_page.script.feed("half an")
+    await open_page.page.until(f"{ANSWER} === 'half an'")
+    await reload(open_page)
+    await open_chat(open_page, "go on")
+    assert await open_page.page.value(ANSWERS) == ["half an"]
+
+
+async def test_the_title_of_the_chat_on_screen_does_not_disturb_its_answer(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await page.ask("go on")
+    script.feed("half an")
+    await page.until(f"{ANSWER} === 'half an'")
+    await open_chat(open_page, "go on")
+    script.feed(" answer", None)
+    await done(open_page, "half an answer")
+
+
+async def test_while_an_answer_comes_nothing_else_can_be_asked(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await talk(open_page, ("one", "eins"))
+    await page.ask("two")
+    script.feed("so far")
+    await page.until(f"{ANSWER} === 'so far'")
+    assert await page.value("[...document.querySelectorAll('.needs-idle')].every((each) => each.disabled)")
+    # what Escape leaves is the sheet
+    await page.click("#open-settings")
+    await page.press("Escape")
+    assert not await page.value("document.getElementById('settings').matches(':popover-open')")
+    script.feed(" and on", None)
+    await done(open_page, "so far and on")
+    assert not await page.value("[...document.querySelectorAll('.needs-idle')].some((each) => each.disabled)")
+
+
+async def test_a_good_answer_comes_back_if_asking_again_fails_before_anything_came(open_page: Scene) -> None:
+    page, script = open_page.page, open_page.script
+    await talk(open_page, ("one", "eins"))
+    await press_button(open_page, "Ask again", LAST_TOOLS)
+    script.feed(TrunkNotReady("gone"))
+    await page.until("document.querySelector('.failed')")
+    assert await page.value(ANSWERS) == ["eins"]
+    assert (await kept(open_page))[0]["turns"][0]["answer"] == "eins"
+
+
+async def test_plain_completions_are_no_part_of_a_chat(open_page: Scene) -> None:
+    page = open_page.page
+    await page.value("document.getElementById('plain').click()")
+    await talk(open_page, ("the quick", " brown"))
+    await page.value("document.getElementById('plain').click()")
+    await talk(open_page, ("one", "eins"))
+    assert open_page.prompt(0) == "the quick"
+    assert open_page.prompt(1) == "user: one\nassistant:"
+
+
+async def test_two_tabs_show_the_same_chats(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"))
+    # as another tab changes them: the event goes to all tabs but that one
+    changed = """((change) => {
+        const key = Object.keys(localStorage).find((each) => each.startsWith('splitlearn.chat.'));
+        change(key);
+        dispatchEvent(new StorageEvent('storage', { key }));
+    })"""
+    await page.value(f"""{changed}((key) => {{
+        const chat = JSON.parse(localStorage[key]);
+        chat.turns.push({{ ...chat.turns[0], question: 'two', answer: 'zwei' }});
+        localStorage[key] = JSON.stringify(chat);
+    }})""")
+    assert await page.value(QUESTIONS) == ["one", "two"]
+    # a change of the settings does not write the chat
+    await page.value("document.getElementById('probabilities').click()")
+    await page.value(f"{changed}((key) => localStorage.removeItem(key))")
+    assert await page.value(QUESTIONS) == []
+    assert await page.value(TITLES) == []
+    await reload(open_page)
+    assert await page.value(TITLES) == []
+
+
 async def test_a_failed_answer_is_kept_as_far_as_it_came(open_page: Scene) -> None:
     await open_page.page.ask("go on")
     open_page.script.feed("half an", TrunkFailed("gone"))
@@ -195,20 +274,36 @@ async def test_chats_that_are_not_to_be_kept_are_lost_with_the_tab(open_page: Sc
     assert not await page.value("document.getElementById('keep').checked")
 
 
+async def test_chats_that_were_kept_stay_when_new_ones_are_not(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"))
+    await page.value("document.getElementById('keep').click()")
+    await talk(open_page, ("two", "zwei"))
+    await page.click("#new")
+    await talk(open_page, ("three", "drei"))
+    await reload(open_page)
+    assert await page.value(TITLES) == ["one"]
+    await open_chat(open_page, "one")
+    assert await page.value(ANSWERS) == ["eins", "zwei"]
+
+
 async def test_a_full_browser_is_told_of_and_the_chat_goes_on(open_page: Scene) -> None:
     page = open_page.page
+    await talk(open_page, ("zero", "null"))
     await page.value("""for (let size = 2 ** 23, n = 0; size; size >>= 1) {
         try { localStorage.setItem(`fill${n++}`, 'x'.repeat(size)) } catch {}
     }""")
     await talk(open_page, ("one", "eins"), ("two", "zwei"))
     assert not await page.value("document.getElementById('unsaved').hidden")
-    assert await page.value(ANSWERS) == ["eins", "zwei"]
-    assert await page.value(TITLES) == ["one"]
+    assert await page.value(ANSWERS) == ["null", "eins", "zwei"]
+    assert await page.value(TITLES) == ["zero"]
+    # what was kept before is not lost
+    assert len((await kept(open_page))[0]["turns"]) >= 1
     await page.value("Object.keys(localStorage).filter((key) => key.startsWith('fill'))"
                      ".forEach((key) => localStorage.removeItem(key))")  # fmt: skip
     await talk(open_page, ("three", "drei"))
     assert await page.value("document.getElementById('unsaved').hidden")
-    assert len((await kept(open_page))[0]["turns"]) == 3
+    assert len((await kept(open_page))[0]["turns"]) == 4
 
 
 async def test_what_other_pages_of_the_same_address_keep_is_left_alone(open_page: Scene) -> None:
@@ -218,6 +313,7 @@ async def test_what_other_pages_of_the_same_address_keep_is_left_alone(open_page
         "splitlearn.chat.b": "null",
         "splitlearn.chat.c": json.dumps({"version": 99, "id": "c", "turns": []}),
         "splitlearn.chat.d": json.dumps({"version": 1, "id": "d", "changed": 1, "system": "", "turns": [{}]}),
+        "splitlearn.chat.e": json.dumps({"version": 1, "id": "other", "changed": 1, "system": "", "turns": []}),
         "splitlearn.settings": "[1",
         "other": "theirs",
     }
@@ -226,7 +322,6 @@ async def test_what_other_pages_of_the_same_address_keep_is_left_alone(open_page
     await reload(open_page)
     assert await page.value(TITLES) == []
     await talk(open_page, ("one", "eins"))
-    await page.value("window.confirm = () => true")
     await page.click("#delete-all")
     left = json.loads(await page.value("JSON.stringify(localStorage)"))
     assert {key: left.get(key) for key in strange} == strange

@@ -106,6 +106,8 @@ async def tab(chromium: Chromium, address: str) -> AsyncIterator[Page]:
     page = Page(chromium, session)
     try:
         await page.do("Emulation.setDeviceMetricsOverride", width=1280, height=800, deviceScaleFactor=1, mobile=False)
+        # the browser would wait for a reader's answer
+        await page.do("Page.addScriptToEvaluateOnNewDocument", source="window.confirm = () => true")
         await page.open(address)
         yield page
     finally:

@@ -148,7 +148,9 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """Presses the mouse in the middle of what the selector finds, whatever lies on top there."""
-        box = await self.value(f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        found = f"document.querySelector({selector!r})"
+        await self.value(f"{found}.scrollIntoView({{block: 'nearest'}})")
+        box = await self.value(f"{found}.getBoundingClientRect().toJSON()")
         middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
         for kind in ("mousePressed", "mouseReleased"):
             await self.do("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **middle)

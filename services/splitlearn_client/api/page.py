@@ -26,6 +26,8 @@ _HEADERS: Final = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    # the links of an answer are looked up once they are followed
+    "X-DNS-Prefetch-Control": "off",
     # browsers ask each time whether a file has changed: a new version of the service comes with a new page
     "Cache-Control": "no-cache",
 }

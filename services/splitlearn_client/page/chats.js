@@ -5,17 +5,26 @@
  * What another page of this origin has put there, or another version of this one, is left alone.
  */
 
+import { isMeasured } from "./numbers.js";
+import { local, read } from "./storage.js";
+
 const PREFIX = "splitlearn.chat.";
 const VERSION = 1;
 
 const isText = (value) => typeof value === "string";
-const isTurn = (turn) => isText(turn?.question) && isText(turn.answer) && isText(turn.reasoning);
+const isTurn = (turn) => isText(turn?.question) && isText(turn.answer) && isText(turn.reasoning)
+  && typeof turn.plain === "boolean" && Array.isArray(turn.numbers) && turn.numbers.every(isText)
+  && (turn.measured === null || isMeasured(turn.measured));
 const isChat = (chat) => chat?.version === VERSION && isText(chat.id) && isText(chat.system)
   && Number.isFinite(chat.changed) && Array.isArray(chat.turns) && chat.turns.every(isTurn);
 
+/** The id of the chat under a key of the storage; null if it is another key. */
+export const idOf = (key) => (key?.startsWith(PREFIX) ? key.slice(PREFIX.length) : null);
+
 export class Chats {
   constructor() {
-    this._loose = new Map(); // chats that are not kept in the browser, by id
+    this._inTab = new Map(); // chats, or newer versions of them, that the browser does not keep; by id
+    this._unkept = new Set(); // ids of those that it shall not keep
   }
 
   /** A chat without turns, which the list does not have yet. */
@@ -27,49 +36,40 @@ export class Chats {
 
   /** All chats, latest first. */
   all() {
-    const kept = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).map((key) => read(key));
-    const chats = [...kept.filter(isChat), ...this._loose.values()];
+    const ids = new Set([...local.keys().map(idOf).filter(Boolean), ...this._inTab.keys()]);
+    const chats = [...ids].map((id) => this.find(id)).filter(Boolean);
     return chats.sort((one, other) => other.changed - one.changed);
   }
 
   find(id) {
-    const kept = read(PREFIX + id);
-    return isChat(kept) ? kept : this._loose.get(id);
+    return this._inTab.get(id) ?? this._kept(id);
   }
 
-  /** Saves a chat, in the browser if `keep`. Returns whether there was room; if not, this tab alone has it. */
+  /**
+   * Saves a chat; a new one in the browser if `keep`. Returns whether it is where it belongs: if the browser has no room,
+   * this tab has the chat, and the browser what it had before.
+   */
   save(chat, keep) {
     chat.changed = Date.now();
-    if (keep) {
-      try {
-        localStorage.setItem(PREFIX + chat.id, JSON.stringify(chat));
-        this._loose.delete(chat.id);
-        return true;
-      } catch (error) {
-        if (error.name !== "QuotaExceededError") throw error;
-      }
-    }
-    // an older version would come back when the page is loaded again
-    localStorage.removeItem(PREFIX + chat.id);
-    this._loose.set(chat.id, chat);
-    return !keep;
+    if (!keep && !this._kept(chat.id) && !this._inTab.has(chat.id)) this._unkept.add(chat.id);
+    const isKept = !this._unkept.has(chat.id) && local.set(PREFIX + chat.id, JSON.stringify(chat));
+    if (isKept) this._inTab.delete(chat.id);
+    else this._inTab.set(chat.id, chat);
+    return isKept || this._unkept.has(chat.id);
   }
 
   remove(id) {
-    localStorage.removeItem(PREFIX + id);
-    this._loose.delete(id);
+    local.remove(PREFIX + id);
+    this._inTab.delete(id);
   }
 
   removeAll() {
     for (const chat of this.all()) this.remove(chat.id);
   }
-}
 
-function read(key) {
-  try {
-    return JSON.parse(localStorage.getItem(key));
-  } catch {
-    return null;
+  _kept(id) {
+    const kept = read(PREFIX + id);
+    return isChat(kept) && kept.id === id ? kept : undefined;
   }
 }
 

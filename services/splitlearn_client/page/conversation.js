@@ -28,18 +28,37 @@ export class Conversation {
 
   /** Shows another chat; an answer that is coming to this one is stopped. */
   open(chat) {
-    if (this.isRunning) {
-      this.stop();
-      this.save();
-      this._running = null;
-    }
+    this.leave();
     this.chat = chat;
     $("system").value = chat.system;
     $("announcement").textContent = "";
     for (const row of document.querySelectorAll(".turn")) row.remove();
     this._views = [];
     for (const turn of chat.turns) this._show(turn);
+    $("page").scrollTop = $("page").scrollHeight;
     this._changed();
+  }
+
+  /** Stops an answer that is coming, and saves what has come. */
+  leave() {
+    if (!this.isRunning) return;
+    this.stop();
+    this._save();
+    this._running = null;
+  }
+
+  /** Takes over the system prompt from the settings. */
+  changeSystem() {
+    this.chat.system = $("system").value;
+    if (this.chat.turns.length) this._save();
+  }
+
+  /** Another tab has changed or deleted the chat. */
+  changedElsewhere() {
+    if (this.isRunning) return;
+    const found = this._chats.find(this.chat.id);
+    if (found) this.open(found);
+    else this.begin();
   }
 
   /** Begins a chat with the same system prompt. */
@@ -60,8 +79,7 @@ export class Conversation {
     this._views.at(-1)?.edit();
   }
 
-  save() {
-    if (!this.chat.turns.length) return;
+  _save() {
     $("unsaved").hidden = this._chats.save(this.chat, settings.keep);
   }
 
@@ -101,7 +119,7 @@ export class Conversation {
     const control = this._running = new AbortController();
     this.chat.system = $("system").value;
     view.begin();
-    this.save();
+    this._save();
     this._changed();
     view.node.scrollIntoView({ block: "end" });
     let ended = [];
@@ -114,8 +132,8 @@ export class Conversation {
     view.end(...ended);
     if (this._running !== control) return; // another chat is on screen
     this._running = null;
-    $("announcement").textContent = view.turn.answer;
-    this.save();
+    $("announcement").textContent = view.announcement;
+    this._save();
     this._changed();
   }
 

@@ -43,10 +43,12 @@ async function copy(text) {
     // browsers have no clipboard for pages over plain HTTP, unless they come from this machine
     const field = element("textarea", "unseen");
     field.value = text;
+    const focused = document.activeElement;
     document.body.append(field);
     field.select();
     const copied = document.execCommand("copy");
     field.remove();
+    focused?.focus();
     return copied;
   }
 }

@@ -1,7 +1,7 @@
 /** The page's controls: what the reader presses, and what they show. */
 
 import { readiness } from "./api.js";
-import { Chats, exported, titleOf } from "./chats.js";
+import { Chats, exported, idOf, titleOf } from "./chats.js";
 import { Conversation } from "./conversation.js";
 import { $, button, download, element, onDemand } from "./dom.js";
 import { settings, watchSettings } from "./settings.js";
@@ -26,7 +26,10 @@ function reflect() {
   const running = conversation.isRunning;
   $("go").textContent = running ? "Stop" : "Send";
   $("go").classList.toggle("stop", running);
+  const isFocused = document.activeElement === $("go");
   $("go").disabled = !running && !draft.value.trim();
+  // a disabled button loses the focus to nothing
+  if (isFocused && $("go").disabled) draft.focus();
   $("plain-note").hidden = !settings.plain;
   $("system").disabled = settings.plain;
   draft.placeholder = settings.plain ? "Text to continue" : "Ask something";
@@ -56,20 +59,22 @@ $("draft").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector(":popover-open")) conversation.stop();
-  if (event.key.toLowerCase() === "o" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
+  const isCommand = event.ctrlKey || event.metaKey;
+  // browsers that fill in a form send events without a key
+  if (event.key?.toLowerCase() === "o" && event.shiftKey && isCommand) {
     event.preventDefault();
     begin();
   }
-  if (event.key === "/" && !event.target.closest("input, textarea")) {
+  if (event.key === "/" && !isCommand && !event.altKey && !event.target.closest("input, textarea")) {
     event.preventDefault();
     $("draft").focus();
   }
 });
-$("options").addEventListener("change", () => { conversation.save(); reflect(); });
-$("system").addEventListener("change", () => { conversation.chat.system = $("system").value; });
+$("options").addEventListener("change", reflect);
+$("system").addEventListener("change", () => conversation.changeSystem());
 $("back").addEventListener("click", () => { $("plain").click(); $("draft").focus(); });
 $("new").addEventListener("click", begin);
-addEventListener("pagehide", () => conversation.save());
+addEventListener("pagehide", () => conversation.leave());
 
 // ---- the list of chats
 
@@ -77,25 +82,32 @@ function listChats() {
   const all = chats.all();
   $("no-chats").hidden = all.length > 0;
   $("chats-actions").hidden = !all.length;
+  const focused = $("list").contains(document.activeElement) ? document.activeElement : null;
+  const place = [...$("list").querySelectorAll("button")].indexOf(focused);
   $("list").replaceChildren(...all.map(listed));
+  if (!focused) return;
+  const same = $("list").querySelector(`[data-chat="${focused.dataset.chat}"].${focused.className}`);
+  (same ?? $("list").querySelectorAll("button")[place] ?? $("new")).focus();
 }
 
 function listed(chat) {
   const row = element("li", chat.id === conversation.chat.id ? "current" : "");
   const title = titleOf(chat);
   const open = button(title, () => {
-    conversation.open(chats.find(chat.id));
+    if (chat.id !== conversation.chat.id) conversation.open(chats.find(chat.id));
     if ($("chats").matches(":popover-open")) $("chats").hidePopover();
     $("draft").focus();
   }, "title");
   open.title = title;
   if (chat.id === conversation.chat.id) open.setAttribute("aria-current", "true");
   const remove = button("×", () => {
+    if (!confirm(`Delete the chat "${title}"?`)) return;
     if (chat.id === conversation.chat.id) begin();
     chats.remove(chat.id);
     listChats();
   }, "remove");
   remove.setAttribute("aria-label", `Delete the chat ${title}`);
+  open.dataset.chat = remove.dataset.chat = chat.id;
   row.append(open, remove);
   return row;
 }
@@ -109,8 +121,12 @@ $("delete-all").addEventListener("click", () => {
   chats.removeAll();
   listChats();
 });
-// another tab has changed them
-addEventListener("storage", listChats);
+// another tab has changed one; a key of null stands for all
+addEventListener("storage", ({ key }) => {
+  const id = idOf(key);
+  if (key === null || id === conversation.chat.id) conversation.changedElsewhere();
+  if (key === null || id !== null) listChats();
+});
 
 // ---- sheets, and the end of the conversation
 
@@ -130,7 +146,10 @@ for (const name of ["settings", "privacy", "chats"]) {
   addEventListener("resize", replace);
 }
 
-/** Keeps the end of the conversation in view, unless the reader has scrolled up. */
+// it is a column then, and no sheet
+matchMedia("(min-width: 64rem)").addEventListener("change", ({ matches }) => { if (matches) $("chats").hidePopover(); });
+
+/** Keeps the end of the conversation in view, unless the reader has scrolled up or looks at something. */
 function followTheEnd() {
   const page = $("page");
   let atEnd = true;
@@ -141,6 +160,7 @@ function followTheEnd() {
     atEnd = near || (atEnd && page.scrollTop >= before);
     before = page.scrollTop;
   });
+  page.addEventListener("unfold", () => { atEnd = false; });
   const growing = new ResizeObserver(() => { if (atEnd) page.scrollTop = page.scrollHeight; });
   growing.observe(page);
   growing.observe($("log"));

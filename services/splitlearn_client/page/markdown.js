@@ -4,28 +4,52 @@ import { copyButton, element } from "./dom.js";
 import DOMPurify from "./vendor/dompurify.js";
 import { Marked } from "./vendor/marked.js";
 
+// milliseconds; a text that takes longer is shown as it is
+const TOO_SLOW = 1000;
+
 const escaped = (text) => text.replace(/[&<>"]/g, (each) => `&#${each.charCodeAt(0)};`);
 
-/** A formula is shown as it is written: its underscores and stars are not emphasis. A group of the pattern is its text. */
-const formula = (name, level, start, pattern) => ({
-  name, level,
-  start: (text) => { const at = text.search(start); return at < 0 ? undefined : at; },
-  tokenizer(text) {
-    const found = pattern.exec(text);
-    return found ? { type: name, raw: found[0], text: found.slice(1).find(Boolean) } : undefined;
-  },
-  renderer: (token) => (level === "block" ? `<pre class="math">${escaped(token.text.trim())}</pre>`
-    : `<span class="math">${escaped(token.text)}</span>`),
-});
+/**
+ * A formula is shown as it is written: its underscores and stars are not emphasis.
+ *
+ * Lengths are bounded, and `start` finds whole formulas: marked reads on behind each start, so that thousands of dollars
+ * would take quadratic time.
+ */
+function formula(name, level, core, before, html) {
+  const here = new RegExp(`^(?:${core})`);
+  const ahead = new RegExp(`${before}(?:${core})`);
+  return {
+    name, level,
+    start(text) {
+      const at = text.search(ahead);
+      return at < 0 ? undefined : at;
+    },
+    tokenizer(text) {
+      const found = here.exec(text);
+      return found ? { type: name, raw: found[0], text: found[1] ?? found[2] ?? found[0] } : undefined;
+    },
+    renderer: (token) => html(escaped(token.text)),
+  };
+}
+
+const BLOCK = String.raw`\$\$([^$]{1,4000})\$\$(?=\n|$)|\\\[([^]{1,4000}?)\\\](?=\n|$)`;
+// a dollar beside a space or a word is money or a variable: as in Pandoc's Markdown, and stricter
+const TERM = String.raw`\$\$[^$]{1,1000}\$\$|\\\(.{1,1000}?\\\)|\$(?![ $])[^$\n]{0,500}(?<! )\$(?!\w)`;
 
 const marked = new Marked({
   gfm: true,
   breaks: true,
   extensions: [
-    formula("formula", "block", /\$\$|\\\[/, /^(?:\$\$([^$]+)\$\$|\\\[([^]+?)\\\])(?=\n|$)/),
-    // a dollar before a space or after one is money: as in Pandoc's Markdown
-    formula("term", "inline", /\$|\\\(/, /^(?:\$\$([^$]+)\$\$|\\\((.+?)\\\)|\$(?! )([^$\n]*[^$\n ])\$(?!\d))/),
+    formula("formula", "block", BLOCK, "(?<=\n)", (text) => `<pre class="math">${text.trim()}</pre>`),
+    formula("term", "inline", TERM, "", (text) => `<span class="math">${text}</span>`),
   ],
+  tokenizer: {
+    // what stands between tags of HTML is text as well
+    inlineText() {
+      this.lexer.state.inRawBlock = false;
+      return false;
+    },
+  },
   renderer: {
     html: ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text)),
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || "picture")}</a>`,
@@ -38,39 +62,77 @@ const ALLOWED = {
   ALLOWED_ATTR: ["href", "title", "class", "start", "align", "type", "checked", "disabled"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   // DOMPurify takes every other attribute for an address
-  ADD_URI_SAFE_ATTR: ["align", "start", "type", "checked", "disabled"],
+  ADD_URI_SAFE_ATTR: ["align", "class", "start", "title", "type", "checked", "disabled"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };
+const VALUES = { class: /^(?:math|language-\S+)$/, type: /^checkbox$/ };
+
+DOMPurify.addHook("uponSanitizeAttribute", (_, attribute) => {
+  const values = VALUES[attribute.attrName];
+  if (values && !values.test(attribute.attrValue)) attribute.keepAttr = false;
+});
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.nodeName === "INPUT" && node.type !== "checkbox") node.remove();
+});
 
 /** An answer as it grows. `update` touches only the blocks that have changed since the last one. */
 export class Markdown {
   constructor() {
     this.node = element("div", "answer");
-    this.source = "";
+    this.clear();
+  }
+
+  clear() {
+    this.cost = 0; // milliseconds of the last update
     this._blocks = [];
+    this._isPlain = false;
+    this.node.replaceChildren();
+    this.node.classList.remove("plain");
   }
 
   update(source) {
-    this.source = source;
-    const tokens = marked.lexer(source).filter((token) => token.type !== "space");
-    let same = 0;
-    while (same < tokens.length && this._blocks[same] === tokens[same].raw) same += 1;
-    while (this.node.childElementCount > same) this.node.lastElementChild.remove();
-    for (const token of tokens.slice(same)) this.node.append(block(token));
-    this._blocks = tokens.map((token) => token.raw);
+    if (this._isPlain) {
+      this.node.firstChild.data = source;
+      return;
+    }
+    const began = performance.now();
+    try {
+      this._render(source);
+    } catch (error) {
+      // the text is nested thousands of times
+      if (!(error instanceof RangeError)) throw error;
+      this.showPlain(source);
+    }
+    this.cost = performance.now() - began;
+    if (this.cost > TOO_SLOW) this.showPlain(source);
   }
 
-  /** Updates every block: definitions of links at the end count for the beginning too. */
-  complete(source) {
-    this._blocks = [];
-    this.update(source);
+  /** Shows the text as it is, from here on. */
+  showPlain(source) {
+    this._isPlain = true;
+    this.node.classList.add("plain");
+    this.node.replaceChildren(source);
+  }
+
+  _render(source) {
+    const tokens = marked.lexer(source);
+    // a link may be defined behind the blocks that use it
+    if (Object.keys(tokens.links).length) this._blocks = [];
+    const blocks = tokens.filter((token) => token.type !== "space");
+    let same = 0;
+    while (same < blocks.length && this._blocks[same] === blocks[same].raw) same += 1;
+    const made = blocks.slice(same).map(block);
+    while (this.node.childElementCount > same) this.node.lastElementChild.remove();
+    this.node.append(...made);
+    this._blocks = blocks.map((token) => token.raw);
   }
 }
 
 function block(token) {
   const made = element("div", "block");
+  made.dir = "auto";
   made.append(DOMPurify.sanitize(marked.parser([token]), ALLOWED));
   for (const link of made.querySelectorAll("a")) {
     // the page that is opened learns nothing of this one
@@ -87,6 +149,7 @@ function frame(code) {
   line.append(element("span", "", /language-(\S+)/.exec(code.className)?.[1] ?? ""), copyButton(() => code.textContent));
   code.parentNode.replaceWith(box);
   const listing = element("pre");
+  listing.dir = "ltr";
   listing.tabIndex = 0; // scrolls, so that keys must reach it
   listing.append(code);
   box.append(line, listing);

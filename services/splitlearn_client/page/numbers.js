@@ -6,6 +6,16 @@ export const bytes = (count) => (count < 1e6 ? `${(count / 1e3).toFixed(1)} kB` 
 export const time = (seconds) => (seconds < 1 ? `${(seconds * 1e3).toFixed(seconds < 0.01 ? 1 : 0)} ms`
   : `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`);
 
+const MEASURED = ["completion_tokens", "time_to_first_token_seconds", "tokens_per_second", "wire_bytes_sent",
+  "wire_bytes_received", "replays"];
+const PARTS = ["bottom", "wire", "queue", "trunk", "top", "sampling"];
+
+/** Whether a value of unknown origin is the service's object of measurements. */
+export function isMeasured(value) {
+  return MEASURED.every((name) => Number.isFinite(value?.[name])) && Array.isArray(value.failovers)
+    && PARTS.every((name) => Number.isFinite(value.seconds?.[name]));
+}
+
 /** The page's own numbers while an answer comes. */
 export class Clock {
   constructor() {

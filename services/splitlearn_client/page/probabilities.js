@@ -48,7 +48,9 @@ export function probabilitiesView(tokens) {
     if (!step) return;
     event.preventDefault();
     const at = marks.findIndex((mark) => mark.classList.contains("chosen"));
-    choose(marks[Math.min(Math.max(at + step, 0), marks.length - 1)]);
+    const next = marks[Math.min(Math.max(at + step, 0), marks.length - 1)];
+    choose(next);
+    next.scrollIntoView({ block: "nearest" });
   });
   row.append(...marks);
   view.append(row, rivals);

@@ -1,6 +1,7 @@
 /** The settings sheet. The browser keeps its values, except for the key, which goes with the tab. */
 
 import { $ } from "./dom.js";
+import { local, read, session } from "./storage.js";
 
 const KEPT = "splitlearn.settings";
 const FIELDS = ["temperature", "max-tokens"];
@@ -26,23 +27,18 @@ export function holds() {
 
 export function watchSettings() {
   restore();
-  $("key").value = sessionStorage.getItem("api-key") ?? "";
+  $("key").value = session.get("api-key") ?? "";
   $("key-field").hidden = !$("key").value;
-  $("key").addEventListener("input", () => sessionStorage.setItem("api-key", $("key").value));
+  $("key").addEventListener("input", () => session.set("api-key", $("key").value));
   $("options").addEventListener("submit", (event) => { event.preventDefault(); $("settings").hidePopover(); });
   $("options").addEventListener("change", () => {
     const values = [...FIELDS.map((id) => [id, $(id).value]), ...CHECKS.map((id) => [id, $(id).checked])];
-    localStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(values)));
+    local.set(KEPT, JSON.stringify(Object.fromEntries(values)));
   });
 }
 
 function restore() {
-  let values;
-  try {
-    values = JSON.parse(localStorage.getItem(KEPT)) ?? {};
-  } catch {
-    return;
-  }
+  const values = read(KEPT) ?? {};
   for (const id of FIELDS) if (typeof values[id] === "string") $(id).value = values[id];
   for (const id of CHECKS) if (typeof values[id] === "boolean") $(id).checked = values[id];
 }

@@ -6,7 +6,12 @@ import { Clock, finalWords } from "./numbers.js";
 import { picture } from "./picture.js";
 import { probabilitiesView, tokensOf } from "./probabilities.js";
 
-const RENDER_EVERY = 50; // milliseconds; a fast answer is rendered several tokens at a time
+// milliseconds; a fast answer is rendered several tokens at a time, and rendering takes a small part of the time
+const RENDER_EVERY = 50;
+const RENDER_SHARE = 10;
+
+// characters; nobody wants to be interrupted for longer than that
+const LONG = 500;
 
 /** The view of a turn. It changes the turn as the answer comes; `acts` has `again(view)` and `edit(view, question)`. */
 export class TurnView {
@@ -32,6 +37,8 @@ export class TurnView {
 
   /** Removes the old answer, and waits for a new one. */
   begin() {
+    const { answer, reasoning, measured, numbers } = this.turn;
+    this._before = { answer, reasoning, measured, numbers, question: this._shownQuestion };
     Object.assign(this.turn, { answer: "", reasoning: "", measured: null, numbers: [] });
     this._tokens = [];
     this._clock = new Clock();
@@ -53,7 +60,7 @@ export class TurnView {
     this._tokens.push(...tokensOf(choice));
     this.turn.measured = event.splitlearn ?? null;
     this._showNumbers(choice.finish_reason ? finalWords(event.splitlearn, choice.finish_reason) : this._clock.words);
-    this._rendering ??= setTimeout(() => this._showText(), RENDER_EVERY);
+    this._rendering ??= setTimeout(() => this._showText(), Math.max(RENDER_EVERY, RENDER_SHARE * this._markdown.cost));
   }
 
   /** The answer is over: whole, stopped by the reader, or failed. */
@@ -61,6 +68,9 @@ export class TurnView {
     clearTimeout(this._rendering);
     this.node.classList.remove("streaming");
     if (stopped || error) this._showNumbers([...this._clock.words, ...(stopped ? ["stopped"] : [])]);
+    const { question, ...before } = this._before;
+    // the answer that there was to this question is better than none
+    if (error && !this._clock.pieces && question === this.turn.question) Object.assign(this.turn, before);
     this._showWhole();
     if (error) this._fail(error);
   }
@@ -69,7 +79,6 @@ export class TurnView {
 
   _showWhole() {
     this._showText();
-    if (!this.turn.plain) this._markdown.complete(this.turn.answer);
     this._showNumbers(this.turn.numbers);
     this._showTools();
   }
@@ -77,12 +86,11 @@ export class TurnView {
   _showText() {
     this._rendering = undefined;
     const { answer, reasoning, plain } = this.turn;
-    this._markdown.node.classList.toggle("plain", plain);
-    if (plain) this._markdown.node.textContent = answer;
+    if (!answer) this._markdown.clear();
+    else if (plain) this._markdown.showPlain(answer);
     else this._markdown.update(answer);
     this._reasoning.hidden = !reasoning;
     this._reasoned.textContent = reasoning;
-    this._markdown.node.hidden = false;
   }
 
   /** Numbers in a line that breaks only between them. */
@@ -92,7 +100,9 @@ export class TurnView {
   }
 
   _showQuestion() {
+    this._shownQuestion = this.turn.question;
     const asked = element("p", "asked", this.turn.question);
+    asked.dir = "auto";
     asked.prepend(element("span", "unseen", "You: "));
     const tools = element("div", "tools");
     tools.append(button("Edit", () => this.edit(), "needs-idle"), copyButton(() => this.turn.question));
@@ -118,6 +128,8 @@ export class TurnView {
       shown = shown ? null : make();
       if (shown) this.node.append(shown);
       made.setAttribute("aria-expanded", String(shown !== null));
+      // the page stays where its reader is
+      made.dispatchEvent(new Event("unfold", { bubbles: true }));
     });
     made.setAttribute("aria-expanded", "false");
     return made;
@@ -125,6 +137,8 @@ export class TurnView {
 
   /** Lets the reader change the question, in its place. */
   edit() {
+    const open = this._question.querySelector("textarea");
+    if (open) { open.focus(); return; }
     const field = element("textarea");
     field.value = this.turn.question;
     field.setAttribute("aria-label", "Your question");
@@ -154,5 +168,11 @@ export class TurnView {
     }, "needs-idle");
     row.append(words, retry);
     this.node.append(row);
+  }
+
+  /** What a screen reader says of a complete answer. */
+  get announcement() {
+    const text = this._markdown.node.textContent.trim();
+    return text.length > LONG ? "The answer is complete." : text;
   }
 }
