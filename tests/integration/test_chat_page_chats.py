@@ -4,28 +4,17 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from splitlearn_client.errors import TrunkFailed, TrunkNotReady
-from support.chat_scene import ANSWER, IDLE, Scene, needs_chromium
+from support.chat_scene import ANSWER, IDLE, LAST_TOOLS, QUESTIONS, Scene, done, needs_chromium, talk
 from support.chromium import PATIENCE
 
 pytestmark = needs_chromium
 
 TITLES = "[...document.querySelectorAll('#list .title')].map((each) => each.textContent)"
-QUESTIONS = "[...document.querySelectorAll('.asked')].map((each) => each.lastChild.textContent)"
 ANSWERS = "[...document.querySelectorAll('.answer')].map((each) => each.textContent.trim())"
 KEPT = "Object.keys(localStorage).filter((key) => key.startsWith('splitlearn.chat.')).length"
-LAST_TOOLS = ".turn:last-child > .tools"
-
-
-async def talk(scene: Scene, *exchanges: tuple[str, str]) -> None:
-    for question, answer in exchanges:
-        await scene.page.ask(question)
-        scene.script.feed(answer, None)
-        await done(scene, answer)
-
-
-async def done(scene: Scene, answer: str) -> None:
-    await scene.page.until(f"{IDLE} && document.querySelector('{LAST_TOOLS} button') && {ANSWER} === {answer!r}")
 
 
 async def press_button(scene: Scene, label: str, within: str) -> None:
@@ -121,8 +110,13 @@ async def test_the_last_question_is_changed_in_its_place(open_page: Scene) -> No
     assert await page.value(TITLES) == ["one"]
 
 
-async def test_an_earlier_question_is_changed_in_a_new_chat_and_the_old_one_stays(open_page: Scene) -> None:
+@pytest.mark.parametrize("in_the_browser", [True, False])
+async def test_an_earlier_question_is_changed_in_a_new_chat_and_the_old_one_stays(
+    open_page: Scene, in_the_browser: bool
+) -> None:
     page = open_page.page
+    if not in_the_browser:
+        await page.value("document.getElementById('keep').click()")
     await talk(open_page, ("one", "eins"), ("two", "zwei"))
     await press_button(open_page, "Edit", ".turn:first-child .question, .turn .question")
     await page.value("document.activeElement.select()")
@@ -134,6 +128,7 @@ async def test_an_earlier_question_is_changed_in_a_new_chat_and_the_old_one_stay
     assert await page.value(TITLES) == ["uno", "one"]
     assert open_page.prompt(-1) == "user: uno\nassistant:"
     await open_chat(open_page, "one")
+    assert await page.value(QUESTIONS) == ["one", "two"]
     assert await page.value(ANSWERS) == ["eins", "zwei"]
 
 
@@ -380,16 +375,3 @@ async def test_the_page_is_used_by_keys(open_page: Scene) -> None:
     await page.press("Escape")
     await page.until(IDLE)
     assert "stopped" in await page.text(".numbers")
-
-
-async def test_the_list_is_a_sheet_on_a_phone_and_closes_when_a_chat_is_opened(open_page: Scene) -> None:
-    page = open_page.page
-    await talk(open_page, ("one", "eins"))
-    await page.do("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
-    shown = "document.getElementById('chats').checkVisibility()"
-    assert not await page.value(shown)
-    await page.click("#open-chats")
-    assert await page.value(shown)
-    await page.click("#list .title")
-    assert not await page.value(shown)
-    assert await page.value(QUESTIONS) == ["one"]

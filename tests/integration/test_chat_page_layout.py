@@ -3,7 +3,7 @@
 import pytest
 
 from splitlearn_client.errors import TrunkFailed
-from support.chat_scene import IDLE, Scene, needs_chromium
+from support.chat_scene import IDLE, QUESTIONS, Scene, needs_chromium, talk
 
 pytestmark = needs_chromium
 
@@ -65,3 +65,16 @@ async def test_the_header_holds_on_a_phone_with_any_font_and_no_sheet_covers_its
         assert await page.value(f"{box}.top >= 0 && {box}.bottom <= 640")
         await page.click(f"#open-{sheet}")
         assert not await page.value(f"document.getElementById('{sheet}').matches(':popover-open')")
+
+
+async def test_the_list_is_a_sheet_on_a_phone_and_closes_when_a_chat_is_opened(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"))
+    await page.do("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
+    shown = "document.getElementById('chats').checkVisibility()"
+    assert not await page.value(shown)
+    await page.click("#open-chats")
+    assert await page.value(shown)
+    await page.click("#list .title")
+    assert not await page.value(shown)
+    assert await page.value(QUESTIONS) == ["one"]

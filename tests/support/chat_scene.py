@@ -36,6 +36,8 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (
 ANSWER = "document.querySelector('.turn:last-child .answer').innerText"
 NUMBERS = "document.querySelector('.turn:last-child .numbers').textContent.replaceAll('\\xa0', ' ')"
 IDLE = "document.getElementById('go').textContent === 'Send'"
+QUESTIONS = "[...document.querySelectorAll('.asked')].map((each) => each.lastChild.textContent)"
+LAST_TOOLS = ".turn:last-child > .tools"
 
 
 @dataclass
@@ -133,3 +135,16 @@ async def scene(
     service = Service("tiny", 0, config.vocab_size, tokenizer, script, connection, metrics, grammars, none)
     async with serving(service) as (address, server), tab(chromium, address) as page:
         yield Scene(page, script, tokenizer, server)
+
+
+async def talk(scene: Scene, *exchanges: tuple[str, str]) -> None:
+    """Asks each question, and lets its answer come."""
+    for question, answer in exchanges:
+        await scene.page.ask(question)
+        scene.script.feed(answer, None)
+        await done(scene, answer)
+
+
+async def done(scene: Scene, answer: str) -> None:
+    """Waits until the last answer is complete, and this one."""
+    await scene.page.until(f"{IDLE} && document.querySelector('{LAST_TOOLS} button') && {ANSWER} === {answer!r}")
