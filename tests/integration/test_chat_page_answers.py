@@ -83,9 +83,11 @@ async def test_math_stays_as_it_is_written_and_money_is_no_math(open_page: Scene
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_an_answer_that_came_in_pieces_looks_like_one_that_came_whole(open_page: Scene, seed: int) -> None:
-    page = await answered(open_page, DOCUMENT)
+    # with definitions at its end every block is made anew
+    document = DOCUMENT if seed == 0 else DOCUMENT.partition("[more]:")[0]
+    page = await answered(open_page, document)
     whole = await page.value("document.querySelector('.turn:last-child .answer').innerHTML")
-    chance, pieces, rest = random.Random(seed), list[str](), DOCUMENT
+    chance, pieces, rest = random.Random(seed), list[str](), document
     while rest:
         size = chance.randint(1, 12)
         pieces, rest = [*pieces, rest[:size]], rest[size:]
