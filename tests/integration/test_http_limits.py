@@ -150,8 +150,9 @@ async def test_stalled_uploads_are_dropped_for_those_that_make_progress(
             assert (n_before, answer.status_code) == (n_before, 503), answer.text
         # a connection that sends on is reset in the end, behind its answer
         answers = [bytes(reader._buffer) for reader, _ in stalled]  # type: ignore[attr-defined]
-    assert any(answers)
-    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers if answer)
+    statuses = {answer.removeprefix(b"HTTP/1.1 ")[:3] for answer in answers if answer}
+    # on a busy machine some wait for room while the others still send their first bytes
+    assert statuses in ({b"408"}, {b"408", b"429"})
 
 
 async def test_a_slow_but_steady_upload_succeeds_beside_stalled_ones(tiny_weights: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_tensor_is_released_before_the_next_one_is_read(tmp_path):
 
 
 def test_memory_is_bounded_by_the_largest_tensor(tmp_path, anonymous_memory):
-    numbers, count = 2 * 2**20, 8
+    numbers, count = 2 * 2**20, 16
 
     def source(index: int) -> TensorSource:
         return TensorSource(f"t{index}", torch.float32, (numbers,), lambda: torch.full((numbers,), float(index)))
@@ -161,7 +161,8 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path, anonymous_memory):
 
     size, _ = write_tensor_file(tmp_path / "x", [source(index) for index in range(count)], watch)
     assert size > count * numbers * 4
-    assert peak - before < 2.5 * numbers * 4
+    # two tensors, and what else this process did meanwhile
+    assert peak - before < 4 * numbers * 4
 
 
 @pytest.mark.parametrize(
