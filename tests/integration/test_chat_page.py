@@ -29,7 +29,7 @@ async def test_the_answer_grows_as_its_pieces_come_and_ends_with_the_service_s_n
     await page.ask("second line")
     script.feed("Hello", ",")
     await page.until(f"{ANSWER} === 'Hello,'")
-    await page.until(f"{NUMBERS}.endsWith('tokens/s · 2 tokens')")
+    await page.until(f"{NUMBERS}.endsWith('2 tokens')")
     script.feed(" <b>you</b>", None)
     await page.until(IDLE)
     assert await page.value(ANSWER) == "Hello, <b>you</b>"
