@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "platform", ["x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin", "x86_64-apple-darwin"]
+    "platform", ["x86_64-manylinux_2_31", "aarch64-manylinux_2_31", "aarch64-apple-darwin", "x86_64-apple-darwin"]
 )
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_everything_that_the_services_need_has_wheels(platform: str, python: str) -> None:
