@@ -172,9 +172,14 @@ async def test_a_key_may_come_in_the_header_of_anthropics_clients(directory: Ten
     assert exchange.was_read is (sent.status == 200)
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/page/vendor/marked.js", "/health", "/ready", "/metrics"])
 async def test_probes_the_page_and_metrics_need_no_key(directory: TenantDirectory, path: str) -> None:
     assert (await scene(directory).asked(path, method="GET")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/page", "/pages/", "/v1/page/", "/v1/models"])
+async def test_a_path_that_only_looks_like_the_page_s_needs_a_key(directory: TenantDirectory, path: str) -> None:
+    assert (await scene(directory).asked(path, method="GET")).status == 401
 
 
 @pytest.mark.parametrize(
