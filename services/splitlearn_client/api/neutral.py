@@ -206,12 +206,17 @@ RESPONSES: Final[Mapping[str, Neutral]] = {
     "prompt_cache_key": ANYTHING,
     "prompt_cache_options": ANYTHING,
     "prompt_cache_retention": ANYTHING,
-    "reasoning": only({}),
     "safety_identifier": ANYTHING,
     "service_tier": only("auto", "default"),
     "top_logprobs": only(0),
     "truncation": only("disabled"),
     "user": ANYTHING,
+}
+
+RESPONSES_REASONING: Final[Mapping[str, Neutral]] = {
+    # summaries are OpenAI's own; here reasoning is told as it is
+    "generate_summary": ANYTHING,
+    "summary": ANYTHING,
 }
 
 RESPONSES_TEXT: Final[Mapping[str, Neutral]] = {"verbosity": only("medium")}

@@ -28,6 +28,7 @@ from splitlearn_client.sampling import SamplingSettings
 from splitlearn_client.stopping import StopRules
 from splitlearn_client.structured.constraint import Constraint
 from splitlearn_client.text.chat_template import Rendering
+from splitlearn_client.text.reasoning_effort import Effort
 
 _OPENAI = SamplingSettings()
 MOST_STOPS: Final = 16
@@ -294,11 +295,17 @@ class ConversationFields(TextFields, ToolFields):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field({}, max_length=MOST_TEMPLATE_VARIABLES)
+    reasoning_effort: Effort | None = None
 
     @property
     def rendering(self) -> Rendering:
-        tools = tuple(tool.plain() for tool in self.told)
-        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs, tools)
+        return Rendering(
+            self.add_generation_prompt,
+            self.continue_final_message,
+            self.chat_template_kwargs,
+            tuple(tool.plain() for tool in self.told),
+            self.reasoning_effort,
+        )
 
 
 class ChatFields(GenerationFields, ToolChoiceFields, ConversationFields):

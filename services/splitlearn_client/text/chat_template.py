@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from splitlearn_client.errors import BadModelFiles, BadRequest
+from splitlearn_client.text.reasoning_effort import Effort, effort_variables
 from splitlearn_client.text.template_process import TemplateFailed, TemplateUnbounded, template_process
 from splitlearn_client.text.tool_messages import (
     n_calls,
@@ -64,12 +65,14 @@ class Rendering:
             (`continue_final_message`).
         variables: more variables of the template (`chat_template_kwargs`).
         tools: what the model may call, in OpenAI's form.
+        effort: how much the model shall think; None leaves it to the template.
     """
 
     begins_answer: bool = True
     continues: bool = False
     variables: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()
+    effort: Effort | None = None
 
 
 PLAIN: Final = Rendering()
@@ -124,6 +127,7 @@ class ChatTemplate:
                 fit.
         """
         self._check_rendering(messages, rendering)
+        rendering = self._with_effort(rendering)
         try:
             formed = [self._formed(message) for message in messages]
             text = self._rendered(formed, longest, rendering)
@@ -155,6 +159,18 @@ class ChatTemplate:
                 "the last message must be the assistant's and have text, with which the answer goes on",
                 "continue_final_message",
             )
+
+    def _with_effort(self, rendering: Rendering) -> Rendering:
+        """The effort as variables of the template; those that the request names go before."""
+        if rendering.effort is None:
+            return rendering
+        variables = effort_variables(self.source, rendering.effort)
+        if not variables:
+            raise BadRequest(
+                "the model's chat template has no variable for the effort, so it would change nothing; leave it out",
+                "reasoning_effort",
+            )
+        return replace(rendering, variables={**variables, **rendering.variables}, effort=None)
 
     def _rendered(self, messages: Sequence[Message], longest: int, rendering: Rendering = PLAIN) -> str:
         seen = {"tools": list(rendering.tools) or None, "documents": None, "messages": messages}

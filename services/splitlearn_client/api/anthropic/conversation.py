@@ -31,6 +31,7 @@ _NAMES: Final = {
     "response_format.json_schema.schema": "output_config.format.schema",
     "response_format": "output_config.format",
     "stop": "stop_sequences",
+    "reasoning_effort": "output_config.effort",
 }
 # the chat's schema needs one, and the model is not told of it
 _SCHEMA_NAME: Final = "output"
@@ -53,6 +54,7 @@ def chat_of(fields: CountFields) -> tuple[Json, Places]:
     body |= _choice(fields.tool_choice)
     body["response_format"] = _response_format(fields)
     body["chat_template_kwargs"] = fields.chat_template_kwargs
+    body["reasoning_effort"] = None if fields.output_config is None else fields.output_config.effort
     last = messages[-1]
     if last["role"] == "assistant" and last["content"] and "tool_calls" not in last:
         body |= {"add_generation_prompt": False, "continue_final_message": True}

@@ -11,6 +11,7 @@ from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, TextFields, refusal
 from splitlearn_client.api.schema import LONGEST_STOP, MOST_STOPS, MOST_TEMPLATE_VARIABLES
 from splitlearn_client.api.tool_fields import MOST_TOOLS, ToolName
+from splitlearn_client.text.reasoning_effort import Effort
 
 _LONGEST_ID: Final = 256
 _TEXT, _BLOCKS = "<text>", "<blocks>"
@@ -153,6 +154,7 @@ class OutputConfig(Fields):
     neutral = neutral.ANTHROPIC_OUTPUT
 
     format: OutputFormat | None = None
+    effort: Effort | None = None
 
 
 class CountFields(TextFields):

@@ -27,6 +27,7 @@ _NAMES: Final = {
     "response_format.json_schema": "text.format",
     "response_format": "text.format",
     "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
 }
 
 
@@ -60,6 +61,7 @@ def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Plac
     body |= fields.model_dump(mode="json", include=set(SamplingFields.model_fields), exclude_unset=True)
     body["response_format"] = _response_format(fields)
     body["chat_template_kwargs"] = fields.chat_template_kwargs
+    body["reasoning_effort"] = None if fields.reasoning is None else fields.reasoning.effort
     return body, Places("input", places, _NAMES)
 
 

@@ -11,6 +11,7 @@ from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, refusal
 from splitlearn_client.api.schema import MOST_TEMPLATE_VARIABLES, SamplingFields, StreamOptions
 from splitlearn_client.api.tool_fields import MOST_TOOLS, CallArguments, Function, ToolName
+from splitlearn_client.text.reasoning_effort import Effort
 
 MOST_METADATA: Final = 16
 _LONGEST_ID: Final = 256
@@ -168,6 +169,12 @@ class TextConfig(Fields):
     format: TextFormat | None = None
 
 
+class ReasoningConfig(Fields):
+    neutral = neutral.RESPONSES_REASONING
+
+    effort: Effort | None = None
+
+
 class ResponsesFields(SamplingFields):
     """POST /v1/responses."""
 
@@ -181,6 +188,7 @@ class ResponsesFields(SamplingFields):
     parallel_tool_calls: StrictBool = True
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
     store: StrictBool = True

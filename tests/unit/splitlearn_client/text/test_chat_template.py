@@ -276,3 +276,20 @@ def test_a_message_that_is_left_out_for_a_variables_sake_is_refused_and_only_the
         assert "brief" in template.render(conversation, LONG)
         with pytest.raises(BadRequest, match="leaves this message"):
             template.render(conversation, LONG, Rendering(variables={"short": True}))
+
+
+THINKS = BOTH + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+
+
+def test_an_effort_is_told_to_the_template_and_what_the_request_names_itself_goes_before() -> None:
+    template, asked = ChatTemplate(THINKS, {}), [said("user", "hi")]
+    assert template.render(asked, LONG, Rendering(effort="none")).endswith("<think></think>")
+    assert template.render(asked, LONG, Rendering(effort="low")) == template.render(asked, LONG)
+    named = Rendering(effort="low", variables={"enable_thinking": False})
+    assert template.render(asked, LONG, named).endswith("<think></think>")
+
+
+def test_an_effort_that_would_change_nothing_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no variable for the effort") as refused:
+        ChatTemplate(BOTH, {}).render([said("user", "hi")], LONG, Rendering(effort="high"))
+    assert refused.value.param == "reasoning_effort"

@@ -72,7 +72,7 @@ def said(*blocks: Any, role: str = "user") -> dict[str, Any]:
         ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
         ({"stream": "yes"}, "stream"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
-        ({"output_config": {"effort": "low"}}, "output_config.effort"),
+        ({"output_config": {"effort": "lowest"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ({"container": "x"}, "container"),

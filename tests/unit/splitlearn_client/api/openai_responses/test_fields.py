@@ -68,7 +68,7 @@ def param(**fields: Any) -> str | None:
         ({"metadata": {str(i): "" for i in range(MOST_METADATA + 1)}}, "metadata"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
-        ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"reasoning": {"effort": "lowest"}}, "reasoning.effort"),
         ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"truncation": "auto"}, "truncation"),
         ({"messages": [USER]}, "messages"),
