@@ -42,6 +42,8 @@ WHOLE: Mapping[str, dict[str, Any]] = {
 }
 # none of them is a default
 VALUES: Mapping[str, Any] = {
+    "reasoning": {"effort": "low"},
+    "reasoning_effort": "low",
     "add_generation_prompt": False,
     "best_of": 2,
     "chat_template_kwargs": {"enable_thinking": False},

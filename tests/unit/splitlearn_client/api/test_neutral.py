@@ -65,6 +65,7 @@ WHOLE: Mapping[type[Fields], dict[str, Any]] = {
     TextPart: {"type": "text", "text": "hi"},
     responses.ResponsesFields: {"model": "tiny", "input": "hi"},
     responses.TextConfig: {},
+    responses.ReasoningConfig: {},
     responses.FunctionTool: {"type": "function", "name": "f"},
     responses.ReasoningItem: {"type": "reasoning"},
     responses.InputText: {"type": "input_text", "text": "hi"},
@@ -88,7 +89,6 @@ ALWAYS_REFUSED = {
     "moderation",
     "namespace",
     "prompt",
-    "reasoning_effort",
     "web_search_options",
 }
 
@@ -201,6 +201,7 @@ def test_the_document_lists_every_field_with_what_it_takes() -> None:
         "a part of a message": neutral.CONTENT_PART,
         "`/v1/responses`": {k: v for k, v in neutral.RESPONSES.items() if k not in servers},
         "`text` of `/v1/responses`": neutral.RESPONSES_TEXT,
+        "`reasoning` of `/v1/responses`": neutral.RESPONSES_REASONING,
         "the tools of `/v1/responses`": neutral.RESPONSES_TOOL,
         "an item of `input`": neutral.RESPONSES_ITEM,
         "a part of an item": neutral.RESPONSES_PART,
