@@ -61,7 +61,7 @@ def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Plac
     body |= fields.model_dump(mode="json", include=set(SamplingFields.model_fields), exclude_unset=True)
     body["response_format"] = _response_format(fields)
     body["chat_template_kwargs"] = fields.chat_template_kwargs
-    body["reasoning_effort"] = None if fields.reasoning is None else fields.reasoning.effort
+    body["reasoning_effort"] = fields.effort
     return body, Places("input", places, _NAMES)
 
 

@@ -201,3 +201,7 @@ class ResponsesFields(SamplingFields):
     @property
     def format(self) -> TextFormat | None:
         return None if self.text is None else self.text.format
+
+    @property
+    def effort(self) -> Effort | None:
+        return None if self.reasoning is None else self.reasoning.effort

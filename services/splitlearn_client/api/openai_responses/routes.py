@@ -80,6 +80,7 @@ def _response(fields: ResponsesFields, wanted: GenerationRequest) -> Json:
         "output": [],
         "parallel_tool_calls": fields.parallel_tool_calls,
         "previous_response_id": fields.previous_response_id,
+        "reasoning": {"effort": fields.effort, "summary": None},
         "store": fields.store,
         "temperature": wanted.sampling.temperature,
         "text": {"format": {"type": "text"}, **said.get("text", {})},
