@@ -203,14 +203,34 @@ async def test_while_an_answer_comes_nothing_else_can_be_asked(open_page: Scene)
     assert not await page.value("[...document.querySelectorAll('.needs-idle')].some((each) => each.disabled)")
 
 
-async def test_a_good_answer_comes_back_if_asking_again_fails_before_anything_came(open_page: Scene) -> None:
+@pytest.mark.parametrize("end", ["failure", "stop", "new chat"])
+async def test_a_good_answer_comes_back_if_asking_again_ends_before_anything_came(open_page: Scene, end: str) -> None:
     page, script = open_page.page, open_page.script
     await talk(open_page, ("one", "eins"))
+    before = (await kept(open_page))[0]["turns"]
     await press_button(open_page, "Ask again", LAST_TOOLS)
-    script.feed(TrunkNotReady("gone"))
-    await page.until("document.querySelector('.failed')")
+    await page.until(f"{ANSWERS}[0] === ''")
+    if end == "failure":
+        script.feed(TrunkNotReady("gone"))
+        await page.until("document.querySelector('.failed')")
+    else:
+        await page.click("#go" if end == "stop" else "#new")
+    await page.until(IDLE)
+    assert (await kept(open_page))[0]["turns"] == before
+    await open_chat(open_page, "one")
     assert await page.value(ANSWERS) == ["eins"]
-    assert (await kept(open_page))[0]["turns"][0]["answer"] == "eins"
+
+
+async def test_the_answer_to_another_question_does_not_come_back(open_page: Scene) -> None:
+    page = open_page.page
+    await talk(open_page, ("one", "eins"))
+    await page.press("ArrowUp")
+    await page.do("Input.insertText", text="two")
+    await page.press("Enter")
+    await page.click("#go")
+    await page.until(IDLE)
+    assert await page.value(ANSWERS) == [""]
+    assert await page.text(".numbers") == "stopped"
 
 
 async def test_plain_completions_are_no_part_of_a_chat(open_page: Scene) -> None:

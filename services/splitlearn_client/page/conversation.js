@@ -43,8 +43,9 @@ export class Conversation {
   leave() {
     if (!this.isRunning) return;
     this.stop();
-    this._save();
     this._running = null;
+    this._views.at(-1).end(null, true);
+    this._save();
   }
 
   /** Takes over the system prompt from the settings. */
@@ -129,9 +130,9 @@ export class Conversation {
     } catch (error) {
       ended = control.signal.aborted ? [null, true] : [error];
     }
-    view.end(...ended);
     if (this._running !== control) return; // another chat is on screen
     this._running = null;
+    view.end(...ended);
     $("announcement").textContent = view.announcement;
     this._save();
     this._changed();

@@ -38,7 +38,7 @@ export class TurnView {
   /** Removes the old answer, and waits for a new one. */
   begin() {
     const { answer, reasoning, measured, numbers } = this.turn;
-    this._before = { answer, reasoning, measured, numbers, question: this._shownQuestion };
+    this._before = { question: this._shownQuestion, said: { answer, reasoning, measured, numbers }, tokens: this._tokens };
     Object.assign(this.turn, { answer: "", reasoning: "", measured: null, numbers: [] });
     this._tokens = [];
     this._clock = new Clock();
@@ -67,12 +67,18 @@ export class TurnView {
   end(error = null, stopped = false) {
     clearTimeout(this._rendering);
     this.node.classList.remove("streaming");
-    if (stopped || error) this._showNumbers([...this._clock.words, ...(stopped ? ["stopped"] : [])]);
-    const { question, ...before } = this._before;
-    // the answer that there was to this question is better than none
-    if (error && !this._clock.pieces && question === this.turn.question) Object.assign(this.turn, before);
+    if (stopped || error) this._endEarly(stopped);
     this._showWhole();
     if (error) this._fail(error);
+  }
+
+  /** Brings the answer back that there was to this question, if nothing of the new one came. */
+  _endEarly(stopped) {
+    const { question, said, tokens } = this._before;
+    if (!this._clock.pieces && question === this.turn.question && (said.answer || said.reasoning)) {
+      Object.assign(this.turn, said);
+      this._tokens = tokens;
+    } else this._showNumbers([...this._clock.words, ...(stopped ? ["stopped"] : [])]);
   }
 
   // ---- the parts
