@@ -6,6 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.staticfiles import StaticFiles
 
+# paths below it are the page's files
+PAGE_PATH: Final = "/page/"
+
 # Content Security Policy Level 3 and Trusted Types: no inline script or style, nothing from elsewhere, and text becomes
 # HTML through DOMPurify alone
 _POLICY: Final = "; ".join(
@@ -48,6 +51,6 @@ def add_page_routes(routes: APIRouter) -> None:
     async def index(request: Request) -> Response:
         return await page.get_response("index.html", request.scope)
 
-    @routes.get("/page/{name:path}")
+    @routes.get(PAGE_PATH + "{name:path}")
     async def file(name: str, request: Request) -> Response:
         return await page.get_response(name, request.scope)

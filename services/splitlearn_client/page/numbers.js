@@ -8,12 +8,20 @@ export const time = (seconds) => (seconds < 1 ? `${(seconds * 1e3).toFixed(secon
 
 const MEASURED = ["completion_tokens", "time_to_first_token_seconds", "tokens_per_second", "wire_bytes_sent",
   "wire_bytes_received", "replays"];
-const PARTS = ["bottom", "wire", "queue", "trunk", "top", "sampling"];
+/** The parts of an answer's time, in the order in which a token passes them; the service's words, and their meaning. */
+export const PARTS = [
+  ["bottom", "first layers, on the client service"],
+  ["wire", "between client service and trunk"],
+  ["queue", "waiting at the trunk"],
+  ["trunk", "middle layers, on the workers"],
+  ["top", "last layers and head, on the client service"],
+  ["sampling", "choosing the token, on the client service"],
+];
 
 /** Whether a value of unknown origin is the service's object of measurements. */
 export function isMeasured(value) {
   return MEASURED.every((name) => Number.isFinite(value?.[name])) && Array.isArray(value.failovers)
-    && PARTS.every((name) => Number.isFinite(value.seconds?.[name]));
+    && PARTS.every(([name]) => Number.isFinite(value.seconds?.[name]));
 }
 
 /** The page's own numbers while an answer comes. */

@@ -1,18 +1,9 @@
 /** A picture of one answer: where its time went, and what crossed the wire. */
 
 import { element } from "./dom.js";
-import { bytes, time } from "./numbers.js";
+import { PARTS, bytes, time } from "./numbers.js";
 
-// in the order in which a token passes them; the service's words, and what they mean
-const PARTS = [
-  ["bottom", "first layers, on the client service"],
-  ["wire", "between client service and trunk"],
-  ["queue", "waiting at the trunk"],
-  ["trunk", "middle layers, on the workers"],
-  ["top", "last layers and head, on the client service"],
-  ["sampling", "choosing the token, on the client service"],
-  ["other", "everything else in the client service"],
-];
+const SHOWN = [...PARTS, ["other", "everything else in the client service"]];
 
 /** The picture for the service's measurements. */
 export function picture(measured) {
@@ -58,7 +49,7 @@ function bar(seconds, total) {
   const made = element("div", "bar");
   // the legend says the same in words
   made.setAttribute("aria-hidden", "true");
-  for (const [name] of PARTS) {
+  for (const [name] of SHOWN) {
     const part = element("div", `part ${name}`);
     part.style.flexGrow = String(total ? seconds[name] / total : 0);
     made.append(part);
@@ -68,7 +59,7 @@ function bar(seconds, total) {
 
 function legend(seconds, total) {
   const list = element("ul", "legend");
-  for (const [name, meaning] of PARTS) {
+  for (const [name, meaning] of SHOWN) {
     const share = total ? (100 * seconds[name]) / total : 0;
     const line = element("li");
     line.title = meaning;

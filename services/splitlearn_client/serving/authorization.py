@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from splitlearn_client.api.page import PAGE_PATH
 from splitlearn_client.errors import Forbidden, InvalidAPIKey, QuotaExceeded, RequestError
 from splitlearn_client.quotas import CALLER, Account
 from splitlearn_client.request_info import read_info
@@ -18,7 +19,6 @@ from splitlearn_comm.tokens import HEADER, bearer
 
 # probes have no key, and the chat page must load before its reader can enter one
 _OPEN: Final = frozenset({"/", "/health", "/ready"})
-_PAGE: Final = "/page/"
 _METRICS: Final = "/metrics"
 _HEADER: Final = HEADER.encode()
 # of Anthropic's clients
@@ -42,7 +42,7 @@ class Authorization:
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open or scope["path"].startswith(_PAGE):
+        if scope["type"] != "http" or scope["path"] in self._open or scope["path"].startswith(PAGE_PATH):
             await self._app(scope, receive, send)
             return
         try:
