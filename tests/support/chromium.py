@@ -24,7 +24,9 @@ Json = dict[str, Any]
 _KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowUp": (38, ""), "ArrowRight": (39, "")}
 
 PATIENCE = 60.0
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# .ci/run looks for the same
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
@@ -102,8 +104,10 @@ class Page:
         return await self._chromium.ask(method, self._session, **params)
 
     async def open(self, address: str) -> None:
+        """Returns when the page has loaded."""
         for domain in ("Page", "Runtime", "Log"):
             await self.do(f"{domain}.enable")
+        self._loaded.clear()
         await self.do("Page.navigate", url=address)
         async with asyncio.timeout(PATIENCE):
             await self._loaded.wait()
