@@ -138,7 +138,7 @@ test-faults: $(VENV)/dev.stamp ## the fault machine's first fifty faults (minute
 test-clients: $(VENV)/dev.stamp ## other people's programs against a served model, with locked versions (minutes; installs 1 GB)
 	$(BIN)/pytest -m slow tests/clients --timeout 1800 --ignore tests/clients/test_open_webui.py
 
-test-open-webui: $(VENV)/dev.stamp ## Open WebUI in front of a served model, with locked versions (minutes; installs 3 GB)
+test-open-webui: $(VENV)/dev.stamp ## Open WebUI in front of a served model, with locked versions (minutes; installs 2 GB)
 	$(BIN)/pytest -m slow tests/clients/test_open_webui.py --timeout 1800
 
 schema-results: export PYTHONPATH := tests

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.chromium import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
 CI = ROOT / ".ci" / "run"
 
@@ -35,6 +37,12 @@ def test_templates_of_issues_are_read_as_forms() -> None:
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         form = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert path.name == "config.yml" or {"name", "description", "body"} <= set(form)
+
+
+def test_ci_is_content_with_every_browser_that_the_tests_take() -> None:
+    found = re.search(r"^command -v (.+) >/dev/null \|\| missing\+=\(chromium\)$", CI.read_text(), re.MULTILINE)
+    assert found is not None
+    assert tuple(found[1].split()) == PROGRAMS
 
 
 @pytest.fixture
