@@ -1,7 +1,7 @@
 """The conversation itself: lines come in, commands are run, questions are asked, answers are shown."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,40 +75,45 @@ def _ends(line: str, chat: Chat, service: Service, screen: Screen) -> bool:
     return effect.ends
 
 
+@contextmanager
+def _thoughts() -> Iterator[Callable[[str], None]]:
+    """Reasoning, on stderr."""
+    aside = Aside()
+    try:
+        yield aside.add
+    finally:
+        aside.end()
+
+
 class _Showing(ExitStack):
-    """Shows reasoning on stderr, and then the answer on its screen, beside which nothing else may be drawn."""
+    """Shows texts on screens in turns: beside an open one nothing else may be drawn."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._screen = screen
-        self._aside = Aside()
-        self._say: Callable[[str], None] | None = None
-        self.callback(self._aside.end)
+        self._open: Screen | None = None
+        self._show: Callable[[str], None]
 
-    def think(self, text: str) -> None:
-        if self._say is None:
-            self._aside.add(text)
-
-    def say(self, text: str) -> None:
-        if self._say is None:
-            self._aside.end()
-            self._say = self.enter_context(self._screen())
-        self._say(text)
+    def show(self, screen: Screen, text: str) -> None:
+        if self._open is not screen:
+            self.close()
+            self._show = self.enter_context(screen())
+            self._open = screen
+        self._show(text)
 
 
 def _answer(text: str, chat: Chat, service: Service, screen: Screen) -> None:
     turn = _Turn(chat.conversation.asking(text), dict(chat.sampling.fields()), service.api_key)
     said, cost = "", ""
     try:
-        with closing(stream(service.url, turn, timeout=service.timeout)) as parts, _Showing(screen) as showing:
+        with closing(stream(service.url, turn, timeout=service.timeout)) as parts, _Showing() as showing:
             for part in parts:
                 if isinstance(part, Cost):
                     cost = str(part)
                 elif isinstance(part, Reasoning):
-                    showing.think(part.text)
+                    showing.show(_thoughts, part.text)
                 else:
                     said += part
-                    showing.say(part)
+                    showing.show(screen, part)
     except KeyboardInterrupt:
         # closing the stream has stopped the answer; what came of it belongs to the conversation
         cost = "stopped"

@@ -1,3 +1,5 @@
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -6,14 +8,18 @@ import pytest
 
 from splitlearn_cli.chat.commands import Chat
 from splitlearn_cli.chat.conversation import Conversation, Sampling
-from splitlearn_cli.chat.screen import plain
-from splitlearn_cli.chat.talk import Service, talk
+from splitlearn_cli.chat.screen import markdown, plain
+from splitlearn_cli.chat.talk import Screen, Service, talk
 from splitlearn_cli.errors import BadUsage, ServiceRefused, ServiceUnreachable
 
 ANSWER = [
     {"choices": [{"delta": {"role": "assistant", "content": "Good"}}]},
     {"choices": [{"delta": {"content": " day"}, "finish_reason": "stop"}]},
 ]
+
+
+def thoughts(*texts: str) -> list[Any]:
+    return [{"choices": [{"delta": {"reasoning_content": text}}]} for text in texts]
 
 
 def messages(service: Any) -> list[list[str]]:
@@ -44,12 +50,27 @@ def test_each_question_is_asked_behind_the_answers_before_it(
 def test_reasoning_is_shown_beside_the_answer_and_belongs_to_no_turn(
     chat_service: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    thoughts = [{"choices": [{"delta": {"reasoning_content": text}}]} for text in ("Is it", " morning?")]
-    chat_service.chunks = [*thoughts, *ANSWER, {"choices": [{"delta": {"reasoning_content": "later"}}]}]
+    chat_service.chunks = [*thoughts("Is it", " morning?"), *ANSWER]
     chat = said(chat_service, "one")
     shown = capsys.readouterr()
     assert shown.out == "Good day\n"
     assert shown.err == "Is it morning?\n\n"
+    assert [message.content for message in chat.conversation.turns] == ["one", "Good day"]
+
+
+@pytest.mark.parametrize("screen", [plain, markdown])
+def test_reasoning_that_comes_in_the_middle_of_an_answer_is_shown_there(
+    chat_service: Any, monkeypatch: pytest.MonkeyPatch, screen: Screen
+) -> None:
+    # one terminal shows both
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    chat_service.chunks = [ANSWER[0], *thoughts("Is it", " morning?"), ANSWER[1], *thoughts("later")]
+    chat = Chat(Conversation(), Sampling())
+    talk(["one"], chat, Service(chat_service.url, 10.0), screen, goes_on=False)
+    lines = [line.strip() for line in terminal.getvalue().splitlines() if line.strip()]
+    assert lines == ["Good", "Is it morning?", "day", "later"]
     assert [message.content for message in chat.conversation.turns] == ["one", "Good day"]
 
 
