@@ -151,7 +151,7 @@ class Connections:
                 connection.drop()
 
     def drop_all(self) -> None:
-        """Aborts all connections, those too that are being accepted: asyncio tells their protocols some turns later."""
+        """Aborts all connections, now and later: a server whose run is cancelled does not stop accepting."""
         self._is_over = True
         for connection in [*self._all, *self._lingering]:
             connection.drop()
