@@ -106,7 +106,7 @@ class Sampler:
         """
         scores_1V = widened(logits_V)[None]
         check_numbers(scores_1V)
-        allowed_1V = scores_1V if self.matcher is None else _masked(scores_1V, self.matcher)
+        allowed_1V = scores_1V if self.matcher is None else masked(scores_1V, self.matcher)
         processed_1V = self._processors(self._seen(ids), allowed_1V) if self._processors else allowed_1V
         if self._bans_ends and math.isinf(processed_1V.numpy().max()):
             raise BadRequest("min_tokens leaves no token that could come next; ask for fewer", "min_tokens")
@@ -135,7 +135,7 @@ class Sampler:
         return Choice(token, float(logprobs_V[token]), alternatives)
 
 
-def _masked(scores_1V: torch.Tensor, matcher: Matcher) -> torch.Tensor:
+def masked(scores_1V: torch.Tensor, matcher: Matcher) -> torch.Tensor:
     """The scores, with minus infinity where the grammar allows no token. Raises GrammarFailed."""
     if matcher.bias is None:
         raise RuntimeError("the mask of this token is not ready")

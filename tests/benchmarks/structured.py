@@ -2,7 +2,7 @@
 
 The vocabulary has the model's real size: bytes, and as many more tokens, joined of shorter ones at random. Both kinds
 of answers have the same number of tokens; the schema's have no end before. `--masks` runs the masks alone, without a
-model.
+model. A mask is made beside the model's step, and added to the logits behind it: all of that is time of the token.
 """
 
 import argparse
@@ -11,17 +11,22 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
+import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from splitlearn_client.sampling import masked
 from splitlearn_client.structured.grammar_trial import PARSER_LIMITS
+from splitlearn_client.structured.matcher import BIASES
 from splitlearn_client.structured.schema import rewritten
 from splitlearn_client.structured.vocabulary import read_vocabulary
 from tests.benchmarks.contenders import LAYERS, QWEN, WORK, Split, make_weights, split_model
@@ -118,28 +123,40 @@ def print_masks(tokenizer: LLTokenizer, n: int) -> None:
         began = time.perf_counter()
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**PARSER_LIMITS))
         compiled = time.perf_counter() - began
-        masks, steps = followed(matcher, n)
+        took = followed(matcher, n)
+        masks, adding, step = (took[what] for what in ("mask", "adding", "step"))
         print(
             f"{name}: compiled in {1000 * compiled:.1f} ms; a mask takes {1000 * median(masks):.3f} ms, the slowest of "
-            f"a hundred {1000 * float(np.percentile(masks, 99)):.2f}, the slowest {1000 * max(masks):.2f}; a step "
-            f"{1000 * median(steps):.3f} ms",
+            f"a hundred {1000 * float(np.percentile(masks, 99)):.2f}, the slowest {1000 * max(masks):.2f}; adding it "
+            f"to the logits {1000 * median(adding):.3f} ms a token; a step {1000 * median(step):.3f} ms",
             flush=True,
         )
 
 
-def followed(matcher: LLMatcher, n: int) -> tuple[list[float], list[float]]:
-    """Seconds of masks and of steps, along tokens that are chosen at random."""
-    chance, masks, steps = random.Random(0), list[float](), list[float]()
+def followed(matcher: LLMatcher, n: int) -> dict[str, list[float]]:
+    """Seconds of masks, of adding them to logits, and of steps, along tokens that are chosen at random."""
+    chance, took = random.Random(0), {"mask": list[float](), "adding": list[float](), "step": list[float]()}
+
+    @contextmanager
+    def timed(what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        took[what].append(time.perf_counter() - began)
+
+    generator = torch.Generator().manual_seed(0)
     for _ in range(n):
-        began = time.perf_counter()
-        packed = matcher.compute_bitmask()
-        masks.append(time.perf_counter() - began)
-        allowed = np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little"))
-        token = int(allowed[chance.randrange(len(allowed))])
-        began = time.perf_counter()
-        matcher.consume_token(token)
-        steps.append(time.perf_counter() - began)
-    return masks, steps
+        with timed("mask"):
+            packed = matcher.compute_bitmask()
+        allowed_V = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+        logits_1V = torch.randn(1, allowed_V.size, generator=generator)
+        # as much of the product's matcher as the sampler asks
+        ready = SimpleNamespace(bias=BIASES[allowed_V], param="")
+        with timed("adding"):
+            masked(logits_1V, ready)
+        token = int(chance.choice(np.flatnonzero(allowed_V)))
+        with timed("step"):
+            matcher.consume_token(token)
+    return took
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ Bias = NDArray[np.float32]
 """What is added to the logits, [V]: 0 for tokens that may come next, minus infinity for all others."""
 
 # by whether a token may come; choosing between two arrays takes ten times as long as adding one
-_BIASES: Final = np.array([-np.inf, 0], dtype=np.float32)
+BIASES: Final = np.array([-np.inf, 0], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Matcher:
         if state.is_accepting():
             # a file beside the weights may name an end that is no token
             allowed_V[self._ends[self._ends < allowed_V.size]] = True
-        return _BIASES[allowed_V.view(np.uint8)]
+        return BIASES[allowed_V.view(np.uint8)]
 
     @property
     def _known(self) -> LLMatcher:
