@@ -145,6 +145,7 @@ SERVICE: Final = Board(
                 },
             ),
             Graph("Memory", "bytes", {"{{instance}}": 'process_resident_memory_bytes{job="client"}'}),
+            Graph("Kept responses", "bytes", {"{{instance}}": f"{CLIENT}_response_store_bytes"}),
         ),
     },
 )

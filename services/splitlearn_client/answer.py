@@ -51,6 +51,8 @@ class TokenDelta:
     """Of the prompt's tokens, in the first delta of an answer that they are asked for with."""
     n_tokens: int = 1
     """0 for a delta that is about the prompt alone."""
+    token_ids: tuple[int, ...] = ()
+    """The token that it is about; in a piece of a message also those before it that made nothing certain."""
     stop_reason: str | int | None = None
     """What the request named that ended the answer: a stop string, or the id of a token."""
 
@@ -128,7 +130,8 @@ class AnswerText:
             said += rest
             certain += self._certain_of(rest, None) + self._stops.flush()
         reason = "stop" if ended or complete or self._stops.hit else "length" if last else None
-        delta = partial(TokenDelta, finish_reason=reason, stop_reason=self._stop_reason(choice.token))
+        ids, stop_reason = (choice.token,), self._stop_reason(choice.token)
+        delta = partial(TokenDelta, finish_reason=reason, token_ids=ids, stop_reason=stop_reason)
         if choice.logprob is None:
             return delta(certain)
         spelled = said.encode() if silent else self._spelled(choice.token, said)

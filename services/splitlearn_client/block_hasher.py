@@ -2,8 +2,8 @@
 
 A block's hash is an HMAC (RFC 2104) over the hash of the block before it and the block's token ids. The key never
 leaves this process, so nobody else can compute a hash, and hashes of other clients never match. Each tenant has a key
-of its own, derived from that one, so hashes of different tenants never match either. A trunk does learn that two
-sessions of one tenant begin with the same blocks, and how many.
+of its own, derived from that one, and so has each of a tenant's salts: hashes of different tenants or salts never match
+either. A trunk does learn that two sessions of one tenant and salt begin with the same blocks, and how many.
 """
 
 import hmac
@@ -29,13 +29,16 @@ class BlockHasher:
         self.block_size = block_size
         self._key = key or secrets.token_bytes(32)
 
-    def hashes(self, ids: Sequence[int], tenant: str = "") -> tuple[bytes, ...]:
+    def hashes(self, ids: Sequence[int], tenant: str = "", salt: str = "") -> tuple[bytes, ...]:
         """One hash for each full block of `ids`, in their order; at most as many as one message takes.
 
         Args:
             tenant: the name of whose ids they are.
+            salt: what the request names so that only requests with the same one match.
         """
-        key = hmac.digest(self._key, tenant.encode(), "sha256")
+        key = self._key
+        for name in (tenant, salt):
+            key = hmac.digest(key, name.encode(), "sha256")
         hashes: list[bytes] = []
         previous = b""
         for start in range(0, len(ids) - self.block_size + 1, self.block_size)[:MAX_BLOCK_HASHES]:

@@ -37,7 +37,8 @@ class GenerationRequest:
     the prompt's positions, beside its own; None for no log-probabilities of the prompt. The answer follows `grammar`,
     and ends where that allows nothing more. The names of hidden tokens that are `shown` are in its text.
 
-    `tenant` is the name of whose request it is; empty if nobody is told apart.
+    `tenant` is the name of whose request it is; empty if nobody is told apart. Its requests share cached rows only with
+    those of the same `cache_salt`.
     """
 
     prompt: tuple[int, ...]
@@ -50,6 +51,7 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
     shown: frozenset[int] = frozenset()
+    cache_salt: str = ""
 
     @property
     def n_scored(self) -> int | None:
@@ -188,7 +190,8 @@ class Generator:
         """A session that holds at most so many rows and begins with the answer's. Raises RequestError."""
         request = answer.request
         reuses = request.n_scored is None or answer.has_begun
-        return self._sessions.opened(answer.ids, most_rows, request.tenant, report, reuses=reuses)
+        salt = request.cache_salt
+        return self._sessions.opened(answer.ids, most_rows, request.tenant, report, reuses=reuses, salt=salt)
 
     async def _begun(
         self, session: SplitSession, request: GenerationRequest, answers: "Sequence[_Answer]", report: Report

@@ -43,6 +43,10 @@ class SamplingSettings:
     """Is taken once from the logits of the answer's tokens."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Is added to the logits of these tokens."""
+    allowed_token_ids: frozenset[int] | None = None
+    """No other token comes; None allows all."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Tokens that do not come in a row in the answer."""
     seed: int | None = None
     top_logprobs: int | None = None
     """Alternatives to report beside the chosen token; None: no log-probabilities."""
@@ -87,7 +91,7 @@ class Sampler:
     ) -> None:
         self._settings = settings
         self.matcher = matcher
-        self._bans_ends = beginning.tokens > 0 and bool(beginning.end_tokens)
+        self._bans = _bans(settings, beginning)
         self._processors = _processors(settings, beginning)
         self._ids_1T = torch.empty(1, 0, dtype=torch.long)
         self._generator = torch.Generator()
@@ -101,15 +105,15 @@ class Sampler:
 
         Raises:
             BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
-            BadRequest: the answer may not end yet, and no other token is possible.
+            BadRequest: what the request bans leaves no token.
             GrammarFailed: the model has no token that the grammar allows here.
         """
         scores_1V = widened(logits_V)[None]
         check_numbers(scores_1V)
         allowed_1V = scores_1V if self.matcher is None else masked(scores_1V, self.matcher)
         processed_1V = self._processors(self._seen(ids), allowed_1V) if self._processors else allowed_1V
-        if self._bans_ends and math.isinf(processed_1V.numpy().max()):
-            raise BadRequest("min_tokens leaves no token that could come next; ask for fewer", "min_tokens")
+        if self._bans and math.isinf(processed_1V.numpy().max()):
+            raise BadRequest(f"no token could come next with {' and '.join(self._bans)}; ban fewer", self._bans[0])
         if self._settings.greedy:
             token = int(processed_1V.numpy().argmax())
         else:
@@ -166,9 +170,23 @@ def widened(logits: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy((bits << 16).view(np.float32))
 
 
+def _bans(settings: SamplingSettings, beginning: Beginning) -> tuple[str, ...]:
+    """The fields that rule tokens out."""
+    used = {
+        "allowed_token_ids": settings.allowed_token_ids is not None,
+        "bad_words": bool(settings.bad_words),
+        "min_tokens": beginning.tokens > 0 and bool(beginning.end_tokens),
+    }
+    return tuple(name for name, is_used in used.items() if is_used)
+
+
 def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProcessorList:
     """In vLLM's order, but for the filters, which are in that of transformers."""
     processors = LogitsProcessorList()
+    if settings.allowed_token_ids is not None:
+        processors.append(_OnlyThese(settings.allowed_token_ids))
+    if settings.bad_words:
+        processors.append(_NoBadWords(settings.bad_words, beginning.prompt))
     if settings.logit_bias:
         processors.append(SequenceBiasLogitsProcessor({(token,): bias for token, bias in settings.logit_bias}))
     if beginning.tokens and beginning.end_tokens:
@@ -188,6 +206,38 @@ def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProce
     if settings.min_p > 0.0:
         processors.append(MinPLogitsWarper(settings.min_p))
     return processors
+
+
+class _OnlyThese(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
+    """Bans all tokens but some."""
+
+    def __init__(self, allowed: frozenset[int]) -> None:
+        self._allowed = torch.tensor(sorted(allowed))
+        self._banned_V: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._banned_V is None:
+            self._banned_V = torch.ones(scores.shape[1], dtype=torch.bool)
+            # some models have fewer logits than embeddings
+            self._banned_V[self._allowed[self._allowed < scores.shape[1]]] = False
+        return scores.masked_fill(self._banned_V, -torch.inf)
+
+
+class _NoBadWords(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
+    """Bans the last token of each word whose tokens before it end the answer. transformers' own searches the prompt
+    too."""
+
+    def __init__(self, words: tuple[tuple[int, ...], ...], n_prompt: int) -> None:
+        self._words = [(word[:-1], word[-1]) for word in words]
+        self._n_prompt = n_prompt
+        self._n_most = max(map(len, words)) - 1
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        begin = max(self._n_prompt, input_ids.shape[1] - self._n_most)
+        last = tuple(input_ids[0, begin:].tolist())
+        banned = {token for before, token in self._words if not before or last[-len(before) :] == before}
+        within = torch.tensor(sorted(token for token in banned if token < scores.shape[1]), dtype=torch.long)
+        return scores.index_fill(1, within, -torch.inf)
 
 
 class _NoEnd(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here

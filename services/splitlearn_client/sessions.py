@@ -37,18 +37,19 @@ class Sessions:
 
     @asynccontextmanager
     async def opened(
-        self, ids: Sequence[int], most_rows: int, tenant: str, report: Report, *, reuses: bool = True
+        self, ids: Sequence[int], most_rows: int, tenant: str, report: Report, *, reuses: bool = True, salt: str = ""
     ) -> AsyncIterator[SplitSession]:
         """A session that holds at most so many rows and begins with `ids`.
 
         Args:
             tenant: the name of whose request it is.
             reuses: whether it may begin with rows that are cached.
+            salt: it shares cached rows only with sessions of this salt.
 
         Raises:
             RequestError: no trunk is ready, or what is done with the session fails.
         """
-        hashes = partial(self._block_hashes, tenant=tenant)
+        hashes = partial(self._block_hashes, tenant=tenant, salt=salt)
         tenant_id = self._tenant_ids.id_of(tenant)
         parts = self._connection.local_parts
         opening = open_split_session(self._connection, parts, ids, most_rows, hashes, tenant_id, report, reuses=reuses)
@@ -72,8 +73,8 @@ class Sessions:
         report.wire_bytes_sent = stream.bytes_sent
         report.wire_bytes_received = stream.bytes_received
 
-    def _block_hashes(self, ids: Sequence[int], tenant: str) -> tuple[bytes, ...]:
-        return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant)
+    def _block_hashes(self, ids: Sequence[int], tenant: str, salt: str) -> tuple[bytes, ...]:
+        return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant, salt)
 
 
 def _from_parts(error: SplitError, *, begun: bool) -> RequestError:

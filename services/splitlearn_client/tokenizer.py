@@ -77,14 +77,19 @@ class ChatTokenizer:
         value = self._tokenizer.eos_token_id
         return None if value is None else int(value)
 
-    async def tokenize(self, text: str, param: str = "prompt", *, bare: bool = False) -> list[int]:
+    async def tokenize(
+        self, text: str, param: str = "prompt", *, bare: bool = False, is_cut: bool = False
+    ) -> list[int]:
         """Ids of a prompt, which errors call `param`; unless it is `bare`, with the tokenizer's special tokens.
+
+        Args:
+            is_cut: whether it may have more tokens than the context, as only its last ones are used.
 
         Raises:
             PromptTooLong: it has more tokens than the model's context. A long text is refused before it is complete.
             BadRequest: it is no Unicode text, or has a token that the model has no embedding for.
         """
-        return await self._ids(text, param, bare=bare)
+        return await self._ids(text, param, bare=bare, is_cut=is_cut)
 
     async def count_before_more(self, text: str) -> int:
         """Tokens of a text that more text follows: without the special one that the tokenizer adds at the end."""
@@ -92,13 +97,19 @@ class ChatTokenizer:
         return len(ids) - (bool(ids) and self.vocabulary.hidden(ids[-1]) is not None)
 
     async def tokenize_chat(
-        self, messages: Sequence[Message], rendering: Rendering = PLAIN, *, bare: bool = True
+        self,
+        messages: Sequence[Message],
+        rendering: Rendering = PLAIN,
+        *,
+        bare: bool = True,
+        is_cut: bool = False,
     ) -> list[int]:
         """Ids of a conversation, rendered by the model's chat template.
 
         Args:
             messages: see `ChatTemplate.render`.
             bare: whether the tokenizer adds no special tokens to those of the template.
+            is_cut: as in `tokenize`.
 
         Raises:
             NoChatTemplate: the tokenizer has no default chat template.
@@ -117,7 +128,16 @@ class ChatTokenizer:
         # and the template's own text
         longest = 2 * self._most_characters + _CHUNK
         text = await self._on_thread(partial(template.render, messages, longest, rendering))
-        return await self._ids(text, "messages", bare=bare)
+        return await self._ids(text, "messages", bare=bare, is_cut=is_cut)
+
+    async def spellings(self, words: Sequence[str]) -> list[tuple[int, ...]]:
+        """The ids of each word, at the beginning of a text and behind a space."""
+        encode = partial(self._encoded, param="bad_words", bare=True)
+        spelled = [word.lstrip() for word in words]
+        if not spelled:
+            return []
+        texts = [text for word in spelled for text in (word, f" {word}")]
+        return await self._on_thread(lambda: [tuple(ids) for text in texts if (ids := encode(text))])
 
     async def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids, with special tokens.
@@ -205,13 +225,13 @@ class ChatTokenizer:
         """Text of ids, without special tokens."""
         return self.vocabulary.decode(ids)
 
-    async def _ids(self, text: str, param: str, *, bare: bool) -> list[int]:
+    async def _ids(self, text: str, param: str, *, bare: bool, is_cut: bool) -> list[int]:
         self._check_length(len(text), param)
         if len(text) <= _CHUNK:
             return await self._on_thread(partial(self._encoded, text, param, bare=bare))
         async with self._long_text:
             # each token has at least one character
-            if len(text) > self._most_tokens:
+            if len(text) > self._most_tokens and not is_cut:
                 await self._check_tokens(text, param)
             return await self._on_thread(partial(self._encoded, text, param, bare=bare))
 

@@ -15,13 +15,13 @@ REFUSED: Final[Mapping[str, str]] = {
         adaptive_decay adaptive_target backend_sampling samplers top_n_sigma
     """,
     "which tokens an answer may have, and what else ends it": """
-        allowed_token_ids n_indent repetition_detection t_max_predict_ms
+        n_indent repetition_detection t_max_predict_ms
     """,
     "number and length of answers, by the names of another API or server": """
         max_completion_tokens max_tokens n n_cmpl
     """,
     "the form of an answer, by the names of another API or server": """
-        grammar json_schema response_format structured_outputs
+        grammar json_schema response_format
     """,
     "how much a model thinks, and what becomes of its thoughts": """
         reasoning_budget_end_tag reasoning_budget_end_tags reasoning_budget_message reasoning_budget_start_tag

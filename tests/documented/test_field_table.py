@@ -45,7 +45,10 @@ VALUES: Mapping[str, Any] = {
     "reasoning": {"effort": "low"},
     "reasoning_effort": "low",
     "add_generation_prompt": False,
+    "allowed_token_ids": [5],
+    "bad_words": ["a"],
     "best_of": 2,
+    "cache_salt": "a",
     "chat_template_kwargs": {"enable_thinking": False},
     "continue_final_message": True,
     "dimensions": 8,
@@ -53,6 +56,7 @@ VALUES: Mapping[str, Any] = {
     "encoding_format": "base64",
     "frequency_penalty": 0.5,
     "ignore_eos": True,
+    "include": ["message.output_text.logprobs"],
     "include_stop_str_in_output": True,
     "input": "ho",
     "instructions": "be brief",
@@ -73,6 +77,7 @@ VALUES: Mapping[str, Any] = {
     "prompt": [1, 2],
     "prompt_logprobs": 5,
     "repetition_penalty": 1.5,
+    "return_token_ids": True,
     "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": _SCHEMA}},
     "seed": 5,
     "stop": ["a"],
@@ -88,6 +93,7 @@ VALUES: Mapping[str, Any] = {
     "tool_choice": "none",
     "top_k": 5,
     "top_p": 0.5,
+    "truncate_prompt_tokens": 5,
 }
 # fields whose values differ from one API to the other, or need another field
 VALUES_OF: Mapping[str, Mapping[str, Any]] = {
@@ -97,7 +103,10 @@ VALUES_OF: Mapping[str, Mapping[str, Any]] = {
         "top_logprobs": {"top_logprobs": 5, "logprobs": True},
     },
     "/v1/completions": {"logprobs": {"logprobs": 5}},
-    "/v1/responses": {"tools": {"tools": [{"type": "function", "name": "f", "parameters": _SCHEMA}]}},
+    "/v1/responses": {
+        "tools": {"tools": [{"type": "function", "name": "f", "parameters": _SCHEMA}]},
+        "top_logprobs": {"top_logprobs": 5, "include": ["message.output_text.logprobs"]},
+    },
     "/v1/messages": {
         "tool_choice": {"tool_choice": {"type": "none"}},
         "tools": {"tools": [{"name": "f", "input_schema": _SCHEMA}]},

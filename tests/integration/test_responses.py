@@ -169,6 +169,35 @@ async def test_an_answer_follows_a_schema(split: Split) -> None:
     assert reply.text.model_dump(by_alias=True)["format"]["schema"] == schema
 
 
+async def test_a_text_has_the_log_probabilities_of_a_chat_if_they_are_included(split: Split) -> None:
+    messages: list[Any] = [{"role": "user", "content": QUESTION}]
+    asked: dict[str, Any] = {**GREEDY, "input": QUESTION, "include": ["message.output_text.logprobs"]}
+    for n in (None, 3):
+        chatted = await split.client.openai.chat.completions.create(
+            model="tiny", temperature=0, max_tokens=12, messages=messages, logprobs=True, top_logprobs=n
+        )
+        expected = [each.model_dump() for each in chatted.choices[0].logprobs.content]
+        tops: Any = {} if n is None else {"top_logprobs": n}
+        whole = await split.client.openai.responses.create(**asked, **tops)
+        message: Any = whole.output[0]
+        assert [each.model_dump() for each in message.content[0].logprobs] == expected
+        assert whole.top_logprobs == (n or 0)
+        events: list[Any] = [
+            event async for event in await split.client.openai.responses.create(**asked, **tops, stream=True)
+        ]
+        deltas = [event for event in events if event.type == "response.output_text.delta"]
+        assert [each.token for event in deltas for each in event.logprobs] == [each["token"] for each in expected]
+        assert events[-1].response.output[0].content[0].logprobs == message.content[0].logprobs
+    plain: Any = (await split.client.openai.responses.create(**GREEDY, input=QUESTION)).output[0]
+    assert plain.content[0].logprobs == []
+
+
+async def test_an_answer_follows_a_form_of_vllm(split: Split) -> None:
+    more = {"structured_outputs": {"choice": ["yes", "no"]}}
+    reply = await split.client.openai.responses.create(model="tiny", input=QUESTION, extra_body=more)
+    assert (reply.output_text in ("yes", "no"), reply.status) == (True, "completed")
+
+
 WRONG: list[tuple[Any, str, str]] = [
     ({"zzz": 1}, "zzz", "invalid_value"),
     ({"input": [{"role": "user", "content": "x " * 2000}]}, "input", "context_length_exceeded"),
@@ -182,6 +211,9 @@ WRONG: list[tuple[Any, str, str]] = [
         "invalid_value",
     ),
     ({"text": {"format": {"type": "json_schema", "name": "", "schema": {}}}}, "text.format.name", "invalid_value"),
+    ({"structured_outputs": {"json": {"uniqueItems": True}}}, "structured_outputs.json.uniqueItems", "invalid_value"),
+    ({"structured_outputs": {"regex": "a"}, "tools": [TOOL]}, "structured_outputs", "invalid_value"),
+    ({"allowed_token_ids": [99_999]}, "allowed_token_ids", "invalid_value"),
     ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", "invalid_value"),
 ]
 

@@ -59,6 +59,33 @@ async def test_an_answer_has_the_tokens_of_the_whole_model_with_the_same_process
     assert choice["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
+async def test_only_allowed_tokens_come_and_bad_words_do_not(split: Split, path: str) -> None:
+    given: dict[str, Any] = {
+        "/v1/completions": {"prompt": "fox", "max_tokens": N},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "fox"}], "max_tokens": N},
+        "/v1/responses": {"input": "fox", "max_output_tokens": N},
+    }[path]
+    allowed = TOKENIZER.encode(" fox dog cat", add_special_tokens=False)
+
+    async def said(**fields: Any) -> str:
+        body = {"model": "tiny", "temperature": 0, "ignore_eos": True, "allowed_token_ids": allowed, **given, **fields}
+        reply = await split.client.http.post(path, json=body)
+        assert reply.status_code == 200, reply.text
+        found = reply.json()
+        if path == "/v1/responses":
+            return str(found["output"][0]["content"][0]["text"])
+        (choice,) = found["choices"]
+        return str(choice["message"]["content"] if "message" in choice else choice["text"])
+
+    plain = await said()
+    assert set(TOKENIZER.encode(plain, add_special_tokens=False)) <= set(allowed)
+    bad = plain.strip()[0]
+    without = await said(bad_words=[bad])
+    assert without
+    assert bad not in without
+
+
 async def test_penalties_of_the_answers_tokens_are_those_of_the_openai_document(
     split: Split, tiny_llama: PreTrainedModel
 ) -> None:
@@ -122,6 +149,8 @@ async def test_a_stop_string_is_in_the_text_of_a_stream_and_of_a_whole_reply_if_
         ({"logit_bias": {str(VOCABULARY): 1}}, "logit_bias", f"token id {VOCABULARY} does not exist"),
         ({"logit_bias": {"five": 1}}, "logit_bias.five", "id of a token"),
         ({"stop_token_ids": [5, VOCABULARY]}, "stop_token_ids", f"token id {VOCABULARY} does not exist"),
+        ({"allowed_token_ids": [5, VOCABULARY]}, "allowed_token_ids", f"token id {VOCABULARY} does not exist"),
+        ({"bad_words": ["x", " "]}, "bad_words.1", "should match pattern"),
         ({"min_tokens": N + 1}, "min_tokens", f"the answer has at most {N}"),
     ],
 )

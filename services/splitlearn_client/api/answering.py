@@ -32,7 +32,8 @@ from splitlearn_client.request_info import RequestInfo, info_of
 class _Form:
     """What the reply needs to know of the request, whose body is not kept while answers are generated.
 
-    Of `n_answers` to a prompt the best `n` are in the reply; `shows_logprobs` says whether their log-probabilities are.
+    Of `n_answers` to a prompt the best `n` are in the reply; `shows_logprobs` and `shows_ids` say whether their
+    log-probabilities and the ids of their tokens are.
     `reading` says how a chat's answers are taken apart.
     """
 
@@ -41,12 +42,14 @@ class _Form:
     n: int
     n_answers: int
     shows_logprobs: bool
+    shows_ids: bool
     reading: Reading | None
 
     @classmethod
     def of(cls, fields: GenerationFields, reading: Reading | None) -> "_Form":
         shows = not isinstance(fields, CompletionFields) or fields.logprobs is not None
-        return cls(isinstance(fields, ChatFields), fields.model, fields.n, fields.n_answers, shows, reading)
+        n, n_answers, ids = fields.n, fields.n_answers, fields.return_token_ids
+        return cls(isinstance(fields, ChatFields), fields.model, n, n_answers, shows, ids, reading)
 
 
 _Numbered = tuple[Sequence[ReplyShape], Generation]
@@ -78,7 +81,8 @@ def _generations(
     shape, n = ReplyShape(form.chat, form.model), form.n_answers
     operation = "chat" if form.chat else "text_completion"
     for index, each in enumerate(wanted):
-        shapes = [replace(shape, index=index * n + i) for i in range(n)]
+        ids = each.prompt if form.shows_ids else None
+        shapes = [replace(shape, index=index * n + i, prompt_ids=ids) for i in range(n)]
         yield shapes, generation(service, operation, each, n, account, info)
 
 

@@ -27,18 +27,21 @@ class StreamedMessage:
     def __init__(self, reading: Reading | None) -> None:
         self._is_plain = reading is None
         self._parts = AnswerParts(reading)
+        self._untold_ids: tuple[int, ...] = ()
 
     def add(self, delta: TokenDelta) -> list[Told]:
         """The pieces that are certain with this one; none if nothing is. The last one has its finish reason."""
         if self._is_plain:
             return [(delta, {"content": delta.text})]
         told = _pieces(self._parts.add(delta))
+        self._untold_ids += delta.token_ids
         if not told and delta.finish_reason is None and not delta.logprobs:
             return []
         told = told or [{}]
-        inner = replace(delta, logprobs=(), finish_reason=None, stop_reason=None)
+        inner = replace(delta, logprobs=(), finish_reason=None, token_ids=(), stop_reason=None)
         pieces = [(inner, fields) for fields in told]
-        pieces[0] = (replace(inner, logprobs=delta.logprobs), told[0])
+        pieces[0] = (replace(inner, logprobs=delta.logprobs, token_ids=self._untold_ids), told[0])
+        self._untold_ids = ()
         reason = self._parts.finish_reason(delta)
         last = replace(pieces[-1][0], finish_reason=reason, stop_reason=delta.stop_reason)
         pieces[-1] = (last, told[-1])

@@ -13,11 +13,15 @@ from splitlearn_client.report import Report
 
 @dataclass(frozen=True)
 class ReplyShape:
-    """Turns one answer's deltas into JSON. `chat` selects the format; `index` is the answer's in the request."""
+    """Turns one answer's deltas into JSON. `chat` selects the format; `index` is the answer's in the request.
+
+    `prompt_ids` are the prompt's if the reply has ids of tokens; else None.
+    """
 
     chat: bool
     model: str
     index: int = 0
+    prompt_ids: Sequence[int] | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -28,12 +32,14 @@ class ReplyShape:
             said: what a chat's message has of it.
         """
         logprobs = self._logprobs(delta.logprobs)
-        choice: Json = {"index": self.index, "logprobs": logprobs, **_end(delta)}
+        choice: Json = {"index": self.index, "logprobs": logprobs, **_end(delta), **self._token_ids([delta])}
         if self.chat:
             choice["delta"] = ({"role": "assistant"} if first else {}) | said
         else:
             choice["text"] = delta.text
         body = self._envelope(".chunk" if self.chat else "", [choice])
+        if first:
+            (body if self.chat else choice).update(self._prompt_ids())
         return body | {"splitlearn": measurements(report)} if delta.finish_reason else body
 
     def usage_chunk(self, report: Report) -> Json:
@@ -43,16 +49,18 @@ class ReplyShape:
     def whole(self, deltas: Sequence[TokenDelta], report: Report, reading: Reading | None = None) -> Json:
         """The reply to a request without streaming. A chat's message is taken apart as `reading` says."""
         logprobs = self._logprobs([entry for delta in deltas for entry in delta.logprobs])
-        choice: Json = {"index": self.index, "logprobs": logprobs, **_end(deltas[-1])}
+        choice: Json = {"index": self.index, "logprobs": logprobs, **_end(deltas[-1]), **self._token_ids(deltas)}
         if self.chat:
             said, choice["finish_reason"] = whole_message(deltas, reading)
             choice["message"] = {"role": "assistant", **said}
         else:
             choice["text"] = "".join(delta.text for delta in deltas)
         body = self._envelope("", [choice])
+        # where vLLM has what is of the prompt
+        place = body if self.chat else choice
+        place.update(self._prompt_ids())
         if (prompt := deltas[0].prompt_logprobs) is not None:
-            # where vLLM has them
-            (body if self.chat else choice)["prompt_logprobs"] = _of_prompt(prompt)
+            place["prompt_logprobs"] = _of_prompt(prompt)
         return body | {"usage": usage(report), "splitlearn": measurements(report)}
 
     def _envelope(self, suffix: str, choices: list[Json]) -> Json:
@@ -65,11 +73,17 @@ class ReplyShape:
             "choices": choices,
         }
 
+    def _prompt_ids(self) -> Json:
+        return {} if self.prompt_ids is None else {"prompt_token_ids": list(self.prompt_ids)}
+
+    def _token_ids(self, deltas: Iterable[TokenDelta]) -> Json:
+        return {} if self.prompt_ids is None else {"token_ids": [token for each in deltas for token in each.token_ids]}
+
     def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json | None:
         if not entries:
             return None
         if self.chat:
-            return {"content": [_chat_logprob(entry) for entry in entries], "refusal": None}
+            return {"content": [chat_logprob(entry) for entry in entries], "refusal": None}
         return {
             "tokens": [entry.text for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
@@ -111,7 +125,8 @@ def _ranked(logprob: float | None, rank: int | None, text: str) -> Json:
     return {"logprob": logprob, "rank": rank, "decoded_token": text}
 
 
-def _chat_logprob(entry: TokenLogprob) -> Json:
+def chat_logprob(entry: TokenLogprob) -> Json:
+    """One token's log-probability in a chat, with the likeliest tokens."""
     tops = [_token(other.text, other.logprob, other.spelled) for other in entry.alternatives]
     return _token(entry.text, entry.logprob, entry.spelled) | {"top_logprobs": tops}
 

@@ -1,7 +1,5 @@
 """The HTTP endpoints."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -11,17 +9,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splitlearn_client.api.answering import answer
 from splitlearn_client.api.anthropic.routes import add_messages_routes
-from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.embeddings import add_embedding_routes
 from splitlearn_client.api.json_body import ApiRoute
 from splitlearn_client.api.openai_responses.routes import add_responses_routes
 from splitlearn_client.api.page import add_page_routes
-from splitlearn_client.api.preparing import chat_requests, requests
+from splitlearn_client.api.preparing import chat_requests, completion_requests
 from splitlearn_client.api.schema import ChatFields, CompletionFields
 from splitlearn_client.api.service import Service
 from splitlearn_client.api.tokenizing import add_tokenizer_routes
 from splitlearn_client.request_info import info_of
-from splitlearn_client.tokenizer import ChatTokenizer
 
 
 def router(service: Service) -> APIRouter:
@@ -37,14 +33,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(fields: CompletionFields, request: Request) -> Response:
         service.check_model(fields.model)
-        info = info_of(request.scope)
-        with info.tokenizing():
-            prompts = await unless_disconnected(request.receive, _tokenized(service.tokenizer, fields.prompts))
-        most, tops = fields.max_tokens, fields.logprobs
-        wanted = requests(service, fields, prompts, most, tops, info.tenant)
-        if (constraint := fields.constraint()) is not None:
-            grammar = await unless_disconnected(request.receive, service.grammars.compile(constraint))
-            wanted = [replace(each, grammar=grammar) for each in wanted]
+        wanted = await completion_requests(service, fields, request.receive, info_of(request.scope))
         return answer(service, fields, wanted, request)
 
     @routes.get("/v1/models")
@@ -90,10 +79,6 @@ def _add_operations(routes: APIRouter, service: Service) -> None:
         service.metrics.response_store.set(service.responses.n_bytes)
         service.metrics.replicas(service.connection.replicas.states())
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _tokenized(tokenizer: ChatTokenizer, prompts: Mapping[str, str | list[int]]) -> dict[str, list[int]]:
-    return {name: await tokenizer.tokenize(each) if isinstance(each, str) else each for name, each in prompts.items()}
 
 
 def _model(service: Service) -> dict[str, Any]:

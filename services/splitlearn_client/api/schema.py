@@ -34,6 +34,10 @@ _OPENAI = SamplingSettings()
 MOST_STOPS: Final = 16
 # biases and stop tokens; each is a few lines of Python's when the answer begins
 MOST_TOKENS: Final = 1024
+# allowed tokens: more than vocabularies have
+MOST_ALLOWED: Final = 1 << 19
+# each is compared with the end of the answer before each token
+MOST_BAD_WORDS: Final = 128
 # of the prompts of one request; their reply is one JSON object
 MOST_PROMPT_LOGPROBS: Final = 1 << 17
 MOST_TEMPLATE_VARIABLES: Final = 64
@@ -41,6 +45,7 @@ MOST_TEMPLATE_VARIABLES: Final = 64
 MOST_ANSWERS: Final = 128
 # in characters; each stop string is searched in each token's text, and may hold back as much text as its length
 LONGEST_STOP: Final = 1024
+_LONGEST_SALT: Final = 256
 
 # fields that are those of SamplingSettings
 _SAMPLING: Final = {
@@ -93,7 +98,12 @@ def _token_named(name: Any) -> int:
 
 
 _TokenName = Annotated[int, BeforeValidator(_token_named)]
+_BadWord = Annotated[str, Field(max_length=LONGEST_STOP, pattern=r"\S")]
 _Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+
+
+# vLLM's: prompts share cached rows only with those of one salt
+Salt = Annotated[str, Field(min_length=1, max_length=_LONGEST_SALT)]
 
 
 class SamplingFields(TextFields):
@@ -108,6 +118,8 @@ class SamplingFields(TextFields):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[_TokenName, _Bias | None] = Field({}, max_length=MOST_TOKENS)
+    allowed_token_ids: list[_Token] | None = Field(None, min_length=1, max_length=MOST_ALLOWED, fail_fast=True)
+    bad_words: list[_BadWord] = Field([], max_length=MOST_BAD_WORDS, fail_fast=True)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
     stop_token_ids: list[_Token] = Field([], max_length=MOST_TOKENS, fail_fast=True)
@@ -128,10 +140,11 @@ class SamplingFields(TextFields):
         return tuple((token, bias) for token, bias in self.logit_bias.items() if bias)
 
     def sampling(self, top_logprobs: int | None, defaults: SamplingSettings = _OPENAI) -> SamplingSettings:
-        """The sampling settings, with `defaults` for what the request leaves out."""
+        """The sampling settings, with `defaults` for what the request leaves out, and without its bad words."""
         names = _SAMPLING & self.model_fields_set
         given = {name: getattr(self, name) for name in names}
-        return replace(defaults, top_logprobs=top_logprobs, logit_bias=self.biases, **given)
+        allowed = None if self.allowed_token_ids is None else frozenset(self.allowed_token_ids)
+        return replace(defaults, top_logprobs=top_logprobs, logit_bias=self.biases, allowed_token_ids=allowed, **given)
 
 
 class GenerationFields(SamplingFields):
@@ -145,6 +158,17 @@ class GenerationFields(SamplingFields):
     prompt_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    return_token_ids: bool = False
+    # the last so many tokens; -1: as many as leave room for the answer
+    truncate_prompt_tokens: StrictInt | None = Field(None, ge=-1)
+    cache_salt: Salt | None = None
+
+    @field_validator("truncate_prompt_tokens", mode="after")
+    @classmethod
+    def _leaves_a_prompt(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise ValueError("0 tokens are no prompt; ask for at least 1, or for -1")
+        return value
 
     @model_validator(mode="after")
     def _has_one_constraint(self) -> Self:

@@ -53,3 +53,10 @@ def test_tenants_share_no_hashes() -> None:
     found = {HASHER.hashes(range(4), tenant) for tenant in ("", "alice", "bob")}
     assert len(found) == 3
     assert HASHER.hashes(range(4), "alice") in found
+
+
+def test_salts_share_no_hashes_with_each_other_nor_with_tenants_of_their_name() -> None:
+    whose = [("", ""), ("", "a"), ("", "b"), ("a", ""), ("b", ""), ("a", "b"), ("b", "a"), ("ab", "")]
+    found = {HASHER.hashes(range(4), tenant, salt) for tenant, salt in whose}
+    assert len(found) == len(whose)
+    assert HASHER.hashes(range(4), "a", "b") in found

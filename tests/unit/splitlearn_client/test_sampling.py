@@ -258,7 +258,7 @@ def test_a_model_with_no_other_token_than_one_that_may_not_come_is_an_error_of_t
     logits_V = torch.full((8,), -torch.inf)
     logits_V[5] = 1.0
     sampler = Sampler(SamplingSettings(), Beginning(2, 2, frozenset({5})))
-    with pytest.raises(BadRequest, match="min_tokens leaves no token"):
+    with pytest.raises(BadRequest, match="no token could come next with min_tokens"):
         sampler.choose(logits_V, [5, 1])
 
 
@@ -313,3 +313,44 @@ def test_the_logits_stay_as_they_were() -> None:
     before = LOGITS_V.clone()
     Sampler(SamplingSettings(), matcher=only(4)).choose(LOGITS_V, IDS)
     assert torch.equal(LOGITS_V, before)
+
+
+def test_only_allowed_tokens_come_and_ids_without_a_logit_are_none() -> None:
+    narrow = SamplingSettings(seed=1, allowed_token_ids=frozenset({4, 6, 99}), logit_bias=((5, 100.0),))
+    assert set(drawn(narrow, FEW)) == {4, 6}
+    assert drawn(SamplingSettings(temperature=0, allowed_token_ids=frozenset({1, 6})), 1) == [1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "token"), [([3, 3], 5), ([3, 3, 5], 0), ([3, 3, 5, 0], 5), ([3, 3, 5, 5], 0), ([3, 5], 5), ([5, 5, 0], 5)]
+)
+def test_the_last_token_of_a_bad_word_does_not_come_behind_its_others_in_the_answer(ids: list[int], token: int) -> None:
+    # 5 is the likeliest token, and 0 the next one; the prompt has two tokens
+    sampler = Sampler(SamplingSettings(temperature=0, bad_words=((5, 5), (7, 7, 0), (99,))), Beginning(2))
+    assert sampler.choose(LOGITS_V, ids).token == token
+
+
+def test_a_bad_word_of_one_token_never_comes() -> None:
+    assert 5 not in drawn(SamplingSettings(seed=1, bad_words=((5,),)), FEW)
+
+
+@pytest.mark.parametrize(
+    ("fields", "beginning", "param"),
+    [
+        ({"allowed_token_ids": frozenset({99})}, Beginning(2), "allowed_token_ids"),
+        ({"bad_words": tuple((token,) for token in range(8))}, Beginning(2), "bad_words"),
+        ({"allowed_token_ids": frozenset({5})}, Beginning(2, 2, frozenset({5})), "allowed_token_ids"),
+    ],
+)
+def test_what_leaves_no_token_is_an_error_with_the_field(
+    fields: dict[str, Any], beginning: Beginning, param: str
+) -> None:
+    with pytest.raises(BadRequest) as refused:
+        Sampler(SamplingSettings(**fields), beginning).choose(LOGITS_V, IDS)
+    assert refused.value.param == param
+
+
+def test_a_grammar_that_allows_none_of_the_allowed_tokens_is_an_error_with_the_field() -> None:
+    with pytest.raises(BadRequest) as refused:
+        Sampler(SamplingSettings(allowed_token_ids=frozenset({5})), matcher=only(4)).choose(LOGITS_V, IDS)
+    assert refused.value.param == "allowed_token_ids"

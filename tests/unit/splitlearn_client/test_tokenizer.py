@@ -253,3 +253,20 @@ async def test_a_long_text_is_left_when_its_caller_hangs_up(
 def test_an_empty_row_of_the_embedding_has_no_word_and_is_no_error(served: ChatTokenizer) -> None:
     assert served.decode([VOCABULARY - 1]) == tiny_tokenizer().decode([VOCABULARY - 1])
     assert served.vocabulary.hidden(VOCABULARY + 5) == ""
+
+
+async def test_a_word_is_spelled_at_the_beginning_and_behind_a_space(served: ChatTokenizer) -> None:
+    own = tiny_tokenizer()
+    expected = [tuple(own.encode(text, add_special_tokens=False)) for text in ("fox", " fox", "the cat", " the cat")]
+    assert await served.spellings([" fox", "the cat"]) == expected
+    assert await served.spellings([]) == []
+
+
+async def test_a_text_of_which_only_the_end_is_used_may_have_more_tokens_than_the_context(
+    served: ChatTokenizer,
+) -> None:
+    text = "z" * 5 * CONTEXT
+    assert len(tiny_tokenizer().encode(text)) > 2 * CONTEXT
+    assert await served.tokenize(text, is_cut=True) == tiny_tokenizer().encode(text)
+    messages = [{"role": "user", "content": text}]
+    assert len(await served.tokenize_chat(messages, is_cut=True)) > CONTEXT

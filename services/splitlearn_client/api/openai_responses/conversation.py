@@ -30,6 +30,9 @@ _NAMES: Final = {
     "reasoning_effort": "reasoning.effort",
 }
 
+_OF_CHATS: Final = {*SamplingFields.model_fields, "cache_salt", "structured_outputs", "top_logprobs"}
+"""Fields that are those of chats."""
+
 
 def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Places]:
     """The body of the chat, and where its fields are in the request.
@@ -58,7 +61,8 @@ def chat_of(fields: ResponsesFields, before: Sequence[Json]) -> tuple[Json, Plac
     )
     body["max_completion_tokens"] = fields.max_output_tokens
     # as JSON: a member of logit_bias has a name, and no number
-    body |= fields.model_dump(mode="json", include=set(SamplingFields.model_fields), exclude_unset=True)
+    body |= fields.model_dump(mode="json", by_alias=True, include=_OF_CHATS, exclude_unset=True)
+    body["logprobs"] = fields.wants_logprobs
     body["response_format"] = _response_format(fields)
     body["chat_template_kwargs"] = fields.chat_template_kwargs
     body["reasoning_effort"] = fields.effort

@@ -9,12 +9,15 @@ from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, refusal
-from splitlearn_client.api.schema import MOST_TEMPLATE_VARIABLES, SamplingFields, StreamOptions
+from splitlearn_client.api.schema import MOST_TEMPLATE_VARIABLES, Salt, SamplingFields, StreamOptions
+from splitlearn_client.api.structured_fields import StructuredOutputs
 from splitlearn_client.api.tool_fields import MOST_TOOLS, CallArguments, Function, ToolName
 from splitlearn_client.text.reasoning_effort import Effort
 
 MOST_METADATA: Final = 16
 _LONGEST_ID: Final = 256
+_MOST_INCLUDED: Final = 16
+_LOGPROBS: Final = "message.output_text.logprobs"
 _TEXT, _ITEMS = "<text>", "<items>"
 _PARTS: Final = "expected a string, or a list of text parts"
 _KINDS: Final = ("message", "function_call", "function_call_output", "reasoning")
@@ -189,6 +192,12 @@ class ResponsesFields(SamplingFields):
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
+    structured_outputs: StructuredOutputs | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] = Field(
+        [], max_length=_MOST_INCLUDED, fail_fast=True
+    )
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    cache_salt: Salt | None = None
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
     store: StrictBool = True
@@ -197,6 +206,23 @@ class ResponsesFields(SamplingFields):
         {}, max_length=MOST_METADATA
     )
     chat_template_kwargs: dict[str, Any] = Field({}, max_length=MOST_TEMPLATE_VARIABLES)
+
+    @model_validator(mode="after")
+    def _asks_for_logprobs_in_one_way(self) -> Self:
+        if self.top_logprobs is not None and not self.wants_logprobs:
+            raise refusal(("top_logprobs",), f'this needs include to have "{_LOGPROBS}"')
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if self.structured_outputs is not None and self.format is not None and self.format.type != "text":
+            raise refusal(("structured_outputs",), "send either text.format or structured_outputs")
+        return self
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the parts of messages have log-probabilities."""
+        return _LOGPROBS in self.include
 
     @property
     def format(self) -> TextFormat | None:

@@ -86,6 +86,7 @@ def _response(fields: ResponsesFields, wanted: GenerationRequest) -> Json:
         "text": {"format": {"type": "text"}, **said.get("text", {})},
         "tool_choice": said.get("tool_choice", "auto"),
         "tools": [each.model_dump() for each in fields.tools],
+        "top_logprobs": wanted.sampling.top_logprobs or 0,
         "top_p": wanted.sampling.top_p,
         "truncation": "disabled",
         "usage": None,

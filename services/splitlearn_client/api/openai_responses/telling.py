@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from splitlearn_client.answer import TokenDelta
 from splitlearn_client.api.answer_parts import AnswerParts
+from splitlearn_client.api.openai_responses.logprobs import TextLogprobs
 from splitlearn_client.api.replies import measurements
 from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
@@ -20,8 +21,6 @@ _EMPTY_PARTS: Final[dict[str, Json]] = {
     "message": {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
     "reasoning": {"type": "reasoning_text", "text": ""},
 }
-# what the events of a text have beside it
-_BESIDE: Final[dict[str, Json]] = {"message": {"logprobs": []}, "reasoning": {}}
 
 
 class _Open:
@@ -31,6 +30,7 @@ class _Open:
         self.item = item
         self.index = index
         self.texts = list[str]()
+        self.logprobs = list[Json]()
 
     @property
     def kind(self) -> str:
@@ -71,6 +71,7 @@ class ResponseTelling:
         self._output = list[Json]()
         self._reason: str | None = None
         self._n_reasoning = 0
+        self._logprobs = TextLogprobs()
 
     def begin(self, report: Report) -> list[Json]:
         names = ("response.created", "response.in_progress")
@@ -78,8 +79,12 @@ class ResponseTelling:
 
     def add(self, delta: TokenDelta) -> list[Json]:
         told = list[Json]()
-        for event in self._parts.add(delta):
+        self._logprobs.add(delta.logprobs)
+        events = self._parts.add(delta)
+        for event in events:
             told += self._piece(event)
+        if events and not isinstance(events[-1], Content):
+            self._logprobs.forget()
         if self._open is not None and self._open.kind == "reasoning":
             self._n_reasoning += delta.n_tokens
         self._reason = self._parts.finish_reason(delta)
@@ -115,8 +120,10 @@ class ResponseTelling:
             told = self._begin_text("rs", "reasoning", summary=[])
         if isinstance(event, CallBegun) or self._open is None or not event.text:
             return told
+        logprobs = self._logprobs.of(event.text) if isinstance(event, Content) else []
         self._open.texts.append(event.text)
-        return [*told, self._delta(self._open, event.text)]
+        self._open.logprobs += logprobs
+        return [*told, self._delta(self._open, event.text, logprobs)]
 
     @property
     def _kind(self) -> str | None:
@@ -137,11 +144,11 @@ class ResponseTelling:
         )
         return [*told, part]
 
-    def _delta(self, item: _Open, text: str) -> Json:
+    def _delta(self, item: _Open, text: str, logprobs: list[Json]) -> Json:
         if item.kind == "function_call":
             return self._event("response.function_call_arguments.delta", **item.at, delta=text)
         name = f"response.{_EMPTY_PARTS[item.kind]['type']}.delta"
-        return self._event(name, **item.at, content_index=0, delta=text, **_BESIDE[item.kind])
+        return self._event(name, **item.at, content_index=0, delta=text, **_beside(item.kind, logprobs))
 
     def _close(self, status: str) -> list[Json]:
         """Completes the open item, if there is one."""
@@ -154,12 +161,13 @@ class ResponseTelling:
             called = {"name": closed.item["name"], "arguments": text}
             told = [self._event("response.function_call_arguments.done", **closed.at, **called)]
         else:
-            part = {**_EMPTY_PARTS[closed.kind], "text": text}
+            beside = _beside(closed.kind, closed.logprobs)
+            part = {**_EMPTY_PARTS[closed.kind], "text": text, **beside}
             closed.item["content"] = [part]
             at = {**closed.at, "content_index": 0}
             name = f"response.{part['type']}.done"
             told = [
-                self._event(name, **at, text=text, **_BESIDE[closed.kind]),
+                self._event(name, **at, text=text, **beside),
                 self._event("response.content_part.done", **at, part=part),
             ]
         closed.item["status"] = status
@@ -178,3 +186,8 @@ class ResponseTelling:
             "output_tokens_details": {"reasoning_tokens": self._n_reasoning},
             "total_tokens": report.prompt_tokens + report.completion_tokens,
         }
+
+
+def _beside(kind: str, logprobs: list[Json]) -> Json:
+    """What events and parts of a text have beside it."""
+    return {"logprobs": logprobs} if kind == "message" else {}

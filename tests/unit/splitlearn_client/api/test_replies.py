@@ -176,3 +176,28 @@ def test_with_fewer_than_two_tokens_there_is_no_speed_to_speak_of(tokens: int) -
     assert measurements(early)["tokens_per_second"] == 0
     assert math.isfinite(measurements(early)["time_to_first_token_seconds"])
     assert usage(early)["completion_tokens"] == tokens
+
+
+IDS = [TokenDelta("", n_tokens=0), TokenDelta("Hel", token_ids=(1,)), TokenDelta("lo", (), "stop", token_ids=(2, 9))]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_ids_are_where_vllm_has_them_and_only_if_asked_for(chat: bool) -> None:
+    asked = ReplyShape(chat, "tiny", prompt_ids=(5, 6))
+    body = asked.whole(IDS, report())
+    (choice,) = body["choices"]
+    assert choice["token_ids"] == [1, 2, 9]
+    assert (body if chat else choice)["prompt_token_ids"] == [5, 6]
+    assert "prompt_token_ids" not in (choice if chat else body)
+    assert "token_ids" not in str(shape(chat=chat).whole(IDS, report()))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_first_chunk_has_the_ids_of_the_prompt_and_each_those_of_its_tokens(chat: bool) -> None:
+    asked = ReplyShape(chat, "tiny", prompt_ids=(5, 6))
+    chunks = [asked.chunk(delta, {}, report(), first=number == 0) for number, delta in enumerate(IDS)]
+    assert [chunk["choices"][0]["token_ids"] for chunk in chunks] == [[], [1], [2, 9]]
+    places = [chunk if chat else chunk["choices"][0] for chunk in chunks]
+    assert [place.get("prompt_token_ids") for place in places] == [[5, 6], None, None]
+    unasked = [shape(chat=chat).chunk(delta, {}, report(), first=True) for delta in IDS]
+    assert "token_ids" not in str(unasked)

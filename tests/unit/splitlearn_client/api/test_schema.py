@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from splitlearn_client.api.prompt_fields import MOST_PROMPTS
 from splitlearn_client.api.schema import (
     LONGEST_STOP,
+    MOST_BAD_WORDS,
     MOST_STOPS,
     MOST_TOKENS,
     ChatFields,
@@ -78,6 +79,11 @@ def test_biases_are_by_token_and_those_that_change_nothing_are_none() -> None:
         (0, -2.5),
     )
     assert completion(logit_bias={}).sampling(None) == SamplingSettings()
+
+
+def test_allowed_tokens_reach_the_sampler() -> None:
+    for ask in (completion, chat):
+        assert ask(allowed_token_ids=[5, 7, 5]).sampling(None) == SamplingSettings(allowed_token_ids=frozenset({5, 7}))
 
 
 def test_stop_strings_may_be_as_many_and_as_long_as_the_limits_say() -> None:
@@ -151,6 +157,23 @@ def test_stop_strings_that_cannot_be_used_are_refused(stop: object, place: str, 
         ("stop_token_ids", [5] * (MOST_TOKENS + 1)),
         ("min_tokens", -1),
         ("ignore_eos", "perhaps"),
+        ("allowed_token_ids", []),
+        ("allowed_token_ids", [-1]),
+        ("allowed_token_ids", ["5"]),
+        ("allowed_token_ids", 5),
+        ("bad_words", [""]),
+        ("bad_words", [" "]),
+        ("bad_words", [5]),
+        ("bad_words", "word"),
+        ("bad_words", ["x" * (LONGEST_STOP + 1)]),
+        ("bad_words", ["x"] * (MOST_BAD_WORDS + 1)),
+        ("return_token_ids", "perhaps"),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+        ("truncate_prompt_tokens", True),
+        ("cache_salt", ""),
+        ("cache_salt", "x" * 257),
+        ("cache_salt", 5),
     ],
 )
 def test_a_value_that_cannot_be_honoured_is_refused_by_the_name_of_its_field(name: str, value: object) -> None:

@@ -171,3 +171,23 @@ def test_an_answer_without_a_word_is_no_message() -> None:
     assert said_by([]) is None
     assert said_by([output("message", content=[{"text": ""}])]) is None
     assert said_by([output("function_call", "incomplete", call_id="c", name="f", arguments="")]) is None
+
+
+@pytest.mark.parametrize(
+    "sent", [{"json": {"type": "object"}}, {"regex": "a+"}, {"choice": ["a", "b"]}, {"json_object": True}]
+)
+def test_a_form_of_vllm_is_that_of_the_chat(sent: dict[str, Any]) -> None:
+    fields, _, _ = chat("hi", structured_outputs=sent, text={"format": {"type": "text"}})
+    whole = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "structured_outputs": sent}
+    assert fields.constraint() == ChatFields.model_validate(whole).constraint() is not None
+
+
+def test_log_probabilities_are_those_of_the_chat_if_they_are_included() -> None:
+    include = ["message.output_text.logprobs"]
+    asked = [chat("hi")[0], chat("hi", include=include)[0], chat("hi", include=include, top_logprobs=3)[0]]
+    assert [(each.logprobs, each.top_logprobs) for each in asked] == [(False, None), (True, None), (True, 3)]
+
+
+def test_tokens_that_may_come_and_the_salt_are_those_of_the_chat() -> None:
+    fields, _, _ = chat("hi", allowed_token_ids=[5], bad_words=["fox"], cache_salt="a")
+    assert (fields.allowed_token_ids, fields.bad_words, fields.cache_salt) == ([5], ["fox"], "a")

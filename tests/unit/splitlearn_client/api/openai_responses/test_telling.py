@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from splitlearn_client.answer import TokenDelta
+from splitlearn_client.answer import Alternative, TokenDelta, TokenLogprob
 from splitlearn_client.api.openai_responses.telling import ResponseTelling
 from splitlearn_client.parsing.dialect import Dialect, Prefix
 from splitlearn_client.parsing.forms.hermes import Hermes
@@ -186,3 +186,37 @@ def test_a_failure_is_an_event_with_what_was_complete_by_then() -> None:
     assert failed["response"]["error"] == {"code": "trunk_failed", "message": "the trunk failed"}
     assert [item["type"] for item in failed["response"]["output"]] == ["reasoning"]
     assert told.finished == []
+
+
+def scored(text: str, *, reason: str | None = None, entries: Sequence[str] | None = None) -> TokenDelta:
+    """A delta with a log-probability for each token whose text is certain with it."""
+    tops = (Alternative(1, "x", b"x", -2.0),)
+    found = [TokenLogprob(5, each, each.encode(), -0.5, 0, tops) for each in ([text] if entries is None else entries)]
+    return TokenDelta(text, tuple(found), reason)
+
+
+def test_a_text_has_the_log_probabilities_of_its_tokens_and_no_others() -> None:
+    telling = ResponseTelling(dict(BEFORE), READING, lambda prefix: prefix, lambda _: None, streams=True)
+    deltas = [scored(text) for text in [*THOUGHT, "So", "<", "b", *CALLED]]
+    # the last token ends the answer and is no text
+    deltas.append(scored("", reason="stop"))
+    events = sent([event for delta in deltas for event in telling.add(delta)] + telling.end(Report()))
+    for event in events:
+        EVENTS.validate_python(event)
+    told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert [[each["token"] for each in delta] for delta in told] == [["So"], ["<", "b"]]
+    _, message, _ = events[-1]["response"]["output"]
+    top = {"token": "x", "logprob": -2.0, "bytes": [120]}
+    first = {"token": "So", "logprob": -0.5, "bytes": [83, 111], "top_logprobs": [top]}
+    assert message["content"][0]["logprobs"] == [each for delta in told for each in delta]
+    assert message["content"][0]["logprobs"][0] == first
+    (done,) = [event for event in events if event["type"] == "response.output_text.done"]
+    assert done["logprobs"] == message["content"][0]["logprobs"]
+
+
+def test_tokens_that_were_held_back_are_told_with_the_text_that_they_become() -> None:
+    telling = ResponseTelling(dict(BEFORE), None, lambda prefix: prefix, lambda _: None, streams=True)
+    deltas = [scored("", entries=[""]), scored("ab", entries=["a", "b"]), scored("", reason="stop", entries=[])]
+    events = [event for delta in deltas for event in telling.add(delta)] + telling.end(Report())
+    (delta,) = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert [each["token"] for each in delta["logprobs"]] == ["", "a", "b"]
