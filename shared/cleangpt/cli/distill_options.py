@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from cleangpt.cli.options import flag, refuse_huge, spelled
+from cleangpt.cli.options import flag, refuse_huge, refuse_infinite, spelled, values_of
 from cleangpt.config import OWN_OPTIONS
 from cleangpt.errors import UsageError
 
@@ -47,6 +47,8 @@ _NOT_BELOW_ZERO = (
     "lm_head_weight_decay",
     "lm_head_clip_norm",
 )
+# never to clip, and to wait for as long as it takes
+_MAY_BE_INFINITE = ("clip_norm", "lm_head_clip_norm", "trunk_wait")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class DistillOptions:
 
     def __post_init__(self) -> None:
         refuse_huge(self, but={"seed"})
+        refuse_infinite(self, but=_MAY_BE_INFINITE)
         if self.shadow and self.weights is None:
             raise UsageError("--shadow needs --weights, the sepweight directory that bottom and top are in")
         if not self.shadow and self.teacher is None:
@@ -131,7 +134,7 @@ class DistillOptions:
             if getattr(self, name) != defaults[name]:
                 raise UsageError(f"{spelled(name)} {'does not go with' if self.shadow else 'is for'} --shadow")
         for name in _ABOVE_ZERO:
-            for value in _values(getattr(self, name)):
+            for value in values_of(getattr(self, name)):
                 if not value > 0:
                     raise UsageError(f"{spelled(name)} has to be above 0, found {value}")
         for name in _OF_HEADS if self.end_to_end_epochs or not self.train_lm_head else ():
@@ -150,11 +153,6 @@ class DistillOptions:
         if not self.epochs_per_block and not self.end_to_end_epochs and not (self.shadow and self.train_lm_head):
             raise UsageError("--epochs-per-block is 0, so nothing would be fitted; give at least 1")
         for name in _NOT_BELOW_ZERO:
-            for value in _values(getattr(self, name)):
+            for value in values_of(getattr(self, name)):
                 if not value >= 0:
                     raise UsageError(f"{spelled(name)} cannot be below 0, found {value}")
-
-
-def _values(given: Any) -> tuple[Any, ...]:
-    """What an option says: nothing, one value or several."""
-    return given if isinstance(given, tuple) else () if given is None else (given,)

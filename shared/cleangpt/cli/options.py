@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import tomllib
 from collections.abc import Callable, Container, Mapping
 from dataclasses import MISSING, Field, field, fields
@@ -67,6 +68,19 @@ def refuse_huge(options: Any, *, but: Container[str]) -> None:
         value = getattr(options, each.name)
         if isinstance(value, int) and abs(value) >= _TOO_LARGE and each.name not in but:
             raise UsageError(f"{spelled(each.name)} has to be below {_TOO_LARGE}, found {value}")
+
+
+def refuse_infinite(options: Any, *, but: Container[str] = ()) -> None:
+    """Raises UsageError if a number, or one of several, is infinite or NaN in a field other than those in `but`."""
+    for each in fields(options):
+        for value in values_of(getattr(options, each.name)):
+            if isinstance(value, float) and not math.isfinite(value) and each.name not in but:
+                raise UsageError(f"{spelled(each.name)} has to be a finite number, found {value}")
+
+
+def values_of(given: Any) -> tuple[Any, ...]:
+    """What an option says: nothing, one value or several."""
+    return given if isinstance(given, tuple) else () if given is None else (given,)
 
 
 def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[..., int | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cleangpt.cli.options import Recorded, flag, names_given, refuse_huge, spelled, table
+from cleangpt.cli.options import Recorded, flag, names_given, refuse_huge, refuse_infinite, spelled, table
 from cleangpt.cli.run_record import RUN_FILE, RunRecord
 from cleangpt.errors import UsageError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # the settings that may be paths; a relative one is one of the directory that the command ran in
 _PLACES = ("data", "init_from", "tokenizer_type")
+# never to clip, and no checkpoint but the one at the end
+_MAY_BE_INFINITE = ("clip_norm", "checkpoint_seconds")
 
 
 def settings_of(run: Path) -> Recorded:
@@ -99,6 +101,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         refuse_huge(self, but={"seed"})
+        refuse_infinite(self, but=_MAY_BE_INFINITE)
         if self.epochs is not None and self.max_steps is not None:
             raise UsageError("--epochs and --max-steps both say when the training ends; give one of them")
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):

@@ -44,12 +44,16 @@ class Sampling:
             self._check(name, "a number", value is None or isinstance(value, Real))
         self._check("max_new_tokens", "1 or more", self.max_new_tokens >= 1)
         self._check("num_beams", "1 or more", self.num_beams >= 1)
-        self._check("temperature", "0 or more", self.temperature is None or 0 <= self.temperature < float("inf"))
+        self._check(
+            "temperature",
+            "a finite number of 0 or more",
+            self.temperature is None or 0 <= self.temperature < float("inf"),
+        )
         self._check("top_k", "1 or more", self.top_k is None or self.top_k >= 1)
         self._check("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1)
         self._check("min_p", "between 0 and 1", self.min_p is None or 0 <= self.min_p <= 1)
         self._check("typical_p", "above 0 and at most 1", self.typical_p is None or 0 < self.typical_p <= 1)
-        self._check("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf"))
+        self._check("repetition_penalty", "a finite number above 0", 0 < self.repetition_penalty < float("inf"))
         self._check("seed", "0 or more", self.seed is None or self.seed >= 0)
         if self.temperature == 0 and self._given:
             raise GenerationSettingsError(
