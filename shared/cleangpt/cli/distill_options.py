@@ -4,8 +4,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from cleangpt.cli.options import flag, refuse_huge, refuse_infinite, spelled, values_of
+from cleangpt.cli.options import flag, names_given, names_to_unset, refuse_huge, refuse_infinite, spelled, values_of
+from cleangpt.cli.run_record import settings_from
 from cleangpt.config import OWN_OPTIONS
+from cleangpt.distillation.addresses import address_alone
 from cleangpt.errors import UsageError
 
 _OF_SHADOWS = ("weights", "layers", "trunk", "student_parameters")
@@ -50,6 +52,9 @@ _NOT_BELOW_ZERO = (
 # never to clip, and to wait for as long as it takes
 _MAY_BE_INFINITE = ("clip_norm", "lm_head_clip_norm", "trunk_wait")
 
+settings_of = settings_from("distill", "data", "teacher", "weights")
+"""Reads the settings of a distillation from its directory."""
+
 
 @dataclass(frozen=True)
 class DistillOptions:
@@ -61,13 +66,22 @@ class DistillOptions:
     out: Path = flag(  # noqa: RUF009
         "Directory to write: student/ or shadow/, history.json, curves.png, checkpoints/.", document="output_dir"
     )
+    from_run: Path | None = flag(  # noqa: RUF009
+        "Directory of a distillation to repeat to the bit, into --out; flags given beside it make it another one.",
+        None,
+        document="from",
+        source=settings_of,
+    )
+    unset: tuple[str, ...] = names_to_unset("With --from: options of the run to leave at their defaults.")
     teacher: Path | None = flag(  # noqa: RUF009
         "Folder of the teacher, with its tokenizer.", None, document="teacher_model_name_or_path"
     )
     shadow: bool = flag("Distil the trunk of a split model in place of a whole model.", False)
     weights: Path | None = flag("With --shadow: the sepweight directory with bottom and top.", None)  # noqa: RUF009
     layers: str | None = flag("With --shadow: the trunk's layers, such as 2-22. Default: the usual cut.", None)
-    trunk: str | None = flag("With --shadow: HOST:PORT of the trunk. Default: its layers in --weights.", None)
+    trunk: str | None = flag(
+        "With --shadow: HOST:PORT of the trunk. Default: its layers in --weights.", None, recorded=address_alone
+    )
     trunk_wait: float = flag("With --trunk: seconds to wait for a trunk that is still starting.", 60.0)
     student_model_type: str = flag("Vanilla, SASP, Factored or FactoredALiBi.", "Vanilla")
     student_n_embd: int | None = flag("Hidden size. Default: the teacher's.", None)
@@ -121,6 +135,7 @@ class DistillOptions:
     bf16: bool = flag("Compute in bfloat16 where torch's autocast says so.", False)
     device: str | None = flag("cpu, cuda ... Default: a GPU if there is one. A shadow is fitted on the CPU.", None)
     seed: int = flag("Of weights and order.", 0)
+    given: frozenset[str] = names_given()
 
     def __post_init__(self) -> None:
         refuse_huge(self, but={"seed"})

@@ -30,7 +30,7 @@ from cleangpt.trainers.checkpoint import (
     save_state,
 )
 from cleangpt.trainers.differences import of_validation
-from cleangpt.trainers.digests import digest_of_weights
+from cleangpt.trainers.digests import START_WEIGHTS, digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import Evaluation, History
@@ -155,7 +155,7 @@ class _Loop:
             described |= self._feed.described()
         if self._training.validation is not None and not of_validation({TEXT: ""}).keys() <= described.keys():
             described |= of_validation(Feed(self._training.validation, self._settings).described())
-        return {**described, "start weights": digest_of_weights(self._model)}
+        return {**described, START_WEIGHTS: digest_of_weights(self._model)}
 
     def _resume(self, history: History, state: FeedState) -> None:
         checkpoints = self._training.checkpoints
