@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from cleangpt.cli.options import flag, refuse_huge, spelled
+from cleangpt.cli.options import flag, names_given, names_to_unset, refuse_huge, refuse_infinite, spelled, values_of
+from cleangpt.cli.run_record import settings_from
 from cleangpt.config import OWN_OPTIONS
+from cleangpt.distillation.addresses import address_alone
 from cleangpt.errors import UsageError
 
 _OF_SHADOWS = ("weights", "layers", "trunk", "student_parameters")
@@ -47,6 +49,11 @@ _NOT_BELOW_ZERO = (
     "lm_head_weight_decay",
     "lm_head_clip_norm",
 )
+# never to clip, and to wait for as long as it takes
+_MAY_BE_INFINITE = ("clip_norm", "lm_head_clip_norm", "trunk_wait")
+
+settings_of = settings_from("distill", "data", "teacher", "weights")
+"""Reads the settings of a distillation from its directory."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,22 @@ class DistillOptions:
     out: Path = flag(  # noqa: RUF009
         "Directory to write: student/ or shadow/, history.json, curves.png, checkpoints/.", document="output_dir"
     )
+    from_run: Path | None = flag(  # noqa: RUF009
+        "Directory of a distillation to repeat to the bit, into --out; flags given beside it make it another one.",
+        None,
+        document="from",
+        source=settings_of,
+    )
+    unset: tuple[str, ...] = names_to_unset("With --from: options of the run to leave at their defaults.")
     teacher: Path | None = flag(  # noqa: RUF009
         "Folder of the teacher, with its tokenizer.", None, document="teacher_model_name_or_path"
     )
     shadow: bool = flag("Distil the trunk of a split model in place of a whole model.", False)
     weights: Path | None = flag("With --shadow: the sepweight directory with bottom and top.", None)  # noqa: RUF009
     layers: str | None = flag("With --shadow: the trunk's layers, such as 2-22. Default: the usual cut.", None)
-    trunk: str | None = flag("With --shadow: HOST:PORT of the trunk. Default: its layers in --weights.", None)
+    trunk: str | None = flag(
+        "With --shadow: HOST:PORT of the trunk. Default: its layers in --weights.", None, recorded=address_alone
+    )
     trunk_wait: float = flag("With --trunk: seconds to wait for a trunk that is still starting.", 60.0)
     student_model_type: str = flag("Vanilla, SASP, Factored or FactoredALiBi.", "Vanilla")
     student_n_embd: int | None = flag("Hidden size. Default: the teacher's.", None)
@@ -119,9 +135,11 @@ class DistillOptions:
     bf16: bool = flag("Compute in bfloat16 where torch's autocast says so.", False)
     device: str | None = flag("cpu, cuda ... Default: a GPU if there is one. A shadow is fitted on the CPU.", None)
     seed: int = flag("Of weights and order.", 0)
+    given: frozenset[str] = names_given()
 
     def __post_init__(self) -> None:
         refuse_huge(self, but={"seed"})
+        refuse_infinite(self, but=_MAY_BE_INFINITE)
         if self.shadow and self.weights is None:
             raise UsageError("--shadow needs --weights, the sepweight directory that bottom and top are in")
         if not self.shadow and self.teacher is None:
@@ -131,7 +149,7 @@ class DistillOptions:
             if getattr(self, name) != defaults[name]:
                 raise UsageError(f"{spelled(name)} {'does not go with' if self.shadow else 'is for'} --shadow")
         for name in _ABOVE_ZERO:
-            for value in _values(getattr(self, name)):
+            for value in values_of(getattr(self, name)):
                 if not value > 0:
                     raise UsageError(f"{spelled(name)} has to be above 0, found {value}")
         for name in _OF_HEADS if self.end_to_end_epochs or not self.train_lm_head else ():
@@ -150,11 +168,6 @@ class DistillOptions:
         if not self.epochs_per_block and not self.end_to_end_epochs and not (self.shadow and self.train_lm_head):
             raise UsageError("--epochs-per-block is 0, so nothing would be fitted; give at least 1")
         for name in _NOT_BELOW_ZERO:
-            for value in _values(getattr(self, name)):
+            for value in values_of(getattr(self, name)):
                 if not value >= 0:
                     raise UsageError(f"{spelled(name)} cannot be below 0, found {value}")
-
-
-def _values(given: Any) -> tuple[Any, ...]:
-    """What an option says: nothing, one value or several."""
-    return given if isinstance(given, tuple) else () if given is None else (given,)

@@ -1,7 +1,7 @@
 """Distills students and shadows according to the options of `cleangpt distill`."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from cleangpt.cli.distill_options import DistillOptions
 from cleangpt.config import GPTConfig
 from cleangpt.data import Cutting, Reading, read_source, reading_of
 from cleangpt.data.text_record import DEFAULT_HELD_OUT
+from cleangpt.distillation.addresses import address_alone
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationResults, DistillationTrainer
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
 from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import SHADOW_FOLDER, ShadowTrainer
-from cleangpt.distillation.trunks import OpenTrunk, address_alone, opened
+from cleangpt.distillation.trunks import OpenTrunk, opened
 from cleangpt.errors import UsageError
 from cleangpt.evaluation.model_folder import load_model
 from cleangpt.model import get_model
@@ -27,7 +28,7 @@ from cleangpt.model.context import context_of
 from cleangpt.model.device import device_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
-from cleangpt.trainers import History, ProgressBar, TrainingSettings
+from cleangpt.trainers import Callback, History, ProgressBar, TrainingSettings
 from cleangpt.trainers.plots import draw_curves
 from cleangpt.trainers.random_streams import torch_seed
 
@@ -35,7 +36,7 @@ LONGEST_ROW = 256
 CURVES_FILE = "curves.png"
 
 
-def distil_student(options: DistillOptions) -> None:
+def distil_student(options: DistillOptions, callbacks: Sequence[Callback] = ()) -> None:
     """Distills a student, writes its folder and prints the commands to continue with."""
     if options.teacher is None:
         raise UsageError("a student needs --teacher")
@@ -44,7 +45,7 @@ def distil_student(options: DistillOptions) -> None:
     tokenizer = HuggingFaceTokenizer(fast)
     student = new_student(options, teacher, tokenizer)
     text = text_to_read(options, tokenizer, context_of(student))
-    trainer = _student_trainer(options, teacher, student, fast, text)
+    trainer = _student_trainer(options, teacher, student, fast, text, callbacks)
     results = _fitted(options, trainer)
     stages = {f"block {number}": history for number, history in enumerate(results.blocks)}
     named = {"head": results.head, "end to end": results.end_to_end}
@@ -66,6 +67,7 @@ def _student_trainer(
     student: PreTrainedModel,
     fast: PreTrainedTokenizerFast,
     text: Reading,
+    callbacks: Sequence[Callback],
 ) -> DistillationTrainer:
     return DistillationTrainer(
         teacher_model=teacher,
@@ -85,7 +87,7 @@ def _student_trainer(
         settings=_settings(options),
         head_settings=_head_settings(options),
         validation_dataloader=text.validation,
-        callbacks=[ProgressBar()],
+        callbacks=[*callbacks, ProgressBar()],
     )
 
 
@@ -106,7 +108,7 @@ def _fitted(options: DistillOptions, trainer: DistillationTrainer) -> Distillati
     )
 
 
-def distil_shadow(options: DistillOptions) -> None:
+def distil_shadow(options: DistillOptions, callbacks: Sequence[Callback] = ()) -> None:
     """Distills a shadow, writes its folder and prints the command to continue with."""
     if options.weights is None:
         raise UsageError("a shadow needs --weights")
@@ -122,7 +124,7 @@ def distil_shadow(options: DistillOptions) -> None:
             text.data,
             options.out,
             _settings(options),
-            callbacks=[ProgressBar()],
+            callbacks=[*callbacks, ProgressBar()],
             validation_data=text.validation,
         )
         results = trainer.train(

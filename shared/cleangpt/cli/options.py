@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
+import math
 import tomllib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -36,14 +37,22 @@ def flag(
     *,
     document: str | None = None,
     source: Callable[[Path], Recorded] | None = None,
+    recorded: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A field of an options class; it is required if it has no default.
 
     Args:
         document: another name for the flag.
         source: the flag's value is a path, for which this returns values of the fields that nobody names.
+        recorded: what a record may hold of the value, where some of it is secret.
     """
-    return field(default=default, metadata={"help": help_text, "document": document, "source": source})
+    metadata = {"help": help_text, "document": document, "source": source, "recorded": recorded}
+    return field(default=default, metadata=metadata)
+
+
+def names_to_unset(help_text: str) -> Any:
+    """A field for the names of fields that are to have their defaults, whatever a flag's `source` says."""
+    return field(default=(), metadata={"help": help_text, "unset": True})
 
 
 def table(help_text: str) -> Any:
@@ -67,6 +76,19 @@ def refuse_huge(options: Any, *, but: Container[str]) -> None:
         value = getattr(options, each.name)
         if isinstance(value, int) and abs(value) >= _TOO_LARGE and each.name not in but:
             raise UsageError(f"{spelled(each.name)} has to be below {_TOO_LARGE}, found {value}")
+
+
+def refuse_infinite(options: Any, *, but: Container[str] = ()) -> None:
+    """Raises UsageError if a number, or one of several, is infinite or NaN in a field other than those in `but`."""
+    for each in fields(options):
+        for value in values_of(getattr(options, each.name)):
+            if isinstance(value, float) and not math.isfinite(value) and each.name not in but:
+                raise UsageError(f"{spelled(each.name)} has to be a finite number, found {value}")
+
+
+def values_of(given: Any) -> tuple[Any, ...]:
+    """What an option says: nothing, one value or several."""
+    return given if isinstance(given, tuple) else () if given is None else (given,)
 
 
 def command(options_class: type[O], run: Callable[[O], int | None]) -> Callable[..., int | None]:
@@ -95,11 +117,18 @@ def options_from(options_class: type[O], given: Mapping[str, Any], config: Path 
     kinds = _kinds(options_class)
     found |= {name: _split(name, kinds[name], value) for name, value in given.items() if value is not None}
     named = frozenset(found)
-    for each in _fields(options_class):
-        if (source := each.metadata.get("source")) and each.name in found:
-            recorded = source(found[each.name])
-            found = {**_checked(options_class, recorded.values, recorded.file), **found}
-            named |= recorded.given
+    unset = _names_to_unset(options_class, found)
+    sources = [each for each in _fields(options_class) if each.metadata.get("source")]
+    if unset and not any(each.name in found for each in sources):
+        raise UsageError(f"--unset leaves out options of what {_any_flag(sources)} names, which is not given")
+    for each in sources:
+        if each.name in found:
+            recorded = each.metadata["source"](found[each.name])
+            values = _checked(options_class, recorded.values, recorded.file)
+            if missing := [name for name in unset if name not in values]:
+                raise UsageError(f"--unset {missing[0]}: {recorded.file} does not set it, so leave that out")
+            found = {**{name: value for name, value in values.items() if name not in unset}, **found}
+            named |= recorded.given - set(unset)
     for each in _fields(options_class):
         if each.name in found:
             _refuse_other_choices(each.name, kinds[each.name], found[each.name])
@@ -109,6 +138,34 @@ def options_from(options_class: type[O], given: Mapping[str, Any], config: Path 
                 f"file: {each.metadata['help']}"
             )
     return options_class(**found, **dict.fromkeys(_places_for_names(options_class), named))
+
+
+def _names_to_unset(options_class: type[Any], found: Mapping[str, Any]) -> list[str]:
+    """The fields that are named to be unset, under their own names. Raises UsageError."""
+    names = []
+    for word in (
+        name for each in _fields(options_class) if "unset" in each.metadata for name in found.get(each.name, ())
+    ):
+        name = _fields_by_key(options_class).get(word.strip().removeprefix("--").replace("-", "_"))
+        if name is None:
+            raise UsageError(f"--unset: there is no option {word!r}{_meant(word, _kinds(options_class))}")
+        if name in found:
+            raise UsageError(f"--unset names {name}, and {spelled(name)} is given; leave out one of them")
+        names.append(name)
+    return names
+
+
+def _any_flag(several: "Sequence[Field[Any]]") -> str:
+    return " or ".join(spelled(_names(each)[-1]) for each in several)
+
+
+def _fields_by_key(options_class: type[Any]) -> dict[str, str]:
+    return {name: each.name for each in _fields(options_class) for name in _names(each)}
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
 def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
@@ -122,13 +179,11 @@ def _read(options_class: type[Any], file: Path) -> dict[str, Any]:
 def _checked(options_class: type[Any], values: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The values by the names of their fields, in the fields' types. Raises UsageError."""
     kinds = _kinds(options_class)
-    fields_by_key = {name: each.name for each in _fields(options_class) for name in _names(each)}
+    fields_by_key = _fields_by_key(options_class)
     values = {fields_by_key.get(key.replace("-", "_"), key): value for key, value in values.items()}
     for key in values:
         if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, 1)
-            meant = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(kinds)}"
-            raise UsageError(f"{file}: unknown key {key!r}{meant}")
+            raise UsageError(f"{file}: unknown key {key!r}{_meant(key, kinds)}")
     return {key: _converted(f"{file}: {key}", kinds[key], value) for key, value in values.items()}
 
 

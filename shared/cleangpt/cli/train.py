@@ -23,7 +23,7 @@ INTERRUPTED = 130
 def run(options: TrainOptions) -> int | None:
     """Under torchrun several processes share each batch. --resume continues a training, perhaps with more steps."""
     # import torch, transformers and matplotlib late, so that --help is quick
-    from cleangpt.cli.repeating import Leg, Repeat
+    from cleangpt.cli.repeating import Leg, RepeatTraining
     from cleangpt.model.device import device_of
     from cleangpt.trainers import Checkpoints
     from cleangpt.trainers.processes import joined
@@ -32,7 +32,7 @@ def run(options: TrainOptions) -> int | None:
         raise UsageError(
             f"{options.out} already holds a training; use --resume, or name another directory to start again"
         )
-    repeat = Repeat(options, options.from_run) if options.from_run is not None else None
+    repeat = RepeatTraining(options, options.from_run) if options.from_run is not None else None
     device = device_of(options.device)
     with joined(device) as processes:
         if repeat is not None:
@@ -62,7 +62,7 @@ def _train(leg: "Leg", device: "torch.device", processes: "Processes", callbacks
         options.out / "checkpoint", every_seconds=options.checkpoint_seconds, longer=options.resume
     )
     materials = gather(options)
-    stopping, recording = StopOnSignal(), RecordRun(options.out, options, environment(device, processes))
+    stopping, recording = StopOnSignal(), RecordRun("train", options, environment(device, processes))
     until = [] if leg.until is None else [StopAt(leg.until)]
     training = Training(
         model=materials.model,

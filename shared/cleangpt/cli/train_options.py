@@ -5,25 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cleangpt.cli.options import Recorded, flag, names_given, refuse_huge, spelled, table
-from cleangpt.cli.run_record import RUN_FILE, RunRecord
+from cleangpt.cli.options import flag, names_given, names_to_unset, refuse_huge, refuse_infinite, spelled, table
+from cleangpt.cli.run_record import settings_from
 from cleangpt.errors import UsageError
 
 if TYPE_CHECKING:
     from cleangpt.trainers import Schedule, TrainingSettings
 
 
-# the settings that may be paths; a relative one is one of the directory that the command ran in
-_PLACES = ("data", "init_from", "tokenizer_type")
+# never to clip, and no checkpoint but the one at the end
+_MAY_BE_INFINITE = ("clip_norm", "checkpoint_seconds")
 
 
-def settings_of(run: Path) -> Recorded:
-    """The settings of the run in a directory, with places that can be found from here. Raises RunRecordError."""
-    part = RunRecord.read(run).parts[-1]
-    directory = Path(part.directory)
-    there = {name: directory / str(part.settings[name]) for name in _PLACES if name in part.settings}
-    moved = {name: str(place) for name, place in there.items() if directory != Path.cwd() and place.exists()}
-    return Recorded(run / RUN_FILE, {**part.settings, **moved}, frozenset(part.given))
+settings_of = settings_from("train", "data", "init_from", "tokenizer_type")
+"""Reads the settings of a training from its directory."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class TrainOptions:
         document="from",
         source=settings_of,
     )
+    unset: tuple[str, ...] = names_to_unset("With --from: options of the run to leave at their defaults.")
     column: str = flag("Column of records; if it holds lists of messages, they are learned as conversations.", "text")
     split: str = flag("Split of a dataset on disk.", "train")
     max_samples: int | None = flag("Train on the first texts alone.", None)
@@ -99,8 +95,12 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         refuse_huge(self, but={"seed"})
+        refuse_infinite(self, but=_MAY_BE_INFINITE)
         if self.epochs is not None and self.max_steps is not None:
-            raise UsageError("--epochs and --max-steps both say when the training ends; give one of them")
+            raise UsageError(
+                "--epochs and --max-steps both say when the training ends; give one of them (of a run that is "
+                "repeated, --unset the other)"
+            )
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{spelled(name)} has to be above 0, found {getattr(self, name)}")

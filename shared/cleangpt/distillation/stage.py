@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import EmptyDataError, TrainingSettingsError
-from cleangpt.trainers.callbacks import Callback
+from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.checkpoint import Checkpoints
 from cleangpt.trainers.differences import of_validation
+from cleangpt.trainers.digests import START_WEIGHTS
 from cleangpt.trainers.feed import Feed
 from cleangpt.trainers.history import History
 from cleangpt.trainers.loop import Training, train
@@ -24,6 +25,7 @@ from cleangpt.trainers.settings import TrainingSettings
 _WARMUP_SHARE = 0.1
 _LONGEST_WARMUP = 50
 _DECAY_SHARE = 0.6
+_STAGE = "stage"
 # save_pretrained adds these fields to the model's config
 _FILLED_IN_BY_SAVING = ("architectures", "dtype")
 
@@ -76,7 +78,7 @@ class StagePlan:
         )
         checkpoints = None
         if self.output_dir is not None:
-            made_from = {**self.made_from, "stage": name}
+            made_from = {**self.made_from, _STAGE: name}
             checkpoints = Checkpoints(self.output_dir / "checkpoints" / name, made_from, keeps_best=False)
         with only(parameters):
             return train(
@@ -126,6 +128,12 @@ def described(data: EpochBatches, settings: TrainingSettings, validation: EpochB
     """What the checkpoints of all stages say of their data, for `made_from`."""
     held_out = {} if validation is None else of_validation(Feed(validation, settings).described())
     return {**Feed(data, settings).described(), **held_out}
+
+
+def of_all_stages(run: Run) -> dict[str, str]:
+    """Of what a stage is made from, by name: what all stages of the distillation have in common."""
+    own = {*run.settings.described, _STAGE, START_WEIGHTS}
+    return {name: value for name, value in run.made_from.items() if name not in own}
 
 
 def shape_in_words(model: PreTrainedModel) -> str:

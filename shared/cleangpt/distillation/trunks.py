@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from cleangpt.distillation.addresses import address_alone
 from cleangpt.distillation.ends import Ends
 from cleangpt.distillation.teacher import LocalTrunk, TrunkTeacher
 from cleangpt.errors import PackageMissingError, TrunkMismatchError
@@ -83,8 +84,3 @@ def open_address(address: str, wait: float) -> AbstractContextManager[TrunkTeach
         f"nothing that is installed here can open the trunk at {address_alone(address)}: no package names {NAME!r} in "
         f'the entry point group {GROUP}; install splitlearn with its services: pip install "splitlearn[trunk]"'
     )
-
-
-def address_alone(address: str) -> str:
-    """An address for people: what may be behind a # is a secret."""
-    return address.partition("#")[0]

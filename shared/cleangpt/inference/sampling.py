@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from cleangpt.errors import GenerationSettingsError
 
+# logits are divided by these, in 32 bits
+_LEAST_DIVISOR: Final = 1e-30
 _RULES: Final = ("top_k", "top_p", "min_p", "typical_p")
 
 
@@ -44,12 +46,12 @@ class Sampling:
             self._check(name, "a number", value is None or isinstance(value, Real))
         self._check("max_new_tokens", "1 or more", self.max_new_tokens >= 1)
         self._check("num_beams", "1 or more", self.num_beams >= 1)
-        self._check("temperature", "0 or more", self.temperature is None or 0 <= self.temperature < float("inf"))
+        self._check_divisor("temperature", "a finite number of 0 or more", self.temperature or 1.0)
         self._check("top_k", "1 or more", self.top_k is None or self.top_k >= 1)
         self._check("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1)
         self._check("min_p", "between 0 and 1", self.min_p is None or 0 <= self.min_p <= 1)
         self._check("typical_p", "above 0 and at most 1", self.typical_p is None or 0 < self.typical_p <= 1)
-        self._check("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf"))
+        self._check_divisor("repetition_penalty", "a finite number above 0", self.repetition_penalty)
         self._check("seed", "0 or more", self.seed is None or self.seed >= 0)
         if self.temperature == 0 and self._given:
             raise GenerationSettingsError(
@@ -93,6 +95,10 @@ class Sampling:
         if self.temperature is not None:
             return float(self.temperature)
         return 1.0 if self._given else 0.0
+
+    def _check_divisor(self, name: str, wanted: str, value: float) -> None:
+        self._check(name, wanted, 0 < value < float("inf"))
+        self._check(name, f"{wanted}, and at least {_LEAST_DIVISOR:g} if it is above 0", value >= _LEAST_DIVISOR)
 
     def _check(self, name: str, wanted: str, is_right: bool) -> None:
         if not is_right:

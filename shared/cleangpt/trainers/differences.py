@@ -42,4 +42,4 @@ def _in_words(name: str, was: Any, now: Any) -> str:
         return f"other {TEXT} ({WHEN_TEXT_CHANGES})"
     if was is None or max(len(str(was)), len(str(now))) > _LONGEST_SHOWN:
         return f"other {name}"
-    return f"{name} was {was} and is now {now}"
+    return f"{name} was {was} and is now {'not set' if now is None else now}"

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from cleangpt.data.batches import TEXT, Batch
 
+START_WEIGHTS = "start weights"
+"""The name under which a checkpoint has the digest of the weights that its training started from."""
+
 
 def digest_of_batches(batches: Iterable[Batch]) -> str:
     """A digest of the values, dtypes and shapes of batches, in their order."""

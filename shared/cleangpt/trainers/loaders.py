@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from cleangpt.data.batches import Batch, EpochBatches
 from cleangpt.errors import BatchFormatError, TrainingSettingsError
@@ -24,7 +25,8 @@ _KNOWN = (
 class LoaderBatches:
     """The batches of a DataLoader. What it draws from the global random generators depends on seed and epoch alone.
 
-    Raises TrainingSettingsError for persistent workers, which go on with the random numbers of the epochs before.
+    Raises TrainingSettingsError for persistent workers, which go on with the random numbers of the epochs before, and
+    for samplers that give each process its own rows.
 
     A resumed training therefore sees the same order as an uninterrupted one; it reads the batches from before the stop
     again and skips them. `sources` are the parts of the loader that may have random generators of their own: see
@@ -37,6 +39,7 @@ class LoaderBatches:
                 "the DataLoader has persistent_workers=True: its workers draw on from the epochs before, so a resumed "
                 "training would not see the same batches; set persistent_workers=False"
             )
+        _refuse_shares(loader)
         self._loader = loader
         self._seed = seed
         parts = ("dataset", "sampler", "batch_sampler", "collate_fn")
@@ -74,6 +77,23 @@ def epochs_of(source: Any, seed: int = 0) -> EpochBatches:
     raise BatchFormatError(f"give a DataLoader, a list of batches, or EpochBatches; found {type(source).__name__}")
 
 
+def _samplers(loader: "DataLoader[Any]") -> dict[str, Any]:
+    """All that choose rows, by name."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    return {"sampler": loader.sampler, "batch_sampler": loader.batch_sampler, "batch_sampler's sampler": inner}
+
+
+def _refuse_shares(loader: "DataLoader[Any]") -> None:
+    """Raises TrainingSettingsError if each process reads rows of its own, of which each would then train on a share."""
+    for name, sampler in _samplers(loader).items():
+        if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+            raise TrainingSettingsError(
+                f"the DataLoader's {name} is a DistributedSampler, which gives each process its own rows; the loop "
+                "shares each batch among the processes itself, so give the loader a plain sampler, and batches as "
+                "large as those of all processes together"
+            )
+
+
 class _Epoch(Sequence[Batch]):
     def __init__(self, loader: "DataLoader[Any]", seed: int, epoch: int) -> None:
         self._loader = loader
@@ -102,10 +122,11 @@ class _Epoch(Sequence[Batch]):
         return as_batch(self._next())
 
     def _begin(self) -> None:
-        sampler: Any = self._loader.sampler
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self._epoch)
-        for generator in (self._loader.generator, getattr(sampler, "generator", None)):
+        samplers = _samplers(self._loader).values()
+        for sampler in samplers:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(self._epoch)
+        for generator in (self._loader.generator, *(getattr(sampler, "generator", None) for sampler in samplers)):
             if generator is not None:
                 generator.manual_seed(torch_seed(self._seed))
         # the loader has its own random stream, so that the model's dropout cannot shift it

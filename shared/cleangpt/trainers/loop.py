@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.data.distributed import DistributedSampler
 
 from cleangpt.data.batches import TEXT, Batch, EpochBatches
-from cleangpt.errors import EmptyDataError, TrainingDivergedError, TrainingSettingsError
+from cleangpt.errors import EmptyDataError, TrainingDivergedError
 from cleangpt.trainers.callbacks import Callback, Run
 from cleangpt.trainers.causal_logits import try_out
 from cleangpt.trainers.checkpoint import (
@@ -30,7 +29,7 @@ from cleangpt.trainers.checkpoint import (
     save_state,
 )
 from cleangpt.trainers.differences import of_validation
-from cleangpt.trainers.digests import digest_of_weights
+from cleangpt.trainers.digests import START_WEIGHTS, digest_of_weights
 from cleangpt.trainers.feed import Feed, FeedState
 from cleangpt.trainers.folder_lock import locked
 from cleangpt.trainers.history import Evaluation, History
@@ -77,7 +76,6 @@ def train(training: Training) -> History:
         TrainingDivergedError: a loss, a gradient or a weight is no longer finite; the last checkpoint is from before
             that.
         EmptyDataError: there are no batches, or there is nothing in an epoch to predict.
-        TrainingSettingsError: a loader's sampler gives each process its own share already.
         FolderInUseError: another training writes its checkpoints to the same folder.
     """
     device = torch.device(training.device or next(training.model.parameters()).device)
@@ -95,17 +93,6 @@ def adamw(model: nn.Module, settings: TrainingSettings) -> Optimizer:
         {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=_RATE_WITHOUT_SCHEDULE, betas=settings.betas, fused=True)
-
-
-def _refuse_shares(data: EpochBatches) -> None:
-    """Raises TrainingSettingsError if each process reads rows of its own, of which each would then train on a share."""
-    for name, source in getattr(data, "sources", {}).items():
-        if isinstance(source, DistributedSampler):
-            raise TrainingSettingsError(
-                f"the DataLoader's {name} is a DistributedSampler, which gives each process its own rows; the loop "
-                "shares each batch among the processes itself, so give the loader a plain sampler, and batches as "
-                "large as those of all processes together"
-            )
 
 
 class _Loop:
@@ -130,7 +117,6 @@ class _Loop:
             getattr(self._model, "base_model", self._model).compile()
         self._objective: Any = ObjectiveModule(self._model, training.objective)
         if processes.count > 1:
-            _refuse_shares(training.data)
             self._objective = DistributedDataParallel(self._objective)
 
     def run(self) -> History:
@@ -155,7 +141,7 @@ class _Loop:
             described |= self._feed.described()
         if self._training.validation is not None and not of_validation({TEXT: ""}).keys() <= described.keys():
             described |= of_validation(Feed(self._training.validation, self._settings).described())
-        return {**described, "start weights": digest_of_weights(self._model)}
+        return {**described, START_WEIGHTS: digest_of_weights(self._model)}
 
     def _resume(self, history: History, state: FeedState) -> None:
         checkpoints = self._training.checkpoints

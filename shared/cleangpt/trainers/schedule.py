@@ -60,8 +60,8 @@ class WarmupCosine:
 
 def _check(peak: float, warmup: int, name: str, share: float) -> None:
     if not 0 < peak < math.inf:
-        raise TrainingSettingsError(f"the highest learning rate has to be above 0, found {peak}")
+        raise TrainingSettingsError(f"the highest learning rate has to be a finite number above 0, found {peak}")
     if not 0 <= warmup < math.inf:
-        raise TrainingSettingsError(f"the steps of warm-up have to be 0 or more, found {warmup}")
+        raise TrainingSettingsError(f"the steps of warm-up have to be a finite number of 0 or more, found {warmup}")
     if not 0 <= share <= 1:
         raise TrainingSettingsError(f"{name} is a share between 0 and 1, found {share}")

@@ -47,7 +47,9 @@ class TrainingSettings:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise TrainingSettingsError(f"clip_norm has to be above 0, or None not to clip; found {self.clip_norm}")
         if not 0 <= self.weight_decay < math.inf:
-            raise TrainingSettingsError(f"weight_decay has to be 0 or more, found {self.weight_decay}")
+            raise TrainingSettingsError(
+                f"weight_decay has to be a finite number of 0 or more, found {self.weight_decay}"
+            )
         if self.non_finite_gradient not in ("stop", "skip"):
             raise TrainingSettingsError(f"non_finite_gradient is 'stop' or 'skip'; found {self.non_finite_gradient!r}")
 

@@ -6,6 +6,7 @@ Shapes: N rows, D hidden size.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cleangpt.distillation.losses.numbers import check_above_zero, check_share
 from cleangpt.errors import UnknownLossError
 
 HIDDEN_STATE_LOSSES = ("mse", "cosine", "mix", "kl_div")
@@ -20,6 +21,7 @@ class HiddenStateLoss(nn.Module):
 
     Raises:
         UnknownLossError: `kind` is not one of `HIDDEN_STATE_LOSSES`.
+        TrainingSettingsError: a number is out of range.
     """
 
     def __init__(self, kind: str = "mse", cosine_share: float = 0.5, temperature: float = 1.0) -> None:
@@ -28,6 +30,8 @@ class HiddenStateLoss(nn.Module):
             raise UnknownLossError(
                 f"hidden-state loss {kind!r} is unknown; choose one of {', '.join(HIDDEN_STATE_LOSSES)}"
             )
+        check_share("cosine_share", cosine_share)
+        check_above_zero("temperature", temperature)
         self.kind = kind
         self.cosine_share = {"cosine": 1.0, "mix": cosine_share}.get(kind, 0.0)
         self.temperature = temperature

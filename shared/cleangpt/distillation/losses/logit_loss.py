@@ -6,6 +6,7 @@ Shapes: N rows, V vocabulary.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cleangpt.distillation.losses.numbers import check_above_zero, check_share
 from cleangpt.errors import UnknownLossError, VocabularyMismatchError
 
 LOGIT_LOSSES = ("kl_div", "cross_entropy", "mix", "mse", "ce")
@@ -21,6 +22,7 @@ class LogitLoss(nn.Module):
 
     Raises:
         UnknownLossError: `kind` is not one of `LOGIT_LOSSES`.
+        TrainingSettingsError: a number is out of range.
     """
 
     def __init__(
@@ -29,6 +31,9 @@ class LogitLoss(nn.Module):
         super().__init__()
         if kind not in LOGIT_LOSSES:
             raise UnknownLossError(f"logit loss {kind!r} is unknown; choose one of {', '.join(LOGIT_LOSSES)}")
+        check_share("text_share", text_share)
+        check_above_zero("temperature", temperature)
+        check_above_zero("weight", weight)
         self.kind = kind
         self.temperature = temperature
         self.text_share = {"cross_entropy": 1.0, "mix": text_share}.get(kind, 0.0)

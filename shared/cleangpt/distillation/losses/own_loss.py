@@ -18,9 +18,17 @@ def loss_of_logits(loss: Callable[..., Tensor]) -> LossOfLogits:
     """The loss with three arguments; one that can do with two gets the logits of student and teacher alone.
 
     Raises:
-        LossArgumentsError: it takes neither two arguments nor three.
+        LossArgumentsError: it takes neither two arguments nor three, or cannot be called.
     """
-    signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+    if not callable(loss):
+        raise LossArgumentsError(
+            f"the loss is {loss!r}; give a module or a function of the student's logits and the teacher's"
+        )
+    try:
+        signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+    except ValueError:
+        # of a function in C nothing tells; the documented form has two
+        return lambda student_NV, teacher_NV, _: loss(student_NV, teacher_NV)
     # the documented two first: the third that losses of torch may have is another
     if _takes(signature, 2):
         return lambda student_NV, teacher_NV, _: loss(student_NV, teacher_NV)

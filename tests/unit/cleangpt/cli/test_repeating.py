@@ -187,6 +187,52 @@ def test_a_flag_beside_it_makes_another_run_which_says_what_differs(
     assert _record(tmp_path / "again")["parts"][0]["settings"]["dropout"] == 0.1
 
 
+def test_an_option_of_the_run_can_be_left_at_its_default(
+    cleangpt: Run, trained: Path, story: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    ran = cleangpt("train", "--from", trained, "--out", again, "--unset", "max-steps,evaluate_every", "--epochs", 1)
+    assert ran.code == 0, ran.err
+    [part] = _record(again)["parts"]
+    assert "max_steps" not in part["settings"]
+    assert "evaluate_every" not in part["given"]
+    assert (part["settings"]["epochs"], part["settings"]["evaluate_every"]) == (1, 200)
+    # what is not the run's any more is said, and that the results differ is no error
+    assert f"another run than {trained}:" in ran.out
+    assert "max_steps was 6 and is now not set" in ran.out
+
+
+def test_an_option_that_is_left_out_alone_makes_another_run(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", story, *_WORDS, "--max-steps", 4, "--validation", 0.5)
+    assert cleangpt(*words, "--out", tmp_path / "run").code == 0
+    ran = cleangpt("train", "--from", tmp_path / "run", "--out", tmp_path / "again", "--unset", "validation")
+    assert ran.code == 0, ran.err
+    assert "validation was 0.5 and is now not set" in ran.out
+    assert cleangpt(*words[:-2], "--out", tmp_path / "plain").code == 0
+    assert _weights(tmp_path / "again") == _weights(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--unset", "patience"), "run.json does not set it, so leave that out"),
+        (("--unset", "max-step"), "there is no option 'max-step'; did you mean max_steps?"),
+        (("--unset", "lr", "--lr", 0.1), "--unset names lr, and --lr is given; leave out one of them"),
+    ],
+)
+def test_what_cannot_be_unset_is_one_line(
+    cleangpt: Run, trained: Path, tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    ran = cleangpt("train", "--from", trained, "--out", tmp_path / "again", *words)
+    assert (ran.code, ran.err.count("\n"), message in ran.err) == (2, 1, True), ran.err
+    assert not (tmp_path / "again").exists()
+
+
+def test_nothing_can_be_unset_without_a_run(cleangpt: Run, story: Path, tmp_path: Path) -> None:
+    ran = cleangpt("train", "--data", story, "--out", tmp_path / "out", "--unset", "patience")
+    assert (ran.code, "--unset leaves out options of what --from names" in ran.err) == (2, True), ran.err
+
+
 def test_results_that_differ_without_a_reason_end_with_exit_code_1(
     cleangpt: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -224,7 +270,15 @@ def test_start_weights_that_changed_are_refused(cleangpt: Run, trained: Path, st
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": "cleangpt run 1", "parts": [], "files": {}}', '{"format": "cleangpt run 2"}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "cleangpt run 2", "verb": "train", "parts": [], "files": {}}',
+        '{"format": "cleangpt run 2", "parts": [], "files": {}}',
+        '{"format": "cleangpt run 3"}',
+    ],
 )
 def test_a_damaged_record_is_one_line(cleangpt: Run, trained: Path, tmp_path: Path, text: str) -> None:
     (trained / "run.json").write_text(text)

@@ -14,10 +14,10 @@ _TINY = ("--tokenizer-type", "character", "--n-layer", 1, "--n-head", 2, "--n-em
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--weight-decay", -1], 1, "weight_decay has to be 0 or more, found -1.0"),
-        (["--weight-decay", "nan"], 1, "weight_decay has to be 0 or more, found nan"),
-        (["--warmup", -3], 1, "the steps of warm-up have to be 0 or more, found -3"),
-        (["--lr", "inf"], 1, "the highest learning rate has to be above 0, found inf"),
+        (["--weight-decay", -1], 1, "weight_decay has to be a finite number of 0 or more, found -1.0"),
+        (["--weight-decay", "nan"], 2, "--weight-decay has to be a finite number, found nan"),
+        (["--warmup", -3], 1, "the steps of warm-up have to be a finite number of 0 or more, found -3"),
+        (["--lr", "inf"], 2, "--lr has to be a finite number, found inf"),
         (["--batch-size", 10**20], 2, "--batch-size has to be below 2147483648, found 1"),
         (["--vocab-size", 10**20], 2, "--vocab-size has to be below"),
         (["--device", "nonsense"], 2, "--device nonsense is none that torch knows"),
@@ -79,6 +79,15 @@ def test_a_model_of_few_positions_can_be_trained(cleangpt: Run, story: Path, tmp
             ["distill", "--teacher", "MODEL", "--data", "STORY", "--out", "OUT", "--batch-size", 10**20],
             "below 2147483648",
         ),
+        (
+            ["distill", "--teacher", "MODEL", "--data", "STORY", "--out", "OUT", "--temperature", "inf"],
+            "--temperature has to be a finite number, found inf",
+        ),
+        (
+            ["distill", "--teacher", "MODEL", "--data", "STORY", "--out", "OUT", "--lr-per-block", "nan"],
+            "--lr-per-block has to be a finite number, found nan",
+        ),
+        (["generate", "MODEL", "--prompt", "A", "--temperature", "inf"], "a finite number of 0 or more, found inf"),
     ],
 )
 def test_wrong_values_of_other_verbs_end_in_one_line(

@@ -31,6 +31,19 @@ def test_a_value_without_meaning_is_refused_by_its_name(given: dict[str, float])
         Sampling(**given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["temperature", "repetition_penalty"])
+def test_an_infinite_value_is_told_that_it_has_to_be_finite(name: str) -> None:
+    with pytest.raises(GenerationSettingsError, match=f"{name} has to be a finite number .*, found inf"):
+        Sampling(**{name: float("inf")})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["temperature", "repetition_penalty"])
+def test_a_value_that_logits_cannot_be_divided_by_is_refused(name: str) -> None:
+    with pytest.raises(GenerationSettingsError, match=f"{name} has to be .*, and at least 1e-30 if it .*, found 1e-40"):
+        Sampling(**{name: 1e-40})  # type: ignore[arg-type]
+    Sampling(**{name: 1e-29})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("temperature", [None, 0, 0.0])
 def test_without_temperature_and_rules_nothing_is_drawn(temperature: float | None) -> None:
     sampling = Sampling(temperature=temperature)

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, TensorDataset
 
 from cleangpt.data.batches import Batch
 from cleangpt.errors import BatchFormatError, TrainingSettingsError
-from cleangpt.trainers.loaders import LoaderBatches, as_batch
+from cleangpt.trainers.loaders import LoaderBatches, as_batch, epochs_of
 
 _IDS_BT = torch.arange(12).reshape(4, 3)
 
@@ -84,6 +84,25 @@ def test_a_sampler_that_counts_epochs_is_told_which_one_it_is() -> None:
     first, second = _rows(batches.batches(0)), _rows(batches.batches(1))
     assert first != second
     assert sorted(first) == sorted(second)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_sampler_in_a_batch_sampler_is_told_the_epoch_and_refused_if_it_shares(nested: bool) -> None:
+    rows = TensorDataset(torch.arange(20).reshape(10, 2))
+
+    def loader(n_shares: int) -> DataLoader[Any]:
+        sampler = DistributedSampler(rows, num_replicas=n_shares, rank=0)
+        if nested:
+            return DataLoader(rows, batch_sampler=BatchSampler(sampler, 3, drop_last=False))
+        return DataLoader(rows, batch_size=3, sampler=sampler)
+
+    first, second = (_rows(epochs_of(loader(1), seed=1).batches(epoch)) for epoch in (0, 1))
+    assert first != second
+    # in one process too, where the other shares would be left out without a word
+    with pytest.raises(
+        TrainingSettingsError, match="sampler is a DistributedSampler, which gives each process its own"
+    ):
+        epochs_of(loader(2))
 
 
 def test_what_else_draws_random_numbers_changes_no_row_and_is_not_changed() -> None:

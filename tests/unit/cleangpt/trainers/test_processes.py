@@ -48,20 +48,6 @@ history = train(Training(model, Rows(0), settings, Rows(1), checkpoints, [EarlyS
 """
 
 
-_SHARED_ALREADY = """
-import torch
-from torch.utils.data import DataLoader, DistributedSampler
-from transformers import AutoModelForCausalLM, GPT2Config
-from cleangpt.trainers import TrainingSettings, get_trainer
-
-config = GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None)
-model = AutoModelForCausalLM.from_config(config)
-rows = torch.arange(32).remainder(30)[:, None].expand(32, 8)
-sampler = DistributedSampler(rows, num_replicas=2, rank=0)
-get_trainer("simple", model=model, dataloader=DataLoader(rows, batch_size=4, sampler=sampler)).train()
-"""
-
-
 def _by_two(program: str, folder: Path) -> list[tuple[int, str]]:
     """Two processes of one group run it; how each ended, and what it wrote to stderr."""
     with socket.socket() as free:
@@ -74,14 +60,6 @@ def _by_two(program: str, folder: Path) -> list[tuple[int, str]]:
         pair.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
     said = [each.communicate(timeout=100)[1] for each in pair]
     return [(each.returncode, text) for each, text in zip(pair, said, strict=True)]
-
-
-def test_rows_that_a_sampler_has_shared_already_are_not_shared_again(tmp_path: Path) -> None:
-    found = _by_two(_SHARED_ALREADY, tmp_path)
-    assert [code for code, _ in found] == [1, 1]
-    # the first that is refused may be gone before the other one has met it
-    told = "the DataLoader's sampler is a DistributedSampler, which gives each process its own rows"
-    assert any(told in said for _, said in found)
 
 
 def test_two_processes_compute_what_one_computes_with_the_joint_batch(tmp_path: Path) -> None:

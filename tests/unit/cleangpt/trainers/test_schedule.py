@@ -44,11 +44,11 @@ def test_a_training_of_one_step_has_a_rate() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((0.0, 0, 0.1), "learning rate has to be above 0, found 0.0"),
+        ((0.0, 0, 0.1), "learning rate has to be a finite number above 0, found 0.0"),
         ((-1e-3, 0, 0.1), "learning rate"),
         ((math.inf, 0, 0.1), "learning rate"),
         ((math.nan, 0, 0.1), "learning rate"),
-        ((1.0, -1, 0.1), "warm-up have to be 0 or more, found -1"),
+        ((1.0, -1, 0.1), "warm-up have to be a finite number of 0 or more, found -1"),
         ((1.0, 0, 1.5), "is a share between 0 and 1, found 1.5"),
         ((1.0, 0, math.nan), "is a share between 0 and 1"),
     ],

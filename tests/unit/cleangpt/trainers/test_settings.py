@@ -17,7 +17,7 @@ from cleangpt.trainers import TrainingSettings
         ({"epochs": 1, "accumulate": 0}, "accumulate"),
         ({"epochs": 1, "evaluate_every": -1}, "evaluate_every"),
         ({"epochs": 1, "clip_norm": 0.0}, "clip_norm"),
-        ({"epochs": 1, "weight_decay": -0.1}, "weight_decay has to be 0 or more, found -0.1"),
+        ({"epochs": 1, "weight_decay": -0.1}, "weight_decay has to be a finite number of 0 or more, found -0.1"),
         ({"epochs": 1, "weight_decay": float("nan")}, "weight_decay"),
     ],
 )

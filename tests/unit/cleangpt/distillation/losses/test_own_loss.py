@@ -33,10 +33,11 @@ def _of_text(student: Tensor, teacher: Tensor, next_ids: Tensor) -> Tensor:
     [
         (_Distance(), _Distance()(_STUDENT_NV, _TEACHER_NV)),
         (functional.mse_loss, functional.mse_loss(_STUDENT_NV, _TEACHER_NV)),
+        (torch.dist, torch.dist(_STUDENT_NV, _TEACHER_NV)),
         (_of_text, _of_text(_STUDENT_NV, _TEACHER_NV, _NEXT_N)),
         (LogitLoss("mix"), LogitLoss("mix")(_STUDENT_NV, _TEACHER_NV, _NEXT_N)),
     ],
-    ids=["module of two", "function of torch", "function of three", "built in"],
+    ids=["module of two", "function of torch", "function in C", "function of three", "built in"],
 )
 def test_a_loss_is_called_with_as_many_arguments_as_it_takes(loss: Callable[..., Tensor], expected: Tensor) -> None:
     assert torch.equal(loss_of_logits(loss)(_STUDENT_NV, _TEACHER_NV, _NEXT_N), expected)
@@ -46,6 +47,11 @@ def test_a_loss_is_called_with_as_many_arguments_as_it_takes(loss: Callable[...,
 def test_a_loss_with_fewer_or_more_arguments_is_refused_with_what_it_takes(loss: Callable[..., Tensor]) -> None:
     with pytest.raises(LossArgumentsError, match=r"the loss <lambda> takes \(.*student's logits, the teacher's"):
         loss_of_logits(loss)
+
+
+def test_what_cannot_be_called_is_no_loss() -> None:
+    with pytest.raises(LossArgumentsError, match="the loss is 'mse'; give a module or a function"):
+        loss_of_logits("mse")  # type: ignore[arg-type]
 
 
 def test_the_documented_loss_of_two_arguments_fits_a_head() -> None:
