@@ -6,8 +6,9 @@ Shapes: V vocabulary.
 import asyncio
 from collections.abc import Sequence, Set
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
+from threading import Event
 from typing import Final
 
 import numpy as np
@@ -31,12 +32,15 @@ class Grammar:
         beginning: llguidance's matcher before the first token. It is copied, and never used itself.
         known_ends: the end tokens that llguidance knows, mostly the model's own.
         param: the request's field, for errors.
+        spent: set once an answer has exceeded a limit. Some of llguidance's limits are on what all copies of a matcher
+            share, so that new answers would fail too: the grammar has to be compiled anew for them.
     """
 
     beginning: LLMatcher
     known_ends: Set[int]
     threads: Executor
     param: str
+    spent: Event = field(default_factory=Event)
 
     def matcher(self, end_tokens: Set[int]) -> "Matcher":
         """The matcher of one answer, which these tokens end."""
@@ -166,6 +170,7 @@ class Matcher:
     def _check(self) -> None:
         state = self._known
         if state.is_error():
+            self._grammar.spent.set()
             reason = " ".join(state.get_error().removesuffix("<non-verbose/>").split())
             raise GrammarFailed(
                 f"the grammar cannot be followed behind the answer's token {len(self._tokens)}: {reason}; simplify it",
