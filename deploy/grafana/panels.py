@@ -92,6 +92,16 @@ SERVICE: Final = Board(
         ),
         "Errors": (
             Graph(
+                "Guesses",
+                "short",
+                {
+                    "ran": per_second(f"{CLIENT}_spec_decode_num_draft_tokens_total"),
+                    "right": per_second(f"{CLIENT}_spec_decode_num_accepted_tokens_total"),
+                    "steps with guesses": per_second(f"{CLIENT}_spec_decode_num_drafts_total"),
+                },
+                "Per second; 0 without --speculative-method.",
+            ),
+            Graph(
                 "Share of server errors",
                 "percentunit",
                 {

@@ -38,6 +38,8 @@ from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.sessions import Sessions
 from splitlearn_client.settings import ClientSettings
+from splitlearn_client.speculation.prompt_lookup import PromptLookup
+from splitlearn_client.speculation.speculator import Speculators
 from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
@@ -142,7 +144,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
     ends = end_tokens(settings.weights, config, tokenizer)
     sessions = Sessions(connection, metrics, hasher)
-    generator = Generator(sessions, tokenizer, ends)
+    generator = Generator(sessions, tokenizer, ends, _speculators(settings))
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
     stack.callback(grammars.close)
     vocabulary = config.get_text_config(decoder=True).vocab_size
@@ -152,6 +154,12 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     made = tokenizer, generator, connection, metrics, grammars, _embedder(settings, sessions)
     store = ResponseStore(settings.response_store_bytes)
     return Service(name, int(time.time()), vocabulary, *made, dialect, defaults, tracer, store)
+
+
+def _speculators(settings: ClientSettings) -> Speculators | None:
+    if settings.speculative_method == "none":
+        return None
+    return Speculators(PromptLookup, settings.num_speculative_tokens, settings.speculative_rounding)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:

@@ -7,8 +7,12 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Final
 
+import structlog
+
+from splitlearn.engine import Speculation
 from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob
 from splitlearn_client.choices import merged
 from splitlearn_client.errors import PromptTooLong
@@ -19,11 +23,14 @@ from splitlearn_client.report import Report
 from splitlearn_client.sampling import Beginning, Choice, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.sessions import Sessions
+from splitlearn_client.speculation.speculator import Speculator, Speculators
 from splitlearn_client.split_session import SplitSession
 from splitlearn_client.stopping import StopRules
 from splitlearn_client.structured.matcher import Grammar
 from splitlearn_client.text.vocabulary import Vocabulary
 from splitlearn_client.tokenizer import ChatTokenizer
+
+log = structlog.get_logger()
 
 # of one prompt; the others begin as these end, so that one request takes few sessions
 _ANSWERS_AT_ONCE: Final = 8
@@ -67,6 +74,7 @@ class _Answer:
         number: among the answers to the prompt.
         budget: tokens that it has at most.
         end_tokens: the model's own.
+        speculator: guesses its next tokens; None for no guesses.
     """
 
     def __init__(
@@ -77,8 +85,10 @@ class _Answer:
         vocabulary: Vocabulary,
         end_tokens: frozenset[int],
         report: Report,
+        speculator: Speculator | None,
     ) -> None:
         self.request, self.budget, self.report = request, budget, report
+        self.speculator = speculator
         self.ids = list(request.prompt)
         rules, sampling = request.stop, request.sampling
         self._ends = rules.end_tokens(end_tokens)
@@ -97,6 +107,17 @@ class _Answer:
     def most_rows(self) -> int:
         """Rows that its session may ever hold."""
         return len(self.request.prompt) + self.budget
+
+    async def guesses(self, n_others: int) -> Sequence[int]:
+        """Guesses at the next tokens, as many as pay while so many sessions share the steps."""
+        if self.speculator is None:
+            return ()
+        n_left = self.budget - self.report.completion_tokens
+        guesses = self.speculator.guesses(self.ids, n_left - 1, n_others)
+        guesses = tuple(takewhile(lambda token: token not in self._ends, guesses))
+        if guesses and self._matcher is not None:
+            guesses = guesses[: await self._matcher.allowed(guesses)]
+        return guesses
 
     def begin(self, prompt: TokenDelta) -> TokenDelta:
         """The delta about the prompt, behind whose text the answer's goes on."""
@@ -119,10 +140,23 @@ def _seed(seed: int, number: int) -> int:
 
 
 class Generator:
-    """Generates for any number of concurrent requests."""
+    """Generates for any number of concurrent requests.
 
-    def __init__(self, sessions: Sessions, tokenizer: ChatTokenizer, end_tokens: frozenset[int]) -> None:
+    Args:
+        speculators: of answers whose next tokens are guessed; None to guess nothing.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        tokenizer: ChatTokenizer,
+        end_tokens: frozenset[int],
+        speculators: Speculators | None = None,
+    ) -> None:
         self._sessions = sessions
+        self._speculators = speculators
+        # of the last session
+        self._speculation: Speculation | None = None
         self._tokenizer = tokenizer
         self._end_tokens = end_tokens
         self._spelling = PromptSpelling(tokenizer.vocabulary)
@@ -152,7 +186,7 @@ class Generator:
             if not answer.budget:
                 await session.close_and_cache(answer.ids)
                 return
-            async with aclosing(self._deltas(session, answer, choice)) as deltas:
+            async with aclosing(self._deltas(session, answer, [choice])) as deltas:
                 async for delta in deltas:
                     yield delta
 
@@ -184,7 +218,8 @@ class Generator:
         """The answer of that number to the request, before its first token. Raises PromptTooLong."""
         most = _most_tokens(self._sessions.local_parts, request)
         budget = most if request.max_tokens is None else min(most, request.max_tokens)
-        return _Answer(request, number, budget, self._tokenizer.vocabulary, self._end_tokens, report)
+        speculator = None if self._speculators is None else self._speculators.new()
+        return _Answer(request, number, budget, self._tokenizer.vocabulary, self._end_tokens, report, speculator)
 
     def _opened(self, answer: "_Answer", most_rows: int, report: Report) -> AbstractAsyncContextManager[SplitSession]:
         """A session that holds at most so many rows and begins with the answer's. Raises RequestError."""
@@ -204,17 +239,42 @@ class Generator:
             return choices, None
         return choices, await self._prompt_delta(request, scores, is_all=not answers[0].budget)
 
-    async def _deltas(self, session: SplitSession, answer: "_Answer", choice: Choice) -> AsyncGenerator[TokenDelta]:
-        """The answer from this token on; all parts cache its rows at the end."""
+    async def _deltas(
+        self, session: SplitSession, answer: "_Answer", choices: Sequence[Choice]
+    ) -> AsyncGenerator[TokenDelta]:
+        """The answer from these tokens on; all parts cache its rows at the end."""
         while True:
-            delta = await answer.add(choice)
-            yield delta
-            if delta.finish_reason is not None:
-                # the last token was chosen, but not run
-                await session.close_and_cache(answer.ids[:-1])
-                return
-            choice = await session.choose(answer.ids, answer.sampler)
-            self._observe(answer.report, session.stream)
+            for choice in choices:
+                delta = await answer.add(choice)
+                yield delta
+                if delta.finish_reason is not None:
+                    # the last token was chosen, but not run; more may have been chosen behind it
+                    await session.close_and_cache(answer.ids[:-1])
+                    return
+            choices = await self._next(session, answer)
+
+    async def _next(self, session: SplitSession, answer: "_Answer") -> list[Choice]:
+        """The next token, and those behind guesses that were right."""
+        report, speculator = answer.report, answer.speculator
+        guesses = await answer.guesses(session.n_others) if self._may_guess(session, speculator) else ()
+        n_faults, began = report.n_faults, time.perf_counter()
+        choices = await session.choose(answer.ids, answer.sampler, guesses)
+        if speculator is not None:
+            seconds = time.perf_counter() - began if report.n_faults == n_faults else None
+            speculator.learn(len(guesses), len(choices) - 1, seconds)
+            report.guessed(len(guesses), len(choices) - 1)
+        self._observe(report, session.stream, len(choices))
+        return choices
+
+    def _may_guess(self, session: SplitSession, speculator: Speculator | None) -> bool:
+        if speculator is None:
+            return False
+        found = session.speculation
+        may_guess = speculator.may_guess(found)
+        if found is not self._speculation:
+            self._speculation = found
+            log.info("speculation", on=may_guess, parts=str(found))
+        return may_guess
 
     async def _continued(
         self, answer: "_Answer", choice: Choice, prompt: TokenDelta | None, begun: Report
@@ -232,9 +292,8 @@ class Generator:
         if first.finish_reason is not None:
             return
         async with self._opened(answer, answer.most_rows, report) as session:
-            choice = await session.choose(answer.ids, answer.sampler)
-            self._observe(report, session.stream)
-            async with aclosing(self._deltas(session, answer, choice)) as deltas:
+            choices = await self._next(session, answer)
+            async with aclosing(self._deltas(session, answer, choices)) as deltas:
                 async for delta in deltas:
                     yield delta
 
@@ -253,13 +312,14 @@ class Generator:
             n_tokens=0,
         )
 
-    def _observe(self, report: Report, stream: SessionStream) -> None:
+    def _observe(self, report: Report, stream: SessionStream, n_tokens: int = 1) -> None:
         now = time.perf_counter()
         if report.last_token is None:
             report.first_token = now
             self._sessions.metrics.time_to_first_token.observe(now - report.began)
         else:
-            self._sessions.metrics.inter_token.observe(now - report.last_token)
+            for _ in range(n_tokens):
+                self._sessions.metrics.inter_token.observe((now - report.last_token) / n_tokens)
         report.last_token = now
         self._sessions.observe(report, stream)
 

@@ -63,6 +63,9 @@ class ClientMetrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._add_request_metrics()
+        self._drafts = self._counter("spec_decode_num_drafts", "Steps that ran guesses at the next tokens.")
+        self._draft_tokens = self._counter("spec_decode_num_draft_tokens", "Guesses at next tokens that ran.")
+        self._accepted_tokens = self._counter("spec_decode_num_accepted_tokens", "Guesses that were right.")
         self._success = Counter(
             "splitlearn_client_request_success",
             "Requests that were generated to their end, or aborted by their caller.",
@@ -172,6 +175,9 @@ class ClientMetrics:
         self.generation_tokens.inc(report.completion_tokens)
         self.prefix_cache_queries.inc(report.prompt_tokens)
         self.prefix_cache_hits.inc(report.reused_tokens)
+        self._drafts.inc(report.drafts)
+        self._draft_tokens.inc(report.draft_tokens)
+        self._accepted_tokens.inc(report.accepted_tokens)
         self.replays.inc(report.replays)
         for failover in report.failovers:
             self._failovers.labels(failover.reason).inc()

@@ -57,6 +57,12 @@ class Report:
     replays: int = 0
     """How often all rows were sent again because a part had lost them."""
     failovers: list[Failover] = field(default_factory=list)
+    drafts: int = 0
+    """Trips with guesses at the next tokens."""
+    draft_tokens: int = 0
+    """Guesses in them."""
+    accepted_tokens: int = 0
+    """Guesses that were right."""
     queue_seconds: float = 0.0
     """How long the first rows waited to be run, in bottom, trunk and top together."""
     first_token: float | None = None
@@ -69,6 +75,17 @@ class Report:
     timings: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("bottom", "wire", "queue", "trunk", "top", "sampling"), 0.0)
     )
+
+    @property
+    def n_faults(self) -> int:
+        """How often something went wrong on the way, and was mended."""
+        return self.replays + len(self.failovers)
+
+    def guessed(self, n_guesses: int, n_right: int) -> None:
+        """Counts a trip with so many guesses, of which the first `n_right` were right."""
+        self.drafts += n_guesses > 0
+        self.draft_tokens += n_guesses
+        self.accepted_tokens += n_right
 
     @property
     def time_to_first_token(self) -> float:
@@ -104,6 +121,9 @@ def together(reports: Sequence[Report]) -> Report:
         whole.reused_tokens += min(report.reused_tokens, report.prompt_tokens)
         whole.replays += report.replays
         whole.failovers += report.failovers
+        whole.drafts += report.drafts
+        whole.draft_tokens += report.draft_tokens
+        whole.accepted_tokens += report.accepted_tokens
         whole.last_token = max(filter(None, (whole.last_token, report.last_token)), default=None)
         whole.wire_bytes_sent += report.wire_bytes_sent
         whole.wire_bytes_received += report.wire_bytes_received

@@ -4,6 +4,7 @@ Shapes: V vocabulary.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from splitlearn_client.errors import BadRequest, BrokenNumbers, GrammarFailed
+from splitlearn_client.errors import BadRequest, BrokenNumbers, GrammarFailed, RequestError
 from splitlearn_client.structured.matcher import Matcher
 
 # Below this, the probability of every token but the most likely rounds to 0, and dividing by it overflows.
@@ -83,7 +84,7 @@ class Sampler:
     """Chooses the tokens of one request, whose ids only grow. With a seed, equal logits give equal tokens.
 
     Args:
-        matcher: says which tokens may come; it has to be `ready` before each choice. None if all may.
+        matcher: says which tokens may come; it has to be `ready` before each step's choices. None if all may.
     """
 
     def __init__(
@@ -100,8 +101,28 @@ class Sampler:
         else:
             self._generator.manual_seed(settings.seed)
 
-    def choose(self, logits_V: torch.Tensor, ids: list[int]) -> Choice:
-        """The next token after `ids`.
+    def follow(self, logits_TV: torch.Tensor, ids: list[int], guesses: Sequence[int]) -> list[Choice]:
+        """The next token after `ids`, and the next ones as long as the guesses were right: what `choose` would give
+        token by token.
+
+        Args:
+            logits_TV: behind `ids` and behind each guess.
+
+        Raises:
+            RequestError: as `choose`, of the first token; of a later one the next step raises it.
+        """
+        choices = [self.choose(logits_TV[0], ids)]
+        for n, guess in enumerate(guesses, start=1):
+            if choices[-1].token != guess or (self.matcher is not None and n == len(self.matcher.biases)):
+                break
+            try:
+                choices.append(self.choose(logits_TV[n], ids, guesses[:n]))
+            except RequestError:
+                break
+        return choices
+
+    def choose(self, logits_V: torch.Tensor, ids: list[int], behind: Sequence[int] = ()) -> Choice:
+        """The next token after `ids` and the tokens `behind` them.
 
         Raises:
             BrokenNumbers: the logits hold NaN or infinity. Minus infinity is valid: the model rules the token out.
@@ -110,8 +131,8 @@ class Sampler:
         """
         scores_1V = widened(logits_V)[None]
         check_numbers(scores_1V)
-        allowed_1V = scores_1V if self.matcher is None else masked(scores_1V, self.matcher)
-        processed_1V = self._processors(self._seen(ids), allowed_1V) if self._processors else allowed_1V
+        allowed_1V = scores_1V if self.matcher is None else masked(scores_1V, self.matcher, len(behind))
+        processed_1V = self._processors(self._seen(ids, behind), allowed_1V) if self._processors else allowed_1V
         if self._bans and math.isinf(processed_1V.numpy().max()):
             raise BadRequest(f"no token could come next with {' and '.join(self._bans)}; ban fewer", self._bans[0])
         if self._settings.greedy:
@@ -121,11 +142,11 @@ class Sampler:
             token = int(torch.multinomial(probabilities_1V, 1, generator=self._generator))
         return self._report(token, scores_1V[0])
 
-    def _seen(self, ids: list[int]) -> torch.Tensor:
+    def _seen(self, ids: list[int], behind: Sequence[int]) -> torch.Tensor:
         """The ids [1, T]. Only new ones are converted, as a long prompt's take longer than the choice."""
         known = self._ids_1T.shape[1]
-        if known < len(ids):
-            self._ids_1T = torch.cat([self._ids_1T, torch.tensor([ids[known:]])], dim=1)
+        if new := [*ids[known:], *behind[max(0, known - len(ids)) :]]:
+            self._ids_1T = torch.cat([self._ids_1T, torch.tensor([new])], dim=1)
         return self._ids_1T
 
     def _report(self, token: int, scores_V: torch.Tensor) -> Choice:
@@ -139,11 +160,11 @@ class Sampler:
         return Choice(token, float(logprobs_V[token]), alternatives)
 
 
-def masked(scores_1V: torch.Tensor, matcher: Matcher) -> torch.Tensor:
+def masked(scores_1V: torch.Tensor, matcher: Matcher, n_behind: int) -> torch.Tensor:
     """The scores, with minus infinity where the grammar allows no token. Raises GrammarFailed."""
-    if matcher.bias is None:
+    if n_behind >= len(matcher.biases):
         raise RuntimeError("the mask of this token is not ready")
-    bias_V = matcher.bias[: scores_1V.shape[1]]
+    bias_V = matcher.biases[n_behind][: scores_1V.shape[1]]
     masked_1V = np.full(scores_1V.shape, -np.inf, dtype=np.float32)
     np.add(scores_1V.numpy()[:, : bias_V.shape[0]], bias_V, out=masked_1V[:, : bias_V.shape[0]])
     if math.isinf(masked_1V.max()):

@@ -10,6 +10,7 @@ from typing import Self
 
 import structlog
 
+from splitlearn.engine.speculation import SPECULATION, Speculation
 from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
 from splitlearn_client.report import Failover, Report
 from splitlearn_comm import ClientStream, CommError, FingerprintMismatch, Frame, Overloaded, Reply, SessionOpening
@@ -82,6 +83,11 @@ class SessionStream:
     @property
     def ended(self) -> bool:
         return self._stream.ended
+
+    @property
+    def speculation(self) -> Speculation:
+        """Whether guesses can run behind a session's rows, as the replica says."""
+        return Speculation.named(self._replica.attributes.get(SPECULATION))
 
     @property
     def codec(self) -> str:

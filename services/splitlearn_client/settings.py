@@ -72,6 +72,8 @@ def _check_address(text: str) -> None:
         raise PydanticCustomError("address", "an IPv6 address goes into brackets, as in [::1]:50051")
 
 
+# with the row before them as many as a step takes of a session that decodes; what counts them imports torch
+_MOST_GUESSES = 7
 _SHORTEST_KEY = 16
 _LONGEST_KEY = 512
 
@@ -219,6 +221,22 @@ class ClientSettings(BaseSettings):
         "none",
         description="How hidden states are encoded between client and trunk: none and zlib are exact; bf16, fp16 and "
         "int8 round, and send fewer bytes.",
+    )
+    speculative_method: Literal["none", "ngram"] = Field(
+        "none",
+        description="How the next tokens are guessed, so that one trip to the trunk gives several: ngram looks up what "
+        "followed the last tokens where they stood before. Answers are the same to the token. See docs/speculation.md.",
+    )
+    num_speculative_tokens: int = Field(
+        _MOST_GUESSES,
+        ge=1,
+        le=_MOST_GUESSES,
+        description="Guesses in a trip, at most; how many pay is measured.",
+    )
+    speculative_rounding: bool = Field(
+        False,
+        description="Guess also where a row may be rounded otherwise beside guesses than alone (fp32, GPUs): an answer "
+        "may then differ where two tokens are almost equally likely.",
     )
     kv_cache_memory_bytes: ByteSize | None = Field(
         None,

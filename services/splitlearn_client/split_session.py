@@ -9,14 +9,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 
 from splitlearn import errors as split
-from splitlearn.engine import Engine, EngineSession, RowReader, StepResult
-from splitlearn.model.part import Wanted
+from splitlearn.engine import Engine, EngineSession, Speculation, StepResult
+from splitlearn_client.choosing import Choosing, PromptReader
 from splitlearn_client.errors import TooBusy, TrunkNotReady
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.report import Report
@@ -35,20 +34,6 @@ _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
 _AHEAD = 3
 
 
-class PromptReader(Protocol):
-    """Reads something off all rows of a prompt while they run. Of the top's rows it gets what is `wanted`."""
-
-    @property
-    def wanted(self) -> Wanted:
-        """Logits or hidden states of all rows; see `RowReader`."""
-
-    def rows_at_once(self, vocabulary: int) -> int:
-        """How many rows may be run at once, so that what is wanted of them takes little memory."""
-
-    def add(self, position: int, rows: torch.Tensor) -> None:
-        """Called on the device thread with some rows, which may come again."""
-
-
 @dataclass(frozen=True)
 class _Sent:
     """A frame that was sent, and how long sending took."""
@@ -59,28 +44,6 @@ class _Sent:
     is_alone: bool
     """Whether no other frame was on its way, so that its reply waits for nothing but its own rows."""
     seconds: float
-
-
-@dataclass
-class _Choosing:
-    """Chooses the token after `ids`, on the device thread, as a part of the top's step: one for each sampler."""
-
-    ids: list[int]
-    samplers: Sequence[Sampler]
-    reader: PromptReader | None = None
-    choices: list[Choice] = field(init=False)
-    seconds: float = 0.0
-
-    async def ready(self) -> None:
-        """Waits for what says which tokens may come; it was worked out while the trunk computed."""
-        for sampler in self.samplers:
-            if sampler.matcher is not None:
-                await sampler.matcher.ready()
-
-    def __call__(self, logits_V: torch.Tensor) -> None:
-        began = time.perf_counter()
-        self.choices = [sampler.choose(logits_V, self.ids) for sampler in self.samplers]
-        self.seconds = time.perf_counter() - began
 
 
 class SplitSession:
@@ -113,13 +76,32 @@ class SplitSession:
         await self._open(ids)
         self._report.reused_tokens = self._position
 
-    async def choose(self, ids: list[int], sampler: Sampler) -> Choice:
-        """As `choose_each`, with one sampler."""
-        [choice] = await self.choose_each(ids, [sampler])
-        return choice
+    @property
+    def speculation(self) -> Speculation:
+        """Whether guesses can run behind the session's rows, in all three parts as they are now."""
+        engines = self._parts.bottom.speculation, self._parts.top.speculation
+        return Speculation.of(*engines, self.stream.speculation)
+
+    @property
+    def n_others(self) -> int:
+        """Sessions of this client that may share its steps."""
+        return max(0, self._parts.bottom.n_running - 1)
+
+    async def choose(self, ids: list[int], sampler: Sampler, guesses: Sequence[int] = ()) -> list[Choice]:
+        """As `choose_each`, with one sampler: the next token, and those behind guesses that were right.
+
+        Args:
+            guesses: what may follow `ids`, of which one row is new; fewer than a step's rows. A session that has to run
+                more than that again does without them.
+        """
+        return await self.choose_each(ids, [sampler], guesses=guesses)
 
     async def choose_each(
-        self, ids: list[int], samplers: Sequence[Sampler], reader: PromptReader | None = None
+        self,
+        ids: list[int],
+        samplers: Sequence[Sampler],
+        reader: PromptReader | None = None,
+        guesses: Sequence[int] = (),
     ) -> list[Choice]:
         """Runs the new rows of `ids`, and each sampler chooses a next token. A replica that fails is replaced.
 
@@ -132,9 +114,13 @@ class SplitSession:
             BadRequest: no token may come next.
         """
         n_lost = 0
+        for sampler in samplers:
+            if sampler.matcher is not None:
+                sampler.matcher.look_ahead(guesses)
         while True:
             try:
-                choices = await self._run(ids, _Choosing(ids, samplers, reader))
+                tried = guesses if self._position == len(ids) - 1 else ()
+                choices = await self._run(Choosing(ids, samplers, reader, tried))
             except _LOST_ROWS:
                 n_lost += 1
                 if n_lost == _MOST_REPLAYS:
@@ -187,17 +173,17 @@ class SplitSession:
         self._parts.bottom.expect_prompt(self._bottom)
         self._parts.top.expect_prompt(self._top)
 
-    async def _run(self, ids: list[int], choosing: "_Choosing") -> list[Choice]:
+    async def _run(self, choosing: Choosing) -> list[Choice]:
         """Sends rows some frames ahead of the replies, so that bottom, trunk and top work at the same time.
 
         No further ahead: what bottom computes early delays the other requests' next tokens.
         """
-        position, owed = self._position, deque[_Sent]()
+        position, end, owed = self._position, choosing.end, deque[_Sent]()
         try:
-            while position < len(ids) or owed:
-                if position < len(ids) and len(owed) < _AHEAD:
-                    stop = min(len(ids), position + self._rows_at_once(choosing))
-                    owed.append(await self._send(ids, position, stop, is_alone=not owed))
+            while position < end or owed:
+                if position < end and len(owed) < _AHEAD:
+                    stop = min(end, position + self._rows_at_once(choosing))
+                    owed.append(await self._send(choosing.tokens(position, stop), position, is_alone=not owed))
                     position = stop
                 else:
                     sent = owed.popleft()
@@ -205,13 +191,17 @@ class SplitSession:
         except _LOST_ROWS:
             await self._take_replies(len(owed))
             raise
-        self._position = len(ids)
+        # rows of wrong guesses are still there, and the next frame's position drops them
+        self._position = len(choosing.ids) + (len(choosing.choices) - 1 if choosing.guesses else 0)
         self._report.timings["sampling"] += choosing.seconds
         self._report.timings["top"] -= choosing.seconds
         return choosing.choices
 
-    def _rows_at_once(self, choosing: "_Choosing") -> int:
+    def _rows_at_once(self, choosing: Choosing) -> int:
         """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
+        if choosing.guesses:
+            # in one frame with the row before them, as the top has to give the logits of all
+            return 1 + len(choosing.guesses)
         part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
         if choosing.reader is not None:
@@ -225,15 +215,15 @@ class SplitSession:
                 with suppress(CommError):
                     await self.stream.receive()
 
-    async def _send(self, ids: Sequence[int], start: int, stop: int, *, is_alone: bool) -> _Sent:
+    async def _send(self, ids_T: torch.Tensor, start: int, *, is_alone: bool) -> _Sent:
         is_first, self._has_sent = not self._has_sent, True
-        step = await self._parts.bottom.step(self._bottom, start, torch.tensor(ids[start:stop]))
+        step = await self._parts.bottom.step(self._bottom, start, ids_T)
         self._count("bottom", step, is_first=is_first)
         began = time.perf_counter()
         await self.stream.send(Frame(start, step.output))
-        return _Sent(start, stop - start, is_first, is_alone, time.perf_counter() - began)
+        return _Sent(start, ids_T.shape[0], is_first, is_alone, time.perf_counter() - began)
 
-    async def _receive(self, sent: _Sent, choosing: "_Choosing", *, is_alone: bool) -> None:
+    async def _receive(self, sent: _Sent, choosing: Choosing, *, is_alone: bool) -> None:
         began = time.perf_counter()
         reply = await self.stream.receive()
         waited = sent.seconds + time.perf_counter() - began
@@ -249,12 +239,11 @@ class SplitSession:
         seconds["wire"] += on_the_wire
         self._report.round_trip = on_the_wire if is_alone else None
         try:
-            is_last = sent.position + sent.n_rows == len(choosing.ids)
+            is_last = sent.position + sent.n_rows == choosing.end
             if is_last:
                 await choosing.ready()
-            wanted = choosing.reader
-            reader = None if wanted is None else RowReader(wanted.wanted, wanted.add)
-            step = await self._parts.top.step(self._top, sent.position, rows_TD, choosing if is_last else None, reader)
+            last, reader = choosing if is_last else None, choosing.row_reader
+            step = await self._parts.top.step(self._top, sent.position, rows_TD, last, reader)
         except (split.BadRows, split.ContextExceeded) as error:
             raise InvalidReply(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step, is_first=sent.is_first)

@@ -21,10 +21,10 @@ from splitlearn.backends.memory import free_bytes
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part, resolve_device
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
+from splitlearn.engine.speculation import SPECULATION
 from splitlearn.errors import SplitError
 from splitlearn.hub.model import Bar, no_bar
 from splitlearn.hub.weights import Weights, fetched, opened
-from splitlearn.model.part import Part
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
@@ -236,7 +236,7 @@ async def build(
         batched=engine.is_batched,
     )
     metrics.watch(engine)
-    info = _service_info(settings, manifest, plan, engine.part)
+    info = _service_info(settings, manifest, plan, engine)
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-trunk")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     servicer = TrunkServicer(engine, info, metrics, tracer)
@@ -318,7 +318,8 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
     return build_engine(part, thread, limits, metrics)
 
 
-def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, part: Part) -> ServiceInfo:
+def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, engine: Engine) -> ServiceInfo:
+    part = engine.part
     dtype = str(part.dtype).removeprefix("torch.")
     cores = cores_name() if part.device.type == "cpu" else None
     return ServiceInfo(
@@ -333,6 +334,7 @@ def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, 
             "dtype": dtype,
             "quantization": settings.quantization,
             "hidden_size": str(part.hidden_size),
+            SPECULATION: engine.speculation,
             **({"cores": cores} if cores else {}),
         },
     )

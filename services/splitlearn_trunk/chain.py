@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import structlog
 
+from splitlearn.engine.speculation import SPECULATION
 from splitlearn_comm import (
     ClientStream,
     CommError,
@@ -53,7 +54,12 @@ class ChainServicer:
         """This worker's load and device, and the whole chain's layers. Raises NextStageFailed without a next stage,
         and FingerprintMismatch with one that does not fit."""
         info, plan = self._own.info(), self._next.whole_plan
-        attributes = {**info.attributes, "layers": plan.layers, "stage_layers": info.attributes["layers"]}
+        attributes = {
+            **info.attributes,
+            "layers": plan.layers,
+            "stage_layers": info.attributes["layers"],
+            SPECULATION: self._next.speculation(info.attributes.get(SPECULATION)),
+        }
         return replace(info, fingerprint=self._next.whole_fingerprint, attributes=attributes)
 
     async def open(self, opening: SessionOpening) -> "ChainSession":

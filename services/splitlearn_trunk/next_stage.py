@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from llm_sepweight import Manifest
+from splitlearn.engine.speculation import SPECULATION, Speculation
 from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import CommError, FingerprintMismatch, NextStageFailed, ServiceInfo
@@ -66,6 +67,11 @@ class NextStage:
     def whole_fingerprint(self) -> str:
         """What clients of the chain have. Raises like `fingerprint`."""
         return fingerprint(self._manifest, self.whole_plan, self._dtype)
+
+    def speculation(self, own: str | None) -> str:
+        """What a worker of `own` and the next stage allow together; see `Speculation`."""
+        reported = [own, *self.replicas.reported(SPECULATION)]
+        return Speculation.of(*map(Speculation.named, reported))
 
     def pick(self) -> Replica:
         """A worker for a new session. Raises like `fingerprint` if there is none."""

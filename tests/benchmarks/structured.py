@@ -150,9 +150,9 @@ def followed(matcher: LLMatcher, n: int) -> dict[str, list[float]]:
         allowed_V = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
         logits_1V = torch.randn(1, allowed_V.size, generator=generator)
         # as much of the product's matcher as the sampler asks
-        ready = SimpleNamespace(bias=BIASES[allowed_V], param="")
+        ready = SimpleNamespace(biases=(BIASES[allowed_V],), param="")
         with timed("adding"):
-            masked(logits_1V, ready)
+            masked(logits_1V, ready, 0)
         token = int(chance.choice(np.flatnonzero(allowed_V)))
         with timed("step"):
             matcher.consume_token(token)

@@ -29,6 +29,8 @@ from splitlearn_trunk.app import Trunk
 from splitlearn_trunk.settings import TrunkSettings
 
 PATIENCE = 60.0
+# where tests let sessions wait for each other, a busy machine must not decide who is refused
+_QUEUE_TIMEOUT = 600.0
 _LOOK_AGAIN = 0.002
 
 
@@ -101,7 +103,8 @@ async def running_trunk(
     weights: Path, layers: str | None = None, *, port: int = 0, **settings: Any
 ) -> AsyncIterator[RunningTrunk]:
     """The trunk of a sepweight directory, serving."""
-    settings = {"weights": weights, "layers": layers, "port": port, "threads": 1, **settings}
+    own = {"weights": weights, "layers": layers, "port": port, "threads": 1, "queue_timeout": _QUEUE_TIMEOUT}
+    settings = {**own, **settings}
     async with AsyncExitStack() as stack:
         trunk = await splitlearn_trunk.app.build(TrunkSettings(**settings), stack)
         await trunk.start()
@@ -157,6 +160,7 @@ async def running_client(weights: Path, trunk: str, **settings: Any) -> AsyncIte
         "served_model_name": "tiny",
         "threads": 1,
         "shutdown_timeout": 1.0,
+        "queue_timeout": _QUEUE_TIMEOUT,
         **settings,
     }
     async with AsyncExitStack() as stack:

@@ -153,6 +153,8 @@ def measurements(report: Report) -> Json:
         "tokens_per_second": report.tokens_per_second,
         "wire_bytes_sent": report.wire_bytes_sent,
         "wire_bytes_received": report.wire_bytes_received,
+        "draft_tokens": report.draft_tokens,
+        "accepted_draft_tokens": report.accepted_tokens,
         "replays": report.replays,
         "failovers": [asdict(failover) for failover in report.failovers],
         "seconds": report.timings,

@@ -56,7 +56,7 @@ class GrammarCompiler:
             TooBusy: too many others wait for this.
         """
         kept = self._kept.get(constraint)
-        if kept is None:
+        if kept is None or kept[0].spent.is_set():
             if self._n_waiting == MOST_WAITING:
                 raise TooBusy("too many grammars wait to be compiled; try again later", retry_after=1.0)
             self._n_waiting += 1

@@ -4,9 +4,11 @@ Shapes: V vocabulary.
 """
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
+from threading import Event
 from typing import Final
 
 import numpy as np
@@ -30,12 +32,15 @@ class Grammar:
         beginning: llguidance's matcher before the first token. It is copied, and never used itself.
         known_ends: the end tokens that llguidance knows, mostly the model's own.
         param: the request's field, for errors.
+        spent: set once an answer has exceeded a limit. Some of llguidance's limits are on what all copies of a matcher
+            share, so that new answers would fail too: the grammar has to be compiled anew for them.
     """
 
     beginning: LLMatcher
     known_ends: Set[int]
     threads: Executor
     param: str
+    spent: Event = field(default_factory=Event)
 
     def matcher(self, end_tokens: Set[int]) -> "Matcher":
         """The matcher of one answer, which these tokens end."""
@@ -45,7 +50,8 @@ class Grammar:
 class Matcher:
     """Follows one answer. Its work runs on the grammar's threads, one piece at a time.
 
-    The mask of the next token is begun as soon as a token is chosen, so that it is there before the logits are.
+    For each step: `look_ahead`, which begins the masks while the trunk computes; `ready`; the choice; and `advance` for
+    each token that was chosen.
 
     Args:
         end_tokens: what may end the answer wherever the grammar lets it end.
@@ -55,25 +61,41 @@ class Matcher:
         self._grammar = grammar
         self._ends = np.array(sorted(end_tokens), dtype=np.int64)
         self._never = np.array(sorted(grammar.known_ends - end_tokens), dtype=np.int64)
-        self._n_tokens = 0
+        self._tokens: list[int] = []
         self._state: LLMatcher | None = None
-        self._next: Future[Bias] = grammar.threads.submit(self._begin)
-        self.bias: Bias | None = None
-        """Of the next token; None before `ready`."""
+        self._next: Future[tuple[Bias, ...]] | None = grammar.threads.submit(self._begin)
+        self.biases: tuple[Bias, ...] = ()
+        """Of the next token, and of those behind guesses, as far as the answer may go on there; none before `ready`."""
 
     @property
     def param(self) -> str:
         """The request's field, for errors."""
         return self._grammar.param
 
+    async def allowed(self, guesses: Sequence[int]) -> int:
+        """How many of the guesses the grammar allows in a row. Only between `advance` and `look_ahead`."""
+        guesses = list(takewhile(lambda token: token not in self._grammar.known_ends, guesses))
+        return await asyncio.wrap_future(self._grammar.threads.submit(self._validate, guesses))
+
+    def look_ahead(self, guesses: Sequence[int] = ()) -> None:
+        """Begins the masks of the next token and of those behind `guesses`, which have to be allowed.
+
+        Before the answer's first token there are no guesses: its mask has begun already.
+        """
+        if self._next is None:
+            self._next = self._grammar.threads.submit(self._masks, guesses)
+        elif guesses:
+            raise RuntimeError("the masks have begun without these guesses")
+
     async def ready(self) -> None:
-        """Waits for the mask of the next token.
+        """Waits for the masks.
 
         Raises:
             GrammarFailed: the grammar exceeded a limit here.
         """
-        if self.bias is None:
-            self.bias = await asyncio.wrap_future(self._next)
+        if self._next is None:
+            raise RuntimeError("no mask has begun")
+        self.biases = await asyncio.wrap_future(self._next)
 
     async def advance(self, token: int) -> bool:
         """Goes on behind a token that was allowed. Whether nothing can follow it.
@@ -81,15 +103,46 @@ class Matcher:
         Raises:
             GrammarFailed: the grammar exceeded a limit here.
         """
-        self.bias = None
-        self._n_tokens += 1
-        is_complete = await asyncio.wrap_future(self._grammar.threads.submit(self._consume, token))
-        self._next = self._grammar.threads.submit(self._mask)
-        return is_complete
+        self.biases, self._next = (), None
+        self._tokens.append(token)
+        return await asyncio.wrap_future(self._grammar.threads.submit(self._consume, token))
 
-    def _begin(self) -> Bias:
+    def _begin(self) -> tuple[Bias, ...]:
         self._state = self._grammar.beginning.deep_copy()
-        return self._mask()
+        return self._masks(())
+
+    def _validate(self, guesses: list[int]) -> int:
+        n_allowed = int(self._known.validate_tokens(guesses))
+        if self._known.is_error():
+            self._restore()
+            return 0
+        return n_allowed
+
+    def _masks(self, guesses: Sequence[int]) -> tuple[Bias, ...]:
+        """Leaves the state as it was, also where a guess, and not the answer, exceeds a limit."""
+        biases = [self._mask()]
+        try:
+            biases += self._masks_behind(guesses)
+        except GrammarFailed:
+            self._restore()
+        return tuple(biases)
+
+    def _masks_behind(self, guesses: Sequence[int]) -> list[Bias]:
+        biases, n_consumed = [], 0
+        for guess in guesses:
+            n_consumed += 1
+            if self._consume(guess):
+                break
+            biases.append(self._mask())
+        if n_consumed:
+            self._known.rollback(n_consumed)
+            self._check()
+        return biases
+
+    def _restore(self) -> None:
+        self._state = self._grammar.beginning.deep_copy()
+        self._state.consume_tokens(self._tokens)
+        self._check()
 
     def _consume(self, token: int) -> bool:
         state = self._known
@@ -117,8 +170,9 @@ class Matcher:
     def _check(self) -> None:
         state = self._known
         if state.is_error():
+            self._grammar.spent.set()
             reason = " ".join(state.get_error().removesuffix("<non-verbose/>").split())
             raise GrammarFailed(
-                f"the grammar cannot be followed behind the answer's token {self._n_tokens}: {reason}; simplify it",
+                f"the grammar cannot be followed behind the answer's token {len(self._tokens)}: {reason}; simplify it",
                 self._grammar.param,
             )

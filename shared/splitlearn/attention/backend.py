@@ -65,6 +65,11 @@ class FusionReport:
     n_fused_layers: int = 0
     is_decoder_fused: bool = False
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a row's bits are the same whatever rows run beside it: our kernels' are, stock operators' are not."""
+        return self.n_fused_layers == self.n_layers
+
     def __str__(self) -> str:
         decoder = "yes" if self.is_decoder_fused else "no"
         return (

@@ -7,6 +7,7 @@ from splitlearn.engine.limits import Limits
 from splitlearn.engine.observer import EngineObserver, NoObserver
 from splitlearn.engine.request import RowReader, StepResult
 from splitlearn.engine.session import EngineSession
+from splitlearn.engine.speculation import Speculation
 
 __all__ = [
     "DeviceThread",
@@ -16,6 +17,7 @@ __all__ = [
     "Limits",
     "NoObserver",
     "RowReader",
+    "Speculation",
     "StepResult",
     "Timing",
     "cores_name",

@@ -40,6 +40,7 @@ from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.serving import Serving
 from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
+from splitlearn.engine.speculation import Speculation
 from splitlearn.engine.step_cost import StepCostModel
 from splitlearn.errors import PositionNotReached
 from splitlearn.runner.interface import Runner
@@ -91,6 +92,13 @@ class Engine:
     def is_batched(self) -> bool:
         """Whether rows of several sessions share a step."""
         return self._runner.is_batched
+
+    @property
+    def speculation(self) -> Speculation:
+        """Whether guesses can run behind a session's rows."""
+        if not self.part.can_truncate:
+            return Speculation.NONE
+        return Speculation.EXACT if self._runner.fusion.is_batch_invariant else Speculation.ROUNDED
 
     @property
     def row_bytes(self) -> int:

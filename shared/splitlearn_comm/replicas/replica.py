@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -53,6 +53,8 @@ class Replica:
         """This client's open sessions on it."""
         self.identity = Identity(given, is_ipv6=client.target.startswith("["), instance=None)
         """What is known of the worker behind the address; kept while it does not answer."""
+        self.attributes: Mapping[str, str] = {}
+        """What the worker said of itself last; its owner may believe it or not."""
         self._judge = judge
         self._changed = changed
         self._failed = failed
@@ -174,6 +176,7 @@ class Replica:
             self._asked = None
             self.load.report(info.load)
             self.identity = dataclasses.replace(self.identity, instance=info.instance)
+            self.attributes = info.attributes
             incompatibility = await self._judge(info)
             self._health.answered(is_serving=self._is_serving, incompatibility=incompatibility)
 

@@ -99,6 +99,10 @@ class ReplicaSet:
         """The addresses of the replicas that take sessions, one for each worker."""
         return {replica.address for replica in self._usable()}
 
+    def reported(self, attribute: str) -> list[str | None]:
+        """What each replica that takes sessions says of itself under this name; None where it says nothing."""
+        return [replica.attributes.get(attribute) for replica in self._usable()]
+
     def pick(self, avoided: Collection[str] = ()) -> Replica | None:
         """A replica that takes sessions, by load; one of the avoided addresses only if there is no other.
 

@@ -26,6 +26,9 @@ NAMES = {
     "prefix_cache_hits": "counter",
     "request_success": "counter",
     "request_failures": "counter",
+    "spec_decode_num_drafts": "counter",
+    "spec_decode_num_draft_tokens": "counter",
+    "spec_decode_num_accepted_tokens": "counter",
     "num_replays": "counter",
     "failovers": "counter",
     "failover_detection_seconds": "histogram",
@@ -157,6 +160,15 @@ def test_tokens_are_counted_of_every_request_and_distributions_of_those_that_got
     assert value(metrics, "num_replays_total") == 4
     for name in ("request_prompt_tokens", "request_generation_tokens", "e2e_request_latency_seconds"):
         assert value(metrics, f"{name}_count", model_name="tiny") == 1
+
+
+def test_guesses_are_counted_and_those_that_were_right() -> None:
+    metrics, guessing = ClientMetrics("tiny"), report(9)
+    for guesses in ((0, 0), (7, 2), (3, 3)):
+        guessing.guessed(*guesses)
+    metrics.request_succeeded("stop", guessing)
+    names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
+    assert [value(metrics, f"spec_decode_{name}_total", model_name="tiny") for name in names] == [2, 10, 5]
 
 
 def test_successes_are_counted_by_finished_reason_and_failures_by_code() -> None:

@@ -269,7 +269,8 @@ def test_a_top_p_of_0_leaves_the_most_likely_token() -> None:
 def only(*tokens: int, n: int = 8) -> Any:
     """A matcher that allows these tokens of `n`."""
     return SimpleNamespace(
-        bias=np.where(np.isin(np.arange(n), tokens), 0, -np.inf).astype(np.float32), param="structured_outputs.regex"
+        biases=(np.where(np.isin(np.arange(n), tokens), 0, -np.inf).astype(np.float32),),
+        param="structured_outputs.regex",
     )
 
 

@@ -85,7 +85,7 @@ async def some_tokens(session: SplitSession, parts: LocalParts, clock: Clock) ->
     ids = list(PROMPT)
     for _ in range(4):
         clock.now += 1_000.0
-        ids.append((await session.choose(ids, greedy())).token)
+        ids += [choice.token for choice in await session.choose(ids, greedy())]
     another = parts.bottom.open()
     await parts.bottom.step(another, 0, torch.tensor(PROMPT[:1]))
     return ids

@@ -1,17 +1,18 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from llguidance import LLTokenizer
 
-from splitlearn_client.errors import BadRequest, TooBusy
+from splitlearn_client.errors import BadRequest, GrammarFailed, TooBusy
 from splitlearn_client.structured import compiler
 from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.structured.constraint import Constraint
 from splitlearn_client.structured.grammar_trial import GrammarTrial
+from splitlearn_client.structured.matcher import Matcher
 from splitlearn_client.structured.vocabulary import NoVocabulary
 from support.followed import BYTES
 
@@ -55,6 +56,26 @@ async def test_a_constraint_is_compiled_once_whatever_field_it_comes_from() -> N
     assert again.beginning is first.beginning
     assert (first.param, again.param) == ("structured_outputs.regex", "elsewhere")
     assert trial.asked == ["a", "b"]
+
+
+async def follow(followed: Matcher, tokens: Sequence[int]) -> None:
+    for token in tokens:
+        followed.look_ahead()
+        await followed.ready()
+        await followed.advance(token)
+
+
+async def test_a_grammar_that_an_answer_has_used_up_is_compiled_anew_for_the_next() -> None:
+    trial = CountingTrial()
+    async with compiling(trial) as grammars:
+        source = "((a{1,1000}){1,1000}){1,1000}"
+        followed = (await grammars.compile(regex(source))).matcher(frozenset())
+        with pytest.raises(GrammarFailed):
+            await follow(followed, 1000 * [ord("a")])
+        fresh = (await grammars.compile(regex(source))).matcher(frozenset())
+        await fresh.ready()
+    assert fresh.biases[0][ord("a")] == 0
+    assert trial.asked == [source, source]
 
 
 async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,21 +22,36 @@ async def threads() -> AsyncIterator[ThreadPoolExecutor]:
         yield running
 
 
+def compiled(threads: ThreadPoolExecutor, source: str) -> Grammar:
+    beginning = LLMatcher(BYTES, source, log_level=0, limits=LLParserLimits(**PARSER_LIMITS))
+    return Grammar(beginning, frozenset({END}), threads, "structured_outputs.regex")
+
+
 def matcher(threads: ThreadPoolExecutor, regex: str, ends: Set[int] = frozenset({END})) -> Matcher:
-    limits = LLParserLimits(**PARSER_LIMITS)
-    beginning = LLMatcher(BYTES, LLMatcher.grammar_from_regex(regex), log_level=0, limits=limits)
-    return Grammar(beginning, frozenset({END}), threads, "structured_outputs.regex").matcher(ends)
+    return compiled(threads, LLMatcher.grammar_from_regex(regex)).matcher(ends)
 
 
 async def allowed(followed: Matcher) -> set[int]:
+    [mask] = await masks(followed)
+    return mask
+
+
+async def masks(followed: Matcher, guesses: str = "") -> list[set[int]]:
+    """What may come next, and behind the guesses."""
+    followed.look_ahead(list(guesses.encode()))
     await followed.ready()
-    assert followed.bias is not None
-    return set(np.flatnonzero(followed.bias == 0).tolist())
+    return [set(np.flatnonzero(bias == 0).tolist()) for bias in followed.biases]
 
 
 async def follow(followed: Matcher, text: str) -> None:
     for byte in text.encode():
         assert byte in await allowed(followed)
+        await followed.advance(byte)
+
+
+async def follow_chosen(followed: Matcher, text: str) -> None:
+    """Goes on by tokens whose masks were asked for."""
+    for byte in text.encode():
         await followed.advance(byte)
 
 
@@ -77,10 +92,56 @@ async def test_answers_of_one_grammar_do_not_know_each_other(threads: ThreadPool
 
 async def test_a_mask_is_not_known_before_it_was_waited_for(threads: ThreadPoolExecutor) -> None:
     followed = matcher(threads, "ab")
-    assert followed.bias is None
+    assert not followed.biases
     await followed.ready()
     await followed.advance(ord("a"))
-    assert followed.bias is None
+    assert not followed.biases
+    with pytest.raises(RuntimeError, match="no mask has begun"):
+        await followed.ready()
+
+
+async def test_a_mask_is_known_behind_each_guess_and_the_state_stays(threads: ThreadPoolExecutor) -> None:
+    followed = matcher(threads, "a(b|cd)e*f")
+    await follow(followed, "a")
+    expected = [{ord("b"), ord("c")}, {ord("d")}, {ord("e"), ord("f")}, {ord("e"), ord("f")}]
+    assert await masks(followed, "cde") == expected
+    await follow_chosen(followed, "b")
+    assert await allowed(followed) == {ord("e"), ord("f")}
+
+
+async def test_behind_a_guess_that_completes_the_answer_there_is_no_mask(threads: ThreadPoolExecutor) -> None:
+    followed = matcher(threads, "abc")
+    await follow(followed, "a")
+    assert len(await masks(followed, "bc")) == 2
+    await follow_chosen(followed, "b")
+    assert await allowed(followed) == {ord("c")}
+
+
+async def test_guesses_are_allowed_up_to_the_first_that_the_grammar_rules_out(threads: ThreadPoolExecutor) -> None:
+    followed = matcher(threads, "ab+c")
+    await follow(followed, "a")
+    for guesses, n_allowed in (("bbc", 3), ("bbx", 2), ("x", 0), ("bcb", 2), ("", 0)):
+        assert await followed.allowed(list(guesses.encode())) == n_allowed
+    assert await followed.allowed([ord("b"), END, ord("b")]) == 1
+    assert await allowed(followed) == {ord("b")}
+
+
+async def test_guesses_come_before_the_mask_is_begun(threads: ThreadPoolExecutor) -> None:
+    followed = matcher(threads, "ab")
+    with pytest.raises(RuntimeError, match="without these guesses"):
+        followed.look_ahead([ord("a")])
+
+
+async def test_a_limit_that_a_guess_exceeds_changes_nothing_for_the_answer(threads: ThreadPoolExecutor) -> None:
+    # the more `a`, the more ways there are to read them
+    ambiguous = LLMatcher.grammar_from_lark('start: "x" (e | "b"*)\ne: e e | "a" | e e e | e e e e | "a" e "a"?')
+    grammar = compiled(threads, ambiguous)
+    followed = grammar.matcher(frozenset({END}))
+    await follow(followed, "x")
+    assert len(await masks(followed, 300 * "a")) < 300
+    assert grammar.spent.is_set()
+    await follow_chosen(followed, "b")
+    assert await allowed(followed) == {ord("b"), END}
 
 
 async def test_a_limit_that_is_exceeded_on_the_way_is_an_error_with_the_field(threads: ThreadPoolExecutor) -> None:
@@ -88,3 +149,12 @@ async def test_a_limit_that_is_exceeded_on_the_way_is_an_error_with_the_field(th
     with pytest.raises(GrammarFailed, match="behind the answer's token") as failed:
         await follow(followed, 1000 * "a")
     assert failed.value.param == "structured_outputs.regex"
+
+
+async def test_a_grammar_that_an_answer_has_used_up_is_known_as_spent(threads: ThreadPoolExecutor) -> None:
+    # what its answers share, llguidance keeps in one place
+    grammar = compiled(threads, LLMatcher.grammar_from_regex("((a{1,1000}){1,1000}){1,1000}"))
+    assert not grammar.spent.is_set()
+    with pytest.raises(GrammarFailed):
+        await follow(grammar.matcher(frozenset({END})), 1000 * "a")
+    assert grammar.spent.is_set()

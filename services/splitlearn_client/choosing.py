@@ -1,0 +1,81 @@
+"""What is done with the last rows of a session's step: tokens are chosen from the top's logits.
+
+Shapes: T rows, V vocabulary.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from splitlearn.engine import RowReader
+from splitlearn.model.part import Wanted
+from splitlearn_client.sampling import Choice, Sampler
+
+
+class PromptReader(Protocol):
+    """Reads something off all rows of a prompt while they run. Of the top's rows it gets what is `wanted`."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """Logits or hidden states of all rows; see `RowReader`."""
+
+    def rows_at_once(self, vocabulary: int) -> int:
+        """How many rows may be run at once, so that what is wanted of them takes little memory."""
+
+    def add(self, position: int, rows: torch.Tensor) -> None:
+        """Called on the device thread with some rows, which may come again."""
+
+
+@dataclass
+class Choosing:
+    """Chooses the token after `ids`, on the device thread, as a part of the top's step: one for each sampler.
+
+    With guesses the one sampler chooses the next tokens too, for as long as it chooses what was guessed.
+    """
+
+    ids: list[int]
+    samplers: Sequence[Sampler]
+    reader: PromptReader | None = None
+    guesses: Sequence[int] = ()
+    choices: list[Choice] = field(init=False)
+    seconds: float = 0.0
+    _logits: torch.Tensor = field(init=False)
+
+    @property
+    def end(self) -> int:
+        """How many rows are to be run in all."""
+        return len(self.ids) + len(self.guesses)
+
+    @property
+    def row_reader(self) -> RowReader | None:
+        """What reads the top's rows; None if only the last one's logits are wanted."""
+        if self.guesses:
+            return RowReader("all", self._keep)
+        return None if self.reader is None else RowReader(self.reader.wanted, self.reader.add)
+
+    def tokens(self, start: int, stop: int) -> torch.Tensor:
+        """The ids, guesses behind them, of these rows."""
+        n_ids = len(self.ids)
+        return torch.tensor([*self.ids[start:stop], *self.guesses[max(0, start - n_ids) : max(0, stop - n_ids)]])
+
+    async def ready(self) -> None:
+        """Waits for what says which tokens may come; it was worked out while the trunk computed."""
+        for sampler in self.samplers:
+            if sampler.matcher is not None:
+                await sampler.matcher.ready()
+
+    def __call__(self, logits_V: torch.Tensor) -> None:
+        began = time.perf_counter()
+        if self.guesses:
+            [sampler] = self.samplers
+            self.choices = sampler.follow(self._logits, self.ids, self.guesses)
+        else:
+            self.choices = [sampler.choose(logits_V, self.ids) for sampler in self.samplers]
+        self.seconds = time.perf_counter() - began
+
+    def _keep(self, _position: int, logits_TV: torch.Tensor) -> None:
+        # `__call__` comes next, in the same step
+        self._logits = logits_TV

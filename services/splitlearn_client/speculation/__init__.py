@@ -1,0 +1,1 @@
+"""Speculation: guesses at the next tokens run beside the one that a session is at, so that a trip gives several."""

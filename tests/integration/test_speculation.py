@@ -1,0 +1,240 @@
+"""With guesses an answer is the same as without, whatever is guessed; it takes fewer trips to the trunk."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn_client.generation import GenerationRequest
+from splitlearn_client.report import Report
+from splitlearn_client.sampling import SamplingSettings
+from splitlearn_client.speculation import speculator
+from splitlearn_client.speculation.drafter import Draft
+from splitlearn_client.stopping import StopRules
+from splitlearn_comm.replicas.health import ReplicaState
+from support.running_split import RunningClient, RunningTrunk, running_client, running_trunk, until
+from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
+
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+
+PROMPTS = tuple(
+    torch.randint(3, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 40, 17)
+)
+NEW_TOKENS = 24
+N_LOSSES = 8
+REQUESTS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "seeded": {"temperature": 1, "seed": 5},
+    "log-probabilities": {"temperature": 1, "seed": 6, "logprobs": 3},
+    "penalties": {"temperature": 0.7, "seed": 7, "frequency_penalty": 0.5, "repetition_penalty": 1.2, "top_p": 0.9},
+    "echo": {"echo": True, "logprobs": 1},
+    "several answers": {"n": 3, "temperature": 1, "seed": 8},
+    "no end before": {"min_tokens": 12, "temperature": 1, "seed": 9},
+    "a bias": {"logit_bias": {"5": 4, "9": 3}, "temperature": 1, "seed": 10},
+    "a regex": {"structured_outputs": {"regex": "([a-f]{2}[0-9]){1,6}"}, "temperature": 1, "seed": 11},
+    "a schema": {
+        "structured_outputs": {"json": {"type": "array", "items": {"type": "integer"}, "maxItems": 4}},
+        "temperature": 1,
+        "seed": 12,
+    },
+}
+
+
+@dataclass
+class Informed:
+    """Guesses what follows in texts that it knows; each guess is another token now and then.
+
+    Attributes:
+        share: of the guesses, that are right.
+    """
+
+    texts: Sequence[Sequence[int]]
+    share: float
+    dice: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def draft(self, ids: Sequence[int], most: int) -> Draft:
+        n_ids = len(ids)
+        known = next((text for text in self.texts if list(text[:n_ids]) == list(ids)), ids)
+        right = known[n_ids : n_ids + self.dice.randint(0, most)]
+        return Draft(tuple(each if self.dice.random() < self.share else self._any() for each in right))
+
+    def _any(self) -> int:
+        return self.dice.randrange(3, VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = random_model(tiny_config("llama")).bfloat16()
+    return save_sepweight(tmp_path_factory.mktemp("bf16"), model, dtype="bfloat16")
+
+
+@asynccontextmanager
+async def split(
+    weights: Path, trunk_settings: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[tuple[RunningTrunk, RunningClient]]:
+    async with (
+        running_trunk(weights, **(trunk_settings or {})) as trunk,
+        running_client(weights, trunk.address, **settings) as client,
+    ):
+        await client.ready()
+        yield trunk, client
+
+
+async def choices(client: RunningClient, prompt: Sequence[int], fields: dict[str, Any]) -> Any:
+    reply = await client.complete(prompt=prompt, max_tokens=NEW_TOKENS, **fields)
+    assert reply.status_code == 200, reply.text
+    return reply.json()["choices"]
+
+
+async def all_choices(client: RunningClient) -> list[Any]:
+    asked = [choices(client, prompt, fields) for prompt in PROMPTS for fields in REQUESTS.values()]
+    return list(await asyncio.gather(*asked))
+
+
+@pytest.fixture
+def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the drafter makes, whether they pay or not."""
+    monkeypatch.setattr(speculator, "best_length", lambda _probability, _plain, _per_guess, most, _n_others: most)
+
+
+def informed(monkeypatch: pytest.MonkeyPatch, texts: Sequence[Sequence[int]], share: float) -> None:
+    """From now on clients guess by these texts."""
+    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda: Informed(texts, share))
+
+
+async def greedy_text(client: RunningClient, prompt: Sequence[int]) -> list[int]:
+    """The prompt's ids and the greedy answer's."""
+    request = GenerationRequest(
+        tuple(prompt), NEW_TOKENS, SamplingSettings(temperature=0, top_logprobs=0), StopRules(ignore_eos=True)
+    )
+    deltas = [delta async for delta in client.service.generator.generate(request, Report())]
+    return [*prompt, *(entry.token for delta in deltas for entry in delta.logprobs)]
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+async def test_answers_of_all_kinds_are_the_same_with_guesses_and_without(weights: Path, quantization: str) -> None:
+    same = {"quantization": quantization}
+    async with split(weights, same, **same) as (_, client):
+        expected = await all_choices(client)
+    async with split(weights, same, **same, speculative_method="ngram") as (_, client):
+        assert await all_choices(client) == expected
+        assert client.value("spec_decode_num_accepted_tokens_total") > 0
+        drafted = client.value("spec_decode_num_draft_tokens_total")
+        assert drafted > client.value("spec_decode_num_accepted_tokens_total")
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.9, 1.0])
+async def test_answers_are_the_same_however_many_guesses_are_right_and_while_the_trunk_loses_rows(
+    weights: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with split(weights) as (_, client):
+        texts = [await greedy_text(client, prompt) for prompt in PROMPTS]
+        expected = await all_choices(client)
+    informed(monkeypatch, texts, share)
+    async with split(weights, speculative_method="ngram") as (trunk, client):
+        asked = asyncio.create_task(all_choices(client))
+        for _ in range(N_LOSSES):
+            # the rows of all sessions that do not run just now
+            await until(lambda: trunk.trunk.engine.n_running > len(PROMPTS) or asked.done())
+            trunk.trunk.engine.expire(0.0)
+            await client.http.get("/health")
+        assert await asked == expected
+        assert client.value("num_replays_total") > 0
+        assert client.value("spec_decode_num_draft_tokens_total") > 0
+        assert (client.value("spec_decode_num_accepted_tokens_total") > 0) == (share > 0)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_right_guesses_save_trips(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with split(weights) as (_, client):
+        text = await greedy_text(client, PROMPTS[1])
+    informed(monkeypatch, [text], 1.0)
+    async with split(weights, speculative_method="ngram") as (trunk, client):
+        reply = (await client.complete(prompt=PROMPTS[1], max_tokens=NEW_TOKENS, ignore_eos=True)).json()
+        told = reply["splitlearn"]
+        # each token came of a trip or of a guess; the first trip of a service has none, and no guess is the last token
+        assert told["draft_tokens"] == told["accepted_draft_tokens"] > NEW_TOKENS / 3
+        n_trips = 1 + client.value("inter_token_latency_seconds_count") - told["accepted_draft_tokens"]
+        assert n_trips + told["accepted_draft_tokens"] == NEW_TOKENS
+        assert trunk.trunk.engine.n_running == 0
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_behind_a_stop_in_the_middle_of_right_guesses_the_cached_rows_are_the_answer_s(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with split(weights) as (_, client):
+        text = await greedy_text(client, PROMPTS[1])
+        stops = {"stop_token_ids": [text[len(PROMPTS[1]) + 9]]}
+        expected = await choices(client, PROMPTS[1], stops)
+        longer = await choices(client, text[:-2], {"logprobs": 3})
+    informed(monkeypatch, [text], 1.0)
+    async with split(weights, speculative_method="ngram") as (_, client):
+        for _ in range(2):
+            assert await choices(client, PROMPTS[1], stops) == expected
+        assert await choices(client, text[:-2], {"logprobs": 3}) == longer
+        assert client.value("prefix_cache_hits_total") > 0
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_a_worker_that_dies_between_guesses_costs_no_token(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with split(weights) as (_, client):
+        texts = [await greedy_text(client, prompt) for prompt in PROMPTS]
+        expected = await all_choices(client)
+    informed(monkeypatch, texts, 0.8)
+    async with (
+        running_trunk(weights) as dying,
+        running_trunk(weights) as other,
+        running_client(weights, f"{dying.address},{other.address}", speculative_method="ngram") as client,
+    ):
+        await until(lambda: client.service.connection.replicas.states()[ReplicaState.READY] == 2)
+        asked = asyncio.create_task(all_choices(client))
+        await until(lambda: dying.trunk.engine.n_running > 1)
+        await dying.server.stop()
+        assert await asked == expected
+        assert client.value("failovers_total", reason="Unreachable") > 0
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_guesses_go_through_a_chain(weights: Path) -> None:
+    async with split(weights, {"layers": "1-4"}) as (_, client):
+        expected = await all_choices(client)
+    async with (
+        running_trunk(weights, "2-4") as last,
+        running_trunk(weights, "1-2", next=last.address, insecure=True) as first,
+        running_client(weights, first.address, speculative_method="ngram") as client,
+    ):
+        await client.ready()
+        assert await all_choices(client) == expected
+        assert client.value("spec_decode_num_accepted_tokens_total") > 0
+
+
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_where_guesses_would_change_how_rows_are_rounded_nothing_is_guessed_unless_it_is_allowed(
+    tiny_weights: Path,
+) -> None:
+    async with running_trunk(tiny_weights) as trunk:
+        for allowed in (False, True):
+            settings: dict[str, Any] = {"speculative_method": "ngram", "speculative_rounding": allowed}
+            async with running_client(tiny_weights, trunk.address, **settings) as client:
+                await client.ready()
+                for prompt in PROMPTS:
+                    await choices(client, prompt, {"ignore_eos": True})
+                assert (client.value("spec_decode_num_drafts_total") > 0) is allowed

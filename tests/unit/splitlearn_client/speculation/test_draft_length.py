@@ -1,0 +1,42 @@
+"""Trips in milliseconds."""
+
+import pytest
+
+from splitlearn_client.speculation.draft_length import best_length
+
+
+@pytest.mark.parametrize(
+    ("probability", "plain", "per_guess", "length"),
+    [
+        # far away a guess costs almost nothing
+        (0.9, 90, 1, 7),
+        (0.5, 90, 1, 5),
+        (0.1, 90, 1, 1),
+        (0.01, 90, 1, 0),
+        # near, each has to pay for itself
+        (0.9, 10, 1, 7),
+        (0.5, 10, 1, 2),
+        (0.1, 10, 1, 0),
+        # where a guess costs a whole step nothing pays
+        (0.9, 10, 10, 0),
+        # guesses that cost nothing
+        (0.5, 10, 0, 7),
+        (0.0, 10, 0, 0),
+        (1.0, 10, 1, 7),
+    ],
+)
+def test_as_many_guesses_as_give_most_tokens_a_second(
+    probability: float, plain: float, per_guess: float, length: int
+) -> None:
+    assert best_length(probability, plain, per_guess, 7) == length
+
+
+@pytest.mark.parametrize("n_others", [1, 3, 15])
+def test_all_who_share_the_steps_keep_their_pace_if_all_guess_as_much(n_others: int) -> None:
+    for per_guess in (0.01, 0.05, 0.2, 1.0):
+        length = best_length(0.95, 10, per_guess, 7, n_others)
+        assert (n_others + 1) * length * per_guess <= 10 * (1 / 0.95 - 1) + 1e-9
+
+
+def test_no_more_than_there_are() -> None:
+    assert [best_length(1.0, 10, 0.1, most) for most in (0, 1, 4)] == [0, 1, 4]
