@@ -69,11 +69,17 @@ def read_evaluation_text(
 
     Raises:
         TextError: the source is unknown, empty, or too short, or the share lies outside 0 and 1.
-        UsageError: the model was trained on a part of the share that is asked for.
+        UsageError: the model was trained on a part of the share that is asked for, or has fewer positions than the
+            blocks.
         TokenizerError: the source holds conversations that the tokenizer's chat template cannot write.
     """
     if choice.validation is not None and not 0 < choice.validation < 1:
         raise TextError(f"the validation fraction is {choice.validation}; it lies between 0 and 1, both excluded")
+    if choice.block_size is not None and context is not None and choice.block_size > context:
+        raise UsageError(
+            f"the model has {context} positions, and blocks of {choice.block_size} are asked for; give a smaller "
+            "--block-size, or leave it out"
+        )
     found = read_source(choice.source, column=choice.column, split=choice.split, max_samples=choice.max_samples)
     if isinstance(found, Conversations):
         return _conversations(choice, found, tokenizer, context, record)
