@@ -193,3 +193,10 @@ def test_a_text_that_is_too_short_or_not_there_is_refused(tmp_path: Path, tokeni
         read_evaluation_text(TextChoice(str(tmp_path / "a.txt"), block_size=16), tokenizer, 32)
     with pytest.raises(UnknownTextSourceError):
         read_evaluation_text(TextChoice("nowhere"), tokenizer, 32)
+
+
+def test_blocks_longer_than_the_context_are_refused(story: Path, tokenizer: BaseTokenizer) -> None:
+    assert read_evaluation_text(TextChoice(str(story), block_size=32), tokenizer, 32).batches
+    with pytest.raises(UsageError, match="the model has 32 positions, and blocks of 33"):
+        read_evaluation_text(TextChoice(str(story), block_size=33), tokenizer, 32)
+    assert read_evaluation_text(TextChoice(str(story), block_size=33), tokenizer, None).batches
