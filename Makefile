@@ -115,6 +115,10 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.many_users
 	$(BIN)/python -m tests.benchmarks.cuda
 
+bench-wan: export PYTHONPATH := tests
+bench-wan: $(VENV)/dev.stamp ## tokens a second with a trunk that is far away, with guesses and without (minutes)
+	$(BIN)/python -m tests.benchmarks.wan
+
 # on a machine with a GPU, a Python with torch ($(PYTHON)) and no network: build/gpu-wheels is brought along
 GPU_OUT ?= build/gpu
 gpu-check: ## on a machine with a GPU: install what gpu-wheels fetched, build the kernels, pytest -m gpu (4 minutes at most)

@@ -1,0 +1,149 @@
+"""`make bench-wan`: tokens a second with a trunk that is far away, with guesses and without, and whether they agree.
+
+The model that ships, on questions that it knows: each asked once, and asked again in a chat that has its answer. The
+sides take turns; the trunk is behind a relay that delays both directions.
+"""
+
+import argparse
+import asyncio
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import httpx
+
+from cleangpt.data.stdlib_questions import collect_questions
+from support.far_link import Network, far_link
+from tests.benchmarks.contenders import ROOT, running, wait_until_ready
+
+_MODEL: Final = ROOT / "deploy" / "demo_model"
+_NAME: Final = "demo"
+_TRUNK, _METRICS, _PLAIN, _GUESSING = 50361, 50362, 50363, 50364
+_URLS: Final = {"plain": f"http://127.0.0.1:{_PLAIN}", "guessing": f"http://127.0.0.1:{_GUESSING}"}
+
+
+@dataclass
+class Side:
+    """What one client gave."""
+
+    tokens_per_second: list[float] = field(default_factory=list)
+    trips: int = 0
+    tokens: int = 0
+    texts: list[str] = field(default_factory=list)
+
+    def ask(self, url: str, messages: Sequence[dict[str, str]], **fields: Any) -> str:
+        body = {"model": _NAME, "messages": messages, "max_tokens": 120, **fields}
+        reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=600).raise_for_status().json()
+        told, text = reply["splitlearn"], reply["choices"][0]["message"]["content"]
+        if told["completion_tokens"] > 1:
+            self.tokens_per_second.append(told["tokens_per_second"])
+        # the first token comes of the prompt's trips
+        self.tokens += told["completion_tokens"] - 1
+        self.trips += told["completion_tokens"] - 1 - told["accepted_draft_tokens"]
+        self.texts.append(text)
+        return text
+
+
+@contextmanager
+def far(port: int, network: Network) -> Iterator[str]:
+    """The address of a relay on a thread of its own."""
+    loop, ready, ending = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    addresses: list[str] = []
+
+    async def serve() -> None:
+        async with far_link(port, network) as link:
+            addresses.append(link.address)
+            ready.set()
+            await ending.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield addresses[0]
+    finally:
+        loop.call_soon_threadsafe(ending.set)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def clients(trunk: str) -> Iterator[None]:
+    common = ("--trunk", trunk, "--threads", "1", "--layers", "1-5", "--served-model-name", _NAME)
+    with ExitStack() as stack:
+        for name, url in _URLS.items():
+            flags = ("--speculative-method", "ngram") if name == "guessing" else ()
+            words = (
+                "client",
+                str(_MODEL),
+                "--port",
+                url.rsplit(":", 1)[1],
+                "--served-model-name",
+                _NAME,
+                *common,
+                *flags,
+            )
+            process = stack.enter_context(running("-m", "splitlearn_cli", "--log-level", "error", *words))
+            wait_until_ready(url, process)
+        yield
+
+
+def measured(questions: Sequence[str], fields: dict[str, Any]) -> dict[str, dict[str, Side]]:
+    """By text and side."""
+    found = {text: {name: Side() for name in _URLS} for text in ("asked once", "asked again")}
+    for number, question in enumerate(questions):
+        asked = [{"role": "user", "content": question}]
+        for name in sorted(_URLS, reverse=bool(number % 2)):
+            answer = found["asked once"][name].ask(_URLS[name], asked, seed=number, **fields)
+            again = [*asked, {"role": "assistant", "content": answer}, *asked]
+            found["asked again"][name].ask(_URLS[name], again, seed=number, **fields)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.wan", description=__doc__)
+    parser.add_argument("--round-trips", type=float, nargs="+", default=[0, 5, 20, 80, 200], help="milliseconds")
+    parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    given = parser.parse_args()
+    all_questions = collect_questions()
+    questions = [each.phrasings[0] for each in all_questions[:: max(1, len(all_questions) // given.questions)]]
+    rows = []
+    trunk = ("trunk", str(_MODEL), "--layers", "1-5", "--port", str(_TRUNK), "--metrics-port", str(_METRICS))
+    with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
+        print("| round trip, ms | text | plain, tok/s | with guesses, tok/s | ratio | tokens a trip | the same |")
+        print("|---:|---|---:|---:|---:|---:|---|")
+        for milliseconds in given.round_trips:
+            with far(_TRUNK, Network(milliseconds / 1000)) as address, clients(address):
+                for text, sides in measured(questions[: given.questions], {"temperature": given.temperature}).items():
+                    plain, guessing = sides["plain"], sides["guessing"]
+                    speeds = [median(side.tokens_per_second) for side in (plain, guessing)]
+                    pairs = zip(guessing.tokens_per_second, plain.tokens_per_second, strict=True)
+                    ratio = median(one / other for one, other in pairs)
+                    row = {
+                        "round_trip_ms": milliseconds,
+                        "text": text,
+                        "plain": speeds[0],
+                        "guessing": speeds[1],
+                        "ratio": ratio,
+                        "tokens_a_trip": guessing.tokens / guessing.trips,
+                        "same": plain.texts == guessing.texts,
+                    }
+                    rows.append(row)
+                    print(
+                        f"| {milliseconds:g} | {text} | {speeds[0]:.1f} | {speeds[1]:.1f} | {ratio:.2f} | "
+                        f"{row['tokens_a_trip']:.2f} | {'yes' if row['same'] else 'NO'} |",
+                        flush=True,
+                    )
+    if given.json is not None:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
