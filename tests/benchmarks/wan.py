@@ -33,6 +33,7 @@ class Side:
 
     tokens_per_second: list[float] = field(default_factory=list)
     trips: int = 0
+    guesses: int = 0
     tokens: int = 0
     texts: list[str] = field(default_factory=list)
 
@@ -44,6 +45,7 @@ class Side:
             self.tokens_per_second.append(told["tokens_per_second"])
         # the first token comes of the prompt's trips
         self.tokens += told["completion_tokens"] - 1
+        self.guesses += told["draft_tokens"]
         self.trips += told["completion_tokens"] - 1 - told["accepted_draft_tokens"]
         self.texts.append(text)
         return text
@@ -105,44 +107,48 @@ def measured(questions: Sequence[str], fields: dict[str, Any]) -> dict[str, dict
     return found
 
 
+def row_of(milliseconds: float, text: str, sides: dict[str, Side]) -> dict[str, Any]:
+    plain, guessing = sides["plain"], sides["guessing"]
+    pairs = zip(guessing.tokens_per_second, plain.tokens_per_second, strict=True)
+    return {
+        "round trip, ms": milliseconds,
+        "text": text,
+        "plain, tok/s": median(plain.tokens_per_second),
+        "with guesses, tok/s": median(guessing.tokens_per_second),
+        "ratio": median(one / other for one, other in pairs),
+        "tokens a trip": guessing.tokens / guessing.trips,
+        "guesses a token": guessing.guesses / guessing.tokens,
+        "the same": "yes" if plain.texts == guessing.texts else "NO",
+    }
+
+
+def rows(questions: Sequence[str], round_trips: Sequence[float], temperature: float) -> Iterator[dict[str, Any]]:
+    trunk = ("trunk", str(_MODEL), "--layers", "1-5", "--port", str(_TRUNK), "--metrics-port", str(_METRICS))
+    with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
+        for milliseconds in round_trips:
+            with far(_TRUNK, Network(milliseconds / 1000)) as address, clients(address):
+                for text, sides in measured(questions, {"temperature": temperature}).items():
+                    yield row_of(milliseconds, text, sides)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.wan", description=__doc__)
     parser.add_argument("--round-trips", type=float, nargs="+", default=[0, 5, 20, 80, 200], help="milliseconds")
-    parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--json", type=Path, help="write the figures there")
     given = parser.parse_args()
-    all_questions = collect_questions()
-    questions = [each.phrasings[0] for each in all_questions[:: max(1, len(all_questions) // given.questions)]]
-    rows = []
-    trunk = ("trunk", str(_MODEL), "--layers", "1-5", "--port", str(_TRUNK), "--metrics-port", str(_METRICS))
-    with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
-        print("| round trip, ms | text | plain, tok/s | with guesses, tok/s | ratio | tokens a trip | the same |")
-        print("|---:|---|---:|---:|---:|---:|---|")
-        for milliseconds in given.round_trips:
-            with far(_TRUNK, Network(milliseconds / 1000)) as address, clients(address):
-                for text, sides in measured(questions[: given.questions], {"temperature": given.temperature}).items():
-                    plain, guessing = sides["plain"], sides["guessing"]
-                    speeds = [median(side.tokens_per_second) for side in (plain, guessing)]
-                    pairs = zip(guessing.tokens_per_second, plain.tokens_per_second, strict=True)
-                    ratio = median(one / other for one, other in pairs)
-                    row = {
-                        "round_trip_ms": milliseconds,
-                        "text": text,
-                        "plain": speeds[0],
-                        "guessing": speeds[1],
-                        "ratio": ratio,
-                        "tokens_a_trip": guessing.tokens / guessing.trips,
-                        "same": plain.texts == guessing.texts,
-                    }
-                    rows.append(row)
-                    print(
-                        f"| {milliseconds:g} | {text} | {speeds[0]:.1f} | {speeds[1]:.1f} | {ratio:.2f} | "
-                        f"{row['tokens_a_trip']:.2f} | {'yes' if row['same'] else 'NO'} |",
-                        flush=True,
-                    )
+    known = collect_questions()
+    questions = [each.phrasings[0] for each in known[:: len(known) // given.questions]][: given.questions]
+    found = []
+    for row in rows(questions, given.round_trips, given.temperature):
+        if not found:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}", flush=True)
+        found.append(row)
+        cells = (f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values())
+        print(f"| {' | '.join(cells)} |", flush=True)
     if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

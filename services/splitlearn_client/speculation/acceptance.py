@@ -1,41 +1,68 @@
 """How often guesses turn out right, by how sure their drafter was. Plain numbers."""
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from splitlearn_client.speculation.drafter import LEVELS
 
 _PRIOR_GUESSES: Final = 4.0
 _KEPT: Final = 0.97
-"""What is left of each guess's weight after another one: some thirty count."""
+"""What is left of each guess's weight after another one: some thirty of an answer count."""
+_KEPT_OF_ALL: Final = 0.998
+"""The same of all answers together: some five hundred."""
 _KEPT_UNUSED: Final = 0.995
 """The same after a token for which nothing was guessed, so that after some hundred it is tried again."""
 
 
-def _priors() -> list[float]:
-    return [0.3 + 0.6 * level / (LEVELS - 1) for level in range(LEVELS)]
+class Acceptance(Protocol):
+    """How likely guesses of each level are right."""
+
+    def probability(self, level: int) -> float:
+        """That a guess is right if those before it are."""
+
+
+class Expected:
+    """Before anything was seen: surer guesses are likelier."""
+
+    def probability(self, level: int) -> float:
+        return 0.3 + 0.6 * level / (LEVELS - 1)
 
 
 @dataclass
-class Acceptance:
-    """Of one answer: texts differ in how much they repeat."""
+class Seen:
+    """What was seen counts as soon as there is some of it, and what is expected before.
 
-    _priors: list[float] = field(default_factory=_priors)
+    Attributes:
+        expected: what is typical, before anything was seen here.
+        kept: what is left of each guess's weight after another one.
+    """
+
+    expected: Acceptance
+    kept: float
     _right: list[float] = field(default_factory=lambda: [0.0] * LEVELS)
     _tried: list[float] = field(default_factory=lambda: [0.0] * LEVELS)
 
     def probability(self, level: int) -> float:
-        """That a guess is right if those before it are."""
-        right = self._right[level] + _PRIOR_GUESSES * self._priors[level]
+        right = self._right[level] + _PRIOR_GUESSES * self.expected.probability(level)
         return right / (self._tried[level] + _PRIOR_GUESSES)
 
     def learn(self, level: int, n_guesses: int, n_right: int) -> None:
         """So many guesses ran, and the first `n_right` were right. What stood behind a wrong one says nothing."""
         for n in range(min(n_guesses, n_right + 1)):
-            self._right[level] = _KEPT * self._right[level] + (n < n_right)
-            self._tried[level] = _KEPT * self._tried[level] + 1
+            self._right[level] = self.kept * self._right[level] + (n < n_right)
+            self._tried[level] = self.kept * self._tried[level] + 1
 
     def forget(self, level: int) -> None:
         """There were guesses of this level, and none of them ran."""
         self._right[level] *= _KEPT_UNUSED
         self._tried[level] *= _KEPT_UNUSED
+
+
+def of_all_answers() -> Seen:
+    """What is typical of a service's answers."""
+    return Seen(Expected(), _KEPT_OF_ALL)
+
+
+def of_one_answer(typical: Acceptance) -> Seen:
+    """Texts differ in how much they repeat."""
+    return Seen(typical, _KEPT)

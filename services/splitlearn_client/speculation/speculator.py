@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from splitlearn.engine.speculation import Speculation
-from splitlearn_client.speculation.acceptance import Acceptance
+from splitlearn_client.speculation.acceptance import Seen, of_all_answers, of_one_answer
 from splitlearn_client.speculation.draft_length import best_length
 from splitlearn_client.speculation.drafter import Draft, Drafter
 from splitlearn_client.speculation.trip_cost import TripCost
@@ -18,15 +18,20 @@ class Speculator:
         drafter: makes the guesses.
         cost: of all answers.
         most: guesses in a trip, at most.
+        typical: how often guesses are right in all answers.
         rounds: whether guesses may change how a row is rounded.
     """
 
     drafter: Drafter
     cost: TripCost
     most: int
+    typical: Seen
     rounds: bool = False
-    _acceptance: Acceptance = field(default_factory=Acceptance)
+    _acceptance: Seen = field(init=False)
     _draft: Draft = field(default_factory=Draft)
+
+    def __post_init__(self) -> None:
+        self._acceptance = of_one_answer(self.typical)
 
     def may_guess(self, found: Speculation) -> bool:
         """Whether guesses may run in a session whose parts allow this."""
@@ -48,7 +53,9 @@ class Speculator:
         probability = self._acceptance.probability(draft.level)
         length = best_length(probability, plain, self.cost.per_guess, len(draft.guesses), n_others)
         if not length:
+            # of all answers too: one of them has to try again some day
             self._acceptance.forget(draft.level)
+            self.typical.forget(draft.level)
         self._draft = Draft(draft.guesses[:length], draft.level)
         return self._draft.guesses
 
@@ -59,7 +66,8 @@ class Speculator:
             seconds: that it took; None where that says nothing, because something failed on the way.
         """
         if n_guesses:
-            self._acceptance.learn(self._draft.level, n_guesses, n_right)
+            for acceptance in (self._acceptance, self.typical):
+                acceptance.learn(self._draft.level, n_guesses, n_right)
         if seconds is not None:
             self.cost.learn(n_guesses, seconds)
 
@@ -78,7 +86,8 @@ class Speculators:
     most: int
     rounds: bool = False
     _cost: TripCost = field(default_factory=TripCost)
+    _typical: Seen = field(default_factory=of_all_answers)
 
     def new(self) -> Speculator:
         """Of a new answer."""
-        return Speculator(self.new_drafter(), self._cost, self.most, self.rounds)
+        return Speculator(self.new_drafter(), self._cost, self.most, self._typical, self.rounds)
