@@ -108,12 +108,14 @@ class _Answer:
         """Rows that its session may ever hold."""
         return len(self.request.prompt) + self.budget
 
-    async def guesses(self, n_others: int) -> Sequence[int]:
-        """Guesses at the next tokens, as many as pay while so many sessions share the steps."""
+    async def guesses(self, session: SplitSession) -> Sequence[int]:
+        """Guesses at the next tokens, as many as pay and as the session can hold."""
         if self.speculator is None:
             return ()
-        n_left = self.budget - self.report.completion_tokens
-        guesses = self.speculator.guesses(self.ids, n_left - 1, n_others)
+        # behind the last token nothing is of use
+        n_useful = self.budget - self.report.completion_tokens - 1
+        most = min(n_useful, session.n_free_rows(len(self.ids)))
+        guesses = self.speculator.guesses(self.ids, most, session.n_others)
         guesses = tuple(takewhile(lambda token: token not in self._ends, guesses))
         if guesses and self._matcher is not None:
             guesses = guesses[: await self._matcher.allowed(guesses)]
@@ -155,8 +157,8 @@ class Generator:
     ) -> None:
         self._sessions = sessions
         self._speculators = speculators
-        # of the last session
-        self._speculation: Speculation | None = None
+        # what parts allowed, each told once
+        self._told: set[Speculation] = set()
         self._tokenizer = tokenizer
         self._end_tokens = end_tokens
         self._spelling = PromptSpelling(tokenizer.vocabulary)
@@ -256,23 +258,23 @@ class Generator:
     async def _next(self, session: SplitSession, answer: "_Answer") -> list[Choice]:
         """The next token, and those behind guesses that were right."""
         report, speculator = answer.report, answer.speculator
-        guesses = await answer.guesses(session.n_others) if self._may_guess(session, speculator) else ()
+        guesses = await answer.guesses(session) if self._may_guess(session, speculator) else ()
         n_faults, began = report.n_faults, time.perf_counter()
-        choices = await session.choose(answer.ids, answer.sampler, guesses)
-        if speculator is not None:
-            seconds = time.perf_counter() - began if report.n_faults == n_faults else None
-            speculator.learn(len(guesses), len(choices) - 1, seconds)
-            report.guessed(len(guesses), len(choices) - 1)
-        self._observe(report, session.stream, len(choices))
-        return choices
+        trip = await session.choose(answer.ids, answer.sampler, guesses)
+        n_right = len(trip.choices) - 1
+        report.guessed(trip.n_guesses, n_right)
+        if speculator is not None and trip.n_rows == 1 and report.n_faults == n_faults:
+            speculator.learn(trip.n_guesses, n_right, time.perf_counter() - began)
+        self._observe(report, session.stream, len(trip.choices))
+        return trip.choices
 
     def _may_guess(self, session: SplitSession, speculator: Speculator | None) -> bool:
         if speculator is None:
             return False
         found = session.speculation
         may_guess = speculator.may_guess(found)
-        if found is not self._speculation:
-            self._speculation = found
+        if found not in self._told:
+            self._told.add(found)
             log.info("speculation", on=may_guess, parts=str(found))
         return may_guess
 

@@ -104,7 +104,8 @@ class Report:
     @property
     def tokens_per_second(self) -> float:
         """The rate of the tokens after the first."""
-        if self.first_token is None or self.last_token is None or self.completion_tokens < 2:
+        # several answers of one token have their tokens at once
+        if self.first_token is None or self.last_token in (None, self.first_token) or self.completion_tokens < 2:
             return 0.0
         return (self.completion_tokens - 1) / (self.last_token - self.first_token)
 

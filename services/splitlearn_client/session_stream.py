@@ -10,7 +10,7 @@ from typing import Self
 
 import structlog
 
-from splitlearn.engine.speculation import SPECULATION, Speculation
+from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION, Speculation, rows_named
 from splitlearn_client.faults import MOST_FAULTS, Fault, fault_of
 from splitlearn_client.report import Failover, Report
 from splitlearn_comm import ClientStream, CommError, FingerprintMismatch, Frame, Overloaded, Reply, SessionOpening
@@ -88,6 +88,16 @@ class SessionStream:
     def speculation(self) -> Speculation:
         """Whether guesses can run behind a session's rows, as the replica says."""
         return Speculation.named(self._replica.attributes.get(SPECULATION))
+
+    @property
+    def max_session_rows(self) -> int:
+        """Rows that a session may hold there, as the replica says; 0 if it does not."""
+        return rows_named(self._replica.attributes.get(MAX_SESSION_ROWS))
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions on the replica, of all clients, as far as it has told."""
+        return self._replica.load.pressure.sessions
 
     @property
     def codec(self) -> str:

@@ -46,6 +46,21 @@ class _Sent:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Trip:
+    """What came of some rows, in the last of all attempts.
+
+    Attributes:
+        choices: one of each sampler; with guesses the next token, and those behind guesses that were right.
+        n_guesses: guesses that ran.
+        n_rows: rows that ran, without those of guesses.
+    """
+
+    choices: list[Choice]
+    n_guesses: int
+    n_rows: int
+
+
 class SplitSession:
     """Keeps the three parts at the same position. `open_split_session` creates, begins and closes it."""
 
@@ -84,24 +99,27 @@ class SplitSession:
 
     @property
     def n_others(self) -> int:
-        """Sessions of this client that may share its steps."""
-        return max(0, self._parts.bottom.n_running - 1)
+        """Sessions that may share its steps, here or on the trunk."""
+        return max(self._parts.bottom.n_running, self.stream.n_sessions, 1) - 1
 
-    async def choose(self, ids: list[int], sampler: Sampler, guesses: Sequence[int] = ()) -> list[Choice]:
+    def n_free_rows(self, n_ids: int) -> int:
+        """Rows that all three parts can hold behind so many ids."""
+        return min(self._bottom.max_length, self._top.max_length, self.stream.max_session_rows) - n_ids
+
+    async def choose(self, ids: list[int], sampler: Sampler, guesses: Sequence[int] = ()) -> Trip:
         """As `choose_each`, with one sampler: the next token, and those behind guesses that were right.
 
         Args:
-            guesses: what may follow `ids`, of which one row is new; fewer than a step's rows. A session that has to run
-                more than that again does without them.
+            guesses: what may follow `ids`, of which one row is new; fewer than a step's rows, and no more than are
+                free. A session that has to run other rows too, or fails over, does without them.
         """
-        return await self.choose_each(ids, [sampler], guesses=guesses)
+        return await self._choose(ids, [sampler], None, guesses)
 
     async def choose_each(
         self,
         ids: list[int],
         samplers: Sequence[Sampler],
         reader: PromptReader | None = None,
-        guesses: Sequence[int] = (),
     ) -> list[Choice]:
         """Runs the new rows of `ids`, and each sampler chooses a next token. A replica that fails is replaced.
 
@@ -113,13 +131,19 @@ class SplitSession:
             BrokenNumbers: the logits hold NaN or infinity.
             BadRequest: no token may come next.
         """
+        return (await self._choose(ids, samplers, reader)).choices
+
+    async def _choose(
+        self, ids: list[int], samplers: Sequence[Sampler], reader: PromptReader | None, guesses: Sequence[int] = ()
+    ) -> Trip:
         n_lost = 0
         for sampler in samplers:
             if sampler.matcher is not None:
                 sampler.matcher.look_ahead(guesses)
         while True:
             try:
-                tried = guesses if self._position == len(ids) - 1 else ()
+                n_rows = len(ids) - self._position
+                tried = guesses if n_rows == 1 else ()
                 choices = await self._run(Choosing(ids, samplers, reader, tried))
             except _LOST_ROWS:
                 n_lost += 1
@@ -130,11 +154,13 @@ class SplitSession:
                 self._report.replays += 1
                 self._expect_prompt()
             except CommError as error:
+                # another replica may not allow them
+                guesses = ()
                 await self._fail_over(error, ids)
                 await self._open(ids)
             else:
                 self.stream.resumed()
-                return choices
+                return Trip(choices, len(tried), n_rows)
 
     async def read(self, ids: list[int], reader: PromptReader) -> None:
         """Runs the new rows of `ids` for the reader alone; no token is chosen. Raises as `choose_each`."""

@@ -21,7 +21,7 @@ from splitlearn.backends.memory import free_bytes
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part, resolve_device
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
-from splitlearn.engine.speculation import SPECULATION
+from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
 from splitlearn.errors import SplitError
 from splitlearn.hub.model import Bar, no_bar
 from splitlearn.hub.weights import Weights, fetched, opened
@@ -335,6 +335,7 @@ def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, 
             "quantization": settings.quantization,
             "hidden_size": str(part.hidden_size),
             SPECULATION: engine.speculation,
+            MAX_SESSION_ROWS: str(engine.max_session_rows),
             **({"cores": cores} if cores else {}),
         },
     )

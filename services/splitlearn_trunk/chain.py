@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import structlog
 
-from splitlearn.engine.speculation import SPECULATION
 from splitlearn_comm import (
     ClientStream,
     CommError,
@@ -58,7 +57,7 @@ class ChainServicer:
             **info.attributes,
             "layers": plan.layers,
             "stage_layers": info.attributes["layers"],
-            SPECULATION: self._next.speculation(info.attributes.get(SPECULATION)),
+            **self._next.guesses_beside(info.attributes),
         }
         return replace(info, fingerprint=self._next.whole_fingerprint, attributes=attributes)
 

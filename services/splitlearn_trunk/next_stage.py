@@ -1,9 +1,9 @@
 """The next stage of a chain: the workers that this one hands its rows on to, and the layers that they serve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from llm_sepweight import Manifest
-from splitlearn.engine.speculation import SPECULATION, Speculation
+from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION, Speculation, rows_named
 from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_comm import CommError, FingerprintMismatch, NextStageFailed, ServiceInfo
@@ -68,10 +68,14 @@ class NextStage:
         """What clients of the chain have. Raises like `fingerprint`."""
         return fingerprint(self._manifest, self.whole_plan, self._dtype)
 
-    def speculation(self, own: str | None) -> str:
-        """What a worker of `own` and the next stage allow together; see `Speculation`."""
-        reported = [own, *self.replicas.reported(SPECULATION)]
-        return Speculation.of(*map(Speculation.named, reported))
+    def guesses_beside(self, own: Mapping[str, str]) -> dict[str, str]:
+        """What a worker with these attributes and the next stage report as one; see `splitlearn.engine.speculation`."""
+        kinds = [own.get(SPECULATION), *self.replicas.reported(SPECULATION)]
+        rows = [own.get(MAX_SESSION_ROWS), *self.replicas.reported(MAX_SESSION_ROWS)]
+        return {
+            SPECULATION: Speculation.of(*map(Speculation.named, kinds)),
+            MAX_SESSION_ROWS: str(min(map(rows_named, rows))),
+        }
 
     def pick(self) -> Replica:
         """A worker for a new session. Raises like `fingerprint` if there is none."""

@@ -191,6 +191,52 @@ async def test_behind_a_stop_in_the_middle_of_right_guesses_the_cached_rows_are_
 
 @needs_kernels
 @pytest.mark.usefixtures("all_guesses_run")
+@pytest.mark.parametrize("where", ["trunk", "client"])
+async def test_guesses_never_ask_for_more_rows_than_a_part_holds(
+    weights: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capacity = 32
+    async with split(weights) as (trunk, client):
+        text = await greedy_text(client, PROMPTS[2])
+        expected = await choices(client, PROMPTS[2], {"ignore_eos": True})
+        parts = client.service.connection.local_parts
+        row_bytes = {
+            "trunk": trunk.trunk.engine.row_bytes,
+            # bottom and top get half of it each
+            "client": 2 * max(parts.bottom.row_bytes, parts.top.row_bytes),
+        }
+    few = {"kv_cache_memory_bytes": capacity * row_bytes[where]}
+    informed(monkeypatch, [text], 1.0)
+    # the answer ends where the memory does
+    stop = {"stop_token_ids": [text[capacity]], "max_tokens": 200, "ignore_eos": True}
+    assert text.index(text[capacity], len(PROMPTS[2])) == capacity
+    settings = {"trunk": (few, {}), "client": ({}, few)}[where]
+    async with split(weights, settings[0], **settings[1], speculative_method="ngram") as (_, client):
+        for _ in range(2):
+            reply = await client.complete(prompt=PROMPTS[2], **stop)
+            assert reply.status_code == 200, reply.text
+            assert expected[0]["text"].startswith(reply.json()["choices"][0]["text"])
+            assert reply.json()["usage"]["completion_tokens"] == capacity - len(PROMPTS[2]) + 1
+        assert client.value("spec_decode_num_accepted_tokens_total") > 0
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_what_did_not_run_as_one_trip_teaches_nothing(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with split(weights) as (_, client):
+        text = await greedy_text(client, PROMPTS[1])
+    informed(monkeypatch, [text], 1.0)
+    async with split(weights, speculative_method="ngram", enable_prefix_caching=False) as (_, client):
+        await choices(client, PROMPTS[1], {})
+        before = client.value("spec_decode_num_draft_tokens_total")
+        # the second token of each answer runs the whole prompt again
+        reply = await client.complete(prompt=PROMPTS[1], max_tokens=2, n=4, temperature=1, seed=3, ignore_eos=True)
+        assert reply.json()["splitlearn"]["draft_tokens"] == 0
+        assert client.value("spec_decode_num_draft_tokens_total") == before
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
 async def test_a_worker_that_dies_between_guesses_costs_no_token(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

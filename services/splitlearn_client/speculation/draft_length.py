@@ -23,7 +23,7 @@ def best_length(probability: float, plain: float, per_guess: float, most: int, n
             of their pace.
     """
     if n_others and per_guess > 0:
-        most = min(most, int((_SLOWEST_OTHERS - 1) * plain / (per_guess * (n_others + 1))))
+        most = int(min(most, (_SLOWEST_OTHERS - 1) * plain / (per_guess * (n_others + 1))))
     best, best_rate = 0, _LEAST_GAIN * (n_others + 1) / plain
     tokens, chance = 1.0, 1.0
     for length in range(1, most + 1):

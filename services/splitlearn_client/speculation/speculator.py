@@ -59,17 +59,15 @@ class Speculator:
         self._draft = Draft(draft.guesses[:length], draft.level)
         return self._draft.guesses
 
-    def learn(self, n_guesses: int, n_right: int, seconds: float | None) -> None:
-        """The first `n_guesses` of the last guesses ran, and `n_right` of them were right.
+    def learn(self, n_guesses: int, n_right: int, seconds: float) -> None:
+        """The first `n_guesses` of the last guesses ran beside one row, in so many seconds; `n_right` were right.
 
-        Args:
-            seconds: that it took; None where that says nothing, because something failed on the way.
+        Must not be called where other rows ran too, or something failed on the way: that says nothing of a trip.
         """
         if n_guesses:
             for acceptance in (self._acceptance, self.typical):
                 acceptance.learn(self._draft.level, n_guesses, n_right)
-        if seconds is not None:
-            self.cost.learn(n_guesses, seconds)
+        self.cost.learn(n_guesses, seconds)
 
 
 @dataclass

@@ -8,6 +8,11 @@ _MOST_SLOWER: Final = 4.0
 """A trip counts as at most this many times as long as estimated: one that something held up tells little."""
 _UNMEASURED_SHARE: Final = 0.1
 """Of a trip's time, that a guess is taken to add before one was measured."""
+_SHARES: Final = (0.001, 0.5)
+"""Of a trip's time, that a guess adds at least and at most: no measurement says that guesses are free, or never pay."""
+_DRIFT: Final = 0.02
+"""How far a trip without guesses takes what a guess adds back to what is taken before one was measured: where guesses
+seem too dear to be tried, they are tried again."""
 
 
 @dataclass
@@ -25,15 +30,24 @@ class TripCost:
     @property
     def per_guess(self) -> float:
         """What each guess adds."""
-        return (self._plain or 0.0) * _UNMEASURED_SHARE if self._per_guess is None else self._per_guess
+        plain = self._plain or 0.0
+        if self._per_guess is None:
+            return plain * _UNMEASURED_SHARE
+        least, most = (plain * share for share in _SHARES)
+        return min(max(self._per_guess, least), most)
 
     def learn(self, n_guesses: int, seconds: float) -> None:
         """Updates the estimates from one trip."""
         if not n_guesses:
             self._plain = _blend(self._plain, seconds)
+            if self._per_guess is not None:
+                self._per_guess = (1 - _DRIFT) * self.per_guess + _DRIFT * self._plain * _UNMEASURED_SHARE
         elif self._plain is not None:
-            bounded = min(seconds, _MOST_SLOWER * self._plain)
-            self._per_guess = _blend(self.per_guess, max(0.0, bounded - self._plain) / n_guesses)
+            if seconds < self._plain:
+                # trips have become faster
+                self._plain = _blend(self._plain, seconds)
+            added = max(0.0, min(seconds, _MOST_SLOWER * self._plain) - self._plain) / n_guesses
+            self._per_guess = (1 - _SMOOTHING) * self.per_guess + _SMOOTHING * added
 
 
 def _blend(before: float | None, new: float) -> float:

@@ -94,6 +94,12 @@ class Engine:
         return self._runner.is_batched
 
     @property
+    def max_session_rows(self) -> int:
+        """Rows that a session may ever hold: the model's context, or all pages."""
+        capacity = self.pages.total * self.pages.page_size
+        return min(self.part.context_length or capacity, capacity)
+
+    @property
     def speculation(self) -> Speculation:
         """Whether guesses can run behind a session's rows."""
         if not self.part.can_truncate:
@@ -162,9 +168,8 @@ class Engine:
             ValueError: `opened_at` is negative, infinite or not a number.
         """
         self._serving.check_thread()
-        bounds = (max_length, self.part.context_length, self.pages.total * self.pages.page_size)
         return self._sessions.open(
-            min(bound for bound in bounds if bound),
+            min(max_length or self.max_session_rows, self.max_session_rows),
             block_hashes,
             owner,
             opened_at,

@@ -5,6 +5,10 @@ from typing import Final, Self
 
 SPECULATION: Final = "speculation"
 """The attribute under which a worker reports it."""
+MAX_SESSION_ROWS: Final = "max_session_rows"
+"""The attribute under which a worker reports how many rows a session may hold, guesses included."""
+
+_MOST_DIGITS: Final = 16
 
 
 class Speculation(StrEnum):
@@ -29,3 +33,8 @@ class Speculation(StrEnum):
     def of(cls, *parts: "Speculation") -> "Speculation":
         """That of parts together."""
         return min(parts, key=list(cls).index)
+
+
+def rows_named(text: str | None) -> int:
+    """The number of rows that a peer wrote so; 0 for anything else."""
+    return int(text) if text is not None and len(text) < _MOST_DIGITS and text.isascii() and text.isdecimal() else 0

@@ -7,6 +7,11 @@ def report(**fields: float) -> Report:
     return Report(began=10.0, **fields)  # type: ignore[arg-type]
 
 
+def test_several_answers_of_one_token_have_no_rate() -> None:
+    each = Report(completion_tokens=1, first_token=1.0, last_token=1.0)
+    assert together([each, each]).tokens_per_second == 0
+
+
 def test_before_the_first_token_there_are_no_phases() -> None:
     assert report().phases is None
     assert report(queue_seconds=1.0).phases is None

@@ -85,7 +85,7 @@ async def some_tokens(session: SplitSession, parts: LocalParts, clock: Clock) ->
     ids = list(PROMPT)
     for _ in range(4):
         clock.now += 1_000.0
-        ids += [choice.token for choice in await session.choose(ids, greedy())]
+        ids += [choice.token for choice in (await session.choose(ids, greedy())).choices]
     another = parts.bottom.open()
     await parts.bottom.step(another, 0, torch.tensor(PROMPT[:1]))
     return ids

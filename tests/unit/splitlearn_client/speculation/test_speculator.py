@@ -47,12 +47,6 @@ def test_an_answer_in_which_guesses_are_wrong_does_without_and_tries_again_later
     assert sum(sent[1000:]) > 0
 
 
-def test_what_is_measured_beside_a_fault_says_nothing_of_the_trip() -> None:
-    speculator = Speculators(Counting, most=4).new()
-    speculator.learn(0, 0, None)
-    assert speculator.cost.plain is None
-
-
 @pytest.mark.parametrize(
     ("found", "rounds", "may"),
     [

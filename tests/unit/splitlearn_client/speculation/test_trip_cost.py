@@ -1,5 +1,6 @@
 import pytest
 
+from splitlearn_client.speculation.draft_length import best_length
 from splitlearn_client.speculation.trip_cost import TripCost
 
 
@@ -31,6 +32,37 @@ def test_a_trip_that_was_held_up_counts_little() -> None:
     assert cost.plain < 0.2
     cost.learn(1, 30.0)
     assert cost.per_guess < 0.2
+
+
+def test_guesses_that_seemed_too_dear_are_tried_again() -> None:
+    cost = TripCost()
+    cost.learn(0, 0.01)
+    for _ in range(40):
+        cost.learn(7, 0.5)
+    assert best_length(0.3, cost.plain or 0, cost.per_guess, 7) == 0
+    for _ in range(200):
+        cost.learn(0, 0.01)
+    assert best_length(0.3, cost.plain or 0, cost.per_guess, 7) > 0
+
+
+def test_trips_with_guesses_that_are_faster_than_those_without_were_correct_that_estimate() -> None:
+    cost = TripCost()
+    cost.learn(0, 10.0)
+    for _ in range(5000):
+        cost.learn(7, 0.02)
+    assert cost.plain == pytest.approx(0.02, rel=0.1)
+    assert cost.per_guess >= cost.plain / 1000
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-300, 1e300])
+def test_no_measurement_breaks_the_choice_of_a_length(seconds: float) -> None:
+    cost = TripCost()
+    for _ in range(50):
+        cost.learn(0, 0.01)
+        cost.learn(7, seconds)
+        assert cost.plain is not None
+        for n_others in (0, 15):
+            assert 0 <= best_length(0.9, max(cost.plain, 1e-9), cost.per_guess, 7, n_others) <= 7
 
 
 def test_a_trip_with_guesses_before_one_without_says_nothing() -> None:
