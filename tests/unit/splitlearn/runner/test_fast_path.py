@@ -65,3 +65,21 @@ def test_an_engine_logs_what_is_fused_in_one_line(tmp_path: Path, caplog: pytest
 
 def test_a_part_in_fp32_says_that_nothing_is_fused(tiny_weights: Path) -> None:
     assert str(runner_for(load_part(tiny_weights, "1-4")).fusion) == "fused 0/3 layers, attention of 0/3, decoder no"
+
+
+@can_run
+@pytest.mark.parametrize(
+    ("kind", "speculation"),
+    [("llama", "exact"), ("gemma2", "exact"), ("falcon", "rounded"), ("mixtral", "rounded")],
+)
+def test_a_row_s_bits_stay_beside_guesses_where_whole_layers_run_by_our_kernels(
+    kind: str, speculation: str, tmp_path: Path
+) -> None:
+    part = packed(tmp_path, tiny_config(kind), spec="1-4")
+    with DeviceThread() as thread:
+        assert build_engine(part, thread).speculation == speculation
+
+
+def test_in_fp32_a_row_may_be_rounded_otherwise_beside_guesses(tiny_weights: Path) -> None:
+    with DeviceThread() as thread:
+        assert build_engine(load_part(tiny_weights, "1-4"), thread).speculation == "rounded"
