@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.api.routes import router
 from splitlearn_client.api.service import Service
 from splitlearn_client.block_hasher import BlockHasher
+from splitlearn_client.draft_model import DraftModel
 from splitlearn_client.embedding import Embedder
 from splitlearn_client.errors import BadModelFiles, NoEmbeddings
 from splitlearn_client.generation import Generator
@@ -38,6 +40,7 @@ from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.sessions import Sessions
 from splitlearn_client.settings import ClientSettings
+from splitlearn_client.speculation.drafter import Drafter
 from splitlearn_client.speculation.prompt_lookup import PromptLookup
 from splitlearn_client.speculation.speculator import Speculators
 from splitlearn_client.structured.compiler import GrammarCompiler
@@ -144,10 +147,10 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
     ends = end_tokens(settings.weights, config, tokenizer)
     sessions = Sessions(connection, metrics, hasher)
-    generator = Generator(sessions, tokenizer, ends, _speculators(settings))
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    generator = Generator(sessions, tokenizer, ends, await _speculators(settings, thread, vocabulary))
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
     stack.callback(grammars.close)
-    vocabulary = config.get_text_config(decoder=True).vocab_size
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     dialect = await _dialect(settings, tokenizer)
@@ -156,10 +159,15 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     return Service(name, int(time.time()), vocabulary, *made, dialect, defaults, tracer, store)
 
 
-def _speculators(settings: ClientSettings) -> Speculators | None:
+async def _speculators(settings: ClientSettings, thread: DeviceThread, vocabulary: int) -> Speculators | None:
+    """What guesses next tokens. Raises what `DraftModel.load` raises."""
     if settings.speculative_method == "none":
         return None
-    return Speculators(PromptLookup, settings.num_speculative_tokens, settings.speculative_rounding)
+    new_drafter: Callable[[int], Drafter] = PromptLookup
+    if settings.speculative_model is not None:
+        model, _ = await thread.run(DraftModel.load, settings.speculative_model, settings, vocabulary, thread)
+        new_drafter = model.drafter
+    return Speculators(new_drafter, settings.num_speculative_tokens, settings.speculative_rounding)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:

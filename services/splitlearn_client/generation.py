@@ -115,11 +115,16 @@ class _Answer:
         # behind the last token nothing is of use
         n_useful = self.budget - self.report.completion_tokens - 1
         most = min(n_useful, session.n_free_rows(len(self.ids)))
-        guesses = self.speculator.guesses(self.ids, most, session.n_others)
+        guesses = await self.speculator.guesses(self.ids, most, session.n_others)
         guesses = tuple(takewhile(lambda token: token not in self._ends, guesses))
         if guesses and self._matcher is not None:
             guesses = guesses[: await self._matcher.allowed(guesses)]
         return guesses
+
+    async def aclose(self) -> None:
+        """Frees what guesses its tokens."""
+        if self.speculator is not None:
+            await self.speculator.aclose()
 
     def begin(self, prompt: TokenDelta) -> TokenDelta:
         """The delta about the prompt, behind whose text the answer's goes on."""
@@ -181,7 +186,7 @@ class Generator:
         """
         answer = self._answer(request, report)
         report.prompt_tokens = len(request.prompt)
-        async with self._opened(answer, answer.most_rows, report) as session:
+        async with aclosing(answer), self._opened(answer, answer.most_rows, report) as session:
             [choice], prompt = await self._begun(session, request, [answer], report)
             if prompt is not None:
                 yield answer.begin(prompt)
@@ -220,7 +225,8 @@ class Generator:
         """The answer of that number to the request, before its first token. Raises PromptTooLong."""
         most = _most_tokens(self._sessions.local_parts, request)
         budget = most if request.max_tokens is None else min(most, request.max_tokens)
-        speculator = None if self._speculators is None else self._speculators.new()
+        most_rows = len(request.prompt) + budget
+        speculator = None if self._speculators is None else self._speculators.new(most_rows)
         return _Answer(request, number, budget, self._tokenizer.vocabulary, self._end_tokens, report, speculator)
 
     def _opened(self, answer: "_Answer", most_rows: int, report: Report) -> AbstractAsyncContextManager[SplitSession]:
@@ -261,10 +267,11 @@ class Generator:
         guesses = await answer.guesses(session) if self._may_guess(session, speculator) else ()
         n_faults, began = report.n_faults, time.perf_counter()
         trip = await session.choose(answer.ids, answer.sampler, guesses)
-        n_right = len(trip.choices) - 1
-        report.guessed(trip.n_guesses, n_right)
-        if speculator is not None and trip.n_rows == 1 and report.n_faults == n_faults:
-            speculator.learn(trip.n_guesses, n_right, time.perf_counter() - began)
+        report.guessed(trip.n_guesses, len(trip.choices) - 1)
+        if speculator is not None:
+            speculator.chosen([choice.token for choice in trip.choices])
+            if trip.n_rows == 1 and report.n_faults == n_faults:
+                speculator.ran(trip.n_guesses, time.perf_counter() - began)
         self._observe(report, session.stream, len(trip.choices))
         return trip.choices
 
@@ -293,7 +300,7 @@ class Generator:
         yield first
         if first.finish_reason is not None:
             return
-        async with self._opened(answer, answer.most_rows, report) as session:
+        async with aclosing(answer), self._opened(answer, answer.most_rows, report) as session:
             choices = await self._next(session, answer)
             async with aclosing(self._deltas(session, answer, choices)) as deltas:
                 async for delta in deltas:

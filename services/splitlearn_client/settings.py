@@ -222,10 +222,14 @@ class ClientSettings(BaseSettings):
         description="How hidden states are encoded between client and trunk: none and zlib are exact; bf16, fp16 and "
         "int8 round, and send fewer bytes.",
     )
-    speculative_method: Literal["none", "ngram"] = Field(
+    speculative_method: Literal["none", "ngram", "draft_model"] = Field(
         "none",
         description="How the next tokens are guessed, so that one trip to the trunk gives several: ngram looks up what "
-        "followed the last tokens where they stood before. Answers are the same to the token. See docs/speculation.md.",
+        "followed the last tokens where they stood before, draft_model asks the model of --speculative-model. Answers "
+        "are the same to the token. See docs/speculation.md.",
+    )
+    speculative_model: Path | None = Field(
+        None, description="Sepweight directory of a small model with the same tokenizer, whole, for draft_model."
     )
     num_speculative_tokens: int = Field(
         _MOST_GUESSES,
@@ -298,6 +302,12 @@ class ClientSettings(BaseSettings):
     shutdown_timeout: float = Field(
         5.0, ge=0, description="Seconds that running requests may take to end after SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _draft_model_is_named(self) -> Self:
+        if (self.speculative_method == "draft_model") != (self.speculative_model is not None):
+            raise PydanticCustomError("contradiction", "draft_model and --speculative-model need each other")
+        return self
 
     @model_validator(mode="after")
     def _somebody_may_read_metrics(self) -> Self:

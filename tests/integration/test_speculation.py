@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from splitlearn.backends.cpu.kernels import kernels
+from splitlearn_client.errors import BadModelFiles
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import SamplingSettings
-from splitlearn_client.speculation import speculator
-from splitlearn_client.speculation.drafter import Draft
+from splitlearn_client.speculation.draft_length import DraftLength
+from splitlearn_client.speculation.drafter import Guess
 from splitlearn_client.stopping import StopRules
 from splitlearn_comm.replicas.health import ReplicaState
 from support.running_split import RunningClient, RunningTrunk, running_client, running_trunk, until
@@ -59,11 +60,14 @@ class Informed:
     share: float
     dice: random.Random = field(default_factory=lambda: random.Random(1))
 
-    def draft(self, ids: Sequence[int], most: int) -> Draft:
+    async def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
         n_ids = len(ids)
         known = next((text for text in self.texts if list(text[:n_ids]) == list(ids)), ids)
-        right = known[n_ids : n_ids + self.dice.randint(0, most)]
-        return Draft(tuple(each if self.dice.random() < self.share else self._any() for each in right))
+        for right in known[n_ids : n_ids + self.dice.randint(0, 7)]:
+            yield Guess(right if self.dice.random() < self.share else self._any(), 0)
+
+    async def aclose(self) -> None:
+        pass
 
     def _any(self) -> int:
         return self.dice.randrange(3, VOCABULARY)
@@ -98,15 +102,21 @@ async def all_choices(client: RunningClient) -> list[Any]:
     return list(await asyncio.gather(*asked))
 
 
+def takes(length: DraftLength, _probability: float) -> bool:
+    """As long as there are rows."""
+    length.length += length.length < length.most
+    return True
+
+
 @pytest.fixture
 def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the drafter makes, whether they pay or not."""
-    monkeypatch.setattr(speculator, "best_length", lambda _probability, _plain, _per_guess, most, _n_others: most)
+    monkeypatch.setattr(DraftLength, "takes", takes)
 
 
 def informed(monkeypatch: pytest.MonkeyPatch, texts: Sequence[Sequence[int]], share: float) -> None:
     """From now on clients guess by these texts."""
-    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda: Informed(texts, share))
+    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda _most_rows: Informed(texts, share))
 
 
 async def greedy_text(client: RunningClient, prompt: Sequence[int]) -> list[int]:
@@ -284,3 +294,46 @@ async def test_where_guesses_would_change_how_rows_are_rounded_nothing_is_guesse
                 for prompt in PROMPTS:
                     await choices(client, prompt, {"ignore_eos": True})
                 assert (client.value("spec_decode_num_drafts_total") > 0) is allowed
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+async def test_answers_are_the_same_whatever_a_small_model_guesses(
+    weights: Path, quantization: str, tmp_path: Path
+) -> None:
+    same = {"quantization": quantization}
+    async with split(weights, same, **same) as (_, client):
+        expected = await all_choices(client)
+    torch.manual_seed(9)
+    other = save_sepweight(tmp_path, random_model(tiny_config("qwen2")).bfloat16(), dtype="bfloat16")
+    shares = []
+    for model in (weights, other):
+        settings: dict[str, Any] = {**same, "speculative_method": "draft_model", "speculative_model": model}
+        async with split(weights, same, **settings) as (_, client):
+            assert await all_choices(client) == expected
+            n_right, n_run = (client.value(f"spec_decode_num_{name}_tokens_total") for name in ("accepted", "draft"))
+            shares.append(n_right / n_run)
+    # the same model, whose guesses are its likeliest tokens, and one that knows nothing
+    assert shares[0] > 3 * shares[1]
+
+
+@needs_kernels
+@pytest.mark.usefixtures("all_guesses_run")
+async def test_without_memory_for_the_small_model_nothing_is_guessed(weights: Path) -> None:
+    async with split(weights) as (_, client):
+        expected = await all_choices(client)
+        row_bytes = 5 * client.service.connection.local_parts.bottom.row_bytes
+    # of the small model too, whose five layers then have room for one of the answers at a time
+    settings: dict[str, Any] = {"speculative_method": "draft_model", "speculative_model": weights}
+    async with split(weights, **settings, kv_cache_memory_bytes=64 * row_bytes, max_waiting=99) as (_, client):
+        assert await all_choices(client) == expected
+
+
+async def test_a_small_model_with_another_tokenizer_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
+    config = tiny_config("llama", vocab_size=2 * VOCABULARY)
+    larger = save_sepweight(tmp_path, random_model(config))
+    settings: dict[str, Any] = {"speculative_method": "draft_model", "speculative_model": larger}
+    with pytest.raises(BadModelFiles, match="another tokenizer"):
+        async with running_client(tiny_weights, "127.0.0.1:1", **settings):
+            pass

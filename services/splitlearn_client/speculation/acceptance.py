@@ -6,12 +6,11 @@ from typing import Final, Protocol
 from splitlearn_client.speculation.drafter import LEVELS
 
 _PRIOR_GUESSES: Final = 4.0
+_PRIOR: Final = 0.5
 _KEPT: Final = 0.97
 """What is left of each guess's weight after another one: some thirty of an answer count."""
 _KEPT_OF_ALL: Final = 0.998
 """The same of all answers together: some five hundred."""
-_KEPT_UNUSED: Final = 0.995
-"""The same after a token for which nothing was guessed, so that after some hundred it is tried again."""
 
 
 class Acceptance(Protocol):
@@ -46,16 +45,16 @@ class Seen:
         right = self._right[level] + _PRIOR_GUESSES * self.expected.probability(level)
         return right / (self._tried[level] + _PRIOR_GUESSES)
 
-    def learn(self, level: int, n_guesses: int, n_right: int) -> None:
-        """So many guesses ran, and the first `n_right` were right. What stood behind a wrong one says nothing."""
-        for n in range(min(n_guesses, n_right + 1)):
-            self._right[level] = self.kept * self._right[level] + (n < n_right)
-            self._tried[level] = self.kept * self._tried[level] + 1
+    @property
+    def overall(self) -> float:
+        """That a guess of any level is right."""
+        right, tried = sum(self._right) + _PRIOR_GUESSES * _PRIOR, sum(self._tried) + _PRIOR_GUESSES
+        return right / tried
 
-    def forget(self, level: int) -> None:
-        """There were guesses of this level, and none of them ran."""
-        self._right[level] *= _KEPT_UNUSED
-        self._tried[level] *= _KEPT_UNUSED
+    def learn(self, level: int, *, right: bool) -> None:
+        """A guess of that level stood behind right ones, if behind any."""
+        self._right[level] = self.kept * self._right[level] + right
+        self._tried[level] = self.kept * self._tried[level] + 1
 
 
 def of_all_answers() -> Seen:

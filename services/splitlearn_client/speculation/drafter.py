@@ -1,6 +1,6 @@
 """What guesses the next tokens of an answer."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -9,19 +9,25 @@ LEVELS: Final = 8
 
 
 @dataclass(frozen=True)
-class Draft:
-    """Guesses at the tokens that come next, in order.
+class Guess:
+    """A token that may come next.
 
     Attributes:
         level: how sure the drafter is. What a level is worth is measured.
     """
 
-    guesses: tuple[int, ...] = ()
-    level: int = 0
+    token: int
+    level: int
 
 
 class Drafter(Protocol):
     """Guesses for one answer, whose ids only grow."""
 
-    def draft(self, ids: Sequence[int], most: int) -> Draft:
-        """At most `most` guesses at what follows `ids`; none where it has no idea."""
+    def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
+        """What follows `ids`, token after token, each as if those before it were right; ends where it has no idea.
+
+        Whoever takes them closes it as soon as further guesses are of no use.
+        """
+
+    async def aclose(self) -> None:
+        """Frees what it holds; it is not used again."""

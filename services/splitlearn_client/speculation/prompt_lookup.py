@@ -6,40 +6,44 @@ not by one of fixed length.
 Shapes: T ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from itertools import cycle
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from splitlearn_client.speculation.drafter import LEVELS, Draft
+from splitlearn_client.speculation.drafter import LEVELS, Guess
 
 _SHORTEST: Final = 2
 _LONGEST: Final = 32
 # how far back it looks, and how many of the latest places it compares; both bound the time, which others wait for
 _FARTHEST: Final = 1 << 16
 _MOST_PLACES: Final = 256
+_MOST_GUESSES: Final = 64
 
 
 class PromptLookup:
     """Looks up the last tokens of one answer; see `Drafter`. The level grows with the length of the match."""
 
-    def __init__(self) -> None:
+    def __init__(self, _most_rows: int = 0) -> None:
         self._ids_T: NDArray[np.int32] = np.empty(0, dtype=np.int32)
         self._n_ids = 0
 
-    def draft(self, ids: Sequence[int], most: int) -> Draft:
+    async def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
         """What followed the latest of the longest matches. One that reaches the end repeats itself."""
         self._learn(ids)
         ids_T = self._ids_T[max(0, self._n_ids - _FARTHEST) : self._n_ids]
         found = _longest_match(ids_T)
         if found is None:
-            return Draft()
+            return
         end, length = found
-        following = ids_T[end : end + most].tolist()
-        while following and len(following) < most:
-            following += following[: most - len(following)]
-        return Draft(tuple(following), _level(length))
+        level = _level(length)
+        for token in cycle(ids_T[end : end + _MOST_GUESSES].tolist()):
+            yield Guess(token, level)
+
+    async def aclose(self) -> None:
+        pass
 
     def _learn(self, ids: Sequence[int]) -> None:
         if len(ids) > self._ids_T.size:

@@ -1,13 +1,30 @@
 """Decides for one answer what to guess, and how much of it to send along."""
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Final
 
 from splitlearn.engine.speculation import Speculation
 from splitlearn_client.speculation.acceptance import Seen, of_all_answers, of_one_answer
-from splitlearn_client.speculation.draft_length import best_length
-from splitlearn_client.speculation.drafter import Draft, Drafter
-from splitlearn_client.speculation.trip_cost import TripCost
+from splitlearn_client.speculation.draft_length import DraftLength
+from splitlearn_client.speculation.drafter import Drafter, Guess
+from splitlearn_client.speculation.trip_cost import DraftCost, TripCost
+
+_ASKED_AGAIN: Final = 32
+"""Tokens after which a drafter is asked that costs more than it saved."""
+
+Clock = Callable[[], float]
+"""Seconds, never going back."""
+
+
+@dataclass
+class Costs:
+    """Of all answers: what a trip takes, and what a guess takes to make."""
+
+    trip: TripCost = field(default_factory=TripCost)
+    draft: DraftCost = field(default_factory=DraftCost)
 
 
 @dataclass
@@ -16,19 +33,21 @@ class Speculator:
 
     Attributes:
         drafter: makes the guesses.
-        cost: of all answers.
+        costs: of all answers.
         most: guesses in a trip, at most.
         typical: how often guesses are right in all answers.
         rounds: whether guesses may change how a row is rounded.
     """
 
     drafter: Drafter
-    cost: TripCost
+    costs: Costs
     most: int
     typical: Seen
     rounds: bool = False
+    clock: Clock = time.perf_counter
     _acceptance: Seen = field(init=False)
-    _draft: Draft = field(default_factory=Draft)
+    _made: list[Guess] = field(default_factory=list)
+    _n_skipped: int = 0
 
     def __post_init__(self) -> None:
         self._acceptance = of_one_answer(self.typical)
@@ -37,37 +56,52 @@ class Speculator:
         """Whether guesses may run in a session whose parts allow this."""
         return found is Speculation.EXACT or (self.rounds and found is Speculation.ROUNDED)
 
-    def guesses(self, ids: Sequence[int], most: int, n_others: int) -> tuple[int, ...]:
+    async def guesses(self, ids: Sequence[int], most: int, n_others: int) -> tuple[int, ...]:
         """Guesses at what follows `ids`, as many as pay.
 
         Args:
             most: guesses that are of use, at most.
             n_others: sessions that share the steps.
         """
-        self._draft, plain = Draft(), self.cost.plain
-        if plain is None or (most := min(most, self.most)) <= 0:
+        self._made = []
+        plain, per_guess = self.costs.trip.plain, self.costs.trip.per_guess + self.costs.draft.seconds
+        if plain is None or (most := min(most, self.most)) <= 0 or not self._pays_to_ask(plain):
             return ()
-        draft = self.drafter.draft(ids, most)
-        if not draft.guesses:
-            return ()
-        probability = self._acceptance.probability(draft.level)
-        length = best_length(probability, plain, self.cost.per_guess, len(draft.guesses), n_others)
-        if not length:
-            # of all answers too: one of them has to try again some day
-            self._acceptance.forget(draft.level)
-            self.typical.forget(draft.level)
-        self._draft = Draft(draft.guesses[:length], draft.level)
-        return self._draft.guesses
+        length = DraftLength(plain, per_guess, most, n_others)
+        async with aclosing(self.drafter.guesses(ids)) as coming:
+            began = self.clock()
+            async for guess in coming:
+                self.costs.draft.learn(self.clock() - began)
+                self._made.append(guess)
+                if not length.takes(self._acceptance.probability(guess.level)) or length.length == most:
+                    break
+                began = self.clock()
+        return tuple(guess.token for guess in self._made[: length.length])
 
-    def learn(self, n_guesses: int, n_right: int, seconds: float) -> None:
-        """The first `n_guesses` of the last guesses ran beside one row, in so many seconds; `n_right` were right.
-
-        Must not be called where other rows ran too, or something failed on the way: that says nothing of a trip.
-        """
-        if n_guesses:
+    def chosen(self, tokens: Sequence[int]) -> None:
+        """These tokens were chosen next. They say how good the guesses were, whether those ran or not."""
+        for guess, token in zip(self._made, tokens, strict=False):
+            right = guess.token == token
             for acceptance in (self._acceptance, self.typical):
-                acceptance.learn(self._draft.level, n_guesses, n_right)
-        self.cost.learn(n_guesses, seconds)
+                acceptance.learn(guess.level, right=right)
+            if not right:
+                break
+
+    def ran(self, n_guesses: int, seconds: float) -> None:
+        """A trip of one row and so many guesses took so long."""
+        self.costs.trip.learn(n_guesses, seconds)
+
+    async def aclose(self) -> None:
+        """Frees what the drafter holds."""
+        await self.drafter.aclose()
+
+    def _pays_to_ask(self, plain: float) -> bool:
+        """Whether the drafter's first guess saves as much time as it takes, or it is time to see whether it does."""
+        if self._acceptance.overall * plain >= self.costs.draft.seconds or self._n_skipped == _ASKED_AGAIN:
+            self._n_skipped = 0
+            return True
+        self._n_skipped += 1
+        return False
 
 
 @dataclass
@@ -75,17 +109,19 @@ class Speculators:
     """Of a client service: makes those of its answers, which share what a trip costs.
 
     Attributes:
-        new_drafter: makes the drafter of an answer.
+        new_drafter: makes the drafter of an answer that has at most so many rows.
         most: guesses in a trip, at most.
         rounds: whether guesses may change how a row is rounded.
     """
 
-    new_drafter: Callable[[], Drafter]
+    new_drafter: Callable[[int], Drafter]
     most: int
     rounds: bool = False
-    _cost: TripCost = field(default_factory=TripCost)
+    clock: Clock = time.perf_counter
+    _costs: Costs = field(default_factory=Costs)
     _typical: Seen = field(default_factory=of_all_answers)
 
-    def new(self) -> Speculator:
-        """Of a new answer."""
-        return Speculator(self.new_drafter(), self._cost, self.most, self._typical, self.rounds)
+    def new(self, most_rows: int) -> Speculator:
+        """Of a new answer with at most so many rows, its prompt's included."""
+        drafter = self.new_drafter(most_rows)
+        return Speculator(drafter, self._costs, self.most, self._typical, self.rounds, self.clock)

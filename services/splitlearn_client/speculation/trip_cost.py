@@ -50,6 +50,17 @@ class TripCost:
             self._per_guess = (1 - _SMOOTHING) * self.per_guess + _SMOOTHING * added
 
 
+@dataclass
+class DraftCost:
+    """How long a drafter takes for a guess. Seconds."""
+
+    seconds: float = 0.0
+
+    def learn(self, seconds: float) -> None:
+        """Updates the estimate from one guess."""
+        self.seconds = _blend(self.seconds or None, seconds)
+
+
 def _blend(before: float | None, new: float) -> float:
     if before is None:
         return new

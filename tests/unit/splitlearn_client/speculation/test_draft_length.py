@@ -2,7 +2,14 @@
 
 import pytest
 
-from splitlearn_client.speculation.draft_length import best_length
+from splitlearn_client.speculation.draft_length import DraftLength
+
+
+def best_length(probability: float, plain: float, per_guess: float, most: int, n_others: int = 0) -> int:
+    length = DraftLength(plain, per_guess, most, n_others)
+    while length.takes(probability):
+        pass
+    return length.length
 
 
 @pytest.mark.parametrize(
@@ -10,7 +17,7 @@ from splitlearn_client.speculation.draft_length import best_length
     [
         # far away a guess costs almost nothing
         (0.9, 90, 1, 7),
-        (0.5, 90, 1, 5),
+        (0.5, 90, 1, 4),
         (0.1, 90, 1, 1),
         (0.01, 90, 1, 0),
         # near, each has to pay for itself
@@ -19,8 +26,8 @@ from splitlearn_client.speculation.draft_length import best_length
         (0.1, 10, 1, 0),
         # where a guess costs a whole step nothing pays
         (0.9, 10, 10, 0),
-        # guesses that cost nothing
-        (0.5, 10, 0, 7),
+        # the fifth of guesses that cost nothing would add a token in forty trips
+        (0.5, 10, 0, 4),
         (0.0, 10, 0, 0),
         (1.0, 10, 1, 7),
     ],
@@ -40,3 +47,9 @@ def test_all_who_share_the_steps_keep_their_pace_if_all_guess_as_much(n_others: 
 
 def test_no_more_than_there_are() -> None:
     assert [best_length(1.0, 10, 0.1, most) for most in (0, 1, 4)] == [0, 1, 4]
+
+
+def test_guesses_are_taken_while_each_pays_by_its_own_probability() -> None:
+    length = DraftLength(10, 1, 7)
+    assert [length.takes(each) for each in (0.9, 0.9, 0.05)] == [True, True, False]
+    assert length.length == 2

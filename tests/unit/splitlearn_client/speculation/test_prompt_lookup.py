@@ -1,14 +1,29 @@
+import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import pytest
 
-from splitlearn_client.speculation.drafter import LEVELS
+from splitlearn_client.speculation.drafter import LEVELS, Guess
 from splitlearn_client.speculation.prompt_lookup import PromptLookup
 
 
+def drafted(lookup: PromptLookup, ids: Sequence[int], most: int = 7) -> list[Guess]:
+    async def taken() -> list[Guess]:
+        found: list[Guess] = []
+        async with aclosing(lookup.guesses(ids)) as coming:
+            async for guess in coming:
+                found.append(guess)
+                if len(found) == most:
+                    break
+        return found
+
+    return asyncio.run(taken())
+
+
 def guesses(ids: Sequence[int], most: int = 7) -> list[int]:
-    return list(PromptLookup().draft(ids, most).guesses)
+    return [guess.token for guess in drafted(PromptLookup(), ids, most)]
 
 
 def test_what_followed_the_last_tokens_before_is_guessed() -> None:
@@ -32,7 +47,7 @@ def test_a_text_that_repeats_itself_goes_on_so() -> None:
 
 def test_the_level_grows_with_the_match() -> None:
     text = list(range(100, 140))
-    levels = [PromptLookup().draft([*text, 0, *text[:n]], 1).level for n in range(2, 40)]
+    levels = [drafted(PromptLookup(), [*text, 0, *text[:n]], 1)[0].level for n in range(2, 40)]
     assert levels == sorted(levels)
     assert {*levels} == {*range(LEVELS)}
 
@@ -42,7 +57,7 @@ def test_an_answer_that_grows_is_looked_up_as_if_it_were_new() -> None:
     ids = [dice.randrange(4) for _ in range(5)]
     for _ in range(200):
         ids += [dice.randrange(4) for _ in range(dice.randint(1, 4))]
-        assert growing.draft(ids, 3) == PromptLookup().draft(ids, 3)
+        assert drafted(growing, ids) == drafted(PromptLookup(), ids)
 
 
 def test_guesses_are_those_of_a_search_by_hand() -> None:

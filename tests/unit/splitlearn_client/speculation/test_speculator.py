@@ -1,50 +1,119 @@
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 
 from splitlearn.engine.scheduler import MAX_DECODE_ROWS
 from splitlearn.engine.speculation import Speculation
 from splitlearn_client.settings import ClientSettings
-from splitlearn_client.speculation.drafter import Draft
+from splitlearn_client.speculation.drafter import Guess
+from splitlearn_client.speculation.prompt_lookup import PromptLookup
 from splitlearn_client.speculation.speculator import Speculators
 
 
+@dataclass
 class Counting:
-    """Guesses that numbers go on."""
+    """Guesses that numbers go on; each guess takes some seconds.
 
-    def draft(self, ids: Sequence[int], most: int) -> Draft:
-        return Draft(tuple(range(ids[-1] + 1, ids[-1] + 1 + most)), level=7)
+    Attributes:
+        clock: of the speculator.
+        n_asked: how often it was asked.
+    """
+
+    clock: "Clock"
+    seconds: float = 0.0
+    n_asked: int = 0
+    is_closed: bool = False
+
+    async def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
+        self.n_asked += 1
+        for token in count(ids[-1] + 1):
+            self.clock.now += self.seconds
+            yield Guess(token, 7)
+
+    async def aclose(self) -> None:
+        self.is_closed = True
 
 
-def test_nothing_is_guessed_before_a_trip_was_measured() -> None:
-    speculators = Speculators(Counting, most=4)
-    first = speculators.new()
-    assert first.guesses([1], 9, 0) == ()
-    first.learn(0, 0, 0.1)
-    assert first.guesses([1], 9, 0) == (2, 3, 4, 5)
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Made:
+    """A speculator with what it is made of."""
+
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.drafter = Counting(self.clock)
+        self.speculators = Speculators(lambda _most_rows: self.drafter, 4, clock=self.clock)
+        self.speculator = self.speculators.new(100)
+
+
+async def test_nothing_is_guessed_before_a_trip_was_measured() -> None:
+    made = Made()
+    assert await made.speculator.guesses([1], 9, 0) == ()
+    made.speculator.ran(0, 0.1)
+    assert await made.speculator.guesses([1], 9, 0) == (2, 3, 4, 5)
     # another answer's trips are as long
-    assert speculators.new().guesses([1], 9, 0) == (2, 3, 4, 5)
+    assert await made.speculators.new(100).guesses([1], 9, 0) == (2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("most", [-1, 0, 2])
-def test_no_more_is_guessed_than_is_of_use(most: int) -> None:
-    speculator = Speculators(Counting, most=4).new()
-    speculator.learn(0, 0, 0.1)
-    assert len(speculator.guesses([1], most, 0)) == max(0, most)
+async def test_no_more_is_guessed_than_is_of_use(most: int) -> None:
+    made = Made()
+    made.speculator.ran(0, 0.1)
+    assert len(await made.speculator.guesses([1], most, 0)) == max(0, most)
 
 
-def test_an_answer_in_which_guesses_are_wrong_does_without_and_tries_again_later() -> None:
-    speculator = Speculators(Counting, most=7).new()
-    speculator.learn(0, 0, 0.01)
-    sent = []
-    for _ in range(2000):
-        guesses = speculator.guesses([1], 7, 0)
-        speculator.learn(len(guesses), 0, 0.01 + 0.001 * len(guesses))
-        sent.append(len(guesses))
-    assert sent[0] > 3
-    # wasted rows are few, and it never gives up for good
-    assert sum(sent[100:]) < 0.1 * len(sent[100:]) * 7
-    assert sum(sent[1000:]) > 0
+async def test_wrong_guesses_are_no_longer_sent_and_right_ones_are_again() -> None:
+    made = Made()
+    made.speculator.ran(0, 0.01)
+    for chosen, is_sent in ((99, False), (2, True)):
+        for _ in range(200):
+            sent = await made.speculator.guesses([1], 7, 0)
+            # what was not sent is compared too
+            made.speculator.chosen([chosen])
+        assert bool(sent) is is_sent
+
+
+async def test_guesses_behind_a_wrong_one_say_nothing() -> None:
+    made, other = Made(), Made()
+    for each, chosen in ((made, [2, 9]), (other, [2, 9, 5, 6])):
+        each.speculator.ran(0, 0.1)
+        await each.speculator.guesses([1], 4, 0)
+        each.speculator.chosen(chosen)
+    probabilities = [each.speculator._acceptance.probability(7) for each in (made, other)]
+    assert probabilities[0] == probabilities[1]
+
+
+async def test_a_drafter_that_costs_more_than_it_saves_is_asked_now_and_then() -> None:
+    made = Made()
+    made.drafter.seconds = 0.02
+    made.speculator.ran(0, 0.01)
+    for _ in range(320):
+        await made.speculator.guesses([1], 4, 0)
+        made.speculator.chosen([99])
+    assert 5 <= made.drafter.n_asked <= 20
+    # now each saves a trip that takes long
+    for _ in range(100):
+        made.speculator.ran(0, 10.0)
+    for _ in range(100):
+        sent = await made.speculator.guesses([1], 4, 0)
+        made.speculator.chosen([2, 3, 4, 5])
+    assert len(sent) == 4
+
+
+async def test_the_end_of_an_answer_is_that_of_its_drafter() -> None:
+    made = Made()
+    await made.speculator.aclose()
+    assert made.drafter.is_closed
 
 
 @pytest.mark.parametrize(
@@ -59,7 +128,7 @@ def test_an_answer_in_which_guesses_are_wrong_does_without_and_tries_again_later
 def test_guesses_run_where_they_change_nothing_or_rounding_is_allowed(
     found: Speculation, rounds: bool, may: bool
 ) -> None:
-    assert Speculators(Counting, 4, rounds).new().may_guess(found) is may
+    assert Speculators(PromptLookup, 4, rounds).new(9).may_guess(found) is may
 
 
 def test_the_settings_allow_as_many_guesses_as_a_step_takes() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from splitlearn_client.speculation.draft_length import best_length
-from splitlearn_client.speculation.trip_cost import TripCost
+from splitlearn_client.speculation.draft_length import DraftLength
+from splitlearn_client.speculation.trip_cost import DraftCost, TripCost
 
 
 def test_nothing_is_known_before_the_first_trip() -> None:
@@ -39,10 +39,10 @@ def test_guesses_that_seemed_too_dear_are_tried_again() -> None:
     cost.learn(0, 0.01)
     for _ in range(40):
         cost.learn(7, 0.5)
-    assert best_length(0.3, cost.plain or 0, cost.per_guess, 7) == 0
+    assert not DraftLength(cost.plain or 0, cost.per_guess, 7).takes(0.3)
     for _ in range(200):
         cost.learn(0, 0.01)
-    assert best_length(0.3, cost.plain or 0, cost.per_guess, 7) > 0
+    assert DraftLength(cost.plain or 0, cost.per_guess, 7).takes(0.3)
 
 
 def test_trips_with_guesses_that_are_faster_than_those_without_were_correct_that_estimate() -> None:
@@ -62,10 +62,18 @@ def test_no_measurement_breaks_the_choice_of_a_length(seconds: float) -> None:
         cost.learn(7, seconds)
         assert cost.plain is not None
         for n_others in (0, 15):
-            assert 0 <= best_length(0.9, max(cost.plain, 1e-9), cost.per_guess, 7, n_others) <= 7
+            DraftLength(max(cost.plain, 1e-9), cost.per_guess, 7, n_others).takes(0.9)
 
 
 def test_a_trip_with_guesses_before_one_without_says_nothing() -> None:
     cost = TripCost()
     cost.learn(3, 0.5)
     assert cost == TripCost()
+
+
+def test_what_a_guess_takes_to_make_becomes_what_was_measured() -> None:
+    cost = DraftCost()
+    for _ in range(50):
+        cost.learn(0.002)
+    cost.learn(5.0)
+    assert 0.002 <= cost.seconds < 0.004
