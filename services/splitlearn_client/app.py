@@ -167,7 +167,8 @@ async def _speculators(settings: ClientSettings, thread: DeviceThread, vocabular
     if settings.speculative_model is not None:
         model, _ = await thread.run(DraftModel.load, settings.speculative_model, settings, vocabulary, thread)
         new_drafter = model.drafter
-    return Speculators(new_drafter, settings.num_speculative_tokens, settings.speculative_rounding)
+    most, rounds = settings.num_speculative_tokens, settings.speculative_rounding
+    return Speculators(new_drafter, most, time.perf_counter, rounds)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:

@@ -75,11 +75,12 @@ def far(port: int, network: Network) -> Iterator[str]:
 
 
 @contextmanager
-def clients(trunk: str) -> Iterator[None]:
+def clients(trunk: str, guessing: Sequence[str]) -> Iterator[None]:
+    """Both sides; the one that guesses has these flags."""
     common = ("--trunk", trunk, "--threads", "1", "--layers", "1-5", "--served-model-name", _NAME)
     with ExitStack() as stack:
         for name, url in _URLS.items():
-            flags = ("--speculative-method", "ngram") if name == "guessing" else ()
+            flags = guessing if name == "guessing" else ()
             words = (
                 "client",
                 str(_MODEL),
@@ -122,11 +123,13 @@ def row_of(milliseconds: float, text: str, sides: dict[str, Side]) -> dict[str, 
     }
 
 
-def rows(questions: Sequence[str], round_trips: Sequence[float], temperature: float) -> Iterator[dict[str, Any]]:
+def rows(
+    questions: Sequence[str], round_trips: Sequence[float], temperature: float, guessing: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     trunk = ("trunk", str(_MODEL), "--layers", "1-5", "--port", str(_TRUNK), "--metrics-port", str(_METRICS))
     with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
         for milliseconds in round_trips:
-            with far(_TRUNK, Network(milliseconds / 1000)) as address, clients(address):
+            with far(_TRUNK, Network(milliseconds / 1000)) as address, clients(address, guessing):
                 for text, sides in measured(questions, {"temperature": temperature}).items():
                     yield row_of(milliseconds, text, sides)
 
@@ -137,11 +140,15 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--draft-model", type=Path, help="a small model that guesses; default: ngram")
     given = parser.parse_args()
+    guessing = ["--speculative-method", "ngram"]
+    if given.draft_model is not None:
+        guessing = ["--speculative-method", "draft_model", "--speculative-model", str(given.draft_model)]
     known = collect_questions()
     questions = [each.phrasings[0] for each in known[:: len(known) // given.questions]][: given.questions]
     found = []
-    for row in rows(questions, given.round_trips, given.temperature):
+    for row in rows(questions, given.round_trips, given.temperature, guessing):
         if not found:
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}", flush=True)
         found.append(row)

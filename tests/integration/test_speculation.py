@@ -66,6 +66,9 @@ class Informed:
         for right in known[n_ids : n_ids + self.dice.randint(0, 7)]:
             yield Guess(right if self.dice.random() < self.share else self._any(), 0)
 
+    def away(self, ids: Sequence[int]) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 

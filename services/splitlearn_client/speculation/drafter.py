@@ -29,5 +29,8 @@ class Drafter(Protocol):
         Whoever takes them closes it as soon as further guesses are of no use.
         """
 
+    def away(self, ids: Sequence[int]) -> None:
+        """These ids, guesses included, are on their way: if all are right, what follows them is asked for next."""
+
     async def aclose(self) -> None:
         """Frees what it holds; it is not used again."""

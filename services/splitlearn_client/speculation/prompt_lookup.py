@@ -42,6 +42,9 @@ class PromptLookup:
         for token in cycle(ids_T[end : end + _MOST_GUESSES].tolist()):
             yield Guess(token, level)
 
+    def away(self, ids: Sequence[int]) -> None:
+        """Looking up takes no time worth saving."""
+
     async def aclose(self) -> None:
         pass
 

@@ -1,6 +1,5 @@
 """Decides for one answer what to guess, and how much of it to send along."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ _ASKED_AGAIN: Final = 32
 """Tokens after which a drafter is asked that costs more than it saved."""
 
 Clock = Callable[[], float]
-"""Seconds, never going back."""
 
 
 @dataclass
@@ -36,6 +34,7 @@ class Speculator:
         costs: of all answers.
         most: guesses in a trip, at most.
         typical: how often guesses are right in all answers.
+        clock: seconds, never going back.
         rounds: whether guesses may change how a row is rounded.
     """
 
@@ -43,8 +42,8 @@ class Speculator:
     costs: Costs
     most: int
     typical: Seen
+    clock: Clock
     rounds: bool = False
-    clock: Clock = time.perf_counter
     _acceptance: Seen = field(init=False)
     _made: list[Guess] = field(default_factory=list)
     _n_skipped: int = 0
@@ -65,7 +64,10 @@ class Speculator:
         """
         self._made = []
         plain, per_guess = self.costs.trip.plain, self.costs.trip.per_guess + self.costs.draft.seconds
-        if plain is None or (most := min(most, self.most)) <= 0 or not self._pays_to_ask(plain):
+        if (most := min(most, self.most)) <= 0 or not self._pays_to_ask(plain or 0.0):
+            return ()
+        if plain is None:
+            self.drafter.away(ids)
             return ()
         length = DraftLength(plain, per_guess, most, n_others)
         async with aclosing(self.drafter.guesses(ids)) as coming:
@@ -76,7 +78,9 @@ class Speculator:
                 if not length.takes(self._acceptance.probability(guess.level)) or length.length == most:
                     break
                 began = self.clock()
-        return tuple(guess.token for guess in self._made[: length.length])
+        guesses = tuple(guess.token for guess in self._made[: length.length])
+        self.drafter.away([*ids, *guesses])
+        return guesses
 
     def chosen(self, tokens: Sequence[int]) -> None:
         """These tokens were chosen next. They say how good the guesses were, whether those ran or not."""
@@ -111,17 +115,18 @@ class Speculators:
     Attributes:
         new_drafter: makes the drafter of an answer that has at most so many rows.
         most: guesses in a trip, at most.
+        clock: seconds, never going back.
         rounds: whether guesses may change how a row is rounded.
     """
 
     new_drafter: Callable[[int], Drafter]
     most: int
+    clock: Clock
     rounds: bool = False
-    clock: Clock = time.perf_counter
     _costs: Costs = field(default_factory=Costs)
     _typical: Seen = field(default_factory=of_all_answers)
 
     def new(self, most_rows: int) -> Speculator:
         """Of a new answer with at most so many rows, its prompt's included."""
         drafter = self.new_drafter(most_rows)
-        return Speculator(drafter, self._costs, self.most, self._typical, self.rounds, self.clock)
+        return Speculator(drafter, self._costs, self.most, self._typical, self.clock, self.rounds)

@@ -32,6 +32,9 @@ class Counting:
             self.clock.now += self.seconds
             yield Guess(token, 7)
 
+    def away(self, ids: Sequence[int]) -> None:
+        self.sent = [*ids]
+
     async def aclose(self) -> None:
         self.is_closed = True
 
@@ -52,7 +55,7 @@ class Made:
 
     def __post_init__(self) -> None:
         self.drafter = Counting(self.clock)
-        self.speculators = Speculators(lambda _most_rows: self.drafter, 4, clock=self.clock)
+        self.speculators = Speculators(lambda _most_rows: self.drafter, 4, self.clock)
         self.speculator = self.speculators.new(100)
 
 
@@ -63,6 +66,15 @@ async def test_nothing_is_guessed_before_a_trip_was_measured() -> None:
     assert await made.speculator.guesses([1], 9, 0) == (2, 3, 4, 5)
     # another answer's trips are as long
     assert await made.speculators.new(100).guesses([1], 9, 0) == (2, 3, 4, 5)
+
+
+async def test_the_drafter_hears_what_is_on_its_way() -> None:
+    made = Made()
+    await made.speculator.guesses([1], 9, 0)
+    assert made.drafter.sent == [1]
+    made.speculator.ran(0, 0.1)
+    await made.speculator.guesses([1], 2, 0)
+    assert made.drafter.sent == [1, 2, 3]
 
 
 @pytest.mark.parametrize("most", [-1, 0, 2])
@@ -128,7 +140,7 @@ async def test_the_end_of_an_answer_is_that_of_its_drafter() -> None:
 def test_guesses_run_where_they_change_nothing_or_rounding_is_allowed(
     found: Speculation, rounds: bool, may: bool
 ) -> None:
-    assert Speculators(PromptLookup, 4, rounds).new(9).may_guess(found) is may
+    assert Speculators(PromptLookup, 4, Clock(), rounds).new(9).may_guess(found) is may
 
 
 def test_the_settings_allow_as_many_guesses_as_a_step_takes() -> None:
