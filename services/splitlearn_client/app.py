@@ -168,7 +168,7 @@ async def _speculators(settings: ClientSettings, thread: DeviceThread, vocabular
         model, _ = await thread.run(DraftModel.load, settings.speculative_model, settings, vocabulary, thread)
         new_drafter = model.drafter
     most, rounds = settings.num_speculative_tokens, settings.speculative_rounding
-    return Speculators(new_drafter, most, time.perf_counter, rounds)
+    return Speculators(new_drafter, most, rounds)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:

@@ -96,8 +96,8 @@ class SessionStream:
 
     @property
     def n_sessions(self) -> int:
-        """Sessions on the replica, of all clients, as far as it has told."""
-        return self._replica.load.pressure.sessions
+        """Sessions on the replica: of all clients, as it told last, or as many as this one has there now."""
+        return max(self._replica.load.reported.running_sessions, self._replica.n_sessions)
 
     @property
     def codec(self) -> str:

@@ -14,10 +14,12 @@ class Guess:
 
     Attributes:
         level: how sure the drafter is. What a level is worth is measured.
+        seconds: that it took to make, also where that was while something else was awaited.
     """
 
     token: int
     level: int
+    seconds: float = 0.0
 
 
 class Drafter(Protocol):
@@ -30,7 +32,10 @@ class Drafter(Protocol):
         """
 
     def away(self, ids: Sequence[int]) -> None:
-        """These ids, guesses included, are on their way: if all are right, what follows them is asked for next."""
+        """These ids, guesses included, are on their way: if all are right, what follows them is asked for next.
+
+        Called where there is time to make guesses meanwhile.
+        """
 
     async def aclose(self) -> None:
         """Frees what it holds; it is not used again."""

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from splitlearn.engine.speculation import Speculation
 from splitlearn_client.speculation.acceptance import Seen, of_all_answers, of_one_answer
 from splitlearn_client.speculation.draft_length import DraftLength
-from splitlearn_client.speculation.drafter import Drafter, Guess
+from splitlearn_client.speculation.drafter import LEVELS, Drafter, Guess
 from splitlearn_client.speculation.trip_cost import DraftCost, TripCost
 
 _ASKED_AGAIN: Final = 32
 """Tokens after which a drafter is asked that costs more than it saved."""
-
-Clock = Callable[[], float]
+_SPARE: Final = 2.0
+"""How many times as long as the next guesses take to make a trip has to be, so that they are made meanwhile."""
 
 
 @dataclass
@@ -34,7 +34,6 @@ class Speculator:
         costs: of all answers.
         most: guesses in a trip, at most.
         typical: how often guesses are right in all answers.
-        clock: seconds, never going back.
         rounds: whether guesses may change how a row is rounded.
     """
 
@@ -42,7 +41,6 @@ class Speculator:
     costs: Costs
     most: int
     typical: Seen
-    clock: Clock
     rounds: bool = False
     _acceptance: Seen = field(init=False)
     _made: list[Guess] = field(default_factory=list)
@@ -64,22 +62,25 @@ class Speculator:
         """
         self._made = []
         plain, per_guess = self.costs.trip.plain, self.costs.trip.per_guess + self.costs.draft.seconds
-        if (most := min(most, self.most)) <= 0 or not self._pays_to_ask(plain or 0.0):
+        if (most := min(most, self.most)) <= 0:
             return ()
         if plain is None:
+            # nobody knows how long it will take, and the small model has the whole prompt to read
             self.drafter.away(ids)
             return ()
         length = DraftLength(plain, per_guess, most, n_others)
+        if not self._pays_to_ask(replace(length)):
+            return ()
         async with aclosing(self.drafter.guesses(ids)) as coming:
-            began = self.clock()
             async for guess in coming:
-                self.costs.draft.learn(self.clock() - began)
+                self.costs.draft.learn(guess.seconds)
                 self._made.append(guess)
                 if not length.takes(self._acceptance.probability(guess.level)) or length.length == most:
                     break
-                began = self.clock()
         guesses = tuple(guess.token for guess in self._made[: length.length])
-        self.drafter.away([*ids, *guesses])
+        # meanwhile others need the device too
+        if plain > _SPARE * (most + 1) * self.costs.draft.seconds:
+            self.drafter.away([*ids, *guesses])
         return guesses
 
     def chosen(self, tokens: Sequence[int]) -> None:
@@ -99,9 +100,14 @@ class Speculator:
         """Frees what the drafter holds."""
         await self.drafter.aclose()
 
-    def _pays_to_ask(self, plain: float) -> bool:
-        """Whether the drafter's first guess saves as much time as it takes, or it is time to see whether it does."""
-        if self._acceptance.overall * plain >= self.costs.draft.seconds or self._n_skipped == _ASKED_AGAIN:
+    def _pays_to_ask(self, length: DraftLength) -> bool:
+        """Whether asking the drafter saves as much time as it takes, or it is time to see whether it does.
+
+        It does where a first guess is right often enough, and the surest guesses would be sent.
+        """
+        surest = max(self._acceptance.probability(level) for level in range(LEVELS))
+        saved = self._acceptance.overall * length.plain
+        if (saved >= self.costs.draft.seconds and length.takes(surest)) or self._n_skipped == _ASKED_AGAIN:
             self._n_skipped = 0
             return True
         self._n_skipped += 1
@@ -115,13 +121,11 @@ class Speculators:
     Attributes:
         new_drafter: makes the drafter of an answer that has at most so many rows.
         most: guesses in a trip, at most.
-        clock: seconds, never going back.
         rounds: whether guesses may change how a row is rounded.
     """
 
     new_drafter: Callable[[int], Drafter]
     most: int
-    clock: Clock
     rounds: bool = False
     _costs: Costs = field(default_factory=Costs)
     _typical: Seen = field(default_factory=of_all_answers)
@@ -129,4 +133,4 @@ class Speculators:
     def new(self, most_rows: int) -> Speculator:
         """Of a new answer with at most so many rows, its prompt's included."""
         drafter = self.new_drafter(most_rows)
-        return Speculator(drafter, self._costs, self.most, self._typical, self.clock, self.rounds)
+        return Speculator(drafter, self._costs, self.most, self._typical, self.rounds)

@@ -58,7 +58,8 @@ class DraftCost:
 
     def learn(self, seconds: float) -> None:
         """Updates the estimate from one guess."""
-        self.seconds = _blend(self.seconds or None, seconds)
+        if seconds:
+            self.seconds = _blend(self.seconds or None, seconds)
 
 
 def _blend(before: float | None, new: float) -> float:

@@ -17,20 +17,19 @@ class Counting:
     """Guesses that numbers go on; each guess takes some seconds.
 
     Attributes:
-        clock: of the speculator.
         n_asked: how often it was asked.
+        sent: what is on its way, if it was told.
     """
 
-    clock: "Clock"
     seconds: float = 0.0
+    sent: Sequence[int] = ()
     n_asked: int = 0
     is_closed: bool = False
 
     async def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
         self.n_asked += 1
         for token in count(ids[-1] + 1):
-            self.clock.now += self.seconds
-            yield Guess(token, 7)
+            yield Guess(token, 7, self.seconds)
 
     def away(self, ids: Sequence[int]) -> None:
         self.sent = [*ids]
@@ -40,22 +39,13 @@ class Counting:
 
 
 @dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
 class Made:
     """A speculator with what it is made of."""
 
-    clock: Clock = field(default_factory=Clock)
+    drafter: Counting = field(default_factory=Counting)
 
     def __post_init__(self) -> None:
-        self.drafter = Counting(self.clock)
-        self.speculators = Speculators(lambda _most_rows: self.drafter, 4, self.clock)
+        self.speculators = Speculators(lambda _most_rows: self.drafter, 4)
         self.speculator = self.speculators.new(100)
 
 
@@ -75,6 +65,13 @@ async def test_the_drafter_hears_what_is_on_its_way() -> None:
     made.speculator.ran(0, 0.1)
     await made.speculator.guesses([1], 2, 0)
     assert made.drafter.sent == [1, 2, 3]
+
+
+async def test_the_drafter_does_not_hear_of_trips_that_are_too_short_for_it() -> None:
+    made = Made(Counting(seconds=0.02))
+    made.speculator.ran(0, 0.1)
+    assert await made.speculator.guesses([1], 2, 0) == (2, 3)
+    assert made.drafter.sent == ()
 
 
 @pytest.mark.parametrize("most", [-1, 0, 2])
@@ -140,7 +137,7 @@ async def test_the_end_of_an_answer_is_that_of_its_drafter() -> None:
 def test_guesses_run_where_they_change_nothing_or_rounding_is_allowed(
     found: Speculation, rounds: bool, may: bool
 ) -> None:
-    assert Speculators(PromptLookup, 4, Clock(), rounds).new(9).may_guess(found) is may
+    assert Speculators(PromptLookup, 4, rounds).new(9).may_guess(found) is may
 
 
 def test_the_settings_allow_as_many_guesses_as_a_step_takes() -> None:
