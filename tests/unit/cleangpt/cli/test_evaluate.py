@@ -88,7 +88,7 @@ def test_a_split_of_a_dataset_and_its_column_are_read(cleangpt: Run, model: Path
         (["--data", "nowhere"], 1, "not a text source"),
         (["--data", "STORY", "--validation", 2], 1, "lies between 0 and 1"),
         (["--data", "STORY", "--trunk", "x:1"], 2, "for shadows"),
-        (["--data", "STORY", "--block-size", 9999], 1, "a block takes 9999"),
+        (["--data", "STORY", "--block-size", 9999], 2, "blocks of 9999 are asked for"),
         ([], 2, "--data"),
     ],
 )
