@@ -179,9 +179,8 @@ async def test_right_guesses_save_trips(weights: Path, monkeypatch: pytest.Monke
         told = reply["splitlearn"]
         # each token came of a trip or of a guess; the first trip of a service has none, and no guess is the last token
         assert told["draft_tokens"] == told["accepted_draft_tokens"] > NEW_TOKENS / 3
-        n_trips = 1 + client.value("inter_token_latency_seconds_count") - told["accepted_draft_tokens"]
-        assert n_trips + told["accepted_draft_tokens"] == NEW_TOKENS
-        assert trunk.trunk.engine.n_running == 0
+        assert trunk.value("iteration_tokens_count") == NEW_TOKENS - told["accepted_draft_tokens"]
+        assert client.value("inter_token_latency_seconds_count") == NEW_TOKENS - 1
 
 
 @needs_kernels
@@ -242,8 +241,8 @@ async def test_what_did_not_run_as_one_trip_teaches_nothing(weights: Path, monke
     async with split(weights, speculative_method="ngram", enable_prefix_caching=False) as (_, client):
         await choices(client, PROMPTS[1], {})
         before = client.value("spec_decode_num_draft_tokens_total")
-        # the second token of each answer runs the whole prompt again
-        reply = await client.complete(prompt=PROMPTS[1], max_tokens=2, n=4, temperature=1, seed=3, ignore_eos=True)
+        # the second token of each answer runs the whole prompt again, and behind the third no guess is of use
+        reply = await client.complete(prompt=PROMPTS[1], max_tokens=3, n=4, ignore_eos=True)
         assert reply.json()["splitlearn"]["draft_tokens"] == 0
         assert client.value("spec_decode_num_draft_tokens_total") == before
 
