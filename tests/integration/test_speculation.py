@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
 from splitlearn_client.errors import BadModelFiles
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.report import Report
@@ -218,7 +219,8 @@ async def test_guesses_never_ask_for_more_rows_than_a_part_holds(
             "client": 2 * max(parts.bottom.row_bytes, parts.top.row_bytes),
         }
     few = {"kv_cache_memory_bytes": capacity * row_bytes[where]}
-    informed(monkeypatch, [text], 1.0)
+    # wrong guesses are no end of the answer, and reach beyond it
+    informed(monkeypatch, [text], 0.6)
     # the answer ends where the memory does
     stop = {"stop_token_ids": [text[capacity]], "max_tokens": 200, "ignore_eos": True}
     assert text.index(text[capacity], len(PROMPTS[2])) == capacity
@@ -282,6 +284,22 @@ async def test_guesses_go_through_a_chain(weights: Path) -> None:
         await client.ready()
         assert await all_choices(client) == expected
         assert client.value("spec_decode_num_accepted_tokens_total") > 0
+
+
+@needs_kernels
+async def test_a_chain_allows_what_its_weakest_stage_allows_and_holds_what_its_smallest_holds(weights: Path) -> None:
+    async with running_trunk(weights, "2-4") as last:
+        servicer = last.trunk.servicer
+        told = {**servicer._info.attributes, SPECULATION: "rounded", MAX_SESSION_ROWS: "77"}
+        servicer._info = replace(servicer._info, attributes=told)
+        async with (
+            running_trunk(weights, "1-2", next=last.address, insecure=True) as first,
+            running_client(weights, first.address) as client,
+        ):
+            await client.ready()
+            found = (await first.client.service_info()).attributes
+            assert first.trunk.info.attributes[SPECULATION] == "exact"
+            assert (found[SPECULATION], found[MAX_SESSION_ROWS]) == ("rounded", "77")
 
 
 @pytest.mark.usefixtures("all_guesses_run")
