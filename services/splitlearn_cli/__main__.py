@@ -27,6 +27,8 @@ PROGRAM: Final = Program(
         "splitlearn.errors": "SplitError",
         "splitlearn_comm.errors": "CommError",
         "splitlearn_client.errors": "RequestError",
+        "splitlearn_privacy.errors": "PrivacyReportError",
+        "cleangpt.errors": "CleangptError",
     },
 )
 

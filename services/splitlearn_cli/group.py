@@ -11,6 +11,7 @@ VERBS: Final = {
     "convert": Verb("Convert a Hugging Face checkpoint to a directory of parts."),
     "inspect": Verb("Show the contents of a directory of parts, or verify it."),
     "plan": Verb("Propose which layers each worker of a chain serves."),
+    "privacy-report": Verb("Measure how much a trunk worker can read of the text.", "trunk,train"),
     "cache": Verb("List or remove the models that were fetched by their names."),
     "certs": Verb("Make a local CA, and certificates for workers and clients.", "trunk"),
     "trunk": Verb("Serve the middle layers over gRPC.", "trunk"),
@@ -33,7 +34,7 @@ class Verbs(VerbGroup):
 
     @classmethod
     def function_of(cls, name: str) -> Callable[..., int | None]:
-        verb = import_module(f"splitlearn_cli.verbs.{name}")
+        verb = import_module(f"splitlearn_cli.verbs.{name.replace('-', '_')}")
         function = from_settings(verb.Settings, verb.run)
         function.__doc__ = verb.run.__doc__
         return function

@@ -1,0 +1,146 @@
+"""`splitlearn privacy-report`: how much a trunk worker can read off what it is sent, keeps and returns."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from splitlearn_cli.errors import BadUsage
+from splitlearn_cli.flags import Flag, Repeated, read_by
+from splitlearn_cli.terminal import StatusLine, aligned, note
+
+if TYPE_CHECKING:
+    from splitlearn_privacy.report import Report
+    from splitlearn_privacy.texts import Texts
+
+_LEAKED = 1
+
+
+def parse_noises(text: str) -> tuple[float, ...]:
+    """Levels with commas between them, such as 0,0.1,0.3. Raises ValueError."""
+    try:
+        noises = tuple(float(each) for each in text.split(","))
+    except ValueError:
+        raise ValueError("a level of noise is a number, such as 0.1") from None
+    if not all(0 <= each < float("inf") for each in noises):
+        raise ValueError("a level of noise is 0 or more")
+    return noises
+
+
+def parse_codecs(text: str) -> tuple[str, ...]:
+    """Names with commas between them, such as none,int8. Raises ValueError."""
+    from splitlearn_comm.core.registry import CODECS
+
+    names = tuple(each.strip() for each in text.split(","))
+    if unknown := [each for each in names if each not in CODECS]:
+        raise ValueError(f"unknown codec {unknown[0]!r}; expected some of {', '.join(CODECS)}")
+    return names
+
+
+class Settings(BaseSettings):
+    """The model, the texts, and what is compared."""
+
+    model_config = SettingsConfigDict(env_prefix="SPLITLEARN_PRIVACY_REPORT_", frozen=True, extra="forbid")
+
+    weights: Path = Field(description="Sepweight directory with all layers.")
+    layers: Repeated = Field(
+        (),
+        description="The trunk's layers, for example 2-22; repeat the flag to compare cuts. Default: the default cut.",
+    )
+    codec: Annotated[str, read_by(parse_codecs)] = Field(
+        "none", description="Codecs of rows to compare, for example none,int8."
+    )
+    noise: Annotated[str, read_by(parse_noises)] = Field(
+        "0",
+        description="Noise on outgoing rows to compare, for example 0,0.1,0.3: its standard deviation relative to the "
+        "root mean square of a row.",
+    )
+    text: str = Field(
+        "python-documentation",
+        description="Texts to train attacks on and to read, never the same: a file, a folder, or a registered name.",
+    )
+    column: str = Field("text", description="Column of the records, where the texts are in a table.")
+    tokens: int = Field(24, ge=2, le=4096, description="Tokens of each text.")
+    training_texts: int = Field(1000, ge=16, description="Most texts that attacks are trained on.")
+    test_texts: int = Field(32, ge=2, description="Most texts that attacks read.")
+    seed: int = Field(0, ge=0, description="Of noise and training.")
+    max_leakage: float | None = Field(
+        None, ge=0, le=1, description="Exit with 1 where an attack names a greater share of the tokens; for CI."
+    )
+    out: Annotated[Path | None, Flag("-o")] = Field(
+        None, description="Directory for report.json and, where matplotlib is installed, the plots."
+    )
+
+
+def run(settings: Settings) -> int:
+    """Attacks of rising strength read the texts off outgoing rows, keys and values, and returned rows.
+
+    All numbers are lower bounds: an attacker may do better. It takes minutes for each cut, codec and level of noise.
+    """
+    if settings.out is not None and settings.out.exists() and not settings.out.is_dir():
+        raise BadUsage(f"--out {settings.out} is a file; name a directory")
+    from splitlearn_privacy.report import Grid, measure
+
+    status = StatusLine()
+    grid = Grid(settings.layers or (None,), parse_codecs(settings.codec), parse_noises(settings.noise))
+    texts = _texts(settings)
+    name = settings.weights.resolve().name
+    try:
+        report = measure(
+            settings.weights, texts, grid, name=name, source=settings.text, seed=settings.seed, step=status.show
+        )
+    finally:
+        status.clear()
+    _show(report)
+    if settings.out is not None:
+        _write(report, settings.out)
+    return _judged(report, settings.max_leakage)
+
+
+def _texts(settings: Settings) -> "Texts":
+    from cleangpt.tokenizers import create_tokenizer
+    from splitlearn_privacy.texts import Texts, documents
+
+    tokenizer = create_tokenizer("hugging_face", folder=settings.weights)
+    found = documents(settings.text, tokenizer, settings.tokens, settings.column)
+    return Texts.cut(found, settings.tokens, settings.training_texts, settings.test_texts)
+
+
+def _show(report: "Report") -> None:
+    from splitlearn_privacy import rendering
+
+    print(rendering.title(report))
+    print(rendering.LOWER_BOUND if report.knows_texts else rendering.UNKNOWN_TEXT)
+    for cell in report.cells:
+        print(f"\n{rendering.costs_line(cell)}")
+        if cell.leaks:
+            print(aligned([rendering.HEADING, *rendering.rows(cell)]))
+
+
+def _write(report: "Report", out: Path) -> None:
+    from splitlearn_privacy import rendering
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(rendering.as_json(report), indent=1) + "\n", encoding="utf-8")
+    if report.knows_texts:
+        from splitlearn_privacy.plots import plot_cuts, plot_utility
+
+        plot_cuts(report, out / "leakage_by_cut.png")
+        plot_utility(report, out / "leakage_by_utility.png")
+    note(f"written to {out}")
+
+
+def _judged(report: "Report", most: float | None) -> int:
+    from splitlearn_privacy import rendering
+
+    if most is None:
+        return 0
+    worst = report.worst
+    if worst is None:
+        raise BadUsage("--max-leakage has nothing to compare with: the model does not know the texts")
+    if worst.score.top_1.value <= most:
+        return 0
+    note(f"{rendering.verdict(worst)}: more than the {most:.0%} of --max-leakage")
+    return _LEAKED

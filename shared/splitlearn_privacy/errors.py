@@ -1,0 +1,13 @@
+"""The error tree of splitlearn_privacy.
+
+PrivacyReportError     exit 1
+└── TooLittleText      the caller's fault: too few texts, or too short ones, to train attacks and to test them
+"""
+
+
+class PrivacyReportError(Exception):
+    """Root of this package's errors."""
+
+
+class TooLittleText(PrivacyReportError):
+    """The source has not enough text."""

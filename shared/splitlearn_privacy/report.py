@@ -1,0 +1,143 @@
+"""Runs attacks on a grid of cuts and distortions.
+
+Shapes: N texts, T tokens of each, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from splitlearn_privacy.attacks import ATTACKS, Attack, Guesses, Knowledge, Target
+from splitlearn_privacy.costs import Costs, costs, plain_costs
+from splitlearn_privacy.cut_model import CutModel, Seen
+from splitlearn_privacy.scoring import Score
+from splitlearn_privacy.texts import Texts
+from splitlearn_privacy.wire import Distortion
+
+_LEAST_GAIN_NATS: Final = 1.0
+"""A model that predicts no better than this below chance has random weights, or does not know such texts."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What one attack reads. `missed`: how often its shortlist lacked the token; None if it has none."""
+
+    attack: str
+    source: str
+    seen: Seen
+    target: Target
+    score: Score
+    missed: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cut with one distortion. `leaks` is empty where the model does not know the texts."""
+
+    layers: str
+    distortion: Distortion
+    costs: Costs
+    leaks: tuple[Leak, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All cells, and what they were measured on.
+
+    Every number of a leak is a lower bound: an attacker may do better, and none of these attacks proves that others
+    fail.
+    """
+
+    model: str
+    text: str
+    n_training: int
+    n_test: int
+    length: int
+    knows_texts: bool
+    cells: tuple[Cell, ...]
+
+    @property
+    def worst(self) -> Leak | None:
+        """The leak with the highest top-1 share; None if there is none."""
+        return max(
+            (leak for cell in self.cells for leak in cell.leaks), key=lambda leak: leak.score.top_1.value, default=None
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cuts (layers of the trunk, such as "2-22"; None is the default cut) and the distortions to measure."""
+
+    cuts: tuple[str | None, ...] = (None,)
+    codecs: tuple[str, ...] = ("none",)
+    noises: tuple[float, ...] = (0.0,)
+    attacks: tuple[Attack, ...] = ATTACKS
+
+    @property
+    def distortions(self) -> Sequence[Distortion]:
+        return [Distortion(codec, noise) for codec, noise in product(self.codecs, self.noises)]
+
+
+def measure(
+    folder: Path, texts: Texts, grid: Grid, *, name: str, source: str, seed: int = 0, step: Callable[[str], None]
+) -> Report:
+    """Measures every cell of the grid; minutes for each.
+
+    Args:
+        folder: a sepweight directory with all layers.
+        name, source: how the report calls the model and the texts.
+        step: called with a line before each piece of work.
+
+    Raises:
+        SepweightError, SplitError: files are missing, or the model cannot be cut so.
+    """
+    cells: list[Cell] = []
+    knows_texts = True
+    for cut in grid.cuts:
+        model = CutModel.load(folder, cut)
+        step(f"layers {model.plan.layers}: costs")
+        plain = plain_costs(model, texts)
+        knows_texts = plain.loss < math.log(len(model.embeddings_VD)) - _LEAST_GAIN_NATS
+        truths = {Target.READ: texts.test_NT, Target.SAID: plain.said_NT}
+        for distortion in grid.distortions:
+            cell = Cell(model.plan.layers, distortion, costs(model, texts, distortion, plain, seed), ())
+            if knows_texts:
+                found = _leaks(model, texts, truths, distortion, grid.attacks, seed, step)
+                cell = replace(cell, leaks=tuple(found))
+            cells.append(cell)
+    n_training, n_test = len(texts.training_NT), len(texts.test_NT)
+    return Report(name, source, n_training, n_test, texts.test_NT.shape[1], knows_texts, tuple(cells))
+
+
+def _leaks(
+    model: CutModel,
+    texts: Texts,
+    truths: dict[Target, Tensor],
+    distortion: Distortion,
+    attacks: Sequence[Attack],
+    seed: int,
+    step: Callable[[str], None],
+) -> Iterator[Leak]:
+    # other noise than on the test's rows
+    known = model.seen(texts.training_NT, distortion, seed)
+    seen = model.seen(texts.test_NT, distortion, seed + len(texts.training_NT))
+    for kind, attack in product(model.kinds, attacks):
+        if kind in attack.kinds:
+            step(f"layers {model.plan.layers}, {distortion}: {attack.name} on {kind}")
+            guesses = attack.read(Knowledge(model, kind, texts.training_NT, known[kind], seed), seen[kind])
+            # tokens that all texts begin with are not counted
+            counted = slice(texts.n_common, None)
+            truth_NT = truths[attack.target]
+            score = Score.of(truth_NT[:, counted].numpy(), guesses.ids_NTK[:, counted].numpy())
+            yield Leak(attack.name, attack.source, kind, attack.target, score, _missed(truth_NT, guesses))
+
+
+def _missed(truth_NT: Tensor, guesses: Guesses) -> float | None:
+    if guesses.shortlist_NTC is None:
+        return None
+    return 1 - float((guesses.shortlist_NTC == truth_NT[..., None]).any(-1).double().mean())

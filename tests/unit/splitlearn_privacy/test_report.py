@@ -1,0 +1,125 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from cleangpt.tokenizers import create_tokenizer
+from splitlearn_privacy import rendering
+from splitlearn_privacy.attacks import Target
+from splitlearn_privacy.attacks.candidate_replay import CANDIDATE_REPLAY
+from splitlearn_privacy.attacks.nearest_embedding import NEAREST_EMBEDDING
+from splitlearn_privacy.attacks.public_top import PUBLIC_TOP
+from splitlearn_privacy.cut_model import Seen
+from splitlearn_privacy.plots import plot_cuts, plot_utility
+from splitlearn_privacy.report import Cell, Grid, Leak, Report, measure
+from splitlearn_privacy.texts import Texts, documents
+from support.attack_scene import texts
+
+DEMO = Path(__file__).parents[3] / "deploy/demo_model"
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def read() -> Texts:
+    found = documents("stdlib-questions", create_tokenizer("hugging_face", folder=DEMO), LENGTH)
+    return Texts.cut(found, LENGTH, 16, 2)
+
+
+@pytest.fixture(scope="module")
+def report(read: Texts) -> Report:
+    """Of the model that ships, by the attack that takes no time."""
+    grid = Grid(("1-5", "2-4"), ("none", "int8"), (0.0, 0.5), attacks=(NEAREST_EMBEDDING,))
+    return measure(DEMO, read, grid, name="demo", source="stdlib-questions", step=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def strongest(read: Texts) -> Report:
+    """Of one cell, by attacks that need no training."""
+    one = replace(read, test_NT=read.test_NT[:1], test_said_NT=read.test_said_NT[:1])
+    grid = Grid(attacks=(NEAREST_EMBEDDING, CANDIDATE_REPLAY, PUBLIC_TOP))
+    steps: list[str] = []
+    found = measure(DEMO, one, grid, name="demo", source="stdlib-questions", step=steps.append)
+    assert steps[:2] == ["layers 1-5: costs", "layers 1-5, codec none, noise 0: nearest embedding on outgoing"]
+    return found
+
+
+def leaks(cell: Cell) -> dict[tuple[str, Seen], Leak]:
+    return {(leak.attack, leak.seen): leak for leak in cell.leaks}
+
+
+def test_every_cut_codec_and_noise_is_measured(report: Report) -> None:
+    found = [(each.layers, each.distortion.codec, each.distortion.noise) for each in report.cells]
+
+    assert found == [(cut, codec, noise) for cut in ("1-5", "2-4") for codec in ("none", "int8") for noise in (0, 0.5)]
+    assert report.knows_texts
+
+
+def test_each_attack_reads_what_it_can(strongest: Report) -> None:
+    first = leaks(strongest.cells[0])
+
+    assert set(first) == {
+        ("nearest embedding", Seen.OUTGOING),
+        ("nearest embedding", Seen.RETURNED),
+        *((CANDIDATE_REPLAY.name, kind) for kind in Seen),
+        ("public top", Seen.RETURNED),
+    }
+    assert all(first[CANDIDATE_REPLAY.name, kind].score.top_1.value == 1 for kind in Seen)
+    # greedy answers: the public top computes what the client's does
+    assert first["public top", Seen.RETURNED].score.top_1.value == 1
+    assert first["public top", Seen.RETURNED].target is Target.SAID
+
+
+def test_noise_lowers_what_is_read_and_costs_perplexity(report: Report) -> None:
+    exact, noisy = report.cells[0], report.cells[1]
+
+    assert noisy.costs.perplexity_change > exact.costs.perplexity_change
+    shares = [leaks(each)[NEAREST_EMBEDDING.name, Seen.OUTGOING].score.top_1.value for each in (exact, noisy)]
+    assert shares[1] <= shares[0]
+
+
+def test_the_worst_leak_is_of_tokens_that_the_client_sent(strongest: Report) -> None:
+    worst = strongest.worst
+
+    assert worst is not None
+    assert worst.target is Target.READ
+    assert worst.score.top_1.value == 1
+
+
+def test_the_table_has_a_row_for_each_attack_and_says_what_it_is(strongest: Report) -> None:
+    cell = strongest.cells[0]
+    table = list(rendering.rows(cell))
+
+    assert len(table) == len(cell.leaks)
+    assert all(len(row) == len(rendering.HEADING) for row in table)
+    assert any("100.0 (" in row[3] for row in table)
+    assert rendering.costs_line(cell).startswith("layers 1-5, codec none, noise 0: perplexity ")
+    assert "lower bound" in rendering.LOWER_BOUND
+
+
+def test_the_json_holds_every_number(report: Report) -> None:
+    found = json.loads(json.dumps(rendering.as_json(report)))
+
+    assert found["note"] == rendering.LOWER_BOUND
+    assert len(found["cells"]) == len(report.cells)
+    leak = found["cells"][0]["leaks"][0]
+    assert leak["score"]["top_1"].keys() == {"value", "low", "high"}
+    assert leak["source"].startswith("arXiv")
+
+
+def test_the_plots_are_drawn(report: Report, tmp_path: Path) -> None:
+    plot_cuts(report, tmp_path / "cuts.png")
+    plot_utility(report, tmp_path / "utility.png")
+
+    assert all(imread(tmp_path / name).std() > 0.05 for name in ("cuts.png", "utility.png"))
+
+
+def test_where_the_model_predicts_no_better_than_chance_only_costs_are_measured(tiny_weights: Path) -> None:
+    report = measure(tiny_weights, texts(16, 2), Grid(), name="tiny", source="ids", step=lambda _: None)
+
+    assert not report.knows_texts
+    assert report.worst is None
+    assert [cell.leaks for cell in report.cells] == [()]
+    assert report.cells[0].costs.client_bytes > 0
+    assert rendering.as_json(report)["note"] == rendering.UNKNOWN_TEXT

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from cleangpt.tokenizers import create_tokenizer
+from splitlearn_privacy.errors import TooLittleText
+from splitlearn_privacy.texts import Document, Texts, documents
+
+DEMO = Path(__file__).parents[3] / "deploy/demo_model"
+
+DOCUMENTS = [Document(tuple(range(number * 100, number * 100 + 10)), (True,) * 10) for number in range(40)]
+
+
+def test_a_document_is_learned_from_or_read_and_never_both() -> None:
+    texts = Texts.cut(DOCUMENTS, 4, 1000, 1000)
+
+    learned, read = ({int(i) // 100 for i in each.flatten()} for each in (texts.training_NT, texts.test_NT))
+    assert learned | read == set(range(40))
+    assert not learned & read
+    assert (len(texts.training_NT), len(texts.test_NT)) == (60, 20)
+
+
+def test_a_text_that_is_learned_from_is_not_read_though_another_document_has_it() -> None:
+    documents = [*DOCUMENTS, DOCUMENTS[1]]
+
+    texts = Texts.cut(documents, 4, 1000, 1000)
+
+    read = {tuple(each) for each in texts.test_NT.tolist()}
+    assert not read & {tuple(each) for each in texts.training_NT.tolist()}
+
+
+def test_texts_are_as_many_as_asked_for_and_from_all_documents() -> None:
+    texts = Texts.cut(DOCUMENTS, 10, 20, 5)
+
+    assert texts.training_NT.shape == (20, 10)
+    assert texts.test_NT.shape == (5, 10)
+    assert int(texts.training_NT.max()) // 100 > 35
+
+
+def test_too_little_text_is_refused_with_what_was_found() -> None:
+    with pytest.raises(TooLittleText, match="40 documents give 0 texts of 11 tokens"):
+        Texts.cut(DOCUMENTS, 11, 100, 100)
+
+
+def test_conversations_are_written_by_the_chat_template_and_begin_alike() -> None:
+    tokenizer = create_tokenizer("hugging_face", folder=DEMO)
+
+    found = documents("stdlib-questions", tokenizer, 24)
+
+    assert max(len(each.ids) for each in found) == 24
+    asked, answered = tokenizer.decode(found[0].ids).split("<|assistant|>")
+    assert asked.startswith("<|user|>")
+    said = [id_ for id_, is_said in zip(found[0].ids, found[0].is_said, strict=True) if is_said]
+    assert tokenizer.decode(said) == answered
+    texts = Texts.cut(found, 24, 50, 10)
+    assert texts.n_common == 1
+    assert (texts.training_NT[:, 0] == texts.test_NT[0, 0]).all()
+
+
+def test_running_text_is_cut_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("def f(): return 1\n" * 40)
+    tokenizer = create_tokenizer("hugging_face", folder=DEMO)
+
+    (only,) = documents(str(tmp_path / "some.txt"), tokenizer, 4)
+
+    assert tokenizer.decode(only.ids) == "def f(): return 1\n" * 40
+
+
+def test_texts_that_end_before_an_answer_are_refused() -> None:
+    asked = [Document(each.ids, (False,) * 10) for each in DOCUMENTS]
+
+    with pytest.raises(TooLittleText, match="no conversation comes to an answer within 5 tokens"):
+        Texts.cut(asked, 5, 20, 5)
