@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from splitlearn_cli.flags import from_settings
 from splitlearn_command.verbs import Verb, VerbGroup
@@ -27,6 +27,11 @@ VERBS: Final = {
 }
 
 
+def module_of(name: str) -> Any:
+    """Imports a verb's module."""
+    return import_module(f"splitlearn_cli.verbs.{name.replace('-', '_')}")
+
+
 class Verbs(VerbGroup):
     """Each verb is a module: `Settings` are its flags, `run` runs it, and `run`'s docstring is the rest of its help."""
 
@@ -34,7 +39,7 @@ class Verbs(VerbGroup):
 
     @classmethod
     def function_of(cls, name: str) -> Callable[..., int | None]:
-        verb = import_module(f"splitlearn_cli.verbs.{name.replace('-', '_')}")
+        verb = module_of(name)
         function = from_settings(verb.Settings, verb.run)
         function.__doc__ = verb.run.__doc__
         return function

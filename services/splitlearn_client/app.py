@@ -28,6 +28,7 @@ from splitlearn_client.block_hasher import BlockHasher
 from splitlearn_client.draft_model import DraftModel
 from splitlearn_client.embedding import Embedder
 from splitlearn_client.errors import BadModelFiles, NoEmbeddings
+from splitlearn_client.frame_shape import FrameShape
 from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
@@ -148,7 +149,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     ends = end_tokens(settings.weights, config, tokenizer)
     sessions = Sessions(connection, metrics, hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
-    generator = Generator(sessions, tokenizer, ends, await _speculators(settings, thread, vocabulary))
+    frames = FrameShape(1 + settings.num_speculative_tokens if settings.pad_frames else None, settings.frame_interval)
+    generator = Generator(sessions, tokenizer, ends, await _speculators(settings, thread, vocabulary), frames)
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
     stack.callback(grammars.close)
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")

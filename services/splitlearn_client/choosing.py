@@ -40,6 +40,8 @@ class Choosing:
     samplers: Sequence[Sampler]
     reader: PromptReader | None = None
     guesses: Sequence[int] = ()
+    n_padding: int = 0
+    """Rows that only fill the frame up: they run behind all others, and nothing is read off them."""
     choices: list[Choice] = field(init=False)
     seconds: float = 0.0
     _logits: torch.Tensor = field(init=False)
@@ -47,19 +49,25 @@ class Choosing:
     @property
     def end(self) -> int:
         """How many rows are to be run in all."""
-        return len(self.ids) + len(self.guesses)
+        return len(self.ids) + self.n_behind
+
+    @property
+    def n_behind(self) -> int:
+        """How many rows run behind those of `ids`: one frame has them and the last row before them."""
+        return len(self.guesses) + self.n_padding
 
     @property
     def row_reader(self) -> RowReader | None:
         """What reads the top's rows; None if only the last one's logits are wanted."""
-        if self.guesses:
+        if self.n_behind:
             return RowReader("all", self._keep)
         return None if self.reader is None else RowReader(self.reader.wanted, self.reader.add)
 
     def tokens(self, start: int, stop: int) -> torch.Tensor:
-        """The ids, guesses behind them, of these rows."""
+        """The ids, with guesses and padding behind them, of these rows."""
         n_ids = len(self.ids)
-        return torch.tensor([*self.ids[start:stop], *self.guesses[max(0, start - n_ids) : max(0, stop - n_ids)]])
+        behind = [*self.guesses, *self.ids[-1:] * self.n_padding] if self.n_behind else []
+        return torch.tensor([*self.ids[start:stop], *behind[max(0, start - n_ids) : max(0, stop - n_ids)]])
 
     async def ready(self) -> None:
         """Waits for what says which tokens may come; it was worked out while the trunk computed."""
@@ -69,7 +77,7 @@ class Choosing:
 
     def __call__(self, logits_V: torch.Tensor) -> None:
         began = time.perf_counter()
-        if self.guesses:
+        if self.n_behind:
             [sampler] = self.samplers
             self.choices = sampler.follow(self._logits, self.ids, self.guesses)
         else:

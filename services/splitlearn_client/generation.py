@@ -3,6 +3,7 @@
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -15,7 +16,8 @@ import structlog
 from splitlearn.engine import Speculation
 from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob
 from splitlearn_client.choices import merged
-from splitlearn_client.errors import PromptTooLong
+from splitlearn_client.errors import PromptTooLong, TrunkNotReady
+from splitlearn_client.frame_shape import FrameShape
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.prompt_spelling import PromptSpelling
@@ -89,6 +91,7 @@ class _Answer:
     ) -> None:
         self.request, self.budget, self.report = request, budget, report
         self.speculator = speculator
+        self.first_frame_at: float | None = None
         self.ids = list(request.prompt)
         rules, sampling = request.stop, request.sampling
         self._ends = rules.end_tokens(end_tokens)
@@ -151,6 +154,7 @@ class Generator:
 
     Args:
         speculators: of answers whose next tokens are guessed; None to guess nothing.
+        frames: what the frames of answers look like.
     """
 
     def __init__(
@@ -159,8 +163,10 @@ class Generator:
         tokenizer: ChatTokenizer,
         end_tokens: frozenset[int],
         speculators: Speculators | None = None,
+        frames: FrameShape = FrameShape(),  # noqa: B008 - frozen
     ) -> None:
         self._sessions = sessions
+        self._frames = frames
         self._speculators = speculators
         # what parts allowed, each told once
         self._told: set[Speculation] = set()
@@ -264,9 +270,11 @@ class Generator:
     async def _next(self, session: SplitSession, answer: "_Answer") -> list[Choice]:
         """The next token, and those behind guesses that were right."""
         report, speculator = answer.report, answer.speculator
+        await self._pause(answer)
         guesses = await answer.guesses(session) if self._may_guess(session, speculator) else ()
+        n_padding = self._n_padding(session, answer, len(guesses))
         n_faults, began = report.n_faults, time.perf_counter()
-        trip = await session.choose(answer.ids, answer.sampler, guesses)
+        trip = await session.choose(answer.ids, answer.sampler, guesses, n_padding)
         report.guessed(trip.n_guesses, len(trip.choices) - 1)
         if speculator is not None:
             speculator.chosen([choice.token for choice in trip.choices])
@@ -274,6 +282,21 @@ class Generator:
                 speculator.ran(trip.n_guesses, time.perf_counter() - began)
         self._observe(report, session.stream, len(trip.choices))
         return trip.choices
+
+    async def _pause(self, answer: "_Answer") -> None:
+        """Waits until the answer's next frame may begin."""
+        now = time.monotonic()
+        if answer.first_frame_at is None:
+            answer.first_frame_at = now
+        elif pause := self._frames.pause(now - answer.first_frame_at):
+            await asyncio.sleep(pause)
+
+    def _n_padding(self, session: SplitSession, answer: "_Answer", n_guesses: int) -> int:
+        """Rows that fill the answer's next frame up. Raises TrunkNotReady where they could not be dropped again."""
+        n_padding = self._frames.n_padding(n_guesses, session.n_free_rows(len(answer.ids)))
+        if n_padding and session.speculation is Speculation.NONE:
+            raise TrunkNotReady("frames cannot be padded (--pad-frames): this model cannot go back to an earlier row")
+        return n_padding
 
     def _may_guess(self, session: SplitSession, speculator: Speculator | None) -> bool:
         if speculator is None:

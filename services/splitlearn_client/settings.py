@@ -242,6 +242,18 @@ class ClientSettings(BaseSettings):
         description="Guess also where a row may be rounded otherwise beside guesses than alone (fp32, GPUs): an answer "
         "may then differ where two tokens are almost equally likely.",
     )
+    pad_frames: bool = Field(
+        False,
+        description="Fill frames up to --num-speculative-tokens guesses, so that their size does not tell how many "
+        "there were. See docs/privacy.md.",
+    )
+    frame_interval: float = Field(
+        0.0,
+        ge=0,
+        le=60,
+        description="Seconds: an answer's frames begin at multiples of it after the first one, so times tell less; "
+        "0 for as soon as possible.",
+    )
     kv_cache_memory_bytes: ByteSize | None = Field(
         None,
         description="Memory for the KV cache of the client's own layers, for example 1GiB. Default: a quarter of what "
@@ -307,6 +319,14 @@ class ClientSettings(BaseSettings):
     def _draft_model_is_named(self) -> Self:
         if (self.speculative_method == "draft_model") != (self.speculative_model is not None):
             raise PydanticCustomError("contradiction", "draft_model and --speculative-model need each other")
+        return self
+
+    @model_validator(mode="after")
+    def _padding_is_for_guesses(self) -> Self:
+        if self.pad_frames and self.speculative_method == "none":
+            raise PydanticCustomError(
+                "contradiction", "--pad-frames needs a --speculative-method: without guesses every frame has one row"
+            )
         return self
 
     @model_validator(mode="after")

@@ -106,14 +106,15 @@ class SplitSession:
         """Rows that all three parts can hold behind so many ids."""
         return min(self._bottom.max_length, self._top.max_length, self.stream.max_session_rows) - n_ids
 
-    async def choose(self, ids: list[int], sampler: Sampler, guesses: Sequence[int] = ()) -> Trip:
+    async def choose(self, ids: list[int], sampler: Sampler, guesses: Sequence[int] = (), n_padding: int = 0) -> Trip:
         """As `choose_each`, with one sampler: the next token, and those behind guesses that were right.
 
         Args:
             guesses: what may follow `ids`, of which one row is new; fewer than a step's rows, and no more than are
                 free. A session that has to run other rows too, or fails over, does without them.
+            n_padding: rows that fill the frame up behind the guesses, under the same conditions.
         """
-        return await self._choose(ids, [sampler], None, guesses)
+        return await self._choose(ids, [sampler], None, guesses, n_padding)
 
     async def choose_each(
         self,
@@ -134,7 +135,12 @@ class SplitSession:
         return (await self._choose(ids, samplers, reader)).choices
 
     async def _choose(
-        self, ids: list[int], samplers: Sequence[Sampler], reader: PromptReader | None, guesses: Sequence[int] = ()
+        self,
+        ids: list[int],
+        samplers: Sequence[Sampler],
+        reader: PromptReader | None,
+        guesses: Sequence[int] = (),
+        n_padding: int = 0,
     ) -> Trip:
         n_lost = 0
         for sampler in samplers:
@@ -144,7 +150,8 @@ class SplitSession:
             try:
                 n_rows = len(ids) - self._position
                 tried = guesses if n_rows == 1 else ()
-                choices = await self._run(Choosing(ids, samplers, reader, tried))
+                padding = n_padding if n_rows == 1 else 0
+                choices = await self._run(Choosing(ids, samplers, reader, tried, padding))
             except _LOST_ROWS:
                 n_lost += 1
                 if n_lost == _MOST_REPLAYS:
@@ -155,7 +162,7 @@ class SplitSession:
                 self._expect_prompt()
             except CommError as error:
                 # another replica may not allow them
-                guesses = ()
+                guesses, n_padding = (), 0
                 await self._fail_over(error, ids)
                 await self._open(ids)
             else:
@@ -217,17 +224,17 @@ class SplitSession:
         except _LOST_ROWS:
             await self._take_replies(len(owed))
             raise
-        # rows of wrong guesses are still there, and the next frame's position drops them
-        self._position = len(choosing.ids) + (len(choosing.choices) - 1 if choosing.guesses else 0)
+        # rows of wrong guesses and padding are still there, and the next frame's position drops them
+        self._position = len(choosing.ids) + (len(choosing.choices) - 1 if choosing.n_behind else 0)
         self._report.timings["sampling"] += choosing.seconds
         self._report.timings["top"] -= choosing.seconds
         return choosing.choices
 
     def _rows_at_once(self, choosing: Choosing) -> int:
         """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
-        if choosing.guesses:
+        if choosing.n_behind:
             # in one frame with the row before them, as the top has to give the logits of all
-            return 1 + len(choosing.guesses)
+            return 1 + choosing.n_behind
         part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
         if choosing.reader is not None:

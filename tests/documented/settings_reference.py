@@ -1,14 +1,13 @@
 """docs/configuration.md, made from the settings themselves: python -m tests.documented.settings_reference."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
 from splitlearn_cli.command import GlobalSettings
 from splitlearn_cli.flags import _is_positional, _metavar, _spellings, _switch, _variable
-from splitlearn_cli.group import VERBS
+from splitlearn_cli.group import VERBS, module_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 _HEAD = """# Configuration
@@ -22,7 +21,7 @@ def render() -> str:
     """The whole page."""
     sections = ["## Before the verb\n", *_table(GlobalSettings)]
     for name, verb in VERBS.items():
-        settings = import_module(f"splitlearn_cli.verbs.{name}").Settings
+        settings = module_of(name).Settings
         sections += [f"\n## splitlearn {name}\n", f"{verb.line}\n", *_table(settings)]
     return "\n".join([_HEAD, *sections]) + "\n"
 

@@ -25,6 +25,7 @@ VERBS = [
     "bench",
     "certs",
     "plan",
+    "privacy-report",
 ]
 
 

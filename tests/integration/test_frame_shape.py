@@ -1,0 +1,114 @@
+"""Frames that are filled up to one size, and sent at even times, change no answer."""
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.engine import Speculation
+from splitlearn_client.split_session import SplitSession
+from splitlearn_comm import Frame
+from support.running_split import RunningClient, running_client, running_trunk
+from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
+
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+
+# repeats itself, so that there is something to look up
+PROMPT = 4 * torch.randint(3, VOCABULARY, (12,), generator=torch.Generator().manual_seed(3)).tolist()
+NEW_TOKENS = 16
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 1, "seed": 5, "logprobs": 2},
+    {"structured_outputs": {"regex": "([a-f]{2}[0-9]){1,6}"}, "temperature": 1, "seed": 11},
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = random_model(tiny_config("llama")).bfloat16()
+    return save_sepweight(tmp_path_factory.mktemp("bf16"), model, dtype="bfloat16")
+
+
+@asynccontextmanager
+async def client_of(weights: Path, **settings: Any) -> AsyncIterator[RunningClient]:
+    async with running_trunk(weights) as trunk, running_client(weights, trunk.address, **settings) as client:
+        await client.ready()
+        yield client
+
+
+async def answers(client: RunningClient) -> list[Any]:
+    replies = [await client.complete(prompt=PROMPT, max_tokens=NEW_TOKENS, **fields) for fields in KINDS]
+    assert all(reply.status_code == 200 for reply in replies), replies[0].text
+    return [reply.json()["choices"] for reply in replies]
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each frame that the client sends."""
+    found: list[int] = []
+
+    def sent(position: int, rows: torch.Tensor) -> Frame:
+        found.append(rows.shape[0])
+        return Frame(position, rows)
+
+    monkeypatch.setattr("splitlearn_client.split_session.Frame", sent)
+    return found
+
+
+@needs_kernels
+async def test_every_frame_behind_the_prompt_has_the_same_rows_and_answers_are_the_same(
+    weights: Path, sizes: list[int]
+) -> None:
+    async with client_of(weights) as client:
+        expected = await answers(client)
+    del sizes[:]
+
+    padded = {"speculative_method": "ngram", "num_speculative_tokens": 4, "pad_frames": True}
+    async with client_of(weights, **padded, enable_prefix_caching=False) as client:
+        found = await answers(client)
+        drafted = client.value("spec_decode_num_draft_tokens_total")
+
+    assert found == expected
+    asked = [size for size in sizes if size < len(PROMPT)]
+    # an answer's last frames have less room: the session ends there
+    shorter = [size for size in asked if size != 5]
+    assert asked.count(5) > len(shorter)
+    assert all(size < 5 for size in shorter)
+    assert len(shorter) <= 4 * len(KINDS)
+    # padding counts as no guess
+    assert drafted < 4 * len(asked)
+
+
+@needs_kernels
+async def test_frames_begin_at_even_times(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[float] = []
+    choose = SplitSession.choose
+
+    async def noted(self: SplitSession, *args: Any) -> Any:
+        began.append(time.monotonic())
+        return await choose(self, *args)
+
+    monkeypatch.setattr(SplitSession, "choose", noted)
+    async with client_of(weights, frame_interval=0.05) as client:
+        reply = await client.complete(prompt=PROMPT, max_tokens=6)
+
+    assert reply.status_code == 200
+    assert len(began) == 5
+    # a busy machine is late, and never early
+    assert all(later - earlier > 0.01 for earlier, later in itertools.pairwise(began))
+    assert began[-1] - began[0] > 0.19
+
+
+async def test_a_model_that_cannot_go_back_has_no_padded_frames(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SplitSession, "speculation", Speculation.NONE)
+    async with client_of(weights, speculative_method="ngram", pad_frames=True) as client:
+        reply = await client.complete(prompt=PROMPT, max_tokens=6)
+
+    assert reply.status_code == 503
+    assert "frames cannot be padded (--pad-frames)" in reply.json()["error"]["message"]
