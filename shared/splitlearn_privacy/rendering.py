@@ -12,6 +12,7 @@ UNKNOWN_TEXT: Final = (
     "The model predicts these texts no better than chance: its weights are random, or it was trained on others. What "
     "it leaks would say nothing, so only costs were measured."
 )
+TRACES_HEADING: Final = ("FRAMES", "OBSERVER", "NAMED %")
 HEADING: Final = ("SEEN", "ATTACK", "TOKENS", "TOP-1 %", "TOP-5 %", "F1 %", "MISSED %")
 
 
@@ -41,6 +42,16 @@ def rows(cell: Cell) -> Iterator[tuple[str, ...]]:
         shares = (_percent(each) for each in (score.top_1, score.top_5, score.f1))
         missed = "" if leak.missed is None else f"{100 * leak.missed:.1f}"
         yield leak.seen, leak.attack, leak.target, *shares, missed
+
+
+def traces_line(report: Report) -> str:
+    """What the table of traces is about."""
+    return f"sizes of frames name the text, of {report.traces[0].n_texts} that the observer has seen before:"
+
+
+def trace_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """The table of traces, without its heading."""
+    return ((each.frames, each.observer, _percent(each.named)) for each in report.traces)
 
 
 def verdict(leak: Leak) -> str:

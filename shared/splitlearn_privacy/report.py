@@ -17,6 +17,7 @@ from splitlearn_privacy.costs import Costs, costs, plain_costs
 from splitlearn_privacy.cut_model import CutModel, Seen
 from splitlearn_privacy.scoring import Score
 from splitlearn_privacy.texts import Texts
+from splitlearn_privacy.traffic import Trace
 from splitlearn_privacy.wire import Distortion
 
 _LEAST_GAIN_NATS: Final = 1.0
@@ -60,6 +61,7 @@ class Report:
     length: int
     knows_texts: bool
     cells: tuple[Cell, ...]
+    traces: tuple[Trace, ...] = ()
 
     @property
     def worst(self) -> Leak | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cleangpt.data import Conversations, read_source
-from cleangpt.data.turns import dialogues_of
+from cleangpt.data.turns import Dialogue, dialogues_of
 from cleangpt.tokenizers import BaseTokenizer
 from splitlearn_privacy.errors import TooLittleText
 
@@ -28,6 +28,11 @@ class Document:
 
     ids: tuple[int, ...]
     is_said: tuple[bool, ...]
+
+    @property
+    def n_asked(self) -> int:
+        """Tokens before the first that a model is expected to predict; 0 for running text."""
+        return next((n for n, is_said in enumerate(self.is_said) if is_said), len(self.ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,8 @@ class Texts:
     @classmethod
     def cut(cls, found: Sequence[Document], length: int, n_training: int, n_test: int) -> Self:
         """Cuts documents into texts of `length` tokens; a rest that is shorter is left out.
+
+        Of a conversation it takes the beginning alone, as a model never sees a later part without it.
 
         Args:
             found: documents. One in four is used for the test.
@@ -74,10 +81,10 @@ class Texts:
         return cls(training_NT, test_NT, torch.tensor([text.is_said for text in read]))
 
 
-def documents(source: str, tokenizer: BaseTokenizer, length: int, column: str = "text") -> list[Document]:
+def documents(source: str, tokenizer: BaseTokenizer, column: str = "text") -> list[Document]:
     """The documents of a source, as `cleangpt.data.read_source` finds them.
 
-    Of a conversation it is the beginning, as the chat template writes it, of `length` tokens at most.
+    Conversations are as the chat template writes them.
 
     Raises:
         TextError: the source is unknown or empty.
@@ -87,18 +94,20 @@ def documents(source: str, tokenizer: BaseTokenizer, length: int, column: str = 
     if not isinstance(found, Conversations):
         return [Document(tuple(ids), (True,) * len(ids)) for ids in tokenizer.encode_all(found)]
     dialogues = (dialogues_of(tokenizer.fast, item.wordings[0])[0] for item in found.items)
-    turns = ([piece for turn in each for piece in ((turn.prompt, False), (turn.answer, True))] for each in dialogues)
-    return [
-        Document(
-            tuple(chain.from_iterable(ids for ids, _ in each))[:length],
-            tuple(is_said for ids, is_said in each for _ in ids)[:length],
-        )
-        for each in turns
-    ]
+    return [_conversation(each) for each in dialogues]
+
+
+def _conversation(dialogue: Dialogue) -> Document:
+    pieces = [piece for turn in dialogue for piece in ((turn.prompt, False), (turn.answer, True))]
+    return Document(
+        tuple(chain.from_iterable(ids for ids, _ in pieces)), tuple(is_said for ids, is_said in pieces for _ in ids)
+    )
 
 
 def _pieces(document: Document, length: int) -> list[Document]:
     starts = range(0, len(document.ids) - length + 1, length)
+    if document.n_asked:
+        starts = starts[:1]
     spans = [slice(start, start + length) for start in starts]
     return [Document(document.ids[span], document.is_said[span]) for span in spans]
 

@@ -1,6 +1,7 @@
 """`splitlearn privacy-report`: how much a trunk worker can read off what it is sent, keeps and returns."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from splitlearn_cli.terminal import StatusLine, aligned, note
 
 if TYPE_CHECKING:
     from splitlearn_privacy.report import Report
-    from splitlearn_privacy.texts import Texts
+    from splitlearn_privacy.texts import Document
 
 _LEAKED = 1
 
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     tokens: int = Field(24, ge=2, le=4096, description="Tokens of each text.")
     training_texts: int = Field(1000, ge=16, description="Most texts that attacks are trained on.")
     test_texts: int = Field(32, ge=2, description="Most texts that attacks read.")
+    num_speculative_tokens: int = Field(7, ge=1, le=64, description="As for the client: guesses in a frame.")
     seed: int = Field(0, ge=0, description="Of noise and training.")
     max_leakage: float | None = Field(
         None, ge=0, le=1, description="Exit with 1 where an attack names a greater share of the tokens; for CI."
@@ -82,10 +84,13 @@ def run(settings: Settings) -> int:
     if settings.out is not None and settings.out.exists() and not settings.out.is_dir():
         raise BadUsage(f"--out {settings.out} is a file; name a directory")
     from splitlearn_privacy.report import Grid, measure
+    from splitlearn_privacy.texts import Texts
+    from splitlearn_privacy.traffic import traces
 
     status = StatusLine()
     grid = Grid(settings.layers or (None,), parse_codecs(settings.codec), parse_noises(settings.noise))
-    texts = _texts(settings)
+    found = _documents(settings)
+    texts = Texts.cut(found, settings.tokens, settings.training_texts, settings.test_texts)
     name = settings.weights.resolve().name
     try:
         report = measure(
@@ -93,19 +98,19 @@ def run(settings: Settings) -> int:
         )
     finally:
         status.clear()
+    report = replace(report, traces=tuple(traces(found, settings.num_speculative_tokens)))
     _show(report)
     if settings.out is not None:
         _write(report, settings.out)
     return _judged(report, settings.max_leakage)
 
 
-def _texts(settings: Settings) -> "Texts":
+def _documents(settings: Settings) -> "list[Document]":
     from cleangpt.tokenizers import create_tokenizer
-    from splitlearn_privacy.texts import Texts, documents
+    from splitlearn_privacy.texts import documents
 
     tokenizer = create_tokenizer("hugging_face", folder=settings.weights)
-    found = documents(settings.text, tokenizer, settings.tokens, settings.column)
-    return Texts.cut(found, settings.tokens, settings.training_texts, settings.test_texts)
+    return documents(settings.text, tokenizer, settings.column)
 
 
 def _show(report: "Report") -> None:
@@ -117,6 +122,9 @@ def _show(report: "Report") -> None:
         print(f"\n{rendering.costs_line(cell)}")
         if cell.leaks:
             print(aligned([rendering.HEADING, *rendering.rows(cell)]))
+    if report.traces:
+        print(f"\n{rendering.traces_line(report)}")
+        print(aligned([rendering.TRACES_HEADING, *rendering.trace_rows(report)]))
 
 
 def _write(report: "Report", out: Path) -> None:

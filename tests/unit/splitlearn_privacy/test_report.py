@@ -23,7 +23,7 @@ LENGTH = 16
 
 @pytest.fixture(scope="module")
 def read() -> Texts:
-    found = documents("stdlib-questions", create_tokenizer("hugging_face", folder=DEMO), LENGTH)
+    found = documents("stdlib-questions", create_tokenizer("hugging_face", folder=DEMO))
     return Texts.cut(found, LENGTH, 16, 2)
 
 

@@ -45,11 +45,11 @@ def test_too_little_text_is_refused_with_what_was_found() -> None:
 def test_conversations_are_written_by_the_chat_template_and_begin_alike() -> None:
     tokenizer = create_tokenizer("hugging_face", folder=DEMO)
 
-    found = documents("stdlib-questions", tokenizer, 24)
+    found = documents("stdlib-questions", tokenizer)
 
-    assert max(len(each.ids) for each in found) == 24
     asked, answered = tokenizer.decode(found[0].ids).split("<|assistant|>")
     assert asked.startswith("<|user|>")
+    assert tokenizer.decode(found[0].ids[: found[0].n_asked]) == f"{asked}<|assistant|>"
     said = [id_ for id_, is_said in zip(found[0].ids, found[0].is_said, strict=True) if is_said]
     assert tokenizer.decode(said) == answered
     texts = Texts.cut(found, 24, 50, 10)
@@ -61,7 +61,7 @@ def test_running_text_is_cut_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("def f(): return 1\n" * 40)
     tokenizer = create_tokenizer("hugging_face", folder=DEMO)
 
-    (only,) = documents(str(tmp_path / "some.txt"), tokenizer, 4)
+    (only,) = documents(str(tmp_path / "some.txt"), tokenizer)
 
     assert tokenizer.decode(only.ids) == "def f(): return 1\n" * 40
 
@@ -71,3 +71,12 @@ def test_texts_that_end_before_an_answer_are_refused() -> None:
 
     with pytest.raises(TooLittleText, match="no conversation comes to an answer within 5 tokens"):
         Texts.cut(asked, 5, 20, 5)
+
+
+def test_of_a_conversation_only_the_beginning_is_a_text() -> None:
+    asked = [Document(each.ids, (False, *each.is_said[1:])) for each in DOCUMENTS]
+
+    texts = Texts.cut(asked, 4, 100, 100)
+
+    assert (len(texts.training_NT), len(texts.test_NT)) == (30, 10)
+    assert all(first % 100 == 0 for first in texts.test_NT[:, 0].tolist())

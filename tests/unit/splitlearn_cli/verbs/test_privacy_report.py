@@ -31,6 +31,7 @@ def test_a_table_is_printed_and_all_numbers_are_written(splitlearn: Run, tmp_pat
     assert "Every share is a lower bound" in ran.out
     assert "layers 1-5, codec none, noise 0: perplexity" in ran.out
     assert "layers 2-4, codec none" in ran.out
+    assert "that the observer has seen before" in ran.out
     found = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [cell["layers"] for cell in found["cells"]] == ["1-5", "2-4"]
     assert {path.name for path in (tmp_path / "report").iterdir()} == {

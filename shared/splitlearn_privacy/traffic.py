@@ -1,0 +1,97 @@
+"""What sizes of frames tell: which of some texts is being written, by the traces that each of them leaves.
+
+No model runs: an answer is taken to be the one in the text, and guesses are those of prompt lookup, all of them sent.
+The observer has seen every text before, as in arXiv 2411.01076.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from splitlearn_client.speculation.prompt_lookup import PromptLookup
+from splitlearn_privacy.scoring import Share
+from splitlearn_privacy.texts import Document
+
+
+class Frames(StrEnum):
+    """How an answer's tokens are sent for."""
+
+    PLAIN = "one token each"
+    GUESSES = "with guesses"
+    PADDED = "with guesses, padded"
+
+
+class Observer(StrEnum):
+    """Who sees the frames."""
+
+    NETWORK = "network"
+    """Sizes of messages alone, as TLS leaves them."""
+    WORKER = "worker"
+    """Also each frame's position, which says how many guesses were right."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How often an observer names the text, of `n_texts`: the mean of one over the number of texts with its trace."""
+
+    n_texts: int
+    frames: Frames
+    observer: Observer
+    named: Share
+
+
+@dataclass(frozen=True)
+class _Step:
+    n_guesses: int
+    n_right: int
+
+
+def traces(found: Sequence[Document], most_guesses: int) -> list[Trace]:
+    """What each observer makes of each way to send the answers of conversations; nothing where there are none.
+
+    Args:
+        most_guesses: guesses in a frame, at most.
+    """
+    dialogues = [each for each in found if each.n_asked < len(each.ids)]
+    if not any(each.n_asked for each in dialogues):
+        return []
+    asked = [(each.n_asked, asyncio.run(_steps(each, most_guesses))) for each in dialogues]
+    return [
+        Trace(len(asked), frames, observer, _named([(n, _trace(each, frames, observer)) for n, each in asked]))
+        for frames in Frames
+        for observer in Observer
+    ]
+
+
+async def _steps(dialogue: Document, most: int) -> list[_Step]:
+    drafter, position, found = PromptLookup(), dialogue.n_asked, list[_Step]()
+    while position < len(dialogue.ids):
+        guesses: list[int] = []
+        async with aclosing(drafter.guesses(dialogue.ids[:position])) as coming:
+            async for guess in coming:
+                guesses.append(guess.token)
+                if len(guesses) == most:
+                    break
+        pairs = list(zip(guesses, dialogue.ids[position:], strict=False))
+        n_right = next((n for n, (guess, right) in enumerate(pairs) if guess != right), len(pairs))
+        found.append(_Step(len(guesses), n_right))
+        position += n_right + 1
+    return found
+
+
+def _trace(steps: Sequence[_Step], frames: Frames, observer: Observer) -> Hashable:
+    if frames is Frames.PLAIN:
+        return sum(each.n_right + 1 for each in steps)
+    n_guesses = () if frames is Frames.PADDED else tuple(each.n_guesses for each in steps)
+    n_right = () if observer is Observer.NETWORK else tuple(each.n_right for each in steps)
+    return len(steps), n_guesses, n_right
+
+
+def _named(seen: Sequence[Hashable]) -> Share:
+    count = Counter(seen)
+    return Share.over_texts(np.array([1 / count[each] for each in seen]))

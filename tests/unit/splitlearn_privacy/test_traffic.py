@@ -1,0 +1,41 @@
+from splitlearn_privacy.texts import Document
+from splitlearn_privacy.traffic import Frames, Observer, Trace, traces
+
+
+def dialogue(asked: str, answered: str) -> Document:
+    """Letters are tokens."""
+    ids = tuple(map(ord, asked + answered))
+    return Document(ids, (False,) * len(asked) + (True,) * len(answered))
+
+
+def named(found: list[Trace]) -> dict[tuple[Frames, Observer], float]:
+    return {(each.frames, each.observer): each.named.value for each in found}
+
+
+def test_texts_of_other_lengths_are_told_apart_by_sizes_alone() -> None:
+    found = named(traces([dialogue("abc", "xy"), dialogue("abcd", "xy"), dialogue("abc", "xyz")], 4))
+
+    assert set(found.values()) == {1.0}
+
+
+def test_padded_frames_of_equal_number_look_alike_to_the_network_and_not_to_the_worker() -> None:
+    # one step each, with three guesses: one is right, or none
+    found = named(traces([dialogue("abXab", "XQ"), dialogue("abXab", "Q")], 3))
+
+    assert found[Frames.PLAIN, Observer.NETWORK] == 1
+    assert found[Frames.GUESSES, Observer.NETWORK] == 0.5
+    assert found[Frames.GUESSES, Observer.WORKER] == 1
+    assert found[Frames.PADDED, Observer.NETWORK] == 0.5
+    assert found[Frames.PADDED, Observer.WORKER] == 1
+
+
+def test_padding_hides_how_many_guesses_there_were() -> None:
+    # behind a match at its end a text goes round: the first has guesses in its first step, the second has none
+    found = named(traces([dialogue("abXab", "Q"), dialogue("cdXef", "Q")], 3))
+
+    assert found[Frames.GUESSES, Observer.NETWORK] == 1
+    assert found[Frames.PADDED, Observer.NETWORK] == 0.5
+
+
+def test_running_text_has_no_answers_to_tell_apart() -> None:
+    assert traces([Document((1, 2, 3), (True, True, True))], 4) == []
