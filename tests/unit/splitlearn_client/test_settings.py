@@ -22,6 +22,12 @@ def test_only_the_weights_have_to_be_given() -> None:
         ClientSettings()  # type: ignore[call-arg]
 
 
+def test_frames_are_padded_only_where_there_are_guesses() -> None:
+    with pytest.raises(ValidationError, match="--pad-frames needs a --speculative-method"):
+        ClientSettings(weights=Path("w"), pad_frames=True)
+    assert ClientSettings(weights=Path("w"), pad_frames=True, speculative_method="ngram").pad_frames
+
+
 def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     values: dict[str, Any] = {
         "weights": Path("w"),
@@ -51,6 +57,8 @@ def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyP
         "speculative_model": Path("small"),
         "num_speculative_tokens": 3,
         "speculative_rounding": True,
+        "pad_frames": True,
+        "frame_interval": 0.25,
         "kv_cache_memory_bytes": 2**30,
         "max_waiting": 9,
         "max_num_batched_tokens": 64,
