@@ -27,6 +27,8 @@ PROGRAM: Final = Program(
         "splitlearn.errors": "SplitError",
         "splitlearn_comm.errors": "CommError",
         "splitlearn_client.errors": "RequestError",
+        # of shadows
+        "cleangpt.errors": "CleangptError",
     },
 )
 

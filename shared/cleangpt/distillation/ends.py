@@ -9,7 +9,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.text import predicting
@@ -73,7 +72,7 @@ class ShadowedCache:
     """The caches of all three parts for one session."""
 
     bottom: PartCache
-    shadow: DynamicCache
+    shadow: PartCache
     top: PartCache
 
     @property

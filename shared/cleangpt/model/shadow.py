@@ -7,11 +7,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel, Qwen3Config, Qwen3Model
+from transformers import Cache, PretrainedConfig, PreTrainedModel, Qwen3Config, Qwen3Model
 
 from cleangpt.errors import ShadowTooLargeError
 from cleangpt.model.first_layers import first_layers
 from splitlearn.hf.cache import named_cache
+from splitlearn.model.cache import PartCache, cache_layer_specs
 
 _STEP = 8
 
@@ -142,9 +143,9 @@ class Shadow(PreTrainedModel):  # type: ignore[misc]
         with first_layers(self, "stack.layers", layer + 1):
             return torch.as_tensor(self(hidden_BTD))
 
-    def new_cache(self) -> DynamicCache:
-        """An empty cache, of rows that it has mapped."""
-        return DynamicCache(config=self.config.stack)
+    def new_cache(self) -> PartCache:
+        """An empty cache of one session."""
+        return PartCache(cache_layer_specs(self.config.stack))
 
     def forward(
         self, hidden_BTD: Tensor, past_key_values: Cache | None = None, position_ids: Tensor | None = None
