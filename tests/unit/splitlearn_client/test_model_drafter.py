@@ -65,6 +65,8 @@ async def test_right_and_wrong_guesses_change_nothing_of_what_follows(
         n_right = dice.randint(0, n)
         likeliest = greedy(tiny_llama, [*ids, *found[:n_right]], 1)[0]
         ids += [*found[:n_right], likeliest if dice.random() < 0.5 else dice.randrange(3, VOCABULARY)]
+        # it is not asked before each token
+        ids += [dice.randrange(3, VOCABULARY) for _ in range(dice.randint(0, 2))]
         if len(ids) + 5 > MOST_ROWS:
             break
     await drafter.aclose()

@@ -3,7 +3,9 @@
 Shapes: T rows, D hidden size, W the shadow's own width, V vocabulary.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,22 +14,29 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part
-from splitlearn.engine import DeviceThread
+from splitlearn.engine import DeviceThread, Limits
 from splitlearn.errors import NoRoom, PositionNotReached
 from splitlearn.model.part import Part
-from splitlearn.runner.interface import SequenceInput
+from splitlearn.runner.interface import Runner, SequenceInput
 from splitlearn.runner.select import runner_for
+from splitlearn.runner.sequential import SequentialRunner
 from splitlearn.runner.shadowed import ShadowedRunner, ShadowPart
+from support.fused_modules import packed
 from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
 
 SPECS = "b 0-1", "1-4", f"4-{N_LAYERS} e"
 
 
-def shadowed(weights: Path, kv_bytes: int | None = None, middle: Part | None = None) -> ShadowedRunner:
+def shadowed(
+    weights: Path,
+    kv_bytes: int | None = None,
+    middle: Part | None = None,
+    runner: Callable[[Part, int | None], Runner[Any]] = runner_for,
+) -> ShadowedRunner:
     """With the trunk itself as the shadow, if no other is given."""
     bottom, trunk, top = (load_part(weights, spec) for spec in SPECS)
     shadow = ShadowPart(middle or trunk, nn.Identity())
-    return ShadowedRunner(shadow, *(runner_for(part, kv_bytes) for part in (bottom, shadow.part, top)))
+    return ShadowedRunner(shadow, *(runner(part, kv_bytes) for part in (bottom, shadow.part, top)))
 
 
 def ids(n: int, seed: int) -> torch.Tensor:
@@ -39,10 +48,12 @@ def whole(model: PreTrainedModel, ids_T: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(model(ids_T[None]).logits[0, -1])
 
 
+@pytest.mark.parametrize("kind", [runner_for, SequentialRunner])
 def test_sessions_in_one_step_have_the_logits_of_the_whole_model_also_after_going_back(
-    tiny_weights: Path, tiny_llama: PreTrainedModel
+    tiny_weights: Path, tiny_llama: PreTrainedModel, kind: Callable[[Part, int | None], Runner[Any]]
 ) -> None:
-    runner = shadowed(tiny_weights)
+    runner = shadowed(tiny_weights, runner=kind)
+    assert runner.is_batched is (kind is runner_for)
     texts, kvs = [ids(9, 1), ids(4, 2)], [runner.new_kv(None) for _ in range(2)]
     found = runner.run([SequenceInput(kv, 0, text) for kv, text in zip(kvs, texts, strict=True)])
     for logits_V, text in zip(found, texts, strict=True):
@@ -67,13 +78,13 @@ async def test_an_engine_takes_ids_and_gives_the_last_logits_in_slices_too(
 ) -> None:
     runner = shadowed(tiny_weights)
     with DeviceThread(1) as thread:
-        engine = build_engine(runner.part, thread, runner=lambda *_: runner)
-        session = engine.open(700)
-        text = ids(engine.limits.max_num_batched_tokens // 2 + 200, 4)
+        engine = build_engine(runner.part, thread, Limits(max_num_batched_tokens=16), runner=lambda *_: runner)
+        session = engine.open(100)
+        text = ids(50, 4)
         step = await engine.step(session, 0, text)
-        torch.testing.assert_close(step.output, whole(tiny_llama, text), atol=1e-3, rtol=0)
+        torch.testing.assert_close(step.output, whole(tiny_llama, text), atol=1e-4, rtol=0)
         with pytest.raises(PositionNotReached):
-            await engine.step(session, 600, ids(1, 5))
+            await engine.step(session, 60, ids(1, 5))
         engine.close(session)
         assert engine.pages.used == 0
 
@@ -98,8 +109,7 @@ def test_a_part_that_cannot_go_back_makes_a_model_that_cannot(tiny_weights: Path
 
 
 def test_a_part_that_another_engine_runs_is_as_fused_as_there(tmp_path: Path) -> None:
-    weights = save_sepweight(tmp_path, random_model(tiny_config("llama")).bfloat16(), dtype="bfloat16")
-    part = load_part(weights, "1-4")
+    part = packed(tmp_path, tiny_config("llama"), spec="1-4")
     first, second = runner_for(part), runner_for(part)
     assert second.fusion == first.fusion
     kvs, text = (first.new_kv(None), second.new_kv(None)), torch.randn(5, part.hidden_size).bfloat16()
