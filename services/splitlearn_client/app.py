@@ -120,16 +120,10 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     shadow = await _shadow(settings, thread)
 
     async def load_local_parts(plan: SplitPlan) -> LocalParts:
-        def load() -> LocalParts:
-            parts = LocalParts.load(settings, plan, thread)
-            if shadow is not None:
-                shadow.complete(parts, settings, thread)
-            return parts
-
         await _fetch(weights, plan, bar)
         await check.begin(plan, connection.mark_damaged)
         try:
-            parts, timing = await thread.run(load)
+            parts, timing = await thread.run(_loaded, settings, plan, thread, shadow)
         except (SepweightError, SplitError):
             await check.explain()
             raise
@@ -163,6 +157,14 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     made = tokenizer, generator, connection, metrics, grammars, _embedder(settings, sessions)
     store = ResponseStore(settings.response_store_bytes)
     return Service(name, int(time.time()), vocabulary, *made, dialect, defaults, tracer, store)
+
+
+def _loaded(settings: ClientSettings, plan: SplitPlan, thread: DeviceThread, shadow: ShadowModel | None) -> LocalParts:
+    """On the device thread: bottom and top, with the shadow between them if there is one."""
+    parts = LocalParts.load(settings, plan, thread)
+    if shadow is not None:
+        shadow.complete(parts, settings, thread)
+    return parts
 
 
 async def _shadow(settings: ClientSettings, thread: DeviceThread) -> ShadowModel | None:
