@@ -28,6 +28,7 @@ PROGRAM: Final = Program(
         "splitlearn_comm.errors": "CommError",
         "splitlearn_client.errors": "RequestError",
         "splitlearn_privacy.errors": "PrivacyReportError",
+        # of texts, and of shadows
         "cleangpt.errors": "CleangptError",
     },
 )

@@ -25,7 +25,7 @@ from splitlearn_client.api.response_store import ResponseStore
 from splitlearn_client.api.routes import router
 from splitlearn_client.api.service import Service
 from splitlearn_client.block_hasher import BlockHasher
-from splitlearn_client.draft_model import DraftModel
+from splitlearn_client.draft_model import load_draft_model
 from splitlearn_client.embedding import Embedder
 from splitlearn_client.errors import BadModelFiles, NoEmbeddings
 from splitlearn_client.frame_shape import FrameShape
@@ -33,6 +33,7 @@ from splitlearn_client.generation import Generator
 from splitlearn_client.generation_config import GenerationDefaults, read_generation_config
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.metrics import ClientMetrics
+from splitlearn_client.model_drafter import ModelDrafter
 from splitlearn_client.parsing.dialect import Dialect, dialect_of
 from splitlearn_client.pooling_config import read_pooling
 from splitlearn_client.serving.https import HTTPSCertificate, exposure, https_certificate
@@ -41,6 +42,7 @@ from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.sessions import Sessions
 from splitlearn_client.settings import ClientSettings
+from splitlearn_client.shadow_model import ShadowModel
 from splitlearn_client.speculation.drafter import Drafter
 from splitlearn_client.speculation.prompt_lookup import PromptLookup
 from splitlearn_client.speculation.speculator import Speculators
@@ -116,15 +118,13 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     thread = stack.enter_context(DeviceThread(settings.threads))
 
     check = WeightsCheck(settings, metrics, stack)
+    shadow = await _shadow(settings, thread)
 
     async def load_local_parts(plan: SplitPlan) -> LocalParts:
-        def load() -> LocalParts:
-            return LocalParts.load(settings, plan, thread)
-
         await _fetch(weights, plan, bar)
         await check.begin(plan, connection.mark_damaged)
         try:
-            parts, timing = await thread.run(load)
+            parts, timing = await thread.run(_loaded, settings, plan, thread, shadow)
         except (SepweightError, SplitError):
             await check.explain()
             raise
@@ -136,7 +136,7 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
         trunk,
         connect,
         manifest.n_layers,
-        settings.layers,
+        settings.layers if shadow is None else shadow.layers,
         load_local_parts,
         settings.wire_codec,
         settings.failover_timeout,
@@ -150,7 +150,8 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     sessions = Sessions(connection, metrics, hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
     frames = FrameShape(1 + settings.num_speculative_tokens if settings.pad_frames else None, settings.frame_interval)
-    generator = Generator(sessions, tokenizer, ends, await _speculators(settings, thread, vocabulary), frames)
+    speculators = await _speculators(settings, thread, vocabulary, shadow)
+    generator = Generator(sessions, tokenizer, ends, speculators, frames)
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
     stack.callback(grammars.close)
     tracer = tracer_to(settings.otlp_traces_endpoint, "splitlearn-client")
@@ -161,14 +162,34 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     return Service(name, int(time.time()), vocabulary, *made, dialect, defaults, tracer, store)
 
 
-async def _speculators(settings: ClientSettings, thread: DeviceThread, vocabulary: int) -> Speculators | None:
-    """What guesses next tokens. Raises what `DraftModel.load` raises."""
+def _loaded(settings: ClientSettings, plan: SplitPlan, thread: DeviceThread, shadow: ShadowModel | None) -> LocalParts:
+    """On the device thread: bottom and top, with the shadow between them if there is one."""
+    parts = LocalParts.load(settings, plan, thread)
+    if shadow is not None:
+        shadow.complete(parts, settings, thread)
+    return parts
+
+
+async def _shadow(settings: ClientSettings, thread: DeviceThread) -> ShadowModel | None:
+    """What guesses in place of the trunk, if that is asked for. Raises what `ShadowModel.load` raises."""
+    if settings.speculative_method != "shadow" or settings.speculative_model is None:
+        return None
+    shadow, _ = await thread.run(ShadowModel.load, settings.speculative_model, settings)
+    return shadow
+
+
+async def _speculators(
+    settings: ClientSettings, thread: DeviceThread, vocabulary: int, shadow: ShadowModel | None
+) -> Speculators | None:
+    """What guesses next tokens. Raises what `load_draft_model` raises."""
     if settings.speculative_method == "none":
         return None
     new_drafter: Callable[[int], Drafter] = PromptLookup
-    if settings.speculative_model is not None:
-        model, _ = await thread.run(DraftModel.load, settings.speculative_model, settings, vocabulary, thread)
-        new_drafter = model.drafter
+    if shadow is not None:
+        new_drafter = shadow.drafter
+    elif settings.speculative_model is not None:
+        engine, _ = await thread.run(load_draft_model, settings.speculative_model, settings, vocabulary, thread)
+        new_drafter = partial(ModelDrafter, engine)
     most, rounds = settings.num_speculative_tokens, settings.speculative_rounding
     return Speculators(new_drafter, most, rounds)
 

@@ -222,14 +222,17 @@ class ClientSettings(BaseSettings):
         description="How hidden states are encoded between client and trunk: none and zlib are exact; bf16, fp16 and "
         "int8 round, and send fewer bytes.",
     )
-    speculative_method: Literal["none", "ngram", "draft_model"] = Field(
+    speculative_method: Literal["none", "ngram", "draft_model", "shadow"] = Field(
         "none",
         description="How the next tokens are guessed, so that one trip to the trunk gives several: ngram looks up what "
-        "followed the last tokens where they stood before, draft_model asks the model of --speculative-model. Answers "
-        "are the same to the token. See docs/speculation.md.",
+        "followed the last tokens where they stood before, draft_model asks the model of --speculative-model, and "
+        "shadow the client's own layers with the shadow of --speculative-model in place of the trunk. Answers are the "
+        "same to the token. See docs/speculation.md.",
     )
     speculative_model: Path | None = Field(
-        None, description="Sepweight directory of a small model with the same tokenizer, whole, for draft_model."
+        None,
+        description="For draft_model the sepweight directory of a small model with the same tokenizer, whole; for "
+        "shadow the folder that `cleangpt distill --shadow` wrote for this model and cut.",
     )
     num_speculative_tokens: int = Field(
         _MOST_GUESSES,
@@ -316,9 +319,11 @@ class ClientSettings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _draft_model_is_named(self) -> Self:
-        if (self.speculative_method == "draft_model") != (self.speculative_model is not None):
-            raise PydanticCustomError("contradiction", "draft_model and --speculative-model need each other")
+    def _what_guesses_is_named(self) -> Self:
+        if (self.speculative_method in ("draft_model", "shadow")) != (self.speculative_model is not None):
+            raise PydanticCustomError(
+                "contradiction", "draft_model or shadow, and --speculative-model, need each other"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ DECLARED_BY_MODELS = {
     "_supports_sdpa",
     "_tied_weights_keys",
 }
-MODELS = ("shared/cleangpt/model/", "shared/cleangpt/distillation/shadow.py")
+MODELS = "shared/cleangpt/model/"
 # texts that look like names of attributes and are none
 TEXTS = {"_kernels", "_kernels_without_bf16", "_layer_offset"}
 PRIVATE = re.compile(r"_[a-z]\w*|__(code|closure|globals|wrapped|func|dict)__")

@@ -19,9 +19,9 @@ from cleangpt.data.batches import Batch
 from cleangpt.data.stdlib_questions import collect_questions
 from cleangpt.distillation.agreement import top1_agreement
 from cleangpt.distillation.ends import Ends
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
+from cleangpt.model.shadow import Shadow, ShadowConfig
 from cleangpt.tokenizers import load_tokenizer
 from cleangpt.tokenizers.chat import answer_ids, prompt_ids
 from cleangpt.trainers.settings import TrainingSettings

@@ -141,10 +141,13 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--draft-model", type=Path, help="a small model that guesses; default: ngram")
+    parser.add_argument("--shadow", type=Path, help="a shadow of the trunk that guesses")
     given = parser.parse_args()
     guessing = ["--speculative-method", "ngram"]
     if given.draft_model is not None:
         guessing = ["--speculative-method", "draft_model", "--speculative-model", str(given.draft_model)]
+    if given.shadow is not None:
+        guessing = ["--speculative-method", "shadow", "--speculative-model", str(given.shadow)]
     known = collect_questions()
     questions = [each.phrasings[0] for each in known[:: len(known) // given.questions]][: given.questions]
     found = []

@@ -8,9 +8,9 @@ import torch
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.agreement import top1_agreement
 from cleangpt.distillation.ends import Ends
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
+from cleangpt.model.shadow import Shadow, ShadowConfig
 from splitlearn.checkpoints.load import load_part
 from splitlearn_cli.remote_teacher import RemoteTrunk
 from splitlearn_comm import CommError, Unreachable

@@ -13,7 +13,6 @@ import torch
 
 from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
-from splitlearn_client.errors import BadModelFiles
 from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import SamplingSettings
@@ -22,6 +21,7 @@ from splitlearn_client.speculation.drafter import Guess
 from splitlearn_client.stopping import StopRules
 from splitlearn_comm.replicas.health import ReplicaState
 from support.running_split import RunningClient, RunningTrunk, running_client, running_trunk, until
+from support.shadows import exported, random_shadow, trunk_as_shadow
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
 needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
@@ -77,10 +77,19 @@ class Informed:
         return self.dice.randrange(3, VOCABULARY)
 
 
+def saved(folder: Path, kind: str) -> Path:
+    return save_sepweight(folder, random_model(tiny_config(kind)).bfloat16(), dtype="bfloat16")
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = random_model(tiny_config("llama")).bfloat16()
-    return save_sepweight(tmp_path_factory.mktemp("bf16"), model, dtype="bfloat16")
+    return saved(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def like_shadows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its layers have the shape of a shadow's."""
+    return saved(tmp_path_factory.mktemp("qwen3"), "qwen3")
 
 
 @asynccontextmanager
@@ -251,17 +260,22 @@ async def test_what_did_not_run_as_one_trip_teaches_nothing(weights: Path, monke
 
 @needs_kernels
 @pytest.mark.usefixtures("all_guesses_run")
+@pytest.mark.parametrize("method", ["ngram", "shadow"])
 async def test_a_worker_that_dies_between_guesses_costs_no_token(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
+    like_shadows: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    weights = like_shadows
     async with split(weights) as (_, client):
         texts = [await greedy_text(client, prompt) for prompt in PROMPTS]
         expected = await all_choices(client)
+    settings: dict[str, Any] = {"speculative_method": method}
+    if method == "shadow":
+        settings["speculative_model"] = exported(trunk_as_shadow(weights), tmp_path / "shadow", weights)
     informed(monkeypatch, texts, 0.8)
     async with (
         running_trunk(weights) as dying,
         running_trunk(weights) as other,
-        running_client(weights, f"{dying.address},{other.address}", speculative_method="ngram") as client,
+        running_client(weights, f"{dying.address},{other.address}", **settings) as client,
     ):
         await until(lambda: client.service.connection.replicas.states()[ReplicaState.READY] == 2)
         asked = asyncio.create_task(all_choices(client))
@@ -269,6 +283,7 @@ async def test_a_worker_that_dies_between_guesses_costs_no_token(
         await dying.server.stop()
         assert await asked == expected
         assert client.value("failovers_total", reason="Unreachable") > 0
+        assert client.value("spec_decode_num_accepted_tokens_total") > 0
 
 
 @needs_kernels
@@ -316,44 +331,47 @@ async def test_where_guesses_would_change_how_rows_are_rounded_nothing_is_guesse
                 assert (client.value("spec_decode_num_drafts_total") > 0) is allowed
 
 
+def knowing_and_not(method: str, weights: Path, folder: Path) -> tuple[Path, Path]:
+    """What guesses with that method the likeliest tokens, and what guesses anything."""
+    if method == "shadow":
+        shadows = trunk_as_shadow(weights), random_shadow()
+        knowing, other = (exported(each, folder / str(n), weights) for n, each in enumerate(shadows))
+        return knowing, other
+    return weights, saved(folder, "qwen2")
+
+
 @needs_kernels
 @pytest.mark.usefixtures("all_guesses_run")
 @pytest.mark.parametrize("quantization", ["none", "int8"])
-async def test_answers_are_the_same_whatever_a_small_model_guesses(
-    weights: Path, quantization: str, tmp_path: Path
+@pytest.mark.parametrize("method", ["draft_model", "shadow"])
+async def test_answers_are_the_same_whatever_a_model_guesses(
+    like_shadows: Path, quantization: str, method: str, tmp_path: Path
 ) -> None:
-    same = {"quantization": quantization}
+    weights, same = like_shadows, {"quantization": quantization}
     async with split(weights, same, **same) as (_, client):
         expected = await all_choices(client)
-    torch.manual_seed(9)
-    other = save_sepweight(tmp_path, random_model(tiny_config("qwen2")).bfloat16(), dtype="bfloat16")
     shares = []
-    for model in (weights, other):
-        settings: dict[str, Any] = {**same, "speculative_method": "draft_model", "speculative_model": model}
+    for model in knowing_and_not(method, weights, tmp_path):
+        settings: dict[str, Any] = {**same, "speculative_method": method, "speculative_model": model}
         async with split(weights, same, **settings) as (_, client):
             assert await all_choices(client) == expected
             n_right, n_run = (client.value(f"spec_decode_num_{name}_tokens_total") for name in ("accepted", "draft"))
             shares.append(n_right / n_run)
-    # the same model, whose guesses are its likeliest tokens, and one that knows nothing
     assert shares[0] > 3 * shares[1]
 
 
 @needs_kernels
 @pytest.mark.usefixtures("all_guesses_run")
-async def test_without_memory_for_the_small_model_nothing_is_guessed(weights: Path) -> None:
+@pytest.mark.parametrize("method", ["draft_model", "shadow"])
+async def test_without_memory_for_the_model_that_guesses_nothing_is_guessed(
+    like_shadows: Path, method: str, tmp_path: Path
+) -> None:
+    weights = like_shadows
     async with split(weights) as (_, client):
         expected = await all_choices(client)
         row_bytes = 5 * client.service.connection.local_parts.bottom.row_bytes
-    # of the small model too, whose five layers then have room for one of the answers at a time
-    settings: dict[str, Any] = {"speculative_method": "draft_model", "speculative_model": weights}
+    # of that model too, whose five layers then have room for one of the answers at a time
+    model, _ = knowing_and_not(method, weights, tmp_path)
+    settings: dict[str, Any] = {"speculative_method": method, "speculative_model": model}
     async with split(weights, **settings, kv_cache_memory_bytes=64 * row_bytes, max_waiting=99) as (_, client):
         assert await all_choices(client) == expected
-
-
-async def test_a_small_model_with_another_tokenizer_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
-    config = tiny_config("llama", vocab_size=2 * VOCABULARY)
-    larger = save_sepweight(tmp_path, random_model(config))
-    settings: dict[str, Any] = {"speculative_method": "draft_model", "speculative_model": larger}
-    with pytest.raises(BadModelFiles, match="another tokenizer"):
-        async with running_client(tiny_weights, "127.0.0.1:1", **settings):
-            pass

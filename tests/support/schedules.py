@@ -158,6 +158,8 @@ class ExactRunner:
     is_batched: bool = True
     row_bytes: int = 1
     can_share_rows: bool = True
+    can_truncate: bool = True
+    ends_model: bool = False
     part: Any = field(default_factory=lambda: exact_part())
     fusion: str = "nothing is fused"
     stores: set[ExactKV] = field(default_factory=set)
@@ -202,7 +204,7 @@ class ExactRunner:
 
 def exact_part(context: int | None = None) -> Any:
     """The attributes of a part that an engine reads."""
-    spec = SimpleNamespace(begin=False, end=False)
+    spec = SimpleNamespace(begin=False)
     config = SimpleNamespace(model_type="exact")
     return SimpleNamespace(
         spec=spec,
@@ -210,7 +212,6 @@ def exact_part(context: int | None = None) -> Any:
         dtype=torch.float32,
         device="cpu",
         context_length=context,
-        can_truncate=True,
         config=config,
     )
 

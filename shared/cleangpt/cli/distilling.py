@@ -18,7 +18,6 @@ from cleangpt.distillation.addresses import address_alone
 from cleangpt.distillation.blocks import Blocks
 from cleangpt.distillation.distillation_trainer import STUDENT_FOLDER, DistillationResults, DistillationTrainer
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.shadow_trainer import SHADOW_FOLDER, ShadowTrainer
 from cleangpt.distillation.trunks import OpenTrunk, opened
 from cleangpt.errors import UsageError
@@ -26,6 +25,7 @@ from cleangpt.evaluation.model_folder import load_model
 from cleangpt.model import get_model
 from cleangpt.model.context import context_of
 from cleangpt.model.device import device_of
+from cleangpt.model.shadow import Shadow, ShadowConfig
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 from cleangpt.trainers import Callback, History, ProgressBar, TrainingSettings

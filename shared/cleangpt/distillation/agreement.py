@@ -9,9 +9,9 @@ import torch
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.ends import Ends, ShadowedModel
-from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.teacher import TrunkTeacher
 from cleangpt.distillation.text import lengths
+from cleangpt.model.shadow import Shadow
 
 
 def top1_agreement(ends: Ends, trunk: TrunkTeacher, shadow: Shadow, batches: Iterable[Batch]) -> float:

@@ -3,8 +3,7 @@
 Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,22 +11,11 @@ from transformers import PreTrainedModel
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.text import predicting
+from cleangpt.model.first_layers import first_layers
 from cleangpt.model.form import check_form
 from cleangpt.trainers.causal_logits import causal_logits, check_ids
 from splitlearn.model.layout import inspect_model
 from splitlearn.model.traits import row_width
-
-
-@contextmanager
-def first_layers(model: nn.Module, path: str, count: int) -> Iterator[nn.ModuleList]:
-    """Reduces the model's layers at `path` to the first `count` while the context lasts."""
-    whole = model.get_submodule(path)
-    kept = nn.ModuleList(list(whole.children())[:count])
-    model.set_submodule(path, kept)
-    try:
-        yield kept
-    finally:
-        model.set_submodule(path, whole)
 
 
 class Blocks:

@@ -9,12 +9,11 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from cleangpt.data.batches import Batch
-from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.text import predicting
 from cleangpt.errors import TrunkMismatchError
+from cleangpt.model.shadow import Shadow
 from cleangpt.trainers.causal_logits import check_ids, head_reads_only
 from llm_sepweight import Manifest
 from splitlearn.checkpoints.load import load_parts
@@ -73,7 +72,7 @@ class ShadowedCache:
     """The caches of all three parts for one session."""
 
     bottom: PartCache
-    shadow: DynamicCache
+    shadow: PartCache
     top: PartCache
 
     @property
@@ -102,9 +101,7 @@ class ShadowedModel:
 
     def new_cache(self) -> ShadowedCache:
         """An empty cache for one session."""
-        return ShadowedCache(
-            self._ends.bottom.new_cache(), DynamicCache(config=self._shadow.config.stack), self._ends.top.new_cache()
-        )
+        return ShadowedCache(self._ends.bottom.new_cache(), self._shadow.new_cache(), self._ends.top.new_cache())
 
     @torch.inference_mode()
     def step(self, ids_T: Tensor, cache: ShadowedCache) -> Tensor:

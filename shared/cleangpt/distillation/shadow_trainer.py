@@ -16,11 +16,11 @@ from torch import Tensor
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.ends import Ends
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
-from cleangpt.distillation.shadow import Shadow
-from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.stage import StagePlan, rates_of, shape_in_words, standing_still
 from cleangpt.distillation.teacher import TrunkTeacher
 from cleangpt.distillation.text import lengths, next_ids, present
+from cleangpt.model.shadow import Shadow
+from cleangpt.model.shadow_folder import export_shadow
 from cleangpt.trainers.callbacks import Callback
 from cleangpt.trainers.differences import of_validation
 from cleangpt.trainers.digests import description_of_batches, digest_of_weights

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cleangpt.data.text_record import TextRecord
-from cleangpt.distillation.shadow import ShadowConfig
-from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.trunks import PATIENCE_SECONDS, opened
 from cleangpt.errors import UsageError
 from cleangpt.evaluation.evaluate import ANSWER_TOKENS, Subject, evaluate_model, refuse_other_tokens
@@ -17,6 +15,8 @@ from cleangpt.evaluation.speed import size_of
 from cleangpt.evaluation.texts import TextChoice, read_evaluation_text
 from cleangpt.model.context import context_of
 from cleangpt.model.device import device_of
+from cleangpt.model.shadow import ShadowConfig
+from cleangpt.model.shadow_folder import load_shadow
 from cleangpt.tokenizers import create_tokenizer
 from cleangpt.tokenizers.hugging_face import HuggingFaceTokenizer
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cleangpt.data.batches import Batch
 from cleangpt.distillation.ends import Ends, ShadowedModel
-from cleangpt.distillation.shadow import Shadow
 from cleangpt.distillation.teacher import TrunkTeacher
 from cleangpt.distillation.text import lengths, present
 from cleangpt.evaluation.evaluate import ANSWER_TOKENS, figures_of
@@ -20,6 +19,7 @@ from cleangpt.evaluation.predictions import measure_predictions
 from cleangpt.evaluation.report import Comparison, Report
 from cleangpt.evaluation.speed import Size, pace, size_of
 from cleangpt.evaluation.texts import EvaluationText
+from cleangpt.model.shadow import Shadow
 from cleangpt.tokenizers import BaseTokenizer
 
 _TIMED = 32

@@ -13,7 +13,6 @@ import torch
 from splitlearn.engine.request import PendingRequest
 from splitlearn.engine.row_checks import RowChecks
 from splitlearn.engine.scheduler import ScheduledSlice
-from splitlearn.model.part import Part
 from splitlearn.runner.interface import Runner, SequenceInput, SequenceSlice, Wanted
 
 log = logging.getLogger(__name__)
@@ -74,9 +73,9 @@ class DeviceStep:
     On the device thread. It writes to the items and to their keys and values, and to no session.
     """
 
-    def __init__(self, part: Part, runner: Runner[Any], checks: RowChecks) -> None:
+    def __init__(self, runner: Runner[Any], checks: RowChecks) -> None:
         self._runner = runner
-        self._is_end, self._can_truncate = part.spec.end, part.can_truncate
+        self._can_truncate = runner.can_truncate
         self._checks = checks
 
     def run(self, items: Sequence[WorkItem]) -> bool:

@@ -78,8 +78,8 @@ class Engine:
         guarded = Guarded(observer or NoObserver())
         self._policy = BatchingPolicy(StepCostModel(self.limits.max_num_batched_tokens), self.is_batched)
         thread.watch(self._policy.arrivals)
-        self._sessions = Sessions(part, self._runner, self.limits, self._policy.arrivals, guarded, clock)
-        step = DeviceStep(part, self._runner, self._checks)
+        self._sessions = Sessions(self._runner, self.limits, self._policy.arrivals, guarded, clock)
+        step = DeviceStep(self._runner, self._checks)
         self._serving = Serving(self._sessions, thread, step, self._policy, guarded, clock)
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class Engine:
     @property
     def speculation(self) -> Speculation:
         """Whether guesses can run behind a session's rows."""
-        if not self.part.can_truncate:
+        if not self._runner.can_truncate:
             return Speculation.NONE
         return Speculation.EXACT if self._runner.fusion.is_batch_invariant else Speculation.ROUNDED
 
@@ -269,7 +269,7 @@ class Engine:
         if rows.ndim == 0 or rows.shape[0]:
             self._checks.check_shape(rows)
         check_position(position, rows.shape[0], session.reached, session.max_length)
-        if 0 < position < session.reached and not self.part.can_truncate:
+        if 0 < position < session.reached and not self._runner.can_truncate:
             raise PositionNotReached(
                 f"the session holds {session.reached} rows and cannot go back to {position}: layers of a "
                 f"{self.part.config.model_type} keep one state for all rows; send everything again from 0"

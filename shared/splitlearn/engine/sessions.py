@@ -23,7 +23,6 @@ from splitlearn.engine.request import PendingRequest, StepResult
 from splitlearn.engine.scheduler import ScheduledRequest, ScheduledSlice, Scheduler
 from splitlearn.engine.session import EngineSession
 from splitlearn.errors import EngineFull, PositionNotReached, SessionClosed
-from splitlearn.model.part import Part
 from splitlearn.runner.interface import Runner
 
 AWAY_SECONDS = 2.0
@@ -46,7 +45,6 @@ class Sessions:
 
     def __init__(
         self,
-        part: Part,
         runner: Runner[Any],
         limits: Limits,
         arrivals: ArrivalEstimator,
@@ -54,7 +52,7 @@ class Sessions:
         clock: Callable[[], float],
     ) -> None:
         self._runner, self._arrivals, self._observer, self._clock = runner, arrivals, observer, clock
-        self._is_end, self._can_truncate = part.spec.end, part.can_truncate
+        self._is_end, self._can_truncate = runner.ends_model, runner.can_truncate
         budget = runner.page_budget(limits.page_size)
         self.pages = PageAccounting(budget.n_pages, budget.page_size)
         max_prefixes = limits.max_cached_prefixes if runner.can_share_rows else 0

@@ -60,6 +60,14 @@ class SplitPlan:
             raise BadPlan(f"cannot read layers {layers!r}; write START-END, for example 2-22")
         return cls(int(match[1]), int(match[2]), n_layers)
 
+    @classmethod
+    def of_fingerprint(cls, line: str) -> Self:
+        """The cut in the line that `fingerprint` gives. Raises BadPlan for any other text."""
+        match = re.search(r" layers (\d+-\d+) of (\d{1,9}) \S+$", line)
+        if match is None:
+            raise BadPlan(f"[{line}] is no fingerprint: it names no layers")
+        return cls.parse(match[1], int(match[2]))
+
     @property
     def layers(self) -> str:
         """The trunk's range as it is written on the command line, for example "2-22"."""

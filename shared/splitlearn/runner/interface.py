@@ -67,6 +67,16 @@ class Runner(ABC, Generic[K]):
         part(rows, 0, cache)
         self._prepare(cache)
 
+    @property
+    def ends_model(self) -> bool:
+        """Whether what comes out are logits, or the hidden states before the head."""
+        return self.part.spec.end
+
+    @property
+    def can_truncate(self) -> bool:
+        """Whether a session can go back to an earlier position."""
+        return self.part.can_truncate
+
     @abstractmethod
     def _prepare(self, cache: PartCache) -> None:
         """Called once, with the cache of a session of one row."""

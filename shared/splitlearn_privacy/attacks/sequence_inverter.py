@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
+from cleangpt.model.shadow import Shadow, ShadowConfig
 from splitlearn_privacy.attacks.attack import Attack
 from splitlearn_privacy.attacks.token_reader import Training
 

@@ -96,6 +96,14 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
     assert ClientSettings(weights=Path("w"), port=82).port == 82
 
 
+@pytest.mark.parametrize("method", ["draft_model", "shadow"])
+def test_what_guesses_by_a_model_and_the_model_need_each_other(method: str) -> None:
+    assert ClientSettings(weights=Path("w"), speculative_method=method, speculative_model=Path("small"))  # type: ignore[arg-type]
+    for given in ({"speculative_method": method}, {"speculative_model": Path("small")}):
+        with pytest.raises(ValidationError, match="need each other"):
+            ClientSettings(weights=Path("w"), **given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -99,11 +99,13 @@ class FusedDecoder:
 
 
 def fuse_decoder(decoder: nn.Module, run: Callable[[], Sequence[torch.Tensor]]) -> bool:
-    """Fuses a decoder if that gives the same outputs; returns whether it did.
+    """Fuses a decoder if that gives the same outputs; returns whether it is fused.
 
     Args:
         run: runs ragged steps through it, with rows of several sessions; returns their outputs.
     """
+    if isinstance(vars(decoder).get("forward"), FusedDecoder):
+        return True
     if not _may_be_native(decoder):
         return False
     is_plain: list[bool] = []

@@ -93,16 +93,23 @@ def replace_modules(
     run: Callable[[], object],
     is_equal: Callable[[torch.Tensor, torch.Tensor], bool],
 ) -> int:
-    """Replaces the forward of each module for which a plan gave the same results in every step; returns how many.
+    """Replaces the forward of each module for which a plan gave the same results in every step.
+
+    Those of a part that another runner runs too are replaced already.
 
     Args:
         plans: candidates for a module, by its children and by a call of it.
         run: runs ragged steps through all of them, with rows of several sessions.
         is_equal: whether two results are the same.
+
+    Returns:
+        How many of the modules have a forward by a plan now.
     """
-    checks = {module: _EquivalenceCheck(plans, is_equal) for module in modules if _may_be_replaced(module)}
+    candidates = list(modules)
+    n_before = sum(isinstance(vars(module).get("forward"), FusedModule) for module in candidates)
+    checks = {module: _EquivalenceCheck(plans, is_equal) for module in candidates if _may_be_replaced(module)}
     if not checks:
-        return 0
+        return n_before
     hooks = [module.register_forward_hook(check.compare, with_kwargs=True) for module, check in checks.items()]
     try:
         run()
@@ -112,7 +119,7 @@ def replace_modules(
     passed = {module: check for module, check in checks.items() if check.passed}
     for module, check in passed.items():
         module.forward = FusedModule(check.passed[0], module, check.in_a_tuple)
-    return len(passed)
+    return n_before + len(passed)
 
 
 def _may_be_replaced(module: nn.Module) -> bool:

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from cleangpt.config import GPTConfig
 from cleangpt.data.text_record import TextRecord
-from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.model import get_model
+from cleangpt.model.shadow_folder import load_shadow
 from cleangpt.tokenizers import create_tokenizer
 
 Run = Callable[..., Any]

@@ -8,11 +8,11 @@ from cleangpt.data.batches import Batch
 from cleangpt.distillation.agreement import top1_agreement
 from cleangpt.distillation.ends import Ends, ShadowedModel
 from cleangpt.distillation.losses import HiddenStateLoss, LogitLoss
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
-from cleangpt.distillation.shadow_folder import load_shadow
 from cleangpt.distillation.shadow_trainer import ShadowTrainer
 from cleangpt.distillation.teacher import LocalTrunk
 from cleangpt.errors import CheckpointMismatchError, TrainingSettingsError, TrunkMismatchError
+from cleangpt.model.shadow import Shadow, ShadowConfig
+from cleangpt.model.shadow_folder import load_shadow
 from cleangpt.trainers import TrainingSettings
 from splitlearn.checkpoints.load import load_part
 

@@ -5,13 +5,13 @@ import torch
 from transformers import PreTrainedModel
 
 from cleangpt.config import GPTConfig
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
-from cleangpt.distillation.shadow_folder import export_shadow
 from cleangpt.distillation.trunks import opened
 from cleangpt.errors import ModelFolderError, TrunkMismatchError, UsageError, VocabularyMismatchError
 from cleangpt.evaluation.folders import FolderRequest, evaluate_folder
 from cleangpt.evaluation.texts import TextChoice
 from cleangpt.model import get_model
+from cleangpt.model.shadow import Shadow, ShadowConfig
+from cleangpt.model.shadow_folder import export_shadow
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 
 

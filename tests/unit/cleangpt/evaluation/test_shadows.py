@@ -7,13 +7,13 @@ from transformers import PreTrainedModel
 
 from cleangpt.distillation.agreement import top1_agreement
 from cleangpt.distillation.ends import ShadowedModel
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.distillation.trunks import OpenTrunk, opened
 from cleangpt.errors import TrunkMismatchError
 from cleangpt.evaluation.evaluate import ANSWER_TOKENS, Subject, evaluate_model
 from cleangpt.evaluation.shadows import ShadowSubject, evaluate_shadow
 from cleangpt.evaluation.speed import size_of
 from cleangpt.evaluation.texts import EvaluationText, TextChoice, read_evaluation_text
+from cleangpt.model.shadow import Shadow, ShadowConfig
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 
 

@@ -56,6 +56,18 @@ def test_the_fingerprint_names_model_cut_and_dtype_in_one_line() -> None:
     assert re.fullmatch(r"small weights [0-9a-f]{16} layers 1-5 of 6 bfloat16", text)
 
 
+@pytest.mark.parametrize("name", ["small", "of layers 2-3 of 4 it has more", ""])
+def test_the_cut_is_read_off_a_fingerprint_whatever_the_model_s_name_is(name: str) -> None:
+    plan = SplitPlan(1, 5, 6)
+    assert SplitPlan.of_fingerprint(fingerprint(replace(MANIFEST, model_name=name), plan, "bfloat16")) == plan
+
+
+@pytest.mark.parametrize("text", ["", "these ends", "small layers 1-5 of 6", "small layers 0-5 of 6 bfloat16"])
+def test_text_that_is_no_fingerprint_names_no_cut(text: str) -> None:
+    with pytest.raises(BadPlan):
+        SplitPlan.of_fingerprint(text)
+
+
 def test_fingerprints_differ_by_weights_config_cut_and_dtype() -> None:
     other_weights = replace(MANIFEST, files={"begin": FileEntry("begin.safetensors", 1, "b" * 64)})
     other_config = replace(MANIFEST, config={"rope_theta": 500.0})

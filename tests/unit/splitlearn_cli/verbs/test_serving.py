@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from splitlearn_cli.terminal import bytes_bar
+from support.shadows import exported, random_shadow
 
 Run = Callable[..., Any]
 
@@ -39,6 +40,18 @@ def test_layers_that_the_model_lacks_are_one_line(splitlearn: Run, tiny_weights:
     assert ran.code == 1
     assert "3-99" in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_a_shadow_with_damaged_weights_is_one_line(splitlearn: Run, tiny_weights: Path, tmp_path: Path) -> None:
+    folder = exported(random_shadow(), tmp_path / "shadow", tiny_weights)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    guessing = ["--speculative-method", "shadow", "--speculative-model", folder]
+    ran = splitlearn("client", tiny_weights, "--port", 0, *guessing)
+
+    (complaint,) = [line for line in ran.err.splitlines() if not line.startswith("{")]
+    assert ran.code == 1
+    assert "model.safetensors cannot be read" in complaint
+    assert "a bug" not in complaint
 
 
 @pytest.mark.parametrize(

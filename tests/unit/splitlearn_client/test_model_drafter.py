@@ -1,4 +1,4 @@
-"""A small model's guesses are its own greedy text, whatever was thought of meanwhile."""
+"""A model's guesses are its own greedy text, whatever was thought of meanwhile."""
 
 import random
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, Engine
-from splitlearn_client.draft_model import DraftModel, ModelDrafter
+from splitlearn_client.model_drafter import ModelDrafter
 from support.running_split import until
 from support.tiny_models import N_LAYERS, VOCABULARY
 
@@ -44,7 +44,7 @@ async def guessed(drafter: ModelDrafter, ids: list[int], n: int) -> list[int]:
 
 
 async def test_guesses_are_the_model_s_greedy_text(engine: Engine, tiny_llama: PreTrainedModel) -> None:
-    drafter = DraftModel(engine).drafter(MOST_ROWS)
+    drafter = ModelDrafter(engine, MOST_ROWS)
     assert await guessed(drafter, PROMPT, 6) == greedy(tiny_llama, PROMPT, 6)
     await drafter.aclose()
     assert engine.pages.used == 0
@@ -54,7 +54,7 @@ async def test_guesses_are_the_model_s_greedy_text(engine: Engine, tiny_llama: P
 async def test_right_and_wrong_guesses_change_nothing_of_what_follows(
     engine: Engine, tiny_llama: PreTrainedModel, is_away: bool
 ) -> None:
-    dice, drafter, ids = random.Random(3), DraftModel(engine).drafter(MOST_ROWS), [*PROMPT]
+    dice, drafter, ids = random.Random(3), ModelDrafter(engine, MOST_ROWS), [*PROMPT]
     for _ in range(12):
         n = dice.randint(1, 4)
         found = await guessed(drafter, ids, n)
@@ -65,6 +65,8 @@ async def test_right_and_wrong_guesses_change_nothing_of_what_follows(
         n_right = dice.randint(0, n)
         likeliest = greedy(tiny_llama, [*ids, *found[:n_right]], 1)[0]
         ids += [*found[:n_right], likeliest if dice.random() < 0.5 else dice.randrange(3, VOCABULARY)]
+        # it is not asked before each token
+        ids += [dice.randrange(3, VOCABULARY) for _ in range(dice.randint(0, 2))]
         if len(ids) + 5 > MOST_ROWS:
             break
     await drafter.aclose()
@@ -73,7 +75,7 @@ async def test_right_and_wrong_guesses_change_nothing_of_what_follows(
 async def test_what_was_thought_of_while_a_trip_was_away_is_not_computed_again(
     engine: Engine, tiny_llama: PreTrainedModel
 ) -> None:
-    drafter = DraftModel(engine).drafter(MOST_ROWS)
+    drafter = ModelDrafter(engine, MOST_ROWS)
     first = await guessed(drafter, PROMPT, 2)
     drafter.away([*PROMPT, *first])
     following = greedy(tiny_llama, [*PROMPT, *first], 4)
@@ -86,7 +88,7 @@ async def test_what_was_thought_of_while_a_trip_was_away_is_not_computed_again(
 async def test_a_session_whose_memory_was_taken_guesses_nothing_once_and_then_goes_on(
     engine: Engine, tiny_llama: PreTrainedModel
 ) -> None:
-    drafter = DraftModel(engine).drafter(MOST_ROWS)
+    drafter = ModelDrafter(engine, MOST_ROWS)
     await guessed(drafter, PROMPT, 2)
     engine.expire(0.0)
     ids = [*PROMPT, 5]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig, PreTrainedModel, Qwen3Config, Qwen3Model
 
-from cleangpt.distillation.blocks import first_layers
 from cleangpt.errors import ShadowTooLargeError
+from cleangpt.model.first_layers import first_layers
 from splitlearn.hf.cache import named_cache
+from splitlearn.model.cache import PartCache, cache_layer_specs
 
 _STEP = 8
 
@@ -123,6 +124,11 @@ class Shadow(PreTrainedModel):  # type: ignore[misc]
             super()._init_weights(module)
 
     @property
+    def fingerprint(self) -> str:
+        """That of the bottom and top that it was fitted for; empty before fitting."""
+        return str(self.config.fingerprint)
+
+    @property
     def n_parameters(self) -> int:
         """The number of parameters, including stitching layers."""
         return sum(each.numel() for each in self.parameters())
@@ -136,6 +142,10 @@ class Shadow(PreTrainedModel):  # type: ignore[misc]
         """The output, [B, T, D], as if the shadow ended after `layer`, counted from 0."""
         with first_layers(self, "stack.layers", layer + 1):
             return torch.as_tensor(self(hidden_BTD))
+
+    def new_cache(self) -> PartCache:
+        """An empty cache of one session."""
+        return PartCache(cache_layer_specs(self.config.stack))
 
     def forward(
         self, hidden_BTD: Tensor, past_key_values: Cache | None = None, position_ids: Tensor | None = None

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.errors import ShadowFolderError, TrunkMismatchError
+from cleangpt.model.shadow import Shadow, ShadowConfig
 from cleangpt.reasons import reason_of
 from cleangpt.writing import named_where_not_written, sync_files
 from llm_sepweight.layout import STAGING_DIRECTORY

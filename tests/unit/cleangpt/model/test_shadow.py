@@ -1,9 +1,8 @@
 import pytest
 import torch
-from transformers import DynamicCache
 
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
 from cleangpt.errors import ShadowTooLargeError
+from cleangpt.model.shadow import Shadow, ShadowConfig
 
 NARROW = ShadowConfig(hidden_size=16, width=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
 
@@ -38,7 +37,7 @@ def test_row_by_row_with_a_cache_equals_all_at_once(width: int) -> None:
     hidden_BTD = torch.randn(1, 6, 16)
     whole_BTD = shadow(hidden_BTD)
     assert not torch.allclose(whole_BTD, hidden_BTD, atol=1e-2)
-    cache = DynamicCache(config=shadow.config.stack)
+    cache = shadow.new_cache()
     pieces = [shadow(hidden_BTD[:, :3], cache)] + [shadow(hidden_BTD[:, t : t + 1], cache) for t in range(3, 6)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole_BTD)
 

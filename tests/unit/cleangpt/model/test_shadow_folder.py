@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cleangpt.distillation.shadow import Shadow, ShadowConfig
-from cleangpt.distillation.shadow_folder import export_shadow, load_shadow
 from cleangpt.errors import NotWrittenError, ShadowFolderError, TrunkMismatchError
+from cleangpt.model.shadow import Shadow, ShadowConfig
+from cleangpt.model.shadow_folder import export_shadow, load_shadow
 
 
 @pytest.fixture
