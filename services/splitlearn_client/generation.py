@@ -16,7 +16,7 @@ import structlog
 from splitlearn.engine import Speculation
 from splitlearn_client.answer import AnswerText, TokenDelta, TokenLogprob
 from splitlearn_client.choices import merged
-from splitlearn_client.errors import PromptTooLong, TrunkNotReady
+from splitlearn_client.errors import PromptTooLong
 from splitlearn_client.frame_shape import FrameShape
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.prompt_scores import PromptScores
@@ -270,9 +270,14 @@ class Generator:
     async def _next(self, session: SplitSession, answer: "_Answer") -> list[Choice]:
         """The next token, and those behind guesses that were right."""
         report, speculator = answer.report, answer.speculator
+        guesses: Sequence[int] = ()
+        n_padding = 0
+        # where nothing is guessed all frames have one row
+        if self._may_guess(session, speculator):
+            guesses = await answer.guesses(session)
+            n_padding = self._frames.n_padding(len(guesses), session.n_free_rows(len(answer.ids)))
+        # behind the guesses, which take longer for some texts than for others
         await self._pause(answer)
-        guesses = await answer.guesses(session) if self._may_guess(session, speculator) else ()
-        n_padding = self._n_padding(session, answer, len(guesses))
         n_faults, began = report.n_faults, time.perf_counter()
         trip = await session.choose(answer.ids, answer.sampler, guesses, n_padding)
         report.guessed(trip.n_guesses, len(trip.choices) - 1)
@@ -290,13 +295,6 @@ class Generator:
             answer.first_frame_at = now
         elif pause := self._frames.pause(now - answer.first_frame_at):
             await asyncio.sleep(pause)
-
-    def _n_padding(self, session: SplitSession, answer: "_Answer", n_guesses: int) -> int:
-        """Rows that fill the answer's next frame up. Raises TrunkNotReady where they could not be dropped again."""
-        n_padding = self._frames.n_padding(n_guesses, session.n_free_rows(len(answer.ids)))
-        if n_padding and session.speculation is Speculation.NONE:
-            raise TrunkNotReady("frames cannot be padded (--pad-frames): this model cannot go back to an earlier row")
-        return n_padding
 
     def _may_guess(self, session: SplitSession, speculator: Speculator | None) -> bool:
         if speculator is None:

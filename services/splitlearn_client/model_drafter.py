@@ -74,11 +74,14 @@ class ModelDrafter:
 
     async def aclose(self) -> None:
         """Frees the session's memory."""
-        # nobody needs what was thought of any more
-        with suppress(SplitError):
-            await self._stop_thinking()
-        if self._session is not None:
-            self._engine.close(self._session)
+        try:
+            # nobody needs what was thought of any more
+            with suppress(SplitError):
+                await self._stop_thinking()
+        finally:
+            # also where the caller does not wait for the step that runs
+            if self._session is not None:
+                self._engine.close(self._session)
 
     async def _think(self, ids: Sequence[int]) -> None:
         async with aclosing(self._computed([*ids], 0)) as computed:

@@ -80,7 +80,7 @@ def _client_seconds(model: CutModel, ids_T: Tensor) -> float:
     """The median over some tokens, one after the other, as a session computes them."""
     caches = [model.bottom.new_cache(), model.top.new_cache()]
     found: list[float] = []
-    for number in range(_TIMED_TOKENS):
+    for number in range(min(_TIMED_TOKENS, model.bottom.context_length or _TIMED_TOKENS)):
         began = time.perf_counter()
         row_TD = model.bottom(ids_T[number % len(ids_T)][None], caches[0].n_rows, caches[0])
         model.top(row_TD, caches[1].n_rows, caches[1])

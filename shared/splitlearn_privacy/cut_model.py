@@ -68,6 +68,11 @@ class CutModel:
         return torch.as_tensor(self.bottom.model.get_input_embeddings().weight).detach().float()
 
     @property
+    def rows_fit_embeddings(self) -> bool:
+        """Whether a row is as wide as an embedding: not where these are projected, or layers keep several streams."""
+        return self.bottom.hidden_size == self.embeddings_VD.shape[-1]
+
+    @property
     def kinds(self) -> Sequence[Seen]:
         """What can be measured of this model: a recurrent trunk keeps no keys and values."""
         return list(Seen) if self.trunk.keeps_plain_kv else [Seen.OUTGOING, Seen.RETURNED]
@@ -84,6 +89,7 @@ class CutModel:
 
     def sent(self, ids_NT: Tensor, cache: PartCache | None = None) -> Tensor:
         """The rows [N, T, D] that the bottom makes of ids; they follow those in the cache."""
+        cache = cache or self.bottom.new_cache()
         return torch.as_tensor(self.bottom.run(ids_NT, past_key_values=cache)).to(self.dtype)
 
     def returned(self, rows_NTD: Tensor) -> Tensor:
@@ -92,7 +98,8 @@ class CutModel:
 
     def logits(self, rows_NTD: Tensor) -> Tensor:
         """The top's logits [N, T, V]."""
-        return torch.as_tensor(self.top.run(rows_NTD.float()).logits)
+        # with a cache of ours: the one that some models make themselves does not fit a part
+        return torch.as_tensor(self.top.run(rows_NTD.float(), past_key_values=self.top.new_cache()).logits)
 
     def worker_part(self, kind: Seen) -> Part | None:
         """What the worker has to run of its layers before it sees that of rows; None if nothing."""

@@ -1,7 +1,8 @@
 """The error tree of splitlearn_privacy.
 
 PrivacyReportError     exit 1
-└── TooLittleText      the caller's fault: too few texts, or too short ones, to train attacks and to test them
+├── TooLittleText      the caller's fault: too few texts, or too short ones, to train attacks and to test them
+└── TextTooLong        the caller's fault: texts that are longer than the model's context
 """
 
 
@@ -11,3 +12,7 @@ class PrivacyReportError(Exception):
 
 class TooLittleText(PrivacyReportError):
     """The source has not enough text."""
+
+
+class TextTooLong(PrivacyReportError):
+    """The model's context is shorter than the texts."""

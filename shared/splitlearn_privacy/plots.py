@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cleangpt.writing import write_figure
-from splitlearn_privacy.attacks import Target
 from splitlearn_privacy.cut_model import Seen
 from splitlearn_privacy.rendering import LOWER_BOUND, title
 from splitlearn_privacy.report import Cell, Leak, Report
@@ -38,10 +37,11 @@ def plot_utility(report: Report, file: Path) -> None:
     """Writes the strongest attack's top-1 share of each cell by what the distortion adds to the perplexity."""
     figure, axes = _figure(report)
     for cut, color in zip(dict.fromkeys(cell.layers for cell in report.cells), _cycle(), strict=False):
-        cells = [cell for cell in report.cells if cell.layers == cut and cell.leaks]
-        points = [(cell.costs.perplexity_change, _strongest(cell).score.top_1) for cell in cells]
+        cells = [cell for cell in report.cells if cell.layers == cut]
+        worst = [(cell, leak) for cell in cells if (leak := cell.worst) is not None]
+        points = [(cell.costs.perplexity_change, leak.score.top_1) for cell, leak in worst]
         _draw(axes, points, color, "o", f"layers {cut}", line="")
-        for cell, (change, share) in zip(cells, points, strict=True):
+        for (cell, _), (change, share) in zip(worst, points, strict=True):
             text = str(cell.distortion)
             axes.annotate(text, (change, 100 * share.value), xytext=(6, -10), textcoords="offset points", fontsize=7)
     axes.set_xlabel("perplexity that codec and noise add")
@@ -80,11 +80,6 @@ def _of(cell: Cell, attack: str, seen: Seen) -> list[Leak]:
 def _layer(cell: Cell, seen: Seen) -> int:
     first, last = cell.layers.split("-")
     return int(last if seen is Seen.RETURNED else first)
-
-
-def _strongest(cell: Cell) -> Leak:
-    read = [leak for leak in cell.leaks if leak.target is Target.READ]
-    return max(read, key=lambda leak: leak.score.top_1.value)
 
 
 def _draw(

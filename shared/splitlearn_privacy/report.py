@@ -4,7 +4,7 @@ Shapes: N texts, T tokens of each, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from splitlearn_privacy.attacks import ATTACKS, Attack, Guesses, Knowledge, Target
 from splitlearn_privacy.costs import Costs, costs, plain_costs
 from splitlearn_privacy.cut_model import CutModel, Seen
+from splitlearn_privacy.errors import TextTooLong
 from splitlearn_privacy.scoring import Score
 from splitlearn_privacy.texts import Texts
 from splitlearn_privacy.traffic import Trace
@@ -45,6 +46,11 @@ class Cell:
     costs: Costs
     leaks: tuple[Leak, ...]
 
+    @property
+    def worst(self) -> Leak | None:
+        """The leak of what the client sent with the highest top-1 share; None if there is none."""
+        return _worst(self.leaks)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -65,10 +71,8 @@ class Report:
 
     @property
     def worst(self) -> Leak | None:
-        """The leak with the highest top-1 share; None if there is none."""
-        return max(
-            (leak for cell in self.cells for leak in cell.leaks), key=lambda leak: leak.score.top_1.value, default=None
-        )
+        """The worst leak of all cells; None if there is none."""
+        return _worst(leak for cell in self.cells for leak in cell.leaks)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ def measure(
 
     Raises:
         SepweightError, SplitError: files are missing, or the model cannot be cut so.
+        TextTooLong: the texts do not fit into the model's context.
     """
     cells: list[Cell] = []
     knows_texts = True
     for cut in grid.cuts:
         model = CutModel.load(folder, cut)
+        _check_length(model, texts.test_NT.shape[1])
         step(f"layers {model.plan.layers}: costs")
         plain = plain_costs(model, texts)
         knows_texts = plain.loss < math.log(len(model.embeddings_VD)) - _LEAST_GAIN_NATS
@@ -129,17 +135,33 @@ def _leaks(
     known = model.seen(texts.training_NT, distortion, seed)
     seen = model.seen(texts.test_NT, distortion, seed + len(texts.training_NT))
     for kind, attack in product(model.kinds, attacks):
-        if kind in attack.kinds:
+        if attack.can_read(model, kind):
             step(f"layers {model.plan.layers}, {distortion}: {attack.name} on {kind}")
             guesses = attack.read(Knowledge(model, kind, texts.training_NT, known[kind], seed), seen[kind])
             # tokens that all texts begin with are not counted
             counted = slice(texts.n_common, None)
             truth_NT = truths[attack.target]
             score = Score.of(truth_NT[:, counted].numpy(), guesses.ids_NTK[:, counted].numpy())
-            yield Leak(attack.name, attack.source, kind, attack.target, score, _missed(truth_NT, guesses))
+            yield Leak(attack.name, attack.source, kind, attack.target, score, _missed(truth_NT, guesses, counted))
 
 
-def _missed(truth_NT: Tensor, guesses: Guesses) -> float | None:
+def _missed(truth_NT: Tensor, guesses: Guesses, counted: slice) -> float | None:
     if guesses.shortlist_NTC is None:
         return None
-    return 1 - float((guesses.shortlist_NTC == truth_NT[..., None]).any(-1).double().mean())
+    is_listed_NT = (guesses.shortlist_NTC == truth_NT[..., None]).any(-1)
+    return 1 - float(is_listed_NT[:, counted].double().mean())
+
+
+def _worst(leaks: Iterable[Leak]) -> Leak | None:
+    # whoever knows the top's weights says what the model says, however the client cuts it
+    read = (leak for leak in leaks if leak.target is Target.READ)
+    return max(read, key=lambda leak: leak.score.top_1.value, default=None)
+
+
+def _check_length(model: CutModel, length: int) -> None:
+    context = model.bottom.context_length
+    if context is not None and length > context:
+        raise TextTooLong(
+            f"texts of {length} tokens do not fit into this model's context of {context} tokens; give a smaller "
+            "--tokens"
+        )

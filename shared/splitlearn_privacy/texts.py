@@ -5,7 +5,7 @@ Shapes: N texts, T tokens of each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Final, Self
 
 import torch
@@ -33,6 +33,12 @@ class Document:
     def n_asked(self) -> int:
         """Tokens before the first that a model is expected to predict; 0 for running text."""
         return next((n for n, is_said in enumerate(self.is_said) if is_said), len(self.ids))
+
+    @property
+    def first_answer(self) -> tuple[int, ...]:
+        """The tokens from `n_asked` up to the next that a model is not expected to predict."""
+        start = self.n_asked
+        return self.ids[start : start + sum(1 for _ in takewhile(bool, self.is_said[start:]))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """What sizes of frames tell: which of some texts is being written, by the traces that each of them leaves.
 
-No model runs: an answer is taken to be the one in the text, and guesses are those of prompt lookup, all of them sent.
+No model runs: an answer is taken to be the first one in the text, and guesses are those of prompt lookup, all of them
+sent. The prompt's own frames give the answer's first token.
 The observer has seen every text before, as in arXiv 2411.01076.
 """
 
@@ -52,7 +53,7 @@ class _Step:
 
 
 def traces(found: Sequence[Document], most_guesses: int) -> list[Trace]:
-    """What each observer makes of each way to send the answers of conversations; nothing where there are none.
+    """What each observer makes of each way to send the first answers of conversations; nothing where there are none.
 
     Args:
         most_guesses: guesses in a frame, at most.
@@ -69,15 +70,16 @@ def traces(found: Sequence[Document], most_guesses: int) -> list[Trace]:
 
 
 async def _steps(dialogue: Document, most: int) -> list[_Step]:
-    drafter, position, found = PromptLookup(), dialogue.n_asked, list[_Step]()
-    while position < len(dialogue.ids):
+    ids = dialogue.ids[: dialogue.n_asked + len(dialogue.first_answer)]
+    drafter, position, found = PromptLookup(), dialogue.n_asked + 1, list[_Step]()
+    while position < len(ids):
         guesses: list[int] = []
-        async with aclosing(drafter.guesses(dialogue.ids[:position])) as coming:
+        async with aclosing(drafter.guesses(ids[:position])) as coming:
             async for guess in coming:
                 guesses.append(guess.token)
                 if len(guesses) == most:
                     break
-        pairs = list(zip(guesses, dialogue.ids[position:], strict=False))
+        pairs = list(zip(guesses, ids[position:], strict=False))
         n_right = next((n for n, (guess, right) in enumerate(pairs) if guess != right), len(pairs))
         found.append(_Step(len(guesses), n_right))
         position += n_right + 1

@@ -12,6 +12,8 @@ import torch
 
 from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.engine import Speculation
+from splitlearn_client.frame_shape import FrameShape
+from splitlearn_client.speculation.speculator import Speculator
 from splitlearn_client.split_session import SplitSession
 from splitlearn_comm import Frame
 from support.running_split import RunningClient, running_client, running_trunk
@@ -105,10 +107,43 @@ async def test_frames_begin_at_even_times(weights: Path, monkeypatch: pytest.Mon
     assert began[-1] - began[0] > 0.19
 
 
-async def test_a_model_that_cannot_go_back_has_no_padded_frames(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SplitSession, "speculation", Speculation.NONE)
-    async with client_of(weights, speculative_method="ngram", pad_frames=True) as client:
-        reply = await client.complete(prompt=PROMPT, max_tokens=6)
+async def test_a_frame_waits_for_its_time_when_its_guesses_are_made(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    pause, guesses, choose = FrameShape.pause, Speculator.guesses, SplitSession.choose
 
-    assert reply.status_code == 503
-    assert "frames cannot be padded (--pad-frames)" in reply.json()["error"]["message"]
+    def paused(self: FrameShape, since_first: float) -> float:
+        happened.append("pause")
+        return pause(self, since_first)
+
+    async def guessed(self: Speculator, *args: Any) -> Any:
+        happened.append("guess")
+        return await guesses(self, *args)
+
+    async def chosen(self: SplitSession, *args: Any) -> Any:
+        happened.append("frame")
+        return await choose(self, *args)
+
+    monkeypatch.setattr(FrameShape, "pause", paused)
+    monkeypatch.setattr(Speculator, "guesses", guessed)
+    monkeypatch.setattr(SplitSession, "choose", chosen)
+    method = {"speculative_method": "ngram", "speculative_rounding": True}
+    async with client_of(weights, frame_interval=0.001, **method) as client:
+        reply = await client.complete(prompt=PROMPT, max_tokens=4)
+
+    assert reply.status_code == 200
+    # nobody waits for the first one
+    assert happened[:5] == ["guess", "frame", "guess", "pause", "frame"]
+
+
+@pytest.mark.parametrize("allowed", [Speculation.NONE, Speculation.ROUNDED])
+async def test_where_nothing_is_guessed_no_frame_is_padded(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], allowed: Speculation
+) -> None:
+    monkeypatch.setattr(SplitSession, "speculation", allowed)
+    async with client_of(weights, speculative_method="ngram", pad_frames=True) as client:
+        reply = await client.complete(prompt=PROMPT, max_tokens=6, ignore_eos=True)
+
+    assert reply.status_code == 200, reply.text
+    assert sizes == [len(PROMPT), 1, 1, 1, 1, 1]

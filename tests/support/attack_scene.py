@@ -15,9 +15,9 @@ N_TRAINING, N_TEST, LENGTH = 96, 3, 8
 Scene = Callable[..., tuple[Knowledge, torch.Tensor, torch.Tensor]]
 
 
-def ids(n_texts: int, seed: int, most: int = VOCABULARY) -> torch.Tensor:
-    """Token ids [n_texts, LENGTH] of at most `most` kinds."""
-    return torch.randint(most, (n_texts, LENGTH), generator=torch.Generator().manual_seed(seed))
+def ids(n_texts: int, seed: int, most: int = VOCABULARY, length: int = LENGTH) -> torch.Tensor:
+    """Token ids [n_texts, length] of at most `most` kinds."""
+    return torch.randint(most, (n_texts, length), generator=torch.Generator().manual_seed(seed))
 
 
 def scene_of(
@@ -30,7 +30,7 @@ def scene_of(
     return Knowledge(model, kind, known_NT, known, 0), model.seen(wanted_NT, distortion, 1)[kind], wanted_NT
 
 
-def texts(n_training: int, n_test: int) -> Texts:
+def texts(n_training: int, n_test: int, length: int = LENGTH) -> Texts:
     """Random texts, all of which a model is expected to predict."""
-    test_NT = ids(n_test, 1)
-    return Texts(ids(n_training, 0), test_NT, torch.ones_like(test_NT, dtype=torch.bool))
+    test_NT = ids(n_test, 1, length=length)
+    return Texts(ids(n_training, 0, length=length), test_NT, torch.ones_like(test_NT, dtype=torch.bool))

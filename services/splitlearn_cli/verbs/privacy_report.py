@@ -69,7 +69,10 @@ class Settings(BaseSettings):
     num_speculative_tokens: int = Field(7, ge=1, le=64, description="As for the client: guesses in a frame.")
     seed: int = Field(0, ge=0, description="Of noise and training.")
     max_leakage: float | None = Field(
-        None, ge=0, le=1, description="Exit with 1 where an attack names a greater share of the tokens; for CI."
+        None,
+        ge=0,
+        le=1,
+        description="Exit with 1 where an attack names a greater share of the tokens that the client sent; for CI.",
     )
     out: Annotated[Path | None, Flag("-o")] = Field(
         None, description="Directory for report.json and, where matplotlib is installed, the plots."
@@ -81,8 +84,8 @@ def run(settings: Settings) -> int:
 
     All numbers are lower bounds: an attacker may do better. It takes minutes for each cut, codec and level of noise.
     """
-    if settings.out is not None and settings.out.exists() and not settings.out.is_dir():
-        raise BadUsage(f"--out {settings.out} is a file; name a directory")
+    if settings.out is not None:
+        _make_directory(settings.out)
     from splitlearn_privacy.report import Grid, measure
     from splitlearn_privacy.texts import Texts
     from splitlearn_privacy.traffic import traces
@@ -103,6 +106,16 @@ def run(settings: Settings) -> int:
     if settings.out is not None:
         _write(report, settings.out)
     return _judged(report, settings.max_leakage)
+
+
+def _make_directory(out: Path) -> None:
+    """Before minutes of work, whose numbers would be lost."""
+    if out.exists() and not out.is_dir():
+        raise BadUsage(f"--out {out} is a file; name a directory")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadUsage(f"--out {out} cannot be made ({error.strerror}); name another directory") from error
 
 
 def _documents(settings: Settings) -> "list[Document]":
@@ -130,7 +143,6 @@ def _show(report: "Report") -> None:
 def _write(report: "Report", out: Path) -> None:
     from splitlearn_privacy import rendering
 
-    out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(rendering.as_json(report), indent=1) + "\n", encoding="utf-8")
     if report.knows_texts:
         from splitlearn_privacy.plots import plot_cuts, plot_utility

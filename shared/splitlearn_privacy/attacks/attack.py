@@ -55,7 +55,8 @@ class Attack:
     """A way to read tokens off what a worker sees.
 
     `source` is the paper that describes it or one like it. `read` maps what is known, and what is seen of the texts to
-    read [N, T, W], to guesses. `kinds` are those that it can read.
+    read [N, T, W], to guesses. `kinds` are those that it can read. One that `compares_embeddings` reads no rows of
+    another width.
     """
 
     name: str
@@ -63,3 +64,8 @@ class Attack:
     read: Callable[[Knowledge, Tensor], Guesses]
     kinds: frozenset[Seen] = frozenset(Seen)
     target: Target = Target.READ
+    compares_embeddings: bool = False
+
+    def can_read(self, model: CutModel, kind: Seen) -> bool:
+        """Whether it can read what a worker of this model sees so."""
+        return kind in self.kinds and (model.rows_fit_embeddings or not self.compares_embeddings)

@@ -82,12 +82,15 @@ class _Replay:
 
 @torch.no_grad()
 def _shortlist(knowledge: Knowledge, seen_NTW: Tensor) -> Tensor:
-    """The candidates [N, T, C] that nearest embedding and linear probe hold for likeliest, a half each."""
+    """The candidates [N, T, C] that nearest embedding and linear probe hold for likeliest, a half each.
+
+    Where embeddings cannot be compared, the probe names all.
+    """
     probe = probes.LINEAR.trained(knowledge)
     found: list[Tensor] = []
     for seen_TW in seen_NTW:
         scores_TV = probe(seen_TW)
-        if knowledge.kind in nearest_embedding.NEAREST_EMBEDDING.kinds:
+        if nearest_embedding.NEAREST_EMBEDDING.can_read(knowledge.model, knowledge.kind):
             nearest_TC = nearest_embedding.similarity(knowledge, seen_TW).topk(SHORTLIST // 2).indices
             scores_TV.scatter_(-1, nearest_TC, torch.inf)
         found.append(scores_TV.topk(SHORTLIST).indices)

@@ -22,5 +22,9 @@ def read(knowledge: Knowledge, seen_NTD: Tensor) -> Guesses:
 
 
 NEAREST_EMBEDDING = Attack(
-    "nearest embedding", "arXiv 2004.00053", read, kinds=frozenset({Seen.OUTGOING, Seen.RETURNED})
+    "nearest embedding",
+    "arXiv 2004.00053",
+    read,
+    kinds=frozenset({Seen.OUTGOING, Seen.RETURNED}),
+    compares_embeddings=True,
 )

@@ -1,8 +1,9 @@
 """A model's guesses are its own greedy text, whatever was thought of meanwhile."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ async def test_what_was_thought_of_while_a_trip_was_away_is_not_computed_again(
     # the token behind the guesses is its own guess too, and no step gives the others
     drafter._engine = None  # type: ignore[assignment]
     assert await guessed(drafter, [*PROMPT, *first, following[0]], 3) == following[1:]
+
+
+async def test_its_memory_is_freed_also_where_the_caller_does_not_wait_for_the_step_that_runs(engine: Engine) -> None:
+    drafter = ModelDrafter(engine, MOST_ROWS)
+    await guessed(drafter, PROMPT, 2)
+    drafter.away(PROMPT)
+    closing = asyncio.create_task(drafter.aclose())
+    # now it waits
+    await asyncio.sleep(0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+    assert closing.cancelled()
+    await until(lambda: engine.pages.used == 0)
 
 
 async def test_a_session_whose_memory_was_taken_guesses_nothing_once_and_then_goes_on(

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from cleangpt.evaluation.hidden_errors import hidden_states
 from splitlearn_privacy.cut_model import CutModel, Seen
 from splitlearn_privacy.wire import Distortion
 from support.attack_scene import ids
-from support.tiny_models import random_model, save_sepweight, tiny_config
+from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
 IDS = ids(20, 0)
 
@@ -55,6 +55,18 @@ def test_rows_have_the_dtype_of_the_files(tmp_path: Path) -> None:
 
     assert model.sent(IDS[:1]).dtype == torch.bfloat16
     assert model.plan.layers == "2-3"
+
+
+def test_parts_without_attention_are_measured_too(tmp_path: Path) -> None:
+    kinds = ["conv", "conv", "full_attention", "conv", "conv"]
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = CONFIG_MAPPING["lfm2"](vocab_size=VOCABULARY, num_hidden_layers=5, layer_types=kinds, **sizes)
+    whole = random_model(config)
+    model = CutModel.load(save_sepweight(tmp_path, whole), None)
+
+    assert all(each.shape[:2] == IDS.shape for each in model.seen(IDS, Distortion()).values())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(list(model.predictions(IDS))), whole(IDS).logits)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gemma2"])

@@ -3,19 +3,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.image import imread
 
 from cleangpt.tokenizers import create_tokenizer
 from splitlearn_privacy import rendering
-from splitlearn_privacy.attacks import Target
+from splitlearn_privacy import report as report_module
+from splitlearn_privacy.attacks import GUESSES, Guesses, Knowledge, Target, candidate_replay
 from splitlearn_privacy.attacks.candidate_replay import CANDIDATE_REPLAY
 from splitlearn_privacy.attacks.nearest_embedding import NEAREST_EMBEDDING
 from splitlearn_privacy.attacks.public_top import PUBLIC_TOP
 from splitlearn_privacy.cut_model import Seen
+from splitlearn_privacy.errors import TextTooLong
 from splitlearn_privacy.plots import plot_cuts, plot_utility
 from splitlearn_privacy.report import Cell, Grid, Leak, Report, measure
+from splitlearn_privacy.scoring import Share
 from splitlearn_privacy.texts import Texts, documents
 from support.attack_scene import texts
+from support.tiny_models import random_model, save_sepweight, tiny_config
 
 DEMO = Path(__file__).parents[3] / "deploy/demo_model"
 LENGTH = 16
@@ -85,6 +90,59 @@ def test_the_worst_leak_is_of_tokens_that_the_client_sent(strongest: Report) -> 
     assert worst is not None
     assert worst.target is Target.READ
     assert worst.score.top_1.value == 1
+
+
+def test_a_limit_does_not_count_what_the_public_top_says(strongest: Report) -> None:
+    first = strongest.cells[0]
+    top = leaks(first)["public top", Seen.RETURNED]
+    weak = replace(
+        leaks(first)[NEAREST_EMBEDDING.name, Seen.OUTGOING], score=replace(top.score, top_1=Share(0.1, 0, 1))
+    )
+
+    report = replace(strongest, cells=(replace(first, leaks=(top, weak)),))
+
+    assert report.worst == report.cells[0].worst == weak
+    assert replace(first, leaks=(top,)).worst is None
+
+
+def test_missed_tokens_are_counted_where_shares_are(read: Texts) -> None:
+    n_common = read.n_common
+    assert n_common
+
+    def blind_to_the_beginning(_: Knowledge, seen_NTW: torch.Tensor) -> Guesses:
+        """Lists the right token everywhere but in what all texts begin with."""
+        shortlist_NTC = read.test_NT[..., None].clone()
+        shortlist_NTC[:, :n_common] = -1
+        return Guesses(shortlist_NTC.expand(*seen_NTW.shape[:2], GUESSES), shortlist_NTC)
+
+    grid = Grid(attacks=(replace(CANDIDATE_REPLAY, read=blind_to_the_beginning),))
+    found = measure(DEMO, read, grid, name="demo", source="stdlib-questions", step=lambda _: None)
+
+    assert {(leak.score.top_1.value, leak.missed) for leak in found.cells[0].leaks} == {(1.0, 0.0)}
+
+
+def test_rows_of_another_width_than_embeddings_are_read_by_the_other_attacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "_LEAST_GAIN_NATS", -1e9)
+    monkeypatch.setattr(candidate_replay, "MOST_CANDIDATES", 100)
+    monkeypatch.setattr(candidate_replay, "SHORTLIST", 60)
+    # whose embeddings are half as wide as its layers
+    weights = save_sepweight(tmp_path, random_model(tiny_config("opt")))
+    grid = Grid(attacks=(NEAREST_EMBEDDING, CANDIDATE_REPLAY))
+
+    found = measure(weights, texts(16, 2), grid, name="opt", source="ids", step=lambda _: None)
+
+    assert set(leaks(found.cells[0])) == {(CANDIDATE_REPLAY.name, kind) for kind in Seen}
+
+
+def test_texts_beyond_the_context_are_refused(tmp_path: Path) -> None:
+    weights = save_sepweight(tmp_path, random_model(tiny_config("gpt2", n_positions=LENGTH)))
+    fit, longer = (texts(16, 2, length) for length in (LENGTH, LENGTH + 1))
+
+    assert measure(weights, fit, Grid(), name="gpt2", source="ids", step=lambda _: None).length == LENGTH
+    with pytest.raises(TextTooLong, match="texts of 17 tokens do not fit into this model's context of 16 tokens"):
+        measure(weights, longer, Grid(), name="gpt2", source="ids", step=lambda _: None)
 
 
 def test_the_table_has_a_row_for_each_attack_and_says_what_it_is(strongest: Report) -> None:

@@ -19,8 +19,8 @@ def test_texts_of_other_lengths_are_told_apart_by_sizes_alone() -> None:
 
 
 def test_padded_frames_of_equal_number_look_alike_to_the_network_and_not_to_the_worker() -> None:
-    # one step each, with three guesses: one is right, or none
-    found = named(traces([dialogue("abXab", "XQ"), dialogue("abXab", "Q")], 3))
+    # one step behind the first token, with three guesses: one is right, or none
+    found = named(traces([dialogue("abXa", "bXQ"), dialogue("abXa", "bQ")], 3))
 
     assert found[Frames.PLAIN, Observer.NETWORK] == 1
     assert found[Frames.GUESSES, Observer.NETWORK] == 0.5
@@ -30,11 +30,26 @@ def test_padded_frames_of_equal_number_look_alike_to_the_network_and_not_to_the_
 
 
 def test_padding_hides_how_many_guesses_there_were() -> None:
-    # behind a match at its end a text goes round: the first has guesses in its first step, the second has none
-    found = named(traces([dialogue("abXab", "Q"), dialogue("cdXef", "Q")], 3))
+    # the first has guesses in its only step, the second has none
+    found = named(traces([dialogue("abXa", "bQ"), dialogue("cdXe", "fQ")], 3))
 
     assert found[Frames.GUESSES, Observer.NETWORK] == 1
     assert found[Frames.PADDED, Observer.NETWORK] == 0.5
+
+
+def test_a_prompt_s_frames_give_the_first_token_without_guesses() -> None:
+    # a guess at it would be right for the first text alone
+    found = named(traces([dialogue("abXab", "X"), dialogue("abXab", "Q")], 3))
+
+    assert set(found.values()) == {0.5}
+
+
+def test_only_the_first_answer_of_a_conversation_is_sent_for() -> None:
+    one, other = (dialogue("abc", "xy"), dialogue("abc", "xy"))
+    # what a user says next is in a later prompt
+    longer = Document((*other.ids, *map(ord, "defz")), (*other.is_said, False, False, False, True))
+
+    assert set(named(traces([one, longer], 4)).values()) == {0.5}
 
 
 def test_running_text_has_no_answers_to_tell_apart() -> None:

@@ -93,3 +93,13 @@ def test_a_file_is_no_directory_for_the_report(splitlearn: Run, tmp_path: Path) 
 
     assert ran.code == 2
     assert "is a file; name a directory" in ran.err
+
+
+def test_a_directory_that_cannot_be_made_is_refused_before_the_work(splitlearn: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+
+    ran = splitlearn("privacy-report", DEMO, *SMALL, "-o", tmp_path / "taken" / "report")
+
+    assert ran.code == 2
+    assert "cannot be made (Not a directory); name another directory" in ran.err
+    assert not ran.out
