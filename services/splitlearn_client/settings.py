@@ -253,7 +253,8 @@ class ClientSettings(BaseSettings):
     frame_interval: float = Field(
         0.0,
         ge=0,
-        le=60,
+        # a worker may end streams that are idle for longer
+        le=20,
         description="Seconds: an answer's frames begin at multiples of it after the first one, so times tell less; "
         "0 for as soon as possible.",
     )

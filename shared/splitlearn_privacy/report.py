@@ -104,7 +104,6 @@ def measure(
         TextTooLong: the texts do not fit into the model's context.
     """
     cells: list[Cell] = []
-    knows_texts = True
     for cut in grid.cuts:
         model = CutModel.load(folder, cut)
         _check_length(model, texts.test_NT.shape[1])
@@ -119,7 +118,8 @@ def measure(
                 cell = replace(cell, leaks=tuple(found))
             cells.append(cell)
     n_training, n_test = len(texts.training_NT), len(texts.test_NT)
-    return Report(name, source, n_training, n_test, texts.test_NT.shape[1], knows_texts, tuple(cells))
+    was_attacked = any(cell.leaks for cell in cells)
+    return Report(name, source, n_training, n_test, texts.test_NT.shape[1], was_attacked, tuple(cells))
 
 
 def _leaks(
