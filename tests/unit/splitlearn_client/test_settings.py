@@ -14,6 +14,64 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"SPLITLEARN_CLIENT_{name.upper()}", raising=False)
 
 
+VALUES: dict[str, Any] = {
+    "weights": Path("w"),
+    "cache_dir": Path("cache"),
+    "trunk": "trunk:1",
+    "trunk_token": SecretStr("secret"),
+    "trunk_token_file": Path("token"),
+    "trunk_insecure": True,
+    "layers": "2-22",
+    "host": "0.0.0.0",
+    "port": 81,
+    "ssl_certfile": Path("api.crt"),
+    "ssl_keyfile": Path("api.key"),
+    "allowed_origins": "http://localhost:3000,https://chat.example.org",
+    "served_model_name": "m",
+    "generation_config": "vllm",
+    "chat_template_content_format": "openai",
+    "tool_call_parser": "mistral",
+    "reasoning_parser": "think",
+    "pooling": "mean",
+    "device": "cpu",
+    "dtype": "bfloat16",
+    "threads": 3,
+    "wire_codec": "int8",
+    "quantization": "int8",
+    "speculative_method": "draft_model",
+    "speculative_model": Path("small"),
+    "num_speculative_tokens": 3,
+    "speculative_rounding": True,
+    "pad_frames": True,
+    "frame_interval": 0.25,
+    "kv_cache_memory_bytes": 2**30,
+    "max_waiting": 9,
+    "max_num_batched_tokens": 64,
+    "enable_prefix_caching": False,
+    "trunk_timeout": 7.5,
+    "failover_timeout": 8.5,
+    "tls_ca": Path("ca.crt"),
+    "tls_cert": Path("client.crt"),
+    "tls_key": Path("client.key"),
+    "queue_timeout": 6.5,
+    "verify": "always",
+    "allowed_hosts": "llm.example.com,*.lan",
+    "api_key": SecretStr("s3cret-0123456789"),
+    "tenants": Path("tenants.toml"),
+    "protect_metrics": True,
+    "max_body": 2**20,
+    "response_store_bytes": 2**21,
+    "max_connections": 12,
+    "header_timeout": 1.5,
+    "body_timeout": 2.5,
+    "send_timeout": 3.5,
+    "timeout_keep_alive": 4.5,
+    "otlp_traces_endpoint": "http://collector:4318/v1/traces",
+    "shutdown_timeout": 0.5,
+}
+"""One of each setting, and none of them the default."""
+
+
 def test_only_the_weights_have_to_be_given() -> None:
     settings = ClientSettings(weights=Path("w"))
     assert (settings.trunk, settings.host, settings.port) == ("127.0.0.1:50051", "127.0.0.1", 8000)
@@ -29,66 +87,11 @@ def test_frames_are_padded_only_where_there_are_guesses() -> None:
 
 
 def test_every_setting_has_a_twin_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    values: dict[str, Any] = {
-        "weights": Path("w"),
-        "cache_dir": Path("cache"),
-        "trunk": "trunk:1",
-        "trunk_token": SecretStr("secret"),
-        "trunk_token_file": Path("token"),
-        "trunk_insecure": True,
-        "layers": "2-22",
-        "host": "0.0.0.0",
-        "port": 81,
-        "ssl_certfile": Path("api.crt"),
-        "ssl_keyfile": Path("api.key"),
-        "allowed_origins": "http://localhost:3000,https://chat.example.org",
-        "served_model_name": "m",
-        "generation_config": "vllm",
-        "chat_template_content_format": "openai",
-        "tool_call_parser": "mistral",
-        "reasoning_parser": "think",
-        "pooling": "mean",
-        "device": "cpu",
-        "dtype": "bfloat16",
-        "threads": 3,
-        "wire_codec": "int8",
-        "quantization": "int8",
-        "speculative_method": "draft_model",
-        "speculative_model": Path("small"),
-        "num_speculative_tokens": 3,
-        "speculative_rounding": True,
-        "pad_frames": True,
-        "frame_interval": 0.25,
-        "kv_cache_memory_bytes": 2**30,
-        "max_waiting": 9,
-        "max_num_batched_tokens": 64,
-        "enable_prefix_caching": False,
-        "trunk_timeout": 7.5,
-        "failover_timeout": 8.5,
-        "tls_ca": Path("ca.crt"),
-        "tls_cert": Path("client.crt"),
-        "tls_key": Path("client.key"),
-        "queue_timeout": 6.5,
-        "verify": "always",
-        "allowed_hosts": "llm.example.com,*.lan",
-        "api_key": SecretStr("s3cret-0123456789"),
-        "tenants": Path("tenants.toml"),
-        "protect_metrics": True,
-        "max_body": 2**20,
-        "response_store_bytes": 2**21,
-        "max_connections": 12,
-        "header_timeout": 1.5,
-        "body_timeout": 2.5,
-        "send_timeout": 3.5,
-        "timeout_keep_alive": 4.5,
-        "otlp_traces_endpoint": "http://collector:4318/v1/traces",
-        "shutdown_timeout": 0.5,
-    }
-    assert set(values) == set(ClientSettings.model_fields)
-    for name, value in values.items():
+    assert set(VALUES) == set(ClientSettings.model_fields)
+    for name, value in VALUES.items():
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         monkeypatch.setenv(f"SPLITLEARN_CLIENT_{name.upper()}", text)
-    assert ClientSettings().model_dump() == values  # type: ignore[call-arg]
+    assert ClientSettings().model_dump() == VALUES  # type: ignore[call-arg]
 
 
 def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
