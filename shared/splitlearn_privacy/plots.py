@@ -1,6 +1,7 @@
 """Plots of a report: leakage against the cut, and against what the distortion costs."""
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +25,9 @@ def plot_cuts(report: Report, file: Path) -> None:
     plain = report.cells[0].distortion
     cells = [cell for cell in report.cells if cell.distortion == plain]
     for (attack, seen), color in _lines(cells):
-        points = sorted((_layer(cell, seen), leak.score.top_1) for cell in cells for leak in _of(cell, attack, seen))
-        _draw(axes, points, color, _MARKS[seen], f"{attack}, {seen}")
+        # cuts that end at the same layer return the same rows
+        points = {_layer(cell, seen): leak.score.top_1 for cell in cells for leak in _of(cell, attack, seen)}
+        _draw(axes, sorted(points.items(), key=itemgetter(0)), color, _MARKS[seen], f"{attack}, {seen}")
     ticks = sorted({_layer(cell, seen) for cell in cells for seen in (Seen.OUTGOING, Seen.RETURNED)})
     axes.set_xticks(ticks)
     axes.set_xlabel(f"layers before the cut ({plain})")
