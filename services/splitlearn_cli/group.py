@@ -12,7 +12,7 @@ VERBS: Final = {
     "inspect": Verb("Show the contents of a directory of parts, or verify it."),
     "plan": Verb("Propose which layers each worker of a chain serves."),
     "privacy-report": Verb("Measure how much a trunk worker can read of the text.", "trunk,train"),
-    "cache": Verb("List or remove the models that were fetched by their names."),
+    "cache": Verb("List or remove the models that were fetched by name."),
     "certs": Verb("Make a local CA, and certificates for workers and clients.", "trunk"),
     "trunk": Verb("Serve the middle layers over gRPC.", "trunk"),
     "client": Verb("Serve the OpenAI API and the chat page; needs a trunk.", "client"),

@@ -28,7 +28,7 @@ def test_every_verb_has_help_with_the_variable_of_each_flag(splitlearn: Run, nam
 
     assert ran.code == 0
     assert VERBS[name].line in ran.out
-    assert f"SPLITLEARN_{name.upper()}_" in ran.out
+    assert f"SPLITLEARN_{name.upper().replace('-', '_')}_" in ran.out
 
 
 def test_help_imports_nothing_heavy_and_no_service() -> None:
