@@ -12,6 +12,7 @@ from splitlearn_privacy.cut_model import CutModel
 from splitlearn_privacy.texts import Texts
 from splitlearn_privacy.wire import Distortion
 from support.attack_scene import texts
+from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
 TEXTS = texts(1, 20)
 
@@ -57,3 +58,13 @@ def test_noise_costs_perplexity_and_a_codec_saves_bytes(cut_model: CutModel) -> 
     assert noisy.agreement < 1
     assert noisy.perplexity != pytest.approx(exact.perplexity, rel=1e-3)
     assert (exact.row_bytes, small.row_bytes) == (4 * 64, 68)
+
+
+def test_a_head_that_is_the_table_of_embeddings_is_one_tensor_of_the_clients(tmp_path: Path) -> None:
+    sizes = [
+        plain_costs(CutModel.load(save_sepweight(tmp_path / str(tied), model), None), TEXTS).client_bytes
+        for tied in (False, True)
+        for model in [random_model(tiny_config("llama", tie_word_embeddings=tied))]
+    ]
+
+    assert sizes[0] - sizes[1] == 4 * 64 * VOCABULARY

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cleangpt.tokenizers import create_tokenizer
+from cleangpt.writing import write_figure
 from splitlearn_privacy import rendering
 from splitlearn_privacy import report as report_module
 from splitlearn_privacy.attacks import GUESSES, Guesses, Knowledge, Target, candidate_replay
@@ -166,11 +168,21 @@ def test_the_json_holds_every_number(report: Report) -> None:
     assert leak["source"].startswith("arXiv")
 
 
-def test_the_plots_are_drawn(report: Report, tmp_path: Path) -> None:
+def test_the_plots_are_drawn(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def noted(figure: Figure, file: Path) -> None:
+        [axes] = figure.axes
+        drawn.append(sum(len(each.lines[0].get_xdata()) for each in axes.containers))
+        write_figure(figure, file)
+
+    monkeypatch.setattr("splitlearn_privacy.plots.write_figure", noted)
     plot_cuts(report, tmp_path / "cuts.png")
     plot_utility(report, tmp_path / "utility.png")
 
     assert all(imread(tmp_path / name).std() > 0.05 for name in ("cuts.png", "utility.png"))
+    # outgoing rows of two cuts and the returned rows that they share; four distortions of each cut
+    assert drawn == [2 + 1, 2 * 4]
 
 
 def test_where_the_model_predicts_no_better_than_chance_only_costs_are_measured(tiny_weights: Path) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from cleangpt.tokenizers import create_tokenizer
 from splitlearn_privacy.errors import TooLittleText
@@ -80,3 +81,9 @@ def test_of_a_conversation_only_the_beginning_is_a_text() -> None:
 
     assert (len(texts.training_NT), len(texts.test_NT)) == (30, 10)
     assert all(first % 100 == 0 for first in texts.test_NT[:, 0].tolist())
+
+
+def test_only_what_texts_begin_with_is_common() -> None:
+    ids_NT = torch.tensor([[1, 2, 5], [1, 3, 5]])
+
+    assert Texts(ids_NT[:1], ids_NT[1:], ids_NT[1:] > 0).n_common == 1
