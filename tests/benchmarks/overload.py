@@ -40,8 +40,8 @@ class Sizes:
 
     @property
     def kv_cache_bytes(self) -> int:
-        """What the sessions that fit need; pages have 16 rows, and a session reserves one more."""
-        return self.fitting * (self.prompt + self.output + 32) * ROW_BYTES
+        """What the sessions that fit may become, and no page more: a ninth would slow the others by its rows."""
+        return self.fitting * (self.prompt + self.output) * ROW_BYTES
 
 
 QUICK = Sizes(fitting=4, users=40, crowd=200, output=16, alone_seconds=10.0, overload_seconds=20.0)
