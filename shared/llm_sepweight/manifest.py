@@ -9,6 +9,7 @@ import json
 import os
 import re
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,19 @@ class Manifest:
         It needs no weight file, so a machine that has only its own files computes the same digest. No files table is
         the JSON of an origin, so the two kinds never have one digest.
         """
+        return self._digest_of(self.files)
+
+    def digest_of(self, spec: PartSpec) -> str:
+        """`digest` for the weights of a part, or that of the origin if there is one.
+
+        Raises LayersOutOfRangeError, MissingSectionError.
+        """
+        return self._digest_of(self.entries(spec) if self.origin is None else {})
+
+    def _digest_of(self, files: Mapping[str, FileEntry]) -> str:
         if self.origin is not None:
             return _canonical_digest({_ORIGIN: self.origin})
-        return _canonical_digest({section: _entry_json(entry) for section, entry in self.files.items()})
+        return _canonical_digest({section: _entry_json(entry) for section, entry in files.items()})
 
     def entries(self, spec: PartSpec) -> dict[str, FileEntry]:
         """The files that a part needs, by section, including those that store its tied tensors.

@@ -1,7 +1,7 @@
 """`splitlearn convert`: a checkpoint to a directory of parts, or a directory to the files of one trunk."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,6 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Flag
 from splitlearn_cli.terminal import bytes_bar, human_bytes, note
+
+if TYPE_CHECKING:
+    from llm_sepweight import Manifest
 
 
 class Settings(BaseSettings):
@@ -25,6 +28,11 @@ class Settings(BaseSettings):
         None,
         description="float32, bfloat16 or float16. Default: as in the checkpoint; bfloat16 for a quantised GGUF file.",
     )
+    trunk_of: Path | None = Field(
+        None,
+        description="Converted directory of the model that SOURCE was trained from, some layers as they were: its "
+        "trunk serves the result.",
+    )
     layers: str | None = Field(
         None, description="Copy only what a trunk of these layers, START-END without END, needs."
     )
@@ -38,8 +46,12 @@ def run(settings: Settings) -> None:
         raise BadUsage(
             f"{settings.source} is converted already; give --layers START-END to copy the files of one trunk"
         )
-    if converted and (settings.dtype or settings.name):
-        raise BadUsage("--dtype and --name cannot be given with a converted directory; convert the checkpoint again")
+    if converted and (settings.dtype or settings.name or settings.trunk_of):
+        raise BadUsage(
+            "--dtype, --name and --trunk-of cannot be given with a converted directory; convert the checkpoint again"
+        )
+    if settings.trunk_of and (settings.dtype or settings.name):
+        raise BadUsage("--trunk-of says dtype and name; leave out --dtype and --name")
     if settings.layers is None:
         _convert(settings)
     elif converted:
@@ -52,14 +64,20 @@ def run(settings: Settings) -> None:
 
 
 def _convert(settings: Settings) -> None:
+    from llm_sepweight import Manifest
     from splitlearn.checkpoints.convert import prepare
 
-    conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name)
+    trunk_of = None if settings.trunk_of is None else Manifest.read(settings.trunk_of)
+    conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name, trunk_of=trunk_of)
     with bytes_bar("converting", conversion.total_bytes) as advance:
         manifest = conversion.write(settings.out, overwrite=settings.overwrite, progress=advance)
     if (left_out := conversion.left_out_in_one_line()) is not None:
         note(left_out)
-    _report(settings.out, manifest.n_layers, sum(entry.size for entry in manifest.files.values()))
+    size = sum(entry.size for entry in manifest.files.values())
+    if trunk_of is None:
+        _report(settings.out, manifest.n_layers, size)
+    else:
+        _report_ends(settings.out, manifest, trunk_of, size)
 
 
 def _extract(settings: Settings, layers: str) -> None:
@@ -73,6 +91,15 @@ def _extract(settings: Settings, layers: str) -> None:
         extract(settings.source, settings.out, plan.trunk, overwrite=settings.overwrite, progress=advance)
     print(f"{settings.out}: layers {plan.layers} of {plan.n_layers}, {human_bytes(size)}")
     print(f"next:  splitlearn trunk {settings.out} --layers {plan.layers}")
+
+
+def _report_ends(out: Path, manifest: "Manifest", trunk_of: "Manifest", size: int) -> None:
+    from splitlearn.checkpoints.own_ends import shared_layers
+
+    shared = shared_layers(manifest.files, trunk_of)
+    print(f"{out}: {manifest.n_layers} layers, {human_bytes(size)}")
+    print(f"layers {shared} are those of {trunk_of.model_name}: a trunk of them, and of no others, serves {out}")
+    print(f"next:  splitlearn client {out} --trunk HOST:50051")
 
 
 def _report(out: Path, n_layers: int, size: int) -> None:

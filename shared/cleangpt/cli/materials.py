@@ -59,7 +59,8 @@ def gather(options: TrainOptions) -> Materials:
     text = reading_of(found, options.data, tokenizer, _cutting(options))
     items = found.items if isinstance(found, Conversations) else ()
     questions = tuple(each for each in items if isinstance(each, Question))
-    return Materials(tokenizer, model, text, {"model": model.config.to_json_string()}, questions)
+    made_from = {"model": model.config.to_json_string(), "frozen layers": options.freeze_layers or "none"}
+    return Materials(tokenizer, model, text, made_from, questions)
 
 
 def _tokenizer(options: TrainOptions, found: list[str] | Conversations) -> BaseTokenizer:

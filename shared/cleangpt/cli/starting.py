@@ -17,6 +17,8 @@ from cleangpt.model.context import context_of
 from cleangpt.model.folder import open_model
 from cleangpt.model.registry import options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+from splitlearn.model.layout import inspect_model
+from splitlearn.model.plan import SplitPlan
 
 _ATTRIBUTES = {
     "n_layer": "num_hidden_layers",
@@ -30,8 +32,11 @@ _ATTRIBUTES = {
 def opened_start(options: TrainOptions, folder: Path) -> tuple[PreTrainedModel, TrainOptions]:
     """The model in `folder`, in float32, and the options with a block size that it has positions for.
 
+    Layers that the options freeze need no gradient.
+
     Raises:
         UsageError: a flag that the user gave contradicts the model.
+        BadPlan: the frozen layers are no middle of the model.
         ModelFolderError, SepweightError, SplitError: there is no model that can be read; see `open_model`.
     """
     if folder.resolve() == options.out.resolve():
@@ -39,12 +44,21 @@ def opened_start(options: TrainOptions, folder: Path) -> tuple[PreTrainedModel, 
     disable_progress_bar()
     model = open_model(folder).float().requires_grad_(True)
     _refuse_contradictions(options, model, folder)
+    if options.freeze_layers is not None:
+        _freeze(model, options.freeze_layers)
     context = context_of(model)
     if context is None or options.block_size <= context:
         return model, options
     if "block_size" in options.given:
         raise UsageError(f"--block-size is {options.block_size}, and the model in {folder} has {context} positions")
     return model, replace(options, block_size=context)
+
+
+def _freeze(model: PreTrainedModel, layers: str) -> None:
+    layout = inspect_model(model)
+    plan = SplitPlan.parse(layers, layout.n_layers)
+    frozen = list(model.get_submodule(layout.layers).children())[plan.first : plan.last]
+    torch.nn.ModuleList(frozen).requires_grad_(False)
 
 
 def tokenizer_beside(folder: Path, model: PreTrainedModel) -> BaseTokenizer:

@@ -48,6 +48,9 @@ class TrainOptions:
     init_from: Path | None = flag(  # noqa: RUF009
         "Folder of a saved model to start from, with its own tokenizer unless another is given.", None
     )
+    freeze_layers: str | None = flag(
+        "With --init-from: layers START-END, END not included, whose weights stay as they are: those of a trunk.", None
+    )
     n_layer: int = flag("Layers.", 6)
     n_head: int = flag("Attention heads.", 6)
     n_embd: int = flag("Hidden size.", 384)
@@ -101,6 +104,8 @@ class TrainOptions:
                 "--epochs and --max-steps both say when the training ends; give one of them (of a run that is "
                 "repeated, --unset the other)"
             )
+        if self.freeze_layers is not None and self.init_from is None:
+            raise UsageError("--freeze-layers keeps weights of the model that --init-from names; give both")
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{spelled(name)} has to be above 0, found {getattr(self, name)}")

@@ -12,6 +12,7 @@ from llm_sepweight.tensor_file import file_size
 from splitlearn.checkpoints.folder import shorten, tokenizer_names
 from splitlearn.checkpoints.load import resolve_dtype
 from splitlearn.checkpoints.opening import Content, open_source
+from splitlearn.checkpoints.own_ends import check_shape, shared_layers
 from splitlearn.checkpoints.plan import lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
@@ -44,6 +45,8 @@ class Conversion:
     """Tensors of the checkpoint that the model has no place for."""
     needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By section: the tensors of the checkpoint that it is made of."""
+    trunk_of: Manifest | None = None
+    """The model whose trunk is to serve this one, which differs from it in the ends alone."""
 
     @property
     def total_bytes(self) -> int:
@@ -69,11 +72,13 @@ class Conversion:
         Raises:
             SepweightError: `out` is a finished directory already, lies in the checkpoint's folder, has too little
                 room, or cannot be written.
+            BadCheckpoint: no layer is one of `trunk_of`.
         """
         beside = sum(_size(content) for content in self.tokenizer_files.values())
         with SepweightWriter(out, overwrite=overwrite, source=self.source, needed=self.total_bytes + beside) as writer:
-            for section, tensors in self.sections.items():
-                writer.write_section(section, tensors, progress)
+            files = {name: writer.write_section(name, tensors, progress) for name, tensors in self.sections.items()}
+            if self.trunk_of is not None:
+                shared_layers(files, self.trunk_of)
             if overwrite and has_vocabulary(self.tokenizer_files):
                 # what another model left there would be read with this one's
                 writer.drop(set(tokenizer_names(out)) - set(self.tokenizer_files))
@@ -94,6 +99,7 @@ def prepare(
     dtype: str | None = None,
     name: str | None = None,
     stored: Mapping[str, StoredTensor] | None = None,
+    trunk_of: Manifest | None = None,
 ) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
@@ -105,16 +111,22 @@ def prepare(
             names, or else what most of its numbers are stored in.
         name: what the model is called from now on; None takes the last part of `source`.
         stored: the checkpoint's tensors where they are not in its folder; none is read before its section is written.
+        trunk_of: the model whose trunk is to serve this one, whose ends were trained again. The result has its name,
+            its config and its dtype, whatever `name` and `dtype` say.
 
     Raises:
         BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
-            tensors missing or of the wrong shape.
+            tensors missing or of the wrong shape, or another config than that of `trunk_of`.
         UnsupportedModel: the architecture cannot be cut, or the weights are quantised in a way that is not covered,
             with the reason.
         BadPlan: the model has too few layers to be cut.
         BadDevice: a dtype that no model is run in.
     """
+    if trunk_of is not None:
+        dtype, name = trunk_of.dtype, trunk_of.model_name
     opened = open_source(source, dtype, name, stored)
+    if trunk_of is not None:
+        check_shape(source, opened.config, trunk_of)
     config = config_from_dict(opened.config)
     model, layout = _inspect(config)
     reading = read_checkpoint(opened.tensors(), model)
@@ -129,10 +141,11 @@ def prepare(
         sections=plan.sections(resolve_dtype(target_dtype)),
         tied=plan.tied_places,
         dtype=target_dtype,
-        config={**opened.config, "model_type": config.model_type},
+        config={**opened.config, "model_type": config.model_type} if trunk_of is None else trunk_of.config,
         tokenizer_files=opened.tokenizer(),
         left_out=tuple(tensor.key for tensor in reading.left_out),
         needs=plan.needs(),
+        trunk_of=trunk_of,
     )
 
 

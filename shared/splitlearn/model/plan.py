@@ -90,13 +90,17 @@ class SplitPlan:
 
 
 def fingerprint(manifest: Manifest, plan: SplitPlan, dtype: str) -> str:
-    """One readable line that is equal on both ends exactly when their parts fit together.
+    """One readable line that is equal on both ends exactly when they mean the same trunk.
 
-    It names the model, what it was made of if its manifest has an origin, the first 16 hex digits of a digest over
-    weights (or that origin) and config, the cut and the dtype of the hidden states.
+    It names the model, what it was made of if its manifest has an origin, the first 16 hex digits of a digest over the
+    trunk's weights (or that origin) and config, the cut and the dtype of the hidden states. Bottom and top are the
+    client's own business: whatever they are, they work with this trunk.
+
+    Raises:
+        SepweightError: the manifest does not list the trunk's layers.
     """
     name = manifest.model_name or "unnamed"
     origin = "".join(f" {field} {value[:_SHOWN]}" for field, value in (manifest.origin or {}).items())
     config = json.dumps(manifest.config, sort_keys=True)
-    digest = hashlib.sha256(f"{manifest.digest} {config}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{manifest.digest_of(plan.trunk)} {config}".encode()).hexdigest()
     return f"{name}{origin} weights {digest[:16]} layers {plan.layers} of {plan.n_layers} {dtype}"

@@ -64,6 +64,20 @@ def test_the_digest_covers_the_files_and_nothing_else():
     assert manifest_of("begin", "mid.00000").digest != manifest.digest
 
 
+def test_the_digest_of_a_part_covers_its_files_and_the_tensors_it_shares_with_others():
+    manifest = manifest_of("begin", "mid.00000", "mid.00001", "end")
+
+    def other(section: str) -> Manifest:
+        return replace(manifest, files={**manifest.files, section: FileEntry(f"{section}.safetensors", 11, DIGEST)})
+
+    first, last = PartSpec.of("0-1"), PartSpec.of("1-2 e")
+    assert manifest.digest_of(first) == other("mid.00001").digest_of(first) != other("mid.00000").digest_of(first)
+    assert manifest.digest_of(first) not in (manifest.digest, manifest.digest_of(last))
+    tied = replace(manifest, tied={"end/lm_head.weight": "begin/embed_tokens.weight"})
+    assert tied.digest_of(last) != replace(tied, files=other("begin").files).digest_of(last)
+    assert manifest.digest_of(last) == other("begin").digest_of(last)
+
+
 @pytest.mark.parametrize("where", ["empty", "absent", "file"])
 def test_a_directory_without_manifest_is_not_finished(tmp_path, where):
     path = tmp_path if where == "empty" else tmp_path / "x"

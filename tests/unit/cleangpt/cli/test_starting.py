@@ -15,6 +15,7 @@ from cleangpt.errors import ModelFolderError, UsageError
 from cleangpt.model import get_model
 from cleangpt.model.folder import open_model
 from splitlearn.checkpoints.convert import prepare
+from splitlearn.errors import BadPlan
 
 Run = Callable[..., Any]
 
@@ -76,6 +77,34 @@ def test_the_first_loss_goes_on_where_the_saved_model_was_and_resuming_needs_the
     assert cleangpt(*first[:4], tmp_path / "c", *sizes, *fast, "--max-steps", 1, "--seed", 1).code == 0
     other = cleangpt(*words, "--init_from", tmp_path / "c", "--max-steps", 3, "--resume")
     assert "other start weights" in other.err
+
+
+def test_frozen_layers_keep_their_weights_and_all_others_learn(cleangpt: Run, saved: Path, tmp_path: Path) -> None:
+    fast = ("--warmup", 0, "--lr", 0.03, "--max-steps", 2)
+    words = ("train", "--data", tmp_path / "story.txt", "--out", tmp_path / "ends", "--init-from", saved)
+    ran = cleangpt(*words, "--freeze-layers", "1-2", *fast)
+    assert ran.code == 0, ran.err
+    before, after = open_model(saved).state_dict(), open_model(tmp_path / "ends").state_dict()
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert same == {name for name in before if ".1." in name}
+    longer = (*words, *fast[:-1], 3, "--resume")
+    assert "frozen layers was 1-2 and is now none" in cleangpt(*longer).err
+    assert cleangpt(*longer, "--freeze-layers", "1-2").code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"freeze_layers": "0-2"}, BadPlan, "0-2 of 3 leave the client none"),
+        ({"freeze_layers": "one"}, BadPlan, "cannot read layers 'one'"),
+        ({"freeze_layers": "1-2", "init_from": None}, UsageError, "--freeze-layers .* --init-from .* give both"),
+    ],
+)
+def test_only_a_middle_of_a_saved_model_can_be_frozen(
+    options: Callable[..., TrainOptions], given: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        gather(options(**given))
 
 
 @pytest.mark.parametrize(

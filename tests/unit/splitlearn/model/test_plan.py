@@ -3,17 +3,18 @@ from dataclasses import replace
 
 import pytest
 
-from llm_sepweight import FileEntry, Manifest
+from llm_sepweight import FileEntry, Manifest, MissingSectionError
 from splitlearn.errors import BadPlan
 from splitlearn.model.plan import SplitPlan, fingerprint
 
+SECTIONS = ("begin", *(f"mid.{layer:05d}" for layer in range(6)), "end")
 MANIFEST = Manifest(
     format_version=1,
     model_name="small",
     config={},
     dtype="bfloat16",
     n_layers=6,
-    files={"begin": FileEntry("begin.safetensors", 1, "a" * 64)},
+    files={name: FileEntry(f"{name}.safetensors", 1, "a" * 64) for name in SECTIONS},
     tied={},
 )
 
@@ -68,8 +69,25 @@ def test_text_that_is_no_fingerprint_names_no_cut(text: str) -> None:
         SplitPlan.of_fingerprint(text)
 
 
+def with_other(section: str) -> Manifest:
+    """The model with other weights in one section."""
+    return replace(MANIFEST, files={**MANIFEST.files, section: FileEntry(f"{section}.safetensors", 1, "b" * 64)})
+
+
+@pytest.mark.parametrize("section", ["begin", "mid.00000", "mid.00005", "end"])
+def test_ends_of_another_training_have_the_fingerprint_of_the_trunk_between_them(section: str) -> None:
+    plan = SplitPlan(1, 5, 6)
+    assert fingerprint(with_other(section), plan, "bfloat16") == fingerprint(MANIFEST, plan, "bfloat16")
+
+
+def test_a_manifest_without_the_trunk_s_layers_has_no_fingerprint() -> None:
+    files = {name: entry for name, entry in MANIFEST.files.items() if name != "mid.00002"}
+    with pytest.raises(MissingSectionError, match=r"mid\.00002"):
+        fingerprint(replace(MANIFEST, files=files), SplitPlan(1, 5, 6), "bfloat16")
+
+
 def test_fingerprints_differ_by_weights_config_cut_and_dtype() -> None:
-    other_weights = replace(MANIFEST, files={"begin": FileEntry("begin.safetensors", 1, "b" * 64)})
+    other_weights = with_other("mid.00004")
     other_config = replace(MANIFEST, config={"rope_theta": 500.0})
     plan = SplitPlan(1, 5, 6)
     texts = {

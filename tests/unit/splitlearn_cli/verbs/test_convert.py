@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, load
 from support.gguf_files import write_gguf
+from support.own_ends import LAYERS, with_other_ends
 from support.tiny_models import N_LAYERS, save_checkpoint
 
 Run = Callable[..., Any]
@@ -58,6 +59,20 @@ def test_layers_of_a_converted_directory_are_copied_for_a_worker(
     assert copied.keys() == original.keys()
     assert all(torch.equal(copied[key], original[key]) for key in copied)
     assert f"splitlearn trunk {out} --layers 1-3" in ran.out
+
+
+def test_own_ends_are_converted_for_the_trunk_of_the_model_that_they_come_from(
+    splitlearn: Run, tiny_llama: PreTrainedModel, tiny_weights: Path, tmp_path: Path
+) -> None:
+    source, out = save_checkpoint(tmp_path / "retrained", with_other_ends(tiny_llama)), tmp_path / "ends"
+
+    ran = splitlearn("convert", source, "-o", out, "--trunk-of", tiny_weights)
+
+    assert ran.code == 0, ran.err
+    assert f"layers {LAYERS} are those of checkpoint: a trunk of them, and of no others, serves {out}" in ran.out
+    assert f"splitlearn client {out} --trunk HOST:50051" in ran.out
+    both = splitlearn("convert", source, "-o", tmp_path / "b", "--trunk-of", tiny_weights, "--name", "mine")
+    assert (both.code, both.err.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(("flags", "hint"), [([], "--layers"), (["--layers", "1-3", "--dtype", "float16"], "--dtype")])
