@@ -62,6 +62,15 @@ class CutModel:
         bottom, trunk, top, first_layer = parts
         return cls(plan, bottom, trunk, top, first_layer, resolve_dtype(manifest.dtype))
 
+    def looks_like(self, other: "CutModel") -> bool:
+        """Whether both have as many tokens and layers, rows of one width and dtype, and the same cut."""
+        return (self.plan, self.bottom.hidden_size, self.embeddings_VD.shape, self.dtype) == (
+            other.plan,
+            other.bottom.hidden_size,
+            other.embeddings_VD.shape,
+            other.dtype,
+        )
+
     @property
     def embeddings_VD(self) -> Tensor:  # noqa: N802 - a shape
         """The table of token embeddings, which is public where the weights are."""
@@ -89,7 +98,7 @@ class CutModel:
 
     def sent(self, ids_NT: Tensor, cache: PartCache | None = None) -> Tensor:
         """The rows [N, T, D] that the bottom makes of ids; they follow those in the cache."""
-        cache = cache or self.bottom.new_cache()
+        cache = self.bottom.new_cache() if cache is None else cache
         return torch.as_tensor(self.bottom.run(ids_NT, past_key_values=cache)).to(self.dtype)
 
     def returned(self, rows_NTD: Tensor) -> Tensor:
@@ -110,7 +119,7 @@ class CutModel:
         part = self.worker_part(kind)
         if part is None:
             return rows_NTD.float()
-        cache = cache or part.new_cache()
+        cache = part.new_cache() if cache is None else cache
         returned_NTD = torch.as_tensor(part.run(rows_NTD.float(), past_key_values=cache)).to(self.dtype)
         if kind is Seen.RETURNED:
             return returned_NTD.float()

@@ -2,7 +2,8 @@
 
 PrivacyReportError     exit 1
 ├── TooLittleText      the caller's fault: too few texts, or too short ones, to train attacks and to test them
-└── TextTooLong        the caller's fault: texts that are longer than the model's context
+├── TextTooLong        the caller's fault: texts that are longer than the model's context
+└── OtherModel         the caller's fault: the weights that the worker is said to know are of another model
 """
 
 
@@ -12,6 +13,10 @@ class PrivacyReportError(Exception):
 
 class TooLittleText(PrivacyReportError):
     """The source has not enough text."""
+
+
+class OtherModel(PrivacyReportError):
+    """The public model is not the one that the client's was trained from."""
 
 
 class TextTooLong(PrivacyReportError):

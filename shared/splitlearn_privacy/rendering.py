@@ -20,7 +20,7 @@ def title(report: Report) -> str:
     """What was measured, on which texts."""
     return (
         f"{report.model}, {report.text}: {report.n_test} texts of {report.length} tokens to read, "
-        f"{report.n_training} others to learn from"
+        f"{report.n_training} others to learn from; the worker {report.worker}"
     )
 
 

@@ -12,10 +12,11 @@ from typing import Final
 
 from torch import Tensor
 
+from llm_sepweight import Manifest
 from splitlearn_privacy.attacks import ATTACKS, Attack, Guesses, Knowledge, Target
 from splitlearn_privacy.costs import Costs, costs, plain_costs
 from splitlearn_privacy.cut_model import CutModel, Seen
-from splitlearn_privacy.errors import TextTooLong
+from splitlearn_privacy.errors import OtherModel, TextTooLong
 from splitlearn_privacy.scoring import Score
 from splitlearn_privacy.texts import Texts
 from splitlearn_privacy.traffic import Trace
@@ -61,6 +62,7 @@ class Report:
     """
 
     model: str
+    worker: str
     text: str
     n_training: int
     n_test: int
@@ -73,6 +75,37 @@ class Report:
     def worst(self) -> Leak | None:
         """The worst leak of all cells; None if there is none."""
         return _worst(leak for cell in self.cells for leak in cell.leaks)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What the worker knows before it sees the client's rows.
+
+    `public` is a sepweight directory with the weights that it has, where the client's ends are others; None if it has
+    the client's. Of texts that it knows it then has only rows of the public model, unless it `has_pairs`: texts with
+    the rows that the client's ends made of them, as somebody gets who can ask the client.
+    """
+
+    public: Path | None = None
+    has_pairs: bool = False
+
+    def __str__(self) -> str:
+        if self.public is None:
+            return "has the weights of all layers"
+        also = ", and texts with their rows" if self.has_pairs else ""
+        return f"has the weights of {self.public.resolve().name}{also}"
+
+    def model(self, model: CutModel) -> CutModel:
+        """The model that it has, cut as the client's. Raises SepweightError, SplitError, OtherModel."""
+        if self.public is None:
+            return model
+        if Manifest.read(self.public).n_layers == model.plan.n_layers:
+            public = CutModel.load(self.public, model.plan.layers)
+            if public.looks_like(model):
+                return public
+        raise OtherModel(
+            f"{self.public} is not the model that the client's was trained from: layers, tokens, widths or dtype differ"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +123,15 @@ class Grid:
 
 
 def measure(
-    folder: Path, texts: Texts, grid: Grid, *, name: str, source: str, seed: int = 0, step: Callable[[str], None]
+    folder: Path,
+    texts: Texts,
+    grid: Grid,
+    worker: Worker = Worker(),
+    *,
+    name: str,
+    source: str,
+    seed: int = 0,
+    step: Callable[[str], None],
 ) -> Report:
     """Measures every cell of the grid; minutes for each.
 
@@ -102,11 +143,13 @@ def measure(
     Raises:
         SepweightError, SplitError: files are missing, or the model cannot be cut so.
         TextTooLong: the texts do not fit into the model's context.
+        OtherModel: the worker's weights are of another model.
     """
     cells: list[Cell] = []
     for cut in grid.cuts:
         model = CutModel.load(folder, cut)
         _check_length(model, texts.test_NT.shape[1])
+        known = worker.model(model)
         step(f"layers {model.plan.layers}: costs")
         plain = plain_costs(model, texts)
         knows_texts = plain.loss < math.log(len(model.embeddings_VD)) - _LEAST_GAIN_NATS
@@ -114,16 +157,26 @@ def measure(
         for distortion in grid.distortions:
             cell = Cell(model.plan.layers, distortion, costs(model, texts, distortion, plain, seed), ())
             if knows_texts:
-                found = _leaks(model, texts, truths, distortion, grid.attacks, seed, step)
+                pair = _Pair(model, known, model if worker.has_pairs else known)
+                found = _leaks(pair, texts, truths, distortion, grid.attacks, seed, step)
                 cell = replace(cell, leaks=tuple(found))
             cells.append(cell)
     n_training, n_test = len(texts.training_NT), len(texts.test_NT)
     was_attacked = any(cell.leaks for cell in cells)
-    return Report(name, source, n_training, n_test, texts.test_NT.shape[1], was_attacked, tuple(cells))
+    return Report(name, str(worker), source, n_training, n_test, texts.test_NT.shape[1], was_attacked, tuple(cells))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """The client's model, the worker's, and the one that made the rows that the worker learns from."""
+
+    client: CutModel
+    worker: CutModel
+    learned: CutModel
 
 
 def _leaks(
-    model: CutModel,
+    models: _Pair,
     texts: Texts,
     truths: dict[Target, Tensor],
     distortion: Distortion,
@@ -132,12 +185,12 @@ def _leaks(
     step: Callable[[str], None],
 ) -> Iterator[Leak]:
     # other noise than on the test's rows
-    known = model.seen(texts.training_NT, distortion, seed)
-    seen = model.seen(texts.test_NT, distortion, seed + len(texts.training_NT))
-    for kind, attack in product(model.kinds, attacks):
-        if attack.can_read(model, kind):
-            step(f"layers {model.plan.layers}, {distortion}: {attack.name} on {kind}")
-            guesses = attack.read(Knowledge(model, kind, texts.training_NT, known[kind], seed), seen[kind])
+    known = models.learned.seen(texts.training_NT, distortion, seed)
+    seen = models.client.seen(texts.test_NT, distortion, seed + len(texts.training_NT))
+    for kind, attack in product(models.client.kinds, attacks):
+        if attack.can_read(models.worker, kind):
+            step(f"layers {models.client.plan.layers}, {distortion}: {attack.name} on {kind}")
+            guesses = attack.read(Knowledge(models.worker, kind, texts.training_NT, known[kind], seed), seen[kind])
             # tokens that all texts begin with are not counted
             counted = slice(texts.n_common, None)
             truth_NT = truths[attack.target]

@@ -63,6 +63,14 @@ class Settings(BaseSettings):
         description="Texts to train attacks on and to read, never the same: a file, a folder, or a registered name.",
     )
     column: str = Field("text", description="Column of the records, where the texts are in a table.")
+    public: Path | None = Field(
+        None,
+        description="Sepweight directory of the model whose weights the worker has, where WEIGHTS has ends of its own.",
+    )
+    known_pairs: bool = Field(
+        False,
+        description="With --public: the worker also has texts with the rows that the client's ends made of them.",
+    )
     tokens: int = Field(24, ge=2, le=4096, description="Tokens of each text.")
     training_texts: int = Field(1000, ge=16, description="Most texts that attacks are trained on.")
     test_texts: int = Field(32, ge=2, description="Most texts that attacks read.")
@@ -84,9 +92,11 @@ def run(settings: Settings) -> int:
 
     All numbers are lower bounds: an attacker may do better. It takes minutes for each cut, codec and level of noise.
     """
+    if settings.known_pairs and settings.public is None:
+        raise BadUsage("--known-pairs goes with --public: without it the worker has the client's own weights")
     if settings.out is not None:
         _make_directory(settings.out)
-    from splitlearn_privacy.report import Grid, measure
+    from splitlearn_privacy.report import Grid, Worker, measure
     from splitlearn_privacy.texts import Texts
     from splitlearn_privacy.traffic import traces
 
@@ -97,7 +107,14 @@ def run(settings: Settings) -> int:
     name = settings.weights.resolve().name
     try:
         report = measure(
-            settings.weights, texts, grid, name=name, source=settings.text, seed=settings.seed, step=status.show
+            settings.weights,
+            texts,
+            grid,
+            Worker(settings.public, settings.known_pairs),
+            name=name,
+            source=settings.text,
+            seed=settings.seed,
+            step=status.show,
         )
     finally:
         status.clear()

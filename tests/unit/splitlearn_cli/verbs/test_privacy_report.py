@@ -103,3 +103,13 @@ def test_a_directory_that_cannot_be_made_is_refused_before_the_work(splitlearn: 
     assert ran.code == 2
     assert "cannot be made (Not a directory); name another directory" in ran.err
     assert not ran.out
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_worker_that_has_public_weights_alone_is_named(splitlearn: Run) -> None:
+    ran = splitlearn("privacy-report", DEMO, *SMALL, "--public", DEMO, "--known-pairs")
+
+    assert ran.code == 0, ran.err
+    assert "the worker has the weights of demo_model, and texts with their rows" in ran.out
+    alone = splitlearn("privacy-report", DEMO, *SMALL, "--known-pairs")
+    assert (alone.code, "--public" in alone.err) == (2, True)
