@@ -17,6 +17,7 @@ from cleangpt.model.context import context_of
 from cleangpt.model.folder import open_model
 from cleangpt.model.registry import options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+from cleangpt.trainers.random_streams import torch_seed
 from splitlearn.model.layout import inspect_model
 from splitlearn.model.plan import SplitPlan
 
@@ -32,7 +33,7 @@ _ATTRIBUTES = {
 def opened_start(options: TrainOptions, folder: Path) -> tuple[PreTrainedModel, TrainOptions]:
     """The model in `folder`, in float32, and the options with a block size that it has positions for.
 
-    Layers that the options freeze need no gradient.
+    Layers that the options freeze need no gradient; around them the weights are drawn anew where the options say so.
 
     Raises:
         UsageError: a flag that the user gave contradicts the model.
@@ -45,7 +46,7 @@ def opened_start(options: TrainOptions, folder: Path) -> tuple[PreTrainedModel, 
     model = open_model(folder).float().requires_grad_(True)
     _refuse_contradictions(options, model, folder)
     if options.freeze_layers is not None:
-        _freeze(model, options.freeze_layers)
+        model = _with_frozen(model, options, options.freeze_layers)
     context = context_of(model)
     if context is None or options.block_size <= context:
         return model, options
@@ -54,11 +55,19 @@ def opened_start(options: TrainOptions, folder: Path) -> tuple[PreTrainedModel, 
     return model, replace(options, block_size=context)
 
 
-def _freeze(model: PreTrainedModel, layers: str) -> None:
+def _with_frozen(model: PreTrainedModel, options: TrainOptions, layers: str) -> PreTrainedModel:
+    """The model, or a new one around its frozen layers, with gradients for all weights but theirs."""
     layout = inspect_model(model)
     plan = SplitPlan.parse(layers, layout.n_layers)
     frozen = list(model.get_submodule(layout.layers).children())[plan.first : plan.last]
+    if options.new_ends:
+        torch.manual_seed(torch_seed(options.seed))
+        model = type(model)(model.config).float()
+        stack = model.get_submodule(layout.layers)
+        for layer, module in enumerate(frozen, start=plan.first):
+            stack.register_module(str(layer), module)
     torch.nn.ModuleList(frozen).requires_grad_(False)
+    return model
 
 
 def tokenizer_beside(folder: Path, model: PreTrainedModel) -> BaseTokenizer:

@@ -51,6 +51,7 @@ class TrainOptions:
     freeze_layers: str | None = flag(
         "With --init-from: layers START-END, END not included, whose weights stay as they are: those of a trunk.", None
     )
+    new_ends: bool = flag("With --freeze-layers: draw all other weights anew, from the seed.", False)
     n_layer: int = flag("Layers.", 6)
     n_head: int = flag("Attention heads.", 6)
     n_embd: int = flag("Hidden size.", 384)
@@ -106,6 +107,8 @@ class TrainOptions:
             )
         if self.freeze_layers is not None and self.init_from is None:
             raise UsageError("--freeze-layers keeps weights of the model that --init-from names; give both")
+        if self.new_ends and self.freeze_layers is None:
+            raise UsageError("--new-ends draws all weights anew but those of --freeze-layers; give both")
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{spelled(name)} has to be above 0, found {getattr(self, name)}")

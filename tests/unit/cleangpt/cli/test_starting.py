@@ -92,9 +92,25 @@ def test_frozen_layers_keep_their_weights_and_all_others_learn(cleangpt: Run, sa
     assert cleangpt(*longer, "--freeze-layers", "1-2").code == 0
 
 
+def test_new_ends_are_drawn_from_the_seed_around_the_frozen_layers(options: Callable[..., TrainOptions]) -> None:
+    start = gather(options()).model.state_dict()
+    models = [gather(options(freeze_layers="1-2", new_ends=True, seed=seed)).model for seed in (1, 1, 2)]
+    first, again, other = (each.state_dict() for each in models)
+    # some matrices begin as they do in every model of the type
+    ends, frozen = ("model.embed_tokens.weight", "model.layers.0.mlp.up.weight"), "model.layers.1.mlp.up.weight"
+    for one in (start, other):
+        assert not any(torch.equal(first[name], one[name]) for name in ends)
+        assert torch.equal(first[frozen], one[frozen])
+    assert all(torch.equal(first[name], again[name]) for name in start)
+    assert {name for name, each in models[0].named_parameters() if not each.requires_grad} == {
+        name for name, _ in models[0].named_parameters() if ".1." in name
+    }
+
+
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
+        ({"new_ends": True}, UsageError, "--new-ends .* --freeze-layers; give both"),
         ({"freeze_layers": "0-2"}, BadPlan, "0-2 of 3 leave the client none"),
         ({"freeze_layers": "one"}, BadPlan, "cannot read layers 'one'"),
         ({"freeze_layers": "1-2", "init_from": None}, UsageError, "--freeze-layers .* --init-from .* give both"),
