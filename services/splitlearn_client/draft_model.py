@@ -1,17 +1,19 @@
 """Loads a small model with the same tokenizer, whole, that guesses what the large one will say."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from llm_sepweight import Manifest, PartSpec
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.build import build_engine
+from splitlearn.checkpoints.folder import read_json_object, tokenizer_files
 from splitlearn.checkpoints.load import load_part, resolve_device
 from splitlearn.engine import DeviceThread, Engine
 from splitlearn_client.errors import BadModelFiles
 from splitlearn_client.model_drafter import draft_limits
 from splitlearn_client.settings import ClientSettings
+
+_TOKENIZER: Final = "tokenizer.json"
 
 
 def load_draft_model(folder: Path, settings: ClientSettings, vocabulary: int, thread: DeviceThread) -> Engine:
@@ -23,7 +25,7 @@ def load_draft_model(folder: Path, settings: ClientSettings, vocabulary: int, th
 
     Raises:
         SepweightError, SplitError: the files are missing or damaged.
-        BadModelFiles: it has another tokenizer.
+        BadModelFiles: it has another tokenizer, or none that can be read.
     """
     manifest = Manifest.read(folder)
     spec = PartSpec(begin=True, layers=(range(manifest.n_layers),), end=True)
@@ -39,5 +41,9 @@ def load_draft_model(folder: Path, settings: ClientSettings, vocabulary: int, th
 
 def _spelled(folder: Path) -> Any:
     """What tells the tokens of its tokenizer.json from another's; None without that file."""
-    file = folder / "tokenizer.json"
-    return json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"] if file.exists() else None
+    if _TOKENIZER not in tokenizer_files(folder):
+        return None
+    try:
+        return read_json_object(folder / _TOKENIZER)["model"]["vocab"]
+    except (LookupError, TypeError) as error:
+        raise BadModelFiles(f"{folder / _TOKENIZER} has no vocabulary; copy it there again") from error

@@ -145,5 +145,11 @@ def _tensor_pieces(source: TensorSource) -> Iterator[memoryview]:
     tensor = tensor.reshape(-1)
     step = SLICE_BYTES // max(tensor.element_size(), source.dtype.itemsize)
     for start in range(0, tensor.numel(), step):
-        piece = tensor[start : start + step].to(device="cpu", dtype=source.dtype).contiguous()
+        before = tensor[start : start + step]
+        piece = before.to(device="cpu", dtype=source.dtype).contiguous()
+        if source.dtype is torch.float16 is not before.dtype and bool((piece.isinf() & before.isfinite().cpu()).any()):
+            raise BadTensorError(
+                f"tensor {source.name!r} has numbers beyond float16, up to {float(before.abs().max()):.3g}: store it "
+                "in bfloat16"
+            )
         yield piece.view(torch.uint8).numpy().data

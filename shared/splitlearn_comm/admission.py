@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ SILENT_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 30.0
 _RETRY_AFTER: Final = 1.0
 _MOST_STREAMS: Final = 1024
+# Calls that are over but for what their sender does not read. Each keeps one message.
+_MOST_UNREAD: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Admission:
         # between two frames.
         self._silent: dict[Place, None] = {}
         self._idle: dict[Place, None] = {}
+        self._unread: Counter[str] = Counter()
 
     @property
     def n_open(self) -> int:
@@ -88,12 +92,21 @@ class Admission:
     def bytes_in_flight(self) -> int:
         return self._bytes
 
-    def enter(self, now: float, give_up: Callable[[], None]) -> Place:
+    def enter(self, now: float, give_up: Callable[[], None], sender: str) -> Place:
         """A slot for a new stream, which starts silent.
 
+        Args:
+            sender: its identity.
+
         Raises:
-            Overloaded: all slots are taken by streams that are working or began to wait only a moment ago.
+            Overloaded: all slots are taken by streams that are working or began to wait only a moment ago, or the
+                sender does not read what it is sent.
         """
+        if self._unread[sender] >= _MOST_UNREAD:
+            raise Overloaded(
+                f"{_MOST_UNREAD} streams of this sender are over, and it has not read their replies; read them first",
+                _RETRY_AFTER,
+            )
         if self._open >= self.limits.streams and not self._make_room(now):
             raise Overloaded(
                 f"{self._open} streams are open; the limit is {self.limits.streams}; try again later", _RETRY_AFTER
@@ -113,6 +126,31 @@ class Admission:
         self.works(place)
         place.waits_since = now
         (self._silent if silent else self._idle)[place] = None
+
+    @contextmanager
+    def sending(self, place: Place, now: float) -> Iterator[None]:
+        """Count a stream as waiting for its client, which has to read, for as long as the context lasts."""
+        is_silent, since = place in self._silent, place.waits_since
+        works = not is_silent and place not in self._idle
+        self.waits(place, now)
+        try:
+            yield
+        finally:
+            if not place.is_lost:
+                self.works(place)
+                if not works:
+                    self.waits(place, since, silent=is_silent)
+
+    @contextmanager
+    def unread(self, sender: str) -> Iterator[None]:
+        """Count a call that has left, and waits only for its sender to read, for as long as the context lasts."""
+        self._unread[sender] += 1
+        try:
+            yield
+        finally:
+            self._unread[sender] -= 1
+            # whoever reads is forgotten
+            self._unread += Counter()
 
     def leave(self, place: Place) -> None:
         self.works(place)

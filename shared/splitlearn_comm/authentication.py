@@ -13,6 +13,7 @@ import structlog
 
 from splitlearn_comm.core import WireObserver
 from splitlearn_comm.errors import Unauthenticated
+from splitlearn_comm.identity import identity_of
 from splitlearn_comm.statuses import kind_of, status_of
 from splitlearn_comm.token_files import Tokens
 from splitlearn_comm.tokens import HEADER, bearer
@@ -21,6 +22,12 @@ log = structlog.get_logger(__name__)
 
 client_name: ContextVar[str] = ContextVar("client_name", default="")
 """In the task of a call: the name of the token that came with it; empty if the server asks for none."""
+
+
+def sender_of(context: grpc.aio.ServicerContext) -> str:
+    """The identity of a call's sender, in the task of the call."""
+    return identity_of(client_name.get(), context)
+
 
 # a client polls twice a second
 _LOG_SECONDS: Final = 60.0

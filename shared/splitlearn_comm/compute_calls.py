@@ -13,9 +13,11 @@ import grpc.aio
 
 from splitlearn_comm import wire
 from splitlearn_comm.admission import Admission, Place, lost_place
+from splitlearn_comm.authentication import sender_of
 from splitlearn_comm.core import PLAIN, ComputeFunction, ComputeOptions, TensorCodec, WireObserver, codec_named
 from splitlearn_comm.errors import CommError, InvalidTensor, RemoteFailure, Unreachable
 from splitlearn_comm.frames import ServiceInfo
+from splitlearn_comm.outgoing import Outgoing
 from splitlearn_comm.statuses import kind_of
 
 _STOPPING: Final = "the server is stopping; ask another one, or this one later"
@@ -69,18 +71,20 @@ class ComputeCalls:
         for patience in self._waiting:
             patience.reschedule(now)
 
-    async def serve(self, context: grpc.aio.ServicerContext, admission: Admission) -> None:
+    async def serve(self, context: grpc.aio.ServicerContext, outgoing: Outgoing, admission: Admission) -> None:
         """Serve one stream until the client has no more requests, the server stops, or the stream is evicted."""
         loop = asyncio.get_running_loop()
         place: Place | None = None
         try:
             async with asyncio.timeout(None) as patience:
-                place = admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()))
+                sender = sender_of(context)
+                place = admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()), sender)
                 while (data := await self._next_request(context, patience)) is not grpc.aio.EOF:
                     admission.works(place)
                     answer = await self._answered(data, admission)
                     del data
-                    await context.write(answer)
+                    with admission.sending(place, time.monotonic()):
+                        await outgoing.write(answer)
                     del answer
                     admission.waits(place, time.monotonic())
         except TimeoutError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Final, Self
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from splitlearn_comm import forks, wire
 from splitlearn_comm.addresses import check_host, join_address
+from splitlearn_comm.call_limit import CallLimit
 from splitlearn_comm.listening import add_port
 from splitlearn_comm.options import server_options
 
@@ -18,9 +20,49 @@ HEALTH_NAMES: Final = ("", wire.SERVICE)
 LIVENESS: Final = "liveness"
 
 # The name of a service is all that a request holds.
+_LONGEST_NAME: Final = 256
 _MESSAGE_BYTES: Final = 1024
 # A Watch lasts as long as its caller likes.
 _MOST_CALLS: Final = 256
+
+
+_STATUS: Final = health_pb2.HealthCheckResponse
+
+
+class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has no types
+    """grpc.health.v1. grpc's own servicer holds a lock while it writes to a watcher, and one that does not read would
+    stop all others, and every change of state."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def set(self, statuses: dict[str, int]) -> None:
+        """Replaces all that is reported; watchers are told as far as they read."""
+        self._statuses = statuses
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(  # noqa: N802 - as in the protocol
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "this server has no service of that name")
+        return _STATUS(status=status)
+
+    async def Watch(  # noqa: N802 - as in the protocol
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> None:
+        name, told = request.service, None
+        if len(name) > _LONGEST_NAME:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a name has at most {_LONGEST_NAME} characters")
+        while True:
+            changed, status = self._changed, self._statuses.get(name, _STATUS.SERVICE_UNKNOWN)
+            if status != told:
+                await context.write(_STATUS(status=status))
+                told = status
+            await changed.wait()
 
 
 class HealthState:
@@ -31,30 +73,28 @@ class HealthState:
     """
 
     def __init__(self) -> None:
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = _Servicer()
         self._is_serving = False
         self._has_ended = False
 
-    async def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: grpc.aio.Server) -> None:
         """Adds grpc.health.v1.Health to a server that has not started."""
-        await self._publish()
+        self._publish()
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def set_serving(self, serving: bool) -> None:
+    def set_serving(self, serving: bool) -> None:
         """Sets what every port reports; ignored after `end`."""
         self._is_serving = serving and not self._has_ended
-        await self._publish()
+        self._publish()
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """Reports NOT_SERVING from here on."""
         self._has_ended = True
-        await self.set_serving(False)
+        self.set_serving(False)
 
-    async def _publish(self) -> None:
-        status = health_pb2.HealthCheckResponse
-        await self._servicer.set(LIVENESS, status.SERVING)
-        for name in HEALTH_NAMES:
-            await self._servicer.set(name, status.SERVING if self._is_serving else status.NOT_SERVING)
+    def _publish(self) -> None:
+        serving = _STATUS.SERVING if self._is_serving else _STATUS.NOT_SERVING
+        self._servicer.set({LIVENESS: _STATUS.SERVING, **dict.fromkeys(HEALTH_NAMES, serving)})
 
 
 class HealthServer:
@@ -88,8 +128,10 @@ class HealthServer:
             Forked: this process was forked from one that had used gRPC.
         """
         forks.check()
-        server = grpc.aio.server(options=server_options(_MESSAGE_BYTES), maximum_concurrent_rpcs=_MOST_CALLS)
-        await self._state.add_to(server)
+        server = grpc.aio.server(
+            interceptors=(CallLimit(),), options=server_options(_MESSAGE_BYTES), maximum_concurrent_rpcs=_MOST_CALLS
+        )
+        self._state.add_to(server)
         self.port = await add_port(server, self.host, self.port)
         await server.start()
         self._grpc = server

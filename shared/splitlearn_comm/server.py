@@ -16,6 +16,7 @@ from splitlearn_comm import forks, wire
 from splitlearn_comm.addresses import check_host, join_address
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.authentication import TokenCheck
+from splitlearn_comm.call_limit import CallLimit
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import ComputeFunction, ComputeOptions, NoObserver, SessionHost, WireObserver
 from splitlearn_comm.health_server import HealthState
@@ -66,7 +67,8 @@ class AsyncGRPCComputeServer:
         computes = None if compute_fn is None else ComputeCalls(compute_fn, options, observer)
         self._limits = limits or ServerLimits()
         self._credentials = credentials
-        self._interceptors = () if tokens is None else (TokenCheck(tokens, observer),)
+        checks = () if tokens is None else (TokenCheck(tokens, observer),)
+        self._interceptors = (*checks, CallLimit())
         self._service = ComputeService(session_host, computes, observer, self._limits)
         self._health = health or HealthState()
         self._grpc: grpc.aio.Server | None = None
@@ -90,7 +92,7 @@ class AsyncGRPCComputeServer:
         server = grpc.aio.server(interceptors=self._interceptors, options=server_options(self._limits.message_bytes))
         server.add_generic_rpc_handlers((self._service.handler(),))
         # NOT_SERVING until setup is done; Computes that arrive before wait for it
-        await self._health.add_to(server)
+        self._health.add_to(server)
         reflection.enable_server_reflection((wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.port = await add_port(server, self.host, self.port, self._credentials)
         async with AsyncExitStack() as undo:
@@ -105,7 +107,7 @@ class AsyncGRPCComputeServer:
 
     async def set_serving(self, serving: bool) -> None:
         """Set what the standard health service reports. Calls are served either way."""
-        await self._health.set_serving(serving)
+        self._health.set_serving(serving)
 
     async def stop(self, grace: float | None = None) -> None:
         """Refuse new calls, give running ones `grace` seconds, cut off the rest; return when all sessions are closed.
@@ -115,7 +117,7 @@ class AsyncGRPCComputeServer:
         if self._grpc is None or forks.is_forked():
             return
         server, self._grpc = self._grpc, None
-        await self._health.end()
+        self._health.end()
         self._service.release_idle()
         try:
             await server.stop(grace)

@@ -15,11 +15,13 @@ import structlog
 
 from splitlearn_comm import wire
 from splitlearn_comm.admission import Admission, ServerLimits
+from splitlearn_comm.authentication import sender_of
 from splitlearn_comm.compute_calls import ComputeCalls
 from splitlearn_comm.core import SessionHost, WireObserver
 from splitlearn_comm.errors import CommError, NotServed, RemoteFailure
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.heap import HeapTrimmer
+from splitlearn_comm.outgoing import Outgoing
 from splitlearn_comm.session_calls import SessionCalls
 from splitlearn_comm.statuses import kind_of, status_of
 
@@ -81,13 +83,14 @@ class ComputeService:
             await self._computes.teardown()
 
     async def _compute(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        async with self._under_way(), self._edge(context, "Compute"):
+        outgoing = Outgoing(context)
+        async with self._under_way(), self._edge(context, "Compute", outgoing):
             if self._computes is None:
                 raise NotServed("this server has no compute function; it serves streams")
-            await self._computes.serve(context, self._admission)
+            await self._computes.serve(context, outgoing, self._admission)
 
     async def _get_service_info(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        async with self._edge(context, "GetServiceInfo"):
+        async with self._edge(context, "GetServiceInfo", Outgoing(context)):
             info = self._info()
             uptime = time.monotonic() - self._started_at
             total = sum(calls.total_requests for calls in (self._sessions, self._computes) if calls is not None)
@@ -101,13 +104,14 @@ class ComputeService:
         raise NotServed("this server serves nothing")
 
     async def _stream(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        async with self._under_way(), self._edge(context, "Stream"):
+        outgoing = Outgoing(context)
+        async with self._under_way(), self._edge(context, "Stream", outgoing):
             if self._sessions is None:
                 raise NotServed("this server opens no sessions; it serves Compute")
-            await self._sessions.serve(context)
+            await self._sessions.serve(context, outgoing)
 
-    def _edge(self, context: grpc.aio.ServicerContext, call: str) -> _StatusEdge:
-        return _StatusEdge(context, call, self._observer, self._heap)
+    def _edge(self, context: grpc.aio.ServicerContext, call: str, outgoing: Outgoing) -> _StatusEdge:
+        return _StatusEdge(context, call, outgoing, self._admission, self._observer, self._heap)
 
     @asynccontextmanager
     async def _under_way(self) -> AsyncIterator[None]:
@@ -123,10 +127,20 @@ class ComputeService:
 class _StatusEdge:
     """Turns an exception that leaves the server into a gRPC status. Cancellation passes: no client is left to tell."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, call: str, observer: WireObserver, heap: HeapTrimmer) -> None:
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext,
+        call: str,
+        outgoing: Outgoing,
+        admission: Admission,
+        observer: WireObserver,
+        heap: HeapTrimmer,
+    ) -> None:
         self._heap = heap
         self._context = context
         self._call = call
+        self._outgoing = outgoing
+        self._admission = admission
         self._observer = observer
 
     async def __aenter__(self) -> None:
@@ -146,4 +160,7 @@ class _StatusEdge:
             error = RemoteFailure(f"{type(error).__name__} in {self._call}; the server's log says more")
         code, details, metadata = status_of(error)
         self._observer.refused(kind_of(error))
+        # the session is closed and its place is free; only the message that the client does not read is left
+        with self._admission.unread(sender_of(self._context)):
+            await self._outgoing.read()
         await self._context.abort(code, details, metadata)

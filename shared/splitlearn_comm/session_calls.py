@@ -19,7 +19,7 @@ import structlog
 from splitlearn_comm import wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.admission import Admission, Place, lost_place
-from splitlearn_comm.authentication import client_name
+from splitlearn_comm.authentication import client_name, sender_of
 from splitlearn_comm.core import (
     PLAIN,
     Begins,
@@ -41,7 +41,7 @@ from splitlearn_comm.errors import (
 )
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.heap import HeapTrimmer
-from splitlearn_comm.identity import identity_of
+from splitlearn_comm.outgoing import Outgoing
 from splitlearn_comm.request_context import RequestContext
 from splitlearn_comm.statuses import kind_of
 from splitlearn_comm.waiting import told_to_wait
@@ -67,7 +67,7 @@ class SessionCalls:
         self.total_requests = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def serve(self, context: grpc.aio.ServicerContext) -> None:
+    async def serve(self, context: grpc.aio.ServicerContext, outgoing: Outgoing) -> None:
         """Serve one session, from its opening until the client has no more requests."""
         loop, seconds = asyncio.get_running_loop(), self.admission.limits.first_frame_seconds
         place: Place | None = None
@@ -77,8 +77,9 @@ class SessionCalls:
             structlog.contextvars.bind_contextvars(request_id=request_context.request_id)
         try:
             async with asyncio.timeout(seconds) as patience:
-                place = self.admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()))
-                await _Call(self, context, patience, place).run(request_context)
+                sender = sender_of(context)
+                place = self.admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()), sender)
+                await _Call(self, context, outgoing, patience, place).run(request_context, sender)
         except TimeoutError:
             # otherwise the host raised it, which is a failure
             if not patience.expired():
@@ -133,17 +134,23 @@ class _Call:
     """One stream, message by message. No message is kept in memory while the next one is awaited."""
 
     def __init__(
-        self, calls: SessionCalls, context: grpc.aio.ServicerContext, patience: asyncio.Timeout, place: Place
+        self,
+        calls: SessionCalls,
+        context: grpc.aio.ServicerContext,
+        outgoing: Outgoing,
+        patience: asyncio.Timeout,
+        place: Place,
     ) -> None:
         self._calls = calls
         self._limits = calls.admission.limits
         self._context = context
+        self._outgoing = outgoing
         self._patience = patience
         self._place = place
         # none until the opening was read
         self._codec: TensorCodec = PLAIN
 
-    async def run(self, request_context: RequestContext) -> None:
+    async def run(self, request_context: RequestContext, sender: str) -> None:
         request = await self._read()
         if request is None:
             return
@@ -151,7 +158,7 @@ class _Call:
             opening = replace(
                 wire.read_opening(request),
                 client=client_name.get(),
-                identity=identity_of(client_name.get(), self._context),
+                identity=sender,
                 context=request_context,
             )
             session = await self._calls.host.open(opening)
@@ -215,7 +222,8 @@ class _Call:
 
     async def _write(self, data: bytes) -> None:
         self._calls.observer.bytes_out(len(data), self._codec.name)
-        await self._context.write(data)
+        with self._calls.admission.sending(self._place, time.monotonic()):
+            await self._outgoing.write(data)
 
     async def _answer(self, session: Session, request: pb2.StreamRequest) -> None:
         self._patience.reschedule(None)

@@ -51,7 +51,7 @@ async def test_a_trunk_with_a_health_port_is_asked_there(
     async with HealthServer(state) as server:
         monkeypatch.setenv("SPLITLEARN_TRUNK_HEALTH_PORT", str(server.port))
         assert await asyncio.to_thread(main) == 1
-        await state.set_serving(True)
+        state.set_serving(True)
         assert await asyncio.to_thread(main) == 0
     assert capsys.readouterr().out.split() == [
         f"127.0.0.1:{server.port}:",

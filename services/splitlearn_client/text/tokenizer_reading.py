@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
 
+from splitlearn.checkpoints.folder import tokenizer_files
 from splitlearn.checkpoints.tokenizer_files import (
     PROCESSORS_TEMPLATE,
     VOCABULARY_FILES,
@@ -24,9 +25,10 @@ def read_tokenizer(weights: Path, config: PretrainedConfig) -> PreTrainedTokeniz
 
     Raises:
         FileNotFoundError: the directory has no tokenizer.
+        BadCheckpoint: a file is a link out of the directory, is empty or half, or is not what its name says.
         BadModelFiles: its files cannot be read; the message is one line.
     """
-    names = [path.name for path in weights.iterdir()]
+    names = tokenizer_files(weights)
     if not has_vocabulary(names):
         # transformers would create an empty tokenizer
         raise FileNotFoundError(
@@ -45,8 +47,11 @@ def read_tokenizer(weights: Path, config: PretrainedConfig) -> PreTrainedTokeniz
             _name_tokens(tokenizer)
     except Exception as error:  # untrusted files can make the reader raise anything
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        missing = "it lacks " if isinstance(error, KeyError) else ""
+        vocabularies = ", ".join(name for name in names if has_vocabulary([name]))
         raise BadModelFiles(
-            f"the tokenizer in {weights} cannot be read: {reason} (copy its files there again, or a tokenizer.json)"
+            f"the tokenizer in {weights} ({vocabularies}) cannot be read: {missing}{reason} (copy its files there "
+            "again, or a tokenizer.json)"
         ) from error
     if not tokenizer.chat_template and (weights / PROCESSORS_TEMPLATE).is_file():
         tokenizer.chat_template = _processors_template(weights / PROCESSORS_TEMPLATE)

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_sepweight import Manifest, SepweightWriter, TensorSource
 from llm_sepweight.tensor_file import file_size
-from splitlearn.checkpoints.folder import shorten, tokenizer_names
+from splitlearn.checkpoints.folder import refuse_checkpoint, shorten, tokenizer_names
 from splitlearn.checkpoints.load import resolve_dtype
 from splitlearn.checkpoints.opening import Content, open_source
 from splitlearn.checkpoints.own_ends import check_shape, shared_layers
@@ -72,8 +72,10 @@ class Conversion:
         Raises:
             SepweightError: `out` is a finished directory already, lies in the checkpoint's folder, has too little
                 room, or cannot be written.
-            BadCheckpoint: no layer is one of `trunk_of`.
+            BadCheckpoint: no layer is one of `trunk_of`, or `out` holds a checkpoint and `overwrite` is not given.
         """
+        if not overwrite:
+            refuse_checkpoint(out)
         beside = sum(_size(content) for content in self.tokenizer_files.values())
         with SepweightWriter(out, overwrite=overwrite, source=self.source, needed=self.total_bytes + beside) as writer:
             files = {name: writer.write_section(name, tensors, progress) for name, tensors in self.sections.items()}

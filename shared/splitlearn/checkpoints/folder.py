@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from splitlearn.checkpoints.tokenizer_files import MODULES, TOKENIZER_FILES, has_vocabulary
+from splitlearn.checkpoints.merges import check_merges
+from splitlearn.checkpoints.tokenizer_files import MODULES, TOKENIZER_FILES
 from splitlearn.errors import BadCheckpoint
 
 J = TypeVar("J", dict[str, Any], list[Any])
@@ -154,20 +155,30 @@ def tokenizer_names(folder: Path) -> list[str]:
 
 
 def tokenizer_files(folder: Path) -> list[str]:
-    """The names of the tokenizer's files that the folder holds, checked as far as can be seen without reading them.
+    """The names of the tokenizer's files that the folder holds, checked as far as can be seen without a tokenizer.
 
     Raises:
-        BadCheckpoint: one is a link out of the folder, or not what its name says.
+        BadCheckpoint: one is a link out of the folder, is empty or half, or is not what its name says.
     """
     kept = [name for name in tokenizer_names(folder) if inside(folder, name).is_file()]
     for name in kept:
         if name == MODULES:
             _read_json(folder / name, list, "a JSON list")
         elif name.endswith(".json"):
-            read_json_object(folder / name)
-        elif (reason := foreign(folder / name)) is not None and has_vocabulary([name]):
+            values = read_json_object(folder / name)
+            if name == "vocab.json":
+                check_merges(folder, values)
+        elif (reason := foreign(folder / name)) is not None:
             raise BadCheckpoint(f"{folder / name} {reason}")
     return kept
+
+
+def refuse_checkpoint(folder: Path) -> None:
+    """Raises BadCheckpoint if there is a checkpoint in the folder, whose tokenizer a conversion would replace."""
+    if (folder / CONFIG_FILE).is_file() and tokenizer_names(folder):
+        raise BadCheckpoint(
+            f"{folder} holds a checkpoint of its own, and its tokenizer would be replaced; name another directory"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,31 +6,31 @@ from splitlearn_comm.errors import Overloaded
 
 def test_places_are_as_many_as_the_limit_says_and_are_free_again() -> None:
     admission = Admission(ServerLimits(streams=2))
-    first, _ = (admission.enter(0.0, lambda: None) for _ in range(2))
+    first, _ = (admission.enter(0.0, lambda: None, "somebody") for _ in range(2))
     with pytest.raises(Overloaded, match="2 streams are open; the limit is 2") as refused:
-        admission.enter(0.0, lambda: None)
+        admission.enter(0.0, lambda: None, "somebody")
     assert refused.value.retry_after == 1.0
     admission.leave(first)
-    admission.enter(0.0, lambda: None)
+    admission.enter(0.0, lambda: None, "somebody")
     assert admission.n_open == 2
 
 
 def test_a_new_stream_gets_the_place_of_the_one_that_is_silent_longest_and_of_none_that_works() -> None:
     admission, lost = Admission(ServerLimits(streams=3)), list[str]()
-    working = admission.enter(0.0, lambda: lost.append("working"))
+    working = admission.enter(0.0, lambda: lost.append("working"), "somebody")
     admission.works(working)
-    silent = admission.enter(0.1, lambda: lost.append("silent"))
-    idle = admission.enter(0.0, lambda: lost.append("idle"))
+    silent = admission.enter(0.1, lambda: lost.append("silent"), "somebody")
+    idle = admission.enter(0.0, lambda: lost.append("idle"), "somebody")
     admission.waits(idle, 0.0)
 
     with pytest.raises(Overloaded):
-        admission.enter(SILENT_SECONDS, lambda: None)
-    admission.works(admission.enter(SILENT_SECONDS + 0.1, lambda: None))
+        admission.enter(SILENT_SECONDS, lambda: None, "somebody")
+    admission.works(admission.enter(SILENT_SECONDS + 0.1, lambda: None, "somebody"))
     assert lost == ["silent"]
     admission.leave(silent)
     with pytest.raises(Overloaded):
-        admission.enter(IDLE_SECONDS - 1, lambda: None)
-    admission.enter(IDLE_SECONDS, lambda: None)
+        admission.enter(IDLE_SECONDS - 1, lambda: None, "somebody")
+    admission.enter(IDLE_SECONDS, lambda: None, "somebody")
     admission.leave(idle)
     assert lost == ["silent", "idle"]
     assert admission.n_open == 3

@@ -16,7 +16,7 @@ async def test_it_listens_until_the_context_ends_and_says_where() -> None:
             (line,) = lines
             async with AsyncGRPCComputeClient(line["address"]) as probe:
                 assert not await probe.health()
-                await state.set_serving(True)
+                state.set_serving(True)
                 assert await probe.health()
     host, port = line["address"].split(":")
     with socket.socket() as gone:

@@ -1,0 +1,77 @@
+"""How many calls of the services beside ours, health and reflection, one sender may have open at a time.
+
+They need no session, and last as long as the sender likes: without a limit they are a place to keep memory in.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from splitlearn_comm import wire
+from splitlearn_comm.authentication import sender_of
+from splitlearn_comm.errors import Overloaded
+from splitlearn_comm.statuses import status_of
+
+MOST_CALLS: Final = 16
+_KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+class CallLimit(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Refuses further calls of a sender that has `MOST_CALLS` open. Used on one event loop, behind `TokenCheck`."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], call: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler | None:
+        handler = await continuation(call)
+        if handler is None or call.method.startswith(f"/{wire.SERVICE}/"):
+            return handler
+        kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        counted = self._counted(getattr(handler, kind))
+        return make(counted, handler.request_deserializer, handler.response_serializer)
+
+    def _counted(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        """The behaviour of the same kind, as grpc tells generators from plain coroutines."""
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            if self._is_full(context):
+                await context.abort(*_refusal())
+            with self._counting(context):
+                return await behaviour(request, context)
+
+        async def answers(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            if self._is_full(context):
+                await context.abort(*_refusal())
+            with self._counting(context):
+                async for each in behaviour(request, context):
+                    yield each
+
+        return answers if inspect.isasyncgenfunction(behaviour) else answer
+
+    def _is_full(self, context: grpc.aio.ServicerContext) -> bool:
+        return self._open[sender_of(context)] >= MOST_CALLS
+
+    @contextmanager
+    def _counting(self, context: grpc.aio.ServicerContext) -> Iterator[None]:
+        sender = sender_of(context)
+        self._open[sender] += 1
+        try:
+            yield
+        finally:
+            self._open[sender] -= 1
+            # whoever has no call open is forgotten
+            self._open += Counter()
+
+
+def _refusal() -> tuple[Any, ...]:
+    return status_of(Overloaded(f"{MOST_CALLS} calls of this sender are open, which is the limit; end one first"))
