@@ -47,6 +47,7 @@ from splitlearn_trunk.health_port import reported
 from splitlearn_trunk.listening import address_of, bound
 from splitlearn_trunk.metrics import TrunkMetrics
 from splitlearn_trunk.next_stage import NextStage
+from splitlearn_trunk.open_files import allow_more_files
 from splitlearn_trunk.settings import TrunkSettings
 from splitlearn_trunk.verification import WeightsCheck
 
@@ -67,6 +68,7 @@ def run(settings: TrunkSettings, bar: Bar = no_bar) -> None:
     Args:
         bar: shows the progress of fetching layers.
     """
+    allow_more_files()
     event_loop.run(serve(settings, bar))
 
 

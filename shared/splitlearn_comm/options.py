@@ -51,6 +51,9 @@ _WINDOW: Final[Options] = (
 )
 
 _MOST_PENDING: Final = 4096
+HANDSHAKE_SECONDS: Final = 10
+# Clients of ours ask for health twice a second.
+_IDLE_CONNECTION_SECONDS: Final = 60
 
 _SERVER: Final[Options] = (
     *_KEEPALIVE,
@@ -64,6 +67,10 @@ _SERVER: Final[Options] = (
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
     # For streams that are not accepted in this many seconds grpc answers CANCELLED in our place, too (30 by default).
     ("grpc.server_max_unrequested_time_in_server", 120),
+    # A connection takes a file, and a process has few of those: what connects and does not speak HTTP/2 (two minutes by
+    # default), and what has no call (no limit by default), ends.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_SECONDS * 1000),
     # With port sharing, a second server on a busy port would start and silently take half of the sessions.
     ("grpc.so_reuseport", 0),
 )

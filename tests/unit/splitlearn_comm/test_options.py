@@ -93,3 +93,18 @@ def sooner(options: Options) -> Options:
     return tuple(
         (name, int(value) // 20 if "keepalive" in name or "ping_" in name else value) for name, value in options
     )
+
+
+async def test_what_connects_and_does_not_speak_http2_is_closed() -> None:
+    options = dict(server_options())
+    assert options["grpc.server_handshake_timeout_ms"] == 10_000
+    options["grpc.server_handshake_timeout_ms"] = 100
+    server = grpc.aio.server(options=tuple(options.items()))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(PATIENCE):
+        while await reader.read(2**16):
+            pass
+    writer.close()
+    await server.stop(None)
