@@ -5,9 +5,10 @@ They need no session, and last as long as the sender likes: without a limit they
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -41,22 +42,20 @@ class CallLimit(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         return make(counted, handler.request_deserializer, handler.response_serializer)
 
     def _counted(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        """The behaviour of the same kind, as grpc tells generators from plain coroutines."""
-
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
             if self._is_full(context):
                 await context.abort(*_refusal())
             with self._counting(context):
-                return await behaviour(request, context)
+                try:
+                    if not inspect.isasyncgenfunction(behaviour):
+                        return await behaviour(request, context)
+                    async for each in behaviour(request, context):
+                        await context.write(each)
+                except grpc.aio.InternalError as error:
+                    # the client is gone, and has not read; gRPC would log a traceback
+                    raise asyncio.CancelledError from error
 
-        async def answers(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            if self._is_full(context):
-                await context.abort(*_refusal())
-            with self._counting(context):
-                async for each in behaviour(request, context):
-                    yield each
-
-        return answers if inspect.isasyncgenfunction(behaviour) else answer
+        return answer
 
     def _is_full(self, context: grpc.aio.ServicerContext) -> bool:
         return self._open[sender_of(context)] >= MOST_CALLS

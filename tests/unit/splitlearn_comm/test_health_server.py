@@ -8,6 +8,8 @@ from pathlib import Path
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from splitlearn_comm.call_limit import MOST_CALLS
 from splitlearn_comm.client import AsyncGRPCComputeClient
@@ -125,9 +127,15 @@ UNREAD = (("grpc.http2.lookahead_bytes", 5), ("grpc.http2.bdp_probe", 0), ("grpc
 
 
 @asynccontextmanager
+async def unread_channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNREAD) as channel:
+        yield channel
+
+
+@asynccontextmanager
 async def unread_watch(port: int) -> AsyncIterator[None]:
     """A Watch whose first reply the server cannot write."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNREAD) as channel:
+    async with unread_channel(port) as channel:
         watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         await watching.initial_metadata()
         yield
@@ -184,3 +192,14 @@ async def test_a_watch_of_a_name_that_no_service_has_is_refused_if_it_is_longer_
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await main.Watch(health_pb2.HealthCheckRequest(service="x" * 257)).read()
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_who_leaves_without_reading_is_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with AsyncGRPCComputeServer(session_host=EchoSessionHost()) as server, stub_at(server.port) as main:
+        async with unread_watch(server.port), unread_channel(server.port) as rude:
+            listing = ServerReflectionStub(rude).ServerReflectionInfo()
+            await listing.write(ServerReflectionRequest(list_services=""))
+            await listing.initial_metadata()
+        assert await status(main) == SERVING
+        await server.stop()
+    assert not caplog.records
