@@ -13,6 +13,7 @@ from splitlearn.checkpoints.tokenizer_files import (
     has_vocabulary,
     is_tekken_alone,
 )
+from splitlearn.errors import BadCheckpoint
 from splitlearn_client.errors import BadModelFiles
 
 # The roles of Mistral's special tokens, which tekken.json does not give; as in transformers' own conversion.
@@ -25,10 +26,12 @@ def read_tokenizer(weights: Path, config: PretrainedConfig) -> PreTrainedTokeniz
 
     Raises:
         FileNotFoundError: the directory has no tokenizer.
-        BadCheckpoint: a file is a link out of the directory, is empty or half, or is not what its name says.
-        BadModelFiles: its files cannot be read; the message is one line.
+        BadModelFiles: its files cannot be read, or one is a link out of the directory; the message is one line.
     """
-    names = tokenizer_files(weights)
+    try:
+        names = tokenizer_files(weights)
+    except BadCheckpoint as error:
+        raise BadModelFiles(str(error)) from error
     if not has_vocabulary(names):
         # transformers would create an empty tokenizer
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ _VOCABULARY: Final = "vocab.json"
 _MERGES: Final = "merges.txt"
 _WHOLE: Final = "tokenizer.json"
 _SPECIAL: Final = re.compile(r"[<\[].*[>\]]", re.DOTALL)
-_LEAST_SHARE: Final = 0.75
+_LEAST_SHARE: Final = 0.9
 """Merges by tokens of several characters. Each merge makes one such token, and authors add few others."""
 
 

@@ -154,9 +154,33 @@ def test_an_old_tekken_vocabulary_says_what_to_install(tmp_path: Path) -> None:
         ("vocab.json", "["),
     ],
 )
-def test_a_vocabulary_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, name: str, content: str) -> None:
+def test_a_vocabulary_that_cannot_be_read_is_refused_by_name_in_one_line(
+    tmp_path: Path, name: str, content: str
+) -> None:
     (tmp_path / name).write_text(content)
-    assert "cannot be read" in refusal(tmp_path)
+    assert name in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"])
+@pytest.mark.parametrize(
+    ("content", "said"), [("version https://git-lfs.github.com/spec/v1\n", "Git LFS"), ("", "empty")]
+)
+def test_a_file_that_was_not_downloaded_is_refused_by_name(tmp_path: Path, name: str, content: str, said: str) -> None:
+    write_tekken(tmp_path)
+    (tmp_path / name).write_text(content)
+    assert f"{tmp_path / name} is " in refusal(tmp_path)
+    assert said in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "chat_template.jinja", "generation_config.json", "1_Pooling/config.json"]
+)
+def test_a_link_out_of_the_directory_is_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").write_text("{}")
+    (tmp_path / "weights" / name).parent.mkdir(parents=True)
+    write_tekken(tmp_path / "weights")
+    (tmp_path / "weights" / name).symlink_to(tmp_path / "elsewhere")
+    assert "is a link out of" in refusal(tmp_path / "weights")
 
 
 async def chat_ids(folder: Path) -> list[int]:
