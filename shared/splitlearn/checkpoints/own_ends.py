@@ -7,8 +7,8 @@ from llm_sepweight import FileEntry, Manifest, PartSpec
 from splitlearn.errors import BadCheckpoint
 from splitlearn.model.layout import config_from_dict
 
-_FIELDS_OF_A_FILE: Final = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
-"""What a config says of whoever wrote it, and not of the model."""
+_FIELDS_OF_A_FILE: Final = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
+"""What a config says of whoever wrote it, and not of the model; fields that begin with _ do so, too."""
 
 
 def check_shape(source: str, config: Mapping[str, object], trunk_of: Manifest) -> None:
@@ -22,7 +22,7 @@ def check_shape(source: str, config: Mapping[str, object], trunk_of: Manifest) -
             "the converted directory"
         )
     ours, theirs = (config_from_dict(dict(each)).to_dict() for each in (config, trunk_of.config))
-    fields = (ours.keys() | theirs.keys()) - _FIELDS_OF_A_FILE
+    fields = {name for name in ours.keys() | theirs.keys() if not name.startswith("_")} - _FIELDS_OF_A_FILE
     if other := sorted(name for name in fields if ours.get(name) != theirs.get(name)):
         raise BadCheckpoint(
             f"{source} is another model than {trunk_of.model_name}: their configs differ in {', '.join(other)}; name "
