@@ -58,6 +58,14 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     async def fail(name: str) -> None:
         raise RAISED[name]
 
+    @routes.put("/kept/{name}")
+    async def keep(name: str) -> str:
+        return name
+
+    @routes.delete("/kept/{name}")
+    async def remove(name: str) -> str:
+        return name
+
     @routes.get("/breaks-off")
     async def break_off() -> StreamingResponse:
         async def half() -> AsyncIterator[str]:
@@ -239,7 +247,13 @@ async def test_a_bug_in_the_middle_of_an_answer_breaks_it_off(http: httpx.AsyncC
 
 async def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes(http: httpx.AsyncClient) -> None:
     assert (await http.get("/chat")).headers["Allow"] == "POST"
-    assert set((await http.post("/raise/bad")).headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert (await http.post("/raise/bad")).headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "OPTIONS", "TRACE"])
+async def test_the_methods_of_a_path_are_those_of_all_its_routes(http: httpx.AsyncClient, method: str) -> None:
+    refused = await http.request(method, "/kept/a")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "DELETE, PUT")
 
 
 async def test_a_disconnect_is_no_failure_in_the_log(http: httpx.AsyncClient) -> None:
