@@ -183,6 +183,12 @@ async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_sen
         ("/chat", chat([{"type": "text", "text": "\ud83d"}]), "messages.0.content.0.text", "surrogate"),
         ("/chat", chat([{"type": "image_url", "image_url": {}}]), "messages.0.content.0.type", "'text'"),
         ("/chat", chat("x", top_logprobs=2), "top_logprobs", "needs logprobs"),
+        ("/chat", chat("x", structured_outputs={"json": 5}), "structured_outputs.json", "an object, or its text"),
+        ("/completion", completion(structured_outputs={"json": []}), "structured_outputs.json", "or its text"),
+        ("/chat", chat("x", response_format={"type": "xml"}), "response_format.type", "'text', 'json_object' or"),
+        ("/chat", chat("x", response_format={"type": "text", "schema": {}}), "response_format.schema", "leave it out"),
+        ("/chat", chat("x", tool_choice="any"), "tool_choice", '"none", "auto", "required", or a tool'),
+        ("/chat", chat("x", tool_choice=[]), "tool_choice", '"none", "auto", "required", or a tool'),
     ],
 )
 async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
