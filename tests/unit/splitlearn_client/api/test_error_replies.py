@@ -203,6 +203,24 @@ async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
     assert SECRET not in response.text
 
 
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ('"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": [1, 1e999]}}}]', "x.1"),
+        ('"chat_template_kwargs": {"x": -1e999}', "chat_template_kwargs.x"),
+        ('"metadata": {"x": 1e999}', "metadata.x"),
+        ('"temperature": 1e999', "temperature"),
+    ],
+)
+async def test_a_number_that_is_infinite_when_it_is_read_is_refused_at_its_place(
+    http: httpx.AsyncClient, field: str, param: str
+) -> None:
+    body = json.dumps(chat("x"))[:-1] + f", {field}}}"
+    error = error_of(await http.post("/chat", content=body, headers={"Content-Type": "application/json"}), 400)
+    assert error["param"].endswith(param)
+    assert error["message"] == f"{error['param']}: this number is too large"
+
+
 async def test_a_path_that_does_not_exist_and_a_wrong_method_have_the_same_shape(http: httpx.AsyncClient) -> None:
     missing = error_of(await http.get("/v2/nothing"), 404)
     assert missing["type"] == "invalid_request_error"

@@ -61,6 +61,7 @@ def said(*blocks: Any, role: str = "user") -> dict[str, Any]:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"name": "f"}]}, "tools.0.input_schema"),
         ({"tools": [{**TOOL, "input_schema": []}]}, "tools.0.input_schema"),
+        ({"tools": [{**TOOL, "input_schema": {"x": 1e999}}]}, "tools.0.input_schema.x"),
         ({"tools": [TOOL] * 129}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "required"}}, "tool_choice.type"),
