@@ -161,7 +161,7 @@ async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_sen
         ("/completion", completion(max_tokens=-1), "max_tokens", "greater than or equal to 0"),
         ("/completion", completion(stop=5), "stop", "a string, or a list of strings"),
         ("/completion", completion(stop=[1]), "stop.0", "valid string"),
-        ("/completion", completion(stop=""), "stop", "at least 1 character"),
+        ("/completion", completion(stop=[""]), "stop.0", "at least 1 character"),
         ("/completion", completion(stop=["x", "\udfff"]), "stop.1", "surrogate"),
         ("/completion", completion(user="\ud800"), "user", "surrogate"),
         ("/completion", completion(metadata={"a": ["\ud800"]}), "metadata.a.0", "surrogate"),

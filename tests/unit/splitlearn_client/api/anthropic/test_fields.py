@@ -101,3 +101,10 @@ def test_null_is_as_if_a_field_were_absent() -> None:
     whole = {"model": "tiny", "messages": [USER], "max_tokens": 5}
     names = set(MessagesFields.model_fields) - set(whole)
     assert MessagesFields.model_validate({**whole, **dict.fromkeys(names)}) == MessagesFields.model_validate(whole)
+
+
+def test_no_edits_of_the_context_are_as_if_the_field_were_absent() -> None:
+    whole = {"model": "tiny", "messages": [USER], "max_tokens": 5}
+    sent = {**whole, "context_management": {"edits": []}}
+    assert MessagesFields.model_validate(sent) == MessagesFields.model_validate(whole)
+    assert param({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}) == "context_management"
