@@ -65,6 +65,8 @@ def _check_address(text: str) -> None:
     address, mark, secrets = text.partition("#")
     if mark and not _SECRETS.fullmatch(secrets):
         raise PydanticCustomError("address", "paste HOST:PORT#TOKEN.FINGERPRINT whole, as the worker prints it")
+    if "/" in address:
+        raise PydanticCustomError("address", "a trunk's address is HOST:PORT; remove what is before or after it")
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[-6:]) <= 65535 and len(port) < 6):
         raise PydanticCustomError("address", "a trunk's address is HOST:PORT, with a port from 1 to 65535")

@@ -3,10 +3,13 @@
 import errno
 import ipaddress
 import socket
-from typing import Any
+from typing import Any, Final
 
-from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import is_loopback, listening_trouble
+from splitlearn_comm import InvalidAddress, PortUnavailable
+from splitlearn_comm.addresses import bare_host, is_loopback, listening_trouble
+
+# errors of binding that another port would not change
+_OF_THE_HOST: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 
 
 def bound(host: str, port: int, flag: str) -> socket.socket:
@@ -18,21 +21,24 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
         flag: the command line flag of the port, for the error.
 
     Raises:
-        PortUnavailable: with the reason.
+        PortUnavailable: with the flag at fault, which may be that of the host, and the reason.
     """
-    host = host.removeprefix("[").removesuffix("]")
     try:
+        host = bare_host(host)
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return _held(socket.socket(family, kind, protocol), address)
+    except InvalidAddress as error:
+        raise PortUnavailable(f"--host: {error}") from error
     except UnicodeError as error:
         raise PortUnavailable(f"--host: {host!r} is not a host name ({error})") from error
     except OSError as error:
         reason = listening_trouble(host, port, error)
         if error.errno == errno.EADDRINUSE:
             reason += " (for a second trunk on this machine: --port 0 --metrics-port 0)"
-        raise PortUnavailable(f"{flag}: {reason}") from error
+        is_the_host = isinstance(error, socket.gaierror) or error.errno in _OF_THE_HOST
+        raise PortUnavailable(f"{'--host' if is_the_host else flag}: {reason}") from error
 
 
 def address_of(held: socket.socket) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
@@ -43,10 +49,9 @@ def address_of(held: socket.socket) -> tuple[ipaddress.IPv4Address | ipaddress.I
 
 def is_public(host: str) -> bool:
     """Whether other machines may reach a port of this host: one of its addresses is not loopback, or it has none."""
-    host = host.removeprefix("[").removesuffix("]")
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
+        found = socket.getaddrinfo(bare_host(host), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (InvalidAddress, OSError, UnicodeError):
         # it cannot be listened on; the attempt says why
         return True
     return not all(is_loopback(str(address[0])) for *_, address in found)

@@ -1,8 +1,11 @@
 """The trunk worker's settings. Each is a flag of `splitlearn trunk` and an environment variable."""
 
+from itertools import combinations
 from pathlib import Path
+from typing import Self
 
-from pydantic import ByteSize, Field, SecretStr
+from pydantic import ByteSize, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
@@ -123,3 +126,15 @@ class TrunkSettings(BaseSettings):
         "extra otel. Default: what OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is traced.",
     )
     shutdown_timeout: float = Field(5.0, ge=0, description="Seconds that open sessions may take to end after SIGTERM.")
+
+    @model_validator(mode="after")
+    def _has_a_port_for_each(self) -> Self:
+        ports = {"--port": self.port, "--metrics-port": self.metrics_port, "--health-port": self.health_port}
+        for one, other in combinations(ports, 2):
+            if ports[one] and ports[one] == ports[other]:
+                raise PydanticCustomError(
+                    "contradiction",
+                    "{one} and {other} are both {port}; give each a port of its own, or 0 for any free one",
+                    {"one": one, "other": other, "port": ports[one]},
+                )
+        return self

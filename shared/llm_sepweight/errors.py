@@ -10,7 +10,7 @@ SepweightError
 │   ├── BadTensorError                 name, dtype or shape does not fit
 │   └── ModuleMismatchError            the module to be filled has other names or shapes
 ├── DirectoryError                 the caller or the disk: the directory as a whole
-│   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or this is some other directory
+│   ├── UnfinishedDirectoryError       no manifest: a conversion was killed, or this is something else
 │   ├── OccupiedDirectoryError         the output directory holds something that would be lost
 │   ├── NoSpaceError                   the output directory's disk has too little free space
 │   ├── MissingSectionError            the directory never had the section
@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _MOST_NAMES = 8
+_GGUF = ".gguf"
 
 
 class SepweightError(Exception):
@@ -103,14 +104,21 @@ class DirectoryError(SepweightError):
 
 
 class UnfinishedDirectoryError(DirectoryError):
-    """There is no manifest, so nothing in the directory can be trusted to be complete."""
+    """There is no manifest, so nothing in the directory can be trusted to be complete; or there is no directory."""
 
     def __init__(self, directory: Path) -> None:
-        found = "has no manifest.json" if directory.is_dir() else "is not a directory"
-        super().__init__(
-            f"{directory} is not a finished sepweight directory (it {found}): run `splitlearn convert` again"
-        )
+        super().__init__(_without_manifest(directory))
         self.directory = directory
+
+
+def _without_manifest(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is not a finished sepweight directory (it has no manifest.json): run `splitlearn convert` again"
+    if not path.exists():
+        return f"there is no file or directory {path}: check the path, or make the directory with `splitlearn convert`"
+    if path.suffix.lower() == _GGUF:
+        return f"{path} is a GGUF file, which has to be converted first: run `splitlearn convert {path} -o DIR`"
+    return f"{path} is a file, and not a sepweight directory: give the directory that `splitlearn convert` made"
 
 
 class OccupiedDirectoryError(DirectoryError):

@@ -29,6 +29,17 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+def bare_host(host: str) -> str:
+    """The host of a server, without the brackets that an IPv6 address may have.
+
+    Raises:
+        InvalidAddress: it has one of the two.
+    """
+    if host.startswith("[") != host.endswith("]"):
+        raise InvalidAddress(f"{_quoted(host)} has one bracket of two; write an IPv6 address as ::1 or [::1]")
+    return host[1:-1] if host.startswith("[") else host
+
+
 def split_address(text: str) -> tuple[str, int]:
     """The host, without brackets, and the port of `HOST:PORT`.
 

@@ -10,7 +10,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from splitlearn_comm import forks, wire
-from splitlearn_comm.addresses import check_host, join_address
+from splitlearn_comm.addresses import bare_host, check_host, join_address
 from splitlearn_comm.call_limit import CallLimit
 from splitlearn_comm.listening import add_port
 from splitlearn_comm.options import server_options
@@ -110,7 +110,7 @@ class HealthServer:
     """
 
     def __init__(self, state: HealthState, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.host = host.removeprefix("[").removesuffix("]")
+        self.host = bare_host(host)
         self.port = port
         check_host(self.host)
         self._state = state

@@ -13,7 +13,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from splitlearn_comm import forks, wire
-from splitlearn_comm.addresses import check_host, join_address
+from splitlearn_comm.addresses import bare_host, check_host, join_address
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.authentication import TokenCheck
 from splitlearn_comm.call_limit import CallLimit
@@ -59,7 +59,7 @@ class AsyncGRPCComputeServer:
         tokens: Tokens | None = None,
         health: HealthState | None = None,
     ) -> None:
-        self.host = host.removeprefix("[").removesuffix("]")
+        self.host = bare_host(host)
         self.port = port
         check_host(self.host)
         observer = observer or NoObserver()

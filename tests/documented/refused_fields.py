@@ -32,7 +32,7 @@ REFUSED: Final[Mapping[str, str]] = {
         previous_input_messages
     """,
     "what becomes of a prompt that is too long or too short": """
-        n_discard padding truncate_prompt_tokens
+        n_discard padding
     """,
     "other inputs, and how vectors are scaled": """
         content embd_normalize prompt_embeds use_activation

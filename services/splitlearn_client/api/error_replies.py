@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from http import HTTPMethod
 from typing import Any, Final
 
 import structlog
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitlearn_client.api.error_bodies import error_body
@@ -160,7 +162,18 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     text = _NOTHING_THERE if error.status_code == 404 else str(error.detail)
     found = error_body(request.scope["path"], error.status_code, text, kind, "http_error")
-    return JSONResponse(found, error.status_code, error.headers)
+    headers = {"Allow": _methods_here(request)} if error.status_code == 405 else error.headers
+    return JSONResponse(found, error.status_code, headers)
+
+
+def _methods_here(request: Request) -> str:
+    """The methods that are served at a path, for the header Allow: those of all its routes."""
+    routes = request.app.router.routes
+
+    def is_served(method: HTTPMethod) -> bool:
+        return any(route.matches({**request.scope, "method": method.value})[0] is Match.FULL for route in routes)
+
+    return ", ".join(method.value for method in HTTPMethod if is_served(method))
 
 
 async def _client_disconnected(_: Request, __: Exception) -> Response:

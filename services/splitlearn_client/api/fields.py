@@ -1,9 +1,12 @@
-"""What the schemas of requests share: unsupported fields are refused by name, null is absent, text is Unicode."""
+"""What the schemas of requests share: unsupported fields are refused by name, null is absent, text is Unicode,
+numbers are finite.
+"""
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -11,6 +14,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from splitlearn_client.api.neutral import Neutral
 
 _Path = tuple[str | int, ...]
+_HALF: Final = "this text has half of a surrogate pair in it, which is no Unicode character"
+_INFINITE: Final = "this number is too large"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -54,40 +59,45 @@ def refusal(path: _Path, text: str) -> ValidationError:
     return ValidationError.from_exception_data("request", [InitErrorDetails(type=problem, loc=path, input=None)])
 
 
-def _encodable(value: Any) -> bool:
-    """Whether a value can be encoded as UTF-8. Much quicker than finding the place."""
+def _repeatable(value: Any) -> bool:
+    """Whether a value can be written as JSON, in UTF-8. Much quicker than finding what cannot."""
     try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, TypeError):
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError):
         return False
     return True
 
 
-def _unpaired_surrogate(value: Any, path: _Path = ()) -> _Path | None:
-    """The path of a text with half of a surrogate pair, which JSON can escape and Unicode does not allow."""
+def _unrepeatable(value: Any, path: _Path = ()) -> tuple[_Path, str] | None:
+    """The path of what no reply can repeat, and what is wrong with it.
+
+    JSON can escape half of a surrogate pair, which Unicode does not allow, and can write numbers that are infinite when
+    they are read.
+    """
     if isinstance(value, str):
-        return path if _SURROGATE.search(value) else None
+        return (path, _HALF) if _SURROGATE.search(value) else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, _INFINITE)
     if isinstance(value, dict):
         if any(_SURROGATE.search(name) for name in value):
-            return path
+            return path, _HALF
         items: Any = value.items()
     elif isinstance(value, list):
         items = enumerate(value)
     else:
         return None
     # skips ids, of which a prompt may have a million
-    texts = ((key, each) for key, each in items if isinstance(each, str | dict | list))
-    return next((found for key, each in texts if (found := _unpaired_surrogate(each, (*path, key))) is not None), None)
+    told = ((key, each) for key, each in items if isinstance(each, str | float | dict | list))
+    return next((found for key, each in told if (found := _unrepeatable(each, (*path, key))) is not None), None)
 
 
 class TextFields(Fields):
-    """A request with text, which must be Unicode."""
+    """A request with text, which must be Unicode, and with numbers, which must be finite."""
 
     @model_validator(mode="before")
     @classmethod
-    def _is_unicode(cls, sent: Any) -> Any:
+    def _is_repeatable(cls, sent: Any) -> Any:
         """Runs before `_only_what_matters`, because it is defined after it."""
-        if not _encodable(sent) and (path := _unpaired_surrogate(sent)) is not None:
-            text = "this text has half of a surrogate pair in it, which is no Unicode character"
-            raise refusal(path, text)
+        if not _repeatable(sent) and (found := _unrepeatable(sent)) is not None:
+            raise refusal(*found)
         return sent

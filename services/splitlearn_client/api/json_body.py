@@ -65,10 +65,12 @@ def strict_json(body: bytes, content_type: str = "") -> Any:
 
 
 def strict_object(text: str) -> dict[str, Any] | None:
-    """The object that a text is in JSON; None if it is none, or none that `strict_json` would take."""
+    """The object that a text is in JSON; None if it is none that `strict_json` takes and a reply can repeat."""
     try:
         value = strict_json(text.encode())
-    except (JSONDecodeError, UnicodeEncodeError):
+        # a number may be infinite when it is read
+        json.dumps(value, allow_nan=False)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -61,9 +61,11 @@ SERVERS: Final[Mapping[str, Neutral]] = {
     "return_token_offsets": only(False),
     "return_tokens_as_token_ids": only(False),
     "routed_experts_prompt_start": only(0),
+    "seed": only(-1),
     "session_id": ANYTHING,
     "skip_special_tokens": only(True),
     "spaces_between_special_tokens": only(True),
+    "stop": only(""),
     "stream_interval": only(1),
     "thinking_token_budget": only(-1),
     "truncation_side": ANYTHING,
@@ -144,6 +146,9 @@ CHAT: Final[Mapping[str, Neutral]] = {
     "add_special_tokens": only(False),
     "function_call": only("none", "auto"),
     "functions": only([]),
+    # llama-server's for no limit
+    "max_completion_tokens": only(-1),
+    "max_tokens": only(-1),
     "modalities": only(["text"]),
     "prediction": ANYTHING,
     "tools": only([]),
@@ -155,9 +160,13 @@ EMBEDDING: Final[Mapping[str, Neutral]] = {
     "add_special_tokens": only(True),
     "embed_dtype": only("float32", "float"),
     "endianness": only("native", "little"),
+    "metadata": ANYTHING,
     "mm_processor_kwargs": only({}),
     "priority": only(0),
     "request_id": ANYTHING,
+    "service_tier": only("auto", "default"),
+    # inputs that are longer than the context are refused, and not cut
+    "truncate_prompt_tokens": only(-1),
     "truncation_side": ANYTHING,
     "user": ANYTHING,
 }
@@ -193,6 +202,7 @@ MESSAGE: Final[Mapping[str, Neutral]] = {
 CONTENT_PART: Final[Mapping[str, Neutral]] = {
     "annotations": ANYTHING,
     "cache_control": ANYTHING,
+    "citations": only([]),
     "prompt_cache_breakpoint": ANYTHING,
 }
 
@@ -246,7 +256,7 @@ RESPONSES_PART: Final[Mapping[str, Neutral]] = {
 ANTHROPIC: Final[Mapping[str, Neutral]] = {
     **SERVERS,
     "cache_control": ANYTHING,
-    "context_management": only({}),
+    "context_management": only({}, {"edits": []}),
     "mcp_servers": only([]),
     "metadata": ANYTHING,
     "service_tier": only("auto", "standard_only"),

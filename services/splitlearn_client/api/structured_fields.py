@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, refusal
@@ -31,7 +31,8 @@ class JSONSchema(Fields):
 class ResponseFormat(Fields):
     """OpenAI's `response_format`."""
 
-    type: Literal["json_object", "json_schema"]
+    # a text alone is neutral; here it is for errors to name, and for what is sent along with it
+    type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchema | None = None
 
     @model_validator(mode="after")
@@ -48,13 +49,25 @@ class ResponseFormat(Fields):
         return _of_json("json_schema", self.json_schema.schema_, "response_format.json_schema.schema")
 
 
+def _source_kind(value: Any) -> str | None:
+    return "<object>" if isinstance(value, dict) else "<text>" if isinstance(value, str) else None
+
+
+_Schema = Annotated[
+    Annotated[dict[str, Any], Tag("<object>")] | Annotated[str, Tag("<text>")],
+    Discriminator(
+        _source_kind, custom_error_type="no_alternative", custom_error_message="expected an object, or its text"
+    ),
+]
+
+
 class StructuredOutputs(Fields):
     """vLLM's `structured_outputs`: one of these."""
 
     neutral = neutral.STRUCTURED_OUTPUTS
 
     # a schema that is text is parsed first, as in vLLM
-    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_: _Schema | None = Field(None, alias="json")
     regex: str | None = Field(None, min_length=1, max_length=LONGEST_SOURCE)
     choice: list[Annotated[str, Field(min_length=1, max_length=LONGEST_CHOICE)]] | None = Field(
         None, min_length=1, max_length=MOST_CHOICES, fail_fast=True

@@ -1,7 +1,7 @@
 """The fields of tools: OpenAI's `tools`, `tool_choice` and `parallel_tool_calls`, and calls in messages."""
 
 import json
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
 
@@ -64,14 +64,16 @@ class ChosenTool(Fields):
     function: ChosenFunction
 
 
-def _choice_kind(value: Any) -> str | None:
-    return "<word>" if isinstance(value, str) else "<tool>" if isinstance(value, dict) else None
+def choice_kind(value: Any) -> str | None:
+    """The tag of an alternative of `tool_choice`."""
+    return "<word>" if value in get_args(ToolWord) else "<tool>" if isinstance(value, dict) else None
 
 
+ToolWord = Literal["none", "auto", "required"]
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("<word>")] | Annotated[ChosenTool, Tag("<tool>")],
+    Annotated[ToolWord, Tag("<word>")] | Annotated[ChosenTool, Tag("<tool>")],
     Discriminator(
-        _choice_kind,
+        choice_kind,
         custom_error_type="no_alternative",
         custom_error_message='expected "none", "auto", "required", or a tool',
     ),

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-from splitlearn_comm import PortUnavailable
-from splitlearn_comm.addresses import is_loopback, join_address, listening_trouble
+from splitlearn_comm import InvalidAddress, PortUnavailable
+from splitlearn_comm.addresses import bare_host, is_loopback, join_address, listening_trouble
 
 # the socket module's addresses: host and port, for IPv6 also flow and scope
 Address = tuple[Any, ...]
@@ -27,7 +27,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
     Raises:
         PortUnavailable: says whether host, port or permission is wrong, and what to do.
     """
-    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host = bare_host(host)
+    except InvalidAddress as error:
+        raise PortUnavailable(f"--host: {error}") from error
     sockets: list[socket.socket] = []
     unusable: PortUnavailable | None = None
     with ExitStack() as undo:

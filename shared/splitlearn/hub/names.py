@@ -1,7 +1,7 @@
 """Names of models on the hub, as they are given in place of a directory: ORG/NAME or ORG/NAME@REV.
 
 The rule: a path that exists is a path. What does not exist and looks like a name is one, and everything else is a path
-again, which then lacks what it should hold.
+again, which then lacks what it should hold. A GGUF file has no name of this kind.
 """
 
 import os
@@ -14,6 +14,7 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./+-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST = 200
+_GGUF = ".gguf"
 MAIN = "main"
 
 
@@ -28,7 +29,7 @@ class ModelName:
     def parse(cls, text: str) -> Self | None:
         """The name that a text is, or None if it is none: names have exactly one slash before the revision."""
         repo, at, revision = text.partition("@")
-        if _REPO.fullmatch(repo) is None or ".." in text or len(text) > _LONGEST:
+        if _REPO.fullmatch(repo) is None or repo.lower().endswith(_GGUF) or ".." in text or len(text) > _LONGEST:
             return None
         if not at:
             return cls(repo)

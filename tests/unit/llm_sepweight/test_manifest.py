@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -78,13 +79,33 @@ def test_the_digest_of_a_part_covers_its_files_and_the_tensors_it_shares_with_ot
     assert manifest.digest_of(last) == other("begin").digest_of(last)
 
 
-@pytest.mark.parametrize("where", ["empty", "absent", "file"])
-def test_a_directory_without_manifest_is_not_finished(tmp_path, where):
-    path = tmp_path if where == "empty" else tmp_path / "x"
-    if where == "file":
-        path.write_text("")
+def test_a_directory_without_manifest_is_not_finished(tmp_path):
     with pytest.raises(UnfinishedDirectoryError, match=r"not a finished.*`splitlearn convert` again"):
-        Manifest.read(path)
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x", "x.gguf", "file/x"])
+def test_a_path_that_is_not_there_is_said_not_to_be_there(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnfinishedDirectoryError, match=rf"^there is no file or directory .*/{re.escape(name)}: check"):
+        Manifest.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x.gguf", r"is a GGUF file, which has to be converted first: run `splitlearn convert .*/x\.gguf -o DIR`$"),
+        ("X.GGUF", "is a GGUF file"),
+        (
+            "x.safetensors",
+            "is a file, and not a sepweight directory: give the directory that `splitlearn convert` made",
+        ),
+    ],
+)
+def test_a_file_in_place_of_a_directory_is_told_apart(tmp_path, name, said):
+    (tmp_path / name).write_text("")
+    with pytest.raises(UnfinishedDirectoryError, match=said):
+        Manifest.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])

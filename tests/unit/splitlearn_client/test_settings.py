@@ -229,6 +229,12 @@ def test_a_trunk_s_address_is_a_host_and_a_port(address: str) -> None:
     assert ClientSettings(weights=Path("w"), trunk=address).trunk == address
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:50051", "trunk:50051/", "one:1,grpc://two:2", "/trunk:1"])
+def test_a_trunk_s_address_has_no_scheme_and_no_path(address: str) -> None:
+    with pytest.raises(ValidationError, match="a trunk's address is HOST:PORT; remove what is before or after it"):
+        ClientSettings(weights=Path("w"), trunk=address)
+
+
 def test_hosts_are_names_and_addresses_with_commas_between() -> None:
     assert parse_hosts(" LLM.example.com, *.lan,,*, ::1,[fe80::1] ") == {
         "llm.example.com",

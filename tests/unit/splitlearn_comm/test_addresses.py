@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitlearn_comm.addresses import check_host, join_address, listening_trouble, split_address
+from splitlearn_comm.addresses import bare_host, check_host, join_address, listening_trouble, split_address
 from splitlearn_comm.errors import InvalidAddress
 
 HOSTS = st.one_of(
@@ -26,6 +26,18 @@ def test_what_is_joined_is_split_into_the_same(host: str, port: int) -> None:
 def test_only_ipv6_hosts_get_brackets_and_only_once(host: ipaddress.IPv6Address, port: int) -> None:
     assert join_address(str(host), port) == join_address(f"[{host}]", port) == f"[{host}]:{port}"
     assert join_address("127.0.0.1", port) == f"127.0.0.1:{port}"
+
+
+def test_a_servers_host_may_have_brackets_and_loses_them() -> None:
+    assert [bare_host(host) for host in ("::1", "[::1]", "127.0.0.1", "")] == ["::1", "::1", "127.0.0.1", ""]
+
+
+@pytest.mark.parametrize("host", ["[::1", "::1]", "[", "]", "[127.0.0.1"])
+def test_half_of_a_hosts_brackets_is_refused(host: str) -> None:
+    with pytest.raises(
+        InvalidAddress, match=rf"^'{re.escape(host)}' has one bracket of two; write .*as ::1 or \[::1\]"
+    ):
+        bare_host(host)
 
 
 @pytest.mark.parametrize(

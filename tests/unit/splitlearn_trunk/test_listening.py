@@ -29,10 +29,12 @@ def test_a_port_is_held_against_everybody_before_anybody_listens() -> None:
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("192.0.2.1", r"^--port: 192\.0\.2\.1 is not an address of this machine"),
-        ("nobody.invalid", r"^--port: the host 'nobody\.invalid' does not resolve"),
-        ("a..b", r"a\.\.b"),
-        ("2001:db8::1", r"^--port: 2001:db8::1|offers no IPv6"),
+        ("192.0.2.1", r"^--host: 192\.0\.2\.1 is not an address of this machine"),
+        ("nobody.invalid", r"^--host: the host 'nobody\.invalid' does not resolve"),
+        ("127.0.0.1:50051", r"^--host: the host '127\.0\.0\.1:50051' does not resolve"),
+        ("a..b", r"^--host: .*a\.\.b"),
+        ("2001:db8::1", r"^--host: (2001:db8::1|.*offers no IPv6)"),
+        ("[::1", r"^--host: '\[::1' has one bracket of two"),
     ],
 )
 def test_what_is_wrong_with_the_host_is_said_of_the_host(host: str, said: str) -> None:

@@ -33,6 +33,24 @@ def test_a_bad_value_is_refused_at_the_start(name: str, value: object) -> None:
         TrunkSettings(weights=Path("w"), **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [
+        ({"port": 7000, "metrics_port": 7000}, "--port and --metrics-port are both 7000; give each a port of its own"),
+        ({"port": 7000, "health_port": 7000}, "--port and --health-port are both 7000"),
+        ({"metrics_port": 7000, "health_port": 7000}, "--metrics-port and --health-port are both 7000"),
+        ({"port": 9101}, "--port and --metrics-port are both 9101"),
+    ],
+)
+def test_a_port_that_is_given_twice_is_said_to_be_this_process_s_own(ports: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TrunkSettings(weights=Path("w"), **ports)
+
+
+def test_several_ports_may_be_any_free_one() -> None:
+    assert TrunkSettings(weights=Path("w"), port=0, metrics_port=0, health_port=0).health_port == 0
+
+
 def test_settings_cannot_be_changed_later() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         TrunkSettings(weights=Path("w")).port = 1  # type: ignore[misc]

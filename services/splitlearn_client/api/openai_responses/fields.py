@@ -11,7 +11,7 @@ from splitlearn_client.api import neutral
 from splitlearn_client.api.fields import Fields, refusal
 from splitlearn_client.api.schema import MOST_TEMPLATE_VARIABLES, Salt, SamplingFields, StreamOptions
 from splitlearn_client.api.structured_fields import StructuredOutputs
-from splitlearn_client.api.tool_fields import MOST_TOOLS, CallArguments, Function, ToolName
+from splitlearn_client.api.tool_fields import MOST_TOOLS, CallArguments, Function, ToolName, ToolWord, choice_kind
 from splitlearn_client.text.reasoning_effort import Effort
 
 MOST_METADATA: Final = 16
@@ -134,14 +134,10 @@ class NamedFunction(_OfType):
     name: ToolName
 
 
-def _choice_kind(value: Any) -> str | None:
-    return "<word>" if isinstance(value, str) else "<tool>" if isinstance(value, dict) else None
-
-
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("<word>")] | Annotated[NamedFunction, Tag("<tool>")],
+    Annotated[ToolWord, Tag("<word>")] | Annotated[NamedFunction, Tag("<tool>")],
     Discriminator(
-        _choice_kind,
+        choice_kind,
         custom_error_type="no_alternative",
         custom_error_message='expected "none", "auto", "required", or a function',
     ),

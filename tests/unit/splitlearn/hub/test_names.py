@@ -21,7 +21,8 @@ def test_a_name_has_an_organisation_a_model_and_perhaps_a_revision(text: str, re
 @pytest.mark.parametrize(
     "text",
     ["weights", "/org/name", "./org/name", "org/name@", "../name", "a/b/c", "org/", "/name", "org/na me",
-     "org/name@a b", "org/name@../x", "org/..", "~/name", "org/name@-x", "o" * 300 + "/n", "", "org\n/name"],
+     "org/name@a b", "org/name@../x", "org/..", "~/name", "org/name@-x", "o" * 300 + "/n", "", "org\n/name",
+     "some/model.Q4_K_M.gguf", "some/MODEL.GGUF"],
 )  # fmt: skip
 def test_everything_else_is_no_name(text: str) -> None:
     assert ModelName.parse(text) is None

@@ -58,6 +58,14 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     async def fail(name: str) -> None:
         raise RAISED[name]
 
+    @routes.put("/kept/{name}")
+    async def keep(name: str) -> str:
+        return name
+
+    @routes.delete("/kept/{name}")
+    async def remove(name: str) -> str:
+        return name
+
     @routes.get("/breaks-off")
     async def break_off() -> StreamingResponse:
         async def half() -> AsyncIterator[str]:
@@ -153,7 +161,7 @@ async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_sen
         ("/completion", completion(max_tokens=-1), "max_tokens", "greater than or equal to 0"),
         ("/completion", completion(stop=5), "stop", "a string, or a list of strings"),
         ("/completion", completion(stop=[1]), "stop.0", "valid string"),
-        ("/completion", completion(stop=""), "stop", "at least 1 character"),
+        ("/completion", completion(stop=[""]), "stop.0", "at least 1 character"),
         ("/completion", completion(stop=["x", "\udfff"]), "stop.1", "surrogate"),
         ("/completion", completion(user="\ud800"), "user", "surrogate"),
         ("/completion", completion(metadata={"a": ["\ud800"]}), "metadata.a.0", "surrogate"),
@@ -175,6 +183,12 @@ async def test_a_body_that_is_no_json_object_gets_an_error_that_says_what_to_sen
         ("/chat", chat([{"type": "text", "text": "\ud83d"}]), "messages.0.content.0.text", "surrogate"),
         ("/chat", chat([{"type": "image_url", "image_url": {}}]), "messages.0.content.0.type", "'text'"),
         ("/chat", chat("x", top_logprobs=2), "top_logprobs", "needs logprobs"),
+        ("/chat", chat("x", structured_outputs={"json": 5}), "structured_outputs.json", "an object, or its text"),
+        ("/completion", completion(structured_outputs={"json": []}), "structured_outputs.json", "or its text"),
+        ("/chat", chat("x", response_format={"type": "xml"}), "response_format.type", "'text', 'json_object' or"),
+        ("/chat", chat("x", response_format={"type": "text", "schema": {}}), "response_format.schema", "leave it out"),
+        ("/chat", chat("x", tool_choice="any"), "tool_choice", '"none", "auto", "required", or a tool'),
+        ("/chat", chat("x", tool_choice=[]), "tool_choice", '"none", "auto", "required", or a tool'),
     ],
 )
 async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
@@ -187,6 +201,24 @@ async def test_a_field_that_does_not_fit_is_named_and_its_value_is_not_repeated(
     assert words in error["message"]
     assert param is None or error["message"].startswith(f"{param}: ")
     assert SECRET not in response.text
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ('"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": [1, 1e999]}}}]', "x.1"),
+        ('"chat_template_kwargs": {"x": -1e999}', "chat_template_kwargs.x"),
+        ('"metadata": {"x": 1e999}', "metadata.x"),
+        ('"temperature": 1e999', "temperature"),
+    ],
+)
+async def test_a_number_that_is_infinite_when_it_is_read_is_refused_at_its_place(
+    http: httpx.AsyncClient, field: str, param: str
+) -> None:
+    body = json.dumps(chat("x"))[:-1] + f", {field}}}"
+    error = error_of(await http.post("/chat", content=body, headers={"Content-Type": "application/json"}), 400)
+    assert error["param"].endswith(param)
+    assert error["message"] == f"{error['param']}: this number is too large"
 
 
 async def test_a_path_that_does_not_exist_and_a_wrong_method_have_the_same_shape(http: httpx.AsyncClient) -> None:
@@ -239,7 +271,13 @@ async def test_a_bug_in_the_middle_of_an_answer_breaks_it_off(http: httpx.AsyncC
 
 async def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes(http: httpx.AsyncClient) -> None:
     assert (await http.get("/chat")).headers["Allow"] == "POST"
-    assert set((await http.post("/raise/bad")).headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert (await http.post("/raise/bad")).headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "OPTIONS", "TRACE"])
+async def test_the_methods_of_a_path_are_those_of_all_its_routes(http: httpx.AsyncClient, method: str) -> None:
+    refused = await http.request(method, "/kept/a")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "DELETE, PUT")
 
 
 async def test_a_disconnect_is_no_failure_in_the_log(http: httpx.AsyncClient) -> None:

@@ -99,7 +99,20 @@ async def test_what_answers_get_answers_head_and_nothing_else_does() -> None:
         assert (await client.head("/post")).status_code == 405
 
 
-@pytest.mark.parametrize("text", ["", "[]", "5", '{"a": NaN}', '{"a": 1, "a": 2}', '{"a"', '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "5",
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        '{"a"',
+        '{"a": ' + "9" * 5000 + "}",
+        '{"a": [1e999]}',
+        '"\ud800"',
+    ],
+)
 def test_what_is_no_strict_object_is_none(text: str) -> None:
     assert strict_object(text) is None
 

@@ -15,6 +15,7 @@ from splitlearn_client.api.schema import (
     MOST_TOKENS,
     ChatFields,
     CompletionFields,
+    EmbeddingFields,
 )
 from splitlearn_client.sampling import SamplingSettings
 from splitlearn_client.stopping import StopRules
@@ -44,6 +45,19 @@ def test_what_is_left_out_is_as_in_the_openai_api() -> None:
     assert chat().max_tokens is None
     for fields in (completion(), chat()):
         assert (fields.stream, fields.stop_rules, fields.stream_options) == (False, StopRules(), None)
+
+
+def test_other_servers_words_for_a_default_are_as_if_the_field_were_absent() -> None:
+    for ask in (completion, chat):
+        assert ask(seed=-1) == ask(stop="") == ask()
+    assert chat(max_tokens=-1) == chat(max_completion_tokens=-1) == chat()
+    part = {"type": "text", "text": "hi"}
+    assert chat(messages=[{**USER, "content": [{**part, "citations": []}]}]) == chat(
+        messages=[{**USER, "content": [part]}]
+    )
+    whole: dict[str, Any] = {"model": "tiny", "input": "hi"}
+    sent = {"truncate_prompt_tokens": -1, "service_tier": "auto", "metadata": {}}
+    assert EmbeddingFields.model_validate(whole | sent) == EmbeddingFields.model_validate(whole)
 
 
 def test_every_sampling_field_reaches_the_sampler() -> None:
@@ -95,7 +109,6 @@ def test_stop_strings_may_be_as_many_and_as_long_as_the_limits_say() -> None:
 @pytest.mark.parametrize(
     ("stop", "place", "reason"),
     [
-        ("", "stop", "at least 1 character"),
         (["x", ""], "stop.1", "at least 1 character"),
         ("x" * (LONGEST_STOP + 1), "stop", f"at most {LONGEST_STOP} characters"),
         (["x", "x" * 2**20, "x" * 2**20], "stop.1", f"at most {LONGEST_STOP} characters"),

@@ -63,6 +63,8 @@ def test_without_one_nothing_is_followed(fields: dict[str, Any]) -> None:
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": 5}}},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
         {"response_format": {"type": "json_object", "json_schema": {"name": "a", "schema": {}}}},
+        {"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}},
+        {"response_format": {"type": "text", "schema": {}}},
         {"structured_outputs": {"json": {}, "regex": "a"}},
         {"structured_outputs": {"json_object": False}},
         {"structured_outputs": {"choice": ["a"] * 1025}},

@@ -40,6 +40,12 @@ def test_brackets_around_the_host_are_taken(stack: ExitStack) -> None:
     assert opened(stack, "[::1]")[0].startswith("[::1]:")
 
 
+@pytest.mark.parametrize("host", ["[::1", "::1]"])
+def test_half_a_bracket_is_the_hosts_fault(host: str) -> None:
+    with pytest.raises(PortUnavailable, match=r"^--host: .* has one bracket of two"):
+        listen(host, 0)
+
+
 def test_all_addresses_of_ipv6_take_ipv4_as_well(stack: ExitStack) -> None:
     (address,) = opened(stack, "::")
     port = int(address.rpartition(":")[2])

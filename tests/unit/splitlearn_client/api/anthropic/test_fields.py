@@ -61,6 +61,7 @@ def said(*blocks: Any, role: str = "user") -> dict[str, Any]:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"name": "f"}]}, "tools.0.input_schema"),
         ({"tools": [{**TOOL, "input_schema": []}]}, "tools.0.input_schema"),
+        ({"tools": [{**TOOL, "input_schema": {"x": 1e999}}]}, "tools.0.input_schema.x"),
         ({"tools": [TOOL] * 129}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "required"}}, "tool_choice.type"),
@@ -100,3 +101,10 @@ def test_null_is_as_if_a_field_were_absent() -> None:
     whole = {"model": "tiny", "messages": [USER], "max_tokens": 5}
     names = set(MessagesFields.model_fields) - set(whole)
     assert MessagesFields.model_validate({**whole, **dict.fromkeys(names)}) == MessagesFields.model_validate(whole)
+
+
+def test_no_edits_of_the_context_are_as_if_the_field_were_absent() -> None:
+    whole = {"model": "tiny", "messages": [USER], "max_tokens": 5}
+    sent = {**whole, "context_management": {"edits": []}}
+    assert MessagesFields.model_validate(sent) == MessagesFields.model_validate(whole)
+    assert param({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}) == "context_management"
