@@ -21,7 +21,12 @@ from splitlearn_comm.errors import Overloaded
 from splitlearn_comm.statuses import status_of
 
 MOST_CALLS: Final = 16
-_KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+_MAKERS: Final = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
 
 
 class CallLimit(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -36,10 +41,9 @@ class CallLimit(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         handler = await continuation(call)
         if handler is None or call.method.startswith(f"/{wire.SERVICE}/"):
             return handler
-        kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        kind = next(kind for kind in _MAKERS if getattr(handler, kind) is not None)
         counted = self._counted(getattr(handler, kind))
-        return make(counted, handler.request_deserializer, handler.response_serializer)
+        return _MAKERS[kind](counted, handler.request_deserializer, handler.response_serializer)
 
     def _counted(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
