@@ -131,8 +131,16 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
     if materials.model.config.num_hidden_layers < FEWEST_LAYERS:
         print(f"it has fewer than {FEWEST_LAYERS} layers, and so no middle that a trunk could serve")
         return
-    print(f"next:  splitlearn convert {options.out} --out {parts}")
+    print(f"next:  splitlearn convert {options.out} --out {parts}{_trunk_of(options)}")
     print(f"       splitlearn up {parts}")
+
+
+def _trunk_of(options: TrainOptions) -> str:
+    """What `convert` has to be told of a model whose frozen layers a trunk serves."""
+    if options.freeze_layers is None or options.init_from is None:
+        return ""
+    is_converted = (options.init_from / "manifest.json").exists()
+    return f" --trunk-of {options.init_from if is_converted else 'DIR_THAT_THE_TRUNK_SERVES'}"
 
 
 train = command(TrainOptions, run)

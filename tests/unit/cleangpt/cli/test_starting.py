@@ -84,12 +84,22 @@ def test_frozen_layers_keep_their_weights_and_all_others_learn(cleangpt: Run, sa
     words = ("train", "--data", tmp_path / "story.txt", "--out", tmp_path / "ends", "--init-from", saved)
     ran = cleangpt(*words, "--freeze-layers", "1-2", *fast)
     assert ran.code == 0, ran.err
+    assert f"--out {tmp_path / 'ends-parts'} --trunk-of DIR_THAT_THE_TRUNK_SERVES\n" in ran.out
     before, after = open_model(saved).state_dict(), open_model(tmp_path / "ends").state_dict()
     same = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert same == {name for name in before if ".1." in name}
     longer = (*words, *fast[:-1], 3, "--resume")
     assert "frozen layers was 1-2 and is now none" in cleangpt(*longer).err
     assert cleangpt(*longer, "--freeze-layers", "1-2").code == 0
+
+
+def test_the_next_command_names_the_trunk_s_model_where_it_is_converted(
+    cleangpt: Run, saved: Path, tmp_path: Path
+) -> None:
+    prepare(str(saved)).write(tmp_path / "parts")
+    words = ("train", "--data", tmp_path / "story.txt", "--out", tmp_path / "ends", "--init-from", tmp_path / "parts")
+    ran = cleangpt(*words, "--freeze-layers", "1-2", "--max-steps", 1)
+    assert f"--out {tmp_path / 'ends-parts'} --trunk-of {tmp_path / 'parts'}\n" in ran.out
 
 
 def test_new_ends_are_drawn_from_the_seed_around_the_frozen_layers(options: Callable[..., TrainOptions]) -> None:
