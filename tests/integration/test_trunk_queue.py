@@ -11,6 +11,7 @@ import httpx
 import torch
 
 from splitlearn.engine import EngineSession, Limits
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from support.running_split import RunningTrunk, Split, running_client, running_trunk, until
 
 # far longer than any wait for the network, far shorter than requests wait for admission here
@@ -95,7 +96,7 @@ async def test_in_the_middle_of_a_stream_it_is_an_event_that_says_the_same(tiny_
         engine = running.trunk.trunk.engine
         held = engine.open()
         # between two tokens it counts as away already
-        engine._sessions.scheduler.is_away = lambda _: True
+        engine._sessions.scheduler.idle_seconds = lambda _: AWAY_SECONDS
         async with running.client.http.stream("POST", "/v1/completions", json=LONG) as response:
             lines = response.aiter_lines()
             await anext(lines)

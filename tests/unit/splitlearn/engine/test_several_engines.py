@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
@@ -33,12 +34,12 @@ class Part:
 
     def __post_init__(self) -> None:
         limits = Limits(page_size=PAGE_ROWS, headroom=4, max_num_seqs=self.max_num_seqs)
-        self.given = Scheduler(limits, PageAccounting(self.n_pages, PAGE_ROWS), is_away=self.is_away)
+        self.given = Scheduler(limits, PageAccounting(self.n_pages, PAGE_ROWS), idle_seconds=self.idle_seconds)
         if self.is_optimistic:
             self.given.admission.lengths = NeverLonger()
 
-    def is_away(self, session: int) -> bool:
-        return self.now - self.used.get(session, 0) >= AWAY
+    def idle_seconds(self, session: int) -> float:
+        return (self.now - self.used.get(session, 0)) * AWAY_SECONDS / AWAY
 
     def ask(self, session: int, start: int, stop: int, max_length: int, tenant: str) -> bool:
         """False if the session's rows are lost."""
@@ -176,7 +177,7 @@ def test_sessions_of_several_tenants_never_wait_for_each_other_in_different_engi
 
 
 def test_without_taking_pages_from_sessions_that_do_nothing_they_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Part, "is_away", lambda *_: False)
+    monkeypatch.setattr(Part, "idle_seconds", lambda *_: 0.0)
 
     def many() -> None:
         for seed in range(100):
