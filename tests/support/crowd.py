@@ -35,7 +35,8 @@ def admit_too_many(engine: Engine) -> None:
     """
     scheduler = engine._sessions.scheduler
     scheduler.admission.lengths = NeverLonger()
-    scheduler.idle_seconds = lambda _: AWAY_SECONDS
+    idle_seconds = scheduler.idle_seconds
+    scheduler.idle_seconds = lambda session: max(AWAY_SECONDS, idle_seconds(session))
 
 
 @dataclass(frozen=True)

@@ -135,21 +135,23 @@ class Admission:
             self._may_fit = turn is not None and self._admit_if_it_fits(turn, self._known[turn])
 
     def admit_for_idle(self) -> list[int]:
-        """Admits waiting sessions in place of idle ones: the oldest, then those whose turn it is.
+        """Admits waiting sessions in place of idle ones: those whose turn it is, then the oldest.
 
         Returns:
             The sessions that have to be preempted, in order; their pages are released.
         """
-        oldest = self.waiting.oldest()
-        away = [] if oldest is None else [each for each in self.running if self.idle_seconds(each) >= AWAY_SECONDS]
-        if oldest is None or not away:
+        if not self.waiting or not any(self.idle_seconds(each) >= AWAY_SECONDS for each in self.running):
             return []
-        preempted = self._admit_in_place_of(sorted((each for each in away if each > oldest), reverse=True), oldest)
+        preempted: list[int] = []
         while (turn := self._turn()) is not None:
             gave_way = self._admit_in_place_of(self._giving_way(self._known[turn].owner), turn)
             if not gave_way:
                 break
             preempted += gave_way
+        oldest = self.waiting.oldest()
+        if oldest is not None:
+            away = (each for each in self.running if each > oldest and self.idle_seconds(each) >= AWAY_SECONDS)
+            preempted += self._admit_in_place_of(sorted(away, reverse=True), oldest)
         return preempted
 
     def drop(self, session: int) -> None:

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from splitlearn.engine import giving_way
 from splitlearn.engine.giving_way import AWAY_SECONDS
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
@@ -17,6 +18,8 @@ from support.crowd import NeverLonger
 AWAY = 20
 """Steps after which a session without rows counts as away."""
 PAGE_ROWS = 4
+MOST_STEPS = 6000
+"""More than twice as many as any of these seeds takes."""
 
 
 @dataclass(eq=False)
@@ -132,8 +135,9 @@ class World:
     def run(self) -> None:
         quiet = 0
         while len(self.ended) < self.n_sessions:
-            quiet = 0 if self.step() else quiet + 1
+            quiet, self.n_steps = 0 if self.step() else quiet + 1, self.n_steps + 1
             assert quiet <= 3 * AWAY, f"all wait for each other; seed {self.seed}"
+            assert self.n_steps < MOST_STEPS, f"they take each other's places for ever; seed {self.seed}"
 
     def step(self) -> bool:
         """Whether anything has happened."""
@@ -185,3 +189,11 @@ def test_without_taking_pages_from_sessions_that_do_nothing_they_would(monkeypat
 
     with pytest.raises(AssertionError, match="all wait for each other"):
         many()
+
+
+def test_if_younger_ones_took_places_as_soon_as_older_ones_some_would_go_on_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(giving_way, "LONG_AWAY_SECONDS", AWAY_SECONDS)
+    with pytest.raises(AssertionError, match="take each other's places for ever"):
+        World(2, is_optimistic=True).run()
