@@ -148,6 +148,8 @@ class Admission:
             if not gave_way:
                 break
             preempted += gave_way
+            # they may have had more than it takes
+            self.admit_waiting()
         oldest = self.waiting.oldest()
         if oldest is not None:
             away = (each for each in self.running if each > oldest and self.idle_seconds(each) >= AWAY_SECONDS)
@@ -191,10 +193,11 @@ class Admission:
         if not any(idle.values()):
             return []
         is_seat = self.shortage is Shortage.SEAT
-        use = {session: 1 if is_seat else self._growth(session).end for session in idle}
-        return list(
-            giving_way(owner, {each: Admitted(self._known[each].owner, use[each], idle[each]) for each in idle})
-        )
+        admitted = {
+            each: Admitted(self._known[each].owner, 1 if is_seat else self._growth(each).end, seconds)
+            for each, seconds in idle.items()
+        }
+        return list(giving_way(owner, admitted))
 
     def _admit_in_place_of(self, idle: Sequence[int], session: int) -> list[int]:
         """Admits a session in place of as many of the idle ones as it takes, the first ones first.

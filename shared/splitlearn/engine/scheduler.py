@@ -134,6 +134,9 @@ class Scheduler:
         self.admission.submit(session, request.max_length, request.owner, end, is_decoding=request.is_decoding)
         if self.admission.was_admitted(session) or self.n_waiting <= self.limits.max_waiting:
             return None
+        if self.n_waiting <= self.limits.max_waiting + self.admission.n_giving_way(request.owner):
+            # the next step begins with it
+            return None
         refused = self.admission.waiting.to_displace(request.owner)
         refused = session if refused is None else refused
         self.drop(refused)

@@ -24,9 +24,11 @@ def owner(text: str) -> Owner:
 class Scene:
     """A scheduler, and for how long each of its sessions has been idle."""
 
-    def __init__(self, n_seats: int, n_pages: int = 10_000) -> None:
+    def __init__(self, n_seats: int, n_pages: int = 10_000, max_waiting: int = 1024) -> None:
         self.idle: dict[int, float] = {}
-        limits = Limits(page_size=PAGE_ROWS, headroom=0, max_num_seqs=n_seats, queue_timeout=30.0)
+        limits = Limits(
+            page_size=PAGE_ROWS, headroom=0, max_num_seqs=n_seats, queue_timeout=30.0, max_waiting=max_waiting
+        )
         self.given = Scheduler(limits, PageAccounting(n_pages, PAGE_ROWS), idle_seconds=lambda n: self.idle.get(n, 0.0))
         self.given.admission.lengths = NeverLonger()
 
@@ -184,6 +186,15 @@ def test_the_client_with_the_larger_share_of_seats_waits_though_it_takes_less_me
     assert scene.step() == ((), {11})
 
 
+def test_where_nobody_may_wait_idle_sessions_make_way_all_the_same() -> None:
+    scene = Scene(n_seats=2, max_waiting=0)
+    scene.sit(range(2), "mallory", idle=0.0)
+    assert scene.given.submit(ScheduledRequest(10, 0, 1, 1000, owner("alice"))) == 10
+    scene.idle[1] = LONG_AGO
+    scene.ask(11, "alice")
+    assert scene.step() == ((1,), {11})
+
+
 # memory
 
 
@@ -192,6 +203,15 @@ def test_idle_sessions_make_way_where_memory_is_short_too() -> None:
     scene.sit(range(3), "mallory", n_rows=12)
     scene.ask(10, "alice", 20)
     assert scene.step() == ((0, 1), {10})
+
+
+def test_a_large_idle_session_makes_room_for_several_small_ones() -> None:
+    scene = Scene(n_seats=256, n_pages=10)
+    scene.sit(range(1), "mallory", n_rows=36, idle=2 * LONG_AGO)
+    scene.sit(range(1, 2), "mallory", n_rows=4)
+    scene.ask(10, "alice", 8)
+    scene.ask(11, "alice", 8)
+    assert scene.step() == ((0,), {10, 11})
 
 
 def test_no_idle_session_is_preempted_if_all_together_are_not_enough() -> None:
