@@ -246,4 +246,5 @@ def test_nobody_is_refused_because_idle_sessions_stay_long() -> None:
     assert forecast.why_not_wait(first, 100.0) == "a seat may not be free within 30 s"
     scene.idle = {0: LONG_AGO, 1: LONG_AGO}
     assert forecast.why_not_wait(first, 100.0) is None
+    forecast.announced(first, 100.0)
     assert forecast.why_refused(second, 100.0) is None
