@@ -11,6 +11,7 @@ import httpx
 import torch
 
 from splitlearn.engine import EngineSession, Limits
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from support.running_split import RunningTrunk, Split, running_client, running_trunk, until
 
 # far longer than any wait for the network, far shorter than requests wait for admission here
@@ -46,6 +47,8 @@ async def test_waiting_for_admission_may_take_longer_than_the_trunk_timeout(tiny
         engine = running.trunk.trunk.engine
         held = engine.open()
         await step(running.trunk, held)
+        # it does not make way, however long it does nothing
+        engine._sessions.scheduler.idle_seconds = lambda _: 0.0
         asking = asyncio.create_task(ask(running))
         await until(lambda: engine.n_waiting == 1)
         done, _ = await asyncio.wait({asking}, timeout=2 * TRUNK_TIMEOUT)
@@ -84,6 +87,7 @@ async def test_a_request_that_waits_too_long_for_admission_gets_429(tiny_weights
         await step(running.trunk, held)
         refused = await ask(running)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_busy")
+        assert "waited 0.2 s for a seat" in refused.json()["error"]["message"]
         assert int(refused.headers["Retry-After"]) >= 1
         running.trunk.trunk.engine.close(held)
         assert (await ask(running)).status_code == 200
@@ -95,7 +99,7 @@ async def test_in_the_middle_of_a_stream_it_is_an_event_that_says_the_same(tiny_
         engine = running.trunk.trunk.engine
         held = engine.open()
         # between two tokens it counts as away already
-        engine._sessions.scheduler.is_away = lambda _: True
+        engine._sessions.scheduler.idle_seconds = lambda _: AWAY_SECONDS
         async with running.client.http.stream("POST", "/v1/completions", json=LONG) as response:
             lines = response.aiter_lines()
             await anext(lines)

@@ -25,6 +25,8 @@ async def test_a_client_that_claims_many_tenants_takes_turns_with_one_that_claim
         engine = trunk.trunk.engine
         held = engine.open(owner=("", "", ""))
         await engine.step(held, 0, torch.zeros(1, engine.part.hidden_size))
+        # it does not make way, however long it does nothing
+        engine._sessions.scheduler.idle_seconds = lambda _: 0.0
         admitted: list[str] = []
 
         async def come(name: str, tenant: str) -> None:

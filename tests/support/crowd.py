@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from splitlearn.engine import Engine
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from splitlearn.engine.lengths import LengthEstimator
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
@@ -30,11 +31,12 @@ class NeverLonger(LengthEstimator):
 def admit_too_many(engine: Engine) -> None:
     """Lets an engine admit sessions by what they have and not by what they become, so that it has to preempt some.
 
-    Those that do nothing between two rows lose their pages at once, so that no test has to wait for it.
+    Those that do nothing between two rows lose their pages to older ones at once, so that no test has to wait for it.
     """
     scheduler = engine._sessions.scheduler
     scheduler.admission.lengths = NeverLonger()
-    scheduler.is_away = lambda _: True
+    idle_seconds = scheduler.idle_seconds
+    scheduler.idle_seconds = lambda session: max(AWAY_SECONDS, idle_seconds(session))
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Crowd:
 
     def __post_init__(self) -> None:
         pages = PageAccounting(self.n_pages, self.limits.page_size)
-        self.given = Scheduler(self.limits, pages, is_away=lambda _: False, on_admitted=self.admit)
+        self.given = Scheduler(self.limits, pages, on_admitted=self.admit)
         self.queue_time = QueueTimeEstimator()
 
     @property

@@ -4,22 +4,33 @@ A session is admitted if the memory holds what it and the admitted ones are expe
 preempted later. Which waiting session comes next says `WaitingSessions`; nothing overtakes it, so it is not starved by
 smaller ones.
 
+Sessions that have nothing to do keep their seats and pages as long as nobody waits for them. The session whose turn it
+is takes the places of those that have been idle for long (see `giving_way`).
+
 Where bottom, trunk and top are separate engines, a session may wait in one while it holds pages in another. No two may
-wait for each other so for ever. Therefore the session that was opened first of all that wait takes pages from younger
-ones that do nothing (see `is_stalled`), whoever's turn it is. If all engines open sessions in the same order, then of
+wait for each other so for ever. Therefore the session that was opened first of all that wait takes the places of
+younger ones sooner, whoever's turn it is and whoever has more. If all engines open sessions in the same order, then of
 all sessions that wait in any engine the oldest one always comes to run.
 """
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
+from splitlearn.engine.giving_way import AWAY_SECONDS, Admitted, giving_way
 from splitlearn.engine.lengths import LengthEstimator
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.memory_forecast import Growth, peak_pages
 from splitlearn.engine.owners import Owner, by_branch
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.waiting_sessions import WaitingSessions
+
+
+class Shortage(StrEnum):
+    """What those that wait lack. A seat is one of `Limits.max_num_seqs`."""
+
+    SEAT = "a seat"
+    MEMORY = "memory"
 
 
 @dataclass
@@ -34,6 +45,8 @@ class _Known:
         n_expected: the rows that it was last expected to reach; expected again when it has as many.
         decodes: it has got past its prompt since it was admitted.
         was_admitted: it is or was admitted.
+        returns_first: when it waits next, it comes before all that were never admitted. Not so one that lost its place
+            because it was idle: otherwise whoever has many of them could keep all others waiting behind them.
     """
 
     max_length: int
@@ -43,6 +56,7 @@ class _Known:
     n_expected: int = 0
     decodes: bool = False
     was_admitted: bool = False
+    returns_first: bool = False
 
 
 @dataclass
@@ -52,7 +66,7 @@ class Admission:
     Attributes:
         pages: which session holds how many pages.
         evict_cached: frees at least as many pages of cached prefixes as its argument says, or all; returns how many.
-        is_stalled: whether an admitted session has done nothing for so long that it may wait in another engine.
+        idle_seconds: for how long an admitted session has had no rows to run; 0 if it has some.
         on_admitted: called with each session that is admitted.
         lengths: how long sessions become.
         running: the admitted sessions.
@@ -62,7 +76,7 @@ class Admission:
     limits: Limits
     pages: PageAccounting
     evict_cached: Callable[[int], int]
-    is_stalled: Callable[[int], bool]
+    idle_seconds: Callable[[int], float]
     on_admitted: Callable[[int], None]
     lengths: LengthEstimator = field(default_factory=LengthEstimator)
     running: dict[int, None] = field(default_factory=dict)
@@ -85,7 +99,7 @@ class Admission:
         known.n_wanted = n_rows
         known.n_most = max(known.n_most, n_rows)
         if session not in self.running:
-            self._may_fit |= self.waiting.add(session, owner, is_returning=known.was_admitted)
+            self._may_fit |= self.waiting.add(session, owner, is_returning=known.returns_first)
             self.admit_waiting()
         elif is_decoding and not known.decodes:
             known.decodes = self._may_fit = True
@@ -93,6 +107,11 @@ class Admission:
     def was_admitted(self, session: int) -> bool:
         """Whether the session is admitted, or was and has not been removed."""
         return session in self._known and self._known[session].was_admitted
+
+    @property
+    def shortage(self) -> Shortage:
+        """What has to become free before another session is admitted."""
+        return Shortage.SEAT if len(self.running) >= self.limits.max_num_seqs else Shortage.MEMORY
 
     def n_ahead(self, owner: Owner, session: int) -> int:
         """How many sessions will be admitted before this one of the owner, which waits or is opened now."""
@@ -105,46 +124,55 @@ class Admission:
         end = max(1, self.pages.pages_for(self.lengths.expect(max_length, 1)))
         return max(0, min(free // end, self.limits.max_num_seqs - len(self.running)))
 
+    def n_giving_way(self, owner: Owner) -> int:
+        """How many admitted sessions make way for those of the owner."""
+        return len(self._giving_way(owner))
+
     def admit_waiting(self) -> None:
         """Admits waiting sessions in their turn as long as there is memory; none overtakes another."""
         while self._may_fit:
-            turn = self.waiting.next(self._use_by_branch() if self.waiting.has_several_owners else {})
+            turn = self._turn()
             self._may_fit = turn is not None and self._admit_if_it_fits(turn, self._known[turn])
 
-    def admit_oldest(self) -> list[int]:
-        """Admits the oldest waiting session in place of younger ones that do nothing; none if that is not enough.
+    def admit_for_idle(self) -> list[int]:
+        """Admits waiting sessions in place of idle ones: those whose turn it is, then the oldest.
 
         Returns:
-            The sessions that have to be preempted, the youngest first; their pages are released.
+            The sessions that have to be preempted, in order; their pages are released.
         """
-        oldest = self.waiting.oldest()
-        stalled = [] if oldest is None else [each for each in self.running if each > oldest and self.is_stalled(each)]
-        if oldest is None or not stalled or not self._fits(oldest, self._known[oldest], without=frozenset(stalled)):
+        if not self.waiting or not any(self.idle_seconds(each) >= AWAY_SECONDS for each in self.running):
             return []
-        preempted = []
-        for victim in sorted(stalled, reverse=True):
-            self.release(victim)
-            preempted.append(victim)
-            if self._admit_if_it_fits(oldest, self._known[oldest]):
+        preempted: list[int] = []
+        while (turn := self._turn()) is not None:
+            gave_way = self._admit_in_place_of(self._giving_way(self._known[turn].owner), turn)
+            if not gave_way:
                 break
+            preempted += gave_way
+            # they may have had more than it takes
+            self.admit_waiting()
+        oldest = self.waiting.oldest()
+        if oldest is not None:
+            away = (each for each in self.running if each > oldest and self.idle_seconds(each) >= AWAY_SECONDS)
+            preempted += self._admit_in_place_of(sorted(away, reverse=True), oldest)
         return preempted
 
     def drop(self, session: int) -> None:
         """The session has no request any more."""
         self._may_fit |= self.waiting.discard(session)
 
-    def release(self, session: int, *, waits: bool = False) -> None:
+    def release(self, session: int, *, waits: bool = False, was_idle: bool = False) -> None:
         """Frees the pages of a session; it can be admitted again.
 
         Args:
             waits: it has a request, and waits from now on.
+            was_idle: it is for that that it loses them.
         """
         self.running.pop(session, None)
         self.pages.release(session)
         self._may_fit = True
         known = self._known.get(session)
         if known is not None:
-            known.decodes = False
+            known.decodes, known.returns_first = False, known.was_admitted and not was_idle
             if waits:
                 self.waiting.add(session, known.owner, is_returning=True)
 
@@ -155,6 +183,37 @@ class Admission:
         known = self._known.pop(session, None)
         if known is not None and known.was_admitted:
             self.lengths.learn(known.max_length, known.n_most)
+
+    def _turn(self) -> int | None:
+        return self.waiting.next(self._use_by_branch() if self.waiting.has_several_owners else {})
+
+    def _giving_way(self, owner: Owner) -> list[int]:
+        """The admitted sessions that make way for those of the owner, in order."""
+        idle = {session: self.idle_seconds(session) for session in self.running}
+        if not any(idle.values()):
+            return []
+        is_seat = self.shortage is Shortage.SEAT
+        admitted = {
+            each: Admitted(self._known[each].owner, 1 if is_seat else self._growth(each).end, seconds)
+            for each, seconds in idle.items()
+        }
+        return list(giving_way(owner, admitted))
+
+    def _admit_in_place_of(self, idle: Sequence[int], session: int) -> list[int]:
+        """Admits a session in place of as many of the idle ones as it takes, the first ones first.
+
+        Returns:
+            Those that have to be preempted; none if all are not enough.
+        """
+        known, preempted = self._known[session], list[int]()
+        if not idle or not self._fits(session, known, without=frozenset(idle)):
+            return preempted
+        for victim in idle:
+            self.release(victim, was_idle=True)
+            preempted.append(victim)
+            if self._admit_if_it_fits(session, known):
+                break
+        return preempted
 
     def _admit_if_it_fits(self, session: int, known: _Known, n_rows: int | None = None) -> bool:
         """Reserves the pages of its first rows at once, so that the sessions behind it cannot count on them."""
@@ -167,7 +226,7 @@ class Admission:
         self.pages.reserve(session, n_rows)
         self.waiting.take(session)
         self.running[session] = None
-        known.was_admitted = True
+        known.was_admitted = known.returns_first = True
         self.on_admitted(session)
         return True
 
@@ -189,9 +248,16 @@ class Admission:
         growths = [Growth(0, end, decodes=False), *map(self._growth, others)]
         return not others or peak_pages(growths) <= self.pages.total
 
-    def _use_by_branch(self) -> Counter[Owner]:
-        """The pages that the admitted sessions of each branch are expected to hold before they end."""
-        return by_branch((self._known[session].owner, self._growth(session).end) for session in self.running)
+    def _use_by_branch(self) -> Mapping[Owner, int]:
+        """The share that the admitted sessions of each branch have of the seats, or of the pages with those that they
+        are expected to hold before they end, whichever is more (Ghodsi et al.: Dominant Resource Fairness, NSDI 2011).
+
+        In units of one seat's share of one page.
+        """
+        seats = by_branch((self._known[session].owner, 1) for session in self.running)
+        pages = by_branch((self._known[session].owner, self._growth(session).end) for session in self.running)
+        total, most = self.pages.total, self.limits.max_num_seqs
+        return {branch: max(seats[branch] * total, pages[branch] * most) for branch in seats}
 
     def _first_rows(self, known: _Known) -> int:
         return min(known.n_wanted + self.limits.headroom, known.max_length)

@@ -319,7 +319,7 @@ class Engine:
         if not self.is_waiting(request.session):
             self._start_queue_timer(request)
             return
-        waited = self.limits.queue_timeout
-        self._sessions.finish(request, self._sessions.full(request.session, f"no memory was free for {waited:g} s"))
+        why = f"waited {self.limits.queue_timeout:g} s for {self._sessions.scheduler.shortage}"
+        self._sessions.finish(request, self._sessions.full(request.session, why))
         # requests behind it may need fewer pages
         self._serving.wake()

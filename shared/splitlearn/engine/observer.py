@@ -19,7 +19,7 @@ class EngineObserver(Protocol):
         ...
 
     def preempted(self) -> None:
-        """A session lost its pages to an older one."""
+        """A session lost its pages to one that is older, or to one that waited while it was idle."""
         ...
 
     def expired(self) -> None:

@@ -5,7 +5,7 @@ beginning of one: all whose names begin with it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 Owner = tuple[str, ...]
 """All owners of one engine have as many names, so that no branch of one is an owner itself."""
@@ -23,3 +23,15 @@ def by_branch(amounts: Iterable[tuple[Owner, int]]) -> Counter[Owner]:
         for branch in branches(owner):
             sums[branch] += amount
     return sums
+
+
+def has_more(use: Mapping[Owner, int], owner: Owner, than: Owner) -> bool:
+    """Whether the owner's branch uses more than the other's, where the two part. True if they are the same owner.
+
+    Args:
+        use: of each branch.
+    """
+    for branch, other in zip(branches(owner), branches(than), strict=False):
+        if branch != other:
+            return use.get(branch, 0) > use.get(other, 0)
+    return True

@@ -67,7 +67,7 @@ class QueueForecast:
             return None
         n_free, most = self._n_free(session), self.limits.max_waiting
         if n_ahead - n_free >= max(1, most):
-            return f"{n_ahead - n_free} sessions wait for memory already"
+            return f"{n_ahead - n_free} sessions wait for {self.admission.shortage} already"
         if n_ahead >= n_free and not session.was_told:
             # otherwise whoever comes by chance would take the places of those who do as they were told
             by_then = now + self.times.seconds(n_ahead, now, n_free)
@@ -76,7 +76,7 @@ class QueueForecast:
 
     def why_not_wait(self, session: Newcomer, now: float) -> str | None:
         """Why a session that has come to wait is refused; None if it may wait."""
-        return self._why_too_long(self._n_ahead(session), now)
+        return self._why_too_long(self._n_ahead(session), now, self.admission.n_giving_way(session.owner))
 
     def announced(self, session: Newcomer, now: float) -> None:
         """The session was opened and has no rows yet."""
@@ -108,7 +108,7 @@ class QueueForecast:
             return None
         if _MARGIN * self.times.seconds(n_ahead, now, n_free) <= longest:
             return None
-        return f"memory may not be free within {longest:g} s"
+        return f"{self.admission.shortage} may not be free within {longest:g} s"
 
     def _n_ahead(self, session: Newcomer) -> int:
         return self.admission.n_ahead(session.owner, session.number)
@@ -117,5 +117,6 @@ class QueueForecast:
         return self._announced.count(session.owner, now, session.number)
 
     def _n_free(self, session: Newcomer) -> int:
-        """Places for sessions like this one that nobody waits for."""
-        return 0 if self.admission.waiting else self.admission.n_fitting(session.max_length)
+        """Places for sessions like this one that nobody waits for, and those of idle ones that make way for it."""
+        n_fitting = 0 if self.admission.waiting else self.admission.n_fitting(session.max_length)
+        return n_fitting + self.admission.n_giving_way(session.owner)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
-from splitlearn.engine.admission import Admission
+from splitlearn.engine.admission import Admission, Shortage
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.owners import Owner
 from splitlearn.engine.page_accounting import PageAccounting
@@ -73,21 +73,20 @@ class Scheduler:
     Attributes:
         pages: which session holds how many pages.
         evict_cached: frees at least as many pages of cached prefixes as its argument says, or all; returns how many.
-        is_away: whether an admitted session without a request has been idle for so long that it may wait in another
-            engine.
+        idle_seconds: for how long an admitted session without a request has had none.
         on_admitted: called with each session that is admitted.
     """
 
     limits: Limits
     pages: PageAccounting
     evict_cached: Callable[[int], int] = lambda _n_pages: 0
-    is_away: Callable[[int], bool] = lambda _session: True
+    idle_seconds: Callable[[int], float] = lambda _session: 0.0
     on_admitted: Callable[[int], None] = lambda _session: None
     admission: Admission = field(init=False)
     _requests: dict[int, ScheduledRequest] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.admission = Admission(self.limits, self.pages, self.evict_cached, self._is_stalled, self.on_admitted)
+        self.admission = Admission(self.limits, self.pages, self.evict_cached, self._idle_seconds, self.on_admitted)
 
     def __repr__(self) -> str:
         return f"<Scheduler {self.n_running} running, {self.n_waiting} waiting>"
@@ -101,6 +100,11 @@ class Scheduler:
     def n_running(self) -> int:
         """Sessions that are admitted, with a request or without. From any thread."""
         return len(self.admission.running)
+
+    @property
+    def shortage(self) -> Shortage:
+        """What sessions wait for, if some do."""
+        return self.admission.shortage
 
     @property
     def ready(self) -> list[ScheduledRequest]:
@@ -129,6 +133,9 @@ class Scheduler:
         end = request.position + request.n_rows
         self.admission.submit(session, request.max_length, request.owner, end, is_decoding=request.is_decoding)
         if self.admission.was_admitted(session) or self.n_waiting <= self.limits.max_waiting:
+            return None
+        if self.n_waiting <= self.limits.max_waiting + self.admission.n_giving_way(request.owner):
+            # the next step begins with it
             return None
         refused = self.admission.waiting.to_displace(request.owner)
         refused = session if refused is None else refused
@@ -164,9 +171,9 @@ class Scheduler:
         self._requests.pop(session, None)
         self.admission.drop(session)
 
-    def release_pages(self, session: int) -> None:
+    def release_pages(self, session: int, *, was_idle: bool) -> None:
         """Frees the pages of a session without a request; it can be admitted again."""
-        self.admission.release(session)
+        self.admission.release(session, was_idle=was_idle)
 
     def remove(self, session: int) -> None:
         """Removes the session and frees its pages."""
@@ -176,7 +183,7 @@ class Scheduler:
     def schedule(self, prefill_budget: int) -> Decision:
         """The next step: all sessions that decode, and at most `prefill_budget` rows of prompts, shared evenly."""
         self.admission.admit_waiting()
-        preempted = self.admission.admit_oldest()
+        preempted = self.admission.admit_for_idle()
         ready = sorted(self.ready, key=attrgetter("session"))
         wanted = [_next_rows(request, request.n_left) for request in ready if request.is_decoding]
         if len(wanted) < len(ready):
@@ -189,8 +196,8 @@ class Scheduler:
                 slices.append(slice_)
         return Decision(tuple(slices), tuple(preempted))
 
-    def _is_stalled(self, session: int) -> bool:
-        return session not in self._requests and self.is_away(session)
+    def _idle_seconds(self, session: int) -> float:
+        return 0.0 if session in self._requests else self.idle_seconds(session)
 
     def _reserve(self, slice_: ScheduledSlice, preempted: list[int]) -> bool:
         """Reserves the pages for a slice: evicts cached prefixes, then preempts the youngest session.

@@ -11,9 +11,10 @@ from typing import Any
 from splitlearn.engine.batching_policy import BatchingPolicy, EngineState
 from splitlearn.engine.device_step import DeviceStep, WorkItem
 from splitlearn.engine.device_thread import DeviceThread, Timing
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from splitlearn.engine.observer import EngineObserver
 from splitlearn.engine.scheduler import ScheduledSlice
-from splitlearn.engine.sessions import AWAY_SECONDS, Sessions
+from splitlearn.engine.sessions import Sessions
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,6 @@ from splitlearn.engine.session import EngineSession
 from splitlearn.errors import EngineFull, PositionNotReached, SessionClosed
 from splitlearn.runner.interface import Runner
 
-AWAY_SECONDS = 2.0
-"""A session without rows for this long may wait in another engine, or its user reads slowly."""
-
 
 class Sessions:
     """Keeps sessions, requests, scheduler, pages, and keys and values consistent with each other.
@@ -57,7 +54,7 @@ class Sessions:
         self.pages = PageAccounting(budget.n_pages, budget.page_size)
         max_prefixes = limits.max_cached_prefixes if runner.can_share_rows else 0
         self.prefix_cache = PrefixCache(max_prefixes, limits.block_size, self.pages, runner.release)
-        self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict, self._is_away, self._on_admitted)
+        self.scheduler = Scheduler(limits, self.pages, self.prefix_cache.evict, self._idle_seconds, self._on_admitted)
         self._queue = QueueForecast(limits, self.scheduler.admission)
         self.requests: dict[int, PendingRequest] = {}
         # the scheduler knows these, and the sessions that were closed during the step that runs
@@ -143,7 +140,7 @@ class Sessions:
             # a session that was truncated to 0, or left while its first rows ran, has pages and no rows
             has_pages = session.reached or self.pages.held_by(session.number)
             if session.last_used < before and is_idle and has_pages:
-                self._release_pages(session)
+                self._release_pages(session, was_idle=True)
                 self._observer.expired()
 
     def submit(self, request: PendingRequest) -> None:
@@ -159,10 +156,10 @@ class Sessions:
             ScheduledRequest(number, request.position, request.n_rows, session.max_length, session.owner)
         )
         if refused == number:
-            raise self.full(session, f"{self.scheduler.n_waiting} sessions wait for memory already")
+            raise self.full(session, f"{self.scheduler.n_waiting} sessions wait for {self.scheduler.shortage} already")
         if refused is not None:
-            n_waiting = self.scheduler.n_waiting
-            self.finish(self.requests[refused], self.full(self._open[refused], f"{n_waiting} sessions wait for memory"))
+            why = f"{self.scheduler.n_waiting} sessions wait for {self.scheduler.shortage}"
+            self.finish(self.requests[refused], self.full(self._open[refused], why))
         self._check_wait(session)
         self.requests[number] = request
         if request.is_decoding:
@@ -218,7 +215,7 @@ class Sessions:
         if error is not None:
             self.finish(request, error)
             if isinstance(error, PositionNotReached):
-                self._release_pages(session)
+                self._release_pages(session, was_idle=False)
             return
         request.began = request.began or submitted + timing.queue_seconds
         request.compute_seconds += timing.compute_seconds
@@ -281,9 +278,9 @@ class Sessions:
         if request.session.in_step or request.outputs:
             request.session.reached = request.position if self._can_truncate else 0
 
-    def _release_pages(self, session: EngineSession) -> None:
+    def _release_pages(self, session: EngineSession, *, was_idle: bool) -> None:
         """Takes pages and rows from a session without a request; it stays open."""
-        self.scheduler.release_pages(session.number)
+        self.scheduler.release_pages(session.number, was_idle=was_idle)
         self._queue.times.preempted(session.number)
         self._reset(session)
 
@@ -306,10 +303,10 @@ class Sessions:
         self._queue.times.ended(session.number, self._clock())
         self._arrivals.forget(session.number)
 
-    def _is_away(self, number: int) -> bool:
+    def _idle_seconds(self, number: int) -> float:
         session = self._open.get(number)
         # one that was closed during a step is removed after it
-        return session is not None and self._clock() - session.last_used >= AWAY_SECONDS
+        return 0.0 if session is None else self._clock() - session.last_used
 
     def _on_admitted(self, number: int) -> None:
         self._queue.times.admitted(number, self._clock())

@@ -143,13 +143,15 @@ async def test_a_session_that_would_wait_longer_than_it_may_is_refused_at_once_a
     it = engine(tiny_weights, thread, clock, seconds=30.0)
     running = await after_a_stay_of(it, clock, 40.0)
     clock.now += 5.0
+    await it.step(running, 3, torch.zeros(1, D))
     second = it.open()
     asking = asyncio.create_task(it.step(second, 0, torch.zeros(3, D)))
-    with pytest.raises(EngineFull, match=r"memory may not be free within 30 s; try again in 35 s") as refused:
+    with pytest.raises(EngineFull, match=r"a seat may not be free within 30 s; try again in 35 s") as refused:
         await asyncio.wait_for(asking, 10.0)
     assert refused.value.retry_after == pytest.approx(35.0)
     assert not it.n_waiting
     clock.now += 15.0
+    await it.step(running, 4, torch.zeros(1, D))
     third = asyncio.create_task(it.step(it.open(), 0, torch.zeros(3, D)))
     await asyncio.sleep(0)
     assert it.n_waiting == 1
@@ -167,7 +169,7 @@ async def test_a_session_that_would_wait_too_long_is_refused_when_it_is_opened(
     running = await after_a_stay_of(it, clock, 40.0)
     # it will have rows, and is the one that may wait
     second = it.open()
-    with pytest.raises(EngineFull, match=r"memory may not be free within 50 s; try again in 80 s"):
+    with pytest.raises(EngineFull, match=r"a seat may not be free within 50 s; try again in 80 s"):
         it.open()
     # told after it, unless another engine has told it too
     with pytest.raises(EngineFull, match="try again in 120 s"):
@@ -238,7 +240,7 @@ async def test_past_max_waiting_the_refusal_says_when_all_that_wait_have_been_ad
     running = await after_a_stay_of(it, clock, 40.0)
     waiting = [asyncio.create_task(it.step(it.open(), 0, torch.zeros(3, D))) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(EngineFull, match="2 sessions wait for memory already") as refused:
+    with pytest.raises(EngineFull, match="2 sessions wait for a seat already") as refused:
         await it.step(it.open(), 0, torch.zeros(3, D))
     assert refused.value.retry_after == pytest.approx(40.0 + 2 * 40.0)
     it.close(running)
@@ -271,7 +273,7 @@ async def test_a_request_that_times_out_is_refused_with_a_retry_time_and_leaves_
     first, second = it.open(), it.open()
     await it.step(first, 0, torch.zeros(3, D))
     working = asyncio.create_task(kept_busy(it, first))
-    with pytest.raises(EngineFull, match=r"no memory was free for 0\.05 s") as refused:
+    with pytest.raises(EngineFull, match=r"waited 0\.05 s for a seat") as refused:
         await it.step(second, 0, torch.zeros(3, D))
     assert refused.value.retry_after == 1.0
     assert not it.n_waiting

@@ -1,5 +1,6 @@
 import pytest
 
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import MAX_DECODE_ROWS, Decision, ScheduledRequest, Scheduler
@@ -10,7 +11,8 @@ PLENTY = 10_000
 
 def scheduler(pages: int = PLENTY, **limits: int) -> Scheduler:
     limits = {"page_size": 4, "headroom": 0, **limits}
-    return optimistic(Scheduler(Limits(**limits), PageAccounting(pages, limits["page_size"])))
+    pages_of_all = PageAccounting(pages, limits["page_size"])
+    return optimistic(Scheduler(Limits(**limits), pages_of_all, idle_seconds=lambda _: AWAY_SECONDS))
 
 
 def optimistic(given: Scheduler) -> Scheduler:

@@ -2,18 +2,23 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+from splitlearn.engine.giving_way import AWAY_SECONDS, LONG_AWAY_SECONDS
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import Decision, ScheduledRequest, Scheduler
 from support.crowd import NeverLonger
 
 
-def scheduler(pages: int, **limits: int) -> Scheduler:
-    return Scheduler(Limits(page_size=4, **{"headroom": 0, **limits}), PageAccounting(pages, 4))
+def scheduler(pages: int, idle_seconds: Sequence[float] = (AWAY_SECONDS,), **limits: int) -> Scheduler:
+    """Sessions without a request have been idle for any of these times."""
+    dice = random.Random(0)
+    limits_of_all, counted = Limits(page_size=4, **{"headroom": 0, **limits}), PageAccounting(pages, 4)
+    return Scheduler(limits_of_all, counted, idle_seconds=lambda _: dice.choice(idle_seconds))
 
 
 def optimistic(given: Scheduler) -> Scheduler:
@@ -40,6 +45,7 @@ class House:
     seed: int
     n_sessions: int
     given: Scheduler
+    may_lose_oldest: bool = False
     visitors: dict[int, Visitor] = field(default_factory=dict)
     opened: int = 0
     ended: list[int] = field(default_factory=list)
@@ -105,7 +111,8 @@ class House:
         assert len(set(numbers)) == len(numbers)
         assert not set(numbers) & set(decision.preempted)
         assert not pages.owners() & set(decision.preempted)
-        assert min(pages.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
+        if not self.may_lose_oldest:
+            assert min(pages.owners(), default=-1) < min(decision.preempted, default=self.n_sessions)
         requests = {number: request for number in self.visitors if (request := self.given.request(number)) is not None}
         for slice_ in decision.slices:
             request = requests[slice_.session]
@@ -136,6 +143,20 @@ def test_under_any_load_pages_are_consistent_and_every_session_finishes(seed: in
     assert sorted(house.ended) == list(range(30))
     assert house.given.pages.used == 0
     assert house.preempted[0] == 0  # no session is older
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_idle_sessions_make_way_pages_are_consistent_too_and_every_session_finishes(seed: int) -> None:
+    dice = random.Random(seed)
+    idle = (0.0, AWAY_SECONDS, LONG_AWAY_SECONDS)
+    given = optimistic(scheduler(dice.randint(3, 12), idle, max_num_seqs=dice.choice((3, 100))))
+    house = House(seed, n_sessions=30, given=given, may_lose_oldest=True)
+    for _ in range(3000):
+        house.step()
+        if len(house.ended) == 30:
+            break
+    assert sorted(house.ended) == list(range(30))
+    assert house.given.pages.used == 0
 
 
 def test_the_random_loads_above_do_preempt_sessions() -> None:

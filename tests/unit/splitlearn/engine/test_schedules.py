@@ -92,6 +92,9 @@ class User:
     async def _send_all(self, session: EngineSession) -> None:
         position, expected = min(session.reached, self.length - 1), exact_outputs(self.rows)
         while position < self.length:
+            if self.dice.random() < 0.05:
+                # its place may be another's then
+                await asyncio.sleep(self.dice.choice((1.0, 3.0, 9.0)))
             count = self.dice.choice((0, 1, 1, 1, 3, 9, 20))
             rows = self.rows[position : position + count]
             postprocess = None
@@ -222,13 +225,19 @@ def one_schedule(number: int) -> None:
                 "max_num_batched_tokens": 16,
             },
         )
+        # silent strangers have taken places before anybody comes, perhaps all
+        silent = [world.engine.open(8) for _ in range(dice.choice((0, 0, 2, 4)))]
+        for stranger in silent[: world.engine.limits.max_num_seqs]:
+            loop.run_until_complete(world.engine.step(stranger, 0, rows_of([1.0])))
         steady = [world.user(i) for i in range(dice.randrange(1, 4))]
         victims = [world.user(10 + i, dice.choice(("", "", *ALLOWED))) for i in range(dice.randrange(4))]
         for victim in victims:
             victim.fault = "" if victim.fault == "closed" else victim.fault
         tasks = [loop.create_task(user.lives(2)) for user in (*victims, *steady)]
         meddle(world, victims, tasks[: len(victims)], dice)
-        found = loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        found = loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10_000.0))
+        for stranger in silent:
+            world.engine.close(stranger)
         for user, error in zip((*victims, *steady), found, strict=True):
             allowed = ALLOWED.get(user.fault, ()) + (SessionClosed,) * user.was_closed
             allowed += (asyncio.CancelledError,) * (user in victims)
@@ -291,6 +300,20 @@ def test_an_older_session_that_waits_gets_the_pages_of_one_that_has_done_nothing
         loop.run_until_complete(world.engine.step(older, 0, rows_of([1.0, 2.0])))
         assert 2.0 <= loop.now - idle_since < 3.0
         assert younger.lost_pages
+
+
+def test_a_session_that_waits_gets_the_seat_of_an_older_one_that_has_done_nothing_for_five_seconds() -> None:
+    with scheduled(None) as loop:
+        world = World(loop, Random(0), n_pages=10, limits={"max_num_seqs": 1})
+        older, younger = world.engine.open(20), world.engine.open(20)
+        loop.run_until_complete(world.engine.step(older, 0, rows_of([1.0, 2.0])))
+        idle_since = loop.now
+        loop.run_until_complete(world.engine.step(younger, 0, rows_of([1.0, 2.0])))
+        assert 5.0 <= loop.now - idle_since < 7.1
+        with pytest.raises(PositionNotReached):
+            loop.run_until_complete(world.engine.step(older, 2, rows_of([3.0])))
+        again = loop.run_until_complete(world.engine.step(older, 0, rows_of([1.0, 2.0, 3.0])))
+        assert again.output[:, 0].tolist() == exact_outputs([1.0, 2.0, 3.0])
 
 
 def test_sessions_that_wait_do_not_count_as_prompts_of_the_next_step() -> None:

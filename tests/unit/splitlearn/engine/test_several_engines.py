@@ -8,6 +8,8 @@ from random import Random
 
 import pytest
 
+from splitlearn.engine import giving_way
+from splitlearn.engine.giving_way import AWAY_SECONDS
 from splitlearn.engine.limits import Limits
 from splitlearn.engine.page_accounting import PageAccounting
 from splitlearn.engine.scheduler import ScheduledRequest, Scheduler
@@ -16,6 +18,8 @@ from support.crowd import NeverLonger
 AWAY = 20
 """Steps after which a session without rows counts as away."""
 PAGE_ROWS = 4
+MOST_STEPS = 6000
+"""More than twice as many as any of these seeds takes."""
 
 
 @dataclass(eq=False)
@@ -33,12 +37,12 @@ class Part:
 
     def __post_init__(self) -> None:
         limits = Limits(page_size=PAGE_ROWS, headroom=4, max_num_seqs=self.max_num_seqs)
-        self.given = Scheduler(limits, PageAccounting(self.n_pages, PAGE_ROWS), is_away=self.is_away)
+        self.given = Scheduler(limits, PageAccounting(self.n_pages, PAGE_ROWS), idle_seconds=self.idle_seconds)
         if self.is_optimistic:
             self.given.admission.lengths = NeverLonger()
 
-    def is_away(self, session: int) -> bool:
-        return self.now - self.used.get(session, 0) >= AWAY
+    def idle_seconds(self, session: int) -> float:
+        return (self.now - self.used.get(session, 0)) * AWAY_SECONDS / AWAY
 
     def ask(self, session: int, start: int, stop: int, max_length: int, tenant: str) -> bool:
         """False if the session's rows are lost."""
@@ -131,8 +135,9 @@ class World:
     def run(self) -> None:
         quiet = 0
         while len(self.ended) < self.n_sessions:
-            quiet = 0 if self.step() else quiet + 1
+            quiet, self.n_steps = 0 if self.step() else quiet + 1, self.n_steps + 1
             assert quiet <= 3 * AWAY, f"all wait for each other; seed {self.seed}"
+            assert self.n_steps < MOST_STEPS, f"they take each other's places for ever; seed {self.seed}"
 
     def step(self) -> bool:
         """Whether anything has happened."""
@@ -176,7 +181,7 @@ def test_sessions_of_several_tenants_never_wait_for_each_other_in_different_engi
 
 
 def test_without_taking_pages_from_sessions_that_do_nothing_they_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Part, "is_away", lambda *_: False)
+    monkeypatch.setattr(Part, "idle_seconds", lambda *_: 0.0)
 
     def many() -> None:
         for seed in range(100):
@@ -184,3 +189,11 @@ def test_without_taking_pages_from_sessions_that_do_nothing_they_would(monkeypat
 
     with pytest.raises(AssertionError, match="all wait for each other"):
         many()
+
+
+def test_if_younger_ones_took_places_as_soon_as_older_ones_some_would_go_on_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(giving_way, "LONG_AWAY_SECONDS", AWAY_SECONDS)
+    with pytest.raises(AssertionError, match="take each other's places for ever"):
+        World(2, is_optimistic=True).run()
