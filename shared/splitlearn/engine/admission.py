@@ -129,7 +129,7 @@ class Admission:
         return len(self._giving_way(owner))
 
     def admit_waiting(self) -> None:
-        """Admits waiting sessions in their turn as long as there is memory; none overtakes another."""
+        """Admits waiting sessions in their turn as long as there are seats and memory; none overtakes another."""
         while self._may_fit:
             turn = self._turn()
             self._may_fit = turn is not None and self._admit_if_it_fits(turn, self._known[turn])

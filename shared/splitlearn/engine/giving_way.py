@@ -40,8 +40,8 @@ def giving_way(owner: Owner, admitted: Mapping[int, Admitted]) -> Iterator[int]:
     for number in sorted(admitted, key=lambda each: admitted[each].idle_seconds):
         if admitted[number].idle_seconds >= LONG_AWAY_SECONDS:
             lines.setdefault(admitted[number].owner, []).append(number)
-    while line_of := [each for each in lines if has_more(use, each, owner)]:
-        most = max(line_of, key=lambda each: [use[branch] for branch in branches(each)])
+    while eligible := [each for each in lines if has_more(use, each, owner)]:
+        most = max(eligible, key=lambda each: [use[branch] for branch in branches(each)])
         victim = lines[most].pop()
         if not lines[most]:
             del lines[most]
