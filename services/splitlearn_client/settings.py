@@ -265,7 +265,7 @@ class ClientSettings(BaseSettings):
         description="Memory for the KV cache of the client's own layers, for example 1GiB. Default: a quarter of what "
         "is free after loading.",
     )
-    max_waiting: int = Field(256, ge=0, description="Requests that may wait for memory; further ones get HTTP 429.")
+    max_waiting: int = Field(256, ge=0, description="Requests that may wait for their turn; further ones get HTTP 429.")
     max_num_batched_tokens: int = Field(512, ge=16, description="Prompt rows in one step while no request decodes.")
     enable_prefix_caching: bool = Field(
         True, description="Send keyed hashes of prompt blocks to the trunk, so that it can reuse cached ones."

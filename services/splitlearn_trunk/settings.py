@@ -94,7 +94,9 @@ class TrunkSettings(BaseSettings):
     )
     max_num_seqs: int = Field(256, ge=1, description="Sessions that hold keys and values at the same time.")
     max_waiting: int = Field(
-        256, ge=0, description="Sessions that may wait for memory; further ones are refused with a time to retry."
+        256,
+        ge=0,
+        description="Sessions that may wait for their turn; further ones are refused with a time to retry.",
     )
     max_streams: int | None = Field(
         None,
@@ -105,7 +107,7 @@ class TrunkSettings(BaseSettings):
     queue_timeout: float = Field(
         30.0,
         gt=0,
-        description="Seconds that a session may wait for memory. One that may have to wait longer is refused at "
+        description="Seconds that a session may wait for its turn. One that may have to wait longer is refused at "
         "once, and one that has waited that long then, with a time to retry.",
     )
     max_num_batched_tokens: int = Field(512, ge=16, description="Prompt rows in one step while no session decodes.")
