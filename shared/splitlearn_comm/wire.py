@@ -300,7 +300,7 @@ def encode_info(info: ServiceInfo) -> bytes:
 
 
 def decode_info(data: bytes) -> ServiceInfo:
-    """Raises InvalidReply: the data is not a ServiceInfo, or exceeds a limit."""
+    """What a server says of itself, `clipped`. Raises InvalidReply: it is no ServiceInfo, or exceeds a limit."""
     with _blaming_the_server():
         message = parse(pb2.ServiceInfo(), data)
         if len(message.attributes) > _MOST_ATTRIBUTES:
@@ -317,8 +317,11 @@ def decode_info(data: bytes) -> ServiceInfo:
         _check_seconds("uptime_seconds", message.uptime_seconds)
         _check_name("instance", message.instance, LONGEST_INSTANCE)
         load = _read_load(message.load) if message.HasField("load") else None
-    told = message.service_name, message.version, message.device, message.fingerprint, dict(message.attributes)
-    return ServiceInfo(*told, message.total_requests, message.uptime_seconds, load, message.instance)
+    # logs and messages name all of it
+    texts = message.service_name, message.version, message.device, message.fingerprint
+    told = [clipped(each, LONGEST_FINGERPRINT) for each in texts]
+    told_more = {clipped(key): clipped(value) for key, value in message.attributes.items()}
+    return ServiceInfo(*told, told_more, message.total_requests, message.uptime_seconds, load, message.instance)
 
 
 def _read_load(source: pb2.Load) -> ServiceLoad:
