@@ -318,10 +318,10 @@ def decode_info(data: bytes) -> ServiceInfo:
         _check_name("instance", message.instance, LONGEST_INSTANCE)
         load = _read_load(message.load) if message.HasField("load") else None
     # logs and messages name all of it
-    texts = message.service_name, message.version, message.device, message.fingerprint
-    told = [clipped(each, LONGEST_FINGERPRINT) for each in texts]
-    told_more = {clipped(key): clipped(value) for key, value in message.attributes.items()}
-    return ServiceInfo(*told, told_more, message.total_requests, message.uptime_seconds, load, message.instance)
+    names = clipped(message.service_name), clipped(message.version), clipped(message.device)
+    facts = {clipped(key): clipped(value) for key, value in message.attributes.items()}
+    told = *names, clipped(message.fingerprint, LONGEST_FINGERPRINT), facts
+    return ServiceInfo(*told, message.total_requests, message.uptime_seconds, load, message.instance)
 
 
 def _read_load(source: pb2.Load) -> ServiceLoad:
