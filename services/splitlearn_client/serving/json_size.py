@@ -15,6 +15,9 @@ MOST_VALUES: Final = 50_000
 # of a prompt's tokens, for models with a longer context or without one
 _MOST_IDS: Final = 2**20
 
+MOST_OF_INPUTS: Final = MOST_INPUT_TOKENS + MOST_INPUTS
+"""More than can be embedded: what is little more is refused by its field's name."""
+
 # Possessive quantifiers, so that the search never backtracks. Alternatives: a prompt or an input of ids or of lists of
 # ids; any string or key; a character to count.
 _IDS: Final = rb"\[(?:[\s,]*+\[[\s\d,]*+\]){0,%d}+[\s\d,]*+" % MOST_INPUTS
@@ -26,7 +29,7 @@ class MostIds:
     """Token ids that requests can use: of all prompts together, and of all inputs for embeddings."""
 
     prompt: int
-    input: int = MOST_INPUT_TOKENS
+    input: int = MOST_OF_INPUTS
 
     @classmethod
     def of(cls, context: int | None) -> "MostIds":

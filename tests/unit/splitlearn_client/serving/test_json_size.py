@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from splitlearn_client.api.prompt_fields import MOST_INPUT_TOKENS, MOST_PROMPTS
-from splitlearn_client.serving.json_size import MOST_VALUES, MostIds, excess
+from splitlearn_client.api.prompt_fields import MOST_PROMPTS
+from splitlearn_client.serving.json_size import MOST_OF_INPUTS, MOST_VALUES, MostIds, excess
 
 UNLIMITED = MostIds.of(None)
 
@@ -59,8 +59,8 @@ def test_lists_of_token_ids_may_be_long_together(layout: int | None) -> None:
         ("prompt", None, 2**20),
         ("prompt", 10**6, 2**20),
         ("prompt", 1024, 1024 * MOST_PROMPTS),
-        ("input", None, MOST_INPUT_TOKENS),
-        ("input", 1024, MOST_INPUT_TOKENS),
+        ("input", None, MOST_OF_INPUTS),
+        ("input", 1024, MOST_OF_INPUTS),
     ],
 )
 def test_token_ids_are_counted_too(name: str, context: int | None, most: int, n_lists: int) -> None:
