@@ -225,7 +225,8 @@ def http_server(
     service: Service, settings: ClientSettings, tenants: TenantDirectory, certificate: HTTPSCertificate | None = None
 ) -> HTTPServer:
     """The server of a built service."""
-    return HTTPServer(application(service), router(service).routes, settings, service.metrics, tenants, certificate)
+    app, routes = application(service), router(service).routes
+    return HTTPServer(app, routes, settings, service.metrics, tenants, certificate, lambda: service.tokenizer.context)
 
 
 def application(service: Service) -> FastAPI:

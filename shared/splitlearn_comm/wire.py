@@ -300,7 +300,7 @@ def encode_info(info: ServiceInfo) -> bytes:
 
 
 def decode_info(data: bytes) -> ServiceInfo:
-    """Raises InvalidReply: the data is not a ServiceInfo, or exceeds a limit."""
+    """What a server says of itself, `clipped`. Raises InvalidReply: it is no ServiceInfo, or exceeds a limit."""
     with _blaming_the_server():
         message = parse(pb2.ServiceInfo(), data)
         if len(message.attributes) > _MOST_ATTRIBUTES:
@@ -317,7 +317,10 @@ def decode_info(data: bytes) -> ServiceInfo:
         _check_seconds("uptime_seconds", message.uptime_seconds)
         _check_name("instance", message.instance, LONGEST_INSTANCE)
         load = _read_load(message.load) if message.HasField("load") else None
-    told = message.service_name, message.version, message.device, message.fingerprint, dict(message.attributes)
+    # logs and messages name all of it
+    names = clipped(message.service_name), clipped(message.version), clipped(message.device)
+    facts = {clipped(key): clipped(value) for key, value in message.attributes.items()}
+    told = *names, clipped(message.fingerprint, LONGEST_FINGERPRINT), facts
     return ServiceInfo(*told, message.total_requests, message.uptime_seconds, load, message.instance)
 
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from splitlearn_client.api.deferred import DeferredResponse
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.messages import Json
+from splitlearn_client.api.prompt_fields import MOST_INPUT_TOKENS
 from splitlearn_client.api.replies import measurements
 from splitlearn_client.api.schema import EmbeddingFields
 from splitlearn_client.api.service import Service
@@ -27,9 +28,6 @@ from splitlearn_client.quotas import Account, account_of
 from splitlearn_client.report import Report, together
 from splitlearn_client.request_info import RequestInfo, info_of
 from splitlearn_client.request_record import recorded, span_attributes
-
-# OpenAI's bound, of all inputs of a request together
-MOST_INPUT_TOKENS = 300_000
 
 
 def add_embedding_routes(routes: APIRouter, service: Service) -> None:

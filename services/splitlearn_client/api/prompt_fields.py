@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, StrictInt, Tag
 MOST_PROMPTS: Final = 128
 # OpenAI's bound
 MOST_INPUTS: Final = 2048
+# OpenAI's bound, of all inputs of a request together
+MOST_INPUT_TOKENS: Final = 300_000
 
 # tags of a union's members; the angle brackets distinguish them from field names in an error's path
 _TEXT, _TEXTS, _IDS, _LISTS_OF_IDS = "<text>", "<texts>", "<ids>", "<lists of ids>"

@@ -1,17 +1,21 @@
 """Limits on request bodies: their size, their time, and the bytes of all of them together."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.errors import RequestError, RequestTimeout, RequestTooLarge, TooBusy
 from splitlearn_client.request_info import read_info
 from splitlearn_client.serving.body_budget import CHUNK, BodyBudget, BodyShare
-from splitlearn_client.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
+from splitlearn_client.serving.body_turns import SHORT, BodyTurns, cost_of
+from splitlearn_client.serving.json_size import MostIds, excess
 from splitlearn_client.serving.refusing import Incoming, refuse
 
 # When the budget is used up: how long an upload may stall before it is dropped for others, and how long others wait.
@@ -20,17 +24,16 @@ _STALL_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 2.0
 # how often the first in the queue tries again
 _LOOK_SECONDS: Final = 0.01
-# up to this size, counting values is quick enough for the event loop
-_SHORT = 2**18
 
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Bytes of one body and of all bodies together; seconds in which a body must arrive."""
+    """Bytes of one body and of all bodies together; seconds in which a body must arrive; the ids that it may have."""
 
     max_bytes: int
     max_bytes_together: int
     seconds: float
+    most_ids: Callable[[], MostIds] = lambda: MostIds.of(None)
 
 
 class Bodies:
@@ -38,7 +41,7 @@ class Bodies:
 
     A body's bytes are counted until the application calls `RequestInfo.release_body`, from when on it keeps nothing of
     the body, or has answered. When the budget is used up, a body waits in a queue while its sender is not read, and the
-    slowest upload is dropped.
+    slowest upload is dropped. The application reads the body before it waits for anything, and long ones in turns.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
@@ -48,6 +51,7 @@ class Bodies:
         self._patience = min(_PATIENCE_SECONDS, limits.seconds / 2)
         self._queue = asyncio.Lock()
         """Held by the first body in the queue."""
+        self._turns = BodyTurns()
         self._uploads: dict[BodyShare, asyncio.Timeout] = {}
         """The timeouts of incomplete bodies."""
 
@@ -92,9 +96,27 @@ class Bodies:
         finally:
             share.uploading = False
             self._uploads.pop(share, None)
-        if body is not None:
-            await _check_values(body)
+        if body is None or not await self._has_turn(receive, cost_of(body)):
+            return None
+        if (too_many := excess(body, self._limits.most_ids())) is not None:
+            raise RequestTooLarge(f"the body has more than {too_many}; send fewer, or in several requests")
         return body
+
+    async def _has_turn(self, receive: Receive, cost: int) -> bool:
+        """Whether the caller was still there when it was this body's turn, which lasts as long as this step."""
+        if cost <= SHORT:
+            return True
+        turn = self._turns.enter(cost)
+        try:
+            await unless_disconnected(receive, turn)
+        except ClientDisconnect:
+            self._turns.leave(turn)
+            return False
+        except asyncio.CancelledError:
+            self._turns.leave(turn)
+            raise
+        self._turns.begin()
+        return True
 
     async def _received(self, receive: Receive, share: BodyShare) -> bytes | None:
         parts: list[bytes] = []
@@ -150,12 +172,6 @@ class Bodies:
                 await asyncio.sleep(_LOOK_SECONDS)
             elif not self._uploads[slowest].expired():
                 self._uploads[slowest].reschedule(_now())
-
-
-async def _check_values(body: bytes) -> None:
-    too_many = has_too_many_values
-    if too_many(body) if len(body) <= _SHORT else await asyncio.to_thread(too_many, body):
-        raise RequestTooLarge(f"the body has more than {MOST_VALUES} values, or {MOST_IDS} token ids; send fewer")
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from splitlearn_client.serving.connections import ConnectionLimits, Connections,
 from splitlearn_client.serving.draining import Draining
 from splitlearn_client.serving.hosts import AllowedHosts
 from splitlearn_client.serving.https import HTTPSCertificate
+from splitlearn_client.serving.json_size import MostIds
 from splitlearn_client.serving.listening import is_local, stop_accepting
 from splitlearn_client.serving.origins import readable_from
 from splitlearn_client.serving.refusing import Incoming, refuse
@@ -42,6 +43,7 @@ class HTTPServer:
         routes: the application's; requests are counted by their paths.
         tenants: who is let in.
         certificate: None serves plain HTTP.
+        context: gives the model's context in tokens; None without a limit, or before it is known.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class HTTPServer:
         metrics: ClientMetrics,
         tenants: TenantDirectory,
         certificate: HTTPSCertificate | None = None,
+        context: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._app = app
@@ -59,6 +62,7 @@ class HTTPServer:
         self._metrics = metrics
         self._tenants = tenants
         self._certificate = certificate
+        self._context = context
         self._stopping = asyncio.Event()
         self._dropping = asyncio.Event()
 
@@ -71,7 +75,8 @@ class HTTPServer:
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Returns after `stop`, when no request runs and the sockets are closed."""
         settings = self._settings
-        limits = BodyLimits(settings.max_body, _LONG_BODIES * settings.max_body, settings.body_timeout)
+        together = _LONG_BODIES * settings.max_body
+        limits = BodyLimits(settings.max_body, together, settings.body_timeout, lambda: MostIds.of(self._context()))
         named = None if settings.allowed_hosts is None else parse_hosts(settings.allowed_hosts)
         hosts = AllowedHosts.of(named, settings.host, only_loopback=is_local(sockets))
         admitted = Bodies(self._app, limits)

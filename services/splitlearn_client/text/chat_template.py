@@ -5,7 +5,6 @@ is probed: it renders conversations of probe words, which show the form of conte
 whether it renders all messages of a conversation with the same shape as the request's.
 """
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from splitlearn_client.errors import BadModelFiles, BadRequest
+from splitlearn_client.text.probe_words import WORD, Probe, n_said, shape_of
 from splitlearn_client.text.reasoning_effort import Effort, effort_variables
 from splitlearn_client.text.template_process import TemplateFailed, TemplateUnbounded, template_process
 from splitlearn_client.text.tool_messages import (
@@ -24,7 +24,6 @@ from splitlearn_client.text.tool_messages import (
     probe_tool,
     reasoning_names,
     shows_arguments,
-    with_called_names,
     with_reasoning,
     with_text_arguments,
 )
@@ -42,10 +41,6 @@ _FORCED: Final[dict[ContentFormat, frozenset[Form]]] = {
     "string": frozenset({"string"}),
     "openai": frozenset({"part", "parts"}),
 }
-_PROBE = re.compile(r"zqprobe(\d{9})")
-_PROBE_LENGTH: Final = 16
-# A key that no template reads: if it is in the text, the template printed the whole part.
-_UNREAD: Final = "zqunread"
 _MOST_SHAPES: Final = 256
 # What the service gives to a template beside the tokenizer's variables.
 _TAKEN: Final = ("messages", "tools", "documents", "add_generation_prompt")
@@ -128,22 +123,19 @@ class ChatTemplate:
         """
         self._check_rendering(messages, rendering)
         rendering = self._with_effort(rendering)
-        try:
-            formed = [self._formed(message) for message in messages]
-            text = self._rendered(formed, longest, rendering)
-        except TemplateFailed as error:
-            if rendering.tools and self._accepts(formed, longest, replace(rendering, tools=())):
-                raise BadRequest(f"the model's chat template cannot render these tools: {error}", "tools") from error
-            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
-        self._check_tools(text, rendering)
-        if self._format == "auto" and (left_out := self._first_left_out(formed, longest, rendering)) is not None:
-            role = messages[left_out].get("role")
-            raise BadRequest(
-                f"the model's chat template leaves this message (role {role!r}) out; "
-                "put its text into a message with another role, or at another place",
-                f"messages.{left_out}",
-            )
-        return _cut_behind(text, said_in(messages[-1])) if rendering.continues else text
+        left_out = None
+        for formed in self._forms_to_try(messages):
+            text = self._accepted_text(formed, longest, rendering)
+            self._check_tools(text, rendering)
+            left_out = self._first_left_out(formed, longest, rendering) if self._format == "auto" else None
+            if left_out is None:
+                return _cut_behind(text, said_in(messages[-1])) if rendering.continues else text
+        role = messages[left_out or 0].get("role")
+        raise BadRequest(
+            f"the model's chat template leaves this message (role {role!r}) out, or a part of it; "
+            "put its text into a message with another role, or at another place",
+            f"messages.{left_out}",
+        )
 
     def _check_rendering(self, messages: Sequence[Message], rendering: Rendering) -> None:
         taken = next((name for name in rendering.variables if name in {*_TAKEN, *self._variables}), None)
@@ -208,6 +200,28 @@ class ChatTemplate:
             # it knows of tools, and refuses this one
             return False
 
+    def _forms_to_try(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
+        """The messages in the nearest forms that the template accepts; then with one text each, if that differs.
+
+        Some templates take lists of parts only at some places.
+        """
+        try:
+            nearest = [self._formed(message) for message in messages]
+            as_text = [self._formed(_with_one_text(message)) for message in messages]
+        except TemplateFailed as error:
+            raise _refused(error) from error
+        yield nearest
+        if as_text != nearest:
+            yield as_text
+
+    def _accepted_text(self, formed: Sequence[Message], longest: int, rendering: Rendering) -> str:
+        try:
+            return self._rendered(formed, longest, rendering)
+        except TemplateFailed as error:
+            if rendering.tools and self._accepts(formed, longest, replace(rendering, tools=())):
+                raise BadRequest(f"the model's chat template cannot render these tools: {error}", "tools") from error
+            raise _refused(error) from error
+
     def _formed(self, message: Message) -> Message:
         """The message with its content in a form that the template accepts."""
         role, content = str(message["role"]), message.get("content")
@@ -255,16 +269,19 @@ class ChatTemplate:
 
     def _renders(self, role: str, form: Form) -> bool | None:
         """Whether the template renders such a message completely and as text; None if it refuses it."""
-        texts = list(_probes(2 if form == "parts" else 1))
-        parts = [{"type": "text", "text": text, _UNREAD: _UNREAD} for text in texts]
-        probe = {"role": role, "content": texts[0] if form == "string" else parts}
+        probe = Probe()
+        content = ["word"] * (2 if form == "parts" else 1)
+        message = {
+            "role": role,
+            "content": content[0] if form == "string" else [{"type": "text", "text": each} for each in content],
+        }
         try:
-            text = self._rendered(self._conversation_with(probe), _PROBED_CHARACTERS)
+            text = self._rendered(self._conversation_with(probe.shadow(message, 0)), _PROBED_CHARACTERS)
         except TemplateUnbounded:
             raise
         except TemplateFailed:
             return None
-        return len(_found(text)) == len(texts) and _UNREAD not in text.casefold()
+        return probe.first_left_out(text) is None
 
     def _conversation_with(self, message: Message) -> list[Message]:
         """The simplest conversation with this message."""
@@ -280,12 +297,12 @@ class ChatTemplate:
         """Index of the first message that the template does not render completely in a conversation of this shape."""
         if rendering != PLAIN:
             return self._probed(messages, longest, rendering)
-        shape = tuple(_shape(message) for message in messages)
+        shape = tuple(map(shape_of, messages))
         with self._lock:
             if shape in self._left_out:
                 return self._left_out[shape]
         left_out = self._probed(messages, longest, rendering)
-        if sum(map(_n_parts, messages)) <= _LONGEST_CACHED_SHAPE:
+        if sum(map(n_said, messages)) <= _LONGEST_CACHED_SHAPE:
             with self._lock:
                 self._left_out[shape] = left_out
                 if len(self._left_out) > _MOST_SHAPES:
@@ -293,37 +310,23 @@ class ChatTemplate:
         return left_out
 
     def _probed(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
-        probes, owners, shadows = _probes(), list[int](), list[Message]()
-        for index, message in enumerate(messages):
-            content = message.get("content")
-            if isinstance(content, str) and content.strip():
-                content = next(probes)
-                owners.append(index)
-            elif isinstance(content, list):
-                said = [bool(part.get("text", "").strip()) for part in content]
-                content = [
-                    {**part, "text": next(probes)} if is_said else part
-                    for part, is_said in zip(content, said, strict=True)
-                ]
-                owners += [index] * sum(said)
-            owners += [index] * n_calls(message)
-            shadow = with_called_names(message, probes)
-            shadows.append({**shadow, "content": content} if "content" in message else shadow)
+        probe = Probe()
+        shadows = [probe.shadow(message, index) for index, message in enumerate(messages)]
         try:
-            found = _found(self._rendered(shadows, longest + _PROBE_LENGTH * len(owners), rendering))
+            text = self._rendered(shadows, longest + probe.length, rendering)
         except TemplateFailed:
             # it accepted the conversation itself, and refuses only the probe words
             return None
-        return next((owner for number, owner in enumerate(owners) if number not in found), None)
+        return probe.first_left_out(text)
 
     def _check_user_messages(self) -> None:
         written = {form: self._renders("user", form) for form in _FORMS}
         self._forms["user"] = frozenset(form for form, value in written.items() if value)
         if not self._forms["user"] and False in written.values():
             raise BadModelFiles(
-                "the chat template leaves out users' messages, whether content is text or a list of parts; correct "
-                "chat_template.jinja (or chat_template in tokenizer_config.json), or choose one form with "
-                "--chat-template-content-format string or openai"
+                "the chat template leaves out users' messages or parts of them, whether content is text or a list of "
+                "parts; correct chat_template.jinja (or chat_template in tokenizer_config.json), or choose one form "
+                "with --chat-template-content-format string or openai"
             )
         if not self._forms["user"]:
             self._check_plain_question()
@@ -338,7 +341,7 @@ class ChatTemplate:
 
     def _check_generation_prompt(self) -> None:
         """Warns if the prompt lacks what the template itself writes before an answer."""
-        answer = next(_probes(1))
+        answer = WORD
         try:
             user = self._formed({"role": "user", "content": "word"})
             prompt = self._rendered([user], _PROBED_CHARACTERS)
@@ -349,6 +352,14 @@ class ChatTemplate:
         before, found, _ = whole.partition(answer)
         if found and before.startswith(prompt) and (missing := before[len(prompt) :].strip()):
             log.warning("the chat template does not begin the answer (add_generation_prompt)", missing=missing)
+
+
+def _refused(error: TemplateFailed) -> BadRequest:
+    return BadRequest(f"the model's chat template refuses these messages: {error}", "messages")
+
+
+def _with_one_text(message: Message) -> Message:
+    return {**message, "content": said_in(message)} if isinstance(message.get("content"), list) else message
 
 
 def said_in(message: Message) -> str:
@@ -377,24 +388,3 @@ def _in_form(content: Content, accepted: Iterable[Form]) -> Content:
         return content
     text = said_in({"content": content})
     return text if form == "string" else [{"type": "text", "text": text}]
-
-
-def _shape(message: Message) -> tuple[Any, ...]:
-    content = message.get("content")
-    said: Any = bool(content.strip()) if isinstance(content, str) else None
-    if isinstance(content, list):
-        said = tuple(bool(part.get("text", "").strip()) for part in content)
-    return (*sorted(message), message["role"], said, n_calls(message))
-
-
-def _n_parts(message: Message) -> int:
-    content = message.get("content")
-    return n_calls(message) + (max(1, len(content)) if isinstance(content, list) else 1)
-
-
-def _probes(count: int = 10**9) -> Iterator[str]:
-    return (f"zqprobe{number:09d}" for number in range(count))
-
-
-def _found(text: str) -> set[int]:
-    return {int(number) for number in _PROBE.findall(text.casefold())}

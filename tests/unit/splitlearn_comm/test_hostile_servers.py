@@ -173,6 +173,30 @@ async def test_facts_of_a_server_are_bounded(change: Callable[[pb2.ServiceInfo],
             await client.service_info()
 
 
+@pytest.mark.parametrize("field", ["service_name", "version", "device", "fingerprint", "attribute", "name"])
+async def test_facts_of_a_server_fit_into_a_line_of_a_log(field: str) -> None:
+    text = "two\nlines \x1b[2J" + "x" * (16_000 if field == "attribute" else 1000)
+    info = pb2.ServiceInfo(service_name="one")
+    if field == "attribute":
+        info.attributes["damaged"] = text
+    elif field == "name":
+        info.attributes[text] = ""
+    else:
+        setattr(info, field, text)
+    async with answering([], info.SerializeToString()) as client:
+        told = await client.service_info()
+    texts = [
+        told.service_name,
+        told.version,
+        told.device,
+        told.fingerprint,
+        *told.attributes,
+        *told.attributes.values(),
+    ]
+    assert any(each.startswith(r"two\nlines \x1b[2Jxxx") for each in texts)
+    assert all(each.isprintable() and len(each) < 1100 for each in texts)
+
+
 async def test_a_compute_that_is_answered_by_nonsense_is_the_servers_fault() -> None:
     bad = pb2.ComputeReply(tensor=pb2.Tensor(dtype=pb2.DTYPE_FLOAT32, shape=[2**40], data=bytes(8)))
     async with answering([bad.SerializeToString()]) as client:

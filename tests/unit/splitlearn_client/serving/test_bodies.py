@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 from splitlearn_client.request_info import read_info
 from splitlearn_client.serving import bodies
 from splitlearn_client.serving.bodies import Bodies, BodyLimits
-from splitlearn_client.serving.json_size import MOST_VALUES
+from splitlearn_client.serving.body_turns import SHORT, BodyTurns
+from splitlearn_client.serving.json_size import MOST_VALUES, MostIds
 from support.running_split import until
 
 FREE = KIB64 = 2**16
@@ -103,18 +104,83 @@ async def test_one_that_is_too_long_is_refused(pieces: list[int], length: int | 
     assert not service.asked
 
 
-async def test_one_of_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    service, too_many = Service(), b"[" + b"0," * MOST_VALUES + b"0]"
-    sender = Sender(service, 1)
+class Caller:
+    """Sends a whole body, and hangs up once it is told to."""
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": too_many, "more_body": False}
+    def __init__(self, service: Service, body: bytes) -> None:
+        self._body: bytes | None = body
+        self.leaves = asyncio.Event()
+        self.heard: list[Message] = []
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+        self.task = asyncio.create_task(service.bodies(scope, self._receive, self._send))
 
-    monkeypatch.setattr(sender, "_receive", receive)
-    sender.task.cancel()
-    await service.bodies({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, sender._send)
-    assert sender.heard[0]["status"] == 413
+    async def _receive(self) -> Message:
+        if self._body is None:
+            await self.leaves.wait()
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def _send(self, message: Message) -> None:
+        self.heard.append(message)
+
+
+@pytest.mark.parametrize(
+    ("body", "most", "words"),
+    [
+        (b"[" + b"0," * MOST_VALUES + b"0]", None, "50000 values"),
+        (b'{"prompt":[' + b"0," * 200_000 + b"0]}", 1024, "131072 token ids in its prompts"),
+    ],
+)
+async def test_one_of_too_many_values_is_refused(body: bytes, most: int | None, words: str) -> None:
+    service = Service(BodyLimits(len(body), len(body), 60.0, lambda: MostIds.of(most)))
+    caller = Caller(service, body)
+    await caller.task
+    assert caller.heard[0]["status"] == 413
+    assert words in caller.heard[1]["body"].decode()
     assert not service.asked
+
+
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """The ends of rests, which come when a test calls them."""
+    found = list[Callable[[], None]]()
+    monkeypatch.setattr(BodyTurns, "_rest", lambda turns, _began: found.append(turns._next))
+    return found
+
+
+LONG = b"[" + b"0," * 2 * SHORT + b"0]"
+
+
+async def test_long_bodies_are_read_in_turns_and_short_ones_at_once(rests: list[Callable[[], None]]) -> None:
+    service = Service()
+    first, second, third = (Caller(service, LONG) for _ in range(3))
+    await first.task
+    await until(lambda: len(rests) == 1)
+    short = Caller(service, b"[0]")
+    await short.task
+    assert service.asked == [len(LONG), 3]
+    second.leaves.set()
+    await second.task
+    rests.pop()()
+    await third.task
+    # nobody reads what the second one has sent
+    assert service.asked == [len(LONG), 3, len(LONG)]
+    assert [caller.heard[0]["status"] for caller in (first, short, third)] == [200] * 3
+    assert not second.heard
+
+
+async def test_a_request_that_is_cancelled_before_its_turn_takes_none(rests: list[Callable[[], None]]) -> None:
+    service = Service()
+    first, second, third = (Caller(service, LONG) for _ in range(3))
+    await first.task
+    await until(lambda: len(rests) == 1)
+    second.task.cancel()
+    await asyncio.wait({second.task})
+    rests.pop()()
+    await third.task
+    assert third.heard[0]["status"] == 200
+    assert service.asked == [len(LONG)] * 2
 
 
 async def test_one_that_does_not_come_in_time_is_refused() -> None:

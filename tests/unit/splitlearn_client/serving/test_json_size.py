@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from splitlearn_client.serving.json_size import MOST_IDS, MOST_VALUES, has_too_many_values
+from splitlearn_client.api.prompt_fields import MOST_PROMPTS
+from splitlearn_client.serving.json_size import MOST_OF_INPUTS, MOST_VALUES, MostIds, excess
+
+UNLIMITED = MostIds.of(None)
+
+
+def has_too_many_values(text: bytes, most: MostIds = UNLIMITED) -> bool:
+    return excess(text, most) is not None
 
 
 @pytest.mark.parametrize("value", [[], {}, "", 1, 1.5, [1], {"a": 1}, "\\", '"', "\n", ","])
@@ -21,9 +28,9 @@ def test_lists_of_anything_but_ids_are_counted_in_a_prompt_too(value: object) ->
 
 
 def test_an_input_for_embeddings_may_have_more_lists_of_token_ids_than_a_prompt() -> None:
-    lists = [list(range(500))] * 2000
+    lists = [list(range(140))] * 2000
     assert not has_too_many_values(json.dumps({"model": "m", "input": lists}).encode())
-    assert has_too_many_values(json.dumps({"input": [[*range(500)]] * 2200}).encode())
+    assert has_too_many_values(json.dumps({"input": [[*range(140)]] * 2500}).encode())
     assert has_too_many_values(json.dumps({"input": ["x"] * 2 * MOST_VALUES}).encode())
 
 
@@ -46,13 +53,29 @@ def test_lists_of_token_ids_may_be_long_together(layout: int | None) -> None:
 
 
 @pytest.mark.parametrize("n_lists", [1, 100])
-def test_token_ids_are_counted_too(n_lists: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "context", "most"),
+    [
+        ("prompt", None, 2**20),
+        ("prompt", 10**6, 2**20),
+        ("prompt", 1024, 1024 * MOST_PROMPTS),
+        ("input", None, MOST_OF_INPUTS),
+        ("input", 1024, MOST_OF_INPUTS),
+    ],
+)
+def test_token_ids_are_counted_too(name: str, context: int | None, most: int, n_lists: int) -> None:
     def body(n_ids: int) -> bytes:
         each = b"[" + b"1," * (n_ids // n_lists) + b"1]"
-        return b'{"prompt":[' + b",".join([each] * n_lists) + b"]}"
+        return b'{"%b":[' % name.encode() + b",".join([each] * n_lists) + b"]}"
 
-    assert not has_too_many_values(body(MOST_IDS - n_lists))
-    assert has_too_many_values(body(MOST_IDS + n_lists))
+    assert excess(body(most - n_lists), MostIds.of(context)) is None
+    assert excess(body(most + n_lists), MostIds.of(context)) == f"{most} token ids in its {name}s"
+
+
+def test_as_many_prompts_as_a_request_has_may_fill_the_context() -> None:
+    body = json.dumps({"prompt": [list(range(512))] * MOST_PROMPTS}).encode()
+    assert not has_too_many_values(body, MostIds.of(512))
+    assert has_too_many_values(body, MostIds.of(500))
 
 
 def test_more_lists_of_token_ids_than_are_taken_are_counted() -> None:

@@ -5,6 +5,7 @@ import pytest
 from splitlearn_client.errors import BadModelFiles, BadRequest
 from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat, Message, Rendering
 from splitlearn_client.text.template_process import TemplateUnbounded, TemplateUnusable
+from splitlearn_client.text.tool_messages import probe_tool
 from support.tiny_models import TEMPLATE
 
 LONG = 1 << 20
@@ -293,3 +294,78 @@ def test_an_effort_that_would_change_nothing_is_refused() -> None:
     with pytest.raises(BadRequest, match="no variable for the effort") as refused:
         ChatTemplate(BOTH, {}).render([said("user", "hi")], LONG, Rendering(effort="high"))
     assert refused.value.param == "reasoning_effort"
+
+
+# as in Llama 3.2 with tools: parts everywhere but in the message that the tools stand in
+PARTS_WITHOUT_TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{{ messages[0].content | trim }}{% set messages = messages[1:] %}{% endif %}"
+    + BOTH
+)
+PARTS_AT_THE_END = (
+    "{% for m in messages %}{% if loop.last and m.content is not string %}{% for p in m.content %}{{ p.text }}"
+    "{% endfor %}{% else %}{{ m.content }}{% endif %}|{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("dump", ["m.content", "m.content | tojson"])
+@pytest.mark.parametrize("source", [PARTS_AT_THE_END, PARTS_AT_THE_END.replace("loop.last", "loop.first")])
+def test_text_is_sent_where_a_template_writes_out_lists_at_some_places(source: str, dump: str) -> None:
+    text = render(source.replace("{{ m.content }}", "{{ " + dump + " }}"), said("user", ["a ", "b"]), *CONVERSATION[1:])
+    assert text.replace('"', "") == "a b|me|who?|"
+
+
+def test_text_is_sent_where_a_template_writes_out_lists_beside_tools() -> None:
+    template = ChatTemplate(PARTS_WITHOUT_TOOLS, {})
+    messages = [said("user", ["who ", "?"]), said("assistant", "me"), said("user", ["and ", "I?"])]
+    assert template.render(messages, LONG) == "[user]who |?|[assistant]me[user]and |I?|[assistant]"
+    text = template.render(messages, LONG, Rendering(tools=(probe_tool(),)))
+    assert text.endswith("]who ?[assistant]me[user]and I?[assistant]")
+
+
+def test_a_message_is_refused_where_lists_are_written_out_and_no_text_is_taken() -> None:
+    source = PARTS.replace("p.text", "p.text if m == messages[-1] else p")
+    with pytest.raises(BadRequest, match=r"leaves this message .* out, or a part of it") as refused:
+        render(source, said("user", ["one ", "two"]), said("user", ["three"]))
+    assert refused.value.param == "messages.0"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "m.content | truncate(60)",
+        "m.content | truncate",
+        "m.content[:40]",
+        "m.content[-40:]",
+        "m.content[:20] ~ m.content[-20:]",
+        "m.content.split('\\n')[0]",
+        "m.content.split(' ')[0]",
+        "(m.content | trim).splitlines()[-1]",
+    ],
+)
+def test_a_template_that_shows_a_part_of_a_text_is_an_error_at_start(shown: str) -> None:
+    with pytest.raises(BadModelFiles, match=r"leaves out users' messages or parts of them"):
+        ChatTemplate("{% for m in messages %}[{{ m.role }}]{{ " + shown + " }}{% endfor %}", {})
+
+
+def test_a_message_of_which_the_template_shows_a_part_is_refused() -> None:
+    source = "{% for m in messages %}{{ m.content if loop.last else m.content[:40] }}|{% endfor %}"
+    assert render(source, said("user", "hello")) == "hello|"
+    with pytest.raises(BadRequest, match=r"leaves this message .* out, or a part of it") as refused:
+        render(source, said("user", "hello"), said("assistant", "me"), said("user", "so?"))
+    assert refused.value.param == "messages.0"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "m.content | trim",
+        "m.content | upper",
+        "m.content.strip('\\n') | replace('\\n', ' ')",
+        "m.content | indent(2)",
+        "m.content.split('</think>')[-1].lstrip('\\n')",
+        "m.content.splitlines() | join('\\r\\n')",
+    ],
+)
+def test_a_template_may_change_blanks_and_letters(shown: str) -> None:
+    text = render("{% for m in messages %}{{ " + shown + " }}|{% endfor %}", said("user", " one\ntwo three \n"))
+    assert text.lower().split() in (["one", "two", "three", "|"], ["one", "two", "three|"])
