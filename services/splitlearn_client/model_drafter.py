@@ -69,8 +69,8 @@ class ModelDrafter:
                 yield guess
 
     def away(self, ids: Sequence[int]) -> None:
-        self._has_time, self._thought, self._behind = True, [], ids
-        self._thinking = asyncio.create_task(self._think(ids))
+        before, self._has_time, self._thought, self._behind = self._thinking, True, [], [*ids]
+        self._thinking = asyncio.create_task(self._think(before, self._thought))
 
     async def aclose(self) -> None:
         """Frees the session's memory."""
@@ -83,11 +83,14 @@ class ModelDrafter:
             if self._session is not None:
                 self._engine.close(self._session)
 
-    async def _think(self, ids: Sequence[int]) -> None:
-        async with aclosing(self._computed([*ids], 0)) as computed:
+    async def _think(self, before: "asyncio.Task[None] | None", thought: list[Guess]) -> None:
+        if before is not None:
+            # the session takes one step at a time; it stops after the one that runs
+            await before
+        async with aclosing(self._computed([*self._behind], 0)) as computed:
             async for guess in computed:
-                self._thought.append(guess)
-                if not self._has_time or len(self._thought) > _MOST_THOUGHT:
+                thought.append(guess)
+                if self._thought is not thought or not self._has_time or len(thought) > _MOST_THOUGHT:
                     break
 
     async def _stop_thinking(self) -> None:

@@ -73,6 +73,21 @@ async def test_right_and_wrong_guesses_change_nothing_of_what_follows(
     await drafter.aclose()
 
 
+async def test_a_trip_that_begins_while_the_thoughts_of_the_last_one_run_on_takes_their_place(
+    engine: Engine, tiny_llama: PreTrainedModel
+) -> None:
+    drafter, ids = ModelDrafter(engine, MOST_ROWS), [*PROMPT]
+    drafter.away(ids)
+    # the first thought is under way
+    await until(lambda: engine.pages.used > 0)
+    for token in (7, 8, 9):
+        ids.append(token)
+        drafter.away(ids)
+    assert await guessed(drafter, ids, 4) == greedy(tiny_llama, ids, 4)
+    await drafter.aclose()
+    assert engine.pages.used == 0
+
+
 async def test_what_was_thought_of_while_a_trip_was_away_is_not_computed_again(
     engine: Engine, tiny_llama: PreTrainedModel
 ) -> None:
