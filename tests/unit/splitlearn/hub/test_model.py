@@ -16,6 +16,7 @@ from llm_sepweight import LayersOutOfRangeError, Manifest, NoSpaceError, PartSpe
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.errors import BadDownload, FetchStopped, HubUnreachable, NotCached
 from splitlearn.hub import model as model_module
+from splitlearn.hub import spool
 from splitlearn.hub.headers import Located
 from splitlearn.hub.listing import Hub
 from splitlearn.hub.names import ModelName
@@ -207,7 +208,9 @@ def test_a_fetch_that_failed_goes_on_later_with_what_it_has(
     assert first
     served.script = lambda _: None
     open_named(TINY, cache, hub=hub, piece_bytes=20_000).fetch(WHOLE)
-    assert served.count_tensor_bytes() == sum(map(len, served.tensor_bytes().values()))
+    # at most those that were under way when one failed are asked for again: fewer than had come before
+    again = served.count_tensor_bytes() - sum(map(len, served.tensor_bytes().values()))
+    assert 0 <= again <= (spool._AT_ONCE - 1) * 20_000 < 12 * 20_000
     assert not list(cache.root.rglob("*.part"))
     assert not any(cache.root.glob("models/*/*/*/*/pieces/*"))
 
