@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 import torch
 
-from splitlearn_comm import AsyncGRPCComputeClient, SessionOpening, admission, wire
+from splitlearn_comm import AsyncGRPCComputeClient, ComputeFunction, SessionOpening, admission, wire
 from splitlearn_comm.admission import IDLE_SECONDS, Admission, ServerLimits
 from splitlearn_comm.core import PLAIN, NoObserver
 from splitlearn_comm.errors import Overloaded
@@ -80,8 +80,30 @@ async def test_a_stream_that_does_not_read_its_reply_makes_way_and_is_told_so_on
     assert observer.closed == 2
 
 
+class Doubled(ComputeFunction):
+    def compute(self, input_tensor: torch.Tensor) -> torch.Tensor:
+        return 2 * input_tensor
+
+    def get_info(self) -> dict[str, str]:
+        return {}
+
+
 @pytest.mark.usefixtures("_at_once")
-async def test_who_leaves_without_reading_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_compute_stream_that_does_not_read_its_reply_makes_way_too() -> None:
+    observer = Refusals()
+    server = AsyncGRPCComputeServer(compute_fn=Doubled(), observer=observer, limits=ServerLimits(streams=1))
+    async with server, rude_channel(server.port) as rude, asyncio.timeout(60):
+        unread = rude.stream_stream(f"/{wire.SERVICE}/Compute")()
+        await unread.write(wire.encode_compute(ROWS, PLAIN))
+        await observer.sent.wait()
+        async with AsyncGRPCComputeClient(f"127.0.0.1:{server.port}") as honest:
+            assert torch.equal(await honest.compute(ROWS), 2 * ROWS)
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_who_leaves_without_reading_is_no_failure(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     observer = Refusals()
     server = AsyncGRPCComputeServer(session_host=EchoSessionHost(), observer=observer, limits=ServerLimits(streams=2))
     async with server, asyncio.timeout(60):
@@ -95,6 +117,7 @@ async def test_who_leaves_without_reading_is_no_failure(capsys: pytest.CaptureFi
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
     assert "unexpected_error" not in said.out + said.err
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("_at_once")

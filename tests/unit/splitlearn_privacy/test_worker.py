@@ -19,6 +19,7 @@ from splitlearn_privacy.errors import OtherModel
 from splitlearn_privacy.report import Grid, Report, Worker, measure
 from splitlearn_privacy.texts import Texts, documents
 from splitlearn_privacy.wire import Distortion
+from support.tiny_models import random_model, save_sepweight, tiny_config
 
 DEMO = Path(__file__).parents[3] / "deploy/demo_model"
 
@@ -84,6 +85,8 @@ def test_the_report_says_what_the_worker_knows(own_ends: Path, read: Texts) -> N
     assert rendering.as_json(known)["worker"] == known.worker
 
 
-def test_a_public_model_of_another_shape_is_refused(tiny_weights: Path, own_ends: Path, read: Texts) -> None:
+@pytest.mark.parametrize("n_layers", [5, 6])
+def test_a_public_model_of_another_shape_is_refused(tmp_path: Path, own_ends: Path, read: Texts, n_layers: int) -> None:
+    other = save_sepweight(tmp_path, random_model(tiny_config("llama", num_hidden_layers=n_layers)))
     with pytest.raises(OtherModel, match="is not the model that the client's was trained from"):
-        measured(own_ends, read, Grid(), Worker(tiny_weights))
+        measured(own_ends, read, Grid(), Worker(other))

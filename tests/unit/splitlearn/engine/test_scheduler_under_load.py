@@ -125,6 +125,15 @@ class House:
         assert sum(slice_.length for slice_ in decision.slices if not requests[slice_.session].is_decoding) <= limit
 
 
+def run_to_the_end(house: House) -> None:
+    for _ in range(3000):
+        house.step()
+        if len(house.ended) == 30:
+            break
+    assert sorted(house.ended) == list(range(30))
+    assert house.given.pages.used == 0
+
+
 @pytest.mark.parametrize("is_optimistic", [True, False])
 @pytest.mark.parametrize("seed", range(20))
 def test_under_any_load_pages_are_consistent_and_every_session_finishes(seed: int, is_optimistic: bool) -> None:
@@ -136,12 +145,7 @@ def test_under_any_load_pages_are_consistent_and_every_session_finishes(seed: in
     }
     given = scheduler(pages=dice.randint(3, 12), **limits)
     house = House(seed, n_sessions=30, given=optimistic(given) if is_optimistic else given)
-    for _ in range(3000):
-        house.step()
-        if len(house.ended) == 30:
-            break
-    assert sorted(house.ended) == list(range(30))
-    assert house.given.pages.used == 0
+    run_to_the_end(house)
     assert house.preempted[0] == 0  # no session is older
 
 
@@ -151,12 +155,7 @@ def test_where_idle_sessions_make_way_pages_are_consistent_too_and_every_session
     idle = (0.0, AWAY_SECONDS, LONG_AWAY_SECONDS)
     given = optimistic(scheduler(dice.randint(3, 12), idle, max_num_seqs=dice.choice((3, 100))))
     house = House(seed, n_sessions=30, given=given, may_lose_oldest=True)
-    for _ in range(3000):
-        house.step()
-        if len(house.ended) == 30:
-            break
-    assert sorted(house.ended) == list(range(30))
-    assert house.given.pages.used == 0
+    run_to_the_end(house)
 
 
 def test_the_random_loads_above_do_preempt_sessions() -> None:
