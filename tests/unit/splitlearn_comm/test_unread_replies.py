@@ -13,6 +13,7 @@ from splitlearn_comm.admission import IDLE_SECONDS, Admission, ServerLimits
 from splitlearn_comm.core import PLAIN, NoObserver
 from splitlearn_comm.errors import Overloaded
 from splitlearn_comm.frames import Frame
+from splitlearn_comm.outgoing import Outgoing
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.testing import EchoSessionHost
 
@@ -162,3 +163,17 @@ def test_a_stream_that_was_written_to_is_what_it_was_before() -> None:
     with places.sending(place, 6.0):
         pass
     places.enter(5.0 + admission.SILENT_SECONDS, lambda: None, "another")
+
+
+class Gone:
+    """The context of a call whose client has left, before grpc cancels it."""
+
+    async def write(self, _data: bytes) -> None:
+        raise grpc.aio.InternalError("Failed execute_batch")
+
+
+async def test_a_message_that_cannot_be_sent_any_more_ends_the_call_as_cancelling_it_would() -> None:
+    outgoing = Outgoing(Gone())
+    for waits in (outgoing.write(b"late"), outgoing.read()):
+        with pytest.raises(asyncio.CancelledError):
+            await waits
