@@ -7,13 +7,23 @@ whether it renders all messages of a conversation with the same shape as the req
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import structlog
 
 from splitlearn_client.errors import BadModelFiles, BadRequest
+from splitlearn_client.text.message_content import (
+    FORCED,
+    FORMS,
+    ContentFormat,
+    Form,
+    changed_messages,
+    in_form,
+    said_in,
+    with_one_text,
+)
 from splitlearn_client.text.probe_words import WORD, Probe, n_said, shape_of
 from splitlearn_client.text.reasoning_effort import Effort, effort_variables
 from splitlearn_client.text.template_process import TemplateFailed, TemplateUnbounded, template_process
@@ -31,16 +41,6 @@ from splitlearn_client.text.tool_messages import (
 log = structlog.get_logger()
 
 Message = Mapping[str, Any]
-Content = str | list[dict[str, str]]
-ContentFormat = Literal["auto", "string", "openai"]
-# The form of content for a template: text, a list of one part, or a list of all parts of the request.
-Form = Literal["string", "part", "parts"]
-
-_FORMS: Final[tuple[Form, ...]] = ("string", "part", "parts")
-_FORCED: Final[dict[ContentFormat, frozenset[Form]]] = {
-    "string": frozenset({"string"}),
-    "openai": frozenset({"part", "parts"}),
-}
 _MOST_SHAPES: Final = 256
 # What the service gives to a template beside the tokenizer's variables.
 _TAKEN: Final = ("messages", "tools", "documents", "add_generation_prompt")
@@ -127,7 +127,7 @@ class ChatTemplate:
         for formed in self._forms_to_try(messages):
             text = self._accepted_text(formed, longest, rendering)
             self._check_tools(text, rendering)
-            left_out = self._first_left_out(formed, longest, rendering) if self._format == "auto" else None
+            left_out = self._first_left_out(formed, text, longest, rendering) if self._format == "auto" else None
             if left_out is None:
                 return _cut_behind(text, said_in(messages[-1])) if rendering.continues else text
         role = messages[left_out or 0].get("role")
@@ -207,7 +207,7 @@ class ChatTemplate:
         """
         try:
             nearest = [self._formed(message) for message in messages]
-            as_text = [self._formed(_with_one_text(message)) for message in messages]
+            as_text = [self._formed(with_one_text(message)) for message in messages]
         except TemplateFailed as error:
             raise _refused(error) from error
         yield nearest
@@ -231,13 +231,13 @@ class ChatTemplate:
             message = with_text_arguments(message)
         formed = {**with_reasoning(message, self._reasoning_names), "role": role}
         if isinstance(content, str | list):
-            formed["content"] = _in_form(content, self._accepted(role))
+            formed["content"] = in_form(content, self._accepted(role))
         return formed
 
     @property
     def _takes_text_arguments(self) -> bool:
         if self._text_arguments is None:
-            user = {"role": "user", "content": _in_form("word", self._accepted("user"))}
+            user = {"role": "user", "content": in_form("word", self._accepted("user"))}
             call = probe_call()
             forms = {False: call, True: with_text_arguments(call)}
             self._text_arguments = next((form for form, each in forms.items() if self._shows(user, each)), False)
@@ -257,13 +257,13 @@ class ChatTemplate:
 
     def _accepted(self, role: str) -> frozenset[Form]:
         if self._format != "auto":
-            return _FORCED[self._format]
+            return FORCED[self._format]
         # a role that is never rendered is refused by the template, or found to be left out
         return self._forms_of(role) or frozenset({"string"})
 
     def _forms_of(self, role: str) -> frozenset[Form]:
         if role not in self._forms:
-            found = {form: self._renders(role, form) for form in _FORMS}
+            found = {form: self._renders(role, form) for form in FORMS}
             self._forms[role] = frozenset(form for form, written in found.items() if written)
         return self._forms[role]
 
@@ -287,14 +287,21 @@ class ChatTemplate:
         """The simplest conversation with this message."""
         if message["role"] == "user":
             return [message]
-        user = {"role": "user", "content": _in_form("word", self._accepted("user"))}
+        user = {"role": "user", "content": in_form("word", self._accepted("user"))}
         if message["role"] == "tool":
-            call = {**probe_call(), "content": _in_form("", self._accepted("assistant"))}
+            call = {**probe_call(), "content": in_form("", self._accepted("assistant"))}
             return [user, with_text_arguments(call) if self._takes_text_arguments else call, probe_result(message)]
         return [user, message, user] if message["role"] == "assistant" else [message, user]
 
-    def _first_left_out(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
-        """Index of the first message that the template does not render completely in a conversation of this shape."""
+    def _first_left_out(self, messages: Sequence[Message], text: str, longest: int, rendering: Rendering) -> int | None:
+        """Index of the first message that the template does not render completely into the text."""
+        left_out = self._left_out_by_shape(messages, longest, rendering)
+        if left_out is None and (changed := changed_messages(messages, text)):
+            return self._probed(messages, longest, rendering, changed)
+        return left_out
+
+    def _left_out_by_shape(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
+        """Index of the first message that is not rendered completely in any conversation of this shape."""
         if rendering != PLAIN:
             return self._probed(messages, longest, rendering)
         shape = tuple(map(shape_of, messages))
@@ -309,9 +316,18 @@ class ChatTemplate:
                     self._left_out.popitem(last=False)
         return left_out
 
-    def _probed(self, messages: Sequence[Message], longest: int, rendering: Rendering) -> int | None:
+    def _probed(
+        self, messages: Sequence[Message], longest: int, rendering: Rendering, changed: Collection[int] = ()
+    ) -> int | None:
+        """Index of the first message of whose probe words one is missing.
+
+        They stand in place of all texts, or, if some messages have been changed, before and after the texts of these.
+        """
         probe = Probe()
-        shadows = [probe.shadow(message, index) for index, message in enumerate(messages)]
+        if changed:
+            shadows = [probe.around(each, index) if index in changed else each for index, each in enumerate(messages)]
+        else:
+            shadows = [probe.shadow(each, index) for index, each in enumerate(messages)]
         try:
             text = self._rendered(shadows, longest + probe.length, rendering)
         except TemplateFailed:
@@ -320,7 +336,7 @@ class ChatTemplate:
         return probe.first_left_out(text)
 
     def _check_user_messages(self) -> None:
-        written = {form: self._renders("user", form) for form in _FORMS}
+        written = {form: self._renders("user", form) for form in FORMS}
         self._forms["user"] = frozenset(form for form, value in written.items() if value)
         if not self._forms["user"] and False in written.values():
             raise BadModelFiles(
@@ -358,16 +374,6 @@ def _refused(error: TemplateFailed) -> BadRequest:
     return BadRequest(f"the model's chat template refuses these messages: {error}", "messages")
 
 
-def _with_one_text(message: Message) -> Message:
-    return {**message, "content": said_in(message)} if isinstance(message.get("content"), list) else message
-
-
-def said_in(message: Message) -> str:
-    """A message's text."""
-    content = message.get("content") or ""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-
-
 def _cut_behind(text: str, said: str) -> str:
     """The text up to the end of its last message's. Templates may strip a message. Raises BadRequest."""
     place = text.rfind(said.strip())
@@ -378,13 +384,3 @@ def _cut_behind(text: str, said: str) -> str:
         )
     whole = said.lstrip()
     return text[: place + len(whole if text.startswith(whole, place) else said.strip())]
-
-
-def _in_form(content: Content, accepted: Iterable[Form]) -> Content:
-    """The content in the accepted form that is nearest to the request's."""
-    forms: list[Form] = ["string", "part", "parts"] if isinstance(content, str) else ["parts", "string", "part"]
-    form = next(form for form in forms if form in accepted)
-    if form == "parts" and not isinstance(content, str):
-        return content
-    text = said_in({"content": content})
-    return text if form == "string" else [{"type": "text", "text": text}]

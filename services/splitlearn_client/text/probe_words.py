@@ -46,6 +46,15 @@ class Probe:
         shadow = with_called_names(message, self._words(index))
         return {**shadow, "content": content} if "content" in message else shadow
 
+    def around(self, message: Message, index: int) -> Message:
+        """The message with a word before and after each of its texts."""
+        content = message.get("content")
+        if isinstance(content, str):
+            content = self._around(content, index)
+        elif isinstance(content, list):
+            content = [{**part, "text": self._around(part.get("text", ""), index)} for part in content]
+        return {**message, "content": content}
+
     def first_left_out(self, text: str) -> int | None:
         """The first message that a rendered text lacks a word of, or has a part of as it is."""
         folded = text.casefold()
@@ -66,6 +75,12 @@ class Probe:
         self.length += 2 * _WORDS_OF_A_TEXT * len(_BETWEEN)
         words = self._words(index)
         return _BETWEEN.join(next(words) for _ in range(_WORDS_OF_A_TEXT))
+
+    def _around(self, text: str, index: int) -> str:
+        words = self._words(index)
+        # in quotes each line's end takes two characters
+        self.length += 4
+        return f"{next(words)}\n{text}\n{next(words)}"
 
     def _part(self, part: Mapping[str, Any], index: int) -> Mapping[str, Any]:
         text = part.get("text", "")

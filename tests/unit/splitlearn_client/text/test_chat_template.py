@@ -369,3 +369,25 @@ def test_a_message_of_which_the_template_shows_a_part_is_refused() -> None:
 def test_a_template_may_change_blanks_and_letters(shown: str) -> None:
     text = render("{% for m in messages %}{{ " + shown + " }}|{% endfor %}", said("user", " one\ntwo three \n"))
     assert text.lower().split() in (["one", "two", "three", "|"], ["one", "two", "three|"])
+
+
+@pytest.mark.parametrize(
+    ("shown", "said_by_user"),
+    [
+        ("m.content.split('</think>')[-1]", "what does </think> mean?"),
+        ("m.content.split('###')[0]", "see below ### this"),
+        ("m.content | truncate(3000)", "word " * 1000),
+        ("m.content[-3000:]", "word " * 1000),
+    ],
+)
+@pytest.mark.parametrize("is_list", [True, False])
+def test_a_text_that_the_template_cuts_is_refused_and_others_are_not(
+    shown: str, said_by_user: str, is_list: bool
+) -> None:
+    source = "{% for m in messages %}{{ m.content.split('@')[-1] if m.role == 'assistant' else " + shown
+    source += " }}|{% endfor %}"
+    content = [said_by_user] if is_list else said_by_user
+    assert render(source, said("assistant", "thought @ answer"), said("user", "hello")) == " answer|hello|"
+    with pytest.raises(BadRequest, match=r"leaves this message .* out, or a part of it") as refused:
+        render(source, said("user", "hello"), said("user", content))
+    assert refused.value.param == "messages.1"
