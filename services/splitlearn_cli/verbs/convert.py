@@ -71,8 +71,8 @@ def _convert(settings: Settings) -> None:
     conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name, trunk_of=trunk_of)
     with bytes_bar("converting", conversion.total_bytes) as advance:
         manifest = conversion.write(settings.out, overwrite=settings.overwrite, progress=advance)
-    if (left_out := conversion.left_out_in_one_line()) is not None:
-        note(left_out)
+    for line in conversion.notes():
+        note(line)
     size = sum(entry.size for entry in manifest.files.values())
     if trunk_of is None:
         _report(settings.out, manifest.n_layers, size)

@@ -17,6 +17,7 @@ from splitlearn.checkpoints.plan import lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
+from splitlearn.checkpoints.vocabulary_lines import maybe_cut_off
 from splitlearn.checkpoints.weight_files import StoredTensor, commonest_dtype
 from splitlearn.model.cache import cache_layer_specs
 from splitlearn.model.layout import (
@@ -43,6 +44,8 @@ class Conversion:
     tokenizer_files: Mapping[str, Content] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model has no place for."""
+    doubts: tuple[str, ...] = ()
+    """What may be wrong with files of the tokenizer, and what to do, in a line each."""
     needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By section: the tensors of the checkpoint that it is made of."""
     trunk_of: Manifest | None = None
@@ -53,12 +56,12 @@ class Conversion:
         """Bytes that `write` will put out for the sections, headers included."""
         return sum(file_size(tensors) for tensors in self.sections.values())
 
-    def left_out_in_one_line(self) -> str | None:
-        """Which tensors are left out, of many alike one; None if all have a place."""
+    def notes(self) -> list[str]:
+        """What its user should know, in a line each: which tensors are left out, of many alike one, and the doubts."""
         if not self.left_out:
-            return None
+            return [*self.doubts]
         count = f"{len(self.left_out)} tensor{'s' if len(self.left_out) > 1 else ''}"
-        return f"left out {count} that the model has no place for: {shorten(self.left_out)}"
+        return [f"left out {count} that the model has no place for: {shorten(self.left_out)}", *self.doubts]
 
     def write(self, out: Path, *, overwrite: bool = False, progress: Callable[[int], None] | None = None) -> Manifest:
         """Writes the directory; the manifest comes last, so that an interrupted run leaves nothing that loads.
@@ -136,6 +139,7 @@ def prepare(
     plan = plan_tensors(model, layout, reading, at_hand=stored is None)
     plan.check(opened.path, reading)
     target_dtype = opened.dtype or _commonest_dtype(reading)
+    tokenizer_files = opened.tokenizer()
     return Conversion(
         source=opened.path,
         model_name=opened.name,
@@ -144,8 +148,9 @@ def prepare(
         tied=plan.tied_places,
         dtype=target_dtype,
         config={**opened.config, "model_type": config.model_type} if trunk_of is None else trunk_of.config,
-        tokenizer_files=opened.tokenizer(),
+        tokenizer_files=tokenizer_files,
         left_out=tuple(tensor.key for tensor in reading.left_out),
+        doubts=tuple(maybe_cut_off(tokenizer_files, model.get_input_embeddings().weight.shape[0])),
         needs=plan.needs(),
         trunk_of=trunk_of,
     )

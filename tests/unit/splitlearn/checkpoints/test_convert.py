@@ -301,12 +301,12 @@ def test_a_dtype_that_nothing_runs_in_is_refused_before_the_weights_are_read(che
 
 def test_what_is_left_out_is_told_in_one_line(checkpoint: Path) -> None:
     state = load_file(checkpoint / "model.safetensors")
-    assert prepare(str(checkpoint)).left_out_in_one_line() is None
+    assert prepare(str(checkpoint)).notes() == []
     state |= {f"vision.layers.{i}.weight": torch.ones(1) for i in range(40)}
     state |= {name: torch.ones(1) for name in ("a", "b", "c", "d", "e")}
     save_file(state, checkpoint / "model.safetensors")
     told = "left out 45 tensors that the model has no place for: a, b, c, d and 41 more"
-    assert prepare(str(checkpoint)).left_out_in_one_line() == told
+    assert prepare(str(checkpoint)).notes() == [told]
 
 
 def test_what_is_missing_is_an_error_that_tells_what_is_there_instead(checkpoint: Path) -> None:
