@@ -4,6 +4,7 @@ Shapes: B rows, T positions, N predicting positions, D hidden size, V vocabulary
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,25 +15,37 @@ from cleangpt.distillation.text import predicting
 from cleangpt.model.first_layers import first_layers
 from cleangpt.model.form import check_form
 from cleangpt.trainers.causal_logits import causal_logits, check_ids
-from splitlearn.model.layout import inspect_model
+from splitlearn.model.layout import ModelLayout, inspect_model
 from splitlearn.model.traits import row_width
 
 
 class Blocks:
     """The blocks of any causal model that `splitlearn` can cut. It works on the model itself, without a copy.
 
+    All but `logits` and `vocab_size` raise UnsupportedModel if the model has no list of layers.
+
     Raises:
         ModelFormError: the model is a plain module.
-        UnsupportedModel: the model has no list of layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         check_form(model)
         self.model = model
-        self._layout = inspect_model(model)
-        self.n_blocks = self._layout.n_layers
-        self.width = int(row_width(model.config))
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+
+    @cached_property
+    def _layout(self) -> ModelLayout:
+        return inspect_model(self.model)
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return self._layout.n_layers
+
+    @property
+    def width(self) -> int:
+        """The hidden size, D."""
+        return int(row_width(self.model.config))
 
     def after(self, ids_BT: Tensor, block: int) -> Tensor:
         """The hidden states [B, T, D] after `block`, counted from 0; later blocks do not run."""

@@ -14,6 +14,8 @@ from cleangpt.evaluation.texts import EvaluationText
 from cleangpt.inference.generation import continuations, sliding_note
 from cleangpt.inference.sampling import Sampling
 from cleangpt.tokenizers import BaseTokenizer
+from splitlearn.errors import UnsupportedModel
+from splitlearn.model.layout import inspect_model
 
 ANSWER_TOKENS = 32
 
@@ -44,12 +46,13 @@ def evaluate_model(
 
     Raises:
         VocabularyMismatchError: the vocabularies have different sizes; nothing was measured.
+        UnsupportedModel: one of the two has no blocks that could be compared; nothing was measured.
         BlockMapError, EmptyDataError, PromptError: see each error.
     """
     own = Blocks(student.model.eval())
     others = Blocks(teacher.model.eval()) if teacher else None
-    if others is not None and others.vocab_size != own.vocab_size:
-        raise VocabularyMismatchError(student=own.vocab_size, teacher=others.vocab_size)
+    if others is not None:
+        _check_comparable(own, others)
     batches = [batch.to(student.model.device) for batch in text.batches]
     found = measure_predictions(own, others, batches)
     answers = _answers(text.prompts, student, teacher, tokenizer, max_new_tokens) if is_compared else _Answers()
@@ -66,6 +69,16 @@ def evaluate_model(
         answers.comparisons,
         note,
     )
+
+
+def _check_comparable(student: Blocks, teacher: Blocks) -> None:
+    if teacher.vocab_size != student.vocab_size:
+        raise VocabularyMismatchError(student=student.vocab_size, teacher=teacher.vocab_size)
+    for each in (student, teacher):
+        try:
+            inspect_model(each.model)
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{error}, so it is not compared with another model; measure each alone") from error
 
 
 def refuse_other_tokens(student: BaseTokenizer, teacher: BaseTokenizer) -> None:

@@ -8,6 +8,8 @@ from cleangpt.errors import GenerationSettingsError
 
 # logits are divided by these, in 32 bits
 _LEAST_DIVISOR: Final = 1e-30
+MOST_BEAMS: Final = 1024
+"""Each beam is a row of its own, with keys and values of its own."""
 _RULES: Final = ("top_k", "top_p", "min_p", "typical_p")
 
 
@@ -19,8 +21,8 @@ class Sampling:
     `top_k` keeps the k likeliest ids, `top_p` the smallest set of likeliest ids with at least that total probability,
     `min_p` the ids with at least that share of the top id's probability, `typical_p` the ids whose surprise is closest
     to the expected one. `repetition_penalty` above 1 makes ids that occurred before less likely. `num_beams` above 1
-    searches that many texts in parallel. With `seed` None, torch's global generator is used. `slide` lets a text go on
-    behind the model's last position: see `cleangpt.inference.windows`.
+    searches that many texts in parallel, at most `MOST_BEAMS`. With `seed` None, torch's global generator is used.
+    `slide` lets a text go on behind the model's last position: see `cleangpt.inference.windows`.
 
     Raises:
         GenerationSettingsError: a value is out of range, or temperature 0 leaves a rule nothing to choose from.
@@ -45,7 +47,7 @@ class Sampling:
             value = getattr(self, name)
             self._check(name, "a number", value is None or isinstance(value, Real))
         self._check("max_new_tokens", "1 or more", self.max_new_tokens >= 1)
-        self._check("num_beams", "1 or more", self.num_beams >= 1)
+        self._check("num_beams", f"between 1 and {MOST_BEAMS}", 1 <= self.num_beams <= MOST_BEAMS)
         self._check_divisor("temperature", "a finite number of 0 or more", self.temperature or 1.0)
         self._check("top_k", "1 or more", self.top_k is None or self.top_k >= 1)
         self._check("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1)

@@ -1,5 +1,6 @@
 """What a training is made from, compared by name, and the differences in words."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ WHEN_TEXT_CHANGES = (
 )
 # of a digest or a whole config nobody wants to read both
 _LONGEST_SHOWN = 40
+# a dataclass of plain numbers, as a schedule is
+_VALUE = re.compile(r"(\w+)\(((?:\w+=[^,()]*(?:, |(?=\))))+)\)")
+_ARGUMENT = re.compile(r"(\w+)=([^,()]*)")
 
 Changes = dict[str, tuple[Any, Any]]
 """What was and what is now, by name; None where there was nothing."""
@@ -40,6 +44,16 @@ def in_words(changes: Changes) -> str:
 def _in_words(name: str, was: Any, now: Any) -> str:
     if name == TEXT:
         return f"other {TEXT} ({WHEN_TEXT_CHANGES})"
+    if arguments := _changed_arguments(str(was), str(now)):
+        return ", ".join(_in_words(f"{name}'s {argument}", *change) for argument, change in arguments.items())
     if was is None or max(len(str(was)), len(str(now))) > _LONGEST_SHOWN:
         return f"other {name}"
     return f"{name} was {was} and is now {'not set' if now is None else now}"
+
+
+def _changed_arguments(was: str, now: str) -> Changes:
+    """Between two values of one class, as their repr writes them: the arguments that differ; else nothing."""
+    before, after = _VALUE.fullmatch(was), _VALUE.fullmatch(now)
+    if before is None or after is None or before[1] != after[1]:
+        return {}
+    return changes_between(dict(_ARGUMENT.findall(before[2])), dict(_ARGUMENT.findall(after[2])))

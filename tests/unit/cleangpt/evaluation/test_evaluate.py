@@ -1,13 +1,14 @@
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, RwkvConfig
 
 from cleangpt.errors import TokenizersDifferError, VocabularyMismatchError
 from cleangpt.evaluation.evaluate import Subject, evaluate_model, refuse_other_tokens
 from cleangpt.evaluation.texts import EvaluationText, TextChoice, read_evaluation_text
 from cleangpt.inference.generation import run_generation
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
+from splitlearn.errors import UnsupportedModel
 
 
 @pytest.fixture
@@ -94,3 +95,17 @@ def test_tokenizers_have_to_give_the_same_ids() -> None:
         refuse_other_tokens(one, longer)
     with pytest.raises(TokenizersDifferError, match=r"1 of \d tokens.*'c'"):
         refuse_other_tokens(one, other)
+
+
+def test_a_model_that_has_no_blocks_is_measured_alone_and_not_beside_another(
+    teacher: PreTrainedModel, tokenizer: BaseTokenizer, text: EvaluationText
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "attention_hidden_size": 16, "intermediate_size": 32}
+    config = RwkvConfig(vocab_size=teacher.config.vocab_size, context_length=32, **sizes)
+    model = AutoModelForCausalLM.from_config(config)
+    report = evaluate_model(Subject("rwkv", model), tokenizer, text)
+    assert report.student.likelihood.tokens == 2 * 4 * 31
+    for pair in ((model, teacher), (teacher, model)):
+        first, second = (Subject("some", each) for each in pair)
+        with pytest.raises(UnsupportedModel, match=r"rwkv: .* measure each alone"):
+            evaluate_model(first, tokenizer, text, second)

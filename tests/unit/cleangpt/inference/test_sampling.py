@@ -17,6 +17,7 @@ from cleangpt.inference.sampling import Sampling
         {"typical_p": 0.0},
         {"repetition_penalty": 0.0},
         {"num_beams": 0},
+        {"num_beams": 1_000_000},
         {"seed": -1},
         {"max_new_tokens": 2.5},
         {"max_new_tokens": "5"},
