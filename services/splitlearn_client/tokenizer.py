@@ -18,7 +18,8 @@ from splitlearn_client.parsing.response_schema import ResponseSchema
 from splitlearn_client.parsing.responses import ResponseStream
 from splitlearn_client.structured.vocabulary import read_vocabulary
 from splitlearn_client.text.call_probe import written_call
-from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, ContentFormat, Message, Rendering
+from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, Message, Rendering
+from splitlearn_client.text.message_content import ContentFormat
 from splitlearn_client.text.template_process import TemplateFailed
 from splitlearn_client.text.tokenizer_reading import read_tokenizer
 from splitlearn_client.text.tool_messages import WrittenCall

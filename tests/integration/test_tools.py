@@ -162,3 +162,44 @@ async def test_a_strict_tool_leaves_the_choice_to_the_model_and_its_arguments_to
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
     choice = await asked(family, tools=[strict], seed=0, max_tokens=60)
     assert choice["finish_reason"] == "length" or all(map(is_valid, choice["message"].get("tool_calls", [])))
+
+
+@pytest.mark.parametrize("weights", ["mistral named", "gemma", "hermes", "harmony"], indirect=True)
+async def test_what_an_answer_has_to_follow_is_its_content_and_not_its_reasoning(family: Split) -> None:
+    word = {"tools": None, "structured_outputs": {"choice": ["yes", "no"]}}
+    # hermes and harmony write theirs as text here, to which random weights find no end
+    biases = dict.fromkeys(map(str, _reasoning_tokens(family)), 100) or unlikely(family)
+    choice = await asked(family, logit_bias=biases, **word)
+    assert (choice["message"]["content"] in ("yes", "no"), choice["finish_reason"]) == (True, "stop")
+
+
+@pytest.mark.parametrize("weights", ["hermes"], indirect=True)
+async def test_reasoning_that_the_prompt_begins_is_not_in_the_form_of_the_answer(family: Split) -> None:
+    word = {"tools": None, "structured_outputs": {"choice": ["yes", "no"]}, "max_tokens": 20}
+    choice = await asked(family, chat_template_kwargs={"open_thinking": True}, seed=1, **word)
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["reasoning_content"] not in ("yes", "no")
+
+
+@pytest.mark.parametrize("weights", ["hermes"], indirect=True)
+async def test_an_answer_calls_a_tool_or_is_in_the_form_that_is_asked_for(family: Split) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema["additionalProperties"] = False
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    strict = [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]
+    kinds = set()
+    for seed in range(8):
+        rest = {"logit_bias": unlikely(family), "seed": seed, "parallel_tool_calls": False}
+        choice = await asked(family, tools=strict, response_format=form, **rest)
+        message = choice["message"]
+        kinds.add(choice["finish_reason"])
+        if choice["finish_reason"] == "tool_calls":
+            assert all(map(is_valid, message["tool_calls"]))
+        elif choice["finish_reason"] == "stop":
+            assert json.loads(message["content"]) in ({"ok": True}, {"ok": False})
+    assert kinds == {"stop", "tool_calls"}
+
+
+def _reasoning_tokens(split: Split) -> list[int]:
+    hidden = split.client.service.tokenizer.hidden()
+    return [hidden[name] for name in ("[THINK]", "[/THINK]", "<|channel>", "<channel|>") if name in hidden]

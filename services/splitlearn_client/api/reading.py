@@ -1,9 +1,11 @@
-"""How the answers to a chat are taken apart, and which grammar makes them call tools."""
+"""How the answers to a chat are taken apart, and which grammar they follow."""
+
+from dataclasses import replace
 
 from splitlearn_client.api.schema import ChatFields
 from splitlearn_client.errors import BadRequest
+from splitlearn_client.parsing.answer_grammar import ANY_OBJECT, Offered, OfferedTool, answer_grammar, is_marked
 from splitlearn_client.parsing.dialect import Dialect, Prefix, Reading
-from splitlearn_client.parsing.tool_grammar import ANY_OBJECT, OfferedTool, tool_grammar
 from splitlearn_client.structured.constraint import LONGEST_SOURCE, Constraint
 
 
@@ -31,27 +33,41 @@ def reading_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Reading 
 
 
 def constraint_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Constraint | None:
-    """What the answer has to follow. Raises BadRequest."""
-    if not fields.constrains_calls:
-        return fields.constraint()
+    """What the answer has to follow, its reasoning and calls with it. Raises BadRequest."""
+    asked = fields.constraint()
+    if asked is None and not fields.constrains_calls:
+        return None
+    offered = _offered(fields, dialect)
+    if asked is not None and offered is not None and not (offered.must_call or is_marked(offered.form)):
+        raise BadRequest(
+            "this model's calls are JSON objects without a marker, which nothing tells from an answer in this form; "
+            'leave the field out, or send tool_choice "required" or "none"',
+            asked.param,
+        )
+    if asked is not None and offered is None and dialect.thoughts is None and not dialect.is_harmony:
+        return asked
+    source = answer_grammar(dialect, prefix, offered, asked)
+    # what is asked for has been measured by itself
+    if len(replace(source, constraint=None).text()) > LONGEST_SOURCE:
+        raise BadRequest(f"the tools' schemas have more than {LONGEST_SOURCE} characters", "tools")
+    return Constraint("answer", source.text(), "tools" if source.constraint is None else source.constraint.param)
+
+
+def _offered(fields: ChatFields, dialect: Dialect) -> Offered | None:
+    if not fields.offered:
+        return None
     if dialect.form is None:
         raise BadRequest(
             "no grammar can make this model call tools, as its form is not among those of --tool-call-parser; send "
-            'tool_choice "auto" without strict and with parallel_tool_calls',
+            'tool_choice "auto" without strict and with parallel_tool_calls, and no response_format',
             "tools",
         )
-    is_exact = fields.must_call
     tools = [
         OfferedTool(
             each.name,
-            each.schema_of_arguments if is_exact or each.strict else ANY_OBJECT,
-            (str(number), "function", "parameters"),
+            each.schema_of_arguments if fields.must_call or each.strict else ANY_OBJECT,
+            ("tools", str(number), "function", "parameters"),
         )
         for number, each in fields.offered.items()
     ]
-    source = tool_grammar(
-        dialect, dialect.form, tools, prefix, must_call=fields.must_call, is_one=fields.is_one_call
-    ).text()
-    if len(source) > LONGEST_SOURCE:
-        raise BadRequest(f"the tools' schemas have more than {LONGEST_SOURCE} characters", "tools")
-    return Constraint("calls", source, "tools")
+    return Offered(dialect.form, tools, must_call=fields.must_call, is_one=fields.is_one_call)

@@ -342,15 +342,6 @@ class ChatFields(GenerationFields, ToolChoiceFields, ConversationFields):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
-    @model_validator(mode="after")
-    def _has_one_form(self) -> Self:
-        field = "response_format" if self.response_format is not None else "structured_outputs"
-        if self.offered and getattr(self, field) is not None:
-            raise refusal(
-                (field,), 'an answer in this form cannot call tools; leave the field out, or send tool_choice "none"'
-            )
-        return self
-
     @field_validator("top_logprobs", mode="after")
     @classmethod
     def _logprobs_agree(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -78,7 +78,8 @@ class GrammarCompiler:
             grammar = self._trial.grammar(constraint)
             tokenizer = self._known_vocabulary()
         except BadGrammar as error:
-            where = ".".join([constraint.param, *error.path])
+            within = error.path if constraint.kind == "answer" and error.path else (constraint.param, *error.path)
+            where = ".".join(within)
             raise BadRequest(f"it cannot be followed: {error}", where[:_LONGEST_PARAM]) from error
         except NoVocabulary as error:
             raise BadRequest(

@@ -6,7 +6,7 @@ Pure: no compiler, no clock.
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-Kind = Literal["json_schema", "regex", "choice", "grammar", "calls"]
+Kind = Literal["json_schema", "regex", "choice", "grammar", "answer"]
 
 LONGEST_SOURCE: Final = 1 << 17
 """The most characters of a schema, an expression or a grammar."""
@@ -19,8 +19,9 @@ class Constraint:
     Attributes:
         kind: which language `source` is in.
         source: a JSON Schema or a list of choices as JSON, a regular expression, a grammar (Lark or GBNF), or what
-            `CallsSource` writes.
-        param: the request's field, for errors. Equal constraints may come from different fields.
+            `AnswerSource` writes.
+        param: the request's field, for errors. Equal constraints may come from different fields. Errors within a part
+            of an "answer" name that part's field.
     """
 
     kind: Kind

@@ -15,8 +15,8 @@ sys.path += sys.argv[6:]
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
 
+from splitlearn_client.structured.answer_source import assembled, joined
 from splitlearn_client.structured.schema import UnsupportedSchema, rewritten
-from splitlearn_client.structured.tool_calls import assembled
 
 _LONGEST_REASON = 500
 
@@ -33,14 +33,25 @@ class _Bytes:
         return list(text)
 
 
-def answer_to(
-    request: dict[str, Any], tokenizer: LLTokenizer, limits: LLParserLimits, longest: int
-) -> dict[str, str | list[str]]:
-    """The grammar as llguidance takes it, or the reason why it cannot be used, with the place in a schema."""
+Reply = dict[str, str | list[str]]
+
+
+def answer_to(request: dict[str, Any], tokenizer: LLTokenizer, limits: LLParserLimits, longest: int) -> Reply:
+    """The grammar as llguidance takes it, or the reason why it cannot be used, with the place in a schema.
+
+    In an answer it is the place in the request.
+    """
     kind, source = request["kind"], request["source"]
     try:
-        if kind == "calls":
-            tried, used = (grammar_from("grammar", each) for each in assembled(source))
+        if kind == "answer":
+            answer = assembled(source)
+            tried, used = (grammar_from("grammar", each) for each in (answer.tried, answer.used))
+            if answer.constraint is not None:
+                inner_kind, inner_source, param = answer.constraint
+                inner = answer_to({"kind": inner_kind, "source": inner_source}, tokenizer, limits, longest)
+                if "error" in inner:
+                    return {**inner, "path": [param, *inner.get("path", ())]}
+                tried, used = (joined(rules, str(inner["grammar"])) for rules in (tried, used))
         else:
             if kind == "json_schema":
                 source = json.dumps(rewritten(json.loads(source)))

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from splitlearn_client.errors import BadModelFiles, BadRequest, NoChatTemplate, PromptTooLong
-from splitlearn_client.text.chat_template import ContentFormat
+from splitlearn_client.text.message_content import ContentFormat
 from splitlearn_client.text.template_process import template_process
 from splitlearn_client.tokenizer import ChatTokenizer
 from support.running_split import PATIENCE, until

@@ -30,8 +30,38 @@ def test_what_comes_with_the_tokenizer_is_enough_where_the_model_chooses() -> No
     assert constraint_of(fields(), BY_SCHEMA, Prefix()) is None
 
 
-@pytest.mark.parametrize("choice", [{"tool_choice": "required"}, {"parallel_tool_calls": False}])
+JSON = {"response_format": {"type": "json_object"}}
+
+
+@pytest.mark.parametrize("choice", [{"tool_choice": "required"}, {"parallel_tool_calls": False}, JSON])
 def test_a_choice_that_needs_a_grammar_needs_a_known_form(choice: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="no grammar can make this model call tools"):
         constraint_of(fields(**choice), BY_SCHEMA, Prefix())
     assert constraint_of(fields(**choice), dialect_of("<tool_call>", {}), Prefix()) is not None
+
+
+def test_a_constraint_stays_as_it_is_where_nothing_comes_before_the_answer() -> None:
+    plain = constraint_of(fields(tools=[], **JSON), dialect_of("<tool_call>", {}), Prefix())
+    assert plain == fields(tools=[], **JSON).constraint()
+    for template in ("<think>", "<|channel|>"):
+        found = constraint_of(fields(tools=[], **JSON), dialect_of(template, {}), Prefix())
+        assert found is not None
+        assert (found.kind, found.param) == ("answer", "response_format")
+
+
+def test_schemas_of_tools_are_bounded_together_and_what_is_asked_for_by_itself() -> None:
+    long = {"type": "object", "description": "x" * 100_000}
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": long}}}
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": long}}
+    found = constraint_of(fields(tools=[tool], **asked), dialect_of("<tool_call>", {}), Prefix())
+    assert found is not None
+    assert found.param == "response_format.json_schema.schema"
+
+
+def test_calls_without_a_marker_and_answers_in_a_form_are_not_told_apart() -> None:
+    llama = dialect_of("<|start_header_id|>", {})
+    with pytest.raises(BadRequest, match="nothing tells from an answer in this form") as refused:
+        constraint_of(fields(**JSON), llama, Prefix())
+    assert refused.value.param == "response_format"
+    for choice in ("required", "none"):
+        assert constraint_of(fields(tool_choice=choice, **JSON), llama, Prefix()) is not None

@@ -43,8 +43,6 @@ def called(**fields: Any) -> dict[str, Any]:
         ({"tools": [TOOL], "tool_choice": 1}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": function(name="g")}, "tool_choice.function.name"),
         ({"tools": [TOOL], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
-        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
-        ({"tools": [TOOL], "structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"messages": [{"role": "assistant"}]}, "messages.0.content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
         ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages.0.tool_calls"),

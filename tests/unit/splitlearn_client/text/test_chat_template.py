@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from splitlearn_client.errors import BadModelFiles, BadRequest
-from splitlearn_client.text.chat_template import ChatTemplate, ContentFormat, Message, Rendering
+from splitlearn_client.text.chat_template import ChatTemplate, Message, Rendering
+from splitlearn_client.text.message_content import ContentFormat
 from splitlearn_client.text.template_process import TemplateUnbounded, TemplateUnusable
 from splitlearn_client.text.tool_messages import probe_tool
 from support.tiny_models import TEMPLATE

@@ -1,14 +1,16 @@
-"""Which outputs the grammars of each family let through, with markers that are special tokens and that are text."""
+"""Which answers the grammars of each family let through, with markers that are special tokens and that are text."""
 
+import json
 import re
 from typing import Any
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper, grammar_from
 
+from splitlearn_client.parsing.answer_grammar import ANY_OBJECT, Offered, OfferedTool, answer_grammar, is_marked
 from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
-from splitlearn_client.parsing.tool_grammar import ANY_OBJECT, OfferedTool, tool_grammar
-from splitlearn_client.structured.tool_calls import assembled
+from splitlearn_client.structured.answer_source import assembled, joined
+from splitlearn_client.structured.constraint import Constraint
 from support.tool_templates import FAMILIES
 
 SCHEMA = {
@@ -36,7 +38,16 @@ class _Bytes:
         return list(text)
 
 
-def follows(family: str, text: str, *, special: bool, ending: str = "", **options: Any) -> bool:
+def follows(
+    family: str,
+    text: str,
+    *,
+    special: bool,
+    ending: str = "",
+    tools: bool = True,
+    constraint: Constraint | None = None,
+    **options: Any,
+) -> bool:
     """Whether a text is a whole answer."""
     names = list(FAMILIES[family].tokens) if special else []
     # of some families no marker is a special token in the templates of the tests
@@ -45,12 +56,14 @@ def follows(family: str, text: str, *, special: bool, ending: str = "", **option
     dialect: Dialect = dialect_of(FAMILIES[family].template, hidden)
     prefix = Prefix(ending or (ASSISTANT if family == "harmony" else ""))
     assert dialect.form is not None
-    source = tool_grammar(dialect, dialect.form, TOOLS, prefix, **{"must_call": True, "is_one": False, **options})
+    offered = Offered(dialect.form, TOOLS, **{"must_call": True, "is_one": False, **options}) if tools else None
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(names)), slices=[])
-    tried, used = assembled(source.text())
-    trial = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes([])), slices=[]), grammar_from("grammar", tried), log_level=0)
+    tried, used, inner = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
+    if inner is not None:
+        tried, used = (joined(rules, grammar_from(*inner[:2])) for rules in (tried, used))
+    trial = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes([])), slices=[]), tried, log_level=0)
     assert not trial.is_error(), trial.get_error()
-    matcher = LLMatcher(tokenizer, grammar_from("grammar", used), log_level=0)
+    matcher = LLMatcher(tokenizer, used, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     pieces = re.split(f"({pattern})", text) if names else [text]
@@ -133,3 +146,72 @@ def test_reasoning_that_the_prompt_has_begun_is_ended_first_and_what_it_rules_ou
     assert not follows("hermes", THOUGHT["hermes"] + ONE["hermes"], special=special, ending=closed)
     analysis = f"{ASSISTANT}<|channel|>analysis<|message|>"
     assert follows("harmony", f"why?<|end|>{ASSISTANT}{ONE['harmony']}", special=special, ending=analysis)
+
+
+# by kind: a constraint, what follows it, and what does not
+ASKED = {
+    "json_schema": (json.dumps(SCHEMA), F, '{"a": "x"}'),
+    "regex": ("[a-c]+/", "abc/", "abd/"),
+    "choice": ('["yes", "no"]', "yes", "maybe"),
+    "grammar": ('start: "a" B\nB: /[0-9]+/', "a12", "b12"),
+}
+FINAL = "<|channel|>final<|message|>"
+
+
+def asked(kind: str) -> Constraint:
+    return Constraint(kind, ASKED[kind][0], "field")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ASKED)
+@pytest.mark.parametrize("family", ["hermes", "mistral named", "gemma", "harmony"])
+def test_what_an_answer_has_to_follow_comes_behind_its_reasoning(family: str, kind: str, special: bool) -> None:
+    _, right, wrong = ASKED[kind]
+    header = FINAL if family == "harmony" else ""
+    rest = {"special": special, "tools": False, "constraint": asked(kind)}
+    assert follows(family, header + right, **rest)
+    assert follows(family, THOUGHT[family] + header + right, **rest)
+    assert not follows(family, header + wrong, **rest)
+    assert not follows(family, THOUGHT[family] + header + wrong, **rest)
+    assert not follows(family, THOUGHT[family], **rest)
+    assert not follows(family, ONE[family], **rest)
+
+
+def test_reasoning_that_the_prompt_has_begun_is_not_what_has_to_follow(special: bool) -> None:
+    rest = {"special": special, "tools": False, "constraint": asked("json_schema")}
+    opened, closed = "assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"
+    assert follows("hermes", f"why?</think>\n\n{F}", ending=opened, **rest)
+    assert not follows("hermes", F, ending=opened, **rest)
+    assert follows("hermes", F, ending=closed, **rest)
+    assert not follows("hermes", THOUGHT["hermes"] + F, ending=closed, **rest)
+    analysis = f"{ASSISTANT}<|channel|>analysis<|message|>"
+    assert follows("harmony", f"why?<|end|>{ASSISTANT}{FINAL}{F}", ending=analysis, **rest)
+    assert not follows("harmony", F, ending=analysis, **rest)
+    assert follows("harmony", F, ending=f"{ASSISTANT}{FINAL}", **rest)
+
+
+# without a marker nothing tells calls from other objects
+@pytest.mark.parametrize("family", [name for name in ONE if name != "llama3"])
+def test_an_answer_calls_a_tool_or_follows_what_is_asked_for(family: str, special: bool) -> None:
+    _, right, wrong = ASKED["json_schema"]
+    header = FINAL if family == "harmony" else ""
+    rest = {"special": special, "must_call": False, "constraint": asked("json_schema")}
+    before = THOUGHT.get(family, "")
+    for beginning in ("", before):
+        assert follows(family, beginning + header + right, **rest)
+        assert follows(family, beginning + ONE[family], **rest)
+    assert not follows(family, header + wrong, **rest)
+    assert not follows(family, ONE[family].replace(F, '{"a": "x"}'), **rest)
+    assert not follows(family, f"{header}Hello.", **rest)
+
+
+def test_an_answer_that_must_call_does_not_follow_anything_else(special: bool) -> None:
+    rest = {"special": special, "constraint": asked("json_schema")}
+    assert follows("hermes", ONE["hermes"], **rest)
+    assert not follows("hermes", F, **rest)
+
+
+@pytest.mark.parametrize("family", ONE)
+def test_only_the_calls_of_llama_have_no_marker(family: str, special: bool) -> None:
+    form = dialect_of(FAMILIES[family].template, {"<tool_call>": 1} if special else {}).form
+    assert form is not None
+    assert is_marked(form) == (family != "llama3")

@@ -1,4 +1,4 @@
-"""The grammar of answers that call tools: in the family's own form, with the arguments that the tools' schemas ask for.
+"""The grammar of answers in the family's own form: reasoning, then calls of tools, or what a request's field asks for.
 
 Pure.
 """
@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from splitlearn_client.parsing.dialect import Dialect, Prefix
 from splitlearn_client.parsing.form import CallGrammar, Form, literal
-from splitlearn_client.parsing.forms.harmony import ANALYSIS, CHANNEL, END, MESSAGE, START
-from splitlearn_client.structured.tool_calls import CallsSource, Rule
+from splitlearn_client.parsing.forms.harmony import ANALYSIS, CHANNEL, END, MESSAGE, START, Harmony
+from splitlearn_client.structured.answer_source import CONSTRAINED, AnswerSource, Rule
+from splitlearn_client.structured.constraint import Constraint
 
 ANY_OBJECT: Final = {"type": "object"}
 _TERMINALS: Final = ("TEXT: /(?s:.+)/", "SPACE: /[ \\n]{0,4}/")
@@ -56,46 +57,87 @@ class _Writing:
         return rule
 
 
-def tool_grammar(
-    dialect: Dialect, form: Form, tools: Sequence[OfferedTool], prefix: Prefix, *, must_call: bool, is_one: bool
-) -> CallsSource:
-    """The grammar of an answer that calls one of these tools or, unless `is_one`, several of them.
+@dataclass(frozen=True)
+class Offered:
+    """What an answer may call.
+
+    Attributes:
+        form: how it is written.
+        must_call: whether it may not do without.
+        is_one: whether there is one call at most.
+    """
+
+    form: Form
+    tools: Sequence[OfferedTool]
+    must_call: bool
+    is_one: bool
+
+
+def is_marked(form: Form) -> bool:
+    """Whether a marker tells calls from other answers; without one they are JSON objects."""
+    grammar = form.grammar(literal)
+    begins = grammar.opening or grammar.call("", "")
+    return isinstance(form, Harmony) or begins.startswith(literal(form.openers[0]))
+
+
+def answer_grammar(
+    dialect: Dialect, prefix: Prefix, offered: Offered | None, constraint: Constraint | None
+) -> AnswerSource:
+    """The grammar of an answer, which may begin with reasoning.
 
     Args:
-        must_call: whether it may not do without.
+        offered: None if it calls nothing.
+        constraint: what an answer without calls has to follow; None allows any text. It does not go together with calls
+            that are not marked.
     """
     writing = _Writing(dialect.hidden)
     thought = _thought(dialect, prefix, writing)
-    grammar = form.grammar(writing.marker)
-    names = [f"call_{number}" for number in range(len(tools))]
-    for number, tool in enumerate(tools):
+    body = _said(dialect, prefix, writing) if offered is None else _calls(dialect, offered, constraint, writing)
+    writing.rules.append(f"start: {thought} ({body})")
+    tools = () if offered is None else offered.tools
+    rules = tuple(Rule(f"arguments_{i}", tool.place, dict(tool.schema)) for i, tool in enumerate(tools))
+    is_used = offered is None or not offered.must_call
+    return AnswerSource("\n".join(writing.rules), rules, writing.tokens, constraint if is_used else None)
+
+
+def _said(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:
+    """An answer that follows the constraint."""
+    header = writing.all(CHANNEL, "final", MESSAGE) if dialect.is_harmony and not _is_begun(prefix) else ""
+    return f"{header} {CONSTRAINED}"
+
+
+def _calls(dialect: Dialect, offered: Offered, constraint: Constraint | None, writing: _Writing) -> str:
+    """An answer that calls tools, or may."""
+    grammar = offered.form.grammar(writing.marker)
+    names = [f"call_{number}" for number in range(len(offered.tools))]
+    for number, tool in enumerate(offered.tools):
         writing.rules.append(f"{names[number]}: {grammar.call(tool.name, f'arguments_{number}')}")
     writing.rules.append(f"call: {' | '.join(names)}")
-    is_one = is_one or grammar.between is None
+    is_one = offered.is_one or grammar.between is None
     more = "" if is_one else f"({grammar.between} call)*"
     writing.rules.append(f"calls: {grammar.opening} call {more} {grammar.closing}")
-    body = "calls" if must_call else _free(dialect, form, grammar, tools, more, writing)
-    writing.rules.append(f"start: {thought} ({body})")
-    rules = tuple(Rule(f"arguments_{i}", tool.place, dict(tool.schema)) for i, tool in enumerate(tools))
-    return CallsSource("\n".join(writing.rules), rules, writing.tokens)
+    if offered.must_call:
+        return "calls"
+    if constraint is not None and not dialect.is_harmony:
+        return f"{CONSTRAINED} | calls"
+    return _free(dialect, offered, grammar, constraint, more, writing)
 
 
 def _thought(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:
     """What may come before, or what the prompt has begun."""
     if dialect.is_harmony:
-        begun = prefix.ending.rpartition(START)[2]
+        if _is_begun(prefix):
+            return ""
         inner = f"{writing.up_to('analysis', END)} {writing.all(START, 'assistant')}"
-        if begun.endswith(ANALYSIS):
-            return inner
-        return f"({writing.all(CHANNEL, 'analysis', MESSAGE)} {inner})?"
+        return inner if _analyses(prefix) else f"({writing.all(CHANNEL, 'analysis', MESSAGE)} {inner})?"
     thoughts = dialect.thoughts
     if thoughts is None:
         return ""
     inner = f"{writing.up_to('thought', thoughts.closing)} SPACE"
     if dialect.thinks(prefix):
         return inner
-    if prefix.ending.rstrip().endswith(thoughts.closing):
-        # the prompt says that there is none
+    if prefix.prefill or prefix.ending.rstrip().endswith(thoughts.closing):
+        # the answer has begun already, or the prompt says that there is none
         return ""
     token = thoughts.tokens[0]
     rest = thoughts.opening[len(token) :]
@@ -103,23 +145,32 @@ def _thought(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:
     return f"({opening} {inner})?"
 
 
+def _analyses(prefix: Prefix) -> bool:
+    """Whether a prompt of Harmony ends within reasoning."""
+    return prefix.ending.rpartition(START)[2].endswith(ANALYSIS)
+
+
+def _is_begun(prefix: Prefix) -> bool:
+    """Whether a prompt of Harmony ends within a message that is no reasoning."""
+    return MESSAGE in prefix.ending.rpartition(START)[2] and not _analyses(prefix)
+
+
 def _free(
     dialect: Dialect,
-    form: Form,
+    offered: Offered,
     grammar: CallGrammar,
-    tools: Sequence[OfferedTool],
+    constraint: Constraint | None,
     more: str,
     writing: _Writing,
 ) -> str:
     """An answer that may call tools."""
     if dialect.is_harmony:
         says = f"{writing.all(CHANNEL, 'commentary', MESSAGE)} {writing.up_to('preamble', END)}"
-        final = f"{writing.all(CHANNEL, 'final', MESSAGE)} TEXT"
+        final = f"{writing.all(CHANNEL, 'final', MESSAGE)} {'TEXT' if constraint is None else CONSTRAINED}"
         return f"({says} {writing.all(START, 'assistant')})? calls | {final}"
-    opener = form.openers[0]
+    opener = offered.form.openers[0]
     written = writing.marker(opener)
-    begins = grammar.opening or grammar.call("", "")
-    if not begins.startswith(written):
+    if not is_marked(offered.form):
         # calls are objects without a marker, so nothing else may look like one
         writing.rules.append("PLAIN: /[^{ \\n](?s:.*)/")
         return "PLAIN | calls"
@@ -130,10 +181,10 @@ def _free(
     tagged = writing.up_to("tagged", opener)
     if grammar.opening:
         return f"PLAIN | {tagged} {grammar.opening[len(written) :]} call {more} {grammar.closing}"
-    for number, tool in enumerate(tools):
+    for number, tool in enumerate(offered.tools):
         call = grammar.call(tool.name, f"arguments_{number}")
         writing.rules.append(f"behind_{number}: {call[len(written) :]}")
-    first = " | ".join(f"behind_{number}" for number in range(len(tools)))
+    first = " | ".join(f"behind_{number}" for number in range(len(offered.tools)))
     return f"PLAIN | {tagged} ({first}) {more}"
 
 

@@ -1,0 +1,86 @@
+"""Grammars of answers in a model's own form: rules in Lark, and the schemas and constraints that parts of them follow.
+
+They name special tokens, which the process that tries grammars does not have: there, their names stand for them.
+
+Pure.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from splitlearn_client.structured.constraint import Constraint, Kind
+from splitlearn_client.structured.schema import UnsupportedSchema, rewritten
+
+CONSTRAINED: Final = "@constrained"
+"""What follows the source's constraint, in its rules."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that is a schema; `place` is where that is in the request."""
+
+    name: str
+    place: tuple[str, ...]
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerSource:
+    """A grammar in Lark without the rules of its schemas and of its special tokens, and these.
+
+    Attributes:
+        tokens: by rule, the id of the special token that it is.
+        constraint: what a part of the answer has to follow, which the rules call `CONSTRAINED`; None if they do not.
+    """
+
+    rules: str
+    schemas: tuple[Rule, ...]
+    tokens: Mapping[str, int]
+    constraint: Constraint | None = None
+
+    def text(self) -> str:
+        """The source of a constraint of the kind "answer"."""
+        schemas = [[rule.name, rule.place, rule.schema] for rule in self.schemas]
+        inner = self.constraint and [self.constraint.kind, self.constraint.source, self.constraint.param]
+        return json.dumps({"rules": self.rules, "schemas": schemas, "tokens": self.tokens, "constraint": inner})
+
+
+class Assembled(NamedTuple):
+    """The whole grammar but for its constraint: for a vocabulary without special tokens, and for the model's."""
+
+    tried: str
+    used: str
+    constraint: tuple[Kind, str, str] | None
+    """Kind, source, and place in the request."""
+
+
+def assembled(source: str) -> Assembled:
+    """Puts the rules together.
+
+    Raises:
+        UnsupportedSchema: with the place in the request.
+    """
+    parts = json.loads(source)
+    rules = [parts["rules"]]
+    for name, place, schema in parts["schemas"]:
+        try:
+            rules.append(f"{name}: %json {json.dumps(rewritten(schema))}")
+        except UnsupportedSchema as error:
+            raise UnsupportedSchema(str(error), (*place, *error.path)) from error
+    tokens = parts["tokens"].items()
+    return Assembled(
+        "\n".join([*rules, *(f"{name}: {json.dumps(f'<{name}>')}" for name, _ in tokens)]),
+        "\n".join([*rules, *(f"{name}: <[{token}]>" for name, token in tokens)]),
+        None if parts["constraint"] is None else tuple(parts["constraint"]),
+    )
+
+
+def joined(rules: str, constrained: str) -> str:
+    """A grammar of llguidance, of rules and of what `CONSTRAINED` stands for: rules too, or a grammar of llguidance."""
+    inner = (
+        json.loads(constrained)["grammars"] if constrained.lstrip().startswith("{") else [{"lark_grammar": constrained}]
+    )
+    name = CONSTRAINED.removeprefix("@")
+    return json.dumps({"grammars": [{"lark_grammar": rules}, {**inner[0], "name": name}, *inner[1:]]})

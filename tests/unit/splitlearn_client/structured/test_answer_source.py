@@ -1,0 +1,62 @@
+"""Grammars of answers, tried in their own process."""
+
+import pytest
+from llguidance import LLMatcher
+
+from splitlearn_client.structured.answer_source import CONSTRAINED, AnswerSource, Rule, assembled
+from splitlearn_client.structured.constraint import Constraint
+from splitlearn_client.structured.grammar_trial import BadGrammar, GrammarTrial
+from support.followed import BYTES
+
+RULES = 'start: marker_7 "f" arguments_0'
+SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "integer"}}}
+
+
+def source(schema: object, tokens: dict[str, int]) -> AnswerSource:
+    return AnswerSource(RULES, (Rule("arguments_0", ("3", "function", "parameters"), schema),), tokens)  # type: ignore[arg-type]
+
+
+def test_a_special_token_is_its_id_for_the_model_and_a_name_where_grammars_are_tried() -> None:
+    tried, used, _ = assembled(source(SCHEMA, {"marker_7": 7}).text())
+    assert 'marker_7: "<marker_7>"' in tried
+    assert "marker_7: <[7]>" in used
+    assert tried.partition("marker_7: ")[0] == used.partition("marker_7: ")[0]
+
+
+def test_what_was_tried_compiles_and_a_schema_refers_into_itself() -> None:
+    rules = AnswerSource('start: "f" arguments_0', source(SCHEMA, {}).schemas, {})
+    matcher = LLMatcher(BYTES, GrammarTrial().grammar(Constraint("answer", rules.text(), "tools")), log_level=0)
+    assert not matcher.is_error()
+    assert all(matcher.consume_token(byte) for byte in b'f{"a":1')
+    assert not matcher.consume_token(ord("x"))
+
+
+def test_what_a_schema_cannot_have_is_named_with_its_place_among_the_tools() -> None:
+    with pytest.raises(BadGrammar) as refused:
+        GrammarTrial().grammar(
+            Constraint("answer", source({"properties": {"a": {"uniqueItems": True}}}, {"marker_7": 7}).text(), "tools")
+        )
+    assert refused.value.path == ("3", "function", "parameters", "properties", "a", "uniqueItems")
+
+
+@pytest.mark.parametrize(
+    ("inner", "place"),
+    [
+        (Constraint("regex", "(", "structured_outputs.regex"), ("structured_outputs.regex",)),
+        (Constraint("json_schema", '{"uniqueItems": true}', "text.format"), ("text.format", "uniqueItems")),
+    ],
+)
+def test_what_is_wrong_with_a_part_s_constraint_is_said_of_its_own_field(
+    inner: Constraint, place: tuple[str, ...]
+) -> None:
+    whole = AnswerSource(f'start: "x" {CONSTRAINED}', (), {}, inner)
+    with pytest.raises(BadGrammar) as refused:
+        GrammarTrial().grammar(Constraint("answer", whole.text(), "tools"))
+    assert refused.value.path == place
+
+
+def test_a_part_follows_its_constraint() -> None:
+    whole = AnswerSource(f'start: "x" {CONSTRAINED}', (), {}, Constraint("regex", "[ab]+", "field"))
+    matcher = LLMatcher(BYTES, GrammarTrial().grammar(Constraint("answer", whole.text(), "tools")), log_level=0)
+    assert all(matcher.consume_token(byte) for byte in b"xab")
+    assert not matcher.consume_token(ord("x"))
