@@ -2,8 +2,9 @@
 
 A block's hash is an HMAC (RFC 2104) over the hash of the block before it and the block's token ids. The key never
 leaves this process, so nobody else can compute a hash, and hashes of other clients never match. Each tenant has a key
-of its own, derived from that one, and so has each of a tenant's salts: hashes of different tenants or salts never match
-either. A trunk does learn that two sessions of one tenant and salt begin with the same blocks, and how many.
+of its own, derived from that one, so has each of a tenant's salts, and so has each codec, which may round rows: hashes
+of different tenants, salts or codecs never match either. A trunk does learn that two sessions of one tenant and
+salt begin with the same blocks, and how many.
 """
 
 import hmac
@@ -29,15 +30,16 @@ class BlockHasher:
         self.block_size = block_size
         self._key = key or secrets.token_bytes(32)
 
-    def hashes(self, ids: Sequence[int], tenant: str = "", salt: str = "") -> tuple[bytes, ...]:
+    def hashes(self, ids: Sequence[int], tenant: str = "", salt: str = "", codec: str = "none") -> tuple[bytes, ...]:
         """One hash for each full block of `ids`, in their order; at most as many as one message takes.
 
         Args:
             tenant: the name of whose ids they are.
             salt: what the request names so that only requests with the same one match.
+            codec: of the rows on the wire.
         """
         key = self._key
-        for name in (tenant, salt):
+        for name in (tenant, salt, codec):
             key = hmac.digest(key, name.encode(), "sha256")
         hashes: list[bytes] = []
         previous = b""

@@ -73,8 +73,8 @@ class Sessions:
         report.wire_bytes_sent = stream.bytes_sent
         report.wire_bytes_received = stream.bytes_received
 
-    def _block_hashes(self, ids: Sequence[int], tenant: str, salt: str) -> tuple[bytes, ...]:
-        return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant, salt)
+    def _block_hashes(self, ids: Sequence[int], codec: str, *, tenant: str, salt: str) -> tuple[bytes, ...]:
+        return () if self._block_hasher is None else self._block_hasher.hashes(ids, tenant, salt, codec)
 
 
 def _from_parts(error: SplitError, *, begun: bool) -> RequestError:

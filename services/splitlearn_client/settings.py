@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn.choices import Quantization, Verify
+from splitlearn_client.link_speed import WireCodec
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _SECRETS = re.compile(r"[A-Za-z0-9._~+/-]+=*\.[0-9A-Fa-f]{64}")
@@ -219,10 +220,10 @@ class ClientSettings(BaseSettings):
         "none", description="int8 halves the weights in memory and rounds them; CPU only. See docs/weights.md."
     )
     threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
-    wire_codec: Literal["none", "zlib", "bf16", "fp16", "int8"] = Field(
+    wire_codec: WireCodec = Field(
         "none",
         description="How hidden states are encoded between client and trunk: none and zlib are exact; bf16, fp16 and "
-        "int8 round, and send fewer bytes.",
+        "int8 round, and send fewer bytes; auto is int8 over links that are slower than the trunk, else none.",
     )
     speculative_method: Literal["none", "ngram", "draft_model", "shadow"] = Field(
         "none",

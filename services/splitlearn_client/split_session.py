@@ -17,6 +17,7 @@ from splitlearn import errors as split
 from splitlearn.engine import Engine, EngineSession, Speculation, StepResult
 from splitlearn_client.choosing import Choosing, PromptReader
 from splitlearn_client.errors import TooBusy, TrunkNotReady
+from splitlearn_client.link_speed import FrameTrip, LinkSpeed
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Choice, Sampler
@@ -40,6 +41,7 @@ class _Sent:
 
     position: int
     n_rows: int
+    n_bytes: int
     is_first: bool
     is_alone: bool
     """Whether no other frame was on its way, so that its reply waits for nothing but its own rows."""
@@ -72,8 +74,10 @@ class SplitSession:
         stream: SessionStream,
         block_hashes: BlockHashes,
         report: Report,
+        link: LinkSpeed,
     ) -> None:
         self.stream = stream
+        self._link = link
         self._block_hashes = block_hashes
         self._parts = parts
         self._bottom = bottom
@@ -81,6 +85,7 @@ class SplitSession:
         self._report = report
         self._position = 0
         self._has_sent = False
+        self._has_moved = False
 
     async def begin(self, ids: Sequence[int]) -> None:
         """Starts after the rows that all three parts have cached; at least one row of `ids` remains to run.
@@ -193,6 +198,7 @@ class SplitSession:
                 return
 
     async def _fail_over(self, error: CommError, ids: Sequence[int]) -> None:
+        self._has_moved = True
         self._expect_prompt()
 
         def block_hashes() -> tuple[bytes, ...]:
@@ -252,14 +258,16 @@ class SplitSession:
         is_first, self._has_sent = not self._has_sent, True
         step = await self._parts.bottom.step(self._bottom, start, ids_T)
         self._count("bottom", step, is_first=is_first)
-        began = time.perf_counter()
+        began, n_bytes = time.perf_counter(), self.stream.bytes_sent
         await self.stream.send(Frame(start, step.output))
-        return _Sent(start, ids_T.shape[0], is_first, is_alone, time.perf_counter() - began)
+        n_bytes = self.stream.bytes_sent - n_bytes
+        return _Sent(start, ids_T.shape[0], n_bytes, is_first, is_alone, time.perf_counter() - began)
 
     async def _receive(self, sent: _Sent, choosing: Choosing, *, is_alone: bool) -> None:
-        began = time.perf_counter()
+        began, n_bytes = time.perf_counter(), self.stream.bytes_received
         reply = await self.stream.receive()
         waited = sent.seconds + time.perf_counter() - began
+        n_bytes = sent.n_bytes + self.stream.bytes_received - n_bytes
         rows_TD = reply.frame.rows
         if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
             raise InvalidReply(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
@@ -271,6 +279,9 @@ class SplitSession:
         on_the_wire = max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         seconds["wire"] += on_the_wire
         self._report.round_trip = on_the_wire if is_alone else None
+        if sent.is_alone and not self._has_moved:
+            # a frame behind it takes nothing from it, neither on the way there nor in the trunk
+            self._link.learn(FrameTrip(sent.n_rows, n_bytes, on_the_wire, reply.compute_seconds))
         try:
             is_last = sent.position + sent.n_rows == choosing.end
             if is_last:
@@ -293,7 +304,7 @@ async def open_split_session(
     parts: LocalParts,
     ids: Sequence[int],
     max_length: int,
-    block_hashes: BlockHashes,
+    block_hashes: Callable[[Sequence[int], str], tuple[bytes, ...]],
     tenant: str,
     report: Report,
     *,
@@ -303,8 +314,8 @@ async def open_split_session(
 
     Args:
         ids: the prompt.
-        block_hashes: the hashes of the blocks of some ids. They go to the trunk only if bottom and top have cached some
-            of the blocks.
+        block_hashes: the hashes of the blocks of some ids, whose rows have this codec on the wire. They go to the trunk
+            only if bottom and top have cached some of the blocks.
         tenant: an opaque id of whose session it is; see `splitlearn_client.tenant_ids`.
         reuses: whether the session may begin with rows that are cached.
 
@@ -315,8 +326,13 @@ async def open_split_session(
     replica = connection.replicas.pick()
     if replica is None:
         raise TrunkNotReady(connection.not_ready_reason or "no replica of the trunk takes sessions")
+    codec = connection.codec_to(replica)
+
+    def hashes_of(some_ids: Sequence[int]) -> tuple[bytes, ...]:
+        return block_hashes(some_ids, codec)
+
     # all three parts agree which session is older, or two could wait for each other's memory in different parts
-    hashes, opened_at = block_hashes(ids) if reuses else (), connection.next_opening()
+    hashes, opened_at = hashes_of(ids) if reuses else (), connection.next_opening()
     with (
         _session(parts.bottom, max_length, hashes, tenant, opened_at) as bottom,
         _session(parts.top, max_length, hashes, tenant, opened_at) as top,
@@ -326,14 +342,14 @@ async def open_split_session(
             report.session,
             parts.fingerprint,
             max_length,
-            connection.codec,
+            codec,
             wanted,
             opened_at,
             tenant,
             context=report.context,
         )
         async with SessionStream(connection.replicas, replica, opening, connection.failover_timeout, report) as stream:
-            session = SplitSession(parts, bottom, top, stream, block_hashes, report)
+            session = SplitSession(parts, bottom, top, stream, hashes_of, report, connection.link_to(replica))
             await session.begin(ids)
             yield session
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -10,9 +11,11 @@ from llm_sepweight import SepweightError
 from splitlearn.errors import SplitError
 from splitlearn.model.plan import SplitPlan
 from splitlearn_client.errors import TrunkNotReady
+from splitlearn_client.link_speed import LinkSpeed, WireCodec
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_comm import ServiceInfo
 from splitlearn_comm.replicas.health import ReplicaState
+from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import Connect, ReplicaSet
 
 log = structlog.get_logger()
@@ -30,7 +33,7 @@ class TrunkConnection:
         n_layers: layers of the whole model.
         layers: the cut that the trunk must have; None accepts the trunk's cut.
         load_local_parts: loads bottom and top for a plan.
-        codec: the wire codec of rows, in both directions.
+        codec: the wire codec of rows, in both directions; "auto" chooses by what each replica's link takes.
         failover_timeout: seconds that a session waits for a replica to go on with, after one failed.
         failed: called at each unexpected error of `watch`.
 
@@ -46,11 +49,12 @@ class TrunkConnection:
         n_layers: int,
         layers: str | None,
         load_local_parts: Callable[[SplitPlan], Awaitable[LocalParts]],
-        codec: str = "none",
+        codec: WireCodec = "none",
         failover_timeout: float = 30.0,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.codec = codec
+        self._codec = codec
+        self._links = WeakKeyDictionary[Replica, LinkSpeed]()
         self.failover_timeout = failover_timeout
         self._n_layers = n_layers
         self._wanted = SplitPlan.parse(layers, n_layers) if layers else None
@@ -75,6 +79,18 @@ class TrunkConnection:
     def may_recover(self) -> bool:
         """Whether that may change by itself: true while a trunk starts, false for damaged files."""
         return self._damage is None and self.replicas.may_recover
+
+    def link_to(self, replica: Replica) -> LinkSpeed:
+        """What frames to this replica take."""
+        return self._links.setdefault(replica, LinkSpeed())
+
+    def codec_to(self, replica: Replica) -> str:
+        """The codec of the rows of a session that is opened there. Raises TrunkNotReady."""
+        part, link = self.local_parts.bottom.part, self.link_to(replica)
+        before, codec = link.codec_before, link.codec(self._codec, part.hidden_size * part.dtype.itemsize)
+        if codec != before and self._codec == "auto":
+            log.info("wire codec", replica=replica.address, codec=codec)
+        return codec
 
     @property
     def local_parts(self) -> LocalParts:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from splitlearn_comm.core import CODECS
+from support.far_link import Network, far_link
 from support.running_split import RunningTrunk, running_client, running_trunk
 
 PROMPT = [3, 5, 8, 13, 21, 34]
@@ -40,3 +41,22 @@ async def test_exact_codecs_change_nothing_and_rounding_ones_little_but_the_byte
     for codec in CODECS:
         counted = sum(trunk.value("wire_bytes_total", direction=way, codec=codec) for way in ("received", "sent"))
         assert counted == wire_bytes(codec)
+
+
+# of 20,000 bytes a second, where a prompt takes 1.5 s in each direction
+SLOW = Network(0.0, up=2e4, down=2e4)
+
+
+async def test_auto_rounds_rows_once_the_link_has_shown_to_be_slower_than_the_trunk(tiny_weights: Path) -> None:
+    async with (
+        running_trunk(tiny_weights) as trunk,
+        far_link(int(trunk.address.rpartition(":")[2]), SLOW) as link,
+        running_client(tiny_weights, link.address, wire_codec="auto") as client,
+    ):
+        await client.ready()
+        replies = [await client.complete(prompt=list(range(start, start + 117)), max_tokens=2) for start in (3, 4, 5)]
+        told = [reply.json()["splitlearn"] for reply in replies]
+        first, second, third = (each["wire_bytes_sent"] + each["wire_bytes_received"] for each in told)
+        # nothing is known of the link before the first answer
+        assert max(second, third) < 0.6 * first
+        assert client.value("wire_bytes_total", direction="sent", codec="none") == told[0]["wire_bytes_sent"]

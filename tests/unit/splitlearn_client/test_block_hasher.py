@@ -60,3 +60,9 @@ def test_salts_share_no_hashes_with_each_other_nor_with_tenants_of_their_name() 
     found = {HASHER.hashes(range(4), tenant, salt) for tenant, salt in whose}
     assert len(found) == len(whose)
     assert HASHER.hashes(range(4), "a", "b") in found
+
+
+def test_rows_that_a_codec_rounded_are_not_taken_for_others() -> None:
+    found = {HASHER.hashes(range(4), "a", "", codec) for codec in ("none", "int8")}
+    assert len(found) == 2
+    assert HASHER.hashes(range(4), "a") in found

@@ -188,7 +188,7 @@ def test_no_error_and_no_text_of_the_settings_shows_the_api_key(wrong: dict[str,
 
 
 def test_the_codecs_to_choose_from_are_those_of_the_wire() -> None:
-    assert get_args(ClientSettings.model_fields["wire_codec"].annotation) == tuple(CODECS)
+    assert get_args(ClientSettings.model_fields["wire_codec"].annotation) == (*CODECS, "auto")
 
 
 @pytest.mark.parametrize(

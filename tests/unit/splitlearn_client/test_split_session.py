@@ -13,6 +13,7 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_parts
 from splitlearn.engine import DeviceThread, batching_policy
 from splitlearn.model.plan import SplitPlan
+from splitlearn_client.link_speed import LinkSpeed
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Sampler, SamplingSettings
@@ -71,7 +72,7 @@ async def session_on(server: AsyncGRPCComputeServer, parts: LocalParts) -> Async
     try:
         async with SessionStream(replicas, replica, opening, failover_timeout=60.0, report=report) as stream:
             bottom, top = parts.bottom.open(), parts.top.open()
-            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report)
+            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report, LinkSpeed())
             await session.begin(PROMPT)
             yield session
     finally:

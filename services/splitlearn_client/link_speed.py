@@ -1,0 +1,79 @@
+"""Whether rows spend their time on the way to the trunk or in it, and so how they are encoded. Plain numbers."""
+
+from collections import deque
+from statistics import median
+from typing import Final, Literal, NamedTuple
+
+WireCodec = Literal["none", "zlib", "bf16", "fp16", "int8", "auto"]
+
+_TOKENS: Final = 64
+_PROMPTS: Final = 8
+"""Trips of each kind that count: what holds up a trip only ever makes it longer, so the shortest are near the truth."""
+_LEAST_ROWS: Final = 16
+"""Fewer are no prompt, whose time would say little of the link's bandwidth."""
+
+
+class FrameTrip(NamedTuple):
+    """Of a frame to the trunk and back.
+
+    Attributes:
+        n_rows: of the frame.
+        n_bytes: in both directions, as encoded.
+        wire_seconds: on the way, in both directions.
+        compute_seconds: in the trunk.
+    """
+
+    n_rows: int
+    n_bytes: int
+    wire_seconds: float
+    compute_seconds: float
+
+
+class LinkSpeed:
+    """What frames to one replica take. Of each session it has to see the first frame, and those of one row.
+
+    Attributes:
+        codec_before: what `codec` returned last.
+    """
+
+    def __init__(self) -> None:
+        self.codec_before = "none"
+        self._tokens = deque[FrameTrip](maxlen=_TOKENS)
+        self._prompts = deque[FrameTrip](maxlen=_PROMPTS)
+
+    def learn(self, trip: FrameTrip) -> None:
+        """Counts a frame that waited for no other."""
+        if trip.n_rows == 1:
+            self._tokens.append(trip)
+        elif trip.n_rows >= _LEAST_ROWS:
+            self._prompts.append(trip)
+
+    def codec(self, chosen: WireCodec, row_bytes: int) -> str:
+        """The codec of a new session's rows.
+
+        Args:
+            chosen: the setting; "auto" means int8 where a prompt's rows would otherwise take longer on the way than in
+                the trunk, and none where nothing has been measured yet.
+            row_bytes: of one row as it is.
+        """
+        if chosen == "auto":
+            is_slow = self._wire_seconds(2 * row_bytes) > self._compute_seconds()
+            chosen = "int8" if is_slow else "none"
+        self.codec_before = chosen
+        return chosen
+
+    def _wire_seconds(self, n_bytes: int) -> float:
+        """What so many bytes add to a trip."""
+        if not self._tokens:
+            return 0.0
+        token = min(self._tokens, key=lambda trip: trip.wire_seconds)
+        slopes = (
+            (trip.wire_seconds - token.wire_seconds) / (trip.n_bytes - token.n_bytes)
+            for trip in self._prompts
+            if trip.n_bytes > token.n_bytes
+        )
+        return n_bytes * min(slopes, default=0.0)
+
+    def _compute_seconds(self) -> float:
+        """What a row of a prompt takes in the trunk."""
+        return median(trip.compute_seconds / trip.n_rows for trip in self._prompts) if self._prompts else 0.0

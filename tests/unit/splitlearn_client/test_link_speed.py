@@ -1,0 +1,60 @@
+"""Which codec is chosen by what frames took."""
+
+import pytest
+
+from splitlearn_client.link_speed import FrameTrip, LinkSpeed, WireCodec
+
+ROW = 1000
+TOKEN = FrameTrip(1, 2 * ROW, wire_seconds=0.08, compute_seconds=0.02)
+
+
+def prompt(
+    seconds_per_row: float, compute_per_row: float = 0.001, n_rows: int = 100, row_bytes: int = ROW
+) -> FrameTrip:
+    wire = TOKEN.wire_seconds + seconds_per_row * (n_rows - 1)
+    return FrameTrip(n_rows, 2 * n_rows * row_bytes, wire, 0.001 * n_rows)
+
+
+def link(*trips: FrameTrip) -> LinkSpeed:
+    found = LinkSpeed()
+    for trip in trips:
+        found.learn(trip)
+    return found
+
+
+@pytest.mark.parametrize(("seconds", "codec"), [(0.0, "none"), (0.0009, "none"), (0.0011, "int8"), (1.0, "int8")])
+def test_rows_are_rounded_where_they_take_longer_on_the_way_than_in_the_trunk(seconds: float, codec: str) -> None:
+    assert link(TOKEN, prompt(seconds)).codec("auto", ROW) == codec
+
+
+@pytest.mark.parametrize("trips", [(), (TOKEN,), (prompt(1.0),), (TOKEN, prompt(1.0, n_rows=15))])
+def test_nothing_is_rounded_before_a_token_and_a_prompt_have_been_measured(trips: tuple[FrameTrip, ...]) -> None:
+    assert link(*trips).codec("auto", ROW) == "none"
+
+
+@pytest.mark.parametrize("chosen", ["none", "zlib", "bf16", "fp16", "int8"])
+def test_a_codec_that_was_chosen_stays(chosen: WireCodec) -> None:
+    for trips in ((), (TOKEN, prompt(1.0))):
+        assert link(*trips).codec(chosen, ROW) == chosen
+
+
+def test_the_distance_is_not_the_link_s_speed() -> None:
+    far = TOKEN._replace(wire_seconds=2.0)
+    assert link(far, prompt(0.0)._replace(wire_seconds=2.05)).codec("auto", ROW) == "none"
+
+
+def test_what_was_held_up_once_counts_for_nothing() -> None:
+    assert link(TOKEN._replace(wire_seconds=9.0), TOKEN, prompt(1.0), prompt(0.0005)).codec("auto", ROW) == "none"
+
+
+def test_a_link_that_becomes_faster_or_slower_is_noticed() -> None:
+    found = link(TOKEN, prompt(1.0))
+    assert found.codec("auto", ROW) == "int8"
+    # rounded rows show the bandwidth as well
+    for _ in range(8):
+        found.learn(prompt(0.0002, row_bytes=ROW // 2))
+    assert found.codec("auto", ROW) == "none"
+    for _ in range(8):
+        found.learn(prompt(0.1))
+    assert found.codec("auto", ROW) == "int8"
+    assert found.codec_before == "int8"
