@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
+.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -28,7 +28,7 @@ run: $(VENV)/run.stamp ## set up, start trunk and client, stream a sample; PROMP
 	@bash $$([ -t 0 ] && echo -m) -c '$(BIN)/splitlearn demo --port $(PORT) $${PROMPT:+--prompt "$$PROMPT"}'
 export PROMPT
 
-test: lint types contracts proto-check unit ## lint, types, contracts and every test that is not slow and needs no GPU and no docker
+test: lint types contracts proto-check unit ## lint, types, contracts and every test that takes seconds and starts no service
 
 lint: $(VENV)/dev.stamp lint-kernels
 	$(BIN)/ruff check .
@@ -69,7 +69,10 @@ proto-check: $(VENV)/dev.stamp
 
 # two files at a time: many tests wait for processes of their own
 unit: $(VENV)/dev.stamp
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/integration
+
+test-integration: $(VENV)/dev.stamp ## start services on loopback and use them as programs and people do (ten minutes)
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration
 
 test-architectures: $(VENV)/dev.stamp ## cut every architecture of transformers and compare (minutes)
 	$(BIN)/pytest -m slow tests/architectures --timeout 1800

@@ -102,6 +102,7 @@ def test_ci_fails_when_all_steps_together_take_too_long(checkout: Path) -> None:
 
 
 HEAVY = [
+    "test-integration",
     "test-architectures",
     "test-snippets",
     "test-gpu-check",
