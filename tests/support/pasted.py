@@ -160,7 +160,9 @@ class Shell:
     def paste(self, text: str) -> str:
         """Gives the block to the shell; what it printed on stdout. Fails the test if a command of it failed."""
         end, failed = f"end-of-block-{uuid4().hex}", f"failed-{uuid4().hex}"
-        given = f"trap 'echo {failed} $? $BASH_COMMAND' ERR\n{self.here(text)}\ntrap - ERR\necho {end}\n"
+        # a prompt tells of jobs that have ended, and so gives their numbers back; without one, `jobs` does
+        told = "jobs >/dev/null"
+        given = f"trap 'echo {failed} $? $BASH_COMMAND' ERR\n{self.here(text)}\ntrap - ERR\n{told}\necho {end}\n"
         return self._session.give(given, until=end, failed=failed)
 
     def said(self) -> str:
