@@ -5,9 +5,7 @@ sides take turns; the trunk is behind a relay that delays both directions.
 """
 
 import argparse
-import asyncio
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from typing import Any, Final
 import httpx
 
 from cleangpt.data.stdlib_questions import collect_questions
-from support.far_link import Network, far_link
+from support.far_link import Network, far_away
 from tests.benchmarks.contenders import ROOT, running, wait_until_ready
 
 _MODEL: Final = ROOT / "deploy" / "demo_model"
@@ -49,29 +47,6 @@ class Side:
         self.trips += told["completion_tokens"] - 1 - told["accepted_draft_tokens"]
         self.texts.append(text)
         return text
-
-
-@contextmanager
-def far(port: int, network: Network) -> Iterator[str]:
-    """The address of a relay on a thread of its own."""
-    loop, ready, ending = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    addresses: list[str] = []
-
-    async def serve() -> None:
-        async with far_link(port, network) as link:
-            addresses.append(link.address)
-            ready.set()
-            await ending.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    ready.wait()
-    try:
-        yield addresses[0]
-    finally:
-        loop.call_soon_threadsafe(ending.set)
-        thread.join()
-        loop.close()
 
 
 @contextmanager
@@ -129,7 +104,7 @@ def rows(
     trunk = ("trunk", str(_MODEL), "--layers", "1-5", "--port", str(_TRUNK), "--metrics-port", str(_METRICS))
     with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
         for milliseconds in round_trips:
-            with far(_TRUNK, Network(milliseconds / 1000)) as address, clients(address, guessing):
+            with far_away(_TRUNK, Network(milliseconds / 1000)) as address, clients(address, guessing):
                 for text, sides in measured(questions, {"temperature": temperature}).items():
                     yield row_of(milliseconds, text, sides)
 

@@ -1,10 +1,11 @@
 """Every page that holds commands, pasted from top to bottom into one shell. Of what pages show, numbers may be others.
 
-The tutorials share a shell, as one goes on where another ended. README has a hub with a model in it. Any other page,
-also a new one, gets a folder of its own.
+Three tutorials share a shell, as one goes on where another ended; a fourth has a far trunk. README has a hub with a
+model in it. Any other page, also a new one, gets a folder of its own.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.far_link import Network, far_away
 from support.pasted import ROOT, Shell, blocks, compare, follow, pasted_blocks, unpasteable
+from support.running_split import free_port
 from support.tiny_models import random_model, save_checkpoint, tiny_config
 
 # every command is a process of its own, which spends seconds on imports
@@ -36,7 +39,7 @@ def _name(page: Path) -> str:
     return str(page.relative_to(ROOT).with_suffix(""))
 
 
-_IN_ORDER = {f"docs/tutorials/{name}" for name in ("train_cut_serve", "distil", "evaluate")}
+_IN_ORDER = {f"docs/tutorials/{name}" for name in ("train_cut_serve", "distil", "evaluate", "from_a_laptop")}
 _BY_THEMSELVES = [page for page in _PAGES if _LANGUAGES[page] and _name(page) not in {"README", *_IN_ORDER, *_RETYPED}]
 
 
@@ -124,6 +127,22 @@ def test_evaluate(workplace: Workplace) -> None:
     assert (tokens["samples"], tokens["vocabulary"]) == (12, 512)
     assert _is_drawn(workplace.folder / "student.png")
     assert _is_drawn(workplace.folder / "tokens.png")
+
+
+@_pasted
+def test_from_a_laptop(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "deploy" / "demo_model", (folder := tmp_path / "empty") / "deploy" / "demo_model")
+    port = free_port()
+    with (
+        far_away(port, Network(round_trip=0.08)) as box,
+        Shell(folder, tmp_path / "stderr.txt", trunk=f"127.0.0.1:{port}", hosts={"box.example:50051": box}) as shell,
+    ):
+        assert follow(_FOLDER / "from_a_laptop.md", shell) >= 6
+        assert shell.paste("jobs -r") == ""
+        assert shell.said().count('"event": "stopped"') == shell.said().count('"event": "serving"') == 3
+        first, second = map(float, re.findall(r"tokens, ([0-9.]+) tokens/s", shell.said()))
+    # one token a trip at most, and then several
+    assert first < 12.5 < 2 * first < second
 
 
 @_pasted

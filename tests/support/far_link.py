@@ -7,8 +7,9 @@ what was sent before it, and comes out half a round trip later, in order. The cl
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 from splitlearn_client.serving.listening import stop_accepting
@@ -147,3 +148,26 @@ async def far_link(port: int, network: Network) -> AsyncIterator[FarLink]:
         await stop_accepting([server])
         server.close()
         await link.end()
+
+
+@contextmanager
+def far_away(port: int, network: Network) -> Iterator[str]:
+    """The address of such a relay, which runs on a thread of its own."""
+    loop, ready, ending = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    addresses: list[str] = []
+
+    async def serve() -> None:
+        async with far_link(port, network) as link:
+            addresses.append(link.address)
+            ready.set()
+            await ending.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield addresses[0]
+    finally:
+        loop.call_soon_threadsafe(ending.set)
+        thread.join()
+        loop.close()

@@ -123,7 +123,7 @@ class Shell:
 
     Addresses with default ports stand for free ports. `errors` is what was printed on stderr, services' logs included;
     `more` goes into the environment. What sets the project up, `pip` and `make`, is not repeated: commands that stand
-    in for both say whether what they were told exists.
+    in for both say whether what they were told exists. `hosts` are other addresses of pages, and what stands for them.
     """
 
     folder: Path
@@ -131,6 +131,7 @@ class Shell:
     more: dict[str, str] = field(default_factory=dict)
     trunk: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     client: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    hosts: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -155,6 +156,8 @@ class Shell:
     def here(self, text: str) -> str:
         port = self.trunk.rpartition(":")[2]
         text = text.replace("127.0.0.1:50051", self.trunk).replace("localhost:50051", f"localhost:{port}")
+        for host, address in self.hosts.items():
+            text = text.replace(host, address)
         return text.replace("127.0.0.1:8000", self.client)
 
     def paste(self, text: str) -> str:
