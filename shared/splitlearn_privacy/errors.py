@@ -2,6 +2,7 @@
 
 PrivacyReportError     exit 1
 ├── TooLittleText      the caller's fault: too few texts, or too short ones, to train attacks and to test them
+├── UnknownToken       the caller's fault: texts with tokens that the model has no embedding for
 ├── TextTooLong        the caller's fault: texts that are longer than the model's context
 └── OtherModel         the caller's fault: the weights that the worker is said to know are of another model
 """
@@ -21,3 +22,7 @@ class OtherModel(PrivacyReportError):
 
 class TextTooLong(PrivacyReportError):
     """The model's context is shorter than the texts."""
+
+
+class UnknownToken(PrivacyReportError):
+    """The tokenizer has more tokens than the model has embeddings, and the texts use them."""

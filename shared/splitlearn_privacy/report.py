@@ -16,7 +16,7 @@ from llm_sepweight import Manifest
 from splitlearn_privacy.attacks import ATTACKS, Attack, Guesses, Knowledge, Target
 from splitlearn_privacy.costs import Costs, costs, plain_costs
 from splitlearn_privacy.cut_model import CutModel, Seen
-from splitlearn_privacy.errors import OtherModel, TextTooLong
+from splitlearn_privacy.errors import OtherModel, TextTooLong, UnknownToken
 from splitlearn_privacy.scoring import Score
 from splitlearn_privacy.texts import Texts
 from splitlearn_privacy.traffic import Trace
@@ -143,12 +143,13 @@ def measure(
     Raises:
         SepweightError, SplitError: files are missing, or the model cannot be cut so.
         TextTooLong: the texts do not fit into the model's context.
+        UnknownToken: the model has no embedding for a token of the texts.
         OtherModel: the worker's weights are of another model.
     """
     cells: list[Cell] = []
     for cut in grid.cuts:
         model = CutModel.load(folder, cut)
-        _check_length(model, texts.test_NT.shape[1])
+        _check_texts(model, texts)
         known = worker.model(model)
         step(f"layers {model.plan.layers}: costs")
         plain = plain_costs(model, texts)
@@ -190,7 +191,8 @@ def _leaks(
     for kind, attack in product(models.client.kinds, attacks):
         if attack.can_read(models.worker, kind):
             step(f"layers {models.client.plan.layers}, {distortion}: {attack.name} on {kind}")
-            guesses = attack.read(Knowledge(models.worker, kind, texts.training_NT, known[kind], seed), seen[kind])
+            knowledge = Knowledge(models.worker, kind, texts.training_NT, known[kind], seed, distortion)
+            guesses = attack.read(knowledge, seen[kind])
             # tokens that all texts begin with are not counted
             counted = slice(texts.n_common, None)
             truth_NT = truths[attack.target]
@@ -211,8 +213,14 @@ def _worst(leaks: Iterable[Leak]) -> Leak | None:
     return max(read, key=lambda leak: leak.score.top_1.value, default=None)
 
 
-def _check_length(model: CutModel, length: int) -> None:
-    context = model.bottom.context_length
+def _check_texts(model: CutModel, texts: Texts) -> None:
+    context, length = model.bottom.context_length, texts.test_NT.shape[1]
+    n_embeddings, largest = len(model.embeddings_VD), int(max(texts.training_NT.max(), texts.test_NT.max()))
+    if largest >= n_embeddings:
+        raise UnknownToken(
+            f"the texts have the token {largest}, and the model has embeddings for {n_embeddings} tokens; give texts "
+            "without it, or the model the tokenizer that it was trained with"
+        )
     if context is not None and length > context:
         raise TextTooLong(
             f"texts of {length} tokens do not fit into this model's context of {context} tokens; give a smaller "

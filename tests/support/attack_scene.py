@@ -27,7 +27,7 @@ def scene_of(
     distortion = distortion or Distortion()
     known_NT, wanted_NT = ids(n_training, 1, most), ids(N_TEST, 2, most)
     known = model.seen(known_NT, distortion, 0)[kind]
-    return Knowledge(model, kind, known_NT, known, 0), model.seen(wanted_NT, distortion, 1)[kind], wanted_NT
+    return Knowledge(model, kind, known_NT, known, 0, distortion), model.seen(wanted_NT, distortion, 1)[kind], wanted_NT
 
 
 def texts(n_training: int, n_test: int, length: int = LENGTH) -> Texts:

@@ -11,6 +11,7 @@ from typing import Final
 from torch import Tensor
 
 from splitlearn_privacy.cut_model import CutModel, Seen
+from splitlearn_privacy.wire import Distortion
 
 GUESSES: Final = 5
 """K, how many tokens an attack names at each position."""
@@ -29,7 +30,8 @@ class Target(StrEnum):
 class Knowledge:
     """What the worker knows before it sees the texts: the model, whose weights are public, and texts of its own.
 
-    `seen_NTW` is what it sees of `ids_NT`, distorted like the client's rows. `seed` is for attacks that are trained.
+    `seen_NTW` is what it sees of `ids_NT`, distorted like the client's rows. `seed` is for attacks that are trained. It
+    knows the codec of the client's `distortion`, and not its noise.
     """
 
     model: CutModel
@@ -37,6 +39,7 @@ class Knowledge:
     ids_NT: Tensor  # noqa: N815 - a shape
     seen_NTW: Tensor  # noqa: N815 - a shape
     seed: int
+    distortion: Distortion
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,6 @@ from torch import Tensor
 from splitlearn.model.cache import PartCache
 from splitlearn_privacy.attacks import nearest_embedding, probes
 from splitlearn_privacy.attacks.attack import GUESSES, Attack, Guesses, Knowledge
-from splitlearn_privacy.cut_model import CutModel, Seen
 
 MOST_CANDIDATES: Final = 4096
 """A larger vocabulary is not tried whole: first other attacks choose."""
@@ -33,7 +32,7 @@ def read(knowledge: Knowledge, seen_NTW: Tensor) -> Guesses:
 @torch.no_grad()
 def _read_text(knowledge: Knowledge, seen_TW: Tensor, candidates: Tensor) -> Tensor:
     """The guesses [T, K]; `candidates` are [C] for all positions, or [T, C]."""
-    replay = _Replay(knowledge.model, knowledge.kind)
+    replay = _Replay(knowledge)
     found: list[Tensor] = []
     for position, seen_W in enumerate(seen_TW):
         candidates_C = candidates if candidates.dim() == 1 else candidates[position]
@@ -47,10 +46,11 @@ def _read_text(knowledge: Knowledge, seen_TW: Tensor, candidates: Tensor) -> Ten
 class _Replay:
     """One text from the beginning, with each candidate in a row of a batch at the position that is looked for."""
 
-    def __init__(self, model: CutModel, kind: Seen) -> None:
-        self._model, self._kind = model, kind
-        worker_part = model.worker_part(kind)
-        self._parts = [model.bottom, *([worker_part] if worker_part is not None else [])]
+    def __init__(self, knowledge: Knowledge) -> None:
+        self._model, self._kind = knowledge.model, knowledge.kind
+        self._coded = knowledge.distortion.coded
+        worker_part = self._model.worker_part(self._kind)
+        self._parts = [self._model.bottom, *([worker_part] if worker_part is not None else [])]
         self._caches = [part.new_cache() for part in self._parts]
         self._ids = torch.empty(0, dtype=torch.long)
         self._candidates_C = self._ids
@@ -76,7 +76,8 @@ class _Replay:
                 cache.batch_select_indices(torch.tensor([index]))
 
     def _run(self, ids_CT: Tensor, caches: Sequence[PartCache]) -> Tensor:
-        sent_CTD = self._model.sent(ids_CT, caches[0])
+        # rounded as the client's rows are, so that the right candidate's is the same
+        sent_CTD = self._coded(self._model.sent(ids_CT, caches[0]))
         return self._model.of_sent(self._kind, sent_CTD, caches[-1])
 
 

@@ -16,13 +16,13 @@ from splitlearn_privacy.attacks.candidate_replay import CANDIDATE_REPLAY
 from splitlearn_privacy.attacks.nearest_embedding import NEAREST_EMBEDDING
 from splitlearn_privacy.attacks.public_top import PUBLIC_TOP
 from splitlearn_privacy.cut_model import Seen
-from splitlearn_privacy.errors import TextTooLong
+from splitlearn_privacy.errors import TextTooLong, UnknownToken
 from splitlearn_privacy.plots import plot_cuts, plot_utility
 from splitlearn_privacy.report import Cell, Grid, Leak, Report, measure
 from splitlearn_privacy.scoring import Share
 from splitlearn_privacy.texts import Texts, documents
 from support.attack_scene import texts
-from support.tiny_models import random_model, save_sepweight, tiny_config
+from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
 DEMO = Path(__file__).parents[3] / "deploy/demo_model"
 LENGTH = 16
@@ -136,6 +136,13 @@ def test_rows_of_another_width_than_embeddings_are_read_by_the_other_attacks(
     found = measure(weights, texts(16, 2), grid, name="opt", source="ids", step=lambda _: None)
 
     assert set(leaks(found.cells[0])) == {(CANDIDATE_REPLAY.name, kind) for kind in Seen}
+
+
+def test_texts_with_a_token_that_has_no_embedding_are_refused(tmp_path: Path) -> None:
+    weights = save_sepweight(tmp_path, random_model(tiny_config("gpt2", vocab_size=VOCABULARY - 20)))
+
+    with pytest.raises(UnknownToken, match=r"have the token \d+, and the model has embeddings for \d+ tokens"):
+        measure(weights, texts(16, 2), Grid(), name="gpt2", source="ids", step=lambda _: None)
 
 
 def test_texts_beyond_the_context_are_refused(tmp_path: Path) -> None:

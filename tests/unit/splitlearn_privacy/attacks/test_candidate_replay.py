@@ -24,6 +24,16 @@ def test_tokens_are_read_off_int8_rows(scene: Scene) -> None:
     assert torch.equal(CANDIDATE_REPLAY.read(knowledge, seen).ids_NTK[..., 0], wanted_NT)
 
 
+def test_candidates_are_rounded_as_the_client_rounds(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    # so coarse that rows as they are have others nearest
+    monkeypatch.setattr(Distortion, "coded", lambda _, rows: torch.where(rows > 0, 100.0, 0.01 * rows.round()))
+    knowledge, seen, wanted_NT = scene(Seen.OUTGOING)
+
+    found = CANDIDATE_REPLAY.read(knowledge, seen).ids_NTK[..., 0]
+
+    assert (found == wanted_NT).double().mean() > 0.9
+
+
 def test_strong_noise_hides_them(scene: Scene) -> None:
     knowledge, seen, wanted_NT = scene(Seen.OUTGOING, Distortion(noise=30.0))
 
