@@ -9,6 +9,8 @@ WireCodec = Literal["none", "zlib", "bf16", "fp16", "int8", "auto"]
 _TOKENS: Final = 64
 _PROMPTS: Final = 8
 """Trips of each kind that count: what holds up a trip only ever makes it longer, so the shortest are near the truth."""
+_MOST_TOKEN_ROWS: Final = 8
+"""A next token and guesses behind it, which some drafters have for every frame."""
 _LEAST_ROWS: Final = 16
 """Fewer are no prompt, whose time would say little of the link's bandwidth."""
 
@@ -30,7 +32,7 @@ class FrameTrip(NamedTuple):
 
 
 class LinkSpeed:
-    """What frames to one replica take. Of each session it has to see the first frame, and those of one row.
+    """What frames to one replica take. Of each session it has to see the first frame, and those of next tokens.
 
     Attributes:
         codec_before: what `codec` returned last.
@@ -43,7 +45,7 @@ class LinkSpeed:
 
     def learn(self, trip: FrameTrip) -> None:
         """Counts a frame that waited for no other."""
-        if trip.n_rows == 1:
+        if trip.n_rows <= _MOST_TOKEN_ROWS:
             self._tokens.append(trip)
         elif trip.n_rows >= _LEAST_ROWS:
             self._prompts.append(trip)

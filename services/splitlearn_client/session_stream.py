@@ -114,6 +114,11 @@ class SessionStream:
         """From all replicas together."""
         return self._bytes_before[1] + self._stream.bytes_received
 
+    @property
+    def received_at(self) -> float:
+        """When the reply that was received last had come, by the event loop's clock."""
+        return self._stream.received_at
+
     async def open(self) -> int:
         """Opens the session on the replica. Returns how many of its first rows the replica has cached.
 

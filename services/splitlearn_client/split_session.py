@@ -5,7 +5,7 @@ The ids are enough to compute all rows again, on any replica of the trunk.
 Shapes: T rows, D hidden size, V vocabulary.
 """
 
-import time
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -37,7 +37,7 @@ _AHEAD = 3
 
 @dataclass(frozen=True)
 class _Sent:
-    """A frame that was sent, and how long sending took."""
+    """A frame that was sent, and how many seconds sending took."""
 
     position: int
     n_rows: int
@@ -45,6 +45,8 @@ class _Sent:
     is_first: bool
     is_alone: bool
     """Whether no other frame was on its way, so that its reply waits for nothing but its own rows."""
+    began: float
+    """When sending began, by the event loop's clock."""
     seconds: float
 
 
@@ -258,16 +260,15 @@ class SplitSession:
         is_first, self._has_sent = not self._has_sent, True
         step = await self._parts.bottom.step(self._bottom, start, ids_T)
         self._count("bottom", step, is_first=is_first)
-        began, n_bytes = time.perf_counter(), self.stream.bytes_sent
+        began, n_bytes = _now(), self.stream.bytes_sent
         await self.stream.send(Frame(start, step.output))
         n_bytes = self.stream.bytes_sent - n_bytes
-        return _Sent(start, ids_T.shape[0], n_bytes, is_first, is_alone, time.perf_counter() - began)
+        return _Sent(start, ids_T.shape[0], n_bytes, is_first, is_alone, began, _now() - began)
 
     async def _receive(self, sent: _Sent, choosing: Choosing, *, is_alone: bool) -> None:
-        began, n_bytes = time.perf_counter(), self.stream.bytes_received
+        began = _now()
         reply = await self.stream.receive()
-        waited = sent.seconds + time.perf_counter() - began
-        n_bytes = sent.n_bytes + self.stream.bytes_received - n_bytes
+        waited = sent.seconds + _now() - began
         rows_TD = reply.frame.rows
         if rows_TD is None or (reply.frame.position, rows_TD.shape[0]) != (sent.position, sent.n_rows):
             raise InvalidReply(f"the trunk did not answer with {sent.n_rows} rows for position {sent.position}")
@@ -280,8 +281,11 @@ class SplitSession:
         seconds["wire"] += on_the_wire
         self._report.round_trip = on_the_wire if is_alone else None
         if sent.is_alone and not self._has_moved:
-            # a frame behind it takes nothing from it, neither on the way there nor in the trunk
-            self._link.learn(FrameTrip(sent.n_rows, n_bytes, on_the_wire, reply.compute_seconds))
+            # a frame behind it takes nothing from it, neither on the way there nor in the trunk; but its reply may have
+            # come before it was waited for
+            under_way = self.stream.received_at - sent.began - reply.queue_seconds - reply.compute_seconds
+            # the reply's rows take as many bytes
+            self._link.learn(FrameTrip(sent.n_rows, 2 * sent.n_bytes, max(0.0, under_way), reply.compute_seconds))
         try:
             is_last = sent.position + sent.n_rows == choosing.end
             if is_last:
@@ -296,6 +300,10 @@ class SplitSession:
         self._report.timings[name] += step.timing.compute_seconds
         if is_first:
             self._report.queue_seconds += step.timing.queue_seconds
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager

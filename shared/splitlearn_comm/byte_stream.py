@@ -44,6 +44,8 @@ class ByteStream:
         self.address = address
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.received_at = 0.0
+        """When the message that was received last had come, by the event loop's clock."""
         self._call = call
         self._timeout = timeout
         self._opened = asyncio.get_running_loop().time()
@@ -52,8 +54,8 @@ class ByteStream:
         self._words = 0
         self._begun = False
         self._is_accepted = False
-        # Messages, then None at the end.
-        self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        # Messages and when they came, then None at the end.
+        self._arrived: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
         self._owed = 0
         self._closing = False
         self._end: CommError | None = None
@@ -145,10 +147,11 @@ class ByteStream:
             self._call.cancel()
 
     async def _next(self) -> bytes:
-        data = await self._arrived.get()
-        if data is None:
+        arrived = await self._arrived.get()
+        if arrived is None:
             self._arrived.put_nowait(None)
             raise self._ending()
+        data, self.received_at = arrived
         return data
 
     async def _write(self, data: bytes) -> None:
@@ -210,7 +213,7 @@ class ByteStream:
                     self._call.cancel()
                     break
                 self._owed -= 1
-                self._arrived.put_nowait(data)
+                self._arrived.put_nowait((data, self._heard))
             end = self._verdict()
         except grpc.aio.AioRpcError:
             end = self._verdict()

@@ -54,6 +54,11 @@ class ClientStream:
         return self._stream.bytes_received
 
     @property
+    def received_at(self) -> float:
+        """When the last reply that was received had come, by the event loop's clock; it may have waited here since."""
+        return self._stream.received_at
+
+    @property
     def silent_seconds(self) -> float:
         """How long nothing was sent and nothing was heard from the server."""
         return self._stream.silent_seconds

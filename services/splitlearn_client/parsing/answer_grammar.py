@@ -92,7 +92,7 @@ def answer_grammar(
     """
     writing = _Writing(dialect.hidden)
     thought = _thought(dialect, prefix, writing)
-    body = _said(dialect, prefix, writing) if offered is None else _calls(dialect, offered, constraint, writing)
+    body = _said(dialect, prefix, writing) if offered is None else _calls(dialect, prefix, offered, constraint, writing)
     writing.rules.append(f"start: {thought} ({body})")
     tools = () if offered is None else offered.tools
     rules = tuple(Rule(f"arguments_{i}", tool.place, dict(tool.schema)) for i, tool in enumerate(tools))
@@ -106,7 +106,7 @@ def _said(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:
     return f"{header} {CONSTRAINED}"
 
 
-def _calls(dialect: Dialect, offered: Offered, constraint: Constraint | None, writing: _Writing) -> str:
+def _calls(dialect: Dialect, prefix: Prefix, offered: Offered, constraint: Constraint | None, writing: _Writing) -> str:
     """An answer that calls tools, or may."""
     grammar = offered.form.grammar(writing.marker)
     names = [f"call_{number}" for number in range(len(offered.tools))]
@@ -115,11 +115,16 @@ def _calls(dialect: Dialect, offered: Offered, constraint: Constraint | None, wr
     writing.rules.append(f"call: {' | '.join(names)}")
     is_one = offered.is_one or grammar.between is None
     more = "" if is_one else f"({grammar.between} call)*"
-    writing.rules.append(f"calls: {grammar.opening} call {more} {grammar.closing}")
+    is_within = dialect.is_harmony and _is_begun(prefix)
+    # a call is a message of its own
+    opening = writing.all(END, START, "assistant") if is_within else grammar.opening
+    writing.rules.append(f"calls: {opening} call {more} {grammar.closing}")
     if offered.must_call:
         return "calls"
-    if constraint is not None and not dialect.is_harmony:
+    if constraint is not None and (is_within or not dialect.is_harmony):
         return f"{CONSTRAINED} | calls"
+    if is_within:
+        return f"TEXT | {writing.up_to('said', END)} {writing.all(START, 'assistant')} call"
     return _free(dialect, offered, grammar, constraint, more, writing)
 
 
@@ -152,7 +157,9 @@ def _analyses(prefix: Prefix) -> bool:
 
 def _is_begun(prefix: Prefix) -> bool:
     """Whether a prompt of Harmony ends within a message that is no reasoning."""
-    return MESSAGE in prefix.ending.rpartition(START)[2] and not _analyses(prefix)
+    # behind a long prefill the header is out of sight
+    is_open = bool(prefix.prefill) or MESSAGE in prefix.ending.rpartition(START)[2]
+    return is_open and not _analyses(prefix)
 
 
 def _free(

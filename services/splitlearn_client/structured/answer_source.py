@@ -8,6 +8,7 @@ Pure.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from splitlearn_client.structured.constraint import Constraint, Kind
@@ -54,6 +55,8 @@ class Assembled(NamedTuple):
     used: str
     constraint: tuple[Kind, str, str] | None
     """Kind, source, and place in the request."""
+    place: tuple[str, ...]
+    """Of what all schemas are in; empty if there are none."""
 
 
 def assembled(source: str) -> Assembled:
@@ -69,11 +72,12 @@ def assembled(source: str) -> Assembled:
             rules.append(f"{name}: %json {json.dumps(rewritten(schema))}")
         except UnsupportedSchema as error:
             raise UnsupportedSchema(str(error), (*place, *error.path)) from error
-    tokens = parts["tokens"].items()
+    tokens, places = parts["tokens"].items(), [place for _, place, _ in parts["schemas"]]
     return Assembled(
         "\n".join([*rules, *(f"{name}: {json.dumps(f'<{name}>')}" for name, _ in tokens)]),
         "\n".join([*rules, *(f"{name}: <[{token}]>" for name, token in tokens)]),
         None if parts["constraint"] is None else tuple(parts["constraint"]),
+        tuple(steps[0] for steps in takewhile(lambda each: len(set(each)) == 1, zip(*places, strict=False))),
     )
 
 

@@ -42,9 +42,12 @@ def answer_to(request: dict[str, Any], tokenizer: LLTokenizer, limits: LLParserL
     In an answer it is the place in the request.
     """
     kind, source = request["kind"], request["source"]
+    place = list[str]()
     try:
         if kind == "answer":
             answer = assembled(source)
+            # what the answer has to follow is tried by itself, so they are to blame for what is wrong with the whole
+            place = list(answer.place)
             tried, used = (grammar_from("grammar", each) for each in (answer.tried, answer.used))
             if answer.constraint is not None:
                 inner_kind, inner_source, param = answer.constraint
@@ -59,17 +62,17 @@ def answer_to(request: dict[str, Any], tokenizer: LLTokenizer, limits: LLParserL
     except UnsupportedSchema as error:
         return {"error": _shortened(str(error)), "path": list(error.path)}
     except (ValueError, RecursionError, IndexError) as error:
-        return {"error": _shortened(str(error) or type(error).__name__)}
+        return {"error": _shortened(str(error) or type(error).__name__), "path": place}
     except MemoryError:
-        return {"error": "it needs too much memory"}
+        return {"error": "it needs too much memory", "path": place}
     if len(used) > longest:
-        return {"error": f"written out it has more than {longest} characters"}
+        return {"error": f"written out it has more than {longest} characters", "path": place}
     matcher = LLMatcher(tokenizer, tried, log_level=0, limits=limits)
     if matcher.is_error():
-        return {"error": _shortened(matcher.get_error())}
+        return {"error": _shortened(matcher.get_error()), "path": place}
     allowed = matcher.compute_bitmask()
     if matcher.is_error() or not any(allowed):
-        return {"error": "no text follows it"}
+        return {"error": "no text follows it", "path": place}
     return {"grammar": used}
 
 

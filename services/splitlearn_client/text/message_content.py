@@ -31,15 +31,26 @@ def said_in(message: Message) -> str:
 
 
 def changed_messages(messages: Sequence[Message], text: str) -> frozenset[int]:
-    """Indices of the messages that a rendered text does not hold as they are, but for blanks about them.
+    """Indices of the messages that a rendered text may not hold as they are, but for blanks about them.
 
-    Those of the assistant are left out: of these, templates drop what was thought.
+    They are all from the first one on that does not come behind those before it: to search for each in all of the text
+    would take minutes for many messages. Those of the assistant are left out: of these, templates drop what was
+    thought. So are those without a text.
     """
-    return frozenset(
-        index
+    said = [
+        (index, each.strip())
         for index, message in enumerate(messages)
-        if message["role"] != "assistant" and any(said.strip() not in text for said in texts_of(message))
-    )
+        if message["role"] != "assistant"
+        for each in texts_of(message)
+        if each.strip()
+    ]
+    place = 0
+    for number, (_, each) in enumerate(said):
+        found = text.find(each, place)
+        if found < 0:
+            return frozenset(index for index, _ in said[number:])
+        place = found + len(each)
+    return frozenset()
 
 
 def with_one_text(message: Message) -> Message:

@@ -47,7 +47,7 @@ class Probe:
         return {**shadow, "content": content} if "content" in message else shadow
 
     def around(self, message: Message, index: int) -> Message:
-        """The message with a word before and after each of its texts."""
+        """The message with a word before and after each of its texts that is not blank."""
         content = message.get("content")
         if isinstance(content, str):
             content = self._around(content, index)
@@ -77,6 +77,8 @@ class Probe:
         return _BETWEEN.join(next(words) for _ in range(_WORDS_OF_A_TEXT))
 
     def _around(self, text: str, index: int) -> str:
+        if not text.strip():
+            return text
         words = self._words(index)
         # in quotes each line's end takes two characters
         self.length += 4

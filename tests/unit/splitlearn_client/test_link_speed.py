@@ -32,6 +32,12 @@ def test_nothing_is_rounded_before_a_token_and_a_prompt_have_been_measured(trips
     assert link(*trips).codec("auto", ROW) == "none"
 
 
+def test_next_tokens_with_guesses_behind_them_show_the_distance_too() -> None:
+    guessed = FrameTrip(8, 2 * 8 * ROW, wire_seconds=0.08, compute_seconds=0.02)
+    assert link(guessed, prompt(0.0011)).codec("auto", ROW) == "int8"
+    assert link(guessed, prompt(0.0008)).codec("auto", ROW) == "none"
+
+
 @pytest.mark.parametrize("chosen", ["none", "zlib", "bf16", "fp16", "int8"])
 def test_a_codec_that_was_chosen_stays(chosen: WireCodec) -> None:
     for trips in ((), (TOKEN, prompt(1.0))):

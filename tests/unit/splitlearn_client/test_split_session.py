@@ -13,7 +13,8 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_parts
 from splitlearn.engine import DeviceThread, batching_policy
 from splitlearn.model.plan import SplitPlan
-from splitlearn_client.link_speed import LinkSpeed
+from splitlearn_client import split_session
+from splitlearn_client.link_speed import FrameTrip, LinkSpeed
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import Sampler, SamplingSettings
@@ -23,6 +24,7 @@ from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo, SessionOpening
 from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
+from support.far_link import Network, far_link
 from support.running_split import until
 from support.tiny_models import N_LAYERS
 
@@ -60,10 +62,12 @@ async def accept(_info: ServiceInfo) -> str | None:
 
 
 @asynccontextmanager
-async def session_on(server: AsyncGRPCComputeServer, parts: LocalParts) -> AsyncIterator[SplitSession]:
+async def session_on(
+    port: int, parts: LocalParts, prompt: list[int] = PROMPT, link: LinkSpeed | None = None
+) -> AsyncIterator[SplitSession]:
     """A session that has begun with the prompt."""
 
-    replicas = ReplicaSet(f"127.0.0.1:{server.port}", connector(5.0, None), accept, lambda: None, lambda: None)
+    replicas = ReplicaSet(f"127.0.0.1:{port}", connector(5.0, None), accept, lambda: None, lambda: None)
     running = asyncio.create_task(replicas.run())
     await until(lambda: replicas.reason is None)
     replica, report = replicas.pick(), Report()
@@ -72,8 +76,8 @@ async def session_on(server: AsyncGRPCComputeServer, parts: LocalParts) -> Async
     try:
         async with SessionStream(replicas, replica, opening, failover_timeout=60.0, report=report) as stream:
             bottom, top = parts.bottom.open(), parts.top.open()
-            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report, LinkSpeed())
-            await session.begin(PROMPT)
+            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report, link or LinkSpeed())
+            await session.begin(prompt)
             yield session
     finally:
         running.cancel()
@@ -106,7 +110,7 @@ async def test_while_a_session_waits_for_a_replica_the_prompts_of_others_do_not_
     parts: LocalParts, clock: Clock
 ) -> None:
     server = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
-    async with server, session_on(server, parts) as session:
+    async with server, session_on(server.port, parts) as session:
         ids = await some_tokens(session, parts, clock)
         await server.stop()
         choosing = asyncio.create_task(session.choose(ids, greedy()))
@@ -122,9 +126,41 @@ async def test_a_session_whose_rows_the_trunk_has_lost_does_not_wait_for_its_own
 ) -> None:
     host = EchoSessionHost(factor=1.0)
     server = AsyncGRPCComputeServer(session_host=host)
-    async with server, session_on(server, parts) as session:
+    async with server, session_on(server.port, parts) as session:
         ids = await some_tokens(session, parts, clock)
         host.sessions[0].rows_TD = None
         async with asyncio.timeout(30):
             await session.choose(ids, greedy())
         assert host.sessions[0].reached == len(ids)
+
+
+class Seen(LinkSpeed):
+    """Keeps what it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trips: list[FrameTrip] = []
+
+    def learn(self, trip: FrameTrip) -> None:
+        self.trips.append(trip)
+
+
+async def test_frames_behind_it_hide_nothing_of_the_first_one_s_trip(
+    parts: LocalParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = parts.bottom.part
+    monkeypatch.setattr(split_session, "CHUNK_BYTES", 16 * part.hidden_size * part.dtype.itemsize)
+    prompt, link, bandwidth = list(range(3, 67)), Seen(), 2e4
+    server = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
+    async with (
+        server,
+        far_link(server.port, Network(0.0, up=bandwidth, down=bandwidth)) as far,
+        session_on(far.port, parts, prompt, link) as session,
+    ):
+        await session.choose(prompt, greedy())
+    [trip] = link.trips
+    rows_bytes = 2 * 16 * part.hidden_size * part.dtype.itemsize
+    assert trip.n_rows == 16
+    assert rows_bytes < trip.n_bytes < 1.1 * rows_bytes
+    # of all that is on the wire, only the rows are counted here
+    assert trip.wire_seconds > rows_bytes / bandwidth

@@ -44,6 +44,7 @@ def follows(
     *,
     special: bool,
     ending: str = "",
+    prefill: str = "",
     tools: bool = True,
     constraint: Constraint | None = None,
     **options: Any,
@@ -54,11 +55,11 @@ def follows(
     names += ["<tool_call>", "</tool_call>", "<think>", "</think>"] if special and family == "hermes" else []
     hidden = {name: 257 + number for number, name in enumerate(names)}
     dialect: Dialect = dialect_of(FAMILIES[family].template, hidden)
-    prefix = Prefix(ending or (ASSISTANT if family == "harmony" else ""))
+    prefix = Prefix(ending or (ASSISTANT if family == "harmony" else ""), prefill)
     assert dialect.form is not None
     offered = Offered(dialect.form, TOOLS, **{"must_call": True, "is_one": False, **options}) if tools else None
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(names)), slices=[])
-    tried, used, inner = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
+    tried, used, inner, _ = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
     if inner is not None:
         tried, used = (joined(rules, grammar_from(*inner[:2])) for rules in (tried, used))
     trial = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes([])), slices=[]), tried, log_level=0)
@@ -187,6 +188,26 @@ def test_reasoning_that_the_prompt_has_begun_is_not_what_has_to_follow(special: 
     assert follows("harmony", f"why?<|end|>{ASSISTANT}{FINAL}{F}", ending=analysis, **rest)
     assert not follows("harmony", F, ending=analysis, **rest)
     assert follows("harmony", F, ending=f"{ASSISTANT}{FINAL}", **rest)
+
+
+@pytest.mark.parametrize("ending", [f"{ASSISTANT}{FINAL}So: ", "the end of a long text: "])
+def test_what_goes_on_with_a_message_of_harmony_has_no_header_and_calls_come_behind_its_end(
+    ending: str, special: bool
+) -> None:
+    rest = {"special": special, "ending": ending, "prefill": "a long text: "}
+    call = f"<|end|>{ASSISTANT}{ONE['harmony']}"
+    json_asked = {"constraint": asked("json_schema")}
+    assert follows("harmony", F, tools=False, **json_asked, **rest)
+    for options, said, others in (
+        ({"must_call": False, **json_asked}, F, f"Hello.{call}"),
+        ({"must_call": False}, "Hello.", None),
+        ({}, call, F),
+    ):
+        assert follows("harmony", said, **options, **rest)
+        assert follows("harmony", call, **options, **rest)
+        assert not follows("harmony", FINAL + F, **rest)
+        assert others is None or not follows("harmony", others, **options, **rest)
+    assert follows("harmony", f"Hello.{call}", must_call=False, **rest)
 
 
 # without a marker nothing tells calls from other objects

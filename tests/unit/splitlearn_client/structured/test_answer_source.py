@@ -17,7 +17,7 @@ def source(schema: object, tokens: dict[str, int]) -> AnswerSource:
 
 
 def test_a_special_token_is_its_id_for_the_model_and_a_name_where_grammars_are_tried() -> None:
-    tried, used, _ = assembled(source(SCHEMA, {"marker_7": 7}).text())
+    tried, used, _, _ = assembled(source(SCHEMA, {"marker_7": 7}).text())
     assert 'marker_7: "<marker_7>"' in tried
     assert "marker_7: <[7]>" in used
     assert tried.partition("marker_7: ")[0] == used.partition("marker_7: ")[0]
@@ -52,6 +52,19 @@ def test_what_is_wrong_with_a_part_s_constraint_is_said_of_its_own_field(
     whole = AnswerSource(f'start: "x" {CONSTRAINED}', (), {}, inner)
     with pytest.raises(BadGrammar) as refused:
         GrammarTrial().grammar(Constraint("answer", whole.text(), "tools"))
+    assert refused.value.path == place
+
+
+@pytest.mark.parametrize("constraint", [None, Constraint("regex", "a+", "structured_outputs.regex")])
+@pytest.mark.parametrize(("n_tools", "place"), [(1, ("tools", "0", "parameters")), (2, ("tools",))])
+def test_what_only_the_compiler_finds_wrong_with_a_schema_is_said_of_the_tools(
+    constraint: Constraint | None, n_tools: int, place: tuple[str, ...]
+) -> None:
+    schema = {"properties": {"a": {"type": "string", "pattern": "("}}}
+    rules = tuple(Rule(f"arguments_{i}", ("tools", str(i), "parameters"), schema) for i in range(n_tools))
+    either = " | ".join(rule.name for rule in rules) + (f" | {CONSTRAINED}" if constraint else "")
+    with pytest.raises(BadGrammar, match="unclosed group") as refused:
+        GrammarTrial().grammar(Constraint("answer", AnswerSource(f"start: {either}", rules, {}, constraint).text(), ""))
     assert refused.value.path == place
 
 

@@ -392,3 +392,10 @@ def test_a_text_that_the_template_cuts_is_refused_and_others_are_not(
     with pytest.raises(BadRequest, match=r"leaves this message .* out, or a part of it") as refused:
         render(source, said("user", "hello"), said("user", content))
     assert refused.value.param == "messages.1"
+
+
+def test_a_template_may_write_texts_in_another_order() -> None:
+    last = "{% for m in messages if m.role != 'system' %}{% if loop.last and messages[0].role == 'system' %}"
+    source = last + "{{ messages[0].content }};{% endif %}{{ m.content }}|{% endfor %}"
+    text = render(source, said("system", "rules"), said("user", "one"), said("assistant", "two"), said("user", "three"))
+    assert text == "one|two|rules;three|"

@@ -51,3 +51,11 @@ def test_messages_of_one_shape_differ_in_their_words_alone() -> None:
     others = [*CONVERSATION, {"role": "user", "content": " "}, {"role": "user", "content": "a", "name": "b"}]
     assert len(set(map(shape_of, others))) == len(others)
     assert list(map(n_said, CONVERSATION)) == [1, 2, 2]
+
+
+def test_words_stand_around_texts_and_not_in_blank_ones() -> None:
+    probe = Probe()
+    first, _, last = shown(probe.around(CONVERSATION[0], 0)).split("\n")
+    assert shown(probe.around(CONVERSATION[1], 1)).endswith(PARTS[1]["text"])
+    assert probe.first_left_out(first + last) == 1
+    assert shown(probe.around({"role": "user", "content": " \n"}, 2)) == " \n"
