@@ -38,10 +38,11 @@ def taken_apart(
     holds: bool = False,
     is_cut_off: bool = False,
     tools: Mapping[str, Any] = TOOLS,
+    is_formed: bool = False,
 ) -> list[Event]:
     """What the pieces of one answer are taken apart into."""
     numbers = count()
-    reading = replace(dialect, new_identity=lambda: f"id{next(numbers)}").reading(tools, prefix)
+    reading = replace(dialect, new_identity=lambda: f"id{next(numbers)}").reading(tools, prefix, is_formed=is_formed)
     assert reading is not None
     parser = reading.make_parser(holds)
     events = [event for piece in pieces for event in parser.feed(piece)]

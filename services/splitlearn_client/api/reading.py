@@ -29,7 +29,8 @@ def reading_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Reading 
             "--tool-call-parser",
             "tools",
         )
-    return dialect.reading({each.name: each.schema_of_arguments for each in offered}, prefix)
+    is_formed = fields.is_constrained and not fields.must_call
+    return dialect.reading({each.name: each.schema_of_arguments for each in offered}, prefix, is_formed=is_formed)
 
 
 def constraint_of(fields: ChatFields, dialect: Dialect, prefix: Prefix) -> Constraint | None:

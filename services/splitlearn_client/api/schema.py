@@ -188,6 +188,11 @@ class GenerationFields(SamplingFields):
         """Answers to generate for each prompt; of more than `n` the best ones are kept."""
         return self.n
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer has to follow something."""
+        return self.response_format is not None or self.structured_outputs is not None
+
     def constraint(self) -> Constraint | None:
         """What the answer has to follow. Raises BadRequest."""
         field = self.response_format or self.structured_outputs

@@ -18,7 +18,7 @@ from splitlearn_client.parsing.forms.harmony import Harmony, read_messages
 from splitlearn_client.parsing.forms.hermes import Hermes
 from splitlearn_client.parsing.forms.llama3 import Llama3
 from splitlearn_client.parsing.forms.mistral import Mistral
-from splitlearn_client.parsing.parser import Parser, SteppedParser, read_marked
+from splitlearn_client.parsing.parser import Parser, SteppedParser, read_formed, read_marked
 from splitlearn_client.parsing.response_schema import ResponseSchema
 from splitlearn_client.parsing.responses import ResponseParser, ResponseStream, SchemaParser
 from splitlearn_client.parsing.source import Source, Step
@@ -105,11 +105,12 @@ class Dialect:
         """Whether an answer begins within reasoning."""
         return self.thoughts is not None and self.thoughts.is_open(prefix.ending, prefix.prefill)
 
-    def reading(self, tools: Mapping[str, Any], prefix: Prefix) -> Reading | None:
+    def reading(self, tools: Mapping[str, Any], prefix: Prefix, *, is_formed: bool = False) -> Reading | None:
         """How an answer is taken apart; None if there is nothing to take apart.
 
         Args:
             tools: the parameters' schema of each tool that may be called, by name.
+            is_formed: whether an answer without calls is in a form that was asked for.
         """
         if self.responses is not None:
             return self._by_template(self.responses, tools, prefix)
@@ -126,7 +127,8 @@ class Dialect:
             def read(source: Source) -> Step[None]:
                 if self.is_harmony:
                     return read_messages(source, calls, prefix.ending)
-                return read_marked(source, calls, form, self.thoughts, thinks=self.thinks(prefix))
+                read_other = read_formed if is_formed else read_marked
+                return read_other(source, calls, form, self.thoughts, thinks=self.thinks(prefix))
 
             return SteppedParser(read)
 

@@ -74,3 +74,24 @@ def read_marked(
         marker = yield from source.until(markers, Content, strips=strips)
         if marker is None:
             return
+
+
+def read_formed(
+    source: Source, calls: Calls, form: Form | None, thoughts: Thoughts | None, *, thinks: bool
+) -> Step[None]:
+    """Reads an answer whose content is in a form that was asked for: what looks like a marker in it is content.
+
+    Reasoning comes first, if any does, and then either calls or the content.
+    """
+    opening = "" if thoughts is None else thoughts.opening if thinks else (yield from source.literal(thoughts.opening))
+    if thoughts is not None and opening:
+        if (yield from source.until((thoughts.closing,), Reasoning, strips=True)) is None:
+            return
+        yield from source.space()
+    openers = form.openers if form else ()
+    marker = yield from source.literal(*openers)
+    while form is not None and marker:
+        yield from form.read(source, calls, marker)
+        yield from source.space()
+        marker = yield from source.literal(*openers)
+    yield from source.until((), Content)

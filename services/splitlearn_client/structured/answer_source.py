@@ -87,4 +87,6 @@ def joined(rules: str, constrained: str) -> str:
         json.loads(constrained)["grammars"] if constrained.lstrip().startswith("{") else [{"lark_grammar": constrained}]
     )
     name = CONSTRAINED.removeprefix("@")
-    return json.dumps({"grammars": [{"lark_grammar": rules}, {**inner[0], "name": name}, *inner[1:]]})
+    whole = [{"lark_grammar": rules}, {**inner[0], "name": name}, *inner[1:]]
+    # as it is, so that it is as long as its parts
+    return json.dumps({"grammars": whole}, ensure_ascii=False)

@@ -256,3 +256,30 @@ def test_without_tools_calls_are_content_and_reasoning_is_not() -> None:
 
 def test_a_model_without_a_form_is_not_taken_apart() -> None:
     assert Dialect().reading({"f": {}}, Prefix()) is None
+
+
+@pytest.mark.parametrize("family", ["hermes", "mistral named", "gemma"])
+def test_markers_within_a_form_that_was_asked_for_are_content(family: str) -> None:
+    dialect = DIALECTS[family]
+    assert dialect.thoughts is not None
+    assert dialect.form is not None
+    opening, closing = dialect.thoughts.opening, dialect.thoughts.closing
+    text = json.dumps({"a": f"{opening} and {closing}, {dialect.form.openers[0]} too"}, ensure_ascii=False)
+    for reasoning in ("", f"{opening}why?{closing}\n"):
+        events = however_it_is_cut(dialect, reasoning + text, is_formed=True)
+        assert (said(events), thought(events), called(events)) == (text, reasoning and "why?", [])
+
+
+def test_calls_in_place_of_a_form_that_was_asked_for_are_calls() -> None:
+    calls = f"{hermes(*F)}\n{hermes(*G)}"
+    for reasoning in ("", "<think>why?</think>\n"):
+        events = however_it_is_cut(DIALECTS["hermes"], reasoning + calls, is_formed=True)
+        assert (said(events), thought(events), called(events)) == ("", reasoning and "why?", [F, G])
+    named = "[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]g[ARGS]{}"
+    assert called(however_it_is_cut(DIALECTS["mistral named"], named, is_formed=True)) == [("f", "{}"), G]
+
+
+def test_reasoning_that_the_prompt_began_comes_before_the_form() -> None:
+    prefix = Prefix("assistant\n<think>\n")
+    events = however_it_is_cut(DIALECTS["hermes"], 'why?</think>\n\n{"a": "<think>"}', prefix=prefix, is_formed=True)
+    assert (said(events), thought(events)) == ('{"a": "<think>"}', "why?")
