@@ -212,7 +212,6 @@ WRONG: list[tuple[Any, str, str]] = [
     ),
     ({"text": {"format": {"type": "json_schema", "name": "", "schema": {}}}}, "text.format.name", "invalid_value"),
     ({"structured_outputs": {"json": {"uniqueItems": True}}}, "structured_outputs.json.uniqueItems", "invalid_value"),
-    ({"structured_outputs": {"regex": "a"}, "tools": [TOOL]}, "structured_outputs", "invalid_value"),
     ({"allowed_token_ids": [99_999]}, "allowed_token_ids", "invalid_value"),
     ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", "invalid_value"),
 ]
