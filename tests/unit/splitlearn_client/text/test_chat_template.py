@@ -373,7 +373,7 @@ def test_a_template_may_change_blanks_and_letters(shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "said_by_user"),
+    ("shown", "text"),
     [
         ("m.content.split('</think>')[-1]", "what does </think> mean?"),
         ("m.content.split('###')[0]", "see below ### this"),
@@ -382,12 +382,10 @@ def test_a_template_may_change_blanks_and_letters(shown: str) -> None:
     ],
 )
 @pytest.mark.parametrize("is_list", [True, False])
-def test_a_text_that_the_template_cuts_is_refused_and_others_are_not(
-    shown: str, said_by_user: str, is_list: bool
-) -> None:
+def test_a_text_that_the_template_cuts_is_refused_and_others_are_not(shown: str, text: str, is_list: bool) -> None:
     source = "{% for m in messages %}{{ m.content.split('@')[-1] if m.role == 'assistant' else " + shown
     source += " }}|{% endfor %}"
-    content = [said_by_user] if is_list else said_by_user
+    content = [text] if is_list else text
     assert render(source, said("assistant", "thought @ answer"), said("user", "hello")) == " answer|hello|"
     with pytest.raises(BadRequest, match=r"leaves this message .* out, or a part of it") as refused:
         render(source, said("user", "hello"), said("user", content))
