@@ -64,3 +64,8 @@ def test_a_link_that_becomes_faster_or_slower_is_noticed() -> None:
         found.learn(prompt(0.1))
     assert found.codec("auto", ROW) == "int8"
     assert found.codec_before == "int8"
+
+
+def test_one_prompt_that_took_long_in_the_trunk_does_not_make_the_trunk_slow() -> None:
+    held_up = prompt(0.002)._replace(compute_seconds=9.0)
+    assert link(TOKEN, prompt(0.002), held_up, prompt(0.002)).codec("auto", ROW) == "int8"

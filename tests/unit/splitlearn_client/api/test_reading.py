@@ -9,6 +9,7 @@ from splitlearn_client.api.schema import ChatFields
 from splitlearn_client.errors import BadRequest
 from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
 from splitlearn_client.parsing.response_schema import ResponseSchema
+from support.taken_apart import called
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 BY_SCHEMA = dialect_of("", {}, schema=ResponseSchema({"type": "object", "properties": {}}))
@@ -65,3 +66,12 @@ def test_calls_without_a_marker_and_answers_in_a_form_are_not_told_apart() -> No
     assert refused.value.param == "response_format"
     for choice in ("required", "none"):
         assert constraint_of(fields(tool_choice=choice, **JSON), llama, Prefix()) is not None
+
+
+def test_a_call_that_must_come_is_read_as_one_though_a_form_was_asked_for() -> None:
+    # without a marker, so not where an answer is in the form alone
+    reading = reading_of(fields(tool_choice="required", **JSON), dialect_of("<|start_header_id|>", {}), Prefix())
+    assert reading is not None
+    parser = reading.make_parser(True)
+    events = [*parser.feed('{"name": "f", "parameters": {}}'), *parser.finish(is_cut_off=False)]
+    assert called(events) == [("f", "{}")]

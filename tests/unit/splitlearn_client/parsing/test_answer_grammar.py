@@ -236,3 +236,18 @@ def test_only_the_calls_of_llama_have_no_marker(family: str, special: bool) -> N
     form = dialect_of(FAMILIES[family].template, {"<tool_call>": 1} if special else {}).form
     assert form is not None
     assert is_marked(form) == (family != "llama3")
+
+
+def test_an_answer_that_has_begun_does_not_begin_to_reason(special: bool) -> None:
+    rest = {"special": special, "tools": False, "constraint": asked("json_schema"), "prefill": "Here: "}
+    assert follows("hermes", F, **rest)
+    assert not follows("hermes", THOUGHT["hermes"] + F, **rest)
+
+
+def test_what_is_asked_for_is_not_compiled_where_a_tool_must_be_called(special: bool) -> None:
+    dialect = dialect_of(FAMILIES["hermes"].template, {"<tool_call>": 1} if special else {})
+    assert dialect.form is not None
+    for must_call in (False, True):
+        offered = Offered(dialect.form, TOOLS, must_call=must_call, is_one=False)
+        source = answer_grammar(dialect, Prefix(), offered, asked("regex"))
+        assert (source.constraint is None) == must_call

@@ -9,6 +9,7 @@ from llguidance import LLTokenizer
 
 from splitlearn_client.errors import BadRequest, GrammarFailed, TooBusy
 from splitlearn_client.structured import compiler
+from splitlearn_client.structured.answer_source import AnswerSource, Rule
 from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.structured.constraint import Constraint
 from splitlearn_client.structured.grammar_trial import GrammarTrial
@@ -156,3 +157,13 @@ async def test_nothing_is_read_or_started_before_the_first_constraint() -> None:
     async with compiling(trial, read):
         assert not tries
         assert trial._process is None
+
+
+async def test_what_is_wrong_within_an_answer_is_said_of_its_place_in_the_request() -> None:
+    schema = {"type": "array", "uniqueItems": True}
+    rule = Rule("arguments_0", ("tools", "0", "function", "parameters"), schema)
+    source = AnswerSource("start: arguments_0", (rule,), {}).text()
+    async with compiling(GrammarTrial()) as grammars:
+        with pytest.raises(BadRequest) as refused:
+            await grammars.compile(Constraint("answer", source, "response_format"))
+    assert refused.value.param == "tools.0.function.parameters.uniqueItems"
