@@ -19,10 +19,11 @@ from splitlearn_client.choices import merged
 from splitlearn_client.errors import PromptTooLong
 from splitlearn_client.frame_shape import FrameShape
 from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.logits_processors import Beginning
 from splitlearn_client.prompt_scores import PromptScores
 from splitlearn_client.prompt_spelling import PromptSpelling
 from splitlearn_client.report import Report
-from splitlearn_client.sampling import Beginning, Choice, Sampler, SamplingSettings
+from splitlearn_client.sampling import Choice, Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.sessions import Sessions
 from splitlearn_client.speculation.speculator import Speculator, Speculators

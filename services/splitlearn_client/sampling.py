@@ -1,4 +1,4 @@
-"""Chooses a token from logits, with transformers' logits processors.
+"""Chooses a token from logits.
 
 Shapes: V vocabulary.
 """
@@ -6,21 +6,25 @@ Shapes: V vocabulary.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    SequenceBiasLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
+from splitlearn_client.drawing import Filters, draw
 from splitlearn_client.errors import BadRequest, BrokenNumbers, GrammarFailed, RequestError
+from splitlearn_client.logits_processors import (
+    AnswerPenalty,
+    Beginning,
+    Floats,
+    LogitsProcessor,
+    NoBadWords,
+    NoEnd,
+    OnlyThese,
+    RepetitionPenalty,
+    Temperature,
+    TokenBias,
+)
 from splitlearn_client.structured.matcher import Matcher
 
 # Below this, the probability of every token but the most likely rounds to 0, and dividing by it overflows.
@@ -68,16 +72,7 @@ class Choice:
     """1 for the likeliest token; None where nobody asked."""
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """An answer's first tokens, of which none is an end token.
-
-    `prompt` is how many tokens the answer follows, `tokens` how many they are.
-    """
-
-    prompt: int = 0
-    tokens: int = 0
-    end_tokens: frozenset[int] = frozenset()
+_WHOLE_ANSWER: Final = Beginning()
 
 
 class Sampler:
@@ -88,13 +83,14 @@ class Sampler:
     """
 
     def __init__(
-        self, settings: SamplingSettings, beginning: Beginning = Beginning(), matcher: Matcher | None = None
+        self, settings: SamplingSettings, beginning: Beginning = _WHOLE_ANSWER, matcher: Matcher | None = None
     ) -> None:
         self._settings = settings
         self.matcher = matcher
         self._bans = _bans(settings, beginning)
         self._processors = _processors(settings, beginning)
-        self._ids_1T = torch.empty(1, 0, dtype=torch.long)
+        self._filters = Filters(settings.top_k, settings.top_p, settings.min_p)
+        self._ids: list[int] = []
         self._generator = torch.Generator()
         if settings.seed is None:
             self._generator.seed()
@@ -129,25 +125,31 @@ class Sampler:
             BadRequest: what the request bans leaves no token.
             GrammarFailed: the model has no token that the grammar allows here.
         """
-        scores_1V = widened(logits_V)[None]
-        check_numbers(scores_1V)
-        allowed_1V = scores_1V if self.matcher is None else masked(scores_1V, self.matcher, len(behind))
-        processed_1V = self._processors(self._seen(ids, behind), allowed_1V) if self._processors else allowed_1V
-        if self._bans and math.isinf(processed_1V.numpy().max()):
+        scores_V = widened(logits_V)
+        check_numbers(scores_V)
+        token = self._token(scores_V.numpy(), ids, behind)
+        return self._report(token, scores_V)
+
+    def _token(self, scores_V: Floats, ids: list[int], behind: Sequence[int]) -> int:
+        if self.matcher is not None or self._processors:
+            scores_V = scores_V.copy()
+        if self.matcher is not None:
+            mask(scores_V, self.matcher, len(behind))
+        if self._processors:
+            seen = self._seen(ids, behind)
+            for process in self._processors:
+                process(seen, scores_V)
+        if self._bans and math.isinf(scores_V.max()):
             raise BadRequest(f"no token could come next with {' and '.join(self._bans)}; ban fewer", self._bans[0])
         if self._settings.greedy:
-            token = int(processed_1V.numpy().argmax())
-        else:
-            probabilities_1V = processed_1V.softmax(dim=-1)
-            token = int(torch.multinomial(probabilities_1V, 1, generator=self._generator))
-        return self._report(token, scores_1V[0])
+            return int(scores_V.argmax())
+        return draw(scores_V, self._filters, float(torch.rand(1, generator=self._generator, dtype=torch.float64)))
 
-    def _seen(self, ids: list[int], behind: Sequence[int]) -> torch.Tensor:
-        """The ids [1, T]. Only new ones are converted, as a long prompt's take longer than the choice."""
-        known = self._ids_1T.shape[1]
-        if new := [*ids[known:], *behind[max(0, known - len(ids)) :]]:
-            self._ids_1T = torch.cat([self._ids_1T, torch.tensor([new])], dim=1)
-        return self._ids_1T
+    def _seen(self, ids: list[int], behind: Sequence[int]) -> list[int]:
+        """All ids. Only new ones are copied, as a long prompt's take longer than the choice."""
+        known = len(self._ids)
+        self._ids += [*ids[known:], *behind[max(0, known - len(ids)) :]]
+        return self._ids
 
     def _report(self, token: int, scores_V: torch.Tensor) -> Choice:
         wanted = self._settings.top_logprobs
@@ -160,16 +162,15 @@ class Sampler:
         return Choice(token, float(logprobs_V[token]), alternatives)
 
 
-def masked(scores_1V: torch.Tensor, matcher: Matcher, n_behind: int) -> torch.Tensor:
-    """The scores, with minus infinity where the grammar allows no token. Raises GrammarFailed."""
+def mask(scores_V: Floats, matcher: Matcher, n_behind: int) -> None:
+    """Makes them minus infinity where the grammar allows no token. Raises GrammarFailed."""
     if n_behind >= len(matcher.biases):
         raise RuntimeError("the mask of this token is not ready")
-    bias_V = matcher.biases[n_behind][: scores_1V.shape[1]]
-    masked_1V = np.full(scores_1V.shape, -np.inf, dtype=np.float32)
-    np.add(scores_1V.numpy()[:, : bias_V.shape[0]], bias_V, out=masked_1V[:, : bias_V.shape[0]])
-    if math.isinf(masked_1V.max()):
+    bias_V = matcher.biases[n_behind][: scores_V.size]
+    scores_V[: bias_V.size] += bias_V
+    scores_V[bias_V.size :] = -np.inf
+    if math.isinf(scores_V.max()):
         raise GrammarFailed("the model has no token that the grammar allows here", matcher.param)
-    return torch.from_numpy(masked_1V)
 
 
 def check_numbers(logits_TV: torch.Tensor) -> None:
@@ -201,93 +202,21 @@ def _bans(settings: SamplingSettings, beginning: Beginning) -> tuple[str, ...]:
     return tuple(name for name, is_used in used.items() if is_used)
 
 
-def _processors(settings: SamplingSettings, beginning: Beginning) -> LogitsProcessorList:
-    """In vLLM's order, but for the filters, which are in that of transformers."""
-    processors = LogitsProcessorList()
+def _processors(settings: SamplingSettings, beginning: Beginning) -> list[LogitsProcessor]:
+    """In vLLM's order."""
+    found: list[LogitsProcessor] = []
     if settings.allowed_token_ids is not None:
-        processors.append(_OnlyThese(settings.allowed_token_ids))
+        found.append(OnlyThese(settings.allowed_token_ids))
     if settings.bad_words:
-        processors.append(_NoBadWords(settings.bad_words, beginning.prompt))
+        found.append(NoBadWords(settings.bad_words, beginning.prompt))
     if settings.logit_bias:
-        processors.append(SequenceBiasLogitsProcessor({(token,): bias for token, bias in settings.logit_bias}))
+        found.append(TokenBias(dict(settings.logit_bias)))
     if beginning.tokens and beginning.end_tokens:
-        processors.append(_NoEnd(beginning))
+        found.append(NoEnd(beginning))
     if settings.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+        found.append(RepetitionPenalty(settings.repetition_penalty))
     if settings.frequency_penalty or settings.presence_penalty:
-        processors.append(_AnswerPenalty(settings, beginning.prompt))
-    if settings.greedy:
-        return processors
-    if settings.temperature != 1.0:
-        processors.append(TemperatureLogitsWarper(settings.temperature))
-    if settings.top_k > 0:
-        processors.append(TopKLogitsWarper(settings.top_k))
-    if settings.top_p < 1.0:
-        processors.append(TopPLogitsWarper(settings.top_p))
-    if settings.min_p > 0.0:
-        processors.append(MinPLogitsWarper(settings.min_p))
-    return processors
-
-
-class _OnlyThese(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Bans all tokens but some."""
-
-    def __init__(self, allowed: frozenset[int]) -> None:
-        self._allowed = torch.tensor(sorted(allowed))
-        self._banned_V: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._banned_V is None:
-            self._banned_V = torch.ones(scores.shape[1], dtype=torch.bool)
-            # some models have fewer logits than embeddings
-            self._banned_V[self._allowed[self._allowed < scores.shape[1]]] = False
-        return scores.masked_fill(self._banned_V, -torch.inf)
-
-
-class _NoBadWords(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Bans the last token of each word whose tokens before it end the answer. transformers' own searches the prompt
-    too."""
-
-    def __init__(self, words: tuple[tuple[int, ...], ...], n_prompt: int) -> None:
-        self._words = [(word[:-1], word[-1]) for word in words]
-        self._n_prompt = n_prompt
-        self._n_most = max(map(len, words)) - 1
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        begin = max(self._n_prompt, input_ids.shape[1] - self._n_most)
-        last = tuple(input_ids[0, begin:].tolist())
-        banned = {token for before, token in self._words if not before or last[-len(before) :] == before}
-        within = torch.tensor(sorted(token for token in banned if token < scores.shape[1]), dtype=torch.long)
-        return scores.index_fill(1, within, -torch.inf)
-
-
-class _NoEnd(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Bans the end tokens. transformers' own searches them for each token of the vocabulary: 10 ms for a large one."""
-
-    def __init__(self, beginning: Beginning) -> None:
-        self._until = beginning.prompt + beginning.tokens
-        self._ends = torch.tensor(sorted(beginning.end_tokens))
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_fill(1, self._ends, -torch.inf) if input_ids.shape[1] < self._until else scores
-
-
-class _AnswerPenalty(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """OpenAI's two penalties on the answer's tokens, which transformers does not have. For one answer that grows."""
-
-    def __init__(self, settings: SamplingSettings, n_prompt: int) -> None:
-        self._frequency, self._presence = settings.frequency_penalty, settings.presence_penalty
-        self._n_counted = n_prompt
-        self._penalty_V: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._penalty_V is None:
-            self._penalty_V = torch.zeros_like(scores[0])
-            self._present = torch.zeros_like(scores[0], dtype=torch.bool)
-        for token in input_ids[0, self._n_counted :].tolist():
-            self._penalty_V[token] += self._frequency
-            if not self._present[token]:
-                self._present[token] = True
-                self._penalty_V[token] += self._presence
-        self._n_counted = input_ids.shape[1]
-        return scores - self._penalty_V
+        found.append(AnswerPenalty(settings.frequency_penalty, settings.presence_penalty, beginning.prompt))
+    if not settings.greedy and settings.temperature != 1.0:
+        found.append(Temperature(settings.temperature))
+    return found

@@ -24,7 +24,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from splitlearn_client.sampling import masked
+from splitlearn_client.sampling import mask
 from splitlearn_client.structured.grammar_trial import PARSER_LIMITS
 from splitlearn_client.structured.matcher import BIASES
 from splitlearn_client.structured.schema import rewritten
@@ -148,11 +148,11 @@ def followed(matcher: LLMatcher, n: int) -> dict[str, list[float]]:
         with timed("mask"):
             packed = matcher.compute_bitmask()
         allowed_V = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-        logits_1V = torch.randn(1, allowed_V.size, generator=generator)
+        scores_V = torch.randn(allowed_V.size, generator=generator).numpy()
         # as much of the product's matcher as the sampler asks
         ready = SimpleNamespace(biases=(BIASES[allowed_V],), param="")
         with timed("adding"):
-            masked(logits_1V, ready, 0)
+            mask(scores_V, ready, 0)
         token = int(chance.choice(np.flatnonzero(allowed_V)))
         with timed("step"):
             matcher.consume_token(token)
