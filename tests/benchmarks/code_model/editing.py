@@ -74,12 +74,13 @@ def functions() -> list[Function]:
     for name in _NAMES.split():
         file = Path(sysconfig.get_path("stdlib")) / f"{name}.py"
         if file.exists():
-            for each in _functions_of(file.read_text(encoding="utf-8")):
+            for each in functions_of(file.read_text(encoding="utf-8")):
                 found.setdefault(each.text, each)
     return list(found.values())
 
 
-def _functions_of(source: str) -> Iterator[Function]:
+def functions_of(source: str) -> Iterator[Function]:
+    """Those of a module's text, without the ones that are a docstring alone."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None or "\t" in lines[node.lineno - 1]:
@@ -134,7 +135,7 @@ def _made(kind: str, one: Function, other: Function, random: Random, longest: in
         gone, comes = random.choice(old), random.choice(new)
         comes = comes if kind == "rename" else str(random.randrange(1000))
         asked = asked.format(gone, comes)
-        answer = re.sub(rf"(?<![\w'\"]){re.escape(gone)}(?![\w'\"])", comes, code)
+        answer = re.sub(rf"(?<!\w){re.escape(gone)}(?!\w)", comes, code)
     elif kind == "remove":
         code = one.text
         answer = one.bare if one.summary is not None else None
