@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from splitlearn_client.sampling import mask
 from splitlearn_client.structured.grammar_trial import PARSER_LIMITS
-from splitlearn_client.structured.matcher import BIASES
+from splitlearn_client.structured.matcher import bias_of
 from splitlearn_client.structured.schema import rewritten
 from splitlearn_client.structured.vocabulary import read_vocabulary
 from tests.benchmarks.contenders import LAYERS, QWEN, WORK, Split, make_weights, split_model
@@ -150,7 +150,7 @@ def followed(matcher: LLMatcher, n: int) -> dict[str, list[float]]:
         allowed_V = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
         scores_V = torch.randn(allowed_V.size, generator=generator).numpy()
         # as much of the product's matcher as the sampler asks
-        ready = SimpleNamespace(biases=(BIASES[allowed_V],), param="")
+        ready = SimpleNamespace(biases=(bias_of(allowed_V),), param="")
         with timed("adding"):
             mask(scores_V, ready, 0)
         token = int(chance.choice(np.flatnonzero(allowed_V)))

@@ -20,8 +20,16 @@ from splitlearn_client.errors import GrammarFailed
 Bias = NDArray[np.float32]
 """What is added to the logits, [V]: 0 for tokens that may come next, minus infinity for all others."""
 
-# by whether a token may come; choosing between two arrays takes ten times as long as adding one
-BIASES: Final = np.array([-np.inf, 0], dtype=np.float32)
+_MINUS_INFINITY: Final = np.float32(-np.inf).view(np.uint32)
+
+
+def bias_of(allowed_V: NDArray[np.uint8]) -> Bias:
+    """By whether each token may come, 1 or 0. By bits: looking each up takes eight times as long, and choosing between
+    logits and minus infinity ten times as long as adding."""
+    # of 1 no bits are left, of 0 all
+    bits_V = allowed_V.astype(np.uint32) - np.uint32(1)
+    bits_V &= _MINUS_INFINITY
+    return bits_V.view(np.float32)
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ class Matcher:
         if state.is_accepting():
             # a file beside the weights may name an end that is no token
             allowed_V[self._ends[self._ends < allowed_V.size]] = True
-        return BIASES[allowed_V.view(np.uint8)]
+        return bias_of(allowed_V.view(np.uint8))
 
     @property
     def _known(self) -> LLMatcher:

@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from splitlearn_client.errors import GrammarFailed
 from splitlearn_client.structured.grammar_trial import PARSER_LIMITS
-from splitlearn_client.structured.matcher import Grammar, Matcher
+from splitlearn_client.structured.matcher import Grammar, Matcher, bias_of
 from support.followed import BYTES
 
 END = 256
@@ -158,3 +158,7 @@ async def test_a_grammar_that_an_answer_has_used_up_is_known_as_spent(threads: T
     with pytest.raises(GrammarFailed):
         await follow(grammar.matcher(frozenset({END})), 1000 * "a")
     assert grammar.spent.is_set()
+
+
+def test_what_is_added_is_nothing_for_tokens_that_may_come_and_minus_infinity_for_all_others() -> None:
+    assert bias_of(np.array([0, 1, 1, 0], dtype=np.uint8)).tolist() == [-np.inf, 0, 0, -np.inf]
