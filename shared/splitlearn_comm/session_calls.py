@@ -44,7 +44,7 @@ from splitlearn_comm.heap import HeapTrimmer
 from splitlearn_comm.outgoing import Outgoing
 from splitlearn_comm.request_context import RequestContext
 from splitlearn_comm.statuses import kind_of
-from splitlearn_comm.waiting import told_to_wait
+from splitlearn_comm.waiting import TellsProgress, told_to_wait
 
 log = structlog.get_logger(__name__)
 
@@ -149,6 +149,9 @@ class _Call:
         self._place = place
         # none until the opening was read
         self._codec: TensorCodec = PLAIN
+        # the session, if it has these parts: asking for each frame would take as long as reading it
+        self._checks: ChecksFrames | None = None
+        self._progress: TellsProgress | None = None
 
     async def run(self, request_context: RequestContext, sender: str) -> None:
         request = await self._read()
@@ -167,6 +170,8 @@ class _Call:
             request.Clear()
             raise
         self._calls.observer.session_opened()
+        self._checks = session if isinstance(session, ChecksFrames) else None
+        self._progress = session if isinstance(session, TellsProgress) else None
         try:
             # tells the client that it may send more
             await self._context.send_initial_metadata(())
@@ -183,7 +188,7 @@ class _Call:
 
     async def _begin(self, session: Session) -> None:
         if isinstance(session, Begins):
-            async with told_to_wait(session, self._write):
+            async with told_to_wait(self._progress, self._write):
                 await session.begin()
 
     async def _next(self, session: Session, opening: SessionOpening) -> bool:
@@ -247,12 +252,12 @@ class _Call:
         n_bytes, most = encoded.n_bytes, self._limits.message_bytes
         if n_bytes > most:
             raise InvalidTensor(f"the rows take {n_bytes} bytes, a frame has at most {most}; send them in several")
-        if isinstance(session, ChecksFrames):
-            session.check(encoded.header)
+        if self._checks is not None:
+            self._checks.check(encoded.header)
         with self._calls.admission.holding(n_bytes):
             frame = await self._decoded(encoded)
             del encoded
-            async with told_to_wait(session, self._write):
+            async with told_to_wait(self._progress, self._write):
                 reply = await session.step(frame)
         return await _encode_computed(reply, self._codec)
 

@@ -31,12 +31,12 @@ class TellsProgress(Protocol):
 
 
 @asynccontextmanager
-async def told_to_wait(session: object, write: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[None]:
-    """While the body runs, tell the client periodically that its frame is waiting, if the session says so.
+async def told_to_wait(session: TellsProgress | None, write: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[None]:
+    """While the body runs, tell the client periodically that its frame is waiting, if there is a session that says so.
 
     Nothing else may be written meanwhile. A write still in progress at the end is finished first.
     """
-    if not isinstance(session, TellsProgress):
+    if session is None:
         yield
         return
     over = asyncio.Event()

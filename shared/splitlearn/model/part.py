@@ -74,17 +74,14 @@ class Part(nn.Module):
         self.takes_positions = "position_ids" in arguments and not counts_itself
         self._takes_cache_as = cache_argument(decoder.forward) or CACHE_NAME
         self._embedding_width: int = model.config.get_text_config(decoder=True).hidden_size
+        self.hidden_size: int = row_width(model.config)
+        """Numbers in a row; more than the config's own hidden size where layers keep several streams."""
         self._takes_one_row = takes_one_row_at_a_time(model.config)
         self.keeps_last_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @property
     def config(self) -> PretrainedConfig:
         return self.model.config
-
-    @property
-    def hidden_size(self) -> int:
-        """Numbers in a row; more than the config's own hidden size where layers keep several streams."""
-        return row_width(self.config)
 
     @property
     def dtype(self) -> torch.dtype:
