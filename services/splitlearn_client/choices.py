@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-# of the items that nobody has taken yet: who reads slowly keeps the streams waiting
-_WAITING: Final = 64
+# of the items that nobody has taken yet, for each stream: who reads slowly keeps the streams waiting
+_WAITING: Final = 2
 
 
 class _End:
@@ -27,7 +27,7 @@ async def merged(streams: Sequence[AsyncGenerator[T]], at_once: int) -> AsyncGen
     Raises:
         Exception: whatever a stream raises; the others are closed then, as they are when this one is.
     """
-    queue: asyncio.Queue[tuple[int, T | _End]] = asyncio.Queue(_WAITING)
+    queue: asyncio.Queue[tuple[int, T | _End]] = asyncio.Queue(_WAITING * len(streams))
     places = asyncio.Semaphore(at_once)
 
     async def run(number: int, stream: AsyncGenerator[T]) -> None:

@@ -128,6 +128,7 @@ async def _events(
     generations: Iterator[_Numbered], reading: Reading | None, *, include_usage: bool, continuous_usage: bool
 ) -> AsyncGenerator[str]:
     reports: list[Report] = []
+    n_told = 0
     shapes: Sequence[ReplyShape] = ()
     for shapes, running in generations:
         reports += running.reports
@@ -135,9 +136,12 @@ async def _events(
         messages = [StreamedMessage(reading) for _ in shapes]
         async with aclosing(running.deltas):
             async for number, delta in running.deltas:
+                n_told += delta.n_tokens
                 for piece, said in messages[number].add(delta):
                     chunk = shapes[number].chunk(piece, said, running.answers[number], first=number not in begun)
-                    spent = {"usage": usage(together(reports))} if continuous_usage else {}
+                    # answers may be ahead of what was told
+                    so_far = replace(together(reports), completion_tokens=n_told) if continuous_usage else None
+                    spent = {} if so_far is None else {"usage": usage(so_far)}
                     begun.add(number)
                     yield event(chunk | spent)
     if include_usage:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from splitlearn_client.answer import TokenDelta
 from splitlearn_client.api.service import Service
+from splitlearn_client.choices import merged
 from splitlearn_client.generation import GenerationRequest, Generator
 from splitlearn_client.quotas import Account
 from splitlearn_client.report import Report
@@ -70,6 +71,7 @@ async def _numbered(
             async for each in several:
                 yield each
         return
-    async with aclosing(generator.generate(wanted, report)) as deltas:
-        async for delta in deltas:
-            yield 0, delta
+    # in a task of its own, which begins the next token before this one is told
+    async with aclosing(merged([generator.generate(wanted, report)], 1)) as deltas:
+        async for each in deltas:
+            yield each

@@ -11,7 +11,7 @@ FOLDER: Final = ROOT / "build" / "code_model_material"
 SEED: Final = "learned"
 HELD_OUT: Final = 10
 """One function in so many is never learned from: benchmarks ask about those."""
-_SIZES: Final = ((14_000, 400), (3_000, 1200), (600, 3000))
+_SIZES: Final = ((16_000, 200), (5_000, 600), (1_000, 2500))
 """How many conversations, and the characters of code in their questions at most: short ones teach more in less time."""
 
 

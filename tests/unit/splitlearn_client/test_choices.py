@@ -95,3 +95,19 @@ async def test_a_cancelled_reader_leaves_nothing_open() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert not any(stream.is_open for stream in streams)
+
+
+async def test_a_stream_goes_on_while_its_item_is_told_but_not_far() -> None:
+    made: list[int] = []
+
+    async def numbers() -> AsyncGenerator[int]:
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    async with aclosing(merged([numbers()], 1)) as items:
+        assert await anext(items) == (0, 0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        # the one that was told, two that wait, and one for which there is no place yet
+        assert made == [0, 1, 2, 3]
