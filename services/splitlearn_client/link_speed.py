@@ -1,5 +1,7 @@
-"""Whether rows spend their time on the way to the trunk or in it, and so how they are encoded. Plain numbers."""
+"""Whether rows spend their time on the way to the trunk or in it, and so how they are encoded, and how many are sent at
+a time. Plain numbers."""
 
+import math
 from collections import deque
 from statistics import median
 from typing import Final, Literal, NamedTuple
@@ -13,6 +15,8 @@ _MOST_TOKEN_ROWS: Final = 8
 """A next token and guesses behind it, which some drafters have for every frame."""
 _LEAST_ROWS: Final = 16
 """Fewer are no prompt, whose time would say little of the link's bandwidth."""
+_SPARE: Final = 1.5
+"""How many times as many rows as the trunk needs to keep up with the link."""
 
 
 class FrameTrip(NamedTuple):
@@ -64,7 +68,29 @@ class LinkSpeed:
         self.codec_before = chosen
         return chosen
 
-    def _wire_seconds(self, n_bytes: int) -> float:
+    def rows_at_once(self, most: int) -> int:
+        """How many rows of a prompt to send at a time.
+
+        Over a link that is slower than the trunk only the last piece is computed, and sent back, when all others are
+        done. So pieces are as short as the trunk can take without falling behind: a step takes what one for a token
+        does, and the time of each of its rows.
+
+        Args:
+            most: as many as one step of the trunk takes; the number where the trunk is what is waited for.
+        """
+        if not self._prompts or not self._tokens:
+            return most
+        latest = self._prompts[-1]
+        # in one direction
+        on_the_wire = self._wire_seconds(latest.n_bytes / latest.n_rows) / 2
+        step = median(trip.compute_seconds for trip in self._tokens)
+        computing = median((trip.compute_seconds - step) / trip.n_rows for trip in self._prompts)
+        gained = on_the_wire - max(0.0, computing)
+        if gained <= 0:
+            return most
+        return max(min(math.ceil(_SPARE * step / gained), most), min(_LEAST_ROWS, most))
+
+    def _wire_seconds(self, n_bytes: float) -> float:
         """What so many bytes add to a trip."""
         if not self._tokens:
             return 0.0

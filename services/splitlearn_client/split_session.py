@@ -31,8 +31,10 @@ BlockHashes = Callable[[Sequence[int]], tuple[bytes, ...]]
 # A part takes a session's pages only for an older session, and each replay makes this one older.
 _MOST_REPLAYS = 8
 _LOST_ROWS = (PositionNotReached, split.PositionNotReached)
-# Frames without a reply: one that the trunk computes, and two that keep it busy during a round trip.
+# Steps of the trunk whose rows have no reply: one that it computes, and two that keep it busy during a round trip.
 _AHEAD = 3
+# The same in frames, where those are short.
+_MOST_FRAMES_AHEAD = 24
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,9 @@ class SplitSession:
         position, end, owed = self._position, choosing.end, deque[_Sent]()
         try:
             while position < end or owed:
-                if position < end and len(owed) < _AHEAD:
-                    stop = min(end, position + self._rows_at_once(choosing))
+                n_rows, n_ahead = self._pace(choosing, end - position)
+                if n_rows and len(owed) < n_ahead:
+                    stop = position + n_rows
                     owed.append(await self._send(choosing.tokens(position, stop), position, is_alone=not owed))
                     position = stop
                 else:
@@ -238,11 +241,19 @@ class SplitSession:
         self._report.timings["top"] -= choosing.seconds
         return choosing.choices
 
-    def _rows_at_once(self, choosing: Choosing) -> int:
-        """Rows of the next frame: few while other requests of this client decode, so that they wait for few rows."""
+    def _pace(self, choosing: Choosing, n_left: int) -> tuple[int, int]:
+        """Rows of the next frame, of so many that are left, and how many frames may be without a reply."""
         if choosing.n_behind:
             # in one frame with the row before them, as the top has to give the logits of all
-            return 1 + choosing.n_behind
+            return min(1 + choosing.n_behind, n_left), _AHEAD
+        if n_left <= 1:
+            return n_left, _AHEAD
+        most = self._rows_at_once(choosing)
+        n_rows = self._link.rows_at_once(most)
+        return min(n_rows, n_left), min(_AHEAD * most // n_rows, _MOST_FRAMES_AHEAD)
+
+    def _rows_at_once(self, choosing: Choosing) -> int:
+        """Rows of a step: few while other requests of this client decode, so that they wait for few rows."""
         part = self._parts.bottom.part
         most = max(1, CHUNK_BYTES // (part.hidden_size * part.dtype.itemsize))
         if choosing.reader is not None:

@@ -69,3 +69,43 @@ def test_a_link_that_becomes_faster_or_slower_is_noticed() -> None:
 def test_one_prompt_that_took_long_in_the_trunk_does_not_make_the_trunk_slow() -> None:
     held_up = prompt(0.002)._replace(compute_seconds=9.0)
     assert link(TOKEN, prompt(0.002), held_up, prompt(0.002)).codec("auto", ROW) == "int8"
+
+
+def pieces(seconds_per_row: float, compute_per_row: float = 0.001, step: float = 0.02, most: int = 512) -> int:
+    """Rows at a time over a link that takes so long for a row in each direction."""
+    token = TOKEN._replace(compute_seconds=step)
+    wire = token.wire_seconds + 2 * seconds_per_row * 99
+    return link(token, FrameTrip(100, 200 * ROW, wire, step + 100 * compute_per_row)).rows_at_once(most)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n_rows"),
+    # the trunk gains 1 ms, 3 ms or 99 ms with each row, and needs 20 ms to begin
+    [(0.0, 512), (0.001, 512), (0.00102, 512), (0.002, 30), (0.004, 16), (0.1, 16)],
+)
+def test_pieces_of_prompts_are_as_short_as_the_trunk_can_take_them_without_falling_behind(
+    seconds: float, n_rows: int
+) -> None:
+    assert pieces(seconds) == n_rows
+
+
+def test_the_more_a_step_takes_the_longer_the_pieces() -> None:
+    found = [pieces(0.002, step=step) for step in (0.0, 0.02, 0.1, 0.4)]
+    assert found == pytest.approx([16, 30, 150, 512], abs=1)
+
+
+def test_pieces_are_no_longer_than_a_step_and_no_shorter_than_worth_a_frame() -> None:
+    assert [pieces(0.002, most=most) for most in (4, 20, 512)] == [4, 20, 30]
+
+
+def test_pieces_are_whole_steps_before_a_token_and_a_prompt_have_been_measured() -> None:
+    assert [link(*trips).rows_at_once(512) for trips in ((), (TOKEN,), (prompt(1.0),))] == [512] * 3
+
+
+def test_short_pieces_do_not_make_the_trunk_seem_slow() -> None:
+    found = link(TOKEN)
+    for _ in range(20):
+        n_rows = found.rows_at_once(512)
+        wire = TOKEN.wire_seconds + 2 * 0.002 * (n_rows - 1)
+        found.learn(FrameTrip(n_rows, 2 * n_rows * ROW, wire, TOKEN.compute_seconds + 0.001 * n_rows))
+    assert n_rows in (30, 31)
