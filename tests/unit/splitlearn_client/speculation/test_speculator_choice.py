@@ -57,7 +57,7 @@ def record(share: float, seconds: float) -> TrackRecord:
     found = TrackRecord(DraftCost(seconds), of_all_answers())
     for n in range(100):
         found.made = [Guess(1, SURE)]
-        found.learn([1 if n % 20 < 20 * share else 2])
+        found.learn([1 if 7 * n % 20 < 20 * share else 2])
     return found
 
 
@@ -143,6 +143,13 @@ async def test_a_model_that_is_less_sure_than_it_mostly_was_gives_way_to_the_loo
     # at that level nothing was seen yet, and a guess is taken to be right three times in ten
     assert await both.sent() == "lookup"
     assert both.model.n_asked == 1
+
+
+async def test_the_time_that_guesses_took_counts_no_more_once_they_are_made() -> None:
+    both = Both((0.6, 0.9), seconds=0.002)
+    # three in four are right where none was seen: better than the lookup's, and hardly worth two milliseconds
+    both.model.level = 5
+    assert await both.sent() == "model"
 
 
 @pytest.mark.parametrize(
