@@ -4,7 +4,6 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -41,11 +40,10 @@ from splitlearn_client.serving.listening import address_of, is_local, listen
 from splitlearn_client.serving.server import HTTPServer
 from splitlearn_client.serving.tenant_directory import TenantDirectory
 from splitlearn_client.sessions import Sessions
-from splitlearn_client.settings import ClientSettings
+from splitlearn_client.settings import ClientSettings, parse_methods
 from splitlearn_client.shadow_model import ShadowModel
-from splitlearn_client.speculation.drafter import Drafter
 from splitlearn_client.speculation.prompt_lookup import PromptLookup
-from splitlearn_client.speculation.speculator import Speculators
+from splitlearn_client.speculation.speculator import Method, Speculators
 from splitlearn_client.structured.compiler import GrammarCompiler
 from splitlearn_client.tokenizer import ChatTokenizer
 from splitlearn_client.trunk_connection import TrunkConnection
@@ -172,7 +170,7 @@ def _loaded(settings: ClientSettings, plan: SplitPlan, thread: DeviceThread, sha
 
 async def _shadow(settings: ClientSettings, thread: DeviceThread) -> ShadowModel | None:
     """What guesses in place of the trunk, if that is asked for. Raises what `ShadowModel.load` raises."""
-    if settings.speculative_method != "shadow" or settings.speculative_model is None:
+    if "shadow" not in parse_methods(settings.speculative_method) or settings.speculative_model is None:
         return None
     shadow, _ = await thread.run(ShadowModel.load, settings.speculative_model, settings)
     return shadow
@@ -182,16 +180,17 @@ async def _speculators(
     settings: ClientSettings, thread: DeviceThread, vocabulary: int, shadow: ShadowModel | None
 ) -> Speculators | None:
     """What guesses next tokens. Raises what `load_draft_model` raises."""
-    if settings.speculative_method == "none":
-        return None
-    new_drafter: Callable[[int], Drafter] = PromptLookup
+    methods: list[Method] = []
+    if "ngram" in parse_methods(settings.speculative_method):
+        methods.append(Method(PromptLookup))
     if shadow is not None:
-        new_drafter = shadow.drafter
+        methods.append(Method(shadow.drafter))
     elif settings.speculative_model is not None:
         engine, _ = await thread.run(load_draft_model, settings.speculative_model, settings, vocabulary, thread)
-        new_drafter = partial(ModelDrafter, engine)
-    most, rounds = settings.num_speculative_tokens, settings.speculative_rounding
-    return Speculators(new_drafter, most, rounds)
+        methods.append(Method(partial(ModelDrafter, engine)))
+    if not methods:
+        return None
+    return Speculators(methods, settings.num_speculative_tokens, settings.speculative_rounding)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:

@@ -15,6 +15,9 @@ from splitlearn_client.link_speed import WireCodec
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _SECRETS = re.compile(r"[A-Za-z0-9._~+/-]+=*\.[0-9A-Fa-f]{64}")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[?[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
+# what guesses by itself, and what guesses by the one --speculative-model
+_LOOKUPS = ("ngram",)
+_MODELS = ("draft_model", "shadow")
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -37,6 +40,20 @@ def parse_hosts(text: str) -> frozenset[str]:
                 f"expected names such as llm.example.com or *.lan, without scheme and port, found {host!r}"
             )
     return hosts
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """The ways to guess, with commas between them; empty for none. Raises ValueError."""
+    names = tuple(each.strip() for each in text.split(","))
+    if names == ("none",):
+        return ()
+    if unknown := [each for each in names if each not in (*_LOOKUPS, *_MODELS)]:
+        raise ValueError(f"expected none alone, or some of {', '.join((*_LOOKUPS, *_MODELS))}, found {unknown[0]!r}")
+    if len({*names}) < len(names):
+        raise ValueError("expected each method once")
+    if {*_MODELS} <= {*names}:
+        raise ValueError(f"{' and '.join(_MODELS)} would need a --speculative-model each; choose one of them")
+    return names
 
 
 def _readable(parse: Callable[[str], object]) -> AfterValidator:
@@ -225,12 +242,13 @@ class ClientSettings(BaseSettings):
         description="How hidden states are encoded between client and trunk: none and zlib are exact; bf16, fp16 and "
         "int8 round, and send fewer bytes; auto is int8 over links that are slower than the trunk, else none.",
     )
-    speculative_method: Literal["none", "ngram", "draft_model", "shadow"] = Field(
+    speculative_method: Annotated[str, _readable(parse_methods)] = Field(
         "none",
         description="How the next tokens are guessed, so that one trip to the trunk gives several: ngram looks up what "
         "followed the last tokens where they stood before, draft_model asks the model of --speculative-model, and "
-        "shadow the client's own layers with the shadow of --speculative-model in place of the trunk. Answers are the "
-        "same to the token. See docs/speculation.md.",
+        "shadow the client's own layers with the shadow of --speculative-model in place of the trunk. ngram,shadow and "
+        "ngram,draft_model ask both, by what was measured of them. Answers are the same to the token. See "
+        "docs/speculation.md.",
     )
     speculative_model: Path | None = Field(
         None,
@@ -324,7 +342,8 @@ class ClientSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _what_guesses_is_named(self) -> Self:
-        if (self.speculative_method in ("draft_model", "shadow")) != (self.speculative_model is not None):
+        asks_model = not {*_MODELS}.isdisjoint(parse_methods(self.speculative_method))
+        if asks_model != (self.speculative_model is not None):
             raise PydanticCustomError(
                 "contradiction", "draft_model or shadow, and --speculative-model, need each other"
             )
@@ -332,7 +351,7 @@ class ClientSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _padding_is_for_guesses(self) -> Self:
-        if self.pad_frames and self.speculative_method == "none":
+        if self.pad_frames and not parse_methods(self.speculative_method):
             raise PydanticCustomError(
                 "contradiction", "--pad-frames needs a --speculative-method: without guesses every frame has one row"
             )

@@ -117,12 +117,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--draft-model", type=Path, help="a small model that guesses; default: ngram")
     parser.add_argument("--shadow", type=Path, help="a shadow of the trunk that guesses")
+    parser.add_argument("--ngram", action="store_true", help="look up too, beside what guesses by a model")
     given = parser.parse_args()
-    guessing = ["--speculative-method", "ngram"]
-    if given.draft_model is not None:
-        guessing = ["--speculative-method", "draft_model", "--speculative-model", str(given.draft_model)]
-    if given.shadow is not None:
-        guessing = ["--speculative-method", "shadow", "--speculative-model", str(given.shadow)]
+    models = {"draft_model": given.draft_model, "shadow": given.shadow}
+    methods = [name for name, folder in models.items() if folder is not None]
+    guessing = [word for name in methods for word in ("--speculative-model", str(models[name]))]
+    methods += ["ngram"] if given.ngram or not methods else []
+    guessing += ["--speculative-method", ",".join(methods)]
     known = collect_questions()
     questions = [each.phrasings[0] for each in known[:: len(known) // given.questions]][: given.questions]
     found = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from splitlearn_client.speculation.draft_length import DraftLength
 from splitlearn_comm.loop_thread import loop_thread
 from support.chat_scene import Scene, scene
 from support.chromium import CHROMIUM, Chromium
@@ -36,6 +37,18 @@ def client_weights(tiny_weights: Path, tmp_path: Path) -> Path:
     for layer in (1, 2, 3):
         (folder / f"mid.{layer:05d}.safetensors").unlink()
     return folder
+
+
+def _takes(length: DraftLength, _probability: float) -> bool:
+    """As long as there are rows."""
+    length.length += length.length < length.most
+    return True
+
+
+@pytest.fixture
+def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the drafter makes, whether they pay or not."""
+    monkeypatch.setattr(DraftLength, "takes", _takes)
 
 
 @pytest.fixture(scope="session")

@@ -64,14 +64,17 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @needs_kernels
+@pytest.mark.parametrize("method", ["ngram", "ngram,draft_model"])
 async def test_every_frame_behind_the_prompt_has_the_same_rows_and_answers_are_the_same(
-    weights: Path, sizes: list[int]
+    weights: Path, sizes: list[int], method: str
 ) -> None:
     async with client_of(weights) as client:
         expected = await answers(client)
     del sizes[:]
 
-    padded = {"speculative_method": "ngram", "num_speculative_tokens": 4, "pad_frames": True}
+    padded: dict[str, Any] = {"speculative_method": method, "num_speculative_tokens": 4, "pad_frames": True}
+    if "draft_model" in method:
+        padded["speculative_model"] = weights
     async with client_of(weights, **padded, enable_prefix_caching=False) as client:
         found = await answers(client)
         drafted = client.value("spec_decode_num_draft_tokens_total")

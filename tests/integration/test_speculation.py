@@ -2,51 +2,32 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
-from splitlearn_client.generation import GenerationRequest
-from splitlearn_client.report import Report
-from splitlearn_client.sampling import SamplingSettings
-from splitlearn_client.speculation.draft_length import DraftLength
 from splitlearn_client.speculation.drafter import Guess
-from splitlearn_client.stopping import StopRules
 from splitlearn_comm.replicas.health import ReplicaState
-from support.running_split import RunningClient, RunningTrunk, running_client, running_trunk, until
-from support.shadows import exported, random_shadow, trunk_as_shadow
-from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
-
-needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
-
-PROMPTS = tuple(
-    torch.randint(3, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 40, 17)
+from support.guessing import (
+    NEW_TOKENS,
+    PROMPTS,
+    all_choices,
+    choices,
+    greedy_text,
+    knowing_and_not,
+    needs_kernels,
+    saved,
+    split,
 )
-NEW_TOKENS = 24
+from support.running_split import running_client, running_trunk, until
+from support.shadows import exported, trunk_as_shadow
+from support.tiny_models import VOCABULARY
+
 N_LOSSES = 8
-REQUESTS: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "seeded": {"temperature": 1, "seed": 5},
-    "log-probabilities": {"temperature": 1, "seed": 6, "logprobs": 3},
-    "penalties": {"temperature": 0.7, "seed": 7, "frequency_penalty": 0.5, "repetition_penalty": 1.2, "top_p": 0.9},
-    "echo": {"echo": True, "logprobs": 1},
-    "several answers": {"n": 3, "temperature": 1, "seed": 8},
-    "no end before": {"min_tokens": 12, "temperature": 1, "seed": 9},
-    "a bias": {"logit_bias": {"5": 4, "9": 3}, "temperature": 1, "seed": 10},
-    "a regex": {"structured_outputs": {"regex": "([a-f]{2}[0-9]){1,6}"}, "temperature": 1, "seed": 11},
-    "a schema": {
-        "structured_outputs": {"json": {"type": "array", "items": {"type": "integer"}, "maxItems": 4}},
-        "temperature": 1,
-        "seed": 12,
-    },
-}
 
 
 @dataclass
@@ -77,10 +58,6 @@ class Informed:
         return self.dice.randrange(3, VOCABULARY)
 
 
-def saved(folder: Path, kind: str) -> Path:
-    return save_sepweight(folder, random_model(tiny_config(kind)).bfloat16(), dtype="bfloat16")
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("llama"), "llama")
@@ -92,53 +69,9 @@ def like_shadows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("qwen3"), "qwen3")
 
 
-@asynccontextmanager
-async def split(
-    weights: Path, trunk_settings: dict[str, Any] | None = None, **settings: Any
-) -> AsyncIterator[tuple[RunningTrunk, RunningClient]]:
-    async with (
-        running_trunk(weights, **(trunk_settings or {})) as trunk,
-        running_client(weights, trunk.address, **settings) as client,
-    ):
-        await client.ready()
-        yield trunk, client
-
-
-async def choices(client: RunningClient, prompt: Sequence[int], fields: dict[str, Any]) -> Any:
-    reply = await client.complete(prompt=prompt, max_tokens=NEW_TOKENS, **fields)
-    assert reply.status_code == 200, reply.text
-    return reply.json()["choices"]
-
-
-async def all_choices(client: RunningClient) -> list[Any]:
-    asked = [choices(client, prompt, fields) for prompt in PROMPTS for fields in REQUESTS.values()]
-    return list(await asyncio.gather(*asked))
-
-
-def takes(length: DraftLength, _probability: float) -> bool:
-    """As long as there are rows."""
-    length.length += length.length < length.most
-    return True
-
-
-@pytest.fixture
-def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as the drafter makes, whether they pay or not."""
-    monkeypatch.setattr(DraftLength, "takes", takes)
-
-
 def informed(monkeypatch: pytest.MonkeyPatch, texts: Sequence[Sequence[int]], share: float) -> None:
     """From now on clients guess by these texts."""
     monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda _most_rows: Informed(texts, share))
-
-
-async def greedy_text(client: RunningClient, prompt: Sequence[int]) -> list[int]:
-    """The prompt's ids and the greedy answer's."""
-    request = GenerationRequest(
-        tuple(prompt), NEW_TOKENS, SamplingSettings(temperature=0, top_logprobs=0), StopRules(ignore_eos=True)
-    )
-    deltas = [delta async for delta in client.service.generator.generate(request, Report())]
-    return [*prompt, *(entry.token for delta in deltas for entry in delta.logprobs)]
 
 
 @needs_kernels
@@ -260,7 +193,7 @@ async def test_what_did_not_run_as_one_trip_teaches_nothing(weights: Path, monke
 
 @needs_kernels
 @pytest.mark.usefixtures("all_guesses_run")
-@pytest.mark.parametrize("method", ["ngram", "shadow"])
+@pytest.mark.parametrize("method", ["ngram", "shadow", "ngram,shadow"])
 async def test_a_worker_that_dies_between_guesses_costs_no_token(
     like_shadows: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +202,7 @@ async def test_a_worker_that_dies_between_guesses_costs_no_token(
         texts = [await greedy_text(client, prompt) for prompt in PROMPTS]
         expected = await all_choices(client)
     settings: dict[str, Any] = {"speculative_method": method}
-    if method == "shadow":
+    if "shadow" in method:
         settings["speculative_model"] = exported(trunk_as_shadow(weights), tmp_path / "shadow", weights)
     informed(monkeypatch, texts, 0.8)
     async with (
@@ -329,15 +262,6 @@ async def test_where_guesses_would_change_how_rows_are_rounded_nothing_is_guesse
                 for prompt in PROMPTS:
                     await choices(client, prompt, {"ignore_eos": True})
                 assert (client.value("spec_decode_num_drafts_total") > 0) is allowed
-
-
-def knowing_and_not(method: str, weights: Path, folder: Path) -> tuple[Path, Path]:
-    """What guesses with that method the likeliest tokens, and what guesses anything."""
-    if method == "shadow":
-        shadows = trunk_as_shadow(weights), random_shadow()
-        knowing, other = (exported(each, folder / str(n), weights) for n, each in enumerate(shadows))
-        return knowing, other
-    return weights, saved(folder, "qwen2")
 
 
 @needs_kernels

@@ -19,12 +19,20 @@ class Acceptance(Protocol):
     def probability(self, level: int) -> float:
         """That a guess is right if those before it are."""
 
+    @property
+    def forecast(self) -> float:
+        """That the next guess is right, before it is made: nobody knows its level yet."""
+
 
 class Expected:
     """Before anything was seen: surer guesses are likelier."""
 
     def probability(self, level: int) -> float:
         return 0.3 + 0.6 * level / (LEVELS - 1)
+
+    @property
+    def forecast(self) -> float:
+        return _PRIOR
 
 
 @dataclass
@@ -46,10 +54,16 @@ class Seen:
         return right / (self._tried[level] + _PRIOR_GUESSES)
 
     @property
+    def forecast(self) -> float:
+        return self._share(self.expected.forecast)
+
+    @property
     def overall(self) -> float:
-        """That a guess of any level is right."""
-        right, tried = sum(self._right) + _PRIOR_GUESSES * _PRIOR, sum(self._tried) + _PRIOR_GUESSES
-        return right / tried
+        """That a guess of any level is right, if what is typical says nothing: texts differ."""
+        return self._share(_PRIOR)
+
+    def _share(self, prior: float) -> float:
+        return (sum(self._right) + _PRIOR_GUESSES * prior) / (sum(self._tried) + _PRIOR_GUESSES)
 
     def learn(self, level: int, *, right: bool) -> None:
         """A guess of that level stood behind right ones, if behind any."""

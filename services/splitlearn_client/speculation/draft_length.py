@@ -33,13 +33,17 @@ class DraftLength:
     _tokens: float = 1.0
     _chance: float = 1.0
 
+    @property
+    def rate(self) -> float:
+        """Tokens a second, the others' included, if what was taken is sent."""
+        return self._rate(self._tokens, self.length)
+
     def takes(self, probability: float) -> bool:
         """Whether the next guess, which is right with that probability if those before it are, is to be sent too."""
         if self.length >= self.most or self._delays_others():
             return False
         chance = self._chance * probability
-        before = self._rate(self._tokens, self.length)
-        if self._rate(self._tokens + chance, self.length + 1) < _LEAST_GAIN * before:
+        if self._rate(self._tokens + chance, self.length + 1) < _LEAST_GAIN * self.rate:
             return False
         self._chance, self._tokens, self.length = chance, self._tokens + chance, self.length + 1
         return True

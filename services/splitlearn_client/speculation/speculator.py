@@ -1,28 +1,35 @@
 """Decides for one answer what to guess, and how much of it to send along."""
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from splitlearn.engine.speculation import Speculation
-from splitlearn_client.speculation.acceptance import Seen, of_all_answers, of_one_answer
+from splitlearn_client.speculation.acceptance import Seen, of_all_answers
 from splitlearn_client.speculation.draft_length import DraftLength
-from splitlearn_client.speculation.drafter import LEVELS, Drafter, Guess
+from splitlearn_client.speculation.drafter import Drafter
+from splitlearn_client.speculation.track_record import TrackRecord
 from splitlearn_client.speculation.trip_cost import DraftCost, TripCost
 
-_ASKED_AGAIN: Final = 32
-"""Tokens after which a drafter is asked that costs more than it saved."""
 _SPARE: Final = 2.0
 """How many times as long as the next guesses take to make a trip has to be, so that they are made meanwhile."""
 
 
 @dataclass
-class Costs:
-    """Of all answers: what a trip takes, and what a guess takes to make."""
+class Source:
+    """What guesses in one answer, and how it does."""
 
-    trip: TripCost = field(default_factory=TripCost)
-    draft: DraftCost = field(default_factory=DraftCost)
+    drafter: Drafter
+    record: TrackRecord
+
+    async def fill(self, draft: DraftLength, ids: Sequence[int]) -> tuple[int, ...]:
+        """Takes guesses at what follows `ids` into the draft, as many as pay, and returns them."""
+        async with aclosing(self.drafter.guesses(ids)) as coming:
+            async for guess in coming:
+                if not self.record.is_taken(guess, draft):
+                    break
+        return tuple(guess.token for guess in self.record.made[: draft.length])
 
 
 @dataclass
@@ -30,88 +37,91 @@ class Speculator:
     """Of one answer.
 
     Attributes:
-        drafter: makes the guesses.
-        costs: of all answers.
+        sources: make the guesses.
+        trip: what one takes, in all answers.
         most: guesses in a trip, at most.
-        typical: how often guesses are right in all answers.
         rounds: whether guesses may change how a row is rounded.
     """
 
-    drafter: Drafter
-    costs: Costs
+    sources: Sequence[Source]
+    trip: TripCost
     most: int
-    typical: Seen
     rounds: bool = False
-    _acceptance: Seen = field(init=False)
-    _made: list[Guess] = field(default_factory=list)
-    _n_skipped: int = 0
-
-    def __post_init__(self) -> None:
-        self._acceptance = of_one_answer(self.typical)
 
     def may_guess(self, found: Speculation) -> bool:
         """Whether guesses may run in a session whose parts allow this."""
         return found is Speculation.EXACT or (self.rounds and found is Speculation.ROUNDED)
 
     async def guesses(self, ids: Sequence[int], most: int, n_others: int) -> tuple[int, ...]:
-        """Guesses at what follows `ids`, as many as pay.
+        """Guesses at what follows `ids`, of the source whose give most tokens a second, and as many as pay.
 
         Args:
             most: guesses that are of use, at most.
             n_others: sessions that share the steps.
         """
-        self._made = []
-        plain, per_guess = self.costs.trip.plain, self.costs.trip.per_guess + self.costs.draft.seconds
+        for source in self.sources:
+            source.record.made = []
         if (most := min(most, self.most)) <= 0:
             return ()
+        plain, per_guess = self.trip.plain, self.trip.per_guess
         if plain is None:
-            # nobody knows how long it will take, and the small model has the whole prompt to read
-            self.drafter.away(ids)
+            # nobody knows how long it will take, and a small model has the whole prompt to read
+            for source in self.sources:
+                source.drafter.away(ids)
             return ()
-        length = DraftLength(plain, per_guess, most, n_others)
-        if not self._pays_to_ask(replace(length)):
-            return ()
-        async with aclosing(self.drafter.guesses(ids)) as coming:
-            async for guess in coming:
-                self.costs.draft.learn(guess.seconds)
-                self._made.append(guess)
-                if not length.takes(self._acceptance.probability(guess.level)) or length.length == most:
-                    break
-        guesses = tuple(guess.token for guess in self._made[: length.length])
-        # meanwhile others need the device too
-        if plain > _SPARE * (most + 1) * self.costs.draft.seconds:
-            self.drafter.away([*ids, *guesses])
+        # what a guess takes to make counts until it is made
+        drafts = [
+            (source, DraftLength(plain, per_guess + source.record.cost.seconds, most, n_others))
+            for source in self.sources
+        ]
+        asked: list[Source] = []
+        best: DraftLength | None = None
+        guesses: tuple[int, ...] = ()
+        for source, draft in sorted(drafts, key=lambda each: each[0].record.rank(each[1]), reverse=True):
+            if not source.record.is_asked(draft, best):
+                continue
+            asked.append(source)
+            made = await source.fill(draft, ids)
+            ready = replace(draft, per_guess=per_guess)
+            if made and (best is None or ready.rate > best.rate):
+                best, guesses = ready, made
+        # what was not asked now will hardly be asked next, and meanwhile others need the device too
+        for source in asked:
+            if plain > _SPARE * (most + 1) * source.record.cost.seconds:
+                source.drafter.away([*ids, *guesses])
         return guesses
 
     def chosen(self, tokens: Sequence[int]) -> None:
-        """These tokens were chosen next. They say how good the guesses were, whether those ran or not."""
-        for guess, token in zip(self._made, tokens, strict=False):
-            right = guess.token == token
-            for acceptance in (self._acceptance, self.typical):
-                acceptance.learn(guess.level, right=right)
-            if not right:
-                break
+        """These tokens were chosen next."""
+        for source in self.sources:
+            source.record.learn(tokens)
 
     def ran(self, n_guesses: int, seconds: float) -> None:
         """A trip of one row and so many guesses took so long."""
-        self.costs.trip.learn(n_guesses, seconds)
+        self.trip.learn(n_guesses, seconds)
 
     async def aclose(self) -> None:
-        """Frees what the drafter holds."""
-        await self.drafter.aclose()
+        """Frees what the drafters hold, also if one of them fails."""
+        async with AsyncExitStack() as stack:
+            for source in self.sources:
+                stack.push_async_callback(source.drafter.aclose)
 
-    def _pays_to_ask(self, length: DraftLength) -> bool:
-        """Whether asking the drafter saves as much time as it takes, or it is time to see whether it does.
 
-        It does where a first guess is right often enough, and the surest guesses would be sent.
-        """
-        surest = max(self._acceptance.probability(level) for level in range(LEVELS))
-        saved = self._acceptance.overall * length.plain
-        if (saved >= self.costs.draft.seconds and length.takes(surest)) or self._n_skipped == _ASKED_AGAIN:
-            self._n_skipped = 0
-            return True
-        self._n_skipped += 1
-        return False
+@dataclass
+class Method:
+    """A way to guess, and what all answers together know of it.
+
+    Attributes:
+        new_drafter: makes the drafter of an answer that has at most so many rows.
+    """
+
+    new_drafter: Callable[[int], Drafter]
+    _cost: DraftCost = field(default_factory=DraftCost)
+    _typical: Seen = field(default_factory=of_all_answers)
+
+    def new(self, most_rows: int) -> Source:
+        """Of a new answer with at most so many rows."""
+        return Source(self.new_drafter(most_rows), TrackRecord(self._cost, self._typical))
 
 
 @dataclass
@@ -119,18 +129,17 @@ class Speculators:
     """Of a client service: makes those of its answers, which share what a trip costs.
 
     Attributes:
-        new_drafter: makes the drafter of an answer that has at most so many rows.
+        methods: that are asked for guesses; where two promise as much, the first of them.
         most: guesses in a trip, at most.
         rounds: whether guesses may change how a row is rounded.
     """
 
-    new_drafter: Callable[[int], Drafter]
+    methods: Sequence[Method]
     most: int
     rounds: bool = False
-    _costs: Costs = field(default_factory=Costs)
-    _typical: Seen = field(default_factory=of_all_answers)
+    _trip: TripCost = field(default_factory=TripCost)
 
     def new(self, most_rows: int) -> Speculator:
         """Of a new answer with at most so many rows, its prompt's included."""
-        drafter = self.new_drafter(most_rows)
-        return Speculator(drafter, self._costs, self.most, self._typical, self.rounds)
+        sources = [method.new(most_rows) for method in self.methods]
+        return Speculator(sources, self._trip, self.most, self.rounds)

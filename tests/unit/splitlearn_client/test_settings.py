@@ -4,7 +4,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from splitlearn_client.settings import ClientSettings, parse_hosts, parse_origins
+from splitlearn_client.settings import ClientSettings, parse_hosts, parse_methods, parse_origins
 from splitlearn_comm.core import CODECS
 
 
@@ -38,7 +38,7 @@ VALUES: dict[str, Any] = {
     "threads": 3,
     "wire_codec": "int8",
     "quantization": "int8",
-    "speculative_method": "draft_model",
+    "speculative_method": "ngram,draft_model",
     "speculative_model": Path("small"),
     "num_speculative_tokens": 3,
     "speculative_rounding": True,
@@ -99,12 +99,43 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
     assert ClientSettings(weights=Path("w"), port=82).port == 82
 
 
-@pytest.mark.parametrize("method", ["draft_model", "shadow"])
+@pytest.mark.parametrize("method", ["draft_model", "shadow", "ngram,draft_model", "shadow, ngram"])
 def test_what_guesses_by_a_model_and_the_model_need_each_other(method: str) -> None:
-    assert ClientSettings(weights=Path("w"), speculative_method=method, speculative_model=Path("small"))  # type: ignore[arg-type]
+    assert ClientSettings(weights=Path("w"), speculative_method=method, speculative_model=Path("small"))
     for given in ({"speculative_method": method}, {"speculative_model": Path("small")}):
         with pytest.raises(ValidationError, match="need each other"):
             ClientSettings(weights=Path("w"), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "methods"),
+    [
+        ("none", ()),
+        ("ngram", ("ngram",)),
+        ("shadow", ("shadow",)),
+        ("ngram,draft_model", ("ngram", "draft_model")),
+        (" shadow , ngram ", ("shadow", "ngram")),
+    ],
+)
+def test_ways_to_guess_are_names_with_commas_between_them(text: str, methods: tuple[str, ...]) -> None:
+    assert parse_methods(text) == methods
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "found ''"),
+        ("ngram,", "found ''"),
+        ("eagle", "expected none alone, or some of ngram, draft_model, shadow, found 'eagle'"),
+        ("none,ngram", "expected none alone, .* found 'none'"),
+        ("ngram,ngram", "each method once"),
+        ("draft_model,shadow", "draft_model and shadow would need a --speculative-model each"),
+        ("ngram,shadow,draft_model", "choose one of them"),
+    ],
+)
+def test_ways_to_guess_that_do_not_go_together_are_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        ClientSettings(weights=Path("w"), speculative_method=text, speculative_model=Path("small"))
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,11 @@ def test_guesses_are_taken_while_each_pays_by_its_own_probability() -> None:
     length = DraftLength(10, 1, 7)
     assert [length.takes(each) for each in (0.9, 0.9, 0.05)] == [True, True, False]
     assert length.length == 2
+
+
+@pytest.mark.parametrize(("n_others", "rate"), [(0, (1 + 0.9 + 0.81) / 12), (1, (2 + 0.9 + 0.81) / 12)])
+def test_the_rate_is_that_of_what_was_taken(n_others: int, rate: float) -> None:
+    length = DraftLength(10, 1, 7, n_others)
+    assert length.rate == pytest.approx((1 + n_others) / 10)
+    length = DraftLength(10, 1, 2, n_others, 2, 1 + 0.9 + 0.81)
+    assert length.rate == pytest.approx(rate)

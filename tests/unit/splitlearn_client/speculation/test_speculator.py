@@ -9,7 +9,7 @@ from splitlearn.engine.speculation import Speculation
 from splitlearn_client.settings import ClientSettings
 from splitlearn_client.speculation.drafter import Guess
 from splitlearn_client.speculation.prompt_lookup import PromptLookup
-from splitlearn_client.speculation.speculator import Speculators
+from splitlearn_client.speculation.speculator import Method, Speculators
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Made:
     drafter: Counting = field(default_factory=Counting)
 
     def __post_init__(self) -> None:
-        self.speculators = Speculators(lambda _most_rows: self.drafter, 4)
+        self.speculators = Speculators([Method(lambda _most_rows: self.drafter)], 4)
         self.speculator = self.speculators.new(100)
 
 
@@ -98,7 +98,7 @@ async def test_guesses_behind_a_wrong_one_say_nothing() -> None:
         each.speculator.ran(0, 0.1)
         await each.speculator.guesses([1], 4, 0)
         each.speculator.chosen(chosen)
-    probabilities = [each.speculator._acceptance.probability(7) for each in (made, other)]
+    probabilities = [each.speculator.sources[0].record._acceptance.probability(7) for each in (made, other)]
     assert probabilities[0] == probabilities[1]
 
 
@@ -137,7 +137,7 @@ async def test_the_end_of_an_answer_is_that_of_its_drafter() -> None:
 def test_guesses_run_where_they_change_nothing_or_rounding_is_allowed(
     found: Speculation, rounds: bool, may: bool
 ) -> None:
-    assert Speculators(PromptLookup, 4, rounds).new(9).may_guess(found) is may
+    assert Speculators([Method(PromptLookup)], 4, rounds).new(9).may_guess(found) is may
 
 
 def test_the_settings_allow_as_many_guesses_as_a_step_takes() -> None:
