@@ -1,10 +1,9 @@
 """With guesses an answer is the same as without, whatever is guessed; it takes fewer trips to the trunk."""
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from splitlearn_client.generation import GenerationRequest
 from splitlearn_client.report import Report
 from splitlearn_client.sampling import SamplingSettings
 from splitlearn_client.speculation.draft_length import DraftLength
-from splitlearn_client.speculation.drafter import Guess
 from splitlearn_client.stopping import StopRules
 from splitlearn_comm.replicas.health import ReplicaState
+from support.every_guess import takes
+from support.informed import Informed
 from support.running_split import RunningClient, RunningTrunk, running_client, running_trunk, until
 from support.shadows import exported, random_shadow, trunk_as_shadow
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
@@ -47,34 +47,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "seed": 12,
     },
 }
-
-
-@dataclass
-class Informed:
-    """Guesses what follows in texts that it knows; each guess is another token now and then.
-
-    Attributes:
-        share: of the guesses, that are right.
-    """
-
-    texts: Sequence[Sequence[int]]
-    share: float
-    dice: random.Random = field(default_factory=lambda: random.Random(1))
-
-    async def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
-        n_ids = len(ids)
-        known = next((text for text in self.texts if list(text[:n_ids]) == list(ids)), ids)
-        for right in known[n_ids : n_ids + self.dice.randint(0, 7)]:
-            yield Guess(right if self.dice.random() < self.share else self._any(), 0)
-
-    def away(self, ids: Sequence[int]) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
-    def _any(self) -> int:
-        return self.dice.randrange(3, VOCABULARY)
 
 
 def saved(folder: Path, kind: str) -> Path:
@@ -115,12 +87,6 @@ async def all_choices(client: RunningClient) -> list[Any]:
     return list(await asyncio.gather(*asked))
 
 
-def takes(length: DraftLength, _probability: float) -> bool:
-    """As long as there are rows."""
-    length.length += length.length < length.most
-    return True
-
-
 @pytest.fixture
 def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the drafter makes, whether they pay or not."""
@@ -129,7 +95,7 @@ def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def informed(monkeypatch: pytest.MonkeyPatch, texts: Sequence[Sequence[int]], share: float) -> None:
     """From now on clients guess by these texts."""
-    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda _most_rows: Informed(texts, share))
+    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda _most_rows: Informed(texts, share, VOCABULARY))
 
 
 async def greedy_text(client: RunningClient, prompt: Sequence[int]) -> list[int]:
