@@ -7,6 +7,7 @@ process, once for each share; the sides take turns.
 
 import argparse
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,13 +17,17 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import structlog
+
 from support.far_link import Network, far_away
 from support.informed import Informed
-from support.running_split import RunningClient, free_port, running_client
+from support.running_split import RunningClient, free_port, running_client, until
 from tests.benchmarks.contenders import QWEN, SHAPES, ModelShape, make_weights, running
 from tests.benchmarks.users import Prompts
 
 _MOST_GUESSES = 7
+# seconds, in which the trunk reads and checks its layers
+_PATIENCE = 600
 
 
 @dataclass
@@ -60,7 +65,7 @@ async def side(weights: Path, shape: ModelShape, trunk: str, threads: int, share
     # bound when the service is built
     with patch("splitlearn_client.app.PromptLookup", lambda _most_rows: drafter):
         async with running_client(weights, trunk, **settings) as client:
-            await client.ready()
+            await until(lambda: client.is_ready, within=_PATIENCE)
             yield Side(share, client, texts)
 
 
@@ -105,6 +110,7 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     shape = SHAPES[given.shape]
     weights, port = make_weights(shape)[1], free_port()
     words = ("trunk", str(weights), "--layers", shape.layers, "--port", str(port), "--metrics-port", "0")

@@ -52,7 +52,7 @@ def side(given: argparse.Namespace, number: int, *flags: str) -> Iterator[str]:
         words = ("client", model, "--trunk", ",".join(links), "--layers", given.layers, "--port", str(client_port))
         named = ("--served-model-name", _NAME)
         above = stack.enter_context(running("-m", module, *_COMMON, *words, *named, *_PATIENT, *flags))
-        wait_until_ready(url, below, above)
+        wait_until_ready(url, below, above, within=_TIMEOUT)
         yield url
 
 

@@ -14,8 +14,7 @@ Json = dict[str, Any]
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETION: Final = "/v1/completions"
-SHORTEST, LONGEST = 4, 48
-"""Tokens of an answer, at most."""
+_SHORTEST: Final = 4
 _FIRST_ID: Final = 3
 _STOPS: Final = (".", ",", " the", "e", " of", "s ", " is a", "\n", '"', "}", "zz")
 _BAD_WORDS: Final = ("the", "a", "Return", "is", "of", "e")
@@ -33,6 +32,7 @@ class Material:
         context: tokens of prompt and answer together, at most.
         tools: sets of tools, in OpenAI's form; none for a model whose chat template knows none.
         has_system: whether its chat template writes system messages.
+        longest: what `max_tokens` is at most.
     """
 
     model: str
@@ -41,6 +41,7 @@ class Material:
     context: int
     tools: Sequence[Sequence[Json]] = ()
     has_system: bool = False
+    longest: int = 48
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ _Option = Callable[[Random, _Scene], Json]
 def random_request(seed: int, number: int, material: Material) -> Request:
     """The first turn of the conversation of that number."""
     dice = Random(f"{seed} {number}")
-    max_tokens = round(SHORTEST * (LONGEST / SHORTEST) ** dice.random())
+    max_tokens = round(_SHORTEST * (material.longest / _SHORTEST) ** dice.random())
     scene = _Scene(material, dice.random() < 0.5, dice.random() < 0.4, max_tokens)
     body: Json = {"model": material.model, "max_tokens": max_tokens, **_temperature(dice)}
     if scene.is_streamed:
@@ -242,7 +243,7 @@ def _prompt(dice: Random, material: Material) -> str | list[Any]:
             return (_ids(dice, material, dice.randint(1, 9)) * 20)[: dice.randint(9, 60)]
         case "long" if dice.random() < 0.1:
             # up to the end of the context, and a token beyond it
-            n_ids = material.context + 1 - dice.randint(0, LONGEST)
+            n_ids = material.context + 1 - dice.randint(0, material.longest)
             return (_ids(dice, material, dice.randint(3, 30)) * n_ids)[:n_ids]
         case "several":
             return [text, _words(dice, 5), text]
