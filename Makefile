@@ -118,9 +118,12 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.many_users
 	$(BIN)/python -m tests.benchmarks.cuda
 
+REQUESTS ?= 300
 bench-wan: export PYTHONPATH := tests
-bench-wan: $(VENV)/dev.stamp ## tokens a second with a trunk that is far away, with guesses and without (minutes)
+bench-wan: $(VENV)/dev.stamp ## a trunk that is far away, with guesses and without: tokens a second, and random requests compared (minutes; REQUESTS=10000)
 	$(BIN)/python -m tests.benchmarks.wan
+	$(BIN)/python -m tests.benchmarks.same_answers --requests $(REQUESTS)
+	$(BIN)/python -m tests.benchmarks.same_answers --requests $(REQUESTS) --model tests/clients/agent_model/weights --layers 1-3
 
 # on a machine with a GPU, a Python with torch ($(PYTHON)) and no network: build/gpu-wheels is brought along
 GPU_OUT ?= build/gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -119,7 +120,9 @@ class ByteStream:
             return
         deadline = self._deadline("close the session", timeout)
         try:
-            await self._call.done_writing()
+            # of a connection that breaks just now; the reader learns why
+            with suppress(grpc.aio.InternalError):
+                await self._call.done_writing()
             await self.wait_ended()
         finally:
             deadline.cancel()

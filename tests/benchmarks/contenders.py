@@ -210,8 +210,9 @@ def running(*command: str, env: dict[str, str] | None = None, **options: object)
         process.wait(30)
 
 
-def wait_until_ready(url: str, *processes: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+def wait_until_ready(url: str, *processes: "subprocess.Popen[str]", within: float = 120) -> None:
+    """Returns once the client at this address can answer; ends the program if it cannot `within` so many seconds."""
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         # a busy port ends them, and whoever has it would answer
         if any(process.poll() is not None for process in processes):
@@ -222,7 +223,7 @@ def wait_until_ready(url: str, *processes: "subprocess.Popen[str]") -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise SystemExit("client and trunk did not become ready within two minutes")
+    raise SystemExit(f"client and trunk did not become ready within {within:g} s")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """`make bench-wan`: tokens a second with a trunk that is far away, with guesses and without, and whether they agree.
 
-The model that ships, on questions that it knows: each asked once, and asked again in a chat that has its answer. The
-sides take turns; the trunk is behind a relay that delays both directions.
+A model, by default the one that ships, on questions that this one knows: each asked once, and asked again in a chat
+that has its answer. The sides take turns; the trunk is behind a relay that delays both directions.
 """
 
 import argparse
@@ -19,10 +19,17 @@ from cleangpt.data.stdlib_questions import collect_questions
 from support.far_link import Network, far_away
 from tests.benchmarks.contenders import ROOT, running, wait_until_ready
 
-_MODEL: Final = ROOT / "deploy" / "demo_model"
 _NAME: Final = "demo"
 _TRUNK, _METRICS, _PLAIN, _GUESSING = 50361, 50362, 50363, 50364
 _URLS: Final = {"plain": f"http://127.0.0.1:{_PLAIN}", "guessing": f"http://127.0.0.1:{_GUESSING}"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A sepweight directory, and the layers of it that the trunk has."""
+
+    folder: Path
+    layers: str
 
 
 @dataclass
@@ -50,22 +57,13 @@ class Side:
 
 
 @contextmanager
-def clients(trunk: str, guessing: Sequence[str]) -> Iterator[None]:
+def clients(model: Model, trunk: str, guessing: Sequence[str]) -> Iterator[None]:
     """Both sides; the one that guesses has these flags."""
-    common = ("--trunk", trunk, "--threads", "1", "--layers", "1-5", "--served-model-name", _NAME)
+    common = ("--trunk", trunk, "--threads", "1", "--layers", model.layers, "--served-model-name", _NAME)
     with ExitStack() as stack:
         for name, url in _URLS.items():
             flags = guessing if name == "guessing" else ()
-            words = (
-                "client",
-                str(_MODEL),
-                "--port",
-                url.rsplit(":", 1)[1],
-                "--served-model-name",
-                _NAME,
-                *common,
-                *flags,
-            )
+            words = ("client", str(model.folder), "--port", url.rsplit(":", 1)[1], *common, *flags)
             process = stack.enter_context(running("-m", "splitlearn_cli", "--log-level", "error", *words))
             wait_until_ready(url, process)
         yield
@@ -99,12 +97,13 @@ def row_of(milliseconds: float, text: str, sides: dict[str, Side]) -> dict[str, 
 
 
 def rows(
-    questions: Sequence[str], round_trips: Sequence[float], temperature: float, guessing: Sequence[str]
+    model: Model, questions: Sequence[str], round_trips: Sequence[float], temperature: float, guessing: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    trunk = ("trunk", str(_MODEL), "--layers", "1-5", "--port", str(_TRUNK), "--metrics-port", str(_METRICS))
+    trunk = ("trunk", str(model.folder), "--layers", model.layers)
+    trunk += ("--port", str(_TRUNK), "--metrics-port", str(_METRICS))
     with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
         for milliseconds in round_trips:
-            with far_away(_TRUNK, Network(milliseconds / 1000)) as address, clients(address, guessing):
+            with far_away(_TRUNK, Network(milliseconds / 1000)) as address, clients(model, address, guessing):
                 for text, sides in measured(questions, {"temperature": temperature}).items():
                     yield row_of(milliseconds, text, sides)
 
@@ -114,6 +113,8 @@ def main() -> None:
     parser.add_argument("--round-trips", type=float, nargs="+", default=[0, 5, 20, 80, 200], help="milliseconds")
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--model", type=Path, default=ROOT / "deploy" / "demo_model", help="a sepweight directory")
+    parser.add_argument("--layers", default="1-5", help="of the trunk")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--draft-model", type=Path, help="a small model that guesses; default: ngram")
     parser.add_argument("--shadow", type=Path, help="a shadow of the trunk that guesses")
@@ -127,7 +128,7 @@ def main() -> None:
     known = collect_questions()
     questions = [each.phrasings[0] for each in known[:: len(known) // given.questions]][: given.questions]
     found = []
-    for row in rows(questions, given.round_trips, given.temperature, guessing):
+    for row in rows(Model(given.model, given.layers), questions, given.round_trips, given.temperature, guessing):
         if not found:
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}", flush=True)
         found.append(row)

@@ -11,6 +11,7 @@ from splitlearn_client.speculation.draft_length import DraftLength
 from splitlearn_comm.loop_thread import loop_thread
 from support.chat_scene import Scene, scene
 from support.chromium import CHROMIUM, Chromium
+from support.every_guess import takes
 from support.running_split import RunningTrunk, Split, running_split, running_trunk
 
 
@@ -39,16 +40,10 @@ def client_weights(tiny_weights: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def _takes(length: DraftLength, _probability: float) -> bool:
-    """As long as there are rows."""
-    length.length += length.length < length.most
-    return True
-
-
 @pytest.fixture
 def all_guesses_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the drafter makes, whether they pay or not."""
-    monkeypatch.setattr(DraftLength, "takes", _takes)
+    monkeypatch.setattr(DraftLength, "takes", takes)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,14 @@
 """With guesses an answer is the same as without, whatever is guessed; it takes fewer trips to the trunk."""
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
-from splitlearn_client.speculation.drafter import Guess
 from splitlearn_comm.replicas.health import ReplicaState
 from support.guessing import (
     NEW_TOKENS,
@@ -23,39 +21,12 @@ from support.guessing import (
     saved,
     split,
 )
+from support.informed import Informed
 from support.running_split import running_client, running_trunk, until
 from support.shadows import exported, trunk_as_shadow
 from support.tiny_models import VOCABULARY
 
 N_LOSSES = 8
-
-
-@dataclass
-class Informed:
-    """Guesses what follows in texts that it knows; each guess is another token now and then.
-
-    Attributes:
-        share: of the guesses, that are right.
-    """
-
-    texts: Sequence[Sequence[int]]
-    share: float
-    dice: random.Random = field(default_factory=lambda: random.Random(1))
-
-    async def guesses(self, ids: Sequence[int]) -> AsyncGenerator[Guess]:
-        n_ids = len(ids)
-        known = next((text for text in self.texts if list(text[:n_ids]) == list(ids)), ids)
-        for right in known[n_ids : n_ids + self.dice.randint(0, 7)]:
-            yield Guess(right if self.dice.random() < self.share else self._any(), 0)
-
-    def away(self, ids: Sequence[int]) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
-    def _any(self) -> int:
-        return self.dice.randrange(3, VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +42,7 @@ def like_shadows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def informed(monkeypatch: pytest.MonkeyPatch, texts: Sequence[Sequence[int]], share: float) -> None:
     """From now on clients guess by these texts."""
-    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda _most_rows: Informed(texts, share))
+    monkeypatch.setattr("splitlearn_client.app.PromptLookup", lambda _most_rows: Informed(texts, share, VOCABULARY))
 
 
 @needs_kernels

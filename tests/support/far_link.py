@@ -16,6 +16,7 @@ from splitlearn_client.serving.listening import stop_accepting
 
 _PIECE = 2**14
 _MOST_WAITING = 2**22
+_TURNS = 10
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Network:
         jitter: seconds that a piece may come later, at most, in each direction.
         up: bytes a second towards the server; None for no bound.
         down: bytes a second from it.
-        breaks_after: seconds after which a connection is reset, on average; None for never.
+        breaks_after: seconds after which a connection is reset, on average; half as many at least. None for never.
         seed: of jitter and breaks.
     """
 
@@ -36,7 +37,7 @@ class Network:
     up: float | None = None
     down: float | None = None
     breaks_after: float | None = None
-    seed: int = 0
+    seed: int | str = 0
 
 
 class Line:
@@ -76,7 +77,10 @@ class FarLink:
         relaying.add_done_callback(self._relays.discard)
 
     async def end(self) -> None:
-        """Resets all connections."""
+        """Resets all connections, those too that are just being made."""
+        # asyncio takes some turns from a connection that the kernel has accepted to the start of its task
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for task in list(self._relays):
             task.cancel()
         await asyncio.gather(*self._relays, return_exceptions=True)
@@ -95,15 +99,16 @@ class FarLink:
                 ]
                 await self._until_broken([asyncio.create_task(pipe) for pipe in pipes])
         finally:
-            for each in (writer, far_writer):
-                if each is not None:
-                    each.transport.abort()
-                    with suppress(OSError):
-                        await each.wait_closed()
+            ends = [each for each in (writer, far_writer) if each is not None]
+            for each in ends:
+                each.transport.abort()
+            for each in ends:
+                with suppress(OSError):
+                    await each.wait_closed()
 
     async def _until_broken(self, pipes: "list[asyncio.Task[None]]") -> None:
         mean = self.network.breaks_after
-        timeout = None if mean is None else self._dice.expovariate(1 / mean)
+        timeout = None if mean is None else mean * self._dice.uniform(0.5, 1.5)
         try:
             ended, _ = await asyncio.wait(pipes, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             self.n_breaks += not ended

@@ -230,6 +230,24 @@ async def test_leaving_a_stream_tells_no_error_twice(client: AsyncGRPCComputeCli
             await stream.step(Frame(0, rows(1)))
 
 
+async def test_a_connection_that_breaks_while_a_stream_is_closed_ends_it_with_an_error_of_ours(
+    client: AsyncGRPCComputeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = client.stream(OPENING)
+    await stream.step(Frame(0, rows(1)))
+    call = stream._stream._call
+
+    async def break_off() -> None:
+        # what gRPC does where the call is over, and this end has not noticed yet
+        call.cancel()
+        raise grpc.aio.InternalError("Failed grpc_call_start_batch")
+
+    monkeypatch.setattr(call, "done_writing", break_off)
+    with pytest.raises(Cancelled):
+        await stream.close()
+    assert stream.ended
+
+
 async def test_a_stream_without_a_frame_opens_nothing(client: AsyncGRPCComputeClient, host: EchoSessionHost) -> None:
     async with client.stream(OPENING):
         pass
