@@ -7,14 +7,14 @@ from typing import Final
 
 from splitlearn.engine.speculation import Speculation
 from splitlearn_client.speculation.acceptance import Seen, of_all_answers, of_one_answer
-from splitlearn_client.speculation.draft_length import DraftLength
+from splitlearn_client.speculation.draft_length import DraftLength, at_once
 from splitlearn_client.speculation.drafter import LEVELS, Drafter, Guess
 from splitlearn_client.speculation.trip_cost import DraftCost, TripCost
 
 _ASKED_AGAIN: Final = 32
 """Tokens after which a drafter is asked that costs more than it saved."""
 _SPARE: Final = 2.0
-"""How many times as long as the next guesses take to make a trip has to be, so that they are made meanwhile."""
+"""How many times as long as the next guesses take to make a token has to wait, so that they are made meanwhile."""
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Speculator:
         most: guesses in a trip, at most.
         typical: how often guesses are right in all answers.
         rounds: whether guesses may change how a row is rounded.
+        paced: see `DraftLength`.
     """
 
     drafter: Drafter
@@ -42,6 +43,7 @@ class Speculator:
     most: int
     typical: Seen
     rounds: bool = False
+    paced: Callable[[float], float] = at_once
     _acceptance: Seen = field(init=False)
     _made: list[Guess] = field(default_factory=list)
     _n_skipped: int = 0
@@ -68,7 +70,7 @@ class Speculator:
             # nobody knows how long it will take, and the small model has the whole prompt to read
             self.drafter.away(ids)
             return ()
-        length = DraftLength(plain, per_guess, most, n_others)
+        length = DraftLength(plain, per_guess, most, n_others, self.paced)
         if not self._pays_to_ask(replace(length)):
             return ()
         async with aclosing(self.drafter.guesses(ids)) as coming:
@@ -79,7 +81,7 @@ class Speculator:
                     break
         guesses = tuple(guess.token for guess in self._made[: length.length])
         # meanwhile others need the device too
-        if plain > _SPARE * (most + 1) * self.costs.draft.seconds:
+        if length.seconds(0) > _SPARE * (most + 1) * self.costs.draft.seconds:
             self.drafter.away([*ids, *guesses])
         return guesses
 
@@ -106,7 +108,7 @@ class Speculator:
         It does where a first guess is right often enough, and the surest guesses would be sent.
         """
         surest = max(self._acceptance.probability(level) for level in range(LEVELS))
-        saved = self._acceptance.overall * length.plain
+        saved = self._acceptance.overall * length.seconds(0)
         if (saved >= self.costs.draft.seconds and length.takes(surest)) or self._n_skipped == _ASKED_AGAIN:
             self._n_skipped = 0
             return True
@@ -122,15 +124,17 @@ class Speculators:
         new_drafter: makes the drafter of an answer that has at most so many rows.
         most: guesses in a trip, at most.
         rounds: whether guesses may change how a row is rounded.
+        paced: see `DraftLength`.
     """
 
     new_drafter: Callable[[int], Drafter]
     most: int
     rounds: bool = False
+    paced: Callable[[float], float] = at_once
     _costs: Costs = field(default_factory=Costs)
     _typical: Seen = field(default_factory=of_all_answers)
 
     def new(self, most_rows: int) -> Speculator:
         """Of a new answer with at most so many rows, its prompt's included."""
         drafter = self.new_drafter(most_rows)
-        return Speculator(drafter, self._costs, self.most, self._typical, self.rounds)
+        return Speculator(drafter, self._costs, self.most, self._typical, self.rounds, self.paced)
