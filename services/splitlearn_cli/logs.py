@@ -5,6 +5,8 @@ Log lines of libraries that use the standard logging module are treated the same
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import structlog
@@ -75,6 +77,18 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
     root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else "WARNING")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Shows errors alone: for services that run for a while as a part of a verb's own work."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _renderers(console: bool) -> list[Processor]:

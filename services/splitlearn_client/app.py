@@ -144,11 +144,11 @@ async def build(settings: ClientSettings, stack: AsyncExitStack, bar: Bar = no_b
     watching = asyncio.create_task(connection.watch())
     stack.push_async_callback(_end, watching)
     hasher = BlockHasher(Limits.block_size) if settings.enable_prefix_caching else None
-    ends = end_tokens(settings.weights, config, tokenizer)
+    ends = end_tokens(settings.weights, config, tokenizer.end_token)
     sessions = Sessions(connection, metrics, hasher)
     vocabulary = config.get_text_config(decoder=True).vocab_size
     frames = FrameShape(1 + settings.num_speculative_tokens if settings.pad_frames else None, settings.frame_interval)
-    speculators = await _speculators(settings, thread, vocabulary, shadow)
+    speculators = await _speculators(settings, thread, vocabulary, shadow, frames)
     generator = Generator(sessions, tokenizer, ends, speculators, frames)
     grammars = GrammarCompiler(partial(tokenizer.read_for_grammars, ends))
     stack.callback(grammars.close)
@@ -177,7 +177,7 @@ async def _shadow(settings: ClientSettings, thread: DeviceThread) -> ShadowModel
 
 
 async def _speculators(
-    settings: ClientSettings, thread: DeviceThread, vocabulary: int, shadow: ShadowModel | None
+    settings: ClientSettings, thread: DeviceThread, vocabulary: int, shadow: ShadowModel | None, frames: FrameShape
 ) -> Speculators | None:
     """What guesses next tokens. Raises what `load_draft_model` raises."""
     methods: list[Method] = []
@@ -190,7 +190,8 @@ async def _speculators(
         methods.append(Method(partial(ModelDrafter, engine)))
     if not methods:
         return None
-    return Speculators(methods, settings.num_speculative_tokens, settings.speculative_rounding)
+    most, rounds = settings.num_speculative_tokens, settings.speculative_rounding
+    return Speculators(methods, most, rounds, frames.paced)
 
 
 def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbeddings:
@@ -236,7 +237,7 @@ def application(service: Service) -> FastAPI:
     return app
 
 
-def end_tokens(weights: Path, config: PretrainedConfig, tokenizer: ChatTokenizer) -> frozenset[int]:
+def end_tokens(weights: Path, config: PretrainedConfig, of_tokenizer: int | None) -> frozenset[int]:
     """Token ids that end an answer, from generation_config.json, the config and the tokenizer together.
 
     Chat models often name the end of a turn only in generation_config.json.
@@ -246,7 +247,7 @@ def end_tokens(weights: Path, config: PretrainedConfig, tokenizer: ChatTokenizer
     """
     named = read_generation_config(weights).get("eos_token_id")
     found: list[int] = []
-    for value in (named, config.get_text_config(decoder=True).eos_token_id, tokenizer.end_token):
+    for value in (named, config.get_text_config(decoder=True).eos_token_id, of_tokenizer):
         found += value if isinstance(value, list) else [] if value is None else [value]
     if wrong := [each for each in found if not isinstance(each, int) or isinstance(each, bool)]:
         raise BadModelFiles(f"{weights}: eos_token_id holds {wrong[0]!r}, which is no token id; correct the file")

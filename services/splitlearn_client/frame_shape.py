@@ -20,8 +20,10 @@ class FrameShape:
         """Rows to fill a frame up with that has so many guesses, where the session can hold so many rows more."""
         return 0 if self.n_rows is None else max(0, min(self.n_rows - 1, n_free) - n_guesses)
 
+    def paced(self, seconds: float) -> float:
+        """Seconds from a frame to the next one, where that could begin after so many."""
+        return math.ceil(seconds / self.interval) * self.interval if self.interval else seconds
+
     def pause(self, since_first: float) -> float:
         """Seconds from now to the next frame, so many seconds after the first one."""
-        if not self.interval:
-            return 0.0
-        return math.ceil(since_first / self.interval) * self.interval - since_first
+        return self.paced(since_first) - since_first

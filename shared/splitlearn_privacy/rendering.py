@@ -13,6 +13,7 @@ UNKNOWN_TEXT: Final = (
     "it leaks would say nothing, so only costs were measured."
 )
 TRACES_HEADING: Final = ("FRAMES", "OBSERVER", "NAMED %")
+TIMINGS_HEADING: Final = ("FRAMES", "SIZES NAME %", "TIMES NAME %", "BOTH NAME %")
 HEADING: Final = ("SEEN", "ATTACK", "TOKENS", "TOP-1 %", "TOP-5 %", "F1 %", "MISSED %")
 
 
@@ -52,6 +53,20 @@ def traces_line(report: Report) -> str:
 def trace_rows(report: Report) -> Iterator[tuple[str, ...]]:
     """The table of traces, without its heading."""
     return ((each.frames, each.observer, _percent(each.named)) for each in report.traces)
+
+
+def timings_line(report: Report) -> str:
+    """What the table of timings is about."""
+    return (
+        f"times of frames name the text, of {report.timings[0].n_texts} of like length that the observer has seen once "
+        "before:"
+    )
+
+
+def timing_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """The table of timings, without its heading."""
+    for each in report.timings:
+        yield str(each.setup), *map(_percent, (each.by_sizes, each.by_times, each.by_both))
 
 
 def verdict(leak: Leak) -> str:

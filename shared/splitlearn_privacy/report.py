@@ -19,6 +19,7 @@ from splitlearn_privacy.cut_model import CutModel, Seen
 from splitlearn_privacy.errors import OtherModel, TextTooLong, UnknownToken
 from splitlearn_privacy.scoring import Score
 from splitlearn_privacy.texts import Texts
+from splitlearn_privacy.timing import Timing
 from splitlearn_privacy.traffic import Trace
 from splitlearn_privacy.wire import Distortion
 
@@ -70,6 +71,7 @@ class Report:
     knows_texts: bool
     cells: tuple[Cell, ...]
     traces: tuple[Trace, ...] = ()
+    timings: tuple[Timing, ...] = ()
 
     @property
     def worst(self) -> Leak | None:

@@ -3,6 +3,7 @@
 Shapes: N texts, T tokens of each.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
@@ -85,6 +86,26 @@ class Texts:
             raise TooLittleText(f"no conversation comes to an answer within {length} tokens; give a larger --tokens")
         training_NT, test_NT = (torch.tensor([text.ids for text in each]) for each in (learned, read))
         return cls(training_NT, test_NT, torch.tensor([text.is_said for text in read]))
+
+
+def prompts_alike(found: Sequence[Document], most: int, longest: int | None, most_said: int) -> list[tuple[int, ...]]:
+    """Prompts of conversations that differ in length as little as they can, and so do their answers.
+
+    They are those of the most common lengths.
+
+    Args:
+        most: how many; none is there twice.
+        longest: tokens of each, at most; None for no bound.
+        most_said: tokens of an answer behind which its length does not matter.
+    """
+    said = {each.ids[: each.n_asked]: each.first_answer for each in found if 0 < each.n_asked < len(each.ids)}
+    lengths = {
+        asked: (len(asked), min(len(answer), most_said))
+        for asked, answer in said.items()
+        if longest is None or len(asked) <= longest
+    }
+    count = Counter(lengths.values())
+    return sorted(lengths, key=lambda asked: (-count[lengths[asked]], lengths[asked]))[:most]
 
 
 def documents(source: str, tokenizer: BaseTokenizer, column: str = "text") -> list[Document]:

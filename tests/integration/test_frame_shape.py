@@ -13,6 +13,7 @@ import torch
 from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.engine import Speculation
 from splitlearn_client.frame_shape import FrameShape
+from splitlearn_client.speculation.draft_length import DraftLength
 from splitlearn_client.speculation.speculator import Speculator
 from splitlearn_client.split_session import SplitSession
 from splitlearn_comm import Frame
@@ -138,6 +139,26 @@ async def test_a_frame_waits_for_its_time_when_its_guesses_are_made(
     assert reply.status_code == 200
     # nobody waits for the first one
     assert happened[:5] == ["guess", "frame", "guess", "pause", "frame"]
+
+
+async def test_a_guess_is_weighed_by_the_time_that_its_frame_waits(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    seconds = DraftLength.seconds
+
+    def noted(self: DraftLength, n_guesses: int) -> float:
+        waited.append(seconds(self, n_guesses))
+        return waited[-1]
+
+    monkeypatch.setattr(DraftLength, "seconds", noted)
+    method = {"speculative_method": "ngram", "speculative_rounding": True}
+    async with client_of(weights, frame_interval=0.02, **method) as client:
+        reply = await client.complete(prompt=PROMPT, max_tokens=6)
+
+    assert reply.status_code == 200
+    assert waited
+    assert all(each / 0.02 == pytest.approx(round(each / 0.02)) for each in waited)
 
 
 @pytest.mark.parametrize("allowed", [Speculation.NONE, Speculation.ROUNDED])

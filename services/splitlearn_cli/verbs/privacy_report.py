@@ -1,6 +1,7 @@
 """`splitlearn privacy-report`: how much a trunk worker can read off what it is sent, keeps and returns."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Flag, Repeated, read_by
+from splitlearn_cli.logs import quiet
 from splitlearn_cli.terminal import StatusLine, aligned, note
 
 if TYPE_CHECKING:
+    from cleangpt.tokenizers import BaseTokenizer
     from splitlearn_privacy.report import Report
     from splitlearn_privacy.texts import Document
+    from splitlearn_privacy.timing import Timing
 
 _LEAKED = 1
 
@@ -74,7 +78,16 @@ class Settings(BaseSettings):
     tokens: int = Field(24, ge=2, le=4096, description="Tokens of each text.")
     training_texts: int = Field(1000, ge=16, description="Most texts that attacks are trained on.")
     test_texts: int = Field(32, ge=2, description="Most texts that attacks read.")
-    num_speculative_tokens: int = Field(7, ge=1, le=64, description="As for the client: guesses in a frame.")
+    num_speculative_tokens: int = Field(7, ge=1, le=7, description="As for the client: guesses in a frame.")
+    timed_texts: int = Field(
+        16,
+        ge=0,
+        description="Most answers that a client and a worker on this machine write, --tokens of each, to see what "
+        "times of frames tell; 0 for none.",
+    )
+    frame_interval: float = Field(
+        0.05, gt=0, le=20, description="Seconds, as for the client: frames are timed without it and with it."
+    )
     seed: int = Field(0, ge=0, description="Of noise and training.")
     max_leakage: float | None = Field(
         None,
@@ -96,14 +109,17 @@ def run(settings: Settings) -> int:
         raise BadUsage("--known-pairs goes with --public: without it the worker has the client's own weights")
     if settings.out is not None:
         _make_directory(settings.out)
+    from cleangpt.tokenizers import create_tokenizer
     from splitlearn_privacy.report import Grid, Worker, measure
-    from splitlearn_privacy.texts import Texts
+    from splitlearn_privacy.texts import Texts, documents
     from splitlearn_privacy.traffic import traces
 
     status = StatusLine()
     grid = Grid(settings.layers or (None,), parse_codecs(settings.codec), parse_noises(settings.noise))
-    found = _documents(settings)
+    tokenizer = create_tokenizer("hugging_face", folder=settings.weights)
+    found = documents(settings.text, tokenizer, settings.column)
     texts = Texts.cut(found, settings.tokens, settings.training_texts, settings.test_texts)
+    ends = _end_tokens(settings.weights, tokenizer)
     name = settings.weights.resolve().name
     try:
         report = measure(
@@ -116,9 +132,12 @@ def run(settings: Settings) -> int:
             seed=settings.seed,
             step=status.show,
         )
+        report = replace(report, traces=tuple(traces(found, settings.num_speculative_tokens, ends)))
+        if report.traces and settings.timed_texts:
+            timings = _timings(settings, report.cells[0].layers, found, status)
+            report = replace(report, timings=tuple(timings))
     finally:
         status.clear()
-    report = replace(report, traces=tuple(traces(found, settings.num_speculative_tokens)))
     _show(report)
     if settings.out is not None:
         _write(report, settings.out)
@@ -135,12 +154,28 @@ def _make_directory(out: Path) -> None:
         raise BadUsage(f"--out {out} cannot be made ({error.strerror}); name another directory") from error
 
 
-def _documents(settings: Settings) -> "list[Document]":
-    from cleangpt.tokenizers import create_tokenizer
-    from splitlearn_privacy.texts import documents
+def _end_tokens(weights: Path, tokenizer: "BaseTokenizer") -> frozenset[int]:
+    """Those that end an answer of the client."""
+    from llm_sepweight import Manifest
+    from splitlearn.model.layout import config_from_dict
+    from splitlearn_client.app import end_tokens
 
-    tokenizer = create_tokenizer("hugging_face", folder=settings.weights)
-    return documents(settings.text, tokenizer, settings.column)
+    return end_tokens(weights, config_from_dict(Manifest.read(weights).config), tokenizer.fast.eos_token_id)
+
+
+def _timings(settings: Settings, layers: str, found: "Sequence[Document]", status: StatusLine) -> "Iterator[Timing]":
+    """What times of frames tell; nothing where the model's context has no room for two of the conversations."""
+    from splitlearn_comm import event_loop
+    from splitlearn_privacy.recording import Setup, Writing, record
+    from splitlearn_privacy.timing import timing
+    from splitlearn_privacy.traffic import Frames
+
+    writing = Writing(settings.timed_texts, settings.tokens, settings.num_speculative_tokens, settings.seed)
+    setups = [Setup(frames, interval) for interval in (0.0, settings.frame_interval) for frames in Frames]
+    with quiet():
+        recorded = event_loop.run(record(settings.weights, layers, found, writing, setups, status.show))
+    for setup, both in recorded.items():
+        yield timing(setup, *both)
 
 
 def _show(report: "Report") -> None:
@@ -155,6 +190,9 @@ def _show(report: "Report") -> None:
     if report.traces:
         print(f"\n{rendering.traces_line(report)}")
         print(aligned([rendering.TRACES_HEADING, *rendering.trace_rows(report)]))
+    if report.timings:
+        print(f"\n{rendering.timings_line(report)}")
+        print(aligned([rendering.TIMINGS_HEADING, *rendering.timing_rows(report)]))
 
 
 def _write(report: "Report", out: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Final
 
 from splitlearn.engine.speculation import Speculation
 from splitlearn_client.speculation.acceptance import Seen, of_all_answers
-from splitlearn_client.speculation.draft_length import DraftLength
+from splitlearn_client.speculation.draft_length import DraftLength, at_once
 from splitlearn_client.speculation.drafter import Drafter
 from splitlearn_client.speculation.track_record import TrackRecord
 from splitlearn_client.speculation.trip_cost import DraftCost, TripCost
 
 _SPARE: Final = 2.0
-"""How many times as long as the next guesses take to make a trip has to be, so that they are made meanwhile."""
+"""How many times as long as the next guesses take to make a token has to wait, so that they are made meanwhile."""
 
 
 @dataclass
@@ -41,12 +41,14 @@ class Speculator:
         trip: what one takes, in all answers.
         most: guesses in a trip, at most.
         rounds: whether guesses may change how a row is rounded.
+        paced: see `DraftLength`.
     """
 
     sources: Sequence[Source]
     trip: TripCost
     most: int
     rounds: bool = False
+    paced: Callable[[float], float] = at_once
 
     def may_guess(self, found: Speculation) -> bool:
         """Whether guesses may run in a session whose parts allow this."""
@@ -71,7 +73,7 @@ class Speculator:
             return ()
         # what a guess takes to make counts until it is made
         drafts = [
-            (source, DraftLength(plain, per_guess + source.record.cost.seconds, most, n_others))
+            (source, DraftLength(plain, per_guess + source.record.cost.seconds, most, n_others, self.paced))
             for source in self.sources
         ]
         asked: list[Source] = []
@@ -87,7 +89,7 @@ class Speculator:
                 best, guesses = ready, made
         # what was not asked now will hardly be asked next, and meanwhile others need the device too
         for source in asked:
-            if plain > _SPARE * (most + 1) * source.record.cost.seconds:
+            if self.paced(plain) > _SPARE * (most + 1) * source.record.cost.seconds:
                 source.drafter.away([*ids, *guesses])
         return guesses
 
@@ -132,14 +134,16 @@ class Speculators:
         methods: that are asked for guesses; where two promise as much, the first of them.
         most: guesses in a trip, at most.
         rounds: whether guesses may change how a row is rounded.
+        paced: see `DraftLength`.
     """
 
     methods: Sequence[Method]
     most: int
     rounds: bool = False
+    paced: Callable[[float], float] = at_once
     _trip: TripCost = field(default_factory=TripCost)
 
     def new(self, most_rows: int) -> Speculator:
         """Of a new answer with at most so many rows, its prompt's included."""
         sources = [method.new(most_rows) for method in self.methods]
-        return Speculator(sources, self._trip, self.most, self.rounds)
+        return Speculator(sources, self._trip, self.most, self.rounds, self.paced)

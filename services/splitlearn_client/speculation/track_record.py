@@ -51,7 +51,7 @@ class TrackRecord:
             best: the best of other drafters' guesses; None if none of theirs pay.
         """
         surest = max(self._acceptance.probability(level) for level in range(LEVELS))
-        saved = self._acceptance.overall * draft.plain
+        saved = self._acceptance.overall * draft.seconds(0)
         pays = saved >= self.cost.seconds and replace(draft).takes(surest)
         is_better = best is None or self._is_free or self._promise(draft) > best.rate
         if (pays and is_better) or self._n_skipped == _ASKED_AGAIN:

@@ -358,7 +358,9 @@ class Frame(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Rows that the session is truncated to; the position of the first row that follows."""
+    """Rows that the session is truncated to; the position of the first row that follows.
+    Of fixed width, so that the size of a message does not tell it.
+    """
     @_builtins.property
     def rows(self) -> Global___Tensor:
         """[T, D]: T rows of width D. Absent in a request: truncate to `position`.

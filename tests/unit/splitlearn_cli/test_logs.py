@@ -6,7 +6,7 @@ import huggingface_hub.utils
 import pytest
 import structlog
 
-from splitlearn_cli.logs import configure
+from splitlearn_cli.logs import configure, quiet
 
 
 def test_json_lines_carry_event_fields_level_and_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,3 +84,14 @@ def test_a_second_call_replaces_the_first(capsys: pytest.CaptureFixture[str]) ->
     structlog.get_logger().info("once")
 
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_runs_as_a_part_of_a_verb_logs_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json", "info")
+
+    with quiet():
+        structlog.get_logger().warning("within")
+        structlog.get_logger().error("damaged")
+    structlog.get_logger().info("behind")
+
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["damaged", "behind"]

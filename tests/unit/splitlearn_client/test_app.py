@@ -28,7 +28,7 @@ def test_an_answer_ends_at_the_end_tokens_of_both_configs_and_of_the_tokenizer(
     if of_generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": of_generation}))
     config = tiny_config("llama", eos_token_id=of_config)
-    assert end_tokens(tmp_path, config, ChatTokenizer(tmp_path, config)) == expected
+    assert end_tokens(tmp_path, config, ChatTokenizer(tmp_path, config).end_token) == expected
 
 
 @pytest.mark.parametrize("value", ["</s>", {"id": 2}, [2, "</s>"], True, 2.5])
@@ -37,4 +37,4 @@ def test_an_end_token_that_is_no_id_is_an_error_at_start(tmp_path: Path, value: 
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
     config = tiny_config("llama")
     with pytest.raises(BadModelFiles, match="eos_token_id"):
-        end_tokens(tmp_path, config, ChatTokenizer(tmp_path, config))
+        end_tokens(tmp_path, config, ChatTokenizer(tmp_path, config).end_token)

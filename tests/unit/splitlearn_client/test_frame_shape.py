@@ -23,6 +23,13 @@ def test_frames_are_filled_up_as_far_as_the_session_has_room(
 
 
 @pytest.mark.parametrize(
+    ("interval", "seconds", "paced"), [(0.0, 3.21, 3.21), (0.5, 0.1, 0.5), (0.5, 0.5, 0.5), (0.5, 1.3, 1.5)]
+)
+def test_a_frame_takes_until_a_multiple_of_the_interval(interval: float, seconds: float, paced: float) -> None:
+    assert FrameShape(interval=interval).paced(seconds) == pytest.approx(paced)
+
+
+@pytest.mark.parametrize(
     ("interval", "since_first", "pause"),
     [(0.0, 3.21, 0.0), (0.5, 0.1, 0.4), (0.5, 0.5, 0.0), (0.5, 1.3, 0.2), (2.0, 0.0, 0.0)],
 )

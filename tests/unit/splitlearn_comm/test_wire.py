@@ -55,6 +55,14 @@ def test_a_truncating_frame_has_no_rows_and_an_empty_one_keeps_its_width() -> No
     assert empty.rows.shape == (0, 4)
 
 
+def test_the_size_of_a_frame_does_not_tell_its_position() -> None:
+    rows_TD = torch.zeros(8, 4)
+    frames = [Frame(position, rows_TD) for position in (1, 127, 128, 2**14, 2**40)]
+
+    assert len({len(wire.encode_request(None, frame)) for frame in frames}) == 1
+    assert len({len(wire.encode_reply(Reply(frame, 0.1, 0.2))) for frame in frames}) == 1
+
+
 def test_a_reply_carries_rows_and_times() -> None:
     reply = wire.decode_reply(wire.encode_reply(Reply(Frame(2, torch.ones(1, 4)), 0.25, 0.5)))
 

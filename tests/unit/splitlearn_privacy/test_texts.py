@@ -5,7 +5,7 @@ import torch
 
 from cleangpt.tokenizers import create_tokenizer
 from splitlearn_privacy.errors import TooLittleText
-from splitlearn_privacy.texts import Document, Texts, documents
+from splitlearn_privacy.texts import Document, Texts, documents, prompts_alike
 
 DEMO = Path(__file__).parents[3] / "deploy/demo_model"
 
@@ -87,3 +87,24 @@ def test_only_what_texts_begin_with_is_common() -> None:
     ids_NT = torch.tensor([[1, 2, 5], [1, 3, 5]])
 
     assert Texts(ids_NT[:1], ids_NT[1:], ids_NT[1:] > 0).n_common == 1
+
+
+def _asked(*ids: int, n_said: int = 1) -> Document:
+    return Document((*ids, *n_said * (9,)), (*(False for _ in ids), *n_said * (True,)))
+
+
+def test_prompts_of_the_most_common_length_come_first_and_each_once() -> None:
+    found = [_asked(1), _asked(2, 2), _asked(1, 2, 3), _asked(3, 4), _asked(2, 2), Document((5, 5), (True, True))]
+
+    assert prompts_alike(found, 3, None, 9) == [(2, 2), (3, 4), (1,)]
+    assert prompts_alike(found, 9, 2, 9) == [(2, 2), (3, 4), (1,)]
+    # nothing is said in the second
+    assert prompts_alike([_asked(1), Document((5, 5), (False, False))], 9, None, 9) == [(1,)]
+
+
+def test_answers_are_alike_too_as_far_as_they_are_waited_for() -> None:
+    found = [_asked(1, n_said=1), _asked(2, n_said=4), _asked(3, n_said=2), _asked(4, n_said=3)]
+
+    # three of them have two tokens or more
+    assert prompts_alike(found, 3, None, 2) == [(2,), (3,), (4,)]
+    assert prompts_alike(found, 1, None, 9) == [(1,)]

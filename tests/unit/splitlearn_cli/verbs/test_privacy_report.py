@@ -10,6 +10,7 @@ from splitlearn_privacy.attacks.nearest_embedding import NEAREST_EMBEDDING
 
 Run = Callable[..., Any]
 DEMO = Path(__file__).parents[4] / "deploy/demo_model"
+FRAMES = ("one token each", "with guesses", "with guesses, padded")
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report.Grid.__init__, "__defaults__", defaults)
 
 
-SMALL = ("--text", "stdlib-questions", "--tokens", 16, "--training-texts", 16, "--test-texts", 2)
+TEXTS = ("--text", "stdlib-questions", "--tokens", 16, "--training-texts", 16, "--test-texts", 2)
+SMALL = (*TEXTS, "--timed-texts", 0)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -39,6 +41,31 @@ def test_a_table_is_printed_and_all_numbers_are_written(splitlearn: Run, tmp_pat
         "leakage_by_cut.png",
         "leakage_by_utility.png",
     }
+
+
+@pytest.mark.usefixtures("_quick")
+def test_times_are_measured_without_an_interval_and_with_it(splitlearn: Run, tmp_path: Path) -> None:
+    ran = splitlearn("privacy-report", DEMO, *TEXTS, "--timed-texts", 3, "--frame-interval", 0.02, "-o", tmp_path)
+
+    assert ran.code == 0, ran.err
+    assert "times of frames name the text, of 3 of like length" in ran.out
+    assert [line.split("  ")[0] for line in ran.out.splitlines()[-6:]] == [
+        *FRAMES,
+        *(f"{frames}, every 20 ms" for frames in FRAMES),
+    ]
+    # the two services log nothing
+    assert "session opened" not in ran.err
+    found = json.loads((tmp_path / "report.json").read_text())["timings"]
+    assert [each["setup"]["interval"] for each in found] == [0.0] * 3 + [0.02] * 3
+    assert all(0 <= each["by_both"]["value"] <= 1 for each in found)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_no_times_are_measured_where_none_are_asked_for(splitlearn: Run) -> None:
+    ran = splitlearn("privacy-report", DEMO, *SMALL)
+
+    assert ran.code == 0, ran.err
+    assert "times of frames name" not in ran.out
 
 
 @pytest.mark.usefixtures("_quick")

@@ -6,6 +6,7 @@ import pytest
 
 from splitlearn.engine.scheduler import MAX_DECODE_ROWS
 from splitlearn.engine.speculation import Speculation
+from splitlearn_client.frame_shape import FrameShape
 from splitlearn_client.settings import ClientSettings
 from splitlearn_client.speculation.drafter import Guess
 from splitlearn_client.speculation.prompt_lookup import PromptLookup
@@ -40,12 +41,14 @@ class Counting:
 
 @dataclass
 class Made:
-    """A speculator with what it is made of."""
+    """A speculator with what it is made of; `interval` is its frames', in seconds."""
 
     drafter: Counting = field(default_factory=Counting)
+    interval: float = 0.0
 
     def __post_init__(self) -> None:
-        self.speculators = Speculators([Method(lambda _most_rows: self.drafter)], 4)
+        paced = FrameShape(interval=self.interval).paced
+        self.speculators = Speculators([Method(lambda _most_rows: self.drafter)], 4, paced=paced)
         self.speculator = self.speculators.new(100)
 
 
@@ -72,6 +75,13 @@ async def test_the_drafter_does_not_hear_of_trips_that_are_too_short_for_it() ->
     made.speculator.ran(0, 0.1)
     assert await made.speculator.guesses([1], 2, 0) == (2, 3)
     assert made.drafter.sent == ()
+
+
+async def test_the_drafter_hears_of_short_trips_where_a_frame_waits_for_its_time() -> None:
+    made = Made(Counting(seconds=0.02), interval=0.5)
+    made.speculator.ran(0, 0.01)
+    assert await made.speculator.guesses([1], 2, 0) == (2, 3)
+    assert made.drafter.sent == [1, 2, 3]
 
 
 @pytest.mark.parametrize("most", [-1, 0, 2])
@@ -117,6 +127,27 @@ async def test_a_drafter_that_costs_more_than_it_saves_is_asked_now_and_then() -
         sent = await made.speculator.guesses([1], 4, 0)
         made.speculator.chosen([2, 3, 4, 5])
     assert len(sent) == 4
+
+
+@pytest.mark.parametrize(("interval", "n_sent"), [(0.0, 0), (0.5, 4)])
+async def test_guesses_cost_nothing_while_their_frame_waits_for_its_time(interval: float, n_sent: int) -> None:
+    made = Made(Counting(seconds=0.02), interval)
+    made.speculator.ran(0, 0.01)
+    for _ in range(8):
+        sent = await made.speculator.guesses([1], 4, 0)
+        made.speculator.chosen([2, 3, 4, 5])
+        made.speculator.ran(len(sent), 0.01)
+    assert len(sent) == n_sent
+
+
+async def test_guesses_that_make_their_frame_miss_its_time_cost_an_interval() -> None:
+    n_sent: dict[float, int] = {}
+    for interval in (0.0, 0.1):
+        made = Made(interval=interval)
+        made.speculator.ran(0, 0.099)
+        # a single one can at most double what comes of a trip that takes twice as long
+        n_sent[interval] = len(await made.speculator.guesses([1], 1, 0))
+    assert n_sent == {0.0: 1, 0.1: 0}
 
 
 async def test_the_end_of_an_answer_is_that_of_its_drafter() -> None:
