@@ -247,7 +247,8 @@ class SplitSession:
             # in one frame with the row before them, as the top has to give the logits of all
             return min(1 + choosing.n_behind, n_left), _AHEAD
         if n_left <= 1:
-            return n_left, _AHEAD
+            # the next token, which nothing is ahead of, or the end of a prompt
+            return n_left, _MOST_FRAMES_AHEAD
         most = self._rows_at_once(choosing)
         n_rows = self._link.rows_at_once(most)
         return min(n_rows, n_left), min(_AHEAD * most // n_rows, _MOST_FRAMES_AHEAD)

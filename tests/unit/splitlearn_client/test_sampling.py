@@ -343,6 +343,11 @@ def test_the_last_token_of_a_bad_word_does_not_come_behind_its_others_in_the_ans
     assert sampler.choose(LOGITS_V, ids).token == token
 
 
+def test_tokens_of_the_prompt_without_a_logit_are_not_penalised() -> None:
+    settings = SamplingSettings(temperature=0, repetition_penalty=2.0)
+    assert Sampler(settings).choose(LOGITS_V, [5, 99]).token == 0
+
+
 def test_a_bad_word_of_one_token_never_comes() -> None:
     assert 5 not in drawn(SamplingSettings(seed=1, bad_words=((5,),)), FEW)
 

@@ -20,7 +20,7 @@ from splitlearn_client.report import Report
 from splitlearn_client.sampling import Sampler, SamplingSettings
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession
-from splitlearn_comm import AsyncGRPCComputeServer, ServiceInfo, SessionOpening
+from splitlearn_comm import AsyncGRPCComputeServer, Frame, Reply, ServiceInfo, SessionOpening
 from splitlearn_comm.replicas.connecting import connector
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
@@ -164,3 +164,39 @@ async def test_frames_behind_it_hide_nothing_of_the_first_one_s_trip(
     assert rows_bytes < trip.n_bytes < 1.1 * rows_bytes
     # of all that is on the wire, only the rows are counted here
     assert trip.wire_seconds > rows_bytes / bandwidth
+
+
+class Slow(LinkSpeed):
+    """Slower than the trunk, whatever it learns."""
+
+    def rows_at_once(self, most: int) -> int:
+        return min(3, most)
+
+
+async def test_over_a_slow_link_a_prompt_goes_in_short_frames_of_which_more_are_on_their_way(
+    parts: LocalParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a step of the trunk takes four short frames, and three steps' rows may be under way
+    part = parts.bottom.part
+    monkeypatch.setattr(split_session, "CHUNK_BYTES", 12 * part.hidden_size * part.dtype.itemsize)
+    prompt, n_rows, owed = list(range(3, 49)), list[int](), [0]
+    server = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
+    async with server, session_on(server.port, parts, prompt, Slow()) as session:
+        send, receive = session.stream.send, session.stream.receive
+
+        async def sent(frame: Frame) -> None:
+            assert frame.rows is not None
+            n_rows.append(frame.rows.shape[0])
+            owed.append(owed[-1] + 1)
+            await send(frame)
+
+        async def received() -> Reply:
+            owed.append(owed[-1] - 1)
+            return await receive()
+
+        monkeypatch.setattr(session.stream, "send", sent)
+        monkeypatch.setattr(session.stream, "receive", received)
+        await session.choose(prompt, greedy())
+    assert n_rows == [3] * 15 + [1]
+    # the last row, which is short of nothing, waits for no reply
+    assert max(owed) == 13
