@@ -1,12 +1,13 @@
 """`make bench-wan`: tokens a second with a trunk that is far away, with guesses and without, and whether they agree.
 
 A model, by default the one that ships, on questions that this one knows: each asked once, and asked again in a chat
-that has its answer. The sides take turns; the trunk is behind a relay that delays both directions.
+that has its answer. With `--code` the model of `code_model/train.toml`, on functions that it never learned from. The
+sides take turns; the trunk is behind a relay that delays both directions.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ import httpx
 
 from cleangpt.data.stdlib_questions import collect_questions
 from support.far_link import Network, far_away
+from tests.benchmarks.code_model.editing import REPEATING, conversations, functions
+from tests.benchmarks.code_model.material import HELD_OUT
 from tests.benchmarks.contenders import ROOT, running, wait_until_ready
 
 _NAME: Final = "demo"
@@ -43,7 +46,7 @@ class Side:
     texts: list[str] = field(default_factory=list)
 
     def ask(self, url: str, messages: Sequence[dict[str, str]], **fields: Any) -> str:
-        body = {"model": _NAME, "messages": messages, "max_tokens": 120, **fields}
+        body = {"model": _NAME, "messages": messages, **fields}
         reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=600).raise_for_status().json()
         told, text = reply["splitlearn"], reply["choices"][0]["message"]["content"]
         if told["completion_tokens"] > 1:
@@ -69,19 +72,50 @@ def clients(model: Model, trunk: str, guessing: Sequence[str]) -> Iterator[None]
         yield
 
 
-def measured(questions: Sequence[str], fields: dict[str, Any]) -> dict[str, dict[str, Side]]:
+Sides = dict[str, Side]
+
+
+def measured(questions: Mapping[str, Sequence[str]], fields: dict[str, Any]) -> dict[str, Sides]:
     """By text and side."""
-    found = {text: {name: Side() for name in _URLS} for text in ("asked once", "asked again")}
-    for number, question in enumerate(questions):
-        asked = [{"role": "user", "content": question}]
-        for name in sorted(_URLS, reverse=bool(number % 2)):
-            answer = found["asked once"][name].ask(_URLS[name], asked, seed=number, **fields)
-            again = [*asked, {"role": "assistant", "content": answer}, *asked]
-            found["asked again"][name].ask(_URLS[name], again, seed=number, **fields)
+    found = {text: {name: Side() for name in _URLS} for text in questions}
+    for text, asked in questions.items():
+        for number, question in enumerate(asked):
+            for name in sorted(_URLS, reverse=bool(number % 2)):
+                found[text][name].ask(_URLS[name], [{"role": "user", "content": question}], seed=number, **fields)
     return found
 
 
-def row_of(milliseconds: float, text: str, sides: dict[str, Side]) -> dict[str, Any]:
+def asked_again(questions: Sequence[str], sides: Sides, fields: dict[str, Any]) -> Sides:
+    """The questions in chats that have these answers to them."""
+    found = {name: Side() for name in _URLS}
+    for number, question in enumerate(questions):
+        for name in sorted(_URLS, reverse=bool(number % 2)):
+            asked = {"role": "user", "content": question}
+            answered = {"role": "assistant", "content": sides[name].texts[number]}
+            found[name].ask(_URLS[name], [asked, answered, asked], seed=number, **fields)
+    return found
+
+
+def of_stdlib(n_questions: int) -> dict[str, list[str]]:
+    """Questions that the model that ships knows."""
+    known = collect_questions()
+    return {"asked once": [each.phrasings[0] for each in known[:: len(known) // n_questions]][:n_questions]}
+
+
+def of_code(n_questions: int) -> dict[str, list[str]]:
+    """Questions about functions that the code model never learned from, by whether the answer is text of the prompt."""
+    held_out = functions()[::HELD_OUT]
+    found: dict[str, list[str]] = {"repeats its prompt": [], "does not": []}
+    for each in conversations(held_out, "asked", 600):
+        asked = found["repeats its prompt" if each.kind in REPEATING else "does not"]
+        if len(asked) < n_questions:
+            asked.append(each.question)
+        if all(len(asked) == n_questions for asked in found.values()):
+            return found
+    raise RuntimeError("conversations never end")
+
+
+def row_of(milliseconds: float, text: str, sides: Sides) -> dict[str, Any]:
     plain, guessing = sides["plain"], sides["guessing"]
     pairs = zip(guessing.tokens_per_second, plain.tokens_per_second, strict=True)
     return {
@@ -96,16 +130,32 @@ def row_of(milliseconds: float, text: str, sides: dict[str, Side]) -> dict[str, 
     }
 
 
-def rows(
-    model: Model, questions: Sequence[str], round_trips: Sequence[float], temperature: float, guessing: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Asked:
+    """What the model is asked.
+
+    Attributes:
+        questions: by what kind of text they are.
+        fields: of each request.
+        again: whether they are asked a second time, behind their answers.
+    """
+
+    questions: Mapping[str, Sequence[str]]
+    fields: dict[str, Any]
+    again: bool
+
+
+def rows(model: Model, asked: Asked, round_trips: Sequence[float], guessing: Sequence[str]) -> Iterator[dict[str, Any]]:
     trunk = ("trunk", str(model.folder), "--layers", model.layers)
     trunk += ("--port", str(_TRUNK), "--metrics-port", str(_METRICS))
     with running("-m", "splitlearn_cli", "--log-level", "error", *trunk, "--threads", "1"):
         for milliseconds in round_trips:
             with far_away(_TRUNK, Network(milliseconds / 1000)) as address, clients(model, address, guessing):
-                for text, sides in measured(questions, {"temperature": temperature}).items():
+                for text, sides in measured(asked.questions, asked.fields).items():
                     yield row_of(milliseconds, text, sides)
+                    if asked.again:
+                        again = asked_again(asked.questions[text], sides, asked.fields)
+                        yield row_of(milliseconds, "asked again", again)
 
 
 def main() -> None:
@@ -119,16 +169,18 @@ def main() -> None:
     parser.add_argument("--draft-model", type=Path, help="a small model that guesses; default: ngram")
     parser.add_argument("--shadow", type=Path, help="a shadow of the trunk that guesses")
     parser.add_argument("--ngram", action="store_true", help="look up too, beside what guesses by a model")
+    parser.add_argument("--code", action="store_true", help="ask about code")
+    parser.add_argument("--max-tokens", type=int, default=120)
     given = parser.parse_args()
     models = {"draft_model": given.draft_model, "shadow": given.shadow}
     methods = [name for name, folder in models.items() if folder is not None]
     guessing = [word for name in methods for word in ("--speculative-model", str(models[name]))]
     methods += ["ngram"] if given.ngram or not methods else []
     guessing += ["--speculative-method", ",".join(methods)]
-    known = collect_questions()
-    questions = [each.phrasings[0] for each in known[:: len(known) // given.questions]][: given.questions]
+    fields = {"temperature": given.temperature, "max_tokens": given.max_tokens}
+    asked = Asked(of_code(given.questions) if given.code else of_stdlib(given.questions), fields, again=not given.code)
     found = []
-    for row in rows(Model(given.model, given.layers), questions, given.round_trips, given.temperature, guessing):
+    for row in rows(Model(given.model, given.layers), asked, given.round_trips, guessing):
         if not found:
             print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}", flush=True)
         found.append(row)

@@ -121,6 +121,19 @@ def conversations(known: Sequence[Function], seed: str, longest: int) -> Iterato
             yield made
 
 
+def word_lists(known: Sequence[Function], seed: str, longest: int) -> Iterator[Conversation]:
+    """Without end: names in no order, to be copied. Nothing but copying foretells the answer, so they teach it soonest.
+
+    Args:
+        longest: words, at most.
+    """
+    random = Random(seed)
+    words = sorted({word for each in known for word in _WORD.findall(each.bare)})
+    while True:
+        answer = " ".join(random.choices(words, k=random.randint(2, longest)))
+        yield Conversation("copy", f"{random.choice(_ASKED['copy'])}\n{answer}", answer)
+
+
 def _made(kind: str, one: Function, other: Function, random: Random, longest: int) -> Conversation | None:
     asked = random.choice(_ASKED[kind])
     code = one.bare
