@@ -91,8 +91,8 @@ class Speculator:
                 best, guesses = ready, made
         if guesses:
             self.trip.tried()
-        # what was not asked now will hardly be asked next, and meanwhile others need the device too; but what will be may
-        # have a whole prompt to read before
+        # what was not asked now will hardly be asked next, and meanwhile others need the device too; what will be asked
+        # may have a whole prompt to read before
         for source in (each for each in self.sources if each in asked or each.record.is_due):
             if self.paced(plain) > _SPARE * (most + 1) * source.record.cost.seconds:
                 source.drafter.away([*ids, *guesses])
