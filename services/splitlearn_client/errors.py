@@ -17,6 +17,7 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── QuotaExceeded            429, the caller: its tenant's quota is used up; with a time to retry
 ├── TooManyConnections       503, the operator: too many connections
 ├── ShuttingDown             503, the operator: the service is shutting down
+├── ProcessFailed            503, the operator: a process that the service works in ended; with a time to retry
 ├── TrunkNotReady            503, the operator: no trunk answers, or it serves another model or cut
 ├── TrunkFailed              502, the operator or the network: the trunk failed during the request
 ├── BrokenNumbers            500, the operator: the model's logits or hidden states are not finite
@@ -167,6 +168,13 @@ class ShuttingDown(RequestError):
 
     status = 503
     code = "shutting_down"
+
+
+class ProcessFailed(RequestError):
+    """A process of the service's own ended without the request being to blame."""
+
+    status = 503
+    code = "process_failed"
 
 
 class TrunkNotReady(RequestError):

@@ -120,7 +120,7 @@ async def refused(split: Split, **fields: Any) -> dict[str, Any]:
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "not JSON"),
         ({"structured_outputs": {"grammar": "start: %json {}"}}, "structured_outputs.grammar", "%json"),
-        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "regex"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
         ({"structured_outputs": {"grammar": "start: nothing"}}, "structured_outputs.grammar", "nothing"),
         ({"guided_json": {}}, "guided_json", "not supported"),
         (

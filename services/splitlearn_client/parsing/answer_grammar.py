@@ -96,8 +96,10 @@ def answer_grammar(
     writing.rules.append(f"start: {thought} ({body})")
     tools = () if offered is None else offered.tools
     rules = tuple(Rule(f"arguments_{i}", tool.place, dict(tool.schema)) for i, tool in enumerate(tools))
-    is_used = offered is None or not offered.must_call
-    return AnswerSource("\n".join(writing.rules), rules, writing.tokens, constraint if is_used else None)
+    asked = constraint if offered is None or not offered.must_call else None
+    # whatever begins so is read as calls; Harmony's are in messages of their own
+    openers = () if offered is None or asked is None else offered.form.openers
+    return AnswerSource("\n".join(writing.rules), rules, writing.tokens, asked, openers)
 
 
 def _said(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:

@@ -59,7 +59,7 @@ def follows(
     assert dialect.form is not None
     offered = Offered(dialect.form, TOOLS, **{"must_call": True, "is_one": False, **options}) if tools else None
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(names)), slices=[])
-    tried, used, inner, _ = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
+    tried, used, inner, *_ = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
     if inner is not None:
         tried, used = (joined(rules, grammar_from(*inner[:2])) for rules in (tried, used))
     trial = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes([])), slices=[]), tried, log_level=0)
