@@ -21,6 +21,7 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── TrunkNotReady            503, the operator: no trunk answers, or it serves another model or cut
 ├── TrunkFailed              502, the operator or the network: the trunk failed during the request
 ├── BrokenNumbers            500, the operator: the model's logits or hidden states are not finite
+├── ResponseTemplateFailed   500, the operator: a response template or schema that is too much work for an answer
 ├── BadModelFiles            500, the operator: bad tokenizer, template or generation config; at start
 └── BadTenants               500, the operator: a file of tenants that cannot be used; at start, later it is logged
 """
@@ -195,6 +196,12 @@ class BrokenNumbers(RequestError):
     """The logits or hidden states hold NaN or infinity; the weights or the dtype are wrong."""
 
     code = "broken_numbers"
+
+
+class ResponseTemplateFailed(RequestError):
+    """The tokenizer's response template or response schema exceeds its limits on an answer."""
+
+    code = "response_template_failed"
 
 
 class BadModelFiles(RequestError):

@@ -5,7 +5,8 @@ Pure.
 
 import secrets
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -19,8 +20,7 @@ from splitlearn_client.parsing.forms.hermes import Hermes
 from splitlearn_client.parsing.forms.llama3 import Llama3
 from splitlearn_client.parsing.forms.mistral import Mistral
 from splitlearn_client.parsing.parser import Parser, SteppedParser, read_formed, read_marked
-from splitlearn_client.parsing.response_schema import ResponseSchema
-from splitlearn_client.parsing.responses import ResponseParser, ResponseStream, SchemaParser
+from splitlearn_client.parsing.responses import ResponseParser, SchemaParser, SchemaReader, TemplateReader
 from splitlearn_client.parsing.source import Source, Step
 from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
 from splitlearn_client.text.tool_messages import WrittenCall
@@ -38,10 +38,6 @@ _SIGNS: Final = (
     ("llama3", "<|start_header_id|>"),
 )
 _THOUGHT_SIGNS: Final = (("gemma", "<|channel>"), ("mistral", "[THINK]"), ("think", "<think>"), ("think", "</think>"))
-
-
-Responses = Callable[[str, Sequence[Mapping[str, Any]]], ResponseStream]
-"""Makes a stream that reads an answer, of the prompt's text and the tools."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +60,12 @@ class Reading:
     Attributes:
         make_parser: makes the parser of one answer; of whether it holds calls back until they are complete.
         shown: special tokens that have to be in the text.
+        threads: where parsers have to be fed, as that may take long; None if anywhere.
     """
 
     make_parser: Callable[[bool], Parser]
     shown: frozenset[int] = frozenset()
+    threads: Executor | None = None
 
 
 @dataclass(frozen=True)
@@ -78,17 +76,17 @@ class Dialect:
         form: of calls; None if none is known.
         thoughts: what is around reasoning; None if the model has none, or calls and reasoning have one form.
         hidden: special tokens, which texts leave out, by name.
-        responses: makes the stream that reads an answer by the tokenizer's response template, of the prompt and the
-            tools; None if it has none. It goes before the form, which is then only that of grammars.
-        schema: the tokenizer's response schema, by which answers are read that nothing above reads.
+        responses: reads answers by the tokenizer's response template; None if it has none. It goes before the form,
+            which is then only that of grammars.
+        schema: reads answers by the tokenizer's response schema where nothing above does.
         new_identity: makes the id of a call.
     """
 
     form: Form | None = None
     thoughts: Thoughts | None = None
     hidden: Mapping[str, int] = field(default_factory=dict)
-    responses: Responses | None = None
-    schema: ResponseSchema | None = None
+    responses: TemplateReader | None = None
+    schema: SchemaReader | None = None
     new_identity: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
 
     @property
@@ -116,7 +114,7 @@ class Dialect:
             return self._by_template(self.responses, tools, prefix)
         if (schema := self.schema) is not None:
             read_all = frozenset(self.hidden.values())
-            return Reading(lambda _: SchemaParser(schema, tools, self.new_identity), read_all)
+            return Reading(lambda _: SchemaParser(schema, tools, self.new_identity), read_all, schema.threads)
         form = self.form if tools or self.is_harmony else None
         if form is None and self.thoughts is None:
             return None
@@ -146,16 +144,16 @@ class Dialect:
 
     def _by_template(
         self,
-        responses: Responses,
+        responses: TemplateReader,
         tools: Mapping[str, Any],
         prefix: Prefix,
     ) -> Reading:
         told = [{"type": "function", "function": {"name": name, "parameters": each}} for name, each in tools.items()]
 
         def parser(_: bool) -> Parser:
-            return ResponseParser(responses(prefix.ending, told), tools, self.new_identity)
+            return ResponseParser(responses.stream(prefix.ending, told), tools, self.new_identity)
 
-        return Reading(parser, frozenset(self.hidden.values()))
+        return Reading(parser, frozenset(self.hidden.values()), responses.threads)
 
 
 def dialect_of(
@@ -163,8 +161,8 @@ def dialect_of(
     hidden: Mapping[str, int],
     form_name: str = "auto",
     thoughts_name: str = "auto",
-    responses: Responses | None = None,
-    schema: ResponseSchema | None = None,
+    responses: TemplateReader | None = None,
+    schema: SchemaReader | None = None,
     written: WrittenCall | None = None,
 ) -> Dialect:
     """The dialect of a model.
