@@ -210,6 +210,24 @@ def test_what_goes_on_with_a_message_of_harmony_has_no_header_and_calls_come_beh
     assert follows("harmony", f"Hello.{call}", must_call=False, **rest)
 
 
+@pytest.mark.parametrize("end", ["<|end|>", "<|return|>", "<|call|>", "<|end|>\n"])
+def test_without_a_generation_prompt_an_answer_of_harmony_begins_a_message_of_its_own(end: str, special: bool) -> None:
+    rest = {"special": special, "ending": f"<|start|>user<|message|>hi{end}"}
+    thought = "<|channel|>analysis<|message|>why?<|end|>" + ASSISTANT
+    json_asked = {"constraint": asked("json_schema")}
+    for options, bodies in (
+        ({"tools": False, **json_asked}, [FINAL + F]),
+        ({"must_call": False, **json_asked}, [FINAL + F, ONE["harmony"]]),
+        ({"must_call": False}, [FINAL + "Hello.", ONE["harmony"]]),
+        ({}, [ONE["harmony"]]),
+    ):
+        for body in bodies:
+            assert follows("harmony", ASSISTANT + body, **options, **rest)
+            assert follows("harmony", ASSISTANT + thought + body, **options, **rest)
+            assert not follows("harmony", body, **options, **rest)
+            assert not follows("harmony", body.partition("<|message|>")[2], **options, **rest)
+
+
 # without a marker nothing tells calls from other objects
 @pytest.mark.parametrize("family", [name for name in ONE if name != "llama3"])
 def test_an_answer_calls_a_tool_or_follows_what_is_asked_for(family: str, special: bool) -> None:
