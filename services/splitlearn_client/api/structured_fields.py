@@ -75,6 +75,21 @@ class StructuredOutputs(Fields):
     grammar: str | None = Field(None, min_length=1, max_length=LONGEST_SOURCE)
     json_object: Literal[True] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_members(cls, sent: Any) -> Any:
+        """Runs before what all objects check, as it is defined after it."""
+        known = cls.names() | cls.neutral.keys()
+        unknown = (name for name in sent if name not in known) if isinstance(sent, dict) else iter(())
+        for name in unknown:
+            if sent[name] is not None:
+                shown = ascii(name)[:_LONGEST_NAME]
+                raise refusal(
+                    (name,) if name else (),
+                    f"{shown} is not supported here; leave it out and send exactly one of {', '.join(_KINDS)}",
+                )
+        return sent
+
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Self:
         given = [name for name in _KINDS if getattr(self, _KINDS[name]) is not None]
