@@ -119,7 +119,7 @@ async def refused(split: Split, **fields: Any) -> dict[str, Any]:
         (
             {"structured_outputs": {"structural_tag": "{}"}},
             "structured_outputs.structural_tag",
-            "'structural_tag' is not supported here; leave it out and send exactly one of json, regex, choice, grammar, json_object",
+            "'structural_tag' is not supported here; leave it out and send exactly one of json, regex, choice, grammar",
         ),
         ({"structured_outputs": {"regex": "a", "<x>": 1}}, "structured_outputs", "'<x>' is not supported here"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),

@@ -79,15 +79,17 @@ class StructuredOutputs(Fields):
     @classmethod
     def _has_known_members(cls, sent: Any) -> Any:
         """Runs before what all objects check, as it is defined after it."""
+        if not isinstance(sent, dict):
+            return sent
         known = cls.names() | cls.neutral.keys()
-        unknown = (name for name in sent if name not in known) if isinstance(sent, dict) else iter(())
-        for name in unknown:
-            if sent[name] is not None:
-                shown = ascii(name)[:_LONGEST_NAME]
-                raise refusal(
-                    (name,) if name else (),
-                    f"{shown} is not supported here; leave it out and send exactly one of {', '.join(_KINDS)}",
-                )
+        unknown = next((name for name, value in sent.items() if value is not None and name not in known), None)
+        if unknown is not None:
+            # the caller chose it; it may be empty or long
+            shown = ascii(unknown)[:_LONGEST_NAME]
+            raise refusal(
+                (unknown,) if unknown else (),
+                f"{shown} is not supported here; leave it out and send exactly one of {', '.join(_KINDS)}",
+            )
         return sent
 
     @model_validator(mode="after")

@@ -26,17 +26,39 @@ from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
 from splitlearn_client.text.tool_messages import WrittenCall
 
 _LETTERS: Final = string.ascii_letters + string.digits
-# by what the chat template has in it; the first that fits
-_SIGNS: Final = (
-    ("harmony", "<|channel|>"),
-    ("deepseek", "<｜tool▁calls▁begin｜>"),
-    ("mistral", "[TOOL_CALLS]"),
-    *(("gemma", opening) for opening in GEMMA_FORMS),
-    ("hermes", "<tool_call>"),
-    ("llama3", "<|python_tag|>"),
-    # Llama 3.2 and 3.3 do not write it, and have it in their vocabulary
-    ("llama3", "<|start_header_id|>"),
-)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Models that call tools in one form.
+
+    Attributes:
+        signs: what their chat templates have in them; one is enough.
+        form: of calls, of a template.
+    """
+
+    signs: tuple[str, ...]
+    form: Callable[[str], Form]
+
+    def is_shown(self, template: str) -> bool:
+        return any(sign in template for sign in self.signs)
+
+
+def _gemma(template: str) -> Form:
+    seen = (form for sign, form in GEMMA_FORMS.items() if sign in template)
+    return next(seen, next(iter(GEMMA_FORMS.values())))
+
+
+FAMILIES: Final[Mapping[str, _Family]] = {
+    "harmony": _Family(("<|channel|>",), lambda _: Harmony()),
+    "deepseek": _Family(("<｜tool▁calls▁begin｜>",), lambda template: DeepSeek(in_blocks="```json" in template)),
+    "mistral": _Family(("[TOOL_CALLS]",), lambda template: Mistral(is_named="[ARGS]" in template)),
+    "gemma": _Family(tuple(GEMMA_FORMS), _gemma),
+    "hermes": _Family(("<tool_call>",), lambda _: Hermes()),
+    # Llama 3.2 and 3.3 do not write the tag, and have it in their vocabulary
+    "llama3": _Family(("<|python_tag|>", "<|start_header_id|>"), lambda _: Llama3()),
+}
+"""By the names of the setting; of several whose signs a template has, the first is meant."""
 _THOUGHT_SIGNS: Final = (("gemma", "<|channel>"), ("mistral", "[THINK]"), ("think", "<think>"), ("think", "</think>"))
 
 
@@ -170,7 +192,7 @@ def dialect_of(
     Args:
         template: the chat template's source.
         hidden: special tokens, which texts leave out, by name.
-        form_name: hermes, llama3, mistral, gemma, harmony or deepseek; or auto or none.
+        form_name: of `FAMILIES`; or auto or none.
         thoughts_name: of `THOUGHTS`, or harmony, auto or none.
         responses: see `Dialect`; only with auto.
         schema: see `Dialect`; only with auto, and where neither the response template nor the chat template says more,
@@ -182,13 +204,13 @@ def dialect_of(
     if (form_name, thoughts_name) != ("auto", "auto"):
         responses = schema = None
     if form_name == "auto":
-        form_name = next((name for name, sign in _SIGNS if sign in template), "none")
+        form_name = next((name for name, family in FAMILIES.items() if family.is_shown(template)), "none")
     is_harmony = form_name == "harmony" or thoughts_name == "harmony"
     if thoughts_name == "auto":
         thoughts_name = "none" if is_harmony else _seen(template)
-    form: Form | None = Harmony() if is_harmony else _form(form_name, template)
+    family = FAMILIES.get("harmony" if is_harmony else form_name)
     thoughts = THOUGHTS.get(thoughts_name)
-    found = Dialect(form, thoughts, hidden, responses)
+    found = Dialect(None if family is None else family.form(template), thoughts, hidden, responses)
     if form_name == "mistral":
         # its template refuses ids of any other length
         found = replace(found, new_identity=_nine_letters)
@@ -200,20 +222,6 @@ def dialect_of(
 
 def _seen(template: str) -> str:
     return next((name for name, sign in _THOUGHT_SIGNS if sign in template), "none")
-
-
-def _form(name: str, template: str) -> Form | None:
-    if name == "hermes":
-        return Hermes()
-    if name == "llama3":
-        return Llama3()
-    if name == "mistral":
-        return Mistral(is_named="[ARGS]" in template)
-    if name == "deepseek":
-        return DeepSeek(in_blocks="```json" in template)
-    if name == "gemma":
-        return next((form for sign, form in GEMMA_FORMS.items() if sign in template), next(iter(GEMMA_FORMS.values())))
-    return None
 
 
 def _nine_letters() -> str:
