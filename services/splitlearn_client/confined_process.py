@@ -1,7 +1,7 @@
 """A process of its own for work on what callers and model files bring, with limits on time and memory.
 
-The process is a script that gets no environment, and no packages but those that it is started with. The script limits
-its own memory and processor time (`confined_worker`); here is the limit by the clock.
+The process is a script that gets nothing of the environment but the time zone, and no packages but those that it is
+started with. The script limits its own memory and processor time (`confined_worker`); here is the limit by the clock.
 """
 
 import json
@@ -21,8 +21,10 @@ from splitlearn_client.errors import ProcessFailed
 
 log = structlog.get_logger()
 
-# The only environment variable that such a process gets: the time zone.
+# The only environment variable of this process that such a process gets: the time zone.
 _PASSED_ON: Final = ("TZ",)
+# numpy would reserve memory for a thread on each core, which may be all that the process is allowed
+_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 # What ends a process that exceeds its own limits: on its memory or its stack, by the system or by a library.
@@ -65,7 +67,7 @@ class ConfinedProcess:
             [sys.executable, "-I", "-S", str(script), *arguments, *sorted(folders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            env={**_ENVIRONMENT, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
         )
         weakref.finalize(self, _end, self._process)
 

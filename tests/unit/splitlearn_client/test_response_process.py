@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from splitlearn_client.errors import ProcessFailed, ResponseTemplateFailed
+from splitlearn_client.errors import ResponseTemplateFailed
 from splitlearn_client.parsing.responses import AnswerMismatch
 from splitlearn_client.response_process import ResponseProcess, ResponseUnusable, Stream
 
@@ -99,7 +99,7 @@ def test_the_time_of_all_pieces_of_an_answer_is_bounded_too() -> None:
     assert texts(begun(bounded).feed("yes")) == "yes"
 
 
-def test_what_is_killed_by_another_is_not_the_template_s_fault(process: ResponseProcess) -> None:
+def test_an_answer_goes_on_where_it_was_if_another_ends_the_process(process: ResponseProcess) -> None:
     stream = begun(process)
     stream.feed("So")
     assert process._process is not None
@@ -107,12 +107,6 @@ def test_what_is_killed_by_another_is_not_the_template_s_fault(process: Response
     child.kill()
     child.wait()
     assert texts(stream.feed(" there")) == " there"
-    late = made(wall_seconds=5)
-    late.start()
-    assert late._process is not None
-    psutil.Process(late._process.pid).suspend()
-    with pytest.raises(ProcessFailed, match="not to blame"):
-        begun(late).feed("So")
 
 
 def test_what_does_not_fit_the_template_is_a_mismatch() -> None:
