@@ -205,10 +205,11 @@ def _embedder(settings: ClientSettings, sessions: Sessions) -> Embedder | NoEmbe
 
 async def _dialect(settings: ClientSettings, tokenizer: ChatTokenizer) -> Dialect:
     """The form of the model's output."""
+    responses = await asyncio.to_thread(tokenizer.responses)
+    schema = await asyncio.to_thread(tokenizer.response_schema)
     written = await asyncio.to_thread(tokenizer.written_call)
     parsers = settings.tool_call_parser, settings.reasoning_parser
-    readers = tokenizer.responses(), tokenizer.response_schema()
-    return dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, *readers, written)
+    return dialect_of(tokenizer.template, tokenizer.hidden(), *parsers, responses, schema, written)
 
 
 async def _fetch(weights: Weights, plan: SplitPlan, bar: Bar) -> None:

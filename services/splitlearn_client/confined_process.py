@@ -1,8 +1,7 @@
 """A process of its own for work on what callers and model files bring, with limits on time and memory.
 
-The process is a script that gets no environment, and no packages but those that it is started with. Requests and
-replies are JSON, each after its length in 8 bytes. The script limits its own memory and processor time; here is the
-limit by the clock.
+The process is a script that gets nothing of the environment but the time zone, and no packages but those that it is
+started with. The script limits its own memory and processor time (`confined_worker`); here is the limit by the clock.
 """
 
 import json
@@ -16,23 +15,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-# The only environment variable that such a process gets: the time zone.
+import structlog
+
+from splitlearn_client.errors import ProcessFailed
+
+log = structlog.get_logger()
+
+# The only environment variable of this process that such a process gets: the time zone.
 _PASSED_ON: Final = ("TZ",)
+# numpy would reserve memory for a thread on each core, which may be all that the process is allowed
+_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1"}
 
 
-class ProcessDied(Exception):
-    """The process exceeded its limits or ended by itself, and is gone; with the reason."""
+# What ends a process that exceeds its own limits: on its memory or its stack, by the system or by a library.
+_LIMITS: Final = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS})
+
+
+class LimitExceeded(Exception):
+    """The work exceeded a limit; with the reason."""
 
 
 class ConfinedProcess:
-    """Starts the script; it ends with this object, or when it exceeds a limit. Not for several threads at a time.
+    """Starts the script, which has to do what `confined_worker` does. It ends with this object, or when it exceeds a
+    limit. Not for several threads at a time.
 
     Args:
         script: a file of this package.
         arguments: the script's own arguments, before the folders of `packages`.
         packages: the packages that it imports.
         cpu_seconds: the limit that the script sets itself, for the reason of its end.
-        wall_seconds: of one request, by the clock; limits a process that is not scheduled too.
+        wall_seconds: of one request, by the clock. Only a process that is hardly scheduled exceeds it, so it has to be
+            many times `cpu_seconds`.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class ConfinedProcess:
         cpu_seconds: float,
         wall_seconds: float,
     ) -> None:
+        self._script = script
         self._cpu_seconds = cpu_seconds
         self._wall_seconds = wall_seconds
         folders = {str(Path(package.__file__ or "").parents[1]) for package in packages}
@@ -53,7 +67,7 @@ class ConfinedProcess:
             [sys.executable, "-I", "-S", str(script), *arguments, *sorted(folders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            env={**_ENVIRONMENT, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
         )
         weakref.finalize(self, _end, self._process)
 
@@ -68,34 +82,52 @@ class ConfinedProcess:
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], longest: int) -> dict[str, Any]:
-        """The process's reply, of at most so many bytes. Blocks.
+        """The process's reply, of at most so many bytes. Blocks. After an error the process is gone.
 
         Raises:
-            ProcessDied: it exceeded its limits, or its reply is too long.
+            LimitExceeded: the work exceeded a limit, or its reply is too long.
+            ProcessFailed: the process ended by itself, was ended by another, or was not scheduled.
         """
         body = json.dumps(request).encode()
-        watch = threading.Timer(self._wall_seconds, self._process.kill)
+        is_late, process = threading.Event(), self._process
+
+        def give_up() -> None:
+            is_late.set()
+            process.kill()
+
+        watch = threading.Timer(self._wall_seconds, give_up)
         watch.daemon = True
         watch.start()
         try:
-            reply = _exchange(self._process, body, longest)
+            reply = _exchange(process, body, longest)
+        except LimitExceeded:
+            _end(process)
+            raise
         finally:
             watch.cancel()
         if reply is None:
-            raise ProcessDied(self._cause_of_death())
+            raise self._cause_of_death(is_late=is_late.is_set())
         return reply
 
-    def _cause_of_death(self) -> str:
+    def _cause_of_death(self, *, is_late: bool) -> LimitExceeded | ProcessFailed:
         _end(self._process)
-        if self._process.returncode == -signal.SIGPROF:
-            return f"it ran for more than {self._cpu_seconds:g} s"
-        if self._process.returncode == -signal.SIGKILL:
-            return f"it did not end within {self._wall_seconds:g} s"
-        return f"it ended its process (exit code {self._process.returncode})"
+        code = self._process.returncode
+        if code == -signal.SIGPROF:
+            return LimitExceeded(f"it ran for more than {self._cpu_seconds:g} s")
+        if code in _LIMITS:
+            return LimitExceeded(f"it needs too much memory or is nested too deeply ({signal.Signals(-code).name})")
+        if is_late:
+            why = f"did not answer within {self._wall_seconds:g} s, as the machine is too busy"
+        else:
+            why = f"ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+        log.error("a confined process ended", script=self._script.name, reason=why)
+        return ProcessFailed(
+            f"a process of this service {why}; the request is not to blame: send it again later", retry_after=1.0
+        )
 
 
 def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> dict[str, Any] | None:
-    """The process's reply; None if it died, or its reply is too long."""
+    """The process's reply; None if it died. Raises LimitExceeded if its reply is too long."""
     requests, replies = _pipes(process)
     try:
         requests.write(len(body).to_bytes(8) + body)
@@ -103,10 +135,10 @@ def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> 
     except OSError:
         return None
     length = int.from_bytes(replies.read(8))
-    if not 0 < length <= longest:
-        return None
+    if length > longest:
+        raise LimitExceeded(f"its result has more than {longest} bytes")
     answer = replies.read(length)
-    return dict(json.loads(answer)) if len(answer) == length else None
+    return dict(json.loads(answer)) if 0 < length == len(answer) else None
 
 
 def _pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:

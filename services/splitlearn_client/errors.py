@@ -17,9 +17,11 @@ RequestError                 root: HTTP status, OpenAI error type and code
 ├── QuotaExceeded            429, the caller: its tenant's quota is used up; with a time to retry
 ├── TooManyConnections       503, the operator: too many connections
 ├── ShuttingDown             503, the operator: the service is shutting down
+├── ProcessFailed            503, the operator: a process that the service works in ended; with a time to retry
 ├── TrunkNotReady            503, the operator: no trunk answers, or it serves another model or cut
 ├── TrunkFailed              502, the operator or the network: the trunk failed during the request
 ├── BrokenNumbers            500, the operator: the model's logits or hidden states are not finite
+├── ResponseTemplateFailed   500, the operator: a response template or schema that is too much work for an answer
 ├── BadModelFiles            500, the operator: bad tokenizer, template or generation config; at start
 └── BadTenants               500, the operator: a file of tenants that cannot be used; at start, later it is logged
 """
@@ -169,6 +171,13 @@ class ShuttingDown(RequestError):
     code = "shutting_down"
 
 
+class ProcessFailed(RequestError):
+    """A process of the service's own ended without the request being to blame."""
+
+    status = 503
+    code = "process_failed"
+
+
 class TrunkNotReady(RequestError):
     """No compatible trunk answers."""
 
@@ -187,6 +196,12 @@ class BrokenNumbers(RequestError):
     """The logits or hidden states hold NaN or infinity; the weights or the dtype are wrong."""
 
     code = "broken_numbers"
+
+
+class ResponseTemplateFailed(RequestError):
+    """The tokenizer's response template or response schema exceeds its limits on an answer."""
+
+    code = "response_template_failed"
 
 
 class BadModelFiles(RequestError):

@@ -279,13 +279,14 @@ class Generator:
             n_padding = self._frames.n_padding(len(guesses), session.n_free_rows(len(answer.ids)))
         # behind the guesses, which take longer for some texts than for others
         await self._pause(answer)
-        n_faults, began = report.n_faults, time.perf_counter()
+        n_faults, began, computed = report.n_faults, time.perf_counter(), report.computing_seconds
         trip = await session.choose(answer.ids, answer.sampler, guesses, n_padding)
         report.guessed(trip.n_guesses, len(trip.choices) - 1)
         if speculator is not None:
             speculator.chosen([choice.token for choice in trip.choices])
             if trip.n_rows == 1 and report.n_faults == n_faults:
-                speculator.ran(trip.n_guesses, time.perf_counter() - began)
+                computing = report.computing_seconds - computed
+                speculator.ran(trip.n_guesses, time.perf_counter() - began, computing)
         self._observe(report, session.stream, len(trip.choices))
         return trip.choices
 

@@ -17,6 +17,12 @@ _LEAST_ROWS: Final = 16
 """Fewer are no prompt, whose time would say little of the link's bandwidth."""
 _SPARE: Final = 1.5
 """How many times as many rows as the trunk needs to keep up with the link."""
+_FIRST_BYTES: Final = 1 << 16
+"""Of rows, in the first piece of a prompt over a link of which nothing is known."""
+_PIECE_SECONDS: Final = (0.05, 0.5)
+"""That a piece is on its way, at least and at most. Shorter ones gain nothing that anybody would notice, and what held
+up a single prompt makes any link look slow. A trunk that says nothing for `--trunk-timeout` counts as gone, and it says
+nothing of a piece before it has the whole of it."""
 
 
 class FrameTrip(NamedTuple):
@@ -68,8 +74,15 @@ class LinkSpeed:
         self.codec_before = chosen
         return chosen
 
-    def rows_at_once(self, most: int) -> int:
+    @property
+    def is_known(self) -> bool:
+        """Whether a piece of a prompt has shown how long rows are on their way."""
+        return bool(self._prompts)
+
+    def rows_at_once(self, most: int, row_bytes: int) -> int:
         """How many rows of a prompt to send at a time.
+
+        The first piece is short, and none is on its way for long, or the trunk would seem gone meanwhile.
 
         Over a link that is slower than the trunk only the last piece is computed, and sent back, when all others are
         done. So pieces are as short as the trunk can take without falling behind: a step takes what one for a token
@@ -77,18 +90,28 @@ class LinkSpeed:
 
         Args:
             most: as many as one step of the trunk takes; the number where the trunk is what is waited for.
+            row_bytes: of one row as it is.
         """
-        if not self._prompts or not self._tokens:
-            return most
-        latest = self._prompts[-1]
+        if not self._prompts:
+            return _between(_LEAST_ROWS, _FIRST_BYTES / row_bytes, most)
         # in one direction
-        on_the_wire = self._wire_seconds(latest.n_bytes / latest.n_rows) / 2
+        on_the_wire = self._row_seconds() / 2
+        if on_the_wire <= 0:
+            return most
+        shortest, longest = (_between(_LEAST_ROWS, seconds / on_the_wire, most) for seconds in _PIECE_SECONDS)
+        if not self._tokens:
+            return longest
         step = median(trip.compute_seconds for trip in self._tokens)
         computing = median((trip.compute_seconds - step) / trip.n_rows for trip in self._prompts)
         gained = on_the_wire - max(0.0, computing)
-        if gained <= 0:
-            return most
-        return max(min(math.ceil(_SPARE * step / gained), most), min(_LEAST_ROWS, most))
+        return longest if gained <= 0 else _between(shortest, math.ceil(_SPARE * step / gained), longest)
+
+    def _row_seconds(self) -> float:
+        """On the way, in both directions. Before the distance is known, it counts as if the rows took it."""
+        latest = self._prompts[-1]
+        if not self._tokens:
+            return latest.wire_seconds / latest.n_rows
+        return self._wire_seconds(latest.n_bytes / latest.n_rows)
 
     def _wire_seconds(self, n_bytes: float) -> float:
         """What so many bytes add to a trip."""
@@ -105,3 +128,8 @@ class LinkSpeed:
     def _compute_seconds(self) -> float:
         """What a row of a prompt takes in the trunk."""
         return median(trip.compute_seconds / trip.n_rows for trip in self._prompts) if self._prompts else 0.0
+
+
+def _between(least: int, wanted: float, most: int) -> int:
+    """As many rows as wanted, within the bounds; the upper one holds."""
+    return min(max(least, int(wanted)), most)

@@ -77,6 +77,11 @@ class Report:
     )
 
     @property
+    def computing_seconds(self) -> float:
+        """In all three parts together."""
+        return sum(self.timings[station] for station in ("bottom", "trunk", "top"))
+
+    @property
     def n_faults(self) -> int:
         """How often something went wrong on the way, and was mended."""
         return self.replays + len(self.failovers)

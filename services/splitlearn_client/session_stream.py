@@ -81,6 +81,11 @@ class SessionStream:
         self._stream = self._placed(replica, opening)
 
     @property
+    def replica(self) -> Replica:
+        """Where the session is now."""
+        return self._replica
+
+    @property
     def ended(self) -> bool:
         return self._stream.ended
 

@@ -24,6 +24,7 @@ from splitlearn_client.sampling import Choice, Sampler
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.trunk_connection import TrunkConnection
 from splitlearn_comm import CHUNK_BYTES, CommError, Frame, InvalidReply, PositionNotReached, SessionOpening
+from splitlearn_comm.replicas.replica import Replica
 
 BlockHashes = Callable[[Sequence[int]], tuple[bytes, ...]]
 """The hashes of the blocks of these ids; none if nothing is cached."""
@@ -78,10 +79,11 @@ class SplitSession:
         stream: SessionStream,
         block_hashes: BlockHashes,
         report: Report,
-        link: LinkSpeed,
+        link_to: Callable[[Replica], LinkSpeed],
     ) -> None:
         self.stream = stream
-        self._link = link
+        self._link_to = link_to
+        self._link = link_to(stream.replica)
         self._block_hashes = block_hashes
         self._parts = parts
         self._bottom = bottom
@@ -89,7 +91,6 @@ class SplitSession:
         self._report = report
         self._position = 0
         self._has_sent = False
-        self._has_moved = False
 
     async def begin(self, ids: Sequence[int]) -> None:
         """Starts after the rows that all three parts have cached; at least one row of `ids` remains to run.
@@ -202,7 +203,6 @@ class SplitSession:
                 return
 
     async def _fail_over(self, error: CommError, ids: Sequence[int]) -> None:
-        self._has_moved = True
         self._expect_prompt()
 
         def block_hashes() -> tuple[bytes, ...]:
@@ -210,6 +210,7 @@ class SplitSession:
             return self._block_hashes(ids) if self._bottom.reached and self._top.reached else ()
 
         await self.stream.fail_over(error, block_hashes)
+        self._link = self._link_to(self.stream.replica)
 
     def _expect_prompt(self) -> None:
         """All rows will be computed again, which takes as long as a prompt: others need not wait for the next token."""
@@ -250,7 +251,11 @@ class SplitSession:
             # the next token, which nothing is ahead of, or the end of a prompt
             return n_left, _MOST_FRAMES_AHEAD
         most = self._rows_at_once(choosing)
-        n_rows = self._link.rows_at_once(most)
+        part = self._parts.bottom.part
+        n_rows = self._link.rows_at_once(most, part.hidden_size * part.dtype.itemsize)
+        if n_rows < most and not self._link.is_known:
+            # its reply says how many rows to send next
+            return min(n_rows, n_left), 1
         return min(n_rows, n_left), min(_AHEAD * most // n_rows, _MOST_FRAMES_AHEAD)
 
     def _rows_at_once(self, choosing: Choosing) -> int:
@@ -292,7 +297,7 @@ class SplitSession:
         on_the_wire = max(0.0, waited - reply.queue_seconds - reply.compute_seconds)
         seconds["wire"] += on_the_wire
         self._report.round_trip = on_the_wire if is_alone else None
-        if sent.is_alone and not self._has_moved:
+        if sent.is_alone:
             # a frame behind it takes nothing from it, neither on the way there nor in the trunk; but its reply may have
             # come before it was waited for
             under_way = self.stream.received_at - sent.began - reply.queue_seconds - reply.compute_seconds
@@ -369,7 +374,7 @@ async def open_split_session(
             context=report.context,
         )
         async with SessionStream(connection.replicas, replica, opening, connection.failover_timeout, report) as stream:
-            session = SplitSession(parts, bottom, top, stream, hashes_of, report, connection.link_to(replica))
+            session = SplitSession(parts, bottom, top, stream, hashes_of, report, connection.link_to)
             await session.begin(ids)
             yield session
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,7 @@ from llguidance import LLTokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from splitlearn_client.errors import BadRequest, NoChatTemplate, PromptTooLong
-from splitlearn_client.parsing.dialect import Responses
-from splitlearn_client.parsing.response_schema import ResponseSchema
-from splitlearn_client.parsing.responses import ResponseStream
+from splitlearn_client.response_process import Kind, ResponseProcess, ResponseUnusable, response_process
 from splitlearn_client.structured.vocabulary import read_vocabulary
 from splitlearn_client.text.call_probe import written_call
 from splitlearn_client.text.chat_template import PLAIN, ChatTemplate, Message, Rendering
@@ -161,33 +159,19 @@ class ChatTokenizer:
         added: dict[str, int] = self._tokenizer.get_added_vocab()
         return {name: token for name, token in added.items() if self.vocabulary.hidden(token) == name}
 
-    def responses(self) -> Responses | None:
-        """What reads answers by the tokenizer's response template; None if it has none that can be used."""
-        if getattr(self._tokenizer, "response_template", None) is None:
-            return None
-        try:
-            self._tokenizer.get_response_parser(prefix="")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("the response template cannot be used", reason=str(error))
-            return None
+    def responses(self) -> ResponseProcess | None:
+        """What reads answers by the tokenizer's response template; None if it has none that can be used. Blocks.
 
-        def stream(prompt: str, tools: Sequence[Mapping[str, Any]]) -> ResponseStream:
-            made: ResponseStream = self._tokenizer.get_response_parser(prefix=prompt, tools=list(tools))
-            return made
+        Raises:
+            ProcessFailed: no process can be started that reads it.
+        """
+        return _response_reader("template", getattr(self._tokenizer, "response_template", None))
 
-        return stream
-
-    def response_schema(self) -> ResponseSchema | None:
-        """The tokenizer's response schema, which transformers leaves out; None if it has none that can be used."""
+    def response_schema(self) -> ResponseProcess | None:
+        """As `responses`, for the tokenizer's response schema, which transformers leaves out."""
         path = self._weights / _TOKENIZER_CONFIG
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if (schema := config.get("response_schema")) is None:
-            return None
-        try:
-            return ResponseSchema(schema)
-        except ValueError as error:
-            log.warning("the response schema cannot be used", reason=str(error))
-            return None
+        return _response_reader("schema", config.get("response_schema"))
 
     def written_call(self) -> WrittenCall | None:
         """See `call_probe`; None without a chat template. Blocks."""
@@ -282,6 +266,18 @@ class ChatTokenizer:
                 f"of at most {self.vocabulary.longest} characters, answer included; shorten the prompt",
                 param,
             )
+
+
+def _response_reader(kind: Kind, source: Any) -> ResponseProcess | None:
+    if source is None:
+        return None
+    found = response_process(kind, json.dumps(source))
+    try:
+        found.start()
+    except ResponseUnusable as error:
+        log.warning(f"the response {kind} cannot be used", reason=str(error))
+        return None
+    return found
 
 
 def _plain(token: object) -> str | None:

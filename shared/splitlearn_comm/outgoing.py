@@ -11,7 +11,7 @@ import grpc.aio
 
 
 class Outgoing:
-    """The messages of one call. One is written at a time."""
+    """The messages of one call. One is written at a time: gRPC refuses a second, and the call ends without a word."""
 
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
         self._context = context
@@ -20,9 +20,13 @@ class Outgoing:
     async def write(self, data: bytes) -> None:
         """Return once gRPC can send the message, at the latest when the client has read those before it.
 
+        If the caller is cancelled, the message is sent nevertheless, before the next one.
+
         Raises:
             CancelledError: the client is gone.
         """
+        if self._pending is not None:
+            await _written(asyncio.shield(self._pending))
         self._pending = asyncio.ensure_future(self._context.write(data))
         self._pending.add_done_callback(_seen)
         await _written(asyncio.shield(self._pending))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, Protocol, runtime_checkable
 
 # A StreamReply without an outcome takes no bytes.
@@ -34,39 +34,33 @@ class TellsProgress(Protocol):
 async def told_to_wait(session: TellsProgress | None, write: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[None]:
     """While the body runs, tell the client periodically that its frame is waiting, if there is a session that says so.
 
-    Nothing else may be written meanwhile. A write still in progress at the end is finished first.
+    Nothing else may be written meanwhile. What is being written at the end is left to `write`, which is cancelled.
     """
     if session is None:
         yield
         return
-    over = asyncio.Event()
     telling: asyncio.Task[None] | None = None
 
     def begin() -> None:
         nonlocal telling
-        telling = asyncio.create_task(_tell(session, write, over))
+        telling = asyncio.create_task(_tell(session, write))
 
     # most frames are answered sooner, and need no task
     timer = asyncio.get_running_loop().call_later(SECONDS, begin)
     try:
         yield
-        over.set()
-        if telling is not None:
-            await asyncio.wait({telling})
     finally:
         timer.cancel()
-        over.set()
         if telling is not None:
             telling.cancel()
+            await asyncio.wait({telling})
 
 
-async def _tell(session: TellsProgress, write: Callable[[bytes], Awaitable[None]], over: asyncio.Event) -> None:
-    while not over.is_set():
+async def _tell(session: TellsProgress, write: Callable[[bytes], Awaitable[None]]) -> None:
+    while True:
         if session.gets_on():
             try:
                 await write(WAITING)
             except Exception:  # noqa: BLE001 (the stream is over, which its own handler will notice)
                 return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SECONDS):
-                await over.wait()
+        await asyncio.sleep(SECONDS)

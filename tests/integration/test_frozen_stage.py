@@ -91,11 +91,12 @@ async def test_a_last_stage_whose_device_is_frozen_is_named_to_the_user_and_no_o
             async with busy(it.last[0]):
                 error = (await asking)["error"]
         (frozen,) = it.links
-        # it answers polls, as its device alone is frozen
-        assert error["message"] == (
-            f"the trunk failed: the stage at {frozen.address} failed: {frozen.address} did not reply within "
-            f"{SILENCE:g} s; the stream is cancelled"
+        # it answers polls, as its device alone is frozen; the next attempt may come before or behind those
+        assert error["message"].endswith(
+            f" {frozen.address} did not reply within {SILENCE:g} s; the stream is cancelled"
         )
+        assert it.first.address not in error["message"]
+        assert it.second.address not in error["message"]
         assert states_of(logs, it.first) <= WELL
         assert states_of(logs, it.second) <= WELL
         blamed = [(line["replica"], line["error"]) for line in logs if line["event"] == "next stage failed"]

@@ -116,11 +116,16 @@ async def refused(split: Split, **fields: Any) -> dict[str, Any]:
         ),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs.choice", "exactly one"),
         ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
-        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", "not supported"),
+        (
+            {"structured_outputs": {"structural_tag": "{}"}},
+            "structured_outputs.structural_tag",
+            "'structural_tag' is not supported here; leave it out and send exactly one of json, regex, choice, grammar",
+        ),
+        ({"structured_outputs": {"regex": "a", "<x>": 1}}, "structured_outputs", "'<x>' is not supported here"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "not JSON"),
         ({"structured_outputs": {"grammar": "start: %json {}"}}, "structured_outputs.grammar", "%json"),
-        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "regex"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
         ({"structured_outputs": {"grammar": "start: nothing"}}, "structured_outputs.grammar", "nothing"),
         ({"guided_json": {}}, "guided_json", "not supported"),
         (

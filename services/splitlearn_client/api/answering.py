@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -18,6 +19,7 @@ from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.generations import Generation, generation
 from splitlearn_client.api.messages import StreamedMessage
+from splitlearn_client.api.reading import fed
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
 from splitlearn_client.api.service import Service
@@ -102,7 +104,9 @@ async def _whole(generations: Iterator[_Numbered], form: _Form) -> bytes:
         for index, deltas in enumerate(_best(answers, form)):
             shape = replace(shapes[0], index=number * form.n + index)
             # on a thread, as the log-probabilities of a long prompt take long
-            bodies.append(await asyncio.to_thread(shape.whole, deltas, running.reports[0], form.reading))
+            whole = partial(shape.whole, deltas, running.reports[0], form.reading)
+            threads = None if form.reading is None else form.reading.threads
+            bodies.append(await asyncio.get_running_loop().run_in_executor(threads, whole))
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
@@ -137,7 +141,7 @@ async def _events(
         async with aclosing(running.deltas):
             async for number, delta in running.deltas:
                 n_told += delta.n_tokens
-                for piece, said in messages[number].add(delta):
+                for piece, said in await fed(reading, partial(messages[number].add, delta)):
                     chunk = shapes[number].chunk(piece, said, running.answers[number], first=number not in begun)
                     # answers may be ahead of what was told
                     so_far = replace(together(reports), completion_tokens=n_told) if continuous_usage else None

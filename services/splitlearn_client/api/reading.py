@@ -1,12 +1,24 @@
 """How the answers to a chat are taken apart, and which grammar they follow."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from splitlearn_client.api.schema import ChatFields
 from splitlearn_client.errors import BadRequest
 from splitlearn_client.parsing.answer_grammar import ANY_OBJECT, Offered, OfferedTool, answer_grammar, is_marked
 from splitlearn_client.parsing.dialect import Dialect, Prefix, Reading
 from splitlearn_client.structured.constraint import LONGEST_SOURCE, Constraint
+
+R = TypeVar("R")
+
+
+async def fed(reading: Reading | None, feed: Callable[[], R]) -> R:
+    """Feeds an answer's parser, on a thread if that may take long."""
+    if reading is None or reading.threads is None:
+        return feed()
+    return await asyncio.get_running_loop().run_in_executor(reading.threads, feed)
 
 
 def prefix_of(fields: ChatFields, ending: str) -> Prefix:

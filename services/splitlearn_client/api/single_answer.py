@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request
@@ -17,9 +18,11 @@ from splitlearn_client.api.error_replies import invalid
 from splitlearn_client.api.event_stream import event, event_stream
 from splitlearn_client.api.generations import Generation, generation
 from splitlearn_client.api.places import Places
+from splitlearn_client.api.reading import fed
 from splitlearn_client.api.schema import ChatFields
 from splitlearn_client.api.service import Service
 from splitlearn_client.generation import GenerationRequest
+from splitlearn_client.parsing.dialect import Reading
 from splitlearn_client.quotas import account_of
 from splitlearn_client.report import Report
 from splitlearn_client.request_info import info_of
@@ -63,19 +66,20 @@ def answer_one(
     request: Request,
     telling: Telling,
     places: Places,
+    reading: Reading | None,
     *,
     stream: bool,
 ) -> Response:
-    """The reply to a request, which begins to run when it is sent."""
+    """The reply to a request, which begins to run when it is sent. `reading`: how `telling` takes the answer apart."""
     running = generation(service, "chat", wanted, 1, account_of(request.scope), info_of(request.scope))
-    told = _told(running, telling, places)
+    told = _told(running, telling, places, reading)
     if stream:
         events = _events(told)
         return DeferredResponse(lambda receive: event_stream(receive, events))
     return DeferredResponse(lambda receive: _whole_response(receive, told, running, telling))
 
 
-async def _told(running: Generation, telling: Telling, places: Places) -> AsyncGenerator[Json]:
+async def _told(running: Generation, telling: Telling, places: Places, reading: Reading | None) -> AsyncGenerator[Json]:
     report, begun = running.reports[0], False
     with places.naming():
         async with aclosing(running.deltas):
@@ -83,7 +87,7 @@ async def _told(running: Generation, telling: Telling, places: Places) -> AsyncG
                 # an error before the first token has a status
                 before = [] if begun else telling.begin(report)
                 begun = True
-                for each in [*before, *telling.add(delta)]:
+                for each in [*before, *await fed(reading, partial(telling.add, delta))]:
                     yield each
         for each in telling.end(report):
             yield each

@@ -75,6 +75,23 @@ class StructuredOutputs(Fields):
     grammar: str | None = Field(None, min_length=1, max_length=LONGEST_SOURCE)
     json_object: Literal[True] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_members(cls, sent: Any) -> Any:
+        """Runs before what all objects check, as it is defined after it."""
+        if not isinstance(sent, dict):
+            return sent
+        known = cls.names() | cls.neutral.keys()
+        unknown = next((name for name, value in sent.items() if value is not None and name not in known), None)
+        if unknown is not None:
+            # the caller chose it; it may be empty or long
+            shown = ascii(unknown)[:_LONGEST_NAME]
+            raise refusal(
+                (unknown,) if unknown else (),
+                f"{shown} is not supported here; leave it out and send exactly one of {', '.join(_KINDS)}",
+            )
+        return sent
+
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Self:
         given = [name for name in _KINDS if getattr(self, _KINDS[name]) is not None]

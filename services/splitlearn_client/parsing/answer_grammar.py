@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from splitlearn_client.parsing.dialect import Dialect, Prefix
 from splitlearn_client.parsing.form import CallGrammar, Form, literal
-from splitlearn_client.parsing.forms.harmony import ANALYSIS, CHANNEL, END, MESSAGE, START, Harmony
+from splitlearn_client.parsing.forms.harmony import ANALYSIS, CHANNEL, END, MESSAGE, START, Harmony, is_between
 from splitlearn_client.structured.answer_source import CONSTRAINED, AnswerSource, Rule
 from splitlearn_client.structured.constraint import Constraint
 
@@ -96,8 +96,10 @@ def answer_grammar(
     writing.rules.append(f"start: {thought} ({body})")
     tools = () if offered is None else offered.tools
     rules = tuple(Rule(f"arguments_{i}", tool.place, dict(tool.schema)) for i, tool in enumerate(tools))
-    is_used = offered is None or not offered.must_call
-    return AnswerSource("\n".join(writing.rules), rules, writing.tokens, constraint if is_used else None)
+    asked = constraint if offered is None or not offered.must_call else None
+    # whatever begins so is read as calls; Harmony's are in messages of their own
+    openers = () if offered is None or asked is None else offered.form.openers
+    return AnswerSource("\n".join(writing.rules), rules, writing.tokens, asked, openers)
 
 
 def _said(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:
@@ -133,8 +135,9 @@ def _thought(dialect: Dialect, prefix: Prefix, writing: _Writing) -> str:
     if dialect.is_harmony:
         if _is_begun(prefix):
             return ""
+        header = writing.all(START, "assistant") if _is_between(prefix) else ""
         inner = f"{writing.up_to('analysis', END)} {writing.all(START, 'assistant')}"
-        return inner if _analyses(prefix) else f"({writing.all(CHANNEL, 'analysis', MESSAGE)} {inner})?"
+        return inner if _analyses(prefix) else f"{header} ({writing.all(CHANNEL, 'analysis', MESSAGE)} {inner})?"
     thoughts = dialect.thoughts
     if thoughts is None:
         return ""
@@ -159,7 +162,12 @@ def _is_begun(prefix: Prefix) -> bool:
     """Whether a prompt of Harmony ends within a message that is no reasoning."""
     # behind a long prefill the header is out of sight
     is_open = bool(prefix.prefill) or MESSAGE in prefix.ending.rpartition(START)[2]
-    return is_open and not _analyses(prefix)
+    return is_open and not _analyses(prefix) and not _is_between(prefix)
+
+
+def _is_between(prefix: Prefix) -> bool:
+    """Whether a prompt of Harmony ends behind a message, as without a generation prompt."""
+    return not prefix.prefill and is_between(prefix.ending)
 
 
 def _free(

@@ -5,7 +5,8 @@ Pure.
 
 import secrets
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -19,29 +20,46 @@ from splitlearn_client.parsing.forms.hermes import Hermes
 from splitlearn_client.parsing.forms.llama3 import Llama3
 from splitlearn_client.parsing.forms.mistral import Mistral
 from splitlearn_client.parsing.parser import Parser, SteppedParser, read_formed, read_marked
-from splitlearn_client.parsing.response_schema import ResponseSchema
-from splitlearn_client.parsing.responses import ResponseParser, ResponseStream, SchemaParser
+from splitlearn_client.parsing.responses import ResponseParser, SchemaParser, SchemaReader, TemplateReader
 from splitlearn_client.parsing.source import Source, Step
 from splitlearn_client.parsing.thoughts import THOUGHTS, Thoughts
 from splitlearn_client.text.tool_messages import WrittenCall
 
 _LETTERS: Final = string.ascii_letters + string.digits
-# by what the chat template has in it; the first that fits
-_SIGNS: Final = (
-    ("harmony", "<|channel|>"),
-    ("deepseek", "<｜tool▁calls▁begin｜>"),
-    ("mistral", "[TOOL_CALLS]"),
-    *(("gemma", opening) for opening in GEMMA_FORMS),
-    ("hermes", "<tool_call>"),
-    ("llama3", "<|python_tag|>"),
-    # Llama 3.2 and 3.3 do not write it, and have it in their vocabulary
-    ("llama3", "<|start_header_id|>"),
-)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Models that call tools in one form.
+
+    Attributes:
+        signs: what their chat templates have in them; one is enough.
+        form: of calls, of a template.
+    """
+
+    signs: tuple[str, ...]
+    form: Callable[[str], Form]
+
+    def is_shown(self, template: str) -> bool:
+        return any(sign in template for sign in self.signs)
+
+
+def _gemma(template: str) -> Form:
+    seen = (form for sign, form in GEMMA_FORMS.items() if sign in template)
+    return next(seen, next(iter(GEMMA_FORMS.values())))
+
+
+FAMILIES: Final[Mapping[str, _Family]] = {
+    "harmony": _Family(("<|channel|>",), lambda _: Harmony()),
+    "deepseek": _Family(("<｜tool▁calls▁begin｜>",), lambda template: DeepSeek(in_blocks="```json" in template)),
+    "mistral": _Family(("[TOOL_CALLS]",), lambda template: Mistral(is_named="[ARGS]" in template)),
+    "gemma": _Family(tuple(GEMMA_FORMS), _gemma),
+    "hermes": _Family(("<tool_call>",), lambda _: Hermes()),
+    # Llama 3.2 and 3.3 do not write the tag, and have it in their vocabulary
+    "llama3": _Family(("<|python_tag|>", "<|start_header_id|>"), lambda _: Llama3()),
+}
+"""By the names of the setting; of several whose signs a template has, the first is meant."""
 _THOUGHT_SIGNS: Final = (("gemma", "<|channel>"), ("mistral", "[THINK]"), ("think", "<think>"), ("think", "</think>"))
-
-
-Responses = Callable[[str, Sequence[Mapping[str, Any]]], ResponseStream]
-"""Makes a stream that reads an answer, of the prompt's text and the tools."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +82,12 @@ class Reading:
     Attributes:
         make_parser: makes the parser of one answer; of whether it holds calls back until they are complete.
         shown: special tokens that have to be in the text.
+        threads: where parsers have to be fed, as that may take long; None if anywhere.
     """
 
     make_parser: Callable[[bool], Parser]
     shown: frozenset[int] = frozenset()
+    threads: Executor | None = None
 
 
 @dataclass(frozen=True)
@@ -78,17 +98,17 @@ class Dialect:
         form: of calls; None if none is known.
         thoughts: what is around reasoning; None if the model has none, or calls and reasoning have one form.
         hidden: special tokens, which texts leave out, by name.
-        responses: makes the stream that reads an answer by the tokenizer's response template, of the prompt and the
-            tools; None if it has none. It goes before the form, which is then only that of grammars.
-        schema: the tokenizer's response schema, by which answers are read that nothing above reads.
+        responses: reads answers by the tokenizer's response template; None if it has none. It goes before the form,
+            which is then only that of grammars.
+        schema: reads answers by the tokenizer's response schema where nothing above does.
         new_identity: makes the id of a call.
     """
 
     form: Form | None = None
     thoughts: Thoughts | None = None
     hidden: Mapping[str, int] = field(default_factory=dict)
-    responses: Responses | None = None
-    schema: ResponseSchema | None = None
+    responses: TemplateReader | None = None
+    schema: SchemaReader | None = None
     new_identity: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
 
     @property
@@ -116,7 +136,7 @@ class Dialect:
             return self._by_template(self.responses, tools, prefix)
         if (schema := self.schema) is not None:
             read_all = frozenset(self.hidden.values())
-            return Reading(lambda _: SchemaParser(schema, tools, self.new_identity), read_all)
+            return Reading(lambda _: SchemaParser(schema, tools, self.new_identity), read_all, schema.threads)
         form = self.form if tools or self.is_harmony else None
         if form is None and self.thoughts is None:
             return None
@@ -146,16 +166,16 @@ class Dialect:
 
     def _by_template(
         self,
-        responses: Responses,
+        responses: TemplateReader,
         tools: Mapping[str, Any],
         prefix: Prefix,
     ) -> Reading:
         told = [{"type": "function", "function": {"name": name, "parameters": each}} for name, each in tools.items()]
 
         def parser(_: bool) -> Parser:
-            return ResponseParser(responses(prefix.ending, told), tools, self.new_identity)
+            return ResponseParser(responses.stream(prefix.ending, told), tools, self.new_identity)
 
-        return Reading(parser, frozenset(self.hidden.values()))
+        return Reading(parser, frozenset(self.hidden.values()), responses.threads)
 
 
 def dialect_of(
@@ -163,8 +183,8 @@ def dialect_of(
     hidden: Mapping[str, int],
     form_name: str = "auto",
     thoughts_name: str = "auto",
-    responses: Responses | None = None,
-    schema: ResponseSchema | None = None,
+    responses: TemplateReader | None = None,
+    schema: SchemaReader | None = None,
     written: WrittenCall | None = None,
 ) -> Dialect:
     """The dialect of a model.
@@ -172,7 +192,7 @@ def dialect_of(
     Args:
         template: the chat template's source.
         hidden: special tokens, which texts leave out, by name.
-        form_name: hermes, llama3, mistral, gemma, harmony or deepseek; or auto or none.
+        form_name: of `FAMILIES`; or auto or none.
         thoughts_name: of `THOUGHTS`, or harmony, auto or none.
         responses: see `Dialect`; only with auto.
         schema: see `Dialect`; only with auto, and where neither the response template nor the chat template says more,
@@ -184,13 +204,13 @@ def dialect_of(
     if (form_name, thoughts_name) != ("auto", "auto"):
         responses = schema = None
     if form_name == "auto":
-        form_name = next((name for name, sign in _SIGNS if sign in template), "none")
+        form_name = next((name for name, family in FAMILIES.items() if family.is_shown(template)), "none")
     is_harmony = form_name == "harmony" or thoughts_name == "harmony"
     if thoughts_name == "auto":
         thoughts_name = "none" if is_harmony else _seen(template)
-    form: Form | None = Harmony() if is_harmony else _form(form_name, template)
+    family = FAMILIES.get("harmony" if is_harmony else form_name)
     thoughts = THOUGHTS.get(thoughts_name)
-    found = Dialect(form, thoughts, hidden, responses)
+    found = Dialect(None if family is None else family.form(template), thoughts, hidden, responses)
     if form_name == "mistral":
         # its template refuses ids of any other length
         found = replace(found, new_identity=_nine_letters)
@@ -202,20 +222,6 @@ def dialect_of(
 
 def _seen(template: str) -> str:
     return next((name for name, sign in _THOUGHT_SIGNS if sign in template), "none")
-
-
-def _form(name: str, template: str) -> Form | None:
-    if name == "hermes":
-        return Hermes()
-    if name == "llama3":
-        return Llama3()
-    if name == "mistral":
-        return Mistral(is_named="[ARGS]" in template)
-    if name == "deepseek":
-        return DeepSeek(in_blocks="```json" in template)
-    if name == "gemma":
-        return next((form for sign, form in GEMMA_FORMS.items() if sign in template), next(iter(GEMMA_FORMS.values())))
-    return None
 
 
 def _nine_letters() -> str:

@@ -1,28 +1,63 @@
 """Takes an answer apart by what comes with a tokenizer: a response template, which transformers reads, or the older
 response schema.
 
-Pure: transformers' parser is given.
+Pure: what reads them is given.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final, Protocol
 
 from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Event, Reasoning
-from splitlearn_client.parsing.response_schema import ResponseSchema, SchemaMismatch
 
 _REASONING: Final = frozenset({"thinking", "reasoning", "reasoning_content"})
 _CALLS: Final = "tool_calls"
 
 
+class AnswerMismatch(Exception):
+    """The answer is not what the template or the schema describes."""
+
+
 class ResponseStream(Protocol):
-    """What transformers' `ResponseParser` does."""
+    """Reads one answer by a response template, in the events of transformers' `ResponseParser`."""
 
-    initial_events: list[dict[str, Any]]
+    region: str
+    """Which the prompt has opened; empty if none, or if nothing was fed."""
 
-    def feed(self, text: str) -> list[dict[str, Any]]: ...
+    def feed(self, text: str) -> list[dict[str, Any]]:
+        """Raises AnswerMismatch."""
+        ...
 
-    def finalize(self) -> tuple[dict[str, Any], list[dict[str, Any]]]: ...
+    def finish(self) -> list[dict[str, Any]]:
+        """Raises AnswerMismatch."""
+        ...
+
+
+class TemplateReader(Protocol):
+    """Reads answers by a response template."""
+
+    @property
+    def threads(self) -> Executor | None:
+        """Where to read them, as that may take long; None if anywhere."""
+        ...
+
+    def stream(self, prompt: str, tools: Sequence[Mapping[str, Any]]) -> ResponseStream:
+        """What reads an answer to a prompt, with these tools."""
+        ...
+
+
+class SchemaReader(Protocol):
+    """Reads whole answers by a response schema."""
+
+    @property
+    def threads(self) -> Executor | None:
+        """As in `TemplateReader`."""
+        ...
+
+    def read(self, text: str) -> Any:
+        """What the schema finds. Raises AnswerMismatch."""
+        ...
 
 
 class ResponseParser:
@@ -38,8 +73,8 @@ class ResponseParser:
         self._tools = tools
         self._new_identity = new_identity
         self._n_calls = 0
-        # the prompt may have opened one
-        self._region = next((each["field"] for each in reversed(stream.initial_events) if "field" in each), "")
+        self._region: str | None = None
+        """None before anything was read: the prompt may have opened one."""
         self._held = ""
         """The text of a call that is not complete, and white space that may be the last of its region."""
         self._unread = ""
@@ -48,10 +83,10 @@ class ResponseParser:
         """Whether the region has text that is no white space."""
 
     def feed(self, text: str) -> list[Event]:
-        return self._told(text, lambda stream: stream.feed(text))
+        return self._told(text, lambda stream: stream.feed(text)) if text else []
 
     def finish(self, *, is_cut_off: bool) -> list[Event]:
-        events = self._told("", lambda stream: stream.finalize()[1])
+        events = self._told("", lambda stream: stream.finish())
         rest = [Content(self._held)] if self._held.strip() else []
         self._held = ""
         return events + rest
@@ -62,12 +97,13 @@ class ResponseParser:
         self._unread += text
         try:
             read = step(self._stream)
-        except (ValueError, KeyError, TypeError):
+        except AnswerMismatch:
             # the model writes what its template does not read
             self._stream = None
             rest = self._held + self._unread if text or self._held else ""
             self._held = ""
             return [Content(rest)] if rest else []
+        self._region = self._stream.region if self._region is None else self._region
         return [event for each in read for event in self._events(each)]
 
     def _events(self, read: Mapping[str, Any]) -> list[Event]:
@@ -113,7 +149,7 @@ class SchemaParser:
         tools, new_identity: as `ResponseParser`.
     """
 
-    def __init__(self, schema: ResponseSchema, tools: Mapping[str, Any], new_identity: Callable[[], str]) -> None:
+    def __init__(self, schema: SchemaReader, tools: Mapping[str, Any], new_identity: Callable[[], str]) -> None:
         self._schema = schema
         self._tools = tools
         self._new_identity = new_identity
@@ -130,7 +166,7 @@ class SchemaParser:
     def _read(self, text: str) -> list[Event]:
         try:
             message = self._schema.read(text)
-        except SchemaMismatch:
+        except AnswerMismatch:
             return []
         if not isinstance(message, dict):
             return []

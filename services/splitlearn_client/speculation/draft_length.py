@@ -31,6 +31,7 @@ class DraftLength:
         n_others: sessions that share the steps. Their tokens count as much as this one's, and they get at least 0.95 of
             their pace.
         paced: seconds from a frame to the next one, where that could begin after so many.
+        delay: seconds that each guess keeps the others waiting.
         length: how many of the guesses that were taken give most tokens a second.
     """
 
@@ -39,6 +40,7 @@ class DraftLength:
     most: int
     n_others: int = 0
     paced: Callable[[float], float] = at_once
+    delay: float = 0.0
     length: int = 0
     _tokens: float = 1.0
     """That come of a trip with `length` guesses."""
@@ -89,5 +91,5 @@ class DraftLength:
         return (self.n_others + tokens) / self.seconds(n_guesses)
 
     def _delays_others(self, n_guesses: int) -> bool:
-        added = n_guesses * (self.n_others + 1) * self.per_guess
+        added = n_guesses * (self.n_others + 1) * self.delay
         return self.n_others > 0 and added > (_SLOWEST_OTHERS - 1) * self.plain

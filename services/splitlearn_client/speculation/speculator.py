@@ -66,16 +66,18 @@ class Speculator:
         if (most := min(most, self.most)) <= 0:
             return ()
         plain, per_guess = self.trip.plain, self.trip.per_guess
+        is_due = self.trip.is_due(n_others)
         if plain is None:
             # nobody knows how long it will take, and a small model has the whole prompt to read
             for source in self.sources:
                 source.drafter.away(ids)
             return ()
         # what a guess takes to make counts until it is made
-        drafts = [
-            (source, DraftLength(plain, per_guess + source.record.cost.seconds, most, n_others, self.paced))
-            for source in self.sources
-        ]
+        drafts: list[tuple[Source, DraftLength]] = []
+        for source in self.sources:
+            cost = source.record.cost.seconds
+            delay = 0.0 if is_due else self.trip.delay + cost
+            drafts.append((source, DraftLength(plain, per_guess + cost, most, n_others, self.paced, delay)))
         asked: list[Source] = []
         best: DraftLength | None = None
         guesses: tuple[int, ...] = ()
@@ -87,8 +89,11 @@ class Speculator:
             ready = replace(draft, per_guess=per_guess)
             if made and (best is None or ready.rate > best.rate):
                 best, guesses = ready, made
-        # what was not asked now will hardly be asked next, and meanwhile others need the device too
-        for source in asked:
+        if guesses:
+            self.trip.tried()
+        # what was not asked now will hardly be asked next, and meanwhile others need the device too; what will be asked
+        # may have a whole prompt to read before
+        for source in (each for each in self.sources if each in asked or each.record.is_due):
             if self.paced(plain) > _SPARE * (most + 1) * source.record.cost.seconds:
                 source.drafter.away([*ids, *guesses])
         return guesses
@@ -98,9 +103,9 @@ class Speculator:
         for source in self.sources:
             source.record.learn(tokens)
 
-    def ran(self, n_guesses: int, seconds: float) -> None:
-        """A trip of one row and so many guesses took so long."""
-        self.trip.learn(n_guesses, seconds)
+    def ran(self, n_guesses: int, seconds: float, computing: float = 0.0) -> None:
+        """A trip of one row and so many guesses took so long, of which so much was computing."""
+        self.trip.learn(n_guesses, seconds, computing)
 
     async def aclose(self) -> None:
         """Frees what the drafters hold, also if one of them fails."""

@@ -54,11 +54,16 @@ class TrackRecord:
         saved = self._acceptance.overall * draft.seconds(0)
         pays = saved >= self.cost.seconds and replace(draft).takes(surest)
         is_better = best is None or self._is_free or self._promise(draft) > best.rate
-        if (pays and is_better) or self._n_skipped == _ASKED_AGAIN:
+        if (pays and is_better) or self.is_due:
             self._n_skipped = 0
             return True
         self._n_skipped += 1
         return False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the drafter will be asked next, whatever it costs and promises."""
+        return self._n_skipped == _ASKED_AGAIN
 
     def is_taken(self, guess: Guess, draft: DraftLength) -> bool:
         """Takes note of a guess that was made. Whether it is to be sent too, and another one is of use."""

@@ -13,6 +13,9 @@ _SHARES: Final = (0.001, 0.5)
 _DRIFT: Final = 0.02
 """How far a trip without guesses takes what a guess adds back to what is taken before one was measured: where guesses
 seem too dear to be tried, they are tried again."""
+_TRIED_EVERY: Final = 33
+"""Steps. Guesses are tried in one of so many although they may delay the sessions that share it too much. Nothing else
+would ever show that they take less, and steps take at most some 1.02 times as long for it on average."""
 
 
 @dataclass
@@ -21,6 +24,11 @@ class TripCost:
 
     _plain: float | None = None
     _per_guess: float | None = None
+    _computing: float = 0.0
+    """Without guesses."""
+    _computing_per_guess: float | None = None
+    _n_steps: float = 0.0
+    """That were shared since guesses were sent last."""
 
     @property
     def plain(self) -> float | None:
@@ -29,16 +37,27 @@ class TripCost:
 
     @property
     def per_guess(self) -> float:
-        """What each guess adds."""
-        plain = self._plain or 0.0
-        if self._per_guess is None:
-            return plain * _UNMEASURED_SHARE
-        least, most = (plain * share for share in _SHARES)
-        return min(max(self._per_guess, least), most)
+        """What each guess adds to a trip."""
+        return self._added(self._per_guess)
 
-    def learn(self, n_guesses: int, seconds: float) -> None:
-        """Updates the estimates from one trip."""
+    @property
+    def delay(self) -> float:
+        """What each guess adds to what is computed. Only that keeps other sessions waiting: they share no frame."""
+        return self._added(self._computing_per_guess)
+
+    def is_due(self, n_others: int) -> bool:
+        """Counts one session's part of a step that so many others share. True if guesses have to be tried in it."""
+        self._n_steps += 1 / (n_others + 1)
+        return self._n_steps >= _TRIED_EVERY
+
+    def tried(self) -> None:
+        """Guesses are sent."""
+        self._n_steps = 0.0
+
+    def learn(self, n_guesses: int, seconds: float, computing: float = 0.0) -> None:
+        """Updates the estimates from one trip, of which so much was computing."""
         if not n_guesses:
+            self._computing = computing if self._plain is None else _blend(self._computing, computing)
             self._plain = _blend(self._plain, seconds)
             if self._per_guess is not None:
                 self._per_guess = (1 - _DRIFT) * self.per_guess + _DRIFT * self._plain * _UNMEASURED_SHARE
@@ -48,6 +67,17 @@ class TripCost:
                 self._plain = _blend(self._plain, seconds)
             added = max(0.0, min(seconds, _MOST_SLOWER * self._plain) - self._plain) / n_guesses
             self._per_guess = (1 - _SMOOTHING) * self.per_guess + _SMOOTHING * added
+            # what it takes scatters with the sessions that share the step, to both sides
+            added = (min(computing, _MOST_SLOWER * self._computing) - self._computing) / n_guesses
+            before = self._computing_per_guess
+            self._computing_per_guess = added if before is None else (1 - _SMOOTHING) * before + _SMOOTHING * added
+
+    def _added(self, measured: float | None) -> float:
+        plain = self._plain or 0.0
+        if measured is None:
+            return plain * _UNMEASURED_SHARE
+        least, most = (plain * share for share in _SHARES)
+        return min(max(measured, least), most)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
-from splitlearn_client.structured.constraint import Constraint, Kind
+from splitlearn_client.structured.constraint import Constraint, Language
 from splitlearn_client.structured.schema import UnsupportedSchema, rewritten
 
 CONSTRAINED: Final = "@constrained"
@@ -34,18 +34,21 @@ class AnswerSource:
     Attributes:
         tokens: by rule, the id of the special token that it is.
         constraint: what a part of the answer has to follow, which the rules call `CONSTRAINED`; None if they do not.
+        openers: what the texts that follow the constraint must not begin with.
     """
 
     rules: str
     schemas: tuple[Rule, ...]
     tokens: Mapping[str, int]
     constraint: Constraint | None = None
+    openers: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The source of a constraint of the kind "answer"."""
         schemas = [[rule.name, rule.place, rule.schema] for rule in self.schemas]
         inner = self.constraint and [self.constraint.kind, self.constraint.source, self.constraint.param]
-        return json.dumps({"rules": self.rules, "schemas": schemas, "tokens": self.tokens, "constraint": inner})
+        parts = {"rules": self.rules, "schemas": schemas, "tokens": self.tokens, "constraint": inner}
+        return json.dumps(parts | {"openers": self.openers})
 
 
 class Assembled(NamedTuple):
@@ -53,10 +56,20 @@ class Assembled(NamedTuple):
 
     tried: str
     used: str
-    constraint: tuple[Kind, str, str] | None
+    constraint: tuple[Language, str, str] | None
     """Kind, source, and place in the request."""
-    place: tuple[str, ...]
-    """Of what all schemas are in; empty if there are none."""
+    openers: tuple[str, ...]
+    first_line: int
+    """Of the rules that are schemas, of which each has one line."""
+    places: tuple[tuple[str, ...], ...]
+    """Where each schema is in the request."""
+
+    def place_at(self, line: int | None) -> tuple[str, ...]:
+        """Where the schema of a line is in the request; of another line, what all schemas are in."""
+        if line is not None and 0 <= line - self.first_line < len(self.places):
+            return self.places[line - self.first_line]
+        alike = takewhile(lambda each: len(set(each)) == 1, zip(*self.places, strict=False))
+        return tuple(steps[0] for steps in alike)
 
 
 def assembled(source: str) -> Assembled:
@@ -72,12 +85,14 @@ def assembled(source: str) -> Assembled:
             rules.append(f"{name}: %json {json.dumps(rewritten(schema))}")
         except UnsupportedSchema as error:
             raise UnsupportedSchema(str(error), (*place, *error.path)) from error
-    tokens, places = parts["tokens"].items(), [place for _, place, _ in parts["schemas"]]
+    tokens = parts["tokens"].items()
     return Assembled(
         "\n".join([*rules, *(f"{name}: {json.dumps(f'<{name}>')}" for name, _ in tokens)]),
         "\n".join([*rules, *(f"{name}: <[{token}]>" for name, token in tokens)]),
         None if parts["constraint"] is None else tuple(parts["constraint"]),
-        tuple(steps[0] for steps in takewhile(lambda each: len(set(each)) == 1, zip(*places, strict=False))),
+        tuple(parts["openers"]),
+        rules[0].count("\n") + 2,
+        tuple(tuple(place) for _, place, _ in parts["schemas"]),
     )
 
 

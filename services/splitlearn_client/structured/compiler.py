@@ -13,6 +13,7 @@ from splitlearn_client.errors import BadRequest, TooBusy
 from splitlearn_client.structured.constraint import Constraint
 from splitlearn_client.structured.grammar_trial import PARSER_LIMITS, BadGrammar, GrammarTrial
 from splitlearn_client.structured.matcher import Grammar
+from splitlearn_client.structured.reasons import reason_of
 from splitlearn_client.structured.vocabulary import NoVocabulary
 
 MOST_GRAMMARS: Final = 64
@@ -53,6 +54,7 @@ class GrammarCompiler:
         Raises:
             BadRequest: it is no such thing, no text follows it, it exceeds the limits, or this model's tokenizer cannot
                 be used for it.
+            ProcessFailed: see `GrammarTrial`.
             TooBusy: too many others wait for this.
         """
         kept = self._kept.get(constraint)
@@ -88,7 +90,7 @@ class GrammarCompiler:
         beginning = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**PARSER_LIMITS))
         if beginning.is_error():
             # the trial's vocabulary is all bytes, and this model's may have tokens that a grammar names, or lack them
-            raise BadRequest(f"it cannot be followed: {beginning.get_error()[:300]}", constraint.param)
+            raise BadRequest(f"it cannot be followed: {reason_of(beginning.get_error())[:300]}", constraint.param)
         return Grammar(beginning, frozenset(tokenizer.eos_tokens), self._masks, constraint.param), len(grammar)
 
     def _known_vocabulary(self) -> LLTokenizer:

@@ -6,7 +6,8 @@ Pure: no compiler, no clock.
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-Kind = Literal["json_schema", "regex", "choice", "grammar", "answer"]
+Language = Literal["json_schema", "regex", "choice", "grammar"]
+Kind = Language | Literal["answer"]
 
 LONGEST_SOURCE: Final = 1 << 17
 """The most characters of a schema, an expression or a grammar."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import llguidance
 
 import splitlearn_client
-from splitlearn_client.confined_process import ConfinedProcess, ProcessDied
+from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded
 from splitlearn_client.structured.constraint import LONGEST_SOURCE, Constraint
 
 _WORKER: Final = Path(__file__).with_name("grammar_worker.py")
@@ -56,6 +56,7 @@ class GrammarTrial:
 
         Raises:
             BadGrammar: it is none, or it exceeds the limits.
+            ProcessFailed: the process ended, and the grammar is not to blame.
         """
         with self._turn:
             if self._process is None or not self._process.lives:
@@ -64,8 +65,8 @@ class GrammarTrial:
             try:
                 # a character takes at most 12 bytes in JSON; the rest is for an error
                 reply = self._process.ask(request, 12 * LONGEST_GRAMMAR + LONGEST_SOURCE)
-            except ProcessDied as error:
-                raise BadGrammar(f"compiling it takes too much: {error}") from None
+            except LimitExceeded as error:
+                raise BadGrammar(f"compiling it takes too much: {error}; ask for less") from None
         if "error" in reply:
             raise BadGrammar(str(reply["error"]), reply.get("path", ()))
         return str(reply["grammar"])

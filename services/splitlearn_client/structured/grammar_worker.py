@@ -1,24 +1,25 @@
 """The process that tries grammars before the service compiles them: callers write them, and some overflow a stack.
 
-`grammar_trial` starts it as a script. It imports llguidance, and of this package what rewrites schemas. The kernel
-limits its time, memory and stack. Requests and replies are JSON, each after its length in 8 bytes.
+`grammar_trial` starts it as a script. It imports llguidance, and of this package what rewrites schemas and what limits
+its time, memory and stack (`confined_worker`).
 """
 
 import json
-import resource
-import signal
 import sys
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 # there is no site-packages: the parent passes where the two packages are
 sys.path += sys.argv[6:]
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
 
+from splitlearn_client.confined_worker import confine, serve, shortened
 from splitlearn_client.structured.answer_source import assembled, joined
+from splitlearn_client.structured.constraint import Language
+from splitlearn_client.structured.reasons import line_of, reason_of
 from splitlearn_client.structured.schema import UnsupportedSchema, rewritten
-
-_LONGEST_REASON = 500
 
 
 class _Bytes:
@@ -33,81 +34,93 @@ class _Bytes:
         return list(text)
 
 
-Reply = dict[str, str | list[str]]
+class _Refused(Exception):
+    """The grammar cannot be used; with the reason, and the place in a schema, or of an answer's part in the request."""
+
+    def __init__(self, reason: str, path: Iterable[str] = ()) -> None:
+        super().__init__(shortened(reason))
+        self.path = list(path)
 
 
-def answer_to(request: dict[str, Any], tokenizer: LLTokenizer, limits: LLParserLimits, longest: int) -> Reply:
-    """The grammar as llguidance takes it, or the reason why it cannot be used, with the place in a schema.
+@dataclass(frozen=True)
+class Trial:
+    """Tries grammars with a vocabulary of all bytes; `longest` is the most characters of one written out."""
 
-    In an answer it is the place in the request.
-    """
-    kind, source = request["kind"], request["source"]
-    place = list[str]()
-    try:
-        if kind == "answer":
-            answer = assembled(source)
-            # what the answer has to follow is tried by itself, so they are to blame for what is wrong with the whole
-            place = list(answer.place)
-            tried, used = (grammar_from("grammar", each) for each in (answer.tried, answer.used))
-            if answer.constraint is not None:
-                inner_kind, inner_source, param = answer.constraint
-                inner = answer_to({"kind": inner_kind, "source": inner_source}, tokenizer, limits, longest)
-                if "error" in inner:
-                    return {**inner, "path": [param, *inner.get("path", ())]}
-                tried, used = (joined(rules, str(inner["grammar"])) for rules in (tried, used))
-        else:
+    tokenizer: LLTokenizer
+    limits: LLParserLimits
+    longest: int
+
+    def answer_to(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The grammar as llguidance takes it, or the reason why it cannot be used, with the place."""
+        kind, source = request["kind"], request["source"]
+        try:
+            return {"grammar": self._answer(source) if kind == "answer" else self._one(kind, source)}
+        except _Refused as error:
+            return {"error": str(error), "path": error.path}
+
+    def _one(self, kind: Language, source: str, openers: Iterable[str] = ()) -> str:
+        try:
             if kind == "json_schema":
                 source = json.dumps(rewritten(json.loads(source)))
-            tried = used = grammar_from(kind, source)
-    except UnsupportedSchema as error:
-        return {"error": _shortened(str(error)), "path": list(error.path)}
-    except (ValueError, RecursionError, IndexError) as error:
-        return {"error": _shortened(str(error) or type(error).__name__), "path": place}
-    except MemoryError:
-        return {"error": "it needs too much memory", "path": place}
-    if len(used) > longest:
-        return {"error": f"written out it has more than {longest} characters", "path": place}
-    matcher = LLMatcher(tokenizer, tried, log_level=0, limits=limits)
-    if matcher.is_error():
-        return {"error": _shortened(matcher.get_error()), "path": place}
-    allowed = matcher.compute_bitmask()
-    if matcher.is_error() or not any(allowed):
-        return {"error": "no text follows it", "path": place}
-    return {"grammar": used}
+            grammar = grammar_from(kind, source)
+        except UnsupportedSchema as error:
+            raise _Refused(str(error), error.path) from error
+        except (ValueError, RecursionError, IndexError) as error:
+            raise _Refused(reason_of(str(error)) or type(error).__name__) from error
+        matcher = self._begun(grammar)
+        if matcher.is_error():
+            raise _Refused(reason_of(matcher.get_error(), is_own=kind == "grammar" and grammar == source))
+        for opener in openers:
+            spelled = list(opener.encode())
+            if matcher.validate_tokens(spelled) == len(spelled):
+                raise _Refused(
+                    f"a text that follows it may begin with {opener}, as a call of a tool does; exclude that, or send "
+                    'tool_choice "none" or "required"'
+                )
+        return grammar
 
+    def _answer(self, source: str) -> str:
+        try:
+            answer = assembled(source)
+        except UnsupportedSchema as error:
+            raise _Refused(str(error), error.path) from error
+        tried, used = answer.tried, answer.used
+        if answer.constraint is not None:
+            kind, inner, param = answer.constraint
+            try:
+                constrained = self._one(kind, inner, answer.openers)
+            except _Refused as error:
+                raise _Refused(str(error), (param, *error.path)) from error
+            tried, used = (joined(rules, constrained) for rules in (tried, used))
+        # what it has to follow was tried by itself, so the schemas are to blame for what is wrong with the whole
+        try:
+            matcher = self._begun(tried)
+        except _Refused as error:
+            raise _Refused(str(error), answer.place_at(None)) from error
+        if matcher.is_error():
+            said = matcher.get_error()
+            raise _Refused(reason_of(said), answer.place_at(line_of(said)))
+        if len(used) > self.longest:
+            raise _Refused(self._too_long, answer.place_at(None))
+        return used
 
-def _shortened(reason: str) -> str:
-    return " ".join(reason.removesuffix("<non-verbose/>")[:_LONGEST_REASON].split())
+    def _begun(self, grammar: str) -> LLMatcher:
+        if len(grammar) > self.longest:
+            raise _Refused(self._too_long)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=self.limits)
+        if not matcher.is_error():
+            allowed = matcher.compute_bitmask()
+            if matcher.is_error() or not any(allowed):
+                raise _Refused("no text follows it")
+        return matcher
 
-
-def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: float, limits: LLParserLimits, longest: int) -> None:
-    """Answers requests until there are no more."""
-    tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
-    while header := requests.read(8):
-        request = json.loads(requests.read(int.from_bytes(header)))
-        # nothing handles its signal, so it kills the process even inside a compiled function
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        body = json.dumps(answer_to(request, tokenizer, limits, longest)).encode()
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        replies.write(len(body).to_bytes(8) + body)
-        replies.flush()
-
-
-def _confine(memory_bytes: int, stack_bytes: int) -> None:
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_STACK, stack_bytes),
-        (resource.RLIMIT_NOFILE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
+    @property
+    def _too_long(self) -> str:
+        return f"written out it has more than {self.longest} characters"
 
 
 if __name__ == "__main__":
-    # Ctrl-C ends the service, and that ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _confine(int(sys.argv[1]), int(sys.argv[2]))
-    parser_limits = LLParserLimits(**json.loads(sys.argv[4]))
-    serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[3]), parser_limits, int(sys.argv[5]))
+    all_bytes = LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
+    trial = Trial(all_bytes, LLParserLimits(**json.loads(sys.argv[4])), int(sys.argv[5]))
+    confine(int(sys.argv[1]), STACK=int(sys.argv[2]))
+    serve(trial.answer_to, float(sys.argv[3]))

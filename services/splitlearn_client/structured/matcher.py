@@ -16,6 +16,7 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from splitlearn_client.errors import GrammarFailed
+from splitlearn_client.structured.reasons import reason_of
 
 Bias = NDArray[np.float32]
 """What is added to the logits, [V]: 0 for tokens that may come next, minus infinity for all others."""
@@ -179,7 +180,7 @@ class Matcher:
         state = self._known
         if state.is_error():
             self._grammar.spent.set()
-            reason = " ".join(state.get_error().removesuffix("<non-verbose/>").split())
+            reason = reason_of(state.get_error())
             raise GrammarFailed(
                 f"the grammar cannot be followed behind the answer's token {len(self._tokens)}: {reason}; simplify it",
                 self._grammar.param,

@@ -9,12 +9,13 @@ from typing import Any, Final
 import jinja2
 import markupsafe
 
-from splitlearn_client.confined_process import ConfinedProcess, ProcessDied
+import splitlearn_client
+from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
 # Per rendering. A conversation of a megabyte takes a tenth of a second.
 CPU_SECONDS: Final = 2.0
-# By the clock; limits a process that is not scheduled too.
+# By the clock, for a process that is hardly scheduled.
 WALL_SECONDS: Final = 30.0
 MEMORY_BYTES: Final = 1 << 30
 
@@ -67,6 +68,7 @@ class TemplateProcess:
         Raises:
             TemplateUnusable: it is no template.
             TemplateUnbounded: compiling it exceeds the limits.
+            ProcessFailed: the process ended, and the template is not to blame.
         """
         with self._turn:
             self._started()
@@ -80,6 +82,7 @@ class TemplateProcess:
 
         Raises:
             TemplateFailed: it failed, exceeded its limits, or is no template.
+            ProcessFailed: as `start`.
         """
         with self._turn:
             process = self._started()
@@ -93,7 +96,7 @@ class TemplateProcess:
         self._process = ConfinedProcess(
             _WORKER,
             [str(self._memory_bytes), str(self._cpu_seconds)],
-            (jinja2, markupsafe),
+            (jinja2, markupsafe, splitlearn_client),
             cpu_seconds=self._cpu_seconds,
             wall_seconds=self._wall_seconds,
         )
@@ -101,7 +104,7 @@ class TemplateProcess:
             _ask(self._process, {"source": self._source}, 0)
         except TemplateFailed as error:
             # the same source would fail again
-            unbounded = isinstance(error, TemplateUnbounded)
+            unbounded, self._process = isinstance(error, TemplateUnbounded), None
             self._broken = error if unbounded else TemplateUnusable(str(error))
             raise self._broken from None
         return self._process
@@ -112,7 +115,7 @@ def _ask(process: ConfinedProcess, request: Mapping[str, Any], longest: int) -> 
     try:
         # a character takes at most 12 bytes in JSON; the rest is for an error's reason
         reply = process.ask(request, 12 * longest + 8192)
-    except ProcessDied as error:
+    except LimitExceeded as error:
         raise TemplateUnbounded(str(error)) from None
     if "error" in reply:
         raise TemplateFailed(str(reply["error"]))

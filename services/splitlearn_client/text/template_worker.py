@@ -1,23 +1,20 @@
 """The process that runs a model's chat template, which is an untrusted program.
 
-`template_process` starts it as a script, without its package, and it imports only Jinja. Jinja's sandbox keeps the
-template away from Python. The kernel limits its time and memory: by a limit on the address space, and by a timer that
-kills the process. Requests and replies are JSON, each after its length in 8 bytes.
+`template_process` starts it as a script. It imports Jinja, whose sandbox keeps the template away from Python, and what
+limits its time and memory (`confined_worker`).
 """
 
 import html  # noqa: F401
 import json
-import resource
-import signal
 import sys
 import textwrap  # noqa: F401
 import time
 import unicodedata  # noqa: F401
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
-# there is no site-packages: the parent passes the path of Jinja
+# there is no site-packages: the parent passes where the packages are
 sys.path += sys.argv[3:]
 
 # Jinja imports these two, and html, textwrap and unicodedata, only when it needs them, and then no file can be opened
@@ -30,7 +27,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-_LONGEST_REASON = 500
+from splitlearn_client.confined_worker import confine, serve, shortened
 
 
 class _Generation(Extension):
@@ -111,58 +108,37 @@ def rendered(template: Template, variables: Mapping[str, Any], longest: int) -> 
     return "".join(parts)
 
 
-def answer_to(work: Callable[[], str]) -> dict[str, str]:
-    """The text, or the reason why there is none. No error of a template ends this process."""
-    try:
-        return {"text": work()}
-    except MemoryError:
-        return {"error": "it needs too much memory"}
-    except Exception as error:  # noqa: BLE001 (a template may raise whatever Python can)
-        reason = str(error) if type(error) is TemplateError else f"{type(error).__name__}: {error}"
-        return {"error": " ".join(reason[:_LONGEST_REASON].split())}
+class Rendering:
+    """What the process answers: the first request is the template's source, and each other one has variables."""
+
+    def __init__(self) -> None:
+        self._template: Template | None = None
+
+    def answer_to(self, request: dict[str, Any]) -> dict[str, str]:
+        """The text, or the reason why there is none. No error of a template ends this process."""
+        try:
+            if self._template is None:
+                self._template = environment().from_string(request["source"])
+                return {"text": ""}
+            return {"text": rendered(self._template, request["variables"], request["longest"])}
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a template may raise whatever Python can)
+            return {
+                "error": shortened(str(error) if type(error) is TemplateError else f"{type(error).__name__}: {error}")
+            }
 
 
-def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: float) -> None:
-    """Answers requests until there are no more. The first one is the template's source."""
-    template: Template | None = None
-
-    def compiled(source: str) -> str:
-        nonlocal template
-        template = environment().from_string(source)
-        return ""
-
-    while header := requests.read(8):
-        request = json.loads(requests.read(int.from_bytes(header)))
-        # nothing handles its signal, so it kills the process even inside a C function
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        if template is None:
-            answer = answer_to(lambda: compiled(request["source"]))  # noqa: B023 (called here)
-        else:
-            answer = answer_to(lambda: rendered(template, request["variables"], request["longest"]))  # noqa: B023
-        body = json.dumps(answer).encode()
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        replies.write(len(body).to_bytes(8) + body)
-        replies.flush()
-        if template is None:
-            return
-
-
-def _confine(memory_bytes: int) -> None:
-    # makes Python read these files before none can be opened
+def _read_all_files() -> None:
+    """Makes Python read the files that it reads when it needs them, before none can be opened."""
     time.tzset()
-    answer_to(environment().from_string("{{ '%s'|format(1)|pprint }}{{ 1 / 0 }}").render)
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_NOFILE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
+    try:
+        environment().from_string("{{ '%s'|format(1)|pprint }}{{ 1 / 0 }}").render()
+    except ZeroDivisionError:
+        return
 
 
 if __name__ == "__main__":
-    # Ctrl-C ends the service, and that ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _confine(int(sys.argv[1]))
-    serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[2]))
+    _read_all_files()
+    confine(int(sys.argv[1]))
+    serve(Rendering().answer_to, float(sys.argv[2]))

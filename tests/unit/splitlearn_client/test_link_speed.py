@@ -75,13 +75,13 @@ def pieces(seconds_per_row: float, compute_per_row: float = 0.001, step: float =
     """Rows at a time over a link that takes so long for a row in each direction."""
     token = TOKEN._replace(compute_seconds=step)
     wire = token.wire_seconds + 2 * seconds_per_row * 99
-    return link(token, FrameTrip(100, 200 * ROW, wire, step + 100 * compute_per_row)).rows_at_once(most)
+    return link(token, FrameTrip(100, 200 * ROW, wire, step + 100 * compute_per_row)).rows_at_once(most, ROW)
 
 
 @pytest.mark.parametrize(
     ("seconds", "n_rows"),
-    # the trunk gains 1 ms, 3 ms or 99 ms with each row, and needs 20 ms to begin
-    [(0.0, 512), (0.001, 512), (0.00102, 512), (0.002, 30), (0.004, 16), (0.1, 16)],
+    # the trunk gains 1 ms, 3 ms or 99 ms with each row, and needs 20 ms to begin; pieces take 50 to 500 ms
+    [(0.0, 512), (0.0009, 512), (0.00102, 490), (0.002, 30), (0.004, 16), (0.1, 16)],
 )
 def test_pieces_of_prompts_are_as_short_as_the_trunk_can_take_them_without_falling_behind(
     seconds: float, n_rows: int
@@ -91,21 +91,41 @@ def test_pieces_of_prompts_are_as_short_as_the_trunk_can_take_them_without_falli
 
 def test_the_more_a_step_takes_the_longer_the_pieces() -> None:
     found = [pieces(0.002, step=step) for step in (0.0, 0.02, 0.1, 0.4)]
-    assert found == pytest.approx([16, 30, 150, 512], abs=1)
+    assert found == pytest.approx([25, 30, 150, 250], abs=1)
 
 
 def test_pieces_are_no_longer_than_a_step_and_no_shorter_than_worth_a_frame() -> None:
     assert [pieces(0.002, most=most) for most in (4, 20, 512)] == [4, 20, 30]
 
 
-def test_pieces_are_whole_steps_before_a_token_and_a_prompt_have_been_measured() -> None:
-    assert [link(*trips).rows_at_once(512) for trips in ((), (TOKEN,), (prompt(1.0),))] == [512] * 3
+@pytest.mark.parametrize(("row_bytes", "n_rows"), [(10, 512), (128, 512), (1024, 64), (4096, 16), (1 << 20, 16)])
+@pytest.mark.parametrize("trips", [(), (TOKEN,)])
+def test_the_first_piece_over_an_unknown_link_is_short(
+    trips: tuple[FrameTrip, ...], row_bytes: int, n_rows: int
+) -> None:
+    found = link(*trips)
+    assert (found.rows_at_once(512, row_bytes), found.is_known) == (n_rows, False)
+    assert found.rows_at_once(8, row_bytes) == 8
+
+
+@pytest.mark.parametrize(("wire_seconds", "n_rows"), [(0.0, 512), (0.05, 512), (0.25, 256), (2.56, 25), (50.0, 16)])
+def test_before_the_distance_is_known_it_counts_as_time_of_the_rows(wire_seconds: float, n_rows: int) -> None:
+    found = link(FrameTrip(64, 2 * 64 * ROW, wire_seconds, compute_seconds=0.02))
+    assert (found.rows_at_once(512, ROW), found.is_known) == (n_rows, True)
+
+
+@pytest.mark.parametrize("wire_seconds", [0.1, 0.8, 3.2])
+def test_no_piece_is_long_on_its_way_however_slow_the_trunk_is(wire_seconds: float) -> None:
+    """In one direction; the trunk gains nothing over such a link, so that its steps are whole otherwise."""
+    token = TOKEN._replace(wire_seconds=0.0)
+    n_rows = link(token, FrameTrip(64, 2 * 64 * ROW, wire_seconds, compute_seconds=64.0)).rows_at_once(512, ROW)
+    assert n_rows * wire_seconds / 64 / 2 <= 0.5 or n_rows == 16
 
 
 def test_short_pieces_do_not_make_the_trunk_seem_slow() -> None:
     found = link(TOKEN)
     for _ in range(20):
-        n_rows = found.rows_at_once(512)
+        n_rows = found.rows_at_once(512, ROW)
         wire = TOKEN.wire_seconds + 2 * 0.002 * (n_rows - 1)
         found.learn(FrameTrip(n_rows, 2 * n_rows * ROW, wire, TOKEN.compute_seconds + 0.001 * n_rows))
     assert n_rows in (30, 31)

@@ -1,10 +1,11 @@
 """Sessions in bottom, trunk and top, with a trunk that answers rows with themselves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_parts
 from splitlearn.engine import DeviceThread, batching_policy
 from splitlearn.model.plan import SplitPlan
-from splitlearn_client import split_session
+from splitlearn_client import link_speed, split_session
 from splitlearn_client.link_speed import FrameTrip, LinkSpeed
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.report import Report
@@ -22,6 +23,7 @@ from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.split_session import SplitSession
 from splitlearn_comm import AsyncGRPCComputeServer, Frame, Reply, ServiceInfo, SessionOpening
 from splitlearn_comm.replicas.connecting import connector
+from splitlearn_comm.replicas.replica import Replica
 from splitlearn_comm.replicas.replica_set import ReplicaSet
 from splitlearn_comm.testing import EchoSessionHost
 from support.far_link import Network, far_link
@@ -63,11 +65,15 @@ async def accept(_info: ServiceInfo) -> str | None:
 
 @asynccontextmanager
 async def session_on(
-    port: int, parts: LocalParts, prompt: list[int] = PROMPT, link: LinkSpeed | None = None
+    trunk: int | str,
+    parts: LocalParts,
+    prompt: list[int] = PROMPT,
+    link: LinkSpeed | None = None,
+    links: Mapping[str, LinkSpeed] = MappingProxyType({}),
 ) -> AsyncIterator[SplitSession]:
-    """A session that has begun with the prompt."""
-
-    replicas = ReplicaSet(f"127.0.0.1:{port}", connector(5.0, None), accept, lambda: None, lambda: None)
+    """A session that has begun with the prompt. The trunk is a port, or the addresses of several workers."""
+    addresses, link = trunk if isinstance(trunk, str) else f"127.0.0.1:{trunk}", link or LinkSpeed()
+    replicas = ReplicaSet(addresses, connector(5.0, None), accept, lambda: None, lambda: None)
     running = asyncio.create_task(replicas.run())
     await until(lambda: replicas.reason is None)
     replica, report = replicas.pick(), Report()
@@ -76,7 +82,11 @@ async def session_on(
     try:
         async with SessionStream(replicas, replica, opening, failover_timeout=60.0, report=report) as stream:
             bottom, top = parts.bottom.open(), parts.top.open()
-            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report, link or LinkSpeed())
+
+            def link_to(replica: Replica) -> LinkSpeed:
+                return links.get(replica.address, link)
+
+            session = SplitSession(parts, bottom, top, stream, lambda _ids: (), report, link_to)
             await session.begin(prompt)
             yield session
     finally:
@@ -169,7 +179,9 @@ async def test_frames_behind_it_hide_nothing_of_the_first_one_s_trip(
 class Slow(LinkSpeed):
     """Slower than the trunk, whatever it learns."""
 
-    def rows_at_once(self, most: int) -> int:
+    is_known = True
+
+    def rows_at_once(self, most: int, row_bytes: int) -> int:
         return min(3, most)
 
 
@@ -200,3 +212,51 @@ async def test_over_a_slow_link_a_prompt_goes_in_short_frames_of_which_more_are_
     assert n_rows == [3] * 15 + [1]
     # the last row, which is short of nothing, waits for no reply
     assert max(owed) == 13
+
+
+async def test_over_an_unknown_link_a_prompt_begins_with_a_short_piece_that_is_alone(
+    parts: LocalParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = parts.bottom.part
+    row_bytes = part.hidden_size * part.dtype.itemsize
+    monkeypatch.setattr(split_session, "CHUNK_BYTES", 20 * row_bytes)
+    monkeypatch.setattr(link_speed, "_FIRST_BYTES", 16 * row_bytes)
+    prompt, link, done = list(range(3, 73)), LinkSpeed(), list[str]()
+    server = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
+    async with server, session_on(server.port, parts, prompt, link) as session:
+        send, receive = session.stream.send, session.stream.receive
+
+        async def sent(frame: Frame) -> None:
+            assert frame.rows is not None
+            done.append(f"{frame.rows.shape[0]} sent")
+            await send(frame)
+
+        async def received() -> Reply:
+            reply = await receive()
+            assert reply.frame.rows is not None
+            done.append(f"{reply.frame.rows.shape[0]} received")
+            return reply
+
+        monkeypatch.setattr(session.stream, "send", sent)
+        monkeypatch.setattr(session.stream, "receive", received)
+        await session.choose(prompt, greedy())
+    assert link.is_known
+    # on loopback nothing else is short
+    assert done[:5] == ["16 sent", "16 received", "20 sent", "20 sent", "14 sent"]
+
+
+async def test_what_frames_take_to_another_replica_is_learned_apart(parts: LocalParts) -> None:
+    first, second = Seen(), Seen()
+    server = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
+    other = AsyncGRPCComputeServer(session_host=EchoSessionHost(factor=1.0))
+    async with server, other:
+        links = {f"127.0.0.1:{server.port}": first, f"127.0.0.1:{other.port}": second}
+        async with session_on(",".join(links), parts, links=links) as session:
+            before = session.stream.replica.address
+            [choice] = (await session.choose(ids := list(PROMPT), greedy())).choices
+            await (server if before.endswith(str(server.port)) else other).stop()
+            await session.choose([*ids, choice.token], greedy())
+            after = session.stream.replica.address
+    assert after != before
+    assert [trip.n_rows for trip in links[before].trips] == [len(PROMPT)]
+    assert [trip.n_rows for trip in links[after].trips] == [len(PROMPT) + 1]

@@ -8,7 +8,7 @@ import torch
 
 from splitlearn_comm import waiting
 from splitlearn_comm.core import SessionOpening
-from splitlearn_comm.errors import TimedOut
+from splitlearn_comm.errors import Overloaded, TimedOut
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.testing import EchoSession, EchoSessionHost, loopback
 from support.running_split import until
@@ -52,13 +52,22 @@ class AskingHost(EchoSessionHost):
         return AskingSession(opening, self._words)
 
 
+class RefusingSession(SlowSession):
+    """Answers with an error."""
+
+    async def step(self, frame: Frame) -> Reply:
+        await self.free.wait()
+        raise Overloaded("another time")
+
+
 class SlowHost(EchoSessionHost):
-    def __init__(self, words: int) -> None:
+    def __init__(self, words: int, kind: type[SlowSession] = SlowSession) -> None:
         super().__init__()
         self._words = words
+        self._kind = kind
 
     async def open(self, opening: SessionOpening) -> SlowSession:
-        session = SlowSession(opening, self._words)
+        session = self._kind(opening, self._words)
         self.sessions.append(session)
         return session
 
@@ -78,6 +87,18 @@ async def test_a_frame_that_waits_longer_than_the_timeout_is_answered() -> None:
             await stream.send(Frame(i, torch.ones(1, 2)))
         for i in range(3):
             assert (await stream.receive()).frame.position == i
+
+
+@pytest.mark.parametrize("words", [1, 2, 3])
+async def test_a_refusal_reaches_a_client_that_is_just_being_told_to_wait(words: int) -> None:
+    async with loopback(session_host=SlowHost(words, RefusingSession), timeout=60.0) as (_, client):
+        stream = client.stream(SessionOpening("one", "echo", 8))
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                with pytest.raises(Overloaded, match="another time"):
+                    await stream.step(FRAME)
+        stream.cancel()
+        await stream.wait_ended()
 
 
 async def test_an_opening_that_waits_longer_than_the_timeout_is_answered() -> None:

@@ -26,7 +26,7 @@ def add_messages_routes(routes: APIRouter, service: Service) -> None:
         with places.naming():
             (wanted,), reading = await chat_requests(service, chat, request.receive, info_of(request.scope))
         telling = MessageTelling(f"msg_{uuid.uuid4().hex}", fields.model, reading, streams=fields.stream)
-        return answer_one(service, wanted, request, telling, places, stream=fields.stream)
+        return answer_one(service, wanted, request, telling, places, reading, stream=fields.stream)
 
     @routes.post("/v1/messages/count_tokens")
     async def count_tokens(fields: CountFields, request: Request) -> dict[str, int]:

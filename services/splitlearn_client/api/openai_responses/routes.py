@@ -44,7 +44,7 @@ def add_responses_routes(routes: APIRouter, service: Service) -> None:
         keep = partial(_keep, service.responses, tenant, to_json(messages) if fields.store else None)
         telling = ResponseTelling(response, reading, _new_identity, keep, streams=fields.stream)
         info_of(request.scope).told_in_stream = telling.failed
-        return answer_one(service, wanted, request, telling, places, stream=fields.stream)
+        return answer_one(service, wanted, request, telling, places, reading, stream=fields.stream)
 
     @routes.get("/v1/responses/{response_id}")
     async def retrieve(response_id: str, request: Request) -> Response:

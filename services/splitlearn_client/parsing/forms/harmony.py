@@ -58,10 +58,17 @@ class Harmony:
         return CallGrammar(call, between=None)
 
 
+def is_between(ending: str) -> bool:
+    """Whether a prompt ends behind a complete message, and the answer's own begins with `START`."""
+    return ending.rstrip().endswith(_ENDS)
+
+
 def read_messages(source: Source, calls: Calls, ending: str) -> Step[None]:
     """Reads an answer behind a prompt that ends so."""
-    begun = ending.rpartition(START)[2].removeprefix("assistant") if START in ending else ""
-    header: _Header | None = _Header(begun)
+    is_within = START in ending and not is_between(ending)
+    begun = ending.rpartition(START)[2].removeprefix("assistant") if is_within else ""
+    # what the message says already is no part of its header
+    header: _Header | None = _Header(begun.partition(MESSAGE)[0])
     if MESSAGE not in begun:
         first = begun or (yield from source.literal(CHANNEL, " to=", START))
         if first == " to=":

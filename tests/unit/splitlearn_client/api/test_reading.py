@@ -8,11 +8,11 @@ from splitlearn_client.api.reading import constraint_of, reading_of
 from splitlearn_client.api.schema import ChatFields
 from splitlearn_client.errors import BadRequest
 from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
-from splitlearn_client.parsing.response_schema import ResponseSchema
+from splitlearn_client.response_process import response_process
 from support.taken_apart import called
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-BY_SCHEMA = dialect_of("", {}, schema=ResponseSchema({"type": "object", "properties": {}}))
+BY_SCHEMA = dialect_of("", {}, schema=response_process("schema", '{"type": "object", "properties": {}}'))
 
 
 def fields(**others: Any) -> ChatFields:

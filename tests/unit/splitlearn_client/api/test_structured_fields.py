@@ -57,6 +57,16 @@ def test_without_one_nothing_is_followed(fields: dict[str, Any]) -> None:
     assert constraint(**fields) is None
 
 
+def test_an_unknown_member_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(
+        ValidationError,
+        match="'regexp' is not supported here; leave it out and send exactly one of json, regex, choice",
+    ):
+        constraint(structured_outputs={"regexp": "a"})
+    # null is absent, and neutral values of vLLM's are taken
+    assert constraint(structured_outputs={"regex": "a", "regexp": None, "disable_fallback": True})
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -67,6 +77,8 @@ def test_without_one_nothing_is_followed(fields: dict[str, Any]) -> None:
         {"response_format": {"type": "text", "schema": {}}},
         {"structured_outputs": {"json": {}, "regex": "a"}},
         {"structured_outputs": {"json_object": False}},
+        {"structured_outputs": {"regex": "a", "regexp": "a"}},
+        {"structured_outputs": ["regex"]},
         {"structured_outputs": {"choice": ["a"] * 1025}},
         {"structured_outputs": {"choice": ["a" * 4097]}},
         {"structured_outputs": {"regex": "a" * (LONGEST_SOURCE + 1)}},

@@ -59,7 +59,7 @@ def follows(
     assert dialect.form is not None
     offered = Offered(dialect.form, TOOLS, **{"must_call": True, "is_one": False, **options}) if tools else None
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(names)), slices=[])
-    tried, used, inner, _ = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
+    tried, used, inner, *_ = assembled(answer_grammar(dialect, prefix, offered, constraint).text())
     if inner is not None:
         tried, used = (joined(rules, grammar_from(*inner[:2])) for rules in (tried, used))
     trial = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes([])), slices=[]), tried, log_level=0)
@@ -208,6 +208,24 @@ def test_what_goes_on_with_a_message_of_harmony_has_no_header_and_calls_come_beh
         assert not follows("harmony", FINAL + F, **rest)
         assert others is None or not follows("harmony", others, **options, **rest)
     assert follows("harmony", f"Hello.{call}", must_call=False, **rest)
+
+
+@pytest.mark.parametrize("end", ["<|end|>", "<|return|>", "<|call|>", "<|end|>\n"])
+def test_without_a_generation_prompt_an_answer_of_harmony_begins_a_message_of_its_own(end: str, special: bool) -> None:
+    rest = {"special": special, "ending": f"<|start|>user<|message|>hi{end}"}
+    thought = "<|channel|>analysis<|message|>why?<|end|>" + ASSISTANT
+    json_asked = {"constraint": asked("json_schema")}
+    for options, bodies in (
+        ({"tools": False, **json_asked}, [FINAL + F]),
+        ({"must_call": False, **json_asked}, [FINAL + F, ONE["harmony"]]),
+        ({"must_call": False}, [FINAL + "Hello.", ONE["harmony"]]),
+        ({}, [ONE["harmony"]]),
+    ):
+        for body in bodies:
+            assert follows("harmony", ASSISTANT + body, **options, **rest)
+            assert follows("harmony", ASSISTANT + thought + body, **options, **rest)
+            assert not follows("harmony", body, **options, **rest)
+            assert not follows("harmony", body.partition("<|message|>")[2], **options, **rest)
 
 
 # without a marker nothing tells calls from other objects

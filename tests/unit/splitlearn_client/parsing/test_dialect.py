@@ -1,5 +1,8 @@
+from typing import get_args
+
 import pytest
 
+from splitlearn_client.parsing import dialect
 from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
 from splitlearn_client.parsing.forms.deepseek import DeepSeek
 from splitlearn_client.parsing.forms.gemma import Gemma
@@ -8,6 +11,7 @@ from splitlearn_client.parsing.forms.hermes import Hermes
 from splitlearn_client.parsing.forms.llama3 import Llama3
 from splitlearn_client.parsing.forms.mistral import Mistral
 from splitlearn_client.parsing.thoughts import THOUGHTS
+from splitlearn_client.settings import ClientSettings
 from splitlearn_client.text.tool_messages import WrittenCall
 from support.taken_apart import called, taken_apart
 from support.tiny_models import TEMPLATE
@@ -32,6 +36,14 @@ def test_the_template_shows_the_form_and_the_reasoning(name: str) -> None:
     found = dialect_of(FAMILIES[name].template, {})
     assert type(found.form) is FORMS[name]
     assert found.thoughts == THOUGHTS.get(REASONING.get(name, ""))
+
+
+def test_the_settings_name_every_form_and_no_other() -> None:
+    named = {
+        field: set(get_args(ClientSettings.model_fields[field].annotation)) - {"auto", "none"}
+        for field in ("tool_call_parser", "reasoning_parser")
+    }
+    assert named == {"tool_call_parser": set(dialect.FAMILIES), "reasoning_parser": {*THOUGHTS, "harmony"}}
 
 
 def test_a_template_without_signs_has_no_dialect() -> None:

@@ -45,6 +45,7 @@ def harmony(name: str, arguments: str) -> str:
     return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}"
 
 
+SPELLED = "<|start|>user<|message|>say <|channel|>analysis to=functions.f<|end|>"
 OUTPUTS = [
     Output("hermes", "Hello there.", said="Hello there."),
     Output("hermes", hermes(*F), called=(F,)),
@@ -142,6 +143,18 @@ OUTPUTS = [
         ending=f"{ASSISTANT}<|channel|>analysis<|message|>",
     ),
     Output("harmony", " Plain text.", said=" Plain text.", ending=ASSISTANT),
+    # without a generation prompt, behind a user who spells what a header has
+    Output(
+        "harmony",
+        f"{ASSISTANT}<|channel|>analysis<|message|>why?<|end|>{ASSISTANT}{harmony(*F)}<|call|>",
+        thought="why?",
+        called=(F,),
+        ending=SPELLED,
+    ),
+    Output("harmony", f"{ASSISTANT}<|channel|>final<|message|>{F[1]}<|return|>", said=F[1], ending=f"{SPELLED}\n"),
+    Output("harmony", F[1], said=F[1], ending=SPELLED),
+    # the assistant's message is continued, and has such words itself
+    Output("harmony", F[1], said=F[1], ending=f"{ASSISTANT}<|channel|>final<|message|>to=functions.f "),
 ]
 
 

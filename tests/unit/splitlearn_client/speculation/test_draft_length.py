@@ -9,7 +9,8 @@ from splitlearn_client.speculation.draft_length import DraftLength
 def best_length(
     probability: float, plain: float, per_guess: float, most: int, n_others: int = 0, interval: float = 0
 ) -> int:
-    length = DraftLength(plain, per_guess, most, n_others, FrameShape(interval=interval).paced)
+    paced = FrameShape(interval=interval).paced
+    length = DraftLength(plain, per_guess, most, n_others, paced, delay=per_guess)
     while length.takes(probability):
         pass
     return length.length
@@ -98,6 +99,14 @@ def test_all_who_share_the_steps_keep_their_pace_if_all_guess_as_much(n_others: 
     for per_guess in (0.01, 0.05, 0.2, 1.0):
         length = best_length(0.95, 10, per_guess, 7, n_others)
         assert (n_others + 1) * length * per_guess <= 10 * (1 / 0.95 - 1) + 1e-9
+
+
+@pytest.mark.parametrize(("delay", "length"), [(0.0, 7), (0.2, 1), (0.3, 0)])
+def test_others_wait_for_what_is_computed_and_not_for_a_guess_s_way(delay: float, length: int) -> None:
+    draft = DraftLength(10, 0.3, 7, n_others=1, delay=delay)
+    while draft.takes(0.95):
+        pass
+    assert draft.length == length
 
 
 def test_no_more_than_there_are() -> None:

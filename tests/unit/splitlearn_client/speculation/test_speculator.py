@@ -91,6 +91,30 @@ async def test_no_more_is_guessed_than_is_of_use(most: int) -> None:
     assert len(await made.speculator.guesses([1], most, 0)) == max(0, most)
 
 
+async def test_guesses_among_others_are_tried_in_one_of_33_steps_and_sent_once_they_delay_nobody() -> None:
+    made, n_others, found = Made(), 3, list[bool]()
+    made.speculator.ran(0, 0.1, 0.1)
+    for _ in range(33 * (n_others + 1)):
+        sent = await made.speculator.guesses([1], 7, n_others)
+        found.append(bool(sent))
+        made.speculator.ran(len(sent), 0.1, 0.1)
+        made.speculator.chosen([2, 3, 4, 5])
+    assert found == [False] * (len(found) - 1) + [True]
+    assert await made.speculator.guesses([1], 7, n_others)
+
+
+async def test_guesses_that_delay_others_are_not_sent_between_tries() -> None:
+    made, n_others, n_sent = Made(), 3, 0
+    made.speculator.ran(0, 0.1, 0.1)
+    for _ in range(33 * (n_others + 1) * 5):
+        sent = await made.speculator.guesses([1], 7, n_others)
+        n_sent += bool(sent)
+        seconds = 0.1 + 0.02 * len(sent)
+        made.speculator.ran(len(sent), seconds, seconds)
+        made.speculator.chosen([2, 3, 4, 5])
+    assert n_sent == 5
+
+
 async def test_wrong_guesses_are_no_longer_sent_and_right_ones_are_again() -> None:
     made = Made()
     made.speculator.ran(0, 0.01)

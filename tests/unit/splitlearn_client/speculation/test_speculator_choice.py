@@ -213,6 +213,15 @@ async def test_a_model_that_is_not_needed_does_not_work_while_a_trip_is_away() -
     assert both.model.sent == ()
 
 
+async def test_a_model_that_is_going_to_be_asked_reads_what_it_has_not_seen_while_the_trip_before_is_away() -> None:
+    both, found = Both((0.9, 0.5)), list[tuple[int, bool]]()
+    for n in range(34):
+        await both.sent([1, n])
+        found.append((both.model.n_asked, both.model.sent[:2] == [1, n]))
+    # it is told 31 times nothing, then what is on its way, and asked at the 33rd trip
+    assert found[30:33] == [(0, False), (0, True), (1, True)]
+
+
 async def test_before_a_trip_was_measured_all_read_the_prompt_meanwhile() -> None:
     both = Both()
     both.speculator.trip = TripCost()

@@ -1,3 +1,6 @@
+from random import Random
+from statistics import median
+
 import pytest
 
 from splitlearn_client.speculation.draft_length import DraftLength
@@ -59,16 +62,55 @@ def test_no_measurement_breaks_the_choice_of_a_length(seconds: float) -> None:
     cost = TripCost()
     for _ in range(50):
         cost.learn(0, 0.01)
-        cost.learn(7, seconds)
+        cost.learn(7, seconds, seconds)
         assert cost.plain is not None
         for n_others in (0, 15):
-            DraftLength(max(cost.plain, 1e-9), cost.per_guess, 7, n_others).takes(0.9)
+            DraftLength(max(cost.plain, 1e-9), cost.per_guess, 7, n_others, delay=cost.delay).takes(0.9)
 
 
 def test_a_trip_with_guesses_before_one_without_says_nothing() -> None:
     cost = TripCost()
     cost.learn(3, 0.5)
     assert cost == TripCost()
+
+
+def test_a_delay_counts_as_a_share_of_a_trip_before_one_was_measured() -> None:
+    cost = TripCost()
+    cost.learn(0, 0.1, 0.04)
+    assert cost.delay == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("per_guess", "least", "most"), [(0.0, 0.0, 0.0005), (0.002, 0.0015, 0.0025)])
+def test_only_computing_delays_others_and_steps_that_scatter_make_it_no_longer(
+    per_guess: float, least: float, most: float
+) -> None:
+    cost, dice, found = TripCost(), Random(1), list[float]()
+    for _ in range(2000):
+        for n_guesses in (0, 0, 0, 7):
+            computing = 0.04 * dice.uniform(0.8, 1.2) + per_guess * n_guesses
+            # bytes take their time too
+            cost.learn(n_guesses, 0.1 + computing + 0.01 * n_guesses, computing)
+        found.append(cost.delay)
+    assert least <= median(found) <= most
+    assert cost.per_guess > 0.009
+
+
+@pytest.mark.parametrize("n_sessions", [1, 4, 16])
+def test_guesses_are_tried_in_one_of_33_steps_however_many_share_them(n_sessions: int) -> None:
+    cost, n_due = TripCost(), 0
+    for _ in range(330):
+        for _ in range(n_sessions):
+            if cost.is_due(n_sessions - 1):
+                n_due += 1
+                cost.tried()
+    assert n_due in (9, 10)
+
+
+def test_guesses_stay_due_until_some_are_sent() -> None:
+    cost = TripCost()
+    assert [cost.is_due(0) for _ in range(35)] == [False] * 32 + [True] * 3
+    cost.tried()
+    assert not cost.is_due(0)
 
 
 def test_what_a_guess_takes_to_make_becomes_what_was_measured() -> None:

@@ -17,7 +17,7 @@ def source(schema: object, tokens: dict[str, int]) -> AnswerSource:
 
 
 def test_a_special_token_is_its_id_for_the_model_and_a_name_where_grammars_are_tried() -> None:
-    tried, used, _, _ = assembled(source(SCHEMA, {"marker_7": 7}).text())
+    tried, used, *_ = assembled(source(SCHEMA, {"marker_7": 7}).text())
     assert 'marker_7: "<marker_7>"' in tried
     assert "marker_7: <[7]>" in used
     assert tried.partition("marker_7: ")[0] == used.partition("marker_7: ")[0]
@@ -56,16 +56,43 @@ def test_what_is_wrong_with_a_part_s_constraint_is_said_of_its_own_field(
 
 
 @pytest.mark.parametrize("constraint", [None, Constraint("regex", "a+", "structured_outputs.regex")])
-@pytest.mark.parametrize(("n_tools", "place"), [(1, ("tools", "0", "parameters")), (2, ("tools",))])
-def test_what_only_the_compiler_finds_wrong_with_a_schema_is_said_of_the_tools(
-    constraint: Constraint | None, n_tools: int, place: tuple[str, ...]
+@pytest.mark.parametrize("n_tools", [1, 3])
+def test_what_only_the_compiler_finds_wrong_with_a_schema_is_said_of_its_tool(
+    constraint: Constraint | None, n_tools: int
 ) -> None:
-    schema = {"properties": {"a": {"type": "string", "pattern": "("}}}
-    rules = tuple(Rule(f"arguments_{i}", ("tools", str(i), "parameters"), schema) for i in range(n_tools))
+    wrong = {"properties": {"a": {"type": "string", "pattern": "("}}}
+    schemas = [*({"type": "object"} for _ in range(n_tools - 1)), wrong]
+    rules = tuple(Rule(f"arguments_{i}", ("tools", str(i), "parameters"), each) for i, each in enumerate(schemas))
     either = " | ".join(rule.name for rule in rules) + (f" | {CONSTRAINED}" if constraint else "")
+    whole = AnswerSource(f'X: "x"\nstart: {either}', rules, {}, constraint)
     with pytest.raises(BadGrammar, match="unclosed group") as refused:
-        GrammarTrial().grammar(Constraint("answer", AnswerSource(f"start: {either}", rules, {}, constraint).text(), ""))
-    assert refused.value.path == place
+        GrammarTrial().grammar(Constraint("answer", whole.text(), ""))
+    assert refused.value.path == ("tools", str(n_tools - 1), "parameters")
+    assert "arguments_" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("inner", "is_refused"),
+    [
+        (Constraint("regex", r"[^\[].*", "here"), True),
+        (Constraint("regex", "\\s*<[a-z_]+>.*", "here"), True),
+        (Constraint("choice", '["yes", "<call> me"]', "here"), True),
+        (Constraint("grammar", 'start: "<" /[a-z]+/ ">"', "here"), True),
+        (Constraint("regex", r"[^<\[].*", "here"), False),
+        (Constraint("regex", "<calm>.*", "here"), False),
+        (Constraint("choice", '["yes", "say <call>"]', "here"), False),
+        (Constraint("json_schema", "{}", "here"), False),
+    ],
+)
+def test_a_constraint_with_texts_that_would_be_read_as_calls_is_refused(inner: Constraint, is_refused: bool) -> None:
+    whole = AnswerSource(f'start: "x" | {CONSTRAINED}', (), {}, inner, ("[CALLS]", "<call>"))
+    asked = Constraint("answer", whole.text(), "tools")
+    if not is_refused:
+        assert GrammarTrial().grammar(asked)
+        return
+    with pytest.raises(BadGrammar, match=r"may begin with <call>.*tool_choice") as refused:
+        GrammarTrial().grammar(asked)
+    assert refused.value.path == ("here",)
 
 
 def test_a_part_follows_its_constraint() -> None:

@@ -129,14 +129,6 @@ def test_a_template_that_makes_much_is_ended_and_this_process_does_not_grow(sour
     assert psutil.Process().memory_info().rss < before + (64 << 20)
 
 
-def test_a_process_that_does_not_answer_is_ended_by_the_clock() -> None:
-    process = TemplateProcess(
-        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", wall_seconds=0.5
-    )
-    with pytest.raises(TemplateUnbounded, match=r"did not end within 0\.5 s"):
-        process.render(variables(), 100)
-
-
 def test_after_a_rendering_without_end_the_next_one_is_as_ever() -> None:
     source = "{% if messages | length > 1 %}{{ (3 ** (messages | length * 50000000)) % 7 }}{% endif %}fine"
     process = TemplateProcess(source, cpu_seconds=0.2)
@@ -163,7 +155,7 @@ def test_the_process_sees_neither_this_one_s_environment_nor_its_files(monkeypat
     process.render(variables(), 100)
     assert process._process is not None
     seen = psutil.Process(process._process.pid)
-    assert seen.environ() == {"TZ": "UTC"}
+    assert seen.environ() == {"TZ": "UTC", "OPENBLAS_NUM_THREADS": "1"}
     assert seen.rlimit(psutil.RLIMIT_NOFILE) == (0, 0)
     assert seen.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
 
