@@ -43,6 +43,8 @@ class Side:
     trips: int = 0
     guesses: int = 0
     tokens: int = 0
+    per_trip: list[float] = field(default_factory=list)
+    """Tokens, of each answer."""
     texts: list[str] = field(default_factory=list)
 
     def ask(self, url: str, messages: Sequence[dict[str, str]], **fields: Any) -> str:
@@ -52,9 +54,12 @@ class Side:
         if told["completion_tokens"] > 1:
             self.tokens_per_second.append(told["tokens_per_second"])
         # the first token comes of the prompt's trips
-        self.tokens += told["completion_tokens"] - 1
+        tokens = told["completion_tokens"] - 1
+        trips = tokens - told["accepted_draft_tokens"]
+        self.tokens += tokens
+        self.trips += trips
         self.guesses += told["draft_tokens"]
-        self.trips += told["completion_tokens"] - 1 - told["accepted_draft_tokens"]
+        self.per_trip += [tokens / trips] if trips else []
         self.texts.append(text)
         return text
 
@@ -125,6 +130,7 @@ def row_of(milliseconds: float, text: str, sides: Sides) -> dict[str, Any]:
         "with guesses, tok/s": median(guessing.tokens_per_second),
         "ratio": median(one / other for one, other in pairs),
         "tokens a trip": guessing.tokens / guessing.trips,
+        "median of answers": median(guessing.per_trip),
         "guesses a token": guessing.guesses / guessing.tokens,
         "the same": "yes" if plain.texts == guessing.texts else "NO",
     }
