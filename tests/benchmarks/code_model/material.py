@@ -13,8 +13,8 @@ HELD_OUT: Final = 10
 """One function in so many is never learned from: benchmarks ask about those."""
 _SIZES: Final = ((16_000, 200), (5_000, 600), (1_000, 2500))
 """How many conversations, and the characters of code in their questions at most: short ones teach more in less time."""
-
 _N_LISTS, _WORDS = 20_000, 12
+"""Lists of names to copy, and their words at most."""
 
 
 def main() -> None:

@@ -3,7 +3,7 @@ from typing import Final
 
 import pytest
 
-from tests.benchmarks.code_model.editing import KINDS, Conversation, conversations, functions_of
+from tests.benchmarks.code_model.editing import KINDS, Conversation, conversations, functions_of, word_lists
 
 SOURCE: Final = '''
 import os
@@ -80,3 +80,12 @@ def test_what_is_removed_is_the_docstring() -> None:
 
 def test_longer_code_than_asked_for_does_not_come() -> None:
     assert all(len(code(each)) <= 90 for each in islice(conversations(FUNCTIONS, "seed", 90), 50))
+
+
+def test_lists_of_names_are_to_be_copied() -> None:
+    lists = [*islice(word_lists(FUNCTIONS, "seed", 5), 50)]
+    assert {len(each.answer.split()) for each in lists} == {2, 3, 4, 5}
+    for each in lists:
+        assert each.question.endswith(f"\n{each.answer}")
+        assert all(any(word in known.bare for known in FUNCTIONS) for word in each.answer.split())
+    assert lists == [*islice(word_lists(FUNCTIONS, "seed", 5), 50)]
