@@ -3,6 +3,8 @@ a time. Plain numbers."""
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Final, Literal, NamedTuple
 
@@ -52,6 +54,7 @@ class LinkSpeed:
         self.codec_before = "none"
         self._tokens = deque[FrameTrip](maxlen=_TOKENS)
         self._prompts = deque[FrameTrip](maxlen=_PROMPTS)
+        self._n_prompts = 0
 
     def learn(self, trip: FrameTrip) -> None:
         """Counts a frame that waited for no other."""
@@ -74,6 +77,19 @@ class LinkSpeed:
         self.codec_before = chosen
         return chosen
 
+    def forget(self) -> None:
+        """Must be called when no reply came in time: a link that has become slow is not learned of by replies."""
+        self._prompts.clear()
+
+    @contextmanager
+    def prompt(self) -> Iterator[None]:
+        """Counts a prompt that is on its way, for as long as the context lasts: all share the link."""
+        self._n_prompts += 1
+        try:
+            yield
+        finally:
+            self._n_prompts -= 1
+
     @property
     def is_known(self) -> bool:
         """Whether a piece of a prompt has shown how long rows are on their way."""
@@ -82,7 +98,8 @@ class LinkSpeed:
     def rows_at_once(self, most: int, row_bytes: int) -> int:
         """How many rows of a prompt to send at a time.
 
-        The first piece is short, and none is on its way for long, or the trunk would seem gone meanwhile.
+        The first piece is short, and none is on its way for long, or the trunk would seem gone meanwhile; but none has
+        fewer than 16 rows.
 
         Over a link that is slower than the trunk only the last piece is computed, and sent back, when all others are
         done. So pieces are as short as the trunk can take without falling behind: a step takes what one for a token
@@ -95,7 +112,7 @@ class LinkSpeed:
         if not self._prompts:
             return _between(_LEAST_ROWS, _FIRST_BYTES / row_bytes, most)
         # in one direction
-        on_the_wire = self._row_seconds() / 2
+        on_the_wire = self._row_seconds() / 2 * max(1, self._n_prompts)
         if on_the_wire <= 0:
             return most
         shortest, longest = (_between(_LEAST_ROWS, seconds / on_the_wire, most) for seconds in _PIECE_SECONDS)
@@ -126,8 +143,8 @@ class LinkSpeed:
         return n_bytes * min(slopes, default=0.0)
 
     def _compute_seconds(self) -> float:
-        """What a row of a prompt takes in the trunk."""
-        return median(trip.compute_seconds / trip.n_rows for trip in self._prompts) if self._prompts else 0.0
+        """What a row of a prompt takes in the trunk. Short pieces tell too much: a step takes its time for one row too."""
+        return min((trip.compute_seconds / trip.n_rows for trip in self._prompts), default=0.0)
 
 
 def _between(least: int, wanted: float, most: int) -> int:

@@ -8,7 +8,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from splitlearn_client.report import Report
 from splitlearn_client.sampling import Choice, Sampler
 from splitlearn_client.session_stream import SessionStream
 from splitlearn_client.trunk_connection import TrunkConnection
-from splitlearn_comm import CHUNK_BYTES, CommError, Frame, InvalidReply, PositionNotReached, SessionOpening
+from splitlearn_comm import CHUNK_BYTES, CommError, Frame, InvalidReply, PositionNotReached, SessionOpening, TimedOut
 from splitlearn_comm.replicas.replica import Replica
 
 BlockHashes = Callable[[Sequence[int]], tuple[bytes, ...]]
@@ -204,6 +204,8 @@ class SplitSession:
 
     async def _fail_over(self, error: CommError, ids: Sequence[int]) -> None:
         self._expect_prompt()
+        if isinstance(error, TimedOut):
+            self._link.forget()
 
         def block_hashes() -> tuple[bytes, ...]:
             # of use only where bottom and top need not compute the rows again either
@@ -223,16 +225,18 @@ class SplitSession:
         No further ahead: what bottom computes early delays the other requests' next tokens.
         """
         position, end, owed = self._position, choosing.end, deque[_Sent]()
+        is_prompt = end - position > 1 + choosing.n_behind
         try:
-            while position < end or owed:
-                n_rows, n_ahead = self._pace(choosing, end - position)
-                if n_rows and len(owed) < n_ahead:
-                    stop = position + n_rows
-                    owed.append(await self._send(choosing.tokens(position, stop), position, is_alone=not owed))
-                    position = stop
-                else:
-                    sent = owed.popleft()
-                    await self._receive(sent, choosing, is_alone=sent.is_alone and not owed)
+            with self._link.prompt() if is_prompt else nullcontext():
+                while position < end or owed:
+                    n_rows, n_ahead = self._pace(choosing, end - position)
+                    if n_rows and len(owed) < n_ahead:
+                        stop = position + n_rows
+                        owed.append(await self._send(choosing.tokens(position, stop), position, is_alone=not owed))
+                        position = stop
+                    else:
+                        sent = owed.popleft()
+                        await self._receive(sent, choosing, is_alone=sent.is_alone and not owed)
         except _LOST_ROWS:
             await self._take_replies(len(owed))
             raise

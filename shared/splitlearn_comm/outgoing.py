@@ -20,7 +20,7 @@ class Outgoing:
     async def write(self, data: bytes) -> None:
         """Return once gRPC can send the message, at the latest when the client has read those before it.
 
-        If the caller is cancelled, the message is sent nevertheless, before the next one.
+        If the caller is cancelled while gRPC has the message, it is sent nevertheless, before the next one.
 
         Raises:
             CancelledError: the client is gone.

@@ -89,8 +89,8 @@ class Speculator:
             ready = replace(draft, per_guess=per_guess)
             if made and (best is None or ready.rate > best.rate):
                 best, guesses = ready, made
-        if guesses:
-            self.trip.tried()
+        if is_due and not guesses:
+            self.trip.not_tried()
         # what was not asked now will hardly be asked next, and meanwhile others need the device too; what will be asked
         # may have a whole prompt to read before
         for source in (each for each in self.sources if each in asked or each.record.is_due):

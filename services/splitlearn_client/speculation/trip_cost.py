@@ -14,8 +14,8 @@ _DRIFT: Final = 0.02
 """How far a trip without guesses takes what a guess adds back to what is taken before one was measured: where guesses
 seem too dear to be tried, they are tried again."""
 _TRIED_EVERY: Final = 33
-"""Steps. Guesses are tried in one of so many although they may delay the sessions that share it too much. Nothing else
-would ever show that they take less, and steps take at most some 1.02 times as long for it on average."""
+"""Steps. Guesses are tried in one of so many although they may delay the sessions that share it too much: nothing else
+would ever show that they take less."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class TripCost:
     """Without guesses."""
     _computing_per_guess: float | None = None
     _n_steps: float = 0.0
-    """That were shared since guesses were sent last."""
+    """That were shared since guesses were tried last."""
 
     @property
     def plain(self) -> float | None:
@@ -46,13 +46,17 @@ class TripCost:
         return self._added(self._computing_per_guess)
 
     def is_due(self, n_others: int) -> bool:
-        """Counts one session's part of a step that so many others share. True if guesses have to be tried in it."""
+        """Counts one session's part of a step that so many others share. True if guesses have to be tried in it, which
+        no other session does then."""
         self._n_steps += 1 / (n_others + 1)
-        return self._n_steps >= _TRIED_EVERY
-
-    def tried(self) -> None:
-        """Guesses are sent."""
+        if self._n_steps < _TRIED_EVERY:
+            return False
         self._n_steps = 0.0
+        return True
+
+    def not_tried(self) -> None:
+        """There were none, although some were due: the next session tries its own."""
+        self._n_steps = float(_TRIED_EVERY)
 
     def learn(self, n_guesses: int, seconds: float, computing: float = 0.0) -> None:
         """Updates the estimates from one trip, of which so much was computing."""

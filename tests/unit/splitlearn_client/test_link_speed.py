@@ -129,3 +129,24 @@ def test_short_pieces_do_not_make_the_trunk_seem_slow() -> None:
         wire = TOKEN.wire_seconds + 2 * 0.002 * (n_rows - 1)
         found.learn(FrameTrip(n_rows, 2 * n_rows * ROW, wire, TOKEN.compute_seconds + 0.001 * n_rows))
     assert n_rows in (30, 31)
+
+
+def test_prompts_that_share_the_link_have_shorter_pieces() -> None:
+    found = link(TOKEN._replace(wire_seconds=0.0), FrameTrip(100, 200 * ROW, 0.396, compute_seconds=100.0))
+    assert found.rows_at_once(512, ROW) == 250
+    with found.prompt(), found.prompt():
+        assert found.rows_at_once(512, ROW) == 125
+    assert found.rows_at_once(512, ROW) == 250
+
+
+def test_a_link_whose_replies_stay_away_is_measured_anew() -> None:
+    found = link(TOKEN, prompt(0.0001), prompt(0.0001))
+    assert found.rows_at_once(512, 1024) == 512
+    found.forget()
+    assert (found.rows_at_once(512, 1024), found.is_known) == (64, False)
+
+
+def test_a_short_piece_does_not_make_the_trunk_seem_slow_for_a_codec() -> None:
+    short, long = FrameTrip(16, 32 * ROW, 0.09, 0.03), FrameTrip(512, 1024 * ROW, 0.4, 0.07)
+    assert link(TOKEN, short).codec("auto", ROW) == "none"
+    assert link(TOKEN, short, long).codec("auto", ROW) == "int8"

@@ -100,17 +100,17 @@ def test_guesses_are_tried_in_one_of_33_steps_however_many_share_them(n_sessions
     cost, n_due = TripCost(), 0
     for _ in range(330):
         for _ in range(n_sessions):
-            if cost.is_due(n_sessions - 1):
-                n_due += 1
-                cost.tried()
+            n_due += cost.is_due(n_sessions - 1)
     assert n_due in (9, 10)
 
 
-def test_guesses_stay_due_until_some_are_sent() -> None:
+def test_guesses_stay_due_until_there_are_some() -> None:
     cost = TripCost()
-    assert [cost.is_due(0) for _ in range(35)] == [False] * 32 + [True] * 3
-    cost.tried()
-    assert not cost.is_due(0)
+    assert [cost.is_due(0) for _ in range(34)] == [False] * 32 + [True, False]
+    for _ in range(32):
+        cost.is_due(0)
+    cost.not_tried()
+    assert [cost.is_due(3) for _ in range(3)] == [True, False, False]
 
 
 def test_what_a_guess_takes_to_make_becomes_what_was_measured() -> None:
