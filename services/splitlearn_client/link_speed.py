@@ -143,7 +143,7 @@ class LinkSpeed:
         return n_bytes * min(slopes, default=0.0)
 
     def _compute_seconds(self) -> float:
-        """What a row of a prompt takes in the trunk. Short pieces tell too much: a step takes its time for one row too."""
+        """What a row of a prompt takes in the trunk. Short pieces tell too much: a step takes time for one row too."""
         return min((trip.compute_seconds / trip.n_rows for trip in self._prompts), default=0.0)
 
 
