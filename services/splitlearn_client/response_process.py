@@ -186,4 +186,4 @@ class Stream:
         return list(reply["events"])
 
     def _again(self) -> dict[str, Any]:
-        return {"prompt": self._prompt, "tools": self._tools, "before": "".join(self._fed)}
+        return {"prompt": self._prompt, "tools": self._tools, "before": self._fed}

@@ -109,6 +109,26 @@ def test_an_answer_goes_on_where_it_was_if_another_ends_the_process(process: Res
     assert texts(stream.feed(" there")) == " there"
 
 
+def test_an_answer_is_not_to_blame_for_what_all_its_pieces_take_when_they_are_fed_anew() -> None:
+    process = made(cpu_seconds=0.8)
+    process.start()
+    assert process._process is not None
+    child = psutil.Process(process._process.pid)
+
+    def seconds(n: int) -> float:
+        before = child.cpu_times().user
+        begun(process).feed("a" * n + "x ")
+        return float(child.cpu_times().user - before)
+
+    n = next(n for n in range(10, 60) if seconds(n) > 0.1)
+    stream = begun(process)
+    for _ in range(10):
+        stream.feed("a" * n + "x ")
+    child.kill()
+    child.wait()
+    assert texts(stream.feed("yes")).endswith("yes")
+
+
 def test_what_does_not_fit_the_template_is_a_mismatch() -> None:
     process = made(
         {"start_anchor": ":", "fields": {"content": {}, "number": {"open": "<", "close": ">", "content": "int"}}}
