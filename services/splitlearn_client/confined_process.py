@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 
 import structlog
 
+from splitlearn_client.confined_worker import TOO_DEEP
 from splitlearn_client.errors import ProcessFailed
 
 log = structlog.get_logger()
@@ -33,6 +34,10 @@ _LIMITS: Final = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS})
 
 class LimitExceeded(Exception):
     """The work exceeded a limit; with the reason."""
+
+
+class ResultTooDeep(LimitExceeded):
+    """The result is nested too deeply to be passed on. The process goes on."""
 
 
 class ConfinedProcess:
@@ -82,9 +87,10 @@ class ConfinedProcess:
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], longest: int) -> dict[str, Any]:
-        """The process's reply, of at most so many bytes. Blocks. After an error the process is gone.
+        """The process's reply, of at most so many bytes. Blocks. After any error but `ResultTooDeep` it is gone.
 
         Raises:
+            ResultTooDeep: the reply is nested more deeply than this thread's stack allows.
             LimitExceeded: the work exceeded a limit, or its reply is too long.
             ProcessFailed: the process ended by itself, was ended by another, or was not scheduled.
         """
@@ -107,7 +113,7 @@ class ConfinedProcess:
             watch.cancel()
         if reply is None:
             raise self._cause_of_death(is_late=is_late.is_set())
-        return reply
+        return _decoded(reply)
 
     def _cause_of_death(self, *, is_late: bool) -> LimitExceeded | ProcessFailed:
         _end(self._process)
@@ -126,7 +132,7 @@ class ConfinedProcess:
         )
 
 
-def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> dict[str, Any] | None:
+def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> bytes | None:
     """The process's reply; None if it died. Raises LimitExceeded if its reply is too long."""
     requests, replies = _pipes(process)
     try:
@@ -138,7 +144,17 @@ def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> 
     if length > longest:
         raise LimitExceeded(f"its result has more than {longest} bytes")
     answer = replies.read(length)
-    return dict(json.loads(answer)) if 0 < length == len(answer) else None
+    return answer if 0 < length == len(answer) else None
+
+
+def _decoded(reply: bytes) -> dict[str, Any]:
+    try:
+        found = dict(json.loads(reply))
+    except RecursionError:
+        found = TOO_DEEP
+    if found == TOO_DEEP:
+        raise ResultTooDeep("its result is nested too deeply")
+    return found
 
 
 def _pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:

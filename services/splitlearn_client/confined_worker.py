@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 TOO_MUCH_MEMORY: Final = "it needs too much memory"
+TOO_DEEP: Final = {"too_deep": True}
+"""In place of a reply that cannot be written, as it is nested too deeply."""
 _LONGEST_REASON: Final = 500
 
 
@@ -36,6 +38,8 @@ def serve(answer_to: Callable[[dict[str, Any]], dict[str, Any]], cpu_seconds: fl
             body = json.dumps(answer_to(request)).encode()
         except MemoryError:
             body = json.dumps({"error": TOO_MUCH_MEMORY}).encode()
+        except RecursionError:
+            body = json.dumps(TOO_DEEP).encode()
         limit_time(0)
         replies.write(len(body).to_bytes(8) + body)
         replies.flush()

@@ -17,7 +17,7 @@ import regex
 import transformers
 
 import splitlearn_client
-from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded
+from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded, ResultTooDeep
 from splitlearn_client.errors import ResponseTemplateFailed
 from splitlearn_client.parsing.responses import AnswerMismatch
 
@@ -148,6 +148,8 @@ class ResponseProcess:
     def _ask(self, process: ConfinedProcess, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             reply = process.ask(request, _LONGEST_REPLY)
+        except ResultTooDeep as error:
+            reply = {"mismatch": str(error)}
         except LimitExceeded as error:
             reply = {"error": str(error)}
         if "mismatch" in reply:

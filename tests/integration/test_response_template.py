@@ -105,6 +105,13 @@ async def test_only_the_message_of_a_whole_reply_is_made_where_answers_are_read(
     assert not any(name.startswith("response") for name in threads)
 
 
+@pytest.mark.parametrize("depth", [950, 965, 980, 995])
+async def test_a_call_that_is_nested_deeply_is_a_call_or_text(stage: Stage, depth: int) -> None:
+    text = '<<{"name": "f", "input": ' + depth * "[" + depth * "]" + "}>>"
+    message = (await stage.asked(text))["choices"][0]["message"]
+    assert text in message["content"] if "tool_calls" not in message else message["content"] is None
+
+
 class Waiting:
     """Reads answers only when it is told to."""
 

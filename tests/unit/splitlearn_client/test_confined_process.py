@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 import splitlearn_client
-from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded
+from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded, ResultTooDeep
 from splitlearn_client.errors import ProcessFailed
 
 SCRIPT = """
@@ -23,6 +23,11 @@ def answer_to(request):
         pass
     if "bytes" in request:
         return {"text": str(len(bytearray(request["bytes"])))}
+    if "depth" in request:
+        value = []
+        for _ in range(request["depth"]):
+            value = [value]
+        return {"value": value}
     if "raises" in request:
         raise RuntimeError(request["raises"])
     return {"text": request["text"]}
@@ -64,6 +69,19 @@ def test_work_that_exceeds_a_limit_is_to_blame(
 
 def test_work_that_needs_too_much_memory_is_told_so_and_the_process_goes_on(process: ConfinedProcess) -> None:
     assert process.ask({"bytes": 1 << 30}, 100) == {"error": "it needs too much memory"}
+    assert process.ask({"text": "a"}, 100) == {"text": "a"}
+
+
+def asked_deep_in_the_stack(process: ConfinedProcess, depth: int, n_frames: int) -> dict[str, object]:
+    return asked_deep_in_the_stack(process, depth, n_frames - 1) if n_frames else process.ask({"depth": depth}, 10_000)
+
+
+@pytest.mark.parametrize(("depth", "n_frames"), [(2000, 0), (500, 600)], ids=["the script", "the service"])
+def test_a_result_that_is_too_deep_for_either_side_does_not_end_the_process(
+    process: ConfinedProcess, depth: int, n_frames: int
+) -> None:
+    with pytest.raises(ResultTooDeep, match="its result is nested too deeply"):
+        asked_deep_in_the_stack(process, depth, n_frames)
     assert process.ask({"text": "a"}, 100) == {"text": "a"}
 
 
