@@ -51,6 +51,9 @@ class ConfinedProcess:
         cpu_seconds: the limit that the script sets itself, for the reason of its end.
         wall_seconds: of one request, by the clock. Only a process that is hardly scheduled exceeds it, so it has to be
             many times `cpu_seconds`.
+
+    Raises:
+        ProcessFailed: the system starts no process.
     """
 
     def __init__(
@@ -66,14 +69,17 @@ class ConfinedProcess:
         self._cpu_seconds = cpu_seconds
         self._wall_seconds = wall_seconds
         folders = {str(Path(package.__file__ or "").parents[1]) for package in packages}
-        self._process = subprocess.Popen(
-            # without site-packages, whose hooks take most of the start, and without the rest of the environment, which
-            # may hold secrets
-            [sys.executable, "-I", "-S", str(script), *arguments, *sorted(folders)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**_ENVIRONMENT, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
-        )
+        try:
+            self._process = subprocess.Popen(
+                # without site-packages, whose hooks take most of the start, and without the rest of the environment,
+                # which may hold secrets
+                [sys.executable, "-I", "-S", str(script), *arguments, *sorted(folders)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**_ENVIRONMENT, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
+            )
+        except OSError as error:
+            raise process_failed(script, f"could not be started ({error.strerror})") from error
         weakref.finalize(self, _end, self._process)
 
     @property
@@ -126,10 +132,15 @@ class ConfinedProcess:
             why = f"did not answer within {self._wall_seconds:g} s, as the machine is too busy"
         else:
             why = f"ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
-        log.error("a confined process ended", script=self._script.name, reason=why)
-        return ProcessFailed(
-            f"a process of this service {why}; the request is not to blame: send it again later", retry_after=1.0
-        )
+        return process_failed(self._script, why)
+
+
+def process_failed(script: Path, why: str) -> ProcessFailed:
+    """Logs that a process cannot be asked, and says so to the request that has to do without it."""
+    log.error("a confined process failed", script=script.name, reason=why)
+    return ProcessFailed(
+        f"a process of this service {why}; the request is not to blame: send it again later", retry_after=1.0
+    )
 
 
 def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> bytes | None:

@@ -1,5 +1,6 @@
 """Processes that do what scripts of the product do when they go wrong: who is to blame for their end."""
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -111,3 +112,11 @@ def test_a_process_that_is_not_scheduled_is_the_service_s_failure(tmp_path: Path
     psutil.Process(process.pid).suspend()
     with pytest.raises(ProcessFailed, match=r"did not answer within 0\.5 s, as the machine is too busy"):
         process.ask({"text": "a"}, 100)
+
+
+def test_a_process_that_the_system_does_not_start_is_the_service_s_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    with pytest.raises(ProcessFailed, match=r"could not be started \(No such file or directory\); the request is not"):
+        ConfinedProcess(tmp_path / "script.py", [], (), cpu_seconds=0.3, wall_seconds=30)
