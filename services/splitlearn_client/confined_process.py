@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 
 import structlog
 
+from splitlearn_client.confined_worker import TOO_DEEP
 from splitlearn_client.errors import ProcessFailed
 
 log = structlog.get_logger()
@@ -35,6 +36,10 @@ class LimitExceeded(Exception):
     """The work exceeded a limit; with the reason."""
 
 
+class ResultTooDeep(LimitExceeded):
+    """The result is nested too deeply to be passed on. The process goes on."""
+
+
 class ConfinedProcess:
     """Starts the script, which has to do what `confined_worker` does. It ends with this object, or when it exceeds a
     limit. Not for several threads at a time.
@@ -46,6 +51,9 @@ class ConfinedProcess:
         cpu_seconds: the limit that the script sets itself, for the reason of its end.
         wall_seconds: of one request, by the clock. Only a process that is hardly scheduled exceeds it, so it has to be
             many times `cpu_seconds`.
+
+    Raises:
+        ProcessFailed: the system starts no process.
     """
 
     def __init__(
@@ -61,14 +69,17 @@ class ConfinedProcess:
         self._cpu_seconds = cpu_seconds
         self._wall_seconds = wall_seconds
         folders = {str(Path(package.__file__ or "").parents[1]) for package in packages}
-        self._process = subprocess.Popen(
-            # without site-packages, whose hooks take most of the start, and without the rest of the environment, which
-            # may hold secrets
-            [sys.executable, "-I", "-S", str(script), *arguments, *sorted(folders)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**_ENVIRONMENT, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
-        )
+        try:
+            self._process = subprocess.Popen(
+                # without site-packages, whose hooks take most of the start, and without the rest of the environment,
+                # which may hold secrets
+                [sys.executable, "-I", "-S", str(script), *arguments, *sorted(folders)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**_ENVIRONMENT, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
+            )
+        except OSError as error:
+            raise process_failed(script, f"could not be started ({error.strerror})") from error
         weakref.finalize(self, _end, self._process)
 
     @property
@@ -82,9 +93,10 @@ class ConfinedProcess:
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], longest: int) -> dict[str, Any]:
-        """The process's reply, of at most so many bytes. Blocks. After an error the process is gone.
+        """The process's reply, of at most so many bytes. Blocks. After any error but `ResultTooDeep` it is gone.
 
         Raises:
+            ResultTooDeep: the reply is nested more deeply than this thread's stack allows.
             LimitExceeded: the work exceeded a limit, or its reply is too long.
             ProcessFailed: the process ended by itself, was ended by another, or was not scheduled.
         """
@@ -107,7 +119,7 @@ class ConfinedProcess:
             watch.cancel()
         if reply is None:
             raise self._cause_of_death(is_late=is_late.is_set())
-        return reply
+        return _decoded(reply)
 
     def _cause_of_death(self, *, is_late: bool) -> LimitExceeded | ProcessFailed:
         _end(self._process)
@@ -120,13 +132,18 @@ class ConfinedProcess:
             why = f"did not answer within {self._wall_seconds:g} s, as the machine is too busy"
         else:
             why = f"ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
-        log.error("a confined process ended", script=self._script.name, reason=why)
-        return ProcessFailed(
-            f"a process of this service {why}; the request is not to blame: send it again later", retry_after=1.0
-        )
+        return process_failed(self._script, why)
 
 
-def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> dict[str, Any] | None:
+def process_failed(script: Path, why: str) -> ProcessFailed:
+    """Logs that a process cannot be asked, and says so to the request that has to do without it."""
+    log.error("a confined process failed", script=script.name, reason=why)
+    return ProcessFailed(
+        f"a process of this service {why}; the request is not to blame: send it again later", retry_after=1.0
+    )
+
+
+def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> bytes | None:
     """The process's reply; None if it died. Raises LimitExceeded if its reply is too long."""
     requests, replies = _pipes(process)
     try:
@@ -138,7 +155,17 @@ def _exchange(process: "subprocess.Popen[bytes]", body: bytes, longest: int) -> 
     if length > longest:
         raise LimitExceeded(f"its result has more than {longest} bytes")
     answer = replies.read(length)
-    return dict(json.loads(answer)) if 0 < length == len(answer) else None
+    return answer if 0 < length == len(answer) else None
+
+
+def _decoded(reply: bytes) -> dict[str, Any]:
+    try:
+        found = dict(json.loads(reply))
+    except RecursionError:
+        found = TOO_DEEP
+    if found == TOO_DEEP:
+        raise ResultTooDeep("its result is nested too deeply")
+    return found
 
 
 def _pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 TOO_MUCH_MEMORY: Final = "it needs too much memory"
+TOO_DEEP: Final = {"too_deep": True}
+"""In place of a reply that cannot be written, as it is nested too deeply."""
 _LONGEST_REASON: Final = 500
 
 
@@ -31,15 +33,22 @@ def serve(answer_to: Callable[[dict[str, Any]], dict[str, Any]], cpu_seconds: fl
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     while header := requests.read(8):
         request = json.loads(requests.read(int.from_bytes(header)))
-        # nothing handles its signal, so it kills the process even inside a C function
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        limit_time(cpu_seconds)
         try:
             body = json.dumps(answer_to(request)).encode()
         except MemoryError:
             body = json.dumps({"error": TOO_MUCH_MEMORY}).encode()
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        except RecursionError:
+            body = json.dumps(TOO_DEEP).encode()
+        limit_time(0)
         replies.write(len(body).to_bytes(8) + body)
         replies.flush()
+
+
+def limit_time(cpu_seconds: float) -> None:
+    """From now on this process may run so long; 0 is without end. `serve` does so for each request."""
+    # nothing handles its signal, so it kills the process even inside a C function
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
 def shortened(reason: str) -> str:

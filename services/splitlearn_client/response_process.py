@@ -17,7 +17,7 @@ import regex
 import transformers
 
 import splitlearn_client
-from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded
+from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded, ResultTooDeep, process_failed
 from splitlearn_client.errors import ResponseTemplateFailed
 from splitlearn_client.parsing.responses import AnswerMismatch
 
@@ -104,7 +104,7 @@ class ResponseProcess:
             ProcessFailed: as `start`.
         """
         with self._turn:
-            return self._ask(self._started(), {"text": text})["message"]
+            return self._ask(self._running(), {"text": text})["message"]
 
     def piece(
         self, request: Mapping[str, Any], again: Callable[[], Mapping[str, Any]], n_started: int
@@ -119,11 +119,18 @@ class ResponseProcess:
             AnswerMismatch, ResponseTemplateFailed, ProcessFailed: as `read`.
         """
         with self._turn:
-            process = self._started()
+            process = self._running()
             ended = [self._ended.popleft() for _ in range(len(self._ended))]
             known = self._n_started == n_started
             reply = self._ask(process, {**request, "ended": ended, **({} if known else again())})
             return reply, self._n_started
+
+    def _running(self) -> ConfinedProcess:
+        try:
+            return self._started()
+        except ResponseUnusable as error:
+            # it was usable when the service began
+            raise process_failed(_WORKER, f"could not be started again ({error})") from error
 
     def _started(self) -> ConfinedProcess:
         if self._process is not None and self._process.lives:
@@ -148,6 +155,8 @@ class ResponseProcess:
     def _ask(self, process: ConfinedProcess, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             reply = process.ask(request, _LONGEST_REPLY)
+        except ResultTooDeep as error:
+            reply = {"mismatch": str(error)}
         except LimitExceeded as error:
             reply = {"error": str(error)}
         if "mismatch" in reply:
@@ -186,4 +195,4 @@ class Stream:
         return list(reply["events"])
 
     def _again(self) -> dict[str, Any]:
-        return {"prompt": self._prompt, "tools": self._tools, "before": "".join(self._fed)}
+        return {"prompt": self._prompt, "tools": self._tools, "before": self._fed}

@@ -18,7 +18,7 @@ sys.path += sys.argv[4:]
 # opened
 from transformers import PreTrainedTokenizerBase
 
-from splitlearn_client.confined_worker import TOO_MUCH_MEMORY, confine, serve, shortened
+from splitlearn_client.confined_worker import TOO_MUCH_MEMORY, confine, limit_time, serve, shortened
 from splitlearn_client.parsing.response_schema import ResponseSchema, SchemaMismatch
 
 _CALLS = "tool_calls"
@@ -37,9 +37,11 @@ class Answers:
     """The answers that are being taken apart. The first request has the template or the schema.
 
     Attributes:
-        answer_seconds: the most processor time of one answer.
+        piece_seconds: the most processor time of one piece of an answer.
+        answer_seconds: the most of one answer.
     """
 
+    piece_seconds: float
     answer_seconds: float
     _tokenizer: PreTrainedTokenizerBase | None = None
     _schema: ResponseSchema | None = None
@@ -78,8 +80,10 @@ class Answers:
                 prefix=request["prompt"], tools=request["tools"]
             )
             reply["region"] = next((each["field"] for each in reversed(parser.initial_events) if "field" in each), "")
-            if request["before"]:
-                parser.feed(request["before"])
+            for each in request["before"]:
+                parser.feed(each)
+                # as when they came one by one: nobody is to blame for what all of them take
+                limit_time(self.piece_seconds)
             self._open[number] = _Answer(parser)
         answer = self._open[number]
         events = answer.parser.feed(request["text"])
@@ -100,6 +104,6 @@ def _told(events: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    answers = Answers(float(sys.argv[3]))
+    answers = Answers(float(sys.argv[2]), float(sys.argv[3]))
     confine(int(sys.argv[1]))
-    serve(answers.answer_to, float(sys.argv[2]))
+    serve(answers.answer_to, answers.piece_seconds)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from splitlearn_client.api.replies import ReplyShape
 from splitlearn_client.parsing.dialect import Dialect
 from splitlearn_client.response_process import ResponseProcess
 from support.staged_service import TOOL, Stage, staged
@@ -85,6 +87,29 @@ async def test_the_other_dialects_say_so_too(stage: Stage, path: str, field: dic
 
 def _most(path: str) -> dict[str, Any]:
     return {"max_tokens": None, "max_output_tokens": 500} if path == "/v1/responses" else {}
+
+
+async def test_only_the_message_of_a_whole_reply_is_made_where_answers_are_read(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, whole = list[str](), ReplyShape.whole
+
+    def seen(self: ReplyShape, *args: Any) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        return whole(self, *args)
+
+    monkeypatch.setattr(ReplyShape, "whole", seen)
+    body = await stage.asked(ANSWER, n=2, logprobs=True)
+    assert [each["message"]["content"] for each in body["choices"]] == ["So.", "So."]
+    assert len(threads) == 2
+    assert not any(name.startswith("response") for name in threads)
+
+
+@pytest.mark.parametrize("depth", [950, 965, 980, 995])
+async def test_a_call_that_is_nested_deeply_is_a_call_or_text(stage: Stage, depth: int) -> None:
+    text = '<<{"name": "f", "input": ' + depth * "[" + depth * "]" + "}>>"
+    message = (await stage.asked(text))["choices"][0]["message"]
+    assert text in message["content"] if "tool_calls" not in message else message["content"] is None
 
 
 class Waiting:

@@ -143,6 +143,11 @@ async def refused(split: Split, **fields: Any) -> dict[str, Any]:
             "response_format.json_schema.schema.$ref",
             "leads out of the schema",
         ),
+        (
+            {"structured_outputs": {"json": {"properties": {"d": {"format": ["date"]}}}}},
+            "structured_outputs.json.properties.d.format",
+            "is supported for date",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -161,6 +161,13 @@ async def test_tools_of_a_model_whose_form_is_not_known_are_refused(tmp_path: Pa
         assert (error["param"], "--tool-call-parser" in error["message"]) == ("tools", True)
 
 
+async def test_a_tool_whose_schema_cannot_be_read_is_refused_by_its_place(hermes: Stage) -> None:
+    tool = {"type": "function", "function": {"name": "g", "parameters": {"$ref": "http://[x#/a"}}}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "tools": [TOOL, tool]}
+    reply = await hermes.http.post("/v1/chat/completions", json={**body, "tool_choice": "required"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tools.1.function.parameters.$ref")
+
+
 async def test_a_setting_names_the_form_that_a_template_does_not_show(tmp_path: Path) -> None:
     told = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
     async with staged(tmp_path, Family(told + TEMPLATE), dialect_of("", {}, "hermes", "none")) as stage:

@@ -18,7 +18,7 @@ from splitlearn_client.api.deferred import DeferredResponse
 from splitlearn_client.api.disconnect import unless_disconnected
 from splitlearn_client.api.event_stream import DONE, event, event_stream
 from splitlearn_client.api.generations import Generation, generation
-from splitlearn_client.api.messages import StreamedMessage
+from splitlearn_client.api.messages import StreamedMessage, WholeMessage, whole_message
 from splitlearn_client.api.reading import fed
 from splitlearn_client.api.replies import ReplyShape, measurements, usage
 from splitlearn_client.api.schema import ChatFields, CompletionFields, GenerationFields
@@ -103,14 +103,22 @@ async def _whole(generations: Iterator[_Numbered], form: _Form) -> bytes:
         reports += running.reports
         for index, deltas in enumerate(_best(answers, form)):
             shape = replace(shapes[0], index=number * form.n + index)
+            message = await _message(deltas, form.reading)
             # on a thread, as the log-probabilities of a long prompt take long
-            whole = partial(shape.whole, deltas, running.reports[0], form.reading)
-            threads = None if form.reading is None else form.reading.threads
-            bodies.append(await asyncio.get_running_loop().run_in_executor(threads, whole))
+            bodies.append(await asyncio.to_thread(shape.whole, deltas, running.reports[0], message))
     choices = [choice for body in bodies for choice in body["choices"]]
     total = together(reports)
     body = bodies[0] | {"choices": choices, "usage": usage(total), "splitlearn": measurements(total)}
     return await asyncio.to_thread(to_json, body)
+
+
+async def _message(deltas: list[TokenDelta], reading: Reading | None) -> WholeMessage | None:
+    """A chat's message, taken apart; None if all of the text is one."""
+    if reading is None:
+        return None
+    read = partial(whole_message, deltas, reading)
+    # all of a long answer at once would hold up the event loop
+    return await (asyncio.to_thread(read) if reading.threads is None else fed(reading, read))
 
 
 def _best(answers: list[list[TokenDelta]], form: _Form) -> list[list[TokenDelta]]:

@@ -15,6 +15,8 @@ from splitlearn_client.parsing.events import Arguments, CallBegun, Content, Even
 Json = dict[str, Any]
 Told = tuple[TokenDelta, Json]
 """A piece of an answer, and what its message has of it."""
+WholeMessage = tuple[Json, str | None]
+"""The message of a whole answer, and why it ended."""
 
 
 class StreamedMessage:
@@ -48,8 +50,8 @@ class StreamedMessage:
         return pieces
 
 
-def whole_message(deltas: Sequence[TokenDelta], reading: Reading | None) -> tuple[Json, str | None]:
-    """The message of a whole answer, and why it ended."""
+def whole_message(deltas: Sequence[TokenDelta], reading: Reading | None) -> WholeMessage:
+    """The message, taken apart as `reading` says."""
     text, last = "".join(delta.text for delta in deltas), deltas[-1]
     if reading is None:
         return {"content": text}, last.finish_reason

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from splitlearn_client.api.schema import ChatFields
@@ -18,7 +20,8 @@ async def fed(reading: Reading | None, feed: Callable[[], R]) -> R:
     """Feeds an answer's parser, on a thread if that may take long."""
     if reading is None or reading.threads is None:
         return feed()
-    return await asyncio.get_running_loop().run_in_executor(reading.threads, feed)
+    in_context = partial(copy_context().run, feed)
+    return await asyncio.get_running_loop().run_in_executor(reading.threads, in_context)
 
 
 def prefix_of(fields: ChatFields, ending: str) -> Prefix:

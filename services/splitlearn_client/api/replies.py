@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from splitlearn_client.answer import TokenDelta, TokenLogprob
-from splitlearn_client.api.messages import Json, whole_message
-from splitlearn_client.parsing.dialect import Reading
+from splitlearn_client.api.messages import Json, WholeMessage, whole_message
 from splitlearn_client.report import Report
 
 
@@ -46,12 +45,12 @@ class ReplyShape:
         """The event after the last delta, if the request wants usage."""
         return self._envelope(".chunk" if self.chat else "", []) | {"usage": usage(report)}
 
-    def whole(self, deltas: Sequence[TokenDelta], report: Report, reading: Reading | None = None) -> Json:
-        """The reply to a request without streaming. A chat's message is taken apart as `reading` says."""
+    def whole(self, deltas: Sequence[TokenDelta], report: Report, message: WholeMessage | None = None) -> Json:
+        """The reply to a request without streaming. A chat's message is all of the text, unless it was taken apart."""
         logprobs = self._logprobs([entry for delta in deltas for entry in delta.logprobs])
         choice: Json = {"index": self.index, "logprobs": logprobs, **_end(deltas[-1]), **self._token_ids(deltas)}
         if self.chat:
-            said, choice["finish_reason"] = whole_message(deltas, reading)
+            said, choice["finish_reason"] = message or whole_message(deltas, None)
             choice["message"] = {"role": "assistant", **said}
         else:
             choice["text"] = "".join(delta.text for delta in deltas)

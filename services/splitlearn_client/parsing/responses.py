@@ -185,13 +185,16 @@ class SchemaParser:
 def calls_of(
     values: list[Any], tools: Mapping[str, Any], new_identity: Callable[[], str], first_index: int
 ) -> list[Event]:
-    """The calls that a message lists; none if one of them is no call of these tools."""
+    """The calls that a message lists; none if one of them is no call of these tools, or cannot be written."""
     events = list[Event]()
     for index, value in enumerate(values, first_index):
         function = value.get("function") if isinstance(value, dict) else None
         if not isinstance(function, dict) or function.get("name") not in tools:
             return []
         arguments = function.get("arguments") or {}
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        try:
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        except RecursionError:
+            return []
         events += [CallBegun(index, new_identity(), function["name"]), Arguments(index, text)]
     return events

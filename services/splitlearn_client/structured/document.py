@@ -6,7 +6,7 @@ Pure.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 MOST_NODES: Final = 20_000
 
@@ -75,8 +75,7 @@ class Document:
         reference = node.members.get(keyword)
         if not isinstance(reference, str):
             raise node.refused(keyword, "has to be a string")
-        url, fragment = urldefrag(reference)
-        where = urldefrag(urljoin(node.base, url))[0] if url else node.base
+        where, fragment = _resolved(node, keyword, reference)
         if where not in self._resources:
             raise node.refused(keyword, f"leads out of the schema: {reference[:100]!r}")
         if fragment and not fragment.startswith("/"):
@@ -110,7 +109,7 @@ class Document:
         while waiting:
             schema, path, base = waiting.pop()
             if isinstance(schema, Mapping) and isinstance(schema.get("$id"), str):
-                base = urldefrag(urljoin(base, schema["$id"]))[0]
+                base = _resolved(_node(schema, path, base), "$id", schema["$id"])[0]
                 self._resources[base] = schema
             node = _node(schema, path, base)
             if isinstance(schema, Mapping):
@@ -128,6 +127,17 @@ class Document:
             self._dynamic.setdefault(schema["$dynamicAnchor"], []).append(node)
         if "$schema" in schema and str(schema["$schema"]).removesuffix("#") not in _DRAFTS:
             raise node.refused("$schema", "names an unknown dialect")
+
+
+def _resolved(node: Node, keyword: str, reference: str) -> tuple[str, str]:
+    """Where a reference leads from the node, and the fragment there. Raises UnsupportedSchema."""
+    try:
+        # the others do not look at every reference
+        urlsplit(reference)
+        url, fragment = urldefrag(reference)
+        return urldefrag(urljoin(node.base, url))[0] if url else node.base, fragment
+    except ValueError as error:
+        raise node.refused(keyword, f"is no URI reference: {reference[:100]!r}") from error
 
 
 def _node(schema: Any, path: tuple[str, ...], base: str) -> Node:

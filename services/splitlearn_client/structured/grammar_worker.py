@@ -57,6 +57,10 @@ class Trial:
             return {"grammar": self._answer(source) if kind == "answer" else self._one(kind, source)}
         except _Refused as error:
             return {"error": str(error), "path": error.path}
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (callers write what it is about, and others' grammars come next)
+            return {"error": shortened(_said(error)), "path": []}
 
     def _one(self, kind: Language, source: str, openers: Iterable[str] = ()) -> str:
         try:
@@ -65,8 +69,10 @@ class Trial:
             grammar = grammar_from(kind, source)
         except UnsupportedSchema as error:
             raise _Refused(str(error), error.path) from error
-        except (ValueError, RecursionError, IndexError) as error:
-            raise _Refused(reason_of(str(error)) or type(error).__name__) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise _Refused(_said(error)) from error
         matcher = self._begun(grammar)
         if matcher.is_error():
             raise _Refused(reason_of(matcher.get_error(), is_own=kind == "grammar" and grammar == source))
@@ -117,6 +123,10 @@ class Trial:
     @property
     def _too_long(self) -> str:
         return f"written out it has more than {self.longest} characters"
+
+
+def _said(error: Exception) -> str:
+    return reason_of(str(error)) or type(error).__name__
 
 
 if __name__ == "__main__":

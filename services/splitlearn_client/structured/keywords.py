@@ -126,7 +126,7 @@ def expression(node: Node, keyword: str, pattern: str) -> str:
 
 
 def _format(_: Document, node: Node, value: Any) -> Told:
-    if value not in FORMATS:
+    if not isinstance(value, str) or value not in FORMATS:
         raise node.refused("format", f"is supported for {', '.join(sorted(FORMATS))} alone")
     refused = node.refused("format", "is not supported where it must not hold")
     return "string", (StringPiece(formats=frozenset({value})),), (StringPiece(refusal=refused),)

@@ -1,12 +1,13 @@
 """Processes that do what scripts of the product do when they go wrong: who is to blame for their end."""
 
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 import splitlearn_client
-from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded
+from splitlearn_client.confined_process import ConfinedProcess, LimitExceeded, ResultTooDeep
 from splitlearn_client.errors import ProcessFailed
 
 SCRIPT = """
@@ -23,6 +24,11 @@ def answer_to(request):
         pass
     if "bytes" in request:
         return {"text": str(len(bytearray(request["bytes"])))}
+    if "depth" in request:
+        value = []
+        for _ in range(request["depth"]):
+            value = [value]
+        return {"value": value}
     if "raises" in request:
         raise RuntimeError(request["raises"])
     return {"text": request["text"]}
@@ -67,6 +73,19 @@ def test_work_that_needs_too_much_memory_is_told_so_and_the_process_goes_on(proc
     assert process.ask({"text": "a"}, 100) == {"text": "a"}
 
 
+def asked_deep_in_the_stack(process: ConfinedProcess, depth: int, n_frames: int) -> dict[str, object]:
+    return asked_deep_in_the_stack(process, depth, n_frames - 1) if n_frames else process.ask({"depth": depth}, 10_000)
+
+
+@pytest.mark.parametrize(("depth", "n_frames"), [(2000, 0), (500, 600)], ids=["the script", "the service"])
+def test_a_result_that_is_too_deep_for_either_side_does_not_end_the_process(
+    process: ConfinedProcess, depth: int, n_frames: int
+) -> None:
+    with pytest.raises(ResultTooDeep, match="its result is nested too deeply"):
+        asked_deep_in_the_stack(process, depth, n_frames)
+    assert process.ask({"text": "a"}, 100) == {"text": "a"}
+
+
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
@@ -93,3 +112,11 @@ def test_a_process_that_is_not_scheduled_is_the_service_s_failure(tmp_path: Path
     psutil.Process(process.pid).suspend()
     with pytest.raises(ProcessFailed, match=r"did not answer within 0\.5 s, as the machine is too busy"):
         process.ask({"text": "a"}, 100)
+
+
+def test_a_process_that_the_system_does_not_start_is_the_service_s_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    with pytest.raises(ProcessFailed, match=r"could not be started \(No such file or directory\); the request is not"):
+        ConfinedProcess(tmp_path / "script.py", [], (), cpu_seconds=0.3, wall_seconds=30)

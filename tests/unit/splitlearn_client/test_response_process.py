@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from splitlearn_client.errors import ResponseTemplateFailed
+from splitlearn_client.errors import ProcessFailed, ResponseTemplateFailed
 from splitlearn_client.parsing.responses import AnswerMismatch
 from splitlearn_client.response_process import ResponseProcess, ResponseUnusable, Stream
 
@@ -106,6 +106,41 @@ def test_an_answer_goes_on_where_it_was_if_another_ends_the_process(process: Res
     child = psutil.Process(process._process.pid)
     child.kill()
     child.wait()
+    assert texts(stream.feed(" there")) == " there"
+
+
+def test_an_answer_is_not_to_blame_for_what_all_its_pieces_take_when_they_are_fed_anew() -> None:
+    process = made(cpu_seconds=0.8)
+    process.start()
+    assert process._process is not None
+    child = psutil.Process(process._process.pid)
+
+    def seconds(n: int) -> float:
+        before = child.cpu_times().user
+        begun(process).feed("a" * n + "x ")
+        return float(child.cpu_times().user - before)
+
+    n = next(n for n in range(10, 60) if seconds(n) > 0.1)
+    stream = begun(process)
+    for _ in range(10):
+        stream.feed("a" * n + "x ")
+    child.kill()
+    child.wait()
+    assert texts(stream.feed("yes")).endswith("yes")
+
+
+def test_a_template_that_is_unusable_only_in_a_later_process_is_not_the_request_s_fault() -> None:
+    process = made()
+    stream = begun(process)
+    stream.feed("So")
+    assert process._process is not None
+    child = psutil.Process(process._process.pid)
+    child.kill()
+    child.wait()
+    process._source = "[1]"
+    with pytest.raises(ProcessFailed, match=r"could not be started again \(.*must be a dict"):
+        stream.feed("x")
+    process._source = json.dumps(TEMPLATE)
     assert texts(stream.feed(" there")) == " there"
 
 

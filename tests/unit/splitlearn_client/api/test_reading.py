@@ -1,13 +1,15 @@
 """What a request with tools needs to know of the model."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from structlog.contextvars import bound_contextvars, get_contextvars
 
-from splitlearn_client.api.reading import constraint_of, reading_of
+from splitlearn_client.api.reading import constraint_of, fed, reading_of
 from splitlearn_client.api.schema import ChatFields
 from splitlearn_client.errors import BadRequest
-from splitlearn_client.parsing.dialect import Dialect, Prefix, dialect_of
+from splitlearn_client.parsing.dialect import Dialect, Prefix, Reading, dialect_of
 from splitlearn_client.response_process import response_process
 from support.taken_apart import called
 
@@ -75,3 +77,14 @@ def test_a_call_that_must_come_is_read_as_one_though_a_form_was_asked_for() -> N
     parser = reading.make_parser(True)
     events = [*parser.feed('{"name": "f", "parameters": {}}'), *parser.finish(is_cut_off=False)]
     assert called(events) == [("f", "{}")]
+
+
+def _no_parser(holds: bool) -> Any:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("has_threads", [False, True])
+async def test_what_a_parser_logs_has_the_id_of_its_request(has_threads: bool) -> None:
+    with ThreadPoolExecutor(1) as threads, bound_contextvars(request_id="a"):
+        reading = Reading(_no_parser, threads=threads if has_threads else None)
+        assert await fed(reading, get_contextvars) == {"request_id": "a"}

@@ -56,6 +56,29 @@ def test_what_cannot_be_compiled_is_refused_and_the_next_one_is_not(constraint: 
     assert trial.grammar(Constraint("regex", "a"))
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        schema(properties={"d": {"type": "string", "format": ["date"]}}),
+        schema(**{"$id": "http://[x", "properties": {"a": {"$ref": "b"}}}),
+        Constraint("json_schema", "{"),
+        Constraint("json_schema", "[" * 100_000),
+        Constraint("choice", "5"),
+        Constraint("answer", "5"),
+    ],
+    ids=["format", "id", "no JSON", "deep JSON", "no choices", "no answer"],
+)
+def test_an_error_of_one_grammar_does_not_end_the_process(constraint: Constraint) -> None:
+    trial = GrammarTrial()
+    trial.grammar(Constraint("regex", "a"))
+    assert trial._process is not None
+    before = trial._process.pid
+    with pytest.raises(BadGrammar):
+        trial.grammar(constraint)
+    assert trial.grammar(Constraint("regex", "b"))
+    assert trial._process.pid == before
+
+
 def test_a_refused_schema_has_the_place_of_its_keyword() -> None:
     with pytest.raises(BadGrammar) as refused:
         GrammarTrial().grammar(schema(properties={"a": {"uniqueItems": True}}))
