@@ -99,13 +99,18 @@ def test_the_time_of_all_pieces_of_an_answer_is_bounded_too() -> None:
     assert texts(begun(bounded).feed("yes")) == "yes"
 
 
-def test_an_answer_goes_on_where_it_was_if_another_ends_the_process(process: ResponseProcess) -> None:
-    stream = begun(process)
-    stream.feed("So")
+def ended(process: ResponseProcess) -> None:
+    """Something else ends it."""
     assert process._process is not None
     child = psutil.Process(process._process.pid)
     child.kill()
     child.wait()
+
+
+def test_an_answer_goes_on_where_it_was_if_another_ends_the_process(process: ResponseProcess) -> None:
+    stream = begun(process)
+    stream.feed("So")
+    ended(process)
     assert texts(stream.feed(" there")) == " there"
 
 
@@ -124,8 +129,7 @@ def test_an_answer_is_not_to_blame_for_what_all_its_pieces_take_when_they_are_fe
     stream = begun(process)
     for _ in range(10):
         stream.feed("a" * n + "x ")
-    child.kill()
-    child.wait()
+    ended(process)
     assert texts(stream.feed("yes")).endswith("yes")
 
 
@@ -133,10 +137,7 @@ def test_a_template_that_is_unusable_only_in_a_later_process_is_not_the_request_
     process = made()
     stream = begun(process)
     stream.feed("So")
-    assert process._process is not None
-    child = psutil.Process(process._process.pid)
-    child.kill()
-    child.wait()
+    ended(process)
     process._source = "[1]"
     with pytest.raises(ProcessFailed, match=r"could not be started again \(.*must be a dict"):
         stream.feed("x")

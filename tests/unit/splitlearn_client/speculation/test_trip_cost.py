@@ -80,7 +80,7 @@ def test_a_delay_counts_as_a_share_of_a_trip_before_one_was_measured() -> None:
     assert cost.delay == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(("per_guess", "least", "most"), [(0.0, 0.0, 0.0005), (0.002, 0.0015, 0.0025)])
+@pytest.mark.parametrize(("per_guess", "least", "most"), [(0.0, 0.0, 0.0002), (0.002, 0.0015, 0.0025)])
 def test_only_computing_delays_others_and_steps_that_scatter_make_it_no_longer(
     per_guess: float, least: float, most: float
 ) -> None:
