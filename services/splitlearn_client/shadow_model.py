@@ -74,14 +74,15 @@ class ShadowModel:
             NoRoom: the memory holds no keys and values for it.
         """
         shadow, bottom, top = self._shadow, parts.bottom, parts.top
-        own = sum(layer.row for layer in footprint(shadow.part.config).layers) * shadow.part.dtype.itemsize
-        row_bytes = {bottom.part: bottom.row_bytes, shadow.part: own, top.part: top.row_bytes}
+        own = _row_bytes(shadow.part)
+        row_bytes = bottom.row_bytes + own + top.row_bytes
 
         def runner(_bottom: Part, kv_bytes: int | None) -> ShadowedRunner:
-            # as many rows in each of the three
-            most_rows = (kv_bytes or 0) // sum(row_bytes.values())
-            runners = (runner_for(part, most_rows * each) for part, each in row_bytes.items())
-            return ShadowedRunner(shadow, *runners)
+            # as many rows in each of them
+            most_rows = (kv_bytes or 0) // row_bytes
+            layers = None if shadow.part is None else runner_for(shadow.part, most_rows * own)
+            below, above = (runner_for(each.part, most_rows * each.row_bytes) for each in (bottom, top))
+            return ShadowedRunner(shadow, below, layers, above)
 
         limits = draft_limits(settings, bottom.part.device)
         self._engine = build_engine(bottom.part, thread, limits, runner=runner)
@@ -91,6 +92,13 @@ class ShadowModel:
         if self._engine is None:
             raise RuntimeError("the shadow has no bottom and top yet")
         return ModelDrafter(self._engine, most_rows)
+
+
+def _row_bytes(layers: Part | None) -> int:
+    """What a row takes in the cache of a shadow's layers."""
+    if layers is None:
+        return 0
+    return sum(layer.row for layer in footprint(layers.config).layers) * layers.dtype.itemsize
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -14,10 +14,11 @@ LAYERS = "1-4"
 """The default cut of tiny models."""
 
 
-def random_shadow(width: int = 64, seed: int = 0) -> Shadow:
+def random_shadow(width: int = 64, seed: int = 0, n_layers: int = 2) -> Shadow:
     """Between rows as wide as a tiny model's."""
     torch.manual_seed(seed)
-    shadow = Shadow(ShadowConfig(64, width=width, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96))
+    shape = {"num_hidden_layers": n_layers, "num_attention_heads": 4, "intermediate_size": 96}
+    shadow = Shadow(ShadowConfig(64, width=width, **shape))
     with torch.no_grad():
         for each in shadow.parameters():
             each.add_(torch.randn_like(each), alpha=0.1)

@@ -86,7 +86,9 @@ class DistillOptions:
     student_model_type: str = flag("Vanilla, SASP, Factored or FactoredALiBi.", "Vanilla")
     student_n_embd: int | None = flag("Hidden size. Default: the teacher's.", None)
     student_n_head: int | None = flag("Attention heads. Default: the teacher's; of a shadow 4.", None)
-    student_n_layer: int | None = flag("Layers. Default: the teacher's; of a shadow 1.", None)
+    student_n_layer: int | None = flag(
+        "Layers. Default: the teacher's; of a shadow 1, and with 0 it is the adapter of an early exit.", None
+    )
     student_dropout: float = flag("Share of activations to drop while fitting.", 0.0)
     student_bias: bool = flag("Biases in linear layers and norms.", True)
     student_skip_connections: bool = flag("In SASP: add a layer's input to its output.", False)
@@ -158,14 +160,17 @@ class DistillOptions:
         if self.end_to_end_epochs and len(self.lr_per_block) > 1:
             raise UsageError("--end-to-end-epochs fits all blocks at once: give --lr-per-block one rate")
         for name in ("student_n_embd", "student_n_head", "student_n_layer"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{spelled(name)} has to be 1 or more, found {value}")
+            value, least = getattr(self, name), 0 if self.shadow and name == "student_n_layer" else 1
+            if value is not None and value < least:
+                raise UsageError(f"{spelled(name)} has to be {least} or more, found {value}")
         if self.validation is not None and not 0 <= self.validation < 1:
             raise UsageError(f"--validation is a share of the text from 0 up to 1, found {self.validation}")
         if self.train_lm_head and not self.shadow and not self.end_to_end_epochs and not self.lm_head_epochs:
             raise UsageError("--lm-head-epochs is 0; to leave the head as it is give --no-train-lm-head")
-        if not self.epochs_per_block and not self.end_to_end_epochs and not (self.shadow and self.train_lm_head):
+        is_fitted_by_logits = self.end_to_end_epochs or (self.shadow and self.train_lm_head and self.lm_head_epochs)
+        if self.student_n_layer == 0 and not is_fitted_by_logits:
+            raise UsageError("a shadow without layers is fitted by the logits alone: give --lm-head-epochs at least 1")
+        if not self.epochs_per_block and not is_fitted_by_logits:
             raise UsageError("--epochs-per-block is 0, so nothing would be fitted; give at least 1")
         for name in _NOT_BELOW_ZERO:
             for value in values_of(getattr(self, name)):

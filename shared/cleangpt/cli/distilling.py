@@ -191,7 +191,7 @@ def new_shadow(options: DistillOptions, trunk: OpenTrunk) -> Shadow:
     shape: dict[str, Any] = {
         "hidden_size": trunk.ends.bottom.hidden_size,
         "width": width,
-        "num_hidden_layers": options.student_n_layer or 1,
+        "num_hidden_layers": 1 if options.student_n_layer is None else options.student_n_layer,
         "num_attention_heads": n_head,
         "max_position_embeddings": trunk.ends.bottom.context_length or LONGEST_ROW,
     }

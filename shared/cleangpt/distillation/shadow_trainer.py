@@ -121,6 +121,8 @@ class ShadowTrainer:
     ) -> ShadowResults:
         """Fits layer by layer for `hidden_epochs` each, then end to end for `logit_epochs`; 0 skips a stage.
 
+        A shadow without layers is fitted end to end alone.
+
         Args:
             lr: the highest learning rate, one for all layers or one for each.
             logit_lr: that of the end-to-end fit; None means the last layer's.
@@ -128,14 +130,15 @@ class ShadowTrainer:
         Raises the errors of `rates_of` and StagePlan.fit, and FolderInUseError if another distillation writes to
         `output_dir`.
         """
-        rates = rates_of(lr, self.shadow.config.num_hidden_layers)
+        n_layers = self.shadow.config.num_hidden_layers
+        rates = rates_of(lr, max(1, n_layers))
         self._hidden_loss, self._logit_loss = hidden_loss or HiddenStateLoss(), logit_loss or LogitLoss()
         losses = {**self._hidden_loss.described, **self._logit_loss.described}
         plan = replace(self._plan, made_from={**self._plan.made_from, **losses})
         stages: dict[str, History] = {}
         frozen = standing_still(self.shadow, self._ends.bottom, self._ends.top)
         with frozen, nullcontext() if self._output_dir is None else locked(self._output_dir):
-            for layer, rate in enumerate(rates if hidden_epochs else ()):
+            for layer, rate in enumerate(rates[:n_layers] if hidden_epochs else ()):
                 name = f"block_{layer:05d}"
                 stages[name] = self._fit_layer(plan, name, layer, hidden_epochs, rate)
             if logit_epochs:

@@ -1,5 +1,8 @@
 """A shadow: a small stack of layers that replaces a trunk and has its width at both ends.
 
+A shadow without layers is the adapter of an early exit: a map of rank W from the bottom's rows to what the trunk adds
+to them, as in "Eliciting Latent Predictions from Transformers with the Tuned Lens" (arXiv 2303.08112).
+
 Shapes: B sequences, T rows, D the trunk's hidden size, W the shadow's own width.
 """
 
@@ -23,7 +26,7 @@ class ShadowConfig(PretrainedConfig):  # type: ignore[misc]
     Args:
         hidden_size: D, the width of rows at both ends.
         width: W, the width of the layers; if it differs from D, stitching layers are added at both ends.
-        num_hidden_layers: the number of layers.
+        num_hidden_layers: the number of layers. 0: stitching layers alone, of rank W.
         intermediate_size: the inner width of the MLPs.
         fingerprint: that of the bottom and top that the shadow was fitted for; empty before fitting.
     """
@@ -58,9 +61,11 @@ class ShadowConfig(PretrainedConfig):  # type: ignore[misc]
             shape: all fields but intermediate_size; `width` defaults to the hidden size.
 
         Raises:
-            ShadowTooLargeError: even the narrowest MLPs exceed `n_parameters`.
+            ShadowTooLargeError: even the narrowest MLPs exceed `n_parameters`, or it has no layers, and so no MLPs.
         """
         shape = {"width": shape.get("hidden_size", 256), **shape}
+        if shape.get("num_hidden_layers") == 0:
+            raise ShadowTooLargeError("a shadow without layers has no MLPs that could be narrower; give its width")
         least, next_one = (_parameters_of(cls(intermediate_size=size, **shape)) for size in (_STEP, 2 * _STEP))
         if least > n_parameters:
             raise ShadowTooLargeError(
@@ -101,7 +106,7 @@ class Shadow(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: ShadowConfig) -> None:
         super().__init__(config)
-        stitched = config.width != config.hidden_size
+        stitched = config.width != config.hidden_size or not config.num_hidden_layers
         self.entrance: nn.Module = nn.Identity()
         if stitched:
             self.entrance = nn.Sequential(

@@ -12,7 +12,7 @@ from cleangpt.model.shadow import Shadow
 from cleangpt.model.shadow_folder import load_shadow
 from llm_sepweight import PartSpec, PartStateDict
 from splitlearn.checkpoints.load import fill
-from splitlearn.model.part import cut
+from splitlearn.model.part import Part, cut
 from splitlearn.runner.shadowed import ShadowPart
 
 
@@ -32,13 +32,17 @@ def open_shadow_part(folder: Path, device: torch.device, dtype: torch.dtype) -> 
 def as_part(shadow: Shadow, device: torch.device, dtype: torch.dtype) -> ShadowPart:
     """The same shadow; its layers have weights of their own."""
     shadow = shadow.to(device=device, dtype=dtype)
-    config = shadow.config.stack
-    # transformers makes derived buffers in it
-    config.dtype = dtype
-    n_layers = config.num_hidden_layers
-    part = cut(config, PartSpec(begin=False, layers=(range(n_layers),), end=False))
-    tensors = {number: layer.state_dict() for number, layer in enumerate(shadow.stack.layers)}
-    fill(part, PartStateDict(None, tensors, None), device, dtype)
+    part = _layers_of(shadow, device, dtype) if shadow.config.num_hidden_layers else None
     if isinstance(shadow.exit, nn.Identity):
         return ShadowPart(part, shadow.entrance)
     return ShadowPart(part, shadow.entrance, nn.Sequential(shadow.stack.norm, shadow.exit))
+
+
+def _layers_of(shadow: Shadow, device: torch.device, dtype: torch.dtype) -> Part:
+    config = shadow.config.stack
+    # transformers makes derived buffers in it
+    config.dtype = dtype
+    part = cut(config, PartSpec(begin=False, layers=(range(config.num_hidden_layers),), end=False))
+    tensors = {number: layer.state_dict() for number, layer in enumerate(shadow.stack.layers)}
+    fill(part, PartStateDict(None, tensors, None), device, dtype)
+    return part

@@ -22,12 +22,12 @@ class ShadowPart:
     """A shadow as a part, which takes and gives rows of its own width.
 
     Attributes:
-        part: its layers, filled: [T, W] to [T, W].
+        part: its layers, filled: [T, W] to [T, W]; None if it has none.
         entrance: the bottom's rows [T, D] to the layers', [T, W].
         exit: the layers' rows [T, W] to what is added to the bottom's, [T, D]; None if they are the trunk's.
     """
 
-    part: Part
+    part: Part | None
     entrance: nn.Module
     exit: nn.Module | None = None
 
@@ -46,17 +46,17 @@ class ShadowedRunner(Runner[Any]):
 
     Args:
         shadow: fits between bottom and top.
-        bottom, layers, top: runners of their own; `layers` runs the shadow's part. Those of bottom and top may run in
-            other engines too, on the same device thread.
+        bottom, top: runners of their own, which may run in other engines too, on the same device thread.
+        layers: runs the shadow's part, on the same device; None if it has none.
 
     Attributes:
         part: the bottom, which rows enter by.
     """
 
-    def __init__(self, shadow: ShadowPart, bottom: Runner[Any], layers: Runner[Any], top: Runner[Any]) -> None:
+    def __init__(self, shadow: ShadowPart, bottom: Runner[Any], layers: Runner[Any] | None, top: Runner[Any]) -> None:
         self.part = bottom.part
         self._shadow = shadow
-        self._runners = runners = (bottom, layers, top)
+        self._runners = runners = (bottom, top) if layers is None else (bottom, layers, top)
         self.is_batched = all(each.is_batched for each in runners)
         reports = [each.fusion for each in runners]
         self.fusion = FusionReport(
@@ -67,7 +67,7 @@ class ShadowedRunner(Runner[Any]):
         )
 
     def _prepare(self, cache: PartCache) -> None:
-        """All three are prepared."""
+        """All of them are prepared."""
 
     @property
     def ends_model(self) -> bool:
@@ -108,10 +108,17 @@ class ShadowedRunner(Runner[Any]):
 
     @torch.inference_mode()
     def run(self, inputs: Sequence[SequenceInput[Any]]) -> list[torch.Tensor]:
-        shadow, (bottom, layers, top) = self._shadow, self._runners
-        device = shadow.part.device
-        sent = [each.to(device) for each in bottom.run([replace(each, kv=each.kv[0]) for each in inputs])]
-        entered = zip(inputs, map(shadow.entrance, sent), strict=True)
-        found = layers.run([replace(each, kv=each.kv[1], rows=rows_TW) for each, rows_TW in entered])
-        left = zip(inputs, map(shadow.leave, sent, found), strict=True)
-        return top.run([replace(each, kv=each.kv[2], rows=rows_TD) for each, rows_TD in left])
+        shadow, (bottom, *layers, top) = self._shadow, self._runners
+        sent = [each.to(self.part.device) for each in bottom.run(_with(inputs, 0))]
+        found = [shadow.entrance(rows_TD) for rows_TD in sent]
+        for number, runner in enumerate(layers, start=1):
+            found = runner.run(_with(inputs, number, found))
+        return top.run(_with(inputs, -1, [shadow.leave(*each) for each in zip(sent, found, strict=True)]))
+
+
+def _with(
+    inputs: Sequence[SequenceInput[Any]], number: int, rows: Sequence[torch.Tensor] | None = None
+) -> list[SequenceInput[Any]]:
+    """The same sequences for one of the runners, with these rows in place of their own."""
+    rows = [each.rows for each in inputs] if rows is None else rows
+    return [replace(each, kv=each.kv[number], rows=own) for each, own in zip(inputs, rows, strict=True)]

@@ -66,11 +66,11 @@ def greedy(weights: Path, shadow: Shadow, n: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("width", [64, 32])
+@pytest.mark.parametrize(("width", "n_layers"), [(64, 2), (32, 2), (32, 0)])
 async def test_guesses_are_the_greedy_text_of_bottom_shadow_and_top(
-    tiny_weights: Path, tmp_path: Path, thread: DeviceThread, width: int
+    tiny_weights: Path, tmp_path: Path, thread: DeviceThread, width: int, n_layers: int
 ) -> None:
-    shadow = random_shadow(width)
+    shadow = random_shadow(width, n_layers=n_layers)
     folder = exported(shadow, tmp_path / "shadow", tiny_weights)
     model, parts = await completed(settings_of(tiny_weights, folder), thread)
     assert await guessed(model, 8) == greedy(tiny_weights, shadow, 8)

@@ -249,10 +249,36 @@ def test_a_shadow_is_written_for_the_weights_at_hand(
     assert cleangpt(*shlex.split(evaluating.removeprefix("next:"))[1:], "--max-batches", 1).code == 0
 
 
+def test_an_early_exit_is_a_shadow_without_layers_and_can_be_evaluated(
+    cleangpt: Run, tiny_weights: Path, story: Path, tmp_path: Path
+) -> None:
+    words = ["distill", "--shadow", "--weights", tiny_weights, "--data", story, "--block-size", 32]
+    ran = cleangpt(*words, "--student-n-layer", 0, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    shadow = load_shadow(tmp_path / "out" / "shadow")
+    assert shadow.n_parameters == 2 * 64 * 64 + 64 + 64
+    assert list(json.loads((tmp_path / "out" / "history.json").read_text())) == ["end_to_end"]
+    [_, evaluating] = ran.out.splitlines()
+    words = [*shlex.split(evaluating.removeprefix("next:"))[1:], "--max-batches", 1]
+    assert cleangpt(*words, "--num-comparison-prompts", 1).code == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
         ([], 2, "--teacher"),
+        (["--teacher", "TEACHER", "--student-n-layer", 0], 2, "--student-n-layer has to be 1 or more"),
+        (["--shadow", "--weights", "WEIGHTS", "--student-n-layer", -1], 2, "has to be 0 or more, found -1"),
+        (
+            ["--shadow", "--weights", "WEIGHTS", "--student-n-layer", 0, "--lm-head-epochs", 0],
+            2,
+            "give --lm-head-epochs at least 1",
+        ),
+        (
+            ["--shadow", "--weights", "WEIGHTS", "--student-n-layer", 0, "--student-parameters", 9_000],
+            1,
+            "give its width",
+        ),
         (["--shadow"], 2, "--shadow needs --weights"),
         (["--teacher", "TEACHER", "--trunk", "x:1"], 2, "--trunk is for --shadow"),
         (["--shadow", "--weights", "WEIGHTS", "--device", "cpu"], 2, "--device does not go with --shadow"),

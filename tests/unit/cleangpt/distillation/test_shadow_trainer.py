@@ -54,6 +54,18 @@ def test_it_learns_the_trunks_rows_layer_by_layer_and_then_the_predictions(
     assert all(map(torch.equal, again.parameters(), shadow.parameters()))
 
 
+def test_a_shadow_without_layers_is_fitted_end_to_end_alone(
+    ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
+) -> None:
+    shadow = _shadow(0)
+    results = ShadowTrainer(ends, trunk, shadow, texts, tmp_path).train(hidden_epochs=6, logit_epochs=20, lr=5e-3)
+    assert list(results.stages) == ["end_to_end"]
+    losses = results.stages["end_to_end"].losses
+    assert sum(losses[-3:]) < sum(losses[:3])
+    again = load_shadow(tmp_path / "shadow", fingerprint=ends.fingerprint)
+    assert all(map(torch.equal, again.parameters(), shadow.parameters()))
+
+
 def test_each_stage_measures_its_own_loss_on_held_out_rows_of_which_checkpoints_know(
     ends: Ends, trunk: LocalTrunk, texts: list[Batch], tmp_path: Path
 ) -> None:

@@ -32,6 +32,17 @@ def test_a_shadow_of_the_trunks_width_passes_on_what_its_layers_add_nothing_to()
 
 
 @pytest.mark.parametrize("width", [8, 16])
+def test_without_layers_a_row_depends_on_itself_alone_and_passes_until_it_is_fitted(width: int) -> None:
+    config = ShadowConfig(**{**NARROW.to_dict(), "num_hidden_layers": 0, "width": width})
+    hidden_BTD = torch.randn(2, 5, 16)
+    torch.testing.assert_close(Shadow(config)(hidden_BTD), hidden_BTD)
+    shadow = _random(config)
+    added_BTD = shadow(hidden_BTD) - hidden_BTD
+    assert torch.linalg.matrix_rank(added_BTD.flatten(0, 1), atol=1e-4) == min(width, 10)
+    torch.testing.assert_close(shadow(hidden_BTD[:, 3:]), shadow(hidden_BTD)[:, 3:])
+
+
+@pytest.mark.parametrize("width", [8, 16])
 def test_row_by_row_with_a_cache_equals_all_at_once(width: int) -> None:
     shadow = _random(ShadowConfig(**{**NARROW.to_dict(), "width": width}))
     hidden_BTD = torch.randn(1, 6, 16)
@@ -71,3 +82,5 @@ def test_the_widest_shadow_within_a_number_of_parameters_is_found() -> None:
 def test_a_shape_that_cannot_be_so_small_is_refused() -> None:
     with pytest.raises(ShadowTooLargeError, match="100 are allowed"):
         ShadowConfig.within(100, hidden_size=16, num_attention_heads=2)
+    with pytest.raises(ShadowTooLargeError, match="give its width"):
+        ShadowConfig.within(10_000, hidden_size=16, num_attention_heads=2, num_hidden_layers=0)
