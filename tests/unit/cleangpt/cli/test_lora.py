@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cleangpt.cli.materials import gather
 from cleangpt.cli.options import options_from
+from cleangpt.cli.starting import with_lora
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.errors import UsageError
 from cleangpt.model.folder import open_model
@@ -145,3 +146,9 @@ def test_a_rank_that_is_none_of_the_ends_updates_is_refused(
     fixed = {"data": str(story), "out": tmp_path / "out", "init_from": published, "freeze_layers": "1-2"}
     with pytest.raises(UsageError, match=said):
         gather(options_from(TrainOptions, {**fixed, **given}))
+
+
+def test_ends_without_a_linear_layer_that_could_be_updated_are_refused(published: Path) -> None:
+    frozen = open_model(published).requires_grad_(False)
+    with pytest.raises(UsageError, match="the ends of this qwen3 have none; leave it out"):
+        with_lora(frozen, rank=1, alpha=1, seed=0)
