@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from cleangpt.cli.starting import opened_start, refuse_larger_vocabulary, tokenizer_beside
+from cleangpt.cli.starting import opened_start, refuse_larger_vocabulary, tokenizer_beside, with_lora
 from cleangpt.cli.train_options import TrainOptions
 from cleangpt.config import OPTIONS, GPTConfig
 from cleangpt.data import Conversations, Cutting, Reading, read_source, reading_of, texts_of
@@ -21,6 +21,9 @@ from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.trainers.causal_logits import try_out
 from cleangpt.trainers.random_streams import torch_seed
 
+if TYPE_CHECKING:
+    from peft import LoraModel
+
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 _LONGEST_REASON = 300
 
@@ -29,7 +32,8 @@ _LONGEST_REASON = 300
 class Materials:
     """The inputs of a training. `made_from` describes those that neither data nor weights tell; see `Checkpoints`.
 
-    `questions` are those of the interpreter's, if the source holds them.
+    `questions` are those of the interpreter's, if the source holds them. If only updates of low rank are trained,
+    `lora` merges them into the model's weights.
     """
 
     tokenizer: BaseTokenizer
@@ -37,6 +41,7 @@ class Materials:
     text: Reading
     made_from: Mapping[str, str]
     questions: tuple[Question, ...] = ()
+    lora: "LoraModel | None" = None
 
 
 def gather(options: TrainOptions) -> Materials:
@@ -59,8 +64,15 @@ def gather(options: TrainOptions) -> Materials:
     text = reading_of(found, options.data, tokenizer, _cutting(options))
     items = found.items if isinstance(found, Conversations) else ()
     questions = tuple(each for each in items if isinstance(each, Question))
-    made_from = {"model": model.config.to_json_string(), "frozen layers": options.freeze_layers or "none"}
-    return Materials(tokenizer, model, text, made_from, questions)
+    rank, alpha = options.lora_rank, options.lora_alpha or options.lora_rank
+    lora = None if rank is None or alpha is None else with_lora(model, rank, alpha, options.seed)
+    made_from = {
+        "model": model.config.to_json_string(),
+        "frozen layers": options.freeze_layers or "none",
+        "LoRA rank": str(rank or "none"),
+        "LoRA alpha": str(alpha or "none"),
+    }
+    return Materials(tokenizer, model, text, made_from, questions, lora)
 
 
 def _tokenizer(options: TrainOptions, found: list[str] | Conversations) -> BaseTokenizer:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,11 +15,15 @@ from cleangpt.errors import UsageError
 from cleangpt.model import MODEL_REGISTRY, get_model
 from cleangpt.model.context import context_of
 from cleangpt.model.folder import open_model
+from cleangpt.model.lora import add_lora, linear_weights
 from cleangpt.model.registry import options_of
 from cleangpt.tokenizers import BaseTokenizer, create_tokenizer
 from cleangpt.trainers.random_streams import torch_seed
 from splitlearn.model.layout import inspect_model
 from splitlearn.model.plan import SplitPlan
+
+if TYPE_CHECKING:
+    from peft import LoraModel
 
 _ATTRIBUTES = {
     "n_layer": "num_hidden_layers",
@@ -68,6 +72,31 @@ def _with_frozen(model: PreTrainedModel, options: TrainOptions, layers: str) -> 
             stack.register_module(str(layer), module)
     torch.nn.ModuleList(frozen).requires_grad_(False)
     return model
+
+
+def with_lora(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> "LoraModel":
+    """Adds updates of low rank, drawn from the seed, to the linear layers around those that are frozen; see `add_lora`.
+
+    Raises:
+        UsageError: an update of that rank is none of low rank, or no linear layer is there to update.
+        PackageMissingError: peft is not installed.
+    """
+    layers = model.get_submodule(inspect_model(model).layers).children()
+    targets = linear_weights(model, [each for each in layers if any(one.requires_grad for one in each.parameters())])
+    if not targets:
+        raise UsageError(
+            f"--lora-rank updates linear layers, and the ends of this {model.config.model_type} have none; leave it "
+            "out to train all of their weights"
+        )
+    widths = {path: min(each.shape) for path, each in targets.items()}
+    narrowest = min(widths, key=widths.__getitem__)
+    if rank > widths[narrowest]:
+        raise UsageError(
+            f"--lora-rank is {rank}, and {narrowest} is {widths[narrowest]} wide: an update of it has no higher rank. "
+            f"Give at most {widths[narrowest]}, or leave --lora-rank out to train all weights of the ends"
+        )
+    torch.manual_seed(torch_seed(seed))
+    return add_lora(model, targets, rank, alpha)
 
 
 def tokenizer_beside(folder: Path, model: PreTrainedModel) -> BaseTokenizer:

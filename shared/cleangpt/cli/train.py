@@ -118,6 +118,8 @@ def _write(options: TrainOptions, materials: "Materials", checkpoints: "Checkpoi
     if history.best is not None:
         step = load_best(checkpoints, materials.model)
         line += f", validation loss {history.best.loss:.4f} (the model of step {step} of {history.step})"
+    if materials.lora is not None:
+        materials.lora.merge_and_unload()
     parameters = sum(each.numel() for each in materials.model.parameters())
     disable_progress_bar()
     with replacing_files(options.out) as partial:

@@ -52,6 +52,10 @@ class TrainOptions:
         "With --init-from: layers START-END, END not included, whose weights stay as they are: those of a trunk.", None
     )
     new_ends: bool = flag("With --freeze-layers: draw all other weights anew, from the seed.", False)
+    lora_rank: int | None = flag(
+        "With --freeze-layers: learn updates of this rank of the other layers' linear weights, and nothing else.", None
+    )
+    lora_alpha: int | None = flag("The updates count alpha / rank times. Default: the rank.", None)
     n_layer: int = flag("Layers.", 6)
     n_head: int = flag("Attention heads.", 6)
     n_embd: int = flag("Hidden size.", 384)
@@ -109,6 +113,7 @@ class TrainOptions:
             raise UsageError("--freeze-layers keeps weights of the model that --init-from names; give both")
         if self.new_ends and self.freeze_layers is None:
             raise UsageError("--new-ends draws all weights anew but those of --freeze-layers; give both")
+        self._check_lora()
         for name in ("lr", "batch_size", "batch_tokens", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{spelled(name)} has to be above 0, found {getattr(self, name)}")
@@ -119,6 +124,21 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{spelled(name)} has to be 1 or more, found {value}")
+
+    def _check_lora(self) -> None:
+        if self.lora_rank is None:
+            if self.lora_alpha is not None:
+                raise UsageError("--lora-alpha scales the updates of --lora-rank; give both")
+            return
+        if self.freeze_layers is None or self.new_ends:
+            raise UsageError(
+                "--lora-rank updates the layers around those of --freeze-layers, from what --init-from has: give both, "
+                "and no --new-ends"
+            )
+        for name, default in (("lora_rank", "to train all weights of the ends"), ("lora_alpha", "for the rank")):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{spelled(name)} has to be 1 or more, found {value}; leave it out {default}")
 
     @property
     def training(self) -> "TrainingSettings":

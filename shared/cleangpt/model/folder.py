@@ -29,6 +29,7 @@ def open_model(folder: Path) -> PreTrainedModel:
         from splitlearn.checkpoints.load import load_part
 
         model: PreTrainedModel = load_part(folder, "f").model.eval()
+        _make_tied_weights_one(model)
         _refuse_what_is_not_finite(model, folder)
         return model
     if not (folder / "config.json").exists():
@@ -64,6 +65,14 @@ def open_hugging_face(folder: Path) -> PreTrainedModel:
     _refuse_what_is_not_finite(model, folder)
     model.eval()
     return model
+
+
+def _make_tied_weights_one(model: torch.nn.Module) -> None:
+    """Makes parameters that have their memory in common one parameter, which a cast or a training keeps tied."""
+    known: dict[tuple[int, torch.Size], torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, value in module.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(module, name, known.setdefault((value.data_ptr(), value.shape), value))
 
 
 def _refuse_what_is_not_finite(model: torch.nn.Module, folder: Path) -> None:

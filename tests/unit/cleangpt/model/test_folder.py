@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cleangpt.errors import ModelFolderError
 from cleangpt.model.folder import open_model
@@ -33,6 +33,20 @@ def test_a_model_opens_alike_from_its_hugging_face_folder_and_from_sepweight(hf_
     assert whole.dtype == parts.dtype == torch.bfloat16
     assert not whole.training
     assert not parts.training
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_that_are_tied_stay_so_after_a_cast_and_no_others_become_it(tmp_path: Path, tied: bool) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 3, "head_dim": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("qwen3", **sizes, **heads, tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "hf")
+    prepare(str(tmp_path / "hf")).write(tmp_path / "sepweight")
+    for folder in ("hf", "sepweight"):
+        model = open_model(tmp_path / folder).double()
+        assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+        assert len(list(model.parameters())) == len(set(model.state_dict())) - tied
 
 
 def test_a_folder_without_a_model_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
