@@ -51,6 +51,8 @@ class BatchedRunner(Runner[KVCache]):
         self._attention = AttentionSwitch(self.part.modules())
         if not self._is_attention_shared or (self.part.spec.begin and not self.part.takes_positions):
             self._by_session = BySession(self.part, self._sample_call, self._is_attention_shared)
+            # the first step finds out which projections can wait for all sessions
+            self._sample_steps()
             return
         self.fusion = self._backend.fuse(self.part, self._sample_steps)
         self._backend.prepare_decode(self._decode, self.part.context_length)
