@@ -37,11 +37,15 @@ there are many. The reason is behind the colon; where it names a part of the mod
 """
 
 _TURNS = """
-## Why some are served one session at a time
+## How sessions share a forward
 
-A batch needs three things of the layers in a part: they keep keys and values and nothing else, they let themselves be
-told the position of each row, and their attention can be replaced by one that knows where each session's rows are.
-Each part is judged by itself: a part with none but the attention layers of a hybrid model may run batched.
+A model that transformers lets another attention into, and that takes the positions of its rows, has one attention
+call for the rows of all sessions. Any other attends by its own code: what stands before its layers (embeddings,
+positions, masks, biases) and its attention run session by session, with keys and values of that session alone; the
+projections of attention, norms, feed-forward layers and experts run once for all rows.
+
+A batch needs of the layers in a part that they keep keys and values and nothing else. Each part is judged by itself: a
+part with none but the attention layers of a hybrid model runs batched.
 
 """
 

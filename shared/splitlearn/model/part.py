@@ -10,7 +10,7 @@ Shapes: B sequences, T rows, D hidden size, V vocabulary.
 import copy
 import inspect
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -107,6 +107,11 @@ class Part(nn.Module):
         """Whether every layer keeps keys and values as they come, and nothing else."""
         return all(kind.keeps_plain_kv for kind in self._cache_specs)
 
+    def before_the_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The modules before the layers, and what stands in for each where rows enter at the first layer."""
+        found = _before_the_layers(self.model, self.layout) if self.spec.begin else ()
+        return [(self.model.get_submodule(path), stand_in) for path, stand_in in found]
+
     def new_cache(self) -> PartCache:
         """An empty cache for one session."""
         return PartCache(self._cache_specs)
@@ -144,7 +149,8 @@ class Part(nn.Module):
         """Runs a batch. Several threads may do so at once if each brings its own cache, or none.
 
         Args:
-            rows_BT: token ids [B, T] for a part that begins the model, else hidden states [B, T, D].
+            rows_BT: token ids [B, T] for a part that begins the model, else hidden states [B, T, D]. Inside
+                `BySession.step` hidden states for any.
             inputs: what the model's own forward takes besides, such as attention_mask or past_key_values.
 
         Returns:
@@ -153,21 +159,8 @@ class Part(nn.Module):
         Raises:
             BadRows: several rows for a cache that is not empty, where the model goes on one by one only.
         """
-        if self.spec.begin:
-            inputs["input_ids"] = rows_BT
-        else:
-            # only shape, dtype and device matter: the rows themselves enter at the first layer
-            inputs["inputs_embeds"] = rows_BT.new_zeros(*rows_BT.shape[:2], self._embedding_width)
-            self._boundary.rows_BTD = rows_BT
         cache = inputs.pop("past_key_values", None)
-        if self._takes_one_row and isinstance(cache, PartCache) and cache.n_rows and rows_BT.shape[1] > 1:
-            raise BadRows(f"a {self.config.model_type} goes on row by row: give one at a time after the first call")
-        if cache is not None:
-            inputs[self._takes_cache_as] = cache
-        if cache is not None and self.takes_positions and not inputs.keys() & {"position_ids", "attention_mask"}:
-            # not every model counts from the rows in its cache when it is not told
-            start = cache.n_rows if isinstance(cache, PartCache) else cache.get_seq_length()
-            inputs["position_ids"] = torch.arange(start, start + rows_BT.shape[1], device=rows_BT.device)[None]
+        inputs = self._inputs(rows_BT, cache, inputs)
         if self.spec.end:
             output = self.model(**inputs)
         else:
@@ -177,6 +170,28 @@ class Part(nn.Module):
         if isinstance(cache, PartCache):
             cache.n_rows += rows_BT.shape[1]
         return output
+
+    def run_decoder(self, rows_BT: torch.Tensor, past_key_values: Any, **inputs: Any) -> None:
+        """As `run`, but without a head and an output: for what modules note on the way."""
+        self.model.get_submodule(self.layout.decoder)(**self._inputs(rows_BT, past_key_values, inputs))
+        self._boundary.rows_BTD = None
+
+    def _inputs(self, rows_BT: torch.Tensor, cache: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self.spec.begin and not rows_BT.is_floating_point():
+            inputs["input_ids"] = rows_BT
+        else:
+            # only shape, dtype and device matter: the rows themselves enter at the first layer
+            inputs["inputs_embeds"] = rows_BT.new_zeros(*rows_BT.shape[:2], self._embedding_width)
+            self._boundary.rows_BTD = None if self.spec.begin else rows_BT
+        if self._takes_one_row and isinstance(cache, PartCache) and cache.n_rows and rows_BT.shape[1] > 1:
+            raise BadRows(f"a {self.config.model_type} goes on row by row: give one at a time after the first call")
+        if cache is not None:
+            inputs[self._takes_cache_as] = cache
+        if cache is not None and self.takes_positions and not inputs.keys() & {"position_ids", "attention_mask"}:
+            # not every model counts from the rows in its cache when it is not told
+            start = cache.n_rows if isinstance(cache, PartCache) else cache.get_seq_length()
+            inputs["position_ids"] = torch.arange(start, start + rows_BT.shape[1], device=rows_BT.device)[None]
+        return inputs
 
     def run_to_hidden(self, rows_BT: torch.Tensor, **inputs: Any) -> tuple[Any, torch.Tensor]:
         """As `run`, of a part that ends the model: also the hidden states [B, T, D] of all rows before the head."""
@@ -267,11 +282,11 @@ def cut(config: PretrainedConfig, spec: PartSpec) -> Part:
     length = context_length(model, layout)
     _keep_layers(model, layout, layers, each)
     if not spec.begin:
-        for path in _outermost(layout.prefix_modules):
-            _replace(model, path, _ZeroEmbedding if _is_embedding(model, path) else _Identity)
+        for path, stand_in in _before_the_layers(model, layout):
+            model.set_submodule(path, stand_in)
     if not spec.end:
         for path in _outermost(layout.suffix_modules):
-            _replace(model, path, _Identity)
+            model.set_submodule(path, _Identity())
     return Part(model, layout, spec, layers, cache_specs, length)
 
 
@@ -298,9 +313,8 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     return [path for path in known if not any(path.startswith(f"{other}.") for other in known)]
 
 
-def _is_embedding(model: PreTrainedModel, path: str) -> bool:
-    return isinstance(model.get_submodule(path), nn.Embedding)
-
-
-def _replace(model: PreTrainedModel, path: str, stand_in: type[nn.Module]) -> None:
-    model.set_submodule(path, stand_in())
+def _before_the_layers(model: PreTrainedModel, layout: ModelLayout) -> Iterator[tuple[str, nn.Module]]:
+    """Paths of the modules before the layers, and what stands in for each where rows enter at the first layer."""
+    for path in _outermost(layout.prefix_modules):
+        is_embedding = isinstance(model.get_submodule(path), nn.Embedding)
+        yield path, _ZeroEmbedding() if is_embedding else _Identity()

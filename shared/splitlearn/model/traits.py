@@ -12,8 +12,6 @@ _TOWER = "it writes sound, several tokens at a time, and not text"
 _DRAFTS = "it drafts for another model and reads that model's cache"
 _TOKEN_IDS = "its layers take embeddings of the token ids, which must not leave the client"
 _EMBEDDING_AGAIN = "its layers read the output of the embedding again, and share one set of weights"
-_BEHIND_THE_CACHE = "it changes keys and values between its cache and its attention"
-_COUNTS = "its layers count positions themselves, to scale what they ask for"
 _IN_LOOPS = "it runs its stacks of layers several times in turn, so that a text would cross the cut many times"
 _STREAM = "its layers read what all blocks of layers before them made, not only the last"
 
@@ -47,15 +45,9 @@ _CANNOT_BE_CUT = {
     "zamba2": _EMBEDDING_AGAIN,
 }
 
-# Beyond what the modules show: what `make test-architectures` finds to differ.
-_NOT_IN_BATCHES = {
-    "diffllama": _BEHIND_THE_CACHE,
-    "doge": "it makes a mask of its own of what it attends to",
-    "gemma4_unified": "its mask asks of every row whether it is a part of an image",
-    "jetmoe": _BEHIND_THE_CACHE,
-    "llama4": _COUNTS,
-    "llama4_text": _COUNTS,
-}
+# Beyond what the modules show, as `make test-architectures` finds: they change keys and values between their cache and
+# their attention, make masks of their own, or count positions in their layers.
+_ATTEND_OTHERWISE = {"diffllama", "doge", "gemma4_unified", "jetmoe", "llama4", "llama4_text"}
 
 # Their recurrent layers forget the past when they are given more than one row.
 _ONE_ROW_AT_A_TIME = ("falcon_mamba", "jamba", "mamba")
@@ -92,10 +84,9 @@ def why_not_here(config: PretrainedConfig, layers: range) -> str | None:
     return None
 
 
-def why_not_batched(config: PretrainedConfig) -> str | None:
-    """Why rows of several sessions cannot share a forward of such a model; None if nothing is known against it."""
-    kinds = (config.model_type, config.get_text_config(decoder=True).model_type)
-    return next((_NOT_IN_BATCHES[kind] for kind in kinds if kind in _NOT_IN_BATCHES), None)
+def attends_otherwise(config: PretrainedConfig) -> bool:
+    """Whether a model that takes another attention in place of its own needs more than that, with several sessions."""
+    return bool({config.model_type, config.get_text_config(decoder=True).model_type} & _ATTEND_OTHERWISE)
 
 
 def row_width(config: PretrainedConfig) -> int:

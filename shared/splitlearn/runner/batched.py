@@ -3,17 +3,22 @@
 Shapes: T rows of all sessions, S sessions, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
 import torch
 
 from splitlearn.attention.backend import AttentionBackend, KVCache, StepAttention
+from splitlearn.attention.by_session import BySession, SessionCache
+from splitlearn.attention.interface_probe import probe
 from splitlearn.attention.kv_layout import KVLayout
 from splitlearn.attention.page_budget import PageBudget
 from splitlearn.attention.ragged import NAME, RaggedCache, ragged_step
-from splitlearn.hf.attention_interface import AttentionSwitch
+from splitlearn.attention.sequence_slice import SequenceSlice
+from splitlearn.hf.attention_interface import AttentionSwitch, supports_attention_interface
+from splitlearn.model import traits
 from splitlearn.model.cache import PartCache
 from splitlearn.model.part import Part
 from splitlearn.runner.interface import Runner, SequenceInput
@@ -33,6 +38,7 @@ class BatchedRunner(Runner[KVCache]):
 
     def __init__(self, part: Part, kv_bytes: int | None, make_backend: MakeBackend) -> None:
         self._make_backend = make_backend
+        self._by_session: BySession | None = None
         super().__init__(part, kv_bytes)
 
     def _prepare(self, cache: PartCache) -> None:
@@ -41,9 +47,29 @@ class BatchedRunner(Runner[KVCache]):
         self._layout = KVLayout(shapes, tensors[0].dtype, tensors[0].device)
         self._backend = self._make_backend(self._layout, self._kv_bytes)
         self._cache = RaggedCache()
+        self._is_attention_shared = self._can_share_attention()
         self._attention = AttentionSwitch(self.part.modules())
+        if not self._is_attention_shared or (self.part.spec.begin and not self.part.takes_positions):
+            self._by_session = BySession(self.part, self._sample_call, self._is_attention_shared)
+            # the first step finds out which projections can wait for all sessions
+            self._sample_steps()
+            return
         self.fusion = self._backend.fuse(self.part, self._sample_steps)
         self._backend.prepare_decode(self._decode, self.part.context_length)
+
+    def _can_share_attention(self) -> bool:
+        """Whether one attention call may take the rows of several sessions."""
+        part = self.part
+        if traits.attends_otherwise(part.config):
+            return False
+        if part.takes_positions and supports_attention_interface(part.model):
+            return True
+        found = probe(part, self._sample_call)
+        return found.uses_interface and (part.takes_positions or not found.is_told_positions)
+
+    @torch.inference_mode()
+    def _sample_call(self, cache: PartCache) -> None:
+        self.part(self._random_rows(2).to(self._layout.device), cache.n_rows, cache)
 
     def _sample_steps(self) -> list[torch.Tensor]:
         """Outputs of steps in which a session begins, goes on while another begins, and both bring one row more.
@@ -103,8 +129,9 @@ class BatchedRunner(Runner[KVCache]):
     @torch.inference_mode()
     def _run(self, inputs: Sequence[SequenceInput[KVCache]], position_offset: int = 0) -> list[torch.Tensor]:
         """As `run`; the model is given positions that are `position_offset` more than those in the cache."""
+        if self._by_session is not None:
+            return self._run_by_session(inputs, self._by_session)
         sessions = [each.slice for each in inputs]
-        lengths = [each.length for each in sessions]
         positions = [i for each in sessions for i in range(each.start, each.end)]
         rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
         reads_hidden = any(each.wanted == "hidden" for each in inputs)
@@ -117,30 +144,60 @@ class BatchedRunner(Runner[KVCache]):
                     found = zip(inputs, decoded, strict=True)
                     return [row_V[None] if each.wanted == "all" else row_V for each, row_V in found]
                 return list(decoded[:, None])
-        rows = rows.to(self._layout.device)
-        options: dict[str, Any] = {
-            "past_key_values": self._cache,
-            "use_cache": True,
-            "position_ids": torch.tensor([[position + position_offset for position in positions]], device=rows.device),
-        }
-        self._cache.begin(self._backend.begin_step(sessions), [each.start for each in sessions], lengths)
+        rows_1T = rows.to(self._layout.device)[None]
+        options: dict[str, Any] = {"past_key_values": self._cache, "use_cache": True}
+        if self.part.takes_positions:
+            positions = [position + position_offset for position in positions]
+            options["position_ids"] = torch.tensor([positions], device=rows_1T.device)
+        with self._attending(sessions):
+            return self._outputs(rows_1T, inputs, options)
+
+    @contextmanager
+    def _attending(self, sessions: Sequence[SequenceSlice[KVCache]]) -> Iterator[None]:
+        """Inside, one attention call takes the rows of all sessions."""
+        step = self._backend.begin_step(sessions)
+        self._cache.begin(step, [each.start for each in sessions], [each.length for each in sessions])
         with ragged_step(self._cache), self._attention.to(NAME):
-            if not self.part.spec.end:
-                return list(self.part.run(rows[None], **options)[0].split(lengths))
-            return self._ends(rows, inputs, list(accumulate(lengths)), options)
+            yield
+
+    def _run_by_session(self, inputs: Sequence[SequenceInput[KVCache]], by_session: BySession) -> list[torch.Tensor]:
+        sessions = [each.slice for each in inputs]
+        rows = [each.rows.to(self._layout.device) for each in inputs]
+        options: dict[str, Any] = {"past_key_values": self._cache, "use_cache": True}
+        if self._is_attention_shared:
+            counting = [SessionCache(None, each.start, each.length) for each in sessions]
+            with by_session.step(rows, counting) as rows_1TD, self._attending(sessions):
+                return self._outputs(rows_1TD, inputs, options)
+        caches = [SessionCache(self._backend.begin_step([each]), each.start, each.length) for each in sessions]
+        if len(inputs) == 1:
+            return self._outputs(rows[0][None], inputs, {**options, "past_key_values": caches[0]})
+        with by_session.step(rows, caches) as rows_1TD:
+            # the layers have what each session needs of its cache and its positions; the decoder makes no use of these
+            if self.part.takes_positions:
+                options["position_ids"] = torch.zeros(1, rows_1TD.shape[1], dtype=torch.long, device=rows_1TD.device)
+            return self._outputs(rows_1TD, inputs, options)
+
+    def _outputs(
+        self, rows_1T: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], options: dict[str, Any]
+    ) -> list[torch.Tensor]:
+        """What each session's rows become: [t, D], or what is wanted of a part that ends the model."""
+        lengths = [each.slice.length for each in inputs]
+        if not self.part.spec.end:
+            return list(self.part.run(rows_1T, **options)[0].split(lengths))
+        return self._ends(rows_1T, inputs, list(accumulate(lengths)), options)
 
     def _ends(
-        self, rows: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], ends: list[int], options: dict[str, Any]
+        self, rows_1T: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], ends: list[int], options: dict[str, Any]
     ) -> list[torch.Tensor]:
         counts = [{"none": 0, "last": 1, "all": each.rows.shape[0], "hidden": 0}[each.wanted] for each in inputs]
         wanted = [row for end, count in zip(ends, counts, strict=True) for row in range(end - count, end)]
-        kept = torch.tensor(wanted, dtype=torch.long, device=rows.device)
+        kept = torch.tensor(wanted, dtype=torch.long, device=rows_1T.device)
         if self.part.keeps_last_rows:
             options = {**options, "logits_to_keep": kept}
         if any(each.wanted == "hidden" for each in inputs):
-            output, hidden_1TD = self.part.run_to_hidden(rows[None], **options)
+            output, hidden_1TD = self.part.run_to_hidden(rows_1T, **options)
         else:
-            output, hidden_1TD = self.part.run(rows[None], **options), None
+            output, hidden_1TD = self.part.run(rows_1T, **options), None
         logits_SV = output.logits[0] if self.part.keeps_last_rows else output.logits[0, kept]
         outputs = list(logits_SV.split(counts))
         for i, (each, end) in enumerate(zip(inputs, ends, strict=True)):
@@ -154,5 +211,6 @@ class BatchedRunner(Runner[KVCache]):
         """One row of each session: hidden states [S, D], or logits [S, V]."""
         self._cache.begin(attention, [], [1] * rows.shape[0])
         with ragged_step(self._cache), self._attention.to(NAME):
-            output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, position_ids=positions_1S)
+            told = {"position_ids": positions_1S} if self.part.takes_positions else {}
+            output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, **told)
         return torch.as_tensor((output.logits if self.part.spec.end else output)[0])

@@ -10,8 +10,6 @@ from splitlearn.backends.cpu.kernels import are_off
 from splitlearn.backends.cuda.backend import PagedBackend
 from splitlearn.backends.cuda.graphs import CudaCapture
 from splitlearn.backends.cuda.paged_attention import PagedKernel
-from splitlearn.hf.attention_interface import supports_attention_interface
-from splitlearn.model import traits
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.sequential import SequentialRunner
@@ -37,16 +35,7 @@ def runner_for(part: Part, kv_bytes: int | None = None) -> BatchedRunner | Seque
 
 def why_not_batched(part: Part) -> str | None:
     """Why sessions of this part cannot share a forward; None if they can."""
-    reason = traits.why_not_batched(part.config)
-    if reason is not None:
-        return reason
-    if not part.keeps_plain_kv:
-        return "it keeps a recurrent state, or more than keys and values"
-    if not part.takes_positions:
-        return "it counts positions itself, and takes none"
-    if not supports_attention_interface(part.model):
-        return "transformers does not say that another attention can take the place of its own"
-    return None
+    return None if part.keeps_plain_kv else "it keeps a recurrent state, or more than keys and values"
 
 
 def why_not_paged(device: torch.device, dtype: torch.dtype) -> str | None:
