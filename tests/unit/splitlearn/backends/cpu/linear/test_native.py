@@ -7,9 +7,7 @@ from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
 from splitlearn.backends.cpu.linear.int8 import quantize
 
 SOME = torch.zeros(1, 2, dtype=torch.bfloat16)
-pytestmark = pytest.mark.skipif(
-    not NativeLinear.supports(SOME), reason="no C compiler when the package was installed, or no AVX-512 with VNNI"
-)
+pytestmark = pytest.mark.usefixtures("every_set")
 # one row, a block of either kind, two equal blocks, and more
 ROWS = (1, 2, 7, 8, 13, 14, 15, 28, 29, 57)
 
