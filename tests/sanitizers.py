@@ -38,8 +38,8 @@ if sys.argv[1] not in available_sets():
     sys.exit("not here")
 library = kernels()
 rows, outputs = torch.zeros(64, dtype=torch.bfloat16), torch.zeros(16, dtype=torch.bfloat16)
-weight = torch.zeros(1, 8, 16, 2, dtype=torch.bfloat16)  # of 16 inputs, not of 64
-linear = Linear(weight.data_ptr(), None, None, None, 64, 16)
+weight = torch.zeros(1, 8, 16, 2, dtype=torch.bfloat16)  # of 16 inputs, not of 30, which fill no tile of AMX
+linear = Linear(weight.data_ptr(), None, None, None, 30, 16)
 library.linear(LinearCall(rows.data_ptr(), outputs.data_ptr(), 1, 64, linear, 1))
 """
 

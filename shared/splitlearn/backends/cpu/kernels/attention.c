@@ -74,7 +74,7 @@ static int64_t first_start(const Chunk *chunk, int64_t query, int64_t count) {
 }
 
 /* A tile that many blocks of query rows read is packed into panels, which stay in the core's cache meanwhile. */
-static inline int has_many(const Chunk *chunk) { return chunk->count > MAX_ROWS; }
+static inline int has_many(const Chunk *chunk) { return chunk->count >= PACKED_FROM; }
 
 TARGET static void tile_to_panels(const Chunk *chunk, int64_t begin) {
     const int64_t width = chunk->call->head_dim, to = round_up(chunk->n_keys, KEYS_AT_ONCE);
@@ -169,15 +169,19 @@ INLINE void values_of_block(int n_queries, const Chunk *chunk, int64_t query) {
     }
 }
 
-#define CASE_SCORE(n)                                                                                                  \
-    case n: score_block(n, chunk, query); break;
-#define CASE_VALUES(n)                                                                                                 \
-    case n: values_of_block(n, chunk, query); break;
+#define CASE_SCORE(label, n)                                                                                           \
+    label:                                                                                                             \
+    score_block(n, chunk, query);                                                                                      \
+    break;
+#define CASE_VALUES(label, n)                                                                                          \
+    label:                                                                                                             \
+    values_of_block(n, chunk, query);                                                                                  \
+    break;
 TARGET static void score_some(int64_t n_queries, Chunk *chunk, int64_t query) {
-    switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE) }
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE, (int)n_queries) }
 }
 TARGET static void values_some(int64_t n_queries, const Chunk *chunk, int64_t query) {
-    switch (n_queries) { FOR_EACH_HEIGHT(CASE_VALUES) }
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_VALUES, (int)n_queries) }
 }
 
 /* cap * tanh(scores / cap), by an exponential that never overflows. */
@@ -290,14 +294,14 @@ static void attend_item(Chunk *chunk, const Session *session, const Items *items
 static int32_t allocate(Chunk *chunk, int64_t max_queries) {
     const int64_t width = chunk->call->head_dim, columns = columns_of(chunk->call);
     const int64_t n_floats = max_queries * (columns + 2) + MAX_ROWS * STRIDE;
-    const int64_t n_panels = max_queries > MAX_ROWS ? TILE * (width + columns) : KEYS_AT_ONCE * width;
+    const int64_t n_panels = max_queries >= PACKED_FROM ? TILE * (width + columns) : KEYS_AT_ONCE * width;
     const int64_t n_operands = max_queries * width + MAX_ROWS * STRIDE;
     const int64_t n_bytes =
         n_panels * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float) + n_operands * (int64_t)sizeof(operand);
     /* panels are loaded by whole cache lines */
     chunk->keys = aligned_alloc(CACHE_LINE, (size_t)round_up(n_bytes, CACHE_LINE));
     if (!chunk->keys) return NO_MEMORY;
-    chunk->values = max_queries > MAX_ROWS ? chunk->keys + TILE * width : NULL;
+    chunk->values = max_queries >= PACKED_FROM ? chunk->keys + TILE * width : NULL;
     chunk->outputs = (float *)(chunk->keys + n_panels);
     chunk->max_scores = chunk->outputs + max_queries * columns;
     chunk->weight_sums = chunk->max_scores + max_queries;
@@ -308,7 +312,7 @@ static int32_t allocate(Chunk *chunk, int64_t max_queries) {
 }
 
 /* A worker without memory leaves its items to the others. */
-static void attend_worker(void *data) {
+TARGET static void attend_worker(void *data) {
     Attention *all = data;
     const AttendCall *call = all->call;
     const Items *items = all->items;
@@ -319,6 +323,7 @@ static void attend_worker(void *data) {
         while (item >= items[index].end) index++;
         attend_item(&chunk, call->sessions + index, items + index, item - (index ? items[index - 1].end : 0));
     }
+    release_tiles();
     free(chunk.keys);
 }
 

@@ -74,6 +74,7 @@ static inline int block_height(int64_t n_rows, int64_t max_height) {
     return (int)((n_rows + n_blocks - 1) / n_blocks);
 }
 
+#ifndef SIMD_AMX
 /* What `multiply_panels` does for a block whose sums all stay in registers; its panels are the first of `stride`. */
 INLINE void multiply_tile(int n_rows, int n_panels, const operand *rows, int64_t row_stride, const bf16 *panels,
                           int64_t panel_size, int64_t n_pairs, const bf16 *ahead, int stride, f32x16 *sums) {
@@ -110,6 +111,7 @@ INLINE void multiply_panels(int n_rows, int n_panels, const operand *rows, int64
         multiply_tile(n_rows, n_panels - n_tile, rows, row_stride, panels + n_tile * panel_size, panel_size, n_pairs,
                       ahead ? ahead + n_tile * panel_size : NULL, n_panels, sums + n_tile);
 }
+#endif
 
 /* How threads share work: each takes the next items until there are none. */
 static inline int64_t fetch_add(int64_t *next, int64_t n) { return __atomic_fetch_add(next, n, __ATOMIC_RELAXED); }

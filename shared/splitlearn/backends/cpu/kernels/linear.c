@@ -16,7 +16,8 @@ typedef struct {
     const bf16 *bias; /* or NULL */
     bf16 *outputs;
     int64_t n_rows, row_stride, n_inputs, n_outputs;
-    int64_t next; /* first panel that no thread has taken */
+    int64_t group, n_groups; /* rows of a group, and how many groups there are */
+    int64_t next;            /* the first pair of panels for a group of rows that no thread has taken */
 } Product;
 
 INLINE void store(const Product *product, f32x16 sum, int64_t row, int64_t output) {
@@ -37,40 +38,49 @@ INLINE void block(int n_rows, int n_panels, const Product *product, const bf16 *
             store(product, sums[i * n_panels + panel], row + i, output + panel * PANEL);
 }
 
-#define CASE_ONE(n)                                                                                                    \
-    case n: block(n, 1, product, weight, row, output, NULL); break;
-#define CASE_TWO(n)                                                                                                    \
-    case n: block(n, 2, product, weight, row, output, ahead); break;
+#define CASE_ONE(label, n)                                                                                             \
+    label:                                                                                                             \
+    block(n, 1, product, weight, row, output, NULL);                                                                   \
+    break;
+#define CASE_TWO(label, n)                                                                                             \
+    label:                                                                                                             \
+    block(n, 2, product, weight, row, output, ahead);                                                                  \
+    break;
 TARGET static void one_panel(int n_rows, const Product *product, const bf16 *weight, int64_t row, int64_t output) {
-    switch (n_rows) { FOR_EACH_HEIGHT(CASE_ONE) }
+    switch (n_rows) { FOR_EACH_HEIGHT(CASE_ONE, n_rows) }
 }
 TARGET static void two_panels(int n_rows, const Product *product, const bf16 *weight, int64_t row, int64_t output,
                               const bf16 *ahead) {
-    switch (n_rows) { FOR_EACH_HEIGHT(CASE_TWO) }
+    switch (n_rows) { FOR_EACH_HEIGHT(CASE_TWO, n_rows) }
 }
 
 /* Each thread takes panels for all rows while there are any: a thread that loses its core to another process leaves
    more of them to the others. */
-static void linear_worker(void *data) {
+TARGET static void linear_worker(void *data) {
     Product *product = data;
     const int64_t n_panels = (product->n_outputs + PANEL - 1) / PANEL;
-    const int64_t panel_size = product->n_inputs * PANEL;
+    const int64_t panel_size = product->n_inputs * PANEL, n_wide = (n_panels + MAX_PANELS - 1) / MAX_PANELS;
     int64_t next;
-    for (int64_t panel = fetch_add(&product->next, MAX_PANELS); panel < n_panels; panel = next) {
-        next = fetch_add(&product->next, MAX_PANELS);
+    for (int64_t item = fetch_add(&product->next, 1); item < product->n_groups * n_wide; item = next) {
+        next = fetch_add(&product->next, 1);
+        const int64_t panel = item % n_wide * MAX_PANELS, following = next % n_wide * MAX_PANELS;
+        const int64_t first = item / n_wide * product->group, left = product->n_rows - first;
+        const int64_t end = first + (left < product->group ? left : product->group);
         const bf16 *weight = product->weight + panel * panel_size;
-        for (int64_t row = 0; row < product->n_rows;) {
-            const int n_rows = block_height(product->n_rows - row, MAX_ROWS);
+        for (int64_t row = first; row < end;) {
+            const int n_rows = block_height(end - row, MAX_ROWS);
             /* the last block prefetches the panels that come next, which few rows would wait for */
-            const int prefetches = row + n_rows == product->n_rows && next + MAX_PANELS <= n_panels;
+            const int prefetches =
+                row + n_rows == end && next < product->n_groups * n_wide && following + MAX_PANELS <= n_panels;
             if (n_panels - panel < MAX_PANELS)
                 one_panel(n_rows, product, weight, row, panel * PANEL);
             else
                 two_panels(n_rows, product, weight, row, panel * PANEL,
-                           prefetches ? product->weight + next * panel_size : NULL);
+                           prefetches ? product->weight + following * panel_size : NULL);
             row += n_rows;
         }
     }
+    release_tiles();
 }
 
 /* Rows that are copied before they are multiplied. */
@@ -122,6 +132,9 @@ int32_t linear_bf16(const LinearCall *call) {
                        .n_outputs = linear->n_outputs};
     operand *copies = prepare_rows(&product, call);
     if (!product.rows) return NO_MEMORY;
+    const int64_t group = GROUP_BYTES / (linear->n_inputs * (int64_t)sizeof(bf16)) / MAX_ROWS * MAX_ROWS;
+    product.group = group > MAX_ROWS ? group : MAX_ROWS;
+    product.n_groups = (call->n_rows + product.group - 1) / product.group;
     const int64_t n_products = call->n_rows * linear->n_inputs * linear->n_outputs;
     GOMP_parallel(linear_worker, &product, team_for_products(n_products, call->n_threads), 0);
     free(copies);

@@ -74,6 +74,7 @@ INLINE void store(const Product *product, Totals totals, int64_t row, int64_t ou
     store_bf16(product->outputs + row * product->n_outputs + output, n, sum);
 }
 
+#ifndef SIMD_AMX
 /* The sums over the fours [from, to) of a block that leaves all of them in registers. */
 INLINE void add_fours(int n_rows, int n_panels, const level *levels, int64_t width, const int8_t *weight, int64_t from,
                       int64_t to, const int8_t *ahead, Totals *totals) {
@@ -101,6 +102,7 @@ INLINE void add_fours(int n_rows, int n_panels, const level *levels, int64_t wid
     }
     UNROLL (int i = 0; i < n_rows * n_panels; i++) add_to_totals(totals + i, sums[i]);
 }
+#endif
 
 INLINE void tile(int n_rows, int n_panels, const Product *product, const int8_t *weight, int64_t row, int64_t output,
                  const int8_t *ahead) {
@@ -130,19 +132,23 @@ INLINE void block(int n_rows, int n_panels, const Product *product, const int8_t
              ahead ? ahead + offset : NULL);
 }
 
-#define CASE_ONE(n)                                                                                                    \
-    case n: block(n, 1, product, weight, row, output, NULL); break;
-#define CASE_TWO(n)                                                                                                    \
-    case n: block(n, 2, product, weight, row, output, ahead); break;
+#define CASE_ONE(label, n)                                                                                             \
+    label:                                                                                                             \
+    block(n, 1, product, weight, row, output, NULL);                                                                   \
+    break;
+#define CASE_TWO(label, n)                                                                                             \
+    label:                                                                                                             \
+    block(n, 2, product, weight, row, output, ahead);                                                                  \
+    break;
 TARGET static void one_panel(int n_rows, const Product *product, const int8_t *weight, int64_t row, int64_t output) {
-    switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_ONE) }
+    switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_ONE, n_rows) }
 }
 TARGET static void two_panels(int n_rows, const Product *product, const int8_t *weight, int64_t row, int64_t output,
                               const int8_t *ahead) {
-    switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_TWO) }
+    switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_TWO, n_rows) }
 }
 
-static void multiply_worker(void *data) {
+TARGET static void multiply_worker(void *data) {
     Product *product = data;
     const int64_t n_panels = (product->n_outputs + PANEL - 1) / PANEL, panel_size = width_of(product) * PANEL;
     int64_t next;
@@ -161,6 +167,7 @@ static void multiply_worker(void *data) {
             row += n_rows;
         }
     }
+    release_tiles();
 }
 
 int32_t linear_int8(const LinearCall *call) {

@@ -5,8 +5,8 @@
    operand         what rows are multiplied as: bf16 where there is arithmetic for it, else fp32
    n               how many of the 16 numbers are read or written; 16 or more: all. Others are zeros.
 
-   A pair of bf16 numbers is multiplied in STEPS steps, the first number before the second where there are two, so that
-   every set adds the products of a row in one order. */
+   A sum has the same order in every set, but in steps: a set multiplies a pair of bf16 numbers in STEPS steps, the
+   first numbers before the second where there are two. */
 
 #ifndef SPLITLEARN_SIMD_H
 #define SPLITLEARN_SIMD_H
@@ -24,7 +24,10 @@
 /* Outputs of a panel of a weight, and how many panels are multiplied together, see `multiply_panels`. */
 enum { PANEL = 16, MAX_PANELS = 2 };
 
-#if defined(SIMD_AVX2)
+#if defined(SIMD_AMX)
+#define SIMD_AVX512_BF16
+#include "simd_amx.h"
+#elif defined(SIMD_AVX2)
 #include "simd_avx2.h"
 #elif defined(SIMD_AVX512) || defined(SIMD_AVX512_BF16)
 #include "simd_avx512.h"

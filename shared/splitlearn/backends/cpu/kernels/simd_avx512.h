@@ -6,7 +6,12 @@
 #define PROCESSOR_HAS_AVX512                                                                                           \
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&  \
      __builtin_cpu_supports("avx512vnni"))
-#ifdef SIMD_AVX512_BF16
+#if defined(SIMD_AMX)
+#define INSTRUCTIONS "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8"
+#define PROCESSOR_HAS_ALL                                                                                              \
+    (PROCESSOR_HAS_AVX512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-tile") &&             \
+     __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") && may_use_tiles())
+#elif defined(SIMD_AVX512_BF16)
 #define INSTRUCTIONS "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16"
 #define PROCESSOR_HAS_ALL (PROCESSOR_HAS_AVX512 && __builtin_cpu_supports("avx512bf16"))
 #else
@@ -141,11 +146,18 @@ INLINE void transpose(i32x16 pairs[16]) {
     }
 }
 
-/* How many rows are multiplied at once, and how many by several panels, so that all sums stay in registers. */
-enum { MAX_ROWS = 14, MAX_WIDE_ROWS = 14, FEW_QUERIES = 3 };
+#ifndef SIMD_AMX
+/* How many rows are multiplied at once, and how many by several panels, so that all sums stay in registers. Query rows
+   from which on keys and values are packed. */
+enum { MAX_ROWS = 14, MAX_WIDE_ROWS = 14, FEW_QUERIES = 3, PACKED_FROM = MAX_ROWS + 1, GROUP_BYTES = INT32_MAX };
 
-#define FOR_EACH_HEIGHT(CASE)                                                                                          \
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
+#define FOR_EACH_HEIGHT(CASE, height)                                                                                  \
+    CASE(case 1, 1)                                                                                                    \
+    CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(case 5, 5) CASE(case 6, 6) CASE(case 7, 7) CASE(case 8, 8)    \
+        CASE(case 9, 9) CASE(case 10, 10) CASE(case 11, 11) CASE(case 12, 12) CASE(case 13, 13) CASE(case 14, 14)
+
+INLINE void release_tiles(void) {}
+#endif
 
 #ifdef SIMD_AVX512_BF16
 enum { STEPS = 1 };
@@ -184,11 +196,17 @@ INLINE f32x16 add_products(f32x16 sums, weights16 weights, input one) { return _
 /* Rows for int8 weights, as two bytes of each level: [high, low][inputs]. VNNI multiplies unsigned bytes, so that
    levels have an offset, whose part of the sums is subtracted in the end. No sum overflows, however wide a row. */
 enum { OFFSET_BITS = 15, HIGH = 0, LOW = 1 };
-enum { MAX_INT8_ROWS = 7, MAX_WIDE_INT8_ROWS = 7, LEVEL_PARTS = 2, WEIGHT_PARTS = 1, MAX_FOURS = 1 << 14 };
+#ifdef SIMD_AMX
+enum { MAX_INT8_ROWS = 16, MAX_WIDE_INT8_ROWS = 16 };
+#define FOR_EACH_INT8_HEIGHT(CASE, height) CASE(default, height)
+#else
+enum { MAX_INT8_ROWS = 7, MAX_WIDE_INT8_ROWS = 7 };
+#define FOR_EACH_INT8_HEIGHT(CASE, height)                                                                             \
+    CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(case 5, 5) CASE(case 6, 6) CASE(case 7, 7)
+#endif
+enum { LEVEL_PARTS = 2, WEIGHT_PARTS = 1, MAX_FOURS = 1 << 14 };
 typedef uint8_t level;
 typedef __m512i level_sums, weight_fours, level_four;
-
-#define FOR_EACH_INT8_HEIGHT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
 
 INLINE void store_levels(level *row, int64_t width, int64_t column, f32x16 numbers) {
     const __m512i levels = _mm512_add_epi32(_mm512_cvtps_epi32(numbers), _mm512_set1_epi32(1 << OFFSET_BITS));

@@ -43,7 +43,7 @@ def test_each_set_of_the_processor_can_be_asked_for() -> None:
 
 def test_another_word_is_an_error_that_names_what_can_be_asked_for(forced: pytest.MonkeyPatch) -> None:
     forced.setenv("SPLITLEARN_KERNELS", "avx")
-    told = r"SPLITLEARN_KERNELS=avx: expected on, off, or one of avx512_bf16, avx512, avx2"
+    told = "SPLITLEARN_KERNELS=avx: expected on, off, or one of amx, avx512_bf16, avx512, avx2"
     for ask in (kernels.__wrapped__, are_off):
         with pytest.raises(BadDevice, match=told):
             ask()
