@@ -21,7 +21,7 @@ from splitlearn.backends.cpu.kernels import abi, structs
 from splitlearn.errors import BadDevice
 
 INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2")
-"""What the kernels are compiled for, the best first: AMX, AVX-512 with VNNI and BF16, with VNNI alone, AVX2 with FMA."""
+"""What they are compiled for, the best first: AMX, AVX-512 with VNNI and BF16, with VNNI alone, AVX2 with FMA."""
 _NOT_COMPILED = "they were not compiled; install a C compiler, then install the package again"
 _UNFIT = (OSError, AttributeError, ImportError)
 

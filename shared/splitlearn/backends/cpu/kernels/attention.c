@@ -169,13 +169,11 @@ INLINE void values_of_block(int n_queries, const Chunk *chunk, int64_t query) {
     }
 }
 
-#define CASE_SCORE(label, n)                                                                                           \
-    label:                                                                                                             \
-    score_block(n, chunk, query);                                                                                      \
+#define CASE_SCORE(n)                                                                                                  \
+    LABEL(n) : score_block(n, chunk, query);                                                                           \
     break;
-#define CASE_VALUES(label, n)                                                                                          \
-    label:                                                                                                             \
-    values_of_block(n, chunk, query);                                                                                  \
+#define CASE_VALUES(n)                                                                                                 \
+    LABEL(n) : values_of_block(n, chunk, query);                                                                       \
     break;
 TARGET static void score_some(int64_t n_queries, Chunk *chunk, int64_t query) {
     switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE, (int)n_queries) }

@@ -132,13 +132,11 @@ INLINE void block(int n_rows, int n_panels, const Product *product, const int8_t
              ahead ? ahead + offset : NULL);
 }
 
-#define CASE_ONE(label, n)                                                                                             \
-    label:                                                                                                             \
-    block(n, 1, product, weight, row, output, NULL);                                                                   \
+#define CASE_ONE(n)                                                                                                    \
+    LABEL(n) : block(n, 1, product, weight, row, output, NULL);                                                        \
     break;
-#define CASE_TWO(label, n)                                                                                             \
-    label:                                                                                                             \
-    block(n, 2, product, weight, row, output, ahead);                                                                  \
+#define CASE_TWO(n)                                                                                                    \
+    LABEL(n) : block(n, 2, product, weight, row, output, ahead);                                                       \
     break;
 TARGET static void one_panel(int n_rows, const Product *product, const int8_t *weight, int64_t row, int64_t output) {
     switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_ONE, n_rows) }

@@ -15,7 +15,9 @@
    stay in the second-level cache while all panels of a weight pass. */
 enum { MAX_ROWS = 32, MAX_WIDE_ROWS = 32, FEW_QUERIES = 0, PACKED_FROM = 1, GROUP_BYTES = 1 << 20 };
 
-#define FOR_EACH_HEIGHT(CASE, height) CASE(default, height)
+/* One case for all heights: a tile has as many rows as it is configured for. */
+#define LABEL(n) default
+#define FOR_EACH_HEIGHT(CASE, height) CASE(height)
 
 enum { TILE_ROWS = 16, TILE_BYTES = 64 /* of a row */ };
 

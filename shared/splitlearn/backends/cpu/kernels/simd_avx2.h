@@ -232,8 +232,8 @@ INLINE void transpose(i32x16 pairs[16]) {
 /* How many rows are multiplied at once, and how many by several panels, so that all sums stay in registers. */
 enum { MAX_ROWS = 6, MAX_WIDE_ROWS = 2, FEW_QUERIES = 1, PACKED_FROM = MAX_ROWS + 1, GROUP_BYTES = INT32_MAX };
 
-#define FOR_EACH_HEIGHT(CASE, height)                                                                                  \
-    CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(case 5, 5) CASE(case 6, 6)
+#define LABEL(n) case n
+#define FOR_EACH_HEIGHT(CASE, height) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 
 INLINE void release_tiles(void) {}
 
@@ -267,7 +267,7 @@ enum { MAX_INT8_ROWS = 3, MAX_WIDE_INT8_ROWS = 1, LEVEL_PARTS = 1, WEIGHT_PARTS 
 typedef int16_t level;
 typedef __m256i level_sums, weight_fours, level_four;
 
-#define FOR_EACH_INT8_HEIGHT(CASE, height) CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3)
+#define FOR_EACH_INT8_HEIGHT(CASE, height) CASE(1) CASE(2) CASE(3)
 
 INLINE void store_levels(level *row, int64_t width, int64_t column, f32x16 numbers) {
     const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(numbers.low), _mm256_cvtps_epi32(numbers.high));

@@ -151,10 +151,9 @@ INLINE void transpose(i32x16 pairs[16]) {
    from which on keys and values are packed. */
 enum { MAX_ROWS = 14, MAX_WIDE_ROWS = 14, FEW_QUERIES = 3, PACKED_FROM = MAX_ROWS + 1, GROUP_BYTES = INT32_MAX };
 
+#define LABEL(n) case n
 #define FOR_EACH_HEIGHT(CASE, height)                                                                                  \
-    CASE(case 1, 1)                                                                                                    \
-    CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(case 5, 5) CASE(case 6, 6) CASE(case 7, 7) CASE(case 8, 8)    \
-        CASE(case 9, 9) CASE(case 10, 10) CASE(case 11, 11) CASE(case 12, 12) CASE(case 13, 13) CASE(case 14, 14)
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
 
 INLINE void release_tiles(void) {}
 #endif
@@ -198,11 +197,10 @@ INLINE f32x16 add_products(f32x16 sums, weights16 weights, input one) { return _
 enum { OFFSET_BITS = 15, HIGH = 0, LOW = 1 };
 #ifdef SIMD_AMX
 enum { MAX_INT8_ROWS = 16, MAX_WIDE_INT8_ROWS = 16 };
-#define FOR_EACH_INT8_HEIGHT(CASE, height) CASE(default, height)
+#define FOR_EACH_INT8_HEIGHT(CASE, height) CASE(height)
 #else
 enum { MAX_INT8_ROWS = 7, MAX_WIDE_INT8_ROWS = 7 };
-#define FOR_EACH_INT8_HEIGHT(CASE, height)                                                                             \
-    CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(case 5, 5) CASE(case 6, 6) CASE(case 7, 7)
+#define FOR_EACH_INT8_HEIGHT(CASE, height) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
 #endif
 enum { LEVEL_PARTS = 2, WEIGHT_PARTS = 1, MAX_FOURS = 1 << 14 };
 typedef uint8_t level;
