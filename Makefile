@@ -42,7 +42,7 @@ export C_WARNINGS
 lint-kernels: $(VENV)/dev.stamp
 	$(BIN)/clang-format --dry-run -Werror $(KERNELS)
 	@command -v $(CC) >/dev/null || { echo "no C compiler ($(CC)): warnings of the kernels are not checked"; exit 0; }; \
-	for build in -UWITHOUT_BF16 -DWITHOUT_BF16; do \
+	for build in -DSIMD_AVX2 -DSIMD_AVX512 -DSIMD_AVX512_BF16 -DSIMD_AMX; do \
 		echo $(CC) -fsyntax-only -Werror ... $$build; \
 		$(CC) -std=gnu11 -O1 -fsyntax-only -Werror $(C_WARNINGS) $$build $(filter %.c,$(KERNELS)) || exit 1; \
 	done

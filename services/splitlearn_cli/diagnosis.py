@@ -46,15 +46,14 @@ def findings_of_machine() -> Iterator[Finding]:
     """Instruction set, kernels, and CUDA."""
     import torch
 
-    from splitlearn.backends.cpu.kernels import why_no_kernels
+    from splitlearn.backends.cpu.kernels import available_sets, kernels, why_no_kernels
     from splitlearn.runner.select import why_not_paged
-    from splitlearn.torch_private import has_avx512, has_avx512_bf16
 
     yield Finding("threads", str(torch.get_num_threads()))
-    yield Finding("AVX-512 with VNNI", _yes(has_avx512()))
-    yield Finding("AVX-512 BF16", _yes(has_avx512_bf16()))
+    yield Finding("instruction sets", ", ".join(available_sets()) or "none that our kernels are compiled for")
     reason = why_no_kernels()
-    yield Finding("own kernels", _yes(reason is None), reason)
+    library = kernels() if reason is None else None
+    yield Finding("own kernels", "no" if library is None else f"yes, {library.instruction_set}", reason)
     if not torch.cuda.is_available():
         yield Finding("CUDA", f"no (torch {torch.__version__})")
         return

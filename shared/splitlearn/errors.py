@@ -5,7 +5,7 @@ SplitError                    everything below; the message says what to do
 ├── BadCheckpoint             the operator: the checkpoint lacks or contradicts what its config promises
 ├── BadRegistration           the author of an architecture: its class cannot be registered or used
 ├── BadPlan                   the operator: cut points that the model does not have
-├── BadDevice                 the operator: a device or dtype that this machine does not offer
+├── BadDevice                 the operator: a device, dtype or instruction set that this machine does not offer
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── SessionClosed             the caller: rows for a session after its end
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
@@ -43,7 +43,7 @@ class BadPlan(SplitError):
 
 
 class BadDevice(SplitError):
-    """The device or dtype asked for is not available here."""
+    """The device, dtype or instruction set asked for is not available here."""
 
 
 class PositionNotReached(SplitError):

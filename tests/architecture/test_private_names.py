@@ -25,7 +25,7 @@ DECLARED_BY_MODELS = {
 }
 MODELS = "shared/cleangpt/model/"
 # texts that look like names of attributes and are none
-TEXTS = {"_kernels", "_kernels_without_bf16", "_layer_offset"}
+TEXTS = {"_kernels_", "_layer_offset"}
 PRIVATE = re.compile(r"_[a-z]\w*|__(code|closure|globals|wrapped|func|dict)__")
 
 

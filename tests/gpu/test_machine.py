@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from splitlearn.backends.cpu.kernels import INSTRUCTION_SETS
 from support.distributions import tracked_files
 from tests.gpu.machine import IMAGE_HAS, MOST_BYTES, TOO_LONG, WHEELS, Log
 from tests.gpu.wheels import PLATFORMS, fetch
@@ -79,7 +80,7 @@ def test_the_wheels_and_the_image_are_enough_to_build_the_kernels_and_to_collect
     told = make(checkout, "gpu-check", image)
     assert re.search(r"^GPU: none", told, re.MULTILINE)
     libraries = {each.stem for each in (checkout / "shared/splitlearn/backends/cpu/kernels").glob("*.so")}
-    assert libraries == ({"_kernels", "_kernels_without_bf16"} if shutil.which("cc") else set())
+    assert libraries == ({f"_kernels_{name}" for name in INSTRUCTION_SETS} if shutil.which("cc") else set())
     assert int(re.search(r"(\d+)/\d+ tests collected", told)[1]) > 10  # type: ignore[index]
     # the checkout's own, and of the image not what was carried
     shown = subprocess.run(

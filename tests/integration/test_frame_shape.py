@@ -20,7 +20,7 @@ from splitlearn_comm import Frame
 from support.running_split import RunningClient, running_client, running_trunk
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
-needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX2 with FMA")
 
 # repeats itself, so that there is something to look up
 PROMPT = 4 * torch.randint(3, VOCABULARY, (12,), generator=torch.Generator().manual_seed(3)).tolist()

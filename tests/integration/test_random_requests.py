@@ -20,7 +20,7 @@ from support.random_requests import CHAT, COMPLETION, Material, Request, next_tu
 from support.request_material import material_of
 from support.running_split import RunningClient, running_client, running_trunk
 
-needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX2 with FMA")
 
 TESTS = Path(__file__).parents[1]
 DEMO = TESTS.parent / "deploy" / "demo_model"

@@ -14,7 +14,7 @@ from support.crowd import admit_too_many
 from support.running_split import RunningClient, running_client, running_trunk
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX2 with FMA")
 
 LENGTHS = (3, 40, 130, 9, 64, 33, 220, 17)
 NEW_TOKENS = 12

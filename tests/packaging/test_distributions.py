@@ -7,6 +7,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from splitlearn.backends.cpu.kernels import INSTRUCTION_SETS
 from support.distributions import Built, metadata, tracked_files
 
 pytestmark = pytest.mark.slow
@@ -17,7 +18,7 @@ def test_the_wheel_is_for_any_python_of_this_platform_and_holds_the_kernels(buil
     assert (python, abi) == ("py3", "none")
     assert platform != "any"
     libraries = {name for name in ZipFile(built.wheel).namelist() if name.endswith(".so")}
-    wanted = {"_kernels", "_kernels_without_bf16"} if shutil.which("cc") else set()
+    wanted = {f"_kernels_{name}" for name in INSTRUCTION_SETS} if shutil.which("cc") else set()
     assert libraries == {f"splitlearn/backends/cpu/kernels/{name}.so" for name in wanted}
 
 

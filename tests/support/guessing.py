@@ -18,7 +18,7 @@ from support.running_split import RunningClient, RunningTrunk, running_client, r
 from support.shadows import exported, random_shadow, trunk_as_shadow
 from support.tiny_models import VOCABULARY, random_model, save_sepweight, tiny_config
 
-needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX2 with FMA")
 
 PROMPTS = tuple(
     torch.randint(3, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 40, 17)

@@ -14,13 +14,12 @@ from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread
 from splitlearn.runner.interface import SequenceInput
 from splitlearn.runner.select import runner_for
-from splitlearn.torch_private import has_avx512
 from support.fused_modules import packed
 from support.tiny_models import tiny_config
 
 can_run = pytest.mark.skipif(
-    not has_avx512() or shutil.which("cc") is None or are_off(),
-    reason="no AVX-512 with VNNI, or no C compiler at installation, or SPLITLEARN_KERNELS=off",
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512") or shutil.which("cc") is None or are_off(),
+    reason="no AVX2 with FMA, or no C compiler at installation, or SPLITLEARN_KERNELS=off",
 )
 
 

@@ -27,11 +27,12 @@ def test_versions_and_the_kernels_are_told(capsys: pytest.CaptureFixture[str]) -
     run(Settings())
     lines = said(capsys.readouterr().out)
     assert lines["torch"] == torch.__version__
-    assert {"splitlearn", "python", "transformers", "grpcio", "AVX-512 with VNNI", "CUDA"} <= lines.keys()
-    assert lines["own kernels"].startswith("yes" if kernels() is not None else "no -> ")
+    assert {"splitlearn", "python", "transformers", "grpcio", "instruction sets", "CUDA"} <= lines.keys()
+    library = kernels()
+    assert lines["own kernels"].startswith("no -> " if library is None else f"yes, {library.instruction_set}")
 
 
-@pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+@pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX2 with FMA")
 def test_a_directory_whose_layers_are_fused_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = random_model(tiny_config("llama")).bfloat16()
     weights = save_sepweight(tmp_path, model, chat=False, dtype="bfloat16")
@@ -56,6 +57,15 @@ def test_kernels_that_are_switched_off_are_told_with_the_switch(
     monkeypatch.setenv("SPLITLEARN_KERNELS", "off")
     run(Settings())
     assert "SPLITLEARN_KERNELS=off" in said(capsys.readouterr().out)["own kernels"]
+
+
+def test_an_instruction_set_that_there_is_not_is_told_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPLITLEARN_KERNELS", "sse")
+    kernels.cache_clear()
+    run(Settings())
+    assert "SPLITLEARN_KERNELS=sse: expected on, off, or one of" in said(capsys.readouterr().out)["own kernels"]
 
 
 def test_a_version_outside_of_the_tested_window_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """Our own kernels in C, compiled when the package is installed where there is a C compiler.
 
-They run on x86 processors with AVX-512 and VNNI, on torch's threads; the same sources are compiled with and without
-AVX-512 BF16. Without them torch and oneDNN do the same work more slowly. Beside speed they promise that a row's result
-is the same to the bit whatever rows come with it, and however its prompt was cut.
+They run on x86 processors with AVX2 and FMA or more, on torch's threads. The same sources are compiled for each
+instruction set, and the best that the processor has is used. Without them torch and oneDNN do the same work more
+slowly. Beside speed they promise that a row's result is the same to the bit whatever rows come with it, and however its
+prompt was cut.
 """
 
 import ctypes
@@ -14,12 +15,22 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
+import torch  # noqa: F401 - brings the OpenMP runtime, without which the libraries cannot be opened
+
 from splitlearn.backends.cpu.kernels import abi, structs
-from splitlearn.torch_private import has_avx512, has_avx512_bf16
+from splitlearn.errors import BadDevice
+
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2")
+"""What they are compiled for, the best first: AMX, AVX-512 with VNNI and BF16, with VNNI alone, AVX2 with FMA."""
+_NOT_COMPILED = "they were not compiled; install a C compiler, then install the package again"
+_UNFIT = (OSError, AttributeError, ImportError)
 
 
 class Kernels:
     """The functions of one compiled library. Each takes one structure, and raises MemoryError if there is none left.
+
+    Attributes:
+        instruction_set: what the library was compiled for.
 
     Raises:
         ImportError: the library was compiled from other sources.
@@ -28,9 +39,10 @@ class Kernels:
     MOST_INT8_INPUTS = 2**16
     """A row's 16-bit numbers times levels, summed over more inputs, might not fit 32 bits."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
         # before any function is called: with another layout each would read other memory
         _check(library)
+        self.instruction_set = instruction_set
         self.linear: Callable[[structs.LinearCall], None] = _function(library, "linear")
         self.rms_norm: Callable[[structs.RmsNormCall], None] = _function(library, "rms_norm")
         self.gate: Callable[[structs.GateCall], None] = _function(library, "gate")
@@ -42,58 +54,106 @@ class Kernels:
 
 def are_off() -> bool:
     """Whether the environment asks for torch's own operations in place of all that is faster."""
-    return os.environ.get("SPLITLEARN_KERNELS", "on").lower() == "off"
+    return _asked() == "off"
 
 
 @cache
 def kernels() -> Kernels | None:
     """The compiled kernels; None where there are none, the processor lacks the instructions, or they are switched off.
 
-    `SPLITLEARN_KERNELS=off` in the environment lets torch do their work, to see whether something is due to them.
-    `SPLITLEARN_KERNELS_DIR` names another directory to load them from, for those built by `make test-sanitizers`.
+    `SPLITLEARN_KERNELS=off` in the environment lets torch do their work, to see whether something is due to them; the
+    name of an instruction set does without better ones. `SPLITLEARN_KERNELS_DIR` names another directory to load them
+    from, for those built by `make test-sanitizers`.
+
+    Raises:
+        BadDevice: the environment asks for an instruction set that cannot be had.
     """
-    if _why_not_loaded() is not None:
+    asked = _asked()
+    if asked == "off":
         return None
-    try:
-        return _open()
-    except (OSError, AttributeError, ImportError) as error:
-        logging.getLogger(__name__).warning("%s cannot be used, torch does its work: %s", _suited(), error)
-        return None
-
-
-def why_no_kernels() -> str | None:
-    """Why `kernels()` is None, and what to do; None if they are loaded."""
-    reason = _why_not_loaded()
-    if reason is None and kernels() is None:
-        return "they were compiled from other sources, or for another system; install the package again"
-    return reason
-
-
-def _why_not_loaded() -> str | None:
-    if are_off():
-        return "SPLITLEARN_KERNELS=off switches them off; unset it"
-    if _suited() is None:
-        return "the processor has no AVX-512 with VNNI; torch's own operations are used"
-    if _file() is None:
-        return "they were not compiled; install a C compiler, then install the package again"
+    if asked != "on":
+        return _open_asked(asked)
+    for name in INSTRUCTION_SETS:
+        try:
+            found = _open(name)
+        except _UNFIT as error:
+            logging.getLogger(__name__).warning("%s cannot be used, torch does its work: %s", _stem(name), error)
+            return None
+        if found is not None:
+            return found
     return None
 
 
-def _file() -> Path | None:
-    directory = Path(os.environ.get("SPLITLEARN_KERNELS_DIR") or Path(__file__).parent)
-    files = [directory / f"{_suited()}{suffix}" for suffix in EXTENSION_SUFFIXES]
-    return next((each for each in files if each.exists()), None)
+def available_sets() -> tuple[str, ...]:
+    """The instruction sets that `SPLITLEARN_KERNELS` may name here: compiled, and the processor has them."""
+    return tuple(name for name in INSTRUCTION_SETS if _fits(name))
 
 
-def _open() -> Kernels:
-    return Kernels(ctypes.CDLL(str(_file())))
+def why_no_kernels() -> str | None:
+    """Why `kernels()` is None or raises, and what to do; None if they are loaded."""
+    try:
+        if are_off():
+            return "SPLITLEARN_KERNELS=off switches them off; unset it"
+        if kernels() is not None:
+            return None
+    except BadDevice as error:
+        return str(error)
+    if not any(map(_file, INSTRUCTION_SETS)):
+        return _NOT_COMPILED
+    if None in map(_fits, INSTRUCTION_SETS):
+        return "they were compiled from other sources, or for another system; install the package again"
+    return "the processor has no AVX2 with FMA; torch's own operations are used"
 
 
-def _suited() -> str | None:
-    """The library whose instructions the processor has; None where it has those of neither."""
-    if not has_avx512():
+def _asked() -> str:
+    """On, off, or the instruction set that the environment asks for."""
+    asked = os.environ.get("SPLITLEARN_KERNELS", "").lower() or "on"
+    if asked not in ("on", "off", *INSTRUCTION_SETS):
+        raise BadDevice(f"SPLITLEARN_KERNELS={asked}: expected on, off, or one of {', '.join(INSTRUCTION_SETS)}")
+    return asked
+
+
+def _open_asked(name: str) -> Kernels:
+    try:
+        found = _open(name)
+    except _UNFIT as error:
+        raise BadDevice(f"SPLITLEARN_KERNELS={name}: {_stem(name)} cannot be used: {error}") from error
+    if found is None:
+        reason = "the processor lacks its instructions" if _file(name) else _NOT_COMPILED
+        raise BadDevice(f"SPLITLEARN_KERNELS={name}: {reason}; here it can be {', '.join(('off', *available_sets()))}")
+    return found
+
+
+def _open(name: str) -> Kernels | None:
+    """The kernels for an instruction set; None where they were not compiled, or the processor lacks it.
+
+    Raises:
+        OSError, AttributeError, ImportError: the library does not fit this installation or this system.
+    """
+    file = _file(name)
+    if file is None:
         return None
-    return "_kernels" if has_avx512_bf16() else "_kernels_without_bf16"
+    library = ctypes.CDLL(str(file))
+    _check(library)
+    return Kernels(library, name) if library.splitlearn_is_supported() else None
+
+
+def _fits(name: str) -> bool | None:
+    """Whether an instruction set can be had; None if its library does not fit this installation or this system."""
+    try:
+        return _open(name) is not None
+    except _UNFIT:
+        return None
+
+
+def _stem(name: str) -> str:
+    return f"_kernels_{name}"
+
+
+def _file(name: str) -> Path | None:
+    directory = Path(os.environ.get("SPLITLEARN_KERNELS_DIR") or Path(__file__).parent)
+    files = [directory / f"{_stem(name)}{suffix}" for suffix in EXTENSION_SUFFIXES]
+    return next((each for each in files if each.exists()), None)
 
 
 def _check(library: ctypes.CDLL) -> None:

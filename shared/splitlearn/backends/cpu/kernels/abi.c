@@ -2,8 +2,4 @@
 
 #include "abi.h"
 
-#if defined(__x86_64__)
-
 const char *splitlearn_abi(void) { return SPLITLEARN_ABI; }
-
-#endif

@@ -7,8 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__x86_64__)
-
 typedef uint16_t bf16;
 
 /* What every function returns. */
@@ -318,6 +316,7 @@ FIELD(LayersCall, n_threads, uint32_t, 88);
 _Static_assert(sizeof(LayersCall) == 96, "LayersCall");
 
 const char *splitlearn_abi(void);
+int32_t splitlearn_is_supported(void);
 int32_t splitlearn_linear(const LinearCall *call);
 int32_t splitlearn_rms_norm(const RmsNormCall *call);
 int32_t splitlearn_gate(const GateCall *call);
@@ -449,5 +448,4 @@ int32_t splitlearn_layers(const LayersCall *call);
     "splitlearn_attend(const AttendCall *)\n" \
     "splitlearn_layers(const LayersCall *)\n"
 
-#endif
 #endif

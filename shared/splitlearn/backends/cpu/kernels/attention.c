@@ -12,7 +12,7 @@
 
 /* Scores of query rows with a stride of a multiple of 4 KB would evict each other from the first-level cache: hence
    STRIDE. */
-enum { TILE = 512, KEYS_AT_ONCE = MAX_PANELS * PANEL, MAX_BLOCKS = 16, STRIDE = TILE + KEYS_AT_ONCE, FEW_QUERIES = 3 };
+enum { TILE = 512, KEYS_AT_ONCE = MAX_PANELS * PANEL, MAX_BLOCKS = 16, STRIDE = TILE + KEYS_AT_ONCE };
 
 /* A query row is one head of one row. Heads that share keys are neighbours, so that each key that is read serves all of
    them. A work item is a chunk of query rows of one session and one head of keys. */
@@ -41,11 +41,11 @@ typedef struct {
     int64_t from, to;     /* keys of the tile that some query row of the block sees, in multiples of KEYS_AT_ONCE */
     bf16 *keys;           /* [keys / 16][width / 2][16][2]; of KEYS_AT_ONCE keys where there are few query rows */
     bf16 *values;         /* [width / 16][keys / 2][16][2]; unused where there are few query rows */
-    bf16 *queries;        /* [query rows][width] */
+    operand *queries;     /* [query rows][width] */
     float *outputs;       /* weighted sums of values, [query rows][width, filled up to pairs of panels] */
     float *max_scores, *weight_sums;
-    float *scores; /* of a block, [14][STRIDE] */
-    bf16 *weights;
+    float *scores; /* of a block, [MAX_ROWS][STRIDE] */
+    operand *weights;
     float factors[MAX_ROWS]; /* by which the block's earlier sums shrink as a tile has greater scores */
 } Chunk;
 
@@ -74,7 +74,7 @@ static int64_t first_start(const Chunk *chunk, int64_t query, int64_t count) {
 }
 
 /* A tile that many blocks of query rows read is packed into panels, which stay in the core's cache meanwhile. */
-static inline int has_many(const Chunk *chunk) { return chunk->count > MAX_ROWS; }
+static inline int has_many(const Chunk *chunk) { return chunk->count >= PACKED_FROM; }
 
 TARGET static void tile_to_panels(const Chunk *chunk, int64_t begin) {
     const int64_t width = chunk->call->head_dim, to = round_up(chunk->n_keys, KEYS_AT_ONCE);
@@ -86,31 +86,32 @@ TARGET static void tile_to_panels(const Chunk *chunk, int64_t begin) {
 
 INLINE void score_block(int n_queries, Chunk *chunk, int64_t query) {
     const int64_t width = chunk->call->head_dim;
-    const bf16 *queries = chunk->queries + query * width, *tile = chunk->session_keys + chunk->tile * width;
+    const operand *queries = chunk->queries + query * width;
+    const bf16 *tile = chunk->session_keys + chunk->tile * width;
     for (int64_t key = chunk->from; key < chunk->to; key += KEYS_AT_ONCE) {
         const bf16 *panels = chunk->keys + key * width;
         if (!has_many(chunk)) {
             keys_to_panels(tile, chunk->n_keys, key, key + KEYS_AT_ONCE, width, chunk->keys);
             panels = chunk->keys;
         }
-        __m512 sums[MAX_ROWS * MAX_PANELS];
+        f32x16 sums[MAX_ROWS * MAX_PANELS];
         multiply_panels(n_queries, 2, queries, width, panels, PANEL * width, width / 2, NULL, sums);
         UNROLL (int i = 0; i < n_queries; i++) {
-            _mm512_storeu_ps(chunk->scores + i * STRIDE + key, sums[2 * i]);
-            _mm512_storeu_ps(chunk->scores + i * STRIDE + key + PANEL, sums[2 * i + 1]);
+            f32_store(chunk->scores + i * STRIDE + key, sums[2 * i]);
+            f32_store(chunk->scores + i * STRIDE + key + PANEL, sums[2 * i + 1]);
         }
     }
 }
 
 /* Adds a tile's sums of query row query + i to those of earlier tiles. */
-INLINE void accumulate(const Chunk *chunk, int i, int64_t query, int64_t column, __m512 sum) {
+INLINE void accumulate(const Chunk *chunk, int i, int64_t query, int64_t column, f32x16 sum) {
     float *output = chunk->outputs + (query + i) * columns_of(chunk->call) + column;
-    _mm512_storeu_ps(output, _mm512_fmadd_ps(_mm512_loadu_ps(output), _mm512_set1_ps(chunk->factors[i]), sum));
+    f32_store(output, f32_fma(f32_load(output), f32_set(chunk->factors[i]), sum));
 }
 
 INLINE void values_from_panels(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int64_t column) {
     const bf16 *values = chunk->values + column * TILE + chunk->from * PANEL;
-    __m512 sums[MAX_ROWS * MAX_PANELS];
+    f32x16 sums[MAX_ROWS * MAX_PANELS];
     multiply_panels(n_queries, n_panels, chunk->weights + chunk->from, STRIDE, values, PANEL * TILE,
                     (chunk->to - chunk->from) / 2, NULL, sums);
     UNROLL (int i = 0; i < n_queries; i++)
@@ -118,32 +119,35 @@ INLINE void values_from_panels(int n_queries, int n_panels, const Chunk *chunk, 
             accumulate(chunk, i, query, column + panel * PANEL, sums[i * n_panels + panel]);
 }
 
-/* The same sums from values that are not packed. */
-INLINE void values_from_rows(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int64_t column) {
-    const int64_t width = chunk->call->head_dim, last = min_of(chunk->to, chunk->n_keys);
+/* The same sums of query rows query + first + i from values that are not packed. */
+INLINE void values_from_rows(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int first,
+                             int64_t column) {
+    const int64_t width = chunk->call->head_dim, last = min_of(chunk->to, chunk->n_keys), n = width - column;
     const bf16 *values = chunk->session_values + chunk->tile * width + column;
-    __mmask32 masks[MAX_PANELS];
-    __m512 sums[MAX_ROWS * MAX_PANELS];
-    UNROLL (int pair = 0; pair < n_panels / 2; pair++) masks[pair] = mask_32(width - column - pair * 2 * PANEL);
-    UNROLL (int i = 0; i < n_queries * n_panels; i++) sums[i] = _mm512_setzero_ps();
+    f32x16 sums[MAX_ROWS * MAX_PANELS];
+    UNROLL (int i = 0; i < n_queries * n_panels; i++) sums[i] = f32_zero();
     for (int64_t row = chunk->from; row < last; row += 2) {
         const bf16 *some = values + row * width;
-        __m512i panels[2 * MAX_PANELS];
-        UNROLL (int pair = 0; pair < n_panels / 2; pair++)
-            pair_columns(some + pair * 2 * PANEL, some + width + pair * 2 * PANEL, masks[pair],
-                         row + 1 < last ? masks[pair] : 0, panels + 2 * pair);
-        UNROLL (int i = 0; i < n_queries; i++) {
-            const __m512i weights = broadcast_pair(chunk->weights + i * STRIDE + row);
-            UNROLL (int panel = 0; panel < n_panels; panel++)
-                sums[i * n_panels + panel] = add_pair_products(sums[i * n_panels + panel], panels[panel], weights);
+        i32x16 panels[2 * MAX_PANELS];
+        UNROLL (int panel = 0; panel < n_panels; panel += 2) {
+            const int64_t left = n - panel * PANEL;
+            load_two_rows_of_32(some + panel * PANEL, left, some + width + panel * PANEL, row + 1 < last ? left : 0,
+                                panels + panel);
         }
+        UNROLL (int step = 0; step < STEPS; step++)
+            UNROLL (int i = 0; i < n_queries; i++) {
+                const input weight = broadcast(chunk->weights + (first + i) * STRIDE + row, step);
+                UNROLL (int panel = 0; panel < n_panels; panel++)
+                    sums[i * n_panels + panel] =
+                        add_products(sums[i * n_panels + panel], weights_of_step(panels[panel], step), weight);
+            }
     }
     UNROLL (int i = 0; i < n_queries; i++)
-        UNROLL (int pair = 0; pair < n_panels / 2; pair++) {
-            __m512 *both = sums + i * n_panels + 2 * pair;
+        UNROLL (int panel = 0; panel < n_panels; panel += 2) {
+            f32x16 *both = sums + i * n_panels + panel;
             restore_order(both);
-            accumulate(chunk, i, query, column + pair * 2 * PANEL, both[0]);
-            accumulate(chunk, i, query, column + pair * 2 * PANEL + PANEL, both[1]);
+            accumulate(chunk, first + i, query, column + panel * PANEL, both[0]);
+            accumulate(chunk, first + i, query, column + panel * PANEL + PANEL, both[1]);
         }
 }
 
@@ -157,64 +161,67 @@ INLINE void values_of_block(int n_queries, const Chunk *chunk, int64_t query) {
     }
     /* few query rows leave registers for more columns, and need them, as each sum waits for the one before it */
     if (n_queries <= FEW_QUERIES)
-        for (; column + 2 * PANEL < width; column += 4 * PANEL) values_from_rows(n_queries, 4, chunk, query, column);
-    for (; column < width; column += 2 * PANEL) values_from_rows(n_queries, 2, chunk, query, column);
+        for (; column + 2 * PANEL < width; column += 4 * PANEL) values_from_rows(n_queries, 4, chunk, query, 0, column);
+    const int n_tile = n_queries <= MAX_WIDE_ROWS ? n_queries : (n_queries + 1) / 2;
+    for (; column < width; column += 2 * PANEL) {
+        values_from_rows(n_tile, 2, chunk, query, 0, column);
+        if (n_tile < n_queries) values_from_rows(n_queries - n_tile, 2, chunk, query, n_tile, column);
+    }
 }
 
 #define CASE_SCORE(n)                                                                                                  \
-    case n: score_block(n, chunk, query); break;
+    LABEL(n) : score_block(n, chunk, query);                                                                           \
+    break;
 #define CASE_VALUES(n)                                                                                                 \
-    case n: values_of_block(n, chunk, query); break;
+    LABEL(n) : values_of_block(n, chunk, query);                                                                       \
+    break;
 TARGET static void score_some(int64_t n_queries, Chunk *chunk, int64_t query) {
-    switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE) }
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_SCORE, (int)n_queries) }
 }
 TARGET static void values_some(int64_t n_queries, const Chunk *chunk, int64_t query) {
-    switch (n_queries) { FOR_EACH_HEIGHT(CASE_VALUES) }
+    switch (n_queries) { FOR_EACH_HEIGHT(CASE_VALUES, (int)n_queries) }
 }
 
 /* cap * tanh(scores / cap), by an exponential that never overflows. */
-INLINE __m512 capped(__m512 scores, float cap) {
-    const __m512 one = _mm512_set1_ps(1.f), size = _mm512_abs_ps(_mm512_div_ps(scores, _mm512_set1_ps(cap)));
-    const __m512 small = exp_ps(_mm512_mul_ps(size, _mm512_set1_ps(-2.f)));
-    const __m512 tanh = _mm512_div_ps(_mm512_sub_ps(one, small), _mm512_add_ps(one, small));
-    const __m512i sign = _mm512_and_si512(_mm512_castps_si512(scores), _mm512_set1_epi32(INT32_MIN));
-    const __m512i product = _mm512_castps_si512(_mm512_mul_ps(tanh, _mm512_set1_ps(cap)));
-    return _mm512_castsi512_ps(_mm512_or_si512(product, sign));
+INLINE f32x16 capped(f32x16 scores, float cap) {
+    const f32x16 one = f32_set(1.f), size = f32_abs(f32_div(scores, f32_set(cap)));
+    const f32x16 small = f32_exp(f32_mul(size, f32_set(-2.f)));
+    const f32x16 tanh = f32_div(f32_sub(one, small), f32_add(one, small));
+    return f32_with_sign_of(f32_mul(tanh, f32_set(cap)), scores);
 }
 
 /* Turns the scores of the block's query row i into weights in bf16: zeros where it sees nothing. */
 TARGET static void softmax_row(Chunk *chunk, int i, int64_t query) {
     float *scores = chunk->scores + i * STRIDE;
-    bf16 *weights = chunk->weights + i * STRIDE;
+    operand *weights = chunk->weights + i * STRIDE;
     const SoftmaxParams *params = &chunk->call->params;
     const int64_t begin = max_of(start_of(chunk, query) - chunk->tile, 0),
                   end = min_of(limit_of(chunk, query) - chunk->tile, chunk->to);
     const int64_t first = begin < end ? begin / PANEL * PANEL : chunk->to,
                   last = begin < end ? round_up(end, PANEL) : chunk->to;
-    const __m512 scaling = _mm512_set1_ps(params->scaling), nothing = _mm512_set1_ps(-__builtin_inff());
-    for (int64_t key = chunk->from; key < first; key += PANEL) store_bf16(weights + key, 0xffff, _mm512_setzero_ps());
-    for (int64_t key = last; key < chunk->to; key += PANEL) store_bf16(weights + key, 0xffff, _mm512_setzero_ps());
+    const f32x16 scaling = f32_set(params->scaling), nothing = f32_set(-__builtin_inff());
+    for (int64_t key = chunk->from; key < first; key += PANEL) store_operands(weights + key, PANEL, f32_zero());
+    for (int64_t key = last; key < chunk->to; key += PANEL) store_operands(weights + key, PANEL, f32_zero());
     chunk->factors[i] = 1.f;
     if (begin >= end) return;
-    __m512 max = _mm512_set1_ps(chunk->max_scores[query]), total = _mm512_setzero_ps();
+    f32x16 max = f32_set(chunk->max_scores[query]), total = f32_zero();
     for (int64_t key = first; key < last; key += PANEL) {
-        __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(scores + key), scaling);
+        f32x16 scaled = f32_mul(f32_load(scores + key), scaling);
         if (params->softcap > 0.f) scaled = capped(scaled, params->softcap);
-        const __mmask16 before = key < begin ? mask_16(begin - key) : 0;
-        const __m512 seen = _mm512_mask_blend_ps(mask_16(end - key) & ~before, nothing, scaled);
-        _mm512_storeu_ps(scores + key, seen);
-        max = _mm512_max_ps(max, seen);
+        const f32x16 seen = f32_where_within(begin - key, end - key, scaled, nothing);
+        f32_store(scores + key, seen);
+        max = f32_max(max, seen);
     }
-    const float max_score = _mm512_reduce_max_ps(max);
-    const __m512 top = _mm512_set1_ps(max_score);
+    const float max_score = f32_reduce_max(max);
+    const f32x16 top = f32_set(max_score);
     for (int64_t key = first; key < last; key += PANEL) {
-        const __m512 weight = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + key), top));
-        total = _mm512_add_ps(total, weight);
-        store_bf16(weights + key, 0xffff, weight);
+        const f32x16 weight = f32_exp(f32_sub(f32_load(scores + key), top));
+        total = f32_add(total, weight);
+        store_operands(weights + key, PANEL, weight);
     }
-    const float factor = _mm512_cvtss_f32(exp_ps(_mm512_sub_ps(_mm512_set1_ps(chunk->max_scores[query]), top)));
+    const float factor = f32_first(f32_exp(f32_sub(f32_set(chunk->max_scores[query]), top)));
     chunk->max_scores[query] = max_score;
-    chunk->weight_sums[query] = chunk->weight_sums[query] * factor + _mm512_reduce_add_ps(total);
+    chunk->weight_sums[query] = chunk->weight_sums[query] * factor + f32_reduce_add(total);
     chunk->factors[i] = factor;
 }
 
@@ -242,22 +249,22 @@ TARGET static void write_outputs(const Chunk *chunk) {
     for (int64_t query = 0; query < chunk->count; query++) {
         const int64_t row = chunk->session->first_row + row_of(chunk, query);
         bf16 *to = call->outputs + (row * call->n_heads + head_of(chunk, query)) * width;
-        const __m512 inverse = _mm512_set1_ps(1.f / chunk->weight_sums[query]);
+        const f32x16 inverse = f32_set(1.f / chunk->weight_sums[query]);
         for (int64_t column = 0; column < width; column += PANEL) {
-            const __m512 sum = _mm512_loadu_ps(chunk->outputs + query * stride + column);
+            const f32x16 sum = f32_load(chunk->outputs + query * stride + column);
             /* a zero's sign depends on how many zeros were added before: adding zero makes it positive */
-            store_bf16(to + column, mask_16(width - column), _mm512_fmadd_ps(sum, inverse, _mm512_setzero_ps()));
+            store_bf16(to + column, width - column, f32_fma(sum, inverse, f32_zero()));
         }
     }
 }
 
-static void begin_chunk(Chunk *chunk) {
+TARGET static void begin_chunk(Chunk *chunk) {
     const AttendCall *call = chunk->call;
     const float *sinks = call->params.sinks;
     for (int64_t query = 0; query < chunk->count; query++) {
         const int64_t row = chunk->session->first_row + row_of(chunk, query), head = head_of(chunk, query);
         const bf16 *from = call->queries + head * call->head_stride + row * call->row_stride;
-        memcpy(chunk->queries + query * call->head_dim, from, (size_t)call->head_dim * sizeof(bf16));
+        copy_operands(chunk->queries + query * call->head_dim, from, call->head_dim);
         /* a sink is a score that takes part in the softmax and has no value */
         chunk->max_scores[query] = sinks ? sinks[head] : -__builtin_inff();
         chunk->weight_sums[query] = sinks ? 1.f : 0.f;
@@ -285,24 +292,25 @@ static void attend_item(Chunk *chunk, const Session *session, const Items *items
 static int32_t allocate(Chunk *chunk, int64_t max_queries) {
     const int64_t width = chunk->call->head_dim, columns = columns_of(chunk->call);
     const int64_t n_floats = max_queries * (columns + 2) + MAX_ROWS * STRIDE;
-    const int64_t n_panels = max_queries > MAX_ROWS ? TILE * (width + columns) : KEYS_AT_ONCE * width;
-    const int64_t n_numbers = n_panels + max_queries * width + MAX_ROWS * STRIDE;
-    const int64_t n_bytes = n_numbers * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float);
+    const int64_t n_panels = max_queries >= PACKED_FROM ? TILE * (width + columns) : KEYS_AT_ONCE * width;
+    const int64_t n_operands = max_queries * width + MAX_ROWS * STRIDE;
+    const int64_t n_bytes =
+        n_panels * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float) + n_operands * (int64_t)sizeof(operand);
     /* panels are loaded by whole cache lines */
     chunk->keys = aligned_alloc(CACHE_LINE, (size_t)round_up(n_bytes, CACHE_LINE));
     if (!chunk->keys) return NO_MEMORY;
-    chunk->values = max_queries > MAX_ROWS ? chunk->keys + TILE * width : NULL;
+    chunk->values = max_queries >= PACKED_FROM ? chunk->keys + TILE * width : NULL;
     chunk->outputs = (float *)(chunk->keys + n_panels);
     chunk->max_scores = chunk->outputs + max_queries * columns;
     chunk->weight_sums = chunk->max_scores + max_queries;
     chunk->scores = chunk->weight_sums + max_queries;
-    chunk->queries = (bf16 *)(chunk->outputs + n_floats);
+    chunk->queries = (operand *)(chunk->outputs + n_floats);
     chunk->weights = chunk->queries + max_queries * width;
     return OK;
 }
 
 /* A worker without memory leaves its items to the others. */
-static void attend_worker(void *data) {
+TARGET static void attend_worker(void *data) {
     Attention *all = data;
     const AttendCall *call = all->call;
     const Items *items = all->items;
@@ -313,6 +321,7 @@ static void attend_worker(void *data) {
         while (item >= items[index].end) index++;
         attend_item(&chunk, call->sessions + index, items + index, item - (index ? items[index - 1].end : 0));
     }
+    release_tiles();
     free(chunk.keys);
 }
 

@@ -11,24 +11,26 @@
 #if defined(__x86_64__)
 
 typedef struct {
-    const bf16 *rows, *weight;
+    const operand *rows;
+    const bf16 *weight;
     const bf16 *bias; /* or NULL */
     bf16 *outputs;
     int64_t n_rows, row_stride, n_inputs, n_outputs;
-    int64_t next; /* first panel that no thread has taken */
+    int64_t group, n_groups; /* rows of a group, and how many groups there are */
+    int64_t next;            /* the first pair of panels for a group of rows that no thread has taken */
 } Product;
 
-INLINE void store(const Product *product, __m512 sum, int64_t row, int64_t output) {
-    const __mmask16 mask = mask_16(product->n_outputs - output);
-    if (product->bias) sum = _mm512_add_ps(sum, load_bf16(mask, product->bias + output));
-    store_bf16(product->outputs + row * product->n_outputs + output, mask, sum);
+INLINE void store(const Product *product, f32x16 sum, int64_t row, int64_t output) {
+    const int64_t n = product->n_outputs - output;
+    if (product->bias) sum = f32_add(sum, load_bf16(product->bias + output, n));
+    store_bf16(product->outputs + row * product->n_outputs + output, n, sum);
 }
 
 /* Multiplies a block of rows by the panels at `weight`, whose first output is `output`. */
 INLINE void block(int n_rows, int n_panels, const Product *product, const bf16 *weight, int64_t row, int64_t output,
                   const bf16 *ahead) {
     const int64_t n_inputs = product->n_inputs;
-    __m512 sums[MAX_ROWS * MAX_PANELS];
+    f32x16 sums[MAX_ROWS * MAX_PANELS];
     multiply_panels(n_rows, n_panels, product->rows + row * product->row_stride, product->row_stride, weight,
                     n_inputs * PANEL, n_inputs / 2, ahead, sums);
     UNROLL (int i = 0; i < n_rows; i++)
@@ -37,67 +39,103 @@ INLINE void block(int n_rows, int n_panels, const Product *product, const bf16 *
 }
 
 #define CASE_ONE(n)                                                                                                    \
-    case n: block(n, 1, product, weight, row, output, NULL); break;
+    LABEL(n) : block(n, 1, product, weight, row, output, NULL);                                                        \
+    break;
 #define CASE_TWO(n)                                                                                                    \
-    case n: block(n, 2, product, weight, row, output, ahead); break;
+    LABEL(n) : block(n, 2, product, weight, row, output, ahead);                                                       \
+    break;
 TARGET static void one_panel(int n_rows, const Product *product, const bf16 *weight, int64_t row, int64_t output) {
-    switch (n_rows) { FOR_EACH_HEIGHT(CASE_ONE) }
+    switch (n_rows) { FOR_EACH_HEIGHT(CASE_ONE, n_rows) }
 }
 TARGET static void two_panels(int n_rows, const Product *product, const bf16 *weight, int64_t row, int64_t output,
                               const bf16 *ahead) {
-    switch (n_rows) { FOR_EACH_HEIGHT(CASE_TWO) }
+    switch (n_rows) { FOR_EACH_HEIGHT(CASE_TWO, n_rows) }
 }
 
 /* Each thread takes panels for all rows while there are any: a thread that loses its core to another process leaves
    more of them to the others. */
-static void linear_worker(void *data) {
+TARGET static void linear_worker(void *data) {
     Product *product = data;
     const int64_t n_panels = (product->n_outputs + PANEL - 1) / PANEL;
-    const int64_t panel_size = product->n_inputs * PANEL;
+    const int64_t panel_size = product->n_inputs * PANEL, n_wide = (n_panels + MAX_PANELS - 1) / MAX_PANELS;
     int64_t next;
-    for (int64_t panel = fetch_add(&product->next, MAX_PANELS); panel < n_panels; panel = next) {
-        next = fetch_add(&product->next, MAX_PANELS);
+    for (int64_t item = fetch_add(&product->next, 1); item < product->n_groups * n_wide; item = next) {
+        next = fetch_add(&product->next, 1);
+        const int64_t panel = item % n_wide * MAX_PANELS, following = next % n_wide * MAX_PANELS;
+        const int64_t first = item / n_wide * product->group, left = product->n_rows - first;
+        const int64_t end = first + (left < product->group ? left : product->group);
         const bf16 *weight = product->weight + panel * panel_size;
-        for (int64_t row = 0; row < product->n_rows;) {
-            const int n_rows = block_height(product->n_rows - row, MAX_ROWS);
-            /* the first block of rows waits for memory, the later ones only compute: the last one prefetches */
-            const int prefetches = row && row + n_rows == product->n_rows && next + MAX_PANELS <= n_panels;
+        for (int64_t row = first; row < end;) {
+            const int n_rows = block_height(end - row, MAX_ROWS);
+            /* the last block prefetches the panels that come next, which few rows would wait for */
+            const int prefetches =
+                row + n_rows == end && next < product->n_groups * n_wide && following + MAX_PANELS <= n_panels;
             if (n_panels - panel < MAX_PANELS)
                 one_panel(n_rows, product, weight, row, panel * PANEL);
             else
                 two_panels(n_rows, product, weight, row, panel * PANEL,
-                           prefetches ? product->weight + next * panel_size : NULL);
+                           prefetches ? product->weight + following * panel_size : NULL);
             row += n_rows;
         }
     }
+    release_tiles();
+}
+
+/* Rows that are copied before they are multiplied. */
+typedef struct {
+    const bf16 *rows;
+    operand *copies;
+    int64_t n_rows, row_stride, copy_stride, n_inputs;
+    int64_t next; /* first row that no thread has taken */
+} Copying;
+
+TARGET static void copy_worker(void *data) {
+    Copying *copying = data;
+    for (int64_t row; (row = fetch_add(&copying->next, 1)) < copying->n_rows;)
+        copy_operands(copying->copies + row * copying->copy_stride, copying->rows + row * copying->row_stride,
+                      copying->n_inputs);
 }
 
 /* Rows whose stride is a multiple of 4 KB all map to the same set of the first-level cache, which has eight ways: a
-   block of more than eight rows would never stay there. So they are copied with another stride. NULL: they need no
-   copy, or there is no memory for one, and they are only slower. */
-static bf16 *de_alias(Product *product) {
-    enum { WAYS = 8, PERIOD = 4096, PAD = 32 };
-    if (product->n_rows <= WAYS || (size_t)product->row_stride * sizeof(bf16) % PERIOD) return NULL;
-    const int64_t stride = product->n_inputs + PAD;
-    bf16 *copied = malloc((size_t)(product->n_rows * stride) * sizeof(bf16));
-    if (!copied) return NULL;
-    for (int64_t row = 0; row < product->n_rows; row++)
-        memcpy(copied + row * stride, product->rows + row * product->row_stride,
-               (size_t)product->n_inputs * sizeof(bf16));
-    product->rows = copied;
+   block of more than eight rows would never stay there. */
+static int is_aliased(int64_t stride) {
+    enum { PERIOD = 4096 };
+    return (size_t)stride * sizeof(operand) % PERIOD == 0;
+}
+
+/* The rows as they are multiplied: copies where they are to have another type, or another stride. Returns the copies;
+   NULL: none are needed, or there is no memory for them. */
+static operand *prepare_rows(Product *product, const LinearCall *call) {
+    enum { WAYS = 8, PAD = 32 };
+    product->rows = as_operands(call->rows);
+    product->row_stride = call->row_stride;
+    if (product->rows && (call->n_rows <= WAYS || !is_aliased(call->row_stride))) return NULL;
+    const int64_t n_inputs = product->n_inputs, stride = n_inputs + (is_aliased(n_inputs) ? PAD : 0);
+    operand *copies = malloc((size_t)(call->n_rows * stride) * sizeof(operand));
+    if (!copies) return NULL;
+    Copying copying = {call->rows, copies, call->n_rows, call->row_stride, stride, n_inputs, 0};
+    GOMP_parallel(copy_worker, &copying, team_for_numbers(call->n_rows * n_inputs, call->n_threads), 0);
+    product->rows = copies;
     product->row_stride = stride;
-    return copied;
+    return copies;
 }
 
 int32_t linear_bf16(const LinearCall *call) {
     const Linear *linear = &call->linear;
-    Product product = {call->rows,       linear->weight,    linear->bias,
-                       call->outputs,    call->n_rows,      call->row_stride,
-                       linear->n_inputs, linear->n_outputs, 0};
-    bf16 *copied = de_alias(&product);
+    Product product = {.weight = linear->weight,
+                       .bias = linear->bias,
+                       .outputs = call->outputs,
+                       .n_rows = call->n_rows,
+                       .n_inputs = linear->n_inputs,
+                       .n_outputs = linear->n_outputs};
+    operand *copies = prepare_rows(&product, call);
+    if (!product.rows) return NO_MEMORY;
+    const int64_t group = GROUP_BYTES / (linear->n_inputs * (int64_t)sizeof(bf16)) / MAX_ROWS * MAX_ROWS;
+    product.group = group > MAX_ROWS ? group : MAX_ROWS;
+    product.n_groups = (call->n_rows + product.group - 1) / product.group;
     const int64_t n_products = call->n_rows * linear->n_inputs * linear->n_outputs;
     GOMP_parallel(linear_worker, &product, team_for_products(n_products, call->n_threads), 0);
-    free(copied);
+    free(copies);
     return OK;
 }
 

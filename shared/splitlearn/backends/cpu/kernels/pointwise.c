@@ -17,20 +17,20 @@ static Rows rows_of_worker(int64_t n_rows) {
 
 /* The output may be the row itself. */
 TARGET static void norm_row(const bf16 *row, const RowNorm *norm, bf16 *output, int64_t width) {
-    __m512 squares = _mm512_setzero_ps();
+    f32x16 squares = f32_zero();
     for (int64_t column = 0; column < width; column += 16) {
-        const __m512 some = load_bf16(mask_16(width - column), row + column);
-        squares = _mm512_fmadd_ps(some, some, squares);
+        const f32x16 some = load_bf16(row + column, width - column);
+        squares = f32_fma(some, some, squares);
     }
-    const float mean = _mm512_reduce_add_ps(squares) / (float)width;
-    const __m512 scale = _mm512_set1_ps(1.f / __builtin_sqrtf(mean + norm->epsilon));
+    const float mean = f32_reduce_add(squares) / (float)width;
+    const f32x16 scale = f32_set(1.f / __builtin_sqrtf(mean + norm->epsilon));
     for (int64_t column = 0; column < width; column += 16) {
-        const __mmask16 mask = mask_16(width - column);
-        const __m512 normed = _mm512_mul_ps(load_bf16(mask, row + column), scale);
-        const __m512 weights = load_bf16(mask, norm->weight + column);
-        const __m512 weighed = norm->unit_offset ? _mm512_mul_ps(normed, _mm512_add_ps(weights, _mm512_set1_ps(1.f)))
-                                                 : _mm512_mul_ps(round_bf16(normed), weights);
-        store_bf16(output + column, mask, weighed);
+        const int64_t n = width - column;
+        const f32x16 normed = f32_mul(load_bf16(row + column, n), scale);
+        const f32x16 weights = load_bf16(norm->weight + column, n);
+        const f32x16 weighed =
+            norm->unit_offset ? f32_mul(normed, f32_add(weights, f32_set(1.f))) : f32_mul(round_bf16(normed), weights);
+        store_bf16(output + column, n, weighed);
     }
 }
 
@@ -44,8 +44,8 @@ static void norm_worker(void *data) {
 
 TARGET static void add_row(const bf16 *row, const bf16 *added, bf16 *sum, int64_t width) {
     for (int64_t column = 0; column < width; column += 16) {
-        const __mmask16 mask = mask_16(width - column);
-        store_bf16(sum + column, mask, _mm512_add_ps(load_bf16(mask, row + column), load_bf16(mask, added + column)));
+        const int64_t n = width - column;
+        store_bf16(sum + column, n, f32_add(load_bf16(row + column, n), load_bf16(added + column, n)));
     }
 }
 
@@ -63,19 +63,18 @@ static void residual_norm_worker(void *data) {
 
 TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, int64_t width, int is_gelu) {
     for (int64_t column = 0; column < width; column += 16) {
-        const __mmask16 mask = mask_16(width - column);
-        const __m512 x = load_bf16(mask, gates + column);
+        const int64_t n = width - column;
+        const f32x16 x = load_bf16(gates + column, n);
         /* x / (1 + e^-s), by an exponential that never overflows; (1 + tanh(s / 2)) / 2 is 1 / (1 + e^-s) */
-        __m512 s = x;
+        f32x16 s = x;
         if (is_gelu) {
-            const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), _mm512_set1_ps(1.f));
-            s = _mm512_mul_ps(_mm512_mul_ps(x, cubic), _mm512_set1_ps(1.59576912f)); /* twice the root of 2 / pi */
+            const f32x16 cubic = f32_fma(f32_mul(x, x), f32_set(0.044715f), f32_set(1.f));
+            s = f32_mul(f32_mul(x, cubic), f32_set(1.59576912f)); /* twice the root of 2 / pi */
         }
-        const __m512 small = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(s)));
-        const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-        const __m512 above = _mm512_mask_mul_ps(x, is_negative, x, small);
-        const __m512 opened = _mm512_div_ps(above, _mm512_add_ps(_mm512_set1_ps(1.f), small));
-        store_bf16(output + column, mask, _mm512_mul_ps(round_bf16(opened), load_bf16(mask, row + column)));
+        const f32x16 small = f32_exp(f32_sub(f32_zero(), f32_abs(s)));
+        const f32x16 above = f32_where_negative(x, f32_mul(x, small), x);
+        const f32x16 opened = f32_div(above, f32_add(f32_set(1.f), small));
+        store_bf16(output + column, n, f32_mul(round_bf16(opened), load_bf16(row + column, n)));
     }
 }
 
@@ -92,14 +91,14 @@ static void gate_worker(void *data) {
 TARGET static void rope(bf16 *head, const bf16 *cosines, const bf16 *sines, int64_t rotary_dim) {
     const int64_t half = rotary_dim / 2;
     for (int64_t column = 0; column < half; column += 16) {
-        const __mmask16 mask = mask_16(half - column);
-        const __m512 first = load_bf16(mask, head + column), second = load_bf16(mask, head + half + column);
-        const __m512 along = round_bf16(_mm512_mul_ps(first, load_bf16(mask, cosines + column)));
-        const __m512 across = round_bf16(_mm512_mul_ps(second, load_bf16(mask, sines + column)));
-        const __m512 along_2 = round_bf16(_mm512_mul_ps(second, load_bf16(mask, cosines + half + column)));
-        const __m512 across_2 = round_bf16(_mm512_mul_ps(first, load_bf16(mask, sines + half + column)));
-        store_bf16(head + column, mask, _mm512_sub_ps(along, across));
-        store_bf16(head + half + column, mask, _mm512_add_ps(along_2, across_2));
+        const int64_t n = half - column;
+        const f32x16 first = load_bf16(head + column, n), second = load_bf16(head + half + column, n);
+        const f32x16 along = round_bf16(f32_mul(first, load_bf16(cosines + column, n)));
+        const f32x16 across = round_bf16(f32_mul(second, load_bf16(sines + column, n)));
+        const f32x16 along_2 = round_bf16(f32_mul(second, load_bf16(cosines + half + column, n)));
+        const f32x16 across_2 = round_bf16(f32_mul(first, load_bf16(sines + half + column, n)));
+        store_bf16(head + column, n, f32_sub(along, across));
+        store_bf16(head + half + column, n, f32_add(along_2, across_2));
     }
 }
 

@@ -9,10 +9,9 @@ from splitlearn.attention.kv_layout import KVLayout
 from splitlearn.attention.params import AttentionParams
 from splitlearn.backends.cpu.attention_metadata import AttentionMetadata, HeadNorms
 from splitlearn.backends.cpu.contiguous_kv import ContiguousKVCache
-from splitlearn.backends.cpu.kernels import kernels
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 
 
 def session(n_kv_heads: int, width: int, held: int, seed: int) -> ContiguousKVCache:

@@ -14,7 +14,6 @@ from architectures.small_configs import small_config
 from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.fused_attention import AttentionPlan, fuse_attention
 from splitlearn.backends.cpu.fused_layers import LayerPlan
-from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.checkpoints.load import load_part
 from splitlearn.runner.batched import BatchedRunner
@@ -22,7 +21,7 @@ from splitlearn.runner.interface import SequenceInput
 from support.fused_modules import close, fused_modules, outputs, packed, without
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 
 # what makes each of them special: shared keys; biases; norms of heads; norms that add one, and two kinds of positions;
 # layers without positions; a window; experts and half of each head rotated; capped scores and a window

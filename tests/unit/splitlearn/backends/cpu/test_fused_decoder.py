@@ -15,7 +15,6 @@ from splitlearn.attention.ragged import RaggedCache, ragged_step
 from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.fused_decoder import FusedDecoder, fuse_decoder
 from splitlearn.backends.cpu.fused_layers import LayerPlan
-from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
@@ -23,7 +22,7 @@ from support.fused_modules import equal, fused_modules, outputs, packed, without
 from support.steps import begin_step
 from support.tiny_models import tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 
 
 def without_windows(model_type: str) -> PretrainedConfig:

@@ -14,7 +14,6 @@ from architectures.small_configs import small_config
 from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.fused_attention import AttentionPlan
 from splitlearn.backends.cpu.fused_layers import LayerPlan
-from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.checkpoints.load import load_part
 from splitlearn.model.part import Part
@@ -22,7 +21,7 @@ from splitlearn.runner.batched import BatchedRunner
 from support.fused_modules import equal, fused_modules, outputs, packed, without
 from support.tiny_models import random_model, save_sepweight, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 
 # what makes each of them special: shared keys; biases; norms of heads; layers without positions; a window; GELU, norms
 # around and capped scores; norms of heads that add one

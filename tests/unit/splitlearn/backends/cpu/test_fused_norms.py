@@ -10,7 +10,7 @@ from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.backends.cpu.kernels.structs import GateCall
 from support.tiny_models import random_model, tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 
 
 class RMSNorm(nn.Module):

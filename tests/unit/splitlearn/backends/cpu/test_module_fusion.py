@@ -12,14 +12,13 @@ from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.fused_attention import AttentionPlan
 from splitlearn.backends.cpu.fused_layers import LayerPlan
 from splitlearn.backends.cpu.fused_norms import same_numbers
-from splitlearn.backends.cpu.kernels import kernels
 from splitlearn.backends.cpu.module_fusion import FusedModule, ModuleCall, replace_modules
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from support.fused_modules import equal, fused_modules, outputs, packed
 from support.tiny_models import tiny_config
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 
 Change = Callable[[torch.Tensor, ModuleCall], torch.Tensor | None]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from splitlearn.backends.cpu.kernels import Kernels, abi, kernels, structs
+from splitlearn.backends.cpu.kernels import INSTRUCTION_SETS, Kernels, abi, kernels, structs
 
 COMPILER = shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
@@ -45,7 +45,7 @@ def compiled(folder: Path, header: str) -> Path:
     assert COMPILER is not None
     (folder / "abi.h").write_text(header)
     shutil.copy(abi.HEADER.with_name("abi.c"), folder)
-    library = folder / f"_kernels{EXTENSION_SUFFIXES[0]}"
+    library = folder / f"_kernels_{INSTRUCTION_SETS[0]}{EXTENSION_SUFFIXES[0]}"
     subprocess.run([COMPILER, "-shared", "-fPIC", folder / "abi.c", "-o", library], check=True, capture_output=True)
     return library
 
@@ -59,7 +59,7 @@ def test_the_committed_header_is_generated_from_the_structures() -> None:
 def test_a_library_with_other_fields_is_refused(tmp_path: Path, change: str) -> None:
     library = compiled(tmp_path, abi.header(CHANGES[change]))
     with pytest.raises(ImportError, match=r"other sources \((Layer|AttendCall|Linear|RowNorm)\."):
-        Kernels(ctypes.CDLL(str(library)))
+        Kernels(ctypes.CDLL(str(library)), "avx2")
 
 
 @needs_compiler
@@ -71,7 +71,7 @@ def test_a_header_whose_fields_were_changed_by_hand_is_not_compiled(tmp_path: Pa
         for ours, theirs in zip(abi.header().splitlines(), definitions.splitlines(), strict=False)
     ]
     with pytest.raises(subprocess.CalledProcessError) as failure:
-        compiled(tmp_path, "\n".join([*mixed, '#define SPLITLEARN_ABI ""', "#endif", "#endif", ""]))
+        compiled(tmp_path, "\n".join([*mixed, '#define SPLITLEARN_ABI ""', "#endif", ""]))
     assert b"static assertion failed" in failure.value.stderr
 
 
@@ -81,7 +81,7 @@ def test_a_library_of_the_time_before_the_abi_was_described_is_refused(tmp_path:
     (tmp_path / "old.c").write_text("void splitlearn_linear(void) {}\n")
     subprocess.run([COMPILER, "-shared", "-fPIC", tmp_path / "old.c", "-o", tmp_path / "old.so"], check=True)
     with pytest.raises(ImportError, match="install the package again"):
-        Kernels(ctypes.CDLL(str(tmp_path / "old.so")))
+        Kernels(ctypes.CDLL(str(tmp_path / "old.so")), "avx2")
 
 
 @needs_compiler
@@ -90,7 +90,7 @@ def test_torch_does_the_work_of_a_library_that_does_not_fit(
 ) -> None:
     compiled(tmp_path, abi.header(CHANGES["swapped numbers"]))
     monkeypatch.setenv("SPLITLEARN_KERNELS_DIR", str(tmp_path))
-    monkeypatch.setattr("splitlearn.backends.cpu.kernels._suited", lambda: "_kernels")
+    monkeypatch.delenv("SPLITLEARN_KERNELS", raising=False)
     with caplog.at_level(logging.WARNING):
         assert kernels.__wrapped__() is None
     assert "Layer.n_kv_heads: int64_t at 296, here Layer.n_heads: int64_t at 296" in caplog.text

@@ -18,7 +18,7 @@ from splitlearn.backends.cpu.kernels.structs import (
 )
 from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX-512 with VNNI")
+pytestmark = pytest.mark.usefixtures("every_set")
 # more than any machine has, and not so much that sizes in bytes overflow
 TOO_MANY = 2**44
 

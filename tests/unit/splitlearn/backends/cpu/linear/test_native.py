@@ -7,11 +7,9 @@ from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
 from splitlearn.backends.cpu.linear.int8 import quantize
 
 SOME = torch.zeros(1, 2, dtype=torch.bfloat16)
-pytestmark = pytest.mark.skipif(
-    not NativeLinear.supports(SOME), reason="no C compiler when the package was installed, or no AVX-512 with VNNI"
-)
-# one row, a block of either kind, two equal blocks, and more
-ROWS = (1, 2, 7, 8, 13, 14, 15, 28, 29, 57)
+pytestmark = pytest.mark.usefixtures("every_set")
+# one row, a block of any kind, two equal blocks, and more
+ROWS = (1, 2, 7, 8, 13, 14, 15, 16, 17, 28, 29, 32, 33, 57)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> torch.Tensor:
@@ -30,6 +28,13 @@ def test_any_shape_is_rounded_once(n_rows: int, n_outputs: int) -> None:
     rows_RK = random(n_rows, 82, seed=2)
     exact_RN = functional.linear(rows_RK.double(), weight_NK.double(), bias_N.double())
     assert within_a_rounding(NativeLinear(weight_NK, bias_N)(rows_RK), exact_RN)
+
+
+def test_more_rows_than_a_core_s_cache_holds_are_as_they_are_alone() -> None:
+    linear, rows_RK = NativeLinear(random(48, 8192)), random(150, 8192, seed=2)
+    together_RN = linear(rows_RK)
+    for row in (0, 63, 64, 127, 149):
+        assert torch.equal(linear(rows_RK[row : row + 1])[0], together_RN[row])
 
 
 @pytest.mark.parametrize("n_outputs", [1, 16, 17, 96])
