@@ -11,16 +11,6 @@ import torch
 from torch import nn
 
 
-def has_avx512() -> bool:
-    """Whether the processor has AVX-512 and its instructions for sums of 8-bit products (VNNI)."""
-    return bool(torch.cpu._is_avx512_supported() and torch.cpu._is_vnni_supported())
-
-
-def has_avx512_bf16() -> bool:
-    """Whether the processor has AVX-512's instructions for bf16."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def has_mkldnn_bf16() -> bool:
     """Whether oneDNN computes in bf16 on this processor."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

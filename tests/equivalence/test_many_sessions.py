@@ -24,7 +24,7 @@ from support.poison import poisoned_paged_runner, poisoned_runner
 from support.sessions import Whole, decode, load_parts, prompt
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
 
-# falcon is served one session after the other, the others in batches; their windows are shorter than the texts
+# falcon attends session by session, the others in batches; their windows are shorter than the texts
 ARCHITECTURES = ("llama", "gemma2", "mistral", "mixtral", "gpt2", "falcon")
 LENGTHS = (5, 33, 1, 70, 18, 2, 41, 9, 3, 25, 56, 12, 7, 30, 4, 64)
 NEW_TOKENS = 8
