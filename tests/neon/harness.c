@@ -4,9 +4,9 @@
        harness --anyway CALLS RESULTS
 
    calls.py and memory_image.py write the file and read the results. All numbers are int64_t. The file is a number of
-   calls; each is a name of 32 bytes, a number of blocks, a number of pointers, blocks, and pointers. A block is its size
-   and its bytes; the first one is the structure that the kernel takes. A pointer is four numbers: the block that holds
-   it, where in it, the block that it points to, and where in that one. */
+   calls; each is a name of 32 bytes, a number of blocks, a number of pointers, blocks, and pointers. A block is its
+   size and its bytes; the first one is the structure that the kernel takes. A pointer is four numbers: the block that
+   holds it, where in it, the block that it points to, and where in that one. */
 
 #define _GNU_SOURCE /* mmap's anonymous memory */
 #include <stdio.h>
