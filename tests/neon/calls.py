@@ -39,9 +39,14 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 
 def linear(kind: Kind, rows_RK: torch.Tensor, n_outputs: int, bias: bool = False) -> Call:
-    n_rows, n_inputs = rows_RK.shape
-    module = kind(random(n_outputs, n_inputs, seed=1), random(n_outputs, seed=2) if bias else None)
-    outputs_RN, held = torch.zeros(n_rows, n_outputs).bfloat16(), module.descriptor
+    """By a random weight."""
+    weight_NK = random(n_outputs, rows_RK.shape[1], seed=1)
+    return multiplied(kind(weight_NK, random(n_outputs, seed=2) if bias else None), rows_RK)
+
+
+def multiplied(module: NativeLinear | NativeInt8Linear, rows_RK: torch.Tensor) -> Call:
+    (n_rows, n_inputs), kind = rows_RK.shape, type(module)
+    outputs_RN, held = torch.zeros(n_rows, module.out_features).bfloat16(), module.descriptor
     addresses = rows_RK.data_ptr(), outputs_RN.data_ptr()
     structure = LinearCall(*addresses, n_rows, n_inputs, held.structure, 1)
     return Call("linear", structure, (rows_RK, outputs_RN, *held.tensors), SUM if kind is NativeLinear else None)

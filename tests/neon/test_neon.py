@@ -1,6 +1,6 @@
 """The NEON kernels beside those for AVX2, whose results are computed here.
 
-Shapes: R rows, H heads, d head size.
+Shapes: R rows, K inputs, N outputs, H heads, d head size.
 """
 
 import signal
@@ -71,6 +71,47 @@ def test_results_are_those_of_avx2(ask: Ask, avx2: Kernels, instruction_set: str
             torch.testing.assert_close(ours, expected, rtol=relative, atol=share * greatest)
 
 
+def rounded_to_odd(numbers: torch.Tensor) -> torch.Tensor:
+    """fp64 as fp32: towards zero, and the last bit of what is not exact is one."""
+    nearest = numbers.float()
+    inner = torch.nextafter(nearest, torch.zeros_like(nearest))
+    cut = torch.where(nearest.double().abs() > numbers.abs(), inner, nearest)
+    bits = cut.view(torch.int32)
+    return torch.where(cut.double() == numbers, bits, bits | 1).view(torch.float32)
+
+
+def summed(instruction_set: str, row_K: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
+    """As Arm documents BFDOT; without it, one product after the other in fp32, in which products are exact."""
+    products_NK, sums_N = row_K.double() * weight_NK.double(), torch.zeros(weight_NK.shape[0])
+    for k in range(0, row_K.shape[0], 2):
+        if instruction_set == "neon_bf16":
+            sums_N = rounded_to_odd(sums_N.double() + rounded_to_odd(products_NK[:, k : k + 2].sum(1)).double())
+        else:
+            sums_N = sums_N + products_NK[:, k].float() + products_NK[:, k + 1].float()
+    return sums_N
+
+
+@pytest.mark.parametrize(("instruction_set", "processor"), PAIRS)
+@pytest.mark.parametrize("n_inputs", [32, 96, 320])
+def test_bf16_is_summed_in_the_order_of_an_emulation(
+    ask: Ask, avx2: Kernels, instruction_set: str, processor: str, n_inputs: int
+) -> None:
+    """In blocks of every height. What is nearly the sum is subtracted: its last bits are then those of the result."""
+    some, expected = [], []
+    for seed in range(5):
+        row_K, weight_NK = (
+            calls.random(*shape, seed=seed) * torch.exp(2 * calls.random(*shape, seed=9 + seed))
+            for shape in ((n_inputs,), (40, n_inputs))
+        )
+        sums_N = summed(instruction_set, row_K, weight_NK)
+        module = NativeLinear(weight_NK, -sums_N.bfloat16())
+        for n_rows in (1, 2, 3, 4, 5, 6, 13):
+            some.append(calls.multiplied(module, row_K.repeat(n_rows, 1)))
+            expected.append((sums_N - sums_N.bfloat16().float()).bfloat16())
+    for found, expected_N in zip(ask(instruction_set, processor, some), expected, strict=True):
+        assert torch.equal(found[1], expected_N.expand_as(found[1]))
+
+
 @pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear])
 @pytest.mark.parametrize(("instruction_set", "processor"), PAIRS)
 def test_a_row_is_the_same_to_the_bit_whatever_rows_come_with_it(
@@ -92,11 +133,14 @@ def test_attention_is_the_same_to_the_bit_however_a_prompt_was_cut(
     ask: Ask, avx2: Kernels, instruction_set: str, processor: str
 ) -> None:
     """One row of many, packed keys and others, in the second tile of keys too."""
-    held, new = 500, 30
-    queries_RHd = calls.random(new, 4, 64, seed=5)
-    whole = calls.attend([(held, new)], queries=queries_RHd)
+    # so many results that another order of sums would show in some of them
+    held, new, heads, width = 500, 30, (14, 2), 128
+    queries_RHd = calls.random(new, heads[0], width, seed=5, scale=4)
+    whole = calls.attend([(held, new)], heads, width, queries=queries_RHd)
     cuts = [(row, row + 1) for row in range(new)] + [(0, 7), (7, 30)]
-    parts = [calls.attend([(held + begin, end - begin)], queries=queries_RHd[begin:end]) for begin, end in cuts]
+    parts = [
+        calls.attend([(held + begin, end - begin)], heads, width, queries=queries_RHd[begin:end]) for begin, end in cuts
+    ]
     for (_, end), part in zip(cuts, parts, strict=True):
         part.tensors[0].copy_(whole.tensors[0][:, :, : held + end])
     expected_RHd, *found = [each[2] for each in ask(instruction_set, processor, [whole, *parts])]
