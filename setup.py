@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the names of libraries that hold no Python, and README for readers elsewhere."""
+"""What pyproject.toml cannot say: names of libraries without Python, on which processors, and README for elsewhere."""
 
 import re
 import tomllib
