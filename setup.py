@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the names of libraries that hold no Python, and README for readers elsewhere."""
+"""What pyproject.toml cannot say: names of libraries without Python, on which processors, and README for elsewhere."""
 
 import re
 import tomllib
@@ -9,10 +9,18 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
+# as platforms of Python name those that the kernels are for, without NEON and with it
+PROCESSORS = (("x86_64", "universal2"), ("aarch64", "arm64", "universal2"))
 
 
 class PlainLibraries(build_ext):
     """Kernels are opened by ctypes: their names carry no version of Python."""
+
+    def finalize_options(self) -> None:
+        """Leaves out the instruction sets of other processors than the package is built for."""
+        super().finalize_options()
+        processor = self.plat_name.rpartition("-")[2]
+        self.extensions = [each for each in self.extensions if processor in PROCESSORS["_neon" in each.name]]
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split(".")).with_suffix(".so"))

@@ -107,6 +107,7 @@ HEAVY = [
     "test-snippets",
     "test-gpu-check",
     "test-helm",
+    "test-neon",
     "test-dashboards",
     "test-faults",
     "test-clients",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from splitlearn.backends.cpu.kernels import INSTRUCTION_SETS, SETS_BY_PROCESSOR
 from tests.benchmarks.contenders import ROOT
 from tests.benchmarks.figures import Report, read_report
 
@@ -103,7 +104,9 @@ def _build(tree: Tree) -> None:
 
 def _extensions(root: Path) -> list[str]:
     settings = tomllib.loads((root / "pyproject.toml").read_text()).get("tool", {}).get("setuptools", {})
-    return [str(module["name"]) for module in settings.get("ext-modules", ())]
+    foreign = set().union(*SETS_BY_PROCESSOR.values()) - set(INSTRUCTION_SETS)
+    names = [str(module["name"]) for module in settings.get("ext-modules", ())]
+    return [name for name in names if name.rpartition("._kernels_")[2] not in foreign]
 
 
 def _is_compiled(root: Path, name: str) -> bool:

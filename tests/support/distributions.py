@@ -31,12 +31,17 @@ def tracked_files() -> list[str]:
     return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-def build(folder: Path) -> Built:
-    """The sdist of the tracked files, and the wheel that is made of that sdist."""
-    checkout = folder / "checkout"
+def copied(checkout: Path) -> Path:
+    """A directory with the tracked files alone."""
     for name in tracked_files():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, checkout / name)
+    return checkout
+
+
+def build(folder: Path) -> Built:
+    """The sdist of the tracked files, and the wheel that is made of that sdist."""
+    checkout = copied(folder / "checkout")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(checkout)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -1,27 +1,34 @@
 """Our own kernels in C, compiled when the package is installed where there is a C compiler.
 
-They run on x86 processors with AVX2 and FMA or more, on torch's threads. The same sources are compiled for each
-instruction set, and the best that the processor has is used. Without them torch and oneDNN do the same work more
-slowly. Beside speed they promise that a row's result is the same to the bit whatever rows come with it, and however its
-prompt was cut.
+They run on x86 processors with AVX2 and FMA or more, and on 64-bit processors of Arm, on torch's threads. The same
+sources are compiled for each instruction set, and the best that the processor has is used. Without them torch and
+oneDNN do the same work more slowly. Beside speed they promise that a row's result is the same to the bit whatever rows
+come with it, and however its prompt was cut.
 """
 
 import ctypes
 import logging
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401 - brings the OpenMP runtime, without which the libraries cannot be opened
+import torch  # noqa: F401 - brings the OpenMP runtime on Linux, without which the libraries use one thread
 
 from splitlearn.backends.cpu.kernels import abi, structs
 from splitlearn.errors import BadDevice
 
-INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2")
-"""What they are compiled for, the best first: AMX, AVX-512 with VNNI and BF16, with VNNI alone, AVX2 with FMA."""
+_X86, _ARM = ("amx", "avx512_bf16", "avx512", "avx2"), ("neon_bf16", "neon")
+SETS_BY_PROCESSOR: Mapping[str, tuple[str, ...]] = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
+"""By what systems call kinds of processors, the best first.
+
+x86: AMX, AVX-512 with VNNI and BF16, with VNNI alone, AVX2 with FMA. Arm: NEON with BF16 and I8MM, NEON.
+"""
+INSTRUCTION_SETS = SETS_BY_PROCESSOR.get(platform.machine().lower(), ())
+"""What they are compiled for here."""
 _NOT_COMPILED = "they were not compiled; install a C compiler, then install the package again"
 _UNFIT = (OSError, AttributeError, ImportError)
 
@@ -98,6 +105,8 @@ def why_no_kernels() -> str | None:
             return None
     except BadDevice as error:
         return str(error)
+    if not INSTRUCTION_SETS:
+        return f"there are none for this processor ({platform.machine()}); torch's own operations are used"
     if not any(map(_file, INSTRUCTION_SETS)):
         return _NOT_COMPILED
     if None in map(_fits, INSTRUCTION_SETS):
@@ -108,8 +117,9 @@ def why_no_kernels() -> str | None:
 def _asked() -> str:
     """On, off, or the instruction set that the environment asks for."""
     asked = os.environ.get("SPLITLEARN_KERNELS", "").lower() or "on"
-    if asked not in ("on", "off", *INSTRUCTION_SETS):
-        raise BadDevice(f"SPLITLEARN_KERNELS={asked}: expected on, off, or one of {', '.join(INSTRUCTION_SETS)}")
+    words = ("on", "off", *INSTRUCTION_SETS)
+    if asked not in words:
+        raise BadDevice(f"SPLITLEARN_KERNELS={asked}: expected one of {', '.join(words)}")
     return asked
 
 

@@ -8,7 +8,7 @@
 
 #include "panels.h"
 
-#if defined(__x86_64__)
+#ifdef SIMD_FITS
 
 /* Scores of query rows with a stride of a multiple of 4 KB would evict each other from the first-level cache: hence
    STRIDE. */
@@ -348,7 +348,7 @@ int32_t splitlearn_attend(const AttendCall *call) {
     const unsigned team = team_for_products(n_products, call->n_threads);
     Attention all = {.call = call, .items = items};
     split(&all, items, team);
-    GOMP_parallel(attend_worker, &all, team, 0);
+    in_parallel(attend_worker, &all, team);
     free(items);
     return all.next < all.n_items ? NO_MEMORY : OK; /* items are left where no worker had memory */
 }

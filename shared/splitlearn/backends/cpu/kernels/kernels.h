@@ -9,17 +9,24 @@
 
 #include "abi.h"
 
-#if defined(__x86_64__)
+/* A universal binary of macOS is compiled for two processors: for the other one all files are empty, and the library
+   says that it is not supported. */
+#if defined(SIMD_NEON) || defined(SIMD_NEON_BF16)
+#if defined(__aarch64__)
+#define SIMD_FITS
+#endif
+#elif defined(__x86_64__)
+#define SIMD_FITS
+#endif
+
+#ifdef SIMD_FITS
 #include "simd.h"
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
 enum { CACHE_LINE = 64 }; /* bytes */
 
-/* Entry points of the OpenMP runtime that torch has loaded already: a second one would fight it for the cores. */
-extern void GOMP_parallel(void (*task)(void *), void *data, unsigned n_threads, unsigned flags);
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
+#include "threads.h"
 
 /* sums = rows + norm(added), then normed = norm(sums). `added` is overwritten where it has a norm; rows and sums may be
    the same memory. */

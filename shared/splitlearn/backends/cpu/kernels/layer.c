@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#ifdef SIMD_FITS
 
 /* What is between two linear layers, of all rows; one allocation, which begins at `normed`. */
 typedef struct {

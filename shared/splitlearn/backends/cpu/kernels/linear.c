@@ -8,7 +8,7 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#ifdef SIMD_FITS
 
 typedef struct {
     const operand *rows;
@@ -114,7 +114,7 @@ static operand *prepare_rows(Product *product, const LinearCall *call) {
     operand *copies = malloc((size_t)(call->n_rows * stride) * sizeof(operand));
     if (!copies) return NULL;
     Copying copying = {call->rows, copies, call->n_rows, call->row_stride, stride, n_inputs, 0};
-    GOMP_parallel(copy_worker, &copying, team_for_numbers(call->n_rows * n_inputs, call->n_threads), 0);
+    in_parallel(copy_worker, &copying, team_for_numbers(call->n_rows * n_inputs, call->n_threads));
     product->rows = copies;
     product->row_stride = stride;
     return copies;
@@ -134,7 +134,7 @@ int32_t linear_bf16(const LinearCall *call) {
     product.group = group > MAX_ROWS ? group : MAX_ROWS;
     product.n_groups = (call->n_rows + product.group - 1) / product.group;
     const int64_t n_products = call->n_rows * linear->n_inputs * linear->n_outputs;
-    GOMP_parallel(linear_worker, &product, team_for_products(n_products, call->n_threads), 0);
+    in_parallel(linear_worker, &product, team_for_products(n_products, call->n_threads));
     free(copies);
     return OK;
 }

@@ -9,7 +9,7 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#ifdef SIMD_FITS
 
 enum { FOUR = 4, MAX_LEVEL = 32767, LEVEL_BYTES = 2, SUMS = LEVEL_PARTS * WEIGHT_PARTS };
 
@@ -53,8 +53,8 @@ TARGET static void quantize_row(const Product *product, int64_t row) {
     const bf16 *inputs = product->rows + row * product->row_stride;
     const float max = absmax(inputs, product->n_inputs);
     /* an infinity or NaN becomes the row's scale, and so all of its outputs */
-    product->row_scales[row] = max / MAX_LEVEL;
-    const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : MAX_LEVEL / max);
+    product->row_scales[row] = max / (float)MAX_LEVEL;
+    const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : (float)MAX_LEVEL / max);
     for (int64_t column = 0; column < width_of(product); column += 16) {
         const f32x16 some = load_bf16(inputs + column, product->n_inputs - column);
         store_levels(levels_of(product, row), width_of(product), column, f32_mul(some, inverse));
@@ -185,8 +185,8 @@ int32_t linear_int8(const LinearCall *call) {
     if (!product.row_scales) return NO_MEMORY;
     product.levels = (level *)(product.row_scales + call->n_rows);
     const int64_t n_numbers = call->n_rows * linear->n_inputs;
-    GOMP_parallel(quantize_worker, &product, team_for_numbers(n_numbers, call->n_threads), 0);
-    GOMP_parallel(multiply_worker, &product, team_for_products(n_numbers * linear->n_outputs, call->n_threads), 0);
+    in_parallel(quantize_worker, &product, team_for_numbers(n_numbers, call->n_threads));
+    in_parallel(multiply_worker, &product, team_for_products(n_numbers * linear->n_outputs, call->n_threads));
     free(product.row_scales);
     return OK;
 }

@@ -5,7 +5,7 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#ifdef SIMD_FITS
 
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 static inline int64_t min_of(int64_t one, int64_t other) { return one < other ? one : other; }

@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#ifdef SIMD_FITS
 
 /* The rows of this thread: a team splits them evenly. */
 typedef struct {
@@ -11,7 +11,7 @@ typedef struct {
 } Rows;
 
 static Rows rows_of_worker(int64_t n_rows) {
-    const int64_t worker = omp_get_thread_num(), team = omp_get_num_threads();
+    const int64_t worker = thread_of_team(), team = team_size();
     return (Rows){n_rows * worker / team, n_rows * (worker + 1) / team};
 }
 
@@ -135,28 +135,28 @@ static void rope_and_store_worker(void *data) {
     }
 }
 
-/* Workers only read the call; GOMP_parallel takes no pointer to const. */
+/* Workers only read the call; in_parallel takes no pointer to const. */
 int32_t splitlearn_rms_norm(const RmsNormCall *call) {
     RmsNormCall copy = *call;
-    GOMP_parallel(norm_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads), 0);
+    in_parallel(norm_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads));
     return OK;
 }
 
 void residual_norm(const ResidualNormCall *call) {
     ResidualNormCall copy = *call;
-    GOMP_parallel(residual_norm_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads), 0);
+    in_parallel(residual_norm_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads));
 }
 
 int32_t splitlearn_gate(const GateCall *call) {
     GateCall copy = *call;
-    GOMP_parallel(gate_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads), 0);
+    in_parallel(gate_worker, &copy, team_for_numbers(call->n_rows * call->width, call->n_threads));
     return OK;
 }
 
 int32_t splitlearn_rope_and_store(const RopeAndStoreCall *call) {
     RopeAndStoreCall copy = *call;
     const int64_t n_numbers = call->n_rows * (call->n_heads + 2 * call->n_kv_heads) * call->head_dim;
-    GOMP_parallel(rope_and_store_worker, &copy, team_for_numbers(n_numbers, call->n_threads), 0);
+    in_parallel(rope_and_store_worker, &copy, team_for_numbers(n_numbers, call->n_threads));
     return OK;
 }
 

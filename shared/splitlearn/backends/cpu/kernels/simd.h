@@ -11,19 +11,26 @@
 #ifndef SPLITLEARN_SIMD_H
 #define SPLITLEARN_SIMD_H
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "abi.h"
 
+#ifdef SIMD_NEON
+#define TARGET
+#else
 #define TARGET __attribute__((target(INSTRUCTIONS)))
+#endif
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define UNROLL(...) _Pragma("GCC unroll 16") for (__VA_ARGS__)
 
 /* Outputs of a panel of a weight, and how many panels are multiplied together, see `multiply_panels`. */
 enum { PANEL = 16, MAX_PANELS = 2 };
 
+#if defined(SIMD_NEON) || defined(SIMD_NEON_BF16)
+#include "simd_neon.h"
+#else
+#include <immintrin.h>
 #if defined(SIMD_AMX)
 #define SIMD_AVX512_BF16
 #include "simd_amx.h"
@@ -32,7 +39,8 @@ enum { PANEL = 16, MAX_PANELS = 2 };
 #elif defined(SIMD_AVX512) || defined(SIMD_AVX512_BF16)
 #include "simd_avx512.h"
 #else
-#error "define the instruction set: SIMD_AVX2, SIMD_AVX512 or SIMD_AVX512_BF16"
+#error "define the instruction set: SIMD_AVX2, SIMD_AVX512, SIMD_AVX512_BF16, SIMD_AMX, SIMD_NEON or SIMD_NEON_BF16"
+#endif
 #endif
 
 #endif

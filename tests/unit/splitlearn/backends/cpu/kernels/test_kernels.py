@@ -1,13 +1,22 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from splitlearn.backends.cpu.kernels import INSTRUCTION_SETS, are_off, available_sets, kernels, why_no_kernels
+from splitlearn.backends.cpu.kernels import (
+    INSTRUCTION_SETS,
+    SETS_BY_PROCESSOR,
+    are_off,
+    available_sets,
+    kernels,
+    why_no_kernels,
+)
 from splitlearn.errors import BadDevice
 
+ROOT = Path(__file__).parents[6]
 SAY = "from splitlearn.backends.cpu.kernels import kernels; print(getattr(kernels(), 'instruction_set', None))"
 
 
@@ -43,11 +52,11 @@ def test_each_set_of_the_processor_can_be_asked_for() -> None:
 
 def test_another_word_is_an_error_that_names_what_can_be_asked_for(forced: pytest.MonkeyPatch) -> None:
     forced.setenv("SPLITLEARN_KERNELS", "avx")
-    told = "SPLITLEARN_KERNELS=avx: expected on, off, or one of amx, avx512_bf16, avx512, avx2"
+    told = f"SPLITLEARN_KERNELS=avx: expected one of on, off, {', '.join(INSTRUCTION_SETS)}"
     for ask in (kernels.__wrapped__, are_off):
         with pytest.raises(BadDevice, match=told):
             ask()
-    assert str(why_no_kernels()).startswith("SPLITLEARN_KERNELS=avx: expected on")
+    assert str(why_no_kernels()).startswith("SPLITLEARN_KERNELS=avx: expected one of on")
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
@@ -76,3 +85,19 @@ def test_a_processor_without_the_instructions_takes_the_next_set_or_none(forced:
     assert name not in available_sets()
     forced.setattr("splitlearn.backends.cpu.kernels._open", lambda _: None)
     assert why_no_kernels() == "the processor has no AVX2 with FMA; torch's own operations are used"
+
+
+def test_each_set_of_every_processor_is_one_of_the_compiled_libraries() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    compiled = {each["name"]: each["define-macros"] for each in settings["ext-modules"]}
+    sets = {name for names in SETS_BY_PROCESSOR.values() for name in names}
+    assert compiled == {
+        f"splitlearn.backends.cpu.kernels._kernels_{name}": [[f"SIMD_{name.upper()}", "1"]] for name in sets
+    }
+
+
+def test_a_kind_of_processor_without_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPLITLEARN_KERNELS", raising=False)
+    monkeypatch.setattr("splitlearn.backends.cpu.kernels.INSTRUCTION_SETS", ())
+    monkeypatch.setattr("splitlearn.backends.cpu.kernels.kernels", kernels.__wrapped__)
+    assert str(why_no_kernels()).startswith("there are none for this processor")
