@@ -234,7 +234,9 @@ class ClientSettings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(
-        "none", description="int8 halves the weights in memory and rounds them; CPU only. See docs/weights.md."
+        "none",
+        description="int8 halves the weights in memory, int4 takes 4.5 bits for each; both round them. CPU only. "
+        "See docs/weights.md.",
     )
     threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
     wire_codec: WireCodec = Field(

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "int4"]
 """How the weights of linear layers are held in memory; `splitlearn.backends.cpu.packing` has the layers of each."""
 
 Verify = Literal["auto", "always", "never"]

@@ -34,6 +34,7 @@ typedef struct {
 HIDDEN void residual_norm(const ResidualNormCall *call);
 HIDDEN int32_t linear_bf16(const LinearCall *call);
 HIDDEN int32_t linear_int8(const LinearCall *call);
+HIDDEN int32_t linear_int4(const LinearCall *call);
 
 /* The work from which on a team of threads pays: they may have gone to sleep. A team is one thread or all of them,
    because libgomp ends the threads that the next team lacks and starts others for the team after it. */
