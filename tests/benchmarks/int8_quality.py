@@ -67,7 +67,7 @@ def main() -> None:
     model.requires_grad_(False)
     questions = list(collect_questions())[::every]
     asked = texts(tokenizer, questions)
-    for label, weights in (("stock", None), ("native", "none"), ("int8", "int8")):
+    for label, weights in (("stock", None), ("native", "none"), ("int8", "int8"), ("int4", "int4")):
         contender = copy.deepcopy(model)
         if weights is not None:
             pack(contender, weights)

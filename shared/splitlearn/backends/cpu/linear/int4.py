@@ -39,6 +39,11 @@ class Int4Weight:
     zero_NG: torch.Tensor | None  # noqa: N815 - a shape
     group_size: int
 
+    @property
+    def shape(self) -> torch.Size:
+        """[N, K]."""
+        return self.levels_NK.shape
+
     def dequantized(self) -> torch.Tensor:
         """The rounded weight [N, K] in fp32."""
         zero_NG = SYMMETRIC_ZERO if self.zero_NG is None else self._for_each_input(self.zero_NG)

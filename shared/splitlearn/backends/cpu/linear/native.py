@@ -4,6 +4,7 @@ Shapes: R rows, K inputs, N outputs, G groups of inputs, P panels of 16 outputs,
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,9 +20,9 @@ _PANEL = 16
 
 
 class _Native(nn.Module, ABC):
-    """What both kinds have in common. A row's result is the same to the bit whatever other rows come with it."""
+    """What all kinds have in common. A row's result is the same to the bit whatever other rows come with it."""
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
+    def __init__(self, weight_NK: torch.Tensor | Int4Weight, bias_N: torch.Tensor | None = None) -> None:
         super().__init__()
         library = kernels()
         if library is None:
@@ -32,7 +33,7 @@ class _Native(nn.Module, ABC):
         # modules are asked for their dtype and device through their parameters, and some models hold no others
         self.empty = nn.Parameter(torch.empty(0, dtype=torch.bfloat16), requires_grad=False)
         # in an order that state dicts and casts must not touch: neither parameter nor buffer
-        self._packed = self._pack(weight_NK.detach())
+        self._packed = self._pack(weight_NK)
 
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
@@ -67,7 +68,7 @@ class _Native(nn.Module, ABC):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
     @abstractmethod
-    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
+    def _pack(self, weight_NK: Any) -> torch.Tensor:
         """The weight as the kernel reads it."""
 
     @abstractmethod
@@ -92,7 +93,7 @@ class NativeLinear(_Native):
         return _out_of_panels(self._packed, self.out_features, self.in_features)
 
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
-        return _in_panels(weight_NK, 2)
+        return _in_panels(weight_NK.detach(), 2)
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
         return (self._packed,)
@@ -120,7 +121,7 @@ class NativeInt8Linear(_Native):
         return levels_NK.to(self.scale_N.dtype) * self.scale_N[:, None]
 
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
-        levels_NK, scale_N = quantize(weight_NK)
+        levels_NK, scale_N = quantize(weight_NK.detach())
         self.scale_N = nn.Parameter(scale_N, requires_grad=False)
         packed = _in_panels(levels_NK, 4)
         self._sums = packed.sum((1, 3), dtype=torch.int32)
@@ -150,8 +151,10 @@ class NativeInt4Linear(_Native):
         scale_NG = _groups_out_of_panels(self._scales, self.out_features)
         return Int4Weight(levels_NK, scale_NG, zero_NG, self._group_size).dequantized().bfloat16()
 
-    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
-        weight = quantize_int4(weight_NK)
+    def _pack(self, weight_NK: torch.Tensor | Int4Weight) -> torch.Tensor:
+        weight = weight_NK if isinstance(weight_NK, Int4Weight) else quantize_int4(weight_NK.detach())
+        if weight.group_size % BLOCK:
+            raise ValueError(f"groups of {weight.group_size} inputs are no whole blocks of {BLOCK}")
         self._group_size = weight.group_size
         self._scales = _groups_in_panels(weight.scale_NG)
         self._zeros = None if weight.zero_NG is None else _groups_in_panels(weight.zero_NG)
