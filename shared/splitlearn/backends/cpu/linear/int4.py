@@ -21,6 +21,9 @@ BLOCK = 32
 SYMMETRIC_ZERO = 8
 _GREATEST = 15
 _NUMBERS_AT_ONCE = 2**22
+_LEAST_IMPORTANCE = 1e-3
+_STEPS_TO_THE_GREATEST = tuple(sign * steps for sign in (-1, 1) for steps in (6, 6.75, 7.5, 8, 8.5))
+"""Scales that `search_int4` tries: the greatest number of a group is so many of them."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,54 @@ def _quantize(weight_NK: torch.Tensor, group_size: int) -> tuple[torch.Tensor, t
     n_outputs, n_inputs = weight_NK.shape
     grouped = functional.pad(weight_NK.float(), (0, -n_inputs % group_size)).view(n_outputs, -1, group_size)
     greatest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True))
-    scale = (greatest / -SYMMETRIC_ZERO).half()
-    # groups without any weight, or with so small ones that their scale is nothing
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    scale = _nonzero((greatest / -SYMMETRIC_ZERO).half())
     levels = (grouped / scale.float()).round_().add_(SYMMETRIC_ZERO).clamp_(0, _GREATEST).to(torch.uint8)
     return levels.view(n_outputs, -1)[:, :n_inputs].contiguous(), scale.squeeze(2)
+
+
+def search_int4(weight_NK: torch.Tensor, importance_K: torch.Tensor, group_size: int = GROUP_SIZE) -> Int4Weight:
+    """Levels and scales that change a layer's outputs least, where its inputs are as great as `importance_K` says.
+
+    Of ten scales for each group, refitted to the levels that they lead to, it takes the one with the least weighted
+    square of errors: about half of what `quantize_int4` leaves, for some fifty times its time.
+
+    Args:
+        importance_K: the mean square of each input over some rows; ones: every input counts alike.
+
+    Source: the search of llama.cpp's quantization with an importance matrix is of the same kind.
+    """
+    # inputs that those rows lacked may come in others
+    relative_K = importance_K / importance_K.mean().clamp_min(torch.finfo(torch.float32).tiny) + _LEAST_IMPORTANCE
+    n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
+    pieces = [_search(some, relative_K, group_size) for some in torch.split(weight_NK, n_outputs)]
+    levels_NK, scale_NG = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return Int4Weight(levels_NK, scale_NG, None, group_size)
+
+
+def _search(weight_NK: torch.Tensor, importance_K: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    n_outputs, n_inputs = weight_NK.shape
+    missing = (0, -n_inputs % group_size)
+    grouped = functional.pad(weight_NK.float(), missing).view(n_outputs, -1, group_size)
+    importance = functional.pad(importance_K.float(), missing).view(1, -1, group_size)
+    greatest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True))
+    best_error = torch.full_like(greatest, torch.inf)
+    best_scale, best = torch.ones_like(greatest, dtype=torch.half), torch.zeros_like(grouped)
+    for steps in _STEPS_TO_THE_GREATEST:
+        signed = (grouped / _nonzero(greatest / steps)).round_().clamp_(-SYMMETRIC_ZERO, _GREATEST - SYMMETRIC_ZERO)
+        fitted = (importance * grouped * signed).sum(2, True) / (importance * signed.square()).sum(2, True)
+        scale = _nonzero(fitted.nan_to_num_().half())
+        signed = (grouped / scale.float()).round_().clamp_(-SYMMETRIC_ZERO, _GREATEST - SYMMETRIC_ZERO)
+        error = (importance * (grouped - scale.float() * signed).square()).sum(2, True)
+        is_better = error < best_error
+        best_error = torch.where(is_better, error, best_error)
+        best_scale, best = torch.where(is_better, scale, best_scale), torch.where(is_better, signed, best)
+    levels = (best + SYMMETRIC_ZERO).to(torch.uint8)
+    return levels.view(n_outputs, -1)[:, :n_inputs].contiguous(), best_scale.squeeze(2)
+
+
+def _nonzero(scale: torch.Tensor) -> torch.Tensor:
+    """Of groups without any weight, or with so small ones that their scale is nothing, the scale is one."""
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 class Int4Linear(nn.Module):

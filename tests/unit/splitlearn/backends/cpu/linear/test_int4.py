@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from splitlearn.backends.cpu.linear import Int4Linear, NativeInt4Linear
-from splitlearn.backends.cpu.linear.int4 import Int4Weight, quantize_int4
+from splitlearn.backends.cpu.linear.int4 import Int4Weight, quantize_int4, search_int4
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # one row, blocks of every height, and more
@@ -58,6 +58,34 @@ def test_a_group_without_weights_is_zero() -> None:
     weight_NK = random(4, 64)
     weight_NK[2, 32:] = 0
     assert torch.equal(quantize_int4(weight_NK).dequantized()[2, 32:], torch.zeros(32))
+
+
+@pytest.mark.parametrize("shape", [(33, 64), (5, 82), (5000, 1024)])
+def test_a_search_leaves_much_less_of_the_error_of_the_inputs_that_count(shape: tuple[int, int]) -> None:
+    weight_NK = random(*shape)
+    importance_K = torch.randn(shape[1], generator=torch.Generator().manual_seed(1)).exp().square()
+    found, nearest = search_int4(weight_NK, importance_K), quantize_int4(weight_NK)
+    off, before = ((each.dequantized() - weight_NK).square() * importance_K for each in (found, nearest))
+    assert off.sum() < 0.7 * before.sum()
+    assert found.shape == weight_NK.shape
+
+
+def test_a_search_leaves_groups_of_zeros_at_zero_and_spends_its_levels_on_inputs_that_count() -> None:
+    weight_NK = random(4, 64)
+    weight_NK[2, 32:] = 0
+    assert torch.equal(search_int4(weight_NK, torch.ones(64)).dequantized()[2, 32:], torch.zeros(32))
+    importance_K = torch.zeros(64)
+    importance_K[:3] = 1
+    off_NK = (search_int4(weight_NK, importance_K).dequantized() - weight_NK).abs()
+    assert off_NK[:, :3].mean() < 0.5 * off_NK[:, 3:32].mean()
+
+
+def test_a_search_keeps_the_weights_of_inputs_that_no_row_had() -> None:
+    weight_NK, importance_K = random(4, 64), torch.ones(64)
+    importance_K[32:] = 0
+    for each in (importance_K, torch.zeros(64)):
+        off_NK = search_int4(weight_NK, each).dequantized() - weight_NK
+        assert off_NK[:, 32:].square().sum() < 0.02 * weight_NK[:, 32:].float().square().sum()
 
 
 @pytest.mark.parametrize("group_size", [32, 64, 128])
