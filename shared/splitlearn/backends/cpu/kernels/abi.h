@@ -19,12 +19,15 @@ enum { OK = 0, NO_MEMORY = 1 };
 /* The KV cache of one session, and the rows that it brings to a step.
 
    block: [tensors][heads][capacity][head_dim]; tensor 2i holds the keys of layer i, tensor 2i + 1 its values
+   level_row_bytes: of a row of a head that is held as 8-bit levels, see kv_rows.h; then strides count bytes; 0: rows
+       are bf16
    n_rows: held in all, the new ones included
    first_row: of the session among the rows of the step */
 typedef struct {
     bf16 *block;
     int64_t tensor_stride;
     int64_t head_stride;
+    int64_t level_row_bytes;
     int64_t n_rows;
     int64_t n_new;
     int64_t first_row;
@@ -32,10 +35,11 @@ typedef struct {
 FIELD(Session, block, bf16 *, 0);
 FIELD(Session, tensor_stride, int64_t, 8);
 FIELD(Session, head_stride, int64_t, 16);
-FIELD(Session, n_rows, int64_t, 24);
-FIELD(Session, n_new, int64_t, 32);
-FIELD(Session, first_row, int64_t, 40);
-_Static_assert(sizeof(Session) == 48, "Session");
+FIELD(Session, level_row_bytes, int64_t, 24);
+FIELD(Session, n_rows, int64_t, 32);
+FIELD(Session, n_new, int64_t, 40);
+FIELD(Session, first_row, int64_t, 48);
+_Static_assert(sizeof(Session) == 56, "Session");
 
 /* A root mean square norm of rows or heads.
 
@@ -338,10 +342,11 @@ int32_t splitlearn_layers(const LayersCall *call);
     "Session.block: bf16 * at 0\n" \
     "Session.tensor_stride: int64_t at 8\n" \
     "Session.head_stride: int64_t at 16\n" \
-    "Session.n_rows: int64_t at 24\n" \
-    "Session.n_new: int64_t at 32\n" \
-    "Session.first_row: int64_t at 40\n" \
-    "Session: 48 bytes\n" \
+    "Session.level_row_bytes: int64_t at 24\n" \
+    "Session.n_rows: int64_t at 32\n" \
+    "Session.n_new: int64_t at 40\n" \
+    "Session.first_row: int64_t at 48\n" \
+    "Session: 56 bytes\n" \
     "RowNorm.weight: const bf16 * at 0\n" \
     "RowNorm.epsilon: float at 8\n" \
     "RowNorm.unit_offset: int32_t at 12\n" \

@@ -14,9 +14,6 @@
 
 enum { BLOCK = 32, EIGHT = 8, FOUR = 4, MAX_LEVEL = 127, SYMMETRIC_ZERO = 8 };
 
-/* Blocks with no greater number count as zeros: the inverse of their scale would overflow. */
-#define MIN_ABSMAX 1e-30f
-
 typedef struct {
     const bf16 *rows;
     int64_t row_stride;
@@ -36,20 +33,14 @@ TARGET static void quantize_row(const Product *product, int64_t row) {
     const bf16 *inputs = product->rows + row * product->row_stride;
     int8_t *levels = product->levels + row * product->n_blocks * BLOCK;
     for (int64_t block = 0; block < product->n_blocks; block++) {
-        f32x16 some[BLOCK / PANEL], sum = f32_zero();
-        i32x16 bits = i32_zero();
-        UNROLL (int i = 0; i < BLOCK / PANEL; i++) {
-            const int64_t column = block * BLOCK + i * PANEL;
-            some[i] = load_bf16(inputs + column, product->n_inputs - column);
-            bits = i32_max(bits, i32_magnitude_bits(some[i]));
-        }
-        const int32_t pattern = i32_reduce_max(bits);
-        float max;
-        memcpy(&max, &pattern, sizeof max);
+        const int64_t left = product->n_inputs - block * BLOCK;
+        const float max = absmax(inputs + block * BLOCK, left < BLOCK ? left : BLOCK);
         const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : MAX_LEVEL / max);
-        UNROLL (int i = 0; i < BLOCK / PANEL; i++) {
-            const f32x16 rounded = f32_round(f32_mul(some[i], inverse));
-            store_int8(levels + block * BLOCK + i * PANEL, rounded);
+        f32x16 sum = f32_zero();
+        UNROLL (int i = 0; i < BLOCK; i += PANEL) {
+            const f32x16 some = load_bf16(inputs + block * BLOCK + i, left - i);
+            const f32x16 rounded = f32_round(f32_mul(some, inverse));
+            store_int8(levels + block * BLOCK + i, rounded);
             sum = f32_add(sum, rounded);
         }
         /* an infinity or NaN becomes the block's scale, and so all of the row's outputs */

@@ -334,6 +334,12 @@ INLINE void store_int8(int8_t *to, f32x16 numbers) {
     _mm_storeu_si128((__m128i *)to, bytes);
 }
 
+INLINE f32x16 load_int8(const int8_t *from) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)from);
+    return (f32x16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+
 INLINE void load_int4_fours(const uint8_t *from, int4_fours halves[2]) {
     const __m256i low = _mm256_set1_epi8(0xf), first = _mm256_loadu_si256((const __m256i *)from);
     const __m256i second = _mm256_loadu_si256((const __m256i *)(from + 32));

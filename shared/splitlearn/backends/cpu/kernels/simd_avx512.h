@@ -258,6 +258,10 @@ INLINE void store_int8(int8_t *to, f32x16 numbers) {
     _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(numbers)));
 }
 
+INLINE f32x16 load_int8(const int8_t *from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
 INLINE void load_int4_fours(const uint8_t *from, int4_fours halves[2]) {
     const __m512i both = _mm512_loadu_si512(from), low = _mm512_set1_epi8(0xf);
     halves[0] = _mm512_and_si512(both, low);

@@ -25,6 +25,8 @@ class Session(ctypes.Structure):
     """The KV cache of one session, and the rows that it brings to a step.
 
     block: [tensors][heads][capacity][head_dim]; tensor 2i holds the keys of layer i, tensor 2i + 1 its values
+    level_row_bytes: of a row of a head that is held as 8-bit levels, see kv_rows.h; then strides count bytes; 0: rows
+        are bf16
     n_rows: held in all, the new ones included
     first_row: of the session among the rows of the step
     """
@@ -33,6 +35,7 @@ class Session(ctypes.Structure):
         ("block", _INOUT),
         ("tensor_stride", _INT64),
         ("head_stride", _INT64),
+        ("level_row_bytes", _INT64),
         ("n_rows", _INT64),
         ("n_new", _INT64),
         ("first_row", _INT64),
