@@ -1,6 +1,7 @@
 """Bottom and top: the parts of the model that run in the client service, on one device thread."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 from llm_sepweight import Manifest
@@ -10,6 +11,7 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_parts, resolve_device
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn.runner.select import runner_for
 from splitlearn_client.settings import ClientSettings
 
 
@@ -56,7 +58,8 @@ class LocalParts:
             max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
             queue_timeout=settings.queue_timeout,
         )
-        engines = build_engine(bottom, thread, limits), build_engine(top, thread, limits)
+        runner = partial(runner_for, kv_cache_dtype=settings.kv_cache_dtype)
+        engines = build_engine(bottom, thread, limits, runner=runner), build_engine(top, thread, limits, runner=runner)
         return cls(*engines, plan, expected, thread, embedding_size)
 
     def learn_trunk_cores(self, name: str | None) -> None:

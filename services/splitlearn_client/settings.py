@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from splitlearn.choices import Quantization, Verify
+from splitlearn.choices import KVCacheDtype, Quantization, Verify
 from splitlearn_client.link_speed import WireCodec
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -234,7 +234,14 @@ class ClientSettings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization = Field(
-        "none", description="int8 halves the weights in memory and rounds them; CPU only. See docs/weights.md."
+        "none",
+        description="int8 halves the weights in memory, int4 takes 4.5 bits for each; both round them. CPU only. "
+        "See docs/weights.md.",
+    )
+    kv_cache_dtype: KVCacheDtype = Field(
+        "auto",
+        description="int8 nearly halves the memory of keys and values and rounds them; for bfloat16 on a CPU. "
+        "See docs/weights.md.",
     )
     threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
     wire_codec: WireCodec = Field(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from splitlearn.errors import SplitError
 from splitlearn.hub.model import Bar, no_bar
 from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn.runner.select import runner_for
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
     AsyncGRPCComputeServer,
@@ -317,7 +319,8 @@ def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metric
         max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
         queue_timeout=settings.queue_timeout,
     )
-    return build_engine(part, thread, limits, metrics)
+    runner = partial(runner_for, kv_cache_dtype=settings.kv_cache_dtype)
+    return build_engine(part, thread, limits, metrics, runner)
 
 
 def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, engine: Engine) -> ServiceInfo:

@@ -1,7 +1,7 @@
 """A row's bits do not depend on how its prompt was cut, reused or sent again, or on who shares the steps.
 
-Through three engines, as client and trunk run them, in bf16 and int8, over more rows than attention takes at a time.
-The seed of a failure is in the test's name.
+Through three engines, as client and trunk run them, in bf16, int8 and int4, over more rows than attention takes at a
+time. The seed of a failure is in the test's name.
 
 Shapes: T rows, D hidden size, V vocabulary.
 """
@@ -198,7 +198,7 @@ def thread() -> Iterator[DeviceThread]:
 
 
 @pytest.fixture(
-    scope="module", params=[(name, weights) for name in MODELS for weights in ("none", "int8")], ids="-".join
+    scope="module", params=[(name, weights) for name in MODELS for weights in ("none", "int8", "int4")], ids="-".join
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, thread: DeviceThread) -> Case:
     name, quantization = request.param

@@ -1,4 +1,4 @@
-"""With one seed at temperature 1 a request says the same alone and in a crowd, in bf16 and int8."""
+"""With one seed at temperature 1 a request says the same alone and in a crowd, in bf16, int8 and int4."""
 
 import asyncio
 from collections.abc import Sequence
@@ -80,11 +80,11 @@ async def alone_and_in_a_crowd(weights: Path, quantization: str, **trunk_setting
     return found
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 async def test_a_request_says_the_same_behind_what_others_left(weights: Path, quantization: str) -> None:
     assert (await alone_and_in_a_crowd(weights, quantization)).n_reused > 0
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 async def test_a_request_says_the_same_where_pages_are_short(weights: Path, quantization: str) -> None:
     assert (await alone_and_in_a_crowd(weights, quantization, kv_cache_memory_bytes=FEW_PAGES)).n_preempted > 0

@@ -24,14 +24,16 @@ from splitlearn.backends.cpu.kernels.structs import (
     SoftmaxParams,
     StoreCall,
 )
-from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
+from splitlearn.backends.cpu.linear import NativeInt4Linear, NativeInt8Linear, NativeLinear
+from splitlearn.backends.cpu.linear.int4 import Int4Weight
 from tests.neon.memory_image import Call
 
 # both within half a unit in the last place of bf16, and what sums lose in fp32
 SUM = (2**-7, 2e-5)
 # what the tests of x86 allow
 ATTENTION, LAYER = (2**-7, 2**-7), (2**-6, 2**-6)
-Kind = type[NativeLinear] | type[NativeInt8Linear]
+Module = NativeLinear | NativeInt8Linear | NativeInt4Linear
+Kind = type[Module]
 
 
 def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -44,7 +46,7 @@ def linear(kind: Kind, rows_RK: torch.Tensor, n_outputs: int, bias: bool = False
     return multiplied(kind(weight_NK, random(n_outputs, seed=2) if bias else None), rows_RK)
 
 
-def multiplied(module: NativeLinear | NativeInt8Linear, rows_RK: torch.Tensor) -> Call:
+def multiplied(module: Module, rows_RK: torch.Tensor) -> Call:
     (n_rows, n_inputs), kind = rows_RK.shape, type(module)
     outputs_RN, held = torch.zeros(n_rows, module.out_features).bfloat16(), module.descriptor
     addresses = rows_RK.data_ptr(), outputs_RN.data_ptr()
@@ -54,13 +56,22 @@ def multiplied(module: NativeLinear | NativeInt8Linear, rows_RK: torch.Tensor) -
 
 def linears() -> Iterator[Call]:
     """Any height of a block, one and two panels, and rows of more inputs than are summed at once."""
-    for kind, n_rows in itertools.product((NativeLinear, NativeInt8Linear), (1, 2, 3, 4, 5, 6, 7, 13)):
+    kinds = NativeLinear, NativeInt8Linear, NativeInt4Linear
+    for kind, n_rows in itertools.product(kinds, (1, 2, 3, 4, 5, 6, 7, 13)):
         for n_outputs in (1, 16, 17, 33, 48):
             yield linear(kind, random(n_rows, 82, seed=n_rows), n_outputs, bias=n_outputs % 2 == 1)
         yield linear(kind, random(n_rows, 1100, seed=n_rows), 32)
     yield linear(NativeLinear, random(9, 2048, seed=3), 20)
     yield linear(NativeInt8Linear, torch.ones(2, 2**16).bfloat16(), 16)
-    yield linear(NativeInt8Linear, torch.zeros(2, 36).bfloat16(), 16, bias=True)
+    for kind in (NativeInt8Linear, NativeInt4Linear):
+        yield linear(kind, torch.zeros(2, 36).bfloat16(), 16, bias=True)
+    # zero points, groups of several blocks, and the greatest sums
+    levels_NK, dice = torch.full((33, 160), 15, dtype=torch.uint8), torch.Generator().manual_seed(4)
+    levels_NK[:30] = torch.randint(0, 16, (30, 160), dtype=torch.uint8, generator=dice)
+    zero_NG = torch.randint(0, 16, (33, 3), generator=dice).half()
+    weight = Int4Weight(levels_NK, random(33, 3).half(), zero_NG, 64)
+    rows_RK = torch.cat([torch.ones(1, 160).bfloat16(), -torch.ones(1, 160).bfloat16(), random(3, 160, seed=5)])
+    yield multiplied(NativeInt4Linear(weight, random(33, seed=2)), rows_RK)
 
 
 def norms() -> Iterator[Call]:
@@ -82,18 +93,31 @@ def gates() -> Iterator[Call]:
         yield Call("gate", structure, (gates, rows, outputs))
 
 
+def levels(numbers: torch.Tensor) -> torch.Tensor:
+    """Rows as 8-bit levels that fill whole vectors, and their scales."""
+    scale = numbers.float().abs().amax(-1, keepdim=True) / 127
+    rounded = (numbers.float() / scale).round().to(torch.int8)
+    filled = torch.nn.functional.pad(rounded, (0, -numbers.shape[-1] % 16))
+    return torch.cat([filled.view(torch.uint8), scale.view(torch.uint8)], -1)
+
+
 class Sessions:
     """Rows of several sessions: (held before, new)."""
 
-    def __init__(self, rows: Sequence[tuple[int, int]], n_kv_heads: int, width: int, layers: int = 1) -> None:
+    def __init__(
+        self, rows: Sequence[tuple[int, int]], n_kv_heads: int, width: int, layers: int = 1, is_int8: bool = False
+    ) -> None:
         self.n_rows = sum(new for _, new in rows)
         self.blocks, self.structures = [], (Session * len(rows))()
         first = 0
         for i, (before, new) in enumerate(rows):
             capacity = before + new
-            self.blocks.append(random(2 * layers, n_kv_heads, capacity, width, seed=10 + i))
-            strides = n_kv_heads * capacity * width, capacity * width
-            self.structures[i] = Session(self.blocks[i].data_ptr(), *strides, capacity, new, first)
+            block = random(2 * layers, n_kv_heads, capacity, width, seed=10 + i)
+            if is_int8:
+                block = levels(block)
+            self.blocks.append(block)
+            strides, row_bytes = (block.stride(0), block.stride(1)), block.shape[3] if is_int8 else 0
+            self.structures[i] = Session(block.data_ptr(), *strides, row_bytes, capacity, new, first)
             first += new
 
     @property
@@ -109,8 +133,9 @@ ROWS = ((0, 5), (7, 1), (20, 3))
 
 
 def stored() -> Iterator[Call]:
-    for width, rotary, has_norms in ((16, 16, 1), (24, 16, 0), (80, 80, 1), (64, 0, 0)):
-        sessions, n_heads, n_kv_heads = Sessions(ROWS, 2, width), 4, 2
+    shapes = ((16, 16, 1), (24, 16, 0), (80, 80, 1), (64, 0, 0))
+    for (width, rotary, has_norms), is_int8 in itertools.product(shapes, (False, True)):
+        sessions, n_heads, n_kv_heads = Sessions(ROWS, 2, width, is_int8=is_int8), 4, 2
         rows = random(sessions.n_rows, (n_heads + 2 * n_kv_heads) * width)
         cosines, sines = random(sessions.n_rows, max(rotary, 1)), random(sessions.n_rows, max(rotary, 1), seed=1)
         weights = random(2, width, seed=2)
@@ -119,9 +144,10 @@ def stored() -> Iterator[Call]:
         turns = cosines.data_ptr(), sines.data_ptr(), rotary
         structure = RopeAndStoreCall(*sessions.addressed, 0, rows.data_ptr(), *sizes, *turns, *norms, 1)
         yield Call("rope_and_store", structure, (*sessions.held, rows, cosines, sines, weights))
-    sessions, rows = Sessions(ROWS, 2, 24), random(2, 9, 24, seed=3)
-    structure = StoreCall(*sessions.addressed, 1, rows.data_ptr(), 9 * 24, 24, 2, 24)
-    yield Call("store", structure, (*sessions.held, rows))
+    for is_int8 in (False, True):
+        sessions, rows = Sessions(ROWS, 2, 24, is_int8=is_int8), random(2, 9, 24, seed=3)
+        structure = StoreCall(*sessions.addressed, 1, rows.data_ptr(), 9 * 24, 24, 2, 24)
+        yield Call("store", structure, (*sessions.held, rows))
 
 
 def attend(
@@ -132,9 +158,10 @@ def attend(
     sinks: bool = False,
     softcap: float = 0.0,
     queries: torch.Tensor | None = None,
+    is_int8: bool = False,
 ) -> Call:
     """`queries`: [R, H, d]; others than random ones."""
-    sessions, (n_heads, n_kv_heads) = Sessions(rows, heads[1], width), heads
+    sessions, (n_heads, n_kv_heads) = Sessions(rows, heads[1], width, is_int8=is_int8), heads
     queries_RHd = random(sessions.n_rows, n_heads, width, seed=5) if queries is None else queries
     outputs_RHd, sinks_H = torch.zeros_like(queries_RHd), torch.linspace(-1, 2, n_heads)
     starts_R = torch.tensor(starts or [0])
@@ -152,6 +179,8 @@ def attentions() -> Iterator[Call]:
     for heads, width in itertools.product(((14, 2), (4, 4), (9, 1)), (8, 16, 24, 64, 80, 128)):
         yield attend(ROWS, heads, width)
     yield attend(((0, 40), (700, 1), (505, 20)))
+    for width in (24, 64):
+        yield attend(((0, 40), (700, 1), (505, 20)), width=width, is_int8=True)
     yield attend(((0, 40), (60, 2)), starts=[max(0, row - 9) for row in range(40)] + [33, 34])
     yield attend(((0, 9), (530, 2)), sinks=True)
     yield attend(((0, 9), (30, 2)), softcap=5.0)
@@ -194,7 +223,7 @@ def layers(kind: Kind, is_gelu: bool, has_post_norms: bool) -> Call:
 
 def whole_layers() -> Iterator[Call]:
     for kind, is_gelu, has_post_norms in itertools.product(
-        (NativeLinear, NativeInt8Linear), (False, True), (False, True)
+        (NativeLinear, NativeInt8Linear, NativeInt4Linear), (False, True), (False, True)
     ):
         yield layers(kind, is_gelu, has_post_norms)
 

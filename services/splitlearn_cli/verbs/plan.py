@@ -164,6 +164,8 @@ def _what_would_fit(model: "StoredModel", settings: Settings, workers: "Sequence
     found = []
     if settings.quantization == "none" and fits(quantization="int8"):
         found.append("--quantization int8")
+    elif settings.quantization != "int4" and fits(quantization="int4"):
+        found.append("--quantization int4")
     most = _most(settings.sessions, lambda count: fits(sessions=count))
     if most:
         found.append(f"--sessions {most}")

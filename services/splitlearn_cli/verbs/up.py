@@ -55,7 +55,9 @@ class PairSettings(BaseSettings):
     device: str | None = Field(None, description="auto, cpu, cuda or cuda:N, for both. Default: auto.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
     quantization: Quantization | None = Field(
-        None, description="For both: int8 halves the weights in memory and rounds them; CPU only. Default: none."
+        None,
+        description="For both: int8 halves the weights in memory, int4 takes 4.5 bits for each; both round them. "
+        "CPU only. Default: none.",
     )
     threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
     verify: Verify | None = Field(

@@ -85,6 +85,10 @@ class AttentionBackend(Protocol):
     memory behind them held before.
     """
 
+    @property
+    def row_bytes(self) -> int:
+        """Memory for the keys and values of one row."""
+
     def page_budget(self, page_size: int) -> PageBudget:
         """The pages that fit into memory, of `page_size` rows unless the backend has a page size of its own."""
 

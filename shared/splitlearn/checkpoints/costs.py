@@ -63,14 +63,11 @@ class StoredModel:
         weights = [self.sections[section_name(index)] for index in range(len(parts.layers))]
         head, outputs = parts.head
         end = self.sections[END]
-        if quantization == "int8":
-            weights = [
-                each - layer.linear * (size - 1) + layer.linear_outputs * 4
-                for each, layer in zip(weights, parts.layers, strict=True)
-            ]
+        saved = [_saved(layer.linear, layer.linear_outputs, size, quantization) for layer in parts.layers]
+        weights = [each - less for each, less in zip(weights, saved, strict=True)]
         # the client's CPU packs the head: a copy of its own where it is tied
         end += head * size if self.head_is_tied else 0
-        end -= 0 if quantization == "none" else head * (size - 1) - outputs * 4
+        end -= _saved(head, outputs, size, quantization)
         activations = _WIDEST_AT_ONCE * parts.widest + _HIDDEN_AT_ONCE * parts.row_width
         return ModelCosts(
             layers=tuple(weights),
@@ -109,6 +106,18 @@ def read_stored(source: Path) -> StoredModel:
         head_is_tied=_is_head_tied(manifest.tied),
         is_converted=True,
     )
+
+
+def _saved(n_weights: int, n_outputs: int, size: int, quantization: Quantization) -> int:
+    """Bytes that linear layers take less when their weights are held in fewer bits."""
+    match quantization:
+        case "none":
+            return 0
+        case "int8":
+            return n_weights * (size - 1) - n_outputs * 4
+        case "int4":
+            # a scale of two bytes for 32 weights
+            return n_weights * size - n_weights * 9 // 16
 
 
 def _is_head_tied(tied: Mapping[str, str]) -> bool:

@@ -99,7 +99,7 @@ class BatchedRunner(Runner[KVCache]):
 
     @property
     def row_bytes(self) -> int:
-        return self._layout.row_bytes
+        return self._backend.row_bytes
 
     def page_budget(self, page_size: int) -> PageBudget:
         return self._backend.page_budget(page_size)

@@ -1,21 +1,27 @@
 """Chooses how a part is run, and on which backend. No other module names a backend."""
 
 import logging
+from dataclasses import replace
 
 import torch
 
 from splitlearn.attention.kv_layout import KVLayout
+from splitlearn.backends.cpu.attention_metadata import can_read
 from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.kernels import are_off
 from splitlearn.backends.cuda.backend import PagedBackend
 from splitlearn.backends.cuda.graphs import CudaCapture
 from splitlearn.backends.cuda.paged_attention import PagedKernel
+from splitlearn.choices import KVCacheDtype
+from splitlearn.errors import BadDevice
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.sequential import SequentialRunner
 
 
-def runner_for(part: Part, kv_bytes: int | None = None) -> BatchedRunner | SequentialRunner:
+def runner_for(
+    part: Part, kv_bytes: int | None = None, kv_cache_dtype: KVCacheDtype = "auto"
+) -> BatchedRunner | SequentialRunner:
     """The runner that suits a filled part.
 
     Runs a few small steps, to measure what a row takes and to see which modules can be fused; that warms up the weights
@@ -24,10 +30,18 @@ def runner_for(part: Part, kv_bytes: int | None = None) -> BatchedRunner | Seque
     Args:
         kv_bytes: that keys and values may take. None: no bound; on a CUDA device half of its free memory, which is
             allocated now.
+        kv_cache_dtype: "auto" holds keys and values as the model computes them, "int8" as levels with a scale for each
+            row of a head.
 
     Raises:
         NoRoom: a CUDA device's memory does not hold a page.
+        BadDevice: "int8" for a part or a device that it is not for.
     """
+    if kv_cache_dtype == "int8":
+        reason = why_not_batched(part)
+        if reason is not None:
+            raise BadDevice(f"its keys and values cannot be held in int8, as {reason}: use --kv-cache-dtype auto")
+        return BatchedRunner(part, kv_bytes, _in_int8)
     if why_not_batched(part) is not None:
         return SequentialRunner(part, kv_bytes)
     return BatchedRunner(part, kv_bytes, _paged if _has_paged_attention(part) else ContiguousBackend)
@@ -64,6 +78,15 @@ def _has_paged_attention(part: Part) -> bool:
             "attention on %s runs session by session, without CUDA graphs: %s", part.device, reason
         )
     return reason is None
+
+
+def _in_int8(layout: KVLayout, kv_bytes: int | None) -> ContiguousBackend:
+    if not can_read(layout):
+        raise BadDevice(
+            "keys and values in int8 are for our kernels on a CPU, in bf16 and with heads of one shape: "
+            "use --kv-cache-dtype auto"
+        )
+    return ContiguousBackend(replace(layout, is_int8=True), kv_bytes)
 
 
 def _paged(layout: KVLayout, kv_bytes: int | None) -> PagedBackend:

@@ -82,7 +82,7 @@ def test_what_a_stage_may_say_is_its_name_its_layers_and_whatever_all_stages_may
         {"client": {"shutdownTimeout": 4000}},
         {"client": {"kvCacheMemory": "four"}},
         {"client": {"wireCodec": "fp4"}},
-        {"client": {"quantization": "int4"}},
+        {"client": {"quantization": "int3"}},
         {"client": {"image": {"pullPolicy": "Sometimes"}}},
         {"client": {"image": {"repository": ""}}},
         {"client": {"weights": {"source": "nfs"}}},

@@ -68,6 +68,7 @@ lifecycle:
 - "--dtype={{ . }}"
 {{- end }}
 - "--quantization={{ .values.quantization }}"
+- "--kv-cache-dtype={{ .values.kvCacheDtype }}"
 {{- with .values.threads }}
 - "--threads={{ . }}"
 {{- end }}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from splitlearn.attention.kv_layout import KVLayout
 from splitlearn.attention.params import AttentionParams
 from splitlearn.attention.sequence_slice import SequenceSlice
 from splitlearn.backends.cpu.contiguous_kv import ContiguousKVCache
@@ -25,6 +26,12 @@ from splitlearn.backends.cpu.kernels.structs import (
     SoftmaxParams,
     StoreCall,
 )
+
+
+def can_read(layout: KVLayout) -> bool:
+    """Whether the kernels read keys and values of this layout here."""
+    is_read = layout.dtype is torch.bfloat16 and layout.device.type == "cpu" and len(layout.groups) == 1
+    return is_read and layout.shapes[0][1] % 2 == 0 and kernels() is not None
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,9 @@ class AttentionMetadata:
             block = kv.block
             if block is None:
                 raise RuntimeError(f"{kv} is not in one tensor: use AttentionMetadata.of()")
-            rows.append((block.data_ptr(), block.stride(0), block.stride(1), position + count, count, first))
+            level_bytes = block.shape[3] if kv.layout.is_int8 else 0
+            strides = block.stride(0), block.stride(1)
+            rows.append((block.data_ptr(), *strides, level_bytes, position + count, count, first))
             first += count
         self._n_rows = first
         self._sessions = (Session * len(rows))(*rows)
@@ -102,9 +111,7 @@ class AttentionMetadata:
         if library is None or not sessions:
             return None
         layout = sessions[0][0].layout
-        is_read = layout.dtype is torch.bfloat16 and layout.device.type == "cpu" and len(layout.groups) == 1
-        is_read = is_read and layout.shapes[0][1] % 2 == 0
-        return cls(library, sessions, layout.shapes[0]) if is_read else None
+        return cls(library, sessions, layout.shapes[0]) if can_read(layout) else None
 
     def store(self, tensor: int, rows_KTd: torch.Tensor) -> None:
         """Writes the step's rows of one of the layout's tensors to the sessions' caches."""

@@ -30,8 +30,12 @@ class ContiguousBackend:
     layout: KVLayout
     kv_bytes: int | None
 
+    @property
+    def row_bytes(self) -> int:
+        return self.layout.row_bytes
+
     def page_budget(self, page_size: int) -> PageBudget:
-        return PageBudget.within(self.kv_bytes, self.layout.row_bytes, page_size)
+        return PageBudget.within(self.kv_bytes, self.row_bytes, page_size)
 
     def new_kv(self, max_length: int | None) -> ContiguousKVCache:
         return ContiguousKVCache(self.layout, max_length)

@@ -62,11 +62,20 @@ class ContiguousAttention:
         copy_all(targets, rows)
 
     def gather(self, index: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views: nothing is copied."""
+        """Views: nothing is copied, but where rows are held as levels."""
+        kv, position, count = self._sessions[index]
         if index not in self._gathered:
-            kv, position, count = self._sessions[index]
             self._gathered[index] = kv.views(0, position + count)
-        return self._gathered[index][2 * layer], self._gathered[index][2 * layer + 1]
+        keys, values = (
+            kv.layout.numbers(self._gathered[index][tensor], kv.layout.shapes[tensor][1])
+            for tensor in (2 * layer, 2 * layer + 1)
+        )
+        return keys, values
+
+    def stored_rows(self, layer: int) -> list[torch.Tensor]:
+        """Keys and values of this step's rows as they are held, by session: views."""
+        views = [kv.views(position, count) for kv, position, count in self._sessions]
+        return [tensor for each in views for tensor in each[2 * layer : 2 * layer + 2]]
 
     def attend(
         self, layer: int, query_HTd: torch.Tensor, mask: AttentionMask | None, params: AttentionParams

@@ -3,7 +3,7 @@
 Memory is not cleared: behind a session's rows there may be rows of sessions that were closed. So no row is read, and
 none may follow one, that was not reserved here.
 
-Shapes: H heads, C capacity in rows, N rows held, d width of a head.
+Shapes: H heads, C capacity in rows, N rows held, d width of a head, B bytes of a row of a head.
 """
 
 import torch
@@ -33,7 +33,7 @@ class ContiguousKVCache:
 
     @property
     def block(self) -> torch.Tensor | None:
-        """All tensors in one, [tensors, H, C, d]; None if they differ in shape, or nothing was reserved."""
+        """All tensors in one, [tensors, H, C, d or B]; None if they differ in shape, or nothing was reserved."""
         return self._blocks[0] if len(self._blocks) == 1 else None
 
     def reserve(self, position: int, count: int) -> None:
@@ -47,7 +47,7 @@ class ContiguousKVCache:
         self.n_rows = position + count
 
     def views(self, start: int, count: int) -> list[torch.Tensor]:
-        """Rows from `start` on, [H, count, d] for each of the layout's shapes."""
+        """Rows from `start` on as they are held, [H, count, d] or [H, count, B] for each of the layout's shapes."""
         groups = self.layout.groups
         if len(groups) == 1:
             return list(self._blocks[0].narrow(2, start, count).unbind(0))
@@ -80,7 +80,11 @@ class ContiguousKVCache:
         doubled = max(_FIRST_ROWS, n_rows, 2 * self._capacity)
         capacity = doubled if self._max_length is None else max(n_rows, min(doubled, self._max_length))
         grown = [
-            torch.empty(len(indices), heads, capacity, width, dtype=self.layout.dtype, device=self.layout.device)
+            torch.empty(
+                (len(indices), heads, capacity, self.layout.stored_width(width)),
+                dtype=self.layout.stored_dtype,
+                device=self.layout.device,
+            )
             for (heads, width), indices in self.layout.groups.items()
         ]
         for old, new in zip(self._blocks, grown, strict=False):

@@ -11,20 +11,22 @@ from torch import nn
 
 from splitlearn.backends.cpu.fused_norms import fuse
 from splitlearn.backends.cpu.huge_pages import prefer_huge_pages
+from splitlearn.backends.cpu.linear.int4 import Int4Linear
 from splitlearn.backends.cpu.linear.int8 import Int8Linear
 from splitlearn.backends.cpu.linear.merged import MergedLinear, MergedLinearSlice
-from splitlearn.backends.cpu.linear.native import NativeInt8Linear, NativeLinear
+from splitlearn.backends.cpu.linear.native import NativeInt4Linear, NativeInt8Linear, NativeLinear
 from splitlearn.backends.cpu.linear.packed import PackedLinear
 from splitlearn.errors import BadDevice
 from splitlearn.hf.modeling import SIBLINGS, linear_weight, weights_read
 from splitlearn.torch_private import forward_hooks, move_forward_hooks, own_modules, own_parameters
 
-Replacement = NativeLinear | NativeInt8Linear | PackedLinear | Int8Linear
-Kind = type[NativeLinear] | type[NativeInt8Linear] | type[PackedLinear] | type[Int8Linear]
+Replacement = NativeLinear | NativeInt8Linear | NativeInt4Linear | PackedLinear | Int8Linear | Int4Linear
+Kind = type[Replacement]
 # of those that support a weight the first is the fastest
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "none": (NativeLinear, PackedLinear),
     "int8": (NativeInt8Linear, Int8Linear, PackedLinear),
+    "int4": (NativeInt4Linear, Int4Linear, PackedLinear),
 }
 QUANTIZATIONS = tuple(_KINDS)
 _SMALL_BYTES = 2**20
@@ -58,14 +60,15 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
 
     Args:
         module: a filled part or model, in the dtype that it will run in; only for inference.
-        quantization: "none" keeps the values, "int8" rounds the weights to 8 bits with one scale per output.
+        quantization: "none" keeps the values, "int8" rounds the weights to 8 bits with one scale per output, "int4" to
+            4 bits with one scale for 32 inputs of an output.
 
     Raises:
-        BadDevice: not one of `QUANTIZATIONS`, or "int8" on another device than the CPU.
+        BadDevice: not one of `QUANTIZATIONS`, or another than "none" on another device than the CPU.
     """
     resolve_quantization(quantization)
-    if quantization == "int8":
-        _refuse_other_devices(module)
+    if quantization != "none":
+        _refuse_other_devices(module, quantization)
     replaced: dict[nn.Module, nn.Module] = {}
     made: list[Replacement] = []
     read = weights_read(module)
@@ -87,10 +90,11 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     return PackedBytes(n_linears, sum(linear.span.n_bytes for linear in made))
 
 
-def _refuse_other_devices(module: nn.Module) -> None:
+def _refuse_other_devices(module: nn.Module, quantization: str) -> None:
     elsewhere = {str(tensor.device) for tensor in module.parameters() if tensor.device.type != "cpu"}
     if elsewhere:
-        raise BadDevice(f"int8 weights run on the CPU only, the model is on {', '.join(sorted(elsewhere))}: use none")
+        found = ", ".join(sorted(elsewhere))
+        raise BadDevice(f"{quantization} weights run on the CPU only, the model is on {found}: use none")
 
 
 def _groups(children: dict[str, nn.Module]) -> Iterator[list[nn.Module]]:
@@ -120,8 +124,8 @@ def _fuse(group: Sequence[nn.Module], quantization: str, made: list[Replacement]
     """Each sibling's stand-in; none where their weight is not packed."""
     weights_NK = [_required_weight(linear) for linear in group]
     kind = _kind(weights_NK[0], quantization)
-    # torch's int8 kernel gains nothing by it
-    if kind is None or issubclass(kind, Int8Linear):
+    # what torch computes gains nothing by it
+    if kind is None or issubclass(kind, Int8Linear | Int4Linear):
         return {}
     biases = [linear.bias for linear in group if isinstance(linear.bias, torch.Tensor)]
     whole = kind(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)

@@ -45,7 +45,12 @@ class PagedBackend:
                 f"{n_bytes} bytes for keys and values hold a single page of {self._kernel.page_rows} rows, and one "
                 "page is the null page, which no session may have; give more, or free memory"
             )
+        self._row_bytes = layout.row_bytes
         self.pool = PagePool(layout, n_pages, self._kernel.page_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        return self._row_bytes
 
     def page_budget(self, page_size: int) -> PageBudget:
         return PageBudget(self.pool.total, self.pool.page_rows)

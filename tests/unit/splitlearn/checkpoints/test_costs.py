@@ -10,6 +10,7 @@ from llm_sepweight import Manifest
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.checkpoints.costs import StoredModel, read_stored
 from splitlearn.checkpoints.load import load_part
+from splitlearn.choices import Quantization
 from splitlearn.model.placement import ModelCosts
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
 
@@ -55,16 +56,19 @@ def test_recurrent_states_count_once_for_each_session(tmp_path: Path) -> None:
     assert costs(stored, sessions=3).cache == (3 * (128 * 4 + 128 * 8) * 4,) * N_LAYERS
 
 
+@pytest.mark.parametrize(("quantization", "share"), [("int8", 0.7), ("int4", 0.45)])
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])
-def test_int8_takes_what_packed_layers_take(model_type: str, tmp_path: Path) -> None:
+def test_rounded_weights_take_what_packed_layers_take(
+    model_type: str, quantization: Quantization, share: float, tmp_path: Path
+) -> None:
     model = random_model(tiny_config(model_type)).to(torch.bfloat16)
     weights = save_sepweight(tmp_path, model)
     part = load_part(weights, "1-2")
     stored = costs(read_stored(weights)).layers[1]
 
-    packed = pack(part, "int8").n_bytes
-    expected = costs(read_stored(weights), quantization="int8").layers[1]
+    packed = pack(part, quantization).n_bytes
+    expected = costs(read_stored(weights), quantization=quantization).layers[1]
 
     # norms, biases and the file's header stay
     assert packed < expected < packed + 0.25 * stored
-    assert expected < 0.7 * stored
+    assert expected < share * stored

@@ -29,7 +29,7 @@ def test_the_kernels_are_compiled_and_loaded_where_the_processor_has_their_instr
 
 
 @can_run
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_whole_layers_and_the_whole_decoder_run_by_our_kernels(kind: str, quantization: str, tmp_path: Path) -> None:
     part = packed(tmp_path, tiny_config(kind), quantization, spec="1-4")

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from architectures.small_configs import small_config
 from llm_sepweight import PartSpec
 from splitlearn.checkpoints.load import load_part
+from splitlearn.errors import BadDevice
 from splitlearn.model.part import Part, cut
 from splitlearn.model.plan import SplitPlan
 from splitlearn.runner.batched import BatchedRunner
@@ -332,3 +333,10 @@ def test_what_runs_in_batches_has_no_reason_not_to(name: str) -> None:
 def test_the_runner_is_chosen_by_the_part(made: Callable[[str], Model]) -> None:
     assert isinstance(runner_for(made("llama")[1][0]), BatchedRunner)
     assert isinstance(runner_for(made("mamba2")[1][0]), SequentialRunner)
+
+
+def test_keys_and_values_in_int8_are_refused_where_no_kernel_reads_them(made: Callable[[str], Model]) -> None:
+    with pytest.raises(BadDevice, match=r"for our kernels on a CPU, in bf16 and .* --kv-cache-dtype auto"):
+        runner_for(made("llama")[1][0], None, "int8")
+    with pytest.raises(BadDevice, match=r"it keeps a recurrent state, .*: use --kv-cache-dtype auto"):
+        runner_for(made("mamba2")[1][0], None, "int8")

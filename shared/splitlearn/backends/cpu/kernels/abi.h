@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef uint16_t bf16;
+typedef uint16_t bf16, fp16;
 
 /* What every function returns. */
 enum { OK = 0, NO_MEMORY = 1 };
@@ -19,12 +19,15 @@ enum { OK = 0, NO_MEMORY = 1 };
 /* The KV cache of one session, and the rows that it brings to a step.
 
    block: [tensors][heads][capacity][head_dim]; tensor 2i holds the keys of layer i, tensor 2i + 1 its values
+   level_row_bytes: of a row of a head that is held as 8-bit levels, see kv_rows.h; then strides count bytes; 0: rows
+       are bf16
    n_rows: held in all, the new ones included
    first_row: of the session among the rows of the step */
 typedef struct {
     bf16 *block;
     int64_t tensor_stride;
     int64_t head_stride;
+    int64_t level_row_bytes;
     int64_t n_rows;
     int64_t n_new;
     int64_t first_row;
@@ -32,10 +35,11 @@ typedef struct {
 FIELD(Session, block, bf16 *, 0);
 FIELD(Session, tensor_stride, int64_t, 8);
 FIELD(Session, head_stride, int64_t, 16);
-FIELD(Session, n_rows, int64_t, 24);
-FIELD(Session, n_new, int64_t, 32);
-FIELD(Session, first_row, int64_t, 40);
-_Static_assert(sizeof(Session) == 48, "Session");
+FIELD(Session, level_row_bytes, int64_t, 24);
+FIELD(Session, n_rows, int64_t, 32);
+FIELD(Session, n_new, int64_t, 40);
+FIELD(Session, first_row, int64_t, 48);
+_Static_assert(sizeof(Session) == 56, "Session");
 
 /* A root mean square norm of rows or heads.
 
@@ -54,14 +58,20 @@ _Static_assert(sizeof(RowNorm) == 16, "RowNorm");
 
 /* A linear layer with a packed weight.
 
-   weight: bf16 or int8 panels, see linear.c and linear_int8.c
-   scales: one per output of an int8 weight; NULL: the weight is bf16
-   sums: of the int8 weights of each output, filled up to whole panels; NULL: the weight is bf16
+   weight: bf16, int8 or int4 panels, see linear.c, linear_int8.c and linear_int4.c
+   scales: one per output of an int8 weight; NULL: the weight is no int8
+   sums: of the int8 weights of each output, filled up to whole panels; NULL: the weight is no int8
+   group_scales: of an int4 weight, see linear_int4.c; NULL: the weight is no int4
+   zeros: of an int4 weight, as its scales; NULL: all are 8
+   group_size: how many inputs of an int4 weight share a scale, a multiple of 32
    bias: or NULL */
 typedef struct {
     const void *weight;
     const bf16 *scales;
     const int32_t *sums;
+    const fp16 *group_scales;
+    const fp16 *zeros;
+    int64_t group_size;
     const bf16 *bias;
     int64_t n_inputs;
     int64_t n_outputs;
@@ -69,10 +79,13 @@ typedef struct {
 FIELD(Linear, weight, const void *, 0);
 FIELD(Linear, scales, const bf16 *, 8);
 FIELD(Linear, sums, const int32_t *, 16);
-FIELD(Linear, bias, const bf16 *, 24);
-FIELD(Linear, n_inputs, int64_t, 32);
-FIELD(Linear, n_outputs, int64_t, 40);
-_Static_assert(sizeof(Linear) == 48, "Linear");
+FIELD(Linear, group_scales, const fp16 *, 24);
+FIELD(Linear, zeros, const fp16 *, 32);
+FIELD(Linear, group_size, int64_t, 40);
+FIELD(Linear, bias, const bf16 *, 48);
+FIELD(Linear, n_inputs, int64_t, 56);
+FIELD(Linear, n_outputs, int64_t, 64);
+_Static_assert(sizeof(Linear) == 72, "Linear");
 
 /* What is done to attention scores.
 
@@ -117,19 +130,19 @@ FIELD(Layer, post_attention_norm, RowNorm, 16);
 FIELD(Layer, pre_mlp_norm, RowNorm, 32);
 FIELD(Layer, post_mlp_norm, RowNorm, 48);
 FIELD(Layer, qkv_proj, Linear, 64);
-FIELD(Layer, o_proj, Linear, 112);
-FIELD(Layer, gate_up_proj, Linear, 160);
-FIELD(Layer, down_proj, Linear, 208);
-FIELD(Layer, query_norm, RowNorm, 256);
-FIELD(Layer, key_norm, RowNorm, 272);
-FIELD(Layer, index, int64_t, 288);
-FIELD(Layer, n_heads, int64_t, 296);
-FIELD(Layer, n_kv_heads, int64_t, 304);
-FIELD(Layer, head_dim, int64_t, 312);
-FIELD(Layer, attention, SoftmaxParams, 320);
-FIELD(Layer, uses_rope, int32_t, 336);
-FIELD(Layer, is_gelu, int32_t, 340);
-_Static_assert(sizeof(Layer) == 344, "Layer");
+FIELD(Layer, o_proj, Linear, 136);
+FIELD(Layer, gate_up_proj, Linear, 208);
+FIELD(Layer, down_proj, Linear, 280);
+FIELD(Layer, query_norm, RowNorm, 352);
+FIELD(Layer, key_norm, RowNorm, 368);
+FIELD(Layer, index, int64_t, 384);
+FIELD(Layer, n_heads, int64_t, 392);
+FIELD(Layer, n_kv_heads, int64_t, 400);
+FIELD(Layer, head_dim, int64_t, 408);
+FIELD(Layer, attention, SoftmaxParams, 416);
+FIELD(Layer, uses_rope, int32_t, 432);
+FIELD(Layer, is_gelu, int32_t, 436);
+_Static_assert(sizeof(Layer) == 440, "Layer");
 
 /* rows [n_rows][n_inputs] -> outputs [n_rows][n_outputs] */
 typedef struct {
@@ -145,8 +158,8 @@ FIELD(LinearCall, outputs, bf16 *, 8);
 FIELD(LinearCall, n_rows, int64_t, 16);
 FIELD(LinearCall, row_stride, int64_t, 24);
 FIELD(LinearCall, linear, Linear, 32);
-FIELD(LinearCall, n_threads, uint32_t, 80);
-_Static_assert(sizeof(LinearCall) == 88, "LinearCall");
+FIELD(LinearCall, n_threads, uint32_t, 104);
+_Static_assert(sizeof(LinearCall) == 112, "LinearCall");
 
 /* rows [n_rows][width] -> outputs of the same shape, which may be the rows themselves */
 typedef struct {
@@ -329,10 +342,11 @@ int32_t splitlearn_layers(const LayersCall *call);
     "Session.block: bf16 * at 0\n" \
     "Session.tensor_stride: int64_t at 8\n" \
     "Session.head_stride: int64_t at 16\n" \
-    "Session.n_rows: int64_t at 24\n" \
-    "Session.n_new: int64_t at 32\n" \
-    "Session.first_row: int64_t at 40\n" \
-    "Session: 48 bytes\n" \
+    "Session.level_row_bytes: int64_t at 24\n" \
+    "Session.n_rows: int64_t at 32\n" \
+    "Session.n_new: int64_t at 40\n" \
+    "Session.first_row: int64_t at 48\n" \
+    "Session: 56 bytes\n" \
     "RowNorm.weight: const bf16 * at 0\n" \
     "RowNorm.epsilon: float at 8\n" \
     "RowNorm.unit_offset: int32_t at 12\n" \
@@ -340,10 +354,13 @@ int32_t splitlearn_layers(const LayersCall *call);
     "Linear.weight: const void * at 0\n" \
     "Linear.scales: const bf16 * at 8\n" \
     "Linear.sums: const int32_t * at 16\n" \
-    "Linear.bias: const bf16 * at 24\n" \
-    "Linear.n_inputs: int64_t at 32\n" \
-    "Linear.n_outputs: int64_t at 40\n" \
-    "Linear: 48 bytes\n" \
+    "Linear.group_scales: const fp16 * at 24\n" \
+    "Linear.zeros: const fp16 * at 32\n" \
+    "Linear.group_size: int64_t at 40\n" \
+    "Linear.bias: const bf16 * at 48\n" \
+    "Linear.n_inputs: int64_t at 56\n" \
+    "Linear.n_outputs: int64_t at 64\n" \
+    "Linear: 72 bytes\n" \
     "SoftmaxParams.sinks: const float * at 0\n" \
     "SoftmaxParams.scaling: float at 8\n" \
     "SoftmaxParams.softcap: float at 12\n" \
@@ -353,26 +370,26 @@ int32_t splitlearn_layers(const LayersCall *call);
     "Layer.pre_mlp_norm: RowNorm at 32\n" \
     "Layer.post_mlp_norm: RowNorm at 48\n" \
     "Layer.qkv_proj: Linear at 64\n" \
-    "Layer.o_proj: Linear at 112\n" \
-    "Layer.gate_up_proj: Linear at 160\n" \
-    "Layer.down_proj: Linear at 208\n" \
-    "Layer.query_norm: RowNorm at 256\n" \
-    "Layer.key_norm: RowNorm at 272\n" \
-    "Layer.index: int64_t at 288\n" \
-    "Layer.n_heads: int64_t at 296\n" \
-    "Layer.n_kv_heads: int64_t at 304\n" \
-    "Layer.head_dim: int64_t at 312\n" \
-    "Layer.attention: SoftmaxParams at 320\n" \
-    "Layer.uses_rope: int32_t at 336\n" \
-    "Layer.is_gelu: int32_t at 340\n" \
-    "Layer: 344 bytes\n" \
+    "Layer.o_proj: Linear at 136\n" \
+    "Layer.gate_up_proj: Linear at 208\n" \
+    "Layer.down_proj: Linear at 280\n" \
+    "Layer.query_norm: RowNorm at 352\n" \
+    "Layer.key_norm: RowNorm at 368\n" \
+    "Layer.index: int64_t at 384\n" \
+    "Layer.n_heads: int64_t at 392\n" \
+    "Layer.n_kv_heads: int64_t at 400\n" \
+    "Layer.head_dim: int64_t at 408\n" \
+    "Layer.attention: SoftmaxParams at 416\n" \
+    "Layer.uses_rope: int32_t at 432\n" \
+    "Layer.is_gelu: int32_t at 436\n" \
+    "Layer: 440 bytes\n" \
     "LinearCall.rows: const bf16 * at 0\n" \
     "LinearCall.outputs: bf16 * at 8\n" \
     "LinearCall.n_rows: int64_t at 16\n" \
     "LinearCall.row_stride: int64_t at 24\n" \
     "LinearCall.linear: Linear at 32\n" \
-    "LinearCall.n_threads: uint32_t at 80\n" \
-    "LinearCall: 88 bytes\n" \
+    "LinearCall.n_threads: uint32_t at 104\n" \
+    "LinearCall: 112 bytes\n" \
     "RmsNormCall.rows: const bf16 * at 0\n" \
     "RmsNormCall.outputs: bf16 * at 8\n" \
     "RmsNormCall.n_rows: int64_t at 16\n" \

@@ -6,6 +6,7 @@
    columns in order, a tile's values over pairs of rows in order, and the softmax is carried from tile to tile (Dao et
    al. 2022, arXiv 2205.14135). What a row does not see adds zeros at either end of such a sum. */
 
+#include "kv_rows.h"
 #include "panels.h"
 
 #ifdef SIMD_FITS
@@ -34,13 +35,15 @@ typedef struct {
 typedef struct {
     const AttendCall *call;
     const Session *session;
-    const bf16 *session_keys, *session_values; /* of the head, from the session's first row on */
+    const uint8_t *session_keys, *session_values; /* of the head, from the session's first row on */
+    const bf16 *tile_keys, *tile_values;          /* the tile's rows: the session's, or a copy of its levels */
     int64_t kv_head;
     int64_t first, count; /* query rows */
     int64_t tile, n_keys; /* the first key of the tile, and how many it has */
     int64_t from, to;     /* keys of the tile that some query row of the block sees, in multiples of KEYS_AT_ONCE */
     bf16 *keys;           /* [keys / 16][width / 2][16][2]; of KEYS_AT_ONCE keys where there are few query rows */
     bf16 *values;         /* [width / 16][keys / 2][16][2]; unused where there are few query rows */
+    bf16 *copies;         /* of keys and then values, [2][TILE][width]; unused where no session holds levels */
     operand *queries;     /* [query rows][width] */
     float *outputs;       /* weighted sums of values, [query rows][width, filled up to pairs of panels] */
     float *max_scores, *weight_sums;
@@ -79,19 +82,17 @@ static inline int has_many(const Chunk *chunk) { return chunk->count >= PACKED_F
 TARGET static void tile_to_panels(const Chunk *chunk, int64_t begin) {
     const int64_t width = chunk->call->head_dim, to = round_up(chunk->n_keys, KEYS_AT_ONCE);
     const int64_t from = max_of(begin - chunk->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
-    const bf16 *keys = chunk->session_keys + chunk->tile * width, *values = chunk->session_values + chunk->tile * width;
-    keys_to_panels(keys, chunk->n_keys, from, to, width, chunk->keys + from * width);
-    values_to_panels(values, chunk->n_keys, from, to, width, TILE, chunk->values);
+    keys_to_panels(chunk->tile_keys, chunk->n_keys, from, to, width, chunk->keys + from * width);
+    values_to_panels(chunk->tile_values, chunk->n_keys, from, to, width, TILE, chunk->values);
 }
 
 INLINE void score_block(int n_queries, Chunk *chunk, int64_t query) {
     const int64_t width = chunk->call->head_dim;
     const operand *queries = chunk->queries + query * width;
-    const bf16 *tile = chunk->session_keys + chunk->tile * width;
     for (int64_t key = chunk->from; key < chunk->to; key += KEYS_AT_ONCE) {
         const bf16 *panels = chunk->keys + key * width;
         if (!has_many(chunk)) {
-            keys_to_panels(tile, chunk->n_keys, key, key + KEYS_AT_ONCE, width, chunk->keys);
+            keys_to_panels(chunk->tile_keys, chunk->n_keys, key, key + KEYS_AT_ONCE, width, chunk->keys);
             panels = chunk->keys;
         }
         f32x16 sums[MAX_ROWS * MAX_PANELS];
@@ -123,7 +124,7 @@ INLINE void values_from_panels(int n_queries, int n_panels, const Chunk *chunk, 
 INLINE void values_from_rows(int n_queries, int n_panels, const Chunk *chunk, int64_t query, int first,
                              int64_t column) {
     const int64_t width = chunk->call->head_dim, last = min_of(chunk->to, chunk->n_keys), n = width - column;
-    const bf16 *values = chunk->session_values + chunk->tile * width + column;
+    const bf16 *values = chunk->tile_values + column;
     f32x16 sums[MAX_ROWS * MAX_PANELS];
     UNROLL (int i = 0; i < n_queries * n_panels; i++) sums[i] = f32_zero();
     for (int64_t row = chunk->from; row < last; row += 2) {
@@ -225,10 +226,29 @@ TARGET static void softmax_row(Chunk *chunk, int i, int64_t query) {
     chunk->factors[i] = factor;
 }
 
+/* Rows from `begin` on, which some query row sees. */
+TARGET static void find_tile(Chunk *chunk, int64_t begin) {
+    const int64_t width = chunk->call->head_dim, row_bytes = row_bytes_of(chunk->session, width);
+    const uint8_t *keys = chunk->session_keys + chunk->tile * row_bytes;
+    const uint8_t *values = chunk->session_values + chunk->tile * row_bytes;
+    if (!chunk->session->level_row_bytes) {
+        chunk->tile_keys = (const bf16 *)keys;
+        chunk->tile_values = (const bf16 *)values;
+        return;
+    }
+    const int64_t from = max_of(begin - chunk->tile, 0) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+    bf16 *key_copies = chunk->copies, *value_copies = chunk->copies + TILE * width;
+    load_levels_of_rows(keys, row_bytes, from, chunk->n_keys, width, key_copies);
+    load_levels_of_rows(values, row_bytes, from, chunk->n_keys, width, value_copies);
+    chunk->tile_keys = key_copies;
+    chunk->tile_values = value_copies;
+}
+
 static void attend_chunk(Chunk *chunk) {
     const int64_t last = limit_of(chunk, chunk->count - 1), begin = first_start(chunk, 0, chunk->count);
     for (chunk->tile = begin / TILE * TILE; chunk->tile < last; chunk->tile += TILE) {
         chunk->n_keys = min_of(last - chunk->tile, TILE);
+        find_tile(chunk, begin);
         if (has_many(chunk)) tile_to_panels(chunk, begin);
         for (int64_t query = 0; query < chunk->count; query += MAX_ROWS) {
             const int64_t n_queries = min_of(chunk->count - query, MAX_ROWS);
@@ -278,14 +298,19 @@ static void attend_item(Chunk *chunk, const Session *session, const Items *items
     const int64_t n_queries = session->n_new * group_of(call), index = items->n_chunks - 1 - item / call->n_kv_heads;
     chunk->session = session;
     chunk->kv_head = item % call->n_kv_heads;
-    chunk->session_keys =
-        session->block + 2 * call->layer * session->tensor_stride + chunk->kv_head * session->head_stride;
-    chunk->session_values = chunk->session_keys + session->tensor_stride;
+    chunk->session_keys = rows_at(session, 2 * call->layer, chunk->kv_head, 0, call->head_dim);
+    chunk->session_values = rows_at(session, 2 * call->layer + 1, chunk->kv_head, 0, call->head_dim);
     chunk->first = index * items->chunk;
     chunk->count = min_of(n_queries - chunk->first, items->chunk);
     begin_chunk(chunk);
     attend_chunk(chunk);
     write_outputs(chunk);
+}
+
+static int holds_levels(const AttendCall *call) {
+    for (int64_t i = 0; i < call->n_sessions; i++)
+        if (call->sessions[i].level_row_bytes) return 1;
+    return 0;
 }
 
 /* Gives the chunk scratch memory; NO_MEMORY: there is none. It begins at `keys`. */
@@ -294,8 +319,9 @@ static int32_t allocate(Chunk *chunk, int64_t max_queries) {
     const int64_t n_floats = max_queries * (columns + 2) + MAX_ROWS * STRIDE;
     const int64_t n_panels = max_queries >= PACKED_FROM ? TILE * (width + columns) : KEYS_AT_ONCE * width;
     const int64_t n_operands = max_queries * width + MAX_ROWS * STRIDE;
-    const int64_t n_bytes =
-        n_panels * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float) + n_operands * (int64_t)sizeof(operand);
+    const int64_t n_copied = holds_levels(chunk->call) ? 2 * TILE * width : 0;
+    const int64_t n_bytes = (n_panels + n_copied) * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float) +
+                            n_operands * (int64_t)sizeof(operand);
     /* panels are loaded by whole cache lines */
     chunk->keys = aligned_alloc(CACHE_LINE, (size_t)round_up(n_bytes, CACHE_LINE));
     if (!chunk->keys) return NO_MEMORY;
@@ -306,6 +332,7 @@ static int32_t allocate(Chunk *chunk, int64_t max_queries) {
     chunk->scores = chunk->weight_sums + max_queries;
     chunk->queries = (operand *)(chunk->outputs + n_floats);
     chunk->weights = chunk->queries + max_queries * width;
+    chunk->copies = (bf16 *)(chunk->queries + n_operands);
     return OK;
 }
 

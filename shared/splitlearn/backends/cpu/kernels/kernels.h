@@ -41,6 +41,7 @@ typedef struct {
 HIDDEN void residual_norm(const ResidualNormCall *call);
 HIDDEN int32_t linear_bf16(const LinearCall *call);
 HIDDEN int32_t linear_int8(const LinearCall *call);
+HIDDEN int32_t linear_int4(const LinearCall *call);
 
 /* The work from which on a team of threads pays: they may have gone to sleep. A team is one thread or all of them,
    because libgomp ends the threads that the next team lacks and starts others for the team after it. */
@@ -57,6 +58,21 @@ static inline unsigned team_for_products(int64_t n_products, unsigned n_threads)
 /* Into the first-level cache, and into the second. */
 static inline void prefetch_soon(const void *address) { __builtin_prefetch(address, 0, 3); }
 static inline void prefetch_later(const void *address) { __builtin_prefetch(address, 0, 2); }
+
+/* Numbers that are quantized with a scale count as zeros if none is greater: the scale's inverse would overflow. */
+#define MIN_ABSMAX 1e-30f
+
+INLINE float absmax(const bf16 *numbers, int64_t n) {
+    i32x16 max = i32_zero();
+    /* without their signs, the bit patterns of floating-point numbers have the order of their values; NaN is above all
+     */
+    for (int64_t column = 0; column < n; column += 16)
+        max = i32_max(max, i32_magnitude_bits(load_bf16(numbers + column, n - column)));
+    const int32_t pattern = i32_reduce_max(max);
+    float number;
+    memcpy(&number, &pattern, sizeof number);
+    return number;
+}
 
 /* e^x for x <= 0: a power of two times the series of e^r for |r| <= ln(2) / 2. The relative error is 2e-7 at most; what
    is too small for fp32 is zero. */

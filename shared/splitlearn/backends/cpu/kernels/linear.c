@@ -140,6 +140,7 @@ int32_t linear_bf16(const LinearCall *call) {
 }
 
 int32_t splitlearn_linear(const LinearCall *call) {
+    if (call->linear.group_scales) return linear_int4(call);
     return call->linear.scales ? linear_int8(call) : linear_bf16(call);
 }
 

@@ -13,9 +13,6 @@
 
 enum { FOUR = 4, MAX_LEVEL = 32767, LEVEL_BYTES = 2, SUMS = LEVEL_PARTS * WEIGHT_PARTS };
 
-/* Rows with no greater number count as zeros: the inverse of their scale would overflow. */
-#define MIN_ABSMAX 1e-30f
-
 typedef struct {
     const bf16 *rows;
     int64_t row_stride;
@@ -35,18 +32,6 @@ static inline int64_t n_fours_of(const Product *product) { return (product->n_in
 static inline int64_t width_of(const Product *product) { return n_fours_of(product) * FOUR; }
 INLINE level *levels_of(const Product *product, int64_t row) {
     return product->levels + row * width_of(product) * LEVEL_BYTES / (int64_t)sizeof(level);
-}
-
-INLINE float absmax(const bf16 *row, int64_t n_inputs) {
-    i32x16 max = i32_zero();
-    /* without their signs, the bit patterns of floating-point numbers have the order of their values; NaN is above all
-     */
-    for (int64_t column = 0; column < n_inputs; column += 16)
-        max = i32_max(max, i32_magnitude_bits(load_bf16(row + column, n_inputs - column)));
-    const int32_t pattern = i32_reduce_max(max);
-    float number;
-    memcpy(&number, &pattern, sizeof number);
-    return number;
 }
 
 TARGET static void quantize_row(const Product *product, int64_t row) {

@@ -1,7 +1,7 @@
 /* What is between linear layers: norms, residuals, gates and rotary positions, each in one pass over the rows. Results
    are rounded to bf16 where torch rounds them. */
 
-#include "kernels.h"
+#include "kv_rows.h"
 
 #ifdef SIMD_FITS
 
@@ -112,17 +112,20 @@ static void rope_and_store_head(const RopeAndStoreCall *call, int64_t row, const
     if (rotary_dim) rope(to, call->cosines + row * rotary_dim, call->sines + row * rotary_dim, rotary_dim);
 }
 
-static void rope_and_store_row(const RopeAndStoreCall *call, const Session *session, int64_t row) {
+TARGET static void rope_and_store_row(const RopeAndStoreCall *call, const Session *session, int64_t row) {
     const int64_t width = call->head_dim, position = session->n_rows - session->n_new + row - session->first_row;
-    bf16 *keys = session->block + 2 * call->layer * session->tensor_stride + position * width;
-    bf16 *values = keys + session->tensor_stride;
+    const int64_t keys = 2 * call->layer, values = keys + 1;
     bf16 *head = call->rows + row * (call->n_heads + 2 * call->n_kv_heads) * width;
     for (int64_t i = 0; i < call->n_heads; i++, head += width)
         rope_and_store_head(call, row, head, &call->query_norm, head);
+    for (int64_t i = 0; i < call->n_kv_heads; i++, head += width) {
+        uint8_t *to = rows_at(session, keys, i, position, width);
+        bf16 *key = session->level_row_bytes ? head : (bf16 *)to;
+        rope_and_store_head(call, row, head, &call->key_norm, key);
+        store_kv_row(session, key, width, to);
+    }
     for (int64_t i = 0; i < call->n_kv_heads; i++, head += width)
-        rope_and_store_head(call, row, head, &call->key_norm, keys + i * session->head_stride);
-    for (int64_t i = 0; i < call->n_kv_heads; i++, head += width)
-        memcpy(values + i * session->head_stride, head, (size_t)width * sizeof(bf16));
+        store_kv_row(session, head, width, rows_at(session, values, i, position, width));
 }
 
 static void rope_and_store_worker(void *data) {
@@ -160,15 +163,14 @@ int32_t splitlearn_rope_and_store(const RopeAndStoreCall *call) {
     return OK;
 }
 
-int32_t splitlearn_store(const StoreCall *call) {
+TARGET int32_t splitlearn_store(const StoreCall *call) {
     const int64_t width = call->head_dim;
     for (const Session *session = call->sessions; session < call->sessions + call->n_sessions; session++)
         for (int64_t head = 0; head < call->n_heads; head++) {
             const bf16 *from = call->rows + head * call->head_stride + session->first_row * call->row_stride;
-            bf16 *to = session->block + call->tensor * session->tensor_stride + head * session->head_stride +
-                       (session->n_rows - session->n_new) * width;
+            uint8_t *to = rows_at(session, call->tensor, head, session->n_rows - session->n_new, width);
             for (int64_t row = 0; row < session->n_new; row++)
-                memcpy(to + row * width, from + row * call->row_stride, (size_t)width * sizeof(bf16));
+                store_kv_row(session, from + row * call->row_stride, width, to + row * row_bytes_of(session, width));
         }
     return OK;
 }

@@ -1,11 +1,12 @@
-/* AVX2 with FMA: a vector is two registers, of which there are 16. There is no arithmetic for bf16 and none for sums of
-   8-bit products: numbers become fp32, and weights of 8 bits become 16. */
+/* AVX2 with FMA and F16C: a vector is two registers, of which there are 16. There is no arithmetic for bf16 and none
+   for sums of 8-bit products: numbers become fp32, and weights of 8 bits become 16. */
 
 #ifndef SPLITLEARN_SIMD_AVX2_H
 #define SPLITLEARN_SIMD_AVX2_H
 
-#define INSTRUCTIONS "avx2,fma"
-#define PROCESSOR_HAS_ALL (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define INSTRUCTIONS "avx2,fma,f16c"
+#define PROCESSOR_HAS_ALL                                                                                              \
+    (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
 
 typedef struct {
     __m256 low, high;
@@ -311,6 +312,57 @@ INLINE f32x16 whole(Totals totals, const int32_t *weight_sums) {
     (void)weight_sums;
     return (f32x16){_mm256_fmadd_ps(_mm256_cvtepi32_ps(totals.high.low), scale, _mm256_cvtepi32_ps(totals.low.low)),
                     _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals.high.high), scale, _mm256_cvtepi32_ps(totals.low.high))};
+}
+
+/* Rows for int4 weights, as bytes with signs; a block of 32 inputs is summed at once, in pairs of inputs whose sums fit
+   16 bits: 16 products of at most 15 * 127. */
+enum { MAX_INT4_ROWS = 4, MAX_WIDE_INT4_ROWS = 1 };
+#define FOR_EACH_INT4_HEIGHT(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+typedef i32x16 int4_sums, int4_fours;
+typedef __m256i int8_four;
+
+INLINE f32x16 load_fp16(const fp16 *from) {
+    return (f32x16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)),
+                    _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 8)))};
+}
+
+/* 16 whole numbers. */
+INLINE void store_int8(int8_t *to, f32x16 numbers) {
+    const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(numbers.low), _mm256_cvtps_epi32(numbers.high));
+    const __m256i ordered = _mm256_permute4x64_epi64(packed, 0xd8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    _mm_storeu_si128((__m128i *)to, bytes);
+}
+
+INLINE f32x16 load_int8(const int8_t *from) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)from);
+    return (f32x16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+
+INLINE void load_int4_fours(const uint8_t *from, int4_fours halves[2]) {
+    const __m256i low = _mm256_set1_epi8(0xf), first = _mm256_loadu_si256((const __m256i *)from);
+    const __m256i second = _mm256_loadu_si256((const __m256i *)(from + 32));
+    halves[0] = (int4_fours){_mm256_and_si256(first, low), _mm256_and_si256(second, low)};
+    halves[1] = (int4_fours){_mm256_and_si256(_mm256_srli_epi16(first, 4), low),
+                             _mm256_and_si256(_mm256_srli_epi16(second, 4), low)};
+}
+
+INLINE int8_four broadcast_int8_four(const int8_t *from) {
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+INLINE int4_sums zero_int4_sums(void) { return i32_zero(); }
+INLINE int4_sums add_int4_products(int4_sums sums, int4_fours weights, int8_four levels) {
+    return (int4_sums){_mm256_add_epi16(sums.low, _mm256_maddubs_epi16(weights.low, levels)),
+                       _mm256_add_epi16(sums.high, _mm256_maddubs_epi16(weights.high, levels))};
+}
+INLINE f32x16 f32_of_int4_sums(int4_sums sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return (f32x16){_mm256_cvtepi32_ps(_mm256_madd_epi16(sums.low, ones)),
+                    _mm256_cvtepi32_ps(_mm256_madd_epi16(sums.high, ones))};
 }
 
 #endif

@@ -246,4 +246,39 @@ INLINE f32x16 whole(Totals totals, const int32_t *weight_sums) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(256.f), _mm512_cvtepi32_ps(totals.low));
 }
 
+/* Rows for int4 weights, as bytes with signs; a block of 32 inputs is summed at once. */
+enum { MAX_INT4_ROWS = 8, MAX_WIDE_INT4_ROWS = 8 };
+#define FOR_EACH_INT4_HEIGHT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+typedef __m512i int4_sums, int4_fours, int8_four;
+
+INLINE f32x16 load_fp16(const fp16 *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
+
+/* 16 whole numbers. */
+INLINE void store_int8(int8_t *to, f32x16 numbers) {
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(numbers)));
+}
+
+INLINE f32x16 load_int8(const int8_t *from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
+INLINE void load_int4_fours(const uint8_t *from, int4_fours halves[2]) {
+    const __m512i both = _mm512_loadu_si512(from), low = _mm512_set1_epi8(0xf);
+    halves[0] = _mm512_and_si512(both, low);
+    halves[1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+}
+
+INLINE int8_four broadcast_int8_four(const int8_t *from) {
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+INLINE int4_sums zero_int4_sums(void) { return _mm512_setzero_si512(); }
+INLINE int4_sums add_int4_products(int4_sums sums, int4_fours weights, int8_four levels) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(levels));
+    return sums;
+}
+INLINE f32x16 f32_of_int4_sums(int4_sums sums) { return _mm512_cvtepi32_ps(sums); }
+
 #endif

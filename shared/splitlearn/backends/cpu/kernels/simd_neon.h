@@ -441,4 +441,89 @@ INLINE f32x16 whole(Totals totals, const int32_t *weight_sums) {
     return sums;
 }
 
+INLINE f32x16 load_fp16(const fp16 *from) {
+    f32x16 wide;
+    UNROLL (int i = 0; i < 4; i++) wide.q[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + 4 * i)));
+    return wide;
+}
+
+/* 16 whole numbers. */
+INLINE void store_int8(int8_t *to, f32x16 numbers) {
+    UNROLL (int i = 0; i < 2; i++)
+        vst1_s8(to + 8 * i, vqmovn_s16(levels_of_8(numbers.q[2 * i], numbers.q[2 * i + 1])));
+}
+
+INLINE f32x16 load_int8(const int8_t *from) {
+    f32x16 wide;
+    UNROLL (int i = 0; i < 2; i++) {
+        const int16x8_t eight = vmovl_s8(vld1_s8(from + 8 * i));
+        wide.q[2 * i] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(eight)));
+        wide.q[2 * i + 1] = vcvtq_f32_s32(vmovl_high_s16(eight));
+    }
+    return wide;
+}
+
+/* Rows for int4 weights, as bytes with signs; a block of 32 inputs is summed at once. */
+typedef struct {
+    int8x16_t q[4];
+} int4_fours;
+
+INLINE void load_int4_fours(const uint8_t *from, int4_fours halves[2]) {
+    UNROLL (int i = 0; i < 4; i++) {
+        const uint8x16_t both = vld1q_u8(from + 16 * i);
+        halves[0].q[i] = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(0xf)));
+        halves[1].q[i] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+    }
+}
+
+#ifdef SIMD_NEON_BF16
+enum { MAX_INT4_ROWS = 4, MAX_WIDE_INT4_ROWS = 1 };
+#define FOR_EACH_INT4_HEIGHT(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+typedef i32x16 int4_sums;
+typedef int8x8_t int8_four; /* the first four */
+
+INLINE int8_four broadcast_int8_four(const int8_t *from) { return vreinterpret_s8_f32(first_lane(from)); }
+INLINE int4_sums zero_int4_sums(void) { return i32_zero(); }
+INLINE int4_sums add_int4_products(int4_sums sums, int4_fours weights, int8_four levels) {
+    UNROLL (int i = 0; i < 4; i++) sums.q[i] = vdotq_lane_s32(sums.q[i], weights.q[i], levels, 0);
+    return sums;
+}
+INLINE f32x16 f32_of_int4_sums(int4_sums sums) {
+    f32x16 wide;
+    UNROLL (int i = 0; i < 4; i++) wide.q[i] = vcvtq_f32_s32(sums.q[i]);
+    return wide;
+}
+#else
+/* Each input of a four has sums of its own, which fit 16 bits: eight products of at most 15 * 127. */
+enum { MAX_INT4_ROWS = 2, MAX_WIDE_INT4_ROWS = 1 };
+#define FOR_EACH_INT4_HEIGHT(CASE) CASE(1) CASE(2)
+typedef struct {
+    int16x8_t low[4], high[4];
+} int4_sums;
+typedef int8x16_t int8_four; /* four times */
+
+INLINE int8_four broadcast_int8_four(const int8_t *from) {
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+INLINE int4_sums zero_int4_sums(void) {
+    const int16x8_t zero = vdupq_n_s16(0);
+    return (int4_sums){{zero, zero, zero, zero}, {zero, zero, zero, zero}};
+}
+INLINE int4_sums add_int4_products(int4_sums sums, int4_fours weights, int8_four levels) {
+    UNROLL (int i = 0; i < 4; i++) {
+        sums.low[i] = vmlal_s8(sums.low[i], vget_low_s8(weights.q[i]), vget_low_s8(levels));
+        sums.high[i] = vmlal_high_s8(sums.high[i], weights.q[i], levels);
+    }
+    return sums;
+}
+INLINE f32x16 f32_of_int4_sums(int4_sums sums) {
+    f32x16 wide;
+    UNROLL (int i = 0; i < 4; i++)
+        wide.q[i] = vcvtq_f32_s32(vpaddq_s32(vpaddlq_s16(sums.low[i]), vpaddlq_s16(sums.high[i])));
+    return wide;
+}
+#endif
+
 #endif

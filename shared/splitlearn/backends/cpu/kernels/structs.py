@@ -16,7 +16,7 @@ def _pointer(c_type: str) -> type[ctypes.c_void_p]:
 
 _INT32, _INT64, _UINT32, _FLOAT = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_float
 _BYTES = _pointer("const void *")
-_IN, _INOUT = _pointer("const bf16 *"), _pointer("bf16 *")
+_IN, _INOUT, _IN_FP16 = _pointer("const bf16 *"), _pointer("bf16 *"), _pointer("const fp16 *")
 _IN_FLOAT, _IN_INT32, _IN_INT64 = (_pointer(f"const {name} *") for name in ("float", "int32_t", "int64_t"))
 _SESSIONS, _LAYERS = _pointer("const Session *"), _pointer("const Layer *const *")
 
@@ -25,6 +25,8 @@ class Session(ctypes.Structure):
     """The KV cache of one session, and the rows that it brings to a step.
 
     block: [tensors][heads][capacity][head_dim]; tensor 2i holds the keys of layer i, tensor 2i + 1 its values
+    level_row_bytes: of a row of a head that is held as 8-bit levels, see kv_rows.h; then strides count bytes; 0: rows
+        are bf16
     n_rows: held in all, the new ones included
     first_row: of the session among the rows of the step
     """
@@ -33,6 +35,7 @@ class Session(ctypes.Structure):
         ("block", _INOUT),
         ("tensor_stride", _INT64),
         ("head_stride", _INT64),
+        ("level_row_bytes", _INT64),
         ("n_rows", _INT64),
         ("n_new", _INT64),
         ("first_row", _INT64),
@@ -53,9 +56,12 @@ class RowNorm(ctypes.Structure):
 class Linear(ctypes.Structure):
     """A linear layer with a packed weight.
 
-    weight: bf16 or int8 panels, see linear.c and linear_int8.c
-    scales: one per output of an int8 weight; NULL: the weight is bf16
-    sums: of the int8 weights of each output, filled up to whole panels; NULL: the weight is bf16
+    weight: bf16, int8 or int4 panels, see linear.c, linear_int8.c and linear_int4.c
+    scales: one per output of an int8 weight; NULL: the weight is no int8
+    sums: of the int8 weights of each output, filled up to whole panels; NULL: the weight is no int8
+    group_scales: of an int4 weight, see linear_int4.c; NULL: the weight is no int4
+    zeros: of an int4 weight, as its scales; NULL: all are 8
+    group_size: how many inputs of an int4 weight share a scale, a multiple of 32
     bias: or NULL
     """
 
@@ -63,6 +69,9 @@ class Linear(ctypes.Structure):
         ("weight", _BYTES),
         ("scales", _IN),
         ("sums", _IN_INT32),
+        ("group_scales", _IN_FP16),
+        ("zeros", _IN_FP16),
+        ("group_size", _INT64),
         ("bias", _IN),
         ("n_inputs", _INT64),
         ("n_outputs", _INT64),

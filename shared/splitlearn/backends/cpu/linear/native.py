@@ -1,9 +1,10 @@
 """Linear layers for bf16 rows by kernels of our own: each weight is read once, at the speed of memory.
 
-Shapes: R rows, K inputs, N outputs, P panels of 16 outputs, ... any leading dimensions.
+Shapes: R rows, K inputs, N outputs, G groups of inputs, P panels of 16 outputs, ... any leading dimensions.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,15 +13,16 @@ from torch.nn import functional
 from splitlearn.backends.cpu.huge_pages import Span
 from splitlearn.backends.cpu.kernels import Kernels, kernels
 from splitlearn.backends.cpu.kernels.structs import Descriptor, Linear, LinearCall
+from splitlearn.backends.cpu.linear.int4 import BLOCK, Int4Weight, quantize_int4
 from splitlearn.backends.cpu.linear.int8 import quantize
 
 _PANEL = 16
 
 
 class _Native(nn.Module, ABC):
-    """What both kinds have in common. A row's result is the same to the bit whatever other rows come with it."""
+    """What all kinds have in common. A row's result is the same to the bit whatever other rows come with it."""
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
+    def __init__(self, weight_NK: torch.Tensor | Int4Weight, bias_N: torch.Tensor | None = None) -> None:
         super().__init__()
         library = kernels()
         if library is None:
@@ -31,7 +33,7 @@ class _Native(nn.Module, ABC):
         # modules are asked for their dtype and device through their parameters, and some models hold no others
         self.empty = nn.Parameter(torch.empty(0, dtype=torch.bfloat16), requires_grad=False)
         # in an order that state dicts and casts must not touch: neither parameter nor buffer
-        self._packed = self._pack(weight_NK.detach())
+        self._packed = self._pack(weight_NK)
 
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
@@ -66,7 +68,7 @@ class _Native(nn.Module, ABC):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
     @abstractmethod
-    def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
+    def _pack(self, weight_NK: Any) -> torch.Tensor:
         """The weight as the kernel reads it."""
 
     @abstractmethod
@@ -74,13 +76,12 @@ class _Native(nn.Module, ABC):
         """All tensors that the kernel reads, but the bias."""
 
     @abstractmethod
-    def _addresses(self) -> tuple[int, int | None, int | None]:
-        """Of the packed weight; and of an int8 weight those of its scales and sums."""
+    def _fields(self) -> dict[str, int | None]:
+        """What tells the kernel about the weight: fields of `Linear`."""
 
     def _linear(self) -> Linear:
-        bias = self.bias
-        address = None if bias is None else bias.data_ptr()
-        return Linear(*self._addresses(), address, self.in_features, self.out_features)
+        bias = None if self.bias is None else self.bias.data_ptr()
+        return Linear(**self._fields(), bias=bias, n_inputs=self.in_features, n_outputs=self.out_features)
 
 
 class NativeLinear(_Native):
@@ -92,13 +93,13 @@ class NativeLinear(_Native):
         return _out_of_panels(self._packed, self.out_features, self.in_features)
 
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
-        return _in_panels(weight_NK, 2)
+        return _in_panels(weight_NK.detach(), 2)
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
         return (self._packed,)
 
-    def _addresses(self) -> tuple[int, int | None, int | None]:
-        return self._packed.data_ptr(), None, None
+    def _fields(self) -> dict[str, int | None]:
+        return {"weight": self._packed.data_ptr()}
 
 
 class NativeInt8Linear(_Native):
@@ -120,7 +121,7 @@ class NativeInt8Linear(_Native):
         return levels_NK.to(self.scale_N.dtype) * self.scale_N[:, None]
 
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
-        levels_NK, scale_N = quantize(weight_NK)
+        levels_NK, scale_N = quantize(weight_NK.detach())
         self.scale_N = nn.Parameter(scale_N, requires_grad=False)
         packed = _in_panels(levels_NK, 4)
         self._sums = packed.sum((1, 3), dtype=torch.int32)
@@ -129,11 +130,50 @@ class NativeInt8Linear(_Native):
     def _weights(self) -> tuple[torch.Tensor, ...]:
         return self._packed, self.scale_N, self._sums
 
-    def _addresses(self) -> tuple[int, int | None, int | None]:
-        return self._packed.data_ptr(), self.scale_N.data_ptr(), self._sums.data_ptr()
+    def _fields(self) -> dict[str, int | None]:
+        addresses = self._packed.data_ptr(), self.scale_N.data_ptr(), self._sums.data_ptr()
+        return dict(zip(("weight", "scales", "sums"), addresses, strict=True))
 
 
-Native = NativeLinear | NativeInt8Linear
+class NativeInt4Linear(_Native):
+    """The same with a weight rounded to 4 bits, as `quantize_int4` rounds it (kernels/linear_int4.c).
+
+    Rows are taken as 8-bit whole numbers times a scale of their own for each 32; a number is off by 1 / 254 of the
+    greatest among them at most.
+    """
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The rounded weight [N, K] in bf16, made at each access: for the few models that read it."""
+        halves = torch.stack((self._packed & 0xF, self._packed >> 4), dim=2)
+        levels_NK = halves.permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)[: self.out_features, : self.in_features]
+        zero_NG = None if self._zeros is None else _groups_out_of_panels(self._zeros, self.out_features)
+        scale_NG = _groups_out_of_panels(self._scales, self.out_features)
+        return Int4Weight(levels_NK, scale_NG, zero_NG, self._group_size).dequantized().bfloat16()
+
+    def _pack(self, weight_NK: torch.Tensor | Int4Weight) -> torch.Tensor:
+        weight = weight_NK if isinstance(weight_NK, Int4Weight) else quantize_int4(weight_NK.detach())
+        if weight.group_size % BLOCK:
+            raise ValueError(f"groups of {weight.group_size} inputs are no whole blocks of {BLOCK}")
+        self._group_size = weight.group_size
+        self._scales = _groups_in_panels(weight.scale_NG)
+        self._zeros = None if weight.zero_NG is None else _groups_in_panels(weight.zero_NG)
+        missing = (0, -self.in_features % BLOCK, 0, -self.out_features % _PANEL)
+        levels_NK = functional.pad(weight.levels_NK, missing)
+        # eight inputs are two fours, the second of which lies in the high halves of the first one's bytes
+        fours = levels_NK.view(-1, _PANEL, levels_NK.shape[1] // 8, 2, 4).permute(3, 0, 2, 1, 4)
+        return (fours[0] | fours[1] << 4).contiguous()
+
+    def _weights(self) -> tuple[torch.Tensor, ...]:
+        return (self._packed, self._scales, *(() if self._zeros is None else (self._zeros,)))
+
+    def _fields(self) -> dict[str, int | None]:
+        zeros = None if self._zeros is None else self._zeros.data_ptr()
+        addresses = {"weight": self._packed.data_ptr(), "group_scales": self._scales.data_ptr(), "zeros": zeros}
+        return {**addresses, "group_size": self._group_size}
+
+
+Native = NativeLinear | NativeInt8Linear | NativeInt4Linear
 
 
 def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
@@ -149,3 +189,13 @@ def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
 
 def _out_of_panels(packed: torch.Tensor, n_outputs: int, n_inputs: int) -> torch.Tensor:
     return packed.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:n_outputs, :n_inputs]
+
+
+def _groups_in_panels(numbers_NG: torch.Tensor) -> torch.Tensor:
+    """[N, G] as [P, G, 16]; missing outputs are zeros."""
+    whole_NG = functional.pad(numbers_NG, (0, 0, 0, -numbers_NG.shape[0] % _PANEL))
+    return whole_NG.view(-1, _PANEL, whole_NG.shape[1]).permute(0, 2, 1).contiguous()
+
+
+def _groups_out_of_panels(packed: torch.Tensor, n_outputs: int) -> torch.Tensor:
+    return packed.permute(0, 2, 1).flatten(0, 1)[:n_outputs]

@@ -98,7 +98,7 @@ def one_by_one(runner: BatchedRunner) -> list[torch.Tensor]:
     return outputs(runner)
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_layer_in_one_call_gives_what_its_parts_give_to_the_bit(tmp_path: Path, name: str, quantization: str) -> None:
     runner = BatchedRunner(packed(tmp_path, NATIVE[name](), quantization), None, ContiguousBackend)

@@ -53,25 +53,28 @@ def test_a_packed_part_says_the_same_tokens(weights: Path) -> None:
     torch.testing.assert_close(logits(part), expected_V, rtol=1e-4, atol=1e-4)
 
 
-def test_int8_weights_stay_near_the_native_ones(weights: Path) -> None:
+@pytest.mark.parametrize(("kind", "share"), [("int8", 0.1), ("int4", 0.5)])
+def test_rounded_weights_stay_near_the_native_ones(weights: Path, kind: str, share: float) -> None:
     part = load_part(weights, "f")
     expected_V = logits(part)
-    pack(part, "int8")
+    pack(part, kind)
     off_V = logits(part) - expected_V
-    assert 0 < off_V.std() < 0.1 * expected_V.std()
+    assert 0 < off_V.std() < share * expected_V.std()
 
 
-@pytest.mark.parametrize("kind", ["none", "int8"])
-def test_no_linear_layer_is_left_and_only_embeddings_remain_as_matrices(weights: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "n_bytes"), [("none", 4), ("int8", 1), ("int4", 0.5)])
+def test_no_linear_layer_is_left_and_only_embeddings_remain_as_matrices(
+    weights: Path, kind: str, n_bytes: float
+) -> None:
     part = load_part(weights, "f")
     stock = [m for m in part.modules() if type(m).__name__ in ("Linear", "Conv1D")]
     expected = sum(m.weight.numel() for m in stock)
     done = pack(part, kind)
     assert done.n_linears == len(stock)
-    assert done.n_bytes == expected * (1 if kind == "int8" else 4)
+    assert done.n_bytes == expected * n_bytes
     assert not [m for m in part.modules() if type(m).__name__ in ("Linear", "Conv1D")]
     embeddings = {id(m.weight) for m in part.modules() if isinstance(m, nn.Embedding)}
-    assert all(t.dtype is torch.int8 or id(t) in embeddings for t in matrices(part))
+    assert all(t.dtype in (torch.int8, torch.uint8) or id(t) in embeddings for t in matrices(part))
 
 
 def test_the_original_weights_are_freed_even_if_someone_holds_the_old_module() -> None:
@@ -150,11 +153,12 @@ def test_packing_twice_changes_nothing() -> None:
     assert model[0] is packed
 
 
-def test_layers_that_take_the_same_rows_share_one_packed_weight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_layers_that_take_the_same_rows_share_one_packed_weight(tmp_path: Path, kind: str) -> None:
     folder = save_sepweight(tmp_path, random_model(tiny_config("llama")))
     part, rounded = load_part(folder, "0-1"), load_part(folder, "0-1")
     pack(part)
-    pack(rounded, "int8")
+    pack(rounded, kind)
     named = [(name, module) for name, module in part.named_modules() if isinstance(module, MergedLinearSlice)]
     shared = Counter(module.fused for _, module in named)
     assert sorted(shared.values()) == [2, 3]
@@ -162,18 +166,19 @@ def test_layers_that_take_the_same_rows_share_one_packed_weight(tmp_path: Path) 
     assert not [module for module in rounded.modules() if isinstance(module, MergedLinearSlice)]
 
 
-@pytest.mark.parametrize("name", ["int4", "", "INT8"])
+@pytest.mark.parametrize("name", ["int3", "", "INT8"])
 def test_an_unknown_quantization_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(BadDevice, match=r"unknown; choose one of none, int8"):
+    with pytest.raises(BadDevice, match=r"unknown; choose one of none, int8, int4"):
         resolve_quantization(name)
-    with pytest.raises(BadDevice, match=r"unknown; choose one of none, int8"):
+    with pytest.raises(BadDevice, match=r"unknown; choose one of none, int8, int4"):
         pack(nn.Linear(16, 4), name)
 
 
-def test_int8_on_another_device_is_refused_and_native_leaves_it_alone() -> None:
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_rounding_on_another_device_is_refused_and_native_leaves_it_alone(kind: str) -> None:
     model = nn.Sequential(nn.Linear(16, 4, device="meta"))
-    with pytest.raises(BadDevice, match=r"run on the CPU only, the model is on meta"):
-        pack(model, "int8")
+    with pytest.raises(BadDevice, match=rf"{kind} weights run on the CPU only, the model is on meta: use none"):
+        pack(model, kind)
     assert pack(model).n_linears == 0
     assert type(model[0]) is nn.Linear
 
@@ -194,7 +199,7 @@ def test_a_layer_whose_weight_the_model_reads_itself_stays_stock() -> None:
     assert isinstance(model.out, PackedLinear)
 
 
-@pytest.mark.parametrize("kind", ["none", "int8"])
+@pytest.mark.parametrize("kind", ["none", "int8", "int4"])
 def test_a_model_of_linear_layers_alone_still_tells_its_dtype_and_device(kind: str) -> None:
     model = nn.Sequential(nn.Linear(16, 16, bias=False)).bfloat16().requires_grad_(False)
     pack(model, kind)

@@ -93,4 +93,4 @@ def test_torch_does_the_work_of_a_library_that_does_not_fit(
     monkeypatch.delenv("SPLITLEARN_KERNELS", raising=False)
     with caplog.at_level(logging.WARNING):
         assert kernels.__wrapped__() is None
-    assert "Layer.n_kv_heads: int64_t at 296, here Layer.n_heads: int64_t at 296" in caplog.text
+    assert "Layer.n_kv_heads: int64_t at 392, here Layer.n_heads: int64_t at 392" in caplog.text

@@ -35,7 +35,7 @@ def too_many_sessions(library: Kernels) -> None:
 
 def too_wide_heads(library: Kernels) -> None:
     """No worker has memory for its part."""
-    session = Session(None, 0, 0, 1, 1, 0)
+    session = Session(n_rows=1, n_new=1)
     library.attend(
         AttendCall(ctypes.addressof(session), 1, n_heads=1, n_kv_heads=1, head_dim=TOO_MANY, n_threads=2),
     )
