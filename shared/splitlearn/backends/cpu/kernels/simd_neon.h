@@ -449,8 +449,7 @@ INLINE f32x16 load_fp16(const fp16 *from) {
 
 /* 16 whole numbers. */
 INLINE void store_int8(int8_t *to, f32x16 numbers) {
-    UNROLL (int i = 0; i < 2; i++)
-        vst1_s8(to + 8 * i, vqmovn_s16(levels_of_8(numbers.q[2 * i], numbers.q[2 * i + 1])));
+    UNROLL (int i = 0; i < 2; i++) vst1_s8(to + 8 * i, vqmovn_s16(levels_of_8(numbers.q[2 * i], numbers.q[2 * i + 1])));
 }
 
 INLINE f32x16 load_int8(const int8_t *from) {
