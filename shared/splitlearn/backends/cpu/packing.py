@@ -33,7 +33,7 @@ _SMALL_BYTES = 2**20
 
 @dataclass(frozen=True)
 class PackedBytes:
-    """What `pack` did: how many linear layers and experts modules it replaced, and how many bytes their weights take."""
+    """What `pack` did: how many linear layers and mixtures of experts it replaced, and the bytes of their weights."""
 
     n_linears: int
     n_experts: int

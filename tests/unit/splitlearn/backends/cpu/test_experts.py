@@ -108,6 +108,12 @@ def is_near(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(((found.double() - expected.double()).abs() <= 2**-7 * size + 1e-9).all())
 
 
+class Mixture(nn.Module):
+    def __init__(self, experts: nn.Module) -> None:
+        super().__init__()
+        self.experts = experts
+
+
 def experts_of(family: str) -> nn.Module:
     config = CONFIG_MAPPING[family](**{**SMALL, **FAMILIES[family]})
     model = AutoModelForCausalLM.from_config(config, experts_implementation="eager").eval().requires_grad_(False)
@@ -241,10 +247,10 @@ def test_experts_of_every_form_are_replaced_and_give_what_they_gave(stock: nn.Mo
     choices_RC, shares_RC = choose(50, 2, stock.down_proj.shape[0])
     exact = copy.deepcopy(stock).float()
     expected_RD = exact(rows_RD.float(), choices_RC, shares_RC.bfloat16().float())
-    model = nn.ModuleDict({"experts": stock})
+    model = Mixture(stock)
     assert len(pack_experts(model, BF16)) == 1
-    assert isinstance(model["experts"], NativeExperts)
-    off_R = (model["experts"](rows_RD, choices_RC, shares_RC.bfloat16()) - expected_RD).norm(dim=1)
+    assert isinstance(model.experts, NativeExperts)
+    off_R = (model.experts(rows_RD, choices_RC, shares_RC.bfloat16()) - expected_RD).norm(dim=1)
     # that of bf16 where five operations follow each other
     assert bool((off_R <= 2**-6 * expected_RD.norm(dim=1)).all())
 
@@ -252,10 +258,10 @@ def test_experts_of_every_form_are_replaced_and_give_what_they_gave(stock: nn.Mo
 def test_int8_experts_stay_near_those_that_they_are_rounded_from(stock: nn.Module) -> None:
     rows_RD, chosen = random(50, 64, seed=3), choose(50, 2, stock.down_proj.shape[0])
     expected_RD = stock(rows_RD, *chosen).float()
-    model = nn.ModuleDict({"experts": stock})
+    model = Mixture(stock)
     (packed,) = pack_experts(model, INT8)
     assert sum(span.n_bytes for span in packed.spans) < 1.3 * 3 * stock_numbers(packed)
-    off_RD = model["experts"](rows_RD, *chosen).float() - expected_RD
+    off_RD = model.experts(rows_RD, *chosen).float() - expected_RD
     assert 0 < off_RD.std() < 0.03 * expected_RD.std()
 
 
@@ -267,10 +273,24 @@ def test_the_original_weights_are_freed_even_if_someone_holds_the_old_module() -
     old = experts_of("mixtral")
     weights = [weakref.ref(parameter) for parameter in old.parameters()]
     n_bytes = sum(parameter.nbytes for parameter in old.parameters())
-    done = pack(nn.ModuleDict({"experts": old}))
+    done = pack(Mixture(old))
     gc.collect()
     assert [weight() for weight in weights] == [None, None]
     assert (done.n_linears, done.n_experts, done.n_bytes) == (0, 1, n_bytes)
+
+
+def test_the_weights_of_one_mixture_are_freed_before_the_next_is_packed() -> None:
+    model = nn.ModuleList([Mixture(experts_of("mixtral")), Mixture(experts_of("mixtral"))])
+    stacks = [[weakref.ref(parameter) for parameter in each.parameters()] for each in model]
+    n_held = []
+
+    class Watched(NativeLinear):
+        def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
+            super().__init__(weight_NK, bias_N)
+            n_held.append(sum(stack() is not None for each in stacks for stack in each))
+
+    assert len(pack_experts(model, (Watched,))) == 2
+    assert n_held == [4] * 16 + [2] * 16
 
 
 def test_experts_in_two_places_are_packed_once_and_keep_their_hooks() -> None:
@@ -314,10 +334,10 @@ def gelu_experts() -> nn.Module:
     ids=["another result", "other arguments", "another activation", "fp32", "odd width"],
 )
 def test_a_module_that_the_kernels_do_not_compute_stays_as_it_is(make: Any) -> None:
-    model = nn.ModuleDict({"experts": make()})
-    before = model["experts"]
+    model = Mixture(make())
+    before = model.experts
     assert pack(model).n_experts == 0
-    assert model["experts"] is before
+    assert model.experts is before
     assert count_experts(model) == (1, 0)
 
 
@@ -333,4 +353,4 @@ def test_levels_of_wider_rows_than_sums_hold_are_no_option() -> None:
     wide = Halving(1, n_inner=16)
     wide.gate_up_proj.data = torch.zeros(1, 32, Kernels.MOST_INT8_INPUTS + 2).bfloat16()
     wide.down_proj.data = torch.zeros(1, Kernels.MOST_INT8_INPUTS + 2, 16).bfloat16()
-    assert pack_experts(nn.ModuleDict({"experts": wide}), INT8) == []
+    assert pack_experts(Mixture(wide), INT8) == []
