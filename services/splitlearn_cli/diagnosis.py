@@ -104,6 +104,9 @@ def findings_of_model(
         None if fusion.n_fused_layers == fusion.n_layers else not_fused,
     )
     yield Finding("fused decoder", _yes(fusion.is_decoder_fused))
+    if fusion.n_experts:
+        are_all = fusion.n_fused_experts == fusion.n_experts
+        yield Finding("fused experts", f"{fusion.n_fused_experts}/{fusion.n_experts}", None if are_all else not_fused)
 
 
 def _yes(holds: bool) -> str:

@@ -12,6 +12,8 @@ import torch
 from splitlearn.backends.cpu.kernels.structs import (
     AttendCall,
     Descriptor,
+    ExpertsCall,
+    Gate,
     GateCall,
     Layer,
     Layers,
@@ -26,6 +28,7 @@ from splitlearn.backends.cpu.kernels.structs import (
 )
 from splitlearn.backends.cpu.linear import NativeInt4Linear, NativeInt8Linear, NativeLinear
 from splitlearn.backends.cpu.linear.int4 import Int4Weight
+from splitlearn.backends.cpu.linear.stacked import StackedLinear
 from tests.neon.memory_image import Call
 
 # both within half a unit in the last place of bf16, and what sums lose in fp32
@@ -86,10 +89,10 @@ def norms() -> Iterator[Call]:
 def gates() -> Iterator[Call]:
     special = torch.tensor([0.0, -0.0, 3e38, -3e38, 1e-30, 1e-40, float("inf"), -float("inf"), float("nan")])
     gates = torch.cat([torch.linspace(-200, 200, 1001), torch.linspace(-4, 4, 999), special]).bfloat16()
-    for is_gelu in (0, 1):
+    for is_gelu in (False, True):
         rows, outputs = random(len(gates)), torch.zeros_like(gates)
         addresses = gates.data_ptr(), rows.data_ptr(), outputs.data_ptr()
-        structure = GateCall(*addresses, 1, len(gates), len(gates), is_gelu, 1)
+        structure = GateCall(*addresses, 1, len(gates), len(gates), Gate.plain(is_gelu), 1)
         yield Call("gate", structure, (gates, rows, outputs))
 
 
@@ -206,7 +209,7 @@ def layers(kind: Kind, is_gelu: bool, has_post_norms: bool) -> Call:
             **{name: each.structure for name, each in linears.items()},
             **{name: RowNorm(weights[i].data_ptr(), 1e-5, 0) for i, name in enumerate(names)},
             index=index, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=width,
-            attention=SoftmaxParams(None, width**-0.5, 0.0), uses_rope=index == 0, is_gelu=is_gelu,
+            attention=SoftmaxParams(None, width**-0.5, 0.0), uses_rope=index == 0, gate=Gate.plain(is_gelu),
         )  # fmt: skip
         tensors = (weights, *itertools.chain.from_iterable(each.tensors for each in linears.values()))
         descriptors.append(Descriptor(layer, tensors))
@@ -228,11 +231,35 @@ def whole_layers() -> Iterator[Call]:
         yield layers(kind, is_gelu, has_post_norms)
 
 
+def experts() -> Iterator[Call]:
+    """Of which one is chosen by no row, and one row chooses none."""
+    width, inner, n_experts = 64, 48, 5
+    choices_RC = torch.tensor([[0, 3], [3, 1], [5, 5], [1, 0], [3, 4], [3, 0], [1, 3]])
+    shares_RC = torch.rand(choices_RC.shape, generator=torch.Generator().manual_seed(4))
+    for kind in (NativeLinear, NativeInt8Linear, NativeInt4Linear):
+        up, down = (
+            StackedLinear(
+                kind,
+                ((random(*size, seed=seed + i, scale=0.3), random(size[0], seed=9)) for i in range(n_experts)),
+                n_experts,
+            )
+            for seed, size in ((20, (2 * inner, width)), (30, (width, inner)))
+        )
+        rows_RD = random(len(choices_RC), width, seed=6)
+        outputs_RD = torch.zeros_like(rows_RD)
+        held = rows_RD, choices_RC, shares_RC, outputs_RD
+        addresses = (tensor.data_ptr() for tensor in held)
+        sizes = *choices_RC.shape, n_experts
+        structure = ExpertsCall(*addresses, *sizes, up.structure, down.structure, Gate.plain(False), 1)
+        yield Call("experts", structure, (*held, *up.tensors, *down.tensors), LAYER)
+
+
 KERNELS = {
     "linear": linears,
     "rms_norm": norms,
     "gate": gates,
     "rope_and_store": stored,
     "attend": attentions,
+    "experts": experts,
     "layers": whole_layers,
 }

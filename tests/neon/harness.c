@@ -58,6 +58,7 @@ static int32_t call(const char *name, const void *structure) {
     ONE(store, StoreCall)
     ONE(attend, AttendCall)
     ONE(layers, LayersCall)
+    ONE(experts, ExpertsCall)
     fprintf(stderr, "no kernel %s\n", name);
     exit(FAILED);
 }

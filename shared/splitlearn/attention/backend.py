@@ -58,12 +58,16 @@ class FusionReport:
         n_fused_attention: attention modules that are fused.
         n_fused_layers: layers that run as a whole in one call.
         is_decoder_fused: whether all layers run in one call, without transformers' code around them.
+        n_experts: modules with a mixture of experts.
+        n_fused_experts: those of them that read no other weights than those of chosen experts, in one call.
     """
 
     n_layers: int
     n_fused_attention: int = 0
     n_fused_layers: int = 0
     is_decoder_fused: bool = False
+    n_experts: int = 0
+    n_fused_experts: int = 0
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -72,9 +76,10 @@ class FusionReport:
 
     def __str__(self) -> str:
         decoder = "yes" if self.is_decoder_fused else "no"
+        experts = f", experts of {self.n_fused_experts}/{self.n_experts}" if self.n_experts else ""
         return (
             f"fused {self.n_fused_layers}/{self.n_layers} layers, attention of {self.n_fused_attention}/"
-            f"{self.n_layers}, decoder {decoder}"
+            f"{self.n_layers}, decoder {decoder}{experts}"
         )
 
 

@@ -64,6 +64,8 @@ class ShadowedRunner(Runner[Any]):
             sum(each.n_fused_attention for each in reports),
             sum(each.n_fused_layers for each in reports),
             all(each.is_decoder_fused for each in reports),
+            sum(each.n_experts for each in reports),
+            sum(each.n_fused_experts for each in reports),
         )
 
     def _prepare(self, cache: PartCache) -> None:

@@ -11,6 +11,7 @@ from splitlearn.attention.page_budget import PageBudget
 from splitlearn.attention.sequence_slice import SequenceSlice
 from splitlearn.backends.cpu.contiguous_attention import ContiguousAttention
 from splitlearn.backends.cpu.contiguous_kv import ContiguousKVCache
+from splitlearn.backends.cpu.experts import count_experts
 from splitlearn.backends.cpu.fused_attention import fuse_attention
 from splitlearn.backends.cpu.fused_decoder import fuse_decoder
 from splitlearn.backends.cpu.fused_layers import fuse_layers
@@ -51,7 +52,7 @@ class ContiguousBackend:
         n_attention = fuse_attention(part, run)
         n_layers = fuse_layers(part, run)
         is_decoder_fused = fuse_decoder(part.model.get_submodule(part.layout.decoder), run)
-        return FusionReport(len(part.layers), n_attention, n_layers, is_decoder_fused)
+        return FusionReport(len(part.layers), n_attention, n_layers, is_decoder_fused, *count_experts(part))
 
     def prepare_decode(self, forward: Forward, max_length: int | None) -> None:
         pass

@@ -140,7 +140,7 @@ def _layer_descriptor(
         head_dim=width,
         attention=softmax.structure,
         uses_rope=attention.uses_rope,
-        is_gelu=gated.is_gelu,
+        gate=gated.gate,
     )
     tensors = [*norms_D.values(), *softmax.tensors]
     if heads is not None:

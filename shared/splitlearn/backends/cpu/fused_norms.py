@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from splitlearn.backends.cpu.kernels import kernels
-from splitlearn.backends.cpu.kernels.structs import GateCall, RmsNormCall, RowNorm
+from splitlearn.backends.cpu.kernels.structs import Gate, GateCall, RmsNormCall, RowNorm
 from splitlearn.backends.cpu.linear import Native
 from splitlearn.backends.cpu.linear.merged import shared_linear
 from splitlearn.hf.modeling import GATED_MLP, SILU, TANH_GELU, norm_epsilon
@@ -71,7 +71,7 @@ class FusedGatedMLP(nn.Module):
         if library is None:
             raise RuntimeError("the native kernels do not run here: ask kernels() first")
         self._gate = library.gate
-        self.is_gelu = is_gelu
+        self.gate = Gate.plain(is_gelu)
         self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
         self._both = shared_linear(gate_proj, up_proj)
 
@@ -89,7 +89,7 @@ class FusedGatedMLP(nn.Module):
         gates = both.data_ptr()
         addresses = gates, gates + n_inner * both.itemsize, output.data_ptr()
         sizes = output.numel() // n_inner, n_inner, 2 * n_inner
-        self._gate(GateCall(*addresses, *sizes, self.is_gelu, torch.get_num_threads()))
+        self._gate(GateCall(*addresses, *sizes, self.gate, torch.get_num_threads()))
         return torch.as_tensor(self.down_proj(output))
 
 

@@ -1,4 +1,4 @@
-"""Replace the linear layers of a filled module, and what stands between them, by faster ones; any architecture.
+"""Replace the linear layers and experts of a filled module, and what stands between them; any architecture.
 
 Shapes: K inputs, N outputs.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from splitlearn.backends.cpu.experts import pack_experts
 from splitlearn.backends.cpu.fused_norms import fuse
 from splitlearn.backends.cpu.huge_pages import prefer_huge_pages
 from splitlearn.backends.cpu.linear.int4 import Int4Linear
@@ -34,9 +35,10 @@ _SMALL_BYTES = 2**20
 
 @dataclass(frozen=True)
 class PackedBytes:
-    """What `pack` did: how many linear layers it replaced, and how many bytes their weights take now."""
+    """What `pack` did: how many linear layers and mixtures of experts it replaced, and the bytes of their weights."""
 
     n_linears: int
+    n_experts: int
     n_bytes: int
 
 
@@ -52,7 +54,8 @@ def resolve_quantization(name: str) -> str:
 
 
 def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
-    """Replaces, in place, every linear layer that gains by it, and frees their weights; fuses norms and gates.
+    """Replaces, in place, every linear layer and experts module that gains by it, and frees their weights; fuses norms
+    and gates.
 
     Modules on other devices than the CPU, and dtypes without a packed kernel here, stay as they are, and so do layers
     whose weight the model's code reads itself: unpacking it at each step would cost more than is gained. What is tied
@@ -84,10 +87,12 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
                 replaced[child] = _replace(child, quantization, made)
             own_modules(parent)[name] = replaced[child]
     _own_small_tensors(module)
+    experts = pack_experts(module, _KINDS[quantization])
     fuse(module)
-    prefer_huge_pages([linear.span for linear in made])
+    spans = [*(linear.span for linear in made), *(span for each in experts for span in each.spans)]
+    prefer_huge_pages(spans)
     n_linears = sum(old is not new for old, new in replaced.items())
-    return PackedBytes(n_linears, sum(linear.span.n_bytes for linear in made))
+    return PackedBytes(n_linears, len(experts), sum(span.n_bytes for span in spans))
 
 
 def _refuse_other_devices(module: nn.Module, quantization: str) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
+from architectures.small_configs import small_config
 from splitlearn.attention.backend import FusionReport
 from splitlearn.backends.cpu.kernels import are_off, kernels
 from splitlearn.build import build_engine
@@ -34,6 +36,18 @@ def test_the_kernels_are_compiled_and_loaded_where_the_processor_has_their_instr
 def test_whole_layers_and_the_whole_decoder_run_by_our_kernels(kind: str, quantization: str, tmp_path: Path) -> None:
     part = packed(tmp_path, tiny_config(kind), quantization, spec="1-4")
     assert runner_for(part).fusion == FusionReport(3, 3, 3, is_decoder_fused=True)
+
+
+@can_run
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize(
+    "config", [tiny_config("mixtral"), small_config("qwen3_moe")], ids=lambda each: each.model_type
+)
+def test_attention_and_experts_run_by_our_kernels(config: PretrainedConfig, quantization: str, tmp_path: Path) -> None:
+    part = packed(tmp_path, config, quantization, spec="1-3")
+    fusion = runner_for(part).fusion
+    assert fusion == FusionReport(2, 2, n_experts=2, n_fused_experts=2)
+    assert str(fusion) == "fused 0/2 layers, attention of 2/2, decoder no, experts of 2/2"
 
 
 @can_run

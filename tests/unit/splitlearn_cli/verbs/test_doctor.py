@@ -41,7 +41,15 @@ def test_a_directory_whose_layers_are_fused_is_told_so(tmp_path: Path, capsys: p
     assert lines["fused layers"] == "3/3"
     assert lines["fused attention"] == "3/3"
     assert lines["fused decoder"] == "yes"
+    assert "fused experts" not in lines
     assert lines["dtype"] == "bfloat16"
+
+
+@pytest.mark.skipif(kernels() is None, reason="no C compiler at installation, or no AVX2 with FMA")
+def test_experts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = random_model(tiny_config("mixtral")).bfloat16()
+    run(Settings(weights=save_sepweight(tmp_path, model, chat=False, dtype="bfloat16")))
+    assert said(capsys.readouterr().out)["fused experts"] == "3/3"
 
 
 def test_each_no_comes_with_what_to_do(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

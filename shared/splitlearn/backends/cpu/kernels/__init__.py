@@ -57,6 +57,7 @@ class Kernels:
         self.store: Callable[[structs.StoreCall], None] = _function(library, "store")
         self.attend: Callable[[structs.AttendCall], None] = _function(library, "attend")
         self.layers: Callable[[structs.LayersCall], None] = _function(library, "layers")
+        self.experts: Callable[[structs.ExpertsCall], None] = _function(library, "experts")
 
 
 def are_off() -> bool:

@@ -101,11 +101,26 @@ FIELD(SoftmaxParams, scaling, float, 8);
 FIELD(SoftmaxParams, softcap, float, 12);
 _Static_assert(sizeof(SoftmaxParams) == 16, "SoftmaxParams");
 
+/* What opens a gated unit: act(gate) * (row + offset).
+
+   is_gelu: 1: act is GELU, approximated by tanh; 0: gate * sigmoid(alpha * gate), which is SiLU where alpha is 1
+   limit: greater gates become it, and rows beyond it and its negative become these; 0: there is none */
+typedef struct {
+    int32_t is_gelu;
+    float alpha;
+    float limit;
+    float offset;
+} Gate;
+FIELD(Gate, is_gelu, int32_t, 0);
+FIELD(Gate, alpha, float, 4);
+FIELD(Gate, limit, float, 8);
+FIELD(Gate, offset, float, 12);
+_Static_assert(sizeof(Gate) == 16, "Gate");
+
 /* A decoder layer.
 
    query_norm: of each head; either both head norms have a weight or none
-   index: of the layer in the sessions' blocks
-   is_gelu: 1: the gate is GELU, approximated by tanh; 0: SiLU */
+   index: of the layer in the sessions' blocks */
 typedef struct {
     RowNorm pre_attention_norm;
     RowNorm post_attention_norm;
@@ -123,13 +138,14 @@ typedef struct {
     int64_t head_dim;
     SoftmaxParams attention;
     int32_t uses_rope;
-    int32_t is_gelu;
+    Gate gate;
 } Layer;
 FIELD(Layer, pre_attention_norm, RowNorm, 0);
 FIELD(Layer, post_attention_norm, RowNorm, 16);
 FIELD(Layer, pre_mlp_norm, RowNorm, 32);
 FIELD(Layer, post_mlp_norm, RowNorm, 48);
 FIELD(Layer, qkv_proj, Linear, 64);
+<<<<<<< HEAD
 FIELD(Layer, o_proj, Linear, 136);
 FIELD(Layer, gate_up_proj, Linear, 208);
 FIELD(Layer, down_proj, Linear, 280);
@@ -143,6 +159,21 @@ FIELD(Layer, attention, SoftmaxParams, 416);
 FIELD(Layer, uses_rope, int32_t, 432);
 FIELD(Layer, is_gelu, int32_t, 436);
 _Static_assert(sizeof(Layer) == 440, "Layer");
+=======
+FIELD(Layer, o_proj, Linear, 112);
+FIELD(Layer, gate_up_proj, Linear, 160);
+FIELD(Layer, down_proj, Linear, 208);
+FIELD(Layer, query_norm, RowNorm, 256);
+FIELD(Layer, key_norm, RowNorm, 272);
+FIELD(Layer, index, int64_t, 288);
+FIELD(Layer, n_heads, int64_t, 296);
+FIELD(Layer, n_kv_heads, int64_t, 304);
+FIELD(Layer, head_dim, int64_t, 312);
+FIELD(Layer, attention, SoftmaxParams, 320);
+FIELD(Layer, uses_rope, int32_t, 336);
+FIELD(Layer, gate, Gate, 340);
+_Static_assert(sizeof(Layer) == 360, "Layer");
+>>>>>>> experts
 
 /* rows [n_rows][n_inputs] -> outputs [n_rows][n_outputs] */
 typedef struct {
@@ -178,10 +209,9 @@ FIELD(RmsNormCall, norm, RowNorm, 32);
 FIELD(RmsNormCall, n_threads, uint32_t, 48);
 _Static_assert(sizeof(RmsNormCall) == 56, "RmsNormCall");
 
-/* act(gates) * rows -> outputs [n_rows][width]
+/* act(gates) * (rows + offset) -> outputs [n_rows][width]
 
-   stride: from one row to the next, of gates and rows
-   is_gelu: 1: act is GELU, approximated by tanh; 0: SiLU */
+   stride: from one row to the next, of gates and rows */
 typedef struct {
     const bf16 *gates;
     const bf16 *rows;
@@ -189,7 +219,7 @@ typedef struct {
     int64_t n_rows;
     int64_t width;
     int64_t stride;
-    int32_t is_gelu;
+    Gate gate;
     uint32_t n_threads;
 } GateCall;
 FIELD(GateCall, gates, const bf16 *, 0);
@@ -198,9 +228,9 @@ FIELD(GateCall, outputs, bf16 *, 16);
 FIELD(GateCall, n_rows, int64_t, 24);
 FIELD(GateCall, width, int64_t, 32);
 FIELD(GateCall, stride, int64_t, 40);
-FIELD(GateCall, is_gelu, int32_t, 48);
-FIELD(GateCall, n_threads, uint32_t, 52);
-_Static_assert(sizeof(GateCall) == 56, "GateCall");
+FIELD(GateCall, gate, Gate, 48);
+FIELD(GateCall, n_threads, uint32_t, 64);
+_Static_assert(sizeof(GateCall) == 72, "GateCall");
 
 /* Norms and rotates the heads of a step's rows: queries in place, keys and values into the sessions' blocks.
 
@@ -328,6 +358,39 @@ FIELD(LayersCall, n_rows, int64_t, 80);
 FIELD(LayersCall, n_threads, uint32_t, 88);
 _Static_assert(sizeof(LayersCall) == 96, "LayersCall");
 
+/* rows [n_rows][n_inputs] -> outputs of the same shape: sums over the gated units that each row has chosen.
+
+   choices: [n_rows][n_choices], numbers of experts; others than [0, n_experts) stand for none
+   shares: of each choice's output in the sum
+   gate_up_proj: of the first expert; the weights of all lie one after the other, and so do scales, sums and biases.
+       Its outputs are the gates, then what they are multiplied by
+   down_proj: the same */
+typedef struct {
+    const bf16 *rows;
+    const int64_t *choices;
+    const float *shares;
+    bf16 *outputs;
+    int64_t n_rows;
+    int64_t n_choices;
+    int64_t n_experts;
+    Linear gate_up_proj;
+    Linear down_proj;
+    Gate gate;
+    uint32_t n_threads;
+} ExpertsCall;
+FIELD(ExpertsCall, rows, const bf16 *, 0);
+FIELD(ExpertsCall, choices, const int64_t *, 8);
+FIELD(ExpertsCall, shares, const float *, 16);
+FIELD(ExpertsCall, outputs, bf16 *, 24);
+FIELD(ExpertsCall, n_rows, int64_t, 32);
+FIELD(ExpertsCall, n_choices, int64_t, 40);
+FIELD(ExpertsCall, n_experts, int64_t, 48);
+FIELD(ExpertsCall, gate_up_proj, Linear, 56);
+FIELD(ExpertsCall, down_proj, Linear, 104);
+FIELD(ExpertsCall, gate, Gate, 152);
+FIELD(ExpertsCall, n_threads, uint32_t, 168);
+_Static_assert(sizeof(ExpertsCall) == 176, "ExpertsCall");
+
 const char *splitlearn_abi(void);
 int32_t splitlearn_is_supported(void);
 int32_t splitlearn_linear(const LinearCall *call);
@@ -337,6 +400,7 @@ int32_t splitlearn_rope_and_store(const RopeAndStoreCall *call);
 int32_t splitlearn_store(const StoreCall *call);
 int32_t splitlearn_attend(const AttendCall *call);
 int32_t splitlearn_layers(const LayersCall *call);
+int32_t splitlearn_experts(const ExpertsCall *call);
 
 #define SPLITLEARN_ABI \
     "Session.block: bf16 * at 0\n" \
@@ -365,11 +429,17 @@ int32_t splitlearn_layers(const LayersCall *call);
     "SoftmaxParams.scaling: float at 8\n" \
     "SoftmaxParams.softcap: float at 12\n" \
     "SoftmaxParams: 16 bytes\n" \
+    "Gate.is_gelu: int32_t at 0\n" \
+    "Gate.alpha: float at 4\n" \
+    "Gate.limit: float at 8\n" \
+    "Gate.offset: float at 12\n" \
+    "Gate: 16 bytes\n" \
     "Layer.pre_attention_norm: RowNorm at 0\n" \
     "Layer.post_attention_norm: RowNorm at 16\n" \
     "Layer.pre_mlp_norm: RowNorm at 32\n" \
     "Layer.post_mlp_norm: RowNorm at 48\n" \
     "Layer.qkv_proj: Linear at 64\n" \
+<<<<<<< HEAD
     "Layer.o_proj: Linear at 136\n" \
     "Layer.gate_up_proj: Linear at 208\n" \
     "Layer.down_proj: Linear at 280\n" \
@@ -383,6 +453,21 @@ int32_t splitlearn_layers(const LayersCall *call);
     "Layer.uses_rope: int32_t at 432\n" \
     "Layer.is_gelu: int32_t at 436\n" \
     "Layer: 440 bytes\n" \
+=======
+    "Layer.o_proj: Linear at 112\n" \
+    "Layer.gate_up_proj: Linear at 160\n" \
+    "Layer.down_proj: Linear at 208\n" \
+    "Layer.query_norm: RowNorm at 256\n" \
+    "Layer.key_norm: RowNorm at 272\n" \
+    "Layer.index: int64_t at 288\n" \
+    "Layer.n_heads: int64_t at 296\n" \
+    "Layer.n_kv_heads: int64_t at 304\n" \
+    "Layer.head_dim: int64_t at 312\n" \
+    "Layer.attention: SoftmaxParams at 320\n" \
+    "Layer.uses_rope: int32_t at 336\n" \
+    "Layer.gate: Gate at 340\n" \
+    "Layer: 360 bytes\n" \
+>>>>>>> experts
     "LinearCall.rows: const bf16 * at 0\n" \
     "LinearCall.outputs: bf16 * at 8\n" \
     "LinearCall.n_rows: int64_t at 16\n" \
@@ -403,9 +488,9 @@ int32_t splitlearn_layers(const LayersCall *call);
     "GateCall.n_rows: int64_t at 24\n" \
     "GateCall.width: int64_t at 32\n" \
     "GateCall.stride: int64_t at 40\n" \
-    "GateCall.is_gelu: int32_t at 48\n" \
-    "GateCall.n_threads: uint32_t at 52\n" \
-    "GateCall: 56 bytes\n" \
+    "GateCall.gate: Gate at 48\n" \
+    "GateCall.n_threads: uint32_t at 64\n" \
+    "GateCall: 72 bytes\n" \
     "RopeAndStoreCall.sessions: const Session * at 0\n" \
     "RopeAndStoreCall.n_sessions: int64_t at 8\n" \
     "RopeAndStoreCall.layer: int64_t at 16\n" \
@@ -457,12 +542,25 @@ int32_t splitlearn_layers(const LayersCall *call);
     "LayersCall.n_rows: int64_t at 80\n" \
     "LayersCall.n_threads: uint32_t at 88\n" \
     "LayersCall: 96 bytes\n" \
+    "ExpertsCall.rows: const bf16 * at 0\n" \
+    "ExpertsCall.choices: const int64_t * at 8\n" \
+    "ExpertsCall.shares: const float * at 16\n" \
+    "ExpertsCall.outputs: bf16 * at 24\n" \
+    "ExpertsCall.n_rows: int64_t at 32\n" \
+    "ExpertsCall.n_choices: int64_t at 40\n" \
+    "ExpertsCall.n_experts: int64_t at 48\n" \
+    "ExpertsCall.gate_up_proj: Linear at 56\n" \
+    "ExpertsCall.down_proj: Linear at 104\n" \
+    "ExpertsCall.gate: Gate at 152\n" \
+    "ExpertsCall.n_threads: uint32_t at 168\n" \
+    "ExpertsCall: 176 bytes\n" \
     "splitlearn_linear(const LinearCall *)\n" \
     "splitlearn_rms_norm(const RmsNormCall *)\n" \
     "splitlearn_gate(const GateCall *)\n" \
     "splitlearn_rope_and_store(const RopeAndStoreCall *)\n" \
     "splitlearn_store(const StoreCall *)\n" \
     "splitlearn_attend(const AttendCall *)\n" \
-    "splitlearn_layers(const LayersCall *)\n"
+    "splitlearn_layers(const LayersCall *)\n" \
+    "splitlearn_experts(const ExpertsCall *)\n"
 
 #endif

@@ -18,6 +18,7 @@ STRUCTS: Sequence[type[ctypes.Structure]] = (
     structs.RowNorm,
     structs.Linear,
     structs.SoftmaxParams,
+    structs.Gate,
     structs.Layer,
     structs.LinearCall,
     structs.RmsNormCall,
@@ -26,6 +27,7 @@ STRUCTS: Sequence[type[ctypes.Structure]] = (
     structs.StoreCall,
     structs.AttendCall,
     structs.LayersCall,
+    structs.ExpertsCall,
 )
 # by the name that C puts `splitlearn_` before
 FUNCTIONS: Mapping[str, type[ctypes.Structure]] = {
@@ -36,6 +38,7 @@ FUNCTIONS: Mapping[str, type[ctypes.Structure]] = {
     "store": structs.StoreCall,
     "attend": structs.AttendCall,
     "layers": structs.LayersCall,
+    "experts": structs.ExpertsCall,
 }
 OK, NO_MEMORY = 0, 1
 _SCALARS: Mapping[type, str] = {

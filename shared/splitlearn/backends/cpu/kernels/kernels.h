@@ -38,10 +38,17 @@ typedef struct {
     uint32_t n_threads;
 } ResidualNormCall;
 
+/* The rows [first, end) of a call, and which weight multiplies them: weights of one shape lie one after the other, and
+   so do their scales, sums and biases. */
+typedef struct {
+    int64_t first, end, weight;
+} Group;
+
 HIDDEN void residual_norm(const ResidualNormCall *call);
-HIDDEN int32_t linear_bf16(const LinearCall *call);
-HIDDEN int32_t linear_int8(const LinearCall *call);
-HIDDEN int32_t linear_int4(const LinearCall *call);
+/* Each group by its weight, of which the call has the first; rows of no group are not written. */
+HIDDEN int32_t linear_groups(const LinearCall *call, const Group *groups, int64_t n_groups);
+HIDDEN int32_t linear_int8(const LinearCall *call, const Group *groups, int64_t n_groups);
+HIDDEN int32_t linear_int4(const LinearCall *call, const Group *groups, int64_t n_groups);
 
 /* The work from which on a team of threads pays: they may have gone to sleep. A team is one thread or all of them,
    because libgomp ends the threads that the next team lacks and starts others for the team after it. */

@@ -101,7 +101,7 @@ static int32_t run(const Layer *layer, const LayersCall *step, const Activations
                            step->n_rows,
                            n_inner,
                            2 * n_inner,
-                           layer->is_gelu,
+                           layer->gate,
                            step->n_threads};
     if ((status = splitlearn_gate(&gate)) != OK) return status;
     if ((status = linear(&layer->down_proj, activations->gated, activations->added, step)) != OK) return status;

@@ -17,15 +17,24 @@ enum { BLOCK = 32, EIGHT = 8, FOUR = 4, MAX_LEVEL = 127, SYMMETRIC_ZERO = 8 };
 typedef struct {
     const bf16 *rows;
     int64_t row_stride;
-    const uint8_t *weight;
-    const fp16 *scales, *zeros; /* zeros: or NULL */
-    const bf16 *bias;           /* or NULL */
+    const Linear *linear; /* the first weight */
     bf16 *outputs;
-    int64_t n_rows, n_inputs, n_outputs, n_blocks, blocks_per_group, n_groups;
+    int64_t n_rows, n_inputs, n_outputs, n_blocks, blocks_per_scale, n_scales; /* of an output */
+    const Group *groups;
+    int64_t n_groups;
     int8_t *levels;               /* of each row [blocks][32] */
     float *row_scales, *row_sums; /* of each row [blocks] */
-    int64_t next_row, next_panel; /* the first that no thread has taken */
+    int64_t next_row, next_item; /* the first row, and the first pair of panels for a group, that no thread has taken */
 } Product;
+
+/* What some rows are multiplied by: panels whose first output is `output`, their scales and zero points, and the biases
+   of all outputs. */
+typedef struct {
+    const uint8_t *panels;
+    const fp16 *scales, *zeros; /* zeros: or NULL */
+    const bf16 *bias;           /* or NULL */
+    int64_t output;
+} Weight;
 
 static inline int64_t panel_bytes(const Product *product) { return product->n_blocks * BLOCK * PANEL / 2; }
 
@@ -75,25 +84,26 @@ INLINE void multiply_block(int n_rows, int n_panels, const int8_t *levels, int64
     }
 }
 
-INLINE void block(int n_rows, int n_panels, const Product *product, const uint8_t *weight, int64_t row, int64_t output,
+INLINE void block(int n_rows, int n_panels, const Product *product, const Weight *weight, int first, int64_t row,
                   const uint8_t *ahead) {
     const int64_t n_blocks = product->n_blocks, panel_size = panel_bytes(product);
-    const int64_t groups_size = product->n_groups * PANEL, first_group = output / PANEL * groups_size;
+    const int64_t scales_size = product->n_scales * PANEL;
+    const uint8_t *panels = weight->panels + first * panel_size;
     const int8_t *levels = product->levels + row * n_blocks * BLOCK;
     f32x16 totals[MAX_INT4_ROWS * MAX_PANELS];
     UNROLL (int i = 0; i < n_rows * n_panels; i++) totals[i] = f32_zero();
-    for (int64_t group = 0, end, at = 0; group < product->n_groups; group++) {
+    for (int64_t scale = 0, end, at = 0; scale < product->n_scales; scale++) {
         f32x16 scales[MAX_PANELS], zeros[MAX_PANELS];
         UNROLL (int panel = 0; panel < n_panels; panel++) {
-            const int64_t index = first_group + panel * groups_size + group * PANEL;
-            scales[panel] = load_fp16(product->scales + index);
-            zeros[panel] = product->zeros ? load_fp16(product->zeros + index) : f32_set(SYMMETRIC_ZERO);
+            const int64_t index = (first + panel) * scales_size + scale * PANEL;
+            scales[panel] = load_fp16(weight->scales + index);
+            zeros[panel] = weight->zeros ? load_fp16(weight->zeros + index) : f32_set(SYMMETRIC_ZERO);
         }
-        end = at + product->blocks_per_group < n_blocks ? at + product->blocks_per_group : n_blocks;
+        end = at + product->blocks_per_scale < n_blocks ? at + product->blocks_per_scale : n_blocks;
         for (; at < end; at++) {
             int4_sums sums[MAX_INT4_ROWS * MAX_PANELS];
             const int64_t offset = at * BLOCK * PANEL / 2;
-            multiply_block(n_rows, n_panels, levels + at * BLOCK, n_blocks * BLOCK, weight + offset, panel_size,
+            multiply_block(n_rows, n_panels, levels + at * BLOCK, n_blocks * BLOCK, panels + offset, panel_size,
                            ahead ? ahead + offset : NULL, sums);
             UNROLL (int i = 0; i < n_rows; i++) {
                 const int64_t index = (row + i) * n_blocks + at;
@@ -109,73 +119,89 @@ INLINE void block(int n_rows, int n_panels, const Product *product, const uint8_
     }
     UNROLL (int i = 0; i < n_rows; i++)
         UNROLL (int panel = 0; panel < n_panels; panel++) {
-            const int64_t column = output + panel * PANEL, n = product->n_outputs - column;
+            const int64_t column = weight->output + (first + panel) * PANEL, n = product->n_outputs - column;
             f32x16 total = totals[i * n_panels + panel];
-            if (product->bias) total = f32_add(total, load_bf16(product->bias + column, n));
+            if (weight->bias) total = f32_add(total, load_bf16(weight->bias + column, n));
             store_bf16(product->outputs + (row + i) * product->n_outputs + column, n, total);
         }
 }
 
 /* Several panels at once, or one after the other where their sums would not stay in registers. */
-INLINE void panels(int n_rows, int n_panels, const Product *product, const uint8_t *weight, int64_t row, int64_t output,
-                   const uint8_t *ahead) {
+INLINE void all_panels(int n_rows, int n_panels, const Product *product, const Weight *weight, int64_t row,
+                       const uint8_t *ahead) {
     const int n_tile = n_rows <= MAX_WIDE_INT4_ROWS ? n_panels : 1;
-    const int64_t offset = n_tile * panel_bytes(product);
-    block(n_rows, n_tile, product, weight, row, output, ahead);
+    block(n_rows, n_tile, product, weight, 0, row, ahead);
     if (n_tile < n_panels)
-        block(n_rows, n_panels - n_tile, product, weight + offset, row, output + n_tile * PANEL,
-              ahead ? ahead + offset : NULL);
+        block(n_rows, n_panels - n_tile, product, weight, n_tile, row,
+              ahead ? ahead + n_tile * panel_bytes(product) : NULL);
 }
 
 #define CASE_ONE(n)                                                                                                    \
-    case n: panels(n, 1, product, weight, row, output, NULL); break;
+    case n:                                                                                                            \
+        all_panels(n, 1, product, weight, row, NULL);                                                                  \
+        break;
 #define CASE_TWO(n)                                                                                                    \
-    case n: panels(n, 2, product, weight, row, output, ahead); break;
-TARGET static void one_panel(int n_rows, const Product *product, const uint8_t *weight, int64_t row, int64_t output) {
+    case n:                                                                                                            \
+        all_panels(n, 2, product, weight, row, ahead);                                                                 \
+        break;
+TARGET static void one_panel(int n_rows, const Product *product, const Weight *weight, int64_t row) {
     switch (n_rows) { FOR_EACH_INT4_HEIGHT(CASE_ONE) }
 }
-TARGET static void two_panels(int n_rows, const Product *product, const uint8_t *weight, int64_t row, int64_t output,
+TARGET static void two_panels(int n_rows, const Product *product, const Weight *weight, int64_t row,
                               const uint8_t *ahead) {
     switch (n_rows) { FOR_EACH_INT4_HEIGHT(CASE_TWO) }
 }
 
 TARGET static void multiply_worker(void *data) {
     Product *product = data;
-    const int64_t n_panels = (product->n_outputs + PANEL - 1) / PANEL, panel_size = panel_bytes(product);
+    const Linear *linear = product->linear;
+    const uint8_t *first_panel = linear->weight;
+    const int64_t n_outputs = product->n_outputs, n_panels = (n_outputs + PANEL - 1) / PANEL;
+    const int64_t panel_size = panel_bytes(product), n_wide = (n_panels + MAX_PANELS - 1) / MAX_PANELS;
+    const int64_t n_items = product->n_groups * n_wide;
     int64_t next;
-    for (int64_t panel = fetch_add(&product->next_panel, MAX_PANELS); panel < n_panels; panel = next) {
-        next = fetch_add(&product->next_panel, MAX_PANELS);
-        const uint8_t *weight = product->weight + panel * panel_size;
-        for (int64_t row = 0; row < product->n_rows;) {
-            const int n_rows = block_height(product->n_rows - row, MAX_INT4_ROWS);
-            /* as in linear.c */
-            const int prefetches = row + n_rows == product->n_rows && next + MAX_PANELS <= n_panels;
+    for (int64_t item = fetch_add(&product->next_item, 1); item < n_items; item = next) {
+        next = fetch_add(&product->next_item, 1);
+        const Group *group = product->groups + item / n_wide;
+        const int64_t panel = item % n_wide * MAX_PANELS, following = next % n_wide * MAX_PANELS;
+        const int64_t index = group->weight * n_panels + panel, first_scale = index * product->n_scales * PANEL;
+        const Weight weight = {
+            .panels = first_panel + index * panel_size,
+            .scales = linear->group_scales + first_scale,
+            .zeros = linear->zeros ? linear->zeros + first_scale : NULL,
+            .bias = linear->bias ? linear->bias + group->weight * n_outputs : NULL,
+            .output = panel * PANEL,
+        };
+        /* as in linear.c */
+        const uint8_t *ahead = NULL;
+        if (next < n_items && following + MAX_PANELS <= n_panels)
+            ahead = first_panel + (product->groups[next / n_wide].weight * n_panels + following) * panel_size;
+        for (int64_t row = group->first; row < group->end;) {
+            const int n_rows = block_height(group->end - row, MAX_INT4_ROWS);
             if (n_panels - panel < MAX_PANELS)
-                one_panel(n_rows, product, weight, row, panel * PANEL);
+                one_panel(n_rows, product, &weight, row);
             else
-                two_panels(n_rows, product, weight, row, panel * PANEL,
-                           prefetches ? product->weight + next * panel_size : NULL);
+                two_panels(n_rows, product, &weight, row, row + n_rows == group->end ? ahead : NULL);
             row += n_rows;
         }
     }
 }
 
-int32_t linear_int4(const LinearCall *call) {
+int32_t linear_int4(const LinearCall *call, const Group *groups, int64_t n_groups) {
     const Linear *linear = &call->linear;
-    const int64_t n_blocks = (linear->n_inputs + BLOCK - 1) / BLOCK, blocks_per_group = linear->group_size / BLOCK;
+    const int64_t n_blocks = (linear->n_inputs + BLOCK - 1) / BLOCK, blocks_per_scale = linear->group_size / BLOCK;
     Product product = {.rows = call->rows,
                        .row_stride = call->row_stride,
-                       .weight = linear->weight,
-                       .scales = linear->group_scales,
-                       .zeros = linear->zeros,
-                       .bias = linear->bias,
+                       .linear = linear,
                        .outputs = call->outputs,
                        .n_rows = call->n_rows,
                        .n_inputs = linear->n_inputs,
                        .n_outputs = linear->n_outputs,
                        .n_blocks = n_blocks,
-                       .blocks_per_group = blocks_per_group,
-                       .n_groups = (n_blocks + blocks_per_group - 1) / blocks_per_group};
+                       .blocks_per_scale = blocks_per_scale,
+                       .n_scales = (n_blocks + blocks_per_scale - 1) / blocks_per_scale,
+                       .groups = groups,
+                       .n_groups = n_groups};
     const int64_t n_row_blocks = call->n_rows * n_blocks;
     product.row_scales = malloc((size_t)n_row_blocks * (2 * sizeof(float) + BLOCK));
     if (!product.row_scales) return NO_MEMORY;

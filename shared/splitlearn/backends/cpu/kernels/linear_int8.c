@@ -16,16 +16,24 @@ enum { FOUR = 4, MAX_LEVEL = 32767, LEVEL_BYTES = 2, SUMS = LEVEL_PARTS * WEIGHT
 typedef struct {
     const bf16 *rows;
     int64_t row_stride;
-    const int8_t *weight;
+    const Linear *linear; /* the first weight */
+    bf16 *outputs;
+    int64_t n_rows, n_inputs, n_outputs;
+    const Group *groups;
+    int64_t n_groups;
+    level *levels; /* of each row LEVEL_BYTES times its inputs, filled up to fours */
+    float *row_scales;
+    int64_t next_row, next_item; /* the first row, and the first pair of panels for a group, that no thread has taken */
+} Product;
+
+/* What some rows are multiplied by: panels whose first output is `output`, and what belongs to all outputs. */
+typedef struct {
+    const int8_t *panels;
     const bf16 *scales;  /* one per output */
     const int32_t *sums; /* of each output's weights, filled up to whole panels */
     const bf16 *bias;    /* or NULL */
-    bf16 *outputs;
-    int64_t n_rows, n_inputs, n_outputs;
-    level *levels; /* of each row LEVEL_BYTES times its inputs, filled up to fours */
-    float *row_scales;
-    int64_t next_row, next_panel; /* the first that no thread has taken */
-} Product;
+    int64_t output;
+} Weight;
 
 static inline int64_t n_fours_of(const Product *product) { return (product->n_inputs + FOUR - 1) / FOUR; }
 
@@ -51,11 +59,11 @@ static void quantize_worker(void *data) {
     for (int64_t row; (row = fetch_add(&product->next_row, 1)) < product->n_rows;) quantize_row(product, row);
 }
 
-INLINE void store(const Product *product, Totals totals, int64_t row, int64_t output) {
+INLINE void store(const Product *product, const Weight *weight, Totals totals, int64_t row, int64_t output) {
     const int64_t n = product->n_outputs - output;
-    const f32x16 scale = f32_mul(load_bf16(product->scales + output, n), f32_set(product->row_scales[row]));
-    f32x16 sum = f32_mul(whole(totals, product->sums + output), scale);
-    if (product->bias) sum = f32_add(sum, load_bf16(product->bias + output, n));
+    const f32x16 scale = f32_mul(load_bf16(weight->scales + output, n), f32_set(product->row_scales[row]));
+    f32x16 sum = f32_mul(whole(totals, weight->sums + output), scale);
+    if (weight->bias) sum = f32_add(sum, load_bf16(weight->bias + output, n));
     store_bf16(product->outputs + row * product->n_outputs + output, n, sum);
 }
 
@@ -89,82 +97,96 @@ INLINE void add_fours(int n_rows, int n_panels, const level *levels, int64_t wid
 }
 #endif
 
-INLINE void tile(int n_rows, int n_panels, const Product *product, const int8_t *weight, int64_t row, int64_t output,
+/* The panels from `skipped` on. */
+INLINE void tile(int n_rows, int n_panels, const Product *product, const Weight *weight, int skipped, int64_t row,
                  const int8_t *ahead) {
+    const int8_t *panels = weight->panels + skipped * width_of(product) * PANEL;
+    const int64_t output = weight->output + skipped * PANEL;
     const int64_t n_fours = n_fours_of(product);
     Totals totals[MAX_INT8_ROWS * MAX_PANELS];
     /* these are read at the end of a panel and have left the caches since the last step */
     UNROLL (int panel = 0; panel < n_panels; panel++) {
-        prefetch_soon(product->sums + output + panel * PANEL);
-        prefetch_soon(product->scales + output + panel * PANEL);
+        prefetch_soon(weight->sums + output + panel * PANEL);
+        prefetch_soon(weight->scales + output + panel * PANEL);
     }
     UNROLL (int i = 0; i < n_rows * n_panels; i++) totals[i] = (Totals){i32_zero(), i32_zero()};
     for (int64_t from = 0; from < n_fours; from += MAX_FOURS)
-        add_fours(n_rows, n_panels, levels_of(product, row), width_of(product), weight, from,
+        add_fours(n_rows, n_panels, levels_of(product, row), width_of(product), panels, from,
                   from + MAX_FOURS < n_fours ? from + MAX_FOURS : n_fours, ahead, totals);
     UNROLL (int i = 0; i < n_rows; i++)
         UNROLL (int panel = 0; panel < n_panels; panel++)
-            store(product, totals[i * n_panels + panel], row + i, output + panel * PANEL);
+            store(product, weight, totals[i * n_panels + panel], row + i, output + panel * PANEL);
 }
 
-INLINE void block(int n_rows, int n_panels, const Product *product, const int8_t *weight, int64_t row, int64_t output,
+INLINE void block(int n_rows, int n_panels, const Product *product, const Weight *weight, int64_t row,
                   const int8_t *ahead) {
     const int n_tile = n_rows <= MAX_WIDE_INT8_ROWS ? n_panels : 1;
-    const int64_t offset = n_tile * width_of(product) * PANEL;
-    tile(n_rows, n_tile, product, weight, row, output, ahead);
+    tile(n_rows, n_tile, product, weight, 0, row, ahead);
     if (n_tile < n_panels)
-        tile(n_rows, n_panels - n_tile, product, weight + offset, row, output + n_tile * PANEL,
-             ahead ? ahead + offset : NULL);
+        tile(n_rows, n_panels - n_tile, product, weight, n_tile, row,
+             ahead ? ahead + n_tile * width_of(product) * PANEL : NULL);
 }
 
 #define CASE_ONE(n)                                                                                                    \
-    LABEL(n) : block(n, 1, product, weight, row, output, NULL);                                                        \
+    LABEL(n) : block(n, 1, product, weight, row, NULL);                                                                \
     break;
 #define CASE_TWO(n)                                                                                                    \
-    LABEL(n) : block(n, 2, product, weight, row, output, ahead);                                                       \
+    LABEL(n) : block(n, 2, product, weight, row, ahead);                                                               \
     break;
-TARGET static void one_panel(int n_rows, const Product *product, const int8_t *weight, int64_t row, int64_t output) {
+TARGET static void one_panel(int n_rows, const Product *product, const Weight *weight, int64_t row) {
     switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_ONE, n_rows) }
 }
-TARGET static void two_panels(int n_rows, const Product *product, const int8_t *weight, int64_t row, int64_t output,
+TARGET static void two_panels(int n_rows, const Product *product, const Weight *weight, int64_t row,
                               const int8_t *ahead) {
     switch (n_rows) { FOR_EACH_INT8_HEIGHT(CASE_TWO, n_rows) }
 }
 
 TARGET static void multiply_worker(void *data) {
     Product *product = data;
-    const int64_t n_panels = (product->n_outputs + PANEL - 1) / PANEL, panel_size = width_of(product) * PANEL;
+    const Linear *linear = product->linear;
+    const int8_t *first_panel = linear->weight;
+    const int64_t n_outputs = product->n_outputs, n_panels = (n_outputs + PANEL - 1) / PANEL;
+    const int64_t panel_size = width_of(product) * PANEL, n_wide = (n_panels + MAX_PANELS - 1) / MAX_PANELS;
+    const int64_t n_items = product->n_groups * n_wide;
     int64_t next;
-    for (int64_t panel = fetch_add(&product->next_panel, MAX_PANELS); panel < n_panels; panel = next) {
-        next = fetch_add(&product->next_panel, MAX_PANELS);
-        const int8_t *weight = product->weight + panel * panel_size;
-        for (int64_t row = 0; row < product->n_rows;) {
-            const int n_rows = block_height(product->n_rows - row, MAX_INT8_ROWS);
-            /* as in linear.c */
-            const int prefetches = row + n_rows == product->n_rows && next + MAX_PANELS <= n_panels;
+    for (int64_t item = fetch_add(&product->next_item, 1); item < n_items; item = next) {
+        next = fetch_add(&product->next_item, 1);
+        const Group *group = product->groups + item / n_wide;
+        const int64_t panel = item % n_wide * MAX_PANELS, following = next % n_wide * MAX_PANELS;
+        const Weight weight = {
+            .panels = first_panel + (group->weight * n_panels + panel) * panel_size,
+            .scales = linear->scales + group->weight * n_outputs,
+            .sums = linear->sums + group->weight * n_panels * PANEL,
+            .bias = linear->bias ? linear->bias + group->weight * n_outputs : NULL,
+            .output = panel * PANEL,
+        };
+        /* as in linear.c */
+        const int8_t *ahead = NULL;
+        if (next < n_items && following + MAX_PANELS <= n_panels)
+            ahead = first_panel + (product->groups[next / n_wide].weight * n_panels + following) * panel_size;
+        for (int64_t row = group->first; row < group->end;) {
+            const int n_rows = block_height(group->end - row, MAX_INT8_ROWS);
             if (n_panels - panel < MAX_PANELS)
-                one_panel(n_rows, product, weight, row, panel * PANEL);
+                one_panel(n_rows, product, &weight, row);
             else
-                two_panels(n_rows, product, weight, row, panel * PANEL,
-                           prefetches ? product->weight + next * panel_size : NULL);
+                two_panels(n_rows, product, &weight, row, row + n_rows == group->end ? ahead : NULL);
             row += n_rows;
         }
     }
     release_tiles();
 }
 
-int32_t linear_int8(const LinearCall *call) {
+int32_t linear_int8(const LinearCall *call, const Group *groups, int64_t n_groups) {
     const Linear *linear = &call->linear;
     Product product = {.rows = call->rows,
                        .row_stride = call->row_stride,
-                       .weight = linear->weight,
-                       .scales = linear->scales,
-                       .sums = linear->sums,
-                       .bias = linear->bias,
+                       .linear = linear,
                        .outputs = call->outputs,
                        .n_rows = call->n_rows,
                        .n_inputs = linear->n_inputs,
-                       .n_outputs = linear->n_outputs};
+                       .n_outputs = linear->n_outputs,
+                       .groups = groups,
+                       .n_groups = n_groups};
     const size_t row_bytes = (size_t)(LEVEL_BYTES * width_of(&product));
     product.row_scales = malloc((size_t)call->n_rows * (sizeof(float) + row_bytes));
     if (!product.row_scales) return NO_MEMORY;

@@ -61,20 +61,29 @@ static void residual_norm_worker(void *data) {
     }
 }
 
-TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, int64_t width, int is_gelu) {
+/* What is greater than the limit becomes it; NaN stays. */
+INLINE f32x16 at_most(f32x16 a, f32x16 limit) { return f32_where_negative(f32_sub(limit, a), limit, a); }
+
+TARGET static void gate_row(const bf16 *gates, const bf16 *row, bf16 *output, int64_t width, const Gate *gate) {
+    const f32x16 limit = f32_set(gate->limit), negative_limit = f32_set(-gate->limit);
     for (int64_t column = 0; column < width; column += 16) {
         const int64_t n = width - column;
-        const f32x16 x = load_bf16(gates + column, n);
+        f32x16 x = load_bf16(gates + column, n), factor = load_bf16(row + column, n);
+        if (gate->limit > 0.f) {
+            x = at_most(x, limit);
+            factor = at_most(factor, limit);
+            factor = f32_where_negative(f32_sub(factor, negative_limit), negative_limit, factor);
+        }
         /* x / (1 + e^-s), by an exponential that never overflows; (1 + tanh(s / 2)) / 2 is 1 / (1 + e^-s) */
-        f32x16 s = x;
-        if (is_gelu) {
+        f32x16 s = f32_mul(x, f32_set(gate->alpha));
+        if (gate->is_gelu) {
             const f32x16 cubic = f32_fma(f32_mul(x, x), f32_set(0.044715f), f32_set(1.f));
             s = f32_mul(f32_mul(x, cubic), f32_set(1.59576912f)); /* twice the root of 2 / pi */
         }
         const f32x16 small = f32_exp(f32_sub(f32_zero(), f32_abs(s)));
         const f32x16 above = f32_where_negative(x, f32_mul(x, small), x);
         const f32x16 opened = f32_div(above, f32_add(f32_set(1.f), small));
-        store_bf16(output + column, n, f32_mul(round_bf16(opened), load_bf16(row + column, n)));
+        store_bf16(output + column, n, f32_mul(round_bf16(opened), f32_add(factor, f32_set(gate->offset))));
     }
 }
 
@@ -83,7 +92,7 @@ static void gate_worker(void *data) {
     const Rows rows = rows_of_worker(call->n_rows);
     for (int64_t row = rows.begin; row < rows.end; row++)
         gate_row(call->gates + row * call->stride, call->rows + row * call->stride, call->outputs + row * call->width,
-                 call->width, call->is_gelu);
+                 call->width, &call->gate);
 }
 
 /* Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of one head: number i is rotated with number half + i.

@@ -88,12 +88,26 @@ class SoftmaxParams(ctypes.Structure):
     _fields_ = (("sinks", _IN_FLOAT), ("scaling", _FLOAT), ("softcap", _FLOAT))
 
 
+class Gate(ctypes.Structure):
+    """What opens a gated unit: act(gate) * (row + offset).
+
+    is_gelu: 1: act is GELU, approximated by tanh; 0: gate * sigmoid(alpha * gate), which is SiLU where alpha is 1
+    limit: greater gates become it, and rows beyond it and its negative become these; 0: there is none
+    """
+
+    _fields_ = (("is_gelu", _INT32), ("alpha", _FLOAT), ("limit", _FLOAT), ("offset", _FLOAT))
+
+    @classmethod
+    def plain(cls, is_gelu: bool) -> "Gate":
+        """GELU or SiLU alone."""
+        return cls(is_gelu, 1.0, 0.0, 0.0)
+
+
 class Layer(ctypes.Structure):
     """A decoder layer.
 
     query_norm: of each head; either both head norms have a weight or none
     index: of the layer in the sessions' blocks
-    is_gelu: 1: the gate is GELU, approximated by tanh; 0: SiLU
     """
 
     _fields_ = (
@@ -113,7 +127,7 @@ class Layer(ctypes.Structure):
         ("head_dim", _INT64),
         ("attention", SoftmaxParams),
         ("uses_rope", _INT32),
-        ("is_gelu", _INT32),
+        ("gate", Gate),
     )
 
 
@@ -144,10 +158,9 @@ class RmsNormCall(ctypes.Structure):
 
 
 class GateCall(ctypes.Structure):
-    """act(gates) * rows -> outputs [n_rows][width]
+    """act(gates) * (rows + offset) -> outputs [n_rows][width]
 
     stride: from one row to the next, of gates and rows
-    is_gelu: 1: act is GELU, approximated by tanh; 0: SiLU
     """
 
     _fields_ = (
@@ -157,7 +170,7 @@ class GateCall(ctypes.Structure):
         ("n_rows", _INT64),
         ("width", _INT64),
         ("stride", _INT64),
-        ("is_gelu", _INT32),
+        ("gate", Gate),
         ("n_threads", _UINT32),
     )
 
@@ -248,6 +261,31 @@ class LayersCall(ctypes.Structure):
         ("rows", _IN),
         ("outputs", _INOUT),
         ("n_rows", _INT64),
+        ("n_threads", _UINT32),
+    )
+
+
+class ExpertsCall(ctypes.Structure):
+    """rows [n_rows][n_inputs] -> outputs of the same shape: sums over the gated units that each row has chosen.
+
+    choices: [n_rows][n_choices], numbers of experts; others than [0, n_experts) stand for none
+    shares: of each choice's output in the sum
+    gate_up_proj: of the first expert; the weights of all lie one after the other, and so do scales, sums and biases.
+        Its outputs are the gates, then what they are multiplied by
+    down_proj: the same
+    """
+
+    _fields_ = (
+        ("rows", _IN),
+        ("choices", _IN_INT64),
+        ("shares", _IN_FLOAT),
+        ("outputs", _INOUT),
+        ("n_rows", _INT64),
+        ("n_choices", _INT64),
+        ("n_experts", _INT64),
+        ("gate_up_proj", Linear),
+        ("down_proj", Linear),
+        ("gate", Gate),
         ("n_threads", _UINT32),
     )
 

@@ -7,7 +7,7 @@ from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
 from splitlearn.backends.cpu.fused_norms import FusedGatedMLP, FusedRMSNorm, fuse
 from splitlearn.backends.cpu.kernels import kernels
-from splitlearn.backends.cpu.kernels.structs import GateCall
+from splitlearn.backends.cpu.kernels.structs import Gate, GateCall
 from support.tiny_models import random_model, tiny_config
 
 pytestmark = pytest.mark.usefixtures("every_set")
@@ -115,7 +115,7 @@ def test_a_gate_is_right_wherever_it_is_open_or_shut(is_gelu: bool) -> None:
     gates = torch.cat([torch.linspace(-200, 200, 4001), torch.tensor([0.0, -0.0, 3e38, -3e38, 1e-30])]).bfloat16()
     found, ones = torch.empty_like(gates), torch.ones_like(gates)
     addresses, n_gates = (gates.data_ptr(), ones.data_ptr(), found.data_ptr()), gates.numel()
-    library.gate(GateCall(*addresses, 1, n_gates, n_gates, is_gelu, 2))
+    library.gate(GateCall(*addresses, 1, n_gates, n_gates, Gate.plain(is_gelu), 2))
     exact = functional.gelu(gates.double(), approximate="tanh") if is_gelu else functional.silu(gates.double())
     torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=1e-6 if is_gelu else 1e-36)
 

@@ -10,6 +10,7 @@ from splitlearn.backends.cpu.kernels import Kernels, kernels
 from splitlearn.backends.cpu.kernels.structs import (
     AttendCall,
     Descriptor,
+    ExpertsCall,
     Layer,
     Layers,
     LayersCall,
@@ -49,7 +50,13 @@ def too_many_rows_for_a_layer(library: Kernels) -> None:
     library.layers(LayersCall(layers.address, layers.count, n_rows=TOO_MANY, n_threads=2))
 
 
-CALLS = [too_many_rows, too_many_sessions, too_wide_heads, too_many_rows_for_a_layer]
+def too_many_rows_for_experts(library: Kernels) -> None:
+    part = NativeLinear(torch.ones(16, 16).bfloat16()).descriptor
+    sizes = {"n_rows": TOO_MANY, "n_choices": 2, "n_experts": 4, "n_threads": 2}
+    library.experts(ExpertsCall(gate_up_proj=part.structure, down_proj=part.structure, **sizes))
+
+
+CALLS = [too_many_rows, too_many_sessions, too_wide_heads, too_many_rows_for_a_layer, too_many_rows_for_experts]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
