@@ -145,7 +145,6 @@ FIELD(Layer, post_attention_norm, RowNorm, 16);
 FIELD(Layer, pre_mlp_norm, RowNorm, 32);
 FIELD(Layer, post_mlp_norm, RowNorm, 48);
 FIELD(Layer, qkv_proj, Linear, 64);
-<<<<<<< HEAD
 FIELD(Layer, o_proj, Linear, 136);
 FIELD(Layer, gate_up_proj, Linear, 208);
 FIELD(Layer, down_proj, Linear, 280);
@@ -157,23 +156,8 @@ FIELD(Layer, n_kv_heads, int64_t, 400);
 FIELD(Layer, head_dim, int64_t, 408);
 FIELD(Layer, attention, SoftmaxParams, 416);
 FIELD(Layer, uses_rope, int32_t, 432);
-FIELD(Layer, is_gelu, int32_t, 436);
-_Static_assert(sizeof(Layer) == 440, "Layer");
-=======
-FIELD(Layer, o_proj, Linear, 112);
-FIELD(Layer, gate_up_proj, Linear, 160);
-FIELD(Layer, down_proj, Linear, 208);
-FIELD(Layer, query_norm, RowNorm, 256);
-FIELD(Layer, key_norm, RowNorm, 272);
-FIELD(Layer, index, int64_t, 288);
-FIELD(Layer, n_heads, int64_t, 296);
-FIELD(Layer, n_kv_heads, int64_t, 304);
-FIELD(Layer, head_dim, int64_t, 312);
-FIELD(Layer, attention, SoftmaxParams, 320);
-FIELD(Layer, uses_rope, int32_t, 336);
-FIELD(Layer, gate, Gate, 340);
-_Static_assert(sizeof(Layer) == 360, "Layer");
->>>>>>> experts
+FIELD(Layer, gate, Gate, 436);
+_Static_assert(sizeof(Layer) == 456, "Layer");
 
 /* rows [n_rows][n_inputs] -> outputs [n_rows][n_outputs] */
 typedef struct {
@@ -386,10 +370,10 @@ FIELD(ExpertsCall, n_rows, int64_t, 32);
 FIELD(ExpertsCall, n_choices, int64_t, 40);
 FIELD(ExpertsCall, n_experts, int64_t, 48);
 FIELD(ExpertsCall, gate_up_proj, Linear, 56);
-FIELD(ExpertsCall, down_proj, Linear, 104);
-FIELD(ExpertsCall, gate, Gate, 152);
-FIELD(ExpertsCall, n_threads, uint32_t, 168);
-_Static_assert(sizeof(ExpertsCall) == 176, "ExpertsCall");
+FIELD(ExpertsCall, down_proj, Linear, 128);
+FIELD(ExpertsCall, gate, Gate, 200);
+FIELD(ExpertsCall, n_threads, uint32_t, 216);
+_Static_assert(sizeof(ExpertsCall) == 224, "ExpertsCall");
 
 const char *splitlearn_abi(void);
 int32_t splitlearn_is_supported(void);
@@ -439,7 +423,6 @@ int32_t splitlearn_experts(const ExpertsCall *call);
     "Layer.pre_mlp_norm: RowNorm at 32\n" \
     "Layer.post_mlp_norm: RowNorm at 48\n" \
     "Layer.qkv_proj: Linear at 64\n" \
-<<<<<<< HEAD
     "Layer.o_proj: Linear at 136\n" \
     "Layer.gate_up_proj: Linear at 208\n" \
     "Layer.down_proj: Linear at 280\n" \
@@ -451,23 +434,8 @@ int32_t splitlearn_experts(const ExpertsCall *call);
     "Layer.head_dim: int64_t at 408\n" \
     "Layer.attention: SoftmaxParams at 416\n" \
     "Layer.uses_rope: int32_t at 432\n" \
-    "Layer.is_gelu: int32_t at 436\n" \
-    "Layer: 440 bytes\n" \
-=======
-    "Layer.o_proj: Linear at 112\n" \
-    "Layer.gate_up_proj: Linear at 160\n" \
-    "Layer.down_proj: Linear at 208\n" \
-    "Layer.query_norm: RowNorm at 256\n" \
-    "Layer.key_norm: RowNorm at 272\n" \
-    "Layer.index: int64_t at 288\n" \
-    "Layer.n_heads: int64_t at 296\n" \
-    "Layer.n_kv_heads: int64_t at 304\n" \
-    "Layer.head_dim: int64_t at 312\n" \
-    "Layer.attention: SoftmaxParams at 320\n" \
-    "Layer.uses_rope: int32_t at 336\n" \
-    "Layer.gate: Gate at 340\n" \
-    "Layer: 360 bytes\n" \
->>>>>>> experts
+    "Layer.gate: Gate at 436\n" \
+    "Layer: 456 bytes\n" \
     "LinearCall.rows: const bf16 * at 0\n" \
     "LinearCall.outputs: bf16 * at 8\n" \
     "LinearCall.n_rows: int64_t at 16\n" \
@@ -550,10 +518,10 @@ int32_t splitlearn_experts(const ExpertsCall *call);
     "ExpertsCall.n_choices: int64_t at 40\n" \
     "ExpertsCall.n_experts: int64_t at 48\n" \
     "ExpertsCall.gate_up_proj: Linear at 56\n" \
-    "ExpertsCall.down_proj: Linear at 104\n" \
-    "ExpertsCall.gate: Gate at 152\n" \
-    "ExpertsCall.n_threads: uint32_t at 168\n" \
-    "ExpertsCall: 176 bytes\n" \
+    "ExpertsCall.down_proj: Linear at 128\n" \
+    "ExpertsCall.gate: Gate at 200\n" \
+    "ExpertsCall.n_threads: uint32_t at 216\n" \
+    "ExpertsCall: 224 bytes\n" \
     "splitlearn_linear(const LinearCall *)\n" \
     "splitlearn_rms_norm(const RmsNormCall *)\n" \
     "splitlearn_gate(const GateCall *)\n" \

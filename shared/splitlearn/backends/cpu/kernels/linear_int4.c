@@ -137,13 +137,9 @@ INLINE void all_panels(int n_rows, int n_panels, const Product *product, const W
 }
 
 #define CASE_ONE(n)                                                                                                    \
-    case n:                                                                                                            \
-        all_panels(n, 1, product, weight, row, NULL);                                                                  \
-        break;
+    case n: all_panels(n, 1, product, weight, row, NULL); break;
 #define CASE_TWO(n)                                                                                                    \
-    case n:                                                                                                            \
-        all_panels(n, 2, product, weight, row, ahead);                                                                 \
-        break;
+    case n: all_panels(n, 2, product, weight, row, ahead); break;
 TARGET static void one_panel(int n_rows, const Product *product, const Weight *weight, int64_t row) {
     switch (n_rows) { FOR_EACH_INT4_HEIGHT(CASE_ONE) }
 }
