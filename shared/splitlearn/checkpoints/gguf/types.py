@@ -12,13 +12,20 @@ import torch
 
 @dataclass(frozen=True)
 class TensorType:
-    """A type: `size` bytes hold `values` numbers, which are of a `dtype`, or which `dequantize` computes of bytes."""
+    """A type: `size` bytes hold `values` numbers, which are of a `dtype`, or which `dequantize` computes of bytes.
+
+    Attributes:
+        scales: of bytes, where a number is a level of 4 bits less 8, times a scale [N, 1] of its block.
+        levels: of bytes, those levels, uint8.
+    """
 
     name: str
     values: int
     size: int
     dtype: torch.dtype
     dequantize: Callable[[torch.Tensor], torch.Tensor] | None
+    scales: Callable[[torch.Tensor], torch.Tensor] | None = None
+    levels: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 def _half(blocks_NB: torch.Tensor, at: int) -> torch.Tensor:
@@ -37,7 +44,15 @@ def _bits(bytes_NB: torch.Tensor) -> torch.Tensor:
 
 
 def _q4_0(blocks_NB: torch.Tensor) -> torch.Tensor:
-    return _half(blocks_NB, 0) * (_nibbles(blocks_NB[:, 2:]).to(torch.float32) - 8)
+    return _q4_0_scales(blocks_NB) * (_q4_0_levels(blocks_NB).to(torch.float32) - 8)
+
+
+def _q4_0_scales(blocks_NB: torch.Tensor) -> torch.Tensor:
+    return _half(blocks_NB, 0)
+
+
+def _q4_0_levels(blocks_NB: torch.Tensor) -> torch.Tensor:
+    return _nibbles(blocks_NB[:, 2:])
 
 
 def _q4_1(blocks_NB: torch.Tensor) -> torch.Tensor:
@@ -97,7 +112,7 @@ _TYPES = {
     0: TensorType("F32", 1, 4, torch.float32, None),
     1: TensorType("F16", 1, 2, torch.float16, None),
     30: TensorType("BF16", 1, 2, torch.bfloat16, None),
-    2: TensorType("Q4_0", 32, 18, torch.uint8, _q4_0),
+    2: TensorType("Q4_0", 32, 18, torch.uint8, _q4_0, _q4_0_scales, _q4_0_levels),
     3: TensorType("Q4_1", 32, 20, torch.uint8, _q4_1),
     6: TensorType("Q5_0", 32, 22, torch.uint8, _q5_0),
     7: TensorType("Q5_1", 32, 24, torch.uint8, _q5_1),

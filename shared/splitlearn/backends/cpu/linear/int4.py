@@ -2,11 +2,13 @@
 
 A weight is `scale * (level - zero)` for a level from 0 to 15.
 
-Shapes: N outputs, K inputs, G groups of inputs, R rows, ... any leading
+Shapes: N outputs, K inputs, H bytes of two inputs each, G groups of inputs, R rows, ... any leading
 dimensions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
@@ -53,6 +55,96 @@ class Int4Weight:
         return numbers_NG.float().repeat_interleave(self.group_size, 1)[:, : self.levels_NK.shape[1]]
 
 
+@dataclass(frozen=True)
+class PackedInt4Weight:
+    """A quantized weight [N, K] as files hold it, two levels in a byte. Groups divide the inputs.
+
+    Attributes:
+        levels_NH: uint8; of two inputs the first is in the low half.
+        scale_NG: fp16.
+        zero_NG: fp16; None: all are 8.
+    """
+
+    levels_NH: torch.Tensor  # noqa: N815 - a shape
+    scale_NG: torch.Tensor  # noqa: N815 - a shape
+    zero_NG: torch.Tensor | None  # noqa: N815 - a shape
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, K]."""
+        n_outputs, n_bytes = self.levels_NH.shape
+        return torch.Size((n_outputs, n_bytes * 2))
+
+    @property
+    def group_size(self) -> int:
+        """Inputs of a group."""
+        return self.shape[1] // self.scale_NG.shape[1]
+
+    def unpacked(self, outputs: slice = slice(None)) -> Int4Weight:
+        """A copy of some outputs, which keeps no file mapped."""
+        levels_NK, zero_NG = unpack_levels(self.levels_NH[outputs]), self.zero_NG
+        zero_NG = None if zero_NG is None else zero_NG[outputs].clone()
+        return Int4Weight(levels_NK, self.scale_NG[outputs].clone(), zero_NG, self.group_size)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight [N, K], computed in fp32 and rounded once, some outputs at a time."""
+        weight_NK = torch.empty(self.shape, dtype=dtype)
+        n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
+        for first in range(0, weight_NK.shape[0], n_outputs):
+            some = slice(first, first + n_outputs)
+            weight_NK[some] = self.unpacked(some).dequantized()
+        return weight_NK
+
+
+def pack_levels(levels_NK: torch.Tensor) -> torch.Tensor:
+    """[N, K] as [N, H]; a missing last input is 0."""
+    whole_NK = functional.pad(levels_NK, (0, levels_NK.shape[1] % 2))
+    return whole_NK[:, 0::2] | whole_NK[:, 1::2] << 4
+
+
+def unpack_levels(levels_NH: torch.Tensor) -> torch.Tensor:
+    """[N, H] as [N, K]."""
+    return torch.stack((levels_NH & 0xF, levels_NH >> 4), dim=2).flatten(1)
+
+
+class Int4Parameter(nn.Parameter):
+    """Stands for a quantized weight in a linear layer: its shape and dtype, without memory. `pack` takes what it is.
+
+    Its own numbers are NaN, so that no layer computes with them unnoticed.
+    """
+
+    packed: PackedInt4Weight
+
+    @classmethod
+    def of(cls, packed: PackedInt4Weight, dtype: torch.dtype) -> Self:
+        """The parameter of a weight whose layer computes in `dtype`."""
+        parameter = cls(torch.tensor(torch.nan, dtype=dtype).expand(packed.shape), requires_grad=False)
+        parameter.packed = packed
+        return parameter
+
+    def dequantized(self) -> nn.Parameter:
+        """The weight's numbers in the parameter's dtype."""
+        return nn.Parameter(self.packed.dequantized(self.dtype), requires_grad=False)
+
+
+def joined(weights_NK: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The outputs of several weights one after the other; None where some are quantized, and not all alike."""
+    packed = [weight.packed for weight in weights_NK if isinstance(weight, Int4Parameter)]
+    if not packed:
+        return torch.cat([weight.detach() for weight in weights_NK])
+    if len(packed) < len(weights_NK) or len({(each.group_size, each.zero_NG is None) for each in packed}) > 1:
+        return None
+    zeros = [each.zero_NG for each in packed if each.zero_NG is not None]
+    levels_NH, scale_NG = torch.cat([each.levels_NH for each in packed]), torch.cat([each.scale_NG for each in packed])
+    whole = PackedInt4Weight(levels_NH, scale_NG, torch.cat(zeros) if zeros else None)
+    return Int4Parameter.of(whole, weights_NK[0].dtype)
+
+
+def as_int4(weight_NK: torch.Tensor) -> Int4Weight:
+    """What an `Int4Parameter` stands for, and any other weight rounded."""
+    return weight_NK.packed.unpacked() if isinstance(weight_NK, Int4Parameter) else quantize_int4(weight_NK.detach())
+
+
 def quantize_int4(weight_NK: torch.Tensor, group_size: int = GROUP_SIZE) -> Int4Weight:
     """Rounds to the nearest level, with one scale for each group and no zero points.
 
@@ -77,24 +169,23 @@ def _quantize(weight_NK: torch.Tensor, group_size: int) -> tuple[torch.Tensor, t
 
 
 class Int4Linear(nn.Module):
-    """Computes what `nn.Linear` does with a weight rounded to 4 bits, which it widens at each step, a piece at a time.
+    """Computes what `nn.Linear` does with a weight of 4 bits, which it widens at each step, a piece at a time.
 
     For rows and processors without a kernel: it saves memory, and is slower than the weight as it was.
     """
 
-    packed_NK: torch.Tensor  # noqa: N815 - a shape
+    packed_NH: torch.Tensor  # noqa: N815 - a shape
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_NK.shape
         self.bias = None if bias_N is None else nn.Parameter(bias_N.detach().clone(), requires_grad=False)
-        weight = quantize_int4(weight_NK.detach())
+        weight = as_int4(weight_NK)
         # modules are asked for their dtype and device through their parameters
         self.empty = nn.Parameter(weight_NK.new_empty(0), requires_grad=False)
-        levels_NK = functional.pad(weight.levels_NK, (0, self.in_features % 2))
-        self.register_buffer("packed_NK", levels_NK[:, 0::2] | levels_NK[:, 1::2] << 4)
+        self.register_buffer("packed_NH", pack_levels(weight.levels_NK))
         # in a dtype that casts must not touch: neither parameter nor buffer
-        self._scale_NG, self._group_size = weight.scale_NG, weight.group_size
+        self._scale_NG, self._zero_NG, self._group_size = weight.scale_NG, weight.zero_NG, weight.group_size
 
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
@@ -109,7 +200,7 @@ class Int4Linear(nn.Module):
     @property
     def span(self) -> Span:
         """Where the weight lies in memory."""
-        return Span(self.packed_NK.data_ptr(), self.packed_NK.nbytes)
+        return Span(self.packed_NH.data_ptr(), self.packed_NH.nbytes)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's name
         """[..., K] to [..., N]."""
@@ -119,9 +210,9 @@ class Int4Linear(nn.Module):
         return output if self.bias is None else output + self.bias
 
     def _widened(self, outputs: slice) -> torch.Tensor:
-        packed_NK = self.packed_NK[outputs]
-        levels_NK = torch.stack((packed_NK & 0xF, packed_NK >> 4), dim=2).flatten(1)[:, : self.in_features]
-        weight = Int4Weight(levels_NK, self._scale_NG[outputs], None, self._group_size)
+        levels_NK = unpack_levels(self.packed_NH[outputs])[:, : self.in_features]
+        zero_NG = None if self._zero_NG is None else self._zero_NG[outputs]
+        weight = Int4Weight(levels_NK, self._scale_NG[outputs], zero_NG, self._group_size)
         return weight.dequantized().to(self.empty.dtype)
 
     def extra_repr(self) -> str:
