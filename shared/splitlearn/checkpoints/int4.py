@@ -2,23 +2,32 @@
 
 In place of the tensor NAME a section has `NAME.int4_levels` (uint8 [N, H]), `NAME.int4_scales` (fp16 [N, G]) and,
 unless all are 8, `NAME.int4_zeros` (fp16 [N, G]). A weight is `scale * (level - zero)`; K / G inputs are a group.
+Where a format has minima in place of zeros, `NAME.int4_minima` has them: a weight is `scale * level + minimum`.
 
 Shapes: N outputs, K inputs, H bytes of two inputs each, G groups of inputs.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from llm_sepweight import TensorSource
-from splitlearn.backends.cpu.linear.int4 import BLOCK, SYMMETRIC_ZERO, PackedInt4Weight, pack_levels
+from splitlearn.backends.cpu.linear.int4 import BLOCK, SYMMETRIC_ZERO, PackedInt4Weight, pack_levels, zeros_of
 from splitlearn.errors import BadCheckpoint
 
-_LEVELS, _SCALES, _ZEROS = ".int4_levels", ".int4_scales", ".int4_zeros"
+_LEVELS, _SCALES, _ZEROS, _MINIMA = ".int4_levels", ".int4_scales", ".int4_zeros", ".int4_minima"
+_BESIDE = (_SCALES, _ZEROS, _MINIMA)
 
-ScalesAndZeros = tuple[torch.Tensor, torch.Tensor | None]
-"""Scales [N, G] and zeros [N, G]; None: all are 8."""
+
+class Int4Groups(NamedTuple):
+    """What belongs to groups: numbers of any dtype, [N, G] each. Without zeros and minima all zeros are 8."""
+
+    scales: torch.Tensor
+    zeros: torch.Tensor | None = None
+    minima: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,13 @@ class Int4Codes:
     Attributes:
         group: how many inputs a group has.
         levels: reads them, uint8 [N, K].
-        grid: reads scales and zeros.
+        groups: reads what belongs to them.
         in_order: reads whether groups follow one another.
     """
 
     group: int
     levels: Callable[[], torch.Tensor]
-    grid: Callable[[], ScalesAndZeros]
+    groups: Callable[[], Int4Groups]
     in_order: Callable[[], bool] = lambda: True
 
     def obstacle(self) -> str | None:
@@ -43,32 +52,35 @@ class Int4Codes:
             return f"groups of {self.group} inputs are no multiple of {BLOCK}"
         if not self.in_order():
             return "act-order deals inputs to groups"
-        if not all(_fits(numbers) for numbers in self.grid() if numbers is not None):
+        groups = self.groups()
+        if not all(_is_held(numbers) for numbers in groups if numbers is not None):
             return "float16 does not hold the scales"
+        if groups.minima is not None and not _is_held(zeros_of(groups.scales, groups.minima)):
+            return "no zero stands for a minimum"
         return None
 
     def sources(self, name: str) -> list[TensorSource]:
         """The tensors in place of the tensor `name` of a section. Reads zeros."""
-        scale_NG, zero_NG = self.grid()
-        n_outputs, n_groups = scale_NG.shape
-        levels = (n_outputs, n_groups * self.group // 2)
-        sources = [
-            TensorSource(name + _LEVELS, torch.uint8, levels, lambda: pack_levels(self.levels())),
-            TensorSource(name + _SCALES, torch.float16, (n_outputs, n_groups), lambda: self._read(0)),
-        ]
-        if zero_NG is not None and bool((zero_NG != SYMMETRIC_ZERO).any()):
-            sources.append(TensorSource(name + _ZEROS, torch.float16, (n_outputs, n_groups), lambda: self._read(1)))
+        groups = self.groups()
+        n_outputs, n_groups = groups.scales.shape
+        shape = (n_outputs, n_groups * self.group // 2)
+        sources = [TensorSource(name + _LEVELS, torch.uint8, shape, lambda: pack_levels(self.levels()))]
+        for ending, index in zip(_BESIDE, range(len(groups)), strict=True):
+            numbers = groups[index]
+            if numbers is not None and (ending != _ZEROS or bool((numbers != SYMMETRIC_ZERO).any())):
+                read = partial(self._read, index)
+                sources.append(TensorSource(name + ending, torch.float16, (n_outputs, n_groups), read))
         return sources
 
-    def _read(self, which: int) -> torch.Tensor:
-        numbers = self.grid()[which]
+    def _read(self, index: int) -> torch.Tensor:
+        numbers = self.groups()[index]
         if numbers is None:
-            raise ValueError("there are no zeros to be read")
+            raise ValueError(f"the weight has no {_BESIDE[index]}")
         return numbers
 
 
-def _fits(numbers: torch.Tensor) -> bool:
-    """Whether float16 holds these, and a weight's numbers with them."""
+def _is_held(numbers: torch.Tensor) -> bool:
+    """Whether float16 holds these exactly, and what 16 levels make of them."""
     halves = numbers.half()
     return bool(torch.equal(halves.float(), numbers.float()) and (halves * (2 * SYMMETRIC_ZERO)).isfinite().all())
 
@@ -81,7 +93,7 @@ def packed_weights(given: Mapping[str, torch.Tensor]) -> dict[str, PackedInt4Wei
     """
     names = {key.removesuffix(_LEVELS) for key in given if key.endswith(_LEVELS)}
     for key in given:
-        ending = next((each for each in (_SCALES, _ZEROS) if key.endswith(each)), None)
+        ending = next((each for each in _BESIDE if key.endswith(each)), None)
         if ending is not None and key.removesuffix(ending) not in names:
             raise _fail(key, f"has no {_LEVELS.removeprefix('.')} beside it")
     return {name: _packed(name, given) for name in names}
@@ -89,11 +101,12 @@ def packed_weights(given: Mapping[str, torch.Tensor]) -> dict[str, PackedInt4Wei
 
 def without_codes(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of sections that are numbers."""
-    return {key: tensor for key, tensor in given.items() if not key.endswith((_LEVELS, _SCALES, _ZEROS))}
+    return {key: tensor for key, tensor in given.items() if not key.endswith((_LEVELS, *_BESIDE))}
 
 
 def _packed(name: str, given: Mapping[str, torch.Tensor]) -> PackedInt4Weight:
-    levels_NH, scale_NG, zero_NG = given[name + _LEVELS], given.get(name + _SCALES), given.get(name + _ZEROS)
+    levels_NH = given[name + _LEVELS]
+    scale_NG, zero_NG, min_NG = (given.get(name + ending) for ending in _BESIDE)
     if name in given:
         raise _fail(name, "is stored both as numbers and in 4 bits")
     if levels_NH.dtype != torch.uint8 or levels_NH.ndim != 2 or 0 in levels_NH.shape:
@@ -108,9 +121,12 @@ def _packed(name: str, given: Mapping[str, torch.Tensor]) -> PackedInt4Weight:
             f"should be float16 for {n_outputs} outputs and whole groups of {n_inputs} inputs, and is "
             f"{_outline(scale_NG)}",
         )
-    if zero_NG is not None and (zero_NG.dtype != torch.float16 or zero_NG.shape != scale_NG.shape):
-        raise _fail(name + _ZEROS, f"should be float16 {list(scale_NG.shape)}, and is {_outline(zero_NG)}")
-    return PackedInt4Weight(levels_NH, scale_NG, zero_NG)
+    if zero_NG is not None and min_NG is not None:
+        raise _fail(name + _LEVELS, "has both zeros and minima beside it")
+    for ending, numbers in ((_ZEROS, zero_NG), (_MINIMA, min_NG)):
+        if numbers is not None and (numbers.dtype != torch.float16 or numbers.shape != scale_NG.shape):
+            raise _fail(name + ending, f"should be float16 {list(scale_NG.shape)}, and is {_outline(numbers)}")
+    return PackedInt4Weight(levels_NH, scale_NG, zero_NG, min_NG)
 
 
 def _outline(tensor: torch.Tensor) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from splitlearn.checkpoints.gguf.header import GgufHeader, GgufTensor
-from splitlearn.checkpoints.int4 import Int4Codes
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows
 from splitlearn.checkpoints.weight_files import StoredTensor
 
@@ -45,14 +45,15 @@ def stored(
 
 def _int4(tensor: GgufTensor, blocks: Callable[[], torch.Tensor]) -> Int4Codes | None:
     """How to read it as levels of 4 bits; None if it has others."""
-    scales, levels, n_rows = tensor.kind.scales, tensor.kind.levels, tensor.shape[0]
-    if scales is None or levels is None or len(tensor.shape) != 2:
+    read, n_rows = tensor.kind.int4, tensor.shape[0]
+    if read is None or len(tensor.shape) != 2:
         return None
-    return Int4Codes(
-        group=tensor.kind.values,
-        levels=lambda: levels(blocks()).reshape(tensor.shape),
-        grid=lambda: (scales(blocks()).reshape(n_rows, -1), None),
-    )
+
+    def groups() -> Int4Groups:
+        _, scale, minimum = read(blocks())
+        return Int4Groups(scale.reshape(n_rows, -1), None, None if minimum is None else minimum.reshape(n_rows, -1))
+
+    return Int4Codes(tensor.kind.values, lambda: read(blocks()).levels.reshape(tensor.shape), groups)
 
 
 def numbers(header: GgufHeader, tensor: GgufTensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from splitlearn.checkpoints.int4 import Int4Codes
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.arithmetic import FLOATS, groups, spread, unpack
 from splitlearn.checkpoints.quantization.declaration import Declaration
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows, beside, check, fail, matrix
@@ -102,7 +102,7 @@ class Awq:
 
             return of
 
-        int4 = Int4Codes(group, lambda: _in_order(codes.read()).T, grid)
+        int4 = Int4Codes(group, lambda: _in_order(codes.read()).T, lambda: Int4Groups(*grid()))
         return QuantizedWeight(name, (outputs, inputs), codes, scales, rows, zeros, int4=int4)
 
     def _gemv(self, name: str, codes: StoredTensor, scales: StoredTensor, zeros: StoredTensor) -> QuantizedWeight:
@@ -130,7 +130,7 @@ class Awq:
 
             return of
 
-        int4 = Int4Codes(group, lambda: unpack(codes.read(), _BITS), grid)
+        int4 = Int4Codes(group, lambda: unpack(codes.read(), _BITS), lambda: Int4Groups(*grid()))
         return QuantizedWeight(name, (outputs, inputs), codes, scales, rows, zeros, int4=int4)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from splitlearn.checkpoints.int4 import Int4Codes
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.arithmetic import FLOATS, groups, spread, unpack
 from splitlearn.checkpoints.quantization.declaration import Declaration
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows, beside, check, fail, matrix
@@ -107,7 +107,11 @@ class Gptq:
 
         shape = (outputs, inputs)
         others = () if order is None else (order,)
-        int4 = Int4Codes(group, lambda: unpack(codes.read().T, self.bits), grid, in_order) if self.bits == 4 else None
+        int4 = (
+            Int4Codes(group, lambda: unpack(codes.read().T, self.bits), lambda: Int4Groups(*grid()), in_order)
+            if self.bits == 4
+            else None
+        )
         return QuantizedWeight(f"{module}.weight", shape, codes, scales, rows, zeros, others, int4)
 
 

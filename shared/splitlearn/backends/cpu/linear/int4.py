@@ -48,10 +48,11 @@ class Int4Weight:
 
     def dequantized(self) -> torch.Tensor:
         """The rounded weight [N, K] in fp32."""
-        zero_NG = SYMMETRIC_ZERO if self.zero_NG is None else self._for_each_input(self.zero_NG)
-        return (self.levels_NK.float() - zero_NG) * self._for_each_input(self.scale_NG)
+        zero_NK = SYMMETRIC_ZERO if self.zero_NG is None else self.for_each_input(self.zero_NG)
+        return (self.levels_NK.float() - zero_NK) * self.for_each_input(self.scale_NG)
 
-    def _for_each_input(self, numbers_NG: torch.Tensor) -> torch.Tensor:
+    def for_each_input(self, numbers_NG: torch.Tensor) -> torch.Tensor:
+        """What belongs to groups, for their inputs: [N, K] in fp32."""
         return numbers_NG.float().repeat_interleave(self.group_size, 1)[:, : self.levels_NK.shape[1]]
 
 
@@ -63,11 +64,13 @@ class PackedInt4Weight:
         levels_NH: uint8; of two inputs the first is in the low half.
         scale_NG: fp16.
         zero_NG: fp16; None: all are 8.
+        min_NG: fp16, where there are no zeros, but a level of 0 stands for this and the others follow by scales.
     """
 
     levels_NH: torch.Tensor  # noqa: N815 - a shape
     scale_NG: torch.Tensor  # noqa: N815 - a shape
-    zero_NG: torch.Tensor | None  # noqa: N815 - a shape
+    zero_NG: torch.Tensor | None = None  # noqa: N815 - a shape
+    min_NG: torch.Tensor | None = None  # noqa: N815 - a shape
 
     @property
     def shape(self) -> torch.Size:
@@ -81,10 +84,12 @@ class PackedInt4Weight:
         return self.shape[1] // self.scale_NG.shape[1]
 
     def unpacked(self, outputs: slice = slice(None)) -> Int4Weight:
-        """A copy of some outputs, which keeps no file mapped."""
-        levels_NK, zero_NG = unpack_levels(self.levels_NH[outputs]), self.zero_NG
-        zero_NG = None if zero_NG is None else zero_NG[outputs].clone()
-        return Int4Weight(levels_NK, self.scale_NG[outputs].clone(), zero_NG, self.group_size)
+        """A copy of some outputs, which keeps no file mapped. Minima become zeros, rounded to fp16."""
+        levels_NK, scale_NG = unpack_levels(self.levels_NH[outputs]), self.scale_NG[outputs].clone()
+        zero_NG = None if self.zero_NG is None else self.zero_NG[outputs].clone()
+        if self.min_NG is not None:
+            zero_NG = zeros_of(scale_NG, self.min_NG[outputs])
+        return Int4Weight(levels_NK, scale_NG, zero_NG, self.group_size)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight [N, K], computed in fp32 and rounded once, some outputs at a time."""
@@ -92,8 +97,21 @@ class PackedInt4Weight:
         n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
         for first in range(0, weight_NK.shape[0], n_outputs):
             some = slice(first, first + n_outputs)
-            weight_NK[some] = self.unpacked(some).dequantized()
+            weight_NK[some] = self._numbers(some)
         return weight_NK
+
+    def _numbers(self, outputs: slice) -> torch.Tensor:
+        weight = self.unpacked(outputs)
+        if self.min_NG is None:
+            return weight.dequantized()
+        # in the order of the format's own arithmetic, so that the last bit is the same
+        scaled_NK = weight.levels_NK.float() * weight.for_each_input(weight.scale_NG)
+        return scaled_NK + weight.for_each_input(self.min_NG[outputs])
+
+
+def zeros_of(scale_NG: torch.Tensor, min_NG: torch.Tensor) -> torch.Tensor:
+    """The zero points, in fp16, of groups whose level 0 stands for a minimum. Off by 2^-11 of themselves at most."""
+    return (-min_NG.float() / scale_NG.float()).half()
 
 
 def pack_levels(levels_NK: torch.Tensor) -> torch.Tensor:
@@ -132,12 +150,14 @@ def joined(weights_NK: Sequence[torch.Tensor]) -> torch.Tensor | None:
     packed = [weight.packed for weight in weights_NK if isinstance(weight, Int4Parameter)]
     if not packed:
         return torch.cat([weight.detach() for weight in weights_NK])
-    if len(packed) < len(weights_NK) or len({(each.group_size, each.zero_NG is None) for each in packed}) > 1:
+    kinds = {(each.group_size, each.zero_NG is None, each.min_NG is None) for each in packed}
+    if len(packed) < len(weights_NK) or len(kinds) > 1:
         return None
-    zeros = [each.zero_NG for each in packed if each.zero_NG is not None]
     levels_NH, scale_NG = torch.cat([each.levels_NH for each in packed]), torch.cat([each.scale_NG for each in packed])
-    whole = PackedInt4Weight(levels_NH, scale_NG, torch.cat(zeros) if zeros else None)
-    return Int4Parameter.of(whole, weights_NK[0].dtype)
+    zeros = [each.zero_NG for each in packed if each.zero_NG is not None]
+    minima = [each.min_NG for each in packed if each.min_NG is not None]
+    zero_NG, min_NG = (torch.cat(some) if some else None for some in (zeros, minima))
+    return Int4Parameter.of(PackedInt4Weight(levels_NH, scale_NG, zero_NG, min_NG), weights_NK[0].dtype)
 
 
 def as_int4(weight_NK: torch.Tensor) -> Int4Weight:
