@@ -13,7 +13,7 @@ from splitlearn.checkpoints.folder import refuse_checkpoint, shorten, tokenizer_
 from splitlearn.checkpoints.load import resolve_dtype
 from splitlearn.checkpoints.opening import Content, open_source
 from splitlearn.checkpoints.own_ends import check_shape, shared_layers
-from splitlearn.checkpoints.plan import lacking, plan_tensors
+from splitlearn.checkpoints.plan import CheckpointPlan, lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
@@ -149,9 +149,7 @@ def prepare(
     plan.check(opened.path, reading)
     target_dtype = opened.dtype or _commonest_dtype(reading)
     tokenizer_files = opened.tokenizer()
-    numbers = plan.sections(resolve_dtype(target_dtype))
-    kept, dequantized = plan.keep_int4() if keep_int4 else ({}, {})
-    sections = plan.sections(resolve_dtype(target_dtype), kept)
+    sections, sizes, int4_notes = _sections(plan, resolve_dtype(target_dtype), keep_int4=keep_int4)
     return Conversion(
         source=opened.path,
         model_name=opened.name,
@@ -165,9 +163,22 @@ def prepare(
         doubts=tuple(maybe_cut_off(tokenizer_files, model.get_input_embeddings().weight.shape[0])),
         needs=plan.needs(),
         trunk_of=trunk_of,
-        dequantized={name: file_size(numbers[name]) for name in sections if len(sections[name]) != len(numbers[name])},
-        int4_notes=tuple(_int4_notes(kept, dequantized)) if keep_int4 else (),
+        dequantized=sizes,
+        int4_notes=int4_notes,
     )
+
+
+def _sections(
+    plan: CheckpointPlan, dtype: torch.dtype, *, keep_int4: bool
+) -> tuple[dict[str, list[TensorSource]], dict[str, int], tuple[str, ...]]:
+    """`sections`, `dequantized` and `int4_notes` of a conversion."""
+    numbers = plan.sections(dtype)
+    if not keep_int4:
+        return numbers, {}, ()
+    kept, dequantized = plan.keep_int4()
+    sections = plan.sections(dtype, kept)
+    sizes = {name: file_size(numbers[name]) for name in sections if len(sections[name]) != len(numbers[name])}
+    return sections, sizes, tuple(_int4_notes(kept, dequantized))
 
 
 def _int4_notes(kept: Collection[str], dequantized: Mapping[str, Collection[str]]) -> Iterator[str]:

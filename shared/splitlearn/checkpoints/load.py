@@ -138,8 +138,7 @@ def fill(
             source = id(stored.packed.levels_NH if isinstance(stored, Int4Parameter) else stored)
             if source not in ready:
                 made_as = storage_dtype(part.model, key, stored.dtype, dtype)
-                is_kept = keep_int4 and type(module) is nn.Linear
-                ready[source] = _ready(stored, device, made_as, is_kept=is_kept)
+                ready[source] = _ready(stored, device, made_as, keep_int4=keep_int4 and name in own_parameters(module))
             tensor = ready[source]
             if isinstance(tensor, Int4Parameter):
                 own_parameters(module)[name] = tensor
@@ -151,10 +150,10 @@ def fill(
     part.dtype = dtype
 
 
-def _ready(stored: torch.Tensor, device: torch.device, dtype: torch.dtype, *, is_kept: bool) -> torch.Tensor:
+def _ready(stored: torch.Tensor, device: torch.device, dtype: torch.dtype, *, keep_int4: bool) -> torch.Tensor:
     if not isinstance(stored, Int4Parameter):
         return stored.to(device=device, dtype=dtype)
-    return Int4Parameter.of(stored.packed, dtype) if is_kept else stored.packed.dequantized(dtype).to(device)
+    return Int4Parameter.of(stored.packed, dtype) if keep_int4 else stored.packed.dequantized(dtype).to(device)
 
 
 def _stored_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

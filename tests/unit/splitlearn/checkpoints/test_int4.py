@@ -1,5 +1,6 @@
 """Which weights of 4 bits a conversion keeps, and what it says of the others."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ from gguf import GGMLQuantizationType as Kind
 from llm_sepweight import Manifest, load, verify
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.costs import read_stored
+from splitlearn.checkpoints.folder import find_checkpoint
 from splitlearn.checkpoints.int4 import packed_weights
 from splitlearn.checkpoints.load import load_part
+from splitlearn.checkpoints.opening import open_source
+from splitlearn.checkpoints.plan import plan_tensors
+from splitlearn.checkpoints.reader import read_checkpoint
 from splitlearn.errors import BadCheckpoint
+from splitlearn.model.layout import build_on_meta, config_from_dict, inspect_model
 from support.gguf_files import random_blocks, shapes, write_gguf
 from support.int4_checkpoints import GPTQ, Packed, convert, gptq
 from support.packed_codes import RandomCodes
@@ -107,6 +113,15 @@ def test_embeddings_and_a_head_that_is_tied_to_them_are_dequantised(tmp_path: Pa
         "keeps 21 weights in 4 bits",
         "dequantised 1 weight of 4 bits, as they are of no linear layer: model.embed_tokens.weight",
     ]
+
+
+def test_a_linear_layer_that_others_are_tied_to_is_dequantised(tmp_path: Path) -> None:
+    checkpoint = find_checkpoint(str(gptq(tmp_path / "checkpoint")))
+    opened = open_source(str(checkpoint), None, None)
+    model = build_on_meta(config_from_dict(opened.config))
+    plan = plan_tensors(model, inspect_model(model), read_checkpoint(opened.tensors(), model))
+    kept, dequantized = replace(plan, tied={"lm_head.weight": f"{UP}.weight"}).keep_int4()
+    assert (len(kept), dequantized) == (34, {"they are tied": [f"{UP}.weight"]})
 
 
 def test_experts_that_the_model_holds_in_one_tensor_are_dequantised(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from splitlearn.backends.cpu.linear import MergedLinearSlice, NativeInt4Linear
 from splitlearn.backends.cpu.linear.int4 import Int4Parameter
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.checkpoints.convert import prepare
-from splitlearn.checkpoints.load import fill, load_part
+from splitlearn.checkpoints.load import fill, load_part, load_parts
 from splitlearn.checkpoints.sources import open_sepweight
 from splitlearn.model.part import Part
 from support.gguf_files import random_blocks, shapes, write_gguf
@@ -190,13 +190,25 @@ def test_a_part_that_is_not_packed_says_nothing_rather_than_something_wrong(tmp_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's table of mappings")
-def test_no_file_stays_mapped_once_the_part_is_packed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_file_stays_mapped_once_the_part_is_packed(dtype: str, tmp_path: Path) -> None:
     out = convert(gptq(tmp_path / "checkpoint"), tmp_path / "out")
-    part = load_part(out, "1-3", keep_int4=True)
+    part = load_part(out, "1-3", keep_int4=True, dtype=dtype)
     assert str(out) in Path("/proc/self/maps").read_text()
     pack(part, "int4")
     gc.collect()
     assert str(out) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("keep_int4", [False, True])
+def test_parts_that_are_loaded_together_have_a_weight_once(keep_int4: bool, tmp_path: Path) -> None:
+    out = convert(gptq(tmp_path / "checkpoint"), tmp_path / "out")
+    below, above, other = load_parts(out, ["0-2", "1-3", "3-5"], keep_int4=keep_int4)
+    name = "model.model.layers.{}.mlp.up_proj.weight"
+    assert below.get_parameter(name.format(1)).data_ptr() == above.get_parameter(name.format(0)).data_ptr()
+    alone = load_part(out, "3-5").get_parameter(name.format(0))
+    found = other.get_parameter(name.format(0))
+    assert torch.equal(found.dequantized() if isinstance(found, Int4Parameter) else found, alone)
 
 
 def test_the_library_of_whole_models_takes_the_numbers(tmp_path: Path) -> None:
