@@ -29,7 +29,8 @@ def load_draft_model(folder: Path, settings: ClientSettings, vocabulary: int, th
     """
     manifest = Manifest.read(folder)
     spec = PartSpec(begin=True, layers=(range(manifest.n_layers),), end=True)
-    part = load_part(folder, spec, device=resolve_device(settings.device))
+    keeps = settings.quantization == "int4"
+    part = load_part(folder, spec, device=resolve_device(settings.device), keep_int4=keeps)
     known = part.config.get_text_config(decoder=True).vocab_size
     if known > vocabulary or _spelled(folder) != _spelled(settings.weights):
         raise BadModelFiles(

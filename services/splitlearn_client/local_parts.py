@@ -44,7 +44,9 @@ class LocalParts:
             SepweightError, SplitError: the files or the plan do not match the model.
         """
         weights, where = settings.weights, resolve_device(settings.device)
-        bottom, top = load_parts(weights, [plan.bottom, plan.top], device=where, dtype=settings.dtype)
+        keeps = settings.quantization == "int4"
+        cut = [plan.bottom, plan.top]
+        bottom, top = load_parts(weights, cut, device=where, dtype=settings.dtype, keep_int4=keeps)
         # packing takes the weights of linear layers away; some models have narrower rows there than inside
         embedding_size = int(top.model.get_output_embeddings().weight.shape[-1])
         for part in (bottom, top):

@@ -309,7 +309,8 @@ def _connection_to_next(settings: TrunkSettings) -> tuple[str, Connect] | None:
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
-    part = load_part(Path(settings.weights), plan.trunk, device=resolve_device(settings.device), dtype=settings.dtype)
+    weights, where, keeps = Path(settings.weights), resolve_device(settings.device), settings.quantization == "int4"
+    part = load_part(weights, plan.trunk, device=where, dtype=settings.dtype, keep_int4=keeps)
     pack(part, settings.quantization)
     limits = Limits(
         max_num_batched_tokens=settings.max_num_batched_tokens,

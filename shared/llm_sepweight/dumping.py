@@ -119,7 +119,14 @@ class SepweightWriter:
         return entry
 
     def commit(
-        self, *, model_name: str, config: dict[str, Any], dtype: str, n_layers: int, tied: Mapping[str, str]
+        self,
+        *,
+        model_name: str,
+        config: dict[str, Any],
+        dtype: str,
+        n_layers: int,
+        tied: Mapping[str, str],
+        dequantized: Mapping[str, int] | None = None,
     ) -> Manifest:
         """Write the manifest, which makes the directory loadable. The fields are those of `Manifest`.
 
@@ -131,7 +138,8 @@ class SepweightWriter:
         for tied_place, home in tied.items():
             self._check_tie(tied_place, home)
         files = dict(self._entries)
-        manifest = Manifest(FORMAT_VERSION, model_name, config, dtype, n_layers, files, dict(tied))
+        sizes = dict(dequantized or {})
+        manifest = Manifest(FORMAT_VERSION, model_name, config, dtype, n_layers, files, dict(tied), dequantized=sizes)
         if not self._claim.replaces:
             for name in self._dropped:
                 (self._directory / name).unlink(missing_ok=True)
@@ -234,6 +242,10 @@ def _add(out: Path, sections: Mapping[str, Sequence[TensorSource]], manifest: Ma
             n_layers=max(manifest.n_layers, layer_count(sections)),
             files={**manifest.files, **entries},
             tied={tied: home for tied, home in manifest.tied.items() if tied not in untied},
+            dequantized={
+                section: size + (entries[section].size - manifest.files[section].size if section in entries else 0)
+                for section, size in manifest.dequantized.items()
+            },
             # with tensors of another's it is no longer what it was made of
             origin=None,
         )

@@ -30,6 +30,7 @@ FORMAT_VERSION = 1
 # The field with the manifest's own digest, over all its other fields.
 _OWN_DIGEST = "sha256"
 _ORIGIN = "origin"
+_DEQUANTIZED = "dequantized"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {
     "model_name": str,
@@ -65,6 +66,7 @@ class Manifest:
     `{"end/lm_head.weight": "begin/embed_tokens.weight"}`.
     `origin` names what the model was made of, field by field, if its sections are made one by one and nobody need have
     seen all of them: it then stands for the model in `digest`, and `files` lists the sections that were made.
+    `dequantized` has the sections that hold weights of 4 bits, and the bytes of each with numbers in their place.
 
     Raises InvalidManifestError if the fields contradict each other.
     """
@@ -77,6 +79,7 @@ class Manifest:
     files: dict[str, FileEntry]
     tied: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] | None = None
+    dequantized: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _is_count(self.n_layers) or self.n_layers > MOST_LAYERS:
@@ -88,6 +91,11 @@ class Manifest:
         for each in (text for pair in (self.origin or {}).items() for text in pair):
             if not isinstance(each, str) or not each.isprintable():
                 raise InvalidManifestError(f"{_ORIGIN} has {_shown(each)}, expected text in one line")
+        for section, size in self.dequantized.items():
+            if section not in self.files or not _is_count(size):
+                raise InvalidManifestError(
+                    f"{_DEQUANTIZED} has {_shown(section)} with {_shown(size)}, expected a section and its bytes"
+                )
         try:
             for section, entry in self.files.items():
                 self._check_file(section, entry)
@@ -192,6 +200,7 @@ class Manifest:
             "files": {name: _entry_json(self.files[name]) for name in sorted(self.files, key=section_order)},
             "config": self.config,
             **({} if self.origin is None else {_ORIGIN: self.origin}),
+            **({_DEQUANTIZED: self.dequantized} if self.dequantized else {}),
         }
         # keys and numbers as a reader will see them
         content = json.loads(json.dumps(content))
@@ -231,7 +240,10 @@ def _checked_fields(content: dict[str, Any]) -> dict[str, Any]:
     origin = content.get(_ORIGIN)
     if not isinstance(origin, dict | None):
         raise InvalidManifestError(f"{_ORIGIN!r} is {_shown(origin)}, expected dict")
-    return {name: content[name] for name in _FIELDS} | {"files": files, _ORIGIN: origin}
+    dequantized = content.get(_DEQUANTIZED, {})
+    if not isinstance(dequantized, dict):
+        raise InvalidManifestError(f"{_DEQUANTIZED!r} is {_shown(dequantized)}, expected dict")
+    return {name: content[name] for name in _FIELDS} | {"files": files, _ORIGIN: origin, _DEQUANTIZED: dequantized}
 
 
 def _entry(section: str, entry: object) -> FileEntry:

@@ -1,4 +1,4 @@
-"""GPTQ's and AWQ's packings, written from their descriptions one code at a time, with the weights that they stand for.
+"""Packings of GPTQ, AWQ and compressed-tensors, from their descriptions one code at a time, with what they stand for.
 
 Nothing here calls the product. Shape suffixes: I inputs, O outputs, G groups.
 """
@@ -37,7 +37,7 @@ class RandomCodes:
     """
 
     def __init__(self, outputs: int, inputs: int, group: int, bits: int, order: torch.Tensor | None = None) -> None:
-        self.bits = bits
+        self.bits, self.group = bits, group
         n_groups = inputs // group
         self.codes_IO = torch.randint(0, 2**bits, (inputs, outputs))
         self.zeros_GO = torch.randint(0, 2**bits, (n_groups, outputs))
@@ -47,6 +47,19 @@ class RandomCodes:
         group_I = torch.arange(inputs) // group if order is None else order
         less_zero_IO = (self.codes_IO - self.zeros_GO[group_I]).double()
         self.weight_OI = (less_zero_IO * self.scales_GO[group_I].double()).T
+
+    def make_symmetric(self) -> None:
+        """All zeros become the middle."""
+        self.zeros_GO[:] = 2 ** (self.bits - 1)
+        group_I = torch.arange(len(self.codes_IO)) // self.group
+        self.weight_OI = ((self.codes_IO - self.zeros_GO[group_I]).double() * self.scales_GO[group_I].double()).T
+
+    def compressed(self, *, symmetric: bool) -> State:
+        """As pack-quantized, with the scales' dtype."""
+        shape = torch.tensor(self.codes_IO.T.shape)
+        packed = {"weight_packed": pack_along(self.codes_IO.T, 1, self.bits), "weight_shape": shape}
+        zeros = {} if symmetric else {"weight_zero_point": pack_along(self.zeros_GO.T, 0, self.bits)}
+        return {**packed, **zeros, "weight_scale": self.scales_GO.T}
 
     def gptq(self, version: int = 1) -> State:
         zeros = (self.zeros_GO - int(version == 1)) % 2**self.bits

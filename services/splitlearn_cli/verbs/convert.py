@@ -28,6 +28,11 @@ class Settings(BaseSettings):
         None,
         description="float32, bfloat16 or float16. Default: as in the checkpoint; bfloat16 for a quantised GGUF file.",
     )
+    keep_int4: bool = Field(
+        False,
+        description="Keep weights of 4 bits as they are where --quantization int4 can take them; they are dequantised "
+        "otherwise.",
+    )
     trunk_of: Path | None = Field(
         None,
         description="Converted directory of the model that SOURCE was trained from, some layers as they were: its "
@@ -46,9 +51,10 @@ def run(settings: Settings) -> None:
         raise BadUsage(
             f"{settings.source} is converted already; give --layers START-END to copy the files of one trunk"
         )
-    if converted and (settings.dtype or settings.name or settings.trunk_of):
+    if converted and (settings.dtype or settings.name or settings.trunk_of or settings.keep_int4):
         raise BadUsage(
-            "--dtype, --name and --trunk-of cannot be given with a converted directory; convert the checkpoint again"
+            "--dtype, --name, --trunk-of and --keep-int4 cannot be given with a converted directory; convert the "
+            "checkpoint again"
         )
     if settings.trunk_of and (settings.dtype or settings.name):
         raise BadUsage("--trunk-of says dtype and name; leave out --dtype and --name")
@@ -68,7 +74,13 @@ def _convert(settings: Settings) -> None:
     from splitlearn.checkpoints.convert import prepare
 
     trunk_of = None if settings.trunk_of is None else Manifest.read(settings.trunk_of)
-    conversion = prepare(settings.source, dtype=settings.dtype, name=settings.name, trunk_of=trunk_of)
+    conversion = prepare(
+        settings.source,
+        dtype=settings.dtype,
+        name=settings.name,
+        trunk_of=trunk_of,
+        keep_int4=settings.keep_int4,
+    )
     with bytes_bar("converting", conversion.total_bytes) as advance:
         manifest = conversion.write(settings.out, overwrite=settings.overwrite, progress=advance)
     for line in conversion.notes():

@@ -56,10 +56,17 @@ def _summary(manifest: "Manifest", here: Sequence[str]) -> list[tuple[str, str]]
         ("vocabulary", str(_first(config, "vocab_size"))),
         ("size", f"{human_bytes(stored)} in {len(manifest.files)} files"),
         ("here", f"{human_bytes(found)} in {len(here)} files"),
+        *_four_bits(manifest),
         ("digest", manifest.digest[:16]),
         *((manifest.origin or {}).items()),
     ]
     return [*rows, *(("tied", f"{place} is stored as {home}") for place, home in sorted(manifest.tied.items()))]
+
+
+def _four_bits(manifest: "Manifest") -> list[tuple[str, str]]:
+    more = sum(size - manifest.files[section].size for section, size in manifest.dequantized.items())
+    files = f"{len(manifest.dequantized)} files hold weights of 4 bits, {human_bytes(more)} less than as numbers"
+    return [("int4", files)] if manifest.dequantized else []
 
 
 def _first(config: dict[str, object], *names: str) -> object:

@@ -1,6 +1,6 @@
 """Hugging Face checkpoint -> sepweight directory, one tensor at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from splitlearn.checkpoints.folder import refuse_checkpoint, shorten, tokenizer_
 from splitlearn.checkpoints.load import resolve_dtype
 from splitlearn.checkpoints.opening import Content, open_source
 from splitlearn.checkpoints.own_ends import check_shape, shared_layers
-from splitlearn.checkpoints.plan import lacking, plan_tensors
+from splitlearn.checkpoints.plan import CheckpointPlan, lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_stored
 from splitlearn.checkpoints.reader import Reading, read_checkpoint
 from splitlearn.checkpoints.tokenizer_files import has_vocabulary
@@ -50,6 +50,10 @@ class Conversion:
     """By section: the tensors of the checkpoint that it is made of."""
     trunk_of: Manifest | None = None
     """The model whose trunk is to serve this one, which differs from it in the ends alone."""
+    dequantized: Mapping[str, int] = field(default_factory=dict)
+    """By section that has weights of 4 bits: its bytes with numbers in their place."""
+    int4_notes: tuple[str, ...] = ()
+    """Which weights are kept in 4 bits, and which are not, in a line each."""
 
     @property
     def total_bytes(self) -> int:
@@ -59,9 +63,10 @@ class Conversion:
     def notes(self) -> list[str]:
         """What its user should know, in a line each: which tensors are left out, of many alike one, and the doubts."""
         if not self.left_out:
-            return [*self.doubts]
+            return [*self.int4_notes, *self.doubts]
         count = f"{len(self.left_out)} tensor{'s' if len(self.left_out) > 1 else ''}"
-        return [f"left out {count} that the model has no place for: {shorten(self.left_out)}", *self.doubts]
+        left_out = f"left out {count} that the model has no place for: {shorten(self.left_out)}"
+        return [left_out, *self.int4_notes, *self.doubts]
 
     def write(self, out: Path, *, overwrite: bool = False, progress: Callable[[int], None] | None = None) -> Manifest:
         """Writes the directory; the manifest comes last, so that an interrupted run leaves nothing that loads.
@@ -95,6 +100,7 @@ class Conversion:
                 dtype=self.dtype,
                 n_layers=self.n_layers,
                 tied=self.tied,
+                dequantized=self.dequantized,
             )
 
 
@@ -105,6 +111,7 @@ def prepare(
     name: str | None = None,
     stored: Mapping[str, StoredTensor] | None = None,
     trunk_of: Manifest | None = None,
+    keep_int4: bool = False,
 ) -> Conversion:
     """Reads config and headers of a checkpoint and decides which tensor goes where.
 
@@ -118,6 +125,8 @@ def prepare(
         stored: the checkpoint's tensors where they are not in its folder; none is read before its section is written.
         trunk_of: the model whose trunk is to serve this one, whose ends were trained again. The result has its name,
             its config and its dtype, whatever `name` and `dtype` say.
+        keep_int4: store the weights of linear layers that are levels of 4 bits in groups of inputs as these, if
+            `splitlearn.checkpoints.int4` has a place for what they are. Their scales and zeros are read at once.
 
     Raises:
         BadCheckpoint: no such folder or model, files that are not what they should be or lie outside the folder, or
@@ -140,11 +149,12 @@ def prepare(
     plan.check(opened.path, reading)
     target_dtype = opened.dtype or _commonest_dtype(reading)
     tokenizer_files = opened.tokenizer()
+    sections, sizes, int4_notes = _sections(plan, resolve_dtype(target_dtype), keep_int4=keep_int4)
     return Conversion(
         source=opened.path,
         model_name=opened.name,
         n_layers=layout.n_layers,
-        sections=plan.sections(resolve_dtype(target_dtype)),
+        sections=sections,
         tied=plan.tied_places,
         dtype=target_dtype,
         config={**opened.config, "model_type": config.model_type} if trunk_of is None else trunk_of.config,
@@ -153,7 +163,35 @@ def prepare(
         doubts=tuple(maybe_cut_off(tokenizer_files, model.get_input_embeddings().weight.shape[0])),
         needs=plan.needs(),
         trunk_of=trunk_of,
+        dequantized=sizes,
+        int4_notes=int4_notes,
     )
+
+
+def _sections(
+    plan: CheckpointPlan, dtype: torch.dtype, *, keep_int4: bool
+) -> tuple[dict[str, list[TensorSource]], dict[str, int], tuple[str, ...]]:
+    """`sections`, `dequantized` and `int4_notes` of a conversion."""
+    numbers = plan.sections(dtype)
+    if not keep_int4:
+        return numbers, {}, ()
+    kept, dequantized = plan.keep_int4()
+    sections = plan.sections(dtype, kept)
+    sizes = {name: file_size(numbers[name]) for name in sections if len(sections[name]) != len(numbers[name])}
+    return sections, sizes, tuple(_int4_notes(kept, dequantized))
+
+
+def _int4_notes(kept: Collection[str], dequantized: Mapping[str, Collection[str]]) -> Iterator[str]:
+    if not kept and not dequantized:
+        yield "keeps nothing in 4 bits: the checkpoint has no weights of 4 bits in groups of inputs"
+    elif kept:
+        yield f"keeps {_weights(kept)} in 4 bits"
+    for reason, keys in dequantized.items():
+        yield f"dequantised {_weights(keys)} of 4 bits, as {reason}: {shorten(tuple(keys))}"
+
+
+def _weights(keys: Collection[str]) -> str:
+    return f"{len(keys)} weight{'s' if len(keys) > 1 else ''}"
 
 
 def _inspect(config: PretrainedConfig) -> tuple[PreTrainedModel, ModelLayout]:

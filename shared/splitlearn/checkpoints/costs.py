@@ -30,7 +30,7 @@ class StoredModel:
     Attributes:
         name: as it is served.
         dtype: torch's name of what most weights are stored in, or "mixed".
-        sections: bytes of each.
+        sections: bytes of each, with numbers in place of weights of 4 bits.
         footprint: what it takes beside these.
         head_is_tied: whether the head's weight is that of the embeddings, and in no section of its own.
         is_converted: whether it is a sepweight directory, which is what the services take.
@@ -101,7 +101,7 @@ def read_stored(source: Path) -> StoredModel:
     return StoredModel(
         name=manifest.model_name or "unnamed",
         dtype=manifest.dtype,
-        sections={name: entry.size for name, entry in manifest.files.items()},
+        sections={name: manifest.dequantized.get(name, entry.size) for name, entry in manifest.files.items()},
         footprint=footprint(config_from_dict(manifest.config)),
         head_is_tied=_is_head_tied(manifest.tied),
         is_converted=True,

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, PartSpec, PartStateDict, load
+from splitlearn.backends.cpu.linear.int4 import Int4Parameter
+from splitlearn.checkpoints.int4 import packed_weights, without_codes
 from splitlearn.checkpoints.quantized import refuse_given
 from splitlearn.errors import BadCheckpoint, BadDevice
 from splitlearn.hf.init import initialize, keep_values
@@ -19,7 +21,14 @@ from splitlearn.torch_private import own_buffers, own_parameters, stored_buffers
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_part(path: Path | str, spec: PartSpec | str, *, device: str = "cpu", dtype: str | None = None) -> Part:
+def load_part(
+    path: Path | str,
+    spec: PartSpec | str,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    keep_int4: bool = False,
+) -> Part:
     """Builds and fills the part `spec` of the sepweight directory `path`.
 
     Args:
@@ -27,17 +36,24 @@ def load_part(path: Path | str, spec: PartSpec | str, *, device: str = "cpu", dt
         spec: which part, for example "b 0-2", "2-22", "22-24 e".
         device: "cpu", "cuda", "cuda:1" ...
         dtype: a key of `DTYPES`; None keeps the dtype of the files, which on the CPU then stay mapped.
+        keep_int4: leave weights that the files hold in 4 bits as these, for `splitlearn.backends.cpu.packing.pack`,
+            without which such a part cannot run. They are dequantised otherwise.
 
     Raises:
         SepweightError: files missing, truncated or unreadable.
         SplitError: a model that cannot be cut, a wrong range, tensors that do not fit the config.
     """
-    (part,) = load_parts(path, [spec], device=device, dtype=dtype)
+    (part,) = load_parts(path, [spec], device=device, dtype=dtype, keep_int4=keep_int4)
     return part
 
 
 def load_parts(
-    path: Path | str, specs: Sequence[PartSpec | str], *, device: str = "cpu", dtype: str | None = None
+    path: Path | str,
+    specs: Sequence[PartSpec | str],
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    keep_int4: bool = False,
 ) -> list[Part]:
     """As `load_part`, for several parts in one process. What is tied between them is in memory once."""
     manifest = Manifest.read(Path(path))
@@ -54,7 +70,7 @@ def load_parts(
     weights = load(path, whole)
     ready: dict[int, torch.Tensor] = {}
     for part in parts:
-        fill(part, weights, torch.device(device), target, ready)
+        fill(part, weights, torch.device(device), target, ready, keep_int4=keep_int4)
     return parts
 
 
@@ -90,17 +106,22 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     ready: dict[int, torch.Tensor] | None = None,
+    *,
+    keep_int4: bool = False,
 ) -> None:
     """Gives every parameter and buffer of the part a real tensor; each is used without a copy if it fits.
 
     Args:
         ready: tensors in use already, by the id of the one in `weights` that each was made of. Grows.
+        keep_int4: as for `load_part`.
 
     Raises:
-        BadCheckpoint: a tensor is missing or has another shape.
+        BadCheckpoint: a tensor is missing or has another shape, or codes of 4 bits are not whole.
         UnsupportedModel: codes stand where the part wants numbers.
     """
-    by_name = weights.to_dict()
+    given = weights.to_dict()
+    by_name: dict[str, torch.Tensor] = without_codes(given)
+    by_name |= {name: Int4Parameter.of(packed, dtype) for name, packed in packed_weights(given).items()}
     ready = {} if ready is None else ready
     wanted = part.model.state_dict(keep_vars=True)
     places = {key: place for key in wanted if (place := ".".join(_place(part, key))) in by_name}
@@ -114,16 +135,25 @@ def fill(
                     f"{key} should have the shape {list(empty.shape)}, the file has {list(stored.shape)}"
                 )
             # tied tensors are one object in `weights`, and stay one after a cast or a copy to the device
-            if id(stored) not in ready:
-                wanted = storage_dtype(part.model, key, stored.dtype, dtype)
-                ready[id(stored)] = stored.to(device=device, dtype=wanted)
-            tensor = ready[id(stored)]
-            if name in own_parameters(module):
+            source = id(stored.packed.levels_NH if isinstance(stored, Int4Parameter) else stored)
+            if source not in ready:
+                made_as = storage_dtype(part.model, key, stored.dtype, dtype)
+                ready[source] = _ready(stored, device, made_as, keep_int4=keep_int4 and name in own_parameters(module))
+            tensor = ready[source]
+            if isinstance(tensor, Int4Parameter):
+                own_parameters(module)[name] = tensor
+            elif name in own_parameters(module):
                 own_parameters(module)[name] = nn.Parameter(tensor, requires_grad=False)
             else:
                 own_buffers(module)[name] = tensor
     _fill_derived_buffers(part, device)
     part.dtype = dtype
+
+
+def _ready(stored: torch.Tensor, device: torch.device, dtype: torch.dtype, *, keep_int4: bool) -> torch.Tensor:
+    if not isinstance(stored, Int4Parameter):
+        return stored.to(device=device, dtype=dtype)
+    return Int4Parameter.of(stored.packed, dtype) if keep_int4 else stored.packed.dequantized(dtype).to(device)
 
 
 def _stored_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

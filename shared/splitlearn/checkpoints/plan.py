@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from llm_sepweight import TensorSource
 from llm_sepweight.layout import section_name
 from splitlearn.checkpoints.folder import shorten
+from splitlearn.checkpoints.int4 import Int4Codes
 from splitlearn.checkpoints.reader import Reading, TensorConversion
 from splitlearn.errors import BadCheckpoint
 from splitlearn.model.layout import ModelLayout, storage_dtype
@@ -54,11 +56,14 @@ class CheckpointPlan:
                     "config.json and weights are of different models"
                 )
 
-    def sections(self, dtype: torch.dtype) -> dict[str, list[TensorSource]]:
+    def sections(
+        self, dtype: torch.dtype, kept: Mapping[str, Int4Codes] | None = None
+    ) -> dict[str, list[TensorSource]]:
         """The tensors of each section of a sepweight directory, read and converted when they are asked for.
 
         Args:
             dtype: what floating-point tensors are stored in, but for those that transformers keeps in fp32.
+            kept: weights that are stored in 4 bits, by their keys.
         """
         layers = (section_name(layer) for layer in range(self.layout.n_layers))
         sections: dict[str, list[TensorSource]] = {name: [] for name in ("begin", *layers, "end")}
@@ -67,8 +72,37 @@ class CheckpointPlan:
             section, layer, name = self.layout.place(key)
             stored_as = storage_dtype(self.model, key, outline.dtype, dtype)
             source = TensorSource(name, stored_as, tuple(outline.shape), results.reader(self.conversions[key], key))
-            sections[section if layer is None else section_name(layer)].append(source)
+            sources = kept[key].sources(name) if kept and key in kept else [source]
+            sections[section if layer is None else section_name(layer)] += sources
         return sections
+
+    def keep_int4(self) -> tuple[dict[str, Int4Codes], dict[str, list[str]]]:
+        """The weights that can be stored as their levels of 4 bits; and by reason, those of 4 bits that cannot.
+
+        Reads scales and zeros.
+        """
+        kept: dict[str, Int4Codes] = {}
+        dequantized: dict[str, list[str]] = {}
+        for key in self.stored:
+            conversion = self.conversions[key]
+            codes = next((stored.int4 for _, stored in conversion.inputs if stored.int4 is not None), None)
+            if codes is None:
+                continue
+            obstacle = self._obstacle(key) or codes.obstacle()
+            if obstacle is None:
+                kept[key] = codes
+            else:
+                dequantized.setdefault(obstacle, []).append(key)
+        return kept, dequantized
+
+    def _obstacle(self, key: str) -> str | None:
+        """Why a tensor of the model cannot be one of 4 bits, whatever its codes; None if it can."""
+        if self.conversions[key].converter is not None:
+            return "the model arranges them in another way"
+        module, _, name = key.rpartition(".")
+        if name != "weight" or type(self.model.get_submodule(module)) is not nn.Linear:
+            return "they are of no linear layer"
+        return "they are tied" if key in self.tied.values() else None
 
     def needs(self) -> dict[str, frozenset[str]]:
         """By section: the names in the checkpoint's files of what its tensors are made of."""

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from llm_sepweight import FileError
 from llm_sepweight.torch_file import open_torch_file
 from splitlearn.checkpoints.folder import foreign, inside, read_json_object
+from splitlearn.checkpoints.int4 import Int4Codes
 from splitlearn.errors import BadCheckpoint
 
 _INDEX = ".index.json"
@@ -51,6 +52,7 @@ class StoredTensor:
 
     Attributes:
         made_of: the names in the files of what `read` reads, where those are others than `key`.
+        int4: the codes that `read` dequantises, where they are levels of 4 bits.
     """
 
     key: str
@@ -58,6 +60,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
     made_of: tuple[str, ...] = ()
+    int4: Int4Codes | None = None
 
     @classmethod
     def of(cls, key: str, tensor: torch.Tensor) -> "StoredTensor":

@@ -311,6 +311,16 @@ def test_a_decision_that_names_no_place_is_refused_with_the_key(tmp_path, decisi
     assert not (tmp_path / "x").exists()
 
 
+def test_what_is_added_adds_to_the_size_with_numbers_in_place_of_weights_of_4_bits(tmp_path):
+    writer = SepweightWriter(tmp_path / "out")
+    before = writer.write_section("mid.00000", [ones("w.int4_levels", 2)])
+    sizes = {"mid.00000": before.size + 8}
+    writer.commit(model_name="", config={}, dtype="float32", n_layers=1, tied={}, dequantized=sizes)
+    dump(decider=lambda _: ["mid", "0", "more"], state_dict={"more": torch.ones(64)}, out_path=tmp_path / "out")
+    added = Manifest.read(tmp_path / "out")
+    assert added.dequantized == {"mid.00000": added.files["mid.00000"].size + 8}
+
+
 def test_two_tensors_for_one_place_are_refused(tmp_path):
     with pytest.raises(BadTensorError, match="'b' is the second tensor for 'end/w'"):
         dump(

@@ -250,3 +250,22 @@ def test_an_origin_that_is_not_made_of_lines_is_refused(tmp_path, origin):
     edit(tmp_path, origin=origin)
     with pytest.raises(InvalidManifestError, match="origin"):
         Manifest.read(tmp_path)
+
+
+def test_sizes_with_numbers_in_place_of_weights_of_4_bits_are_read_back(tmp_path):
+    manifest = manifest_of("begin", "mid.00000", dequantized={"mid.00000": 30})
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+    assert manifest.digest == manifest_of("begin", "mid.00000").digest
+    manifest_of("begin").write(tmp_path)
+    assert "dequantized" not in json.loads((tmp_path / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "dequantized", [{"mid.00001": 30}, {"begin": -1}, {"begin": True}, {"begin": "30"}, [30], None]
+)
+def test_such_sizes_of_sections_that_are_not_there_or_that_are_no_sizes_are_refused(tmp_path, dequantized):
+    manifest_of("begin").write(tmp_path)
+    edit(tmp_path, dequantized=dequantized)
+    with pytest.raises(InvalidManifestError, match="dequantized"):
+        Manifest.read(tmp_path)

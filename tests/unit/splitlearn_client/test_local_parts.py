@@ -15,6 +15,7 @@ from splitlearn.errors import BadDevice
 from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.settings import ClientSettings
+from support.int4_checkpoints import save_int4_sepweight
 from support.tiny_models import N_LAYERS
 
 PLAN = SplitPlan(2, 3, N_LAYERS)
@@ -67,6 +68,14 @@ def test_each_end_holds_only_its_own_layers(tiny_weights: Path, thread: DeviceTh
     parts = load(tiny_weights, thread)
     assert parts.bottom.part.spec == PartSpec(begin=True, layers=(range(2),), end=False)
     assert parts.top.part.spec == PartSpec(begin=False, layers=(range(3, N_LAYERS),), end=True)
+
+
+def test_weights_that_the_files_have_in_4_bits_are_not_rounded_again(tmp_path: Path, thread: DeviceThread) -> None:
+    folder, weights = save_int4_sepweight(tmp_path)
+    parts = LocalParts.load(ClientSettings(weights=folder, device="cpu", quantization="int4"), PLAN, thread)
+    for part, layer in ((parts.bottom.part, 0), (parts.top.part, PLAN.last)):
+        up = part.get_submodule(f"model.model.layers.{layer - part.layers.start}.mlp.up_proj").weight
+        assert torch.equal(up, weights[f"model.layers.{layer}.mlp.up_proj.weight"].bfloat16())
 
 
 def test_a_dtype_that_cannot_be_run_is_refused(tiny_weights: Path, thread: DeviceThread) -> None:

@@ -15,6 +15,8 @@ import torch
 from structlog.testing import capture_logs
 
 import splitlearn_trunk.app
+from splitlearn.engine import DeviceThread
+from splitlearn.model.plan import SplitPlan
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
     AsyncGRPCComputeClient,
@@ -27,9 +29,12 @@ from splitlearn_comm import (
 from splitlearn_trunk.app import serve
 from splitlearn_trunk.guard import Guard
 from splitlearn_trunk.listening import bound
+from splitlearn_trunk.metrics import TrunkMetrics
 from splitlearn_trunk.settings import TrunkSettings
 from support.addresses import ipv6_works
+from support.int4_checkpoints import save_int4_sepweight
 from support.running_split import running_trunk, until
+from support.tiny_models import N_LAYERS
 
 Lines = list[dict[str, Any]]
 
@@ -247,3 +252,12 @@ async def test_no_more_streams_are_taken_than_may_stop_in_a_message_within_a_qua
                     await stream.step(Frame(0, torch.ones(1, hidden)))
             else:
                 await stream.step(Frame(0, torch.ones(1, hidden)))
+
+
+def test_weights_that_the_files_have_in_4_bits_are_not_rounded_again(tmp_path: Path) -> None:
+    folder, weights = save_int4_sepweight(tmp_path)
+    settings, plan = TrunkSettings(weights=folder, device="cpu", quantization="int4"), SplitPlan(2, 3, N_LAYERS)
+    with DeviceThread(1) as thread:
+        part = splitlearn_trunk.app._load(settings, plan, thread, TrunkMetrics("tiny")).part
+    up = part.get_submodule("model.model.layers.0.mlp.up_proj").weight
+    assert torch.equal(up, weights["model.layers.2.mlp.up_proj.weight"].bfloat16())

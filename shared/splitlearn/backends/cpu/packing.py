@@ -12,7 +12,7 @@ from torch import nn
 from splitlearn.backends.cpu.experts import pack_experts
 from splitlearn.backends.cpu.fused_norms import fuse
 from splitlearn.backends.cpu.huge_pages import prefer_huge_pages
-from splitlearn.backends.cpu.linear.int4 import Int4Linear
+from splitlearn.backends.cpu.linear.int4 import Int4Linear, Int4Parameter, joined
 from splitlearn.backends.cpu.linear.int8 import Int8Linear
 from splitlearn.backends.cpu.linear.merged import MergedLinear, MergedLinearSlice
 from splitlearn.backends.cpu.linear.native import NativeInt4Linear, NativeInt8Linear, NativeLinear
@@ -64,7 +64,8 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     Args:
         module: a filled part or model, in the dtype that it will run in; only for inference.
         quantization: "none" keeps the values, "int8" rounds the weights to 8 bits with one scale per output, "int4" to
-            4 bits with one scale for 32 inputs of an output.
+            4 bits with one scale for 32 inputs of an output. Weights that are in 4 bits already (`Int4Parameter`) stay
+            what they are, and are dequantized for the others.
 
     Raises:
         BadDevice: not one of `QUANTIZATIONS`, or another than "none" on another device than the CPU.
@@ -72,6 +73,8 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     resolve_quantization(quantization)
     if quantization != "none":
         _refuse_other_devices(module, quantization)
+    if quantization != "int4":
+        _dequantize(module)
     replaced: dict[nn.Module, nn.Module] = {}
     made: list[Replacement] = []
     read = weights_read(module)
@@ -86,6 +89,7 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
             if child not in replaced:
                 replaced[child] = _replace(child, quantization, made)
             own_modules(parent)[name] = replaced[child]
+    _dequantize(module)
     _own_small_tensors(module)
     experts = pack_experts(module, _KINDS[quantization])
     fuse(module)
@@ -100,6 +104,14 @@ def _refuse_other_devices(module: nn.Module, quantization: str) -> None:
     if elsewhere:
         found = ", ".join(sorted(elsewhere))
         raise BadDevice(f"{quantization} weights run on the CPU only, the model is on {found}: use none")
+
+
+def _dequantize(module: nn.Module) -> None:
+    """Gives every parameter numbers."""
+    for each in module.modules():
+        for name, parameter in own_parameters(each).items():
+            if isinstance(parameter, Int4Parameter):
+                own_parameters(each)[name] = parameter.dequantized()
 
 
 def _groups(children: dict[str, nn.Module]) -> Iterator[list[nn.Module]]:
@@ -130,10 +142,10 @@ def _fuse(group: Sequence[nn.Module], quantization: str, made: list[Replacement]
     weights_NK = [_required_weight(linear) for linear in group]
     kind = _kind(weights_NK[0], quantization)
     # what torch computes gains nothing by it
-    if kind is None or issubclass(kind, Int8Linear | Int4Linear):
+    if kind is None or issubclass(kind, Int8Linear | Int4Linear) or (whole_NK := joined(weights_NK)) is None:
         return {}
     biases = [linear.bias for linear in group if isinstance(linear.bias, torch.Tensor)]
-    whole = kind(torch.cat([weight.detach() for weight in weights_NK]), torch.cat(biases) if biases else None)
+    whole = kind(whole_NK, torch.cat(biases) if biases else None)
     made.append(whole)
     widths = [weight.shape[0] for weight in weights_NK]
     parts = [None] * len(group) if whole.bias is None else torch.split(whole.bias, widths)

@@ -1,9 +1,12 @@
 """The tensors of a GGUF file, read and dequantised when they are asked for."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from splitlearn.checkpoints.gguf.header import GgufHeader, GgufTensor
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows
 from splitlearn.checkpoints.weight_files import StoredTensor
 
@@ -34,7 +37,23 @@ def stored(
 
         return of
 
-    return QuantizedWeight(name, tensor.shape, codes, None, open_rows).plain(dtype)
+    def blocks() -> torch.Tensor:
+        return _in_order(codes.read(), order).reshape(-1, block)
+
+    return QuantizedWeight(name, tensor.shape, codes, None, open_rows, int4=_int4(tensor, blocks)).plain(dtype)
+
+
+def _int4(tensor: GgufTensor, blocks: Callable[[], torch.Tensor]) -> Int4Codes | None:
+    """How to read it as levels of 4 bits; None if it has others."""
+    read, n_rows = tensor.kind.int4, tensor.shape[0]
+    if read is None or len(tensor.shape) != 2:
+        return None
+
+    def groups() -> Int4Groups:
+        _, scale, minimum = read(blocks())
+        return Int4Groups(scale.reshape(n_rows, -1), None, None if minimum is None else minimum.reshape(n_rows, -1))
+
+    return Int4Codes(tensor.kind.values, lambda: read(blocks()).levels.reshape(tensor.shape), groups)
 
 
 def numbers(header: GgufHeader, tensor: GgufTensor) -> torch.Tensor:

@@ -6,19 +6,34 @@ Source: https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c (dequanti
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """A type: `size` bytes hold `values` numbers, which are of a `dtype`, or which `dequantize` computes of bytes."""
+    """A type: `size` bytes hold `values` numbers, which are of a `dtype`, or which `dequantize` computes of bytes.
+
+    Attributes:
+        int4: of bytes, where numbers are levels of 4 bits (uint8) with a scale of their block and perhaps a minimum,
+            float32 [N, 1].
+    """
 
     name: str
     values: int
     size: int
     dtype: torch.dtype
     dequantize: Callable[[torch.Tensor], torch.Tensor] | None
+    int4: "Callable[[torch.Tensor], Int4Blocks] | None" = None
+
+
+class Int4Blocks(NamedTuple):
+    """Without minima a level of 8 stands for 0."""
+
+    levels: torch.Tensor
+    scale: torch.Tensor
+    minimum: torch.Tensor | None = None
 
 
 def _half(blocks_NB: torch.Tensor, at: int) -> torch.Tensor:
@@ -37,11 +52,20 @@ def _bits(bytes_NB: torch.Tensor) -> torch.Tensor:
 
 
 def _q4_0(blocks_NB: torch.Tensor) -> torch.Tensor:
-    return _half(blocks_NB, 0) * (_nibbles(blocks_NB[:, 2:]).to(torch.float32) - 8)
+    levels, scale, _ = _q4_0_levels(blocks_NB)
+    return scale * (levels.to(torch.float32) - 8)
+
+
+def _q4_0_levels(blocks_NB: torch.Tensor) -> Int4Blocks:
+    return Int4Blocks(_nibbles(blocks_NB[:, 2:]), _half(blocks_NB, 0))
 
 
 def _q4_1(blocks_NB: torch.Tensor) -> torch.Tensor:
     return _half(blocks_NB, 0) * _nibbles(blocks_NB[:, 4:]) + _half(blocks_NB, 2)
+
+
+def _q4_1_levels(blocks_NB: torch.Tensor) -> Int4Blocks:
+    return Int4Blocks(_nibbles(blocks_NB[:, 4:]), _half(blocks_NB, 0), _half(blocks_NB, 2))
 
 
 def _q5_0(blocks_NB: torch.Tensor) -> torch.Tensor:
@@ -97,8 +121,8 @@ _TYPES = {
     0: TensorType("F32", 1, 4, torch.float32, None),
     1: TensorType("F16", 1, 2, torch.float16, None),
     30: TensorType("BF16", 1, 2, torch.bfloat16, None),
-    2: TensorType("Q4_0", 32, 18, torch.uint8, _q4_0),
-    3: TensorType("Q4_1", 32, 20, torch.uint8, _q4_1),
+    2: TensorType("Q4_0", 32, 18, torch.uint8, _q4_0, _q4_0_levels),
+    3: TensorType("Q4_1", 32, 20, torch.uint8, _q4_1, _q4_1_levels),
     6: TensorType("Q5_0", 32, 22, torch.uint8, _q5_0),
     7: TensorType("Q5_1", 32, 24, torch.uint8, _q5_1),
     8: TensorType("Q8_0", 32, 34, torch.uint8, _q8_0),

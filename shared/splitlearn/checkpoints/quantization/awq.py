@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.arithmetic import FLOATS, groups, spread, unpack
 from splitlearn.checkpoints.quantization.declaration import Declaration
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows, beside, check, fail, matrix
@@ -85,8 +86,11 @@ class Awq:
         check(scales, FLOATS, [(inputs // group, outputs)])
         check(zeros, (torch.int32,), [(inputs // group, words)])
 
+        def grid() -> tuple[torch.Tensor, torch.Tensor]:
+            return scales.read().T, _in_order(zeros.read()).T
+
         def rows() -> Rows:
-            packed, scale, zero = codes.read(), scales.read().T, _in_order(zeros.read()).T
+            packed, (scale, zero) = codes.read(), grid()
             group_I = groups(inputs, group)
 
             def of(start: int, stop: int) -> torch.Tensor:
@@ -98,7 +102,8 @@ class Awq:
 
             return of
 
-        return QuantizedWeight(name, (outputs, inputs), codes, scales, rows, zeros)
+        int4 = Int4Codes(group, lambda: _in_order(codes.read()).T, lambda: Int4Groups(*grid()))
+        return QuantizedWeight(name, (outputs, inputs), codes, scales, rows, zeros, int4=int4)
 
     def _gemv(self, name: str, codes: StoredTensor, scales: StoredTensor, zeros: StoredTensor) -> QuantizedWeight:
         outputs, words = matrix(codes)
@@ -111,19 +116,22 @@ class Awq:
         check(scales, FLOATS, [(outputs, width * _PER_WORD)])
         check(zeros, (torch.int32,), [(outputs, width)])
 
+        def grid() -> tuple[torch.Tensor, torch.Tensor]:
+            return scales.read()[:, :n_groups], unpack(zeros.read(), _BITS)[:, :n_groups]
+
         def rows() -> Rows:
-            packed, scale, zero = codes.read(), scales.read()[:, :n_groups], zeros.read()
+            packed, (scale, zero) = codes.read(), grid()
             group_I = groups(inputs, group)
 
             def of(start: int, stop: int) -> torch.Tensor:
                 numbers = unpack(packed[start:stop], _BITS).to(torch.float32)
-                zero_OG = unpack(zero[start:stop], _BITS)[:, :n_groups]
-                every, rows_O = torch.arange(stop - start), torch.arange(start, stop)
-                return (numbers - spread(zero_OG, every, group_I)) * spread(scale, rows_O, group_I)
+                rows_O = torch.arange(start, stop)
+                return (numbers - spread(zero, rows_O, group_I)) * spread(scale, rows_O, group_I)
 
             return of
 
-        return QuantizedWeight(name, (outputs, inputs), codes, scales, rows, zeros)
+        int4 = Int4Codes(group, lambda: unpack(codes.read(), _BITS), lambda: Int4Groups(*grid()))
+        return QuantizedWeight(name, (outputs, inputs), codes, scales, rows, zeros, int4=int4)
 
 
 def _in_order(words: torch.Tensor) -> torch.Tensor:

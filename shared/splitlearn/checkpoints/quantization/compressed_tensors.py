@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.arithmetic import unpack
 from splitlearn.checkpoints.quantization.compressed_schemes import Scheme, Schemes
 from splitlearn.checkpoints.quantization.declaration import Declaration
@@ -63,10 +64,13 @@ def _packed(module: str, scheme: Scheme, stored: Mapping[str, StoredTensor]) -> 
         check(zeros, (torch.int32,), [(-(-rows * scheme.bits // 32), grid.counts[1])])
     middle = 2 ** (scheme.bits - 1)
 
-    def open_rows() -> Rows:
-        words, scale = codes.read(), scales.read()
+    def read_groups() -> Int4Groups:
         # zeros are packed along the rows
         zero = None if zeros is None else unpack(zeros.read().T, scheme.bits).T[:rows]
+        return Int4Groups(scales.read().reshape(grid.counts), zero)
+
+    def open_rows() -> Rows:
+        words, (scale, zero, _) = codes.read(), read_groups()
 
         def of(start: int, stop: int) -> torch.Tensor:
             numbers = unpack(words[start:stop], scheme.bits)[:, :columns].to(torch.float32)
@@ -75,7 +79,10 @@ def _packed(module: str, scheme: Scheme, stored: Mapping[str, StoredTensor]) -> 
 
         return of
 
-    return QuantizedWeight(f"{module}.weight", (rows, columns), codes, scales, open_rows, zeros, (said,))
+    int4 = None
+    if scheme.bits == 4 and grid.block[0] == 1:
+        int4 = Int4Codes(grid.block[1], lambda: unpack(codes.read(), scheme.bits)[:, :columns], read_groups)
+    return QuantizedWeight(f"{module}.weight", (rows, columns), codes, scales, open_rows, zeros, (said,), int4)
 
 
 def _unpacked(module: str, scheme: Scheme, stored: Mapping[str, StoredTensor]) -> QuantizedWeight:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.quantization.arithmetic import FLOATS, groups, spread, unpack
 from splitlearn.checkpoints.quantization.declaration import Declaration
 from splitlearn.checkpoints.quantization.weight import QuantizedWeight, Rows, beside, check, fail, matrix
@@ -85,22 +86,33 @@ class Gptq:
         if order is not None:
             check(order, _INTEGERS, [(inputs,)])
 
-        def rows() -> Rows:
-            packed, scale_OG = codes.read(), scales.read().T
+        def grid() -> tuple[torch.Tensor, torch.Tensor]:
             zero_GO = (unpack(zeros.read(), self.bits)[:, :outputs] + self.added) & (2**self.bits - 1)
+            return scales.read().T, zero_GO.T
+
+        def rows() -> Rows:
+            packed, (scale_OG, zero_OG) = codes.read(), grid()
             group_I = groups(inputs, group) if order is None else _dealt(order, n_groups)
 
             def of(start: int, stop: int) -> torch.Tensor:
                 numbers = unpack(packed[:, start:stop].T, self.bits).to(torch.float32)
                 rows_O = torch.arange(start, stop)
-                numbers -= spread(zero_GO.T, rows_O, group_I)
+                numbers -= spread(zero_OG, rows_O, group_I)
                 return numbers.mul_(spread(scale_OG, rows_O, group_I))
 
             return of
 
+        def in_order() -> bool:
+            return order is None or torch.equal(_dealt(order, n_groups), groups(inputs, group))
+
         shape = (outputs, inputs)
         others = () if order is None else (order,)
-        return QuantizedWeight(f"{module}.weight", shape, codes, scales, rows, zeros, others)
+        int4 = (
+            Int4Codes(group, lambda: unpack(codes.read().T, self.bits), lambda: Int4Groups(*grid()), in_order)
+            if self.bits == 4
+            else None
+        )
+        return QuantizedWeight(f"{module}.weight", shape, codes, scales, rows, zeros, others, int4)
 
 
 def _dealt(order: StoredTensor, n_groups: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from splitlearn.checkpoints.int4 import Int4Codes
 from splitlearn.checkpoints.weight_files import StoredTensor
 from splitlearn.errors import BadCheckpoint
 
@@ -29,6 +30,7 @@ class QuantizedWeight:
         zeros: what is subtracted from codes before, if it is stored.
         beside: what else belongs to the weight.
         open: reads all these, and returns what computes rows of the weight of them.
+        int4: the same as levels of 4 bits in groups of inputs, where that is what they are.
     """
 
     name: str
@@ -38,6 +40,7 @@ class QuantizedWeight:
     open: Callable[[], Rows]
     zeros: StoredTensor | None = None
     beside: tuple[StoredTensor, ...] = ()
+    int4: Int4Codes | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -63,7 +66,8 @@ class QuantizedWeight:
 
     def plain(self, dtype: torch.dtype) -> StoredTensor:
         """The weight as any other tensor of the checkpoint, dequantised each time that it is read."""
-        return StoredTensor(self.name, dtype, self.shape, lambda: self.dequantize(dtype), tuple(self.keys))
+        made_of = tuple(self.keys)
+        return StoredTensor(self.name, dtype, self.shape, lambda: self.dequantize(dtype), made_of, self.int4)
 
 
 class QuantizedFormat(Protocol):

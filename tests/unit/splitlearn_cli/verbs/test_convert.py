@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, load
+from splitlearn_cli.terminal import human_bytes
 from support.gguf_files import write_gguf
 from support.own_ends import LAYERS, with_other_ends
 from support.tiny_models import N_LAYERS, save_checkpoint
@@ -75,7 +77,14 @@ def test_own_ends_are_converted_for_the_trunk_of_the_model_that_they_come_from(
     assert (both.code, both.err.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize(("flags", "hint"), [([], "--layers"), (["--layers", "1-3", "--dtype", "float16"], "--dtype")])
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        ([], "--layers"),
+        (["--layers", "1-3", "--dtype", "float16"], "--dtype"),
+        (["--layers", "1-3", "--keep-int4"], "--keep-int4"),
+    ],
+)
 def test_a_converted_directory_is_not_converted_again(
     splitlearn: Run, tiny_weights: Path, tmp_path: Path, flags: list[str], hint: str
 ) -> None:
@@ -151,6 +160,23 @@ def test_a_gguf_file_becomes_a_directory_in_bfloat16_beside_it(splitlearn: Run, 
     manifest = Manifest.read(tmp_path / "out")
     assert (manifest.model_name, manifest.dtype, manifest.n_layers) == ("tiny-q8", "bfloat16", 3)
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_weights_of_4_bits_are_kept_on_demand_and_shown(splitlearn: Run, tmp_path: Path) -> None:
+    source, out = write_gguf(tmp_path / "tiny.gguf", kind=GGMLQuantizationType.Q4_0), tmp_path / "out"
+
+    ran = splitlearn("convert", source, "-o", out, "--keep-int4")
+
+    assert ran.code == 0
+    assert ran.err.splitlines() == [
+        "keeps 22 weights in 4 bits",
+        "dequantised 1 weight of 4 bits, as they are of no linear layer: model.embed_tokens.weight",
+    ]
+    shown = splitlearn("inspect", out, "--verify")
+    assert shown.code == 0
+    manifest = Manifest.read(out)
+    less = sum(size - manifest.files[section].size for section, size in manifest.dequantized.items())
+    assert f"4 files hold weights of 4 bits, {human_bytes(less)} less than as numbers" in shown.out
 
 
 def test_a_gguf_file_that_is_not_there_is_not_asked_of_the_hub(splitlearn: Run, tmp_path: Path) -> None:

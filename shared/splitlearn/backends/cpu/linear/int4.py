@@ -2,11 +2,13 @@
 
 A weight is `scale * (level - zero)` for a level from 0 to 15.
 
-Shapes: N outputs, K inputs, G groups of inputs, R rows, ... any leading
+Shapes: N outputs, K inputs, H bytes of two inputs each, G groups of inputs, R rows, ... any leading
 dimensions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
@@ -21,9 +23,6 @@ BLOCK = 32
 SYMMETRIC_ZERO = 8
 _GREATEST = 15
 _NUMBERS_AT_ONCE = 2**22
-_LEAST_IMPORTANCE = 1e-3
-_STEPS_TO_THE_GREATEST = tuple(sign * steps for sign in (-1, 1) for steps in (6, 6.75, 7.5, 8, 8.5))
-"""Scales that `search_int4` tries: the greatest number of a group is so many of them."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,121 @@ class Int4Weight:
 
     def dequantized(self) -> torch.Tensor:
         """The rounded weight [N, K] in fp32."""
-        zero_NG = SYMMETRIC_ZERO if self.zero_NG is None else self._for_each_input(self.zero_NG)
-        return (self.levels_NK.float() - zero_NG) * self._for_each_input(self.scale_NG)
+        zero_NK = SYMMETRIC_ZERO if self.zero_NG is None else self.for_each_input(self.zero_NG)
+        return (self.levels_NK.float() - zero_NK) * self.for_each_input(self.scale_NG)
 
-    def _for_each_input(self, numbers_NG: torch.Tensor) -> torch.Tensor:
+    def for_each_input(self, numbers_NG: torch.Tensor) -> torch.Tensor:
+        """What belongs to groups, for their inputs: [N, K] in fp32."""
         return numbers_NG.float().repeat_interleave(self.group_size, 1)[:, : self.levels_NK.shape[1]]
+
+
+@dataclass(frozen=True)
+class PackedInt4Weight:
+    """A quantized weight [N, K] as files hold it, two levels in a byte. Groups divide the inputs.
+
+    Attributes:
+        levels_NH: uint8; of two inputs the first is in the low half.
+        scale_NG: fp16.
+        zero_NG: fp16; None: all are 8.
+        min_NG: fp16, where there are no zeros, but a level of 0 stands for this and the others follow by scales.
+    """
+
+    levels_NH: torch.Tensor  # noqa: N815 - a shape
+    scale_NG: torch.Tensor  # noqa: N815 - a shape
+    zero_NG: torch.Tensor | None = None  # noqa: N815 - a shape
+    min_NG: torch.Tensor | None = None  # noqa: N815 - a shape
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, K]."""
+        n_outputs, n_bytes = self.levels_NH.shape
+        return torch.Size((n_outputs, n_bytes * 2))
+
+    @property
+    def group_size(self) -> int:
+        """Inputs of a group."""
+        return self.shape[1] // self.scale_NG.shape[1]
+
+    def unpacked(self, outputs: slice = slice(None)) -> Int4Weight:
+        """A copy of some outputs, which keeps no file mapped. Minima become zeros, rounded to fp16."""
+        levels_NK, scale_NG = unpack_levels(self.levels_NH[outputs]), self.scale_NG[outputs].clone()
+        zero_NG = None if self.zero_NG is None else self.zero_NG[outputs].clone()
+        if self.min_NG is not None:
+            zero_NG = zeros_of(scale_NG, self.min_NG[outputs])
+        return Int4Weight(levels_NK, scale_NG, zero_NG, self.group_size)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight [N, K], computed in fp32 and rounded once, some outputs at a time."""
+        weight_NK = torch.empty(self.shape, dtype=dtype)
+        n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
+        for first in range(0, weight_NK.shape[0], n_outputs):
+            some = slice(first, first + n_outputs)
+            weight_NK[some] = self._numbers(some)
+        return weight_NK
+
+    def _numbers(self, outputs: slice) -> torch.Tensor:
+        weight = self.unpacked(outputs)
+        if self.min_NG is None:
+            return weight.dequantized()
+        # in the order of the format's own arithmetic, so that the last bit is the same
+        scaled_NK = weight.levels_NK.float() * weight.for_each_input(weight.scale_NG)
+        return scaled_NK + weight.for_each_input(self.min_NG[outputs])
+
+
+def zeros_of(scale_NG: torch.Tensor, min_NG: torch.Tensor) -> torch.Tensor:
+    """The zero points, in fp16, of groups whose level 0 stands for a minimum. Off by 2^-11 of themselves at most."""
+    return (-min_NG.float() / scale_NG.float()).half()
+
+
+def pack_levels(levels_NK: torch.Tensor) -> torch.Tensor:
+    """[N, K] as [N, H]; a missing last input is 0."""
+    whole_NK = functional.pad(levels_NK, (0, levels_NK.shape[1] % 2))
+    return whole_NK[:, 0::2] | whole_NK[:, 1::2] << 4
+
+
+def unpack_levels(levels_NH: torch.Tensor) -> torch.Tensor:
+    """[N, H] as [N, K]."""
+    return torch.stack((levels_NH & 0xF, levels_NH >> 4), dim=2).flatten(1)
+
+
+class Int4Parameter(nn.Parameter):
+    """Stands for a quantized weight in a linear layer: its shape and dtype, without memory. `pack` takes what it is.
+
+    Its own numbers are NaN, so that no layer computes with them unnoticed.
+    """
+
+    packed: PackedInt4Weight
+
+    @classmethod
+    def of(cls, packed: PackedInt4Weight, dtype: torch.dtype) -> Self:
+        """The parameter of a weight whose layer computes in `dtype`."""
+        parameter = cls(torch.tensor(torch.nan, dtype=dtype).expand(packed.shape), requires_grad=False)
+        parameter.packed = packed
+        return parameter
+
+    def dequantized(self) -> nn.Parameter:
+        """The weight's numbers in the parameter's dtype."""
+        return nn.Parameter(self.packed.dequantized(self.dtype), requires_grad=False)
+
+
+def joined(weights_NK: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The outputs of several weights one after the other; None where some are quantized, and not all alike."""
+    packed = [weight.packed for weight in weights_NK if isinstance(weight, Int4Parameter)]
+    if not packed:
+        return torch.cat([weight.detach() for weight in weights_NK])
+    kinds = {(each.group_size, each.zero_NG is None, each.min_NG is None) for each in packed}
+    if len(packed) < len(weights_NK) or len(kinds) > 1:
+        return None
+    levels_NH, scale_NG = torch.cat([each.levels_NH for each in packed]), torch.cat([each.scale_NG for each in packed])
+    zeros = [each.zero_NG for each in packed if each.zero_NG is not None]
+    minima = [each.min_NG for each in packed if each.min_NG is not None]
+    zero_NG, min_NG = (torch.cat(some) if some else None for some in (zeros, minima))
+    return Int4Parameter.of(PackedInt4Weight(levels_NH, scale_NG, zero_NG, min_NG), weights_NK[0].dtype)
+
+
+def as_int4(weight_NK: torch.Tensor) -> Int4Weight:
+    """What an `Int4Parameter` stands for, and any other weight rounded."""
+    return weight_NK.packed.unpacked() if isinstance(weight_NK, Int4Parameter) else quantize_int4(weight_NK.detach())
 
 
 def quantize_int4(weight_NK: torch.Tensor, group_size: int = GROUP_SIZE) -> Int4Weight:
@@ -77,70 +186,29 @@ def _quantize(weight_NK: torch.Tensor, group_size: int) -> tuple[torch.Tensor, t
     return levels.view(n_outputs, -1)[:, :n_inputs].contiguous(), scale.squeeze(2)
 
 
-def search_int4(weight_NK: torch.Tensor, importance_K: torch.Tensor, group_size: int = GROUP_SIZE) -> Int4Weight:
-    """Levels and scales that change a layer's outputs least, where its inputs are as great as `importance_K` says.
-
-    Of ten scales for each group, refitted to the levels that they lead to, it takes the one with the least weighted
-    square of errors: about half of what `quantize_int4` leaves, for some fifty times its time.
-
-    Args:
-        importance_K: the mean square of each input over some rows; ones: every input counts alike.
-
-    Source: the search of llama.cpp's quantization with an importance matrix is of the same kind.
-    """
-    # inputs that those rows lacked may come in others
-    relative_K = importance_K / importance_K.mean().clamp_min(torch.finfo(torch.float32).tiny) + _LEAST_IMPORTANCE
-    n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
-    pieces = [_search(some, relative_K, group_size) for some in torch.split(weight_NK, n_outputs)]
-    levels_NK, scale_NG = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    return Int4Weight(levels_NK, scale_NG, None, group_size)
-
-
-def _search(weight_NK: torch.Tensor, importance_K: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    n_outputs, n_inputs = weight_NK.shape
-    missing = (0, -n_inputs % group_size)
-    grouped = functional.pad(weight_NK.float(), missing).view(n_outputs, -1, group_size)
-    importance = functional.pad(importance_K.float(), missing).view(1, -1, group_size)
-    greatest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True))
-    best_error = torch.full_like(greatest, torch.inf)
-    best_scale, best = torch.ones_like(greatest, dtype=torch.half), torch.zeros_like(grouped)
-    for steps in _STEPS_TO_THE_GREATEST:
-        signed = (grouped / _nonzero(greatest / steps)).round_().clamp_(-SYMMETRIC_ZERO, _GREATEST - SYMMETRIC_ZERO)
-        fitted = (importance * grouped * signed).sum(2, True) / (importance * signed.square()).sum(2, True)
-        scale = _nonzero(fitted.nan_to_num_().half())
-        signed = (grouped / scale.float()).round_().clamp_(-SYMMETRIC_ZERO, _GREATEST - SYMMETRIC_ZERO)
-        error = (importance * (grouped - scale.float() * signed).square()).sum(2, True)
-        is_better = error < best_error
-        best_error = torch.where(is_better, error, best_error)
-        best_scale, best = torch.where(is_better, scale, best_scale), torch.where(is_better, signed, best)
-    levels = (best + SYMMETRIC_ZERO).to(torch.uint8)
-    return levels.view(n_outputs, -1)[:, :n_inputs].contiguous(), best_scale.squeeze(2)
-
-
 def _nonzero(scale: torch.Tensor) -> torch.Tensor:
     """Of groups without any weight, or with so small ones that their scale is nothing, the scale is one."""
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 class Int4Linear(nn.Module):
-    """Computes what `nn.Linear` does with a weight rounded to 4 bits, which it widens at each step, a piece at a time.
+    """Computes what `nn.Linear` does with a weight of 4 bits, which it widens at each step, a piece at a time.
 
     For rows and processors without a kernel: it saves memory, and is slower than the weight as it was.
     """
 
-    packed_NK: torch.Tensor  # noqa: N815 - a shape
+    packed_NH: torch.Tensor  # noqa: N815 - a shape
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_NK.shape
         self.bias = None if bias_N is None else nn.Parameter(bias_N.detach().clone(), requires_grad=False)
-        weight = quantize_int4(weight_NK.detach())
+        weight = as_int4(weight_NK)
         # modules are asked for their dtype and device through their parameters
         self.empty = nn.Parameter(weight_NK.new_empty(0), requires_grad=False)
-        levels_NK = functional.pad(weight.levels_NK, (0, self.in_features % 2))
-        self.register_buffer("packed_NK", levels_NK[:, 0::2] | levels_NK[:, 1::2] << 4)
+        self.register_buffer("packed_NH", pack_levels(weight.levels_NK))
         # in a dtype that casts must not touch: neither parameter nor buffer
-        self._scale_NG, self._group_size = weight.scale_NG, weight.group_size
+        self._scale_NG, self._zero_NG, self._group_size = weight.scale_NG, weight.zero_NG, weight.group_size
 
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
@@ -155,7 +223,7 @@ class Int4Linear(nn.Module):
     @property
     def span(self) -> Span:
         """Where the weight lies in memory."""
-        return Span(self.packed_NK.data_ptr(), self.packed_NK.nbytes)
+        return Span(self.packed_NH.data_ptr(), self.packed_NH.nbytes)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's name
         """[..., K] to [..., N]."""
@@ -165,9 +233,9 @@ class Int4Linear(nn.Module):
         return output if self.bias is None else output + self.bias
 
     def _widened(self, outputs: slice) -> torch.Tensor:
-        packed_NK = self.packed_NK[outputs]
-        levels_NK = torch.stack((packed_NK & 0xF, packed_NK >> 4), dim=2).flatten(1)[:, : self.in_features]
-        weight = Int4Weight(levels_NK, self._scale_NG[outputs], None, self._group_size)
+        levels_NK = unpack_levels(self.packed_NH[outputs])[:, : self.in_features]
+        zero_NG = None if self._zero_NG is None else self._zero_NG[outputs]
+        weight = Int4Weight(levels_NK, self._scale_NG[outputs], zero_NG, self._group_size)
         return weight.dequantized().to(self.empty.dtype)
 
     def extra_repr(self) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from splitlearn.backends.cpu.huge_pages import Span
 from splitlearn.backends.cpu.kernels import Kernels, kernels
 from splitlearn.backends.cpu.kernels.structs import Descriptor, Linear, LinearCall
-from splitlearn.backends.cpu.linear.int4 import BLOCK, Int4Weight, quantize_int4
+from splitlearn.backends.cpu.linear.int4 import BLOCK, Int4Weight, as_int4
 from splitlearn.backends.cpu.linear.int8 import quantize
 
 _PANEL = 16
@@ -152,7 +152,7 @@ class NativeInt4Linear(_Native):
         return Int4Weight(levels_NK, scale_NG, zero_NG, self._group_size).dequantized().bfloat16()
 
     def _pack(self, weight_NK: torch.Tensor | Int4Weight) -> torch.Tensor:
-        weight = weight_NK if isinstance(weight_NK, Int4Weight) else quantize_int4(weight_NK.detach())
+        weight = weight_NK if isinstance(weight_NK, Int4Weight) else as_int4(weight_NK)
         if weight.group_size % BLOCK:
             raise ValueError(f"groups of {weight.group_size} inputs are no whole blocks of {BLOCK}")
         self._group_size = weight.group_size

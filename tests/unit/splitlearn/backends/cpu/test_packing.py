@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from splitlearn.backends.cpu.linear import Int8Linear, MergedLinearSlice, PackedLinear
+from splitlearn.backends.cpu.linear import Int4Linear, Int8Linear, MergedLinearSlice, PackedLinear
+from splitlearn.backends.cpu.linear.int4 import Int4Parameter, PackedInt4Weight
 from splitlearn.backends.cpu.packing import pack, resolve_quantization
 from splitlearn.checkpoints.load import load_part, load_parts
 from splitlearn.errors import BadDevice
@@ -205,3 +206,17 @@ def test_a_model_of_linear_layers_alone_still_tells_its_dtype_and_device(kind: s
     pack(model, kind)
     first = next(model.parameters())
     assert (first.dtype, first.device.type) == (torch.bfloat16, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["none", "int8", "int4"])
+def test_a_weight_of_4_bits_that_no_packed_layer_takes_becomes_numbers(kind: str) -> None:
+    levels_NH = torch.randint(0, 256, (16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    packed = PackedInt4Weight(levels_NH, torch.full((16, 1), 0.25).half())
+    model = nn.Sequential(nn.Embedding(16, 32), nn.Linear(32, 16)).requires_grad_(False)
+    for layer in model:
+        layer.weight = Int4Parameter.of(packed, torch.float32)
+    pack(model, kind)
+    assert type(model[0].weight) is nn.Parameter
+    assert torch.equal(model[0].weight, packed.dequantized(torch.float32))
+    assert (type(model[1]) is Int4Linear) == (kind == "int4")
+    torch.testing.assert_close(model[1].weight, packed.dequantized(torch.float32), rtol=0.02, atol=0.02)

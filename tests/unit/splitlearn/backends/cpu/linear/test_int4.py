@@ -3,7 +3,14 @@ import torch
 from torch.nn import functional
 
 from splitlearn.backends.cpu.linear import Int4Linear, NativeInt4Linear
-from splitlearn.backends.cpu.linear.int4 import Int4Weight, quantize_int4, search_int4
+from splitlearn.backends.cpu.linear.int4 import (
+    Int4Parameter,
+    Int4Weight,
+    PackedInt4Weight,
+    joined,
+    pack_levels,
+    quantize_int4,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # one row, blocks of every height, and more
@@ -58,34 +65,6 @@ def test_a_group_without_weights_is_zero() -> None:
     weight_NK = random(4, 64)
     weight_NK[2, 32:] = 0
     assert torch.equal(quantize_int4(weight_NK).dequantized()[2, 32:], torch.zeros(32))
-
-
-@pytest.mark.parametrize("shape", [(33, 64), (5, 82), (5000, 1024)])
-def test_a_search_leaves_much_less_of_the_error_of_the_inputs_that_count(shape: tuple[int, int]) -> None:
-    weight_NK = random(*shape)
-    importance_K = torch.randn(shape[1], generator=torch.Generator().manual_seed(1)).exp().square()
-    found, nearest = search_int4(weight_NK, importance_K), quantize_int4(weight_NK)
-    off, before = ((each.dequantized() - weight_NK).square() * importance_K for each in (found, nearest))
-    assert off.sum() < 0.7 * before.sum()
-    assert found.shape == weight_NK.shape
-
-
-def test_a_search_leaves_groups_of_zeros_at_zero_and_spends_its_levels_on_inputs_that_count() -> None:
-    weight_NK = random(4, 64)
-    weight_NK[2, 32:] = 0
-    assert torch.equal(search_int4(weight_NK, torch.ones(64)).dequantized()[2, 32:], torch.zeros(32))
-    importance_K = torch.zeros(64)
-    importance_K[:3] = 1
-    off_NK = (search_int4(weight_NK, importance_K).dequantized() - weight_NK).abs()
-    assert off_NK[:, :3].mean() < 0.5 * off_NK[:, 3:32].mean()
-
-
-def test_a_search_keeps_the_weights_of_inputs_that_no_row_had() -> None:
-    weight_NK, importance_K = random(4, 64), torch.ones(64)
-    importance_K[32:] = 0
-    for each in (importance_K, torch.zeros(64)):
-        off_NK = search_int4(weight_NK, each).dequantized() - weight_NK
-        assert off_NK[:, 32:].square().sum() < 0.02 * weight_NK[:, 32:].float().square().sum()
 
 
 @pytest.mark.parametrize("group_size", [32, 64, 128])
@@ -186,3 +165,44 @@ def test_other_dtypes_and_devices_are_left_to_others() -> None:
     assert Int4Linear.supports(torch.empty(50, 33, dtype=torch.float16))
     assert not Int4Linear.supports(torch.empty(50, 32, dtype=torch.float64))
     assert not Int4Linear.supports(torch.empty(50, 32, device="meta"))
+
+
+def packed_of(weight: Int4Weight) -> PackedInt4Weight:
+    return PackedInt4Weight(pack_levels(weight.levels_NK), weight.scale_NG, weight.zero_NG)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_weight_that_files_hold_is_computed_in_pieces_as_in_one(dtype: torch.dtype) -> None:
+    weight = random_weight(5000, 1024, 64)
+    packed = packed_of(weight)
+    assert (packed.shape, packed.group_size) == ((5000, 1024), 64)
+    assert torch.equal(packed.unpacked().levels_NK, weight.levels_NK)
+    assert torch.equal(packed.dequantized(dtype), weight.dequantized().to(dtype))
+
+
+def test_without_a_kernel_zeros_count() -> None:
+    weight, rows_RK = random_weight(48, 64, 32), random(3, 64, dtype=torch.float32, seed=2)
+    linear = Int4Linear(Int4Parameter.of(packed_of(weight), torch.float32))
+    torch.testing.assert_close(linear(rows_RK), rows_RK @ weight.dequantized().T, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_that_differ_in_groups_or_zeros_are_not_joined() -> None:
+    some, others = packed_of(random_weight(16, 64, 32)), packed_of(random_weight(32, 64, 32))
+    symmetric = PackedInt4Weight(some.levels_NH, some.scale_NG)
+    minima = PackedInt4Weight(some.levels_NH, some.scale_NG, min_NG=some.scale_NG)
+    wide = packed_of(random_weight(16, 64, 64))
+
+    def whole(*packed: PackedInt4Weight) -> torch.Tensor | None:
+        return joined([Int4Parameter.of(each, torch.bfloat16) for each in packed])
+
+    together = whole(some, others, some)
+    assert isinstance(together, Int4Parameter)
+    expected_NK = torch.cat([each.unpacked().dequantized() for each in (some, others, some)])
+    assert torch.equal(together.packed.unpacked().dequantized(), expected_NK)
+    for other in (symmetric, minima, wide):
+        alone = whole(other, other)
+        assert isinstance(alone, Int4Parameter)
+        numbers_NK = torch.cat([other.dequantized(torch.float32)] * 2)
+        assert torch.equal(alone.packed.dequantized(torch.float32), numbers_NK)
+        assert whole(some, other) is None
+    assert joined([Int4Parameter.of(some, torch.bfloat16), random(16, 64)]) is None
