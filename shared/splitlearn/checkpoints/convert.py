@@ -11,7 +11,7 @@ from llm_sepweight import Manifest, SepweightWriter, TensorSource
 from llm_sepweight.tensor_file import file_size
 from splitlearn.checkpoints.folder import refuse_checkpoint, shorten, tokenizer_names
 from splitlearn.checkpoints.load import resolve_dtype
-from splitlearn.checkpoints.opening import Content, open_source
+from splitlearn.checkpoints.opening import Content, OpenedCheckpoint, open_source
 from splitlearn.checkpoints.own_ends import check_shape, shared_layers
 from splitlearn.checkpoints.plan import CheckpointPlan, lacking, plan_tensors
 from splitlearn.checkpoints.quantized import refuse_stored
@@ -136,11 +136,7 @@ def prepare(
         BadPlan: the model has too few layers to be cut.
         BadDevice: a dtype that no model is run in.
     """
-    if trunk_of is not None:
-        dtype, name = trunk_of.dtype, trunk_of.model_name
-    opened = open_source(source, dtype, name, stored)
-    if trunk_of is not None:
-        check_shape(source, opened.config, trunk_of)
+    opened = _open(source, dtype, name, stored, trunk_of)
     config = config_from_dict(opened.config)
     model, layout = _inspect(config)
     reading = read_checkpoint(opened.tensors(), model)
@@ -166,6 +162,21 @@ def prepare(
         dequantized=sizes,
         int4_notes=int4_notes,
     )
+
+
+def _open(
+    source: str,
+    dtype: str | None,
+    name: str | None,
+    stored: Mapping[str, StoredTensor] | None,
+    trunk_of: Manifest | None,
+) -> OpenedCheckpoint:
+    """Raises BadCheckpoint: the config is not that of `trunk_of`."""
+    if trunk_of is None:
+        return open_source(source, dtype, name, stored)
+    opened = open_source(source, trunk_of.dtype, trunk_of.model_name, stored)
+    check_shape(source, opened.config, trunk_of)
+    return opened
 
 
 def _sections(

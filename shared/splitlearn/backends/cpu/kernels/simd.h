@@ -28,7 +28,7 @@
 enum { PANEL = 16, MAX_PANELS = 2 };
 
 #if defined(SIMD_NEON) || defined(SIMD_NEON_BF16)
-#include "simd_neon.h"
+#include "simd_neon_products.h"
 #else
 #include <immintrin.h>
 #if defined(SIMD_AMX)

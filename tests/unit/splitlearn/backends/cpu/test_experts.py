@@ -3,7 +3,7 @@
 import copy
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from splitlearn.backends.cpu.experts import NativeExperts, count_experts, pack_experts
 from splitlearn.backends.cpu.kernels import Kernels
 from splitlearn.backends.cpu.kernels.structs import Gate
-from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear, PackedLinear
+from splitlearn.backends.cpu.linear import Native, NativeInt4Linear, NativeInt8Linear, NativeLinear, PackedLinear
+from splitlearn.backends.cpu.linear.int4 import quantize_int4
 from splitlearn.backends.cpu.linear.int8 import quantize
 from splitlearn.backends.cpu.linear.stacked import StackedLinear
 from splitlearn.backends.cpu.packing import pack
 
 pytestmark = pytest.mark.usefixtures("every_set")
-BF16, INT8 = (NativeLinear, PackedLinear), (NativeInt8Linear, NativeLinear)
+BF16, INT8, INT4 = (NativeLinear, PackedLinear), (NativeInt8Linear, NativeLinear), (NativeInt4Linear, PackedLinear)
 SILU = Gate.plain(is_gelu=False)
 SMALL = {
     "vocab_size": 64,
@@ -71,7 +72,7 @@ class Weights:
         stacks = random(n_experts, 2 * n_inner, width, size=0.1), random(n_experts, width, n_inner, seed=1, size=0.1)
         return cls(*stacks, *((random(n_experts, 2 * n_inner), random(n_experts, width)) if biases else ()))
 
-    def native(self, kind: type[NativeLinear] | type[NativeInt8Linear], gate: Gate = SILU) -> NativeExperts:
+    def native(self, kind: type[Native], gate: Gate = SILU) -> NativeExperts:
         count = len(self.down_EDI)
         up, down = self.gate_up_EN, self.down_ED
         gates = ((self.gate_up_END[expert], None if up is None else up[expert]) for expert in range(count))
@@ -155,6 +156,18 @@ def test_levels_are_multiplied_as_the_rounded_weights_say(biases: bool) -> None:
     assert is_near(weights.native(NativeInt8Linear)(rows_RD, *chosen), expected_RD)
 
 
+def test_int4_experts_multiply_as_the_rounded_weights_say() -> None:
+    weights, rows_RD, chosen = Weights.random(16, 64, 96, biases=True), random(20, 64, seed=2), choose(20, 4, 16)
+    rounded = [
+        torch.stack([quantize_int4(each).dequantized() for each in stack])
+        for stack in (weights.gate_up_END, weights.down_EDI)
+    ]
+    exact_RD = Weights(*rounded, weights.gate_up_EN, weights.down_ED).exact(rows_RD, *chosen)
+    off_R = (weights.native(NativeInt4Linear)(rows_RD, *chosen).double() - exact_RD).norm(dim=1)
+    # rows are rounded to 8 bits twice
+    assert bool((off_R <= 0.015 * exact_RD.norm(dim=1)).all())
+
+
 @pytest.mark.parametrize("none", [8, 9, -1, 2**40])
 def test_a_choice_that_is_no_expert_adds_nothing(none: int) -> None:
     experts, rows_RD = Weights.random().native(NativeLinear), random(4, 64, seed=2)
@@ -181,7 +194,7 @@ def test_an_expert_that_is_chosen_twice_counts_twice() -> None:
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear])
+@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear, NativeInt4Linear])
 def test_a_broken_row_leaves_the_others_whole(kind: type[NativeLinear], broken: float) -> None:
     experts, rows_RD = Weights.random(2).native(kind), random(5, 64)
     chosen = choose(5, 2, 2)
@@ -192,7 +205,7 @@ def test_a_broken_row_leaves_the_others_whole(kind: type[NativeLinear], broken: 
     assert torch.equal(found_RD[[0, 1, 3, 4]], whole_RD[[0, 1, 3, 4]])
 
 
-@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear])
+@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear, NativeInt4Linear])
 def test_weights_that_no_row_has_chosen_are_not_read(kind: type[NativeLinear]) -> None:
     weights = Weights.random(8)
     whole, rows_RD = weights.native(kind), random(6, 64)
@@ -208,7 +221,7 @@ def test_weights_that_no_row_has_chosen_are_not_read(kind: type[NativeLinear]) -
     assert torch.equal(small(rows_RD, places_RC, shares_RC), whole(rows_RD, choices_RC, shares_RC))
 
 
-@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear])
+@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear, NativeInt4Linear])
 def test_a_row_comes_out_the_same_to_the_bit_whoever_shares_the_step(kind: type[NativeLinear]) -> None:
     experts, rows_RD = Weights.random(6, width=96).native(kind), random(90, 96, seed=1)
     choices_RC, shares_RC = choose(90, 3, 6)
@@ -255,14 +268,17 @@ def test_experts_of_every_form_are_replaced_and_give_what_they_gave(stock: nn.Mo
     assert bool((off_R <= 2**-6 * expected_RD.norm(dim=1)).all())
 
 
-def test_int8_experts_stay_near_those_that_they_are_rounded_from(stock: nn.Module) -> None:
+@pytest.mark.parametrize(("kinds", "size", "share"), [(INT8, 1.3, 0.03), (INT4, 0.9, 0.3)], ids=["int8", "int4"])
+def test_rounded_experts_stay_near_those_that_they_are_rounded_from(
+    stock: nn.Module, kinds: Sequence[type[nn.Module]], size: float, share: float
+) -> None:
     rows_RD, chosen = random(50, 64, seed=3), choose(50, 2, stock.down_proj.shape[0])
     expected_RD = stock(rows_RD, *chosen).float()
     model = Mixture(stock)
-    (packed,) = pack_experts(model, INT8)
-    assert sum(span.n_bytes for span in packed.spans) < 1.3 * 3 * stock_numbers(packed)
+    (packed,) = pack_experts(model, kinds)
+    assert sum(span.n_bytes for span in packed.spans) < size * 3 * stock_numbers(packed)
     off_RD = model.experts(rows_RD, *chosen).float() - expected_RD
-    assert 0 < off_RD.std() < 0.03 * expected_RD.std()
+    assert 0 < off_RD.std() < share * expected_RD.std()
 
 
 def stock_numbers(packed: NativeExperts) -> int:

@@ -3,11 +3,11 @@ import ctypes
 import pytest
 import torch
 
-from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
+from splitlearn.backends.cpu.linear import Native, NativeInt4Linear, NativeInt8Linear, NativeLinear
 from splitlearn.backends.cpu.linear.stacked import StackedLinear
 
 pytestmark = pytest.mark.usefixtures("every_set")
-Kind = type[NativeLinear] | type[NativeInt8Linear]
+Kind = type[Native]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -15,13 +15,18 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("biases", [False, True])
-@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear])
+@pytest.mark.parametrize("kind", [NativeLinear, NativeInt8Linear, NativeInt4Linear])
 def test_each_layer_lies_behind_the_one_before(kind: Kind, biases: bool) -> None:
     layers = [(random(20, 12, seed=i), random(20, seed=i) if biases else None) for i in range(3)]
     stacked = StackedLinear(kind, layers, 3)
     alone = [kind(*layer).descriptor for layer in layers]
     assert (stacked.structure.n_inputs, stacked.structure.n_outputs) == (12, 20)
-    for name, is_there in {"weight": True, "scales": kind is NativeInt8Linear, "bias": biases}.items():
+    for name, is_there in {
+        "weight": True,
+        "scales": kind is NativeInt8Linear,
+        "group_scales": kind is NativeInt4Linear,
+        "bias": biases,
+    }.items():
         assert (getattr(stacked.structure, name).value is not None) == is_there
     first = torch.frombuffer(bytes_at(stacked), dtype=torch.uint8)
     expected = torch.cat([each.tensors[0].flatten().view(torch.uint8) for each in alone])
