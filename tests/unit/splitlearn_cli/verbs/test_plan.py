@@ -106,16 +106,19 @@ def test_a_worker_that_would_slow_the_chain_down_is_left_out_and_named(splitlear
     assert "worker 2" in ran.err
 
 
-def test_int8_is_planned_with_and_passed_on(splitlearn: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("quantization", "least", "most"), [("int8", 0.5, 0.52), ("int4", 0.28, 0.3)])
+def test_rounded_weights_are_planned_with_and_passed_on(
+    splitlearn: Run, tmp_path: Path, quantization: str, least: float, most: float
+) -> None:
     config = tiny_config("llama", hidden_size=256, intermediate_size=1024)
     weights = save_sepweight(tmp_path, random_model(config).to(torch.bfloat16))
 
     stored = planned(splitlearn, weights, "--memory", "1GiB")
-    rounded = planned(splitlearn, weights, "--memory", "1GiB", "--quantization", "int8")
+    rounded = planned(splitlearn, weights, "--memory", "1GiB", "--quantization", quantization)
 
-    assert 0.5 < rounded["stages"][0]["weights_bytes"] / stored["stages"][0]["weights_bytes"] < 0.52
+    assert least < rounded["stages"][0]["weights_bytes"] / stored["stages"][0]["weights_bytes"] < most
     assert rounded["client"]["weights_bytes"] < stored["client"]["weights_bytes"]
-    assert all("--quantization int8" in command for command in rounded["commands"])
+    assert all(f"--quantization {quantization}" in command for command in rounded["commands"])
 
 
 def test_a_tied_head_is_counted_as_the_copy_that_it_becomes(splitlearn: Run, tmp_path: Path) -> None:
@@ -142,6 +145,20 @@ def test_what_does_not_fit_says_what_would_and_that_fits(splitlearn: Run, wide: 
         assert splitlearn(*wish, *flags.split()).code == 0, flags
     assert splitlearn(*wish, "--sessions", int(found[3]) + 1).code == 1
     assert splitlearn(*wish, "--context", int(found[5]) + 1).code == 1
+
+
+@pytest.mark.parametrize("given", [(), ("--quantization", "int8")])
+def test_where_int8_would_not_fit_and_int4_would_it_says_so(
+    splitlearn: Run, wide: Path, given: tuple[str, ...]
+) -> None:
+    limits = "--memory 535MiB --client-memory 539MiB --sessions 8 --context 256"
+    wish = ("plan", wide, *limits.split(), *given)
+
+    ran = splitlearn(*wish)
+
+    assert ran.code == 1
+    assert "it fits with --quantization int4" in ran.err
+    assert splitlearn(*wish, "--quantization", "int4").code == 0
 
 
 def test_a_client_that_is_too_small_is_told(splitlearn: Run, wide: Path) -> None:
