@@ -39,7 +39,7 @@ if sys.argv[1] not in available_sets():
 library = kernels()
 rows, outputs = torch.zeros(64, dtype=torch.bfloat16), torch.zeros(16, dtype=torch.bfloat16)
 weight = torch.zeros(1, 8, 16, 2, dtype=torch.bfloat16)  # of 16 inputs, not of 30, which fill no tile of AMX
-linear = Linear(weight.data_ptr(), None, None, None, 30, 16)
+linear = Linear(weight=weight.data_ptr(), n_inputs=30, n_outputs=16)
 library.linear(LinearCall(rows.data_ptr(), outputs.data_ptr(), 1, 64, linear, 1))
 """
 
