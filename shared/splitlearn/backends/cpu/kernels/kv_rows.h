@@ -23,8 +23,8 @@ static inline uint8_t *rows_at(const Session *session, int64_t tensor, int64_t h
 /* An infinity or NaN becomes the row's scale, and so all of the row. */
 INLINE void store_levels_of_row(const bf16 *row, int64_t width, uint8_t *to, int64_t row_bytes) {
     enum { MAX_LEVEL = 127 };
-    const float max = absmax(row, width), scale = max / MAX_LEVEL;
-    const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : MAX_LEVEL / max);
+    const float max = absmax(row, width), scale = max / (float)MAX_LEVEL;
+    const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : (float)MAX_LEVEL / max);
     for (int64_t column = 0; column < width; column += 16)
         store_int8((int8_t *)to + column, f32_round(f32_mul(load_bf16(row + column, width - column), inverse)));
     memcpy(to + row_bytes - sizeof scale, &scale, sizeof scale);

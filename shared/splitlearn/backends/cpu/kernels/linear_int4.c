@@ -44,7 +44,7 @@ TARGET static void quantize_row(const Product *product, int64_t row) {
     for (int64_t block = 0; block < product->n_blocks; block++) {
         const int64_t left = product->n_inputs - block * BLOCK;
         const float max = absmax(inputs + block * BLOCK, left < BLOCK ? left : BLOCK);
-        const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : MAX_LEVEL / max);
+        const f32x16 inverse = f32_set(max < MIN_ABSMAX ? 0.f : (float)MAX_LEVEL / max);
         f32x16 sum = f32_zero();
         UNROLL (int i = 0; i < BLOCK; i += PANEL) {
             const f32x16 some = load_bf16(inputs + block * BLOCK + i, left - i);
@@ -53,7 +53,7 @@ TARGET static void quantize_row(const Product *product, int64_t row) {
             sum = f32_add(sum, rounded);
         }
         /* an infinity or NaN becomes the block's scale, and so all of the row's outputs */
-        product->row_scales[row * product->n_blocks + block] = max / MAX_LEVEL;
+        product->row_scales[row * product->n_blocks + block] = max / (float)MAX_LEVEL;
         product->row_sums[row * product->n_blocks + block] = f32_reduce_add(sum);
     }
 }
