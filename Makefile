@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist dist-arm bench gpu-check gpu-bench gpu-wheels test-gpu-check test-helm test-neon dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
+.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist dist-arm bench bench-cpu gpu-check gpu-bench gpu-wheels test-gpu-check test-helm test-neon dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -121,6 +121,10 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.many_users
 	$(BIN)/python -m tests.benchmarks.cuda
+
+bench-cpu: $(VENV)/dev.stamp ## client + trunk against llama.cpp and vLLM on this processor (compiles and installs them first: gigabytes)
+	$(BIN)/python -m tests.benchmarks.peers --shape qwen2-0.5b
+	$(BIN)/python -m tests.benchmarks.peers --shape llama-1.1b
 
 REQUESTS ?= 300
 bench-wan: export PYTHONPATH := tests

@@ -11,12 +11,10 @@ from statistics import median
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.benchmarks.contenders import LAYERS, OTHER_PORTS, PORTS, make_weights, running, split_model
+from tests.benchmarks.contenders import LAYERS, Ports, make_weights, running, split_model
 from tests.benchmarks.users import Prompts
 
 MIDDLE = 12
-SECOND_STAGE = 50967
-SECOND_METRICS = 50968
 
 
 class Frames:
@@ -50,19 +48,20 @@ def main() -> None:
     given = parser.parse_args()
     weights = make_weights()[1]
     begin, end = LAYERS.split("-")
-    second = ("trunk", str(weights), "--layers", f"{MIDDLE}-{end}", "--port", str(SECOND_STAGE))
-    second = (*second, "--metrics-port", str(SECOND_METRICS))
-    following = ("--next", f"127.0.0.1:{SECOND_STAGE}")
+    last = Ports()
+    listening = ("--port", str(last.trunk_port), "--metrics-port", str(last.metrics_port))
+    second = ("trunk", str(weights), "--layers", f"{MIDDLE}-{end}", *listening)
+    following = ("--next", last.trunk)
     prompts = Prompts(0, 30000)
     with (
         running("-m", "splitlearn_cli", *second, "--threads", "1", stderr=subprocess.DEVNULL),
         split_model(weights, 1) as one,
-        split_model(weights, 1, layers=f"{begin}-{MIDDLE}", ports=OTHER_PORTS, trunk_flags=following) as two,
+        split_model(weights, 1, layers=f"{begin}-{MIDDLE}", trunk_flags=following) as two,
     ):
         sides = {"one worker": one, "two stages": two}
         found: dict[str, list[float]] = {name: [] for name in sides}
-        first, behind = OTHER_PORTS.trunk_metrics, f"http://127.0.0.1:{SECOND_METRICS}/metrics"
-        frames = {"one worker": Frames([PORTS.trunk_metrics]), "two stages": Frames([first, behind])}
+        first, behind = two.ports.trunk_metrics, last.trunk_metrics
+        frames = {"one worker": Frames([one.ports.trunk_metrics]), "two stages": Frames([first, behind])}
         hops = Frames([first])
         for round_ in range(given.rounds + 1):
             # who is asked first changes

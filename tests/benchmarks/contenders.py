@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.running_split import free_port
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "bench"
@@ -81,26 +83,23 @@ HIDDEN = int(QWEN.config["hidden_size"])
 
 @dataclass(frozen=True)
 class Ports:
-    """Where one pair of trunk and client listens."""
+    """Where one pair of trunk and client listens, on ports that were free."""
 
-    first: int
+    trunk_port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
+    client_port: int = field(default_factory=free_port)
 
     @property
     def trunk(self) -> str:
-        return f"127.0.0.1:{self.first}"
+        return f"127.0.0.1:{self.trunk_port}"
 
     @property
     def trunk_metrics(self) -> str:
-        return f"http://127.0.0.1:{self.first + 1}/metrics"
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     @property
     def client(self) -> str:
-        return f"http://127.0.0.1:{self.first + 2}"
-
-
-PORTS = Ports(50961)
-OTHER_PORTS = Ports(50964)
-TRUNK, TRUNK_METRICS, CLIENT = PORTS.trunk, PORTS.trunk_metrics, PORTS.client
+        return f"http://127.0.0.1:{self.client_port}"
 
 
 def make_weights(shape: ModelShape = QWEN) -> tuple[Path, Path]:
@@ -164,17 +163,18 @@ class Whole:
         return json.loads(self._out.readline())
 
 
-class Split:
-    """The client service, asked over HTTP. Seconds are wall clock around a request."""
+class Endpoint:
+    """A server with OpenAI's completions, asked for so many greedy tokens. Seconds are wall clock around a request.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        more: fields of its own that each request needs.
+    """
+
+    def __init__(self, url: str, more: Mapping[str, Any] | None = None) -> None:
         self.url = url
         self._http = httpx.Client(base_url=url, timeout=300)
+        self._more = more or {}
         self.model = self._http.get("/v1/models").json()["data"][0]["id"]
-        self.last: dict[str, Any] = {}
-        """What the service measured of the last request."""
-        self.last_reused = 0
-        """Tokens of the last prompt that need not be computed."""
 
     def generate(self, ids: Sequence[int], n: int) -> float:
         """Seconds for `n` tokens after the prompt `ids`."""
@@ -183,13 +183,35 @@ class Split:
         seconds = time.perf_counter() - began
         reply.raise_for_status()
         answer = reply.json()
-        self.last = answer["splitlearn"]
-        self.last_reused = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
         check_count(answer["usage"]["completion_tokens"], n)
+        self._read(answer)
         return seconds
 
+    def _read(self, answer: Mapping[str, Any]) -> None:
+        """Keeps what else the answer says."""
+
     def body(self, ids: Sequence[int], n: int) -> dict[str, Any]:
-        return {"model": self.model, "prompt": ids, "max_tokens": n, "temperature": 0}
+        return {"model": self.model, "prompt": ids, "max_tokens": n, "temperature": 0, **self._more}
+
+
+class Split(Endpoint):
+    """The client service.
+
+    Attributes:
+        ports: where it and its trunk listen.
+        last: what the service measured of the last request.
+        last_reused: tokens of the last prompt that need not be computed.
+    """
+
+    def __init__(self, ports: Ports) -> None:
+        super().__init__(ports.client)
+        self.ports = ports
+        self.last: dict[str, Any] = {}
+        self.last_reused = 0
+
+    def _read(self, answer: Mapping[str, Any]) -> None:
+        self.last = answer["splitlearn"]
+        self.last_reused = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
 def check_count(made: int, wanted: int) -> None:
@@ -199,9 +221,11 @@ def check_count(made: int, wanted: int) -> None:
 
 
 @contextmanager
-def running(*command: str, env: dict[str, str] | None = None, **options: object) -> "Iterator[subprocess.Popen[str]]":
+def running(
+    *command: str, program: str = sys.executable, env: Mapping[str, str] | None = None, **options: object
+) -> "Iterator[subprocess.Popen[str]]":
     process = subprocess.Popen(  # type: ignore[call-overload]
-        [sys.executable, *command], text=True, env={**os.environ, **(env or {})}, cwd=ROOT, **options
+        [program, *command], text=True, env={**os.environ, **(env or {})}, cwd=ROOT, **options
     )
     try:
         yield process
@@ -210,20 +234,20 @@ def running(*command: str, env: dict[str, str] | None = None, **options: object)
         process.wait(30)
 
 
-def wait_until_ready(url: str, *processes: "subprocess.Popen[str]", within: float = 120) -> None:
-    """Returns once the client at this address can answer; ends the program if it cannot `within` so many seconds."""
+def wait_until_ready(url: str, *processes: "subprocess.Popen[str]", within: float = 120, path: str = "/ready") -> None:
+    """Returns once the server at this address can answer; ends the program if it cannot `within` so many seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         # a busy port ends them, and whoever has it would answer
         if any(process.poll() is not None for process in processes):
-            raise SystemExit(f"client or trunk ended before {url} was ready; is another benchmark running?")
+            raise SystemExit(f"a process ended before {url} was ready; is another benchmark running?")
         try:
-            if httpx.get(f"{url}/ready").status_code == 200:
+            if httpx.get(f"{url}{path}").status_code == 200:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise SystemExit(f"client and trunk did not become ready within {within:g} s")
+    raise SystemExit(f"{url} did not become ready within {within:g} s")
 
 
 @contextmanager
@@ -243,17 +267,17 @@ def split_model(
     flags: Sequence[str] = (),
     *,
     layers: str = LAYERS,
-    ports: Ports = PORTS,
     trunk_flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Split]:
     """Our side, ready: `splitlearn trunk` and `splitlearn client` as a user starts them, both with `flags`."""
-    common = ("--threads", str(threads), *flags)
-    listening = [address.rsplit(":", 1)[1].split("/")[0] for address in (ports.trunk, ports.trunk_metrics)]
-    trunk = ("trunk", str(weights), "--layers", layers, "--port", listening[0], "--metrics-port", listening[1])
-    client = ("client", str(weights), "--trunk", ports.trunk, "--port", ports.client.rsplit(":", 1)[1])
+    ports, common = Ports(), ("--threads", str(threads), *flags)
+    listening = ("--port", str(ports.trunk_port), "--metrics-port", str(ports.metrics_port))
+    trunk = ("trunk", str(weights), "--layers", layers, *listening)
+    client = ("client", str(weights), "--trunk", ports.trunk, "--port", str(ports.client_port))
     with (
-        running("-m", "splitlearn_cli", *trunk, *common, *trunk_flags, stderr=subprocess.DEVNULL) as below,
-        running("-m", "splitlearn_cli", *client, *common, stderr=subprocess.DEVNULL) as above,
+        running("-m", "splitlearn_cli", *trunk, *common, *trunk_flags, env=env, stderr=subprocess.DEVNULL) as below,
+        running("-m", "splitlearn_cli", *client, *common, env=env, stderr=subprocess.DEVNULL) as above,
     ):
         wait_until_ready(ports.client, below, above)
-        yield Split(ports.client)
+        yield Split(ports)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from statistics import median
 
 from support.far_link import Network, far_away
-from tests.benchmarks.contenders import LAYERS, PORTS, Split, make_weights, running, wait_until_ready
+from tests.benchmarks.contenders import LAYERS, Ports, Split, make_weights, running, wait_until_ready
 from tests.benchmarks.users import Prompts
 
 
@@ -18,18 +18,17 @@ from tests.benchmarks.users import Prompts
 def far_split(network: Network, codec: str, threads: int) -> Iterator[Split]:
     """Client and trunk with the network between them."""
     _, weights = make_weights()
-    port, metrics, api = (
-        address.rsplit(":", 1)[1].split("/")[0] for address in (PORTS.trunk, PORTS.trunk_metrics, PORTS.client)
-    )
-    common = ("--threads", str(threads))
-    trunk = ("trunk", str(weights), "--layers", LAYERS, "--port", port, "--metrics-port", metrics, *common)
+    ports, common = Ports(), ("--threads", str(threads))
+    listening = ("--port", str(ports.trunk_port), "--metrics-port", str(ports.metrics_port))
+    trunk = ("trunk", str(weights), "--layers", LAYERS, *listening, *common)
     with ExitStack() as stack:
         below = stack.enter_context(running("-m", "splitlearn_cli", "--log-level", "error", *trunk))
-        address = stack.enter_context(far_away(int(port), network))
-        client = ("client", str(weights), "--trunk", address, "--port", api, "--wire-codec", codec, *common)
+        address = stack.enter_context(far_away(ports.trunk_port, network))
+        port = str(ports.client_port)
+        client = ("client", str(weights), "--trunk", address, "--port", port, "--wire-codec", codec, *common)
         above = stack.enter_context(running("-m", "splitlearn_cli", "--log-level", "error", *client))
-        wait_until_ready(PORTS.client, below, above)
-        yield Split(PORTS.client)
+        wait_until_ready(ports.client, below, above)
+        yield Split(ports)
 
 
 def print_tokens(split: Split, n: int, rounds: int) -> None:

@@ -17,13 +17,10 @@ from typing import TypeVar
 
 from tests.benchmarks.comparison import Comparison, Goal, Measure, comparisons, measures
 from tests.benchmarks.contenders import (
-    OTHER_PORTS,
-    PORTS,
     QWEN,
     RESULTS,
     SHAPES,
     ModelShape,
-    Ports,
     Split,
     Whole,
     make_weights,
@@ -86,9 +83,9 @@ class Bench:
     def whole(self) -> AbstractContextManager[Whole]:
         return whole_model(make_weights(self.shape)[0], self.threads)
 
-    def split(self, *flags: str, ports: Ports = PORTS) -> AbstractContextManager[Split]:
+    def split(self, *flags: str) -> AbstractContextManager[Split]:
         weights = make_weights(self.shape)[1]
-        return split_model(weights, self.threads, flags, layers=self.shape.layers, ports=ports)
+        return split_model(weights, self.threads, flags, layers=self.shape.layers)
 
     def in_turns(self, *sides: Callable[[], T]) -> list[list[T]]:
         """What each side gave in each round, after one that warms up; every second round the other way round."""
@@ -213,7 +210,7 @@ def second_turn(bench: Bench) -> None:
             raise SystemExit(f"{side.last_reused} tokens of the history were reused, not {reused}")
         return 1000 * seconds
 
-    with bench.split() as reusing, bench.split("--no-enable-prefix-caching", ports=OTHER_PORTS) as other:
+    with bench.split() as reusing, bench.split("--no-enable-prefix-caching") as other:
         without, with_reuse = bench.in_turns(
             lambda: turn(other, 0), lambda: turn(reusing, sizes.history // BLOCK * BLOCK)
         )
@@ -229,7 +226,7 @@ def int8(bench: Bench) -> None:
         one = side.generate(prompts.one(sizes.prompt), 1)
         return sizes.output / (side.generate(prompts.one(sizes.prompt), sizes.output + 1) - one)
 
-    with bench.split() as native, bench.split("--quantization", "int8", ports=OTHER_PORTS) as rounded:
+    with bench.split() as native, bench.split("--quantization", "int8") as rounded:
         stored, small = bench.in_turns(lambda: decode(native), lambda: decode(rounded))
     bench.compare(Comparison("1 session, decode, int8 weights against bf16", "tokens/s", stored, small, Goal(1.5)))
 

@@ -19,7 +19,7 @@ from statistics import mean, median
 import httpx
 import psutil
 
-from tests.benchmarks.contenders import LAYERS, PORTS, Split, make_weights, split_model
+from tests.benchmarks.contenders import LAYERS, Split, make_weights, split_model
 from tests.benchmarks.users import Prompts
 
 ROW_BYTES = 20 * 2 * 2 * 64 * 2
@@ -199,7 +199,7 @@ def metric(text: str, name: str) -> float:
 
 def preemptions(split: Split) -> float:
     client = metric(httpx.get(f"{split.url}/metrics").text, "splitlearn_client_num_replays_total")
-    trunk = metric(httpx.get(PORTS.trunk_metrics).text, "splitlearn_trunk_num_preemptions_total")
+    trunk = metric(httpx.get(split.ports.trunk_metrics).text, "splitlearn_trunk_num_preemptions_total")
     return max(client, trunk)
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import httpx
 
 from splitlearn_comm import AsyncGRPCComputeClient
-from tests.benchmarks.contenders import CLIENT, LAYERS, RESULTS, TRUNK, TRUNK_METRICS, make_weights, split_model
+from tests.benchmarks.contenders import LAYERS, RESULTS, Split, make_weights, split_model
 
 PROMPT = 2048
 SHORT_PROMPT = 512
 
 
-async def health_times(prefill: "asyncio.Task[object]") -> list[float]:
+async def health_times(trunk: str, prefill: "asyncio.Task[object]") -> list[float]:
     """Seconds that each health request took, asked one after the other until the prefill is done."""
     times: list[float] = []
-    async with AsyncGRPCComputeClient(TRUNK) as client:
+    async with AsyncGRPCComputeClient(trunk) as client:
         while not prefill.done():
             began = time.perf_counter()
             await client.health()
@@ -28,14 +28,14 @@ async def health_times(prefill: "asyncio.Task[object]") -> list[float]:
     return times
 
 
-async def prefill(model: str) -> httpx.Response:
-    body = {"model": model, "prompt": [9] * PROMPT, "max_tokens": 1, "temperature": 0}
-    async with httpx.AsyncClient(base_url=CLIENT, timeout=300) as http:
+async def prefill(split: Split) -> httpx.Response:
+    body = {"model": split.model, "prompt": [9] * PROMPT, "max_tokens": 1, "temperature": 0}
+    async with httpx.AsyncClient(base_url=split.url, timeout=300) as http:
         return await http.post("/v1/completions", json=body)
 
 
-def resident_bytes() -> float:
-    lines = httpx.get(TRUNK_METRICS).text.splitlines()
+def resident_bytes(split: Split) -> float:
+    lines = httpx.get(split.ports.trunk_metrics).text.splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("process_resident_memory_bytes")))
 
 
@@ -45,9 +45,9 @@ def layer_bytes(weights: Path) -> int:
     return sum(int(files[f"mid.{i:05d}"]["size"]) for i in range(first, last))
 
 
-async def measure(model: str) -> list[float]:
-    asked = asyncio.create_task(prefill(model))
-    times = sorted(await health_times(asked))
+async def measure(split: Split) -> list[float]:
+    asked = asyncio.create_task(prefill(split))
+    times = sorted(await health_times(split.ports.trunk, asked))
     (await asked).raise_for_status()
     return times
 
@@ -56,9 +56,9 @@ def main() -> None:
     _, weights = make_weights()
     with split_model(weights, os.cpu_count() or 2, ["--no-enable-prefix-caching"]) as split:
         split.generate([9] * SHORT_PROMPT, 16)
-        resident, layers = resident_bytes(), layer_bytes(weights)
-        times = asyncio.run(measure(split.model))
-        after_long = resident_bytes()
+        resident, layers = resident_bytes(split), layer_bytes(weights)
+        times = asyncio.run(measure(split))
+        after_long = resident_bytes(split)
     allowed = 1.25 * layers + 300e6
     text = (
         f"# Trunk under load, {datetime.now(UTC):%Y-%m-%d}\n\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.benchmarks.contenders import Split, check_count
+from tests.benchmarks.contenders import Endpoint, check_count
 
 
 class Prompts:
@@ -50,27 +50,27 @@ class MixedLoad:
         return found
 
 
-def together(split: Split, prompts: Sequence[Sequence[int]], n: int) -> float:
+def together(endpoint: Endpoint, prompts: Sequence[Sequence[int]], n: int) -> float:
     """Seconds until all have got `n` tokens, all sent at once."""
-    return arriving(split, [{"at": 0.0, "prompt": prompt, "n": n} for prompt in prompts])
+    return arriving(endpoint, [{"at": 0.0, "prompt": prompt, "n": n} for prompt in prompts])
 
 
-def arriving(split: Split, requests: Sequence[dict[str, Any]]) -> float:
+def arriving(endpoint: Endpoint, requests: Sequence[dict[str, Any]]) -> float:
     """Seconds from the start to the last token of requests (`at`, `prompt`, `n`)."""
 
     async def run() -> float:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=split.url, timeout=600, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=endpoint.url, timeout=600, limits=limits) as http:
             began = time.perf_counter()
-            await asyncio.gather(*(_one(http, split, each) for each in requests))
+            await asyncio.gather(*(_one(http, endpoint, each) for each in requests))
             return time.perf_counter() - began
 
     return asyncio.run(run())
 
 
-async def _one(http: httpx.AsyncClient, split: Split, request: dict[str, Any]) -> None:
+async def _one(http: httpx.AsyncClient, endpoint: Endpoint, request: dict[str, Any]) -> None:
     await asyncio.sleep(request["at"])
-    reply = await http.post("/v1/completions", json=split.body(request["prompt"], request["n"]))
+    reply = await http.post("/v1/completions", json=endpoint.body(request["prompt"], request["n"]))
     reply.raise_for_status()
     check_count(reply.json()["usage"]["completion_tokens"], request["n"])
 
@@ -101,7 +101,9 @@ class Waits:
         return max(self.beside)
 
 
-def beside_a_long_prompt(split: Split, prompts: Sequence[Sequence[int]], long_prompt: Sequence[int], n: int) -> Waits:
+def beside_a_long_prompt(
+    endpoint: Endpoint, prompts: Sequence[Sequence[int]], long_prompt: Sequence[int], n: int
+) -> Waits:
     """Users decode; when each has got 2 `n` tokens, somebody sends the long prompt. They stop when it is answered.
 
     Of what was before only the waits count since each had got `n`, when nobody computed a prompt any more.
@@ -111,15 +113,15 @@ def beside_a_long_prompt(split: Split, prompts: Sequence[Sequence[int]], long_pr
         waits, stage = Waits(), _Stage([0] * len(prompts))
         limits = httpx.Limits(max_connections=None)
         async with (
-            httpx.AsyncClient(base_url=split.url, timeout=600, limits=limits) as http,
+            httpx.AsyncClient(base_url=endpoint.url, timeout=600, limits=limits) as http,
             asyncio.TaskGroup() as users,
         ):
             for number, prompt in enumerate(prompts):
-                users.create_task(_decode(_token_times(http, split, prompt), number, n, stage, waits))
+                users.create_task(_decode(_token_times(http, endpoint, prompt), number, n, stage, waits))
             await stage.all_decode.wait()
             stage.came = True
             began = time.perf_counter()
-            await _one(http, split, {"at": 0.0, "prompt": long_prompt, "n": 1})
+            await _one(http, endpoint, {"at": 0.0, "prompt": long_prompt, "n": 1})
             waits.prompt_seconds = time.perf_counter() - began
             stage.answered = True
         return waits
@@ -154,9 +156,9 @@ async def _decode(times: AsyncGenerator[float], user: int, n: int, stage: _Stage
     raise SystemExit("a user got all of its tokens before the long prompt was answered")
 
 
-async def _token_times(http: httpx.AsyncClient, split: Split, prompt: Sequence[int]) -> AsyncGenerator[float]:
+async def _token_times(http: httpx.AsyncClient, endpoint: Endpoint, prompt: Sequence[int]) -> AsyncGenerator[float]:
     """The time of each token, until the one who asks has enough."""
-    body = {**split.body(prompt, 1024), "stream": True}
+    body = {**endpoint.body(prompt, 1024), "stream": True}
     async with http.stream("POST", "/v1/completions", json=body) as reply:
         reply.raise_for_status()
         async for line in reply.aiter_lines():
