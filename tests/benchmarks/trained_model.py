@@ -25,7 +25,7 @@ from cleangpt.tokenizers.bpe import train_bpe
 WINDOW: Final = 256
 """Tokens of a window, in training and when perplexity is measured."""
 _VOCABULARY: Final = 4096
-_BATCH: Final = 4
+_BATCH: Final = 2
 _HELD_OUT: Final = 20
 """One file in so many is never learned from."""
 _LEARNING_RATE: Final = 1e-3
@@ -69,7 +69,7 @@ class TrainedModel:
         self._optimizer = torch.optim.AdamW(groups, lr=_LEARNING_RATE, betas=(0.9, 0.95), fused=True)
         self.seconds, self.n_steps = 0.0, 0
         if self._state.is_file():
-            self._continue(torch.load(self._state, mmap=True, weights_only=True))
+            self._continue(torch.load(self._state, weights_only=True))
 
     @property
     def n_tokens(self) -> int:
@@ -130,7 +130,9 @@ class TrainedModel:
 
     def _save(self) -> None:
         state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-        torch.save({**state, "seconds": self.seconds, "n_steps": self.n_steps}, self._state)
+        whole = self._state.with_suffix(".tmp")
+        torch.save({**state, "seconds": self.seconds, "n_steps": self.n_steps}, whole)
+        whole.replace(self._state)
         copy.deepcopy(self._model).to(torch.bfloat16).save_pretrained(self.path)
 
     def _continue(self, state: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """`splitlearn quantize`: a directory of parts to one whose linear layers are in 4 bits."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,8 +9,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Flag
 from splitlearn_cli.terminal import bytes_bar, human_bytes, note
-
-_ALL_TEXTS = "all"
 
 
 class Settings(BaseSettings):
@@ -27,7 +25,7 @@ class Settings(BaseSettings):
     column: str = Field("text", description="Column of the records, where the texts are in a table.")
     prompts: int = Field(16, ge=1, le=1024, description="Most prompts that are cut out of the texts.")
     tokens: int = Field(512, ge=1, le=8192, description="Most tokens of each prompt.")
-    group_size: Literal[32, 64, 128] = Field(32, description="Inputs that share a scale.")
+    group_size: int = Field(32, ge=32, le=128, multiple_of=32, description="Inputs that share a scale: 32, 64 or 128.")
     symmetric: bool = Field(
         False, description="No zero points: 4.5 bits for each weight in place of 5, in groups of 32, and more error."
     )
@@ -44,16 +42,16 @@ def run(settings: Settings) -> None:
             f"{settings.weights} is no converted directory; make one first: splitlearn convert {settings.weights} "
             "-o DIR"
         )
-    from cleangpt.data import Conversations, read_source
     from cleangpt.tokenizers import create_tokenizer
     from llm_sepweight import Manifest
     from splitlearn.calibration.directory import Rounding, quantize
     from splitlearn.calibration.prompts import cut_prompts
+    from splitlearn_privacy.texts import documents
 
     manifest = Manifest.read(settings.weights)
     tokenizer = create_tokenizer("hugging_face", folder=settings.weights)
-    found = read_source(settings.text, column=settings.column)
-    prompts = cut_prompts(tokenizer.encode_all(found), settings.prompts, settings.tokens)
+    texts = (each.ids for each in documents(settings.text, tokenizer, settings.column))
+    prompts = cut_prompts(texts, settings.prompts, settings.tokens)
     size = sum(entry.size for entry in manifest.files.values())
     with bytes_bar("quantizing", size) as advance:
         done = quantize(
