@@ -25,7 +25,7 @@ from cleangpt.tokenizers.bpe import train_bpe
 WINDOW: Final = 256
 """Tokens of a window, in training and when perplexity is measured."""
 _VOCABULARY: Final = 4096
-_BATCH: Final = 2
+_BATCH: Final = 4
 _HELD_OUT: Final = 20
 """One file in so many is never learned from."""
 _LEARNING_RATE: Final = 1e-3

@@ -1,7 +1,7 @@
 """A directory of parts whose linear layers are rounded to 4 bits, layer by layer, after what prompts make of them.
 
-One layer is in memory at a time, with the rows of all prompts before it. A layer's inputs are those that come out of
-the layers before it as they are rounded already.
+One layer is in memory at a time, with the second moments of its linear layers' inputs, [K, K] each, and the rows of all
+prompts before it. Its inputs are what comes out of the layers before it as they are rounded already.
 
 Shapes: T tokens of a prompt, N outputs, K inputs.
 """
@@ -15,8 +15,8 @@ import torch
 from llm_sepweight import Manifest, PartSpec, SepweightWriter, TensorSource, load, verify
 from llm_sepweight.layout import BEGIN, END, place, section_name
 from splitlearn.backends.cpu.linear.int4 import BLOCK, GROUP_SIZE, Int4Weight, quantize_int4
-from splitlearn.calibration.layers import FoundLayers, LinearLayer, linear_layers, mean_squares, run
-from splitlearn.calibration.search import search_int4, weighted_error
+from splitlearn.calibration.feedback import output_errors, round_int4
+from splitlearn.calibration.layers import FoundLayers, LinearLayer, linear_layers, run, second_moments
 from splitlearn.checkpoints.folder import refuse_checkpoint, shorten, tokenizer_files
 from splitlearn.checkpoints.int4 import Int4Codes, Int4Groups
 from splitlearn.checkpoints.load import load_part
@@ -47,7 +47,7 @@ class Quantized:
 
     Attributes:
         n_weights: weights of linear layers that are in 4 bits.
-        error, nearest_error: the squared errors of these, each times the mean square of its input: as they are, and as
+        error, nearest_error: the mean square of what outputs are off by, summed over all: as weights are now, and as
             rounding to the nearest level in groups of 32 would have made them.
         left: by reason, the places of the weights that stay numbers.
     """
@@ -137,7 +137,7 @@ def _sections(
         part = _load(source, spec)
         rows = _checked(prompts, part) if layer == 0 else rows
         found = linear_layers(part, {*manifest.tied, *manifest.tied.values()}, rounding.group_size)
-        rounded = _rounded(found, mean_squares(part, found.layers, rows), rounding, done)
+        rounded = _rounded(found, second_moments(part, found.layers, rows), rounding, done)
         rows = [] if is_last else list(run(part, rows))
         # the next one must not have to share memory with it
         del part, found
@@ -169,24 +169,24 @@ def _rounded(
         done.leave(reason, places)
     rounded: dict[str, dict[str, Int4Codes]] = {}
     for layer in found.layers:
-        importance_K = inputs[layer.place]
-        weight = _searched(layer, importance_K, rounding)
+        moments_KK = inputs[layer.place]
+        weight = _round(layer, moments_KK, rounding)
         codes = _codes(weight)
         obstacle = codes.obstacle()
         if obstacle is not None:
             done.leave(obstacle, [layer.place])
             continue
         done.n_weights += 1
-        done.error += weighted_error(layer.weight_NK, weight, importance_K)
-        done.nearest_error += weighted_error(layer.weight_NK, quantize_int4(layer.weight_NK), importance_K)
+        done.error += output_errors(layer.weight_NK, weight, moments_KK).sum().item()
+        done.nearest_error += output_errors(layer.weight_NK, quantize_int4(layer.weight_NK), moments_KK).sum().item()
         layer.replace_weight(weight)
         rounded.setdefault(layer.section, {})[layer.name] = codes
     return rounded
 
 
-def _searched(layer: LinearLayer, importance_K: torch.Tensor, rounding: Rounding) -> Int4Weight:
+def _round(layer: LinearLayer, moments_KK: torch.Tensor, rounding: Rounding) -> Int4Weight:
     try:
-        return search_int4(layer.weight_NK, importance_K, rounding.group_size, zero_points=rounding.zero_points)
+        return round_int4(layer.weight_NK, moments_KK, rounding.group_size, zero_points=rounding.zero_points)
     except BadCheckpoint as error:
         raise BadCheckpoint(f"{layer.place}: {error}") from error
 

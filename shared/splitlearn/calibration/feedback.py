@@ -13,18 +13,19 @@ from typing import Final
 
 import torch
 
-from splitlearn.backends.cpu.linear.int4 import Int4Weight, quantize_int4
+from splitlearn.backends.cpu.linear.int4 import SYMMETRIC_ZERO, Int4Weight, quantize_int4
 from splitlearn.calibration.search import search_int4
 
 _GREATEST: Final = 15
 _DAMPING: Final = 0.01
-"""What is added to every input's mean square, of their mean: what few rows say is not taken for certain."""
+"""What is added to each input's mean square, of the mean of all: what few rows say is not taken for certain."""
+_NUMBERS_AT_ONCE: Final = 2**24
 
 
 def round_int4(weight_NK: torch.Tensor, moments_KK: torch.Tensor, group_size: int, *, zero_points: bool) -> Int4Weight:
-    """The weight in 4 bits; of each output the best of three ways by `output_error`.
+    """The weight in 4 bits; an output that error feedback serves worse is rounded to the nearest levels.
 
-    The three are error feedback, the search alone, and rounding to the nearest: so it is never worse than that.
+    So none is off by more than `quantize_int4` makes it, by `output_errors`.
 
     Args:
         weight_NK: of any floating-point dtype; K is a multiple of `group_size`.
@@ -35,9 +36,12 @@ def round_int4(weight_NK: torch.Tensor, moments_KK: torch.Tensor, group_size: in
     Raises:
         BadCheckpoint: a weight, or a moment, is not a finite number.
     """
-    searched = search_int4(weight_NK, moments_KK.diagonal(), group_size, zero_points=zero_points)
-    fed_back = _fed_back(weight_NK.float(), moments_KK, group_size, zero_points)
-    return _better(weight_NK, moments_KK, searched, fed_back)
+    passes_KK = _passes(moments_KK)
+    found = []
+    for some_NK in torch.split(weight_NK, max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])):
+        fed_back = _fed_back(some_NK.float(), moments_KK.diagonal(), passes_KK, group_size, zero_points)
+        found.append(_better(some_NK, moments_KK, _nearest(some_NK, group_size, zero_points), fed_back))
+    return _joined(found, 0)
 
 
 def output_errors(weight_NK: torch.Tensor, found: Int4Weight, moments_KK: torch.Tensor) -> torch.Tensor:
@@ -46,10 +50,17 @@ def output_errors(weight_NK: torch.Tensor, found: Int4Weight, moments_KK: torch.
     return ((off_NK @ moments_KK).double() * off_NK.double()).sum(1)
 
 
+def _nearest(some_NK: torch.Tensor, group_size: int, zero_points: bool) -> Int4Weight:
+    nearest = quantize_int4(some_NK, group_size)
+    zero_NG = torch.full_like(nearest.scale_NG, SYMMETRIC_ZERO) if zero_points else None
+    return Int4Weight(nearest.levels_NK, nearest.scale_NG, zero_NG, group_size)
+
+
 def _better(weight_NK: torch.Tensor, moments_KK: torch.Tensor, one: Int4Weight, other: Int4Weight) -> Int4Weight:
-    is_other_N1 = (
-        output_errors(weight_NK, other, moments_KK) < output_errors(weight_NK, one, moments_KK)
-    )[:, None]
+    """Of each output the one that is off by less."""
+    errors_N, other_errors_N = (output_errors(weight_NK, each, moments_KK) for each in (one, other))
+    # not "less than": what is no number is not better than anything
+    is_other_N1 = ~(errors_N <= other_errors_N)[:, None]
     zero_NG = None
     if one.zero_NG is not None and other.zero_NG is not None:
         zero_NG = torch.where(is_other_N1, other.zero_NG, one.zero_NG)
@@ -57,43 +68,57 @@ def _better(weight_NK: torch.Tensor, moments_KK: torch.Tensor, one: Int4Weight, 
     return Int4Weight(levels_NK, torch.where(is_other_N1, other.scale_NG, one.scale_NG), zero_NG, one.group_size)
 
 
-def _fed_back(weight_NK: torch.Tensor, moments_KK: torch.Tensor, group_size: int, zero_points: bool) -> Int4Weight:
-    left_NK = weight_NK.clone()
-    passes_KK = _passes(moments_KK)
-    importance_K = IMPORTANCE(passes_KK, moments_KK)
-    found: list[Int4Weight] = []
-    for first in range(0, weight_NK.shape[1], group_size):
+def _fed_back(
+    left_NK: torch.Tensor, importance_K: torch.Tensor, passes_KK: torch.Tensor, group_size: int, zero_points: bool
+) -> Int4Weight:
+    left_NK = left_NK.clone()
+    found = []
+    for first in range(0, left_NK.shape[1], group_size):
         group = slice(first, first + group_size)
-        scales = search_int4(left_NK[:, group].contiguous(), importance_K[group], group_size, zero_points=zero_points)
-        scale_N1, zero_N1 = scales.scale_NG.float(), 8.0 if scales.zero_NG is None else scales.zero_NG.float()
-        levels, errors = [], []
-        for k in range(first, first + group_size):
-            own_N1 = left_NK[:, k : k + 1]
-            levels_N1 = (own_N1 / scale_N1).add_(zero_N1).round_().nan_to_num_(0).clamp_(0, _GREATEST)
-            error_N1 = (own_N1 - (levels_N1 - zero_N1) * scale_N1) / passes_KK[k, k]
-            left_NK[:, k : first + group_size] -= error_N1 * passes_KK[k, k : first + group_size]
-            levels.append(levels_N1)
-            errors.append(error_N1)
-        left_NK[:, group.stop :] -= torch.cat(errors, 1) @ passes_KK[group, group.stop :]
-        found.append(Int4Weight(torch.cat(levels, 1).to(torch.uint8), scales.scale_NG, scales.zero_NG, group_size))
-    zeros = [each.zero_NG for each in found if each.zero_NG is not None]
-    return Int4Weight(
-        torch.cat([each.levels_NK for each in found], 1),
-        torch.cat([each.scale_NG for each in found], 1),
-        torch.cat(zeros, 1) if zeros else None,
-        group_size,
-    )
+        own_NS = left_NK[:, group].contiguous()
+        searched = search_int4(own_NS, importance_K[group], group_size, zero_points=zero_points)
+        levels_NS, errors_NS = _round_group(own_NS, searched, passes_KK[group, group])
+        left_NK[:, group.stop :] -= errors_NS @ passes_KK[group, group.stop :]
+        found.append(Int4Weight(levels_NS, searched.scale_NG, searched.zero_NG, group_size))
+    return _joined(found, 1)
 
-MODE="diag"
-def IMPORTANCE(passes, moments):
-    return moments.diagonal() if MODE=="diag" else passes.diagonal().square().reciprocal()
+
+def _round_group(
+    left_NS: torch.Tensor, searched: Int4Weight, passes_SS: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels, and errors as they are to be passed on. Overwrites `left_NS`."""
+    scale_N, zero_N = searched.scale_NG[:, 0].float(), SYMMETRIC_ZERO
+    if searched.zero_NG is not None:
+        zero_N = searched.zero_NG[:, 0].float()
+    levels_NS, errors_NS = torch.empty_like(left_NS, dtype=torch.uint8), torch.empty_like(left_NS)
+    for s in range(left_NS.shape[1]):
+        level_N = (left_NS[:, s] / scale_N + zero_N).round_().nan_to_num_(0).clamp_(0, _GREATEST)
+        error_N = (left_NS[:, s] - (level_N - zero_N) * scale_N) / passes_SS[s, s]
+        left_NS[:, s:] -= error_N[:, None] * passes_SS[s, s:]
+        levels_NS[:, s], errors_NS[:, s] = level_N, error_N
+    return levels_NS, errors_NS
+
 
 def _passes(moments_KK: torch.Tensor) -> torch.Tensor:
-    """How an input's error passes to those behind it: the Cholesky factor [K, K], upper, of the moments' inverse."""
-    damped_KK = moments_KK.clone()
-    diagonal_K = damped_KK.diagonal()
-    mean = diagonal_K.mean()
-    # an input that is always nothing has no say
-    diagonal_K += torch.where(mean > 0, _DAMPING * mean, torch.ones_like(mean))
-    inverse_KK = torch.cholesky_inverse(torch.linalg.cholesky(damped_KK))
-    return torch.linalg.cholesky(inverse_KK, upper=True)
+    """How an input's error passes to those behind it: U [K, K], upper, of the moments' inverse U^T U."""
+    mean = moments_KK.diagonal().mean()
+    if not mean.isfinite() or mean == 0:
+        # of the first the search says what is wrong; without inputs nothing passes
+        return torch.eye(len(moments_KK))
+    damping, failed = _DAMPING, True
+    while failed:
+        damped_KK = moments_KK.flip(0, 1) / mean
+        damped_KK.diagonal().add_(damping)
+        lower_KK, info = torch.linalg.cholesky_ex(damped_KK)
+        # fp32 cannot tell it from one that has no inverse
+        failed, damping = bool(info > 0), damping * 10
+    upper_KK = lower_KK.flip(0, 1)
+    return torch.linalg.solve_triangular(upper_KK, torch.eye(len(upper_KK)), upper=True)
+
+
+def _joined(found: list[Int4Weight], dim: int) -> Int4Weight:
+    """Weights of some outputs (0), or of some inputs (1), as one."""
+    zeros = [each.zero_NG for each in found if each.zero_NG is not None]
+    levels_NK = torch.cat([each.levels_NK for each in found], dim)
+    scale_NG = torch.cat([each.scale_NG for each in found], dim)
+    return Int4Weight(levels_NK, scale_NG, torch.cat(zeros, dim) if zeros else None, found[0].group_size)

@@ -6,7 +6,6 @@ Shapes: T rows of a prompt, D hidden size, N outputs, K inputs.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -97,30 +96,34 @@ def _obstacle(
     return None
 
 
-def mean_squares(
+def second_moments(
     part: Part, layers: Sequence[LinearLayer], prompts: Sequence[torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Of each input [K] of some layers, by their places, in fp64, over all rows that come to it.
+    """E[x x^T] of the inputs [K, K] of some layers, by their places, in fp32, over all rows that come to them.
 
     All zero for a layer that no row comes to, as an expert that is never chosen.
 
     Args:
         prompts: as for `run`.
     """
-    sums_K = {layer.place: torch.zeros(layer.weight_NK.shape[1], dtype=torch.float64) for layer in layers}
-    counts = dict.fromkeys(sums_K, 0)
+    sums_KK = {layer.place: torch.zeros([layer.weight_NK.shape[1]] * 2) for layer in layers}
+    counts = dict.fromkeys(sums_KK, 0)
+    # siblings such as queries, keys and values are called with one tensor
+    last: list[torch.Tensor] = []
 
-    def note(key: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        rows_TK = inputs[0].flatten(0, -2)
-        sums_K[key] += rows_TK.float().square().sum(0)
-        counts[key] += len(rows_TK)
+    def note(key: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if not last or last[0] is not inputs[0]:
+            rows_TK = inputs[0].flatten(0, -2).float()
+            last[:] = inputs[0], rows_TK.t() @ rows_TK
+        sums_KK[key] += last[1]
+        counts[key] += inputs[0].shape[:-1].numel()
 
     handles = [layer.module.register_forward_pre_hook(partial(note, layer.place)) for layer in layers]
     for _ in run(part, prompts, to_head=any(layer.section == END for layer in layers)):
-        pass
+        last.clear()
     for handle in handles:
         handle.remove()
-    return {key: sum_K / max(1, counts[key]) for key, sum_K in sums_K.items()}
+    return {key: sum_KK.div_(max(1, counts[key])) for key, sum_KK in sums_KK.items()}
 
 
 def run(part: Part, prompts: Sequence[torch.Tensor], *, to_head: bool = False) -> Iterator[torch.Tensor]:

@@ -37,7 +37,7 @@ def search_int4(
 
     Args:
         weight_NK: of any floating-point dtype; K is a multiple of `group_size`.
-        importance_K: the mean square of each input, or any multiple of it; all zero counts as all equal.
+        importance_K: the mean square of each input, or any multiple of it; nothing but zeros counts as all equal.
         group_size: inputs that share a scale.
         zero_points: whether groups have zero points of their own; they are 8 otherwise.
 
@@ -57,19 +57,6 @@ def search_int4(
     return Int4Weight(
         levels.flatten(1).to(torch.uint8), scales_NG.half(), zeros_NG.half() if zero_points else None, group_size
     )
-
-
-def weighted_error(weight_NK: torch.Tensor, found: Int4Weight, importance_K: torch.Tensor) -> float:
-    """The sum over outputs and inputs of the squared error, times the input's importance."""
-    n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
-    total = 0.0
-    for first in range(0, weight_NK.shape[0], n_outputs):
-        some = slice(first, first + n_outputs)
-        zero_NG = None if found.zero_NG is None else found.zero_NG[some]
-        rounded = Int4Weight(found.levels_NK[some], found.scale_NG[some], zero_NG, found.group_size).dequantized()
-        off_K = (weight_NK[some].float() - rounded).double().square().sum(0)
-        total += (off_K * importance_K.double()).sum().item()
-    return total
 
 
 def _comparable(importance_GS: torch.Tensor) -> torch.Tensor:
