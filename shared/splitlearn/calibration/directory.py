@@ -109,6 +109,8 @@ def quantize(
         sizes = {}
         for section, sources, is_rounded in _sections(source, manifest, prompts, rounding or Rounding(), done):
             writer.write_section(section, sources)
+            # they keep the file mapped
+            del sources
             if is_rounded:
                 sizes[section] = manifest.files[section].size
             if progress is not None:
@@ -144,6 +146,7 @@ def _sections(
         for section in _of(spec, layer):
             codes = rounded.get(section, {})
             yield section, _sources(_stored(source, manifest, section), codes), bool(codes)
+        del rounded, codes
 
 
 def _load(source: Path, spec: PartSpec) -> Part:
@@ -169,18 +172,19 @@ def _rounded(
         done.leave(reason, places)
     rounded: dict[str, dict[str, Int4Codes]] = {}
     for layer in found.layers:
-        moments_KK = inputs[layer.place]
-        weight = _round(layer, moments_KK, rounding)
-        codes = _codes(weight)
-        obstacle = codes.obstacle()
-        if obstacle is not None:
+        weight_NK, moments_KK = layer.weight_NK, inputs[layer.place]
+        nearest = quantize_int4(weight_NK)
+        obstacle = _codes(nearest).obstacle()
+        # an infinite one is refused below
+        if obstacle is not None and weight_NK.isfinite().all():
             done.leave(obstacle, [layer.place])
             continue
+        weight = _round(layer, moments_KK, rounding)
         done.n_weights += 1
-        done.error += output_errors(layer.weight_NK, weight, moments_KK).sum().item()
-        done.nearest_error += output_errors(layer.weight_NK, quantize_int4(layer.weight_NK), moments_KK).sum().item()
+        done.error += output_errors(weight_NK, weight, moments_KK).sum().item()
+        done.nearest_error += output_errors(weight_NK, nearest, moments_KK).sum().item()
         layer.replace_weight(weight)
-        rounded.setdefault(layer.section, {})[layer.name] = codes
+        rounded.setdefault(layer.section, {})[layer.name] = _codes(weight)
     return rounded
 
 

@@ -59,8 +59,7 @@ def _nearest(some_NK: torch.Tensor, group_size: int, zero_points: bool) -> Int4W
 def _better(weight_NK: torch.Tensor, moments_KK: torch.Tensor, one: Int4Weight, other: Int4Weight) -> Int4Weight:
     """Of each output the one that is off by less."""
     errors_N, other_errors_N = (output_errors(weight_NK, each, moments_KK) for each in (one, other))
-    # not "less than": what is no number is not better than anything
-    is_other_N1 = ~(errors_N <= other_errors_N)[:, None]
+    is_other_N1 = (other_errors_N < errors_N)[:, None]
     zero_NG = None
     if one.zero_NG is not None and other.zero_NG is not None:
         zero_NG = torch.where(is_other_N1, other.zero_NG, one.zero_NG)
@@ -94,6 +93,8 @@ def _round_group(
     for s in range(left_NS.shape[1]):
         level_N = (left_NS[:, s] / scale_N + zero_N).round_().nan_to_num_(0).clamp_(0, _GREATEST)
         error_N = (left_NS[:, s] - (level_N - zero_N) * scale_N) / passes_SS[s, s]
+        # of a group that float16 has no scale for, which is then rounded to the nearest
+        error_N.nan_to_num_(0, 0, 0)
         left_NS[:, s:] -= error_N[:, None] * passes_SS[s, s:]
         levels_NS[:, s], errors_NS[:, s] = level_N, error_N
     return levels_NS, errors_NS
