@@ -78,7 +78,7 @@ class TrainedModel:
 
     def train(self, seconds: float, at_once: float) -> bool:
         """Trains until it was trained for `seconds` in all, or `at_once` from now on. Whether it is done."""
-        ids_N = torch.tensor([token for ids in self._encoded(self.texts.known) for token in ids])
+        ids_N = torch.tensor([token for ids in self.encoded(self.texts.known) for token in ids])
         stop, self._loss = min(seconds, self.seconds + at_once), math.nan
         with tqdm(total=round(seconds), initial=round(self.seconds), unit="s", desc="training") as bar:
             while self.seconds < stop:
@@ -92,13 +92,13 @@ class TrainedModel:
 
     def held_out(self, most: int) -> torch.Tensor:
         """Windows [B, T] of texts that were not learned from, evenly over them, at most `most`."""
-        ids_N = torch.tensor([token for ids in self._encoded(self.texts.held_out) for token in ids])
+        ids_N = torch.tensor([token for ids in self.encoded(self.texts.held_out) for token in ids])
         windows_BT = ids_N[: len(ids_N) // WINDOW * WINDOW].view(-1, WINDOW)
         return windows_BT[:: max(1, len(windows_BT) // most)][:most]
 
     def unigram_perplexity(self, windows_BT: torch.Tensor) -> float:
         """Of the same tokens, by how often each token is in the texts that were learned from."""
-        ids_N = torch.tensor([token for ids in self._encoded(self.texts.known) for token in ids])
+        ids_N = torch.tensor([token for ids in self.encoded(self.texts.known) for token in ids])
         counts_V = torch.bincount(ids_N, minlength=_VOCABULARY).double() + 1
         return math.exp(-(counts_V / counts_V.sum()).log()[windows_BT[:, 1:]].mean().item())
 
@@ -118,7 +118,8 @@ class TrainedModel:
         self._loss = loss.item()
         self.n_steps += 1
 
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+    def encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        """Their token ids."""
         return [each.ids for each in self.tokenizer.backend_tokenizer.encode_batch(list(texts))]
 
     def _made_tokenizer(self) -> PreTrainedTokenizerFast:
