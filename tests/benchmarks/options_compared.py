@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.cpu.packing import pack, takes_int4
 from splitlearn.calibration.directory import Rounding, quantize
 from splitlearn.checkpoints.load import load_part
 from splitlearn.choices import KVCacheDtype, Quantization
@@ -76,7 +76,7 @@ class Compared:
 
     def part(self, weights: Weights) -> Part:
         """The whole model, packed."""
-        part = load_part(self._paths[weights], "f", dtype="bfloat16", keep_int4=weights.quantization == "int4")
+        part = load_part(self._paths[weights], "f", dtype="bfloat16", keep_int4=takes_int4(weights.quantization))
         pack(part, weights.quantization)
         return part
 

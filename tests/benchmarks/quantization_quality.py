@@ -48,7 +48,8 @@ def main() -> None:
         compared = Compared(MODEL, Path(folder), prompts)
         for weights, kv, found in compared.qualities(texts(tokenizer, questions)):
             print(
-                f"| {weights.title} | {kv} | {found.asked:.6f} | {found.whole:.4f} | {found.divergence:.6f} |", flush=True
+                f"| {weights.title} | {kv} | {found.asked:.6f} | {found.whole:.4f} | {found.divergence:.6f} |",
+                flush=True,
             )
         for weights in () if arguments.no_answers else WEIGHTS:
             model = compared.part(weights).model

@@ -9,7 +9,6 @@ was trained on.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import torch

@@ -86,9 +86,8 @@ def _round_group(
     left_NS: torch.Tensor, searched: Int4Weight, passes_SS: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Levels, and errors as they are to be passed on. Overwrites `left_NS`."""
-    scale_N, zero_N = searched.scale_NG[:, 0].float(), SYMMETRIC_ZERO
-    if searched.zero_NG is not None:
-        zero_N = searched.zero_NG[:, 0].float()
+    scale_N = searched.scale_NG[:, 0].float()
+    zero_N = SYMMETRIC_ZERO if searched.zero_NG is None else searched.zero_NG[:, 0].float()
     levels_NS, errors_NS = torch.empty_like(left_NS, dtype=torch.uint8), torch.empty_like(left_NS)
     for s in range(left_NS.shape[1]):
         level_N = (left_NS[:, s] / scale_N + zero_N).round_().nan_to_num_(0).clamp_(0, _GREATEST)
@@ -114,7 +113,8 @@ def _passes(moments_KK: torch.Tensor) -> torch.Tensor:
         # fp32 cannot tell it from one that has no inverse
         failed, damping = bool(info > 0), damping * 10
     upper_KK = lower_KK.flip(0, 1)
-    return torch.linalg.solve_triangular(upper_KK, torch.eye(len(upper_KK)), upper=True)
+    passes_KK: torch.Tensor = torch.linalg.solve_triangular(upper_KK, torch.eye(len(upper_KK)), upper=True)
+    return passes_KK
 
 
 def _joined(found: list[Int4Weight], dim: int) -> Int4Weight:

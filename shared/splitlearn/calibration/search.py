@@ -49,7 +49,8 @@ def search_int4(
     importance_GS = _comparable(importance_K.double().view(-1, group_size))
     n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
     found = [
-        _search(some_NK.float(), importance_GS, group_size, zero_points) for some_NK in torch.split(weight_NK, n_outputs)
+        _search(some_NK.float(), importance_GS, group_size, zero_points)
+        for some_NK in torch.split(weight_NK, n_outputs)
     ]
     levels = torch.cat([each.levels for each in found])
     zeros_NG = torch.cat([each.zero for each in found]).squeeze(2)

@@ -13,8 +13,8 @@ from splitlearn.backends.cpu.linear.int4 import Int4Parameter
 from splitlearn.checkpoints.int4 import packed_weights, without_codes
 from splitlearn.checkpoints.quantized import refuse_given
 from splitlearn.errors import BadCheckpoint, BadDevice
-from splitlearn.hf.modeling import has_inputs_first
 from splitlearn.hf.init import initialize, keep_values
+from splitlearn.hf.modeling import has_inputs_first
 from splitlearn.model.layout import config_from_dict, storage_dtype
 from splitlearn.model.part import Part, cut
 from splitlearn.torch_private import own_buffers, own_parameters, stored_buffers
