@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=15, metavar="M", help="of training in all (default: 15)")
     parser.add_argument("--at-once", type=float, default=15, metavar="M", help="stop after so many, to go on later")
     parser.add_argument("--layers", type=int, default=4, metavar="N", help="of the model (default: 4)")
-    parser.add_argument("--windows", type=int, default=128, metavar="N", help="texts of 256 tokens (default: 128)")
+    parser.add_argument("--windows", type=int, default=48, metavar="N", help="texts of 256 tokens (default: 48)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: 1)")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)

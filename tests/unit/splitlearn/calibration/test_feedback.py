@@ -79,6 +79,15 @@ def test_outputs_of_other_rows_of_the_kind_are_nearer_than_by_the_search_alone()
     assert off["fed back, with zeros"] < off["fed back"]
 
 
+def test_what_a_group_s_outputs_are_off_by_the_groups_behind_it_make_up_for() -> None:
+    # four groups of the same inputs, which say nothing of each other
+    rows_TK, weight_NK = random(500, 32).repeat(1, 4), WEIGHTS["normal"]
+    searched = search_int4(weight_NK, torch.ones(K), 32, zero_points=False)
+    fed_back = round_int4(weight_NK, moments(rows_TK), 32, zero_points=False)
+    errors = [output_errors(weight_NK, each, moments(rows_TK)).mean() for each in (searched, fed_back)]
+    assert errors[1] < 0.5 * errors[0]
+
+
 def test_outputs_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     weight_NK, moments_KK = WEIGHTS["normal"], moments(ROWS["correlated"])
     whole = round_int4(weight_NK, moments_KK, 32, zero_points=True)
