@@ -9,6 +9,7 @@ from splitlearn_command.verbs import Verb, VerbGroup
 
 VERBS: Final = {
     "convert": Verb("Convert a Hugging Face checkpoint to a directory of parts."),
+    "quantize": Verb("Round a directory of parts to 4 bits, after texts.", "train"),
     "inspect": Verb("Show the contents of a directory of parts, or verify it."),
     "plan": Verb("Propose which layers each worker of a chain serves."),
     "privacy-report": Verb("Measure how much a trunk worker can read of the text.", "trunk,train"),

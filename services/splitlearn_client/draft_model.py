@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llm_sepweight import Manifest, PartSpec
-from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.cpu.packing import pack, takes_int4
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.folder import read_json_object, tokenizer_files
 from splitlearn.checkpoints.load import load_part, resolve_device
@@ -29,8 +29,7 @@ def load_draft_model(folder: Path, settings: ClientSettings, vocabulary: int, th
     """
     manifest = Manifest.read(folder)
     spec = PartSpec(begin=True, layers=(range(manifest.n_layers),), end=True)
-    keeps = settings.quantization == "int4"
-    part = load_part(folder, spec, device=resolve_device(settings.device), keep_int4=keeps)
+    part = load_part(folder, spec, device=resolve_device(settings.device), keep_int4=takes_int4(settings.quantization))
     known = part.config.get_text_config(decoder=True).vocab_size
     if known > vocabulary or _spelled(folder) != _spelled(settings.weights):
         raise BadModelFiles(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Self
 
 from llm_sepweight import Manifest
-from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.cpu.packing import pack, takes_int4
 from splitlearn.backends.memory import free_bytes
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_parts, resolve_device
@@ -44,9 +44,10 @@ class LocalParts:
             SepweightError, SplitError: the files or the plan do not match the model.
         """
         weights, where = settings.weights, resolve_device(settings.device)
-        keeps = settings.quantization == "int4"
         cut = [plan.bottom, plan.top]
-        bottom, top = load_parts(weights, cut, device=where, dtype=settings.dtype, keep_int4=keeps)
+        bottom, top = load_parts(
+            weights, cut, device=where, dtype=settings.dtype, keep_int4=takes_int4(settings.quantization)
+        )
         # packing takes the weights of linear layers away; some models have narrower rows there than inside
         embedding_size = int(top.model.get_output_embeddings().weight.shape[-1])
         for part in (bottom, top):

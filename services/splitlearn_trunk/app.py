@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from llm_sepweight import Manifest, SepweightError
-from splitlearn.backends.cpu.packing import pack
+from splitlearn.backends.cpu.packing import pack, takes_int4
 from splitlearn.backends.memory import free_bytes
 from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part, resolve_device
@@ -309,7 +309,7 @@ def _connection_to_next(settings: TrunkSettings) -> tuple[str, Connect] | None:
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
-    weights, where, keeps = Path(settings.weights), resolve_device(settings.device), settings.quantization == "int4"
+    weights, where, keeps = Path(settings.weights), resolve_device(settings.device), takes_int4(settings.quantization)
     part = load_part(weights, plan.trunk, device=where, dtype=settings.dtype, keep_int4=keeps)
     pack(part, settings.quantization)
     limits = Limits(

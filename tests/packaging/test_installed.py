@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 VERBS = [
     "convert",
+    "quantize",
     "inspect",
     "trunk",
     "client",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from splitlearn.choices import Quantization
+from splitlearn.choices import KVCacheDtype, Quantization
 from splitlearn_cli.errors import BadUsage
 from splitlearn_cli.flags import Flag, read_by
 from splitlearn_cli.terminal import aligned, human_bytes, note
@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     )
     sessions: int = Field(8, ge=1, description="Sessions of that length at the same time.")
     quantization: Quantization = Field("none", description="As for the services; CPU only.")
+    kv_cache_dtype: KVCacheDtype = Field("auto", description="As for the services; CPU only.")
     max_num_batched_tokens: int = Field(512, ge=16, description="As for the services: rows in one step.")
     as_json: Annotated[bool, Flag("--json")] = Field(False, description="Print JSON rather than a table.")
 
@@ -144,6 +145,7 @@ def _costs(model: "StoredModel", settings: Settings, **changes: Any) -> "ModelCo
         "sessions": settings.sessions,
         "context": _context(settings, model),
         "quantization": settings.quantization,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "batched_tokens": settings.max_num_batched_tokens,
     }
     return model.costs(**{**wanted, **changes})
@@ -214,6 +216,7 @@ def _commands(settings: Settings, model: "StoredModel", placement: "Placement") 
         weights = "WEIGHTS"
         yield f"splitlearn convert {settings.weights} -o {weights}"
     rest = "" if settings.quantization == "none" else f" --quantization {settings.quantization}"
+    rest += "" if settings.kv_cache_dtype == "auto" else f" --kv-cache-dtype {settings.kv_cache_dtype}"
     following = [f" --next {_address(stage)}" for stage in placement.stages[1:]]
     for stage, following_flag in zip(placement.stages, [*following, ""], strict=True):
         layers = f"{stage.layers.start}-{stage.layers.stop}"
@@ -243,6 +246,7 @@ def _as_json(
         "model": model.name,
         "dtype": model.dtype,
         "quantization": settings.quantization,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "sessions": settings.sessions,
         "context": _context(settings, model),
         "cache_is_measured": model.footprint.is_measured,

@@ -15,7 +15,7 @@ import httpx
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from splitlearn.choices import Quantization, Verify
+from splitlearn.choices import KVCacheDtype, Quantization, Verify
 from splitlearn.hub.names import name_of
 from splitlearn_cli.api_key import key_text
 from splitlearn_cli.children import Child
@@ -58,6 +58,11 @@ class PairSettings(BaseSettings):
         None,
         description="For both: int8 halves the weights in memory, int4 takes 4.5 bits for each; both round them. "
         "CPU only. Default: none.",
+    )
+    kv_cache_dtype: KVCacheDtype | None = Field(
+        None,
+        description="For both: int8 nearly halves the memory of keys and values and rounds them; for bfloat16 on a "
+        "CPU. Default: auto.",
     )
     threads: int | None = Field(None, ge=1, description="CPU cores for one operator. Default: torch's choice.")
     verify: Verify | None = Field(
@@ -207,9 +212,9 @@ def _connecting() -> Connecting:
 
 
 def _common_arguments(weights: Path, settings: PairSettings) -> list[str]:
-    shared = ("layers", "device", "dtype", "quantization", "threads", "verify")
+    shared = ("layers", "device", "dtype", "quantization", "kv_cache_dtype", "threads", "verify")
     given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
-    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [str(weights), "--host", _LOOPBACK, *flags]
 
 

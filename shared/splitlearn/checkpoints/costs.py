@@ -10,8 +10,8 @@ from llm_sepweight.tensor_file import file_size
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.load import DTYPES
 from splitlearn.checkpoints.opening import is_gguf
-from splitlearn.choices import Quantization
-from splitlearn.model.footprint import Footprint, footprint
+from splitlearn.choices import KVCacheDtype, Quantization
+from splitlearn.model.footprint import Footprint, LayerFootprint, footprint
 from splitlearn.model.layout import config_from_dict
 from splitlearn.model.placement import ModelCosts
 
@@ -52,7 +52,15 @@ class StoredModel:
         """One row on its way from one worker to the next."""
         return self.footprint.row_width * self._number_bytes
 
-    def costs(self, *, sessions: int, context: int, quantization: Quantization, batched_tokens: int) -> ModelCosts:
+    def costs(
+        self,
+        *,
+        sessions: int,
+        context: int,
+        quantization: Quantization,
+        batched_tokens: int,
+        kv_cache_dtype: KVCacheDtype = "auto",
+    ) -> ModelCosts:
         """What it takes to serve so many sessions of at most `context` rows each.
 
         Args:
@@ -71,7 +79,10 @@ class StoredModel:
         activations = _WIDEST_AT_ONCE * parts.widest + _HIDDEN_AT_ONCE * parts.row_width
         return ModelCosts(
             layers=tuple(weights),
-            cache=tuple(sessions * size * (rows * layer.row + layer.state) for layer in parts.layers),
+            cache=tuple(
+                sessions * (rows * _row_bytes(layer, size, kv_cache_dtype) + size * layer.state)
+                for layer in parts.layers
+            ),
             begin=self.sections[BEGIN],
             end=end,
             reserved=_PROCESS_BYTES + batched_tokens * activations * _ACTIVATION_BYTES,
@@ -106,6 +117,16 @@ def read_stored(source: Path) -> StoredModel:
         head_is_tied=_is_head_tied(manifest.tied),
         is_converted=True,
     )
+
+
+def _row_bytes(layer: LayerFootprint, size: int, kv_cache_dtype: KVCacheDtype) -> int:
+    """Of the keys and values of one row."""
+    match kv_cache_dtype:
+        case "auto":
+            return size * layer.row
+        case "int8":
+            # a scale of four bytes for each head
+            return layer.row + 4 * layer.row_heads
 
 
 def _saved(n_weights: int, n_outputs: int, size: int, quantization: Quantization) -> int:

@@ -14,6 +14,7 @@ from splitlearn.checkpoints.int4 import packed_weights, without_codes
 from splitlearn.checkpoints.quantized import refuse_given
 from splitlearn.errors import BadCheckpoint, BadDevice
 from splitlearn.hf.init import initialize, keep_values
+from splitlearn.hf.modeling import has_inputs_first
 from splitlearn.model.layout import config_from_dict, storage_dtype
 from splitlearn.model.part import Part, cut
 from splitlearn.torch_private import own_buffers, own_parameters, stored_buffers
@@ -130,6 +131,8 @@ def fill(
         for name, empty in _stored_tensors(module):
             key = f"{path}.{name}" if path else name
             stored = _stored(part, by_name, key)
+            if isinstance(stored, Int4Parameter) and has_inputs_first(module):
+                stored = stored.t()
             if stored.shape != empty.shape:
                 raise BadCheckpoint(
                     f"{key} should have the shape {list(empty.shape)}, the file has {list(stored.shape)}"
@@ -153,7 +156,8 @@ def fill(
 def _ready(stored: torch.Tensor, device: torch.device, dtype: torch.dtype, *, keep_int4: bool) -> torch.Tensor:
     if not isinstance(stored, Int4Parameter):
         return stored.to(device=device, dtype=dtype)
-    return Int4Parameter.of(stored.packed, dtype) if keep_int4 else stored.packed.dequantized(dtype).to(device)
+    made = Int4Parameter.of(stored.packed, dtype, is_transposed=stored.is_transposed)
+    return made if keep_int4 else made.dequantized().detach().to(device)
 
 
 def _stored_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -39,10 +39,14 @@ def linear_weight(module: nn.Module) -> torch.Tensor | None:
     """The weight [N, K] of a linear layer; None for other modules, and for subclasses with a forward of their own."""
     if type(module) is nn.Linear:
         return module.weight
-    # GPT-2's, which stores it the other way round
-    if type(module) is Conv1D:
+    if has_inputs_first(module):
         return torch.as_tensor(module.weight).t()
     return None
+
+
+def has_inputs_first(module: nn.Module) -> bool:
+    """Whether it is GPT-2's linear layer, which stores its weight as [K, N]."""
+    return type(module) is Conv1D
 
 
 def norm_epsilon(norm: nn.Module) -> float | None:

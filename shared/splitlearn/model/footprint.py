@@ -6,7 +6,7 @@ described by hand.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,12 +23,14 @@ class LayerFootprint:
 
     Attributes:
         row: of the keys and values of one row.
+        row_heads: heads of these, keys' and values' counted apart; int8 has a scale for each.
         state: of what a session keeps whatever its length is.
         linear: of the weights of linear layers.
         linear_outputs: of these layers; int8 has a scale for each.
     """
 
     row: int
+    row_heads: int
     state: int
     linear: int
     linear_outputs: int
@@ -68,12 +70,14 @@ def footprint(config: PretrainedConfig) -> Footprint:
     # some layers have several entries in the cache
     each = 0 if entries is None else len(entries) // len(layers)
     own = [(entries or [])[i * each : (i + 1) * each] for i in range(len(layers))]
+    text = whole.config.get_text_config(decoder=True)
     head_VK = linear_weight(whole.model.get_submodule(whole.layout.suffix_modules[-1]))
     return Footprint(
         layers=tuple(
             LayerFootprint(
-                row=2 * whole.hidden_size if entries is None else sum(row for row, _ in own[i]),
-                state=sum(state for _, state in own[i]),
+                row=2 * whole.hidden_size if entries is None else sum(entry.row for entry in own[i]),
+                row_heads=2 * text.num_attention_heads if entries is None else sum(entry.heads for entry in own[i]),
+                state=sum(entry.state for entry in own[i]),
                 linear=sum(weight_NK.numel() for weight_NK in found),
                 linear_outputs=sum(weight_NK.shape[0] for weight_NK in found),
             )
@@ -92,8 +96,16 @@ def _linear(layer: nn.Module) -> list[torch.Tensor]:
     return [weight_NK for module in layer.modules() if (weight_NK := linear_weight(module)) is not None]
 
 
-def _entries_of_one_row(whole: Part) -> list[tuple[int, int]] | None:
-    """For each entry of the cache: numbers in the keys and values of one row, and in its other tensors.
+class _Entry(NamedTuple):
+    """An entry of the cache: numbers in the keys and values of one row, their heads, and numbers in other tensors."""
+
+    row: int
+    heads: int
+    state: int
+
+
+def _entries_of_one_row(whole: Part) -> list[_Entry] | None:
+    """The entries of the cache.
 
     None where the forward looks at values, which tensors on the meta device do not have.
     """
@@ -112,9 +124,10 @@ def _entries_of_one_row(whole: Part) -> list[tuple[int, int]] | None:
     return [_entry(vars(layer)) for layer in cache.layers]
 
 
-def _entry(attributes: dict[str, Any]) -> tuple[int, int]:
-    row = _numbers([attributes.get("keys"), attributes.get("values")])
-    return row, _numbers(attributes.values()) - row
+def _entry(attributes: dict[str, Any]) -> _Entry:
+    kept = [each for name in ("keys", "values") if isinstance(each := attributes.get(name), torch.Tensor)]
+    row = _numbers(kept)
+    return _Entry(row, sum(each.shape[:-1].numel() for each in kept), _numbers(attributes.values()) - row)
 
 
 def _numbers(values: Iterable[Any]) -> int:

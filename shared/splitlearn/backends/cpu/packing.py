@@ -53,6 +53,11 @@ def resolve_quantization(name: str) -> str:
     return name
 
 
+def takes_int4(quantization: str) -> bool:
+    """Whether `pack` with this quantization takes weights of 4 bits as they are (`Int4Parameter`)."""
+    return quantization == "int4"
+
+
 def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     """Replaces, in place, every linear layer and experts module that gains by it, and frees their weights; fuses norms
     and gates.
@@ -73,7 +78,7 @@ def pack(module: nn.Module, quantization: str = "none") -> PackedBytes:
     resolve_quantization(quantization)
     if quantization != "none":
         _refuse_other_devices(module, quantization)
-    if quantization != "int4":
+    if not takes_int4(quantization):
         _dequantize(module)
     replaced: dict[nn.Module, nn.Module] = {}
     made: list[Replacement] = []

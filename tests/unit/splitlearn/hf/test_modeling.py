@@ -17,6 +17,7 @@ from splitlearn.hf.modeling import (
     SILU,
     TANH_GELU,
     DecoderParts,
+    has_inputs_first,
     hidden_in,
     linear_weight,
     mask_in,
@@ -92,6 +93,8 @@ def test_a_decoder_is_the_sum_of_its_parts() -> None:
 def test_linear_layers_show_their_weight_by_outputs_and_inputs() -> None:
     assert linear_weight(nn.Linear(3, 2)).shape == (2, 3)  # type: ignore[union-attr]
     assert linear_weight(Conv1D(2, 3)).shape == (2, 3)  # type: ignore[union-attr]
+    assert has_inputs_first(Conv1D(2, 3))
+    assert not has_inputs_first(nn.Linear(3, 2))
     assert linear_weight(nn.LayerNorm(3)) is None
     assert linear_weight(nn.modules.linear.NonDynamicallyQuantizableLinear(3, 2)) is None
 

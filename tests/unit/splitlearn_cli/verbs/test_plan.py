@@ -121,6 +121,21 @@ def test_rounded_weights_are_planned_with_and_passed_on(
     assert all(f"--quantization {quantization}" in command for command in rounded["commands"])
 
 
+def test_keys_and_values_in_int8_are_planned_with_and_passed_on(splitlearn: Run, tmp_path: Path) -> None:
+    config = tiny_config("llama", hidden_size=256, num_attention_heads=4, head_dim=64)
+    weights = save_sepweight(tmp_path, random_model(config).to(torch.bfloat16))
+
+    stored = planned(splitlearn, weights, "--memory", "1GiB")
+    rounded = planned(splitlearn, weights, "--memory", "1GiB", "--kv-cache-dtype", "int8")
+
+    # 64 numbers and a scale of four bytes, in place of 64 numbers of two bytes
+    assert rounded["stages"][0]["cache_bytes"] * 128 == stored["stages"][0]["cache_bytes"] * 68
+    assert rounded["client"]["cache_bytes"] * 128 == stored["client"]["cache_bytes"] * 68
+    assert (stored["kv_cache_dtype"], rounded["kv_cache_dtype"]) == ("auto", "int8")
+    assert all("--kv-cache-dtype int8" in command for command in rounded["commands"])
+    assert not any("--kv-cache-dtype" in command for command in stored["commands"])
+
+
 def test_a_tied_head_is_counted_as_the_copy_that_it_becomes(splitlearn: Run, tmp_path: Path) -> None:
     weights = save_sepweight(tmp_path, random_model(tiny_config("llama", tie_word_embeddings=True)))
 

@@ -1,5 +1,6 @@
 import socket
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from splitlearn_cli.verbs.up import (
     _KEY_VARIABLE,
     _LINK_VARIABLES,
     _await_ready,
+    _client_arguments,
     _client_environment,
     _environment,
+    _trunk_arguments,
     _watch,
 )
 from splitlearn_cli.verbs.up import Settings as UpSettings
@@ -32,6 +35,14 @@ class Serving:
 
     def check(self) -> None:
         pass
+
+
+def test_both_services_get_what_is_set_for_both() -> None:
+    given = UpSettings(weights=Path("weights"), quantization="int4", kv_cache_dtype="int8")
+    for arguments in (_trunk_arguments(Path("weights"), given, 1), _client_arguments(Path("weights"), given, 1)):
+        flags = dict(pairwise(arguments))
+        assert (flags["--quantization"], flags["--kv-cache-dtype"]) == ("int4", "int8")
+        assert "--dtype" not in flags
 
 
 @pytest.mark.parametrize("flag", ["--port", "--trunk-port"])

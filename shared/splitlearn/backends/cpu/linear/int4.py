@@ -132,17 +132,25 @@ class Int4Parameter(nn.Parameter):
     """
 
     packed: PackedInt4Weight
+    is_transposed: bool
+    """Whether it is [K, N], as layers have it that store their inputs first."""
 
     @classmethod
-    def of(cls, packed: PackedInt4Weight, dtype: torch.dtype) -> Self:
+    def of(cls, packed: PackedInt4Weight, dtype: torch.dtype, *, is_transposed: bool = False) -> Self:
         """The parameter of a weight whose layer computes in `dtype`."""
-        parameter = cls(torch.tensor(torch.nan, dtype=dtype).expand(packed.shape), requires_grad=False)
-        parameter.packed = packed
+        shape = packed.shape[::-1] if is_transposed else packed.shape
+        parameter = cls(torch.tensor(torch.nan, dtype=dtype).expand(shape), requires_grad=False)
+        parameter.packed, parameter.is_transposed = packed, is_transposed
         return parameter
+
+    def t(self) -> Self:
+        """The same weight the other way round."""
+        return self.of(self.packed, self.dtype, is_transposed=not self.is_transposed)
 
     def dequantized(self) -> nn.Parameter:
         """The weight's numbers in the parameter's dtype."""
-        return nn.Parameter(self.packed.dequantized(self.dtype), requires_grad=False)
+        numbers_NK = self.packed.dequantized(self.dtype)
+        return nn.Parameter(numbers_NK.t().contiguous() if self.is_transposed else numbers_NK, requires_grad=False)
 
 
 def joined(weights_NK: Sequence[torch.Tensor]) -> torch.Tensor | None:

@@ -206,3 +206,14 @@ def test_weights_that_differ_in_groups_or_zeros_are_not_joined() -> None:
         assert torch.equal(alone.packed.dequantized(torch.float32), numbers_NK)
         assert whole(some, other) is None
     assert joined([Int4Parameter.of(some, torch.bfloat16), random(16, 64)]) is None
+
+
+def test_a_parameter_the_other_way_round_stands_for_the_same_numbers() -> None:
+    packed = PackedInt4Weight(pack_levels(random_weight(6, 64, 32).levels_NK), random(6, 2, dtype=torch.float16))
+    parameter = Int4Parameter.of(packed, torch.bfloat16)
+    turned = parameter.t()
+    assert isinstance(turned, Int4Parameter)
+    assert (parameter.shape, turned.shape, turned.t().shape) == ((6, 64), (64, 6), (6, 64))
+    assert torch.equal(turned.dequantized(), parameter.dequantized().t())
+    assert turned.dequantized().is_contiguous()
+    assert turned.packed is packed
