@@ -119,3 +119,8 @@ class EngineFull(SplitError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+def one_line(error: Exception) -> str:
+    """What another package's error says, for a message of ours."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

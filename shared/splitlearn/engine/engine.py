@@ -246,6 +246,10 @@ class Engine:
         self._submit(request)
         return await self._collect(request)
 
+    def close_runner(self) -> None:
+        """Ends what the runner has started. Called last, when no step runs."""
+        self._runner.close()
+
     def expect_prompt(self, session: EngineSession) -> None:
         """Must be called when the session's next rows will be its prompt again, and not the row of its next token.
 

@@ -105,6 +105,11 @@ class Runner(ABC, Generic[K]):
         # by default memory goes with the last reference
         return
 
+    def close(self) -> None:
+        """Ends processes that the runner has started. It is not used any more."""
+        # by default there are none
+        return
+
     @abstractmethod
     def truncate(self, kv: K, position: int) -> K:
         """A session that keeps just its first `position` rows: 0, or any that it holds if the part can truncate."""
@@ -138,7 +143,7 @@ class Runner(ABC, Generic[K]):
 
 
 def cache_of_one_row(part: Part) -> PartCache:
-    """The cache of a session of one row, which the part has run: it shows what a row takes, and warms up the weights."""
+    """The cache of a session of one row that the part has run: shows what a row takes, and warms up the weights."""
     rows = torch.zeros(1, dtype=torch.long, device=part.device)
     if not part.spec.begin:
         rows = torch.zeros(1, part.hidden_size, dtype=part.dtype, device=part.device)

@@ -56,7 +56,14 @@ def runner_for(
 
 
 def vllm_runner_for(
-    part: Part, kv_bytes: int | None, *, directory: Path, max_rows: int, max_requests: int, n_workers: int = 1
+    part: Part,
+    kv_bytes: int | None,
+    *,
+    directory: Path,
+    max_rows: int,
+    max_requests: int,
+    device: str = "auto",
+    n_workers: int = 1,
 ) -> VLLMRunner:
     """A runner that leaves the part's layers to vLLM. Starts vLLM, which reads the weights.
 
@@ -66,6 +73,7 @@ def vllm_runner_for(
             the weights.
         directory: the sepweight directory of the part.
         max_rows, max_requests: rows and sessions in one forward.
+        device: "auto", or what this build of vLLM is for: "cpu" or "cuda".
         n_workers: processes that share each layer.
 
     Raises:
@@ -80,11 +88,16 @@ def vllm_runner_for(
         raise UnsupportedModel(reason)
     request = ServingRequest.of(part, directory, manifest, max_rows, max_requests, n_workers)
     prepare(os.environ, request)
-    from splitlearn.backends.vllm.executor import VLLMExecutor, device
+    # only now: vLLM reads the environment as it is imported
+    from splitlearn.backends.vllm.executor import VLLMExecutor, device_of_build
 
-    weights = sum(parameter.numel() for parameter in part.model.parameters()) * part.dtype.itemsize
-    free = max(0, free_bytes(device()) - weights) // 2
-    return VLLMRunner(part, VLLMExecutor(request, free if kv_bytes is None else kv_bytes), max_rows, max_requests)
+    where = device_of_build()
+    if device not in ("auto", where.type):
+        raise UnsupportedModel(f"this build of vLLM is for {where.type}, and --device is {device}")
+    if kv_bytes is None:
+        weights = sum(parameter.numel() for parameter in part.model.parameters()) * part.dtype.itemsize
+        kv_bytes = max(0, free_bytes(where) - weights // n_workers) // 2
+    return VLLMRunner(part, VLLMExecutor(request, kv_bytes), max_rows, max_requests)
 
 
 def why_not_vllm(part: Part, manifest: Manifest) -> str | None:

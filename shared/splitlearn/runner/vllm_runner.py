@@ -10,9 +10,9 @@ import torch
 
 from splitlearn.attention.page_budget import PageBudget
 from splitlearn.attention.sequence_slice import SequenceSlice
-from splitlearn.backends.vllm.blocks import BlockPool, SessionBlocks
+from splitlearn.backends.vllm.blocks import BlockPool, CacheSize, SessionBlocks
 from splitlearn.backends.vllm.step_plan import Piece, Planner, StepPlan, forwards
-from splitlearn.errors import UnsupportedModel
+from splitlearn.errors import UnsupportedModel, one_line
 from splitlearn.model.part import Part
 from splitlearn.runner.interface import Runner, SequenceInput
 
@@ -20,24 +20,17 @@ _PROBE_ROWS = 3
 _ROUNDING = 1e-2
 
 
-class Cache(Protocol):
-    """As `splitlearn.backends.vllm.executor.CacheSize`."""
-
-    n_blocks: int
-    block_rows: int
-    row_bytes: int
-    max_session_rows: int
-
-
 class StepExecutor(Protocol):
     """As `splitlearn.backends.vllm.executor.VLLMExecutor`, which cannot be imported without vLLM."""
 
-    cache: Cache
+    cache: CacheSize
 
     @property
     def device(self) -> torch.device: ...
 
     def run(self, plan: StepPlan, rows_TD: torch.Tensor, *, halve: bool = False) -> torch.Tensor: ...
+
+    def close(self) -> None: ...
 
 
 class VLLMRunner(Runner[SessionBlocks]):
@@ -45,7 +38,7 @@ class VLLMRunner(Runner[SessionBlocks]):
 
     Args:
         part: need not be filled: it says what the layers are.
-        executor: has the layers and the blocks.
+        executor: has the layers and the blocks; the runner closes it.
         max_rows, max_requests: that one forward takes.
 
     Raises:
@@ -60,7 +53,11 @@ class VLLMRunner(Runner[SessionBlocks]):
         self._max_rows, self._max_requests = max_rows, max_requests
         self._pool = BlockPool(executor.cache.n_blocks, executor.cache.block_rows)
         self._planner = Planner(self._pool)
-        self._check_summands()
+        try:
+            self._check_summands()
+        except Exception:
+            executor.close()
+            raise
 
     def _check_summands(self) -> None:
         """Lets the same rows enter whole and as two halves: layers that add both up make the same of them."""
@@ -70,7 +67,11 @@ class VLLMRunner(Runner[SessionBlocks]):
         for halve in (False, True):
             session = self.new_kv(None)
             plan = self._planner.plan([SequenceSlice(session, 0, _PROBE_ROWS)])
-            outputs.append(self._executor.run(plan, rows_TD, halve=halve).float())
+            try:
+                outputs.append(self._executor.run(plan, rows_TD, halve=halve).float())
+            except RuntimeError as error:
+                # its kernels say what they do not compute when they first run
+                raise UnsupportedModel(f"vLLM fails at the first rows: {one_line(error)}") from error
             self.release(session)
         whole_TD, halved_TD = outputs
         if not (whole_TD - halved_TD).norm() <= _ROUNDING * whole_TD.norm():
@@ -102,6 +103,9 @@ class VLLMRunner(Runner[SessionBlocks]):
     def release(self, kv: SessionBlocks, n_rows: int = 0) -> None:
         self._pool.release(kv, n_rows)
 
+    def close(self) -> None:
+        self._executor.close()
+
     def truncate(self, kv: SessionBlocks, position: int) -> SessionBlocks:
         self._pool.truncate(kv, position)
         return kv
@@ -132,4 +136,4 @@ class VLLMRunner(Runner[SessionBlocks]):
         except Exception:
             self._planner.fail(slices, plan)
             raise
-        return list(outputs_TD.split([each.length for each in pieces]))
+        return list(torch.split(outputs_TD, [each.length for each in pieces]))

@@ -14,6 +14,23 @@ NULL_BLOCK = 0
 """Belongs to no session: vLLM fills its tables with it."""
 
 
+@dataclass(frozen=True)
+class CacheSize:
+    """The memory for keys and values, as vLLM allocated it.
+
+    Attributes:
+        n_blocks: with the null block.
+        block_rows: rows of one session in a block.
+        row_bytes: of one row, in all workers together.
+        max_session_rows: rows that vLLM lets a session hold.
+    """
+
+    n_blocks: int
+    block_rows: int
+    row_bytes: int
+    max_session_rows: int
+
+
 @dataclass(eq=False)
 class SessionBlocks:
     """Where the rows of one session are.

@@ -7,7 +7,7 @@ from splitlearn.backends.vllm.serving_request import ServingRequest
 
 def prepare(environment: MutableMapping[str, str], request: ServingRequest) -> None:
     """Sets what a trunk needs; of the rest what the operator has not set."""
-    environment |= {
+    needed = {
         "VLLM_PP_LAYER_PARTITION": request.partition,
         # one worker runs in this process
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -18,6 +18,7 @@ def prepare(environment: MutableMapping[str, str], request: ServingRequest) -> N
         # the older one: it needs no Triton
         "VLLM_USE_V2_MODEL_RUNNER": "0",
     }
+    environment.update(needed)
     defaults = {
         # workers talk to each other on this machine alone
         "VLLM_HOST_IP": "127.0.0.1",

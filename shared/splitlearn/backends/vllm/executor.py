@@ -6,51 +6,32 @@ Shapes: T rows of all requests, D hidden size.
 """
 
 import json
-import logging
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from vllm.config import set_current_vllm_config
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
 from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
-from vllm.v1.executor import Executor
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+from vllm.v1.executor import Executor
 from vllm.v1.kv_cache_interface import AttentionSpec
 
+from splitlearn.backends.vllm.blocks import CacheSize
 from splitlearn.backends.vllm.serving_request import ServingRequest
 from splitlearn.backends.vllm.step_plan import StepPlan
 from splitlearn.backends.vllm.worker import HIDDEN, LOAD_FORMAT, RESIDUAL, TrunkWorker
-from splitlearn.errors import NoRoom, UnsupportedModel
-
-log = logging.getLogger(__name__)
+from splitlearn.errors import NoRoom, UnsupportedModel, one_line
 
 # equal to a block of the engine's prefix cache, and what vLLM's attention on CPUs likes; elsewhere vLLM chooses
 _CPU_BLOCK_ROWS = 32
 
 
-@dataclass(frozen=True)
-class CacheSize:
-    """The memory for keys and values, as vLLM allocated it.
-
-    Attributes:
-        n_blocks: with the null block.
-        block_rows: rows of one session in a block.
-        row_bytes: of one row, in all workers together.
-        max_session_rows: rows that vLLM lets a session hold.
-    """
-
-    n_blocks: int
-    block_rows: int
-    row_bytes: int
-    max_session_rows: int
-
-
-def device() -> torch.device:
+def device_of_build() -> torch.device:
     """What this build of vLLM computes on."""
     return torch.device(current_platform.device_type)
 
@@ -70,12 +51,7 @@ class VLLMExecutor:
         self._folder = tempfile.TemporaryDirectory(prefix="splitlearn-vllm-")
         (Path(self._folder.name) / "config.json").write_text(json.dumps(request.config), encoding="utf-8")
         self._config = _engine_config(request, kv_bytes, self._folder.name)
-        set_threads = torch.set_num_threads
-        try:
-            self._executor = Executor.get_class(self._config)(self._config)
-        finally:
-            # vLLM's worker for CPUs replaces it
-            torch.set_num_threads = set_threads
+        self._executor = self._start()
         try:
             self.cache = self._allocate(kv_bytes)
             self._check_boundary()
@@ -85,7 +61,7 @@ class VLLMExecutor:
 
     @property
     def device(self) -> torch.device:
-        return device()
+        return device_of_build()
 
     def run(self, plan: StepPlan, rows_TD: torch.Tensor, *, halve: bool = False) -> torch.Tensor:
         """One forward; rows in the order of the plan, [T, D] on the CPU. `halve` as for `TrunkWorker.run_rows`."""
@@ -96,6 +72,21 @@ class VLLMExecutor:
         """Ends the workers."""
         self._executor.shutdown()
         self._folder.cleanup()
+        # of the worker in this process; where there are several, theirs end with them
+        cleanup_dist_env_and_memory()
+
+    def _start(self) -> Any:
+        """The workers, with their weights."""
+        set_threads = torch.set_num_threads
+        try:
+            return Executor.get_class(self._config)(self._config)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnsupportedModel(f"vLLM fails while it loads them: {one_line(error)}") from error
+        finally:
+            # vLLM's worker for CPUs replaces it
+            torch.set_num_threads = set_threads
 
     def _allocate(self, kv_bytes: int) -> CacheSize:
         executor, config = self._executor, self._config
@@ -165,4 +156,4 @@ def _engine_config(request: ServingRequest, kv_bytes: int, folder: str) -> Any:
             disable_log_stats=True,
         ).create_engine_config()
     except (ValueError, NotImplementedError) as error:
-        raise UnsupportedModel(f"vLLM does not take it: {' '.join(str(error).split())[:400]}") from error
+        raise UnsupportedModel(f"vLLM does not take this model: {one_line(error)}") from error

@@ -129,7 +129,7 @@ class TrunkWorker(PlatformWorker):
         return entering
 
 
-class _InBatchOrder(IntermediateTensors):  # type: ignore[misc]
+class _InBatchOrder(IntermediateTensors):
     """Rows that are put in order when the runner asks for them: it decides the order after it was given them."""
 
     def __init__(self, make: Callable[[], dict[str, torch.Tensor]]) -> None:
