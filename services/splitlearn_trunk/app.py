@@ -20,14 +20,14 @@ from llm_sepweight import Manifest, SepweightError
 from splitlearn.backends.cpu.packing import pack, takes_int4
 from splitlearn.backends.memory import free_bytes
 from splitlearn.build import build_engine
-from splitlearn.checkpoints.load import load_part, resolve_device
+from splitlearn.checkpoints.load import load_part, resolve_device, unfilled_part
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
-from splitlearn.errors import SplitError
+from splitlearn.errors import SplitError, UnsupportedModel
 from splitlearn.hub.model import Bar, no_bar
 from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.plan import SplitPlan, fingerprint
-from splitlearn.runner.select import runner_for
+from splitlearn.runner.select import runner_for, vllm_runner_for
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
     AsyncGRPCComputeServer,
@@ -231,12 +231,14 @@ async def build(
     except (SepweightError, SplitError):
         await check.explain()
         raise
+    stack.callback(engine.close_runner)
     log.info(
         "loaded",
         layers=plan.layers,
         of=plan.n_layers,
         seconds=round(time.perf_counter() - began, 2),
         kv_cache_rows=engine.pages.total * engine.pages.page_size,
+        max_session_rows=engine.max_session_rows,
         batched=engine.is_batched,
     )
     metrics.watch(engine)
@@ -309,29 +311,53 @@ def _connection_to_next(settings: TrunkSettings) -> tuple[str, Connect] | None:
 
 
 def _load(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
+    if settings.engine == "vllm":
+        try:
+            return _load_into_vllm(settings, plan, thread, metrics)
+        except UnsupportedModel as error:
+            log.warning("vLLM cannot serve these layers; the native engine does", reason=str(error))
     weights, where, keeps = Path(settings.weights), resolve_device(settings.device), takes_int4(settings.quantization)
     part = load_part(weights, plan.trunk, device=where, dtype=settings.dtype, keep_int4=keeps)
     pack(part, settings.quantization)
-    limits = Limits(
+    runner = partial(runner_for, kv_cache_dtype=settings.kv_cache_dtype)
+    return build_engine(part, thread, _limits(settings, free_bytes(part.device) // 2), metrics, runner)
+
+
+def _load_into_vllm(settings: TrunkSettings, plan: SplitPlan, thread: DeviceThread, metrics: TrunkMetrics) -> Engine:
+    part = unfilled_part(settings.weights, plan.trunk, settings.dtype)
+    limits = _limits(settings, None)
+    runner = partial(
+        vllm_runner_for,
+        directory=settings.weights,
+        device=settings.device,
+        # prompts, and a row of each session that decodes
+        max_rows=limits.max_num_batched_tokens + limits.max_num_seqs,
+        max_requests=limits.max_num_seqs,
+        n_workers=settings.tensor_parallel,
+    )
+    return build_engine(part, thread, limits, metrics, runner)
+
+
+def _limits(settings: TrunkSettings, kv_bytes: int | None) -> Limits:
+    """The engine's bounds; `kv_bytes` is the memory for keys and values if the settings name none."""
+    return Limits(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_num_seqs=settings.max_num_seqs,
         max_waiting=settings.max_waiting,
-        kv_cache_memory_bytes=settings.kv_cache_memory_bytes or free_bytes(part.device) // 2,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes or kv_bytes,
         max_cached_prefixes=Limits.max_cached_prefixes if settings.enable_prefix_caching else 0,
         queue_timeout=settings.queue_timeout,
     )
-    runner = partial(runner_for, kv_cache_dtype=settings.kv_cache_dtype)
-    return build_engine(part, thread, limits, metrics, runner)
 
 
 def _service_info(settings: TrunkSettings, manifest: Manifest, plan: SplitPlan, engine: Engine) -> ServiceInfo:
     part = engine.part
     dtype = str(part.dtype).removeprefix("torch.")
-    cores = cores_name() if part.device.type == "cpu" else None
+    cores = cores_name() if engine.device.type == "cpu" else None
     return ServiceInfo(
         service_name="splitlearn-trunk",
         version=version("splitlearn"),
-        device=str(part.device),
+        device=str(engine.device),
         fingerprint=fingerprint(manifest, plan, dtype),
         attributes={
             "model": manifest.model_name,

@@ -8,7 +8,7 @@ from pydantic import ByteSize, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from splitlearn.choices import KVCacheDtype, Quantization, Verify
+from splitlearn.choices import EngineName, KVCacheDtype, Quantization, Verify
 
 
 class TrunkSettings(BaseSettings):
@@ -85,6 +85,14 @@ class TrunkSettings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16. Default: as stored.")
+    engine: EngineName = Field(
+        "native",
+        description="vllm lets vLLM compute the layers, which has to be installed; what it cannot serve runs on the "
+        "native engine. See docs/vllm_engine.md.",
+    )
+    tensor_parallel: int = Field(
+        1, ge=1, description="Processes on this machine that share each layer; with --engine vllm alone."
+    )
     quantization: Quantization = Field(
         "none",
         description="int8 halves the weights in memory, int4 takes 4.5 bits for each; both round them. CPU only. "
@@ -145,5 +153,24 @@ class TrunkSettings(BaseSettings):
                     "contradiction",
                     "{one} and {other} are both {port}; give each a port of its own, or 0 for any free one",
                     {"one": one, "other": other, "port": ports[one]},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> Self:
+        is_vllm = self.engine == "vllm"
+        beside = {
+            "--quantization": is_vllm and self.quantization != "none",
+            "--kv-cache-dtype": is_vllm and self.kv_cache_dtype != "auto",
+            "--threads": is_vllm and self.threads is not None,
+            "--tensor-parallel": not is_vllm and self.tensor_parallel > 1,
+        }
+        for flag, contradicts in beside.items():
+            if contradicts:
+                other = "native" if is_vllm else "vllm"
+                raise PydanticCustomError(
+                    "contradiction",
+                    "{flag} is for --engine {other} alone; leave it out, or choose that engine",
+                    {"flag": flag, "other": other},
                 )
         return self

@@ -26,7 +26,7 @@ def build_engine(
     that may take a while.
 
     Args:
-        part: filled.
+        part: filled, unless `runner` makes one that computes the layers itself.
         thread: runs the steps; several engines may share it.
         limits: how many rows, sessions and bytes.
         observer: hears of steps and sessions.
@@ -42,7 +42,7 @@ def build_engine(
         "part %s runs %s on %s, %s",
         part.spec,
         "batched" if chosen.is_batched else "sequentially",
-        part.device,
+        chosen.device,
         chosen.fusion,
     )
     return Engine(chosen, thread, limits, observer, clock)

@@ -10,3 +10,6 @@ KVCacheDtype = Literal["auto", "int8"]
 
 Verify = Literal["auto", "always", "never"]
 """When weight files are compared with their digests: before serving where that is quick, always, or never."""
+
+EngineName = Literal["native", "vllm"]
+"""What computes a trunk's layers: this package, or vLLM's model runner."""

@@ -6,6 +6,7 @@ SplitError                    everything below; the message says what to do
 ├── BadRegistration           the author of an architecture: its class cannot be registered or used
 ├── BadPlan                   the operator: cut points that the model does not have
 ├── BadDevice                 the operator: a device, dtype or instruction set that this machine does not offer
+├── EngineUnavailable         the operator: vLLM is not installed, or another version of it
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── SessionClosed             the caller: rows for a session after its end
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
@@ -44,6 +45,10 @@ class BadPlan(SplitError):
 
 class BadDevice(SplitError):
     """The device, dtype or instruction set asked for is not available here."""
+
+
+class EngineUnavailable(SplitError):
+    """The engine asked for is not installed here, or is another version of it."""
 
 
 class PositionNotReached(SplitError):
@@ -114,3 +119,8 @@ class EngineFull(SplitError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+def one_line(error: Exception) -> str:
+    """What another package's error says, for a message of ours."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

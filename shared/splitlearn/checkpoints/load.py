@@ -75,6 +75,19 @@ def load_parts(
     return parts
 
 
+def unfilled_part(path: Path | str, spec: PartSpec | str, dtype: str | None = None) -> Part:
+    """The part `spec` of the sepweight directory `path` without its weights, for what reads these itself.
+
+    Raises:
+        SepweightError, SplitError: as `load_part`.
+    """
+    manifest = Manifest.read(Path(path))
+    name = dtype or manifest.dtype
+    part = cut(config_from_dict({**manifest.config, "dtype": name}), PartSpec.of(spec))
+    part.dtype = resolve_dtype(name)
+    return part
+
+
 def resolve_device(name: str) -> str:
     """The device that "auto" stands for here, or `name` itself if it is usable.
 

@@ -94,10 +94,15 @@ class Engine:
         return self._runner.is_batched
 
     @property
+    def device(self) -> torch.device:
+        """Where the part's layers are computed."""
+        return self._runner.device
+
+    @property
     def max_session_rows(self) -> int:
-        """Rows that a session may ever hold: the model's context, or all pages."""
+        """Rows that a session may ever hold: the model's context, or less where its runner or all pages hold less."""
         capacity = self.pages.total * self.pages.page_size
-        return min(self.part.context_length or capacity, capacity)
+        return min(self._runner.max_session_rows or capacity, capacity)
 
     @property
     def speculation(self) -> Speculation:
@@ -240,6 +245,10 @@ class Engine:
         request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, reader)
         self._submit(request)
         return await self._collect(request)
+
+    def close_runner(self) -> None:
+        """Ends what the runner has started. Called last, when no step runs."""
+        self._runner.close()
 
     def expect_prompt(self, session: EngineSession) -> None:
         """Must be called when the session's next rows will be its prompt again, and not the row of its next token.

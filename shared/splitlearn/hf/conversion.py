@@ -8,9 +8,14 @@ import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter as WeightConverter
-from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import (
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
-__all__ = ["Conversions", "WeightConverter", "convert", "natural_order"]
+__all__ = ["Conversions", "WeightConverter", "as_in_checkpoint", "convert", "natural_order"]
 
 
 class Conversions:
@@ -55,6 +60,15 @@ def convert(
         converter.add_tensor(target, key, pattern, read)
     made: dict[str, Any] = converter.convert(target, model=model, config=model.config)
     return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+def as_in_checkpoint(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Some of the model's tensors, by their names in memory, under the names and in the shapes of a checkpoint.
+
+    Args:
+        model: may be on the meta device.
+    """
+    return dict(revert_weight_conversion(model, tensors))
 
 
 def natural_order(key: str) -> Any:

@@ -21,7 +21,7 @@ from splitlearn.hf.attention_interface import AttentionSwitch, supports_attentio
 from splitlearn.model import traits
 from splitlearn.model.cache import PartCache
 from splitlearn.model.part import Part
-from splitlearn.runner.interface import Runner, SequenceInput
+from splitlearn.runner.interface import Runner, SequenceInput, cache_of_one_row
 
 MakeBackend = Callable[[KVLayout, int | None], AttentionBackend]
 """Makes a backend for a layout and so many bytes; None for no bound."""
@@ -37,15 +37,12 @@ class BatchedRunner(Runner[KVCache]):
     is_batched = True
 
     def __init__(self, part: Part, kv_bytes: int | None, make_backend: MakeBackend) -> None:
-        self._make_backend = make_backend
+        super().__init__(part)
         self._by_session: BySession | None = None
-        super().__init__(part, kv_bytes)
-
-    def _prepare(self, cache: PartCache) -> None:
-        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        tensors = [tensor for layer in cache_of_one_row(part).layers for tensor in (layer.keys, layer.values)]
         shapes = tuple((tensor.shape[1], tensor.shape[3]) for tensor in tensors)
         self._layout = KVLayout(shapes, tensors[0].dtype, tensors[0].device)
-        self._backend = self._make_backend(self._layout, self._kv_bytes)
+        self._backend = make_backend(self._layout, kv_bytes)
         self._cache = RaggedCache()
         self._is_attention_shared = self._can_share_attention()
         self._attention = AttentionSwitch(self.part.modules())

@@ -18,7 +18,7 @@ from splitlearn.model.part import Part, Wanted
 
 __all__ = ["FusionReport", "KVCache", "PageBudget", "Runner", "SequenceInput", "SequenceSlice", "Wanted"]
 
-K = TypeVar("K", KVCache, PartCache)
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Runner(ABC, Generic[K]):
     """Runs one part for many sessions. Used on one thread at a time.
 
     Args:
-        kv_bytes: that keys and values may take; None for no bound.
+        part: filled, unless something else than the part itself computes its layers.
 
     Attributes:
         fusion: which modules of the part a backend runs by kernels of its own.
@@ -56,16 +56,19 @@ class Runner(ABC, Generic[K]):
     """Whether rows of several sessions share a forward."""
     fusion: FusionReport
 
-    def __init__(self, part: Part, kv_bytes: int | None = None) -> None:
+    def __init__(self, part: Part) -> None:
         self.part = part
-        self._kv_bytes = kv_bytes
         self.fusion = FusionReport(len(part.layers))
-        rows = torch.zeros(1, dtype=torch.long, device=part.device)
-        if not part.spec.begin:
-            rows = torch.zeros(1, part.hidden_size, dtype=part.dtype, device=part.device)
-        cache = part.new_cache()
-        part(rows, 0, cache)
-        self._prepare(cache)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers are computed."""
+        return self.part.device
+
+    @property
+    def max_session_rows(self) -> int | None:
+        """Rows that a session may ever hold, however much memory there is; None for no bound."""
+        return self.part.context_length
 
     @property
     def ends_model(self) -> bool:
@@ -77,22 +80,18 @@ class Runner(ABC, Generic[K]):
         """Whether a session can go back to an earlier position."""
         return self.part.can_truncate
 
-    @abstractmethod
-    def _prepare(self, cache: PartCache) -> None:
-        """Called once, with the cache of a session of one row."""
-
     @property
     @abstractmethod
     def row_bytes(self) -> int:
         """Memory for the keys and values of one row."""
 
+    @abstractmethod
     def page_budget(self, page_size: int) -> PageBudget:
         """The pages that fit into memory, of `page_size` rows unless the backend has a page size of its own.
 
         Raises:
             NoRoom: not one fits.
         """
-        return PageBudget.within(self._kv_bytes, self.row_bytes, page_size)
 
     @abstractmethod
     def new_kv(self, max_length: int | None) -> K:
@@ -104,6 +103,11 @@ class Runner(ABC, Generic[K]):
         From any thread, while no step runs with the session.
         """
         # by default memory goes with the last reference
+        return
+
+    def close(self) -> None:
+        """Ends processes that the runner has started. It is not used any more."""
+        # by default there are none
         return
 
     @abstractmethod
@@ -136,3 +140,13 @@ class Runner(ABC, Generic[K]):
         Raises:
             PositionNotReached: a session does not hold the rows before its own.
         """
+
+
+def cache_of_one_row(part: Part) -> PartCache:
+    """The cache of a session of one row that the part has run: shows what a row takes, and warms up the weights."""
+    rows = torch.zeros(1, dtype=torch.long, device=part.device)
+    if not part.spec.begin:
+        rows = torch.zeros(1, part.hidden_size, dtype=part.dtype, device=part.device)
+    cache = part.new_cache()
+    part(rows, 0, cache)
+    return cache

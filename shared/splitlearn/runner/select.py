@@ -1,10 +1,13 @@
 """Chooses how a part is run, and on which backend. No other module names a backend."""
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from llm_sepweight import Manifest
 from splitlearn.attention.kv_layout import KVLayout
 from splitlearn.backends.cpu.attention_metadata import can_read
 from splitlearn.backends.cpu.backend import ContiguousBackend
@@ -12,11 +15,16 @@ from splitlearn.backends.cpu.kernels import are_off
 from splitlearn.backends.cuda.backend import PagedBackend
 from splitlearn.backends.cuda.graphs import CudaCapture
 from splitlearn.backends.cuda.paged_attention import PagedKernel
+from splitlearn.backends.memory import free_bytes
+from splitlearn.backends.vllm.environment import prepare
+from splitlearn.backends.vllm.installation import check_installed
+from splitlearn.backends.vllm.serving_request import ServingRequest
 from splitlearn.choices import KVCacheDtype
-from splitlearn.errors import BadDevice
+from splitlearn.errors import BadDevice, UnsupportedModel
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.sequential import SequentialRunner
+from splitlearn.runner.vllm_runner import VLLMRunner
 
 
 def runner_for(
@@ -45,6 +53,64 @@ def runner_for(
     if why_not_batched(part) is not None:
         return SequentialRunner(part, kv_bytes)
     return BatchedRunner(part, kv_bytes, _paged if _has_paged_attention(part) else ContiguousBackend)
+
+
+def vllm_runner_for(
+    part: Part,
+    kv_bytes: int | None,
+    *,
+    directory: Path,
+    max_rows: int,
+    max_requests: int,
+    device: str = "auto",
+    n_workers: int = 1,
+) -> VLLMRunner:
+    """A runner that leaves the part's layers to vLLM. Starts vLLM, which reads the weights.
+
+    Args:
+        part: need not be filled.
+        kv_bytes: that keys and values may take, in all workers together. None: half of the memory that is free beside
+            the weights.
+        directory: the sepweight directory of the part.
+        max_rows, max_requests: rows and sessions in one forward.
+        device: "auto", or what this build of vLLM is for: "cpu" or "cuda".
+        n_workers: processes that share each layer.
+
+    Raises:
+        EngineUnavailable: vLLM is not installed, or another version.
+        UnsupportedModel: vLLM cannot serve these layers; the message says why.
+        NoRoom: the memory holds too few rows.
+    """
+    check_installed()
+    manifest = Manifest.read(directory)
+    reason = why_not_vllm(part, manifest)
+    if reason is not None:
+        raise UnsupportedModel(reason)
+    request = ServingRequest.of(part, directory, manifest, max_rows, max_requests, n_workers)
+    prepare(os.environ, request)
+    # only now: vLLM reads the environment as it is imported
+    from splitlearn.backends.vllm.executor import VLLMExecutor, device_of_build
+
+    where = device_of_build()
+    if device not in ("auto", where.type):
+        raise UnsupportedModel(f"this build of vLLM is for {where.type}, and --device is {device}")
+    if kv_bytes is None:
+        weights = sum(parameter.numel() for parameter in part.model.parameters()) * part.dtype.itemsize
+        kv_bytes = max(0, free_bytes(where) - weights // n_workers) // 2
+    return VLLMRunner(part, VLLMExecutor(request, kv_bytes), max_rows, max_requests)
+
+
+def why_not_vllm(part: Part, manifest: Manifest) -> str | None:
+    """Why vLLM cannot serve these layers, as far as is known before it is asked; None if it can."""
+    if part.spec.begin or part.spec.end or len(part.spec.layers) != 1:
+        return f"{part.spec} is not layers alone, without a gap"
+    if not part.keeps_plain_kv or not part.can_truncate:
+        return "its layers keep a recurrent state, or more than keys and values"
+    if part.hidden_size != part.config.get_text_config(decoder=True).hidden_size:
+        return "its layers keep several streams of rows"
+    if manifest.dequantized:
+        return "its weights are stored in 4 bits, as our kernels read them"
+    return None
 
 
 def why_not_batched(part: Part) -> str | None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import torch
 
 from splitlearn.attention.kv_layout import check_held
+from splitlearn.attention.page_budget import PageBudget
 from splitlearn.model.cache import PartCache
-from splitlearn.runner.interface import Runner, SequenceInput
+from splitlearn.model.part import Part
+from splitlearn.runner.interface import Runner, SequenceInput, cache_of_one_row
 
 
 class SequentialRunner(Runner[PartCache]):
@@ -15,13 +17,19 @@ class SequentialRunner(Runner[PartCache]):
 
     is_batched = False
 
-    def _prepare(self, cache: PartCache) -> None:
-        tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    def __init__(self, part: Part, kv_bytes: int | None = None) -> None:
+        super().__init__(part)
+        self._kv_bytes = kv_bytes
+        layers = cache_of_one_row(part).layers
+        tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
         self._row_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     @property
     def row_bytes(self) -> int:
         return self._row_bytes
+
+    def page_budget(self, page_size: int) -> PageBudget:
+        return PageBudget.within(self._kv_bytes, self.row_bytes, page_size)
 
     def new_kv(self, max_length: int | None) -> PartCache:
         return self.part.new_cache()

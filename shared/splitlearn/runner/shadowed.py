@@ -12,7 +12,6 @@ from torch import nn
 
 from splitlearn.attention.page_budget import PageBudget
 from splitlearn.errors import NoRoom, PositionNotReached
-from splitlearn.model.cache import PartCache
 from splitlearn.model.part import Part
 from splitlearn.runner.interface import FusionReport, Runner, SequenceInput
 
@@ -67,9 +66,6 @@ class ShadowedRunner(Runner[Any]):
             sum(each.n_experts for each in reports),
             sum(each.n_fused_experts for each in reports),
         )
-
-    def _prepare(self, cache: PartCache) -> None:
-        """All of them are prepared."""
 
     @property
     def ends_model(self) -> bool:

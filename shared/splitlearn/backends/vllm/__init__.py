@@ -1,0 +1,1 @@
+"""vLLM's model runner serves a part's layers, stepped by our engine."""

@@ -1,0 +1,28 @@
+"""What vLLM reads from the environment. To be set before anything of vLLM is imported."""
+
+from collections.abc import MutableMapping
+
+from splitlearn.backends.vllm.serving_request import ServingRequest
+
+
+def prepare(environment: MutableMapping[str, str], request: ServingRequest) -> None:
+    """Sets what a trunk needs; of the rest what the operator has not set."""
+    needed = {
+        "VLLM_PP_LAYER_PARTITION": request.partition,
+        # one worker runs in this process
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # nobody is told that it runs
+        "VLLM_NO_USAGE_STATS": "1",
+        # its log lines come with ours
+        "VLLM_CONFIGURE_LOGGING": "0",
+        # the older one: it needs no Triton
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }
+    environment.update(needed)
+    defaults = {
+        # workers talk to each other on this machine alone
+        "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    for name, value in defaults.items():
+        environment.setdefault(name, value)
