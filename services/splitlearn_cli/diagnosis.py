@@ -47,6 +47,7 @@ def findings_of_machine() -> Iterator[Finding]:
     import torch
 
     from splitlearn.backends.cpu.kernels import available_sets, kernels, why_no_kernels
+    from splitlearn.backends.vllm.installation import installed_version, why_unavailable
     from splitlearn.runner.select import why_not_paged
 
     yield Finding("threads", str(torch.get_num_threads()))
@@ -54,6 +55,8 @@ def findings_of_machine() -> Iterator[Finding]:
     reason = why_no_kernels()
     library = kernels() if reason is None else None
     yield Finding("own kernels", "no" if library is None else f"yes, {library.instruction_set}", reason)
+    found = installed_version()
+    yield Finding("vLLM", found or "not installed", None if found is None else why_unavailable())
     if not torch.cuda.is_available():
         yield Finding("CUDA", f"no (torch {torch.__version__})")
         return
@@ -79,7 +82,7 @@ def findings_of_model(
     from splitlearn.backends.cpu.packing import pack
     from splitlearn.checkpoints.load import load_part, resolve_device
     from splitlearn.model.plan import SplitPlan
-    from splitlearn.runner.select import runner_for, why_not_batched
+    from splitlearn.runner.select import runner_for, why_not_batched, why_not_vllm
 
     manifest = Manifest.read(weights)
     if layers is None:
@@ -94,6 +97,9 @@ def findings_of_model(
     yield Finding("dtype", dtype_name, advice)
     reason = why_not_batched(part)
     yield Finding("sessions share a step", _yes(reason is None), reason)
+    reason = why_not_vllm(part, manifest)
+    # a GPU's engine: on a CPU it gains nothing
+    yield Finding("--engine vllm", "may fit" if reason is None else f"no: {reason}")
     fusion = runner_for(part).fusion
     has_kernels = why_no_kernels() is None and part.device.type == "cpu" and not is_slow
     not_fused = "torch runs the others: they compute something that the kernels do not" if has_kernels else None

@@ -110,6 +110,7 @@ HEAVY = [
     "test-neon",
     "test-dashboards",
     "test-faults",
+    "test-vllm",
     "test-clients",
 ]
 

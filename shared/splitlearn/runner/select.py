@@ -87,7 +87,7 @@ def vllm_runner_for(
     if reason is not None:
         raise UnsupportedModel(reason)
     request = ServingRequest.of(part, directory, manifest, max_rows, max_requests, n_workers)
-    prepare(os.environ, request)
+    prepare(os.environ, request, _cores())
     # only now: vLLM reads the environment as it is imported
     from splitlearn.backends.vllm.executor import VLLMExecutor, device_of_build
 
@@ -98,6 +98,12 @@ def vllm_runner_for(
         weights = sum(parameter.numel() for parameter in part.model.parameters()) * part.dtype.itemsize
         kv_bytes = max(0, free_bytes(where) - weights // n_workers) // 2
     return VLLMRunner(part, VLLMExecutor(request, kv_bytes), max_rows, max_requests)
+
+
+def _cores() -> list[int]:
+    """The numbers of the cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return sorted(allowed(0)) if allowed is not None else list(range(os.cpu_count() or 1))
 
 
 def why_not_vllm(part: Part, manifest: Manifest) -> str | None:

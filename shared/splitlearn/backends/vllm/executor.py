@@ -27,6 +27,8 @@ from splitlearn.backends.vllm.step_plan import StepPlan
 from splitlearn.backends.vllm.worker import HIDDEN, LOAD_FORMAT, RESIDUAL, TrunkWorker
 from splitlearn.errors import NoRoom, UnsupportedModel, one_line
 
+# by which vLLM says what it does not do
+_REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # equal to a block of the engine's prefix cache, and what vLLM's attention on CPUs likes; elsewhere vLLM chooses
 _CPU_BLOCK_ROWS = 32
 
@@ -82,7 +84,7 @@ class VLLMExecutor:
             return Executor.get_class(self._config)(self._config)
         except torch.OutOfMemoryError:
             raise
-        except (NotImplementedError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except _REFUSALS as error:
             raise UnsupportedModel(f"vLLM fails while it loads them: {one_line(error)}") from error
         finally:
             # vLLM's worker for CPUs replaces it
@@ -155,5 +157,5 @@ def _engine_config(request: ServingRequest, kv_bytes: int, folder: str) -> Any:
             enforce_eager=is_cpu,
             disable_log_stats=True,
         ).create_engine_config()
-    except (ValueError, NotImplementedError) as error:
+    except _REFUSALS as error:
         raise UnsupportedModel(f"vLLM does not take this model: {one_line(error)}") from error
