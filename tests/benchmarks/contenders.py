@@ -76,6 +76,24 @@ LLAMA = ModelShape(
         "tie_word_embeddings": False,
     },
 )
+# the layers of a Llama-3-8B, eight of its 32
+EIGHT_B = ModelShape(
+    name="llama-8b",
+    label="Llama-8B",
+    layers="0-8",
+    model_type="llama",
+    config={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+    },
+)
 SHAPES = {shape.name: shape for shape in (QWEN, LLAMA)}
 LAYERS = QWEN.layers
 HIDDEN = int(QWEN.config["hidden_size"])
