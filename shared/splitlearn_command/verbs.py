@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import Any, ClassVar
 
 import typer
@@ -57,5 +58,6 @@ class VerbGroup(TyperGroup):
         with needing(verb.extra):
             function = self.function_of(name)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name, help=f"{verb.line}\n\n{function.__doc__ or ''}")(needing(verb.extra)(function))
+        told = cleandoc(function.__doc__ or "")
+        app.command(name, help=f"{verb.line}\n\n{told}")(needing(verb.extra)(function))
         return get_command(app)

@@ -18,7 +18,11 @@ def grind(beans: str, coarse: bool = False, water_jug: str = "none") -> int:
 
 
 def steam() -> None:
-    """The module is missed while it works, not when it is imported."""
+    """The module is missed while it works, not when it is imported.
+
+    Milk that was hot once
+    is not made hot again.
+    """
     missing_module()
 
 
@@ -55,6 +59,12 @@ def test_listing_the_verbs_asks_for_none_of_them(kitchen: typer.Typer) -> None:
     lines = [line.split(maxsplit=1) for line in shown.output.splitlines()]
     assert all([name, verb.line] in lines for name, verb in Kitchen.verbs.items())
     assert called == []
+
+
+def test_all_paragraphs_of_a_verbs_help_begin_in_one_column(kitchen: typer.Typer) -> None:
+    lines = CliRunner().invoke(kitchen, ["steam", "--help"]).output.splitlines()
+
+    assert "  Milk that was hot once is not made hot again." in lines
 
 
 def test_a_called_verb_is_found_once_and_gets_its_flags(kitchen: typer.Typer) -> None:
