@@ -164,6 +164,15 @@ class ExactRunner:
     fusion: str = "nothing is fused"
     stores: set[ExactKV] = field(default_factory=set)
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def max_session_rows(self) -> int | None:
+        found: int | None = self.part.context_length
+        return found
+
     def page_budget(self, page_size: int) -> PageBudget:
         return PageBudget(self.n_pages, page_size)
 
