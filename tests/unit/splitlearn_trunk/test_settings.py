@@ -39,6 +39,10 @@ def test_a_bad_value_is_refused_at_the_start(name: str, value: object) -> None:
         ({"port": 7000, "metrics_port": 7000}, "--port and --metrics-port are both 7000; give each a port of its own"),
         ({"port": 7000, "health_port": 7000}, "--port and --health-port are both 7000"),
         ({"metrics_port": 7000, "health_port": 7000}, "--metrics-port and --health-port are both 7000"),
+        ({"engine": "vllm", "quantization": "int8"}, "--quantization is for --engine native alone"),
+        ({"engine": "vllm", "kv_cache_dtype": "int8"}, "--kv-cache-dtype is for --engine native alone"),
+        ({"engine": "vllm", "threads": 2}, "--threads is for --engine native alone"),
+        ({"tensor_parallel": 2}, "--tensor-parallel is for --engine vllm alone"),
         ({"port": 9101}, "--port and --metrics-port are both 9101"),
     ],
 )

@@ -9,14 +9,15 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from architectures.small_configs import small_config
-from llm_sepweight import PartSpec
-from splitlearn.checkpoints.load import load_part
-from splitlearn.errors import BadDevice
+from llm_sepweight import Manifest, PartSpec
+from splitlearn.backends.vllm import installation
+from splitlearn.checkpoints.load import load_part, unfilled_part
+from splitlearn.errors import BadDevice, EngineUnavailable
 from splitlearn.model.part import Part, cut
 from splitlearn.model.plan import SplitPlan
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
-from splitlearn.runner.select import runner_for, why_not_batched
+from splitlearn.runner.select import runner_for, vllm_runner_for, why_not_batched, why_not_vllm
 from splitlearn.runner.sequential import SequentialRunner
 from support.sessions import Together, load_parts
 from support.tiny_models import random_model, save_sepweight, tiny_config
@@ -340,3 +341,32 @@ def test_keys_and_values_in_int8_are_refused_where_no_kernel_reads_them(made: Ca
         runner_for(made("llama")[1][0], None, "int8")
     with pytest.raises(BadDevice, match=r"it keeps a recurrent state, .*: use --kv-cache-dtype auto"):
         runner_for(made("mamba2")[1][0], None, "int8")
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("1-3", None),
+        ("b 0-3", "not layers alone"),
+    ],
+)
+def test_what_vllm_cannot_serve_is_known_before_it_is_started(
+    layers: str, expected: str | None, tiny_weights: Path
+) -> None:
+    part = unfilled_part(tiny_weights, layers)
+    reason = why_not_vllm(part, Manifest.read(tiny_weights))
+    assert reason is None if expected is None else reason is not None and expected in reason
+
+
+def test_weights_that_are_stored_in_four_bits_are_not_for_vllm(tiny_weights: Path) -> None:
+    manifest = replace(Manifest.read(tiny_weights), dequantized={"mid.00001": 1})
+    reason = why_not_vllm(unfilled_part(tiny_weights, "1-3"), manifest)
+    assert reason is not None
+    assert "4 bits" in reason
+
+
+def test_without_vllm_nothing_is_started(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "installed_version", lambda: None)
+    part = unfilled_part(tiny_weights, "1-3")
+    with pytest.raises(EngineUnavailable, match="vLLM is not installed"):
+        vllm_runner_for(part, None, directory=tiny_weights, max_rows=8, max_requests=2)

@@ -1,11 +1,14 @@
 """What the command says of this machine, and of a directory."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.backends.vllm import installation
+from splitlearn.backends.vllm.installation import VERSION
 from splitlearn_cli import diagnosis
 from splitlearn_cli.verbs.doctor import Settings, run
 from support.tiny_models import random_model, save_sepweight, tiny_config
@@ -82,3 +85,24 @@ def test_a_version_outside_of_the_tested_window_is_told(monkeypatch: pytest.Monk
     assert str(advice["torch"]).startswith("tested with torch")
     assert str(advice["transformers"]).startswith("tested with transformers")
     assert advice["splitlearn"] is None
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, "not installed$"),
+        (VERSION, f"{VERSION}$"),
+        ("0.1.0", rf"0\.1\.0 -> vLLM 0\.1\.0 is installed, and only {VERSION} is known to work"),
+    ],
+)
+def test_the_version_of_vllm_is_told_and_whether_it_is_the_known_one(
+    found: str | None, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "installed_version", lambda: found)
+    run(Settings())
+    assert re.match(expected, said(capsys.readouterr().out)["vLLM"])
+
+
+def test_whether_vllm_may_serve_the_layers_is_told(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(Settings(weights=tiny_weights))
+    assert said(capsys.readouterr().out)["--engine vllm"] == "may fit"
