@@ -15,8 +15,6 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.running_split import free_port
-
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "bench"
 # several checkouts may share them: they are large, and take minutes to make
@@ -99,13 +97,20 @@ LAYERS = QWEN.layers
 HIDDEN = int(QWEN.config["hidden_size"])
 
 
+def _free_port() -> int:
+    # here, as it brings clients' packages along, which a machine with a GPU alone lacks
+    from support.running_split import free_port
+
+    return free_port()
+
+
 @dataclass(frozen=True)
 class Ports:
     """Where one pair of trunk and client listens, on ports that were free."""
 
-    trunk_port: int = field(default_factory=free_port)
-    metrics_port: int = field(default_factory=free_port)
-    client_port: int = field(default_factory=free_port)
+    trunk_port: int = field(default_factory=_free_port)
+    metrics_port: int = field(default_factory=_free_port)
+    client_port: int = field(default_factory=_free_port)
 
     @property
     def trunk(self) -> str:
