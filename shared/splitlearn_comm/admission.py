@@ -133,13 +133,12 @@ class Admission:
         is_silent, since = place in self._silent, place.waits_since
         works = not is_silent and place not in self._idle
         self.waits(place, now)
-        try:
-            yield
-        finally:
-            if not place.is_lost:
-                self.works(place)
-                if not works:
-                    self.waits(place, since, silent=is_silent)
+        # An error means that the client is gone: its stream keeps nobody out while it is closed.
+        yield
+        if not place.is_lost:
+            self.works(place)
+            if not works:
+                self.waits(place, since, silent=is_silent)
 
     @contextmanager
     def unread(self, sender: str) -> Iterator[None]:

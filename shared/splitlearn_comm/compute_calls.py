@@ -16,6 +16,7 @@ from splitlearn_comm.admission import Admission, Place, lost_place
 from splitlearn_comm.authentication import sender_of
 from splitlearn_comm.core import PLAIN, ComputeFunction, ComputeOptions, TensorCodec, WireObserver, codec_named
 from splitlearn_comm.errors import CommError, InvalidTensor, RemoteFailure, Unreachable
+from splitlearn_comm.event_loop import expire
 from splitlearn_comm.frames import ServiceInfo
 from splitlearn_comm.outgoing import Outgoing
 from splitlearn_comm.statuses import kind_of
@@ -67,18 +68,16 @@ class ComputeCalls:
     def release_idle(self) -> None:
         """End streams that wait for a request now, and the others after their next reply."""
         self._stopping = True
-        now = asyncio.get_running_loop().time()
         for patience in self._waiting:
-            patience.reschedule(now)
+            expire(patience)
 
     async def serve(self, context: grpc.aio.ServicerContext, outgoing: Outgoing, admission: Admission) -> None:
         """Serve one stream until the client has no more requests, the server stops, or the stream is evicted."""
-        loop = asyncio.get_running_loop()
         place: Place | None = None
         try:
             async with asyncio.timeout(None) as patience:
                 sender = sender_of(context)
-                place = admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()), sender)
+                place = admission.enter(time.monotonic(), lambda: expire(patience), sender)
                 while (data := await self._next_request(context, patience)) is not grpc.aio.EOF:
                     admission.works(place)
                     answer = await self._answered(data, admission)

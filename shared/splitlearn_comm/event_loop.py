@@ -1,4 +1,6 @@
-"""The event loop of a process that uses the network: uvloop's, or asyncio's own if uvloop is not installed."""
+"""The event loop of a process that uses the network: uvloop's, or asyncio's own if uvloop is not installed.
+
+And what asyncio leaves to its callers."""
 
 import asyncio
 import logging
@@ -23,3 +25,9 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Like `asyncio.run`."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)
+
+
+def expire(timeout: asyncio.Timeout) -> None:
+    """End what the timeout bounds. One that has expired already may still clean up: then nothing changes."""
+    if not timeout.expired():
+        timeout.reschedule(asyncio.get_running_loop().time())

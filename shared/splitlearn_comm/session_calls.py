@@ -39,6 +39,7 @@ from splitlearn_comm.errors import (
     SessionClosed,
     TimedOut,
 )
+from splitlearn_comm.event_loop import expire
 from splitlearn_comm.frames import Frame, Reply
 from splitlearn_comm.heap import HeapTrimmer
 from splitlearn_comm.outgoing import Outgoing
@@ -69,7 +70,7 @@ class SessionCalls:
 
     async def serve(self, context: grpc.aio.ServicerContext, outgoing: Outgoing) -> None:
         """Serve one session, from its opening until the client has no more requests."""
-        loop, seconds = asyncio.get_running_loop(), self.admission.limits.first_frame_seconds
+        seconds = self.admission.limits.first_frame_seconds
         place: Place | None = None
         request_context = RequestContext.read(context.invocation_metadata() or ())
         # gRPC runs each call in a task of its own, whose log lines all get the id
@@ -78,7 +79,7 @@ class SessionCalls:
         try:
             async with asyncio.timeout(seconds) as patience:
                 sender = sender_of(context)
-                place = self.admission.enter(time.monotonic(), lambda: patience.reschedule(loop.time()), sender)
+                place = self.admission.enter(time.monotonic(), lambda: expire(patience), sender)
                 await _Call(self, context, outgoing, patience, place).run(request_context, sender)
         except TimeoutError:
             # otherwise the host raised it, which is a failure

@@ -17,6 +17,7 @@ from splitlearn_client.serving.body_budget import CHUNK, BodyBudget, BodyShare
 from splitlearn_client.serving.body_turns import SHORT, BodyTurns, cost_of
 from splitlearn_client.serving.json_size import MostIds, excess
 from splitlearn_client.serving.refusing import Incoming, refuse
+from splitlearn_comm.event_loop import expire
 
 # When the budget is used up: how long an upload may stall before it is dropped for others, and how long others wait.
 # Both are shorter if --body-timeout is a few seconds.
@@ -170,8 +171,8 @@ class Bodies:
                 raise _too_busy()
             if slowest is None:
                 await asyncio.sleep(_LOOK_SECONDS)
-            elif not self._uploads[slowest].expired():
-                self._uploads[slowest].reschedule(_now())
+            else:
+                expire(self._uploads[slowest])
 
 
 def _now() -> float:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from splitlearn_client.api.event_stream import error_event
 from splitlearn_client.errors import ShuttingDown
 from splitlearn_client.serving.refusing import Incoming, closing, refuse
+from splitlearn_comm.event_loop import expire
 
 log = structlog.get_logger()
 
@@ -94,9 +95,7 @@ class Draining:
 
     def _cut(self) -> None:
         for life in self._running:
-            # one that has expired may still clean up, or send its error
-            if not life.expired():
-                life.reschedule(asyncio.get_running_loop().time())
+            expire(life)
 
     async def _quiet(self, seconds: float) -> None:
         """Returns when no request runs, or after `seconds`."""

@@ -1,5 +1,6 @@
 """How long a session may go without a frame: its first one, and after the last one that it announced."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -7,12 +8,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from splitlearn_comm import wire
+from splitlearn_comm import SessionOpening, wire
 from splitlearn_comm._proto import compute_pb2 as pb2
 from splitlearn_comm.admission import ServerLimits
 from splitlearn_comm.server import AsyncGRPCComputeServer
 from splitlearn_comm.statuses import KIND_KEY
-from splitlearn_comm.testing import EchoSessionHost
+from splitlearn_comm.testing import EchoSession, EchoSessionHost
 
 OPEN = pb2.StreamRequest(open=pb2.Open(session_id="one", fingerprint="echo", max_length=64))
 FRAME = pb2.StreamRequest(
@@ -88,3 +89,48 @@ async def test_a_session_that_was_kept_and_stays_open_has_as_long_to_end(
     assert (await outcome(new_stream(), FIRST, FINISH))[1] == "TimedOut"
     assert list(host.cached) == [b"one"]
     assert host.sessions[0].times_closed == 1
+
+
+class SlowlyClosed(EchoSession):
+    closing: asyncio.Event
+    may_close: asyncio.Event
+
+    async def close(self) -> None:
+        await super().close()
+        self.closing.set()
+        await self.may_close.wait()
+
+
+class SlowlyClosing(EchoSessionHost):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = asyncio.Event()
+        self.may_close = asyncio.Event()
+
+    async def open(self, opening: SessionOpening) -> SlowlyClosed:
+        session = SlowlyClosed(opening, self.factor, self.cached)
+        session.closing, session.may_close = self.closing, self.may_close
+        self.sessions.append(session)
+        return session
+
+
+async def test_a_new_stream_takes_the_place_of_one_that_is_being_closed_as_its_time_is_over() -> None:
+    host = SlowlyClosing()
+    limits = ServerLimits(first_frame_seconds=1.0, streams=1)
+    async with (
+        AsyncGRPCComputeServer(session_host=host, limits=limits) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        asyncio.timeout(60),
+    ):
+        new_stream = channel.stream_stream(f"/{wire.SERVICE}/Stream")
+        late = new_stream()
+        await late.write(OPEN.SerializeToString())
+        await host.closing.wait()
+
+        busy = new_stream()
+        await busy.write(FIRST.SerializeToString())
+        try:
+            assert pb2.StreamReply.FromString(await busy.read()).HasField("frame")
+        finally:
+            host.may_close.set()
+        assert await late.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -165,6 +165,17 @@ def test_a_stream_that_was_written_to_is_what_it_was_before() -> None:
     places.enter(5.0 + admission.SILENT_SECONDS, lambda: None, "another")
 
 
+def test_a_stream_whose_client_has_gone_keeps_nobody_out_while_it_is_closed() -> None:
+    places = Admission(ServerLimits(streams=1))
+    place = places.enter(0.0, lambda: None, "gone")
+    places.works(place)
+    with pytest.raises(asyncio.CancelledError), places.sending(place, 1.0):
+        raise asyncio.CancelledError
+    places.enter(1.0 + IDLE_SECONDS, lambda: None, "honest")
+    places.leave(place)
+    assert places.n_open == 1
+
+
 class Gone:
     """The context of a call whose client has left, before grpc cancels it."""
 
