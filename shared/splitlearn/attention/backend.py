@@ -114,15 +114,24 @@ class AttentionBackend(Protocol):
         """
 
     def prepare_decode(self, forward: Forward, max_length: int | None) -> None:
-        """Lets `decode` run `forward`.
+        """Lets `run_step` replay `forward` for steps of one row per session.
 
         Args:
             forward: must do the same operations in each call.
             max_length: that a session holds; None for no bound.
         """
 
-    def decode(self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[Any]]) -> torch.Tensor | None:
-        """Runs a step of one row per session: [S, D] or [S, V], valid until the next call.
+    def run_step(
+        self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[Any]], wanted: Sequence[int], position_offset: int
+    ) -> torch.Tensor | None:
+        """Runs a step without the model's own forward.
 
-        None where the backend has no faster way than to run it as any other step.
+        Args:
+            rows: of all sessions, [T] or [T, D].
+            wanted: the rows whose logits are wanted of a part that ends the model, ascending.
+            position_offset: how much more the positions are than those in the sessions.
+
+        Returns:
+            Hidden states [T, D]; of a part that ends the model logits [len(wanted), V]. None where the backend has no
+            faster way for such a step: nothing has changed then.
         """

@@ -11,8 +11,6 @@ from torch import nn
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation, SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
-from splitlearn.hf.cache import CACHE_NAME, cache_argument
-from splitlearn.hf.outputs import decoder_output
 from splitlearn.torch_private import own_modules
 
 DECODER = frozenset({"embed_tokens", "layers", "norm", "rotary_emb"})
@@ -97,7 +95,6 @@ class DecoderParts:
 
     def __init__(self, decoder: nn.Module) -> None:
         self._children: Mapping[str, Any] = own_modules(decoder)
-        self._cache_argument = cache_argument(decoder.forward) or CACHE_NAME
 
     def embed(self, ids_BT: torch.Tensor | None) -> torch.Tensor:
         return torch.as_tensor(self._children["embed_tokens"](ids_BT))
@@ -105,13 +102,6 @@ class DecoderParts:
     def rotation(self, hidden_BTD: torch.Tensor, position_ids: torch.Tensor) -> Any:
         return self._children["rotary_emb"](hidden_BTD, position_ids=position_ids)
 
-    def layer(
-        self, layer: nn.Module, hidden_BTD: torch.Tensor, position_ids: torch.Tensor, rotation: Any, cache: Any
-    ) -> torch.Tensor:
-        """One layer, without a mask."""
-        inputs = {"attention_mask": None, "position_ids": position_ids, "position_embeddings": rotation}
-        return torch.as_tensor(layer(hidden_BTD, **inputs, **{self._cache_argument: cache}, use_cache=True))
-
-    def output(self, hidden_BTD: torch.Tensor, cache: Any) -> Any:
-        """What the decoder gives back for what came out of its last layer."""
-        return decoder_output(self._children["norm"](hidden_BTD), cache)
+    def norm(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """What comes out of the last layer, as the head takes it."""
+        return torch.as_tensor(self._children["norm"](hidden_BTD))

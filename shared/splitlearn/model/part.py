@@ -60,13 +60,17 @@ class Part(nn.Module):
         decoder = model.get_submodule(layout.decoder)
         self._boundary = _Boundary()
         kept = list(model.get_submodule(layout.layers).children())
+        own_hooks = []
         if not spec.begin:
-            kept[0].register_forward_pre_hook(self._boundary.enter, with_kwargs=True)
+            own_hooks.append(kept[0].register_forward_pre_hook(self._boundary.enter, with_kwargs=True))
         if not spec.end:
-            kept[-1].register_forward_hook(self._boundary.leave)
+            own_hooks.append(kept[-1].register_forward_hook(self._boundary.leave))
         if spec.end:
-            model.get_submodule(layout.suffix_modules[-1]).register_forward_pre_hook(_compact)
-            decoder.register_forward_hook(self._boundary.note_last)
+            head = model.get_submodule(layout.suffix_modules[-1])
+            own_hooks.append(head.register_forward_pre_hook(_compact))
+            own_hooks.append(decoder.register_forward_hook(self._boundary.note_last))
+        self.n_own_hooks = len(own_hooks)
+        """Hooks on the modules inside that belong to the part itself."""
         arguments = inspect.signature(decoder.forward).parameters
         counts_itself = any(
             hasattr(kind, "create_position_ids_from_input_ids") for kind in {type(m) for m in decoder.modules()}

@@ -129,22 +129,15 @@ class BatchedRunner(Runner[KVCache]):
         if self._by_session is not None:
             return self._run_by_session(inputs, self._by_session)
         sessions = [each.slice for each in inputs]
-        positions = [i for each in sessions for i in range(each.start, each.end)]
         rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
-        reads_hidden = any(each.wanted == "hidden" for each in inputs)
-        if len(positions) == len(inputs) and not position_offset and not reads_hidden:
-            decoded = self._backend.decode(rows, sessions)
-            if decoded is not None:
-                # the next step overwrites this memory; one copy takes less time than one per session
-                decoded = decoded.to("cpu", copy=True)
-                if self.part.spec.end:
-                    found = zip(inputs, decoded, strict=True)
-                    return [row_V[None] if each.wanted == "all" else row_V for each, row_V in found]
-                return list(decoded[:, None])
+        if not any(each.wanted == "hidden" for each in inputs):
+            found = self._backend.run_step(rows, sessions, self._wanted_rows(inputs), position_offset)
+            if found is not None:
+                return self._shares(found, inputs)
         rows_1T = rows.to(self._layout.device)[None]
         options: dict[str, Any] = {"past_key_values": self._cache, "use_cache": True}
         if self.part.takes_positions:
-            positions = [position + position_offset for position in positions]
+            positions = [i + position_offset for each in sessions for i in range(each.start, each.end)]
             options["position_ids"] = torch.tensor([positions], device=rows_1T.device)
         with self._attending(sessions):
             return self._outputs(rows_1T, inputs, options)
@@ -178,31 +171,35 @@ class BatchedRunner(Runner[KVCache]):
         self, rows_1T: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], options: dict[str, Any]
     ) -> list[torch.Tensor]:
         """What each session's rows become: [t, D], or what is wanted of a part that ends the model."""
-        lengths = [each.slice.length for each in inputs]
         if not self.part.spec.end:
-            return list(self.part.run(rows_1T, **options)[0].split(lengths))
-        return self._ends(rows_1T, inputs, list(accumulate(lengths)), options)
-
-    def _ends(
-        self, rows_1T: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]], ends: list[int], options: dict[str, Any]
-    ) -> list[torch.Tensor]:
-        counts = [{"none": 0, "last": 1, "all": each.rows.shape[0], "hidden": 0}[each.wanted] for each in inputs]
-        wanted = [row for end, count in zip(ends, counts, strict=True) for row in range(end - count, end)]
-        kept = torch.tensor(wanted, dtype=torch.long, device=rows_1T.device)
+            return self._shares(self.part.run(rows_1T, **options)[0], inputs)
+        kept = torch.tensor(self._wanted_rows(inputs), dtype=torch.long, device=rows_1T.device)
         if self.part.keeps_last_rows:
             options = {**options, "logits_to_keep": kept}
         if any(each.wanted == "hidden" for each in inputs):
             output, hidden_1TD = self.part.run_to_hidden(rows_1T, **options)
         else:
             output, hidden_1TD = self.part.run(rows_1T, **options), None
-        logits_SV = output.logits[0] if self.part.keeps_last_rows else output.logits[0, kept]
-        outputs = list(logits_SV.split(counts))
-        for i, (each, end) in enumerate(zip(inputs, ends, strict=True)):
-            if each.wanted == "last":
-                outputs[i] = outputs[i][-1]
-            elif each.wanted == "hidden" and hidden_1TD is not None:
-                outputs[i] = hidden_1TD[0, end - each.rows.shape[0] : end]
+        outputs = self._shares(output.logits[0] if self.part.keeps_last_rows else output.logits[0, kept], inputs)
+        if hidden_1TD is not None:
+            shares = hidden_1TD[0].split([each.rows.shape[0] for each in inputs])
+            found = zip(inputs, shares, outputs, strict=True)
+            return [rows_tD if each.wanted == "hidden" else output for each, rows_tD, output in found]
         return outputs
+
+    def _wanted_rows(self, inputs: Sequence[SequenceInput[KVCache]]) -> list[int]:
+        """The rows of the step whose logits are wanted; none unless the part ends the model."""
+        if not self.part.spec.end:
+            return []
+        ends = accumulate(each.rows.shape[0] for each in inputs)
+        return [row for end, each in zip(ends, inputs, strict=True) for row in range(end - _n_wanted(each), end)]
+
+    def _shares(self, found: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]]) -> list[torch.Tensor]:
+        """Each session's of hidden states [T, D], or of the wanted logits."""
+        if not self.part.spec.end:
+            return list(found.split([each.rows.shape[0] for each in inputs]))
+        shares = zip(inputs, found.split([_n_wanted(each) for each in inputs]), strict=True)
+        return [logits_tV[-1] if each.wanted == "last" else logits_tV for each, logits_tV in shares]
 
     def _decode(self, rows: torch.Tensor, positions_1S: torch.Tensor, attention: StepAttention) -> torch.Tensor:
         """One row of each session: hidden states [S, D], or logits [S, V]."""
@@ -211,3 +208,8 @@ class BatchedRunner(Runner[KVCache]):
             told = {"position_ids": positions_1S} if self.part.takes_positions else {}
             output = self.part.run(rows[None], past_key_values=self._cache, use_cache=True, **told)
         return torch.as_tensor((output.logits if self.part.spec.end else output)[0])
+
+
+def _n_wanted(each: SequenceInput[KVCache]) -> int:
+    """Rows whose logits are wanted."""
+    return {"none": 0, "last": 1, "all": each.rows.shape[0], "hidden": 0}[each.wanted]

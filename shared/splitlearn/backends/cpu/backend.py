@@ -1,7 +1,7 @@
 """The CPU's `AttentionBackend`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -13,12 +13,12 @@ from splitlearn.backends.cpu.contiguous_attention import ContiguousAttention
 from splitlearn.backends.cpu.contiguous_kv import ContiguousKVCache
 from splitlearn.backends.cpu.experts import count_experts
 from splitlearn.backends.cpu.fused_attention import fuse_attention
-from splitlearn.backends.cpu.fused_decoder import fuse_decoder
 from splitlearn.backends.cpu.fused_layers import fuse_layers
+from splitlearn.backends.cpu.fused_part import FusedPart, fusible
 from splitlearn.model.part import Part
 
 
-@dataclass(frozen=True)
+@dataclass
 class ContiguousBackend:
     """Keys and values are contiguous; memory is allocated as rows come, and freed with the last reference.
 
@@ -30,6 +30,7 @@ class ContiguousBackend:
 
     layout: KVLayout
     kv_bytes: int | None
+    _part: FusedPart | None = field(default=None, init=False)
 
     @property
     def row_bytes(self) -> int:
@@ -48,14 +49,23 @@ class ContiguousBackend:
         pass
 
     def fuse(self, part: Part, run: Callable[[], list[torch.Tensor]]) -> FusionReport:
-        """First attention, then layers, whose attention has to be fused, then the decoder, whose layers have to be."""
+        """First attention, then layers, whose attention has to be fused, then the part, whose layers have to be."""
         n_attention = fuse_attention(part, run)
         n_layers = fuse_layers(part, run)
-        is_decoder_fused = fuse_decoder(part.model.get_submodule(part.layout.decoder), run)
-        return FusionReport(len(part.layers), n_attention, n_layers, is_decoder_fused, *count_experts(part))
+        expected = run()
+        self._part = fusible(part, run)
+        if not all(map(torch.equal, run(), expected)):
+            self._part = None
+        return FusionReport(len(part.layers), n_attention, n_layers, self._part is not None, *count_experts(part))
 
     def prepare_decode(self, forward: Forward, max_length: int | None) -> None:
         pass
 
-    def decode(self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[ContiguousKVCache]]) -> None:
-        return None
+    def run_step(
+        self,
+        rows: torch.Tensor,
+        sessions: Sequence[SequenceSlice[ContiguousKVCache]],
+        wanted: Sequence[int],
+        position_offset: int,
+    ) -> torch.Tensor | None:
+        return None if self._part is None else self._part.run(rows, sessions, wanted, position_offset)

@@ -72,5 +72,16 @@ class PagedBackend:
         if self._capture is not None:
             self._graphs = DecodeGraphs(forward, self.pool, self._kernel, max_length, self._capture)
 
-    def decode(self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[PagedKVCache]]) -> torch.Tensor | None:
-        return None if self._graphs is None else self._graphs.run(rows, sessions)
+    def run_step(
+        self,
+        rows: torch.Tensor,
+        sessions: Sequence[SequenceSlice[PagedKVCache]],
+        wanted: Sequence[int],
+        position_offset: int,
+    ) -> torch.Tensor | None:
+        """From a graph, where all sessions bring one row, and the logits of all are wanted if any."""
+        if self._graphs is None or position_offset or any(each.length > 1 for each in sessions):
+            return None
+        found = self._graphs.run(rows, sessions)
+        # the next step overwrites this memory; one copy takes less time than one per session
+        return None if found is None else found.to("cpu", copy=True)

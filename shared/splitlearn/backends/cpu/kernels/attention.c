@@ -322,8 +322,7 @@ static int32_t allocate(Chunk *chunk, int64_t max_queries) {
     const int64_t n_copied = holds_levels(chunk->call) ? 2 * TILE * width : 0;
     const int64_t n_bytes = (n_panels + n_copied) * (int64_t)sizeof(bf16) + n_floats * (int64_t)sizeof(float) +
                             n_operands * (int64_t)sizeof(operand);
-    /* panels are loaded by whole cache lines */
-    chunk->keys = aligned_alloc(CACHE_LINE, (size_t)round_up(n_bytes, CACHE_LINE));
+    chunk->keys = take_scratch((size_t)n_bytes);
     if (!chunk->keys) return NO_MEMORY;
     chunk->values = max_queries >= PACKED_FROM ? chunk->keys + TILE * width : NULL;
     chunk->outputs = (float *)(chunk->keys + n_panels);
@@ -349,7 +348,7 @@ TARGET static void attend_worker(void *data) {
         attend_item(&chunk, call->sessions + index, items + index, item - (index ? items[index - 1].end : 0));
     }
     release_tiles();
-    free(chunk.keys);
+    give_back_scratch(chunk.keys);
 }
 
 /* The items of all sessions, so that a team of threads has work for all. */

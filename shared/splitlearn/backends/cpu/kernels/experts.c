@@ -122,12 +122,12 @@ static size_t lay_out(Mixture *mixture, char *all, int64_t **ends) {
 int32_t splitlearn_experts(const ExpertsCall *call) {
     Mixture mixture = {.call = call};
     int64_t *ends;
-    char *all = aligned_alloc(CACHE_LINE, lay_out(&mixture, NULL, &ends));
+    char *all = take_scratch(lay_out(&mixture, NULL, &ends));
     if (!all) return NO_MEMORY;
     lay_out(&mixture, all, &ends);
     sort_choices(&mixture, ends);
     const int32_t status = run(&mixture);
-    free(all);
+    give_back_scratch(all);
     return status;
 }
 

@@ -44,6 +44,10 @@ typedef struct {
     int64_t first, end, weight;
 } Group;
 
+/* Memory of whole cache lines for one call, which gives it back; NULL: there is none. From any thread. */
+HIDDEN void *take_scratch(size_t n_bytes);
+HIDDEN void give_back_scratch(void *memory);
+
 HIDDEN void residual_norm(const ResidualNormCall *call);
 /* Each group by its weight, of which the call has the first; rows of no group are not written. */
 HIDDEN int32_t linear_groups(const LinearCall *call, const Group *groups, int64_t n_groups);

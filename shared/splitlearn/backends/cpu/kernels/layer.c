@@ -19,7 +19,7 @@ static int32_t allocate(Activations *activations, const Layer *layer, int64_t n_
         begins[i] = total;
         total += (n_rows * widths[i] + LINE - 1) / LINE * LINE;
     }
-    bf16 *all = aligned_alloc(CACHE_LINE, (size_t)total * sizeof(bf16));
+    bf16 *all = take_scratch((size_t)total * sizeof(bf16));
     if (!all) return NO_MEMORY;
     *activations = (Activations){all + begins[0], all + begins[1], all + begins[2],
                                  all + begins[3], all + begins[4], all + begins[5]};
@@ -115,7 +115,7 @@ int32_t splitlearn_layers(const LayersCall *call) {
         Activations activations;
         if ((status = allocate(&activations, call->layers[i], call->n_rows)) != OK) return status;
         status = run(call->layers[i], call, &activations, i ? call->outputs : call->rows, call->outputs);
-        free(activations.normed);
+        give_back_scratch(activations.normed);
     }
     return status;
 }

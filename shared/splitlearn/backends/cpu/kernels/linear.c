@@ -122,7 +122,7 @@ static operand *prepare_rows(Product *product, const LinearCall *call) {
     product->row_stride = call->row_stride;
     if (product->rows && (call->n_rows <= WAYS || !is_aliased(call->row_stride))) return NULL;
     const int64_t n_inputs = product->n_inputs, stride = n_inputs + (is_aliased(n_inputs) ? PAD : 0);
-    operand *copies = malloc((size_t)(call->n_rows * stride) * sizeof(operand));
+    operand *copies = take_scratch((size_t)(call->n_rows * stride) * sizeof(operand));
     if (!copies) return NULL;
     Copying copying = {call->rows, copies, call->n_rows, call->row_stride, stride, n_inputs, 0};
     in_parallel(copy_worker, &copying, team_for_numbers(call->n_rows * n_inputs, call->n_threads));
@@ -163,7 +163,7 @@ static int32_t linear_bf16(const LinearCall *call, const Group *groups, int64_t 
     const int64_t n_products = call->n_rows * linear->n_inputs * linear->n_outputs;
     if (all) in_parallel(linear_worker, &product, team_for_products(n_products, call->n_threads));
     free(all);
-    free(copies);
+    give_back_scratch(copies);
     return all ? OK : NO_MEMORY;
 }
 

@@ -199,14 +199,14 @@ int32_t linear_int4(const LinearCall *call, const Group *groups, int64_t n_group
                        .groups = groups,
                        .n_groups = n_groups};
     const int64_t n_row_blocks = call->n_rows * n_blocks;
-    product.row_scales = malloc((size_t)n_row_blocks * (2 * sizeof(float) + BLOCK));
+    product.row_scales = take_scratch((size_t)n_row_blocks * (2 * sizeof(float) + BLOCK));
     if (!product.row_scales) return NO_MEMORY;
     product.row_sums = product.row_scales + n_row_blocks;
     product.levels = (int8_t *)(product.row_sums + n_row_blocks);
     const int64_t n_numbers = call->n_rows * linear->n_inputs;
     in_parallel(quantize_worker, &product, team_for_numbers(n_numbers, call->n_threads));
     in_parallel(multiply_worker, &product, team_for_products(n_numbers * linear->n_outputs, call->n_threads));
-    free(product.row_scales);
+    give_back_scratch(product.row_scales);
     return OK;
 }
 

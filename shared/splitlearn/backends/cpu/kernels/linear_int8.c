@@ -188,13 +188,13 @@ int32_t linear_int8(const LinearCall *call, const Group *groups, int64_t n_group
                        .groups = groups,
                        .n_groups = n_groups};
     const size_t row_bytes = (size_t)(LEVEL_BYTES * width_of(&product));
-    product.row_scales = malloc((size_t)call->n_rows * (sizeof(float) + row_bytes));
+    product.row_scales = take_scratch((size_t)call->n_rows * (sizeof(float) + row_bytes));
     if (!product.row_scales) return NO_MEMORY;
     product.levels = (level *)(product.row_scales + call->n_rows);
     const int64_t n_numbers = call->n_rows * linear->n_inputs;
     in_parallel(quantize_worker, &product, team_for_numbers(n_numbers, call->n_threads));
     in_parallel(multiply_worker, &product, team_for_products(n_numbers * linear->n_outputs, call->n_threads));
-    free(product.row_scales);
+    give_back_scratch(product.row_scales);
     return OK;
 }
 
