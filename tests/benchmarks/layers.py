@@ -14,7 +14,6 @@ from torch import nn
 
 from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.fused_attention import AttentionPlan
-from splitlearn.backends.cpu.fused_decoder import FusedDecoder
 from splitlearn.backends.cpu.fused_layers import LayerPlan
 from splitlearn.backends.cpu.module_fusion import FusedModule
 from splitlearn.backends.cpu.packing import pack
@@ -33,20 +32,20 @@ SIDES: Mapping[str, tuple[type, ...]] = {
     "own code": (),
     "attention": (AttentionPlan,),
     "whole layers": (AttentionPlan, LayerPlan),
-    "decoder": (AttentionPlan, LayerPlan, FusedDecoder),
 }
-StandsIn = FusedModule | FusedDecoder
+WHOLE = "whole part"
+"""All layers in one call, without the model's own forward."""
 
 
-def fused_modules(part: Part) -> dict[nn.Module, StandsIn]:
+def fused_modules(part: Part) -> dict[nn.Module, FusedModule]:
     forwards = ((module, vars(module).get("forward")) for module in part.modules())
-    return {module: forward for module, forward in forwards if isinstance(forward, StandsIn)}
+    return {module: forward for module, forward in forwards if isinstance(forward, FusedModule)}
 
 
-def put(found: Mapping[nn.Module, StandsIn], kinds: tuple[type, ...]) -> None:
+def put(found: Mapping[nn.Module, FusedModule], kinds: tuple[type, ...]) -> None:
     for module, forward in found.items():
         vars(module).pop("forward", None)
-        if isinstance(forward.plan if isinstance(forward, FusedModule) else forward, kinds):
+        if isinstance(forward.plan, kinds):
             module.forward = forward
 
 
@@ -73,11 +72,15 @@ def measure(weights: str, rounds: int) -> Iterator[tuple[int, dict[str, list[flo
     found = fused_modules(part)
     for n_sessions in SESSIONS:
         step = steps(part, runner, n_sessions)
-        times: dict[str, list[float]] = {name: [] for name in SIDES}
+        times: dict[str, list[float]] = {name: [] for name in (*SIDES, WHOLE)}
         for _ in range(rounds):
+            times[WHOLE].append(1000 * step())
+            # with a hook of somebody's the model's own forward runs
+            watching = part.model.register_forward_hook(lambda *_: None)
             for name, kinds in SIDES.items():
                 put(found, kinds)
                 times[name].append(1000 * step())
+            watching.remove()
         yield n_sessions, times
 
 
@@ -91,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     print(f"\n{QWEN.label}, layers {QWEN.layers}, {THREADS} threads on {os.cpu_count()} cores, medians of {rounds}\n")
-    print(f"| weights | sessions | {', ms | '.join(SIDES)}, ms |\n{'|---' * (2 + len(SIDES))}|")
+    print(f"| weights | sessions | {', ms | '.join((*SIDES, WHOLE))}, ms |\n{'|---' * (3 + len(SIDES))}|")
     figures = []
     for weights in ("none", "int8"):
         for n_sessions, times in measure(weights, rounds):

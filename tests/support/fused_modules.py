@@ -34,8 +34,8 @@ def fused_modules(module: nn.Module, plan: type) -> list[nn.Module]:
 
 
 def without(part: Part, plan: type | None = None) -> None:
-    """Gives the decoder its own forward back, and modules with such a plan theirs."""
-    vars(part.model.get_submodule(part.layout.decoder)).pop("forward", None)
+    """Lets the model's own forward run, as with any hook of others, and gives modules with such a plan theirs."""
+    part.model.register_forward_hook(lambda *_: None)
     for module in fused_modules(part, plan) if plan is not None else ():
         del module.forward
 

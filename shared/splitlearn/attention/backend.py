@@ -122,16 +122,19 @@ class AttentionBackend(Protocol):
         """
 
     def run_step(
-        self, rows: torch.Tensor, sessions: Sequence[SequenceSlice[Any]], wanted: Sequence[int], position_offset: int
+        self,
+        rows: torch.Tensor,
+        sessions: Sequence[SequenceSlice[Any]],
+        wanted: Sequence[int] | None,
+        position_offset: int,
     ) -> torch.Tensor | None:
         """Runs a step without the model's own forward.
 
         Args:
             rows: of all sessions, [T] or [T, D].
-            wanted: the rows whose logits are wanted of a part that ends the model, ascending.
+            wanted: the rows whose logits are wanted, ascending; None for a part that does not end the model.
             position_offset: how much more the positions are than those in the sessions.
 
         Returns:
-            Hidden states [T, D]; of a part that ends the model logits [len(wanted), V]. None where the backend has no
-            faster way for such a step: nothing has changed then.
+            Hidden states [T, D], or logits [len(wanted), V]. None where the backend has no faster way for such a step.
         """

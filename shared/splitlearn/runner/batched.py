@@ -131,7 +131,8 @@ class BatchedRunner(Runner[KVCache]):
         sessions = [each.slice for each in inputs]
         rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
         if not any(each.wanted == "hidden" for each in inputs):
-            found = self._backend.run_step(rows, sessions, self._wanted_rows(inputs), position_offset)
+            wanted = _wanted_rows(inputs) if self.part.spec.end else None
+            found = self._backend.run_step(rows, sessions, wanted, position_offset)
             if found is not None:
                 return self._shares(found, inputs)
         rows_1T = rows.to(self._layout.device)[None]
@@ -173,7 +174,7 @@ class BatchedRunner(Runner[KVCache]):
         """What each session's rows become: [t, D], or what is wanted of a part that ends the model."""
         if not self.part.spec.end:
             return self._shares(self.part.run(rows_1T, **options)[0], inputs)
-        kept = torch.tensor(self._wanted_rows(inputs), dtype=torch.long, device=rows_1T.device)
+        kept = torch.tensor(_wanted_rows(inputs), dtype=torch.long, device=rows_1T.device)
         if self.part.keeps_last_rows:
             options = {**options, "logits_to_keep": kept}
         if any(each.wanted == "hidden" for each in inputs):
@@ -186,13 +187,6 @@ class BatchedRunner(Runner[KVCache]):
             found = zip(inputs, shares, outputs, strict=True)
             return [rows_tD if each.wanted == "hidden" else output for each, rows_tD, output in found]
         return outputs
-
-    def _wanted_rows(self, inputs: Sequence[SequenceInput[KVCache]]) -> list[int]:
-        """The rows of the step whose logits are wanted; none unless the part ends the model."""
-        if not self.part.spec.end:
-            return []
-        ends = accumulate(each.rows.shape[0] for each in inputs)
-        return [row for end, each in zip(ends, inputs, strict=True) for row in range(end - _n_wanted(each), end)]
 
     def _shares(self, found: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]]) -> list[torch.Tensor]:
         """Each session's of hidden states [T, D], or of the wanted logits."""
@@ -213,3 +207,9 @@ class BatchedRunner(Runner[KVCache]):
 def _n_wanted(each: SequenceInput[KVCache]) -> int:
     """Rows whose logits are wanted."""
     return {"none": 0, "last": 1, "all": each.rows.shape[0], "hidden": 0}[each.wanted]
+
+
+def _wanted_rows(inputs: Sequence[SequenceInput[KVCache]]) -> list[int]:
+    """The rows of the step whose logits are wanted."""
+    ends = accumulate(each.rows.shape[0] for each in inputs)
+    return [row for end, each in zip(ends, inputs, strict=True) for row in range(end - _n_wanted(each), end)]

@@ -65,7 +65,7 @@ class ContiguousBackend:
         self,
         rows: torch.Tensor,
         sessions: Sequence[SequenceSlice[ContiguousKVCache]],
-        wanted: Sequence[int],
+        wanted: Sequence[int] | None,
         position_offset: int,
     ) -> torch.Tensor | None:
         return None if self._part is None else self._part.run(rows, sessions, wanted, position_offset)

@@ -31,9 +31,9 @@ class FusedPart:
     """
 
     def __init__(self, part: Part, plans: Sequence[LayerPlan]) -> None:
-        self._begins, self._ends = part.spec.begin, part.spec.end
+        self._begins = part.spec.begin
         self._children = DecoderParts(_decoder(part))
-        self._head = part.model.get_output_embeddings() if self._ends else None
+        self._head = part.model.get_output_embeddings()
         self._layers = Layers([plan.descriptor for plan in plans])
         row_1TD = torch.empty(1, 1, part.hidden_size, dtype=part.dtype)
         self._table = RotaryTable(self._children.rotation, row_1TD, part.context_length)
@@ -43,7 +43,7 @@ class FusedPart:
         self,
         rows: torch.Tensor,
         sessions: Sequence[SequenceSlice[ContiguousKVCache]],
-        wanted: Sequence[int],
+        wanted: Sequence[int] | None,
         position_offset: int,
     ) -> torch.Tensor | None:
         """As `AttentionBackend.run_step`; None where somebody has hooks on a module, which would not be called."""
@@ -55,7 +55,7 @@ class FusedPart:
         cos_sin = self._table.cos_sin([(start + position_offset, count) for _, start, count in sessions])
         hidden_TD = self._children.embed(rows) if self._begins else rows
         hidden_TD = metadata.run_layers(self._layers, hidden_TD[None], cos_sin, None)[0]
-        if self._head is None:
+        if wanted is None:
             return hidden_TD
         if len(wanted) < hidden_TD.shape[0]:
             hidden_TD = hidden_TD[list(wanted)]

@@ -76,12 +76,15 @@ class PagedBackend:
         self,
         rows: torch.Tensor,
         sessions: Sequence[SequenceSlice[PagedKVCache]],
-        wanted: Sequence[int],
+        wanted: Sequence[int] | None,
         position_offset: int,
     ) -> torch.Tensor | None:
-        """From a graph, where all sessions bring one row, and the logits of all are wanted if any."""
+        """From a graph, where all sessions bring one row."""
         if self._graphs is None or position_offset or any(each.length > 1 for each in sessions):
             return None
         found = self._graphs.run(rows, sessions)
+        if found is None:
+            return None
         # the next step overwrites this memory; one copy takes less time than one per session
-        return None if found is None else found.to("cpu", copy=True)
+        found = found.to("cpu", copy=True)
+        return found if wanted is None or len(wanted) == len(sessions) else found[list(wanted)]

@@ -210,15 +210,15 @@ def test_a_backend_s_own_step_of_one_row_each_is_not_asked_for_hidden_states(
     row_1D = torch.randn(1, top.hidden_size)
     hidden_1D = top(row_1D, 0, top.new_cache(), wanted="hidden")
 
-    def logits_alone(_: object, __: torch.Tensor, sessions: Sequence[object]) -> torch.Tensor:
-        return torch.zeros(len(sessions), 7)
+    def logits_alone(_: object, __: torch.Tensor, ___: object, wanted: Sequence[int], ____: int) -> torch.Tensor:
+        return torch.zeros(len(wanted), 7)
 
-    monkeypatch.setattr(type(runner._backend), "decode", logits_alone)
+    monkeypatch.setattr(type(runner._backend), "run_step", logits_alone)
     found = {
         wants: runner.run([SequenceInput(runner.new_kv(None), 0, row_1D, want) for want in wants])
-        for wants in (("last", "all"), ("last", "hidden"))
+        for wants in (("last", "all", "none"), ("last", "hidden"))
     }
-    assert [output.shape for output in found["last", "all"]] == [(7,), (1, 7)]
+    assert [output.shape for output in found["last", "all", "none"]] == [(7,), (1, 7), (0, 7)]
     torch.testing.assert_close(found["last", "hidden"][1], hidden_1D, atol=1e-5, rtol=0)
 
 

@@ -1,6 +1,5 @@
 """Shapes: T rows, D hidden size."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,16 @@ import pytest
 import torch
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel
 
 from architectures.small_configs import N_LAYERS, small_config
-from splitlearn.attention.ragged import RaggedCache, ragged_step
 from splitlearn.backends.cpu.backend import ContiguousBackend
-from splitlearn.backends.cpu.fused_decoder import FusedDecoder, fuse_decoder
 from splitlearn.backends.cpu.fused_layers import LayerPlan
+from splitlearn.backends.cpu.fused_part import fusible
 from splitlearn.model.part import Part
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
 from support.fused_modules import equal, fused_modules, outputs, packed, without
-from support.steps import begin_step
 from support.tiny_models import tiny_config
 
 pytestmark = pytest.mark.usefixtures("every_set")
@@ -39,10 +36,6 @@ def decoder(part: Part) -> nn.Module:
     return part.model.get_submodule(part.layout.decoder)
 
 
-def is_native(part: Part) -> bool:
-    return isinstance(vars(decoder(part)).get("forward"), FusedDecoder)
-
-
 def layers(part: Part) -> list[nn.Module]:
     return list(decoder(part).get_submodule("layers").children())
 
@@ -51,7 +44,7 @@ def layers(part: Part) -> list[nn.Module]:
 @pytest.mark.parametrize("name", NATIVE)
 def test_every_part_gives_what_its_layers_give_to_the_bit(tmp_path: Path, name: str, spec: str) -> None:
     runner = BatchedRunner(packed(tmp_path, without_windows(name), spec=spec), None, ContiguousBackend)
-    assert is_native(runner.part)
+    assert runner.fusion.is_decoder_fused
     found = outputs(runner)
     without(runner.part)
     assert equal(found, outputs(runner))
@@ -60,7 +53,7 @@ def test_every_part_gives_what_its_layers_give_to_the_bit(tmp_path: Path, name: 
 def test_layers_that_see_a_window_keep_the_decoders_own_forward(tmp_path: Path) -> None:
     runner = BatchedRunner(packed(tmp_path, tiny_config("mistral", sliding_window=4096)), None, ContiguousBackend)
     assert fused_modules(runner.part, LayerPlan) == layers(runner.part)
-    assert not is_native(runner.part)
+    assert not runner.fusion.is_decoder_fused
 
 
 class Louder(LlamaModel):
@@ -73,21 +66,36 @@ class Louder(LlamaModel):
 def test_a_decoder_that_computes_something_else_is_left_alone(tmp_path: Path) -> None:
     part = packed(tmp_path, tiny_config("llama"), spec="f")
     decoder(part).__class__ = Louder
-    assert not is_native(BatchedRunner(part, None, ContiguousBackend).part)
+    assert not BatchedRunner(part, None, ContiguousBackend).fusion.is_decoder_fused
 
 
 def test_a_decoder_with_another_kind_of_layer_is_left_alone(tmp_path: Path) -> None:
     part = packed(tmp_path, tiny_config("llama"))
     layers(part)[0].mlp.up_proj.register_forward_hook(lambda *_: None)
-    assert not is_native(BatchedRunner(part, None, ContiguousBackend).part)
+    assert not BatchedRunner(part, None, ContiguousBackend).fusion.is_decoder_fused
 
 
-def test_a_second_runner_of_a_part_asks_nobody_again(tmp_path: Path) -> None:
+class LouderHead(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 2
+        return output
+
+
+def test_a_part_whose_logits_are_more_than_its_heads_is_left_alone(tmp_path: Path) -> None:
+    part = packed(tmp_path, tiny_config("llama"), spec="2-5 e")
+    part.model.__class__ = LouderHead
+    fusion = BatchedRunner(part, None, ContiguousBackend).fusion
+    assert (fusion.n_fused_layers, fusion.is_decoder_fused) == (3, False)
+
+
+def test_a_second_runner_of_a_part_gives_the_same(tmp_path: Path) -> None:
     part = packed(tmp_path, tiny_config("llama"))
-    BatchedRunner(part, None, ContiguousBackend)
-    before = vars(decoder(part))["forward"]
-    assert is_native(BatchedRunner(part, None, ContiguousBackend).part)
-    assert vars(decoder(part))["forward"] is before
+    first = BatchedRunner(part, None, ContiguousBackend)
+    second = BatchedRunner(part, None, ContiguousBackend)
+    assert first.fusion.is_decoder_fused
+    assert second.fusion.is_decoder_fused
+    assert equal(outputs(second), outputs(first))
 
 
 def test_who_looks_on_later_at_a_layer_or_into_it_sees_its_rows(tmp_path: Path) -> None:
@@ -104,26 +112,40 @@ def test_who_looks_on_later_at_a_layer_or_into_it_sees_its_rows(tmp_path: Path) 
     assert len(seen) == 10
 
 
-def test_a_session_that_no_kernel_reads_gets_the_decoders_own_forward(tmp_path: Path) -> None:
-    part = packed(tmp_path, tiny_config("llama"), spec="f")
-    ids_T = torch.arange(5)
-    expected_V = part(ids_T, 0, part.new_cache())
-    runner = BatchedRunner(part, None, ContiguousBackend)
-    assert is_native(part)
-    assert torch.equal(part(ids_T, 0, part.new_cache()), expected_V)
-    (found_V,) = runner.run([SequenceInput(runner.new_kv(None), 0, ids_T)])
-    torch.testing.assert_close(found_V, expected_V, rtol=2**-6, atol=2**-6 * expected_V.abs().max().item())
+def test_sessions_that_are_far_apart_have_the_positions_that_the_model_gives_them(tmp_path: Path) -> None:
+    config = tiny_config("llama", max_position_embeddings=2500)
+    runner = BatchedRunner(packed(tmp_path, config, spec="1-4"), None, ContiguousBackend)
+    starts = (1, 1020, 2490)
+    rows = torch.randn(3, 9, runner.part.hidden_size).bfloat16()
+
+    def run() -> list[torch.Tensor]:
+        kvs = [runner.new_kv(None) for _ in starts]
+        for kv, start in zip(kvs, starts, strict=True):
+            kv.reserve(0, start)
+            for view in kv.views(0, start):
+                view.fill_(0.5)
+        return runner.run([SequenceInput(kv, start, own) for kv, start, own in zip(kvs, starts, rows, strict=True)])
+
+    found = run()
+    without(runner.part)
+    assert equal(found, run())
 
 
-def test_what_else_is_asked_of_a_decoder_it_does_itself(tmp_path: Path) -> None:
-    runner = BatchedRunner(packed(tmp_path, tiny_config("llama"), spec="f"), None, ContiguousBackend)
-    part, kv, call = runner.part, runner.new_kv(None), RaggedCache()
-    begin_step(call, [(kv, 0, 3)])
-    inputs = {"position_ids": torch.arange(3)[None], "past_key_values": call, "use_cache": True}
-    with ragged_step(call):
-        assert decoder(part)(torch.arange(3)[None], **inputs).hidden_states is None
-        output = decoder(part)(torch.arange(3)[None], **inputs, output_hidden_states=True)
-    assert len(output.hidden_states) == len(layers(part)) + 1
+def test_the_logits_of_any_rows_can_be_wanted(tmp_path: Path) -> None:
+    runner = BatchedRunner(packed(tmp_path, tiny_config("llama"), spec="2-5 e"), None, ContiguousBackend)
+    rows = torch.randn(4, 3, runner.part.hidden_size).bfloat16()
+
+    def run() -> list[torch.Tensor]:
+        kinds = ("last", "all", "none", "last")
+        return runner.run(
+            [SequenceInput(runner.new_kv(None), 0, own, how) for own, how in zip(rows, kinds, strict=True)]
+        )
+
+    found = run()
+    vocabulary = runner.part.config.vocab_size
+    assert [tuple(each.shape) for each in found] == [(vocabulary,), (3, vocabulary), (0, vocabulary), (vocabulary,)]
+    without(runner.part)
+    assert equal(found, run())
 
 
 def test_rows_that_are_no_longer_bf16_are_refused(tmp_path: Path) -> None:
@@ -133,20 +155,13 @@ def test_rows_that_are_no_longer_bf16_are_refused(tmp_path: Path) -> None:
         outputs(runner)
 
 
-@pytest.mark.parametrize("n_tries", [0, 1])
-def test_a_failing_try_leaves_nothing_behind(tmp_path: Path, n_tries: int) -> None:
+def test_a_failing_try_leaves_nothing_behind(tmp_path: Path) -> None:
     runner = BatchedRunner(packed(tmp_path, tiny_config("llama")), None, ContiguousBackend)
-    part = runner.part
-    without(part)
-    before = [len(layer._forward_pre_hooks) for layer in layers(part)]
+    before = [len(layer._forward_pre_hooks) for layer in layers(runner.part)]
 
-    def tries() -> Iterator[list[torch.Tensor]]:
-        for _ in range(n_tries):
-            yield outputs(runner)
+    def fail() -> None:
         raise MemoryError
 
-    given = tries()
     with pytest.raises(MemoryError):
-        fuse_decoder(decoder(part), lambda: next(given))
-    assert [len(layer._forward_pre_hooks) for layer in layers(part)] == before
-    assert not is_native(part)
+        fusible(runner.part, fail)
+    assert [len(layer._forward_pre_hooks) for layer in layers(runner.part)] == before
