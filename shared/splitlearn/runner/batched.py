@@ -183,7 +183,7 @@ class BatchedRunner(Runner[KVCache]):
             output, hidden_1TD = self.part.run(rows_1T, **options), None
         outputs = self._shares(output.logits[0] if self.part.keeps_last_rows else output.logits[0, kept], inputs)
         if hidden_1TD is not None:
-            shares = hidden_1TD[0].split([each.rows.shape[0] for each in inputs])
+            shares = torch.split(hidden_1TD[0], [each.rows.shape[0] for each in inputs])
             found = zip(inputs, shares, outputs, strict=True)
             return [rows_tD if each.wanted == "hidden" else output for each, rows_tD, output in found]
         return outputs
@@ -191,8 +191,8 @@ class BatchedRunner(Runner[KVCache]):
     def _shares(self, found: torch.Tensor, inputs: Sequence[SequenceInput[KVCache]]) -> list[torch.Tensor]:
         """Each session's of hidden states [T, D], or of the wanted logits."""
         if not self.part.spec.end:
-            return list(found.split([each.rows.shape[0] for each in inputs]))
-        shares = zip(inputs, found.split([_n_wanted(each) for each in inputs]), strict=True)
+            return list(torch.split(found, [each.rows.shape[0] for each in inputs]))
+        shares = zip(inputs, torch.split(found, [_n_wanted(each) for each in inputs]), strict=True)
         return [logits_tV[-1] if each.wanted == "last" else logits_tV for each, logits_tV in shares]
 
     def _decode(self, rows: torch.Tensor, positions_1S: torch.Tensor, attention: StepAttention) -> torch.Tensor:

@@ -97,7 +97,8 @@ def _plans(part: Part) -> list[LayerPlan]:
 
 
 def _decoder(part: Part) -> nn.Module:
-    return part.model.get_submodule(part.layout.decoder)
+    decoder: nn.Module = part.model.get_submodule(part.layout.decoder)
+    return decoder
 
 
 def _layers(part: Part) -> list[nn.Module]:
