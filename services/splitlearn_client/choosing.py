@@ -57,6 +57,13 @@ class Choosing:
         return len(self.guesses) + self.n_padding
 
     @property
+    def n_likeliest(self) -> int | None:
+        """How many of the likeliest tokens each choice is made among; None if all are needed."""
+        counts = [sampler.n_likeliest for sampler in self.samplers]
+        known = [count for count in counts if count is not None]
+        return max(known) if known and len(known) == len(counts) else None
+
+    @property
     def row_reader(self) -> RowReader | None:
         """What reads the top's rows; None if only the last one's logits are wanted."""
         if self.n_behind:

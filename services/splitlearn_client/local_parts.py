@@ -52,6 +52,7 @@ class LocalParts:
         embedding_size = int(top.model.get_output_embeddings().weight.shape[-1])
         for part in (bottom, top):
             pack(part, settings.quantization)
+        top.screens_head = settings.screen_head
         name = str(bottom.dtype).removeprefix("torch.")
         expected = fingerprint(Manifest.read(weights), plan, name)
         limits = Limits(

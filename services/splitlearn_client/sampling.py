@@ -97,6 +97,15 @@ class Sampler:
         else:
             self._generator.manual_seed(settings.seed)
 
+    @property
+    def n_likeliest(self) -> int | None:
+        """How many of the likeliest tokens the choice is made among, whatever the others' logits are; None: all."""
+        settings = self._settings
+        needs_all = self.matcher is not None or settings.top_logprobs is not None
+        if needs_all or any(not isinstance(each, Temperature) for each in self._processors):
+            return None
+        return 1 if settings.greedy else settings.top_k or None
+
     def follow(self, logits_TV: torch.Tensor, ids: list[int], guesses: Sequence[int]) -> list[Choice]:
         """The next token after `ids`, and the next ones as long as the guesses were right: what `choose` would give
         token by token.

@@ -238,6 +238,12 @@ class ClientSettings(BaseSettings):
         description="int8 halves the weights in memory, int4 takes 4.5 bits for each; both round them. CPU only. "
         "See docs/weights.md.",
     )
+    screen_head: bool = Field(
+        True,
+        description="Keep the head's weight in 8 bits too. Greedy requests, and those with a top_k, read that, and of "
+        "the exact weight only what the likeliest tokens need: the same tokens, sooner, for half as much memory again "
+        "as the head takes. For bfloat16 on a CPU. See docs/weights.md.",
+    )
     kv_cache_dtype: KVCacheDtype = Field(
         "auto",
         description="int8 nearly halves the memory of keys and values and rounds them; for bfloat16 on a CPU. "

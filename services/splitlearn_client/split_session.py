@@ -312,7 +312,8 @@ class SplitSession:
             if is_last:
                 await choosing.ready()
             last, reader = choosing if is_last else None, choosing.row_reader
-            step = await self._parts.top.step(self._top, sent.position, rows_TD, last, reader)
+            n_likeliest = choosing.n_likeliest if is_last else None
+            step = await self._parts.top.step(self._top, sent.position, rows_TD, last, reader, n_likeliest)
         except (split.BadRows, split.ContextExceeded) as error:
             raise InvalidReply(f"the trunk's reply cannot be used: {error}") from error
         self._count("top", step, is_first=sent.is_first)

@@ -127,6 +127,7 @@ class AttentionBackend(Protocol):
         sessions: Sequence[SequenceSlice[Any]],
         wanted: Sequence[int] | None,
         position_offset: int,
+        n_likeliest: int | None,
     ) -> torch.Tensor | None:
         """Runs a step without the model's own forward.
 
@@ -134,6 +135,7 @@ class AttentionBackend(Protocol):
             rows: of all sessions, [T] or [T, D].
             wanted: the rows whose logits are wanted, ascending; None for a part that does not end the model.
             position_offset: how much more the positions are than those in the sessions.
+            n_likeliest: logits may be minus infinity if they are smaller than so many of their row; None: none may.
 
         Returns:
             Hidden states [T, D], or logits [len(wanted), V]. None where the backend has no faster way for such a step.

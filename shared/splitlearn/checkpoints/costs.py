@@ -7,6 +7,7 @@ from pathlib import Path
 from llm_sepweight import Manifest
 from llm_sepweight.layout import BEGIN, END, MANIFEST_FILE, section_name, split_place
 from llm_sepweight.tensor_file import file_size
+from splitlearn.backends.cpu.linear.screen import screen_bytes
 from splitlearn.checkpoints.convert import prepare
 from splitlearn.checkpoints.load import DTYPES
 from splitlearn.checkpoints.opening import is_gguf
@@ -76,6 +77,8 @@ class StoredModel:
         # the client's CPU packs the head: a copy of its own where it is tied
         end += head * size if self.head_is_tied else 0
         end -= _saved(head, outputs, size, quantization)
+        if quantization == "none" and self.dtype == "bfloat16":
+            end += screen_bytes(head, outputs)
         activations = _WIDEST_AT_ONCE * parts.widest + _HIDDEN_AT_ONCE * parts.row_width
         return ModelCosts(
             layers=tuple(weights),

@@ -169,7 +169,7 @@ class DeviceStep:
     def _input(self, item: WorkItem) -> SequenceInput[Any]:
         reader = item.request.reader
         wanted: Wanted = reader.wanted if reader is not None else "last" if item.is_last else "none"
-        return SequenceInput(item.kv, item.position, item.rows, wanted)
+        return SequenceInput(item.kv, item.position, item.rows, wanted, item.request.n_likeliest)
 
     def _reached_after_failure(self, item: WorkItem) -> int:
         """Rows that the session holds if its request fails: its first layers may have rows that the last ones lack."""

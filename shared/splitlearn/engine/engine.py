@@ -215,6 +215,7 @@ class Engine:
         rows: torch.Tensor,
         postprocess: Postprocess | None = None,
         reader: RowReader | None = None,
+        n_likeliest: int | None = None,
     ) -> StepResult:
         """Keeps the session's first `position` rows, appends `rows` and runs them.
 
@@ -227,6 +228,8 @@ class Engine:
             postprocess: called with the output on the device thread, as a part of the step; its result is in the
                 step's `postprocessed`. An error that it raises fails this step alone.
             reader: for a part that ends the model, which then gives it the logits or the hidden states of all rows.
+            n_likeliest: for a part that ends the model: logits may be minus infinity if they are smaller than so many
+                others, which may save time; None: none may.
 
         Returns:
             The part's output for these rows, or for a part that ends the model of the last one; with no rows an empty
@@ -242,7 +245,7 @@ class Engine:
         if not rows.shape[0]:
             return self._truncate(session, position)
         result = asyncio.get_running_loop().create_future()
-        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, reader)
+        request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, reader, n_likeliest)
         self._submit(request)
         return await self._collect(request)
 

@@ -47,8 +47,8 @@ class StepResult:
 class PendingRequest:
     """The rows of one frame that a caller of `Engine.step` waits for; the scheduler knows them as `ScheduledRequest`.
 
-    Owned by the event loop's thread. The device thread reads what never changes: rows, position, `reader` and
-    `postprocess`.
+    Owned by the event loop's thread. The device thread reads what never changes: rows, position, `reader`,
+    `postprocess` and `n_likeliest`.
 
     Attributes:
         session: whose rows they are.
@@ -58,6 +58,7 @@ class PendingRequest:
         submitted: when it was submitted, on the performance counter.
         postprocess: called with the output on the device thread; None for nothing.
         reader: reads the output of all rows; None if only that of the last one is wanted.
+        n_likeliest: as in `SequenceInput`.
         began: when its first rows began to run; None before that.
         compute_seconds: how long its rows ran.
         outputs: of the slices that have been run.
@@ -71,6 +72,7 @@ class PendingRequest:
     submitted: float
     postprocess: Callable[[torch.Tensor], Any] | None = None
     reader: RowReader | None = None
+    n_likeliest: int | None = None
     began: float | None = None
     compute_seconds: float = 0.0
     outputs: list[torch.Tensor] = field(default_factory=list)

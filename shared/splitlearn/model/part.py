@@ -69,6 +69,8 @@ class Part(nn.Module):
             head = model.get_submodule(layout.suffix_modules[-1])
             own_hooks.append(head.register_forward_pre_hook(_compact))
             own_hooks.append(decoder.register_forward_hook(self._boundary.note_last))
+        self.screens_head = False
+        """Whether its runners may keep the head's weight in 8 bits too, for steps that need few logits."""
         self.n_own_hooks = len(own_hooks)
         """Hooks on the modules inside that belong to the part itself."""
         arguments = inspect.signature(decoder.forward).parameters

@@ -132,7 +132,7 @@ class BatchedRunner(Runner[KVCache]):
         rows = inputs[0].rows if len(inputs) == 1 else torch.cat([each.rows for each in inputs])
         if not any(each.wanted == "hidden" for each in inputs):
             wanted = _wanted_rows(inputs) if self.part.spec.end else None
-            found = self._backend.run_step(rows, sessions, wanted, position_offset)
+            found = self._backend.run_step(rows, sessions, wanted, position_offset, _n_likeliest(inputs))
             if found is not None:
                 return self._shares(found, inputs)
         rows_1T = rows.to(self._layout.device)[None]
@@ -213,3 +213,10 @@ def _wanted_rows(inputs: Sequence[SequenceInput[KVCache]]) -> list[int]:
     """The rows of the step whose logits are wanted."""
     ends = accumulate(each.rows.shape[0] for each in inputs)
     return [row for end, each in zip(ends, inputs, strict=True) for row in range(end - _n_wanted(each), end)]
+
+
+def _n_likeliest(inputs: Sequence[SequenceInput[KVCache]]) -> int | None:
+    """How many of each row's logits are needed at most; None: all of some row."""
+    needed = [each.n_likeliest if each.wanted == "last" else None for each in inputs if each.wanted != "none"]
+    known = [count for count in needed if count is not None]
+    return max(known) if known and len(known) == len(needed) else None

@@ -30,12 +30,15 @@ class SequenceInput(Generic[K]):
         start: position of the first new row.
         rows: token ids [T] or hidden states [T, D].
         wanted: where the part ends the model, what its output is.
+        n_likeliest: of the last row's logits those may be minus infinity that are smaller than so many others; None:
+            none may.
     """
 
     kv: K
     start: int
     rows: torch.Tensor
     wanted: Wanted = "last"
+    n_likeliest: int | None = None
 
     @property
     def slice(self) -> SequenceSlice[K]:

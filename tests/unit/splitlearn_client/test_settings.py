@@ -38,6 +38,7 @@ VALUES: dict[str, Any] = {
     "threads": 3,
     "wire_codec": "int8",
     "quantization": "int8",
+    "screen_head": False,
     "kv_cache_dtype": "int8",
     "speculative_method": "ngram,draft_model",
     "speculative_model": Path("small"),

@@ -67,5 +67,8 @@ class ContiguousBackend:
         sessions: Sequence[SequenceSlice[ContiguousKVCache]],
         wanted: Sequence[int] | None,
         position_offset: int,
+        n_likeliest: int | None,
     ) -> torch.Tensor | None:
-        return None if self._part is None else self._part.run(rows, sessions, wanted, position_offset)
+        if self._part is None:
+            return None
+        return self._part.run(rows, sessions, wanted, position_offset, n_likeliest)

@@ -7,7 +7,7 @@ Shapes: T rows of all sessions, D hidden size.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -17,12 +17,17 @@ from splitlearn.backends.cpu.contiguous_attention import ContiguousAttention
 from splitlearn.backends.cpu.contiguous_kv import ContiguousKVCache
 from splitlearn.backends.cpu.fused_layers import LayerPlan
 from splitlearn.backends.cpu.fused_norms import hooks_inside
+from splitlearn.backends.cpu.huge_pages import prefer_huge_pages
 from splitlearn.backends.cpu.kernels.structs import Layers
+from splitlearn.backends.cpu.linear.screen import Screen
 from splitlearn.backends.cpu.module_fusion import FusedModule, ModuleCall
 from splitlearn.backends.cpu.rotary_table import RotaryTable
 from splitlearn.hf.modeling import DECODER, DecoderParts, rotates_by_positions_alone, with_hidden
 from splitlearn.model.part import Part
 from splitlearn.torch_private import own_modules, own_parameters
+
+# of more rows the products take as long as reading the whole head once
+_MOST_SCREENED_ROWS: Final = 3
 
 
 class FusedPart:
@@ -34,6 +39,9 @@ class FusedPart:
         self._begins = part.spec.begin
         self._children = DecoderParts(_decoder(part))
         self._head = part.model.get_output_embeddings()
+        self._screen = Screen(self._head) if part.screens_head and Screen.supports(self._head) else None
+        if self._screen is not None:
+            prefer_huge_pages([self._screen.span])
         self._layers = Layers([plan.descriptor for plan in plans])
         row_1TD = torch.empty(1, 1, part.hidden_size, dtype=part.dtype)
         self._table = RotaryTable(self._children.rotation, row_1TD, part.context_length)
@@ -45,6 +53,7 @@ class FusedPart:
         sessions: Sequence[SequenceSlice[ContiguousKVCache]],
         wanted: Sequence[int] | None,
         position_offset: int,
+        n_likeliest: int | None,
     ) -> torch.Tensor | None:
         """As `AttentionBackend.run_step`; None where somebody has hooks on a module, which would not be called."""
         if sum(map(len, self._hooks)) > self._n_own_hooks:
@@ -59,7 +68,12 @@ class FusedPart:
             return hidden_TD
         if len(wanted) < hidden_TD.shape[0]:
             hidden_TD = hidden_TD[list(wanted)]
-        return torch.as_tensor(self._head(self._children.norm(hidden_TD)))
+        hidden_TD = self._children.norm(hidden_TD)
+        if n_likeliest is not None and self._screen is not None and 0 < hidden_TD.shape[0] <= _MOST_SCREENED_ROWS:
+            logits_TV = self._screen.likeliest(hidden_TD, n_likeliest)
+            if logits_TV is not None:
+                return logits_TV
+        return torch.as_tensor(self._head(hidden_TD))
 
 
 def fusible(part: Part, run: Callable[[], object]) -> FusedPart | None:

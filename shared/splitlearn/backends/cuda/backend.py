@@ -78,6 +78,7 @@ class PagedBackend:
         sessions: Sequence[SequenceSlice[PagedKVCache]],
         wanted: Sequence[int] | None,
         position_offset: int,
+        n_likeliest: int | None,
     ) -> torch.Tensor | None:
         """From a graph, where all sessions bring one row."""
         if self._graphs is None or position_offset or any(each.length > 1 for each in sessions):

@@ -16,7 +16,7 @@ from splitlearn.backends.cpu.kernels.structs import Descriptor, Linear, LinearCa
 from splitlearn.backends.cpu.linear.int4 import BLOCK, Int4Weight, as_int4
 from splitlearn.backends.cpu.linear.int8 import quantize
 
-_PANEL = 16
+PANEL = 16
 
 
 class _Native(nn.Module, ABC):
@@ -92,6 +92,19 @@ class NativeLinear(_Native):
         """The weight [N, K] in its usual order, unpacked at each access: for the few models that read it."""
         return _out_of_panels(self._packed, self.out_features, self.in_features)
 
+    def of_panels(self, rows_RK: torch.Tensor, panels_P: torch.Tensor) -> torch.Tensor:
+        """[R, K] to [R, 16 * P]: the outputs of these panels alone, with the same bits. There is no bias in them.
+
+        Where the last panel is less than full, it is filled up with zeros.
+        """
+        some = self._packed.index_select(0, panels_P)
+        linear = Linear(weight=some.data_ptr(), n_inputs=self.in_features, n_outputs=PANEL * len(panels_P))
+        rows_RK = rows_RK.contiguous()
+        output = rows_RK.new_empty(rows_RK.shape[0], PANEL * len(panels_P))
+        addresses, sizes = (rows_RK.data_ptr(), output.data_ptr()), rows_RK.shape
+        self._library.linear(LinearCall(*addresses, *sizes, linear, torch.get_num_threads()))
+        return output
+
     def _pack(self, weight_NK: torch.Tensor) -> torch.Tensor:
         return _in_panels(weight_NK.detach(), 2)
 
@@ -109,10 +122,13 @@ class NativeInt8Linear(_Native):
     its row at most.
     """
 
+    MOST_INPUTS = Kernels.MOST_INT8_INPUTS
+    """Sums of wider rows would not fit 32 bits."""
+
     @staticmethod
     def supports(weight: torch.Tensor) -> bool:
-        """As for bf16; sums of wider rows would not fit 32 bits."""
-        return _Native.supports(weight) and weight.shape[1] <= Kernels.MOST_INT8_INPUTS
+        """As for bf16, but for `MOST_INPUTS`."""
+        return _Native.supports(weight) and weight.shape[1] <= NativeInt8Linear.MOST_INPUTS
 
     @property
     def weight(self) -> torch.Tensor:
@@ -158,10 +174,10 @@ class NativeInt4Linear(_Native):
         self._group_size = weight.group_size
         self._scales = _groups_in_panels(weight.scale_NG)
         self._zeros = None if weight.zero_NG is None else _groups_in_panels(weight.zero_NG)
-        missing = (0, -self.in_features % BLOCK, 0, -self.out_features % _PANEL)
+        missing = (0, -self.in_features % BLOCK, 0, -self.out_features % PANEL)
         levels_NK = functional.pad(weight.levels_NK, missing)
         # eight inputs are two fours, the second of which lies in the high halves of the first one's bytes
-        fours = levels_NK.view(-1, _PANEL, levels_NK.shape[1] // 8, 2, 4).permute(3, 0, 2, 1, 4)
+        fours = levels_NK.view(-1, PANEL, levels_NK.shape[1] // 8, 2, 4).permute(3, 0, 2, 1, 4)
         return (fours[0] | fours[1] << 4).contiguous()
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
@@ -182,9 +198,9 @@ def _in_panels(numbers_NK: torch.Tensor, side_by_side: int) -> torch.Tensor:
     Missing inputs and outputs are zeros.
     """
     n_outputs, n_inputs = numbers_NK.shape
-    missing = (0, -n_inputs % side_by_side, 0, -n_outputs % _PANEL)
+    missing = (0, -n_inputs % side_by_side, 0, -n_outputs % PANEL)
     whole_NK = functional.pad(numbers_NK, missing) if any(missing) else numbers_NK
-    return whole_NK.view(-1, _PANEL, whole_NK.shape[1] // side_by_side, side_by_side).permute(0, 2, 1, 3).contiguous()
+    return whole_NK.view(-1, PANEL, whole_NK.shape[1] // side_by_side, side_by_side).permute(0, 2, 1, 3).contiguous()
 
 
 def _out_of_panels(packed: torch.Tensor, n_outputs: int, n_inputs: int) -> torch.Tensor:
@@ -193,8 +209,8 @@ def _out_of_panels(packed: torch.Tensor, n_outputs: int, n_inputs: int) -> torch
 
 def _groups_in_panels(numbers_NG: torch.Tensor) -> torch.Tensor:
     """[N, G] as [P, G, 16]; missing outputs are zeros."""
-    whole_NG = functional.pad(numbers_NG, (0, 0, 0, -numbers_NG.shape[0] % _PANEL))
-    return whole_NG.view(-1, _PANEL, whole_NG.shape[1]).permute(0, 2, 1).contiguous()
+    whole_NG = functional.pad(numbers_NG, (0, 0, 0, -numbers_NG.shape[0] % PANEL))
+    return whole_NG.view(-1, PANEL, whole_NG.shape[1]).permute(0, 2, 1).contiguous()
 
 
 def _groups_out_of_panels(packed: torch.Tensor, n_outputs: int) -> torch.Tensor:

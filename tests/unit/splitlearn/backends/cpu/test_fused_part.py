@@ -13,7 +13,8 @@ from architectures.small_configs import N_LAYERS, small_config
 from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cpu.fused_layers import LayerPlan
 from splitlearn.backends.cpu.fused_part import fusible
-from splitlearn.model.part import Part
+from splitlearn.backends.cpu.linear import screen
+from splitlearn.model.part import Part, Wanted
 from splitlearn.runner.batched import BatchedRunner
 from splitlearn.runner.interface import SequenceInput
 from support.fused_modules import equal, fused_modules, outputs, packed, without
@@ -146,6 +147,32 @@ def test_the_logits_of_any_rows_can_be_wanted(tmp_path: Path) -> None:
     assert [tuple(each.shape) for each in found] == [(vocabulary,), (3, vocabulary), (0, vocabulary), (vocabulary,)]
     without(runner.part)
     assert equal(found, run())
+
+
+def test_where_few_logits_are_needed_a_screen_of_the_head_leaves_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "_FEWEST_WEIGHTS", 0)
+    part = packed(tmp_path, tiny_config("llama", vocab_size=4000), spec="2-5 e")
+    rows = torch.randn(3, 5, part.hidden_size).bfloat16()
+
+    def run(*kinds: Wanted, n_likeliest: int | None) -> list[torch.Tensor]:
+        given = zip(rows, kinds, strict=False)
+        return runner.run([SequenceInput(runner.new_kv(None), 0, own, how, n_likeliest) for own, how in given])
+
+    runner = BatchedRunner(part, None, ContiguousBackend)
+    exact = run("last", "last", n_likeliest=None)
+    assert equal(run("last", "last", n_likeliest=1), exact)
+    part.screens_head = True
+    runner = BatchedRunner(part, None, ContiguousBackend)
+    assert equal(run("last", "last", n_likeliest=None), exact)
+    screened = run("last", "last", n_likeliest=1)
+    assert [each.isinf().any() for each in screened] == [True, True]
+    assert [each.argmax() for each in screened] == [each.argmax() for each in exact]
+    assert equal([each.max() for each in screened], [each.max() for each in exact])
+    # those of a prompt are for their reader
+    assert not run("all", "last", n_likeliest=1)[1].isinf().any()
+    assert run("none", "last", n_likeliest=1)[1].isinf().any()
 
 
 def test_rows_that_are_no_longer_bf16_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Shapes: R rows, K inputs, N outputs."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
+from splitlearn.backends.cpu.linear import screen as module
+from splitlearn.backends.cpu.linear.screen import Screen
+
+pytestmark = pytest.mark.usefixtures("every_set")
+
+N_OUTPUTS, N_INPUTS = 5003, 64
+
+
+def flat(dice: torch.Generator) -> torch.Tensor:
+    return torch.randn(N_OUTPUTS, N_INPUTS, generator=dice)
+
+
+def peaked(dice: torch.Generator) -> torch.Tensor:
+    """A few outputs are much larger than the others."""
+    return flat(dice) * torch.rand(N_OUTPUTS, 1, generator=dice) ** 8
+
+
+def with_outliers(dice: torch.Generator) -> torch.Tensor:
+    """One input is so large that the others are rounded to little in 8 bits."""
+    weight_NK = flat(dice)
+    weight_NK[:, 0] *= 40
+    return weight_NK
+
+
+def alike(dice: torch.Generator) -> torch.Tensor:
+    """Each output is there ten times."""
+    return flat(dice)[: N_OUTPUTS // 10 + 1].repeat(10, 1)[:N_OUTPUTS]
+
+
+def rows(dice: torch.Generator) -> torch.Tensor:
+    """One with an outlier, whose other numbers are rounded to little in 16 bits."""
+    rows_RK = torch.randn(3, N_INPUTS, generator=dice)
+    rows_RK[1, 7] = 3000.0
+    return rows_RK.bfloat16()
+
+
+@pytest.mark.parametrize("weights", [flat, peaked, with_outliers, alike])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_likeliest_are_exact_and_the_others_exact_or_left_out(
+    weights: Callable[[torch.Generator], torch.Tensor], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # however many
+    monkeypatch.setattr(module, "_MOST", 1.0)
+    n_left_out = 0
+    for seed in range(5):
+        dice = torch.Generator().manual_seed(seed)
+        head, rows_RK = NativeLinear(weights(dice).bfloat16()), rows(dice)
+        exact_RN, found_RN = head(rows_RK), Screen(head).likeliest(rows_RK, count)
+        assert found_RN is not None
+        smallest_R1 = exact_RN.float().topk(count).values[:, -1:]
+        needed_RN = exact_RN >= smallest_R1
+        assert torch.equal(found_RN[needed_RN], exact_RN[needed_RN])
+        held_RN = found_RN > -torch.inf
+        assert torch.equal(found_RN[held_RN], exact_RN[held_RN])
+        assert torch.equal(found_RN.argmax(1), exact_RN.argmax(1))
+        n_left_out += int((~held_RN).sum())
+    assert n_left_out
+
+
+def test_more_than_there_are_is_all() -> None:
+    head = NativeLinear(torch.randn(40, N_INPUTS).bfloat16())
+    assert Screen(head).likeliest(torch.ones(1, N_INPUTS).bfloat16(), 50) is None
+
+
+def test_where_too_many_may_be_among_the_likeliest_it_says_so() -> None:
+    head = NativeLinear(torch.ones(N_OUTPUTS, N_INPUTS).bfloat16())
+    assert Screen(head).likeliest(torch.ones(2, N_INPUTS).bfloat16(), 1) is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_left_to_the_head(bad: float) -> None:
+    head = NativeLinear(torch.randn(N_OUTPUTS, N_INPUTS).bfloat16())
+    rows_RK = torch.ones(2, N_INPUTS).bfloat16()
+    rows_RK[1, 3] = bad
+    assert Screen(head).likeliest(rows_RK, 1) is None
+
+
+def test_only_large_exact_heads_without_a_bias_are_screened(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight_NK = torch.randn(48, N_INPUTS).bfloat16()
+    assert not Screen.supports(NativeLinear(weight_NK))
+    monkeypatch.setattr(module, "_FEWEST_WEIGHTS", 48 * N_INPUTS)
+    assert Screen.supports(NativeLinear(weight_NK))
+    assert not Screen.supports(NativeLinear(weight_NK, torch.zeros(48).bfloat16()))
+    assert not Screen.supports(NativeInt8Linear(weight_NK))
+    assert not Screen.supports(torch.nn.Linear(N_INPUTS, 48))
