@@ -51,6 +51,11 @@ class Int4Weight:
         zero_NK = SYMMETRIC_ZERO if self.zero_NG is None else self.for_each_input(self.zero_NG)
         return (self.levels_NK.float() - zero_NK) * self.for_each_input(self.scale_NG)
 
+    def of_outputs(self, outputs: slice) -> "Int4Weight":
+        """A view of some outputs."""
+        zero_NG = None if self.zero_NG is None else self.zero_NG[outputs]
+        return Int4Weight(self.levels_NK[outputs], self.scale_NG[outputs], zero_NG, self.group_size)
+
     def for_each_input(self, numbers_NG: torch.Tensor) -> torch.Tensor:
         """What belongs to groups, for their inputs: [N, K] in fp32."""
         return numbers_NG.float().repeat_interleave(self.group_size, 1)[:, : self.levels_NK.shape[1]]
