@@ -13,7 +13,8 @@ from splitlearn.backends.cpu.packing import pack
 from splitlearn.calibration.directory import Quantized, Rounding, quantize
 from splitlearn.calibration.feedback import output_errors, round_int4
 from splitlearn.calibration.layers import linear_layers, run, second_moments
-from splitlearn.checkpoints.load import load_part
+from splitlearn.checkpoints.load import fill, load_part
+from splitlearn.checkpoints.sources import open_sepweight
 from splitlearn.errors import BadCheckpoint, BadRows
 from splitlearn.model.part import Part
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
@@ -95,6 +96,10 @@ def test_without_int4_a_tied_head_has_the_embedding_s_numbers(quantization: str,
     whole = load_part(out, "f").model
     # in memory once
     assert whole.get_output_embeddings().weight.data_ptr() == whole.get_input_embeddings().weight.data_ptr()
+    cpu, dtype = torch.device("cpu"), torch.bfloat16
+    filled = load_part(out, "f", keep_int4=True)
+    fill(filled, open_sepweight(out).weights(filled.spec, cpu, dtype), cpu, dtype)
+    assert torch.equal(filled.model.get_output_embeddings().weight, whole.get_input_embeddings().weight)
     pack(plain, quantization)
     pack(part, quantization)
     assert torch.equal(part.model.get_output_embeddings().weight, plain.model.get_output_embeddings().weight)
