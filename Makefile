@@ -122,7 +122,7 @@ bench: $(VENV)/dev.stamp ## client + trunk against Hugging Face generate, interl
 	$(BIN)/python -m tests.benchmarks.many_users
 	$(BIN)/python -m tests.benchmarks.cuda
 
-bench-cpu: $(VENV)/dev.stamp ## client + trunk against llama.cpp and vLLM on this processor (compiles and installs them first: gigabytes)
+bench-cpu: $(VENV)/dev.stamp ## client + trunk against llama.cpp and vLLM on this processor (25 minutes; before the first, 20 to compile and install them: gigabytes)
 	$(BIN)/python -m tests.benchmarks.peers --shape qwen2-0.5b
 	$(BIN)/python -m tests.benchmarks.peers --shape llama-1.1b
 

@@ -1,10 +1,11 @@
 """What pyproject.toml cannot say: names of libraries without Python, on which processors, and README for elsewhere."""
 
+import copy
 import re
 import tomllib
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -24,6 +25,13 @@ class PlainLibraries(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split(".")).with_suffix(".so"))
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compiles into a folder of its own, as --parallel builds all at once, and all have the same sources."""
+        # a copy, as the threads of the others read this command's folder
+        own = copy.copy(self)
+        own.build_temp = str(Path(self.build_temp, ext.name))
+        build_ext.build_extension(own, ext)
 
     def copy_extensions_to_source(self) -> None:
         """For an editable install. Libraries that bear the name of a Python version would be opened in their place."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from llm_sepweight.errors import CorruptFileError
-from llm_sepweight.layout import BEGIN, END, MANIFEST_FILE, layer_of, split_place
+from llm_sepweight.layout import BEGIN, END, MANIFEST_FILE, layer_of, section_name, split_place
 from llm_sepweight.legacy import legacy_files, load_legacy
 from llm_sepweight.manifest import Manifest
 from llm_sepweight.mapped_file import checked_chunks, checked_path, map_tensors
@@ -17,17 +17,21 @@ from llm_sepweight.part_spec import PartSpec
 
 @dataclass(frozen=True)
 class PartStateDict:
-    """The tensors of a part. If the part lacks them, `begin` and `end` are None, and layers are absent."""
+    """The tensors of a part. If the part lacks them, `begin` and `end` are None, and layers are absent.
+
+    `tied` has the keys in `to_dict` of those that another place stores.
+    """
 
     begin: dict[str, torch.Tensor] | None
     mid: dict[int, dict[str, torch.Tensor]]
     end: dict[str, torch.Tensor] | None
+    tied: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, torch.Tensor]:
         """All tensors under flat keys: `begin.x`, `mid.3.x`, `end.x`."""
-        groups = {f"mid.{layer}": tensors for layer, tensors in self.mid.items()}
-        groups = {BEGIN: self.begin or {}, **groups, END: self.end or {}}
-        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+        mid = {section_name(layer): tensors for layer, tensors in self.mid.items()}
+        sections = {BEGIN: self.begin or {}, **mid, END: self.end or {}}
+        return {_key(section, name): tensor for section, group in sections.items() for name, tensor in group.items()}
 
 
 def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDict:
@@ -48,6 +52,7 @@ def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDi
     paths = {section: checked_path(directory, entry) for section, entry in manifest.entries(spec).items()}
     stored = {section: map_tensors(file) for section, file in paths.items()}
     wanted = {section: stored[section] for section in spec.sections(manifest.n_layers)}
+    keys = set()
     for tied, home in manifest.tied.items():
         section, name = split_place(tied)
         if section in wanted:
@@ -55,7 +60,8 @@ def load(path: str | os.PathLike[str], part_spec: str | PartSpec) -> PartStateDi
             if home_name not in stored[home_section]:
                 raise CorruptFileError(paths[home_section], f"lacks {home_name!r}, which {tied!r} is tied to")
             wanted[section][name] = stored[home_section][home_name]
-    return _by_kind(wanted)
+            keys.add(_key(section, name))
+    return _by_kind(wanted, frozenset(keys))
 
 
 def verify(
@@ -76,6 +82,11 @@ def verify(
             pass
 
 
-def _by_kind(sections: Mapping[str, dict[str, torch.Tensor]]) -> PartStateDict:
+def _by_kind(sections: Mapping[str, dict[str, torch.Tensor]], tied: frozenset[str] = frozenset()) -> PartStateDict:
     mid = {layer: tensors for section, tensors in sections.items() if (layer := layer_of(section)) is not None}
-    return PartStateDict(begin=sections.get(BEGIN), mid=mid, end=sections.get(END))
+    return PartStateDict(begin=sections.get(BEGIN), mid=mid, end=sections.get(END), tied=tied)
+
+
+def _key(section: str, name: str) -> str:
+    layer = layer_of(section)
+    return f"{section if layer is None else f'mid.{layer}'}.{name}"

@@ -66,7 +66,8 @@ class Manifest:
     `{"end/lm_head.weight": "begin/embed_tokens.weight"}`.
     `origin` names what the model was made of, field by field, if its sections are made one by one and nobody need have
     seen all of them: it then stands for the model in `digest`, and `files` lists the sections that were made.
-    `dequantized` has the sections that hold weights of 4 bits, and the bytes of each with numbers in their place.
+    `dequantized` has the sections that hold weights of 4 bits, and the bytes of each with numbers in their place; or
+    without them, where the weight is tied and they are a copy.
 
     Raises InvalidManifestError if the fields contradict each other.
     """

@@ -142,8 +142,8 @@ def prepare(log: Log) -> Path | None:
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--disable-pip-version-check"]
     if log.run(*pip, "--no-index", "--no-deps", "--no-cache-dir", "--ignore-installed", *wheels):
         return None
-    # without a compiler there are none, and it goes on; not --parallel, as the sets would share their object files
-    if log.run(python, "setup.py", "--quiet", "build_ext", "--inplace"):
+    # all sets of kernels at once; without a compiler there are none, and it goes on
+    if log.run(python, "setup.py", "--quiet", "build_ext", "--inplace", "--parallel", str(os.cpu_count() or 1)):
         return None
     return python
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from llm_sepweight import Manifest, PartSpec, SepweightWriter, TensorSource, load, verify
-from llm_sepweight.layout import BEGIN, END, place, section_name
+from llm_sepweight.layout import BEGIN, END, place, section_name, split_place
 from splitlearn.backends.cpu.linear.int4 import BLOCK, GROUP_SIZE, Int4Weight, quantize_int4
 from splitlearn.calibration.feedback import output_errors, round_int4
 from splitlearn.calibration.layers import FoundLayers, LinearLayer, linear_layers, run, second_moments
@@ -80,8 +80,8 @@ def quantize(
 ) -> Quantized:
     """Writes `source` to `out` with weights of 4 bits in its linear layers, as `convert --keep-int4` would.
 
-    Embeddings, norms, biases, experts in one tensor, and heads that are tied to the embedding are copied. If it fails,
-    `out` is as it was.
+    Embeddings, norms, biases and experts in one tensor are copied. A head that is tied to the embedding gets weights of
+    4 bits beside the embedding's numbers. If it fails, `out` is as it was.
 
     Args:
         source: a sepweight directory of a whole model.
@@ -101,11 +101,13 @@ def quantize(
     if not overwrite:
         refuse_checkpoint(out)
     names = tokenizer_files(source)
-    total = sum(entry.size for entry in manifest.entries(PartSpec.parse("f")).values())
+    entries = manifest.entries(PartSpec.parse("f"))
+    copied = {split_place(home)[0] for home in manifest.tied.values()}
+    # what is in 4 bits takes less, in place of its numbers as beside those that it is tied to
+    needed = sum(entry.size for entry in (*entries.values(), *(entries[section] for section in copied)))
     beside = sum((source / name).stat().st_size for name in names)
     done = Quantized()
-    # what is in 4 bits takes less
-    with SepweightWriter(out, overwrite=overwrite, source=source, needed=total + beside) as writer:
+    with SepweightWriter(out, overwrite=overwrite, source=source, needed=needed + beside) as writer:
         sizes = {}
         for section, sources, is_rounded in _sections(source, manifest, prompts, rounding or Rounding(), done):
             writer.write_section(section, sources)
@@ -138,7 +140,7 @@ def _sections(
         spec = PartSpec(begin=layer == 0, layers=(range(layer, layer + 1),), end=is_last)
         part = _load(source, spec)
         rows = _checked(prompts, part) if layer == 0 else rows
-        found = linear_layers(part, {*manifest.tied, *manifest.tied.values()}, rounding.group_size)
+        found = linear_layers(part, set(manifest.tied.values()), rounding.group_size)
         rounded = _rounded(found, second_moments(part, found.layers, rows), rounding, done)
         rows = [] if is_last else list(run(part, rows))
         # the next one must not have to share memory with it
@@ -167,7 +169,7 @@ def _checked(prompts: Sequence[Sequence[int]], first: Part) -> list[torch.Tensor
 def _rounded(
     found: FoundLayers, inputs: Mapping[str, torch.Tensor], rounding: Rounding, done: Quantized
 ) -> dict[str, dict[str, Int4Codes]]:
-    """By section and name; the layers compute with them from then on."""
+    """By section and name. The layers compute with them from then on, but for the head, which no layer is behind."""
     for reason, places in found.left.items():
         done.leave(reason, places)
     rounded: dict[str, dict[str, Int4Codes]] = {}
@@ -183,7 +185,8 @@ def _rounded(
         done.n_weights += 1
         done.error += output_errors(weight_NK, weight, moments_KK).sum().item()
         done.nearest_error += output_errors(weight_NK, nearest, moments_KK).sum().item()
-        layer.replace_weight(weight)
+        if layer.section != END:
+            layer.replace_weight(weight)
         rounded.setdefault(layer.section, {})[layer.name] = _codes(weight)
     return rounded
 
@@ -208,10 +211,8 @@ def _stored(source: Path, manifest: Manifest, section: str) -> dict[str, torch.T
 
 
 def _sources(stored: Mapping[str, torch.Tensor], rounded: Mapping[str, Int4Codes]) -> list[TensorSource]:
-    sources = []
-    for name, tensor in stored.items():
-        sources += rounded[name].sources(name) if name in rounded else [TensorSource.of(name, tensor)]
-    return sources
+    numbers = [TensorSource.of(name, tensor) for name, tensor in stored.items() if name not in rounded]
+    return [*numbers, *(source for name, codes in rounded.items() for source in codes.sources(name))]
 
 
 def _of(spec: PartSpec, layer: int) -> list[str]:

@@ -45,9 +45,14 @@ def round_int4(weight_NK: torch.Tensor, moments_KK: torch.Tensor, group_size: in
 
 
 def output_errors(weight_NK: torch.Tensor, found: Int4Weight, moments_KK: torch.Tensor) -> torch.Tensor:
-    """The mean square of what each output [N] is off by, in fp64."""
-    off_NK = weight_NK.float() - found.dequantized()
-    return ((off_NK @ moments_KK).double() * off_NK.double()).sum(1)
+    """The mean square of what each output [N] is off by, in fp64. Some outputs at a time, as the head is large."""
+    n_outputs = max(1, _NUMBERS_AT_ONCE // weight_NK.shape[1])
+    errors = []
+    for first in range(0, weight_NK.shape[0], n_outputs):
+        some = slice(first, first + n_outputs)
+        off_NK = weight_NK[some].float() - found.of_outputs(some).dequantized()
+        errors.append(((off_NK @ moments_KK).double() * off_NK.double()).sum(1))
+    return torch.cat(errors)
 
 
 def _nearest(some_NK: torch.Tensor, group_size: int, zero_points: bool) -> Int4Weight:

@@ -59,11 +59,11 @@ class FoundLayers:
     left: Mapping[str, Sequence[str]]
 
 
-def linear_layers(part: Part, tied: Collection[str], group_size: int) -> FoundLayers:
+def linear_layers(part: Part, homes: Collection[str], group_size: int) -> FoundLayers:
     """The linear layers of a part.
 
     Args:
-        tied: places of tensors that are stored for several.
+        homes: places of tensors that others are tied to.
         group_size: inputs of a group.
     """
     read = weights_read(part.model)
@@ -75,7 +75,7 @@ def linear_layers(part: Part, tied: Collection[str], group_size: int) -> FoundLa
         kind, index, name = part.layout.place(f"{path}.{_WEIGHT}")
         section = kind if index is None else section_name(index + part.layers.start)
         layer = LinearLayer(module, section, name)
-        reason = _obstacle(layer, path, tied, read, group_size)
+        reason = _obstacle(layer, path, homes, read, group_size)
         if reason is None:
             layers.append(layer)
         else:
@@ -84,10 +84,10 @@ def linear_layers(part: Part, tied: Collection[str], group_size: int) -> FoundLa
 
 
 def _obstacle(
-    layer: LinearLayer, path: str, tied: Collection[str], read: Collection[str], group_size: int
+    layer: LinearLayer, path: str, homes: Collection[str], read: Collection[str], group_size: int
 ) -> str | None:
-    if layer.place in tied:
-        return "they are tied"
+    if layer.place in homes:
+        return "others are tied to them"
     if path.rpartition(".")[2] in read:
         return "the model's code reads them itself"
     n_inputs = layer.weight_NK.shape[1]

@@ -3,11 +3,13 @@
 In place of the tensor NAME a section has `NAME.int4_levels` (uint8 [N, H]), `NAME.int4_scales` (fp16 [N, G]) and,
 unless all are 8, `NAME.int4_zeros` (fp16 [N, G]). A weight is `scale * (level - zero)`; K / G inputs are a group.
 Where a format has minima in place of zeros, `NAME.int4_minima` has them: a weight is `scale * level + minimum`.
+A weight that is tied to one of another section has its numbers there, and may have these beside: a copy for kernels
+that read 4 bits.
 
 Shapes: N outputs, K inputs, H bytes of two inputs each, G groups of inputs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -85,8 +87,13 @@ def _is_held(numbers: torch.Tensor) -> bool:
     return bool(torch.equal(halves.float(), numbers.float()) and (halves * (2 * SYMMETRIC_ZERO)).isfinite().all())
 
 
-def packed_weights(given: Mapping[str, torch.Tensor]) -> dict[str, PackedInt4Weight]:
+def packed_weights(
+    given: Mapping[str, torch.Tensor], tied: Collection[str] = frozenset()
+) -> dict[str, PackedInt4Weight]:
     """The weights of 4 bits among the tensors of sections, by the name that each would have as numbers.
+
+    Args:
+        tied: names of tensors that other sections store; such a one may also be here in 4 bits.
 
     Raises:
         BadCheckpoint: scales are missing or stand alone, or tensors do not belong together.
@@ -96,6 +103,9 @@ def packed_weights(given: Mapping[str, torch.Tensor]) -> dict[str, PackedInt4Wei
         ending = next((each for each in _BESIDE if key.endswith(each)), None)
         if ending is not None and key.removesuffix(ending) not in names:
             raise _fail(key, f"has no {_LEVELS.removeprefix('.')} beside it")
+    doubled = next(iter(sorted((names & given.keys()) - set(tied))), None)
+    if doubled is not None:
+        raise _fail(doubled, "is stored both as numbers and in 4 bits")
     return {name: _packed(name, given) for name in names}
 
 
@@ -107,8 +117,6 @@ def without_codes(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _packed(name: str, given: Mapping[str, torch.Tensor]) -> PackedInt4Weight:
     levels_NH = given[name + _LEVELS]
     scale_NG, zero_NG, min_NG = (given.get(name + ending) for ending in _BESIDE)
-    if name in given:
-        raise _fail(name, "is stored both as numbers and in 4 bits")
     if levels_NH.dtype != torch.uint8 or levels_NH.ndim != 2 or 0 in levels_NH.shape:
         raise _fail(name + _LEVELS, f"should be a matrix of bytes, and is {_outline(levels_NH)}")
     if scale_NG is None:

@@ -38,7 +38,8 @@ def load_part(
         device: "cpu", "cuda", "cuda:1" ...
         dtype: a key of `DTYPES`; None keeps the dtype of the files, which on the CPU then stay mapped.
         keep_int4: leave weights that the files hold in 4 bits as these, for `splitlearn.backends.cpu.packing.pack`,
-            without which such a part cannot run. They are dequantised otherwise.
+            without which such a part cannot run. They are dequantised otherwise, but for one that is tied to numbers,
+            which it is then.
 
     Raises:
         SepweightError: files missing, truncated or unreadable.
@@ -135,7 +136,9 @@ def fill(
     """
     given = weights.to_dict()
     by_name: dict[str, torch.Tensor] = without_codes(given)
-    by_name |= {name: Int4Parameter.of(packed, dtype) for name, packed in packed_weights(given).items()}
+    for name, packed in packed_weights(given, weights.tied).items():
+        if keep_int4 or name not in by_name:
+            by_name[name] = Int4Parameter.of(packed, dtype)
     ready = {} if ready is None else ready
     wanted = part.model.state_dict(keep_vars=True)
     places = {key: place for key in wanted if (place := ".".join(_place(part, key))) in by_name}

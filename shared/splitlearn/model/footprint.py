@@ -4,7 +4,7 @@ Measured on the model itself on the meta device, by one row that runs through al
 described by hand.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,15 +25,13 @@ class LayerFootprint:
         row: of the keys and values of one row.
         row_heads: heads of these, keys' and values' counted apart; int8 has a scale for each.
         state: of what a session keeps whatever its length is.
-        linear: of the weights of linear layers.
-        linear_outputs: of these layers; int8 has a scale for each.
+        linear: shapes of the weights of linear layers, outputs and inputs.
     """
 
     row: int
     row_heads: int
     state: int
-    linear: int
-    linear_outputs: int
+    linear: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Footprint:
     """A whole model.
 
     Attributes:
-        head: the numbers of the head's weight, and its outputs.
+        head: as `linear` of a layer; empty where the head is no linear layer.
         row_width: numbers in a row between two parts.
         widest: outputs of the widest linear layer between embeddings and head.
         context_length: positions that the model has; None where it has no end.
@@ -50,7 +48,7 @@ class Footprint:
     """
 
     layers: tuple[LayerFootprint, ...]
-    head: tuple[int, int]
+    head: tuple[tuple[int, int], ...]
     row_width: int
     widest: int
     context_length: int | None
@@ -71,19 +69,18 @@ def footprint(config: PretrainedConfig) -> Footprint:
     each = 0 if entries is None else len(entries) // len(layers)
     own = [(entries or [])[i * each : (i + 1) * each] for i in range(len(layers))]
     text = whole.config.get_text_config(decoder=True)
-    head_VK = linear_weight(whole.model.get_submodule(whole.layout.suffix_modules[-1]))
+    head = linear_weight(whole.model.get_submodule(whole.layout.suffix_modules[-1]))
     return Footprint(
         layers=tuple(
             LayerFootprint(
                 row=2 * whole.hidden_size if entries is None else sum(entry.row for entry in own[i]),
                 row_heads=2 * text.num_attention_heads if entries is None else sum(entry.heads for entry in own[i]),
                 state=sum(entry.state for entry in own[i]),
-                linear=sum(weight_NK.numel() for weight_NK in found),
-                linear_outputs=sum(weight_NK.shape[0] for weight_NK in found),
+                linear=_shapes(found),
             )
             for i, found in enumerate(linear)
         ),
-        head=(0, 0) if head_VK is None else (head_VK.numel(), head_VK.shape[0]),
+        head=_shapes([] if head is None else [head]),
         row_width=whole.hidden_size,
         widest=max((weight_NK.shape[0] for found in linear for weight_NK in found), default=whole.hidden_size),
         context_length=whole.context_length,
@@ -94,6 +91,10 @@ def footprint(config: PretrainedConfig) -> Footprint:
 def _linear(layer: nn.Module) -> list[torch.Tensor]:
     """The weights [outputs, inputs] of its linear layers."""
     return [weight_NK for module in layer.modules() if (weight_NK := linear_weight(module)) is not None]
+
+
+def _shapes(weights: Sequence[torch.Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((weight_NK.shape[0], weight_NK.shape[1]) for weight_NK in weights)
 
 
 class _Entry(NamedTuple):

@@ -82,6 +82,8 @@ def test_tied_weights_are_one_tensor_where_both_ends_are_loaded(model):
     assert part.begin is not None
     assert part.end is not None
     assert part.end["lm_head.weight"] is part.begin["embed_tokens.weight"]
+    assert part.tied == {"end.lm_head.weight"}
+    assert not load(model.path, "b 1-2").tied
 
 
 def test_the_end_alone_gets_its_tied_weight_from_the_file_that_stores_it(model):

@@ -8,7 +8,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from llm_sepweight import Manifest, MissingFileError, PartSpec
+from llm_sepweight import Manifest, MissingFileError, PartSpec, load
+from splitlearn.backends.cpu.packing import pack
+from splitlearn.calibration.directory import quantize
+from splitlearn.checkpoints.int4 import packed_weights
 from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, cores_name
 from splitlearn.errors import BadDevice
@@ -16,7 +19,7 @@ from splitlearn.model.plan import SplitPlan, fingerprint
 from splitlearn_client.local_parts import LocalParts
 from splitlearn_client.settings import ClientSettings
 from support.int4_checkpoints import save_int4_sepweight
-from support.tiny_models import N_LAYERS
+from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
 
 PLAN = SplitPlan(2, 3, N_LAYERS)
 
@@ -27,14 +30,14 @@ def thread() -> Iterator[DeviceThread]:
         yield thread
 
 
-def load(weights: Path, thread: DeviceThread, plan: SplitPlan = PLAN, dtype: str | None = None) -> LocalParts:
+def load_parts(weights: Path, thread: DeviceThread, plan: SplitPlan = PLAN, dtype: str | None = None) -> LocalParts:
     return LocalParts.load(ClientSettings(weights=weights, device="cpu", dtype=dtype), plan, thread)
 
 
 async def test_bottom_and_top_around_the_trunk_are_the_whole_model(
     tiny_weights: Path, tiny_llama: PreTrainedModel, thread: DeviceThread
 ) -> None:
-    parts = load(tiny_weights, thread)
+    parts = load_parts(tiny_weights, thread)
     trunk = load_part(tiny_weights, PLAN.trunk)
     ids_T = torch.arange(5, 25)
     hidden_TD = (await parts.bottom.step(parts.bottom.open(), 0, ids_T)).output
@@ -49,9 +52,11 @@ def test_the_fingerprint_is_what_a_trunk_of_this_cut_and_dtype_answers(
     tiny_weights: Path, thread: DeviceThread
 ) -> None:
     manifest = Manifest.read(tiny_weights)
-    assert load(tiny_weights, thread).fingerprint == fingerprint(manifest, PLAN, "float32")
-    assert load(tiny_weights, thread, dtype="bfloat16").fingerprint == fingerprint(manifest, PLAN, "bfloat16")
-    assert load(tiny_weights, thread, SplitPlan(1, 4, N_LAYERS)).fingerprint != fingerprint(manifest, PLAN, "float32")
+    assert load_parts(tiny_weights, thread).fingerprint == fingerprint(manifest, PLAN, "float32")
+    assert load_parts(tiny_weights, thread, dtype="bfloat16").fingerprint == fingerprint(manifest, PLAN, "bfloat16")
+    assert load_parts(tiny_weights, thread, SplitPlan(1, 4, N_LAYERS)).fingerprint != fingerprint(
+        manifest, PLAN, "float32"
+    )
 
 
 def test_the_trunk_s_files_need_not_be_there(tiny_weights: Path, tmp_path: Path, thread: DeviceThread) -> None:
@@ -59,13 +64,13 @@ def test_the_trunk_s_files_need_not_be_there(tiny_weights: Path, tmp_path: Path,
     shutil.copytree(tiny_weights, weights)
     for file in weights.glob("mid.00002*"):
         file.unlink()
-    assert load(weights, thread).plan == PLAN
+    assert load_parts(weights, thread).plan == PLAN
     with pytest.raises(MissingFileError, match=r"mid\.00002"):
-        load(weights, thread, SplitPlan(3, 4, N_LAYERS))
+        load_parts(weights, thread, SplitPlan(3, 4, N_LAYERS))
 
 
 def test_each_end_holds_only_its_own_layers(tiny_weights: Path, thread: DeviceThread) -> None:
-    parts = load(tiny_weights, thread)
+    parts = load_parts(tiny_weights, thread)
     assert parts.bottom.part.spec == PartSpec(begin=True, layers=(range(2),), end=False)
     assert parts.top.part.spec == PartSpec(begin=False, layers=(range(3, N_LAYERS),), end=True)
 
@@ -78,9 +83,33 @@ def test_weights_that_the_files_have_in_4_bits_are_not_rounded_again(tmp_path: P
         assert torch.equal(up, weights[f"model.layers.{layer}.mlp.up_proj.weight"].bfloat16())
 
 
+async def test_a_tied_head_that_was_quantized_after_texts_gives_the_logits_of_its_own_levels(
+    tmp_path: Path, thread: DeviceThread
+) -> None:
+    config = tiny_config("qwen2", tie_word_embeddings=True)
+    weights, ids_T = save_sepweight(tmp_path, random_model(config)), torch.arange(5, 25)
+    quantize(weights, tmp_path / "out", torch.randint(3, VOCABULARY, (8, 48)).tolist())
+    settings = ClientSettings(weights=tmp_path / "out", device="cpu", quantization="int4")
+    parts, trunk = LocalParts.load(settings, PLAN, thread), load_part(tmp_path / "out", PLAN.trunk, keep_int4=True)
+    pack(trunk, "int4")
+    hidden_TD = (await parts.bottom.step(parts.bottom.open(), 0, ids_T)).output
+    logits_V = (await parts.top.step(parts.top.open(), 0, trunk(hidden_TD, 0, trunk.new_cache()))).output
+
+    # Hugging Face's model with the numbers that the levels stand for, and the embedding's own in the embedding alone
+    numbers = load_part(tmp_path / "out", "f").model.state_dict()
+    stored = load(tmp_path / "out", "e").to_dict()
+    stored = {key.removeprefix("end."): tensor for key, tensor in stored.items()}
+    numbers["lm_head.weight"] = packed_weights(stored, {"lm_head.weight"})["lm_head.weight"].dequantized(torch.float32)
+    assert not torch.equal(numbers["lm_head.weight"], numbers["model.embed_tokens.weight"])
+    whole = random_model(tiny_config("qwen2", tie_word_embeddings=False))
+    whole.load_state_dict(numbers)
+    with torch.inference_mode():
+        torch.testing.assert_close(logits_V, whole(ids_T[None]).logits[0, -1], atol=1e-4, rtol=0)
+
+
 def test_a_dtype_that_cannot_be_run_is_refused(tiny_weights: Path, thread: DeviceThread) -> None:
     with pytest.raises(BadDevice, match="int3"):
-        load(tiny_weights, thread, dtype="int3")
+        load_parts(tiny_weights, thread, dtype="int3")
 
 
 def test_only_on_the_trunk_s_own_cores_are_they_kept_free_between_tokens(

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from llm_sepweight import Manifest, OccupiedDirectoryError, WrongDigestError, load, verify
-from splitlearn.backends.cpu.linear.int4 import Int4Parameter
+from splitlearn.backends.cpu.linear.int4 import Int4Parameter, quantize_int4
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.calibration.directory import Quantized, Rounding, quantize
-from splitlearn.checkpoints.load import load_part
+from splitlearn.calibration.feedback import output_errors, round_int4
+from splitlearn.calibration.layers import linear_layers, run, second_moments
+from splitlearn.checkpoints.load import fill, load_part
+from splitlearn.checkpoints.sources import open_sepweight
 from splitlearn.errors import BadCheckpoint, BadRows
 from splitlearn.model.part import Part
 from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
@@ -60,9 +63,51 @@ def test_levels_in_4_bits_compute_what_their_numbers_do(model_type: str, tmp_pat
     torch.testing.assert_close(logits(kept), logits(numbers), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rounding", [Rounding(), Rounding(zero_points=False), Rounding(64)])
+def test_a_tied_head_is_rounded_after_its_inputs_and_the_embedding_stays(rounding: Rounding, tmp_path: Path) -> None:
+    weights, out = weights_of(tmp_path, "qwen2", "bfloat16", tie_word_embeddings=True), tmp_path / "out"
+    quantize(weights, out, PROMPTS, rounding)
+    part = load_part(out, "4-5 e", keep_int4=True)
+    head = part.model.get_output_embeddings().weight
+    assert isinstance(head, Int4Parameter)
+    below = load_part(out, "b 0-4")
+    embedding_VD = load(weights, "b").begin["embed_tokens.weight"]  # type: ignore[index]
+    assert torch.equal(below.model.get_input_embeddings().weight, embedding_VD)
+    # the moments of what comes to the head from the layers as they were before the last was rounded, as everywhere
+    last = load_part(weights, "4-5 e")
+    (layer,) = [each for each in linear_layers(last, (), rounding.group_size).layers if each.section == "end"]
+    rows = list(run(below, [torch.tensor(ids) for ids in PROMPTS]))
+    moments_DD = second_moments(last, [layer], rows)[layer.place]
+    expected = round_int4(embedding_VD, moments_DD, rounding.group_size, zero_points=rounding.zero_points)
+    found = head.packed.unpacked()
+    assert torch.equal(found.levels_NK, expected.levels_NK)
+    assert torch.equal(found.scale_NG, expected.scale_NG)
+    assert output_errors(embedding_VD, found, moments_DD).sum() < (
+        0.7 * output_errors(embedding_VD, quantize_int4(embedding_VD), moments_DD).sum()
+    )
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_without_int4_a_tied_head_has_the_embedding_s_numbers(quantization: str, tmp_path: Path) -> None:
+    weights, out = weights_of(tmp_path, "qwen2", "bfloat16", tie_word_embeddings=True), tmp_path / "out"
+    quantize(weights, out, PROMPTS)
+    plain, part = load_part(weights, "4-5 e"), load_part(out, "4-5 e")
+    assert torch.equal(part.model.get_output_embeddings().weight, plain.model.get_output_embeddings().weight)
+    whole = load_part(out, "f").model
+    # in memory once
+    assert whole.get_output_embeddings().weight.data_ptr() == whole.get_input_embeddings().weight.data_ptr()
+    cpu, dtype = torch.device("cpu"), torch.bfloat16
+    filled = load_part(out, "f", keep_int4=True)
+    fill(filled, open_sepweight(out).weights(filled.spec, cpu, dtype), cpu, dtype)
+    assert torch.equal(filled.model.get_output_embeddings().weight, whole.get_input_embeddings().weight)
+    pack(plain, quantization)
+    pack(part, quantization)
+    assert torch.equal(part.model.get_output_embeddings().weight, plain.model.get_output_embeddings().weight)
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_other_quantizations_take_the_numbers(quantization: str, tmp_path: Path) -> None:
-    quantize(weights_of(tmp_path, "gpt2", "bfloat16"), tmp_path / "out", PROMPTS)
+    quantize(weights_of(tmp_path, "gpt2", "bfloat16", tie_word_embeddings=False), tmp_path / "out", PROMPTS)
     kept, numbers = load_part(tmp_path / "out", "f", keep_int4=True), load_part(tmp_path / "out", "f")
     pack(kept, quantization)
     pack(numbers, quantization)
@@ -81,12 +126,12 @@ def test_the_manifest_is_that_of_weights_that_stay_in_4_bits(tmp_path: Path) -> 
         before.tied,
     )
     layers = [name for name in before.files if name.startswith("mid")]
-    assert after.dequantized == {name: before.files[name].size for name in layers}
+    assert after.dequantized == {name: before.files[name].size for name in [*layers, "end"]}
     assert all(after.files[name].size < 0.5 * before.files[name].size for name in layers)
-    assert (after.files["begin"], after.files["end"]) == (before.files["begin"], before.files["end"])
+    assert after.files["begin"] == before.files["begin"]
     assert sum(told) == sum(entry.size for entry in before.files.values())
-    assert done.n_weights == 7 * N_LAYERS
-    assert done.left == {"they are tied": ["end/lm_head.weight"]}
+    assert done.n_weights == 7 * N_LAYERS + 1
+    assert not done.left
     assert (out / "tokenizer.json").read_bytes() == (weights / "tokenizer.json").read_bytes()
     verify(out)
 
@@ -107,9 +152,6 @@ def test_the_rows_of_a_layer_come_from_the_layers_before_it_as_they_are_rounded(
     # the same layer behind the rounded first: its own result, and not that of the original first layer
     below, above = load_part(out, "b 0-1"), load_part(weights, "1-2")
     assert not torch.equal(*(part(HELD_OUT[0], 0, part.new_cache()) for part in (below, load_part(weights, "b 0-1"))))
-    from splitlearn.calibration.feedback import round_int4
-    from splitlearn.calibration.layers import linear_layers, run, second_moments
-
     rows = list(run(below, [torch.tensor(ids) for ids in PROMPTS]))
     layers = linear_layers(above, (), 32).layers
     found = second_moments(above, layers, rows)

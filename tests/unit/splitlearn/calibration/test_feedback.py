@@ -98,6 +98,14 @@ def test_outputs_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(whole.scale_NG, pieces.scale_NG, rtol=0.01, atol=0)
 
 
+def test_errors_of_outputs_are_those_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight_NK, moments_KK = WEIGHTS["normal"], moments(ROWS["correlated"])
+    found = round_int4(weight_NK, moments_KK, 32, zero_points=True)
+    whole_N = output_errors(weight_NK, found, moments_KK)
+    monkeypatch.setattr("splitlearn.calibration.feedback._NUMBERS_AT_ONCE", 7 * K)
+    torch.testing.assert_close(output_errors(weight_NK, found, moments_KK), whole_N, rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     weight_NK, moments_KK = random(N, K), moments(ROWS["not correlated"])

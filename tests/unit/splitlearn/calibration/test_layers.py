@@ -25,12 +25,12 @@ def test_layers_are_named_by_where_their_weights_are_stored(tmp_path: Path) -> N
     assert not found.left
 
 
-def test_what_is_tied_and_what_has_no_whole_groups_is_left(tmp_path: Path) -> None:
+def test_what_others_are_tied_to_and_what_has_no_whole_groups_is_left(tmp_path: Path) -> None:
     part = load_part(weights_of(tmp_path, "llama", intermediate_size=88), "4-5 e")
     left = linear_layers(part, ("end/lm_head.weight",), 32).left
     assert left == {
         "their inputs are no multiple of 32": ["mid.00004/mlp.down_proj.weight"],
-        "they are tied": ["end/lm_head.weight"],
+        "others are tied to them": ["end/lm_head.weight"],
     }
     assert len(linear_layers(part, (), 128).layers) == 0
 

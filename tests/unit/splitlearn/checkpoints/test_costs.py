@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig
 
-from llm_sepweight import Manifest
+from llm_sepweight import Manifest, MissingFileError
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.backends.cpu.linear import NativeInt4Linear
 from splitlearn.backends.cpu.packing import pack
+from splitlearn.calibration.directory import Rounding, quantize
 from splitlearn.checkpoints.costs import StoredModel, read_stored
 from splitlearn.checkpoints.load import load_part
 from splitlearn.choices import Quantization
 from splitlearn.model.placement import ModelCosts
-from support.tiny_models import N_LAYERS, random_model, save_sepweight, tiny_config
+from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
 
 
 def costs(stored: StoredModel, **changes: object) -> ModelCosts:
@@ -54,6 +58,41 @@ def test_recurrent_states_count_once_for_each_session(tmp_path: Path) -> None:
 
     assert costs(stored, sessions=3).cache == costs(stored, sessions=3, context=4096).cache
     assert costs(stored, sessions=3).cache == (3 * (128 * 4 + 128 * 8) * 4,) * N_LAYERS
+
+
+def held(module: nn.Module) -> int:
+    """Bytes of the linear layers' weights in 4 bits."""
+    packed = [each for each in module.modules() if isinstance(each, NativeInt4Linear)]
+    return sum(tensor.nbytes for each in packed for tensor in each.descriptor.tensors)
+
+
+@pytest.mark.skipif(kernels() is None, reason="other layers hold them then")
+@pytest.mark.parametrize(
+    "rounding", [None, Rounding(), Rounding(zero_points=False), Rounding(64), Rounding(64, zero_points=False)]
+)
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_weights_of_4_bits_are_counted_to_the_byte(rounding: Rounding | None, is_tied: bool, tmp_path: Path) -> None:
+    # with groups of 64, those of down_proj are rounded at load
+    config = tiny_config("llama", tie_word_embeddings=is_tied, vocab_size=VOCABULARY)
+    plain = weights = save_sepweight(tmp_path, random_model(config), dtype="bfloat16")
+    if rounding is not None:
+        weights = tmp_path / "out"
+        quantize(plain, weights, [list(range(3, 30))], rounding)
+    stored, part = costs(read_stored(plain)), load_part(weights, "3-5 e", keep_int4=True)
+    pack(part, "int4")
+    layer, _ = part.model.model.layers
+    found = costs(read_stored(weights), quantization="int4")
+    assert found.layers[3] == stored.layers[3] - 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64) + held(layer)
+    assert found.end == stored.end - 2 * VOCABULARY * 64 + held(part.model.lm_head)
+    assert found.begin == stored.begin
+
+
+def test_a_directory_that_lacks_a_file_with_weights_of_4_bits_is_refused(tmp_path: Path) -> None:
+    weights = save_sepweight(tmp_path, random_model(tiny_config("llama")))
+    quantize(weights, tmp_path / "out", [[3, 4, 5]])
+    (tmp_path / "out" / "mid.00002.safetensors").unlink()
+    with pytest.raises(MissingFileError, match=r"mid\.00002"):
+        read_stored(tmp_path / "out")
 
 
 @pytest.mark.parametrize(("quantization", "share"), [("int8", 0.7), ("int4", 0.45)])

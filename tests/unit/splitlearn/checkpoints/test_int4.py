@@ -180,3 +180,10 @@ def test_tensors_that_do_not_belong_together_are_named(changes: dict[str, Any], 
     assert packed_weights(stored())["w"].shape == (4, 64)
     with pytest.raises(BadCheckpoint, match=named):
         packed_weights(stored(**changes))
+
+
+def test_a_weight_whose_numbers_another_section_stores_may_have_a_copy_in_4_bits() -> None:
+    given = stored(w=torch.ones(4, 64))
+    assert packed_weights(given, tied={"w"})["w"].shape == (4, 64)
+    with pytest.raises(BadCheckpoint, match="w is stored both"):
+        packed_weights(given, tied={"v"})

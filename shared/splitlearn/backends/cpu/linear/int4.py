@@ -2,10 +2,11 @@
 
 A weight is `scale * (level - zero)` for a level from 0 to 15.
 
-Shapes: N outputs, K inputs, H bytes of two inputs each, G groups of inputs, R rows, ... any leading
-dimensions.
+Shapes: N outputs, K inputs, H bytes of two inputs each, G groups of inputs, P panels of outputs, R rows, ... any
+leading dimensions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -21,6 +22,8 @@ GROUP_SIZE = 32
 BLOCK = 32
 """Groups are whole blocks of so many inputs, which the kernel sums at once."""
 SYMMETRIC_ZERO = 8
+PANEL = 16
+"""Outputs that the kernel computes at once; missing ones are stored as zeros."""
 _GREATEST = 15
 _NUMBERS_AT_ONCE = 2**22
 
@@ -50,6 +53,11 @@ class Int4Weight:
         """The rounded weight [N, K] in fp32."""
         zero_NK = SYMMETRIC_ZERO if self.zero_NG is None else self.for_each_input(self.zero_NG)
         return (self.levels_NK.float() - zero_NK) * self.for_each_input(self.scale_NG)
+
+    def of_outputs(self, outputs: slice) -> "Int4Weight":
+        """A view of some outputs."""
+        zero_NG = None if self.zero_NG is None else self.zero_NG[outputs]
+        return Int4Weight(self.levels_NK[outputs], self.scale_NG[outputs], zero_NG, self.group_size)
 
     def for_each_input(self, numbers_NG: torch.Tensor) -> torch.Tensor:
         """What belongs to groups, for their inputs: [N, K] in fp32."""
@@ -83,6 +91,13 @@ class PackedInt4Weight:
         """Inputs of a group."""
         return self.shape[1] // self.scale_NG.shape[1]
 
+    @property
+    def packed_bytes(self) -> int:
+        """What it takes in memory once `pack` took it as it is."""
+        n_outputs, n_inputs = self.shape
+        has_zeros = self.zero_NG is not None or self.min_NG is not None
+        return packed_bytes(n_outputs, n_inputs, self.group_size, has_zeros=has_zeros)
+
     def unpacked(self, outputs: slice = slice(None)) -> Int4Weight:
         """A copy of some outputs, which keeps no file mapped. Minima become zeros, rounded to fp16."""
         levels_NK, scale_NG = unpack_levels(self.levels_NH[outputs]), self.scale_NG[outputs].clone()
@@ -107,6 +122,22 @@ class PackedInt4Weight:
         # in the order of the format's own arithmetic, so that the last bit is the same
         scaled_NK = weight.levels_NK.float() * weight.for_each_input(weight.scale_NG)
         return scaled_NK + weight.for_each_input(self.min_NG[outputs])
+
+
+def packed_shapes(n_outputs: int, n_inputs: int, group_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """As the kernel reads a weight: of the bytes of its levels, and of its scales, which zeros share.
+
+    Returns:
+        [P, B, 16, 4] for P panels of 16 outputs and B times eight inputs, two in a byte; and [P, G, 16].
+    """
+    n_panels, n_blocks = -(-n_outputs // PANEL), -(-n_inputs // BLOCK)
+    return (n_panels, n_blocks * BLOCK // 8, PANEL, 4), (n_panels, -(-n_inputs // group_size), PANEL)
+
+
+def packed_bytes(n_outputs: int, n_inputs: int, group_size: int = GROUP_SIZE, *, has_zeros: bool = False) -> int:
+    """What such a weight takes in memory: levels, and two bytes for the scale of each group, and for its zero."""
+    levels, groups = (math.prod(shape) for shape in packed_shapes(n_outputs, n_inputs, group_size))
+    return levels + 2 * groups * (1 + has_zeros)
 
 
 def zeros_of(scale_NG: torch.Tensor, min_NG: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,8 @@ from torch.nn import functional
 from splitlearn.backends.cpu.huge_pages import Span
 from splitlearn.backends.cpu.kernels import Kernels, kernels
 from splitlearn.backends.cpu.kernels.structs import Descriptor, Linear, LinearCall
-from splitlearn.backends.cpu.linear.int4 import BLOCK, Int4Weight, as_int4
+from splitlearn.backends.cpu.linear.int4 import BLOCK, PANEL, Int4Weight, as_int4, packed_shapes
 from splitlearn.backends.cpu.linear.int8 import quantize
-
-PANEL = 16
 
 
 class _Native(nn.Module, ABC):
@@ -172,12 +170,14 @@ class NativeInt4Linear(_Native):
         if weight.group_size % BLOCK:
             raise ValueError(f"groups of {weight.group_size} inputs are no whole blocks of {BLOCK}")
         self._group_size = weight.group_size
-        self._scales = _groups_in_panels(weight.scale_NG)
-        self._zeros = None if weight.zero_NG is None else _groups_in_panels(weight.zero_NG)
-        missing = (0, -self.in_features % BLOCK, 0, -self.out_features % PANEL)
+        shape, groups_shape = packed_shapes(self.out_features, self.in_features, weight.group_size)
+        self._scales = _groups_in_panels(weight.scale_NG, groups_shape)
+        self._zeros = None if weight.zero_NG is None else _groups_in_panels(weight.zero_NG, groups_shape)
+        n_panels, n_eights, n_outputs, n_inputs = shape
+        missing = (0, n_eights * 8 - self.in_features, 0, n_panels * n_outputs - self.out_features)
         levels_NK = functional.pad(weight.levels_NK, missing)
         # eight inputs are two fours, the second of which lies in the high halves of the first one's bytes
-        fours = levels_NK.view(-1, PANEL, levels_NK.shape[1] // 8, 2, 4).permute(3, 0, 2, 1, 4)
+        fours = levels_NK.view(n_panels, n_outputs, n_eights, 2, n_inputs).permute(3, 0, 2, 1, 4)
         return (fours[0] | fours[1] << 4).contiguous()
 
     def _weights(self) -> tuple[torch.Tensor, ...]:
@@ -207,10 +207,11 @@ def _out_of_panels(packed: torch.Tensor, n_outputs: int, n_inputs: int) -> torch
     return packed.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:n_outputs, :n_inputs]
 
 
-def _groups_in_panels(numbers_NG: torch.Tensor) -> torch.Tensor:
-    """[N, G] as [P, G, 16]; missing outputs are zeros."""
-    whole_NG = functional.pad(numbers_NG, (0, 0, 0, -numbers_NG.shape[0] % PANEL))
-    return whole_NG.view(-1, PANEL, whole_NG.shape[1]).permute(0, 2, 1).contiguous()
+def _groups_in_panels(numbers_NG: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """[N, G] as [P, G, 16], the shape given; missing outputs are zeros."""
+    n_panels, n_groups, n_outputs = shape
+    whole_NG = functional.pad(numbers_NG, (0, 0, 0, n_panels * n_outputs - numbers_NG.shape[0]))
+    return whole_NG.view(n_panels, n_outputs, n_groups).permute(0, 2, 1).contiguous()
 
 
 def _groups_out_of_panels(packed: torch.Tensor, n_outputs: int) -> torch.Tensor:

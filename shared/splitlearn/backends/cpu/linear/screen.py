@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from splitlearn.backends.cpu.huge_pages import Span
-from splitlearn.backends.cpu.linear.native import PANEL, NativeInt8Linear, NativeLinear
+from splitlearn.backends.cpu.linear.int4 import PANEL
+from splitlearn.backends.cpu.linear.native import NativeInt8Linear, NativeLinear
 
 # of all panels; beyond it the whole head is read, which takes no longer
 _MOST: Final = 1 / 16
@@ -50,7 +51,7 @@ class Screen:
         if type(head) is not NativeLinear or head.bias is not None:
             return False
         fits = head.in_features <= NativeInt8Linear.MOST_INPUTS
-        return fits and screen_bytes(head.out_features * head.in_features, head.out_features) > 0
+        return fits and screen_bytes(head.out_features, head.in_features) > 0
 
     @property
     def span(self) -> Span:
@@ -85,9 +86,10 @@ class Screen:
         return logits_PO.view(1, -1)[:, : self._head.out_features]
 
 
-def screen_bytes(n_weights: int, n_outputs: int) -> int:
+def screen_bytes(n_outputs: int, n_inputs: int) -> int:
     """Memory of the screen of a head in bf16; 0 where the head is so small that there is none."""
     # a level for each weight; for each output a scale, a sum of levels and a reach
+    n_weights = n_outputs * n_inputs
     return n_weights + 12 * n_outputs if n_weights >= _FEWEST_WEIGHTS else 0
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -9,6 +11,7 @@ from splitlearn.backends.cpu.linear.int4 import (
     PackedInt4Weight,
     joined,
     pack_levels,
+    packed_bytes,
     quantize_int4,
 )
 
@@ -134,6 +137,26 @@ def test_a_packed_weight_takes_half_a_byte_for_each_number_and_two_for_a_group()
     linear = NativeInt4Linear(random(64, 128))
     assert linear.span.n_bytes == 64 * 128 // 2
     assert sum(tensor.nbytes for tensor in linear.descriptor.tensors) == 64 * 128 // 2 + 64 * 4 * 2
+
+
+@pytest.mark.parametrize("has_zeros", [False, True])
+@pytest.mark.parametrize("group_size", [32, 128])
+@pytest.mark.parametrize(("n_outputs", "n_inputs"), [(16, 64), (20, 82), (1, 256)])
+@pytest.mark.usefixtures("every_set")
+def test_bytes_are_known_before_a_weight_is_packed(
+    n_outputs: int, n_inputs: int, group_size: int, has_zeros: bool
+) -> None:
+    weight = random_weight(n_outputs, n_inputs, group_size)
+    linear = NativeInt4Linear(weight if has_zeros else replace(weight, zero_NG=None))
+    held = sum(tensor.nbytes for tensor in linear.descriptor.tensors)
+    assert packed_bytes(n_outputs, n_inputs, group_size, has_zeros=has_zeros) == held
+
+
+def test_what_files_hold_says_how_much_it_takes_packed() -> None:
+    levels_NH, numbers_NG = torch.zeros(16, 64, dtype=torch.uint8), torch.ones(16, 2).half()
+    assert PackedInt4Weight(levels_NH, numbers_NG).packed_bytes == 16 * 64 + 16 * 2 * 2
+    assert PackedInt4Weight(levels_NH, numbers_NG, zero_NG=numbers_NG).packed_bytes == 16 * 64 + 2 * 16 * 2 * 2
+    assert PackedInt4Weight(levels_NH, numbers_NG, min_NG=numbers_NG).packed_bytes == 16 * 64 + 2 * 16 * 2 * 2
 
 
 @pytest.mark.usefixtures("every_set")
