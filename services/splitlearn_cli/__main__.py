@@ -1,12 +1,14 @@
 """The entry point of `splitlearn`: process-wide settings, and the handling of errors."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from splitlearn_cli.children import PARENT_VARIABLE, end_with_parent
+from splitlearn.parent_process import end_with_parent
+from splitlearn_cli.children import PARENT_VARIABLE
 from splitlearn_cli.command import command
 from splitlearn_cli.errors import BadUsage
 from splitlearn_command.failures import Program, bug
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # under which of them it runs.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if parent := os.environ.pop(PARENT_VARIABLE, None):
-        end_with_parent(int(parent))
+        end_with_parent(int(parent), signal.SIGTERM)
     invocation = Invocation(PROGRAM)
     sys.excepthook = _excepthook(invocation)
     return invocation.run(command, argv)

@@ -3,7 +3,6 @@
 A child never outlives its parent: the kernel sends it SIGTERM when the parent ends for any reason.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -17,17 +16,7 @@ from typing import Any, Final
 from splitlearn_cli.errors import ChildFailed
 
 PARENT_VARIABLE: Final = "SPLITLEARN_PARENT_PID"
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _LAST_LINES: Final = 10
-
-
-def end_with_parent(parent: int) -> None:
-    """Makes the kernel send SIGTERM to this process when `parent` ends. Linux only; elsewhere the parent does it."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # the parent ended before prctl
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Child:

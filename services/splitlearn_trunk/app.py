@@ -23,7 +23,7 @@ from splitlearn.build import build_engine
 from splitlearn.checkpoints.load import load_part, resolve_device, unfilled_part
 from splitlearn.engine import DeviceThread, Engine, Limits, cores_name
 from splitlearn.engine.speculation import MAX_SESSION_ROWS, SPECULATION
-from splitlearn.errors import SplitError, UnsupportedModel
+from splitlearn.errors import EngineFailed, SplitError, UnsupportedModel
 from splitlearn.hub.model import Bar, no_bar
 from splitlearn.hub.weights import Weights, fetched, opened
 from splitlearn.model.plan import SplitPlan, fingerprint
@@ -65,7 +65,7 @@ _T = TypeVar("_T")
 
 
 def run(settings: TrunkSettings, bar: Bar = no_bar) -> None:
-    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start.
+    """Serves until a signal. Raises SepweightError, SplitError or CommError if it cannot start, or go on.
 
     Args:
         bar: shows the progress of fetching layers.
@@ -140,7 +140,11 @@ class Trunk:
 
 
 async def serve(settings: TrunkSettings, bar: Bar = no_bar) -> None:
-    """The whole life of one worker. The first signal drains it, a second one hands its sessions over at once."""
+    """The whole life of one worker. The first signal drains it, a second one hands its sessions over at once.
+
+    Raises:
+        EngineFailed: a process that computes the layers is gone. The worker has then ended as after a signal.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -180,7 +184,13 @@ async def serve(settings: TrunkSettings, bar: Bar = no_bar) -> None:
             fingerprint=trunk.info.fingerprint,
             device=trunk.info.device,
         )
-        await stop.wait()
+        try:
+            await _unless(stop, trunk.engine.failed())
+        except EngineFailed as error:
+            log.error("the engine failed", error=str(error), sessions=trunk.servicer.n_sessions)
+            # nothing is computed any more: clients go on elsewhere at once
+            await trunk.stop(0.0)
+            raise
         log.info("stopping", sessions=trunk.servicer.n_sessions, shutdown_timeout=settings.shutdown_timeout)
         await trunk.stop(settings.shutdown_timeout, hurry)
     log.info("stopped")

@@ -50,6 +50,8 @@ _ON_THE_WIRE: dict[type[split.SplitError], type[CommError]] = {
     split.ContextExceeded: SessionTooLong,
     split.SessionClosed: SessionClosed,
     split.EngineFull: Overloaded,
+    # the worker is about to end, and knows it or will in a moment
+    split.EngineFailed: Draining,
     split.SplitError: RemoteFailure,
 }
 
@@ -257,7 +259,9 @@ class TrunkSession:
         try:
             step = await self._engine.step(self._session, frame.position, rows_TD)
         except split.SplitError as error:
-            raise on_the_wire(error) from error
+            refusal = on_the_wire(error)
+            self._was_handed_over = isinstance(refusal, Draining)
+            raise refusal from error
         self._metrics.rows.inc(rows_TD.shape[0])
         self._metrics.frame_queue.observe(step.timing.queue_seconds)
         self._metrics.frame_compute.observe(step.timing.compute_seconds)

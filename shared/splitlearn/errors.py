@@ -7,6 +7,7 @@ SplitError                    everything below; the message says what to do
 ├── BadPlan                   the operator: cut points that the model does not have
 ├── BadDevice                 the operator: a device, dtype or instruction set that this machine does not offer
 ├── EngineUnavailable         the operator: vLLM is not installed, or another version of it
+├── EngineFailed              the server: a process that computes the layers is gone; this one has to be started again
 ├── PositionNotReached        the caller: rows for a position that the session has not come to, or cannot go back to
 ├── SessionClosed             the caller: rows for a session after its end
 ├── ContextExceeded           the caller: more rows than the model's context or the session's limit holds
@@ -49,6 +50,10 @@ class BadDevice(SplitError):
 
 class EngineUnavailable(SplitError):
     """The engine asked for is not installed here, or is another version of it."""
+
+
+class EngineFailed(SplitError):
+    """The engine can compute nothing more: one of its processes has ended or failed."""
 
 
 class PositionNotReached(SplitError):

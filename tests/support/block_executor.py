@@ -5,10 +5,13 @@ It knows nothing but what plans tell it. Blocks that were never written hold NaN
 Shapes: T rows, D hidden size, B blocks, R rows of a block.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from splitlearn.backends.vllm.blocks import CacheSize
 from splitlearn.backends.vllm.step_plan import StepPlan
+from splitlearn.errors import EngineFailed
 
 BLOCK_ROWS = 4
 WIDTH = 64
@@ -20,6 +23,8 @@ class BlockExecutor:
     Attributes:
         requests: the blocks of each request that it was told of and has not forgotten.
         fail_at: forwards after which the next one fails; before or after it has written its rows.
+        error: what it then raises.
+        tell: who waits for a failure of its processes.
         adds_up: whether hidden states and residual are summands.
     """
 
@@ -31,12 +36,14 @@ class BlockExecutor:
         self.plans: list[StepPlan] = []
         self.is_closed = False
         self.fails: str | None = None
+        self.error: Exception = RuntimeError("out of memory")
+        self.tell: Callable[[EngineFailed], None] | None = None
         self._adds_up = adds_up
 
     def run(self, plan: StepPlan, rows_TD: torch.Tensor, *, halve: bool = False) -> torch.Tensor:
         self.plans.append(plan)
         if self.fails == "before":
-            raise RuntimeError("out of memory")
+            raise self.error
         for name in plan.finished:
             self.requests.pop(name, None)
         for of, to in plan.copies:
@@ -53,9 +60,12 @@ class BlockExecutor:
             held_TD = self.memory_BRD[table].flatten(0, 1)[: each.start + each.length]
             outputs.append(held_TD.cumsum(0)[each.start :])
         if self.fails == "after":
-            raise RuntimeError("out of memory")
+            raise self.error
         output_TD = torch.cat(outputs)
         return output_TD / 2 if halve and not self._adds_up else output_TD
+
+    def on_failure(self, tell: Callable[[EngineFailed], None]) -> None:
+        self.tell = tell
 
     def close(self) -> None:
         self.is_closed = True

@@ -42,7 +42,7 @@ from splitlearn.engine.session import EngineSession
 from splitlearn.engine.sessions import Sessions
 from splitlearn.engine.speculation import Speculation
 from splitlearn.engine.step_cost import StepCostModel
-from splitlearn.errors import PositionNotReached
+from splitlearn.errors import EngineFailed, PositionNotReached
 from splitlearn.runner.interface import Runner
 
 Postprocess = Callable[[torch.Tensor], Any]
@@ -248,6 +248,25 @@ class Engine:
         request = PendingRequest(session, position, rows, result, time.perf_counter(), postprocess, reader, n_likeliest)
         self._submit(request)
         return await self._collect(request)
+
+    async def failed(self) -> None:
+        """Waits until processes that the runner needs are lost for good; steps then fail too. One may wait.
+
+        Raises:
+            EngineFailed: always, if it ends.
+        """
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[EngineFailed] = loop.create_future()
+
+        def settle(error: EngineFailed) -> None:
+            if not lost.done():
+                lost.set_result(error)
+
+        def tell(error: EngineFailed) -> None:
+            loop.call_soon_threadsafe(settle, error)
+
+        self._runner.on_failure(tell)
+        raise await lost
 
     def close_runner(self) -> None:
         """Ends what the runner has started. Called last, when no step runs."""

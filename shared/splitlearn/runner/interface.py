@@ -4,7 +4,7 @@ Shapes: T rows, D hidden size, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,6 +13,7 @@ import torch
 from splitlearn.attention.backend import FusionReport, KVCache
 from splitlearn.attention.page_budget import PageBudget
 from splitlearn.attention.sequence_slice import SequenceSlice
+from splitlearn.errors import EngineFailed
 from splitlearn.model.cache import PartCache
 from splitlearn.model.part import Part, Wanted
 
@@ -116,6 +117,14 @@ class Runner(ABC, Generic[K]):
     @abstractmethod
     def truncate(self, kv: K, position: int) -> K:
         """A session that keeps just its first `position` rows: 0, or any that it holds if the part can truncate."""
+
+    def on_failure(self, tell: Callable[[EngineFailed], None]) -> None:
+        """Has `tell` called once, on any thread, when processes that the runner needs are lost for good.
+
+        At once if they are lost already. `run` then raises the same error. One caller is told, the last one.
+        """
+        # by default it needs none
+        return
 
     @property
     @abstractmethod

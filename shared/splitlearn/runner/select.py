@@ -80,6 +80,7 @@ def vllm_runner_for(
         EngineUnavailable: vLLM is not installed, or another version.
         UnsupportedModel: vLLM cannot serve these layers; the message says why.
         NoRoom: the memory holds too few rows.
+        EngineFailed: one of several processes ended or failed while memory was allocated.
     """
     check_installed()
     manifest = Manifest.read(directory)

@@ -3,7 +3,7 @@
 Shapes: T rows of all sessions, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -12,7 +12,7 @@ from splitlearn.attention.page_budget import PageBudget
 from splitlearn.attention.sequence_slice import SequenceSlice
 from splitlearn.backends.vllm.blocks import BlockPool, CacheSize, SessionBlocks
 from splitlearn.backends.vllm.step_plan import Piece, Planner, StepPlan, forwards
-from splitlearn.errors import UnsupportedModel, one_line
+from splitlearn.errors import EngineFailed, UnsupportedModel, one_line
 from splitlearn.model.part import Part
 from splitlearn.runner.interface import Runner, SequenceInput
 
@@ -27,6 +27,8 @@ class StepExecutor(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def on_failure(self, tell: Callable[[EngineFailed], None]) -> None: ...
 
     def run(self, plan: StepPlan, rows_TD: torch.Tensor, *, halve: bool = False) -> torch.Tensor: ...
 
@@ -69,7 +71,7 @@ class VLLMRunner(Runner[SessionBlocks]):
             plan = self._planner.plan([SequenceSlice(session, 0, _PROBE_ROWS)])
             try:
                 outputs.append(self._executor.run(plan, rows_TD, halve=halve).float())
-            except RuntimeError as error:
+            except (EngineFailed, RuntimeError) as error:
                 # its kernels say what they do not compute when they first run
                 raise UnsupportedModel(f"vLLM fails at the first rows: {one_line(error)}") from error
             self.release(session)
@@ -102,6 +104,9 @@ class VLLMRunner(Runner[SessionBlocks]):
 
     def release(self, kv: SessionBlocks, n_rows: int = 0) -> None:
         self._pool.release(kv, n_rows)
+
+    def on_failure(self, tell: Callable[[EngineFailed], None]) -> None:
+        self._executor.on_failure(tell)
 
     def close(self) -> None:
         self._executor.close()

@@ -16,7 +16,9 @@ from structlog.testing import capture_logs
 
 import splitlearn_trunk.app
 from splitlearn.engine import DeviceThread
+from splitlearn.errors import EngineFailed
 from splitlearn.model.plan import SplitPlan
+from splitlearn.runner.interface import Runner
 from splitlearn_comm import (
     SESSION_MESSAGE_BYTES,
     AsyncGRPCComputeClient,
@@ -181,6 +183,67 @@ async def test_the_health_port_says_not_serving_until_the_layers_are_loaded_and_
             may_load.set()
             signal.raise_signal(signal.SIGTERM)
             await serving
+
+
+class Lost:
+    """Lets every runner lose its processes when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._tell: list[Callable[[EngineFailed], None]] = []
+        monkeypatch.setattr(Runner, "on_failure", lambda _runner, tell: self._tell.append(tell))
+
+    def tell(self) -> None:
+        """As a thread of the runner's does."""
+        (tell,) = self._tell
+        telling = threading.Thread(target=tell, args=(EngineFailed("a process of the engine is gone"),))
+        telling.start()
+        telling.join()
+
+
+async def health_of_one_that_loses_its_engine(lines: Lines, lost: Lost) -> list[bool]:
+    """What it says while a session is open, which it hands over."""
+    healthy: list[bool] = []
+    async with AsyncGRPCComputeClient(address_in(lines)) as client:
+        fingerprint = (await client.service_info()).fingerprint
+        async with client.stream(SessionOpening("test", fingerprint, 8)) as stream:
+            await stream.step(Frame(0, torch.zeros(1, 64)))
+            async for is_serving in client.watch_health():
+                healthy.append(is_serving)
+                if not is_serving:
+                    break
+                # no step runs, and none comes
+                lost.tell()
+            with pytest.raises(Draining):
+                await stream.step(Frame(1, torch.zeros(1, 64)))
+    return healthy
+
+
+async def test_a_worker_whose_engine_fails_says_so_hands_its_sessions_over_and_ends_with_the_error(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Lost(monkeypatch)
+    chosen = TrunkSettings(weights=tiny_weights, port=0, metrics_port=0, threads=1)
+    with capture_logs() as lines:
+        serving = asyncio.create_task(serve(chosen))
+        await until(lambda: serving.done() or line(lines, "serving") is not None)
+        assert await health_of_one_that_loses_its_engine(lines, lost) == [True, False]
+        with pytest.raises(EngineFailed, match="is gone"):
+            await serving
+    failed = line(lines, "the engine failed")
+    assert failed is not None
+    assert (failed["log_level"], failed["sessions"]) == ("error", 1)
+    assert line(lines, "stopped") is None
+
+
+async def test_a_worker_that_is_stopped_takes_no_notice_of_its_engines_end(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Lost(monkeypatch)
+    async with worker(tiny_weights) as lines:
+        pass
+    lost.tell()
+    assert line(lines, "the engine failed") is None
+    assert line(lines, "stopped") is not None
 
 
 async def test_without_its_flag_a_worker_has_no_health_port(tiny_weights: Path) -> None:

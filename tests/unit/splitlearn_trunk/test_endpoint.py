@@ -127,14 +127,17 @@ async def test_health_and_info_answer_while_the_device_is_busy(trunk: RunningTru
     await busy
 
 
-@pytest.mark.parametrize("kind", [split.BadRows, split.SessionClosed, split.NoRoom, split.SplitError])
+@pytest.mark.parametrize(
+    "kind", [split.BadRows, split.SessionClosed, split.EngineFailed, split.NoRoom, split.SplitError]
+)
 def test_every_error_of_the_engine_has_one_of_the_wire_and_so_have_its_subclasses(
     kind: type[split.SplitError],
 ) -> None:
     class Newer(kind):  # type: ignore[misc, valid-type]
         pass
 
-    expected = {split.BadRows: InvalidTensor, split.SessionClosed: SessionClosed}.get(kind, RemoteFailure)
+    named = {split.BadRows: InvalidTensor, split.SessionClosed: SessionClosed, split.EngineFailed: Draining}
+    expected = named.get(kind, RemoteFailure)
     for error in (kind("the words"), Newer("the words")):
         assert type(on_the_wire(error)) is expected
         assert str(on_the_wire(error)) == "the words"

@@ -7,6 +7,8 @@ Shapes: T rows of all requests, D hidden size.
 
 import json
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from splitlearn.backends.vllm.blocks import CacheSize
 from splitlearn.backends.vllm.serving_request import ServingRequest
 from splitlearn.backends.vllm.step_plan import StepPlan
 from splitlearn.backends.vllm.worker import HIDDEN, LOAD_FORMAT, RESIDUAL, TrunkWorker
-from splitlearn.errors import NoRoom, UnsupportedModel, one_line
+from splitlearn.backends.vllm.worker_watch import WorkerWatch
+from splitlearn.errors import EngineFailed, NoRoom, SplitError, UnsupportedModel, one_line
 
 # by which vLLM says what it does not do
 _REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -47,6 +50,7 @@ class VLLMExecutor:
     Raises:
         UnsupportedModel: vLLM has no such model, or cannot run its layers without the others.
         NoRoom: the memory for keys and values holds too few rows.
+        EngineFailed: one of several processes failed once it had loaded its share of the layers.
     """
 
     def __init__(self, request: ServingRequest, kv_bytes: int) -> None:
@@ -54,9 +58,12 @@ class VLLMExecutor:
         (Path(self._folder.name) / "config.json").write_text(json.dumps(request.config), encoding="utf-8")
         self._config = _engine_config(request, kv_bytes, self._folder.name)
         self._executor = self._start()
+        self._is_shared = request.n_workers > 1
+        self._watch = WorkerWatch([each.proc for each in self._executor.workers] if self._is_shared else [])
         try:
-            self.cache = self._allocate(kv_bytes)
-            self._check_boundary()
+            with self._all_or_none():
+                self.cache = self._allocate(kv_bytes)
+                self._check_boundary()
         except Exception:
             self.close()
             raise
@@ -66,12 +73,34 @@ class VLLMExecutor:
         return device_of_build()
 
     def run(self, plan: StepPlan, rows_TD: torch.Tensor, *, halve: bool = False) -> torch.Tensor:
-        """One forward; rows in the order of the plan, [T, D] on the CPU. `halve` as for `TrunkWorker.run_rows`."""
-        outputs = self._executor.collective_rpc("run_rows", args=(plan, rows_TD, halve))
+        """One forward; rows in the order of the plan, [T, D] on the CPU. `halve` as for `TrunkWorker.run_rows`.
+
+        Raises:
+            EngineFailed: one of several processes has ended or failed, now or before.
+        """
+        with self._all_or_none():
+            outputs = self._executor.collective_rpc("run_rows", args=(plan, rows_TD, halve))
         return torch.as_tensor(outputs[0])
+
+    def on_failure(self, tell: Callable[[EngineFailed], None]) -> None:
+        """As `Runner.on_failure`."""
+        self._watch.on_failure(tell)
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """Ends all of several workers if one fails: others may wait for its share, or go on without it."""
+        try:
+            yield
+        except SplitError:
+            raise
+        except Exception as error:
+            if not self._is_shared:
+                raise
+            raise self._watch.fail(f"a process of the engine failed: {one_line(error)}") from error
 
     def close(self) -> None:
         """Ends the workers."""
+        self._watch.close()
         self._executor.shutdown()
         self._folder.cleanup()
         # of the worker in this process; where there are several, theirs end with them

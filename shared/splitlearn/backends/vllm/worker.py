@@ -7,6 +7,8 @@ Shapes: T rows of all requests, D hidden size.
 """
 
 import json
+import multiprocessing
+import signal
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,7 @@ from splitlearn.backends.vllm.step_plan import StepPlan
 from splitlearn.backends.vllm.weights import checkpoint_tensors
 from splitlearn.model.layout import config_from_dict
 from splitlearn.model.part import cut
+from splitlearn.parent_process import end_with_parent
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
@@ -55,6 +58,10 @@ class TrunkWorker(PlatformWorker):
 
     def init_device(self) -> None:
         """As vLLM's; the pipeline then has a rank before this one and one behind it, which nobody asks for anything."""
+        parent = multiprocessing.parent_process()
+        if self.parallel_config.world_size > 1 and parent is not None and parent.pid is not None:
+            # at once: one that computes, or waits for another's share, looks for no sign of its parent
+            end_with_parent(parent.pid, signal.SIGKILL)
         initialize = gpu_worker.ensure_model_parallel_initialized
 
         def claim_middle_rank(*args: Any, **options: Any) -> None:

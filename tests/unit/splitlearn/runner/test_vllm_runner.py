@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm_sepweight import PartSpec
-from splitlearn.errors import PositionNotReached, UnsupportedModel
+from splitlearn.errors import EngineFailed, PositionNotReached, UnsupportedModel
 from splitlearn.model.part import Part, cut
 from splitlearn.runner.interface import SequenceInput
 from splitlearn.runner.vllm_runner import VLLMRunner
@@ -46,6 +46,23 @@ def test_what_vllm_cannot_compute_is_found_out_before_anybody_is_served(part: Pa
     with pytest.raises(UnsupportedModel, match="fails at the first rows: out of memory"):
         runner(part, executor)
     assert executor.is_closed
+
+
+def test_processes_that_fail_at_the_first_rows_leave_the_layers_to_the_native_engine(part: Part) -> None:
+    executor = BlockExecutor()
+    executor.fails, executor.error = "before", EngineFailed("a process of the engine failed: no such kernel")
+    with pytest.raises(UnsupportedModel, match=r"fails at the first rows: .* no such kernel"):
+        runner(part, executor)
+    assert executor.is_closed
+
+
+def test_who_waits_for_a_failure_is_told_by_the_executor(part: Part) -> None:
+    executor, told = BlockExecutor(), list[EngineFailed]()
+    runner(part, executor).on_failure(told.append)
+    failure = EngineFailed("gone")
+    assert executor.tell is not None
+    executor.tell(failure)
+    assert told == [failure]
 
 
 def test_a_step_that_is_larger_than_a_forward_takes_several(part: Part) -> None:
