@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from llm_sepweight import Manifest, MissingFileError, PartSpec, load
+from splitlearn.backends.cpu.kernels import kernels
+from splitlearn.backends.cpu.linear import screen
 from splitlearn.backends.cpu.packing import pack
 from splitlearn.calibration.directory import quantize
 from splitlearn.checkpoints.int4 import packed_weights
@@ -16,7 +18,9 @@ from splitlearn.checkpoints.load import load_part
 from splitlearn.engine import DeviceThread, cores_name
 from splitlearn.errors import BadDevice
 from splitlearn.model.plan import SplitPlan, fingerprint
+from splitlearn_client.choosing import Choosing
 from splitlearn_client.local_parts import LocalParts
+from splitlearn_client.sampling import Sampler, SamplingSettings
 from splitlearn_client.settings import ClientSettings
 from support.int4_checkpoints import save_int4_sepweight
 from support.tiny_models import N_LAYERS, VOCABULARY, random_model, save_sepweight, tiny_config
@@ -46,6 +50,34 @@ async def test_bottom_and_top_around_the_trunk_are_the_whole_model(
     with torch.inference_mode():
         expected_V = tiny_llama(ids_T[None]).logits[0, -1]
     torch.testing.assert_close(logits_V, expected_V, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(kernels() is None, reason="no kernels of our own run here")
+async def test_a_greedy_choice_needs_no_other_logits_and_an_own_screen_of_the_head_says_which(
+    tmp_path: Path, thread: DeviceThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "_FEWEST_WEIGHTS", 0)
+    model = random_model(tiny_config("llama", vocab_size=4000)).bfloat16()
+    weights = save_sepweight(tmp_path, model, chat=False, dtype="bfloat16")
+    seen: dict[bool, list[tuple[int, bool]]] = {}
+    for screens in (True, False):
+        settings = ClientSettings(weights=weights, device="cpu", screen_head=screens)
+        top = LocalParts.load(settings, PLAN, thread).top
+        rows_TD = torch.randn(6, top.part.hidden_size, generator=torch.Generator().manual_seed(0)).bfloat16()
+        seen[screens] = []
+        for sampling in (SamplingSettings(temperature=0), SamplingSettings(temperature=0, top_logprobs=1)):
+            choosing = Choosing([1] * 6, [Sampler(sampling)])
+            step = await top.step(top.open(), 0, rows_TD, choosing, choosing.row_reader, choosing.n_likeliest)
+            seen[screens].append((choosing.choices[0].token, bool(step.output.isinf().any())))
+    (token, _), _ = seen[False]
+    assert seen == {True: [(token, True), (token, False)], False: [(token, False), (token, False)]}
+
+
+def test_samplers_of_one_prompt_choose_among_as_many_as_any_of_them_needs() -> None:
+    few, more = Sampler(SamplingSettings(temperature=0)), Sampler(SamplingSettings(top_k=9))
+    assert Choosing([1], [few, more]).n_likeliest == 9
+    assert Choosing([1], [few, Sampler(SamplingSettings())]).n_likeliest is None
+    assert Choosing([1], []).n_likeliest is None
 
 
 def test_the_fingerprint_is_what_a_trunk_of_this_cut_and_dtype_answers(

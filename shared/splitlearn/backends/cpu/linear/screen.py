@@ -66,7 +66,7 @@ class Screen:
         lengths_R = torch.linalg.vector_norm(rows_RK.float(), dim=1).tolist()
         found = [
             self._exact(row_1K, rounded_N, self._reach_N * length, count)
-            for row_1K, rounded_N, length in zip(rows_RK.split(1), rounded_RN, lengths_R, strict=True)
+            for row_1K, rounded_N, length in zip(torch.split(rows_RK, 1), rounded_RN, lengths_R, strict=True)
         ]
         exact = [logits_1N for logits_1N in found if logits_1N is not None]
         return torch.cat(exact) if len(exact) == len(found) else None
@@ -88,9 +88,9 @@ class Screen:
 
 def screen_bytes(n_outputs: int, n_inputs: int) -> int:
     """Memory of the screen of a head in bf16; 0 where the head is so small that there is none."""
-    # a level for each weight; for each output a scale, a sum of levels and a reach
+    # a level for each weight; for each output a scale of two bytes, a sum of levels and a reach
     n_weights = n_outputs * n_inputs
-    return n_weights + 12 * n_outputs if n_weights >= _FEWEST_WEIGHTS else 0
+    return n_weights + 10 * n_outputs if n_weights >= _FEWEST_WEIGHTS else 0
 
 
 def _reach(weight_NK: torch.Tensor, rounded_NK: torch.Tensor) -> Floats:

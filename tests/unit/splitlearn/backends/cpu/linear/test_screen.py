@@ -7,7 +7,7 @@ import torch
 
 from splitlearn.backends.cpu.linear import NativeInt8Linear, NativeLinear
 from splitlearn.backends.cpu.linear import screen as module
-from splitlearn.backends.cpu.linear.screen import Screen
+from splitlearn.backends.cpu.linear.screen import Screen, screen_bytes
 
 pytestmark = pytest.mark.usefixtures("every_set")
 
@@ -91,3 +91,14 @@ def test_only_large_exact_heads_without_a_bias_are_screened(monkeypatch: pytest.
     assert not Screen.supports(NativeLinear(weight_NK, torch.zeros(48).bfloat16()))
     assert not Screen.supports(NativeInt8Linear(weight_NK))
     assert not Screen.supports(torch.nn.Linear(N_INPUTS, 48))
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (50, 66)])
+def test_its_memory_is_known_beforehand(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert screen_bytes(*shape) == 0
+    monkeypatch.setattr(module, "_FEWEST_WEIGHTS", 0)
+    screen = Screen(NativeLinear(torch.randn(*shape).bfloat16()))
+    rounded = screen._rounded
+    held = screen.span.n_bytes + rounded.scale_N.nbytes + rounded._sums.nbytes + screen._reach_N.nbytes
+    # whole panels of outputs, and of inputs four at a time
+    assert screen_bytes(*shape) <= held <= screen_bytes(64, 68)
