@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 
 from architectures.small_configs import small_config
 from splitlearn.attention.kv_layout import KVLayout
+from splitlearn.backends.cpu.backend import ContiguousBackend
 from splitlearn.backends.cuda.graphs import BUCKETS, DecodeGraphs, bucket_for
 from splitlearn.backends.cuda.paged_attention import PagedAttention
 from splitlearn.backends.cuda.paged_kv import PagedKVCache, PagePool
@@ -250,3 +251,21 @@ def test_in_half_precision_replayed_rows_equal_those_that_run(parts_of: Callable
         found, expected = with_graphs.append(chunks), without.append(chunks)
         assert all(torch.equal(found[n], expected[n]) for n in chunks)
         chunks = {n: logits_V.argmax()[None] for n, logits_V in expected.items()}
+
+
+def test_a_replayed_step_gives_the_logits_of_the_sessions_that_want_them(
+    parts_of: Callable[[str], list[Part]],
+) -> None:
+    top = parts_of("llama")[2]
+    capture = Record()
+    paged, plain = paged_runner(top, capture=capture), BatchedRunner(top, None, ContiguousBackend)
+    prompt_TD, rows_SD = torch.randn(4, top.hidden_size), torch.randn(3, 1, top.hidden_size)
+    found: list[list[torch.Tensor]] = []
+    for runner in (paged, plain):
+        kvs = [runner.new_kv(None) for _ in rows_SD]
+        runner.run([SequenceInput(kv, 0, prompt_TD, "none") for kv in kvs])
+        wanted = zip(kvs, rows_SD, ("last", "none", "all"), strict=True)
+        found.append(runner.run([SequenceInput(kv, 4, row_1D, how) for kv, row_1D, how in wanted]))
+    assert capture.n_replayed
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
