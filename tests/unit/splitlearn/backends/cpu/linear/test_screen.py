@@ -52,17 +52,55 @@ def test_the_likeliest_are_exact_and_the_others_exact_or_left_out(
     n_left_out = 0
     for seed in range(5):
         dice = torch.Generator().manual_seed(seed)
-        head, rows_RK = NativeLinear(weights(dice).bfloat16()), rows(dice)
-        exact_RN, found_RN = head(rows_RK), Screen(head).likeliest(rows_RK, count)
-        assert found_RN is not None
-        smallest_R1 = exact_RN.float().topk(count).values[:, -1:]
-        needed_RN = exact_RN >= smallest_R1
-        assert torch.equal(found_RN[needed_RN], exact_RN[needed_RN])
-        held_RN = found_RN > -torch.inf
-        assert torch.equal(found_RN[held_RN], exact_RN[held_RN])
-        assert torch.equal(found_RN.argmax(1), exact_RN.argmax(1))
-        n_left_out += int((~held_RN).sum())
+        n_left_out += left_out(NativeLinear(weights(dice).bfloat16()), rows(dice), count)
     assert n_left_out
+
+
+def left_out(head: NativeLinear, rows_RK: torch.Tensor, count: int) -> int:
+    """Checks that logits are exact where they have to be; how many were left out."""
+    exact_RN, found_RN = head(rows_RK), Screen(head).likeliest(rows_RK, count)
+    assert found_RN is not None
+    smallest_R1 = exact_RN.float().topk(count).values[:, -1:]
+    needed_RN, held_RN = exact_RN >= smallest_R1, found_RN > -torch.inf
+    assert torch.equal(found_RN[needed_RN], exact_RN[needed_RN])
+    assert torch.equal(found_RN[held_RN], exact_RN[held_RN])
+    assert torch.equal(found_RN.argmax(1), exact_RN.argmax(1))
+    return int((~held_RN).sum())
+
+
+def weights_that_round_apart() -> tuple[torch.Tensor, torch.Tensor]:
+    """Nearly equal logits of weights whose scales differ, so that some are rounded up and some down."""
+    dice = torch.Generator().manual_seed(0)
+    scales_N = 1 + 0.2 * torch.rand(N_OUTPUTS, generator=dice)
+    weight_NK = torch.stack((scales_N, 0.25 + 0.008 * torch.rand(N_OUTPUTS, generator=dice)), 1)
+    weight_NK[N_OUTPUTS // 2 :, 1] = 0.0
+    return weight_NK, torch.tensor([[0.0, 1.0]])
+
+
+def rows_that_round_apart() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of two numbers beside a large one, the smaller is rounded down and the other up, to twice as much."""
+    weight_NK = torch.zeros(N_OUTPUTS, 4)
+    weight_NK[:, 0], weight_NK[N_OUTPUTS // 2 :, 3] = 127.0, -127.0
+    weight_NK[40, 1], weight_NK[70, 2] = 100.0, 90.0
+    return weight_NK, torch.tensor([[0.0, 0.0148, 0.0158, 1000.0]])
+
+
+def sums_that_round_apart() -> tuple[torch.Tensor, torch.Tensor]:
+    """Exact sums and rounded ones lie on either side of the middle between two bf16 numbers, and some far below."""
+    dice = torch.Generator().manual_seed(0)
+    weight_NK = torch.randint(-64, 65, (N_OUTPUTS, 4), generator=dice).float()
+    weight_NK[:, 0], weight_NK[:, 3] = 127.0, 0.0
+    weight_NK[N_OUTPUTS // 2 :, 0] = -127.0
+    return weight_NK, torch.tensor([[257.0 / 127, 0.03, 0.0007, 3.0]])
+
+
+@pytest.mark.parametrize("case", [weights_that_round_apart, rows_that_round_apart, sums_that_round_apart])
+def test_no_rounding_leaves_out_what_is_among_the_likeliest(
+    case: Callable[[], tuple[torch.Tensor, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST", 1.0)
+    weight_NK, rows_RK = case()
+    assert left_out(NativeLinear(weight_NK.bfloat16()), rows_RK.bfloat16(), 1)
 
 
 def test_more_than_there_are_is_all() -> None:
