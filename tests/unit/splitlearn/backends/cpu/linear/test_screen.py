@@ -72,7 +72,7 @@ def weights_that_round_apart() -> tuple[torch.Tensor, torch.Tensor]:
     """Nearly equal logits of weights whose scales differ, so that some are rounded up and some down."""
     dice = torch.Generator().manual_seed(0)
     scales_N = 1 + 0.2 * torch.rand(N_OUTPUTS, generator=dice)
-    weight_NK = torch.stack((scales_N, 0.25 + 0.008 * torch.rand(N_OUTPUTS, generator=dice)), 1)
+    weight_NK = torch.stack((scales_N, 0.03 + 0.001 * torch.rand(N_OUTPUTS, generator=dice)), 1)
     weight_NK[N_OUTPUTS // 2 :, 1] = 0.0
     return weight_NK, torch.tensor([[0.0, 1.0]])
 
@@ -90,8 +90,11 @@ def sums_that_round_apart() -> tuple[torch.Tensor, torch.Tensor]:
     dice = torch.Generator().manual_seed(0)
     weight_NK = torch.randint(-64, 65, (N_OUTPUTS, 4), generator=dice).float()
     weight_NK[:, 0], weight_NK[:, 3] = 127.0, 0.0
+    weight_NK[:, 1] = torch.randint(48, 51, (N_OUTPUTS,), generator=dice)
     weight_NK[N_OUTPUTS // 2 :, 0] = -127.0
-    return weight_NK, torch.tensor([[257.0 / 127, 0.03, 0.0007, 3.0]])
+    rows_RK = torch.tensor([2.0, 0.03, 0.0007, 3.0]).repeat(8, 1)
+    rows_RK[:, 3] += torch.arange(8) / 16
+    return weight_NK, rows_RK
 
 
 @pytest.mark.parametrize("case", [weights_that_round_apart, rows_that_round_apart, sums_that_round_apart])
