@@ -73,13 +73,6 @@ async def test_a_greedy_choice_needs_no_other_logits_and_an_own_screen_of_the_he
     assert seen == {True: [(token, True), (token, False)], False: [(token, False), (token, False)]}
 
 
-def test_samplers_of_one_prompt_choose_among_as_many_as_any_of_them_needs() -> None:
-    few, more = Sampler(SamplingSettings(temperature=0)), Sampler(SamplingSettings(top_k=9))
-    assert Choosing([1], [few, more]).n_likeliest == 9
-    assert Choosing([1], [few, Sampler(SamplingSettings())]).n_likeliest is None
-    assert Choosing([1], []).n_likeliest is None
-
-
 def test_the_fingerprint_is_what_a_trunk_of_this_cut_and_dtype_answers(
     tiny_weights: Path, thread: DeviceThread
 ) -> None:

@@ -69,6 +69,8 @@ class WorkerWatch:
         if self._closed in ended:
             return
         worker = next(each for each in self._workers if each.sentinel in ended)
+        # its files are closed before its exit code can be had
+        worker.join()
         self.fail(f"a process of the engine {_how(worker.exitcode)}")
 
 
